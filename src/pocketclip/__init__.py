@@ -1,0 +1,3 @@
+"""pocketclip."""
+
+__version__ = "0.1.0"

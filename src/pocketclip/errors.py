@@ -1,0 +1,35 @@
+"""The errors that pocketclip raises on purpose.
+
+Each message is one line that says what is wrong and what to do next. The command line prints it
+as it is and exits with code 2; anything else that escapes is a defect of ours.
+"""
+
+from __future__ import annotations
+
+
+class PocketclipError(Exception):
+    """Something about the input or the environment that the caller can put right."""
+
+
+class UnknownModelError(PocketclipError):
+    """A model name, or a field of a model's configuration, that does not exist."""
+
+
+class CheckpointError(PocketclipError):
+    """A weight file or checkpoint folder that cannot be read, written or does not fit."""
+
+
+class HubError(PocketclipError):
+    """A weight file that could not be found on, or fetched from, the model hub."""
+
+
+class ImageError(PocketclipError):
+    """An image that cannot be opened or decoded."""
+
+
+class TokenizerError(PocketclipError):
+    """A text, or a context length, that cannot be tokenised."""
+
+
+class MissingDependencyError(PocketclipError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""

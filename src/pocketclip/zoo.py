@@ -1,0 +1,391 @@
+"""The model zoo: what each named model is made of, and the published facts about it.
+
+A model is three frozen dataclasses (image tower, text tower, preprocessing) and an embedding
+width. Nothing here imports torch; `pocketclip.nn` builds the towers from these descriptions.
+
+Sources: MobileCLIP (arXiv 2311.17049), sections 3.2 and 3.3 and appendix; MobileCLIP2
+(arXiv 2508.20691), section 4 (the five-stage towers). Parameters, latency (iPhone 12 Pro Max,
+ms) and accuracies are the papers' own figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pocketclip.errors import UnknownModelError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MCiConfig:
+    """A convolution-attention image tower of the FastViT kind (MobileCLIP, section 3.2)."""
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    mlp_ratio: float
+    attention_stages: int = 1
+    """How many of the last stages mix tokens by attention; the others use RepMixer."""
+    squeeze_excite_stages: int = 2
+    """How many of the last down-samplings have squeeze-and-excitation."""
+    attention_norm: Literal["batch", "layer"] = "batch"
+    stem_scale: bool = True
+    """Whether the stem's convolutions have a 1x1 scale branch."""
+    head_dim: int = 32
+    head_bias: bool = True
+    layer_scale: float = 1e-5
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViTConfig:
+    """A vision transformer image tower (Dosovitskiy et al., arXiv 2010.11929)."""
+
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+    stem: Literal["patch", "conv"] = "patch"
+    """One patch convolution, or MobileCLIP-B's three convolutions of stride 4, 2 and 2."""
+    class_position: bool = True
+    """Whether the class token has a position embedding of its own."""
+    pre_norm: bool = True
+    eps: float = 1e-5
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    head_bias: bool = True
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    """A transformer text tower; with `repmixer`, MCt (MobileCLIP, section 3.3)."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float = 4.0
+    context_length: int = 77
+    vocab_size: int = 49408
+    causal: bool = False
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    repmixer: bool = False
+    """One RepMixer block over the token axis before the transformer layers and one after."""
+    embedding_buckets: int | None = None
+    """Compose token i's embedding as `remainder[i % n] + quotient[i // n]` (arXiv 1909.02107)
+    instead of storing one row per token; keeps the smallest models small."""
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessConfig:
+    """The evaluation transform: shortest side to `size`, centre crop, scale to [0, 1]."""
+
+    size: int
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Everything that decides what a model computes, apart from its weights."""
+
+    name: str
+    embed_dim: int
+    image: MCiConfig | ViTConfig
+    text: TextConfig
+    preprocess: PreprocessConfig
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square image that the preprocessing hands to the image tower, in pixels."""
+        return self.preprocess.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What the papers report; parameters in millions after fusing, latency in milliseconds."""
+
+    samples_seen_billion: float
+    image_params_million: float
+    text_params_million: float
+    image_latency_ms: float
+    text_latency_ms: float
+    imagenet1k: float
+    average38: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One name of the zoo."""
+
+    config: ModelConfig
+    hub: tuple[str, ...] = ()
+    """Hub repositories with these weights, interchangeable, preferred first."""
+    published: Published | None = None
+    note: str = ""
+
+
+_MCI0 = MCiConfig(depths=(2, 6, 10, 2), widths=(64, 128, 256, 512), mlp_ratio=3.0)
+_MCI1 = replace(_MCI0, depths=(4, 12, 20, 4))
+_MCI2 = replace(_MCI0, depths=(4, 12, 24, 4), widths=(80, 160, 320, 640))
+_MCI3 = MCiConfig(
+    depths=(2, 12, 24, 4, 2),
+    widths=(96, 192, 384, 768, 1536),
+    mlp_ratio=4.0,
+    attention_stages=2,
+    squeeze_excite_stages=0,
+    attention_norm="layer",
+    stem_scale=False,
+)
+_MCI4 = replace(_MCI3, depths=(2, 12, 24, 4, 4), widths=(128, 256, 512, 1024, 2048))
+_VIT_B16 = ViTConfig(width=768, layers=12, heads=12, patch_size=16, head_bias=False)
+_VIT_L14 = ViTConfig(width=1024, layers=24, heads=16, patch_size=14, head_bias=False)
+# The v1 code of MobileCLIP-B normalises with epsilon 1e-5, the v2 one with 1e-6.
+_VIT_B_CONV = replace(_VIT_B16, stem="conv", class_position=False, pre_norm=False)
+
+_TEXT = TextConfig(width=512, layers=12, heads=8)
+_TEXT_CAUSAL = replace(_TEXT, causal=True)
+_TEXT_768 = TextConfig(width=768, layers=12, heads=12)
+_MCT = TextConfig(width=512, layers=4, heads=8, repmixer=True)
+
+_PLAIN_256 = PreprocessConfig(size=256)
+_PLAIN_224 = PreprocessConfig(size=224)
+_CLIP_256 = PreprocessConfig(size=256, mean=CLIP_MEAN, std=CLIP_STD)
+_CLIP_224_BICUBIC = PreprocessConfig(
+    size=224, interpolation="bicubic", mean=CLIP_MEAN, std=CLIP_STD
+)
+
+
+def _entry(
+    name: str,
+    embed_dim: int,
+    image: MCiConfig | ViTConfig,
+    text: TextConfig,
+    preprocess: PreprocessConfig,
+    *,
+    hub: tuple[str, ...] = (),
+    published: tuple[float, float, float, float, float, float, float] | None = None,
+    note: str = "",
+) -> Entry:
+    config = ModelConfig(
+        name=name, embed_dim=embed_dim, image=image, text=text, preprocess=preprocess
+    )
+    facts = None
+    if published is not None:
+        keys = [f.name for f in dataclasses.fields(Published)]
+        facts = Published(**dict(zip(keys, published, strict=True)))
+    return Entry(config=config, hub=hub, published=facts, note=note)
+
+
+def _v1(image: MCiConfig | ViTConfig) -> MCiConfig | ViTConfig:
+    # The first generation's own code projects without a bias.
+    return replace(image, head_bias=False)
+
+
+_B2 = replace(_VIT_B_CONV, eps=1e-6, head_bias=True)
+_L14 = replace(_VIT_L14, head_bias=True)
+
+# columns of `published`: samples seen (billions), image and text parameters (millions), image
+# and text latency (ms), ImageNet-1k zero-shot top-1, average over 38 tasks
+_ENTRIES = (
+    _entry("mobileclip-s0", 512, _v1(_MCI0), _MCT, _PLAIN_256,
+           hub=("apple/MobileCLIP-S0",),
+           published=(13, 11.4, 42.4, 1.5, 1.6, 67.8, 58.1)),
+    _entry("mobileclip-s1", 512, _v1(_MCI1), _TEXT, _PLAIN_256,
+           hub=("apple/MobileCLIP-S1", "apple/MobileCLIP-S1-OpenCLIP"),
+           published=(13, 21.5, 63.4, 2.5, 3.3, 72.6, 61.3)),
+    _entry("mobileclip-s2", 512, _v1(_MCI2), _TEXT, _PLAIN_256,
+           hub=("apple/MobileCLIP-S2", "apple/MobileCLIP-S2-OpenCLIP"),
+           published=(13, 35.7, 63.4, 3.6, 3.3, 74.4, 63.7)),
+    _entry("mobileclip-b", 512, _v1(_VIT_B_CONV), _TEXT_CAUSAL, _PLAIN_224,
+           hub=("apple/MobileCLIP-B", "apple/MobileCLIP-B-OpenCLIP"),
+           published=(13, 86.3, 63.4, 10.4, 3.3, 76.8, 65.2)),
+    _entry("mobileclip-b-lt", 512, _v1(_VIT_B_CONV), _TEXT_CAUSAL, _PLAIN_224,
+           hub=("apple/MobileCLIP-B-LT", "apple/MobileCLIP-B-LT-OpenCLIP"),
+           published=(36, 86.3, 63.4, 10.4, 3.3, 77.2, 65.8)),
+    _entry("mobileclip-s3", 768, _MCI3, _TEXT_768, _CLIP_256,
+           hub=("apple/MobileCLIP-S3",),
+           published=(13, 125.1, 123.6, 8.0, 6.6, 78.3, 66.3)),
+    _entry("mobileclip-l14", 768, _L14, _TEXT_768, _CLIP_224_BICUBIC,
+           hub=("apple/MobileCLIP-L-14",),
+           published=(13, 304.3, 123.6, 57.9, 6.6, 79.5, 66.9)),
+    _entry("mobileclip-s4", 768, _MCI4, _TEXT_768, _CLIP_256,
+           hub=("apple/MobileCLIP-S4",),
+           published=(13, 321.6, 123.6, 19.6, 6.6, 79.4, 68.1)),
+    _entry("mobileclip2-s0", 512, _MCI0, _TEXT, _PLAIN_256,
+           hub=("apple/MobileCLIP2-S0", "timm/MobileCLIP2-S0-OpenCLIP"),
+           published=(13, 11.4, 63.4, 1.5, 3.3, 71.5, 59.7)),
+    _entry("mobileclip2-s2", 512, _MCI2, _TEXT, _PLAIN_256,
+           hub=("apple/MobileCLIP2-S2", "timm/MobileCLIP2-S2-OpenCLIP"),
+           published=(13, 35.7, 63.4, 3.6, 3.3, 77.2, 64.1)),
+    _entry("mobileclip2-b", 512, _B2, _TEXT_CAUSAL, _PLAIN_224,
+           hub=("apple/MobileCLIP2-B", "timm/MobileCLIP2-B-OpenCLIP"),
+           published=(13, 86.3, 63.4, 10.4, 3.3, 79.4, 65.8)),
+    _entry("mobileclip2-s3", 768, _MCI3, _TEXT_768, _CLIP_256,
+           hub=("apple/MobileCLIP2-S3", "timm/MobileCLIP2-S3-OpenCLIP"),
+           published=(13, 125.1, 123.6, 8.0, 6.6, 80.7, 66.8)),
+    _entry("mobileclip2-l14", 768, _L14, _TEXT_768, _CLIP_224_BICUBIC,
+           hub=("apple/MobileCLIP2-L-14", "timm/MobileCLIP2-L-14-OpenCLIP"),
+           published=(13, 304.3, 123.6, 57.9, 6.6, 81.9, 67.8)),
+    _entry("mobileclip2-s4", 768, _MCI4, _TEXT_768, _CLIP_256,
+           hub=("apple/MobileCLIP2-S4", "timm/MobileCLIP2-S4-OpenCLIP"),
+           published=(13, 321.6, 123.6, 19.6, 6.6, 81.9, 67.5)),
+    _entry("vit-b16", 512, _VIT_B16, _TEXT_CAUSAL, _CLIP_224_BICUBIC,
+           hub=("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",),
+           note="teacher; CLIP's ViT-B/16 with GELU"),
+    _entry("vit-l14-quickgelu", 768, replace(_VIT_L14, activation="quick_gelu"),
+           replace(_TEXT_768, causal=True, activation="quick_gelu"), _CLIP_224_BICUBIC,
+           hub=("apple/DFN2B-CLIP-ViT-L-14",),
+           note="teacher; CLIP's ViT-L/14 with QuickGELU (OpenAI, DFN)"),
+    _entry("tiny", 64,
+           MCiConfig(depths=(1, 1, 2, 1), widths=(16, 32, 64, 96), mlp_ratio=2.0, layer_scale=0.1),
+           TextConfig(width=64, layers=2, heads=2, embedding_buckets=2048),
+           PreprocessConfig(size=64), note="for tests and small data; no published weights"),
+    _entry("small", 256,
+           MCiConfig(depths=(2, 2, 4, 2), widths=(32, 64, 128, 256), mlp_ratio=3.0,
+                     layer_scale=0.1),
+           TextConfig(width=192, layers=3, heads=6, embedding_buckets=4096),
+           PreprocessConfig(size=128), note="for small data; no published weights"),
+)  # fmt: skip
+
+ZOO: dict[str, Entry] = {entry.config.name: entry for entry in _ENTRIES}
+
+
+def _key(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+_SPELLINGS = {_key(name): name for name in ZOO}
+
+
+def resolve(name: str) -> str:
+    """Return the zoo's spelling of `name` (`MobileCLIP2-S0` and `mobileclip2_s0` alike).
+
+    Raises:
+        UnknownModelError: no such model; the message names the nearest ones.
+    """
+    found = _SPELLINGS.get(_key(name))
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(_key(name), _SPELLINGS, n=3, cutoff=0.5)
+    hint = " or ".join(_SPELLINGS[k] for k in near) if near else "one of " + ", ".join(ZOO)
+    raise UnknownModelError(f"unknown model {name!r}; did you mean {hint}?")
+
+
+def entry(name: str) -> Entry:
+    """Return the zoo's entry for `name`, in any spelling.
+
+    Raises:
+        UnknownModelError: no such model.
+    """
+    return ZOO[resolve(name)]
+
+
+# Short forms of fields that every recipe wants.
+_ALIASES = {"image_size": "preprocess.size", "drop_path": "image.drop_path"}
+
+
+def override(config: ModelConfig, **overrides: Any) -> ModelConfig:
+    """Return `config` with fields replaced.
+
+    A part is overridden by a mapping (`text={"layers": 6}`), one field also by its dotted name
+    (`**{"text.layers": 6}`). `image_size` and `drop_path` stand for `preprocess.size` and
+    `image.drop_path`.
+
+    Raises:
+        UnknownModelError: a key that is not a field; the message lists the fields.
+    """
+    for key, value in overrides.items():
+        config = _set(config, _ALIASES.get(key, key).split("."), value, key)
+    return config
+
+
+def _set(node: Any, path: list[str], value: Any, key: str) -> Any:
+    head, rest = path[0], path[1:]
+    fields = {f.name for f in dataclasses.fields(node)}
+    if head not in fields:
+        known = sorted(fields | (set(_ALIASES) if isinstance(node, ModelConfig) else set()))
+        near = difflib.get_close_matches(head, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UnknownModelError(f"unknown field {key!r}{hint} (fields: {', '.join(known)})")
+    old = getattr(node, head)
+    if rest:
+        if not dataclasses.is_dataclass(old):
+            raise UnknownModelError(f"{key!r}: {head!r} has no fields")
+        value = _set(old, rest, value, key)
+    elif dataclasses.is_dataclass(old) and isinstance(value, Mapping):
+        for name, inner in value.items():
+            old = _set(old, [str(name)], inner, f"{key}.{name}")
+        value = old
+    elif isinstance(value, list):
+        value = tuple(value)
+    return replace(node, **{head: value})
+
+
+_IMAGE_KINDS: dict[str, type[MCiConfig] | type[ViTConfig]] = {"mci": MCiConfig, "vit": ViTConfig}
+
+
+def to_dict(config: ModelConfig) -> dict[str, Any]:
+    """Return `config` as plain JSON types; `from_dict` is its inverse."""
+    out = dataclasses.asdict(config)
+    kinds = {cls: kind for kind, cls in _IMAGE_KINDS.items()}
+    out["image"] = {"kind": kinds[type(config.image)], **out["image"]}
+    return out
+
+
+def from_dict(raw: Mapping[str, Any]) -> ModelConfig:
+    """Rebuild a configuration from `to_dict`'s form.
+
+    Raises:
+        UnknownModelError: a field is unknown or missing.
+    """
+    try:
+        image = dict(raw["image"])
+        kind = image.pop("kind")
+        parts = {
+            "image": _build(_IMAGE_KINDS[kind], image, "image"),
+            "text": _build(TextConfig, raw["text"], "text"),
+            "preprocess": _build(PreprocessConfig, raw["preprocess"], "preprocess"),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnknownModelError(f"configuration lacks or misnames a part: {error}") from error
+    return _build(ModelConfig, {**raw, **parts}, "model")  # type: ignore[no-any-return]
+
+
+def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(raw) - known)
+    if unknown:
+        raise UnknownModelError(f"unknown field {unknown[0]!r} in the {where} configuration")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UnknownModelError(f"incomplete {where} configuration: {error}") from error
+
+
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "ZOO",
+    "Entry",
+    "MCiConfig",
+    "ModelConfig",
+    "PreprocessConfig",
+    "Published",
+    "TextConfig",
+    "ViTConfig",
+    "entry",
+    "from_dict",
+    "override",
+    "resolve",
+    "to_dict",
+]
