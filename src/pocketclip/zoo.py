@@ -52,6 +52,8 @@ class ViTConfig:
     patch_size: int
     stem: Literal["patch", "conv"] = "patch"
     """One patch convolution, or MobileCLIP-B's three convolutions of stride 4, 2 and 2."""
+    stem_padding: int = 0
+    """Zero padding of the convolutional stem's first layer, in pixels."""
     class_position: bool = True
     """Whether the class token has a position embedding of its own."""
     pre_norm: bool = True
@@ -122,6 +124,9 @@ class Published:
     average38: float
 
 
+PUBLISHED_FIELDS = tuple(f.name for f in dataclasses.fields(Published))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One name of the zoo."""
@@ -148,8 +153,11 @@ _MCI3 = MCiConfig(
 _MCI4 = replace(_MCI3, depths=(2, 12, 24, 4, 4), widths=(128, 256, 512, 1024, 2048))
 _VIT_B16 = ViTConfig(width=768, layers=12, heads=12, patch_size=16, head_bias=False)
 _VIT_L14 = ViTConfig(width=1024, layers=24, heads=16, patch_size=14, head_bias=False)
-# The v1 code of MobileCLIP-B normalises with epsilon 1e-5, the v2 one with 1e-6.
-_VIT_B_CONV = replace(_VIT_B16, stem="conv", class_position=False, pre_norm=False)
+# Apple's code of B pads the stem by one pixel and normalises with epsilon 1e-5; open_clip's
+# (through timm) does neither. Each file is computed as by the code that its names belong to.
+_VIT_B_CONV = replace(
+    _VIT_B16, stem="conv", stem_padding=1, class_position=False, pre_norm=False
+)
 
 _TEXT = TextConfig(width=512, layers=12, heads=8)
 _TEXT_CAUSAL = replace(_TEXT, causal=True)
@@ -180,8 +188,7 @@ def _entry(
     )
     facts = None
     if published is not None:
-        keys = [f.name for f in dataclasses.fields(Published)]
-        facts = Published(**dict(zip(keys, published, strict=True)))
+        facts = Published(**dict(zip(PUBLISHED_FIELDS, published, strict=True)))
     return Entry(config=config, hub=hub, published=facts, note=note)
 
 
@@ -190,7 +197,7 @@ def _v1(image: MCiConfig | ViTConfig) -> MCiConfig | ViTConfig:
     return replace(image, head_bias=False)
 
 
-_B2 = replace(_VIT_B_CONV, eps=1e-6, head_bias=True)
+_B2 = replace(_VIT_B_CONV, stem_padding=0, eps=1e-6, head_bias=True)
 _L14 = replace(_VIT_L14, head_bias=True)
 
 # columns of `published`: samples seen (billions), image and text parameters (millions), image
@@ -246,13 +253,13 @@ _ENTRIES = (
            hub=("apple/DFN2B-CLIP-ViT-L-14",),
            note="teacher; CLIP's ViT-L/14 with QuickGELU (OpenAI, DFN)"),
     _entry("tiny", 64,
-           MCiConfig(depths=(1, 1, 2, 1), widths=(16, 32, 64, 96), mlp_ratio=2.0, layer_scale=0.1),
+           MCiConfig(depths=(1, 1, 2, 1), widths=(16, 32, 64, 128), mlp_ratio=2.0, layer_scale=0.1),
            TextConfig(width=64, layers=2, heads=2, embedding_buckets=2048),
            PreprocessConfig(size=64), note="for tests and small data; no published weights"),
     _entry("small", 256,
            MCiConfig(depths=(2, 2, 4, 2), widths=(32, 64, 128, 256), mlp_ratio=3.0,
                      layer_scale=0.1),
-           TextConfig(width=192, layers=3, heads=6, embedding_buckets=4096),
+           TextConfig(width=192, layers=4, heads=6, embedding_buckets=4096),
            PreprocessConfig(size=128), note="for small data; no published weights"),
 )  # fmt: skip
 
@@ -278,6 +285,12 @@ def resolve(name: str) -> str:
     near = difflib.get_close_matches(_key(name), _SPELLINGS, n=3, cutoff=0.5)
     hint = " or ".join(_SPELLINGS[k] for k in near) if near else "one of " + ", ".join(ZOO)
     raise UnknownModelError(f"unknown model {name!r}; did you mean {hint}?")
+
+
+def find(name: str) -> Entry | None:
+    """Return the zoo's entry for `name`, in any spelling, or None."""
+    spelling = _SPELLINGS.get(_key(name))
+    return None if spelling is None else ZOO[spelling]
 
 
 def entry(name: str) -> Entry:
@@ -371,21 +384,3 @@ def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
     except TypeError as error:
         raise UnknownModelError(f"incomplete {where} configuration: {error}") from error
 
-
-__all__ = [
-    "CLIP_MEAN",
-    "CLIP_STD",
-    "ZOO",
-    "Entry",
-    "MCiConfig",
-    "ModelConfig",
-    "PreprocessConfig",
-    "Published",
-    "TextConfig",
-    "ViTConfig",
-    "entry",
-    "from_dict",
-    "override",
-    "resolve",
-    "to_dict",
-]

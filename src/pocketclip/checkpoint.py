@@ -1,0 +1,290 @@
+"""Checkpoints: load and save models, ours and foreign ones, from disk or the hub.
+
+A checkpoint of ours is a folder with `config.json` and `model.safetensors`. Apple's and
+open_clip's files are read and written through `pocketclip.naming`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pocketclip import __version__, hub, naming, weights, zoo
+from pocketclip.errors import CheckpointError, UnknownModelError
+from pocketclip.files import write_whole, write_whole_folder
+from pocketclip.naming import Naming
+from pocketclip.nn import reparam
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.space import architecture
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+VERSION = 1
+log = logging.getLogger(__name__)
+
+
+def load(
+    path_or_name: str | os.PathLike[str],
+    model: str | None = None,
+    fuse: bool = False,
+    *,
+    offline: bool = False,
+) -> CLIP:
+    """Load a model: float32, evaluation mode.
+
+    Args:
+        path_or_name: a checkpoint folder of ours; a weight file (`.pt`, `.pth`, `.bin`,
+            `.safetensors`) in Apple's, open_clip's or our names; a zoo name, whose published
+            weights come from the hub; or a hub id such as `timm/MobileCLIP2-S0-OpenCLIP`.
+        model: the zoo name of a weight file that does not say itself which model it holds.
+        fuse: fold the training branches, see `pocketclip.nn.reparam.fuse`.
+        offline: take hub files from the local cache only.
+
+    Returns:
+        The model; `encode_image` and `encode_text` give embeddings (B, D), not normalised.
+
+    Raises:
+        CheckpointError: the file is damaged, refused, or does not fit; never a partial load.
+        UnknownModelError: neither a file, nor a model, nor a hub id.
+        HubError: the hub's file could not be had.
+    """
+    text = os.fspath(path_or_name)
+    path = Path(text)
+    if (path / CONFIG).is_file():
+        loaded = _load_folder(path, model)
+    elif path.exists() or path.suffix in weights.SUFFIXES:
+        loaded = _load_file(path, model)
+    else:
+        loaded = _load_hub(text, model, offline=offline)
+    return reparam.fuse(loaded) if fuse and not loaded.is_fused else loaded.eval()
+
+
+def save(
+    model: CLIP,
+    path: str | os.PathLike[str],
+    naming: Literal["pocketclip", "apple", "openclip"] = "pocketclip",
+) -> None:
+    """Write `model` whole or not at all.
+
+    Args:
+        model: fused or not; the foreign namings take unfused models only.
+        path: with `pocketclip` a folder, which may hold an older checkpoint but nothing else;
+            otherwise a file: `.pt` or `.bin`, with `openclip` also `.safetensors`.
+        naming: whose parameter names to write.
+
+    Raises:
+        CheckpointError: the naming cannot express the model, or the path will not do.
+        OSError: the disk is full or the place cannot be written to.
+    """
+    target = Path(path)
+    if naming == "pocketclip":
+        _save_folder(model, target)
+    elif naming in ("apple", "openclip"):
+        _save_file(model, target, naming)
+    else:
+        raise CheckpointError(
+            f"unknown naming {naming!r}; it is 'pocketclip', 'apple' or 'openclip'"
+        )
+
+
+def _load_folder(path: Path, name: str | None) -> CLIP:
+    try:
+        raw = json.loads((path / CONFIG).read_text("utf-8"))
+        if raw.get("format") != "pocketclip":
+            raise CheckpointError(f"{path / CONFIG} was not written by pocketclip")
+        if raw["version"] > VERSION:
+            raise CheckpointError(f"{path} has format {raw['version']}; update pocketclip")
+        config, is_fused = zoo.from_dict(raw["model"]), bool(raw["fused"])
+        stamp = str(raw["space_id"]), str(raw["weights_digest"])
+    except (ValueError, KeyError, TypeError, AttributeError, UnknownModelError) as error:
+        raise CheckpointError(f"{path / CONFIG} is damaged: {error!r}") from error
+    if name is not None and zoo.resolve(name) != config.name:
+        raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
+    state, _ = weights.read_tensors(path / WEIGHTS)
+    model = naming.shell(config)
+    if is_fused:
+        model = reparam.fuse(model)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    _compare(state, expected, path / WEIGHTS, config.name, None)
+    _assign(model, state)
+    model.space_stamp = stamp
+    return model
+
+
+def _load_file(path: Path, name: str | None) -> CLIP:
+    state, metadata = weights.read_tensors(path)
+    convention = naming.detect(state)
+    if convention is None:
+        some = ", ".join(list(state)[:3])
+        raise CheckpointError(
+            f"{path} is not in a known naming (its entries begin {some}); "
+            "Apple's, open_clip's and ours are"
+        )
+    if convention == "pocketclip":
+        raise CheckpointError(f"{path} is part of a checkpoint: load its folder instead")
+    config = _config_of(path, name, state, metadata, convention)
+    state = naming.canonical(state, config)
+    model = _fitting_shell(state, config, convention, path)
+    _assign(model, naming.from_foreign(state, model, convention))
+    return model
+
+
+def _load_hub(text: str, name: str | None, *, offline: bool) -> CLIP:
+    entry = zoo.find(text)
+    if entry is None and not hub.is_hub_id(text):
+        try:
+            zoo.resolve(text)
+        except UnknownModelError as error:
+            raise UnknownModelError(f"{error} (nor is there such a file or folder)") from None
+    if entry is not None and not entry.hub:
+        raise CheckpointError(
+            f"{entry.config.name} has no published weights: give a checkpoint folder, or make "
+            f"a random one with pocketclip.create_model({entry.config.name!r})"
+        )
+    repos = entry.hub if entry is not None else (text,)
+    if name is None:
+        known = {repo.lower(): e.config.name for e in zoo.ZOO.values() for repo in e.hub}
+        name = entry.config.name if entry is not None else known.get(text.lower())
+    found = hub.fetch(repos, offline=offline)
+    return _load_file(found.path, name)
+
+
+def _config_of(
+    path: Path,
+    name: str | None,
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    convention: Naming,
+) -> zoo.ModelConfig:
+    """Return the configuration that a weight file wants, from whichever source says it."""
+    if "pocketclip" in metadata:
+        try:
+            config = zoo.from_dict(json.loads(metadata["pocketclip"]))
+        except (ValueError, UnknownModelError) as error:
+            raise CheckpointError(f"{path} has damaged metadata: {error}") from error
+        if name is None or zoo.resolve(name) == config.name:
+            return config
+    if name is not None:
+        return naming.adapt(zoo.entry(name).config, state.keys(), convention)
+    fits = _fitting_entries(state, convention)
+    by_stem = [n for n in fits if zoo.find(path.stem) is zoo.entry(n)]
+    configs = [naming.adapt(zoo.entry(n).config, state.keys(), convention) for n in by_stem or fits]
+    computed = {json.dumps(architecture(config), sort_keys=True) for config in configs}
+    # Activations do not show in a file's shapes, so CLIP's own transformers must be named.
+    if by_stem or (len(computed) == 1 and not naming.is_plain_clip(configs[0])):
+        return configs[0]
+    hint = f"it fits {' or '.join(fits)}" if fits else "it fits no model of the zoo"
+    raise CheckpointError(f"{path} does not say which model it holds ({hint}); pass model=NAME")
+
+
+def _fitting_shell(
+    state: Mapping[str, Tensor], config: zoo.ModelConfig, convention: Naming, path: Path
+) -> CLIP:
+    model = naming.shell(config)
+    expected = {e.name: e.shape for e in naming.layout(model, convention).values()}
+    _compare(state, expected, path, config.name, convention)
+    return model
+
+
+def _compare(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    path: Path,
+    name: str,
+    convention: Naming | None,
+) -> None:
+    """Raise with the first differences if a file's names and shapes are not those expected."""
+    problems = [f"{n} is missing" for n in expected if n not in state]
+    problems += [f"{n} is not part of the model" for n in state if n not in expected]
+    problems += [
+        f"{n} has shape {tuple(state[n].shape)}, not {shape}"
+        for n, shape in expected.items()
+        if n in state and tuple(state[n].shape) != shape
+    ]
+    if not problems:
+        return
+    more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    message = f"{path} does not fit {name}: {'; '.join(problems[:3])}{more}"
+    if convention is not None:
+        fits = _fitting_entries(state, convention)
+        message += f". It fits {' or '.join(fits)}" if fits else ". It fits no model of the zoo"
+    raise CheckpointError(message)
+
+
+def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[str]:
+    """Return the zoo names whose names and shapes are exactly a file's."""
+    found = []
+    for name, entry in zoo.ZOO.items():
+        config = naming.adapt(entry.config, state.keys(), convention)
+        if naming.refusal(config, convention):
+            continue
+        ours = {n: tuple(v.shape) for n, v in naming.canonical(state, config).items()}
+        entries = naming.layout(naming.shell(config), convention).values()
+        if ours == {e.name: e.shape for e in entries}:
+            found.append(name)
+    return found
+
+
+def _assign(model: CLIP, state: Mapping[str, Tensor]) -> None:
+    # Fresh memory: a mapped file that somebody truncates later would kill the process.
+    own = {
+        name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        for name, value in state.items()
+    }
+    contiguous = {n: v.contiguous() for n, v in own.items()}
+    model.load_state_dict(contiguous, assign=True)
+
+
+def _save_folder(model: CLIP, target: Path) -> None:
+    if target.suffix in weights.SUFFIXES:
+        raise CheckpointError(f"{target}: a checkpoint is a folder; leave the suffix out")
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"{target} is a file; a checkpoint is a folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file():
+        raise CheckpointError(f"{target} holds other files; choose an empty or new folder")
+    from safetensors.torch import save_file
+
+    space, digest = model.space()
+    config = {
+        "format": "pocketclip",
+        "version": VERSION,
+        "pocketclip": __version__,
+        "space_id": space,
+        "weights_digest": digest,
+        "fused": model.is_fused,
+        "model": zoo.to_dict(model.config),
+    }
+    state = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
+    with write_whole_folder(target) as folder:
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
+    suffixes = weights.PICKLED if convention == "apple" else weights.SUFFIXES
+    if target.suffix not in suffixes:
+        raise CheckpointError(
+            f"{target}: with naming={convention!r} the file ends in {', '.join(suffixes)}"
+        )
+    state = naming.to_foreign(model, convention)
+    if convention == "openclip" and getattr(model.config.image, "stem_padding", 0):
+        log.warning(
+            "open_clip's code does not pad this model's stem as Apple's does: with this file "
+            "open_clip computes slightly other embeddings"
+        )
+    with write_whole(target) as temporary:
+        if target.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            config = naming.adapt_kept(model.config, state.keys())
+            metadata = {"format": "pt", "pocketclip": json.dumps(zoo.to_dict(config))}
+            save_file(state, temporary, metadata=metadata)
+        else:
+            torch.save(state, temporary)

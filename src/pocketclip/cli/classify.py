@@ -1,0 +1,98 @@
+"""`pocketclip classify`: which label fits each photograph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pocketclip.cli.inputs import MODEL_HELP, MODEL_NAME_HELP
+from pocketclip.errors import PocketclipError
+
+
+def classify(
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTO...", help="Files, folders or quoted patterns.")
+    ],
+    labels: Annotated[
+        str, typer.Option(help='What to tell apart, separated by commas: "a dog,a cat".')
+    ] = "",
+    labels_file: Annotated[
+        Path | None, typer.Option(help="A text file with one label per line.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = "mobileclip2-s0",
+    model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help='A prompt such as "a photo of {}."; several are averaged.'),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many labels to show per photograph.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photographs encoded at a time.")] = 32,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use weights from the local cache only.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say which label fits each photograph, with probabilities.
+
+    A photograph that cannot be read is named and skipped; the exit code is then 1.
+
+    \b
+    pocketclip classify photo.jpg --labels "a dog,a cat"
+    pocketclip classify holidays/ --labels-file places.txt --template "a photo of {}." --json
+    pocketclip classify "shelf/*.jpg" --labels "apples,pears" --model my-checkpoint/
+    """
+    from pocketclip.cli.inputs import encode_photographs, photographs, print_json, report_bad
+    from pocketclip.infer.encoder import load
+
+    wanted = _labels(labels, labels_file)
+    paths = photographs(photos)
+    encoder = load(model, model_name, offline=offline)
+    encoder.batch_size = batch_size
+    classifier = encoder.classifier(wanted, template or ["{}"])
+    results: list[dict[str, Any]] = []
+    bad: list[tuple[Path, str]] = []
+    for good, embeddings, failed in encode_photographs(encoder, paths):
+        ranked = encoder.rank(embeddings, classifier, wanted)
+        results += [
+            {"photo": str(path), "labels": dict(list(row.items())[:top])}
+            for path, row in zip(good, ranked, strict=True)
+        ]
+        bad += failed
+    if json:
+        skipped = [{"photo": str(path), "reason": reason} for path, reason in bad]
+        print_json({"model": encoder.model.config.name, "space_id": encoder.space_id,
+                    "results": results, "skipped": skipped})  # fmt: skip
+    else:
+        _print_table(results)
+    report_bad(bad)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _labels(text: str, file: Path | None) -> list[str]:
+    lines = file.read_text("utf-8").splitlines() if file is not None else []
+    labels = [part.strip() for part in [*text.split(","), *lines] if part.strip()]
+    if not labels:
+        raise PocketclipError('no labels: give --labels "a dog,a cat" or --labels-file FILE')
+    return labels
+
+
+def _print_table(results: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not results:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("photograph", overflow="fold")
+    count = max(len(row["labels"]) for row in results)
+    for place in range(count):
+        table.add_column("label" if place == 0 else f"{place + 1}.", overflow="fold")
+        table.add_column("", justify="right", no_wrap=True)
+    for row in results:
+        cells = [(escape(label), f"{share:.1%}") for label, share in row["labels"].items()]
+        table.add_row(escape(row["photo"]), *(text for cell in cells for text in cell))
+    Console().print(table)

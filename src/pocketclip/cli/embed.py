@@ -1,0 +1,145 @@
+"""`pocketclip embed`: embeddings of photographs or texts, to a file."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketclip.cli.inputs import MODEL_HELP, MODEL_NAME_HELP
+from pocketclip.errors import MissingDependencyError, PocketclipError
+
+if TYPE_CHECKING:
+    from pocketclip.infer.encoder import Encoder
+    from pocketclip.types import Embeddings
+
+
+def embed(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Photographs (files, folders, quoted patterns), or one .txt file with a text "
+            "per line.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .npy or .parquet file to write.")],
+    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = "mobileclip2-s0",
+    model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs encoded at a time.")] = 32,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use weights from the local cache only.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+) -> None:
+    """Write unit embeddings of photographs or texts.
+
+    A .npy file holds a float32 array (inputs, width); beside it FILE.json names the input of
+    each row, the model and its embedding space. A .parquet file holds both. Inputs that cannot
+    be read are named and left out; the exit code is then 1.
+
+    \b
+    pocketclip embed photos/ --out photos.npy
+    pocketclip embed captions.txt --out captions.parquet --model mobileclip2-s2
+    """
+    from pocketclip.cli.inputs import print_json, report_bad
+    from pocketclip.infer.encoder import load
+
+    if out.suffix not in (".npy", ".parquet"):
+        raise PocketclipError(f"{out}: write to a .npy or .parquet file")
+    if not out.absolute().parent.is_dir():
+        raise PocketclipError(f"{out}: the folder does not exist")
+    if out.suffix == ".parquet":
+        _pyarrow()
+    texts = _texts(inputs)
+    photos = [] if texts is not None else _photographs(inputs)
+    encoder = load(model, model_name, offline=offline)
+    encoder.batch_size = batch_size
+    bad: list[tuple[Path, str]] = []
+    if texts is not None:
+        names, embeddings = texts, encoder.encode_text(texts)
+    else:
+        names, embeddings, bad = _embed_photographs(encoder, photos)
+    about = {
+        "model": encoder.model.config.name,
+        "space_id": encoder.space_id,
+        "embed_dim": encoder.embed_dim,
+        "kind": "text" if texts is not None else "image",
+    }
+    _write(out, names, embeddings, about)
+    summary = {**about, "out": str(out), "rows": len(names), "skipped": [r for _, r in bad]}
+    if json:
+        print_json(summary)
+    else:
+        print(f"{out}: {len(names)} embeddings of width {encoder.embed_dim}")
+    report_bad(bad)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _texts(inputs: list[str]) -> list[str] | None:
+    if not any(text.endswith(".txt") for text in inputs):
+        return None
+    if len(inputs) > 1:
+        raise PocketclipError("give one .txt file of texts, or photographs, not both")
+    texts = Path(inputs[0]).read_text("utf-8").splitlines()
+    if not texts:
+        raise PocketclipError(f"{inputs[0]} is empty")
+    return texts
+
+
+def _photographs(inputs: list[str]) -> list[Path]:
+    from pocketclip.cli.inputs import photographs
+
+    return photographs(inputs)
+
+
+def _embed_photographs(
+    encoder: Encoder, photos: list[Path]
+) -> tuple[list[str], Embeddings, list[tuple[Path, str]]]:
+    import numpy as np
+
+    from pocketclip.cli.inputs import encode_photographs
+
+    names: list[str] = []
+    parts = [np.empty((0, encoder.embed_dim), np.float32)]
+    bad: list[tuple[Path, str]] = []
+    for good, embeddings, failed in encode_photographs(encoder, photos):
+        names += [str(path) for path in good]
+        parts.append(embeddings)
+        bad += failed
+    return names, np.concatenate(parts), bad
+
+
+def _write(out: Path, names: list[str], embeddings: Embeddings, about: dict[str, Any]) -> None:
+    import numpy as np
+
+    from pocketclip.files import write_whole
+
+    if out.suffix == ".parquet":
+        pa, parquet = _pyarrow()
+        width = embeddings.shape[1]
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), width)
+        table = pa.table({"input": pa.array(names, pa.string()), "embedding": rows})
+        metadata = {f"pocketclip.{key}": str(value) for key, value in about.items()}
+        with write_whole(out) as temporary:
+            parquet.write_table(table.replace_schema_metadata(metadata), temporary)
+        return
+    with write_whole(out) as temporary, temporary.open("wb") as handle:
+        np.save(handle, embeddings)
+    with write_whole(out.with_name(out.name + ".json")) as temporary:
+        sidecar = {**about, "inputs": names}
+        temporary.write_text(jsonlib.dumps(sidecar, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "writing parquet needs pyarrow: pip install 'pocketclip[parquet]'"
+        ) from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,130 @@
+"""What the verbs take and show: photographs by path, folder or pattern; progress; JSON."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pocketclip.errors import ImageError, PocketclipError
+from pocketclip.types import Embeddings
+
+if TYPE_CHECKING:
+    from pocketclip.infer.encoder import Encoder
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .heic .heif .avif .jp2 .ppm .pgm".split()
+)
+MODEL_HELP = "A model name (see `pocketclip models`), checkpoint folder, weight file or hub id."
+MODEL_NAME_HELP = "The model that a bare weight file holds, if the file does not say."
+
+
+def photographs(inputs: Sequence[str]) -> list[Path]:
+    """Return the files that `inputs` name: files, folders (searched within) and patterns.
+
+    Raises:
+        PocketclipError: a folder or pattern without any photograph.
+    """
+    found: list[Path] = []
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise PocketclipError(f"{text}: no photographs in this folder")
+            found += inside
+        elif path.exists() or not glob.has_magic(text):
+            found.append(path)  # a missing file is reported like any photograph that is bad
+        else:
+            matches = sorted(Path(p) for p in glob.glob(text, recursive=True))
+            if not matches:
+                raise PocketclipError(f"{text}: no file matches this pattern")
+            found += [p for p in matches if p.is_file()]
+    return list(dict.fromkeys(found))
+
+
+def encode_photographs(
+    encoder: Encoder, photos: Sequence[Path]
+) -> Iterator[tuple[list[Path], Embeddings, list[tuple[Path, str]]]]:
+    """Yield, per batch, the photographs that were read, their embeddings, and the bad ones.
+
+    Decoding the next batch overlaps with encoding this one.
+    """
+    import numpy as np
+
+    size = encoder.batch_size
+    with ThreadPoolExecutor() as pool, progress(len(photos), "photographs") as advance:
+        pending: list[tuple[Path, Any]] = []
+        for start in range(0, len(photos) + size, size):
+            chunk = photos[start : start + size]
+            following = [(p, pool.submit(encoder.preprocess, p)) for p in chunk]
+            good: list[Path] = []
+            pixels, bad = [], []
+            for path, future in pending:
+                try:
+                    pixels.append(future.result())
+                    good.append(path)
+                except ImageError as error:
+                    bad.append((path, str(error)))
+            if pending:
+                empty = np.empty((0, encoder.embed_dim), np.float32)
+                yield good, encoder.encode_pixels(np.stack(pixels)) if good else empty, bad
+                advance(len(pending))
+            pending = following
+
+
+class Advance(Protocol):
+    """Counts work that was done."""
+
+    def __call__(self, count: int, /) -> None:
+        """Add `count`."""
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Iterator[Advance]:
+    """Show progress on standard error: a bar on a terminal, else a line a minute."""
+    if total < 2:
+        yield lambda _count: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), unit, TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(unit, total=total)
+            yield lambda count: bar.advance(task, count)
+    else:
+        yield _line_a_minute(total, unit)
+
+
+def _line_a_minute(total: int, unit: str) -> Advance:
+    begun = last = time.monotonic()
+    done = 0
+
+    def advance(count: int, /) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if now - last >= 60:
+            last = now
+            left = (now - begun) / done * (total - done)
+            print(f"{done} of {total} {unit}, about {left:.0f} s left", file=sys.stderr)
+
+    return advance
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def report_bad(bad: Sequence[tuple[Path, str]]) -> None:
+    """Name each skipped input on standard error."""
+    for _, reason in bad:
+        print(f"skipped: {reason}", file=sys.stderr)

@@ -1,0 +1,84 @@
+"""`pocketclip`: the entry point and what all verbs share.
+
+Exit codes: 0 all went well; 1 some inputs were skipped, each named; 2 nothing was done, the
+message says why; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from pocketclip import __version__
+from pocketclip.cli import classify, embed, models
+from pocketclip.errors import PocketclipError
+
+app = typer.Typer(
+    name="pocketclip",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes half of the time that --help may
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pocketclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """From raw image-text pairs to a fast image-text model on a phone or a laptop.
+
+    \b
+    pocketclip models                                      what there is
+    pocketclip classify photo.jpg --labels "a dog,a cat" --model mobileclip2-s0
+    pocketclip embed photos/ --out photos.npy --model mobileclip2-s0
+    """
+
+
+app.command("models")(models.models)
+app.command("classify")(classify.classify)
+app.command("embed")(embed.embed)
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line and exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except PocketclipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written was left", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""`pocketclip models`: what there is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pocketclip import zoo
+
+
+def models(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the models with their published size, speed and accuracy.
+
+    Parameters are in millions after fusing; latency is in milliseconds on an iPhone 12 Pro Max;
+    accuracies are zero-shot, in per cent, all as published.
+
+    \b
+    pocketclip models
+    pocketclip models --json
+    """
+    from pocketclip.cli.inputs import print_json
+
+    rows = [_row(name, entry) for name, entry in zoo.ZOO.items()]
+    if json:
+        print_json(rows)
+        return
+    _print_table(rows)
+
+
+def _row(name: str, entry: zoo.Entry) -> dict[str, Any]:
+    from pocketclip import hub
+
+    facts = entry.published
+    row: dict[str, Any] = {
+        "name": name,
+        "image_size": entry.config.image_size,
+        "embed_dim": entry.config.embed_dim,
+    }
+    for key in zoo.PUBLISHED_FIELDS:
+        row[key] = None if facts is None else getattr(facts, key)
+    row["hub"] = list(entry.hub)
+    row["cached"] = any(hub.cached(repo) is not None for repo in entry.hub)
+    row["note"] = entry.note
+    return row
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    columns = ("model", "pixels", "image M", "text M", "image ms", "text ms", "ImageNet", "38 tasks")
+    table.add_column(columns[0], no_wrap=True)
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    table.add_column("weights")
+    keys = ("image_params_million", "text_params_million", "image_latency_ms", "text_latency_ms",
+            "imagenet1k", "average38")  # fmt: skip
+    for row in rows:
+        facts = ["" if row[key] is None else f"{row[key]:.1f}" for key in keys]
+        weights = "cached" if row["cached"] else "on the hub" if row["hub"] else "none published"
+        table.add_row(row["name"], str(row["image_size"]), *facts, weights)
+    console = Console()
+    console.print(table)
+    console.print(
+        "\nPublished figures: parameters after fusing, latency on an iPhone 12 Pro Max, zero-shot "
+        "accuracy in per cent. Apple's weights come under Apple's own licence.",
+        style="dim",
+    )

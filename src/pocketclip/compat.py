@@ -1,0 +1,129 @@
+"""The calls that readers of the MobileCLIP and open_clip READMEs know, unchanged.
+
+New code is better served by `pocketclip.load` and `pocketclip.checkpoint.load`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketclip import checkpoint, zoo
+from pocketclip.errors import PocketclipError
+from pocketclip.nn.clip import CLIP, create_model
+from pocketclip.nn.reparam import fuse
+from pocketclip.preprocess import Preprocess
+from pocketclip.tokenizer import Tokenizer
+
+# open_clip names published weights by tags. Each belongs to one set of weights of ours.
+_TAGS = {"datacompdr": "mobileclip-", "datacompdr_lt": "mobileclip-b-lt", "dfndr2b": "mobileclip2-"}
+
+
+class TensorPreprocess:
+    """The evaluation transform as these READMEs use it: image in, tensor (3, S, S) out."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+
+    def __call__(self, image: Any) -> Tensor:
+        """Return preprocessed pixels, float32 (3, S, S)."""
+        return torch.from_numpy(self.preprocess(image))
+
+
+class TensorTokenizer:
+    """The tokenizer as these READMEs use it: texts in, tensor of ids (B, 77) out."""
+
+    def __init__(self, context_length: int) -> None:
+        self.tokenizer = Tokenizer()
+        self.context_length = context_length
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
+        """Return token ids, int64 (B, context_length)."""
+        return torch.from_numpy(self.tokenizer(texts, context_length or self.context_length))
+
+
+def create_model_and_transforms(
+    model_name: str,
+    pretrained: str | os.PathLike[str] | None = None,
+    reparameterize: bool = True,
+    device: str | torch.device = "cpu",
+    **overrides: Any,
+) -> tuple[CLIP, TensorPreprocess, TensorPreprocess]:
+    """Return a model and its transforms for training and evaluation.
+
+    Both transforms are the evaluation transform; augmentation belongs to training recipes.
+
+    Args:
+        model_name: a zoo name in any spelling.
+        pretrained: a weight file, checkpoint folder or hub id; a tag of open_clip's
+            (`datacompdr`, `datacompdr_lt`, `dfndr2b`) for the published weights; None for
+            random ones.
+        reparameterize: fuse pretrained weights for inference, as Apple's function does. A model
+            with random weights stays unfused: it is there to be trained.
+        device: where to put the model.
+        **overrides: fields of the configuration; `image_mean` and `image_std` as in open_clip.
+
+    Raises:
+        PocketclipError: an unknown name or tag, or weights that do not fit.
+    """
+    for old, new in (("image_mean", "preprocess.mean"), ("image_std", "preprocess.std")):
+        if old in overrides:
+            overrides[new] = tuple(overrides.pop(old))
+    name = zoo.resolve(model_name)
+    if pretrained is None or pretrained == "":
+        model = create_model(name, **overrides)
+    else:
+        source, name = _source(name, pretrained)
+        model = checkpoint.load(source, name)
+        model = _reconfigured(model, overrides)
+        if reparameterize and not model.is_fused:
+            model = fuse(model)
+    transform = TensorPreprocess(Preprocess(model.config.preprocess))
+    return model.to(device), transform, transform
+
+
+def _source(name: str, pretrained: str | os.PathLike[str]) -> tuple[str, str]:
+    text = os.fspath(pretrained)
+    prefix = _TAGS.get(text.lower())
+    if prefix is None or os.path.exists(text):
+        return text, name
+    if text.lower() == "datacompdr_lt" and name in ("mobileclip-b", "mobileclip-b-lt"):
+        return "mobileclip-b-lt", "mobileclip-b-lt"
+    if not name.startswith(prefix):
+        raise PocketclipError(f"{name} has no published weights called {text!r}")
+    return name, name
+
+
+def _reconfigured(model: CLIP, overrides: dict[str, Any]) -> CLIP:
+    """Return `model` with another preprocessing or training option; weights as they are."""
+    if not overrides:
+        return model
+    old, config = model.config, zoo.override(model.config, **overrides)
+    model.space_stamp = None  # other preprocessing is another embedding space
+    if (config.image, config.text, config.embed_dim) == (old.image, old.text, old.embed_dim):
+        model.config = config
+        return model
+    rebuilt = CLIP(config).eval()
+    try:
+        rebuilt.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise PocketclipError(f"{old.name}: the weights do not fit {overrides}") from error
+    return rebuilt
+
+
+def get_tokenizer(model_name: str) -> TensorTokenizer:
+    """Return the tokenizer of a model, which gives torch tensors.
+
+    Raises:
+        UnknownModelError: no such model.
+    """
+    return TensorTokenizer(zoo.entry(model_name).config.text.context_length)
+
+
+def reparameterize_model(model: nn.Module) -> nn.Module:
+    """Return a fused copy of `model`; the same as `pocketclip.nn.reparam.fuse`."""
+    return fuse(model)

@@ -1,0 +1,314 @@
+"""Weight files from the Hugging Face hub, through `huggingface_hub` and its cache.
+
+A file that is in the cache is used as it is: nothing asks the network whether there is a newer
+one. The environment is read at call time: `HF_ENDPOINT` (a mirror), `HF_HUB_CACHE` or `HF_HOME`,
+`HF_HUB_OFFLINE`; `HF_TOKEN` and the proxy variables are honoured by `huggingface_hub` itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import cast
+from urllib.parse import urlsplit
+
+from pocketclip.errors import HubError
+
+_DEFAULT_ENDPOINT = "https://huggingface.co"
+_PICKLED = (".bin", ".pt", ".pth")
+_SHARD = re.compile(r"-\d{5}-of-(?!00001\.)\d{5}\.[a-z]+$")
+_PART = re.compile(r"\b[\w\-.]{1,96}\b", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DISK_ERRORS = {"ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "ENAMETOOLONG"}
+_BY_HAND = "download the file by hand and pass its path"
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A weight file in the local cache, and where it came from."""
+
+    repo: str
+    path: Path
+    filename: str
+    """The file's name within the repository."""
+    revision: str | None
+    """The commit that the file belongs to."""
+
+
+class _NotThereError(HubError):
+    """This source cannot deliver, for a reason that another source need not share."""
+
+
+def is_hub_id(text: str) -> bool:
+    """Return whether `text` is an `owner/name` that the hub allows.
+
+    A relative path can have the same form: ask the file system first.
+    """
+    parts = text.split("/")
+    return (
+        len(parts) == 2
+        and all(_PART.fullmatch(part) for part in parts)
+        and "--" not in text
+        and ".." not in text
+        and not text.endswith(".git")
+    )
+
+
+def choose_weights(files: Sequence[str]) -> str:
+    """Return the one of a repository's `files` that holds the weights.
+
+    Safetensors come before pickles and, within each, `open_clip_*` before others: repositories
+    often carry the same weights under the names of several libraries, and these are the names
+    that are understood here. Files in folders count only if there are no weights beside them at
+    the top level.
+
+    Raises:
+        HubError: no weights, several that are equally good, or only a set of shards.
+    """
+    weights = [f for f in files if f.lower().endswith((".safetensors", *_PICKLED))]
+    weights = [f for f in weights if "/" not in f] or weights
+    whole = [f for f in weights if not _SHARD.search(f.lower())]
+    if weights and not whole:
+        raise HubError(
+            f"the weights are split into {len(weights)} shards ({_listed(weights)}), which is not "
+            "supported; join them into one file and pass its path"
+        )
+    tensors = [f for f in whole if f.lower().endswith(".safetensors")]
+    pickles = [f for f in whole if f not in tensors]
+    for matches in (_open_clip(tensors), tensors, _open_clip(pickles), pickles):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise HubError(
+                f"several files could be the weights ({_listed(matches)}); "
+                "download the one that you want and pass its path"
+            )
+    raise HubError(f"no .safetensors, .bin, .pt or .pth file among: {_listed(files)}")
+
+
+def _open_clip(files: Sequence[str]) -> list[str]:
+    return [f for f in files if PurePosixPath(f).name.startswith("open_clip_")]
+
+
+def _listed(files: Sequence[str]) -> str:
+    shown = ", ".join(sorted(files)[:8]) or "no files"
+    return f"{shown}, ..." if len(files) > 8 else shown
+
+
+def cached(repo: str, *, revision: str | None = None) -> HubFile | None:
+    """Return the weights of `repo` if they are in the local cache; the network is never used.
+
+    `revision` is a branch, a tag or a whole commit hash (default: `main`). None means that the
+    repository, this revision of it or its weight file is not there.
+    """
+    folder = _cache_dir() / ("models--" + repo.replace("/", "--"))
+    commit = revision or "main"
+    try:
+        if not _COMMIT.fullmatch(commit):
+            commit = (folder / "refs" / commit).read_text(encoding="utf-8").strip()
+        snapshot = folder / "snapshots" / commit
+        # A file is a link to its blob; the blob comes into being only after a whole download.
+        files = [
+            path.relative_to(snapshot).as_posix()
+            for path in snapshot.rglob("*")
+            if path.is_file() and path.stat().st_size > 0
+        ]
+        filename = choose_weights(files)
+    except (OSError, ValueError, HubError):
+        return None
+    return HubFile(repo=repo, path=snapshot / filename, filename=filename, revision=commit)
+
+
+def fetch(
+    repo_ids: Sequence[str] | str, *, offline: bool = False, revision: str | None = None
+) -> HubFile:
+    """Return the weights of one of `repo_ids`: interchangeable sources, the preferred one first.
+
+    If any of them is cached, no request is made. Otherwise the first is downloaded; the next one
+    is tried only if a repository is missing, closed to the caller or without usable weights. A
+    failure of the network would meet them all, and ends the search.
+
+    Raises:
+        HubError: an invalid id; nothing cached while offline (`offline`, or `HF_HUB_OFFLINE` in
+            the environment); no source has the weights; the hub cannot be reached; the download
+            broke off or could not be stored, in which case nothing of it counts as cached.
+    """
+    ids = (repo_ids,) if isinstance(repo_ids, str) else tuple(repo_ids)
+    if not ids:
+        raise HubError("no repository to fetch weights from; pass a file's path instead")
+    for repo in ids:
+        if not is_hub_id(repo):
+            raise HubError(f"{repo!r} is not a repository id; the form is owner/name")
+    for repo in ids:
+        found = cached(repo, revision=revision)
+        if found is not None:
+            return found
+    if offline or _told_offline():
+        raise _offline_error(ids, revision)
+    reasons = []
+    for repo in ids:
+        try:
+            return _download(repo, revision)
+        except _NotThereError as error:
+            reasons.append(str(error))
+    raise HubError(f"{'; '.join(reasons)}; or {_BY_HAND}")
+
+
+def _download(repo: str, revision: str | None) -> HubFile:
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    endpoint = _endpoint()
+    failures = _failures()
+    try:
+        info = HfApi(endpoint=endpoint, library_name="pocketclip").model_info(
+            repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+        filename = choose_weights([sibling.rfilename for sibling in info.siblings or []])
+        with _without_xet():
+            # Not the commit from above but the name: only so does huggingface_hub record what
+            # `main` stands for, which `cached` needs.
+            path = hf_hub_download(
+                repo,
+                filename,
+                revision=revision,
+                cache_dir=_cache_dir(),
+                endpoint=endpoint,
+                library_name="pocketclip",
+            )
+    except HubError as error:
+        raise _NotThereError(f"{repo} on {_shown(endpoint)}: {error}") from error
+    except failures as error:
+        raise _explained(error, repo, revision, endpoint) from error
+    snapshot = Path(path).parents[filename.count("/")]
+    return HubFile(repo=repo, path=Path(path), filename=filename, revision=snapshot.name)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    # The HTTP library differs between versions of huggingface_hub (requests, httpx, httpx2). Its
+    # base class of errors is a base of HfHubHTTPError in each; only InvalidURL stands apart.
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base = cast("type[Exception]", HfHubHTTPError.__bases__[0])
+    library = sys.modules[base.__module__.partition(".")[0]]
+    invalid = cast("type[Exception]", getattr(library, "InvalidURL", ValueError))
+    # A server that is no hub answers with JSON of another form, or with none (ValueError,
+    # KeyError, TypeError). A SOCKS proxy without support for it is an ImportError.
+    return (base, invalid, OSError, ValueError, KeyError, TypeError, ImportError)
+
+
+_XET_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_xet() -> Iterator[None]:
+    # Xet has its own network stack: proxies, mirrors, time limits and errors differ, and mirrors
+    # announce it without speaking it. Every file is also served over plain HTTP. There is no
+    # argument for this: newer versions read the constant, older ones the environment.
+    from huggingface_hub import constants
+
+    name = "HF_HUB_DISABLE_XET"
+    with _XET_LOCK:
+        constant, variable = getattr(constants, name, None), os.environ.get(name)
+        setattr(constants, name, True)
+        os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            setattr(constants, name, constant)
+            if variable is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = variable
+
+
+def _explained(error: Exception, repo: str, revision: str | None, endpoint: str) -> HubError:
+    from huggingface_hub import errors
+
+    cause: BaseException = error
+    # What huggingface_hub raises when it has no cached file to fall back to hides the reason.
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        cause = error.__cause__
+    host = _shown(endpoint)
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if isinstance(cause, errors.OfflineModeIsEnabled):
+        return _offline_error((repo,), revision)
+    if isinstance(cause, errors.RevisionNotFoundError):
+        return _NotThereError(f"{repo} has no revision {revision!r} on {host}")
+    if isinstance(cause, errors.GatedRepoError) or status == 403:
+        return _NotThereError(
+            f"{repo} on {host} is gated or closed to you: accept its terms on its page and set "
+            "HF_TOKEN to a token of that account"
+        )
+    if isinstance(cause, errors.RepositoryNotFoundError) or status in (401, 404):
+        return _NotThereError(
+            f"{repo} was not found on {host}; if it is private, set HF_TOKEN to a valid token"
+        )
+    reason = _one_line(cause).replace(endpoint, host)
+    if isinstance(cause, OSError) and errno.errorcode.get(cause.errno or 0) in _DISK_ERRORS:
+        return HubError(
+            f"cannot store the weights of {repo} in {_cache_dir()}: {reason}; make room or choose "
+            "another folder with HF_HUB_CACHE"
+        )
+    return HubError(
+        f"cannot fetch the weights of {repo} from {host}: {reason}; try again, set HF_ENDPOINT to "
+        f"a mirror or HTTPS_PROXY to a proxy, use --offline with a cached file, or {_BY_HAND}"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    # The first line says what happened; the others repeat the address or point to documentation.
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]
+    text = next((line for line in lines if line), "").rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _offline_error(ids: Sequence[str], revision: str | None) -> HubError:
+    at = f" at revision {revision!r}" if revision else ""
+    return HubError(
+        f"no weights of {' or '.join(ids)}{at} in {_cache_dir()} and the network is off; go online "
+        f"once (without --offline and HF_HUB_OFFLINE), point HF_HUB_CACHE to a cache that has "
+        f"them, or {_BY_HAND}"
+    )
+
+
+def _told_offline() -> bool:
+    # The values, and the second name, are those that huggingface_hub accepts.
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _endpoint() -> str:
+    endpoint = (os.environ.get("HF_ENDPOINT") or _DEFAULT_ENDPOINT).rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is not a number, an unclosed bracket
+        valid = False
+    if not valid:
+        raise HubError(f"HF_ENDPOINT is {endpoint!r}; it has to be an http:// or https:// address")
+    return endpoint
+
+
+def _shown(endpoint: str) -> str:
+    # An address may carry a user and a password; error messages end up in logs.
+    scheme, _, rest = endpoint.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _cache_dir() -> Path:
+    env = os.environ.get
+    cache = env("HF_HUB_CACHE") or env("HUGGINGFACE_HUB_CACHE")
+    if not cache:
+        home = env("HF_HOME") or f"{env('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+        cache = f"{home}/hub"
+    return Path(os.path.expandvars(cache)).expanduser().resolve()
+
+
+__all__ = ["HubFile", "cached", "choose_weights", "fetch", "is_hub_id"]

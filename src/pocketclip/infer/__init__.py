@@ -1,0 +1,1 @@
+"""Using a model: the friendly encoder on top of a backend."""

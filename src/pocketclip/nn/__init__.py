@@ -1,0 +1,1 @@
+"""Towers and models in torch: the only layer that defines modules."""

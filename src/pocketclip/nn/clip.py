@@ -1,0 +1,164 @@
+"""The two-tower model.
+
+Shapes: B batch, H W height width, T tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn, random, tensor
+
+from pocketclip import zoo
+from pocketclip.nn.mci import MCi
+from pocketclip.nn.space import Stamp, space_id
+from pocketclip.nn.text import TextTower
+from pocketclip.nn.vit import ViT
+
+
+class CLIP(nn.Module):
+    """An image tower and a text tower that embed into one space (arXiv 2103.00020).
+
+    Attributes:
+        config: what the model is made of.
+        image: the image tower.
+        text: the text tower.
+        logit_scale: the natural logarithm of the multiplier of cosine similarities, as in
+            every published checkpoint; `logit_scale.exp()` is the multiplier itself.
+        is_fused: whether `pocketclip.nn.reparam.fuse` made this model.
+    """
+
+    def __init__(self, config: zoo.ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.is_fused = False
+        self.space_stamp: Stamp | None = None
+        self.image: MCi | ViT = (
+            MCi(config.image, config.embed_dim)
+            if isinstance(config.image, zoo.MCiConfig)
+            else ViT(config.image, config.embed_dim, config.image_size)
+        )
+        self.text = TextTower(config.text, config.embed_dim)
+        self.logit_scale = nn.Parameter(tensor(math.log(1 / 0.07)))
+        self.set_gradient_checkpointing(config.gradient_checkpointing)
+
+    def encode_image(self, pixels: Tensor, *, normalize: bool = False) -> Tensor:
+        """Return embeddings (B, D) of preprocessed pixels (B, 3, H, W).
+
+        H and W are multiples of the tower's total stride (MCi: 32 or 64) or patch side.
+        With `normalize` they have unit length.
+        """
+        out = self.image(pixels)
+        return F.normalize(out, dim=-1) if normalize else out
+
+    def encode_text(self, ids: Tensor, *, normalize: bool = False) -> Tensor:
+        """Return embeddings (B, D) of token ids (B, T); with `normalize` of unit length."""
+        out = self.text(ids)
+        return F.normalize(out, dim=-1) if normalize else out
+
+    def forward(
+        self, pixels: Tensor | None = None, ids: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Return unit embeddings of what is given, and the multiplier of their similarity.
+
+        Args:
+            pixels: (B, 3, H, W), or None to leave the image tower out.
+            ids: (B, T), or None to leave the text tower out.
+
+        Returns:
+            Image embeddings (B, D) or None, text embeddings (B, D) or None, and a scalar.
+        """
+        image = None if pixels is None else self.encode_image(pixels, normalize=True)
+        text = None if ids is None else self.encode_text(ids, normalize=True)
+        return image, text, self.logit_scale.exp()
+
+    @property
+    def space_id(self) -> str:
+        """The identity of the embedding space, see `pocketclip.nn.space`; hashes all weights."""
+        return self.space()[0]
+
+    def space(self) -> Stamp:
+        """Return the space's id and the digest of the weights, and remember them."""
+        self.space_stamp = space_id(self, self.config, self.space_stamp)
+        return self.space_stamp
+
+    def fused_as(self, fused: nn.Module) -> None:
+        """Mark `fused` as this model's fused form; it stays in this model's space."""
+        assert isinstance(fused, CLIP)
+        fused.is_fused = True
+        if not self.logit_scale.is_meta:
+            fused.space_stamp = self.space_id, fused.space()[1]
+
+    def set_gradient_checkpointing(self, on: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.image.recompute = on
+        self.text.recompute = on
+
+    def freeze(self, tower: Literal["image", "text"], *, train_last: int = 0) -> None:
+        """Stop training a tower: its parameters and its BatchNorm statistics.
+
+        Args:
+            tower: which one.
+            train_last: leave the head and this many of the last blocks trainable; 0 freezes
+                the whole tower, position embedding included.
+
+        Raises:
+            ValueError: the tower has fewer blocks.
+        """
+        part = self.image if tower == "image" else self.text
+        groups = part.groups()
+        blocks = len(groups) - 2  # between the input layers and the head
+        if not 0 <= train_last <= blocks:
+            raise ValueError(f"train_last must be 0 to {blocks} for this tower, not {train_last}")
+        for parameter in part.parameters():
+            parameter.requires_grad_(False)
+        trained = groups[-1 - train_last :] if train_last else []
+        kept = {id(m) for group in trained for module in group for m in module.modules()}
+        for group in trained:
+            for module in group:
+                module.requires_grad_(True)
+        for module in part.modules():
+            if isinstance(module, nn.BatchNorm2d) and id(module) not in kept:
+                _hold_statistics(module)
+
+    def freeze_batch_norm_statistics(self) -> None:
+        """Use the running statistics of every BatchNorm, in training too, and leave them be."""
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                _hold_statistics(module)
+
+    def train(self, mode: bool = True) -> CLIP:
+        """Set training mode, except for BatchNorm layers with frozen statistics."""
+        super().train(mode)
+        for module in self.modules():
+            if getattr(module, "statistics_frozen", False):
+                module.eval()
+        return self
+
+
+def _hold_statistics(norm: nn.BatchNorm2d) -> None:
+    norm.statistics_frozen = True  # type: ignore[assignment]
+    norm.eval()
+
+
+def create_model(name: str, **overrides: Any) -> CLIP:
+    """Return the named model, unfused, with random weights, in training mode.
+
+    Args:
+        name: a zoo name in any spelling (`mobileclip2-s0`, `MobileCLIP2_S0`, ...).
+        **overrides: fields of its configuration, see `pocketclip.zoo.override`.
+
+    Raises:
+        UnknownModelError: no such model or field.
+    """
+    config = zoo.override(zoo.entry(name).config, **overrides)
+    return CLIP(config)
+
+
+def random_model(name: str, *, seed: int, **overrides: Any) -> CLIP:
+    """Return `create_model(name)` in evaluation mode with weights decided by `seed` alone."""
+    with random.fork_rng(devices=[]):
+        random.manual_seed(seed)
+        return create_model(name, **overrides).eval()

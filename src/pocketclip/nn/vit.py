@@ -1,0 +1,114 @@
+"""Vision transformer image towers: MobileCLIP-B's hybrid, and CLIP's plain ones.
+
+Sources: arXiv 2010.11929; MobileCLIP (arXiv 2311.17049), appendix, for the convolutional stem of
+B (MCi-like, position embedding on patches only); CLIP (arXiv 2103.00020) for the normalisation
+before the first block.
+
+Shapes: B batch, H W height width, C channels, N patches, T tokens (N + 1), D embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pocketclip.nn.reparam import ConvBN
+from pocketclip.nn.transformer import TransformerBlock, drop_path_rates, run_blocks
+from pocketclip.zoo import ViTConfig
+
+
+class ConvStem(nn.Sequential):
+    """Three convolutions without overlap (strides 4, 2, 2), BatchNorm and GELU after two."""
+
+    def __init__(self, width: int, padding: int) -> None:
+        super().__init__(
+            ConvBN(3, width // 4, 4, stride=4, padding=padding),
+            nn.GELU(),
+            ConvBN(width // 4, width // 4, 2, stride=2, padding=0),
+            nn.GELU(),
+            nn.Conv2d(width // 4, width, 2, stride=2),
+        )
+
+
+class ViT(nn.Module):
+    """The image tower; the class token's last state, normalised and projected.
+
+    Args:
+        config: the zoo's description.
+        embed_dim: D, the width of the embedding.
+        image_size: side in pixels of the images that the position embedding is made for.
+    """
+
+    def __init__(self, config: ViTConfig, embed_dim: int, image_size: int) -> None:
+        super().__init__()
+        width = config.width
+        self.recompute = False
+        self.stride = config.patch_size
+        self.grid = image_size // config.patch_size
+        self.stem: nn.Module = (
+            nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
+            if config.stem == "patch"
+            else ConvStem(width, config.stem_padding)
+        )
+        tokens = self.grid**2 + (1 if config.class_position else 0)
+        self.class_position = config.class_position
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(torch.zeros(1, tokens, width))
+        self.norm_pre = nn.LayerNorm(width, eps=config.eps) if config.pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(
+            TransformerBlock(
+                width,
+                config.heads,
+                activation=config.activation,
+                eps=config.eps,
+                drop_path=rate,
+            )
+            for rate in drop_path_rates(config.drop_path, config.layers)
+        )
+        self.norm = nn.LayerNorm(width, eps=config.eps)
+        self.head = nn.Linear(width, embed_dim, bias=config.head_bias)
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+        nn.init.trunc_normal_(self.position, std=0.02)
+        self.apply(_initialise)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map pixels (B, 3, H, W), preprocessed, to embeddings (B, D), not normalised.
+
+        H and W are multiples of the patch side; another grid than the trained one interpolates
+        the position embedding.
+        """
+        x = self.stem(pixels)  # (B, C, H/p, W/p)
+        position = self._position(x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        class_token = self.class_token.expand(x.shape[0], -1, -1)
+        if self.class_position:
+            x = torch.cat([class_token, x], dim=1) + position
+        else:
+            x = torch.cat([class_token, x + position], dim=1)
+        x = run_blocks(self.blocks, self.norm_pre(x), recompute=self.recompute)
+        return self.head(self.norm(x[:, 0]))
+
+    def _position(self, height: int, width: int) -> Tensor:
+        """Return the position embedding (1, T or N, C) for a grid of height x width patches."""
+        if height == self.grid and width == self.grid:
+            return self.position
+        split = 1 if self.class_position else 0
+        first, patches = self.position[:, :split], self.position[:, split:]
+        patches = patches.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        # Bicubic interpolation on the CPU has no half-precision kernel everywhere: use float32.
+        resized = F.interpolate(
+            patches.float(), size=(height, width), mode="bicubic", antialias=True
+        ).to(patches.dtype)
+        return torch.cat([first, resized.flatten(2).transpose(1, 2)], dim=1)
+
+    def groups(self) -> list[list[nn.Module]]:
+        """Return the modules from input to output, one list per block, for freezing."""
+        return [[self.stem, self.norm_pre], *([b] for b in self.blocks), [self.norm, self.head]]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

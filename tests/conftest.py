@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hub_server import HubServer
+
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+def _close_connections() -> None:
+    # The client keeps its connections and the proxies that it found when it was made.
+    import huggingface_hub
+    from huggingface_hub import utils
+
+    close = getattr(huggingface_hub, "close_session", None) or getattr(
+        utils, "reset_sessions", None
+    )
+    if close is not None:
+        close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A local hub without repositories (fill `hub.repos`), and an empty cache beside it."""
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http
+
+    for name in _PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # as it was when it was imported
+    # It waits whole seconds between attempts.
+    hasty = types.SimpleNamespace(**{**vars(time), "sleep": lambda _seconds: None})
+    for module in (file_download, _http):
+        monkeypatch.setattr(module, "time", hasty, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    _close_connections()
+    with HubServer({}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+    _close_connections()

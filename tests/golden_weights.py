@@ -1,0 +1,113 @@
+"""Golden cases: names, shapes and outputs of the reference implementations.
+
+Weights are filled by name, so that no weight file is needed; the rules are in the README of the
+golden values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).parent / "golden" / "models"
+# golden tag -> zoo name
+TAGS = {
+    "apple.mobileclip_s0": "mobileclip-s0",
+    "apple.mobileclip_b": "mobileclip-b",
+    "openclip.MobileCLIP2-S0": "mobileclip2-s0",
+    "openclip.MobileCLIP2-B": "mobileclip2-b",
+    "openclip.ViT-B-16": "vit-b16",
+    "openclip.MobileCLIP2-S3": "mobileclip2-s3",
+    "openclip.MobileCLIP2-L-14": "mobileclip2-l14",
+}
+LARGE = {"openclip.MobileCLIP2-L-14"}
+
+
+@dataclass(frozen=True)
+class Golden:
+    shapes: dict[str, tuple[int, ...]]
+    pixels: torch.Tensor
+    ids: torch.Tensor
+    image: np.ndarray[Any, Any]
+    text: np.ndarray[Any, Any]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(fill(name, shape)) for name, shape in self.shapes.items()}
+
+
+def golden(tag: str) -> Golden:
+    facts = json.loads((FOLDER / f"{tag}.json").read_text())
+    arrays = np.load(FOLDER / f"{tag}.npz")
+    size = facts["image_size"]
+    pixels = np.random.RandomState(1234).random_sample((2, 3, size, size)).astype(np.float32)
+    return Golden(
+        shapes={name: tuple(shape) for name, shape, _ in facts["parameters"]},
+        pixels=torch.from_numpy(pixels),
+        ids=torch.from_numpy(arrays["tokens"].astype(np.int64)),
+        image=arrays["image"],
+        text=arrays["text"],
+    )
+
+
+def fill(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    leaf = name.rpartition(".")[2]
+    if leaf == "num_batches_tracked":
+        return np.array(7, np.int64)
+    r = np.random.RandomState(zlib.crc32(name.encode()))
+    n = np.asarray(r.standard_normal(shape), np.float32)
+    if leaf == "running_var":
+        value = 1 + 0.25 * np.tanh(n)
+    elif leaf == "running_mean":
+        value = 0.1 * n
+    elif "layer_scale" in name or leaf == "gamma":
+        value = 0.3 + 0.1 * np.tanh(n)
+    elif leaf == "logit_scale":
+        value = np.array(2.6592)
+    elif leaf == "bias":
+        value = 0.02 * n
+    elif len(shape) == 1:
+        value = 1 + 0.1 * np.tanh(n)
+    elif (
+        "pos_embed" in name
+        or "positional_embedding" in name
+        or leaf in ("cls_token", "class_embedding")
+    ):
+        value = 0.02 * n
+    elif "embedding" in name:
+        value = 0.05 * n
+    else:
+        value = n / math.sqrt(math.prod(shape[1:]) if leaf == "weight" else shape[0])
+    return np.asarray(value, np.float32)
+
+
+def relative_error(out: torch.Tensor, ref: np.ndarray[Any, Any]) -> float:
+    return float(np.abs(out.numpy() - ref).max() / np.abs(ref).max())
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> None:
+    """Fill every parameter and BatchNorm statistic with plausible, distinct values, quickly."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.state_dict(keep_vars=True).items():
+            leaf = name.rpartition(".")[2]
+            if not value.is_floating_point() or leaf == "logit_scale":
+                continue
+            noise = torch.empty(value.shape).uniform_(-1.7, 1.7, generator=generator)
+            if leaf == "running_var":
+                noise = 1 + 0.4 * noise.tanh()
+            elif "layer_scale" in leaf:
+                noise = 0.3 + 0.1 * noise
+            elif value.ndim == 1 and leaf == "weight":
+                noise = 1 + 0.2 * noise
+            elif value.ndim == 1 or leaf in ("position", "class_token"):
+                noise = 0.1 * noise
+            elif "embedding" not in name:
+                noise = noise / math.sqrt(math.prod(value.shape[1:]))
+            value.copy_(noise)

@@ -1,0 +1,238 @@
+"""Every model computes what the published one computes, unfused and fused."""
+
+from __future__ import annotations
+
+import copy
+import csv
+
+import pytest
+import torch
+from torch import nn
+
+from pocketclip import checkpoint, naming, zoo
+from pocketclip.nn.clip import CLIP, create_model, random_model
+from pocketclip.nn.reparam import fuse
+from tests.golden_weights import FOLDER, LARGE, TAGS, golden, randomise, relative_error
+
+LARGE_NAMES = {"mobileclip-s3", "mobileclip-l14", "mobileclip-s4", "mobileclip2-l14",
+               "mobileclip2-s4", "vit-l14-quickgelu"}  # fmt: skip
+
+
+def _slow(values, large):
+    return [pytest.param(v, marks=pytest.mark.slow) if v in large else v for v in values]
+
+
+@pytest.mark.parametrize("tag", _slow(TAGS, LARGE))
+def test_golden_model(tag, tmp_path):
+    case = golden(tag)
+    path = tmp_path / "weights.pt"
+    torch.save(case.state(), path)
+    model = checkpoint.load(path, model=TAGS[tag])
+    parameters = sum(p.numel() for p in model.parameters())
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    assert parameters == sum(
+        torch.Size(shape).numel()
+        for name, shape in case.shapes.items()
+        if not name.endswith(buffers)
+    )
+    for form in (model, fuse(model)):
+        with torch.inference_mode():
+            assert relative_error(form.encode_image(case.pixels), case.image) < 1e-5
+            assert relative_error(form.encode_text(case.ids), case.text) < 1e-5
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_fused_parameter_counts_are_the_published_ones(name):
+    facts = zoo.entry(name).published
+    if facts is None:
+        pytest.skip("nothing is published about this model")
+    model = fuse(naming.shell(zoo.entry(name).config))
+    image, text = (
+        sum(p.numel() for p in tower.parameters()) / 1e6 for tower in (model.image, model.text)
+    )
+    # The papers round each tower to 0.1 million; together they must be within 0.2 %.
+    total = facts.image_params_million + facts.text_params_million
+    assert image + text == pytest.approx(total, rel=0.002)
+    assert image == pytest.approx(facts.image_params_million, rel=0.002, abs=0.051)
+    assert text == pytest.approx(facts.text_params_million, rel=0.002, abs=0.051)
+
+
+def test_published_facts_are_those_of_the_table():
+    with (FOLDER.parent / "published_models.csv").open() as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    published = {name: e.published for name, e in zoo.ZOO.items() if e.published is not None}
+    assert rows.keys() == published.keys()
+    columns = [c for c in next(iter(rows.values())) if c != "model"]
+    for name, row in rows.items():
+        ours = [getattr(published[name], field) for field in zoo.PUBLISHED_FIELDS]
+        assert [float(row[c]) for c in columns] == ours
+
+
+@pytest.mark.parametrize("name", _slow(zoo.ZOO, LARGE_NAMES))
+def test_fused_agrees_with_unfused(name):
+    model = naming.shell(zoo.entry(name).config).to_empty(device="cpu").eval()
+    randomise(model)
+    before = copy.deepcopy(model.state_dict()) if name == "tiny" else None
+    fused = fuse(model)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    assert not model.is_fused
+    assert model.image is not fused.image
+    if before is not None:
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    size = model.config.image_size
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.rand(2, 3, size, size, generator=generator)
+    ids = torch.randint(1, 49406, (2, 77), generator=generator)
+    ids[:, 20] = 49407
+    with torch.inference_mode():
+        for out, ref in (
+            (fused.encode_image(pixels), model.encode_image(pixels)),
+            (fused.encode_text(ids), model.encode_text(ids)),
+        ):
+            assert relative_error(out, ref.numpy()) < 1e-4
+            # Texts or images that all embed alike would agree whatever was computed.
+            assert relative_error(out[:1], ref[1:].numpy()) > 1e-2
+
+
+def test_fusing_leaves_the_original_trainable():
+    model = create_model("tiny")
+    fused = fuse(model)
+    assert model.training
+    model.encode_image(torch.rand(2, 3, 64, 64)).sum().backward()
+    assert model.image.stem[0].conv.conv.weight.grad is not None
+    assert not fused.training
+
+
+def test_fusing_twice_changes_nothing():
+    fused = fuse(random_model("tiny", seed=0))
+    again = fuse(fused)
+    assert again.is_fused
+    assert again.space_id == fused.space_id
+    for one, other in zip(fused.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+TOWERS = ["tiny", "mobileclip-s0", "vit-b16", "mobileclip-b"]
+
+
+def _light(name: str) -> CLIP:
+    """A model of the same kind of towers, cut to little depth."""
+    cuts = {
+        "tiny": {},
+        "mobileclip-s0": {"image.depths": (1, 1, 1, 1), "text.layers": 1},
+        "mobileclip2-s3": {"image.depths": (1, 1, 1, 1, 1), "text.layers": 1},
+        "vit-b16": {"image.layers": 2, "text.layers": 1},
+        "mobileclip-b": {"image.layers": 2, "text.layers": 1},
+    }
+    model = random_model(name, seed=0, **cuts[name])
+    randomise(model)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", [*TOWERS, "mobileclip2-s3"])
+def test_half_precision(name, dtype):
+    model = _light(name)
+    size = model.config.image_size
+    pixels, ids = torch.rand(2, 3, size, size), torch.tensor([[49406, 320, 1125, 49407, 0]] * 2)
+    for form in (model, fuse(model)):
+        with torch.inference_mode():
+            wanted = form.encode_image(pixels, normalize=True), form.encode_text(ids, normalize=True)
+            half = form.to(dtype)
+            found = half.encode_image(pixels.to(dtype), normalize=True), half.encode_text(
+                ids, normalize=True
+            )
+        for out, ref in zip(found, wanted, strict=True):
+            assert out.dtype is dtype
+            assert (out.float() * ref).sum(-1).min() > 0.995
+
+
+@pytest.mark.parametrize("name", [*TOWERS, "mobileclip2-s3"])
+def test_exports_with_a_dynamic_batch(name):
+    model = fuse(_light(name))
+    size = model.config.image_size
+    batch = torch.export.Dim("batch", min=1, max=64)
+    pixels, ids = torch.rand(2, 3, size, size), torch.randint(1, 49407, (2, 77))
+    for tower, example in ((model.image, pixels), (model.text, ids)):
+        program = torch.export.export(tower, (example,), dynamic_shapes=({0: batch},)).module()
+        more = torch.cat([example, example.flip(0)[:1]])
+        with torch.inference_mode():
+            torch.testing.assert_close(program(more), tower(more), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_compiles(name):
+    # The whole graph in one piece; which compiler comes after it is not ours to test.
+    model = _light(name)
+    size = model.config.image_size
+    pixels, ids = torch.rand(1, 3, size, size), torch.randint(1, 49407, (1, 77))
+    for form in (model, fuse(model)):
+        for tower, example in ((form.image, pixels), (form.text, ids)):
+            compiled = torch.compile(tower, backend="aot_eager", fullgraph=True)
+            with torch.inference_mode():
+                torch.testing.assert_close(compiled(example), tower(example), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("tiny", 32), ("mobileclip-s0", 32), ("mobileclip2-s3", 64), ("vit-b16", 16),
+     ("mobileclip-b", 16)],
+)  # fmt: skip
+def test_other_image_sizes(name, step):
+    model = _light(name)
+    assert model.image.stride == step
+    size = model.config.image_size
+    pixels = torch.rand(1, 3, size + step, size - step)
+    with torch.inference_mode():
+        out = model.encode_image(pixels)
+        assert relative_error(fuse(model).encode_image(pixels), out.numpy()) < 1e-4
+    assert out.shape == (1, model.config.embed_dim)
+    assert out.isfinite().all()
+
+
+def test_vit_position_embedding_of_the_trained_grid_is_exact():
+    tower = _light("vit-b16").image
+    assert tower._position(14, 14) is tower.position
+    resized = tower._position(28, 14)
+    assert resized.shape == (1, 28 * 14 + 1, 768)
+    assert torch.equal(resized[:, 0], tower.position[:, 0])
+
+
+def test_text_is_pooled_at_the_first_end_token():
+    model = random_model("vit-b16", seed=0, **{"text.layers": 1})
+    ids = torch.tensor([[49406, 320, 49407, 0, 0], [49406, 320, 49407, 49407, 7]])
+    with torch.inference_mode():
+        one, other = model.encode_text(ids)
+    # The tower is causal: what follows the first end token cannot matter.
+    torch.testing.assert_close(one, other)
+
+
+def test_shorter_texts_are_exact_in_a_causal_tower():
+    model = random_model("mobileclip-b", seed=0, **{"text.layers": 2, "image.layers": 1})
+    ids = torch.zeros(2, 77, dtype=torch.int64)
+    ids[:, :5] = torch.tensor([49406, 320, 1125, 49407, 0])
+    with torch.inference_mode():
+        torch.testing.assert_close(model.encode_text(ids[:, :5]), model.encode_text(ids))
+
+
+def test_composed_embedding_gives_every_token_its_own_row():
+    table = random_model("tiny", seed=0).text.embedding.table(49408)
+    assert table.shape == (49408, 64)
+    assert len(torch.unique(table[:, :3], dim=0)) == 49408
+
+
+def test_each_tower_runs_alone():
+    model = random_model("tiny", seed=0)
+    image, text, scale = model(pixels=torch.rand(1, 3, 64, 64))
+    assert text is None
+    assert image.norm().item() == pytest.approx(1, abs=1e-5)
+    assert scale.item() == pytest.approx(1 / 0.07, rel=1e-4)
+    image, text, _ = model(ids=torch.tensor([[49406, 320, 49407]]))
+    assert image is None
+    assert text.shape == (1, 64)
+
+
+def test_parameter_counts_of_the_small_ones():
+    counts = {n: sum(p.numel() for p in create_model(n).parameters()) for n in ("tiny", "small")}
+    assert counts["tiny"] == pytest.approx(0.5e6, rel=0.1)
+    assert counts["small"] == pytest.approx(5e6, rel=0.1)
