@@ -103,7 +103,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             if leaf == "running_var":
                 noise = 1 + 0.4 * noise.tanh()
             elif "layer_scale" in leaf:
-                noise = 0.3 + 0.1 * noise
+                noise = 0.1 + 0.03 * noise
             elif value.ndim == 1 and leaf == "weight":
                 noise = 1 + 0.2 * noise
             elif value.ndim == 1 or leaf in ("position", "class_token"):

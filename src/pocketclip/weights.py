@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -84,7 +85,9 @@ def _read_pickled(path: Path) -> Any:
     try:
         # Older files are not zip archives and cannot be mapped.
         mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what matters is an error
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         _refuse(path, error)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
@@ -105,7 +108,9 @@ def _refuse(path: Path, error: pickle.UnpicklingError) -> NoReturn:
             f"{path} is refused: its pickle holds {found[1]} and not only tensors; nothing of it "
             "was run. Save the bare state_dict and load that"
         ) from error
-    raise CheckpointError(f"{path} is truncated or damaged: {_line(error)}") from error
+    raise CheckpointError(
+        f"{path} is refused: its pickle is damaged, or holds more than tensors; nothing of it was run"
+    ) from error
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:

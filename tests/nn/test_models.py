@@ -70,7 +70,8 @@ def test_published_facts_are_those_of_the_table():
 
 @pytest.mark.parametrize("name", _slow(zoo.ZOO, LARGE_NAMES))
 def test_fused_agrees_with_unfused(name):
-    model = naming.shell(zoo.entry(name).config).to_empty(device="cpu").eval()
+    # In float64, since random weights of great depth magnify the rounding of float32.
+    model = naming.shell(zoo.entry(name).config).to_empty(device="cpu").eval().double()
     randomise(model)
     before = copy.deepcopy(model.state_dict()) if name == "tiny" else None
     fused = fuse(model)
@@ -81,7 +82,7 @@ def test_fused_agrees_with_unfused(name):
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     size = model.config.image_size
     generator = torch.Generator().manual_seed(1)
-    pixels = torch.rand(2, 3, size, size, generator=generator)
+    pixels = torch.rand(2, 3, size, size, generator=generator).double()
     ids = torch.randint(1, 49406, (2, 77), generator=generator)
     ids[:, 20] = 49407
     with torch.inference_mode():
@@ -89,7 +90,7 @@ def test_fused_agrees_with_unfused(name):
             (fused.encode_image(pixels), model.encode_image(pixels)),
             (fused.encode_text(ids), model.encode_text(ids)),
         ):
-            assert relative_error(out, ref.numpy()) < 1e-4
+            assert relative_error(out, ref.numpy()) < 1e-10
             # Texts or images that all embed alike would agree whatever was computed.
             assert relative_error(out[:1], ref[1:].numpy()) > 1e-2
 
@@ -130,7 +131,7 @@ def _light(name: str) -> CLIP:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", [*TOWERS, "mobileclip2-s3"])
+@pytest.mark.parametrize("name", _slow([*TOWERS, "mobileclip2-s3"], {"mobileclip2-s3"}))
 def test_half_precision(name, dtype):
     model = _light(name)
     size = model.config.image_size

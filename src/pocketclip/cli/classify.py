@@ -88,11 +88,11 @@ def _print_table(results: list[dict[str, Any]]) -> None:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("photograph", overflow="fold")
-    count = max(len(row["labels"]) for row in results)
-    for place in range(count):
-        table.add_column("label" if place == 0 else f"{place + 1}.", overflow="fold")
-        table.add_column("", justify="right", no_wrap=True)
+    table.add_column("label", overflow="fold")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("next", overflow="fold", style="dim")
     for row in results:
-        cells = [(escape(label), f"{share:.1%}") for label, share in row["labels"].items()]
-        table.add_row(escape(row["photo"]), *(text for cell in cells for text in cell))
+        (best, share), *others = row["labels"].items()
+        following = ", ".join(f"{label} {part:.1%}" for label, part in others)
+        table.add_row(escape(row["photo"]), escape(best), f"{share:.1%}", escape(following))
     Console().print(table)

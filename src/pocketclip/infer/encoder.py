@@ -94,7 +94,7 @@ class Encoder:
     @property
     def logit_scale(self) -> float:
         """The multiplier of cosine similarities before a softmax."""
-        return float(self.model.logit_scale.exp())
+        return float(self.model.logit_scale.detach().exp())
 
     @property
     def space_id(self) -> str:

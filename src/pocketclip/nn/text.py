@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketclip.nn.mci import RepMixerBlock
-from pocketclip.nn.transformer import TransformerBlock, drop_path_rates, run_blocks
+from pocketclip.nn.transformer import TransformerBlock, drop_path_rates, run_pooled
 from pocketclip.zoo import TextConfig
 
 
@@ -104,12 +104,14 @@ class TextTower(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Map token ids (B, T), T <= context length, to embeddings (B, D), not normalised."""
         x = self.embedding(ids) + self.position[: ids.shape[1]]
-        x = run_blocks(self.blocks, x, recompute=self.recompute)
         # The end-of-text token has the highest id. A mask of its first occurrence, unlike
         # indexing with argmax, exports to every target.
         end = ids == ids.amax(-1, keepdim=True)
         end = end & (end.cumsum(-1) == 1)
-        pooled = (x * end.unsqueeze(-1).to(x.dtype)).sum(1)  # (B, C)
+        weight = end.unsqueeze(-1).to(x.dtype)  # (B, T, 1)
+        pooled = run_pooled(
+            list(self.blocks), x, lambda y: (y * weight).sum(1), recompute=self.recompute
+        )
         return self.head(self.norm(pooled))
 
     def groups(self) -> list[list[nn.Module]]:

@@ -6,7 +6,7 @@ Shapes: B batch, T tokens, C channels, h heads.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -113,7 +113,14 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return self.feed(self.mix(x))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Return (B, T, C) after the attention half."""
+        return x + self.drop_path(self.attn(self.norm1(x)))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """Return (B, T, C) after the MLP half, which treats each token by itself."""
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -127,6 +134,21 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *, recompute: bool) -> Te
     return x
 
 
+def run_pooled(
+    blocks: Sequence[nn.Module], x: Tensor, pool: Callable[[Tensor], Tensor], *, recompute: bool
+) -> Tensor:
+    """Apply `blocks`, then `pool` from (B, T, C) to (B, C).
+
+    The last MLP runs on what is pooled only: the same result, a twentieth fewer operations in a
+    tower of twelve layers.
+    """
+    last = blocks[-1]
+    if not isinstance(last, TransformerBlock):
+        return pool(run_blocks(blocks, x, recompute=recompute))
+    x = last.mix(run_blocks(blocks[:-1], x, recompute=recompute))
+    return last.feed(pool(x).unsqueeze(1)).squeeze(1)
+
+
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     def contexts() -> tuple[Any, Any]:
         return contextlib.nullcontext(), _statistics_held(block)
@@ -137,11 +159,15 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _statistics_held(block: nn.Module) -> Iterator[None]:
     # The recomputation sees the same batch again; BatchNorm must not count it twice.
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    # Recomputing without running statistics would save fewer tensors than the first pass did,
+    # which torch refuses; so they are updated with weight zero.
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    kept = [(m, m.momentum, m.num_batches_tracked.clone()) for m in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in kept:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketclip.nn.reparam import ConvBN
-from pocketclip.nn.transformer import TransformerBlock, drop_path_rates, run_blocks
+from pocketclip.nn.transformer import TransformerBlock, drop_path_rates, run_pooled
 from pocketclip.zoo import ViTConfig
 
 
@@ -86,8 +86,10 @@ class ViT(nn.Module):
             x = torch.cat([class_token, x], dim=1) + position
         else:
             x = torch.cat([class_token, x + position], dim=1)
-        x = run_blocks(self.blocks, self.norm_pre(x), recompute=self.recompute)
-        return self.head(self.norm(x[:, 0]))
+        pooled = run_pooled(
+            list(self.blocks), self.norm_pre(x), lambda y: y[:, 0], recompute=self.recompute
+        )
+        return self.head(self.norm(pooled))
 
     def _position(self, height: int, width: int) -> Tensor:
         """Return the position embedding (1, T or N, C) for a grid of height x width patches."""

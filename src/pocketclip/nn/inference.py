@@ -1,0 +1,146 @@
+"""A fused model made fast on a CPU in torch, without changing what it computes.
+
+Three things were measured to matter (`docs/performance.md`): depthwise convolutions that widen
+(oneDNN has fast kernels only for as many channels out as in), linear layers over few tokens
+(packed 1x1 convolutions run faster than the matrix product), and batches whose activations
+leave the cache.
+
+Shapes: B batch, C channels in, O channels out, H W height width, T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.mci import Downsample, MCi
+from pocketclip.nn.reparam import SqueezeExcite, fuse
+
+MICRO_BATCH = 4
+
+
+class CompiledTower(nn.Module):
+    """A tower compiled for batches of one and of `MICRO_BATCH`; others are put together.
+
+    The two compilations happen at the first calls that need them and take some tens of seconds.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        # Freezing lets the compiler pack the weights, which is where most of the gain is.
+        options: dict[str, Any] = {"freezing": True}
+        self.compiled = torch.compile(tower, dynamic=False, options=options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the tower's input (B, ...) to embeddings (B, D)."""
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        whole = len(x) - len(x) % MICRO_BATCH
+        parts = [*x[:whole].split(MICRO_BATCH), *x[whole:].split(1)] if whole else x.split(1)
+        with torch.no_grad():
+            return torch.cat([self.compiled(part) for part in parts])
+
+
+def compile_for_cpu(model: CLIP) -> CLIP:
+    """Return a copy of `model`, fused, rearranged and compiled, for inference on a CPU.
+
+    The copy computes the same to rounding. It is for use only: it can neither be trained nor
+    saved.
+
+    Args:
+        model: fused or not; unchanged.
+    """
+    fast = rearranged(model if model.is_fused else fuse(model))
+    fast.image = CompiledTower(fast.image)  # type: ignore[assignment]
+    fast.text = CompiledTower(fast.text)  # type: ignore[assignment]
+    return fast
+
+
+def rearranged(model: CLIP) -> CLIP:
+    """Return a copy of the fused `model` in forms that oneDNN has fast kernels for."""
+    out = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for module in out.modules():
+            if isinstance(module, Downsample):
+                _widen(module.conv, module.proj.conv)
+            elif isinstance(module, MCi):
+                _widen(module.expand, module.head)
+        for tower in (out.image, out.text):
+            for module in list(tower.modules()):
+                for name, child in module.named_children():
+                    if isinstance(child, nn.Linear) and child is not tower.head:
+                        setattr(module, name, _TokenConv(child))
+    out.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return out
+
+
+class _Widening(nn.Module):
+    """A depthwise convolution with several outputs per channel, as one with a single output.
+
+    The input is repeated, so that output channels come in another order: first the first output
+    of every input channel, then the second ones. `order` maps new places to old.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.times = conv.out_channels // conv.in_channels
+        self.order = torch.arange(conv.out_channels).reshape(-1, self.times).T.flatten()
+        self.conv = nn.Conv2d(
+            conv.out_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            groups=conv.out_channels,
+            dtype=conv.weight.dtype,
+        )
+        self.conv.weight.copy_(conv.weight[self.order])
+        assert self.conv.bias is not None
+        self.conv.bias.copy_(conv.bias[self.order])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, O, H', W'), channels in the new order."""
+        return self.conv(torch.cat([x] * self.times, dim=1))
+
+
+def _widen(block: nn.Module, consumer: nn.Module) -> None:
+    """Replace `block.conv`, and reorder the weights that read its channels."""
+    conv = block.conv
+    assert isinstance(conv, nn.Conv2d)
+    if conv.in_channels == conv.out_channels:
+        return
+    widening = _Widening(conv)
+    block.conv, order = widening, widening.order
+    if isinstance(block.se, SqueezeExcite):
+        _reorder(block.se.fc1.weight, order, 1)
+        _reorder(block.se.fc2.weight, order, 0)
+        assert block.se.fc2.bias is not None
+        _reorder(block.se.fc2.bias, order, 0)
+    assert isinstance(consumer.weight, nn.Parameter)
+    _reorder(consumer.weight, order, 1)
+
+
+def _reorder(parameter: Tensor, order: Tensor, dim: int) -> None:
+    parameter.copy_(parameter.index_select(dim, order))
+
+
+class _TokenConv(nn.Module):
+    """A linear layer over tokens as a 1x1 convolution in channels-last memory (no copies)."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()[:, :, None, None]
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, O)."""
+        columns = x.transpose(1, 2).unsqueeze(-1)  # (B, C, T, 1)
+        return F.conv2d(columns, self.weight, self.bias).squeeze(-1).transpose(1, 2)

@@ -1,0 +1,344 @@
+"""CLIP's tokenizer: texts to rows of byte-pair ids, and back.
+
+    ids = Tokenizer()(["a photo of a dog", "a cat"])  # int64 (2, 77)
+
+A text is cleaned (mojibake repaired, HTML entities resolved, white space collapsed, lower case),
+cut into words by CLIP's pattern, and each word is split into byte pairs by the `tokenizers`
+library; words already seen come from a cache. Vocabulary and scheme: CLIP (arXiv 2103.00020).
+
+Shapes: B batch, T tokens (the context length).
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import gzip
+import hashlib
+import html
+import io
+import itertools
+import operator
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any, overload
+
+import ftfy
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tokenizers import models
+
+from pocketclip.errors import TokenizerError
+
+CONTEXT_LENGTH = 77
+
+_FILE = "bpe_simple_vocab_16e6.txt.gz"
+_MERGES = 49152 - 256 - 2  # the file lists more than CLIP was trained with
+_END_OF_WORD = "</w>"
+_START, _END = "<start_of_text>", "<end_of_text>"
+# Goes into the fingerprint; to be raised when a change to this file changes anyone's ids.
+_CLEANING = "lower-1"
+
+# Texts are lower case when they get here, and every run of white space is one blank.
+_WORD = re.compile(rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
+
+# A cache without bounds would be a leak in a server; longer words hardly come twice.
+_CACHE_WORDS = 1 << 17
+_CACHE_WORD_LENGTH = 64
+
+
+def clean(text: str) -> str:
+    """Return `text` repaired, unescaped, with single blanks and in lower case."""
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def is_plain(text: str) -> bool:
+    """Tell whether cleaning `text` can do no more than lower it and collapse its blanks.
+
+    True only for printable ASCII in which no ampersand can begin an HTML entity: ftfy's other
+    repairs concern control characters and what lies beyond ASCII.
+    """
+    return (
+        text.isascii()
+        and text.isprintable()
+        and ("&" not in text or "&" not in text.replace("& ", ""))
+    )
+
+
+class _Classes(dict[int, str]):
+    """Maps a code point to an ASCII character that the word pattern treats alike.
+
+    This keeps the pattern independent of the Unicode version that this Python knows. Filled as
+    characters turn up.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({code: chr(code) for code in range(128)})
+        # The published pattern ignores case, by which the long s is an s, and the combining
+        # iota is neither inside nor outside the class of letters: it is skipped like a blank.
+        self.update({ord("ſ"): "s", 0x345: " "})
+        self._bounds: list[int] = []
+        self._kinds: list[str] = []
+        lines = _data("unicode_classes.txt").decode().splitlines()
+        # z is in no contraction and in no special token, so it stands for a letter only.
+        kind = {"[letters]": "z", "[numbers]": "0"}
+        spans = []
+        for line in lines:
+            if line.startswith("["):
+                current = kind[line]
+            elif not line.startswith("#"):
+                for span in line.split():
+                    first, _, last = span.partition("-")
+                    spans.append((int(first, 16), int(last or first, 16), current))
+        for low, high, name in sorted(spans):
+            self._bounds += [low, high + 1]
+            self._kinds += [name, "!"]
+
+    def __missing__(self, code: int) -> str:
+        place = bisect.bisect_right(self._bounds, code) - 1
+        found = self[code] = self._kinds[place] if place >= 0 else "!"
+        return found
+
+
+def _data(name: str) -> bytes:
+    return (resources.files("pocketclip") / "data" / name).read_bytes()
+
+
+def _byte_symbols() -> list[str]:
+    """Return the character that stands for each byte: itself if visible, else one from U+0100."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare = itertools.count(0x100)
+    return [chr(byte if byte in visible else next(spare)) for byte in range(256)]
+
+
+class _Vocabulary(dict[str, tuple[int, ...]]):
+    """The ids of words: a cache in front of the byte-pair model. Shared by all tokenizers."""
+
+    def __init__(self) -> None:
+        raw = _data(_FILE)
+        self.fingerprint = hashlib.sha256(raw + _CLEANING.encode()).hexdigest()[:16]
+        with gzip.open(io.BytesIO(raw), "rt", encoding="utf-8") as lines:
+            next(lines)  # a version line
+            merges = [(a, b) for a, b in map(str.split, itertools.islice(lines, _MERGES))]
+        bytes_ = _byte_symbols()
+        self.byte_symbols = dict(enumerate(bytes_))
+        # Ids count the visible bytes first, then the others, in the order of their symbols.
+        bytes_ = sorted(bytes_)
+        self.symbols = [*bytes_, *(s + _END_OF_WORD for s in bytes_), *(a + b for a, b in merges)]
+        ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+        self.model = models.BPE(vocab=ids, merges=merges, end_of_word_suffix=_END_OF_WORD)
+        self.start, self.end = len(ids), len(ids) + 1
+        self.classes = _Classes()
+        super().__init__({_START: (self.start,), _END: (self.end,)})
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        symbols = word.encode().decode("latin-1").translate(self.byte_symbols)
+        ids = tuple([token.id for token in self.model.tokenize(symbols)])
+        if len(word) <= _CACHE_WORD_LENGTH and len(self) < _CACHE_WORDS:
+            self[word] = ids
+        return ids
+
+    @functools.cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of each id; the end of a word is a blank."""
+        values = {symbol: byte for byte, symbol in self.byte_symbols.items()}
+        out = []
+        for symbol in self.symbols:
+            stem = symbol.removesuffix(_END_OF_WORD)
+            out.append(bytes(values[c] for c in stem) + b" " * (stem != symbol))
+        return [*out, _START.encode(), _END.encode()]
+
+    def words(self, text: str) -> list[str]:
+        """Cut a text into words."""
+        if is_plain(text):
+            return _WORD.findall(text.lower())  # which skips blanks, however many
+        text = clean(text)
+        if text.isascii():
+            return _WORD.findall(text)
+        classes = text.translate(self.classes)  # character for character
+        return [text[m.start() : m.end()] for m in _WORD.finditer(classes)]
+
+
+_vocabulary = functools.lru_cache(maxsize=1)(_Vocabulary)
+
+_counting = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _counting
+    _counting = threading.Lock()
+
+
+# A fork while another thread counts would leave the child with a lock that nobody releases.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+class Tokenizer:
+    """CLIP's byte-pair tokenizer, equal id for id to the published one.
+
+    Instances are cheap after the first (the vocabulary is shared), may be used from several
+    threads and after a fork, and can be pickled. The `tokenizers` library is called word by word
+    and starts no threads of its own, so TOKENIZERS_PARALLELISM does not matter.
+
+    Attributes:
+        truncated: how many texts have been cut to the context length so far.
+    """
+
+    def __init__(self) -> None:
+        self.truncated = 0
+        self._warned = False
+        _vocabulary()
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[()], dict[str, Any]]:
+        return Tokenizer, (), dict(self.__dict__)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, fingerprint={self.fingerprint!r})"
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, the two special tokens included (49408)."""
+        return self.end_id + 1
+
+    @property
+    def start_id(self) -> int:
+        """The id that begins a text (49406)."""
+        return _vocabulary().start
+
+    @property
+    def end_id(self) -> int:
+        """The id that ends a text (49407), the highest of all."""
+        return _vocabulary().end
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of vocabulary and cleaning: part of an embedding space's identity."""
+        return _vocabulary().fingerprint
+
+    def __call__(
+        self, texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH
+    ) -> NDArray[np.int64]:
+        """Return the ids of one text or several, int64 (B, T), each row padded with zeros.
+
+        A row is the start token, the text and the end token. What is too long is cut so that the
+        end token still comes last; the first time this happens to a tokenizer, it warns.
+
+        Raises:
+            TokenizerError: an item is not a string, or `context_length` is below 3.
+        """
+        length = _checked_length(context_length)
+        texts = _checked_texts(texts)
+        vocabulary = _vocabulary()
+        start, end = vocabulary.start, vocabulary.end
+        flat: list[int] = []
+        lengths = []
+        cut = 0
+        for text in texts:
+            ids = [start]
+            for word in vocabulary.words(text):
+                ids += vocabulary[word]
+            if len(ids) >= length:
+                del ids[length - 1 :]
+                cut += 1
+            ids.append(end)
+            flat += ids
+            lengths.append(len(ids))
+        out = np.zeros((len(texts), length), np.int64)
+        out[np.arange(length) < np.array(lengths, np.int64)[:, None]] = flat
+        if cut:
+            self._count(cut, len(texts), length)
+        return out
+
+    def _count(self, cut: int, of: int, length: int) -> None:
+        with _counting:
+            self.truncated += cut
+            first, self._warned = not self._warned, True
+        if first:
+            warnings.warn(
+                f"{cut} of {of} texts exceed the context length of {length} tokens and were "
+                "truncated (said once; see Tokenizer.truncated)",
+                stacklevel=3,
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, uncut and without the tokens that begin and end a row.
+
+        Raises:
+            TokenizerError: `text` is not a string.
+        """
+        if not isinstance(text, str):
+            raise TokenizerError(f"a text must be a string, not {type(text).__name__}")
+        vocabulary = _vocabulary()
+        return [i for word in vocabulary.words(text) for i in vocabulary[word]]
+
+    @overload
+    def decode(self, ids: Sequence[int]) -> str: ...
+    @overload
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]: ...
+    @overload
+    def decode(self, ids: ArrayLike) -> str | list[str]: ...
+    def decode(self, ids: Any) -> str | list[str]:
+        """Return the text of one row of ids (T,), or the texts of a batch (B, T).
+
+        Reads up to the first end token. Lower case and single blanks stay; bytes that are no
+        UTF-8 (a cut character) become U+FFFD.
+
+        Raises:
+            TokenizerError: an id is not a whole number from 0 to 49407.
+        """
+        rows = ids.tolist() if hasattr(ids, "tolist") else ids
+        if not isinstance(rows, Iterable):
+            raise TokenizerError(f"ids must be one row or a batch of rows, not {rows!r}")
+        rows = list(rows)
+        if (rows and isinstance(rows[0], Iterable)) or getattr(ids, "ndim", 1) == 2:
+            return [self._decode_row(row) for row in rows]
+        return self._decode_row(rows)
+
+    def _decode_row(self, row: Iterable[int]) -> str:
+        vocabulary = _vocabulary()
+        pieces = vocabulary.pieces
+        try:
+            ids = [operator.index(i) for i in row]
+        except TypeError as error:
+            raise TokenizerError(f"ids must be whole numbers: {error}") from None
+        wrong = next((i for i in ids if not 0 <= i < len(pieces)), None)
+        if wrong is not None:
+            raise TokenizerError(f"id {wrong} is not in the vocabulary of {len(pieces)}")
+        if vocabulary.end in ids:
+            del ids[ids.index(vocabulary.end) :]
+        # Zero is also the id of an exclamation mark inside a word, but never ends a text.
+        while ids and ids[-1] == 0:
+            ids.pop()
+        text = b"".join([pieces[i] for i in ids if i != vocabulary.start])
+        return text.decode(errors="replace").strip()
+
+
+def _checked_length(context_length: int) -> int:
+    try:
+        length = operator.index(context_length)
+    except TypeError:
+        kind = type(context_length).__name__
+        raise TokenizerError(f"context_length must be a whole number, not {kind}") from None
+    if length < 3:
+        raise TokenizerError(f"context_length must be at least 3 (start, text, end), not {length}")
+    return length
+
+
+def _checked_texts(texts: Any) -> list[str]:
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
+        kind = type(texts).__name__
+        raise TokenizerError(f"texts must be a string or a list of strings, not {kind}")
+    out = list(texts)
+    for position, text in enumerate(out):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise TokenizerError(f"text {position} must be a string, not {kind}")
+    return out

@@ -1,0 +1,374 @@
+"""Loading and saving: every naming both ways, and what goes wrong said in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pocketclip import checkpoint, naming, zoo
+from pocketclip.errors import CheckpointError, HubError, UnknownModelError
+from pocketclip.nn.clip import random_model
+from pocketclip.nn.reparam import fuse
+from tests.golden_weights import TAGS, golden, randomise
+
+CUTS = {
+    "mobileclip-s0": {"image.depths": (1, 1, 1, 1), "text.layers": 1, "text.vocab_size": 600},
+    "mobileclip2-s0": {"image.depths": (1, 1, 1, 1), "text.layers": 1, "text.vocab_size": 600},
+}
+
+
+def _light(name="mobileclip2-s0"):
+    model = random_model(name, seed=0, **CUTS[name])
+    randomise(model)
+    return model
+
+
+def _same(one, other):
+    size = one.config.image_size
+    pixels, ids = torch.rand(2, 3, size, size), torch.tensor([[7, 8, 599, 0], [5, 599, 0, 0]])
+    with torch.inference_mode():
+        for a, b in (
+            (one.encode_image(pixels), other.encode_image(pixels)),
+            (one.encode_text(ids), other.encode_text(ids)),
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_layout_is_the_golden_parameter_list(tag):
+    model = naming.shell(zoo.entry(TAGS[tag]).config)
+    entries = naming.layout(model, tag.partition(".")[0]).values()
+    assert {e.name: e.shape for e in entries} == golden(tag).shapes
+
+
+@pytest.mark.parametrize("form", ["unfused", "fused"])
+def test_our_folder_round_trip(tmp_path, form):
+    model = _light()
+    saved = fuse(model) if form == "fused" else model
+    checkpoint.save(saved, tmp_path / "run" / "model")
+    loaded = checkpoint.load(tmp_path / "run" / "model")
+    assert loaded.is_fused == (form == "fused")
+    assert not loaded.training
+    assert loaded.config == model.config
+    for name, value in saved.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    assert loaded.space_id == model.space_id
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["model"]
+
+
+def test_half_precision_is_loaded_as_float32(tmp_path):
+    model = _light().half()
+    checkpoint.save(model, tmp_path / "model")
+    loaded = checkpoint.load(tmp_path / "model")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("name", "convention", "suffix"),
+    [("tiny", "apple", ".pt"), ("tiny", "openclip", ".pt"), ("tiny", "openclip", ".safetensors"),
+     ("tiny", "openclip", ".bin")],
+)  # fmt: skip
+def test_foreign_round_trip(tmp_path, name, convention, suffix):
+    model = random_model(name, seed=0)
+    randomise(model)
+    if convention == "apple":
+        torch.nn.init.zeros_(model.image.head.bias)
+    path = tmp_path / f"weights{suffix}"
+    checkpoint.save(model, path, naming=convention)
+    loaded = checkpoint.load(path, model=name)
+    ids = torch.tensor([[49406, 320, 1125, 49407, 0]])
+    pixels = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.encode_image(pixels), model.encode_image(pixels))
+        torch.testing.assert_close(loaded.encode_text(ids), model.encode_text(ids))
+
+
+def test_a_zero_bias_is_added_for_open_clip_and_dropped_for_apple(tmp_path):
+    model = random_model("mobileclip-s1", seed=0, **{"image.depths": (1, 1, 1, 1), "text.layers": 1})
+    state = naming.to_foreign(model, "openclip")
+    assert not state["visual.trunk.head.fc.bias"].any()
+    assert "image_encoder.model.head.proj" in naming.to_foreign(model, "apple")
+    checkpoint.save(model, tmp_path / "x.safetensors", naming="openclip")
+    again = checkpoint.load(tmp_path / "x.safetensors")  # our safetensors say which model
+    assert again.config.image.head_bias
+    # A bias of zeros is no other embedding space.
+    assert again.space_id == model.space_id
+    checkpoint.save(again, tmp_path / "x.pt", naming="apple")
+
+
+def test_what_a_naming_cannot_express_is_refused(tmp_path):
+    cases = [
+        (_light("mobileclip-s0"), "openclip", "MCt"),
+        (_light("mobileclip2-s0"), "apple", "bias"),
+        (fuse(_light("mobileclip-s0")), "apple", "fused"),
+        (fuse(_light("mobileclip2-s0")), "openclip", "fused"),
+        (naming.shell(zoo.entry("mobileclip-s3").config), "apple", "five-stage"),
+        (naming.shell(zoo.entry("vit-b16").config), "apple", "plain vision transformer"),
+    ]
+    for model, convention, reason in cases:
+        with pytest.raises(CheckpointError, match=reason):
+            checkpoint.save(model, tmp_path / "x.pt", naming=convention)
+    assert not list(tmp_path.iterdir())
+
+
+def test_b_in_open_clip_naming_is_computed_as_open_clip_does(tmp_path):
+    cut = {"image.layers": 1, "text.layers": 1}
+    padded = random_model("mobileclip-b", seed=0, **cut)
+    state = naming.to_foreign(padded, "openclip")
+    config = naming.adapt(padded.config, state.keys(), "openclip")
+    assert (config.image.stem_padding, config.image.eps) == (0, 1e-6)
+    # Apple's own file, and our safetensors, keep Apple's padding.
+    checkpoint.save(padded, tmp_path / "x.safetensors", naming="openclip")
+    assert checkpoint.load(tmp_path / "x.safetensors").config.image.stem_padding == 1
+    state = naming.to_foreign(padded, "apple")
+    assert naming.adapt(padded.config, state.keys(), "apple").image.stem_padding == 1
+
+
+def test_training_wrappers_are_taken_off(tmp_path):
+    model = random_model("tiny", seed=0)
+    state = naming.to_foreign(model, "openclip")
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"epoch": 3, "name": "run", "state_dict": wrapped}, tmp_path / "epoch_3.pt")
+    loaded = checkpoint.load(tmp_path / "epoch_3.pt", model="tiny")
+    assert torch.equal(loaded.image.stem[0].conv.conv.weight, model.image.stem[0].conv.conv.weight)
+
+
+def test_plain_clip_with_and_without_the_text_prefix(tmp_path):
+    model = naming.shell(zoo.override(zoo.entry("vit-b16").config, **{"image.layers": 1}))
+    config = model.config
+    names = {e.name: e.shape for e in naming.layout(model, "openclip").values()}
+    assert "token_embedding.weight" in names
+    prefixed = {
+        n if n.startswith("visual") or n == "logit_scale" else f"text.{n}": s
+        for n, s in names.items()
+    }
+    prefixed["text.attn_mask"] = (77, 77)
+    assert naming.canonical(prefixed, config) == names
+
+
+@pytest.mark.parametrize("stem", ["mobileclip2_s0", "anything"])
+def test_the_model_is_found_out_where_only_one_fits(tmp_path, stem, monkeypatch):
+    # With a zoo of small models, so that the test is quick.
+    small = {n: zoo.ZOO[n] for n in ("tiny", "small")}
+    light = zoo.Entry(config=zoo.override(zoo.ZOO["mobileclip2-s0"].config, **CUTS["mobileclip2-s0"]))
+    monkeypatch.setattr(zoo, "ZOO", {"mobileclip2-s0": light, **small})
+    model = _light()
+    checkpoint.save(model, tmp_path / f"{stem}.pt", naming="openclip")
+    loaded = checkpoint.load(tmp_path / f"{stem}.pt")
+    assert loaded.config.name == "mobileclip2-s0"
+    _same(loaded, model)
+
+
+def test_activations_do_not_show_in_a_file_so_clip_must_be_named(tmp_path):
+    shape = {e.name: e.shape for e in naming.layout(
+        naming.shell(zoo.entry("vit-b16").config), "openclip").values()}  # fmt: skip
+    state = {name: torch.zeros(()).expand(size) for name, size in shape.items()}
+    with pytest.raises(CheckpointError, match=r"it fits vit-b16\); pass model=NAME"):
+        checkpoint._config_of(tmp_path / "x.pt", None, state, {}, "openclip")
+
+
+def test_a_wrong_model_names_the_differences_and_what_would_fit(tmp_path):
+    model = random_model("tiny", seed=0)
+    path = tmp_path / "x.pt"
+    checkpoint.save(model, path, naming="openclip")
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(path, model="small")
+    message = str(caught.value)
+    assert "visual.trunk.stages.0.blocks.1" in message
+    assert "is missing" in message
+    assert message.endswith("It fits tiny")
+    assert "\n" not in message
+    # and with the right names but another shape
+    state = torch.load(path, weights_only=True)
+    state["logit_scale"] = torch.zeros(3)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"logit_scale has shape \(3,\), not \(\)"):
+        checkpoint.load(path, model="tiny")
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (os.mkdir, ("bomb-went-off",))
+
+
+def test_a_pickle_with_code_is_refused_before_it_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = naming.to_foreign(random_model("tiny", seed=0), "openclip")
+    torch.save({**state, "x": _Bomb()}, "x.pt")
+    (tmp_path / "y.pt").write_bytes(pickle.dumps({"x": _Bomb()}, protocol=2))
+    (tmp_path / "z.bin").write_bytes(pickle.dumps({"x": _Bomb()}))
+    for name, reason in (("x.pt", "mkdir"), ("y.pt", "mkdir"), ("z.bin", "more than tensors")):
+        with pytest.raises(CheckpointError, match=rf"refused: its pickle .*{reason}.*nothing"):
+            checkpoint.load(name, model="tiny")
+    assert not (tmp_path / "bomb-went-off").exists()
+
+
+def _bad_files(folder):
+    state = naming.to_foreign(random_model("tiny", seed=0), "openclip")
+    torch.save(state, folder / "whole.pt")
+    save_file(state, folder / "whole.safetensors")
+    for name in ("whole.pt", "whole.safetensors"):
+        data = (folder / name).read_bytes()
+        for share in (0.001, 0.3, 0.9, 0.9999):
+            cut = folder / f"cut-{share}-{name}"
+            cut.write_bytes(data[: int(len(data) * share)])
+            yield cut, "truncated or damaged|empty|refused"
+    (folder / "empty.pt").touch()
+    yield folder / "empty.pt", "is empty"
+    (folder / "noise.pt").write_bytes(bytes(range(256)) * 40)
+    yield folder / "noise.pt", "truncated|damaged|cannot be read|refused"
+    (folder / "text.safetensors").write_text("hello " * 100)
+    yield folder / "text.safetensors", "truncated or damaged"
+    shutil.copy(folder / "whole.pt", folder / "photo.jpg")
+    yield folder / "photo.jpg", r"\.jpg is not a weight file's suffix"
+    shutil.copy(folder / "whole.pt", folder / "renamed.safetensors")
+    yield folder / "renamed.safetensors", r"wrong suffix; rename it to \.pt"
+    shutil.copy(folder / "whole.safetensors", folder / "renamed.pt")
+    yield folder / "renamed.pt", r"wrong suffix; rename it to \.safetensors"
+    (folder / "folder").mkdir()
+    yield folder / "folder", "folder without config.json"
+    (folder / "folder.pt").mkdir()
+    yield folder / "folder.pt", "folder without config.json"
+    yield folder / "missing.pt", "no such file"
+    torch.save([torch.zeros(2)], folder / "list.pt")
+    yield folder / "list.pt", "not named tensors"
+    torch.save({"a": 1}, folder / "numbers.pt")
+    yield folder / "numbers.pt", "no tensors"
+    torch.save({"bert.embeddings": torch.zeros(2)}, folder / "bert.pt")
+    yield folder / "bert.pt", "known naming"
+
+
+def test_bad_files_each_get_one_clear_line(tmp_path):
+    count = 0
+    for path, message in _bad_files(tmp_path):
+        count += 1
+        with pytest.raises(CheckpointError, match=message) as caught:
+            checkpoint.load(path, model="tiny")
+        assert path.name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert count == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(format="other"), "not written by pocketclip"),
+        (lambda c: c.update(version=99), "update pocketclip"),
+        (lambda c: c.pop("fused"), "damaged"),
+        (lambda c: c["model"].update(surprise=1), "damaged.*surprise"),
+        (lambda c: c["model"]["text"].pop("width"), "damaged.*width"),
+        (lambda c: c["model"]["text"].update(layers=3), "text.blocks.2.* is missing"),
+    ],
+)
+def test_damaged_folders(tmp_path, change, message):
+    folder = tmp_path / "model"
+    checkpoint.save(random_model("tiny", seed=0), folder)
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.load(folder)
+
+
+def test_a_folder_without_its_weights(tmp_path):
+    checkpoint.save(random_model("tiny", seed=0), tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no such file"):
+        checkpoint.load(tmp_path / "model")
+
+
+def test_a_folder_says_itself_what_it_holds(tmp_path):
+    checkpoint.save(random_model("tiny", seed=0), tmp_path / "model")
+    with pytest.raises(CheckpointError, match="holds tiny, not small"):
+        checkpoint.load(tmp_path / "model", model="small")
+
+
+def test_saving_replaces_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    checkpoint.save(random_model("tiny", seed=0), folder)
+    before = load_file(folder / "model.safetensors")
+
+    def full_disk(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save(random_model("tiny", seed=1), folder)
+    after = load_file(folder / "model.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    checkpoint.save(random_model("tiny", seed=1), folder)
+    now = load_file(folder / "model.safetensors")
+    assert not torch.equal(now["image.head.weight"], before["image.head.weight"])
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_saving_refuses_paths_that_would_lose_something(tmp_path):
+    model = random_model("tiny", seed=0)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    (tmp_path / "file").touch()
+    for path, convention, message in (
+        ("photos", "pocketclip", "holds other files"),
+        ("file", "pocketclip", "is a file"),
+        ("x.safetensors", "pocketclip", "leave the suffix out"),
+        ("x.jpg", "openclip", "the file ends in"),
+        ("x.safetensors", "apple", "the file ends in"),
+        ("x.pt", "mine", "unknown naming"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.save(model, tmp_path / path, naming=convention)
+    assert (tmp_path / "photos" / "a.jpg").exists()
+
+
+def test_the_space_follows_weights_preprocessing_and_architecture():
+    model = random_model("tiny", seed=0)
+    assert model.space_id == random_model("tiny", seed=0, drop_path=0.1).space_id
+    others = [
+        random_model("tiny", seed=1),
+        random_model("tiny", seed=0, **{"preprocess.interpolation": "bicubic"}),
+        random_model("tiny", seed=0, **{"text.causal": True}),
+    ]
+    assert len({m.space_id for m in [model, *others]}) == 4
+    fused = fuse(model)
+    assert fused.space_id == model.space_id
+    with torch.no_grad():
+        fused.image.head.weight.add_(1)  # trained on: no longer the same space
+    assert fused.space_id != model.space_id
+
+
+def test_names_come_from_the_hub(hub, tmp_path, monkeypatch):
+    model = random_model("tiny", seed=0)
+    light = zoo.Entry(config=model.config, hub=("apple/Tiny", "timm/Tiny-OpenCLIP"))
+    monkeypatch.setitem(zoo.ZOO, "tiny", light)
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file(naming.to_foreign(model, "openclip"), path)
+    hub.repos["timm/Tiny-OpenCLIP"] = {"open_clip_model.safetensors": path.read_bytes()}
+    with pytest.raises(HubError, match="offline"):
+        checkpoint.load("tiny", offline=True)
+    for name in ("tiny", "Tiny", "timm/Tiny-OpenCLIP"):
+        loaded = checkpoint.load(name, fuse=True)
+        assert loaded.is_fused
+        assert loaded.config.name == "tiny"
+    seen = len(hub.requests)
+    assert seen > 0
+    checkpoint.load("tiny", offline=True)
+    checkpoint.load("timm/Tiny-OpenCLIP")
+    assert len(hub.requests) == seen  # a cached file never touches the network
+
+
+def test_unknown_names_and_models_without_weights():
+    with pytest.raises(UnknownModelError, match="did you mean mobileclip2-s0"):
+        checkpoint.load("mobileclip2-s00")
+    with pytest.raises(CheckpointError, match="create_model"):
+        checkpoint.load("tiny")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from pocketclip import zoo
+from pocketclip.errors import UnknownModelError
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [("mobileclip_s0", "mobileclip-s0"), ("MobileCLIP2-S0", "mobileclip2-s0"),
+     ("mobileclip_blt", "mobileclip-b-lt"), ("MobileCLIP-B-LT", "mobileclip-b-lt"),
+     ("MobileCLIP2-L-14", "mobileclip2-l14"), ("ViT-L-14-quickgelu", "vit-l14-quickgelu"),
+     ("ViT-B-16", "vit-b16"), ("mobileclip-s4", "mobileclip-s4"), ("TINY", "tiny")],
+)  # fmt: skip
+def test_names_in_any_spelling(spelling, name):
+    assert zoo.resolve(spelling) == name
+
+
+def test_every_name_of_the_design_is_there():
+    v1 = [f"mobileclip-{s}" for s in ("s0", "s1", "s2", "b", "b-lt", "s3", "l14", "s4")]
+    v2 = [f"mobileclip2-{s}" for s in ("s0", "s2", "b", "s3", "l14", "s4")]
+    assert set(zoo.ZOO) == {*v1, *v2, "vit-b16", "vit-l14-quickgelu", "tiny", "small"}
+    published = [name for name, entry in zoo.ZOO.items() if entry.published]
+    assert published == v1 + v2
+
+
+def test_an_unknown_name_answers_with_the_nearest():
+    with pytest.raises(UnknownModelError, match="mobileclip2-s3"):
+        zoo.resolve("mobileclip2-s5")
+    with pytest.raises(UnknownModelError, match="one of mobileclip-s0"):
+        zoo.resolve("zzzz")
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_configurations_survive_json(name):
+    import json
+
+    config = zoo.ZOO[name].config
+    assert zoo.from_dict(json.loads(json.dumps(zoo.to_dict(config)))) == config
+
+
+def test_overrides_reach_any_field():
+    config = zoo.ZOO["tiny"].config
+    new = zoo.override(
+        config, image_size=96, drop_path=0.1, text={"layers": 3, "causal": True}, embed_dim=32,
+        **{"image.depths": [1, 1, 1, 1]},
+    )  # fmt: skip
+    assert (new.image_size, new.image.drop_path, new.embed_dim) == (96, 0.1, 32)
+    assert (new.text.layers, new.text.causal, new.text.width) == (3, True, config.text.width)
+    assert new.image.depths == (1, 1, 1, 1)
+    assert config == zoo.ZOO["tiny"].config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [({"imagesize": 96}, "did you mean 'image_size'"), ({"text": {"layer": 3}}, "text.layer"),
+     ({"text.layers.more": 3}, "no fields"), ({"image.causal": True}, "unknown field")],
+)  # fmt: skip
+def test_unknown_fields_are_errors(overrides, message):
+    with pytest.raises(UnknownModelError, match=message):
+        zoo.override(zoo.ZOO["tiny"].config, **overrides)
+
+
+@pytest.mark.parametrize("raw", [{}, {"image": {}}, {"image": {"kind": "mlp"}}, {"image": 3}])
+def test_a_configuration_of_another_form_is_an_error(raw):
+    with pytest.raises(UnknownModelError):
+        zoo.from_dict(raw)
