@@ -1,9 +1,10 @@
 """A fused model made fast on a CPU in torch, without changing what it computes.
 
-Three things were measured to matter (`docs/performance.md`): depthwise convolutions that widen
-(oneDNN has fast kernels only for as many channels out as in), linear layers over few tokens
-(packed 1x1 convolutions run faster than the matrix product), and batches whose activations
-leave the cache.
+Four things were measured to matter (`docs/performance.md`): depthwise convolutions that widen
+(oneDNN has fast kernels only for as many channels out as in), layer scales (without them a
+residual sum becomes part of the convolution before it), linear layers over few tokens (packed
+1x1 convolutions run faster than the matrix product), and batches whose activations leave the
+cache.
 
 Shapes: B batch, C channels in, O channels out, H W height width, T tokens.
 """
@@ -11,14 +12,14 @@ Shapes: B batch, C channels in, O channels out, H W height width, T tokens.
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.mci import Downsample, MCi
+from pocketclip.nn.mci import AttentionBlock, Downsample, MCi, RepMixerBlock
 from pocketclip.nn.reparam import SqueezeExcite, fuse
 
 MICRO_BATCH = 4
@@ -33,9 +34,7 @@ class CompiledTower(nn.Module):
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
-        # Freezing lets the compiler pack the weights, which is where most of the gain is.
-        options: dict[str, Any] = {"freezing": True}
-        self.compiled = torch.compile(tower, dynamic=False, options=options)
+        self.compiled = torch.compile(tower, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the tower's input (B, ...) to embeddings (B, D)."""
@@ -43,7 +42,9 @@ class CompiledTower(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         whole = len(x) - len(x) % MICRO_BATCH
         parts = [*x[:whole].split(MICRO_BATCH), *x[whole:].split(1)] if whole else x.split(1)
-        with torch.no_grad():
+        # Freezing lets the compiler pack the weights, which is where most of the gain is. As an
+        # option of `torch.compile` it comes too late to have an effect (torch 2.13).
+        with torch.no_grad(), inductor.patch(freezing=True):
             return torch.cat([self.compiled(part) for part in parts])
 
 
@@ -66,11 +67,14 @@ def rearranged(model: CLIP) -> CLIP:
     """Return a copy of the fused `model` in forms that oneDNN has fast kernels for."""
     out = copy.deepcopy(model).eval()
     with torch.no_grad():
-        for module in out.modules():
+        for module in list(out.modules()):
             if isinstance(module, Downsample):
                 _widen(module.conv, module.proj.conv)
             elif isinstance(module, MCi):
                 _widen(module.expand, module.head)
+            for name, child in module.named_children():
+                if type(child) is RepMixerBlock or isinstance(child, AttentionBlock):
+                    setattr(module, name, _Unscaled(child))
         for tower in (out.image, out.text):
             for module in list(tower.modules()):
                 for name, child in module.named_children():
@@ -129,6 +133,43 @@ def _widen(block: nn.Module, consumer: nn.Module) -> None:
 
 def _reorder(parameter: Tensor, order: Tensor, dim: int) -> None:
     parameter.copy_(parameter.index_select(dim, order))
+
+
+class _Unscaled(nn.Module):
+    """A block whose layer scales are part of the weights before them."""
+
+    def __init__(self, block: RepMixerBlock | AttentionBlock) -> None:
+        super().__init__()
+        if isinstance(block, AttentionBlock):
+            _scale_rows(block.attn.proj, block.layer_scale_1)
+            _scale_rows(block.mlp.fc2, block.layer_scale_2)
+            self.mixer: nn.Module = _ResidualAttention(block)
+        else:
+            _scale_rows(block.mlp.fc2, block.layer_scale)
+            self.mixer = block.mixer
+        self.mlp = block.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        x = self.mixer(x)
+        return x + self.mlp(x)
+
+
+class _ResidualAttention(nn.Module):
+    def __init__(self, block: AttentionBlock) -> None:
+        super().__init__()
+        self.norm, self.attn = block.norm, block.attn
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, H * W, C)
+        return x + self.attn(tokens).transpose(1, 2).reshape(x.shape)
+
+
+def _scale_rows(layer: nn.Linear | nn.Conv2d, scale: Tensor) -> None:
+    gain = scale.flatten()
+    layer.weight.mul_(gain.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+    assert layer.bias is not None
+    layer.bias.mul_(gain)
 
 
 class _TokenConv(nn.Module):

@@ -1,0 +1,167 @@
+"""Time a model's towers in torch: the peer, and ours in each form, in one process and in turn.
+
+    python benchmarks/encode.py mobileclip2-s0
+    python benchmarks/encode.py mobileclip-s1 mobileclip2-b --batch 1 --rounds 5
+
+The peer is the same model in open_clip (image tower through timm), fused, where both can be
+imported; weights are random, which does not change the times. Beside the times stands what the
+machine could do: operations of the published model over the float32 rate of a square matrix
+product, measured in the same rounds. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pocketclip import zoo
+from pocketclip.nn.clip import CLIP, random_model
+from pocketclip.nn.inference import compile_for_cpu
+from pocketclip.nn.reparam import fuse
+
+SIDE = 1536  # of the matrices whose product gives the rate
+Run = Callable[[torch.Tensor], Any]
+
+
+def open_clip_peer(name: str) -> CLIP | None:
+    """Return open_clip's model of this name, fused, or None with the reason on stderr."""
+    try:
+        # The CPU build of torch has no torchvision operators; these two are asked for at import.
+        library = torch.library.Library("torchvision", "DEF")
+        for schema in ("nms", "qnms"):
+            library.define(f"{schema}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        open_clip_peer.library = library  # type: ignore[attr-defined]  # must outlive the import
+    except RuntimeError:
+        pass  # a torchvision that fits is installed
+    try:
+        import open_clip
+        from timm.utils import reparameterize_model
+    except ImportError as error:
+        print(f"no peer: {error}", file=sys.stderr)
+        return None
+    for known in open_clip.list_models():
+        if zoo.find(known) is zoo.entry(name):
+            return reparameterize_model(open_clip.create_model(known).eval())
+    print(f"no peer: open_clip has no model {name}", file=sys.stderr)
+    return None
+
+
+def operations(tower: nn.Module, x: torch.Tensor) -> float:
+    """Return the floating-point operations of one call."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tower(x)
+    return float(counter.get_total_flops())
+
+
+def matrix_rate() -> float:
+    """Return the machine's float32 rate in operations per second, once."""
+    a, b = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
+    start = time.perf_counter()
+    a @ b
+    return 2 * SIDE**3 / (time.perf_counter() - start)
+
+
+def seconds(run: Run, x: torch.Tensor, calls: int) -> float:
+    """Return the seconds per call over a few calls."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run(x)
+    return (time.perf_counter() - start) / calls
+
+
+def forms(name: str, tower: str, peer: CLIP | None) -> dict[str, Run]:
+    """Return how to run one tower in each form."""
+    model = fuse(random_model(name, seed=0))
+    compiled = compile_for_cpu(model)
+    runs: dict[str, Run] = {}
+    if peer is not None:
+        runs["peer eager"] = getattr(peer, f"encode_{tower}")
+    runs["eager"] = getattr(model, f"encode_{tower}")
+    if tower == "image":
+        last = fuse(random_model(name, seed=0)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        runs["channels_last"] = lambda x: last.encode_image(
+            x.contiguous(memory_format=torch.channels_last)
+        )
+    runs["compiled"] = getattr(compiled, f"encode_{tower}")
+    return runs
+
+
+def measure(
+    name: str, tower: str, batch: int, rounds: int, peer: CLIP | None
+) -> dict[str, float | str | int | dict[str, float]]:
+    """Return medians in milliseconds per call, and the limit, for one tower and batch."""
+    config = zoo.entry(name).config
+    size = config.image_size
+    x = torch.rand(batch, 3, size, size) if tower == "image" else torch.ones(batch, 77).long()
+    runs = forms(name, tower, peer)
+    flops = operations(getattr(random_model(name, seed=0), tower), x[:1]) * batch
+    calls = max(1, 8 // batch)
+    times: dict[str, list[float]] = {form: [] for form in runs}
+    rates = []
+    with torch.inference_mode():
+        for run in runs.values():  # warm-up; the first calls of `compiled` compile
+            run(x)
+            run(x)
+        matrix_rate()
+        for _ in range(rounds):
+            rates += [matrix_rate() for _ in range(3)]
+            for form, run in runs.items():
+                times[form].append(seconds(run, x, calls))
+    rate = statistics.median(rates)
+    limit = flops / rate
+    medians = {form: statistics.median(values) for form, values in times.items()}
+    return {
+        "model": name,
+        "tower": tower,
+        "batch": batch,
+        "gflop": round(flops / 1e9, 3),
+        "gflop_per_s": round(rate / 1e9, 1),
+        "limit_ms": round(limit * 1e3, 2),
+        "ms": {form: round(value * 1e3, 2) for form, value in medians.items()},
+        "over_limit": {form: round(value / limit, 2) for form, value in medians.items()},
+    }
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=["mobileclip2-s0"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--tower", choices=("image", "text"), nargs="+", default=["image", "text"])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = []
+    for name in options.models:
+        peer = open_clip_peer(zoo.resolve(name))
+        for tower in options.tower:
+            for batch in options.batch:
+                row = measure(zoo.resolve(name), tower, batch, options.rounds, peer)
+                rows.append(row)
+                assert isinstance(row["ms"], dict)
+                assert isinstance(row["over_limit"], dict)
+                print(
+                    f"{name} {tower} batch {batch}: {row['gflop']} GFLOP at "
+                    f"{row['gflop_per_s']} GFLOP/s, limit {row['limit_ms']} ms"
+                )
+                peer_ms = row["ms"].get("peer eager")
+                for form, value in row["ms"].items():
+                    ratio = f"  {peer_ms / value:5.2f} x the peer's speed" if peer_ms else ""
+                    over = row["over_limit"][form]
+                    print(f"  {form:14} {value:9.2f} ms  {over:5.2f} x the limit{ratio}")
+    print(json.dumps({"threads": options.threads, "torch": torch.__version__, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
