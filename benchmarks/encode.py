@@ -5,7 +5,7 @@
 
 The peer is the same model in open_clip (image tower through timm), fused, where both can be
 imported; weights are random, which does not change the times. Beside the times stands what the
-machine could do: operations of the published model over the float32 rate of a square matrix
+machine could do: operations of the fused model over the float32 rate of a square matrix
 product, measured in the same rounds. The last line is JSON.
 """
 
@@ -37,9 +37,11 @@ def open_clip_peer(name: str) -> CLIP | None:
     """Return open_clip's model of this name, fused, or None with the reason on stderr."""
     try:
         # The CPU build of torch has no torchvision operators; these two are asked for at import.
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for schema in ("nms", "qnms"):
-            library.define(f"{schema}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define(  # type: ignore[no-untyped-call]
+                f"{schema}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
         open_clip_peer.library = library  # type: ignore[attr-defined]  # must outlive the import
     except RuntimeError:
         pass  # a torchvision that fits is installed
@@ -104,7 +106,7 @@ def measure(
     size = config.image_size
     x = torch.rand(batch, 3, size, size) if tower == "image" else torch.ones(batch, 77).long()
     runs = forms(name, tower, peer)
-    flops = operations(getattr(random_model(name, seed=0), tower), x[:1]) * batch
+    flops = operations(getattr(fuse(random_model(name, seed=0)), tower), x[:1]) * batch
     calls = max(1, 8 // batch)
     times: dict[str, list[float]] = {form: [] for form in runs}
     rates = []

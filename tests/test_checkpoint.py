@@ -90,7 +90,9 @@ def test_foreign_round_trip(tmp_path, name, convention, suffix):
 
 
 def test_a_zero_bias_is_added_for_open_clip_and_dropped_for_apple(tmp_path):
-    model = random_model("mobileclip-s1", seed=0, **{"image.depths": (1, 1, 1, 1), "text.layers": 1})
+    model = random_model(
+        "mobileclip-s1", seed=0, **{"image.depths": (1, 1, 1, 1), "text.layers": 1}
+    )
     state = naming.to_foreign(model, "openclip")
     assert not state["visual.trunk.head.fc.bias"].any()
     assert "image_encoder.model.head.proj" in naming.to_foreign(model, "apple")
@@ -139,7 +141,7 @@ def test_training_wrappers_are_taken_off(tmp_path):
     assert torch.equal(loaded.image.stem[0].conv.conv.weight, model.image.stem[0].conv.conv.weight)
 
 
-def test_plain_clip_with_and_without_the_text_prefix(tmp_path):
+def test_plain_clip_with_and_without_the_text_prefix():
     model = naming.shell(zoo.override(zoo.entry("vit-b16").config, **{"image.layers": 1}))
     config = model.config
     names = {e.name: e.shape for e in naming.layout(model, "openclip").values()}
@@ -156,7 +158,9 @@ def test_plain_clip_with_and_without_the_text_prefix(tmp_path):
 def test_the_model_is_found_out_where_only_one_fits(tmp_path, stem, monkeypatch):
     # With a zoo of small models, so that the test is quick.
     small = {n: zoo.ZOO[n] for n in ("tiny", "small")}
-    light = zoo.Entry(config=zoo.override(zoo.ZOO["mobileclip2-s0"].config, **CUTS["mobileclip2-s0"]))
+    light = zoo.Entry(
+        config=zoo.override(zoo.ZOO["mobileclip2-s0"].config, **CUTS["mobileclip2-s0"])
+    )
     monkeypatch.setattr(zoo, "ZOO", {"mobileclip2-s0": light, **small})
     model = _light()
     checkpoint.save(model, tmp_path / f"{stem}.pt", naming="openclip")

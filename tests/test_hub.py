@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_server import ForwardProxy, HubServer
 from pocketclip import hub as hub_module
 from pocketclip.errors import HubError
 from pocketclip.hub import cached, choose_weights, fetch, is_hub_id
+from tests.hub_server import ForwardProxy, HubServer
 
 REPO = "owner/model"
 MIRROR = "other/model-copy"

@@ -30,7 +30,9 @@ _HOMES = {
     "get_tokenizer": "pocketclip.compat",
     "reparameterize_model": "pocketclip.compat",
 }
-_ROOMS = frozenset({"checkpoint", "compat", "errors", "infer", "nn", "preprocess", "tokenizer", "zoo"})
+_ROOMS = frozenset(
+    {"checkpoint", "compat", "errors", "infer", "nn", "preprocess", "tokenizer", "zoo"}
+)
 
 __all__ = [
     "Encoder",

@@ -274,7 +274,7 @@ def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
             f"{target}: with naming={convention!r} the file ends in {', '.join(suffixes)}"
         )
     state = naming.to_foreign(model, convention)
-    if convention == "openclip" and getattr(model.config.image, "stem_padding", 0):
+    if convention == "openclip" and getattr(model.config.image, "stem_padding", False):
         log.warning(
             "open_clip's code does not pad this model's stem as Apple's does: with this file "
             "open_clip computes slightly other embeddings"

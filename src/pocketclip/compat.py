@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def create_model_and_transforms(
 def _source(name: str, pretrained: str | os.PathLike[str]) -> tuple[str, str]:
     text = os.fspath(pretrained)
     prefix = _TAGS.get(text.lower())
-    if prefix is None or os.path.exists(text):
+    if prefix is None or Path(text).exists():
         return text, name
     if text.lower() == "datacompdr_lt" and name in ("mobileclip-b", "mobileclip-b-lt"):
         return "mobileclip-b-lt", "mobileclip-b-lt"

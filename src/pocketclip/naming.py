@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pocketclip import zoo
 from pocketclip.errors import CheckpointError
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.mci import AttentionBlock, ConvMLP, Downsample, MCi, RepMixerBlock, Stage
+from pocketclip.nn.mci import AttentionBlock, Downsample, MCi, RepMixerBlock, Stage
 from pocketclip.nn.reparam import ConditionalPosition, LargeKernelConv, RepConv, RepMixer
 from pocketclip.nn.text import ComposedEmbedding, TextTower, TokenMixerBlock
 from pocketclip.nn.transformer import TransformerBlock

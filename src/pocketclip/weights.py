@@ -74,7 +74,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as handle:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as handle:
             names = list(handle.keys())
             return {n: handle.get_tensor(n) for n in names}, dict(handle.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
@@ -109,7 +109,8 @@ def _refuse(path: Path, error: pickle.UnpicklingError) -> NoReturn:
             "was run. Save the bare state_dict and load that"
         ) from error
     raise CheckpointError(
-        f"{path} is refused: its pickle is damaged, or holds more than tensors; nothing of it was run"
+        f"{path} is refused: its pickle is damaged, or holds more than tensors; nothing of it "
+        "was run"
     ) from error
 
 

@@ -155,9 +155,7 @@ _VIT_B16 = ViTConfig(width=768, layers=12, heads=12, patch_size=16, head_bias=Fa
 _VIT_L14 = ViTConfig(width=1024, layers=24, heads=16, patch_size=14, head_bias=False)
 # Apple's code of B pads the stem by one pixel and normalises with epsilon 1e-5; open_clip's
 # (through timm) does neither. Each file is computed as by the code that its names belong to.
-_VIT_B_CONV = replace(
-    _VIT_B16, stem="conv", stem_padding=1, class_position=False, pre_norm=False
-)
+_VIT_B_CONV = replace(_VIT_B16, stem="conv", stem_padding=1, class_position=False, pre_norm=False)
 
 _TEXT = TextConfig(width=512, layers=12, heads=8)
 _TEXT_CAUSAL = replace(_TEXT, causal=True)
@@ -370,7 +368,7 @@ def from_dict(raw: Mapping[str, Any]) -> ModelConfig:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownModelError(f"configuration lacks or misnames a part: {error}") from error
-    return _build(ModelConfig, {**raw, **parts}, "model")  # type: ignore[no-any-return]
+    return _build(ModelConfig, {**raw, **parts}, "model")
 
 
 def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
@@ -383,4 +381,3 @@ def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
         return cls(**values)
     except TypeError as error:
         raise UnknownModelError(f"incomplete {where} configuration: {error}") from error
-

@@ -138,10 +138,14 @@ def test_half_precision(name, dtype):
     pixels, ids = torch.rand(2, 3, size, size), torch.tensor([[49406, 320, 1125, 49407, 0]] * 2)
     for form in (model, fuse(model)):
         with torch.inference_mode():
-            wanted = form.encode_image(pixels, normalize=True), form.encode_text(ids, normalize=True)
+            wanted = (
+                form.encode_image(pixels, normalize=True),
+                form.encode_text(ids, normalize=True),
+            )
             half = form.to(dtype)
-            found = half.encode_image(pixels.to(dtype), normalize=True), half.encode_text(
-                ids, normalize=True
+            found = (
+                half.encode_image(pixels.to(dtype), normalize=True),
+                half.encode_text(ids, normalize=True),
             )
         for out, ref in zip(found, wanted, strict=True):
             assert out.dtype is dtype

@@ -13,13 +13,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pocketclip.errors import ImageError, PocketclipError
-from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
+    from pocketclip.types import Embeddings
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .heic .heif .avif .jp2 .ppm .pgm".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".ppm",
+        ".pgm",
+    ]
 )
 MODEL_HELP = "A model name (see `pocketclip models`), checkpoint folder, weight file or hub id."
 MODEL_NAME_HELP = "The model that a bare weight file holds, if the file does not say."
@@ -42,7 +58,7 @@ def photographs(inputs: Sequence[str]) -> list[Path]:
         elif path.exists() or not glob.has_magic(text):
             found.append(path)  # a missing file is reported like any photograph that is bad
         else:
-            matches = sorted(Path(p) for p in glob.glob(text, recursive=True))
+            matches = sorted(Path(p) for p in glob.glob(text, recursive=True))  # noqa: PTH207
             if not matches:
                 raise PocketclipError(f"{text}: no file matches this pattern")
             found += [p for p in matches if p.is_file()]

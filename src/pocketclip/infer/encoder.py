@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def load(
             "running a model needs torch: pip install 'pocketclip[train]'"
         ) from error
     text = os.fspath(path_or_name)
-    entry = None if os.path.exists(text) else zoo.find(text)
+    entry = None if Path(text).exists() else zoo.find(text)
     if entry is not None and not entry.hub:
         log.warning(
             "%s has no published weights: they are random here, and so are the results; train "

@@ -41,7 +41,7 @@ class CompiledTower(nn.Module):
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         whole = len(x) - len(x) % MICRO_BATCH
-        parts = [*x[:whole].split(MICRO_BATCH), *x[whole:].split(1)] if whole else x.split(1)
+        parts = [*torch.split(x[:whole], MICRO_BATCH), *torch.split(x[whole:], 1)]
         # Freezing lets the compiler pack the weights, which is where most of the gain is. As an
         # option of `torch.compile` it comes too late to have an effect (torch 2.13).
         with torch.no_grad(), inductor.patch(freezing=True):

@@ -91,8 +91,7 @@ class TextTower(nn.Module):
 
         if config.repmixer:
             ends = [
-                TokenMixerBlock(width, config.mlp_ratio, drop_path=r)
-                for r in (rates[0], rates[-1])
+                TokenMixerBlock(width, config.mlp_ratio, drop_path=r) for r in (rates[0], rates[-1])
             ]
             self.blocks = nn.ModuleList([ends[0], *(layer(r) for r in rates[1:-1]), ends[1]])
         else:

@@ -54,9 +54,7 @@ def drop_path_rates(highest: float, blocks: int) -> list[float]:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention on explicit q, k, v of four dimensions, which every exporter
-    knows.
-    """
+    """Multi-head self-attention on explicit q, k, v of four dimensions, as exporters know it."""
 
     def __init__(self, width: int, heads: int, *, bias: bool = True, causal: bool = False) -> None:
         super().__init__()
@@ -127,10 +125,7 @@ class TransformerBlock(nn.Module):
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *, recompute: bool) -> Tensor:
     """Apply `blocks` in turn; with `recompute`, keep only their inputs for the backward pass."""
     for block in blocks:
-        if recompute and torch.is_grad_enabled():
-            x = _checkpointed(block, x)
-        else:
-            x = block(x)
+        x = _checkpointed(block, x) if recompute and torch.is_grad_enabled() else block(x)
     return x
 
 
@@ -161,13 +156,13 @@ def _statistics_held(block: nn.Module) -> Iterator[None]:
     # The recomputation sees the same batch again; BatchNorm must not count it twice.
     # Recomputing without running statistics would save fewer tensors than the first pass did,
     # which torch refuses; so they are updated with weight zero.
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
-    kept = [(m, m.momentum, m.num_batches_tracked.clone()) for m in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    kept = []
+    for norm in block.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.num_batches_tracked is not None:
+            kept.append((norm, norm.momentum, norm.num_batches_tracked))
+            norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:
         for norm, momentum, count in kept:
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            norm.momentum, norm.num_batches_tracked = momentum, count

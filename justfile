@@ -1,0 +1,34 @@
+# The everyday verbs. `just` alone lists them.
+
+default:
+    @just --list
+
+# lint and check the formatting
+lint:
+    ruff check .
+    ruff format --check .
+
+# put the sources into their form
+format:
+    ruff check --fix .
+    ruff format .
+
+# check types, strictly
+types:
+    mypy
+
+# the quick tests
+test *args:
+    pytest {{args}}
+
+# all tests, the large models included
+test-all *args:
+    pytest -m "slow or not slow" {{args}}
+
+# show that the base install works without torch, in an environment of its own
+base-install:
+    bash tests/base_install.sh
+
+# time models beside their peer
+bench *args:
+    python benchmarks/encode.py {{args}}

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pocketclip
+from pocketclip import checkpoint
+from pocketclip.errors import ImageError, PocketclipError, UnknownModelError
+from pocketclip.nn.clip import random_model
+from pocketclip.types import Encoder
+from tests.golden_weights import randomise
+
+PHOTOS = sorted((Path(__file__).parents[2] / "examples" / "photos").glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    model = random_model("tiny", seed=0)
+    randomise(model)
+    return pocketclip.Encoder(model, batch_size=3)
+
+
+def test_it_is_an_encoder(encoder):
+    assert isinstance(encoder, Encoder)
+    assert encoder.embed_dim == 64
+    assert encoder.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
+    assert encoder.space_id == encoder.model.space_id
+
+
+def test_images_in_any_form_and_any_batch(encoder):
+    assert len(PHOTOS) == 4
+    several = encoder.encode_image(PHOTOS)
+    assert several.shape == (4, 64)
+    assert several.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(several, axis=1), 1, rtol=1e-5)
+    with Image.open(PHOTOS[0]) as image:
+        forms = [str(PHOTOS[0]), PHOTOS[0], PHOTOS[0].read_bytes(), image, np.asarray(image)]
+        for form in forms:
+            np.testing.assert_allclose(encoder.encode_image(form), several[:1], atol=1e-5)
+    assert encoder.encode_image([]).shape == (0, 64)
+    # the model itself, on the same pixels
+    pixels = torch.from_numpy(encoder.preprocess.batch(PHOTOS))
+    with torch.inference_mode():
+        wanted = encoder.model.encode_image(pixels, normalize=True)
+    np.testing.assert_allclose(several, wanted, atol=1e-5)
+    raw = encoder.encode_image(PHOTOS, normalize=False)
+    np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), several, atol=1e-5)
+
+
+def test_texts(encoder):
+    texts = ["a cat", "a dog", "", "naïve café", "a cat"]
+    out = encoder.encode_text(texts)
+    assert out.shape == (5, 64)
+    np.testing.assert_allclose(out[0], out[4], atol=1e-6)
+    assert np.abs(out[0] - out[1]).max() > 1e-3
+    np.testing.assert_allclose(encoder.encode_text("a cat"), out[:1], atol=1e-5)
+    assert encoder.encode_text([]).shape == (0, 64)
+
+
+def test_classify_ranks_by_cosine(encoder):
+    labels = ["a cat", "a cup of coffee", "a rocket"]
+    (row,) = encoder.classify(PHOTOS[0], labels)
+    assert sum(row.values()) == pytest.approx(1)
+    assert list(row.values()) == sorted(row.values(), reverse=True)
+    similarity = encoder.encode_image(PHOTOS[0]) @ encoder.encode_text(labels).T
+    logits = encoder.logit_scale * similarity[0]
+    wanted = np.exp(logits) / np.exp(logits).sum()
+    for label, share in zip(labels, wanted, strict=True):
+        assert row[label] == pytest.approx(share, rel=1e-4)
+
+
+def test_templates_are_averaged_and_normalised(encoder):
+    templates = ["a photo of {}.", "{} in a bowl"]
+    classifier = encoder.classifier(["a cat", "50 % {off}"], templates)
+    both = encoder.encode_text(["a photo of a cat.", "a cat in a bowl"]).mean(0)
+    np.testing.assert_allclose(classifier[0], both / np.linalg.norm(both), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "templates", "message"),
+    [([], ["{}"], "no labels"), (["a", "b", "a"], ["{}"], "'a' is given twice"),
+     (["a"], ["a photo"], "needs one {}"), (["a"], [], "needs one {}")],
+)  # fmt: skip
+def test_labels_and_templates_that_make_no_sense(encoder, labels, templates, message):
+    with pytest.raises(PocketclipError, match=message):
+        encoder.classify(PHOTOS[0], labels, templates)
+
+
+def test_a_bad_image_is_named(encoder, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 not a photograph")
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        encoder.encode_image([PHOTOS[0], tmp_path / "bad.jpg"])
+
+
+def test_load_a_folder_and_a_random_model(tmp_path, caplog):
+    checkpoint.save(random_model("tiny", seed=5), tmp_path / "model")
+    assert pocketclip.load(tmp_path / "model").model.is_fused
+    assert not caplog.records
+    one, other = pocketclip.load("tiny"), pocketclip.load("Tiny", fuse=False)
+    assert "random" in caplog.text
+    assert one.space_id == other.space_id
+    with pytest.raises(UnknownModelError, match="did you mean"):
+        pocketclip.load("tinyy")
+
+
+def test_a_folder_named_like_a_model_is_the_folder(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save(random_model("small", seed=5), "tiny")
+    assert pocketclip.load("tiny").model.config.name == "small"
+    assert not caplog.records
+
+
+def test_greyscale_and_transparent_images(encoder):
+    for mode in ("L", "RGBA", "P", "CMYK", "I;16"):
+        image = Image.new(mode if mode != "I;16" else "I;16", (80, 70))
+        buffer = io.BytesIO()
+        image.save(buffer, "TIFF")
+        assert encoder.encode_image(buffer.getvalue()).shape == (1, 64)

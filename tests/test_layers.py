@@ -1,0 +1,104 @@
+"""Imports point down only, as the design lays the rooms out."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "pocketclip"
+
+# Layer of a module, by the longest prefix. Within a layer, rooms of layer 2 are siblings.
+LAYERS = {
+    "pocketclip": 4,
+    "pocketclip.errors": 0,
+    "pocketclip.files": 0,
+    "pocketclip.types": 0,
+    "pocketclip.zoo": 0,
+    "pocketclip.hub": 0,
+    "pocketclip.images": 0,
+    "pocketclip.tokenizer": 0,
+    "pocketclip.preprocess": 0,
+    "pocketclip.nn": 1,
+    "pocketclip.naming": 1,
+    "pocketclip.weights": 1,
+    "pocketclip.checkpoint": 1,
+    "pocketclip.infer": 2,
+    "pocketclip.compat": 3,
+    "pocketclip.cli": 4,
+}
+# Everyone may ask for the version, which stands at the top.
+ALLOWED = {"pocketclip.__version__"}
+TORCH = {"torch", "safetensors.torch"}
+
+
+def _modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        yield ".".join(parts).removesuffix(".__init__"), path
+
+
+def _layer(name):
+    while name not in LAYERS:
+        name, _, rest = name.rpartition(".")
+        assert rest, "a module without a layer"
+    return LAYERS[name], name
+
+
+def _imports(tree, known):
+    """Yield (imported module, whether at import time) of a syntax tree."""
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    checking = {
+        id(node)
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and ast.unparse(test.test) == "TYPE_CHECKING"
+        for node in ast.walk(test)
+    }
+    for node in ast.walk(tree):
+        early = id(node) not in inside | checking
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, early
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in known | ALLOWED else node.module, early
+
+
+@pytest.mark.parametrize(("name", "path"), list(_modules()))
+def test_imports_point_down(name, path):
+    known = {module for module, _ in _modules()}
+    layer, room = _layer(name)
+    tree = ast.parse(path.read_text("utf-8"))
+    for imported, early in _imports(tree, known):
+        if imported in TORCH and layer == 0:
+            pytest.fail(f"{name} is of layer 0 and imports {imported}")
+        if imported.partition(".")[0] == "torch" and early:
+            assert layer in (1, 3), f"{name} imports torch when it is imported itself"
+        if imported.partition(".")[0] != "pocketclip" or imported in ALLOWED:
+            continue
+        other, other_room = _layer(imported)
+        if name == "pocketclip":
+            continue  # the front door: lazily, everything
+        assert imported != "pocketclip", f"{name} imports the front door"
+        assert other <= layer, f"{name} (layer {layer}) imports {imported} (layer {other})"
+        if layer == other == 2:
+            assert room == other_room, f"{name} imports its sibling {imported}"
+
+
+def test_the_rule_would_notice():
+    tree = ast.parse("from pocketclip.cli import main\ndef f():\n    import torch\n")
+    known = {"pocketclip.cli.main"}
+    assert list(_imports(tree, known)) == [("pocketclip.cli.main", True), ("torch", False)]
+
+
+def test_every_layer_exists():
+    names = {name for name, _ in _modules()}
+    assert set(LAYERS) <= names
