@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+
+# One thread per process, before torch is loaded: the tests run in as many processes as there are
+# cores, and threads that wait for each other on too few cores are many times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import time
 import types
 from collections.abc import Iterator

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from pocketclip import checkpoint, naming, zoo
 from pocketclip.errors import CheckpointError, HubError, UnknownModelError
 from pocketclip.nn.clip import random_model
+from pocketclip.nn.inference import rearranged
 from pocketclip.nn.reparam import fuse
 from tests.golden_weights import TAGS, golden, randomise
 
@@ -226,7 +227,9 @@ def _bad_files(folder):
     (folder / "empty.pt").touch()
     yield folder / "empty.pt", "is empty"
     (folder / "noise.pt").write_bytes(bytes(range(256)) * 40)
-    yield folder / "noise.pt", "truncated|damaged|cannot be read|refused"
+    yield folder / "noise.pt", "not a torch file"
+    (folder / "zeros.pt").write_bytes(bytes(1000))
+    yield folder / "zeros.pt", "not a torch file"
     (folder / "text.safetensors").write_text("hello " * 100)
     yield folder / "text.safetensors", "truncated or damaged"
     shutil.copy(folder / "whole.pt", folder / "photo.jpg")
@@ -256,7 +259,7 @@ def test_bad_files_each_get_one_clear_line(tmp_path):
             checkpoint.load(path, model="tiny")
         assert path.name in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert count == 20
+    assert count == 21
 
 
 @pytest.mark.parametrize(
@@ -267,6 +270,7 @@ def test_bad_files_each_get_one_clear_line(tmp_path):
         (lambda c: c.pop("fused"), "damaged"),
         (lambda c: c["model"].update(surprise=1), "damaged.*surprise"),
         (lambda c: c["model"]["text"].pop("width"), "damaged.*width"),
+        (lambda c: c["model"]["text"].update(layers="2"), "text.layers cannot be '2'"),
         (lambda c: c["model"]["text"].update(layers=3), "text.blocks.2.* is missing"),
     ],
 )
@@ -315,6 +319,38 @@ def test_saving_replaces_whole_or_not_at_all(tmp_path, monkeypatch):
     now = load_file(folder / "model.safetensors")
     assert not torch.equal(now["image.head.weight"], before["image.head.weight"])
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_compiled_and_wrapped_models_are_saved_as_the_model_inside(tmp_path):
+    model = random_model("tiny", seed=0)
+    wanted = model.state_dict()
+    checkpoint.save(torch.compile(model, backend="eager"), tmp_path / "whole")
+    space_id = model.space_id
+    model.image = torch.compile(model.image, backend="eager")
+    model.text = torch.compile(model.text, backend="eager")
+    checkpoint.save(model, tmp_path / "towers")
+    checkpoint.save(model, tmp_path / "towers.pt", naming="openclip")
+    for place in ("whole", "towers"):
+        loaded = checkpoint.load(tmp_path / place)
+        assert loaded.space_id == space_id
+        assert all(torch.equal(loaded.state_dict()[n], v) for n, v in wanted.items())
+    assert checkpoint.load(tmp_path / "towers.pt", "tiny").config.name == "tiny"
+    for other in (rearranged(fuse(random_model("tiny", seed=0))), torch.nn.Linear(2, 2)):
+        with pytest.raises(CheckpointError, match=r"inference only|a Linear cannot be saved"):
+            checkpoint.save(other, tmp_path / "other")
+
+
+def test_clips_own_towers_are_not_taken_for_each_other(tmp_path):
+    # A quick and a plain GELU, causal or not, do not show in a file; its names do.
+    for inside, asked in (("vit-l14-quickgelu", "mobileclip2-l14"),
+                          ("mobileclip2-l14", "vit-l14-quickgelu")):  # fmt: skip
+        entries = naming.layout(naming.shell(zoo.entry(inside).config), "openclip").values()
+        state = {e.name: torch.zeros(()).expand(e.shape) for e in entries}
+        config = checkpoint._config_of(tmp_path / "x.pt", asked, state, {}, "openclip")
+        with pytest.raises(CheckpointError, match="does not fit"):
+            checkpoint._fitting_shell(
+                naming.canonical(state, config), config, "openclip", tmp_path / "x.pt"
+            )
 
 
 def test_saving_refuses_paths_that_would_lose_something(tmp_path):

@@ -67,6 +67,22 @@ def test_another_mean_is_another_space(weights):
 def test_random_weights_stay_unfused():
     model, _, _ = pocketclip.create_model_and_transforms("tiny")
     assert not model.is_fused
+    model, _, _ = pocketclip.create_model_and_transforms("tiny", reparameterize=True)
+    assert model.is_fused
+
+
+def test_another_image_size_moves_the_position_embedding_along(tmp_path):
+    model = random_model("vit-b16", seed=0, **{"image.layers": 1, "text.layers": 1})
+    checkpoint.save(model, tmp_path / "vit")
+    larger, _, preprocess = pocketclip.create_model_and_transforms(
+        "vit-b16", pretrained=tmp_path / "vit", image_size=256
+    )
+    pixels = preprocess(PHOTO).unsqueeze(0)
+    assert pixels.shape == (1, 3, 256, 256)
+    with torch.inference_mode():
+        torch.testing.assert_close(larger.encode_image(pixels), model.encode_image(pixels))
+    checkpoint.save(larger, tmp_path / "larger")
+    assert checkpoint.load(tmp_path / "larger").image.grid == 16
 
 
 def test_a_fused_folder_can_be_used(tmp_path):
@@ -82,6 +98,8 @@ def test_wrong_names_and_tags(weights):
         pocketclip.create_model_and_transforms("mobileclip_s9")
     with pytest.raises(UnknownModelError):
         pocketclip.get_tokenizer("mobileclip_s9")
+    with pytest.raises(PocketclipError, match="one of the tags datacompdr"):
+        pocketclip.create_model_and_transforms("ViT-B-16", pretrained="openai")
     with pytest.raises(PocketclipError, match="called 'dfndr2b'"):
         pocketclip.create_model_and_transforms("mobileclip_s0", pretrained="dfndr2b")
     with pytest.raises(PocketclipError, match="do not fit"):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pocketclip import zoo
-from pocketclip.errors import UnknownModelError
+from pocketclip.errors import ConfigError, UnknownModelError
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,24 @@ def test_overrides_reach_any_field():
      ({"text.layers.more": 3}, "no fields"), ({"image.causal": True}, "unknown field")],
 )  # fmt: skip
 def test_unknown_fields_are_errors(overrides, message):
-    with pytest.raises(UnknownModelError, match=message):
+    with pytest.raises(ConfigError, match=message):
         zoo.override(zoo.ZOO["tiny"].config, **overrides)
 
 
 @pytest.mark.parametrize("raw", [{}, {"image": {}}, {"image": {"kind": "mlp"}}, {"image": 3}])
 def test_a_configuration_of_another_form_is_an_error(raw):
-    with pytest.raises(UnknownModelError):
+    with pytest.raises(ConfigError):
         zoo.from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("text.layers", "2"), ("text.width", None), ("text.heads", 3), ("text.activation", "x"),
+     ("image.widths", [16, 32]), ("image.widths", [16, 32, 63, 128]), ("image.depths", [1, 1, 0]),
+     ("embed_dim", -1), ("embed_dim", 0), ("text", "x"), ("image_size", "x"), ("image_size", True),
+     ("preprocess.interpolation", "nearest"), ("preprocess.mean", [0.5]), ("image.head_dim", 7),
+     ("preprocess.std", 1)],
+)  # fmt: skip
+def test_values_that_make_no_sense(field, value):
+    with pytest.raises(ConfigError):
+        zoo.override(zoo.ZOO["tiny"].config, **{field: value})

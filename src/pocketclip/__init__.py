@@ -46,12 +46,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"pocketclip.{name}")
-    if name not in _HOMES:
+    if name not in _HOMES and name not in _ROOMS:
         raise AttributeError(f"module 'pocketclip' has no attribute {name!r}")
     try:
-        module = importlib.import_module(_HOMES[name])
+        module = importlib.import_module(_HOMES.get(name, f"pocketclip.{name}"))
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -60,7 +58,7 @@ def __getattr__(name: str) -> Any:
         raise MissingDependencyError(
             f"pocketclip.{name} needs torch: pip install 'pocketclip[train]'"
         ) from error
-    return getattr(module, name)
+    return module if name in _ROOMS else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pocketclip import __version__, hub, naming, weights, zoo
-from pocketclip.errors import CheckpointError, UnknownModelError
+from pocketclip.errors import CheckpointError, ConfigError, UnknownModelError
 from pocketclip.files import write_whole, write_whole_folder
 from pocketclip.naming import Naming
 from pocketclip.nn import reparam
@@ -56,10 +56,16 @@ def load(
         HubError: the hub's file could not be had.
     """
     text = os.fspath(path_or_name)
+    if not text:
+        raise UnknownModelError("no model given: a name, a folder, a file or a hub id is wanted")
     path = Path(text)
     if (path / CONFIG).is_file():
         loaded = _load_folder(path, model)
-    elif path.exists() or path.suffix in weights.SUFFIXES:
+    elif (
+        path.is_file()
+        or path.suffix.lower() in weights.SUFFIXES
+        or (path.exists() and zoo.find(text) is None)
+    ):
         loaded = _load_file(path, model)
     else:
         loaded = _load_hub(text, model, offline=offline)
@@ -83,7 +89,7 @@ def save(
         CheckpointError: the naming cannot express the model, or the path will not do.
         OSError: the disk is full or the place cannot be written to.
     """
-    target = Path(path)
+    target, model = Path(path), _uncompiled(model)
     if naming == "pocketclip":
         _save_folder(model, target)
     elif naming in ("apple", "openclip"):
@@ -103,7 +109,7 @@ def _load_folder(path: Path, name: str | None) -> CLIP:
             raise CheckpointError(f"{path} has format {raw['version']}; update pocketclip")
         config, is_fused = zoo.from_dict(raw["model"]), bool(raw["fused"])
         stamp = str(raw["space_id"]), str(raw["weights_digest"])
-    except (ValueError, KeyError, TypeError, AttributeError, UnknownModelError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG} is damaged: {error!r}") from error
     if name is not None and zoo.resolve(name) != config.name:
         raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
@@ -167,7 +173,7 @@ def _config_of(
     if "pocketclip" in metadata:
         try:
             config = zoo.from_dict(json.loads(metadata["pocketclip"]))
-        except (ValueError, UnknownModelError) as error:
+        except (ValueError, ConfigError) as error:
             raise CheckpointError(f"{path} has damaged metadata: {error}") from error
         if name is None or zoo.resolve(name) == config.name:
             return config
@@ -242,8 +248,20 @@ def _assign(model: CLIP, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(contiguous, assign=True)
 
 
+def _uncompiled(model: nn.Module) -> CLIP:
+    """Return the model inside the wrappers of `torch.compile` and distributed training."""
+    while not isinstance(model, CLIP):
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise CheckpointError(f"a {type(model).__name__} cannot be saved, only a whole model")
+        model = inner
+    if model.inference_only:
+        raise CheckpointError("this form is for inference only; save the model it was made from")
+    return model
+
+
 def _save_folder(model: CLIP, target: Path) -> None:
-    if target.suffix in weights.SUFFIXES:
+    if target.suffix.lower() in weights.SUFFIXES:
         raise CheckpointError(f"{target}: a checkpoint is a folder; leave the suffix out")
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target} is a file; a checkpoint is a folder")
@@ -261,7 +279,7 @@ def _save_folder(model: CLIP, target: Path) -> None:
         "fused": model.is_fused,
         "model": zoo.to_dict(model.config),
     }
-    state = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
+    state = {n: v.detach().cpu().contiguous() for n, v in model.plain_state().items()}
     with write_whole_folder(target) as folder:
         save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -269,7 +287,7 @@ def _save_folder(model: CLIP, target: Path) -> None:
 
 def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
     suffixes = weights.PICKLED if convention == "apple" else weights.SUFFIXES
-    if target.suffix not in suffixes:
+    if target.suffix.lower() not in suffixes:
         raise CheckpointError(
             f"{target}: with naming={convention!r} the file ends in {', '.join(suffixes)}"
         )
@@ -279,8 +297,9 @@ def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
             "open_clip's code does not pad this model's stem as Apple's does: with this file "
             "open_clip computes slightly other embeddings"
         )
+    target.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(target) as temporary:
-        if target.suffix == ".safetensors":
+        if target.suffix.lower() == ".safetensors":
             from safetensors.torch import save_file
 
             config = naming.adapt_kept(model.config, state.keys())

@@ -17,6 +17,7 @@ from pocketclip import checkpoint, zoo
 from pocketclip.errors import PocketclipError
 from pocketclip.nn.clip import CLIP, create_model
 from pocketclip.nn.reparam import fuse
+from pocketclip.nn.vit import ViT
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 
@@ -50,7 +51,7 @@ class TensorTokenizer:
 def create_model_and_transforms(
     model_name: str,
     pretrained: str | os.PathLike[str] | None = None,
-    reparameterize: bool = True,
+    reparameterize: bool | None = None,
     device: str | torch.device = "cpu",
     **overrides: Any,
 ) -> tuple[CLIP, TensorPreprocess, TensorPreprocess]:
@@ -63,8 +64,8 @@ def create_model_and_transforms(
         pretrained: a weight file, checkpoint folder or hub id; a tag of open_clip's
             (`datacompdr`, `datacompdr_lt`, `dfndr2b`) for the published weights; None for
             random ones.
-        reparameterize: fuse pretrained weights for inference, as Apple's function does. A model
-            with random weights stays unfused: it is there to be trained.
+        reparameterize: fuse for inference. By default pretrained weights are fused, as Apple's
+            function does, and random ones are not: they are there to be trained.
         device: where to put the model.
         **overrides: fields of the configuration; `image_mean` and `image_std` as in open_clip.
 
@@ -77,12 +78,13 @@ def create_model_and_transforms(
     name = zoo.resolve(model_name)
     if pretrained is None or pretrained == "":
         model = create_model(name, **overrides)
+        reparameterize = bool(reparameterize)
     else:
         source, name = _source(name, pretrained)
         model = checkpoint.load(source, name)
         model = _reconfigured(model, overrides)
-        if reparameterize and not model.is_fused:
-            model = fuse(model)
+    if reparameterize is not False and not model.is_fused:
+        model = fuse(model)
     transform = TensorPreprocess(Preprocess(model.config.preprocess))
     return model.to(device), transform, transform
 
@@ -90,6 +92,12 @@ def create_model_and_transforms(
 def _source(name: str, pretrained: str | os.PathLike[str]) -> tuple[str, str]:
     text = os.fspath(pretrained)
     prefix = _TAGS.get(text.lower())
+    is_word = "/" not in text and not Path(text).suffix and not Path(text).exists()
+    if is_word and prefix is None and zoo.find(text) is None:
+        raise PocketclipError(
+            f"no weights are called {text!r}: give a file, a folder, a hub id or one of the "
+            f"tags {', '.join(_TAGS)}"
+        )
     if prefix is None or Path(text).exists():
         return text, name
     if text.lower() == "datacompdr_lt" and name in ("mobileclip-b", "mobileclip-b-lt"):
@@ -107,6 +115,8 @@ def _reconfigured(model: CLIP, overrides: dict[str, Any]) -> CLIP:
     model.space_stamp = None  # other preprocessing is another embedding space
     if (config.image, config.text, config.embed_dim) == (old.image, old.text, old.embed_dim):
         model.config = config
+        if isinstance(model.image, ViT) and config.image_size != old.image_size:
+            model.image.regrid(config.image_size)
         return model
     rebuilt = CLIP(config).eval()
     try:

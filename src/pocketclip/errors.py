@@ -12,7 +12,11 @@ class PocketclipError(Exception):
 
 
 class UnknownModelError(PocketclipError):
-    """A model name, or a field of a model's configuration, that does not exist."""
+    """A model name that does not exist."""
+
+
+class ConfigError(PocketclipError):
+    """A model configuration with a field that does not exist, or a value that makes no sense."""
 
 
 class CheckpointError(PocketclipError):

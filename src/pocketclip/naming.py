@@ -262,7 +262,7 @@ def to_foreign(model: CLIP, naming: Naming) -> dict[str, Tensor]:
         CheckpointError: the naming cannot express the model; the message says why.
     """
     _check(model, naming)
-    state = {name: value.detach() for name, value in model.state_dict().items()}
+    state = {name: value.detach() for name, value in model.plain_state().items()}
     if isinstance(model.text.embedding, ComposedEmbedding):
         for part in ("remainder", "quotient"):
             del state[f"text.embedding.{part}.weight"]
@@ -308,6 +308,9 @@ def detect(names: Iterable[str]) -> Naming | Literal["pocketclip"] | None:
 
 def adapt(config: zoo.ModelConfig, names: Set[str], naming: Naming) -> zoo.ModelConfig:
     """Return `config` with what the file decides (see the head of this module)."""
+    if isinstance(config.image, zoo.ViTConfig) and config.image.stem == "patch":
+        # The bias decides which code builds such a tower, and so all of the names.
+        return zoo.override(config, text={"embedding_buckets": None})
     has_bias = not names.isdisjoint(("visual.trunk.head.fc.bias", "visual.trunk.head.bias"))
     image: dict[str, Any] = {"head_bias": has_bias}
     if _has_conv_stem(config):

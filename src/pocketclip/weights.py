@@ -31,7 +31,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     _check_readable(path)
     metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         state, metadata = _read_safetensors(path)
     else:
         state = _unwrap(_read_pickled(path), path)
@@ -46,7 +46,7 @@ def _check_readable(path: Path) -> None:
         raise CheckpointError(f"{path} is a folder without config.json, not a checkpoint")
     if not path.exists():
         raise CheckpointError(f"{path}: no such file")
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise CheckpointError(
             f"{path}: {path.suffix or 'no suffix'} is not a weight file's suffix "
             f"({', '.join(SUFFIXES)})"
@@ -60,10 +60,12 @@ def _check_readable(path: Path) -> None:
         raise CheckpointError(f"{path} is empty")
     # A safetensors file begins with the length of its JSON header.
     looks_safe = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
-    if looks_safe != (path.suffix == ".safetensors") and (looks_safe or _is_pickled(head)):
+    if looks_safe != (path.suffix.lower() == ".safetensors") and (looks_safe or _is_pickled(head)):
         actual = "a safetensors file" if looks_safe else "a pickled torch file"
         right = ".safetensors" if looks_safe else ".pt"
         raise CheckpointError(f"{path} is {actual} with a wrong suffix; rename it to {right}")
+    if path.suffix.lower() != ".safetensors" and not _is_pickled(head):
+        raise CheckpointError(f"{path} is not a torch file: it begins with neither zip nor pickle")
 
 
 def _is_pickled(head: bytes) -> bool:
@@ -95,7 +97,7 @@ def _read_pickled(path: Path) -> Any:
             raise CheckpointError(
                 f"{path} is a TorchScript archive; save its state_dict() as .pt and load that"
             ) from error
-        raise CheckpointError(f"{path} is truncated or damaged: {_line(error)}") from error
+        raise CheckpointError(f"{path} is truncated or damaged") from error
     except Exception as error:
         # The restricted unpickler meets arbitrary bytes here and fails in as many ways.
         raise CheckpointError(f"{path} cannot be read: {_line(error)}") from error

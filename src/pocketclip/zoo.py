@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pocketclip.errors import UnknownModelError
+from pocketclip.errors import ConfigError, UnknownModelError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -312,11 +314,12 @@ def override(config: ModelConfig, **overrides: Any) -> ModelConfig:
     `image.drop_path`.
 
     Raises:
-        UnknownModelError: a key that is not a field; the message lists the fields.
+        ConfigError: a key that is not a field (the message lists them), or a value that makes no
+            sense.
     """
     for key, value in overrides.items():
         config = _set(config, _ALIASES.get(key, key).split("."), value, key)
-    return config
+    return checked(config)
 
 
 def _set(node: Any, path: list[str], value: Any, key: str) -> Any:
@@ -326,11 +329,11 @@ def _set(node: Any, path: list[str], value: Any, key: str) -> Any:
         known = sorted(fields | (set(_ALIASES) if isinstance(node, ModelConfig) else set()))
         near = difflib.get_close_matches(head, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UnknownModelError(f"unknown field {key!r}{hint} (fields: {', '.join(known)})")
+        raise ConfigError(f"unknown field {key!r}{hint} (fields: {', '.join(known)})")
     old = getattr(node, head)
     if rest:
         if not dataclasses.is_dataclass(old):
-            raise UnknownModelError(f"{key!r}: {head!r} has no fields")
+            raise ConfigError(f"{key!r}: {head!r} has no fields")
         value = _set(old, rest, value, key)
     elif dataclasses.is_dataclass(old) and isinstance(value, Mapping):
         for name, inner in value.items():
@@ -356,7 +359,7 @@ def from_dict(raw: Mapping[str, Any]) -> ModelConfig:
     """Rebuild a configuration from `to_dict`'s form.
 
     Raises:
-        UnknownModelError: a field is unknown or missing.
+        ConfigError: a field is unknown or missing, or has a value that makes no sense.
     """
     try:
         image = dict(raw["image"])
@@ -367,17 +370,77 @@ def from_dict(raw: Mapping[str, Any]) -> ModelConfig:
             "preprocess": _build(PreprocessConfig, raw["preprocess"], "preprocess"),
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise UnknownModelError(f"configuration lacks or misnames a part: {error}") from error
-    return _build(ModelConfig, {**raw, **parts}, "model")
+        raise ConfigError(f"configuration lacks or misnames a part: {error}") from error
+    return checked(_build(ModelConfig, {**raw, **parts}, "model"))
 
 
 def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
     known = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(set(raw) - known)
     if unknown:
-        raise UnknownModelError(f"unknown field {unknown[0]!r} in the {where} configuration")
+        raise ConfigError(f"unknown field {unknown[0]!r} in the {where} configuration")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
     try:
         return cls(**values)
     except TypeError as error:
-        raise UnknownModelError(f"incomplete {where} configuration: {error}") from error
+        raise ConfigError(f"incomplete {where} configuration: {error}") from error
+
+
+# Of all the whole numbers, only these may be none.
+_MAY_BE_ZERO = {"attention_stages", "squeeze_excite_stages", "stem_padding"}
+
+
+def checked(config: ModelConfig) -> ModelConfig:
+    """Return `config` if its values can be built.
+
+    Raises:
+        ConfigError: a value of a wrong type or range, or parts that do not fit together.
+    """
+    for where, part in (
+        ("", config),
+        ("image.", config.image),
+        ("text.", config.text),
+        ("preprocess.", config.preprocess),
+    ):
+        hints = typing.get_type_hints(type(part))
+        for name, hint in hints.items():
+            value = getattr(part, name)
+            zero = value == 0 and hint is int and name not in _MAY_BE_ZERO
+            if zero or not _fits(value, hint):
+                raise ConfigError(f"{where}{name} cannot be {value!r}")
+    image, text = config.image, config.text
+    pairs = [("text", text.width, text.heads)]
+    if isinstance(image, ViTConfig):
+        pairs.append(("image", image.width, image.heads))
+    else:
+        if len(image.depths) != len(image.widths):
+            raise ConfigError("image.depths and image.widths must be equally long")
+        if any(b % a for a, b in zip(image.widths, image.widths[1:], strict=False)):
+            raise ConfigError("each of image.widths must be a multiple of the one before")
+        count = image.attention_stages
+        pairs += [("image", w, w // image.head_dim) for w in image.widths[-count:] if count]
+    for where, width, heads in pairs:
+        if heads < 1 or width % heads:
+            raise ConfigError(f"{where}: a width of {width} cannot be split into {heads} heads")
+    return config
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type that a field is annotated with; integers are not negative."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return 0 < len(value) == len(inner) and all(
+            _fits(v, arg) for v, arg in zip(value, inner, strict=True)
+        )
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, hint) and (hint is not int or value >= 0)

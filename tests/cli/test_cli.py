@@ -120,6 +120,7 @@ def _errors(folder):
     (folder / "cut.pt").write_bytes(b"PK\x03\x04 cut")
     (folder / "photo.jpg.weights").write_bytes(b"zz")
     (folder / "nothing").mkdir()
+    (folder / "u.txt").write_bytes(b"\xff\xfe bad")
     photo = PHOTOS / "coffee.jpg"
     classify = ("classify", photo, "--labels", "a,b")
     return {
@@ -134,6 +135,9 @@ def _errors(folder):
         "empty folder": ("classify", folder / "nothing", "--labels", "a,b", "-m", "tiny"),
         "pattern": ("classify", folder / "*.jpg", "--labels", "a,b", "-m", "tiny"),
         "labels file": ("classify", photo, "--labels-file", folder / "gone.txt", "-m", "tiny"),
+        "not utf-8": ("embed", folder / "u.txt", "--out", folder / "x.npy", "-m", "tiny"),
+        "labels not utf-8": ("classify", photo, "--labels-file", folder / "u.txt", "-m", "tiny"),
+        "no name": (*classify, "-m", ""),
         "out suffix": ("embed", photo, "--out", folder / "x.csv", "-m", "tiny"),
         "out folder": ("embed", photo, "--out", folder / "gone" / "x.npy", "-m", "tiny"),
         "no such option": ("classify", photo, "--label", "a,b"),
@@ -192,6 +196,7 @@ def test_interrupting_leaves_nothing_half_written(model, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr
+    assert stderr == "interrupted; nothing half-written was left\n"
     assert "Traceback" not in stderr
     assert not list(tmp_path.glob("*out.npy*"))
 

@@ -91,6 +91,30 @@ def test_labels_and_templates_that_make_no_sense(encoder, labels, templates, mes
         encoder.classify(PHOTOS[0], labels, templates)
 
 
+def test_a_text_for_a_list(encoder):
+    with pytest.raises(PocketclipError, match="give a list of labels"):
+        encoder.classify(PHOTOS[0], "cat")
+    one = encoder.classifier(["a", "b"], "a photo of {}.")
+    np.testing.assert_array_equal(one, encoder.classifier(["a", "b"], ["a photo of {}."]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_models(encoder, dtype):
+    model = random_model("tiny", seed=0)
+    randomise(model)
+    half = pocketclip.Encoder(model.to(dtype))
+    assert half.encode_image(PHOTOS).dtype == np.float32
+    assert (half.encode_image(PHOTOS) * encoder.encode_image(PHOTOS)).sum(1).min() > 0.99
+    assert (half.encode_text(["a cat"]) * encoder.encode_text(["a cat"])).sum() > 0.99
+
+
+def test_a_stack_of_images(encoder):
+    stack = np.random.default_rng(0).integers(0, 255, (3, 70, 80, 3), np.uint8)
+    np.testing.assert_allclose(
+        encoder.encode_image(stack), encoder.encode_image(list(stack)), atol=1e-6
+    )
+
+
 def test_a_bad_image_is_named(encoder, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 not a photograph")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
@@ -113,6 +137,12 @@ def test_a_folder_named_like_a_model_is_the_folder(tmp_path, monkeypatch, caplog
     checkpoint.save(random_model("small", seed=5), "tiny")
     assert pocketclip.load("tiny").model.config.name == "small"
     assert not caplog.records
+
+
+def test_any_other_folder_of_that_name_is_not_in_the_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert pocketclip.load("tiny").model.config.name == "tiny"
 
 
 def test_greyscale_and_transparent_images(encoder):

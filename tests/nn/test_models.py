@@ -195,8 +195,8 @@ def test_other_image_sizes(name, step):
 
 def test_vit_position_embedding_of_the_trained_grid_is_exact():
     tower = _light("vit-b16").image
-    assert tower._position(14, 14) is tower.position
-    resized = tower._position(28, 14)
+    assert tower.position_for(14, 14) is tower.position
+    resized = tower.position_for(28, 14)
     assert resized.shape == (1, 28 * 14 + 1, 768)
     assert torch.equal(resized[:, 0], tower.position[:, 0])
 
@@ -239,3 +239,11 @@ def test_parameter_counts_of_the_small_ones():
     counts = {n: sum(p.numel() for p in create_model(n).parameters()) for n in ("tiny", "small")}
     assert counts["tiny"] == pytest.approx(0.5e6, rel=0.1)
     assert counts["small"] == pytest.approx(5e6, rel=0.1)
+
+
+def test_sizes_that_a_tower_cannot_take():
+    model = random_model("vit-b16", seed=0, **{"image.layers": 1, "text.layers": 1})
+    with pytest.raises(ValueError, match="multiples of 16"):
+        model.encode_image(torch.rand(1, 3, 230, 224))
+    with pytest.raises(ValueError, match="78 tokens"):
+        model.encode_text(torch.ones(1, 78, dtype=torch.int64))

@@ -107,6 +107,22 @@ def test_freezing_more_blocks_than_there_are_is_an_error():
         create_model("tiny").freeze("text", train_last=3)
 
 
+def test_an_unknown_tower_is_an_error():
+    with pytest.raises(ValueError, match="'image' or 'text'"):
+        create_model("tiny").freeze("vision")
+
+
+def test_frozen_statistics_hold_when_a_tower_alone_is_set_to_training():
+    model = create_model("tiny")
+    model.freeze("image")
+    norm = model.image.stem[0].conv.bn
+    model.image.train()
+    assert not norm.training
+    model.unfreeze()
+    assert norm.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
 def test_batch_norm_statistics_can_be_frozen_alone():
     model = create_model("tiny")
     model.freeze_batch_norm_statistics()

@@ -72,7 +72,9 @@ def classify(
 
 
 def _labels(text: str, file: Path | None) -> list[str]:
-    lines = file.read_text("utf-8").splitlines() if file is not None else []
+    from pocketclip.cli.inputs import read_lines
+
+    lines = read_lines(file) if file is not None else []
     labels = [part.strip() for part in [*text.split(","), *lines] if part.strip()]
     if not labels:
         raise PocketclipError('no labels: give --labels "a dog,a cat" or --labels-file FILE')

@@ -84,7 +84,9 @@ def _texts(inputs: list[str]) -> list[str] | None:
         return None
     if len(inputs) > 1:
         raise PocketclipError("give one .txt file of texts, or photographs, not both")
-    texts = Path(inputs[0]).read_text("utf-8").splitlines()
+    from pocketclip.cli.inputs import read_lines
+
+    texts = read_lines(Path(inputs[0]))
     if not texts:
         raise PocketclipError(f"{inputs[0]} is empty")
     return texts

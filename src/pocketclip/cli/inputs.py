@@ -65,6 +65,19 @@ def photographs(inputs: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file.
+
+    Raises:
+        PocketclipError: it is not UTF-8 text.
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise PocketclipError(f"{path} is not UTF-8 text (byte {error.start})") from error
+
+
 def encode_photographs(
     encoder: Encoder, photos: Sequence[Path]
 ) -> Iterator[tuple[list[Path], Embeddings, list[tuple[Path, str]]]]:

@@ -60,13 +60,18 @@ def main() -> None:
     logging.addLevelName(logging.WARNING, "warning")
     warnings.showwarning = _show_warning
     try:
-        app()
+        code = app(standalone_mode=False) or 0
+        if code == 130:  # how some versions of typer report an interruption
+            raise KeyboardInterrupt
+        sys.exit(code)
     except PocketclipError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted; nothing half-written was left", file=sys.stderr)
         sys.exit(130)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
@@ -74,6 +79,13 @@ def main() -> None:
         where = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        # Typer's own errors, an unknown option say, know how to show themselves. Their class has
+        # another home in each version.
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        sys.exit(getattr(error, "exit_code", 2))
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

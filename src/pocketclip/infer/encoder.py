@@ -58,7 +58,8 @@ def load(
             "running a model needs torch: pip install 'pocketclip[train]'"
         ) from error
     text = os.fspath(path_or_name)
-    entry = None if Path(text).exists() else zoo.find(text)
+    is_checkpoint = Path(text).is_file() or (Path(text) / "config.json").is_file()
+    entry = None if is_checkpoint else zoo.find(text)
     if entry is not None and not entry.hub:
         log.warning(
             "%s has no published weights: they are random here, and so are the results; train "
@@ -109,13 +110,14 @@ class Encoder:
 
         Args:
             images: one image or a sequence of them; each a path, bytes, a PIL image or an
-                array (H, W), (H, W, 3) or (H, W, 4).
+                array (H, W), (H, W, 3) or (H, W, 4); or one array (B, H, W, 3).
             normalize: scale the embeddings to unit length.
 
         Raises:
             ImageError: an image cannot be opened.
         """
-        many = list(images) if isinstance(images, (list, tuple)) else [images]
+        stacked = isinstance(images, np.ndarray) and images.ndim == 4
+        many = list(images) if stacked or isinstance(images, (list, tuple)) else [images]
         out = np.empty((len(many), self.embed_dim), np.float32)
         # Decoding releases the interpreter lock, so it overlaps with the model.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -127,9 +129,11 @@ class Encoder:
         """Return embeddings (B, D) of pixels (B, 3, S, S) that `preprocess` made, in one go."""
         import torch
 
+        weight = self.model.logit_scale
         with torch.inference_mode():
-            found = self.model.encode_image(torch.from_numpy(pixels), normalize=normalize)
-        embeddings: Embeddings = found.numpy()
+            batch = torch.from_numpy(pixels).to(weight.device, weight.dtype)
+            found = self.model.encode_image(batch, normalize=normalize)
+        embeddings: Embeddings = found.float().cpu().numpy()
         return embeddings
 
     def _batches(
@@ -161,12 +165,15 @@ class Encoder:
         out = np.empty((len(ids), self.embed_dim), np.float32)
         for start in range(0, len(ids), self.batch_size):
             chunk = torch.from_numpy(ids[start : start + self.batch_size])
+            chunk = chunk.to(self.model.logit_scale.device)
             with torch.inference_mode():
                 found = self.model.encode_text(chunk, normalize=normalize)
-            out[start : start + len(chunk)] = found.numpy()
+            out[start : start + len(chunk)] = found.float().cpu().numpy()
         return out
 
-    def classifier(self, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Embeddings:
+    def classifier(
+        self, labels: Sequence[str], templates: str | Sequence[str] = ("{}",)
+    ) -> Embeddings:
         """Return one unit embedding (L, D) per label: the mean over the templates (CLIP, 3.1.4).
 
         Args:
@@ -176,6 +183,10 @@ class Encoder:
         Raises:
             PocketclipError: no label, a label twice, or a template without `{}`.
         """
+        if isinstance(labels, str):
+            raise PocketclipError(f"labels is the text {labels!r}: give a list of labels")
+        labels = list(labels)
+        templates = [templates] if isinstance(templates, str) else list(templates)
         if not labels:
             raise PocketclipError("no labels: give at least one")
         doubled = sorted({label for label in labels if labels.count(label) > 1})
@@ -190,7 +201,7 @@ class Encoder:
         return unit
 
     def classify(
-        self, images: Any, labels: Sequence[str], templates: Sequence[str] = ("{}",)
+        self, images: Any, labels: Sequence[str], templates: str | Sequence[str] = ("{}",)
     ) -> list[dict[str, float]]:
         """Return, per image, each label's probability, the most probable first.
 
@@ -203,7 +214,7 @@ class Encoder:
             ImageError: an image cannot be opened.
             PocketclipError: labels or templates that do not make sense.
         """
-        classifier = self.classifier(list(labels), list(templates))
+        classifier = self.classifier(labels, templates)
         return self.rank(self.encode_image(images), classifier, labels)
 
     def rank(

@@ -15,10 +15,11 @@ from pocketclip import zoo
 from pocketclip.nn.mci import MCi
 from pocketclip.nn.space import Stamp, space_id
 from pocketclip.nn.text import TextTower
+from pocketclip.nn.transformer import HoldsStatistics
 from pocketclip.nn.vit import ViT
 
 
-class CLIP(nn.Module):
+class CLIP(HoldsStatistics):
     """An image tower and a text tower that embed into one space (arXiv 2103.00020).
 
     Attributes:
@@ -28,12 +29,14 @@ class CLIP(nn.Module):
         logit_scale: the natural logarithm of the multiplier of cosine similarities, as in
             every published checkpoint; `logit_scale.exp()` is the multiplier itself.
         is_fused: whether `pocketclip.nn.reparam.fuse` made this model.
+        inference_only: whether it is in a form that can neither be trained nor saved.
     """
 
     def __init__(self, config: zoo.ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.is_fused = False
+        self.inference_only = False
         self.space_stamp: Stamp | None = None
         self.image: MCi | ViT = (
             MCi(config.image, config.embed_dim)
@@ -105,8 +108,10 @@ class CLIP(nn.Module):
                 the whole tower, position embedding included.
 
         Raises:
-            ValueError: the tower has fewer blocks.
+            ValueError: no such tower, or it has fewer blocks.
         """
+        if tower not in ("image", "text"):
+            raise ValueError(f"tower must be 'image' or 'text', not {tower!r}")
         part = self.image if tower == "image" else self.text
         groups = part.groups()
         blocks = len(groups) - 2  # between the input layers and the head
@@ -129,13 +134,17 @@ class CLIP(nn.Module):
             if isinstance(module, nn.BatchNorm2d):
                 _hold_statistics(module)
 
-    def train(self, mode: bool = True) -> CLIP:
-        """Set training mode, except for BatchNorm layers with frozen statistics."""
-        super().train(mode)
+    def unfreeze(self) -> None:
+        """Make everything trainable again, BatchNorm statistics included."""
+        self.requires_grad_(True)
         for module in self.modules():
-            if getattr(module, "statistics_frozen", False):
-                module.eval()
-        return self
+            if isinstance(module, nn.BatchNorm2d):
+                module.statistics_frozen = False  # type: ignore[assignment]
+        self.train(self.training)
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Return the state without the marks that `torch.compile` leaves in its names."""
+        return {n.replace("_orig_mod.", ""): v for n, v in self.state_dict().items()}
 
 
 def _hold_statistics(norm: nn.BatchNorm2d) -> None:

@@ -66,6 +66,7 @@ def compile_for_cpu(model: CLIP) -> CLIP:
 def rearranged(model: CLIP) -> CLIP:
     """Return a copy of the fused `model` in forms that oneDNN has fast kernels for."""
     out = copy.deepcopy(model).eval()
+    out.inference_only = True
     with torch.no_grad():
         for module in list(out.modules()):
             if isinstance(module, Downsample):

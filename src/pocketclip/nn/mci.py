@@ -22,7 +22,13 @@ from pocketclip.nn.reparam import (
     RepMixer,
     batch_norm_affine,
 )
-from pocketclip.nn.transformer import Attention, DropPath, drop_path_rates, run_blocks
+from pocketclip.nn.transformer import (
+    Attention,
+    DropPath,
+    HoldsStatistics,
+    drop_path_rates,
+    run_blocks,
+)
 from pocketclip.zoo import MCiConfig
 
 
@@ -178,7 +184,7 @@ class Stage(nn.Module):
         return run_blocks(self.blocks, self.position(self.downsample(x)), recompute=recompute)
 
 
-class MCi(nn.Module):
+class MCi(HoldsStatistics):
     """The image tower: stem of stride 4, stages, expansion to twice the width, mean, projection.
 
     Args:

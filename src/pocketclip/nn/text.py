@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketclip.nn.mci import RepMixerBlock
-from pocketclip.nn.transformer import TransformerBlock, drop_path_rates, run_pooled
+from pocketclip.nn.transformer import HoldsStatistics, TransformerBlock, drop_path_rates, run_pooled
 from pocketclip.zoo import TextConfig
 
 
@@ -57,7 +57,7 @@ class ComposedEmbedding(nn.Module):
         return self.forward(torch.arange(vocabulary, device=self.remainder.weight.device))
 
 
-class TextTower(nn.Module):
+class TextTower(HoldsStatistics):
     """The text tower; the state at the end-of-text token, normalised and projected.
 
     Args:
@@ -101,7 +101,13 @@ class TextTower(nn.Module):
         self._initialise(config)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Map token ids (B, T), T <= context length, to embeddings (B, D), not normalised."""
+        """Map token ids (B, T), T <= context length, to embeddings (B, D), not normalised.
+
+        Raises:
+            ValueError: T is more than the context length.
+        """
+        if ids.shape[1] > self.context_length:
+            raise ValueError(f"{ids.shape[1]} tokens; this tower takes {self.context_length}")
         x = self.embedding(ids) + self.position[: ids.shape[1]]
         # The end-of-text token has the highest id. A mask of its first occurrence, unlike
         # indexing with argmax, exports to every target.

@@ -7,12 +7,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class HoldsStatistics(nn.Module):
+    """A module that leaves frozen BatchNorm statistics alone when it is set to training."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, except for BatchNorm layers marked `statistics_frozen`."""
+        super().train(mode)
+        for module in self.modules():
+            if getattr(module, "statistics_frozen", False):
+                module.eval()
+        return self
 
 
 class QuickGELU(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketclip.nn.reparam import ConvBN
-from pocketclip.nn.transformer import TransformerBlock, drop_path_rates, run_pooled
+from pocketclip.nn.transformer import HoldsStatistics, TransformerBlock, drop_path_rates, run_pooled
 from pocketclip.zoo import ViTConfig
 
 
@@ -31,7 +31,7 @@ class ConvStem(nn.Sequential):
         )
 
 
-class ViT(nn.Module):
+class ViT(HoldsStatistics):
     """The image tower; the class token's last state, normalised and projected.
 
     Args:
@@ -77,9 +77,16 @@ class ViT(nn.Module):
 
         H and W are multiples of the patch side; another grid than the trained one interpolates
         the position embedding.
+
+        Raises:
+            ValueError: a side is not a multiple of the patch side.
         """
+        if pixels.shape[2] % self.stride or pixels.shape[3] % self.stride:
+            raise ValueError(
+                f"image sides must be multiples of {self.stride}, not {tuple(pixels.shape[2:])}"
+            )
         x = self.stem(pixels)  # (B, C, H/p, W/p)
-        position = self._position(x.shape[2], x.shape[3])
+        position = self.position_for(x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # (B, N, C)
         class_token = self.class_token.expand(x.shape[0], -1, -1)
         if self.class_position:
@@ -91,7 +98,7 @@ class ViT(nn.Module):
         )
         return self.head(self.norm(pooled))
 
-    def _position(self, height: int, width: int) -> Tensor:
+    def position_for(self, height: int, width: int) -> Tensor:
         """Return the position embedding (1, T or N, C) for a grid of height x width patches."""
         if height == self.grid and width == self.grid:
             return self.position
@@ -103,6 +110,12 @@ class ViT(nn.Module):
             patches.float(), size=(height, width), mode="bicubic", antialias=True
         ).to(patches.dtype)
         return torch.cat([first, resized.flatten(2).transpose(1, 2)], dim=1)
+
+    def regrid(self, image_size: int) -> None:
+        """Interpolate the stored position embedding for images of another size."""
+        grid = image_size // self.stride
+        position = self.position_for(grid, grid).detach().clone()
+        self.position, self.grid = nn.Parameter(position), grid
 
     def groups(self) -> list[list[nn.Module]]:
         """Return the modules from input to output, one list per block, for freezing."""
