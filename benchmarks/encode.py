@@ -24,6 +24,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from peers import import_open_clip
 from pocketclip import zoo
 from pocketclip.nn.clip import CLIP, random_model
 from pocketclip.nn.inference import compile_for_cpu
@@ -35,22 +36,11 @@ Run = Callable[[torch.Tensor], Any]
 
 def open_clip_peer(name: str) -> CLIP | None:
     """Return open_clip's model of this name, fused, or None with the reason on stderr."""
-    try:
-        # The CPU build of torch has no torchvision operators; these two are asked for at import.
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for schema in ("nms", "qnms"):
-            library.define(  # type: ignore[no-untyped-call]
-                f"{schema}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
-        open_clip_peer.library = library  # type: ignore[attr-defined]  # must outlive the import
-    except RuntimeError:
-        pass  # a torchvision that fits is installed
-    try:
-        import open_clip
-        from timm.utils import reparameterize_model
-    except ImportError as error:
-        print(f"no peer: {error}", file=sys.stderr)
+    open_clip = import_open_clip()
+    if open_clip is None:
         return None
+    from timm.utils import reparameterize_model
+
     for known in open_clip.list_models():
         if zoo.find(known) is zoo.entry(name):
             return reparameterize_model(open_clip.create_model(known).eval())

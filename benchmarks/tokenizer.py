@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from peers import import_open_clip
 from pocketclip.tokenizer import Tokenizer
 
 SUBJECTS = (
@@ -65,21 +66,8 @@ def captions(count: int, mix: str) -> list[str]:
 
 def peer() -> Callable[[list[str]], Any] | None:
     """Return open_clip's tokenizer, or None where it cannot be imported."""
-    try:
-        import torch
-
-        # open_clip imports torchvision, which needs the schemas of its two operators; where its
-        # compiled part is missing, as beside a CPU build of torch, nobody else declares them.
-        torch_library: Any = torch.library
-        library = torch_library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        from open_clip.tokenizer import SimpleTokenizer
-    except ImportError as error:
-        print(f"open_clip is not importable ({error}): timing ours only")
-        return None
-    return SimpleTokenizer()
+    open_clip = import_open_clip()
+    return None if open_clip is None else open_clip.tokenizer.SimpleTokenizer()
 
 
 def main() -> None:

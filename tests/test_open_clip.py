@@ -1,9 +1,6 @@
 """Against open_clip itself, where it can be imported: files both ways, embeddings, transforms.
 
-    pip install --no-deps torchvision open_clip_torch timm && pytest tests/test_open_clip.py
-
-The CPU build of torch has no torchvision operators; two of them are declared here, since
-torchvision asks for them when it is imported.
+pip install --no-deps torchvision open_clip_torch timm && pytest tests/test_open_clip.py
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from peers import import_open_clip
 from pocketclip import checkpoint, naming, zoo
 from pocketclip.nn.clip import random_model
 from pocketclip.preprocess import Preprocess
@@ -38,17 +36,9 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def open_clip():
-    library = torch.library.Library("torchvision", "DEF")
-    try:
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except RuntimeError:
-        pass  # a torchvision that fits this torch is installed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import open_clip
-
-        yield open_clip
+        yield import_open_clip()
 
 
 def _embeddings(model, size):
