@@ -38,14 +38,17 @@ class CompiledTower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the tower's input (B, ...) to embeddings (B, D)."""
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
         whole = len(x) - len(x) % MICRO_BATCH
         parts = [*torch.split(x[:whole], MICRO_BATCH), *torch.split(x[whole:], 1)]
         # Freezing lets the compiler pack the weights, which is where most of the gain is. As an
         # option of `torch.compile` it comes too late to have an effect (torch 2.13).
         with torch.no_grad(), inductor.patch(freezing=True):
-            return torch.cat([self.compiled(part) for part in parts])
+            return torch.cat([self.compiled(_channels_last(part)) for part in parts])
+
+
+def _channels_last(part: Tensor) -> Tensor:
+    # Part by part: a whole batch would go through memory once more.
+    return part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part
 
 
 def compile_for_cpu(model: CLIP) -> CLIP:
