@@ -21,9 +21,10 @@ types:
 test *args:
     pytest {{args}}
 
-# all tests, the large models included
+# all tests; the large models one at a time, since each takes up to 12 GB
 test-all *args:
-    pytest -m "slow or not slow" {{args}}
+    pytest {{args}}
+    pytest -n 1 -m slow {{args}}
 
 # show that the base install works without torch, in an environment of its own
 base-install:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,7 @@ from torch import nn
 from pocketclip import checkpoint, naming, zoo
 from pocketclip.nn.clip import CLIP, create_model, random_model
 from pocketclip.nn.reparam import fuse
+from pocketclip.tokenizer import Tokenizer
 from tests.golden_weights import FOLDER, LARGE, TAGS, golden, randomise, relative_error
 
 LARGE_NAMES = {"mobileclip-s3", "mobileclip-l14", "mobileclip-s4", "mobileclip2-l14",
@@ -222,6 +226,24 @@ def test_composed_embedding_gives_every_token_its_own_row():
     table = random_model("tiny", seed=0).text.embedding.table(49408)
     assert table.shape == (49408, 64)
     assert len(torch.unique(table[:, :3], dim=0)) == 49408
+
+
+def test_arrays_of_the_tokenizer_and_the_preprocessing_will_do():
+    model = random_model("tiny", seed=0)
+    ids = Tokenizer()(["a cat", "a dog"])
+    pixels = np.zeros((2, 3, 64, 64), np.float32)
+    with torch.inference_mode():
+        text, image = model.encode_text(ids), model.encode_image(pixels)
+        assert torch.equal(text, model.encode_text(torch.from_numpy(ids)))
+        assert torch.equal(image, model.encode_image(torch.from_numpy(pixels)))
+
+
+def test_the_rooms_open_from_the_front_door():
+    code = (
+        "import pocketclip; pocketclip.nn.reparam.fuse(pocketclip.create_model('tiny'))\n"
+        "pocketclip.checkpoint.load; pocketclip.tokenizer.Tokenizer; pocketclip.zoo.ZOO"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_each_tower_runs_alone():

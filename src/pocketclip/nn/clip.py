@@ -9,7 +9,8 @@ import math
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from torch import Tensor, nn, random, tensor
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy, nn, random, tensor
 
 from pocketclip import zoo
 from pocketclip.nn.mci import MCi
@@ -17,6 +18,8 @@ from pocketclip.nn.space import Stamp, space_id
 from pocketclip.nn.text import TextTower
 from pocketclip.nn.transformer import HoldsStatistics
 from pocketclip.nn.vit import ViT
+
+Array = NDArray[Any]
 
 
 class CLIP(HoldsStatistics):
@@ -47,19 +50,28 @@ class CLIP(HoldsStatistics):
         self.logit_scale = nn.Parameter(tensor(math.log(1 / 0.07)))
         self.set_gradient_checkpointing(config.gradient_checkpointing)
 
-    def encode_image(self, pixels: Tensor, *, normalize: bool = False) -> Tensor:
-        """Return embeddings (B, D) of preprocessed pixels (B, 3, H, W).
+    def encode_image(self, pixels: Tensor | Array, *, normalize: bool = False) -> Tensor:
+        """Return embeddings (B, D) of preprocessed pixels (B, 3, H, W), a tensor or an array.
 
         H and W are multiples of the tower's total stride (MCi: 32 or 64) or patch side.
         With `normalize` they have unit length.
         """
-        out = self.image(pixels)
+        out = self.image(self._tensor(pixels))
         return F.normalize(out, dim=-1) if normalize else out
 
-    def encode_text(self, ids: Tensor, *, normalize: bool = False) -> Tensor:
-        """Return embeddings (B, D) of token ids (B, T); with `normalize` of unit length."""
-        out = self.text(ids)
+    def encode_text(self, ids: Tensor | Array, *, normalize: bool = False) -> Tensor:
+        """Return embeddings (B, D) of token ids (B, T), a tensor or what `Tokenizer` returns.
+
+        With `normalize` they have unit length.
+        """
+        out = self.text(self._tensor(ids))
         return F.normalize(out, dim=-1) if normalize else out
+
+    def _tensor(self, array: Tensor | Array) -> Tensor:
+        # Preprocessing and tokenizer know no torch; their arrays go to where the model is.
+        if isinstance(array, Tensor):
+            return array
+        return from_numpy(array).to(self.logit_scale.device)
 
     def forward(
         self, pixels: Tensor | None = None, ids: Tensor | None = None
