@@ -137,8 +137,8 @@ def _load_file(path: Path, name: str | None) -> CLIP:
         raise CheckpointError(f"{path} is part of a checkpoint: load its folder instead")
     config = _config_of(path, name, state, metadata, convention)
     state = naming.canonical(state, config)
-    model = _fitting_shell(state, config, convention, path)
-    _assign(model, naming.from_foreign(state, model, convention))
+    model, entries = _fitting_shell(state, config, convention, path)
+    _assign(model, naming.from_foreign(state, model, entries))
     return model
 
 
@@ -192,11 +192,12 @@ def _config_of(
 
 def _fitting_shell(
     state: Mapping[str, Tensor], config: zoo.ModelConfig, convention: Naming, path: Path
-) -> CLIP:
+) -> tuple[CLIP, dict[str, naming.ForeignEntry]]:
     model = naming.shell(config)
-    expected = {e.name: e.shape for e in naming.layout(model, convention).values()}
+    entries = naming.layout(model, convention)
+    expected = {entry.name: entry.shape for entry in entries.values()}
     _compare(state, expected, path, config.name, convention)
-    return model
+    return model, entries
 
 
 def _compare(
@@ -241,11 +242,14 @@ def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[st
 def _assign(model: CLIP, state: Mapping[str, Tensor]) -> None:
     # Fresh memory: a mapped file that somebody truncates later would kill the process.
     own = {
-        name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        name: value.to(
+            torch.float32 if value.is_floating_point() else value.dtype,
+            copy=True,
+            memory_format=torch.contiguous_format,
+        )
         for name, value in state.items()
     }
-    contiguous = {n: v.contiguous() for n, v in own.items()}
-    model.load_state_dict(contiguous, assign=True)
+    model.load_state_dict(own, assign=True)
 
 
 def _uncompiled(model: nn.Module) -> CLIP:
@@ -302,7 +306,7 @@ def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
         if target.suffix.lower() == ".safetensors":
             from safetensors.torch import save_file
 
-            config = naming.adapt_kept(model.config, state.keys())
+            config = naming.written(model.config, convention)
             metadata = {"format": "pt", "pocketclip": json.dumps(zoo.to_dict(config))}
             save_file(state, temporary, metadata=metadata)
         else:

@@ -269,7 +269,8 @@ def to_foreign(model: CLIP, naming: Naming) -> dict[str, Tensor]:
         table = model.text.embedding.table(model.config.text.vocab_size)
         state["text.embedding.weight"] = table.detach()
     bias = state.get("image.head.bias")
-    wants_bias = naming == "openclip" and not is_plain_clip(model.config)
+    config = written(model.config, naming)
+    wants_bias = config.image.head_bias
     if bias is None and wants_bias:
         state["image.head.bias"] = torch.zeros_like(state["image.head.weight"][:, 0])
     elif bias is not None and not wants_bias:
@@ -279,15 +280,18 @@ def to_foreign(model: CLIP, naming: Naming) -> dict[str, Tensor]:
                 "and this model's is not zero; use naming='openclip'"
             )
         del state["image.head.bias"]
-    config = zoo.override(
-        model.config, image={"head_bias": wants_bias}, text={"embedding_buckets": None}
-    )
     return {
         entry.name: (state[ours].T if entry.transposed else state[ours].reshape(entry.shape))
         .contiguous()
         .cpu()
         for ours, entry in layout(shell(config), naming).items()
     }
+
+
+def written(config: zoo.ModelConfig, naming: Naming) -> zoo.ModelConfig:
+    """Return the configuration of what `to_foreign` writes of such a model."""
+    has_bias = naming == "openclip" and not is_plain_clip(config)
+    return zoo.override(config, image={"head_bias": has_bias}, text={"embedding_buckets": None})
 
 
 def shell(config: zoo.ModelConfig) -> CLIP:
@@ -318,15 +322,6 @@ def adapt(config: zoo.ModelConfig, names: Set[str], naming: Naming) -> zoo.Model
     return zoo.override(config, image=image, text={"embedding_buckets": None})
 
 
-def adapt_kept(config: zoo.ModelConfig, names: Set[str]) -> zoo.ModelConfig:
-    """Return `config` as written by `to_foreign`, with its own stem."""
-    adapted = adapt(config, names, "openclip")
-    if not isinstance(config.image, zoo.ViTConfig):
-        return adapted
-    kept = {"stem_padding": config.image.stem_padding, "eps": config.image.eps}
-    return zoo.override(adapted, image=kept)
-
-
 def canonical(state: Mapping[str, Any], config: zoo.ModelConfig) -> dict[str, Any]:
     """Return an open_clip state with the text tower where this configuration's stands.
 
@@ -345,11 +340,13 @@ def canonical(state: Mapping[str, Any], config: zoo.ModelConfig) -> dict[str, An
     return out
 
 
-def from_foreign(state: Mapping[str, Tensor], model: CLIP, naming: Naming) -> dict[str, Tensor]:
-    """Return a foreign state, whose names and shapes were checked, under our names."""
+def from_foreign(
+    state: Mapping[str, Tensor], model: CLIP, entries: Mapping[str, ForeignEntry]
+) -> dict[str, Tensor]:
+    """Return a foreign state, whose names and shapes fit `entries`, under our names."""
     out = {}
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    for ours, entry in layout(model, naming).items():
+    for ours, entry in entries.items():
         value = state[entry.name]
         out[ours] = value.T if entry.transposed else value.reshape(shapes[ours])
     return out

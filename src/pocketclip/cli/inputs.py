@@ -7,12 +7,11 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pocketclip.errors import ImageError, PocketclipError
+from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
@@ -81,31 +80,12 @@ def read_lines(path: Path) -> list[str]:
 def encode_photographs(
     encoder: Encoder, photos: Sequence[Path]
 ) -> Iterator[tuple[list[Path], Embeddings, list[tuple[Path, str]]]]:
-    """Yield, per batch, the photographs that were read, their embeddings, and the bad ones.
-
-    Decoding the next batch overlaps with encoding this one.
-    """
-    import numpy as np
-
-    size = encoder.batch_size
-    with ThreadPoolExecutor() as pool, progress(len(photos), "photographs") as advance:
-        pending: list[tuple[Path, Any]] = []
-        for start in range(0, len(photos) + size, size):
-            chunk = photos[start : start + size]
-            following = [(p, pool.submit(encoder.preprocess, p)) for p in chunk]
-            good: list[Path] = []
-            pixels, bad = [], []
-            for path, future in pending:
-                try:
-                    pixels.append(future.result())
-                    good.append(path)
-                except ImageError as error:
-                    bad.append((path, str(error)))
-            if pending:
-                empty = np.empty((0, encoder.embed_dim), np.float32)
-                yield good, encoder.encode_pixels(np.stack(pixels)) if good else empty, bad
-                advance(len(pending))
-            pending = following
+    """Yield, per batch, the photographs that were read, their embeddings, and the bad ones."""
+    with progress(len(photos), "photographs") as advance:
+        for good, embeddings, bad in encoder.encode_stream(photos):
+            read = [photos[i] for i in good]
+            yield read, embeddings, [(photos[i], str(error)) for i, error in bad]
+            advance(len(good) + len(bad))
 
 
 class Advance(Protocol):

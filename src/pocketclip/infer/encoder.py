@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pocketclip import zoo
-from pocketclip.errors import MissingDependencyError, PocketclipError
+from pocketclip.errors import ImageError, PocketclipError
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.types import Embeddings
@@ -47,18 +47,12 @@ def load(
         MissingDependencyError: torch is not installed.
         PocketclipError: the model cannot be had; the message says why.
     """
-    try:
-        from pocketclip import checkpoint
-        from pocketclip.nn.clip import random_model
-        from pocketclip.nn.reparam import fuse as fold
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingDependencyError(
-            "running a model needs torch: pip install 'pocketclip[train]'"
-        ) from error
+    from pocketclip import checkpoint
+    from pocketclip.nn.clip import random_model
+    from pocketclip.nn.reparam import fuse as fold
+
     text = os.fspath(path_or_name)
-    is_checkpoint = Path(text).is_file() or (Path(text) / "config.json").is_file()
+    is_checkpoint = Path(text).is_file() or (Path(text) / checkpoint.CONFIG).is_file()
     entry = None if is_checkpoint else zoo.find(text)
     if entry is not None and not entry.hub:
         log.warning(
@@ -119,11 +113,40 @@ class Encoder:
         stacked = isinstance(images, np.ndarray) and images.ndim == 4
         many = list(images) if stacked or isinstance(images, (list, tuple)) else [images]
         out = np.empty((len(many), self.embed_dim), np.float32)
+        for good, embeddings, bad in self.encode_stream(many, normalize=normalize):
+            if bad:
+                raise bad[0][1]
+            out[good] = embeddings
+        return out
+
+    def encode_stream(
+        self, images: Sequence[Any], *, normalize: bool = True
+    ) -> Iterator[tuple[list[int], Embeddings, list[tuple[int, ImageError]]]]:
+        """Yield, per batch, which images were read, their embeddings, and which failed and why.
+
+        Images are named by their position. The next batch is decoded while this one is encoded.
+        """
+        size = self.batch_size
+        empty = np.empty((0, self.embed_dim), np.float32)
         # Decoding releases the interpreter lock, so it overlaps with the model.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            for start, batch in self._batches(many, pool):
-                out[start : start + len(batch)] = self.encode_pixels(batch, normalize=normalize)
-        return out
+            pending: list[Future[Any]] = []
+            for start in range(0, len(images) + size, size):
+                chunk = images[start : start + size]
+                following = [pool.submit(self.preprocess, image) for image in chunk]
+                pixels, good, bad = [], [], []
+                for position, future in enumerate(pending, start - size):
+                    try:
+                        pixels.append(future.result())
+                        good.append(position)
+                    except ImageError as error:
+                        bad.append((position, error))
+                if pending:
+                    found = (
+                        self.encode_pixels(np.stack(pixels), normalize=normalize) if good else empty
+                    )
+                    yield good, found, bad
+                pending = following
 
     def encode_pixels(self, pixels: Embeddings, *, normalize: bool = True) -> Embeddings:
         """Return embeddings (B, D) of pixels (B, 3, S, S) that `preprocess` made, in one go."""
@@ -135,21 +158,6 @@ class Encoder:
             found = self.model.encode_image(batch, normalize=normalize)
         embeddings: Embeddings = found.float().cpu().numpy()
         return embeddings
-
-    def _batches(
-        self, images: Sequence[Any], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """Yield each batch's start and pixels; the next batch is decoded meanwhile."""
-        starts = range(0, len(images), self.batch_size)
-        pending = None
-        for start in [*starts, None]:
-            following = None
-            if start is not None:
-                chunk = images[start : start + self.batch_size]
-                following = start, [pool.submit(self.preprocess, image) for image in chunk]
-            if pending is not None:
-                yield pending[0], np.stack([future.result() for future in pending[1]])
-            pending = following
 
     def encode_text(self, texts: str | Sequence[str], *, normalize: bool = True) -> Embeddings:
         """Return embeddings (B, D) of texts.
