@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -29,6 +32,25 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics():
     for name, buffer in plain.named_buffers():
         torch.testing.assert_close(saving.get_buffer(name), buffer, msg=name)
     assert saving.image.stages[0].blocks[0].mixer.norm.num_batches_tracked == 1
+
+
+def test_channels_last_images_give_the_same_gradients():
+    # In a process of its own: where this goes wrong, memory is overwritten.
+    code = """
+import torch
+from pocketclip.nn.reparam import RepConv
+torch.manual_seed(0)
+block = RepConv(3, 16, 3, stride=2).train()
+found = []
+for form in (torch.contiguous_format, torch.channels_last):
+    block.zero_grad()
+    pixels = torch.rand(64, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    out = block(pixels.contiguous(memory_format=form))
+    (out * torch.linspace(-1, 1, out.numel()).reshape(out.shape)).sum().backward()
+    found.append(block.scale.conv.weight.grad.clone())
+torch.testing.assert_close(*found, rtol=1e-3, atol=1e-1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_gradient_checkpointing_replays_stochastic_depth():
