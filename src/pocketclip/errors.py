@@ -16,7 +16,19 @@ class UnknownModelError(PocketclipError):
 
 
 class ConfigError(PocketclipError):
-    """A model configuration with a field that does not exist, or a value that makes no sense."""
+    """A configuration with a field that does not exist, or a value that makes no sense."""
+
+
+class AugmentationError(PocketclipError):
+    """An augmentation configuration, or stored parameters, that cannot be replayed."""
+
+
+class DataError(PocketclipError):
+    """Pairs or shards that cannot be read, or do not hold what they should."""
+
+
+class StorageError(PocketclipError):
+    """A file or object store that cannot be reached, read or written."""
 
 
 class CheckpointError(PocketclipError):
