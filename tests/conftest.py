@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.hub_server import HubServer
+from tests.image_server import web  # noqa: F401
+from tests.s3_server import s3, s3_server  # noqa: F401
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 

@@ -33,6 +33,24 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     _sync_folder(target.parent)
 
 
+def remove_abandoned(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files in `folder` whose process was killed before it could."""
+    for path in Path(folder).glob(".*.tmp"):
+        pid = path.name.split(".")[-3] if path.name.count(".") >= 4 else ""
+        if pid.isdecimal() and path.is_file() and not _is_alive(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
 def _sync_folder(folder: Path) -> None:
     # Without this the rename itself may be lost in a power failure. Windows cannot open folders.
     if os.name != "posix":

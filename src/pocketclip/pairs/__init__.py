@@ -1,0 +1,16 @@
+"""Raw image-text pairs, from tables, folders, webdataset tars and tfrecords.
+
+    options = PairOptions(caption_columns=("alt_text",), where={"split": "train"})
+    for shard in open_pairs("pairs.csv", options):
+        for pair in shard:  # Pair | Bad
+            ...
+
+Whatever the form, it comes as shards: small picklable descriptions that another process can
+iterate. Images are not decoded here. What is wrong with a single pair is yielded as `Bad`; what
+is wrong with the whole input is an error.
+"""
+
+from pocketclip.pairs.base import PairOptions, PairShard
+from pocketclip.pairs.opening import open_pairs
+
+__all__ = ["PairOptions", "PairShard", "open_pairs"]

@@ -1,0 +1,123 @@
+"""Pairs from a folder of `x.jpg` beside `x.txt`, also in folders within it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.pairs.base import IMAGE_SUFFIXES, Draft, PairOptions, PairShard, clean_uid, digest
+from pocketclip.pairs.loading import completed
+from pocketclip.types import Bad, Pair
+
+_TEXT = ("txt",)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    uid: str
+    image: str = ""
+    """Relative to the folder, with slashes."""
+    text: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderShard(PairShard):
+    """Some images of a folder, in the order of their names."""
+
+    folder: str
+    entries: tuple[_Entry, ...]
+    options: PairOptions
+
+    def __iter__(self) -> Iterator[Pair | Bad]:
+        return completed(self._drafts(), self.options.fetch)
+
+    def _drafts(self) -> Iterator[Pair | Bad | Draft]:
+        for entry in self.entries:
+            if entry.problem:
+                yield Bad(uid=entry.uid, reason=entry.problem)
+                continue
+            data = storage.read_bytes(storage.join(self.folder, *entry.text.split("/")))
+            try:
+                caption = data.decode("utf-8-sig").strip()
+            except UnicodeDecodeError:
+                yield Bad(uid=entry.uid, reason=f"{entry.text} is not UTF-8")
+                continue
+            if not caption:
+                yield Bad(uid=entry.uid, reason="empty caption")
+                continue
+            pair = Pair(uid=entry.uid, image=None, captions={"text": [caption]})
+            pair.meta["filepath"] = entry.image
+            yield Draft(pair, storage.join(self.folder, *entry.image.split("/")))
+
+
+def open_folder(folder: str, name: str | None, options: PairOptions) -> list[FolderShard]:
+    """Return the shards of a folder; `name` is given if there are other inputs.
+
+    A uid is the path within the folder without the extension; what is no letter, digit, `_` or
+    `-` becomes `_`. If two end up with the same uid, the second is Bad.
+
+    Raises:
+        DataError: there are no images with texts.
+        StorageError: it cannot be listed.
+    """
+    wanted = tuple(f".{suffix}" for suffix in (*IMAGE_SUFFIXES, *_TEXT))
+    sizes = dict(storage.list_sizes(folder, wanted, recursive=True))
+    start = len(storage.join(folder, "x")) - 1
+    names = {path[start:].replace("\\", "/"): size for path, size in sizes.items()}
+    entries = _entries(sorted(names), f"{name}_" if name else "")
+    if not any(entry.image and entry.text for entry in entries):
+        raise DataError(
+            f"{folder}: no image in it has a text of the same name (x.jpg, x.txt), and there are "
+            "no tars; for a table, give its own path"
+        )
+    shards: list[FolderShard] = []
+    for index in range(0, len(entries), options.shard_size):
+        part = entries[index : index + options.shard_size]
+        known = [f"{e.uid}:{e.image}:{names.get(e.image)}:{_told(folder, e, names)}" for e in part]
+        shards.append(
+            FolderShard(
+                name=f"{name + '_' if name else ''}{len(shards):08d}",
+                fingerprint=digest(options.identity(), *known),
+                size=len(part),
+                folder=folder,
+                entries=tuple(part),
+                options=options,
+            )
+        )
+    return shards
+
+
+def _told(folder: str, entry: _Entry, sizes: dict[str, int]) -> str:
+    """Return what enters the fingerprint of a caption: the text itself where that is cheap."""
+    if not entry.text or storage.is_remote(folder):
+        return str(sizes.get(entry.text))
+    return digest(storage.read_bytes(storage.join(folder, *entry.text.split("/"))))
+
+
+def _entries(names: list[str], prefix: str) -> list[_Entry]:
+    images: dict[str, list[str]] = {}
+    texts: dict[str, str] = {}
+    for name in names:
+        stem, _, suffix = name.rpartition(".")
+        if suffix.lower() in _TEXT:
+            texts[stem] = name
+        else:
+            images.setdefault(stem, []).append(name)
+    entries: list[_Entry] = []
+    taken: dict[str, str] = {}
+    for stem in sorted({*images, *texts}):
+        uid = prefix + clean_uid(stem)
+        for image in images.get(stem, [""]):
+            text, problem = texts.get(stem, ""), ""
+            if not image:
+                problem = f"there is no image beside {text}"
+            elif not text:
+                problem = f"there is no text beside {image}"
+            elif uid in taken:
+                problem = f"duplicate uid {uid}: {taken[uid]} has it already"
+            taken.setdefault(uid, image or text)
+            entries.append(_Entry(uid, image, text, problem))
+    return entries

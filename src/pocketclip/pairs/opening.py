@@ -1,0 +1,123 @@
+"""From what the user names to shards: which reader takes which path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.pairs.base import PairOptions, PairShard, clean_uid
+from pocketclip.pairs.folders import open_folder
+from pocketclip.pairs.parquet import open_parquet
+from pocketclip.pairs.tables import open_table
+from pocketclip.pairs.tars import open_tar
+from pocketclip.pairs.tfrecords import open_tfrecord
+
+_AT_ONCE = 16
+_TARS = (".tar", ".tar.gz", ".tgz")
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_RECORDS = re.compile(r"\.tfrecords?(\.gz)?(-\d+-of-\d+)?$", re.IGNORECASE)
+
+
+def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) -> list[PairShard]:
+    """Return the shards of `source`, in order: one or several paths or patterns.
+
+    - `.csv`, `.tsv`, `.jsonl`, `.parquet`: tables; `PairOptions` say which column is what.
+    - `.tar`, `.tar.gz`: webdataset tars. `.tfrecord`: files of `tf.train.Example`.
+    - A folder: the tars in it, else its tfrecords, else its parquet files, else its images with
+      texts of the same name (`x.jpg`, `x.txt`), recursively.
+    - `{00000..00012}`, `*`, and `.json` lists of paths: see `storage.expand`.
+
+    Shards are named by numbers if there is one table or folder, else by their files. So are the
+    uids of rows that have none: `00000042`, or `NAME_00000042`.
+
+    Raises:
+        ConfigError, DataError: the options do not fit the data, or there is none.
+        MissingDependencyError: an optional package is needed.
+        StorageError: a file is missing or a store cannot be reached.
+    """
+    options = options or PairOptions()
+    sources = (source,) if isinstance(source, str) else tuple(source)
+    paths = [found for one in sources for path in storage.expand(one) for found in _inside(path)]
+    if not paths:
+        raise DataError("no pairs were named; give a table, a folder or tars")
+    names, several = _unique_names(paths), len(paths) > 1
+    if not several or not any(map(storage.is_remote, paths)):
+        opened = (_open(*each, several, options) for each in zip(paths, names, strict=True))
+        return list(chain.from_iterable(opened))
+    # A store takes its time for each question.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        tasks = [
+            pool.submit(_open, *each, several, options) for each in zip(paths, names, strict=True)
+        ]
+        try:
+            return [shard for task in tasks for shard in task.result()]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _inside(path: str) -> list[str]:
+    """Return the files of a folder that are shards or tables of their own, else the path."""
+    if path.lower().endswith((*_TARS, *_TABLES, ".parquet")) or not storage.is_folder(path):
+        return [path]
+    there = storage.list_files(path)
+    for kind in (_TARS, None, (".parquet",)):
+        if kind is None:
+            found = [file for file in there if _RECORDS.search(file)]
+        else:
+            found = [file for file in there if file.lower().endswith(kind)]
+        if found:
+            return found
+    return [path]
+
+
+def _open(path: str, name: str, several: bool, options: PairOptions) -> Sequence[PairShard]:
+    lowered = path.lower()
+    if lowered.endswith(_TARS):
+        return open_tar(path, name, options)
+    if _RECORDS.search(path):
+        return open_tfrecord(path, name, options, several=several)
+    if lowered.endswith(_TABLES):
+        return open_table(path, name if several else None, options)
+    if lowered.endswith(".parquet"):
+        return open_parquet(path, name if several else None, options)
+    if storage.is_folder(path):
+        return open_folder(path, name if several else None, options)
+    storage.size(path)  # raises if it is not there, which is the better message
+    raise DataError(
+        f"{path}: not a form of pairs that is known; those are .csv, .tsv, .jsonl, .parquet, .tar, "
+        ".tfrecord, a folder, or a .json list of them"
+    )
+
+
+def _unique_names(paths: list[str]) -> list[str]:
+    """Return a name per path: the file's, with its folders' where needed to tell them apart.
+
+    Raises:
+        DataError: a path stands there twice, or two differ in signs only that names cannot have.
+    """
+    split = [re.split(r"[/\\]+", path.rstrip("/\\")) for path in paths]
+    for depth in range(1, max(map(len, split)) + 1):
+        names = [clean_uid("_".join([*parts[-depth:-1], _stem(parts[-1])])) for parts in split]
+        if len(set(names)) == len(names):
+            return names
+    first: dict[str, str] = {}
+    for path, name in zip(paths, names, strict=True):
+        if name in first:
+            raise DataError(
+                f"{path}: its shards would have the same names as those of {first[name]}; "
+                "name each once, or rename one"
+            )
+        first[name] = path
+    return names
+
+
+def _stem(file: str) -> str:
+    stem = _RECORDS.sub(r"\2", file)
+    for suffix in (*_TARS, *_TABLES, ".parquet"):
+        if stem.lower().endswith(suffix):
+            return stem[: -len(suffix)]
+    return stem

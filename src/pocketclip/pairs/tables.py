@@ -1,0 +1,326 @@
+"""Pairs from csv, tsv and jsonl tables.
+
+Opening reads the table once, row by row, to find where each shard begins and to hash its rows;
+nothing of it is kept but some hundred bytes per shard (and 8 bytes per pair, if there is a column
+of uids, to find those that come twice). A shard reads its own range of bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.pairs.base import (
+    Columns,
+    Draft,
+    PairOptions,
+    PairShard,
+    as_text,
+    choose_columns,
+    clean_uid,
+    digest,
+)
+from pocketclip.pairs.duplicates import SeenUids, Twins
+from pocketclip.pairs.loading import completed, pair_of_row
+from pocketclip.types import Bad, Pair
+
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"BZh", b"\xfd7zXZ")
+_LARGEST_FIELD = 1 << 28
+_HEAD_ROWS = 100  # of a jsonl file, whose rows need not all have the same keys
+
+
+class _Lines:
+    """The lines of a file, decoded, with the position behind the last one and a running hash."""
+
+    def __init__(self, path: str, stream: BinaryIO, *, start: int = 0, end: int | None = None):
+        self._path = path
+        self._stream = stream
+        self._end = end
+        self.position = start
+        self.number = 0
+        self.hash = hashlib.sha256()
+        if start:
+            stream.seek(start)
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        if self._end is not None and self.position >= self._end:
+            raise StopIteration
+        line = self._stream.readline()
+        if not line:
+            raise StopIteration
+        if self.position == 0:
+            line = self._without_mark(line)
+        self.position += len(line)
+        self.number += 1
+        self.hash.update(line)
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self._path}: line {self.number} is not UTF-8 (byte {error.start + 1} of it); "
+                "convert the file, for example with iconv -f latin1 -t utf-8"
+            ) from error
+
+    def _without_mark(self, line: bytes) -> bytes:
+        if line.startswith(_COMPRESSED):
+            raise DataError(f"{self._path}: this is a compressed file; unpack it first")
+        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise DataError(
+                f"{self._path}: this is UTF-16; convert it with iconv -f utf-16 -t utf-8"
+            )
+        if line.startswith(b"\xef\xbb\xbf"):
+            self.position += 3
+            return line[3:]
+        return line
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a table's lines become rows."""
+
+    path: str
+    delimiter: str | None
+    """None: jsonl."""
+    quotes: bool
+    header: tuple[str, ...] = ()
+
+    def rows(self, lines: _Lines) -> Iterator[dict[str, Any] | str]:
+        """Yield rows, or what is wrong with one; an empty line is none.
+
+        Raises:
+            DataError: the quotes do not fit, so that nobody knows where rows end.
+        """
+        return self._json(lines) if self.delimiter is None else self._csv(lines)
+
+    def _json(self, lines: _Lines) -> Iterator[dict[str, Any] | str]:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield f"the line is not JSON: {error}"
+            else:
+                yield row if isinstance(row, dict) else "the line is not a JSON object"
+
+    def unread(self, lines: _Lines) -> Iterator[dict[str, Any] | str]:
+        """Yield an empty row for each row of a jsonl file."""
+        return ({} for line in lines if line.strip())
+
+    def _csv(self, lines: _Lines) -> Iterator[dict[str, Any] | str]:
+        for row in self.fields(lines):
+            if len(row) == len(self.header):
+                yield dict(zip(self.header, row, strict=True))
+            else:
+                yield f"the row has {len(row)} columns, not {len(self.header)}"
+
+    def fields(self, lines: _Lines) -> Iterator[list[str]]:
+        """Yield the fields of each row of a csv."""
+        # A limit of the whole process, by default 128 KiB: too little for an image in base64.
+        csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
+        try:
+            for row in csv.reader(
+                lines, delimiter=str(self.delimiter), quoting=quoting, strict=self.quotes
+            ):
+                if row:
+                    yield row
+        except csv.Error as error:
+            hint = "; if quotes are not meant to enclose fields, use --no-quotes"
+            raise DataError(
+                f"{self.path}: line {lines.number}: {error}{hint if self.quotes else ''}"
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableShard(PairShard):
+    """A range of bytes of a csv, tsv or jsonl file."""
+
+    form: _Form
+    columns: Columns
+    options: PairOptions
+    folder: str
+    prefix: str
+    file_bytes: int
+    start: int
+    end: int
+    first_row: int
+    twins: Twins = ()
+
+    def __iter__(self) -> Iterator[Pair | Bad]:
+        return completed(self._drafts(), self.options.fetch)
+
+    def _drafts(self) -> Iterator[Pair | Bad | Draft]:
+        path = self.form.path
+        if storage.size(path) != self.file_bytes:
+            raise DataError(f"{path}: the file has changed since it was opened; start again")
+        twins, index = dict(self.twins), 0
+        with storage.open_read(path) as stream:
+            lines = _Lines(path, stream, start=self.start, end=self.end)
+            for number, row in enumerate(self.form.rows(lines), start=self.first_row):
+                if counts(row, self.options):
+                    uid = uid_of_row(row, number, self.options, self.prefix)
+                    yield draft_of_row(
+                        uid, row, twins.get(index), self.columns, self.options, self.folder
+                    )
+                    index += 1
+
+
+def draft_of_row(
+    uid: str,
+    row: dict[str, Any] | str,
+    twin: int | None,
+    columns: Columns,
+    options: PairOptions,
+    folder: str,
+) -> Pair | Bad | Draft:
+    """Return what a row stands for; `twin` is the number of the pair that has its uid already."""
+    if isinstance(row, str):
+        return Bad(uid=uid, reason=row)
+    if options.uid_column is not None and row.get(options.uid_column) in (None, ""):
+        return Bad(uid=uid, reason="no uid")
+    if twin is not None:
+        return Bad(uid=uid, reason=f"duplicate uid {uid}: pair {twin} of the table has it already")
+    return pair_of_row(uid, row, columns, options, folder)
+
+
+def counts(row: dict[str, Any] | str, options: PairOptions) -> bool:
+    """Return whether `where` admits a row."""
+    # Of a broken row nobody knows: it is reported.
+    if isinstance(row, str):
+        return True
+    return all(as_text(row.get(name)) == as_text(value) for name, value in options.where.items())
+
+
+def uid_of_row(row: dict[str, Any] | str, number: int, options: PairOptions, prefix: str) -> str:
+    """Return the uid of the row at `number`, also of one that is broken."""
+    value = None
+    if options.uid_column is not None and isinstance(row, dict):
+        value = row.get(options.uid_column)
+    if value is None or value == "":
+        return f"{prefix}{number:08d}"
+    return clean_uid(as_text(value))
+
+
+def open_table(path: str, name: str | None, options: PairOptions) -> list[TableShard]:
+    """Return the shards of a csv, tsv or jsonl file; `name` is given if there are other files.
+
+    Raises:
+        DataError: columns are missing or cannot be guessed, there are no rows, the file is not
+            UTF-8, or its quotes do not fit.
+        StorageError: it cannot be read.
+    """
+    prefix = f"{name}_" if name else ""
+    folder = folder_of(path)
+    file_bytes = storage.size(path)
+    with storage.open_read(path) as stream:
+        lines = _Lines(path, stream)
+        form = _form_of(path, options, lines)
+        columns = _columns_of(form, options, lines, stream)
+        seen = SeenUids() if options.uid_column is not None else None
+        ranges = list(_ranges(form, options, lines, prefix, seen))
+    if not ranges:
+        rows = "no row has the asked values" if options.where else "there are no rows"
+        raise DataError(f"{path}: {rows}; nothing to do")
+    twins = seen.twins(options.shard_size) if seen else {}
+    return [
+        TableShard(
+            name=f"{prefix}{index:08d}",
+            fingerprint=part.fingerprint,
+            size=part.size,
+            form=form,
+            columns=columns,
+            options=options,
+            folder=folder,
+            prefix=prefix,
+            file_bytes=file_bytes,
+            start=part.start,
+            end=part.end,
+            first_row=part.first_row,
+            twins=twins.get(index, ()),
+        )
+        for index, part in enumerate(ranges)
+    ]
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of a file, local or not."""
+    return path.rpartition("/")[0] if storage.is_remote(path) else str(Path(path).parent)
+
+
+def _form_of(path: str, options: PairOptions, lines: _Lines) -> _Form:
+    lowered = path.lower()
+    if lowered.endswith((".jsonl", ".ndjson")):
+        return _Form(path, None, quotes=False)
+    delimiter = options.delimiter or ("\t" if lowered.endswith(".tsv") else ",")
+    form = _Form(path, delimiter, options.quotes)
+    header = list(options.columns) or next(form.fields(lines), [])
+    if not header:
+        raise DataError(f"{path}: the file is empty; nothing to do")
+    if len(set(header)) != len(header):
+        twice = next(column for column in header if header.count(column) > 1)
+        raise DataError(f"{path}: there are two columns {twice!r}; rename one")
+    return _Form(path, delimiter, options.quotes, tuple(header))
+
+
+def _columns_of(form: _Form, options: PairOptions, lines: _Lines, stream: BinaryIO) -> Columns:
+    """Choose the columns; leaves `lines` where it is."""
+    if form.delimiter is not None:
+        return choose_columns(form.header, options, form.path)
+    head = _Lines(form.path, stream)
+    names: dict[str, None] = {}
+    for row in islice(form.rows(head), _HEAD_ROWS):
+        if isinstance(row, dict):
+            names.update(dict.fromkeys(row))
+    stream.seek(lines.position)
+    if not names:
+        raise DataError(f"{form.path}: there is no JSON object in its first lines")
+    return choose_columns(names, options, form.path)
+
+
+@dataclass
+class _Range:
+    start: int
+    first_row: int
+    end: int = 0
+    size: int = 0
+    fingerprint: str = ""
+
+
+def _ranges(
+    form: _Form, options: PairOptions, lines: _Lines, prefix: str, seen: SeenUids | None
+) -> Iterator[_Range]:
+    """Read all rows; yield the ranges that hold `shard_size` rows that count."""
+    identity = digest(options.identity(), json.dumps(form.header), str(form.delimiter), prefix)
+    looked_at = form.delimiter is not None or options.where or seen is not None
+    rows = form.rows(lines) if looked_at else form.unread(lines)
+    part = _Range(lines.position, 0)
+    lines.hash = hashlib.sha256()
+    for number, row in enumerate(rows):
+        if counts(row, options):
+            part.size += 1
+            if seen is not None:
+                seen.add(uid_of_row(row, number, options, prefix))
+        if part.size == options.shard_size:
+            yield _closed(part, lines, identity)
+            part = _Range(lines.position, number + 1)
+            lines.hash = hashlib.sha256()
+    if part.size:
+        yield _closed(part, lines, identity)
+
+
+def _closed(part: _Range, lines: _Lines, identity: str) -> _Range:
+    part.end = lines.position
+    part.fingerprint = digest(identity, str(part.first_row), lines.hash.digest())
+    return part

@@ -1,0 +1,337 @@
+"""Local files and object stores, through one set of functions.
+
+    with storage.write_whole("s3://bucket/out/00000000.tar") as local:
+        local.write_bytes(b"...")
+    data = storage.read_bytes("s3://bucket/out/00000000.tar")
+
+A path is a string: one with a scheme (`s3://`, `gs://`, `https://`, ...) goes through `fsspec`,
+any other is local. Credentials, endpoints and proxies are those that fsspec's own file systems
+take from the environment (for `s3fs`: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws, ...).
+Nothing open is kept between calls, so that paths can be handed to other processes, spawned or
+forked: fsspec makes a new client in each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pocketclip import files
+from pocketclip.errors import StorageError
+from pocketclip.stores import RemoteFile, connect, explained, missing_bucket, put, with_scheme
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+def _local(path: str) -> Path:
+    return Path(path[7:] if path[:7].lower() == "file://" else path)
+
+
+def is_remote(path: str) -> bool:
+    """Return whether `path` has a scheme, like `s3://`; `file://` counts as local."""
+    found = _SCHEME.match(path)
+    return found is not None and found[1].lower() != "file"
+
+
+def join(base: str, *parts: str) -> str:
+    """Return `parts` below `base`: with slashes in a store, as the system does it locally."""
+    if is_remote(base):
+        return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+    return str(_local(base).joinpath(*parts))
+
+
+def exists(path: str) -> bool:
+    """Return whether there is a file or folder at `path`.
+
+    Raises:
+        StorageError: the store cannot be reached.
+    """
+    if not is_remote(path):
+        return _local(path).exists()
+    fs, name = connect(path)
+    with explained(path, "look for"):
+        return bool(fs.exists(name))
+
+
+def is_folder(path: str) -> bool:
+    """Return whether `path` is a folder; in a store: whether something lies below it.
+
+    Raises:
+        StorageError: the store cannot be reached.
+    """
+    if not is_remote(path):
+        return _local(path).is_dir()
+    fs, name = connect(path)
+    with explained(path, "look for"):
+        return bool(fs.isdir(name))
+
+
+def size(path: str) -> int:
+    """Return the bytes of the file at `path`.
+
+    Raises:
+        StorageError: it is missing, or the store cannot be reached.
+    """
+    if not is_remote(path):
+        with explained(path, "read"):
+            return _local(path).stat().st_size
+    fs, name = connect(path)
+    with explained(path, "read", fs, name):
+        found = fs.size(name)
+    if found is None:
+        raise StorageError(f"{path}: the server does not say how large it is; download it first")
+    return int(found)
+
+
+def remove(path: str) -> None:
+    """Remove the file at `path`; one that is missing is no error.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    with explained(path, "remove"), contextlib.suppress(FileNotFoundError):
+        if not is_remote(path):
+            _local(path).unlink(missing_ok=True)
+        else:
+            fs, name = connect(path)
+            fs.rm_file(name)
+
+
+def open_read(path: str) -> BinaryIO:
+    """Return the file at `path`, open for reading and seeking; from a store, in blocks of 8 MiB.
+
+    Raises:
+        StorageError: it is missing, or cannot be reached, now or while it is read.
+    """
+    if not is_remote(path):
+        with explained(path, "read"):
+            return _local(path).open("rb")
+    fs, name = connect(path)
+    with explained(path, "read", fs, name):
+        return io.BufferedReader(RemoteFile(path, fs, name), 1 << 20)
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the whole file at `path`.
+
+    Raises:
+        StorageError: it is missing, or cannot be reached.
+    """
+    if not is_remote(path):
+        with explained(path, "read"):
+            return _local(path).read_bytes()
+    fs, name = connect(path)
+    with explained(path, "read", fs, name):
+        return cast(bytes, fs.cat_file(name))
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all; missing folders are made.
+
+    Raises:
+        StorageError: the disk is full, or the place cannot be written to.
+    """
+    with write_whole(path) as local:
+        local.write_bytes(data)
+
+
+@contextlib.contextmanager
+def write_whole(path: str) -> Iterator[Path]:
+    """Yield a local file to write; once the block is done it appears at `path`, whole.
+
+    Locally it lies beside `path` and is renamed into place, after it is on the disk; missing
+    folders are made. For a store it lies in the temporary folder (TMPDIR) and is put there
+    afterwards: up to 32 MiB in one request, larger ones as a multipart upload, which no reader
+    sees before it is complete. If the block raises, or the process is killed, whatever stood at
+    `path` before is untouched. Any number of processes can write one path: the last one wins.
+
+    Raises:
+        StorageError: the disk is full, or the place cannot be written to.
+    """
+    if not is_remote(path):
+        target = _local(path)
+        with explained(path, "write"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        ours = str(target.parent / f".{target.name}.")
+        with _about_disk(path, ours), files.write_whole(target) as temporary:
+            yield temporary
+        return
+    fs, name = connect(path)
+    ours = str(Path(tempfile.gettempdir()) / "pocketclip-")
+    with _about_disk(path, ours), tempfile.TemporaryDirectory(prefix="pocketclip-") as folder:
+        local = Path(folder) / "whole"
+        yield local
+        with explained(path, "write", fs, name):
+            put(fs, str(local), name)
+
+
+@contextlib.contextmanager
+def _about_disk(path: str, ours: str) -> Iterator[None]:
+    """Explain errors of the disk, and of files whose paths begin with `ours`; no others."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_ERRORS or str(error.filename or "").startswith(ours):
+            with explained(path, "write"):
+                raise
+        raise
+
+
+def list_files(
+    folder: str, suffixes: tuple[str, ...] = (), *, recursive: bool = False
+) -> list[str]:
+    """Return the paths of the files in `folder` whose names end in one of `suffixes`, sorted.
+
+    Without suffixes, all of them. Hidden files, which begin with a dot, are left out: so are
+    those that a killed process left half-written. A folder that is not there has no files.
+
+    Raises:
+        StorageError: the folder, or the store, cannot be read.
+    """
+    return [path for path, _ in list_sizes(folder, suffixes, recursive=recursive)]
+
+
+def list_sizes(
+    folder: str, suffixes: tuple[str, ...] = (), *, recursive: bool = False
+) -> list[tuple[str, int]]:
+    """Return what `list_files` does, each with its size in bytes.
+
+    Raises:
+        StorageError: the folder, or the store, cannot be read.
+    """
+    with explained(folder, "list"):
+        found = list(_listed(folder, recursive=recursive))
+    endings = tuple(suffix.lower() for suffix in suffixes)
+    return sorted((p, s) for p, s in found if not endings or p.lower().endswith(endings))
+
+
+def _listed(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
+    if not is_remote(folder):
+        root = _local(folder)
+        if root.exists():
+            yield from _walked(str(root), recursive=recursive)
+        return
+    fs, name = connect(folder)
+    prefix = name.rstrip("/") + "/"
+    found = fs.find(prefix, maxdepth=None if recursive else 1, detail=True)
+    if not found and missing_bucket(fs, name):
+        with explained(folder, "list", fs, name):
+            raise FileNotFoundError(errno.ENOENT, "no such bucket", name)
+    for path, info in found.items():
+        below = path.lstrip("/").removeprefix(prefix.lstrip("/"))
+        if info.get("type") == "file" and not any(p.startswith(".") for p in below.split("/")):
+            yield join(folder, below), int(info.get("size") or 0)
+
+
+def _walked(root: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if recursive and not entry.is_symlink():  # a link upwards would never end
+                    yield from _walked(entry.path, recursive=True)
+            elif entry.is_file():
+                yield entry.path.removeprefix("./"), entry.stat().st_size
+
+
+def expand(source: str) -> list[str]:
+    """Return the paths that `source` stands for.
+
+    - `shard-{00000..00012}.tar` and `{train,val}.csv` are spelt out, in the order given; what
+      they lead to is not looked for.
+    - `*`, `?`, `[...]` match the files and folders that are there, sorted; `**` any depth.
+    - A `.json` file is a list of paths, relative to its own folder: a list of strings, or a
+      mapping with such a list under `shards`, `files`, `urls`, `paths` or `shardlist`, where an
+      entry may also be a mapping with `url`, `path`, `file`, `filename` or `name`.
+    - Anything else stands for itself.
+
+    Raises:
+        StorageError: a pattern that matches nothing, or a list that cannot be read.
+    """
+    if not is_remote(source) and _local(source).exists() and not source.endswith(".json"):
+        return [str(_local(source))]
+    paths: list[str] = []
+    for spelt in _spell_braces(source):
+        if re.search(r"[*?\[]", spelt) and not spelt.lower().startswith(("http://", "https://")):
+            paths += _matched(spelt)
+        elif spelt.lower().endswith(".json"):
+            paths += _list_of_paths(spelt)
+        else:
+            paths.append(spelt if is_remote(spelt) else str(_local(spelt)))
+    return paths
+
+
+def _spell_braces(pattern: str) -> list[str]:
+    for found in re.finditer(r"\{([^{}]*)\}", pattern):
+        numbers = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+        if numbers:
+            first, last = int(numbers[1]), int(numbers[2])
+            width = len(numbers[1]) if numbers[1].startswith("0") else 0
+            step = 1 if last >= first else -1
+            choices = [f"{number:0{width}d}" for number in range(first, last + step, step)]
+        elif "," in found[1]:
+            choices = found[1].split(",")
+        else:
+            continue
+        head, tail = pattern[: found.start()], pattern[found.end() :]
+        return [spelt for choice in choices for spelt in _spell_braces(head + choice + tail)]
+    return [pattern]
+
+
+def _matched(pattern: str) -> list[str]:
+    with explained(pattern, "list"):
+        if is_remote(pattern):
+            fs, name = connect(pattern)
+            found = [with_scheme(fs, pattern, path) for path in fs.glob(name)]
+        else:
+            path = _local(pattern)
+            root = Path(path.anchor)
+            found = [str(p) for p in root.glob(str(path.relative_to(path.anchor)))]
+    # A pattern does not mean hidden files unless it says so.
+    last = pattern.rstrip("/").rsplit("/", 1)[-1]
+    if not last.startswith("."):
+        found = [p for p in found if not p.rstrip("/").rsplit("/", 1)[-1].startswith(".")]
+    if not found:
+        raise StorageError(f"{pattern}: nothing matches this pattern; check its folder and quotes")
+    return sorted(found)
+
+
+def _list_of_paths(path: str) -> list[str]:
+    import json
+
+    folder = path.rsplit("/", 1)[0] if is_remote(path) else str(_local(path).parent)
+    try:
+        listing = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise StorageError(f"{path}: not JSON ({error}); a .json source lists shards") from error
+    if isinstance(listing, dict):
+        keys = ("shards", "shardlist", "files", "urls", "paths")
+        listing = next((listing[key] for key in keys if isinstance(listing.get(key), list)), None)
+    names = [_named(entry) for entry in listing] if isinstance(listing, list) else []
+    if not names or not all(names):
+        raise StorageError(
+            f"{path}: not a list of shards; expected a list of paths, or a mapping that has one "
+            "under shards, files or urls (rows of a table belong in a .jsonl file)"
+        )
+    paths: list[str] = []
+    for name in cast("list[str]", names):
+        absolute = is_remote(name) or Path(name).is_absolute()
+        for spelt in _spell_braces(name):
+            paths.append(spelt if absolute else join(folder, spelt))
+    return paths
+
+
+def _named(entry: object) -> str | None:
+    if isinstance(entry, dict):
+        keys = ("url", "path", "file", "filename", "name")
+        entry = next((entry[key] for key in keys if isinstance(entry.get(key), str)), None)
+    return entry if isinstance(entry, str) and entry else None

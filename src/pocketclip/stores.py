@@ -1,0 +1,234 @@
+"""What `pocketclip.storage` needs to know of fsspec: clients, their files and their errors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pocketclip.errors import MissingDependencyError, PocketclipError, StorageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+BLOCK_BYTES = 8 << 20
+"""Read from a store at a time; s3fs's own 50 MiB adds up when many shards are open."""
+PART_BYTES = 16 << 20
+"""Objects of less than twice this go up in one request, larger ones in parts of it."""
+
+_PARTS_AT_ONCE = 4
+_S3 = ("s3", "s3a")
+_BUCKETS = (*_S3, "gs", "gcs", "az", "abfs", "abfss")
+_FOLDERS = ("memory", "file", "local", "sftp", "ssh", "smb", "ftp", "hdfs", "webhdfs")
+# A store that is not there is to be reported within seconds. botocore's own retries (of
+# connections) come on top of those of s3fs (of slow answers).
+_S3_CONFIG = {
+    "connect_timeout": 3,
+    "read_timeout": 15,
+    "retries": {"total_max_attempts": 2, "mode": "standard"},
+}
+# The clients' own types, by name, since none of the clients need be installed.
+_NO_CREDENTIALS = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "CredentialRetrievalError",
+    "ProfileNotFound",
+    "DefaultCredentialsError",
+    "TokenRetrievalError",
+    "SSOTokenLoadError",
+    "UnauthorizedSSOTokenError",
+}
+_NO_CONNECTION = {
+    "EndpointConnectionError",
+    "ConnectionError",
+    "ConnectTimeoutError",
+    "ReadTimeoutError",
+    "ConnectionClosedError",
+    "ProxyConnectionError",
+    "SSLError",
+    "HTTPClientError",
+    "FSTimeoutError",
+    "ClientConnectorError",
+    "ClientConnectorDNSError",
+    "ServerDisconnectedError",
+    "ServerTimeoutError",
+    "TimeoutError",
+}
+
+
+class NotThereError(StorageError):
+    """The store was asked, and there is nothing at this path."""
+
+
+def connect(path: str) -> tuple[Any, str]:
+    """Return fsspec's file system for `path`, and the path as that file system names it.
+
+    fsspec keeps one client per process and set of options, so this costs microseconds; a forked
+    process gets its own. Nobody holds on to what is returned for longer than a call, except
+    an open file.
+
+    Raises:
+        MissingDependencyError: fsspec, or its part for this scheme, is not installed.
+        StorageError: there is no such scheme, or its client cannot be set up.
+    """
+    scheme = path.partition("://")[0].lower()
+    try:
+        from fsspec.config import conf
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise MissingDependencyError(
+            f'{path}: object stores need fsspec: pip install "pocketclip[reinforce]"'
+        ) from None
+    # Listings must not be remembered: other processes write, too.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme in _S3:
+        options["config_kwargs"] = {**_S3_CONFIG, **conf.get("s3", {}).get("config_kwargs", {})}
+    try:
+        fs, name = url_to_fs(path, **options)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{path}: {_one_line(error)}; {_how_to_install(scheme)}"
+        ) from error
+    except Exception as error:
+        raise StorageError(f"{path}: cannot set up {scheme}://: {_one_line(error)}") from error
+    return fs, str(name)
+
+
+def _how_to_install(scheme: str) -> str:
+    if scheme in ("gs", "gcs"):
+        return "pip install gcsfs"
+    if scheme in _S3:
+        return 'pip install "pocketclip[reinforce]"'
+    return f"install what fsspec needs for {scheme}://"
+
+
+def protocols(fs: Any) -> tuple[str, ...]:
+    """Return the schemes of a file system."""
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def with_scheme(fs: Any, like: str, name: str) -> str:
+    """Return the path of what `fs` calls `name`, with the scheme of the path `like`."""
+    if set(protocols(fs)) & {*_BUCKETS, "memory"}:
+        return f"{like.partition('://')[0]}://{name.lstrip('/')}"
+    return str(fs.unstrip_protocol(name))
+
+
+def put(fs: Any, local: str, name: str) -> None:
+    """Copy a local file to `name`; in an object store nobody sees it before it is whole."""
+    if set(protocols(fs)) & set(_S3):
+        fs.put_file(local, name, chunksize=PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+        return
+    if set(protocols(fs)) & set(_FOLDERS):
+        fs.makedirs(name.rsplit("/", 1)[0] or "/", exist_ok=True)
+    fs.put_file(local, name)
+
+
+def missing_bucket(fs: Any, name: str) -> str | None:
+    """Return the bucket of `name` if this is a store with buckets and it is not there."""
+    bucket = name.lstrip("/").partition("/")[0]
+    if not bucket or not set(protocols(fs)) & set(_BUCKETS):
+        return None
+    with contextlib.suppress(Exception):  # whether it is there is only asked to explain more
+        return None if fs.exists(bucket) else bucket
+    return None
+
+
+class RemoteFile(io.RawIOBase):
+    """A file in a store, for reading; what goes wrong later is explained, too."""
+
+    def __init__(self, path: str, fs: Any, name: str) -> None:
+        super().__init__()
+        self._path = path
+        self._file = fs.open(name, "rb", block_size=BLOCK_BYTES)
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Read up to the length of `buffer` into it."""
+        view = memoryview(buffer).cast("B")
+        with explained(self._path, "read"):
+            data = self._file.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a position, also one behind the end."""
+        if whence == 2 and self._file.size is None:
+            raise io.UnsupportedOperation("the server does not say how large the file is")
+        base = (0, self._file.tell(), self._file.size)[whence]
+        return int(self._file.seek(base + offset))
+
+    def tell(self) -> int:
+        """Return the position."""
+        return int(self._file.tell())
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return whether the server lets one seek."""
+        return bool(self._file.seekable())
+
+    def close(self) -> None:
+        """Close it."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+@contextlib.contextmanager
+def explained(path: str, verb: str, fs: Any = None, name: str = "") -> Iterator[None]:
+    """Turn what a client raises into a StorageError of one line about `path`.
+
+    Every client has exceptions of its own, hence the broad net; a local path (without `fs`, and
+    without a scheme) has OSError and ValueError only.
+    """
+    try:
+        yield
+    except PocketclipError:
+        raise
+    except Exception as error:
+        if "://" not in path and not isinstance(error, (OSError, ValueError)):
+            raise
+        missing = isinstance(error, FileNotFoundError)
+        kind = NotThereError if missing else StorageError
+        raise kind(_explanation(path, verb, error, fs, name)) from error
+
+
+def _explanation(path: str, verb: str, error: Exception, fs: Any, name: str) -> str:
+    remote = "://" in path
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, FileNotFoundError):
+        if not remote:
+            return f"{path}: no such file or folder; check the path"
+        bucket = missing_bucket(fs, name) if fs is not None else None
+        if bucket:
+            return f"{path}: there is no bucket {bucket!r}; check its name and AWS_ENDPOINT_URL"
+        return f"{path}: no such object; check the path"
+    if kinds & _NO_CREDENTIALS:
+        return (
+            f"{path}: no credentials for this store; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY (or a profile, or GOOGLE_APPLICATION_CREDENTIALS)"
+        )
+    if isinstance(error, PermissionError):
+        if remote:
+            return f"{path}: access denied ({_one_line(error)}); check credentials and rights"
+        return f"{path}: cannot {verb}: permission denied; check its owner and rights"
+    if remote and (kinds & _NO_CONNECTION or (isinstance(error, OSError) and error.errno is None)):
+        return (
+            f"{path}: the store cannot be reached ({_one_line(error)}); check the network and "
+            "AWS_ENDPOINT_URL"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path}: cannot {verb}: the disk is full; make room and run it again"
+    return f"{path}: cannot {verb}: {_one_line(error)}"
+
+
+def _one_line(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    text = " ".join(str(text).split()).rstrip(".")
+    if len(text) > 300:
+        text = text[:300] + " ..."
+    return text or type(error).__name__
