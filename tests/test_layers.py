@@ -20,17 +20,29 @@ LAYERS = {
     "pocketclip.images": 0,
     "pocketclip.tokenizer": 0,
     "pocketclip.preprocess": 0,
+    "pocketclip.augment": 0,
+    "pocketclip.augment_config": 0,
+    "pocketclip.augment_params": 0,
+    "pocketclip.pixel_ops": 0,
+    "pocketclip.stores": 0,
+    "pocketclip.storage": 0,
+    "pocketclip.fetch": 0,
+    "pocketclip.pairs": 0,
+    "pocketclip.shards": 0,
     "pocketclip.nn": 1,
     "pocketclip.naming": 1,
     "pocketclip.weights": 1,
     "pocketclip.checkpoint": 1,
     "pocketclip.infer": 2,
+    "pocketclip.reinforce": 2,
     "pocketclip.compat": 3,
     "pocketclip.cli": 4,
 }
 # Everyone may ask for the version, which stands at the top.
 ALLOWED = {"pocketclip.__version__"}
 TORCH = {"torch", "safetensors.torch"}
+# Published embeddings are torch files: read and written inside two functions of this module.
+MAY_ASK_FOR_TORCH = {"pocketclip.shards.codec"}
 
 
 def _modules():
@@ -78,7 +90,7 @@ def test_imports_point_down(name, path):
     layer, room = _layer(name)
     tree = ast.parse(path.read_text("utf-8"))
     for imported, early in _imports(tree, known):
-        if imported in TORCH and layer == 0:
+        if imported in TORCH and layer == 0 and (early or name not in MAY_ASK_FOR_TORCH):
             pytest.fail(f"{name} is of layer 0 and imports {imported}")
         if imported.partition(".")[0] == "torch" and early:
             assert layer in (1, 3), f"{name} imports torch when it is imported itself"

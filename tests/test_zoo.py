@@ -11,7 +11,8 @@ from pocketclip.errors import ConfigError, UnknownModelError
     [("mobileclip_s0", "mobileclip-s0"), ("MobileCLIP2-S0", "mobileclip2-s0"),
      ("mobileclip_blt", "mobileclip-b-lt"), ("MobileCLIP-B-LT", "mobileclip-b-lt"),
      ("MobileCLIP2-L-14", "mobileclip2-l14"), ("ViT-L-14-quickgelu", "vit-l14-quickgelu"),
-     ("ViT-B-16", "vit-b16"), ("mobileclip-s4", "mobileclip-s4"), ("TINY", "tiny")],
+     ("ViT-B-16", "vit-b16"), ("mobileclip-s4", "mobileclip-s4"), ("TINY", "tiny"),
+     ("coca_ViT-B-32", "coca-vit-b32"), ("coca_ViT-L-14", "coca-vit-l14")],
 )  # fmt: skip
 def test_names_in_any_spelling(spelling, name):
     assert zoo.resolve(spelling) == name
@@ -20,7 +21,8 @@ def test_names_in_any_spelling(spelling, name):
 def test_every_name_of_the_design_is_there():
     v1 = [f"mobileclip-{s}" for s in ("s0", "s1", "s2", "b", "b-lt", "s3", "l14", "s4")]
     v2 = [f"mobileclip2-{s}" for s in ("s0", "s2", "b", "s3", "l14", "s4")]
-    assert set(zoo.ZOO) == {*v1, *v2, "vit-b16", "vit-l14-quickgelu", "tiny", "small"}
+    assert set(zoo.ZOO) == {*v1, *v2, "vit-b16", "vit-l14-quickgelu", "tiny", "small",
+                            "coca-vit-b32", "coca-vit-l14", "coca-tiny"}  # fmt: skip
     published = [name for name, entry in zoo.ZOO.items() if entry.published]
     assert published == v1 + v2
 

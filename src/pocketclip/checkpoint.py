@@ -178,13 +178,16 @@ def _config_of(
         if name is None or zoo.resolve(name) == config.name:
             return config
     if name is not None:
-        return naming.adapt(zoo.entry(name).config, state.keys(), convention)
+        return naming.fitted(zoo.entry(name).config, state, convention)
     fits = _fitting_entries(state, convention)
     by_stem = [n for n in fits if zoo.find(path.stem) is zoo.entry(n)]
-    configs = [naming.adapt(zoo.entry(n).config, state.keys(), convention) for n in by_stem or fits]
+    configs = [naming.fitted(zoo.entry(n).config, state, convention) for n in by_stem or fits]
     computed = {json.dumps(architecture(config), sort_keys=True) for config in configs}
-    # Activations do not show in a file's shapes, so CLIP's own transformers must be named.
-    if by_stem or (len(computed) == 1 and not naming.is_plain_clip(configs[0])):
+    # Activations do not show in a file's shapes, so CLIP's own transformers must be named; all
+    # published captioners have the same one.
+    if by_stem or (
+        len(computed) == 1 and (configs[0].is_captioner or not naming.is_plain_clip(configs[0]))
+    ):
         return configs[0]
     hint = f"it fits {' or '.join(fits)}" if fits else "it fits no model of the zoo"
     raise CheckpointError(f"{path} does not say which model it holds ({hint}); pass model=NAME")
@@ -229,7 +232,7 @@ def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[st
     """Return the zoo names whose names and shapes are exactly a file's."""
     found = []
     for name, entry in zoo.ZOO.items():
-        config = naming.adapt(entry.config, state.keys(), convention)
+        config = naming.fitted(entry.config, state, convention)
         if naming.refusal(config, convention):
             continue
         ours = {n: tuple(v.shape) for n, v in naming.canonical(state, config).items()}

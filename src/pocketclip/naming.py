@@ -6,8 +6,9 @@ facts (names and shapes) are those of the released files.
 
 Foreign tensors differ from ours only by a transposition (projections stored as (in, out)) or by
 dimensions of size 1. A few things depend on the file rather than on the zoo: whether the image
-projection has a bias, whether token embeddings are a plain table, and MobileCLIP-B's stem, which
-Apple's code pads and open_clip's does not; `adapt` settles them.
+projection has a bias, whether token embeddings are a plain table, MobileCLIP-B's stem, which
+Apple's code pads and open_clip's does not, and how long a captioner's texts are; `adapt` and
+`fitted` settle them.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 
 from pocketclip import zoo
 from pocketclip.errors import CheckpointError
-from pocketclip.nn.clip import CLIP
+from pocketclip.nn.clip import CLIP, build
+from pocketclip.nn.coca import CrossBlock, Decoder
 from pocketclip.nn.mci import AttentionBlock, Downsample, MCi, RepMixerBlock, Stage
 from pocketclip.nn.reparam import ConditionalPosition, LargeKernelConv, RepConv, RepMixer
 from pocketclip.nn.text import ComposedEmbedding, TextTower, TokenMixerBlock
 from pocketclip.nn.transformer import TransformerBlock
-from pocketclip.nn.vit import ConvStem, ViT
+from pocketclip.nn.vit import AttentionPool, ConvStem, ViT
 
 Naming = Literal["apple", "openclip"]
 # Per module class: our dotted path below it -> the foreign one. A child that is not listed
@@ -50,8 +52,19 @@ _TIMM: Tables = {
     ViT: {"class_token": "cls_token", "position": "pos_embed"},
     ConvStem: {"2": "1", "4": "2.conv"},
 }
+_OPEN_CLIP_BLOCK = {
+    "norm1": "ln_1",
+    "norm_kv": "ln_1_kv",
+    "attn.qkv.weight": "attn.in_proj_weight",
+    "attn.qkv.bias": "attn.in_proj_bias",
+    "attn.proj": "attn.out_proj",
+    "norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
 _OPEN_CLIP: Tables = {
     TextTower: {
+        "class_token": "cls_emb",
         "embedding": "token_embedding",
         "position": "positional_embedding",
         "blocks": "transformer.resblocks",
@@ -64,18 +77,27 @@ _OPEN_CLIP: Tables = {
         "stem": "conv1",
         "norm_pre": "ln_pre",
         "blocks": "transformer.resblocks",
+        "pool": "attn_pool",
         "norm": "ln_post",
         "head.weight": "proj",
     },
-    TransformerBlock: {
-        "norm1": "ln_1",
-        "attn.qkv.weight": "attn.in_proj_weight",
-        "attn.qkv.bias": "attn.in_proj_bias",
-        "attn.proj": "attn.out_proj",
-        "norm2": "ln_2",
-        "mlp.fc1": "mlp.c_fc",
-        "mlp.fc2": "mlp.c_proj",
+    AttentionPool: {
+        "norm_q": "ln_q",
+        "norm_k": "ln_k",
+        "q.weight": "attn.q_proj_weight",
+        "k.weight": "attn.k_proj_weight",
+        "v.weight": "attn.v_proj_weight",
+        "bias": "attn.in_proj_bias",
+        "proj": "attn.out_proj",
     },
+    Decoder: {
+        "blocks": "resblocks",
+        "cross": "cross_attn",
+        "norm": "ln_final",
+        "head.weight": "text_projection",
+    },
+    TransformerBlock: _OPEN_CLIP_BLOCK,
+    CrossBlock: _OPEN_CLIP_BLOCK,
 }
 _APPLE_MIXER_BLOCK = {"mixer": "token_mixer", "mlp": "convffn"}
 _APPLE: Tables = {
@@ -126,6 +148,10 @@ _APPLE: Tables = {
     },
 }
 
+# Buffers of open_clip's older files.
+_NO_WEIGHTS = {
+    "attn_mask", "text_decoder.attn_mask", "input_resolution", "context_length", "vocab_size"
+}  # fmt: skip
 # MobileCLIP-B as either code computes it.
 CONV_STEM: dict[Naming, dict[str, Any]] = {
     "apple": {"stem_padding": 1, "eps": 1e-5},
@@ -166,8 +192,10 @@ def _foreign_name(model: CLIP, name: str, naming: Naming) -> str:
         if isinstance(model.config.image, zoo.MCiConfig):
             tables = {**_APPLE, MCi: {**_APPLE[MCi], **_apple_sequence(model.config.image)}}
         prefix = "image_encoder.model." if tower == "image" else "text_encoder."
+    elif tower == "decoder":
+        tables, prefix = _OPEN_CLIP, "text_decoder."
     elif is_plain_clip(model.config):
-        tables, prefix = _OPEN_CLIP, "visual." if tower == "image" else ""
+        tables, prefix = _OPEN_CLIP, "visual." if tower == "image" else _text_prefix(model.config)
     elif tower == "image":
         stem = "patch_embed." + ("backbone" if _has_conv_stem(model.config) else "proj")
         tables, prefix = {**_TIMM, ViT: {**_TIMM[ViT], "stem": stem}}, "visual.trunk."
@@ -183,6 +211,11 @@ def is_plain_clip(config: zoo.ModelConfig) -> bool:
         and config.image.stem == "patch"
         and not config.image.head_bias
     )
+
+
+def _text_prefix(config: zoo.ModelConfig) -> str:
+    """Return what open_clip puts before the text tower's names."""
+    return "" if is_plain_clip(config) and not config.is_captioner else "text."
 
 
 def _has_conv_stem(config: zoo.ModelConfig) -> bool:
@@ -245,7 +278,7 @@ def _foreign_entry(name: str, shape: tuple[int, ...], naming: Naming) -> Foreign
         return ForeignEntry(name, shape[::-1], transposed=True)
     if leaf == "pos_embed" and naming == "apple":
         return ForeignEntry(name, (1, 1, *shape[-2:]))
-    if leaf == "class_embedding":
+    if leaf in ("class_embedding", "cls_emb"):
         return ForeignEntry(name, shape[-1:])
     if leaf == "positional_embedding":
         return ForeignEntry(name, shape[-2:])
@@ -297,7 +330,7 @@ def written(config: zoo.ModelConfig, naming: Naming) -> zoo.ModelConfig:
 def shell(config: zoo.ModelConfig) -> CLIP:
     """Return the model with shapes but no storage."""
     with torch.device("meta"):
-        return CLIP(config)
+        return build(config)
 
 
 def detect(names: Iterable[str]) -> Naming | Literal["pocketclip"] | None:
@@ -322,6 +355,15 @@ def adapt(config: zoo.ModelConfig, names: Set[str], naming: Naming) -> zoo.Model
     return zoo.override(config, image=image, text={"embedding_buckets": None})
 
 
+def fitted(config: zoo.ModelConfig, state: Mapping[str, Any], naming: Naming) -> zoo.ModelConfig:
+    """Return `adapt`'s configuration with a captioner's context length taken from the file."""
+    config = adapt(config, state.keys(), naming)
+    positions = state.get("text.positional_embedding")
+    if not config.is_captioner or positions is None or positions.ndim != 2 or len(positions) < 4:
+        return config
+    return zoo.override(config, text={"context_length": len(positions) - 1})
+
+
 def canonical(state: Mapping[str, Any], config: zoo.ModelConfig) -> dict[str, Any]:
     """Return an open_clip state with the text tower where this configuration's stands.
 
@@ -332,11 +374,10 @@ def canonical(state: Mapping[str, Any], config: zoo.ModelConfig) -> dict[str, An
     out = {}
     for name, value in state.items():
         bare = name.removeprefix("text.")
-        if bare in ("attn_mask", "input_resolution", "context_length", "vocab_size"):
+        if bare in _NO_WEIGHTS:
             continue
         is_text = name.startswith("text.") or bare.startswith((*top, "text_projection"))
-        prefix = "" if is_plain_clip(config) else "text."
-        out[prefix + bare if is_text else name] = value
+        out[_text_prefix(config) + bare if is_text else name] = value
     return out
 
 

@@ -186,13 +186,16 @@ class Tokenizer:
     threads and after a fork, and can be pickled. The `tokenizers` library is called word by word
     and starts no threads of its own, so TOKENIZERS_PARALLELISM does not matter.
 
+    Args:
+        warn: warn the first time that a text is cut.
+
     Attributes:
         truncated: how many texts have been cut to the context length so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, warn: bool = True) -> None:
         self.truncated = 0
-        self._warned = False
+        self._warned = not warn
         _vocabulary()
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[()], dict[str, Any]]:

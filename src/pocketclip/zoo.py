@@ -1,11 +1,12 @@
 """The model zoo: what each named model is made of, and the published facts about it.
 
 A model is three frozen dataclasses (image tower, text tower, preprocessing) and an embedding
-width. Nothing here imports torch; `pocketclip.nn` builds the towers from these descriptions.
+width; a captioner has a fourth, its decoder. Nothing here imports torch; `pocketclip.nn` builds
+the towers from these descriptions.
 
 Sources: MobileCLIP (arXiv 2311.17049), sections 3.2 and 3.3 and appendix; MobileCLIP2
-(arXiv 2508.20691), section 4 (the five-stage towers). Parameters, latency (iPhone 12 Pro Max,
-ms) and accuracies are the papers' own figures.
+(arXiv 2508.20691), section 4 (the five-stage towers); CoCa (arXiv 2205.01917). Parameters,
+latency (iPhone 12 Pro Max, ms) and accuracies are the papers' own figures.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class ViTConfig:
     eps: float = 1e-5
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     head_bias: bool = True
+    pool_queries: int | None = None
+    """Pool by attention with so many learned queries instead of taking the class token (CoCa):
+    the first gives the embedding, the others the tokens that a caption decoder looks at."""
+    pool_heads: int = 8
     drop_path: float = 0.0
 
 
@@ -74,8 +79,11 @@ class TextConfig:
     heads: int
     mlp_ratio: float = 4.0
     context_length: int = 77
+    """How many token ids it takes, start and end included."""
     vocab_size: int = 49408
     causal: bool = False
+    class_token: bool = False
+    """A learned token after the text, in a position of its own, gives the embedding (CoCa)."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     repmixer: bool = False
     """One RepMixer block over the token axis before the transformer layers and one after."""
@@ -83,6 +91,19 @@ class TextConfig:
     """Compose token i's embedding as `remainder[i % n] + quotient[i // n]` (arXiv 1909.02107)
     instead of storing one row per token; keeps the smallest models small."""
     drop_path: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig:
+    """A caption decoder (CoCa, arXiv 2205.01917): as wide as the text tower.
+
+    A layer is a causal block over the text's tokens and a block that looks at the image's.
+    """
+
+    layers: int
+    heads: int
+    mlp_ratio: float = 4.0
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +125,14 @@ class ModelConfig:
     image: MCiConfig | ViTConfig
     text: TextConfig
     preprocess: PreprocessConfig
+    decoder: DecoderConfig | None = None
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    @property
+    def is_captioner(self) -> bool:
+        """Whether the model writes captions."""
+        return self.decoder is not None
 
     @property
     def image_size(self) -> int:
@@ -179,12 +206,18 @@ def _entry(
     text: TextConfig,
     preprocess: PreprocessConfig,
     *,
+    decoder: DecoderConfig | None = None,
     hub: tuple[str, ...] = (),
     published: tuple[float, float, float, float, float, float, float] | None = None,
     note: str = "",
 ) -> Entry:
     config = ModelConfig(
-        name=name, embed_dim=embed_dim, image=image, text=text, preprocess=preprocess
+        name=name,
+        embed_dim=embed_dim,
+        image=image,
+        text=text,
+        preprocess=preprocess,
+        decoder=decoder,
     )
     facts = None
     if published is not None:
@@ -199,6 +232,11 @@ def _v1(image: MCiConfig | ViTConfig) -> MCiConfig | ViTConfig:
 
 _B2 = replace(_VIT_B_CONV, stem_padding=0, eps=1e-6, head_bias=True)
 _L14 = replace(_VIT_L14, head_bias=True)
+
+# open_clip counts CoCa's 76 caption tokens; the class token has the 77th position.
+_TEXT_COCA = replace(_TEXT_CAUSAL, context_length=76, class_token=True)
+_COCA_B32 = replace(_VIT_B16, patch_size=32, pool_queries=256)
+_COCA_L14 = replace(_VIT_L14, pool_queries=256)
 
 # columns of `published`: samples seen (billions), image and text parameters (millions), image
 # and text latency (ms), ImageNet-1k zero-shot top-1, average over 38 tasks
@@ -252,6 +290,14 @@ _ENTRIES = (
            replace(_TEXT_768, causal=True, activation="quick_gelu"), _CLIP_224_BICUBIC,
            hub=("apple/DFN2B-CLIP-ViT-L-14",),
            note="teacher; CLIP's ViT-L/14 with QuickGELU (OpenAI, DFN)"),
+    _entry("coca-vit-b32", 512, _COCA_B32, _TEXT_COCA, _CLIP_224_BICUBIC,
+           decoder=DecoderConfig(layers=12, heads=8),
+           hub=("laion/CoCa-ViT-B-32-laion2B-s13B-b90k",),
+           note="captioner; CoCa as open_clip's coca_ViT-B-32"),
+    _entry("coca-vit-l14", 768, _COCA_L14, replace(_TEXT_COCA, width=768, heads=12),
+           _CLIP_224_BICUBIC, decoder=DecoderConfig(layers=12, heads=12),
+           hub=("apple/mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77",),
+           note="captioner; CoCa as open_clip's coca_ViT-L-14, and MobileCLIP2's captioners"),
     _entry("tiny", 64,
            MCiConfig(depths=(1, 1, 2, 1), widths=(16, 32, 64, 128), mlp_ratio=2.0, layer_scale=0.1),
            TextConfig(width=64, layers=2, heads=2, embedding_buckets=2048),
@@ -261,6 +307,13 @@ _ENTRIES = (
                      layer_scale=0.1),
            TextConfig(width=192, layers=4, heads=6, embedding_buckets=4096),
            PreprocessConfig(size=128), note="for small data; no published weights"),
+    _entry("coca-tiny", 128,
+           ViTConfig(width=128, layers=3, heads=4, patch_size=8, head_bias=False,
+                     pool_queries=17, pool_heads=4),
+           TextConfig(width=128, layers=2, heads=4, context_length=76, causal=True,
+                      class_token=True, embedding_buckets=2048),
+           PreprocessConfig(size=64), decoder=DecoderConfig(layers=2, heads=4),
+           note="captioner for tests and small data; no published weights"),
 )  # fmt: skip
 
 ZOO: dict[str, Entry] = {entry.config.name: entry for entry in _ENTRIES}
@@ -369,6 +422,8 @@ def from_dict(raw: Mapping[str, Any]) -> ModelConfig:
             "text": _build(TextConfig, raw["text"], "text"),
             "preprocess": _build(PreprocessConfig, raw["preprocess"], "preprocess"),
         }
+        if raw.get("decoder") is not None:
+            parts["decoder"] = _build(DecoderConfig, raw["decoder"], "decoder")
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"configuration lacks or misnames a part: {error}") from error
     return checked(_build(ModelConfig, {**raw, **parts}, "model"))
@@ -401,6 +456,7 @@ def checked(config: ModelConfig) -> ModelConfig:
         ("image.", config.image),
         ("text.", config.text),
         ("preprocess.", config.preprocess),
+        *([] if config.decoder is None else [("decoder.", config.decoder)]),
     ):
         hints = typing.get_type_hints(type(part))
         for name, hint in hints.items():
@@ -410,8 +466,12 @@ def checked(config: ModelConfig) -> ModelConfig:
                 raise ConfigError(f"{where}{name} cannot be {value!r}")
     image, text = config.image, config.text
     pairs = [("text", text.width, text.heads)]
+    if config.decoder is not None:
+        pairs.append(("decoder", text.width, config.decoder.heads))
     if isinstance(image, ViTConfig):
         pairs.append(("image", image.width, image.heads))
+        if image.pool_queries is not None:
+            pairs.append(("image", config.embed_dim, image.pool_heads))
     else:
         if len(image.depths) != len(image.widths):
             raise ConfigError("image.depths and image.widths must be equally long")
@@ -422,7 +482,25 @@ def checked(config: ModelConfig) -> ModelConfig:
     for where, width, heads in pairs:
         if heads < 1 or width % heads:
             raise ConfigError(f"{where}: a width of {width} cannot be split into {heads} heads")
+    _check_captioner(config)
     return config
+
+
+def _check_captioner(config: ModelConfig) -> None:
+    text, decoder = config.text, config.decoder
+    queries = config.image.pool_queries if isinstance(config.image, ViTConfig) else None
+    if queries == 0:
+        raise ConfigError("image.pool_queries cannot be 0")
+    if text.class_token and (not text.causal or text.repmixer):
+        raise ConfigError("text.class_token needs text.causal, and no text.repmixer")
+    if decoder is None:
+        return
+    if not text.class_token or queries is None or queries < 2:
+        raise ConfigError("a decoder needs text.class_token and image.pool_queries of 2 or more")
+    if config.embed_dim != text.width:
+        raise ConfigError(
+            f"with a decoder, embed_dim ({config.embed_dim}) must be text.width ({text.width})"
+        )
 
 
 def _fits(value: Any, hint: Any) -> bool:

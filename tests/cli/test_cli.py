@@ -61,11 +61,16 @@ def test_each_verb_has_examples(verb):
 def test_models():
     done = run("models", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
-    assert len(rows) == 18
+    assert len(rows) == 21
+    assert [n for n, row in rows.items() if row["captioner"]] == [
+        "coca-vit-b32", "coca-vit-l14", "coca-tiny"
+    ]  # fmt: skip
     assert rows["mobileclip2-s4"]["average38"] == 67.5
     assert rows["tiny"]["hub"] == []
     table = run("models").stdout
     assert "mobileclip-b-lt" in table
+    assert "coca-tiny *" in table
+    assert "* captioner" in table
     assert max(map(len, table.splitlines())) <= 100
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pocketclip import __version__
-from pocketclip.cli import classify, embed, models
+from pocketclip.cli import audit, classify, embed, join, models, reinforce, show
 from pocketclip.errors import PocketclipError
 
 app = typer.Typer(
@@ -46,12 +46,18 @@ def _root(
     pocketclip models                                      what there is
     pocketclip classify photo.jpg --labels "a dog,a cat" --model mobileclip2-s0
     pocketclip embed photos/ --out photos.npy --model mobileclip2-s0
+    pocketclip reinforce pairs.csv --out dr --teacher vit-b16 --captioner coca-vit-l14
+    pocketclip audit dr                                    is the dataset whole?
     """
 
 
 app.command("models")(models.models)
 app.command("classify")(classify.classify)
 app.command("embed")(embed.embed)
+app.command("reinforce")(reinforce.reinforce)
+app.command("join")(join.join)
+app.command("audit")(audit.audit)
+app.command("show")(show.show)
 
 
 def main() -> None:
@@ -60,7 +66,7 @@ def main() -> None:
     logging.addLevelName(logging.WARNING, "warning")
     warnings.showwarning = _show_warning
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(_optional_values(sys.argv[1:]), standalone_mode=False) or 0
         if code == 130:  # how some versions of typer report an interruption
             raise KeyboardInterrupt
         sys.exit(code)
@@ -86,6 +92,16 @@ def main() -> None:
             raise
         error.show()
         sys.exit(getattr(error, "exit_code", 2))
+
+
+def _optional_values(args: list[str]) -> list[str]:
+    """Return the arguments with `--ray` alone written out, which typer cannot express."""
+    bare = {
+        i
+        for i, text in enumerate(args)
+        if text == "--ray" and (i + 1 == len(args) or args[i + 1].startswith("-"))
+    }
+    return [f"{text}=local" if i in bare else text for i, text in enumerate(args)]
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

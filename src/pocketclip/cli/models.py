@@ -38,6 +38,7 @@ def _row(name: str, entry: zoo.Entry) -> dict[str, Any]:
         "name": name,
         "image_size": entry.config.image_size,
         "embed_dim": entry.config.embed_dim,
+        "captioner": entry.config.is_captioner,
     }
     for key in zoo.PUBLISHED_FIELDS:
         row[key] = None if facts is None else getattr(facts, key)
@@ -61,13 +62,15 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         facts = ["" if row[key] is None else f"{row[key]:.1f}" for key in keys]
         weights = "cached" if row["cached"] else "hub" if row["hub"] else "-"
-        table.add_row(row["name"], str(row["image_size"]), *facts, weights)
+        name = row["name"] + (" *" if row["captioner"] else "")
+        table.add_row(name, str(row["image_size"]), *facts, weights)
     console = Console()
     console.print(table)
     console.print(
         "\nPublished figures: millions of parameters after fusing, milliseconds on an iPhone 12 "
         "Pro Max, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in per cent. "
-        "Weights: cached here, on the hub, or none published. Apple's weights come under Apple's "
+        "Weights: cached here, on the hub, or none published. * captioner: also writes captions. "
+        "Apple's weights come under Apple's "
         "own licence.",
         style="dim",
     )

@@ -167,6 +167,8 @@ def _hold_statistics(norm: nn.BatchNorm2d) -> None:
 def create_model(name: str, **overrides: Any) -> CLIP:
     """Return the named model, unfused, with random weights, in training mode.
 
+    A captioner is a `pocketclip.nn.coca.CoCa`.
+
     Args:
         name: a zoo name in any spelling (`mobileclip2-s0`, `MobileCLIP2_S0`, ...).
         **overrides: fields of its configuration, see `pocketclip.zoo.override`.
@@ -174,8 +176,16 @@ def create_model(name: str, **overrides: Any) -> CLIP:
     Raises:
         UnknownModelError: no such model or field.
     """
-    config = zoo.override(zoo.entry(name).config, **overrides)
-    return CLIP(config)
+    return build(zoo.override(zoo.entry(name).config, **overrides))
+
+
+def build(config: zoo.ModelConfig) -> CLIP:
+    """Return the model that `config` describes: a `CLIP`, or with a decoder a `coca.CoCa`."""
+    if config.decoder is None:
+        return CLIP(config)
+    from pocketclip.nn.coca import CoCa
+
+    return CoCa(config)
 
 
 def random_model(name: str, *, seed: int, **overrides: Any) -> CLIP:

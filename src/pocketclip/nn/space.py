@@ -42,6 +42,14 @@ def architecture(config: zoo.ModelConfig) -> dict[str, Any]:
         for training_only in ("drop_path", "layer_scale"):
             out[part].pop(training_only, None)
     del out["image"]["head_bias"]  # a zero bias is no bias; another one is in the weights
+    # What came later is left out where it is absent, so that older ids stay what they were.
+    if out["decoder"] is None:
+        del out["decoder"]
+    if out["image"].get("pool_queries") is None:
+        out["image"].pop("pool_queries", None)
+        out["image"].pop("pool_heads", None)
+    if not out["text"]["class_token"]:
+        del out["text"]["class_token"]
     return out
 
 

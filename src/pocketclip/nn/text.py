@@ -1,19 +1,33 @@
-"""Text towers: CLIP's transformer, with or without the causal mask, and MobileCLIP's MCt.
+"""Text towers: CLIP's transformer, causal or not, MobileCLIP's MCt, and CoCa's.
 
 Sources: CLIP (arXiv 2103.00020), section 2.4; MobileCLIP (arXiv 2311.17049), section 3.3, for
-MCt, which puts a RepMixer block over the token axis before and after four transformer layers.
+MCt, which puts a RepMixer block over the token axis before and after four transformer layers;
+CoCa (arXiv 2205.01917), section 3.2, for the class token after the text.
 
 Shapes: B batch, T tokens, C channels, D embedding, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from pocketclip.nn.mci import RepMixerBlock
-from pocketclip.nn.transformer import HoldsStatistics, TransformerBlock, drop_path_rates, run_pooled
+from pocketclip.nn.transformer import (
+    MLP,
+    Attention,
+    HoldsStatistics,
+    Past,
+    TransformerBlock,
+    drop_path_rates,
+    run_blocks,
+    run_pooled,
+)
 from pocketclip.zoo import TextConfig
+
+PAD = 0  # what the tokenizer fills rows with
 
 
 class TokenMixerBlock(RepMixerBlock):
@@ -60,6 +74,9 @@ class ComposedEmbedding(nn.Module):
 class TextTower(HoldsStatistics):
     """The text tower; the state at the end-of-text token, normalised and projected.
 
+    With `config.class_token`, a learned token after the last id stands for the end-of-text token,
+    and the states of the ids themselves are what a caption decoder reads.
+
     Args:
         config: the zoo's description.
         embed_dim: D, the width of the embedding.
@@ -75,7 +92,9 @@ class TextTower(HoldsStatistics):
             if config.embedding_buckets is None
             else ComposedEmbedding(config.vocab_size, config.embedding_buckets, width)
         )
-        self.position = nn.Parameter(torch.zeros(config.context_length, width))
+        positions = config.context_length + (1 if config.class_token else 0)
+        self.position = nn.Parameter(torch.zeros(positions, width))
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         count = config.layers + (2 if config.repmixer else 0)
         rates = drop_path_rates(config.drop_path, count)
 
@@ -103,9 +122,16 @@ class TextTower(HoldsStatistics):
     def forward(self, ids: Tensor) -> Tensor:
         """Map token ids (B, T), T <= context length, to embeddings (B, D), not normalised.
 
+        A tower with a class token takes one id more, see `fit`.
+
         Raises:
             ValueError: T is more than the context length.
         """
+        blocks = list(self.blocks)
+        if self.class_token is not None:
+            x, mask = self._with_class(self.fit(ids))
+            x = run_pooled(blocks, x, lambda y: y[:, -1], mask, recompute=self.recompute)
+            return self.head(self.norm(x))
         if ids.shape[1] > self.context_length:
             raise ValueError(f"{ids.shape[1]} tokens; this tower takes {self.context_length}")
         x = self.embedding(ids) + self.position[: ids.shape[1]]
@@ -114,10 +140,60 @@ class TextTower(HoldsStatistics):
         end = ids == ids.amax(-1, keepdim=True)
         end = end & (end.cumsum(-1) == 1)
         weight = end.unsqueeze(-1).to(x.dtype)  # (B, T, 1)
-        pooled = run_pooled(
-            list(self.blocks), x, lambda y: (y * weight).sum(1), recompute=self.recompute
-        )
+        pooled = run_pooled(blocks, x, lambda y: (y * weight).sum(1), recompute=self.recompute)
         return self.head(self.norm(pooled))
+
+    def with_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, D) of ids (B, T) and their states (B, T, C), not normalised.
+
+        For towers with a class token; `ids` are as `fit` returns them.
+        """
+        x, mask = self._with_class(ids)
+        x = run_blocks(self.blocks, x, mask, recompute=self.recompute)
+        return self.head(self.norm(x[:, -1])), x[:, :-1]
+
+    def step(self, ids: Tensor, pasts: Sequence[Past]) -> Tensor:
+        """Return the states (B, 1, C) of the next ids (B,), given those before.
+
+        The same as `with_tokens` gives: a causal tower sees neither the class token nor, within
+        a text, any padding.
+        """
+        x = self.embedding(ids.unsqueeze(1)) + self.position[pasts[0].length]
+        for block, past in zip(self.blocks, pasts, strict=True):
+            assert isinstance(block, TransformerBlock)
+            x = block.step(x, past)
+        return x
+
+    def fit(self, ids: Tensor) -> Tensor:
+        """Return ids (B, T) with T <= context length.
+
+        The tokenizer's default, 77, is one more than CoCa's 76, since the class token has the last
+        position. Such rows are cut as the tokenizer cuts: a full one keeps its end token.
+
+        Raises:
+            ValueError: T is larger by more than one.
+        """
+        length = self.context_length
+        if ids.shape[1] == length + 1:
+            last = torch.where(ids[:, -1] == PAD, ids[:, -2], ids[:, -1])
+            ids = torch.cat([ids[:, : length - 1], last.unsqueeze(1)], dim=1)
+        if ids.shape[1] > length:
+            raise ValueError(f"{ids.shape[1]} tokens; this tower takes {length}")
+        return ids
+
+    def _with_class(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens and the class token (B, T + 1, C), and which of them see which.
+
+        As open_clip has it, and so the published weights: padding is masked one place late, so
+        that the first padded place is seen and the class token itself is not (unless there is no
+        padding).
+        """
+        assert self.class_token is not None, "this tower has no class token"
+        batch, count = ids.shape
+        x = torch.cat([self.embedding(ids), self.class_token.expand(batch, -1, -1)], dim=1)
+        seen = torch.cat([torch.ones_like(ids[:, :1], dtype=torch.bool), ids != PAD], dim=1)
+        causal = torch.ones(count + 1, count + 1, dtype=torch.bool, device=ids.device).tril()
+        return x + self.position[: count + 1], seen[:, None, None, :] & causal
 
     def groups(self) -> list[list[nn.Module]]:
         """Return the modules from input to output, one list per block, for freezing."""
@@ -130,13 +206,21 @@ class TextTower(HoldsStatistics):
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.normal_(self.position, std=0.01)
+        if self.class_token is not None:
+            nn.init.normal_(self.class_token, std=0.01)
         residual_std = width**-0.5 * (2 * config.layers) ** -0.5
         for block in self.blocks:
             if isinstance(block, TransformerBlock):
-                nn.init.normal_(block.attn.qkv.weight, std=width**-0.5)
-                nn.init.normal_(block.attn.proj.weight, std=residual_std)
-                nn.init.normal_(block.mlp.fc1.weight, std=(2 * width) ** -0.5)
-                nn.init.normal_(block.mlp.fc2.weight, std=residual_std)
-                for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
-                    nn.init.zeros_(linear.bias)
+                initialise(block.attn, block.mlp, residual_std)
         nn.init.normal_(self.head.weight, std=width**-0.5)
+
+
+def initialise(attn: Attention, mlp: MLP, residual_std: float) -> None:
+    """Draw the weights of a text block as CLIP's code does; the residual ones as given."""
+    width = attn.proj.in_features
+    nn.init.normal_(attn.qkv.weight, std=width**-0.5)
+    nn.init.normal_(attn.proj.weight, std=residual_std)
+    nn.init.normal_(mlp.fc1.weight, std=(2 * width) ** -0.5)
+    nn.init.normal_(mlp.fc2.weight, std=residual_std)
+    for linear in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2):
+        nn.init.zeros_(linear.bias)

@@ -1,6 +1,6 @@
 """Pre-norm transformer blocks, shared by the vision transformers, the text towers and MCi.
 
-Shapes: B batch, T tokens, C channels, h heads.
+Shapes: B batch, T tokens, S tokens that are looked at, C channels, h heads.
 """
 
 from __future__ import annotations
@@ -68,6 +68,39 @@ def drop_path_rates(highest: float, blocks: int) -> list[float]:
     return [highest * i / max(1, blocks - 1) for i in range(blocks)]
 
 
+class Past:
+    """The keys and values (B, h, T, C/h) of one causal layer for the tokens that came before."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._room: tuple[Tensor, Tensor] | None = None
+
+    def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in the next token's (B, h, 1, C/h); return all so far, (B, h, T, C/h) each."""
+        at, self.length = self.length, self.length + 1
+        if self._room is None or self._room[0].shape[2] == at:
+            # Twice the room each time: what came before is copied only now and then.
+            old, self._room = self._room, (self._wider(keys, at), self._wider(values, at))
+            if old is not None:
+                for room, tensor in zip(self._room, old, strict=True):
+                    room[:, :, :at] = tensor
+        for room, tensor in zip(self._room, (keys, values), strict=True):
+            room[:, :, at : at + 1] = tensor
+        return self._room[0][:, :, : at + 1], self._room[1][:, :, : at + 1]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the given rows of the batch, in their order; a row may come several times."""
+        if self._room is not None:
+            # With the room that is still empty: otherwise the next token would copy all again.
+            keys, values = (room.index_select(0, rows) for room in self._room)
+            self._room = keys, values
+
+    @staticmethod
+    def _wider(like: Tensor, at: int) -> Tensor:
+        batch, heads, _, width = like.shape
+        return like.new_empty((batch, heads, max(16, 2 * at), width))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention on explicit q, k, v of four dimensions, as exporters know it."""
 
@@ -80,13 +113,34 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        batch, tokens, width = x.shape
-        shape = (batch, tokens, self.heads, width // self.heads)
-        q, k, v = (part.reshape(shape).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # (B, h, T, C/h)
-        return self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C).
+
+        Args:
+            x: the tokens.
+            mask: which tokens each one looks at, boolean (B, 1, T, T); instead of causality.
+        """
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        causal = self.causal and mask is None
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.proj(join_heads(out))
+
+    def step(self, x: Tensor, past: Past) -> Tensor:
+        """Map the next token (B, 1, C) to (B, 1, C); it looks at itself and at `past`."""
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        return self.proj(join_heads(F.scaled_dot_product_attention(q, *past.add(k, v))))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Return (B, T, C) as (B, h, T, C/h)."""
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens, heads, width // heads).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """Return (B, h, T, C/h) as (B, T, C)."""
+    batch, heads, tokens, width = x.shape
+    return x.transpose(1, 2).reshape(batch, tokens, heads * width)
 
 
 class MLP(nn.Module):
@@ -124,28 +178,43 @@ class TransformerBlock(nn.Module):
         self.mlp = MLP(width, int(width * mlp_ratio), activation)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        return self.feed(self.mix(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C); for `mask` see `Attention`."""
+        return self.feed(self.mix(x, mask))
 
-    def mix(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (B, T, C) after the attention half."""
-        return x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.attn(self.norm1(x), mask))
+
+    def step(self, x: Tensor, past: Past) -> Tensor:
+        """Map the next token (B, 1, C) to (B, 1, C); evaluation mode only."""
+        return self.feed(x + self.attn.step(self.norm1(x), past))
 
     def feed(self, x: Tensor) -> Tensor:
         """Return (B, T, C) after the MLP half, which treats each token by itself."""
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *, recompute: bool) -> Tensor:
+def run_blocks(
+    blocks: Iterable[nn.Module], x: Tensor, mask: Tensor | None = None, *, recompute: bool
+) -> Tensor:
     """Apply `blocks` in turn; with `recompute`, keep only their inputs for the backward pass."""
+    extra = () if mask is None else (mask,)
     for block in blocks:
-        x = _checkpointed(block, x) if recompute and torch.is_grad_enabled() else block(x)
+        if recompute and torch.is_grad_enabled():
+            x = checkpointed(block, x, *extra)
+        else:
+            x = block(x, *extra)
     return x
 
 
 def run_pooled(
-    blocks: Sequence[nn.Module], x: Tensor, pool: Callable[[Tensor], Tensor], *, recompute: bool
+    blocks: Sequence[nn.Module],
+    x: Tensor,
+    pool: Callable[[Tensor], Tensor],
+    mask: Tensor | None = None,
+    *,
+    recompute: bool,
 ) -> Tensor:
     """Apply `blocks`, then `pool` from (B, T, C) to (B, C).
 
@@ -154,16 +223,18 @@ def run_pooled(
     """
     last = blocks[-1]
     if not isinstance(last, TransformerBlock):
-        return pool(run_blocks(blocks, x, recompute=recompute))
-    x = last.mix(run_blocks(blocks[:-1], x, recompute=recompute))
+        return pool(run_blocks(blocks, x, mask, recompute=recompute))
+    x = last.mix(run_blocks(blocks[:-1], x, mask, recompute=recompute), mask)
     return last.feed(pool(x).unsqueeze(1)).squeeze(1)
 
 
-def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+def checkpointed(block: nn.Module, *inputs: Tensor) -> Tensor:
+    """Return `block(*inputs)`, keeping only the inputs for the backward pass."""
+
     def contexts() -> tuple[Any, Any]:
         return contextlib.nullcontext(), _statistics_held(block)
 
-    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextlib.contextmanager

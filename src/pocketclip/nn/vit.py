@@ -1,10 +1,11 @@
-"""Vision transformer image towers: MobileCLIP-B's hybrid, and CLIP's plain ones.
+"""Vision transformer image towers: MobileCLIP-B's hybrid, CLIP's plain ones and CoCa's.
 
 Sources: arXiv 2010.11929; MobileCLIP (arXiv 2311.17049), appendix, for the convolutional stem of
 B (MCi-like, position embedding on patches only); CLIP (arXiv 2103.00020) for the normalisation
-before the first block.
+before the first block; CoCa (arXiv 2205.01917), section 3.2, for pooling by attention.
 
-Shapes: B batch, H W height width, C channels, N patches, T tokens (N + 1), D embedding.
+Shapes: B batch, H W height width, C channels, N patches, T tokens (N + 1), Q queries,
+D embedding.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketclip.nn.reparam import ConvBN
-from pocketclip.nn.transformer import HoldsStatistics, TransformerBlock, drop_path_rates, run_pooled
+from pocketclip.nn.transformer import (
+    HoldsStatistics,
+    TransformerBlock,
+    drop_path_rates,
+    join_heads,
+    run_blocks,
+    run_pooled,
+    split_heads,
+)
 from pocketclip.zoo import ViTConfig
 
 
@@ -31,8 +40,40 @@ class ConvStem(nn.Sequential):
         )
 
 
+class AttentionPool(nn.Module):
+    """Learned queries that look at the tower's tokens once.
+
+    The published files hold one bias for queries, keys and values together; so does this.
+    """
+
+    def __init__(self, queries: int, width: int, tokens_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.randn(queries, width))
+        self.norm_q = nn.LayerNorm(width)
+        self.norm_k = nn.LayerNorm(tokens_width)
+        self.q = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(tokens_width, width, bias=False)
+        self.v = nn.Linear(tokens_width, width, bias=False)
+        self.bias = nn.Parameter(torch.zeros(3 * width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        """Map tokens (B, T, C) to (B, Q, D); with `first`, to what so many queries give."""
+        x = self.norm_k(x)
+        query = self.norm_q(self.query[:first]).unsqueeze(0)
+        bias_q, bias_k, bias_v = self.bias.chunk(3)
+        q = split_heads(self.q(query) + bias_q, self.heads).expand(x.shape[0], -1, -1, -1)
+        k = split_heads(self.k(x) + bias_k, self.heads)
+        v = split_heads(self.v(x) + bias_v, self.heads)
+        return self.proj(join_heads(F.scaled_dot_product_attention(q, k, v)))
+
+
 class ViT(HoldsStatistics):
     """The image tower; the class token's last state, normalised and projected.
+
+    With `config.pool_queries`, the first query of a pooling by attention stands for the class
+    token, and the other queries give the tokens that a caption decoder looks at.
 
     Args:
         config: the zoo's description.
@@ -66,6 +107,10 @@ class ViT(HoldsStatistics):
             )
             for rate in drop_path_rates(config.drop_path, config.layers)
         )
+        self.pool: AttentionPool | None = None
+        if config.pool_queries is not None:
+            self.pool = AttentionPool(config.pool_queries, embed_dim, width, config.pool_heads)
+            width = embed_dim
         self.norm = nn.LayerNorm(width, eps=config.eps)
         self.head = nn.Linear(width, embed_dim, bias=config.head_bias)
         nn.init.trunc_normal_(self.class_token, std=0.02)
@@ -81,6 +126,27 @@ class ViT(HoldsStatistics):
         Raises:
             ValueError: a side is not a multiple of the patch side.
         """
+        x, blocks = self._embedded(pixels), list(self.blocks)
+        if self.pool is None:
+            x = run_pooled(blocks, x, lambda y: y[:, 0], recompute=self.recompute)
+        else:
+            x = self.pool(run_blocks(blocks, x, recompute=self.recompute), 1).squeeze(1)
+        return self.head(self.norm(x))
+
+    def with_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, D) and the tokens for a caption decoder (B, Q - 1, D).
+
+        Raises:
+            ValueError: a side is not a multiple of the patch side, or the tower does not pool by
+                attention.
+        """
+        if self.pool is None:
+            raise ValueError("only a tower with pool_queries has tokens for a decoder")
+        x = run_blocks(self.blocks, self._embedded(pixels), recompute=self.recompute)
+        x = self.norm(self.pool(x))
+        return self.head(x[:, 0]), x[:, 1:]
+
+    def _embedded(self, pixels: Tensor) -> Tensor:
         if pixels.shape[2] % self.stride or pixels.shape[3] % self.stride:
             raise ValueError(
                 f"image sides must be multiples of {self.stride}, not {tuple(pixels.shape[2:])}"
@@ -93,10 +159,7 @@ class ViT(HoldsStatistics):
             x = torch.cat([class_token, x], dim=1) + position
         else:
             x = torch.cat([class_token, x + position], dim=1)
-        pooled = run_pooled(
-            list(self.blocks), self.norm_pre(x), lambda y: y[:, 0], recompute=self.recompute
-        )
-        return self.head(self.norm(pooled))
+        return self.norm_pre(x)
 
     def position_for(self, height: int, width: int) -> Tensor:
         """Return the position embedding (1, T or N, C) for a grid of height x width patches."""
@@ -119,7 +182,9 @@ class ViT(HoldsStatistics):
 
     def groups(self) -> list[list[nn.Module]]:
         """Return the modules from input to output, one list per block, for freezing."""
-        return [[self.stem, self.norm_pre], *([b] for b in self.blocks), [self.norm, self.head]]
+        pool = [] if self.pool is None else [self.pool]
+        last = [*pool, self.norm, self.head]
+        return [[self.stem, self.norm_pre], *([b] for b in self.blocks), last]
 
 
 def _initialise(module: nn.Module) -> None:

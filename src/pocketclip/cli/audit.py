@@ -1,0 +1,174 @@
+"""`pocketclip audit`: whether a folder of shards is what it should be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketclip.errors import PocketclipError
+
+if TYPE_CHECKING:
+    from pocketclip.shards import AuditReport, Index
+    from pocketclip.shards.recomputing import Recompute
+
+
+def audit(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder of shards.")],
+    repair: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUT", help="Write a clean copy to this new folder, with a list of the rest."
+        ),
+    ] = None,
+    recompute: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Replay this many augmentations through the teachers; report the drift."
+        ),
+    ] = 0,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(help="With --recompute: a teacher, as in `reinforce`; repeat in their order."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="The drift, in 1 - cosine, that is still good.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option(help="Of the drawing for --recompute.")] = 0,
+    device: Annotated[str, typer.Option(help="Where the teachers run: auto, cpu, cuda.")] = "auto",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use weights from the local cache only.")
+    ] = False,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Whether to decode every image.")
+    ] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that open shards.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Open everything in DIR and report what is wrong.
+
+    Looks for cut tars, missing and undeclared shards, hashes that differ from index.json, missing
+    keys, wrong shapes, NaN, embeddings that are not of unit length, images that cannot be
+    decoded, duplicate uids, and parameters that cannot be replayed. The exit code is 0 if all is
+    well, 1 if not, and 2 if nothing could be audited.
+
+    \b
+    pocketclip audit joined
+    pocketclip audit joined --repair clean --workers 4
+    pocketclip audit out --recompute 100 --teacher vit-b16 --teacher runs/small
+    """
+    if bool(recompute) != bool(teacher):
+        raise PocketclipError("--recompute N needs --teacher SPEC, and --teacher needs it")
+    from dataclasses import asdict
+
+    from pocketclip import shards
+    from pocketclip.cli.inputs import print_json, progress
+    from pocketclip.shards.reader import shards_in
+
+    function = None
+    if teacher:
+        index = shards.describe(folder) or shards.Index()
+        function = (recompute, replay_through(teacher, index, device=device, offline=offline))
+    total = len(shards_in(folder))
+    with progress(total, "shards") as advance:
+        report = shards.audit(
+            folder,
+            repair=repair,
+            recompute=function,
+            tolerance=tolerance,
+            seed=seed,
+            workers=workers,
+            decode_images=images,
+            on_progress=advance,
+        )
+    if json:
+        print_json({**asdict(report), "clean": report.clean})
+    else:
+        _show(report)
+    if not report.clean:
+        raise typer.Exit(1)
+
+
+def replay_through(specs: list[str], index: Index, *, device: str, offline: bool) -> Recompute:
+    """Return a function that replays stored augmentations and embeds them with teachers.
+
+    Raises:
+        PocketclipError: the index has no augmentation, or was made by other teachers.
+    """
+    import numpy as np
+
+    from pocketclip.augment import Augmentation
+    from pocketclip.images import open_image
+    from pocketclip.reinforce.teachers import load_teacher
+
+    if index.augmentation is None:
+        raise PocketclipError(
+            "neither index.json nor config.json has the augmentation; nothing can be replayed"
+        )
+    augmentation = Augmentation.from_config(index.augmentation)
+    teachers = [load_teacher(spec, device=device, offline=offline) for spec in specs]
+    _check_teachers(teachers, index)
+
+    def function(samples: list[Any], indices: list[int]) -> Any:
+        arrays = []
+        for sample, k in zip(samples, indices, strict=True):
+            params = augmentation.unpack(sample.param_aug[k])
+            arrays.append(augmentation.apply(open_image(sample.image), params))
+        parts = []
+        for teacher in teachers:
+            squares = np.stack([teacher.transform.square(array) for array in arrays])
+            parts.append(teacher.encode_squares(squares))
+        return np.concatenate(parts, axis=1)
+
+    return function
+
+
+def _check_teachers(teachers: list[Any], index: Index) -> None:
+    known = index.teachers
+    if known and len(known) != len(teachers):
+        raise PocketclipError(
+            f"the set was made by {len(known)} teachers, {len(teachers)} are given: repeat "
+            "--teacher for each, in their order"
+        )
+    for given, stored in zip(teachers, known, strict=False):
+        space = stored.get("space_id")
+        if space and space != given.space_id:
+            raise PocketclipError(
+                f"the set holds embeddings of {stored.get('name')} ({space}), {given.name} is of "
+                f"the space {given.space_id}; give the teacher that made it"
+            )
+
+
+def show_parts(parts: dict[str, int], samples: int) -> None:
+    """Print bytes per sample by part."""
+    if samples:
+        each = ", ".join(f"{part} {count / samples:,.0f}" for part, count in parts.items())
+        print(f"bytes per sample: {sum(parts.values()) / samples:,.0f} ({each})")
+
+
+def _show(report: AuditReport) -> None:
+    index = "" if report.indexed else ", without index.json"
+    print(f"{report.folder}: {report.samples} samples in {report.shards} shards{index}")
+    show_parts(report.parts, report.samples)
+    columns = ", ".join(f"{name} {count}" for name, count in sorted(report.columns.items()))
+    print(f"samples that have: {columns or 'nothing'}")
+    if report.dtypes:
+        print(f"embeddings stored as {', '.join(report.dtypes)}")
+    for key, count in report.ignored.items():
+        print(f"{count} members {key} are no part of the layout and are not read")
+    for drift in report.drift:
+        print(
+            f"teacher {drift.teacher}: {drift.compared} embeddings computed again, 1 - cosine "
+            f"{drift.mean:.2g} on average, {drift.largest:.2g} at most ({drift.uid})"
+        )
+    for kind, count in report.counts.items():
+        print(f"{kind}: {count}")
+        for problem in report.problems[kind][:5]:
+            where = " ".join(filter(None, (problem.file, problem.uid)))
+            print(f"  {where}: {problem.reason}")
+    if report.repaired is not None:
+        print(
+            f"{report.repaired}: {report.kept} samples kept, {report.dropped} dropped, each "
+            "named in dropped.jsonl"
+        )
+    print("clean" if report.clean else "not clean")

@@ -1,0 +1,328 @@
+"""Captioners: models that write captions, stored beside the found ones in a reinforced dataset.
+
+    captioner = load_captioner("coca-vit-l14", sampling=Sampling(top_p=0.9))
+    captioner.caption_squares(squares, uids, count=5, seed=0)  # list of lists of captions
+
+CoCa of ours, and image-to-text models of `transformers`. Several captioners add up, each under a
+key of its own. A caption depends on its image and on (seed, uid, k), whatever else is in the
+batch, apart from the rounding of matrix products. Source: MobileCLIP (arXiv 2311.17049),
+section 3.1; MobileCLIP2 (arXiv 2508.20691), section 3.2.
+
+Shapes: B images, n captions per image, S side of a square in pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip.errors import ConfigError
+from pocketclip.reinforce import specs
+from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.reinforce.teachers import Pixels, geometry, load_model
+from pocketclip.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Method = Literal["nucleus", "top_k", "beam", "greedy"]
+
+RETRIES = 3
+"""How often a caption that came out empty is drawn again."""
+ROWS = 128
+"""Captions that are written side by side."""
+
+_NAME = re.compile(r"[a-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How captions are drawn."""
+
+    method: Method = "nucleus"
+    """`beam` gives the n best beams, `greedy` one caption, whatever the count."""
+    temperature: float = 1.0
+    top_p: float = 0.9
+    """With nucleus: sample among the fewest tokens that together have this probability."""
+    top_k: int = 50
+    """With top_k: sample among so many of the most probable tokens."""
+    beams: int = 6
+    max_length: int = 77
+    """The most tokens in a caption, those that begin and end it included."""
+    min_length: int = 5
+    """How many tokens, the first included, come before the end may."""
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+    """With beam: a caption's log-probability is divided by its length to this power."""
+
+    def __post_init__(self) -> None:
+        whole = all(isinstance(n, int) for n in (self.top_k, self.beams, self.max_length))
+        rules = (
+            (self.method in get_args(Method), "method", f"one of {', '.join(get_args(Method))}"),
+            (self.temperature > 0, "temperature", "above 0"),
+            (0 < self.top_p <= 1, "top_p", "above 0 and at most 1"),
+            (whole and self.top_k >= 1, "top_k", "a whole number from 1"),
+            (whole and self.beams >= 1, "beams", "a whole number from 1"),
+            (whole and self.max_length >= 3, "max_length", "a whole number from 3"),
+            (0 <= self.min_length < self.max_length, "min_length", "0 to below max_length"),
+            (self.repetition_penalty > 0, "repetition_penalty", "above 0"),
+            (self.length_penalty >= 0, "length_penalty", "0 or above"),
+        )
+        for fine, name, rule in rules:
+            if not fine:
+                raise ConfigError(f"sampling: {name} is {rule}, not {getattr(self, name)!r}")
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Sampling:
+        """Return the sampling that a recipe describes.
+
+        Raises:
+            ConfigError: a field that does not exist, or a value that makes no sense.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = [key for key in raw if key not in known]
+        if unknown:
+            raise ConfigError(
+                f"sampling: unknown field {unknown[0]!r} (fields: {', '.join(known)})"
+            )
+        try:
+            return cls(**raw)
+        except TypeError as error:  # a text where a number belongs
+            raise ConfigError(f"sampling: {error}") from error
+
+    def per_image(self, count: int) -> int:
+        """Return how many captions this gives of an image if `count` are wanted."""
+        if self.method == "greedy":
+            return min(count, 1)
+        return min(count, self.beams) if self.method == "beam" else count
+
+    @property
+    def draws(self) -> bool:
+        """Whether chance plays a part."""
+        return self.method in ("nucleus", "top_k")
+
+
+class Writer(Protocol):
+    """What differs between the kinds of captioners."""
+
+    def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
+        """Return the captions of pixels (B, 3, S, S), B times n, those of an image together."""
+        ...
+
+
+class Captioner:
+    """A model that writes captions, with its preprocessing.
+
+    Attributes:
+        name: what distinguishes it from others.
+        key: what its captions are stored under.
+        identity: what decides its captions, apart from image and seed, as JSON types.
+        transform: brings an image to the square that `caption_squares` takes.
+        dtype: the type that it computes in.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        *,
+        name: str,
+        facts: Mapping[str, Any],
+        sampling: Sampling,
+        transform: SquareTransform,
+        pixels: Pixels,
+    ) -> None:
+        self.writer = writer
+        self.name = name
+        self.key = f"syn_text_{name}"
+        self.sampling = sampling
+        self.transform = transform
+        self.dtype = str(pixels.dtype).removeprefix("torch.")
+        self.identity: dict[str, Any] = {
+            "name": name,
+            **facts,
+            "precision": self.dtype,
+            "sampling": dataclasses.asdict(sampling),
+        }
+        self._pixels = pixels
+
+    def __repr__(self) -> str:
+        return f"Captioner({self.name!r}, {self.sampling.method}, {self.dtype})"
+
+    def caption_squares(
+        self, squares: NDArray[np.uint8], uids: Sequence[str], count: int, seed: int
+    ) -> list[list[str]]:
+        """Return captions of squares (B, S, S, 3) that `transform` made.
+
+        A caption that comes out empty is drawn again, up to `RETRIES` times, and then left out:
+        a list may be shorter than `count`, as it is with `greedy` (one) and few beams.
+
+        Args:
+            squares: the images.
+            uids: their names (B,), which seed the drawing.
+            count: how many captions each is to have.
+            seed: the job's.
+        """
+        if len(squares) != len(uids):
+            raise ValueError(f"{len(squares)} squares and {len(uids)} uids")
+        number = self.sampling.per_image(count)
+        if not number:
+            return [[] for _ in uids]
+        step = max(1, ROWS // number)
+        out: list[list[str]] = []
+        for start in range(0, len(uids), step):
+            part = slice(start, start + step)
+            out += self._caption(squares[part], uids[part], number, seed)
+        return out
+
+    def _caption(
+        self, squares: NDArray[np.uint8], uids: Sequence[str], number: int, seed: int
+    ) -> list[list[str]]:
+        import torch
+
+        with torch.inference_mode():
+            pixels = self._pixels(squares)
+            seeds = [seed_of(seed, uid, k) for uid in uids for k in range(number)]
+            texts = [clean(text) for text in self.writer.write(pixels, number, seeds)]
+            for attempt in range(1, RETRIES + 1 if self.sampling.draws else 0):
+                empty = [row for row, text in enumerate(texts) if not text]
+                if not empty:
+                    break
+                images = [row // number for row in empty]
+                again = [seed_of(seed, uids[row // number], row % number, attempt) for row in empty]
+                for row, text in zip(
+                    empty, self.writer.write(pixels[images], 1, again), strict=True
+                ):
+                    texts[row] = clean(text)
+        rows = [texts[start : start + number] for start in range(0, len(texts), number)]
+        return [[text for text in row if text] for row in rows]
+
+
+def seed_of(seed: int, uid: str, k: int, attempt: int = 0) -> int:
+    """Return the 63-bit seed of caption `k` of an image: a pure function of its arguments."""
+    text = f"caption\0{seed}\0{uid}\0{k}\0{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def clean(text: str) -> str:
+    """Return `text` with single blanks and none at its ends."""
+    return " ".join(text.split())
+
+
+class CocaWriter:
+    """A CoCa of ours."""
+
+    def __init__(self, model: Any, sampling: Sampling) -> None:
+        self.model, self.tokenizer = model, Tokenizer()
+        self.settings = dataclasses.asdict(sampling)
+
+    def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
+        """Return the captions of pixels (B, 3, S, S)."""
+        rows = self.model.generate(
+            pixels, captions_per_image=per_image, seeds=seeds, **self.settings
+        )
+        return self.tokenizer.decode([list(row) for row in rows])
+
+
+def load_captioner(
+    spec: str,
+    *,
+    name: str | None = None,
+    device: str = "auto",
+    precision: specs.Precision = "auto",
+    offline: bool = False,
+    sampling: Sampling | Mapping[str, Any] | None = None,
+) -> Captioner:
+    """Load a captioner.
+
+    Args:
+        spec: which one, in a form of `pocketclip.reinforce.specs`: a CoCa of ours, or
+            `transformers:` with a BLIP, GIT or VisionEncoderDecoder model.
+        name: distinguishes its captions from those of others; by default made from the spec.
+        device: as `load_teacher`.
+        precision: as `load_teacher`.
+        offline: take nothing from the network.
+        sampling: how captions are drawn.
+
+    Raises:
+        ConfigError: an argument makes no sense, or the model writes no captions.
+        CheckpointError, HubError, UnknownModelError, MissingDependencyError: as `load_teacher`.
+    """
+    chosen = sampling if isinstance(sampling, Sampling) else Sampling.from_dict(sampling or {})
+    wanted = specs.parse(spec)
+    called = _checked_name(name, wanted.label)
+    where = specs.place(device)
+    dtype = specs.number_type(precision, where)
+    load = _transformers if wanted.kind == "transformers" else _coca
+    writer, facts, transform, scaling = load(wanted, chosen, where, dtype, offline)
+    return Captioner(
+        writer,
+        name=called,
+        facts=facts,
+        sampling=chosen,
+        transform=transform,
+        pixels=Pixels(scaling, where, dtype),
+    )
+
+
+_Parts = tuple[Writer, dict[str, Any], SquareTransform, Scaling]
+
+
+def _coca(
+    spec: specs.Spec, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
+) -> _Parts:
+    if spec.kind == "open_clip":
+        raise ConfigError(
+            "open_clip's captioners are in the zoo: coca-vit-b32 and coca-vit-l14, or "
+            "coca-vit-l14=FILE for other weights"
+        )
+    model = load_model(spec, offline=offline)
+    config = model.config
+    if not config.is_captioner:
+        raise ConfigError(f"{config.name} writes no captions; coca-vit-l14 does")
+    from pocketclip.nn.generate import Settings
+
+    Settings(**dataclasses.asdict(sampling)).checked(config.text.context_length)
+    facts = {"kind": "coca", "model": config.name, "space_id": model.space_id}
+    model = model.requires_grad_(False).to(device, dtype)
+    return CocaWriter(model, sampling), facts, *geometry(model)
+
+
+def _transformers(
+    spec: specs.Spec, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
+) -> _Parts:
+    from pocketclip.reinforce import foreign, squares
+    from pocketclip.reinforce.foreign_writer import TransformersWriter
+
+    foreign.need_transformers()
+    folder = foreign.folder_of(spec.target, offline=offline)
+    config, class_name = foreign.config_of(folder, foreign.CAPTIONERS, "captioner")
+    processor, where = foreign.processor_of(folder)
+    transform, scaling = squares.from_processor(processor, where)
+    model, tokenizer = foreign.load_weights(folder, class_name), foreign.load_tokenizer(folder)
+    generation = folder / "generation_config.json"
+    extra = foreign.read_json(generation) if generation.is_file() else {}
+    facts = {
+        "kind": "transformers",
+        "model": str(config["model_type"]),
+        "space_id": foreign.identity(folder, "transformers", {**config, "gen": extra}, processor),
+    }
+    writer = TransformersWriter(model.to(device, dtype), tokenizer, sampling)
+    return writer, facts, transform, scaling
+
+
+def _checked_name(name: str | None, label: str) -> str:
+    if name is None:
+        return re.sub(r"[^a-z0-9_]+", "-", label.lower()).strip("-") or "captioner"
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"a captioner's name has small letters, digits, - and _ only, not {name!r}"
+        )
+    return name

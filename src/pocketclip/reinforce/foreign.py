@@ -1,0 +1,216 @@
+"""Models of `transformers`, from a folder or the hub: files, weights, tokenizer, identity.
+
+No code of a model's repository runs, and no pickle: weights are safetensors, or read by torch's
+restricted unpickler. Preprocessing follows the model's own file, see `squares.from_processor`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pocketclip import hub
+from pocketclip.errors import CheckpointError, ConfigError, HubError, MissingDependencyError
+
+TEACHERS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
+CAPTIONERS = {
+    "blip": "BlipForConditionalGeneration",
+    "git": "GitForCausalLM",
+    "vision-encoder-decoder": "VisionEncoderDecoderModel",
+}
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+_PICKLED = "pytorch_model*.bin"
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model",
+)  # fmt: skip
+# What a configuration says about its file, and not about what the model computes.
+_VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
+
+
+def folder_of(target: str, *, offline: bool) -> Path:
+    """Return the local folder of a model of transformers, fetched from the hub if need be.
+
+    Raises:
+        HubError: it is neither a folder nor an id, or it cannot be fetched.
+    """
+    path = Path(target)
+    if path.is_dir():
+        return path
+    if path.exists() or not hub.is_hub_id(target):
+        raise HubError(f"{target} is neither a folder nor a hub id of the form owner/name")
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: list[str]) -> Path:
+        found = snapshot_download(target, allow_patterns=patterns, local_files_only=offline)
+        return Path(found)
+
+    try:
+        folder = fetch([*_SMALL, "*.safetensors"])
+        if not any(folder.glob("*.safetensors")):
+            folder = fetch([*_SMALL, _PICKLED])
+    except Exception as error:  # the HTTP library behind it differs between versions
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise HubError(
+            f"cannot fetch {target} from the hub ({reason}); try again, or download its files by "
+            "hand and give the folder: transformers:FOLDER"
+        ) from error
+    return folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        CheckpointError: it is missing, or something else.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} does not hold an object")
+    return found
+
+
+def processor_of(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return what a folder says about preprocessing, and the name of the file that says it.
+
+    Raises:
+        ConfigError: neither file is there.
+    """
+    newer, older = folder / "processor_config.json", folder / "preprocessor_config.json"
+    if newer.is_file():
+        nested = read_json(newer).get("image_processor")
+        if isinstance(nested, dict):
+            return nested, str(newer)
+    if older.is_file():
+        return read_json(older), str(older)
+    raise ConfigError(
+        f"{folder} has no {older.name} (nor a {newer.name} with an image_processor), so that "
+        "nothing says how this model wants its images: copy the file from where the model came"
+    )
+
+
+def need_transformers() -> Any:
+    """Return the module transformers.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            'transformers: models need it installed: pip install "pocketclip[teachers]"'
+        ) from error
+    return transformers
+
+
+def config_of(folder: Path, known: Mapping[str, str], what: str) -> tuple[dict[str, Any], str]:
+    """Return a folder's configuration and the class of its model.
+
+    Raises:
+        CheckpointError: no configuration, or a model that cannot serve as `what`.
+    """
+    config = read_json(folder / "config.json")
+    kind = str(config.get("model_type"))
+    if kind not in known:
+        hint = "give another one"
+        if kind in (TEACHERS if known is CAPTIONERS else CAPTIONERS):
+            hint = "it is a teacher" if known is CAPTIONERS else "it is a captioner"
+        raise CheckpointError(
+            f"{folder} holds a {kind} model, which cannot serve as a {what} ({hint}); "
+            f"{', '.join(known)} can"
+        )
+    return config, known[kind]
+
+
+def load_weights(folder: Path, class_name: str) -> Any:
+    """Return the model of a folder: float32, evaluation mode, complete.
+
+    Raises:
+        CheckpointError: files are missing, damaged, refused, or lack a part of the model.
+    """
+    transformers = need_transformers()
+    cls = getattr(transformers, class_name)
+    # Named here, as a configuration could name attention code to be fetched.
+    attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
+    try:
+        with quiet(transformers):
+            model, report = cls.from_pretrained(
+                folder,
+                local_files_only=True,
+                weights_only=True,
+                attn_implementation=attention,
+                output_loading_info=True,
+            )
+    except Exception as error:  # it lets any type of exception escape
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{folder} cannot be loaded ({reason})") from error
+    lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if lacking:
+        raise CheckpointError(f"{folder} lacks weights of {class_name}: {', '.join(lacking[:3])}")
+    return model.float().eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
+    """Keep the library from reporting its progress; what matters is raised here."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(logging.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a folder.
+
+    Raises:
+        CheckpointError: there is none, or it needs a package that is not installed.
+    """
+    transformers = need_transformers()
+    try:
+        with quiet(transformers):
+            return transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # it lets any type of exception escape
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({reason})") from error
+
+
+def identity(folder: Path, kind: str, config: Mapping[str, Any], processor: Any) -> str:
+    """Return the id of what a folder's model computes: of its files and their meaning."""
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob(_PICKLED))
+    files = [*weights, *(folder / name for name in _TOKENIZER if (folder / name).is_file())]
+    digests = {path.name: _file_digest(path) for path in files}
+    kept = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return space_of([kind, kept, processor, digests])
+
+
+def space_of(parts: Any) -> str:
+    """Return a space's id for JSON values."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return f"space-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _file_digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()

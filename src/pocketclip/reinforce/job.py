@@ -1,0 +1,479 @@
+"""The job: one shard of pairs in, one reinforced shard out.
+
+    run(open_pairs("pairs.csv"), load_recipe(teachers=["vit-b16"]), "reinforced")
+
+A shard is a pure function of its pairs and the recipe, and it is written whole or not at all, so
+that a run can be killed at any moment and started again. Beside `NAME.tar` stand
+`NAME.report.json`, the mark that the shard is finished, and `NAME.bad.jsonl`, which names each
+pair that was left out. Source: MobileCLIP (arXiv 2311.17049), section 4.1.
+
+Shapes: A augmentations of an image, B batch, D embedding (of all teachers together), S side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pocketclip import storage
+from pocketclip.augment import Augmentation
+from pocketclip.errors import ConfigError, DataError
+from pocketclip.files import remove_abandoned
+from pocketclip.pairs import PairShard
+from pocketclip.reinforce.captioners import Captioner, load_captioner
+from pocketclip.reinforce.local import Workers
+from pocketclip.reinforce.prepare import Plan, Prepared
+from pocketclip.reinforce.recipe import Recipe, digest
+from pocketclip.reinforce.teachers import Teacher, load_teacher
+from pocketclip.shards import Index, JsonlWriter, ShardStats, ShardWriter, write_index
+from pocketclip.types import Bad, Embeddings, Pair, Sample
+
+RECIPE = "recipe.json"
+VERSION = 1
+
+OnPairs = Callable[[int, int], None]
+"""Told how many pairs were done, and how many of them were bad."""
+OnStart = Callable[[int, int, int], None]
+"""Told how many shards there are, how many are finished already, and how many pairs those had."""
+
+
+def ignore(*_: int) -> None:
+    """Tell nobody."""
+
+
+class Engine:
+    """A recipe with its models loaded."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        where: dict[str, Any] = {
+            "device": recipe.device,
+            "precision": recipe.precision,
+            "offline": recipe.offline,
+        }
+        self.augmentation = Augmentation.from_config(recipe.image_augmentation)
+        self.teachers: list[Teacher] = [load_teacher(spec, **where) for spec in recipe.teachers]
+        self.captioners: list[Captioner] = [
+            load_captioner(spec, sampling=recipe.sampling, **where) for spec in recipe.captioners
+        ]
+        keys = [captioner.key for captioner in self.captioners]
+        doubled = sorted({key for key in keys if keys.count(key) > 1})
+        if doubled:
+            raise ConfigError(
+                f"two captioners would write {doubled[0]}: name them, --captioner NAME=SPEC"
+            )
+        self.facts = self._facts()
+        self.config_hash = digest(self.facts)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return all that decides what a shard holds, as plain JSON types."""
+        recipe = self.recipe
+        return {
+            "version": VERSION,
+            "teachers": [
+                {
+                    "name": teacher.name,
+                    "embed_dim": teacher.embed_dim,
+                    "logit_scale": teacher.logit_scale,
+                    "logit_bias": teacher.logit_bias,
+                    "space_id": teacher.space_id,
+                    "precision": teacher.dtype,
+                }
+                for teacher in self.teachers
+            ],
+            "captioners": [{"key": c.key, **c.identity} for c in self.captioners],
+            "augmentation": self.augmentation.config,
+            "augmentations": recipe.augmentations,
+            "captions": recipe.captions if self.captioners else 0,
+            "seed": recipe.seed,
+            "dtype": recipe.dtype if recipe.format == "tar" else "float32",
+            "layout": recipe.layout,
+            "format": recipe.format,
+            "images": recipe.images,
+        }
+
+    @property
+    def plan(self) -> Plan:
+        """What the worker processes make of each image."""
+        return Plan(
+            augmentation=self.augmentation,
+            augmentations=self.recipe.augmentations,
+            seed=self.recipe.seed,
+            teachers=tuple(teacher.transform for teacher in self.teachers),
+            captioners=tuple(captioner.transform for captioner in self.captioners),
+        )
+
+    def reinforce(self, batch: Sequence[tuple[Pair, Prepared]]) -> list[Sample]:
+        """Return the samples of some prepared pairs."""
+        captions = [dict(pair.captions) for pair, _ in batch]
+        for captioner in self.captioners:
+            squares = np.stack([ready.whole[captioner.transform.key] for _, ready in batch])
+            uids = [pair.uid for pair, _ in batch]
+            written = captioner.caption_squares(
+                squares, uids, self.recipe.captions, self.recipe.seed
+            )
+            for own, drawn in zip(captions, written, strict=True):
+                own[captioner.key] = drawn
+        views = self._embed_views([ready for _, ready in batch])
+        read = self._embed_captions(captions)
+        return [
+            Sample(
+                uid=pair.uid,
+                image=pair.image if self.recipe.images else None,
+                captions=own,
+                url=pair.url,
+                meta=pair.meta,
+                param_aug=ready.param_aug if self.recipe.augmentations else None,
+                embeddings={**seen, **told},
+            )
+            for (pair, ready), own, seen, told in zip(batch, captions, views, read, strict=True)
+        ]
+
+    def _embed_views(self, batch: Sequence[Prepared]) -> list[dict[str, Embeddings]]:
+        count = self.recipe.augmentations
+        if not count:
+            return [{} for _ in batch]
+        parts = []
+        for teacher in self.teachers:
+            squares = np.concatenate([ready.augmented[teacher.transform.key] for ready in batch])
+            parts.append(teacher.encode_squares(squares))
+        joined = np.concatenate(parts, axis=1)  # (B * A, D)
+        return [{"image_emb": rows} for rows in joined.reshape(len(batch), count, -1)]
+
+    def _embed_captions(self, captions: Sequence[dict[str, list[str]]]) -> list[dict[str, Any]]:
+        flat = [text for own in captions for texts in own.values() for text in texts]
+        if flat:
+            parts = [teacher.encode_text(flat) for teacher in self.teachers]
+            rows = iter(np.concatenate(parts, axis=1))  # each (D,)
+        width = sum(teacher.embed_dim for teacher in self.teachers)
+        out: list[dict[str, Any]] = []
+        for own in captions:
+            found = {}
+            for key, texts in own.items():
+                block = [next(rows) for _ in texts]
+                found[f"{key}_emb"] = np.array(block, np.float32).reshape(len(block), width)
+            out.append(found)
+        return out
+
+    def writer(self, path: str) -> ShardWriter | JsonlWriter:
+        """Return a writer for one shard."""
+        recipe = self.recipe
+        if recipe.format == "jsonl":
+            return JsonlWriter(path, images=recipe.images)
+        return ShardWriter(
+            path,
+            dtype=recipe.dtype,
+            layout=recipe.layout,
+            images=recipe.images,
+            teacher_dims=[teacher.embed_dim for teacher in self.teachers],
+        )
+
+    def cut(self, samples: Sequence[Sample]) -> int:
+        """Return how many captions are longer than a teacher reads."""
+        flat = [text for own in samples for texts in own.captions.values() for text in texts]
+        over = np.zeros(len(flat), bool)
+        for teacher in self.teachers:
+            over |= np.asarray(teacher.over_length(flat), bool)
+        return int(over.sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What became of one shard; as JSON it is the mark that the shard is finished."""
+
+    name: str
+    fingerprint: str
+    """Of the pairs that it was made from."""
+    config_hash: str
+    samples: int
+    bad: int
+    captions_cut: int
+    """Captions longer than a teacher reads; they are stored whole and embedded cut."""
+    stats: dict[str, Any]
+
+
+def run_shard(
+    shard: PairShard,
+    engine: Engine,
+    workers: Workers,
+    out: str,
+    on_pairs: OnPairs = ignore,
+) -> Report:
+    """Reinforce one shard of pairs into `out`, a folder or an object store.
+
+    Raises:
+        PocketclipError: nothing of this shard was written.
+        OSError: the disk is full or cannot be written to; nothing of this shard was written.
+    """
+    bad: list[Bad] = []
+    seen: set[str] = set()
+    cut = 0
+    try:
+        with engine.writer(_target(shard.name, engine.recipe.format, out)) as sink:
+            for chunk in _chunks(workers.map(shard), engine.recipe.batch_size):
+                good, failed = _sorted(chunk, seen)
+                samples = engine.reinforce(good) if good else []
+                for sample in samples:
+                    try:
+                        sink.write(sample)
+                    except DataError as error:
+                        failed.append(Bad(uid=sample.uid, reason=str(error)))
+                cut += engine.cut(samples)
+                bad += failed
+                on_pairs(len(chunk), len(failed))
+    except DataError:
+        _write_bad(shard.name, bad, out)  # so that a run stopped by them shows which they were
+        raise
+    _write_bad(shard.name, bad, out)
+    report = Report(
+        name=shard.name,
+        fingerprint=shard.fingerprint,
+        config_hash=engine.config_hash,
+        samples=sink.stats.samples,
+        bad=len(bad),
+        captions_cut=cut,
+        stats=dataclasses.asdict(sink.stats),
+    )
+    _write_json(storage.join(out, f"{shard.name}.report.json"), dataclasses.asdict(report))
+    return report
+
+
+def _sorted(
+    chunk: Iterable[tuple[Pair | Bad, Prepared | Bad]], seen: set[str]
+) -> tuple[list[tuple[Pair, Prepared]], list[Bad]]:
+    """Return what can be used and what cannot; `seen` grows by the uids of this chunk."""
+    good, bad = [], []
+    for pair, ready in chunk:
+        if isinstance(ready, Bad) or isinstance(pair, Bad):
+            assert isinstance(ready, Bad)
+            bad.append(ready)
+        elif pair.uid in seen:
+            bad.append(Bad(uid=pair.uid, reason="duplicate uid; the first one was kept"))
+        else:
+            seen.add(pair.uid)
+            good.append((pair, ready))
+    return good, bad
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    source = iter(items)
+    while chunk := list(itertools.islice(source, size)):
+        yield chunk
+
+
+def _target(name: str, form: str, out: str) -> str:
+    return storage.join(out, f"{name}.{'tar' if form == 'tar' else 'jsonl.gz'}")
+
+
+def _write_bad(name: str, bad: Sequence[Bad], out: str) -> None:
+    path = storage.join(out, f"{name}.bad.jsonl")
+    if bad:
+        lines = (json.dumps(dataclasses.asdict(one), ensure_ascii=False) for one in bad)
+        storage.write_bytes(path, ("\n".join(lines) + "\n").encode())
+
+
+def _write_json(path: str, value: Any) -> None:
+    storage.write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def begin(out: str, engine_facts: dict[str, Any]) -> None:
+    """Mark `out` as holding shards of this recipe.
+
+    Raises:
+        ConfigError: it already holds shards of another one.
+    """
+    path = storage.join(out, RECIPE)
+    if not storage.is_remote(out):
+        remove_abandoned(out)
+    if not storage.exists(path):
+        _write_json(path, engine_facts)
+        return
+    before = _read_json(path)
+    if digest(before) != digest(engine_facts):
+        names = sorted(engine_facts.keys() | before.keys())
+        changed = [name for name in names if before.get(name) != engine_facts.get(name)]
+        raise ConfigError(
+            f"{out} holds shards of another recipe ({', '.join(changed)} changed): choose another "
+            "--out, or remove that folder first"
+        )
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        found = json.loads(storage.read_bytes(path))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}): remove it and run again") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} does not hold an object: remove it and run again")
+    return found
+
+
+def finished(shard: PairShard, config_hash: str, out: str, form: str) -> Report | None:
+    """Return the report of a shard that needs no more work.
+
+    Raises:
+        DataError: the shard was made from other pairs.
+    """
+    path = storage.join(out, f"{shard.name}.report.json")
+    if not storage.exists(path):
+        return None
+    try:
+        report = Report(**_read_json(path))
+    except TypeError as error:
+        raise DataError(f"{path} is damaged ({error}): remove it and run again") from error
+    target = _target(shard.name, form, out)
+    if report.config_hash != config_hash or not storage.exists(target):
+        return None
+    if report.fingerprint != shard.fingerprint:
+        raise DataError(
+            f"{target} was made from other pairs than {shard.name} holds now: choose another "
+            "--out, or remove that shard and its report to make it again"
+        )
+    return report if storage.size(target) == report.stats["bytes"] else None
+
+
+def finish(out: str, facts: dict[str, Any], reports: Sequence[Report]) -> Index:
+    """Write the index of a finished set."""
+    if not storage.is_remote(out):
+        remove_abandoned(out)  # of actors that died
+    index = Index(
+        teachers=facts["teachers"],
+        captioners=facts["captioners"],
+        augmentation=facts["augmentation"],
+        config_hash=digest(facts),
+    )
+    index.add(ShardStats(**report.stats) for report in reports)
+    write_index(out, index)
+    return index
+
+
+@dataclass(slots=True, kw_only=True)
+class Limit:
+    """When a run has gone wrong: too many bad pairs, as a number or a share."""
+
+    count: int | None = None
+    share: float | None = None
+    seen: int = 0
+    bad: int = 0
+    _SURE = 100  # a share says little about fewer pairs
+
+    @classmethod
+    def parse(cls, text: str | None) -> Limit:
+        """Return the limit that `100`, `5%` or None stand for.
+
+        Raises:
+            ConfigError: it is none of them.
+        """
+        if text is None:
+            return cls()
+        try:
+            if text.endswith("%"):
+                share = float(text[:-1]) / 100
+                if 0 <= share <= 1:
+                    return cls(share=share)
+            elif int(text) >= 0:
+                return cls(count=int(text))
+        except ValueError:
+            pass
+        raise ConfigError(f"--max-bad is a number of pairs or a percentage, not {text!r}")
+
+    def add(self, done: int, bad: int) -> None:
+        """Count pairs.
+
+        Raises:
+            DataError: there are too many bad ones.
+        """
+        self.seen += done
+        self.bad += bad
+        too_many = self.count is not None and self.bad > self.count
+        if self.share is not None and self.seen >= self._SURE:
+            too_many |= self.bad > self.share * self.seen
+        if too_many:
+            raise DataError(
+                f"{self.bad} of {self.seen} pairs were bad, more than --max-bad allows; the "
+                ".bad.jsonl files beside the shards say why, finished shards are kept"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a whole run made."""
+
+    index: Index
+    reports: list[Report]
+    skipped: int
+    """Shards that were finished before."""
+
+
+def pending(
+    shards: Sequence[PairShard], facts: dict[str, Any], out: str
+) -> tuple[dict[str, Report], list[PairShard]]:
+    """Return the reports of finished shards by name, and the shards still to do.
+
+    Raises:
+        DataError: there are no shards, two have the same name, or one was made from other pairs.
+    """
+    if not shards:
+        raise DataError("no pairs: the input holds nothing")
+    names = [shard.name for shard in shards]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"two input shards are named {twice}: reinforce their folders one by one")
+    done = {}
+    for shard in shards:
+        report = finished(shard, digest(facts), out, facts["format"])
+        if report is not None:
+            done[shard.name] = report
+    return done, [shard for shard in shards if shard.name not in done]
+
+
+def run(
+    shards: Sequence[PairShard],
+    recipe: Recipe,
+    out: str,
+    *,
+    workers: int | None = None,
+    limit: Limit | None = None,
+    on_start: OnStart = ignore,
+    on_pairs: OnPairs = ignore,
+) -> Summary:
+    """Reinforce shards on this machine, skipping those that are finished.
+
+    Args:
+        shards: what `pocketclip.pairs.open_pairs` gave.
+        recipe: what to do.
+        out: a folder or an object store.
+        workers: processes that decode and augment; as many as there are cores if None.
+        limit: when to stop for bad pairs.
+        on_start: told what there is to do.
+        on_pairs: told of progress.
+
+    Raises:
+        PocketclipError: bad input; finished shards are kept.
+    """
+    engine = Engine(recipe)
+    begin(out, engine.facts)
+    done, todo = pending(shards, engine.facts, out)
+    before = sum(report.samples + report.bad for report in done.values())
+    on_start(len(shards), len(done), before)
+    skipped = len(done)
+    limit = limit or Limit()
+    for report in done.values():
+        limit.add(report.samples + report.bad, report.bad)
+
+    def count(pairs: int, bad: int) -> None:
+        on_pairs(pairs, bad)
+        limit.add(pairs, bad)
+
+    if todo:
+        with Workers(engine.plan, workers, ahead=2 * recipe.batch_size) as pool:
+            for shard in todo:
+                done[shard.name] = run_shard(shard, engine, pool, out, count)
+    reports = [done[shard.name] for shard in shards]
+    return Summary(index=finish(out, engine.facts, reports), reports=reports, skipped=skipped)

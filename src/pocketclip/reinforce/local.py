@@ -1,0 +1,169 @@
+"""Worker processes that decode and augment while the model computes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import TypeVar
+
+from pocketclip.errors import PocketclipError
+from pocketclip.reinforce.prepare import Plan, Prepared, prepare
+from pocketclip.types import Bad, Pair
+
+_T = TypeVar("_T")
+_plan: Plan | None = None
+
+
+class Workers:
+    """A pool of processes that prepare images ahead of the model, in order.
+
+    With `count` 0 everything happens in this process, when it is asked for.
+    """
+
+    def __init__(self, plan: Plan, count: int | None = None, *, ahead: int = 64) -> None:
+        self.plan = plan
+        self.ahead = ahead
+        """How many images may be waiting for the model."""
+        count = (os.cpu_count() or 1) if count is None else count
+        self._pool: ProcessPoolExecutor | None = None
+        if count:
+            # Not by fork: the model's threads do not survive it.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(
+                count, mp_context=context, initializer=_start, initargs=(plan,)
+            )
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, pairs: Iterable[Pair | Bad]) -> Iterator[tuple[Pair | Bad, Prepared | Bad]]:
+        """Yield each pair with what was made of it, in the order of `pairs`.
+
+        Raises:
+            PocketclipError: a worker process died.
+        """
+        if self._pool is None:
+            for pair in pairs:
+                yield pair, _one(pair, self.plan)
+            return
+        waiting: deque[tuple[Pair | Bad, Future[Prepared | Bad] | Bad]] = deque()
+        source = _in_a_thread(pairs, self.ahead)
+        try:
+            for pair in source:
+                waiting.append((pair, self._submit(pair)))
+                # Hand over what is due; the rest is prepared while the model computes.
+                while len(waiting) > self.ahead:
+                    yield _result(*waiting.popleft())
+            while waiting:
+                yield _result(*waiting.popleft())
+        except BrokenProcessPool as error:
+            raise PocketclipError(
+                "a worker process died, for want of memory perhaps; finished shards are kept: "
+                "run again with fewer --workers"
+            ) from error
+        finally:
+            for _, future in waiting:
+                if isinstance(future, Future):
+                    future.cancel()
+
+    def _submit(self, pair: Pair | Bad) -> Future[Prepared | Bad] | Bad:
+        if isinstance(pair, Bad):
+            return pair
+        if pair.image is None:
+            return Bad(uid=pair.uid, reason="no image")
+        assert self._pool is not None
+        return self._pool.submit(_work, pair.uid, pair.image)
+
+
+def _result(
+    pair: Pair | Bad, future: Future[Prepared | Bad] | Bad
+) -> tuple[Pair | Bad, Prepared | Bad]:
+    return pair, future if isinstance(future, Bad) else future.result()
+
+
+def _one(pair: Pair | Bad, plan: Plan) -> Prepared | Bad:
+    if isinstance(pair, Bad):
+        return pair
+    if pair.image is None:
+        return Bad(uid=pair.uid, reason="no image")
+    return prepare(pair.uid, pair.image, plan)
+
+
+def _start(plan: Plan) -> None:
+    global _plan
+    _plan = plan
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # A parent that was killed cannot tell its workers to end: each watches for it.
+    threading.Thread(target=_end_with, args=(parent.join,), daemon=True).start()
+
+
+def _end_with(wait: Callable[[], None]) -> None:
+    wait()
+    os._exit(1)
+
+
+def _work(uid: str, image: bytes) -> Prepared | Bad:
+    assert _plan is not None
+    return prepare(uid, image, _plan)
+
+
+_END = object()
+
+
+def _in_a_thread(items: Iterable[_T], ahead: int) -> Iterator[_T]:
+    """Yield `items`, read by a thread, so that a slow disk or network does not keep the model."""
+    waiting: queue.Queue[object] = queue.Queue(maxsize=ahead)
+    stopped = threading.Event()
+
+    def put(item: object) -> None:
+        while not stopped.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(_END)
+        except BaseException as error:
+            put(_Failure(error))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not _END:
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class _Failure:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error

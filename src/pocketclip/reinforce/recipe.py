@@ -1,0 +1,116 @@
+"""What a reinforcement does, as plain values: from a YAML file, the command line or both.
+
+    recipe = load_recipe("recipe.yaml", teachers=["vit-b16"], augmentations=10)
+
+Source: MobileCLIP (arXiv 2311.17049), section 4.1 and appendix; the augmentation below is the one
+that DataCompDR was made with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pocketclip.augment import Augmentation
+from pocketclip.errors import AugmentationError, ConfigError
+
+DATACOMPDR = {
+    "random_resized_crop": {"size": 224, "interpolation": "bicubic"},
+    "rand_augment": {"p": 1.0},
+}
+
+
+class Recipe(BaseModel):
+    """Everything that decides a reinforced dataset, apart from the pairs themselves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teachers: tuple[str, ...] = Field(min_length=1)
+    """Specs as `pocketclip.reinforce.teachers.load_teacher` takes them; embeddings concatenate."""
+    captioners: tuple[str, ...] = ()
+    """Specs as `load_captioner` takes them, or `NAME=SPEC`; each writes `syn_text_NAME`."""
+    augmentations: int = Field(default=10, ge=0, le=1000)
+    """Augmented views per image (A)."""
+    captions: int = Field(default=5, ge=1, le=1000)
+    """Synthetic captions per image and captioner."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    image_augmentation: dict[str, Any] = Field(default_factory=lambda: dict(DATACOMPDR))
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    """How captions are drawn, see `pocketclip.reinforce.captioners.Sampling`."""
+    dtype: str = "bfloat16"
+    """How embeddings are stored, see `pocketclip.shards`."""
+    layout: Literal["named", "v1"] = "named"
+    format: Literal["tar", "jsonl"] = "tar"
+    images: bool = True
+    """Store the images too; without them the set is as small as the published ones."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    batch_size: int = Field(default=32, ge=1)
+    """Pairs handed to the models at a time; they divide their work further themselves."""
+    offline: bool = False
+
+    @field_validator("image_augmentation")
+    @classmethod
+    def _replayable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            Augmentation.from_config(value)
+        except AugmentationError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
+def load_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
+    """Return the recipe of a YAML or JSON file, with `overrides` that are not None on top.
+
+    Raises:
+        ConfigError: the file cannot be read, or a field is unknown, missing or makes no sense.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        raw = _read(Path(path))
+    raw |= {key: value for key, value in overrides.items() if value is not None}
+    if "reinforce" in raw:  # the published configurations nest it
+        nested = raw.pop("reinforce")
+        if not isinstance(nested, Mapping):
+            raise ConfigError(f"{path}: 'reinforce' must hold fields, not {nested!r}")
+        raw = {**nested, **raw}
+    if not raw.get("teachers"):
+        raise ConfigError("no teacher: give --teacher NAME, or `teachers:` in the recipe")
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(Recipe.model_fields)
+        reason = (
+            f"unknown field (there are {known})"
+            if first["type"] == "extra_forbidden"
+            else first["msg"].removeprefix("Value error, ")
+        )
+        where = f"{path}: " if path is not None and field not in overrides else ""
+        raise ConfigError(f"{where}{field}: {reason}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} must hold fields such as `teachers:`, not {found!r}")
+    return found
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """Return a hash of JSON facts, independent of their order."""
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

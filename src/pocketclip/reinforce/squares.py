@@ -1,0 +1,266 @@
+"""From an image to the uint8 square that a model takes: every teacher has its own way.
+
+    square = SquareTransform.of(zoo.entry("tiny").config.preprocess).square(view)  # (64, 64, 3)
+
+Images are decoded and augmented once, then brought to each model's size here, in worker
+processes; nothing imports torch. Scaling and normalising follow on the model's device.
+
+Shapes: H W height and width of an image, S side of the square, in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pocketclip.errors import ConfigError
+from pocketclip.images import ImageSource, open_image
+from pocketclip.preprocess import Preprocess
+from pocketclip.zoo import CLIP_MEAN, CLIP_STD, PreprocessConfig
+
+Triple = tuple[float, float, float]
+
+_WHOLE = 1 << 24
+"""An image is never enlarged beyond so many pixels before it is cut."""
+
+_HALF = (0.5, 0.5, 0.5)
+_BILINEAR, _BICUBIC = int(Image.Resampling.BILINEAR), int(Image.Resampling.BICUBIC)
+_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """What follows on the device: `(pixels / divisor - mean) / std`, in float32."""
+
+    divisor: float = 255.0
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SquareTransform:
+    """Resize and centre crop to S x S; plain values, cheap to send to other processes."""
+
+    size: int
+    """S, the side of the result."""
+    edge: int
+    """What the resize aims at: the shortest side, or both."""
+    resize: Literal["shortest", "exact"] = "shortest"
+    resample: int = _BICUBIC
+    """Pillow's number of the filter."""
+    rounding: Literal["even", "down"] = "even"
+    """Where the crop begins if half a pixel would be left over: torchvision's rule or
+    transformers'."""
+
+    @classmethod
+    def of(cls, config: PreprocessConfig) -> SquareTransform:
+        """Return the geometry of a zoo model's evaluation transform."""
+        resample = _BICUBIC if config.interpolation == "bicubic" else _BILINEAR
+        return cls(size=config.size, edge=config.size, resample=resample)
+
+    @property
+    def key(self) -> Hashable:
+        """Transforms with equal keys make equal squares."""
+        return self.size, self.edge, self.resize, self.resample, self.rounding
+
+    def square(self, image: ImageSource) -> NDArray[np.uint8]:
+        """Return `image` as the model takes it, uint8 (S, S, 3).
+
+        An S x S array that needs no resizing comes back as it is, not copied.
+
+        Raises:
+            ImageError, MissingDependencyError: as `pocketclip.images.open_image`.
+        """
+        whole = (self.size, self.size, 3)
+        if (
+            isinstance(image, np.ndarray)
+            and image.dtype == np.uint8
+            and image.shape == whole
+            and self.edge == self.size
+        ):
+            return image
+        common = self.resample in (_BILINEAR, _BICUBIC) and self.edge == self.size
+        if common and self.resize == "shortest" and self.rounding == "even":
+            interpolation = "bicubic" if self.resample == _BICUBIC else "bilinear"
+            config = PreprocessConfig(size=self.size, interpolation=interpolation)  # type: ignore[arg-type]
+            return Preprocess(config).to_uint8(image)
+        return np.array(self._cut(self._resized(open_image(image))))
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        edge = self.edge
+        if self.resize == "exact":
+            size = edge, edge
+        else:
+            image = self._middle(image)
+            width, height = image.size
+            size = (
+                (edge, int(edge * height / width))
+                if width <= height
+                else (int(edge * width / height), edge)
+            )
+        return image if size == image.size else image.resize(size, Image.Resampling(self.resample))
+
+    def _middle(self, image: Image.Image) -> Image.Image:
+        """Return the middle of an extremely long image, which enlarged would take gigabytes."""
+        width, height = image.size
+        short, most = min(width, height), _WHOLE // self.edge**2
+        longest = max(width, height)
+        if longest <= short * most:
+            return image
+        keep = short * most
+        start = (longest - keep) // 2
+        box = (
+            (start, 0, start + keep, height) if width > height else (0, start, width, start + keep)
+        )
+        return image.crop(box)
+
+    def _cut(self, image: Image.Image) -> Image.Image:
+        if image.size == (self.size, self.size):
+            return image
+        corner = [(n - self.size) / 2 for n in image.size]
+        left, top = [round(x) if self.rounding == "even" else math.floor(x) for x in corner]
+        return image.crop((left, top, left + self.size, top + self.size))
+
+
+_CLIP_LIKE: dict[str, Any] = {
+    "size": {"shortest_edge": 224}, "shortest": True, "crop_size": 224, "do_center_crop": True,
+    "resample": _BICUBIC, "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
+}  # fmt: skip
+_PLAIN: dict[str, Any] = {
+    "size": {"height": 224, "width": 224}, "do_center_crop": False,
+    "resample": _BICUBIC, "image_mean": _HALF, "image_std": _HALF,
+}  # fmt: skip
+_DEIT: dict[str, Any] = {"size": {"height": 256, "width": 256}, "crop_size": 224}
+_BLIP: dict[str, Any] = {
+    "size": {"height": 384, "width": 384}, "image_mean": CLIP_MEAN, "image_std": CLIP_STD
+}  # fmt: skip
+_NAFLEX: dict[str, Any] = {"patch_size": 16, "max_num_patches": 256, "resample": _BILINEAR}
+
+# What a processor of transformers assumes where its file says nothing.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "CLIP": _CLIP_LIKE,
+    "Bit": _CLIP_LIKE,
+    "Siglip": _PLAIN,
+    "Siglip2": _PLAIN | _NAFLEX,
+    "ViT": _PLAIN | {"resample": _BILINEAR},
+    "DeiT": _PLAIN | _DEIT | {"do_center_crop": True},
+    "Blip": _PLAIN | _BLIP,
+}
+
+
+def from_processor(raw: Mapping[str, Any], where: str) -> tuple[SquareTransform, Scaling]:
+    """Return the transform that a `preprocessor_config.json` of transformers describes.
+
+    The result equals that library's Pillow image processors. Of Siglip2's flexible resolution
+    the square form is taken: the largest whole number of patches, aspect ratio not kept (views
+    are square as a rule, for which this is what that processor does).
+
+    Args:
+        raw: the file's contents.
+        where: the file's name, for messages.
+
+    Raises:
+        ConfigError: the processor is of a kind, or is set in a way, that is not supported.
+    """
+    kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "CLIP")
+    for ending in ("Fast", "Pil", "FeatureExtractor", "ImageProcessor"):
+        kind = kind.removesuffix(ending)
+    if kind not in _DEFAULTS:
+        raise ConfigError(
+            f"{where} describes a {kind} image processor; known are {', '.join(_DEFAULTS)}"
+        )
+    config = _DEFAULTS[kind] | {key: value for key, value in raw.items() if value is not None}
+    try:
+        square = _naflex(config) if kind == "Siglip2" else _geometry(config)
+        return square, _scaling(config)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
+        raise ConfigError(f"{where} cannot be followed ({reason})") from error
+
+
+def _naflex(config: Mapping[str, Any]) -> SquareTransform:
+    size = int(config["patch_size"]) * math.isqrt(int(config["max_num_patches"]))
+    return SquareTransform(
+        size=size, edge=size, resize="exact", resample=int(config["resample"]), rounding="down"
+    )
+
+
+def _geometry(config: Mapping[str, Any]) -> SquareTransform:
+    if not config.get("do_resize", True):
+        raise ValueError("it does not resize")
+    if config.get("do_pad"):
+        raise ValueError("it pads")
+    size = config["size"]
+    if isinstance(size, int):
+        size = (
+            {"shortest_edge": size} if config.get("shortest") else {"height": size, "width": size}
+        )
+    if set(size) == {"shortest_edge"}:
+        resize, edge = "shortest", int(size["shortest_edge"])
+    else:
+        resize, edge = "exact", _side(size, "size")
+    side = edge
+    if config["do_center_crop"]:
+        side = _side(config["crop_size"], "crop_size")
+    elif resize == "shortest":
+        raise ValueError("it keeps the aspect ratio and does not crop")
+    if side > edge:
+        raise ValueError(f"it crops {side} pixels from {edge}")
+    return SquareTransform(
+        size=side,
+        edge=edge,
+        resize=resize,  # type: ignore[arg-type]
+        resample=int(config["resample"]),
+        rounding="down",
+    )
+
+
+def _side(size: Any, name: str) -> int:
+    if isinstance(size, int):
+        return size
+    if size.get("height") is None or size["height"] != size.get("width"):
+        raise ValueError(f"its {name} {dict(size)} is no square")
+    return int(size["height"])
+
+
+def _scaling(config: Mapping[str, Any]) -> Scaling:
+    divisor = 1.0
+    if config.get("do_rescale", True):
+        divisor = 1 / float(config.get("rescale_factor", 1 / 255))
+    if not config.get("do_normalize", True):
+        return Scaling(divisor=divisor)
+    mean, std = _triple(config["image_mean"]), _triple(config["image_std"])
+    return Scaling(divisor=divisor, mean=mean, std=std)
+
+
+def _triple(values: float | Sequence[float]) -> Triple:
+    many = [values] * 3 if isinstance(values, (int, float)) else list(values)
+    red, green, blue = (float(v) for v in many)
+    return red, green, blue
+
+
+def from_open_clip(config: Mapping[str, Any], where: str) -> tuple[SquareTransform, Scaling]:
+    """Return the evaluation transform that open_clip's `preprocess_cfg` describes.
+
+    Raises:
+        ConfigError: it is set in a way that is not supported.
+    """
+    size, mode = config["size"], config.get("resize_mode", "shortest")
+    side = size if isinstance(size, int) else size[0]
+    square = isinstance(size, int) or len(set(size)) == 1
+    resample = _FILTERS.get(str(config.get("interpolation", "bicubic")))
+    if not square or mode not in ("shortest", "squash") or resample is None:
+        raise ConfigError(f"{where}: its preprocessing {dict(config)} is not supported")
+    transform = SquareTransform(
+        size=side,
+        edge=side,
+        resize="shortest" if mode == "shortest" else "exact",
+        resample=resample,
+    )
+    return transform, Scaling(mean=_triple(config["mean"]), std=_triple(config["std"]))

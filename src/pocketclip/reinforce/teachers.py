@@ -1,0 +1,335 @@
+"""Teachers: models whose embeddings of images and captions are stored in a reinforced dataset.
+
+    teacher = load_teacher("vit-l14-quickgelu=openai.pt")
+    teacher.encode_squares(np.stack([teacher.transform.square(view) for view in views]))
+
+Any model of ours, CLIP and SigLIP models of `transformers`, and open_clip's. Their specs are in
+`pocketclip.reinforce.specs`. Source: MobileCLIP (arXiv 2311.17049), section 4.1.
+
+Shapes: B batch, T tokens, S side of a square in pixels, D embedding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip import zoo
+from pocketclip.errors import CheckpointError
+from pocketclip.images import ImageSource
+from pocketclip.reinforce import specs
+from pocketclip.reinforce.specs import Spec
+from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.tokenizer import Tokenizer
+from pocketclip.types import Embeddings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Ids = NDArray[np.int64]
+
+
+class Towers(Protocol):
+    """What differs between the kinds of teachers."""
+
+    embed_dim: int
+    logit_scale: float
+    """The multiplier of cosine similarities, not its logarithm."""
+    logit_bias: float
+    space_id: str
+    context_length: int
+    trims: bool
+    """Whether what follows a caption's end cannot change its embedding, and may be left out."""
+    image_batch: int
+    """Images per forward pass."""
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Map pixels (B, 3, S, S) to embeddings (B, D) of any length."""
+        ...
+
+    def tokenize(self, texts: list[str]) -> tuple[Ids, Ids]:
+        """Return ids (B, T), cut to the context, and how many of each row are text (B,)."""
+        ...
+
+    def encode_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Map ids (B, T) and their lengths (B,) to embeddings (B, D) of any length."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of `text`, uncut, with those that begin and end it."""
+        ...
+
+
+class Teacher:
+    """A model with its preprocessing and tokenizer; satisfies `pocketclip.types.Encoder`.
+
+    Attributes:
+        name: a short name for people.
+        transform: brings an image to the square that `encode_squares` takes; can be sent to
+            other processes, and needs no torch.
+        scaling: what happens to the square's values on the device.
+        device, dtype: where and in which type the model computes. Scaling, and the normalising
+            of embeddings, happen in float32 throughout.
+        text_batch: captions per forward pass.
+    """
+
+    def __init__(
+        self,
+        towers: Towers,
+        *,
+        name: str,
+        transform: SquareTransform,
+        scaling: Scaling,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.towers = towers
+        self.name = name
+        self.transform = transform
+        self.scaling = scaling
+        self.device = device
+        self.dtype = str(dtype).removeprefix("torch.")
+        # Few at a time, so that one long caption does not lengthen many; a GPU wants more.
+        self.text_batch = 16 if device.type == "cpu" else 256
+        self._pixels = Pixels(scaling, device, dtype)
+
+    def __repr__(self) -> str:
+        return f"Teacher({self.name!r}, {self.embed_dim}, {self.dtype}, {self.device})"
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the width of the embeddings."""
+        return self.towers.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """The multiplier of cosine similarities before a softmax (or SigLIP's sigmoid)."""
+        return self.towers.logit_scale
+
+    @property
+    def logit_bias(self) -> float:
+        """What SigLIP adds to scaled similarities; 0 for other models."""
+        return self.towers.logit_bias
+
+    @property
+    def space_id(self) -> str:
+        """The identity of the embedding space."""
+        return self.towers.space_id
+
+    def encode_image(self, images: Sequence[ImageSource]) -> Embeddings:
+        """Return unit embeddings (B, D) of images: paths, bytes, PIL images or arrays.
+
+        Raises:
+            ImageError: an image cannot be opened.
+        """
+        size = self.transform.size
+        squares = np.empty((len(images), size, size, 3), np.uint8)
+        for row, image in zip(squares, images, strict=True):
+            row[:] = self.transform.square(image)
+        return self.encode_squares(squares)
+
+    def encode_squares(self, squares: NDArray[np.uint8]) -> Embeddings:
+        """Return unit embeddings (B, D) of squares (B, S, S, 3) that `transform` made."""
+        import torch
+
+        size = self.transform.size
+        if squares.dtype != np.uint8 or squares.shape[1:] != (size, size, 3):
+            wanted = f"uint8 (B, {size}, {size}, 3)"
+            raise ValueError(f"{self.name} takes {wanted}, not {squares.dtype} {squares.shape}")
+        out = np.empty((len(squares), self.embed_dim), np.float32)
+        step = self.towers.image_batch
+        with torch.inference_mode():
+            for start in range(0, len(squares), step):
+                pixels = self._pixels(squares[start : start + step])
+                out[start : start + len(pixels)] = _unit(self.towers.encode_pixels(pixels))
+        return out
+
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        """Return unit embeddings (B, D) of texts; longer ones than the context are cut.
+
+        Texts of similar length are encoded together: give many at once.
+        """
+        import torch
+
+        many = list(texts)
+        out = np.empty((len(many), self.embed_dim), np.float32)
+        if not many:
+            return out
+        ids, lengths = self.towers.tokenize(many)
+        order = np.argsort(lengths, kind="stable") if self.towers.trims else np.arange(len(many))
+        with torch.inference_mode():
+            for start in range(0, len(many), self.text_batch):
+                rows = order[start : start + self.text_batch]
+                own = lengths[rows]
+                block = ids[rows, : own.max()] if self.towers.trims else ids[rows]
+                found = self.towers.encode_ids(
+                    torch.from_numpy(block).to(self.device), torch.from_numpy(own).to(self.device)
+                )
+                out[rows] = _unit(found)
+        return out
+
+    def over_length(self, texts: Sequence[str]) -> list[bool]:
+        """Return which texts exceed the context, and are cut by `encode_text`."""
+        limit = self.towers.context_length
+        return [self.towers.count_tokens(text) > limit for text in texts]
+
+
+class Pixels:
+    """Squares (B, S, S, 3) to the pixels (B, 3, S, S) that a model expects, on its device."""
+
+    def __init__(self, scaling: Scaling, device: torch.device, dtype: torch.dtype) -> None:
+        import torch
+
+        def column(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)
+
+        self.device, self.dtype = device, dtype
+        # Tensors, not numbers: a GPU divides by a number by way of its inverse, which rounds.
+        self.divisor = column([scaling.divisor])
+        self.mean, self.std = column(scaling.mean), column(scaling.std)
+        self.plain = set(scaling.mean) == {0.0} and set(scaling.std) == {1.0}
+
+    def __call__(self, squares: NDArray[np.uint8]) -> Tensor:
+        """Return pixels, scaled in float32 as `pocketclip.preprocess.Preprocess` does."""
+        import torch
+
+        # Read-only arrays (from other processes) make torch warn, though nobody writes here.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+            batch = torch.from_numpy(np.ascontiguousarray(squares)).to(self.device)
+        out = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        out = out.div_(self.divisor)
+        if not self.plain:
+            out = out.sub_(self.mean).div_(self.std)
+        return out.to(self.dtype)
+
+
+def _unit(embeddings: Tensor) -> Embeddings:
+    import torch.nn.functional as F
+
+    out: Embeddings = F.normalize(embeddings.float(), dim=-1).cpu().numpy()
+    return out
+
+
+class ZooTowers:
+    """A model of ours."""
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
+        from pocketclip.nn import reparam
+
+        config = model.config
+        self.space_id: str = model.space_id  # of the weights in full precision
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        self.logit_bias = 0.0
+        self.embed_dim: int = config.embed_dim
+        self.context_length: int = config.text.context_length
+        self.trims = _trims(config)
+        model = model if getattr(model, "is_fused", False) else reparam.fuse(model)
+        self.model = model.eval().requires_grad_(False).to(device, dtype)
+        # On a CPU, activations that stay in the cache count for more than a large product.
+        small = 4 if isinstance(config.image, zoo.MCiConfig) else 8
+        self.image_batch = small if device.type == "cpu" else 128
+        self.tokenizer = Tokenizer(warn=False)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Map pixels (B, 3, S, S) to embeddings (B, D)."""
+        return self.model.encode_image(pixels)
+
+    def tokenize(self, texts: list[str]) -> tuple[Ids, Ids]:
+        """Return ids (B, T) and their lengths (B,)."""
+        ids = self.tokenizer(texts, self.context_length)
+        return ids, (ids == self.tokenizer.end_id).argmax(1) + 1
+
+    def encode_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002
+        """Map ids (B, T) to embeddings (B, D)."""
+        return self.model.encode_text(ids)
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of `text`, uncut."""
+        return len(self.tokenizer.encode(text)) + 2
+
+
+def _trims(config: zoo.ModelConfig) -> bool:
+    text = config.text
+    # CoCa's class token follows the padding.
+    return text.causal and not text.repmixer and not text.class_token
+
+
+def load_teacher(
+    spec: str,
+    *,
+    device: str = "auto",
+    precision: specs.Precision = "auto",
+    offline: bool = False,
+) -> Teacher:
+    """Load a teacher.
+
+    Args:
+        spec: which one, in a form of `pocketclip.reinforce.specs`.
+        device: `auto` (a CUDA device if there is one, else the CPU) or torch's name of one.
+        precision: the type to compute in; `auto` is bfloat16 where the device has it natively
+            (CUDA from Ampere on, CPUs with AVX512-BF16, AMX or ARM's bf16), else float32.
+        offline: take nothing from the network.
+
+    Raises:
+        ConfigError: the spec, device or precision makes no sense, or the teacher's preprocessing
+            file is missing or cannot be followed.
+        CheckpointError, HubError, UnknownModelError: the model cannot be had; the message says
+            why.
+        MissingDependencyError: torch, transformers or open_clip is wanted and not installed.
+    """
+    where = specs.place(device)
+    dtype = specs.number_type(precision, where)
+    wanted = specs.parse(spec)
+    towers: Towers
+    if wanted.kind == "transformers":
+        from pocketclip.reinforce import foreign_towers
+
+        towers, transform, scaling = foreign_towers.transformers_teacher(
+            wanted.target, where, dtype, offline=offline
+        )
+    elif wanted.kind == "open_clip":
+        from pocketclip.reinforce import foreign_towers
+
+        towers, transform, scaling = foreign_towers.open_clip_teacher(
+            wanted.target, where, dtype, offline=offline
+        )
+    else:
+        model = load_model(wanted, offline=offline)
+        towers = ZooTowers(model, where, dtype)
+        transform, scaling = geometry(model)
+    return Teacher(
+        towers, name=wanted.label, transform=transform, scaling=scaling, device=where, dtype=dtype
+    )
+
+
+def load_model(spec: Spec, *, offline: bool) -> Any:
+    """Return the zoo model of a spec, in float32 and evaluation mode."""
+    from pocketclip import checkpoint
+    from pocketclip.nn.clip import random_model
+
+    if spec.kind == "random":
+        return random_model(spec.target, seed=spec.seed)
+    entry = zoo.find(spec.target)
+    missing = entry is not None and not entry.hub and spec.model is None
+    try:
+        return checkpoint.load(spec.target, spec.model, offline=offline)
+    except CheckpointError as error:
+        if missing and entry is not None and "no published weights" in str(error):
+            name = entry.config.name
+            raise CheckpointError(
+                f"{name} has no published weights: give a checkpoint folder or {name}=FILE, or "
+                f"random:{name} to try things out with random weights"
+            ) from None
+        raise
+
+
+def geometry(model: Any) -> tuple[SquareTransform, Scaling]:
+    """Return the evaluation transform of a zoo model."""
+    config = model.config.preprocess
+    return SquareTransform.of(config), Scaling(mean=config.mean, std=config.std)

@@ -1,0 +1,96 @@
+"""What is wrong with one sample by itself: the writer refuses it, the audit reports it.
+
+Shapes: A augmentations, D width, K teachers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pocketclip.types import Embeddings, Sample
+
+MAX_UID = 200
+"""Bytes of the longest uid: a file's name with its suffix must not exceed 255."""
+MAX_TEACHERS = 16
+_EMBEDDING = re.compile(r"(.+)_emb")
+
+
+def faults(sample: Sample, teacher_dims: Sequence[int] = ()) -> Iterator[tuple[str, str]]:
+    """Yield (kind, reason) for whatever is wrong: kinds `uid`, `image`, `captions`, `shape`, `nan`.
+
+    Args:
+        sample: any.
+        teacher_dims: if known, the widths that the teachers' parts have, D in all.
+    """
+    uid = sample.uid
+    # Lone surrogates, which stand for bytes that are no UTF-8, cannot be written again.
+    plain = uid.encode("utf-8", "replace").decode() == uid and uid.isprintable()
+    if not uid or "." in uid or "/" in uid or not plain or len(uid.encode("utf-8")) > MAX_UID:
+        yield (
+            "uid",
+            f"the uid {uid!r} is empty, longer than {MAX_UID} bytes, or has a dot, a slash or "
+            "a character that cannot be printed",
+        )
+    if sample.image is not None and not sample.image:
+        yield "image", "the image is empty (0 bytes)"
+    for key, texts in sample.captions.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            yield "captions", f"{key} is not a list of texts"
+    width = sum(teacher_dims)
+    for key, array in sample.embeddings.items():
+        if array.ndim != 2 or 0 in array.shape[1:]:
+            yield "shape", f"{key} has the shape {array.shape}, not (rows, width)"
+            continue
+        if not np.isfinite(array).all():
+            yield "nan", f"{key} has values that are NaN or infinite"
+        match = _EMBEDDING.fullmatch(key)
+        if match is None:
+            continue  # of another job's suffix, which may be of any width
+        width = width or array.shape[1]
+        if array.shape[1] != width:
+            yield "shape", f"{key} has the width {array.shape[1]}, not {width}"
+        if match[1] == "image":
+            expected, of = sample.param_aug, "augmentations"
+        else:
+            expected, of = sample.captions.get(match[1]), f"captions under {match[1]}"
+        if expected is not None and len(array) != len(expected):
+            yield "shape", f"{key} has {len(array)} rows for {len(expected)} {of}"
+
+
+def odd_norms(
+    sample: Sample, teacher_dims: Sequence[int] = (), tolerance: float = 5e-3
+) -> Iterator[tuple[str, str]]:
+    """Yield (kind `norm`, reason) for embeddings that are not of unit length per teacher.
+
+    If the teachers' dimensions are not known, whole rows may be of any one length sqrt(K), the
+    length of K concatenated unit vectors.
+    """
+    length = None
+    for key, array in sample.embeddings.items():
+        if _EMBEDDING.fullmatch(key) is None or array.ndim != 2 or not np.isfinite(array).all():
+            continue
+        norms = _norms(array, teacher_dims)
+        if not norms.size:
+            continue
+        if teacher_dims:
+            length = 1.0
+        elif length is None:
+            count = min(max(round(float(norms.flat[0]) ** 2), 1), MAX_TEACHERS)
+            length = count**0.5
+        away = np.abs(norms / length - 1).max()
+        if away > tolerance:
+            worst = norms.flat[np.abs(norms / length - 1).argmax()]
+            yield "norm", f"{key} has a row of length {worst:.4g} where {length:.4g} was expected"
+
+
+def _norms(array: Embeddings, teacher_dims: Sequence[int]) -> Embeddings:
+    """Return the length of each teacher's part of each row (N, K)."""
+    if not teacher_dims or sum(teacher_dims) != array.shape[1]:
+        return np.asarray(np.linalg.norm(array, axis=1, keepdims=True), np.float32)
+    starts = np.cumsum([0, *teacher_dims])
+    parts = [np.linalg.norm(array[:, a:b], axis=1) for a, b in itertools.pairwise(starts)]
+    return np.asarray(np.stack(parts, axis=1), np.float32)

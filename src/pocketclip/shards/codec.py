@@ -1,0 +1,216 @@
+"""Embeddings as the bytes of one member: `npz` or `pth.gz`, and back.
+
+    key, data = encode({"image_emb": array}, "bfloat16")  # ("pth.gz", b"...")
+    arrays, dtype = decode(key, data)                     # float32 whatever the bytes hold
+
+`npz` holds float32, float16 or the records of `quantise`; `pth.gz` is a gzipped torch file of
+bfloat16 tensors, as published. What is decoded is never trusted: no pickle runs but torch's
+`weights_only` one, and nothing is allocated before its size is known to be sane.
+
+Shapes: N rows of a key, D width.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import io
+import math
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip.errors import DataError, MissingDependencyError
+from pocketclip.shards.quantise import QUANTISED, is_packed, pack, packed_code, unpack
+from pocketclip.types import Embeddings
+
+DTYPES = ("float32", "float16", "bfloat16", *QUANTISED)
+MEMBERS = ("npz", "pth.gz")
+"""The members that hold embeddings; where a sample has both, the first counts, as published."""
+MAX_BYTES = 1 << 28
+"""No member, and nothing that a member unpacks to, may be larger: 256 MiB."""
+
+
+def encode(
+    arrays: Mapping[str, Embeddings], dtype: str, teacher_dims: Sequence[int] = ()
+) -> tuple[str, bytes]:
+    """Return the member's key and bytes of float32 `arrays`, each (N, D).
+
+    The same arrays give the same bytes (with the same zlib and torch, for bfloat16).
+
+    Args:
+        arrays: embeddings by key.
+        dtype: one of `DTYPES`.
+        teacher_dims: with int8 and int6, the parts of a row that have scales of their own.
+
+    Raises:
+        DataError: an unknown dtype, or values that it cannot hold.
+        MissingDependencyError: bfloat16, and torch is not installed.
+    """
+    if dtype == "bfloat16":
+        return "pth.gz", _encode_torch(arrays)
+    if dtype not in DTYPES:
+        raise DataError(f"unknown dtype {dtype}; there are {', '.join(DTYPES)}")
+    out: dict[str, NDArray[Any]] = {}
+    for key, array in arrays.items():
+        if dtype in QUANTISED:
+            out[key] = pack(array, dtype, teacher_dims)
+        else:
+            with np.errstate(over="ignore"):
+                out[key] = array.astype(np.dtype(dtype).newbyteorder("<"))
+            if not np.isfinite(out[key]).all():
+                raise DataError(f"{key} has a value that {dtype} cannot hold")
+    return "npz", _encode_npz(out)
+
+
+def decode(member: str, data: bytes) -> tuple[dict[str, Embeddings], str]:
+    """Return float32 arrays by key, and the dtype that they were stored in.
+
+    Raises:
+        DataError: the bytes are damaged, too large, or hold anything but arrays of floats.
+        MissingDependencyError: `pth.gz`, and torch is not installed.
+    """
+    raw = _decode_npz(data) if member == "npz" else _decode_torch(data)
+    dtypes = sorted({dtype for _, dtype in raw.values()})
+    return {key: array for key, (array, _) in raw.items()}, "+".join(dtypes)
+
+
+def gunzip(data: bytes) -> bytes:
+    """Return the bytes that were gzipped, up to `MAX_BYTES`.
+
+    Raises:
+        DataError: the data are damaged, cut, or unpack to too much.
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as handle:
+            out = handle.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise DataError(f"damaged gzip data ({error})") from error
+    if len(out) > MAX_BYTES:
+        raise DataError(f"unpacks to more than {MAX_BYTES} bytes")
+    return out
+
+
+def _torch() -> Any:
+    """Import torch: the only place of this layer that does."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            'bfloat16 embeddings (pth.gz) need torch: pip install "pocketclip[train]"'
+        ) from error
+    return torch
+
+
+def _encode_torch(arrays: Mapping[str, Embeddings]) -> bytes:
+    torch = _torch()
+    tensors = {
+        # A copy: torch warns of arrays that cannot be written to.
+        key: torch.from_numpy(np.array(array, np.float32)).to(torch.bfloat16)
+        for key, array in arrays.items()
+    }
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    return gzip.compress(buffer.getvalue(), compresslevel=6, mtime=0)
+
+
+def _decode_torch(data: bytes) -> dict[str, tuple[Embeddings, str]]:
+    torch = _torch()
+    unpacked = gunzip(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what matters is an error
+            loaded = torch.load(io.BytesIO(unpacked), map_location="cpu", weights_only=True)
+    except Exception as error:
+        # The restricted unpickler meets arbitrary bytes here and fails in as many ways.
+        why = "refused, it holds more than tensors, or damaged; nothing of it was run"
+        raise DataError(f"torch file {why} ({type(error).__name__})") from error
+    if not isinstance(loaded, dict):
+        raise DataError(f"torch file of a {type(loaded).__name__}, not of named tensors")
+    out = {}
+    for key, value in loaded.items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise DataError(f"torch file: {key} is not a tensor of floats")
+        # A tensor may claim any shape over a few bytes, by strides of zero.
+        if value.numel() * 4 > MAX_BYTES or value.layout != torch.strided:
+            raise DataError(f"torch file: {key} of shape {tuple(value.shape)} is refused")
+        dtype = str(value.dtype).removeprefix("torch.")
+        out[str(key)] = value.detach().float().contiguous().numpy(), dtype
+    return out
+
+
+def _encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    # Stored, not deflated: floats hardly shrink, and zlib's versions would differ in the bytes.
+    # numpy.savez would also write the time.
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for key, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3
+            header = io.BytesIO()
+            np.lib.format.write_array(header, np.ascontiguousarray(array), allow_pickle=False)
+            archive.writestr(entry, header.getvalue())
+    return buffer.getvalue()
+
+
+def _decode_npz(data: bytes) -> dict[str, tuple[Embeddings, str]]:
+    out = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > MAX_BYTES:
+                raise DataError(f"unpacks to more than {MAX_BYTES} bytes")
+            for entry in entries:
+                key = entry.filename.removesuffix(".npy")
+                out[key] = _floats(key, _npy(key, archive.read(entry)))
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"damaged npz ({error})") from error
+    except (OSError, EOFError, struct.error, ValueError) as error:
+        raise DataError(f"damaged npz ({error})") from error
+    return out
+
+
+def _npy(key: str, data: bytes) -> NDArray[Any]:
+    """Return the array of a .npy file without copying, and without trusting its header."""
+    if data[:6] != b"\x93NUMPY" or len(data) < 12:
+        raise DataError(f"{key} is not a numpy array")
+    wide = data[6] > 1
+    start = 12 if wide else 10
+    length = int.from_bytes(data[8:start], "little")
+    if length > 10_000:
+        raise DataError(f"{key} has a header of {length} bytes")
+    try:
+        head = ast.literal_eval(data[start : start + length].decode("utf-8").strip())
+        dtype = np.dtype(_descr(head["descr"]))
+        shape = tuple(int(side) for side in head["shape"])
+        order = "F" if head["fortran_order"] else "C"
+    except (ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError) as error:
+        raise DataError(f"{key} has a damaged numpy header") from error
+    if dtype.hasobject:
+        raise DataError(f"{key} is a pickle of Python objects, which is never run")
+    body = memoryview(data)[start + length :]
+    if any(side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != len(body):
+        raise DataError(f"{key} is cut: its shape {shape} does not fit its {len(body)} bytes")
+    return np.frombuffer(body, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _descr(descr: Any) -> Any:
+    if isinstance(descr, list):  # of a structured array; its fields' shapes come as they are
+        return [tuple(field) for field in descr]
+    return descr
+
+
+def _floats(key: str, array: NDArray[Any]) -> tuple[Embeddings, str]:
+    if is_packed(array):
+        return unpack(array), str(packed_code(array))
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise DataError(f"{key} holds {array.dtype}, not floats")
+    name = array.dtype.newbyteorder("=").name
+    with np.errstate(over="ignore"):
+        return np.array(array, np.float32, order="C"), name

@@ -1,0 +1,320 @@
+"""Bring images and captions of one set and the reinforcements of another together, by uid.
+
+    report = join("grocery-dr", "pairs.csv", "out", options=PairOptions(where={"split": "train"}))
+    report.samples, report.pairs_alone, report.reinforcements_alone
+
+The pairs are read once, in their order, and each shard of theirs gives one shard; the
+reinforcements are looked up. Without pairs, the images are fetched by the URLs that the
+reinforced set holds. A run that was stopped goes on where it was when it is started again.
+
+In `out`, `unmatched.jsonl` has a line for everything that is not in the result, and why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.shards.foreign import SUFFIXES as LINES
+from pocketclip.shards.index import NAME, Index, describe, write_index
+from pocketclip.shards.lookup import Lookup
+from pocketclip.shards.merging import FetchShard, merge
+from pocketclip.shards.reader import SUFFIXES, home_of, name_of, read_shard, sample_of, shard_paths
+from pocketclip.shards.tar import groups, members
+from pocketclip.shards.writer import ShardStats, ShardWriter
+from pocketclip.types import Bad, Pair
+
+if TYPE_CHECKING:
+    from pocketclip.fetch import FetchOptions
+    from pocketclip.pairs import PairOptions, PairShard
+
+STATE = "join.json"
+UNMATCHED = "unmatched.jsonl"
+_NOTES = ".join.jsonl"  # beside each finished shard, until all are
+_EXAMPLES = 10
+KINDS = {
+    "pair_alone": "a pair without reinforcement",
+    "reinforcement_alone": "a reinforcement without pair",
+    "bad": "a pair or reinforcement that cannot be used",
+    "caption_differs": "kept, with the caption that was embedded, which is not the pair's",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class JoinReport:
+    """What came of a join."""
+
+    out: str
+    shards: int = 0
+    samples: int = 0
+    bytes: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
+    """Bytes by part of all shards."""
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    """How many of each of `KINDS`."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """The first uids of each of `KINDS`, with the reason if there is one."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything found its partner."""
+        return not any(self.counts.values())
+
+    def note(self, kind: str, uid: str, reason: str = "") -> None:
+        """Count one that is not as it should be."""
+        self.counts[kind] += 1
+        shown = self.examples.setdefault(kind, [])
+        if len(shown) < _EXAMPLES:
+            shown.append(f"{uid}: {reason}" if reason else uid)
+
+
+def join(
+    reinforced: str | Sequence[str],
+    pairs: str | Sequence[str] | None,
+    out: str,
+    *,
+    options: PairOptions | None = None,
+    fetch: FetchOptions | None = None,
+    dtype: str | None = None,
+    on_start: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> JoinReport:
+    """Write samples of `pairs` with their reinforcements to `out`, and return what came of it.
+
+    The ground-truth captions and the images are the pairs', the synthetic captions, parameters
+    and embeddings those of the reinforced set. Embeddings are copied as they are.
+
+    Args:
+        reinforced: shards, as `read` takes them.
+        pairs: what `pocketclip.pairs.open_pairs` takes; None fetches the images by URL.
+        out: a folder, new or that of a join of the same sets.
+        options: how to read the pairs.
+        fetch: how to fetch, without pairs.
+        dtype: store embeddings so instead of as they are.
+        on_start: called once with the number of pairs, or about, where that is not known.
+        on_progress: called with the number of pairs done since the last call.
+
+    Raises:
+        DataError: `out` holds something else, a set is damaged, or an unknown dtype.
+        StorageError: a place cannot be read or written.
+    """
+    from pocketclip.pairs import PairOptions, open_pairs
+
+    paths = shard_paths(reinforced)
+    home = home_of(reinforced)
+    about = (describe(home) if home is not None else None) or Index()
+    sources: list[Any]
+    if pairs is None:
+        from pocketclip.fetch import FetchOptions
+
+        sources = [FetchShard(path, fetch or FetchOptions()) for path in paths]
+    else:
+        sources = list(open_pairs(pairs, options or PairOptions()))
+    identity = _identity(paths, sources, dtype)
+    done = _state(out, identity)
+    if done is not None:
+        return done
+    with tempfile.TemporaryDirectory(prefix="pocketclip-join-") as folder:
+        tars = _as_tars(paths, Path(folder))
+        with Lookup(Path(folder), tars) as lookup:
+            if on_start is not None:
+                sizes = [getattr(source, "size", None) for source in sources]
+                on_start(lookup.samples if None in sizes else sum(filter(None, sizes)))
+            job = _Job(out, lookup, about, dtype, on_progress)
+            notes = [job.shard(source) for source in sources]
+            return _finish(job, notes, identity)
+
+
+class _Job:
+    """Writes shard by shard."""
+
+    def __init__(
+        self,
+        out: str,
+        lookup: Lookup,
+        about: Index,
+        dtype: str | None,
+        on_progress: Callable[[int], None] | None,
+    ) -> None:
+        self.out = out
+        self.lookup = lookup
+        self.about = about
+        self.dtype = dtype
+        self.on_progress = on_progress or (lambda _count: None)
+
+    def shard(self, source: PairShard | FetchShard) -> str:
+        """Write the shard of `source` unless it is there; return the path of its notes."""
+        path = storage.join(self.out, f"{source.name}.tar")
+        notes = storage.join(self.out, source.name + _NOTES)
+        if storage.exists(notes):
+            self._recall(path, notes)
+            return notes
+        with storage.write_whole(notes) as local, local.open("w", encoding="utf-8") as log:
+            # The notes appear after the shard, so that they say that it is finished.
+            stats = self._write(source, path, log.write)
+            head = None if stats is None else asdict(stats)
+            log.write(json.dumps({"stats": head}) + "\n")
+        return notes
+
+    def _recall(self, path: str, notes: str) -> None:
+        """Mark what a finished shard used, as if it were written just now."""
+        used = [note["uid"] for note in _read_notes(notes) if note.get("kind") == "bad"]
+        if storage.exists(path):
+            with storage.open_read(path) as stream:
+                used += [g.uid for g in groups(members(stream, path, load=False))]
+        for uid in used:
+            self.lookup.mark(uid)
+        self.on_progress(len(used))
+
+    def _write(
+        self, source: PairShard | FetchShard, path: str, log: Callable[[str], Any]
+    ) -> ShardStats | None:
+        writer: ShardWriter | None = None
+        with contextlib.ExitStack() as stack:
+            for pair in source:
+                for kind, reason, ready in self._match(pair):
+                    if kind:
+                        log(json.dumps({"kind": kind, "uid": pair.uid, "reason": reason}) + "\n")
+                    if ready is None:
+                        continue
+                    if writer is None:  # so that no shard is written of pairs without partner
+                        writer = stack.enter_context(self._writer(path, ready.dtype))
+                    try:
+                        writer.write(ready.sample, packed=ready.packed, packed_dtype=ready.dtype)
+                    except DataError as error:
+                        note = {"kind": "bad", "uid": pair.uid, "reason": str(error)}
+                        log(json.dumps(note) + "\n")
+                self.on_progress(1)
+        return writer.stats if writer is not None else None
+
+    def _writer(self, path: str, dtype: str) -> ShardWriter:
+        chosen = self.dtype or dtype.split("+")[0] or "bfloat16"
+        return ShardWriter(path, dtype=chosen, teacher_dims=self.about.teacher_dims)
+
+    def _match(self, pair: Pair | Bad) -> Iterator[tuple[str, str, Any]]:
+        """Yield (kind, reason, what to write), of which any may be empty."""
+        place = self.lookup.find(pair.uid)
+        first = place is not None and self.lookup.mark(pair.uid)
+        if isinstance(pair, Bad):
+            yield "bad", pair.reason, None
+            return
+        if place is None:
+            yield "pair_alone", "", None
+            return
+        if not first:
+            yield "bad", "a second pair of this uid", None
+            return
+        try:
+            group, path = self.lookup.load(place)
+            sample, dtype = sample_of(group, path)
+            ready = merge(pair, sample, group.parts, dtype, keep=self.dtype is None)
+        except DataError as error:
+            yield "bad", str(error), None
+            return
+        if ready.caption_differs:
+            yield "caption_differs", ready.caption_differs, None
+        yield "", "", ready
+
+
+def _as_tars(paths: list[str], folder: Path) -> list[str]:
+    """Return tars of all `paths`: jsonl, which cannot be entered at a place, is written anew."""
+    out = []
+    for number, path in enumerate(paths):
+        if path.lower().endswith(LINES):
+            copy = str(folder / f"{number:08d}.tar")
+            with ShardWriter(copy, dtype="float32", images=False) as writer:
+                for sample in read_shard(path):
+                    writer.write(sample)
+            path = copy
+        out.append(path)
+    return out
+
+
+def _identity(paths: list[str], sources: list[Any], dtype: str | None) -> str:
+    """Return a hash of what decides the result."""
+    facts = {
+        "version": 1,
+        "reinforced": [[name_of(path), storage.size(path)] for path in paths],
+        "pairs": [[source.name, source.fingerprint] for source in sources],
+        "dtype": dtype,
+    }
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"two shards are named {double}; join them one after the other")
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _state(out: str, identity: str) -> JoinReport | None:
+    """Return the report if `out` is finished; refuse it if it is another's; else claim it."""
+    path = storage.join(out, STATE)
+    state: dict[str, Any] = {}
+    if storage.exists(path):
+        with contextlib.suppress(ValueError):
+            state = json.loads(storage.read_bytes(path))
+    elif storage.list_files(out, (*SUFFIXES, NAME)):
+        raise DataError(f"{out} holds shards of another origin; give another --out")
+    if state and state.get("config_hash") != identity:
+        raise DataError(
+            f"{out} holds a join of other sets or settings; give another --out, or delete it"
+        )
+    if state.get("report"):
+        return JoinReport(**state["report"])
+    _write_state(out, identity, None)
+    return None
+
+
+def _write_state(out: str, identity: str, report: JoinReport | None) -> None:
+    state = {"config_hash": identity, "report": None if report is None else asdict(report)}
+    text = json.dumps(state, ensure_ascii=False, indent=1) + "\n"
+    storage.write_bytes(storage.join(out, STATE), text.encode())
+
+
+def _read_notes(path: str) -> Iterator[dict[str, Any]]:
+    with storage.open_read(path) as stream:
+        for line in stream:
+            yield json.loads(line)
+
+
+def _finish(job: _Job, notes: list[str], identity: str) -> JoinReport:
+    report = JoinReport(out=job.out)
+    about = job.about
+    index = Index(
+        teachers=about.teachers,
+        captioners=about.captioners,
+        augmentation=about.augmentation,
+        config_hash=identity,
+    )
+    path = storage.join(job.out, UNMATCHED)
+    with storage.write_whole(path) as local, local.open("w", encoding="utf-8") as out:
+
+        def record(kind: str, uid: str, reason: str) -> None:
+            report.note(kind, uid, reason)
+            out.write(json.dumps({"kind": kind, "uid": uid, "reason": reason}) + "\n")
+
+        for one in notes:
+            for note in _read_notes(one):
+                if "stats" not in note:
+                    record(note["kind"], note["uid"], note["reason"])
+                elif note["stats"] is not None:
+                    index.add([ShardStats(**note["stats"])])
+        for uid, where in job.lookup.doubles():
+            record("bad", uid, f"{name_of(where)}: a second reinforcement of this uid")
+        for uid, where in job.lookup.unused():
+            record("reinforcement_alone", uid, name_of(where))
+    report.shards = len(index.shards)
+    report.samples, report.parts = index.samples, index.parts
+    report.bytes = sum(shard.bytes for shard in index.shards)
+    write_index(job.out, index)
+    _write_state(job.out, identity, report)
+    for one in notes:
+        storage.remove(one)
+    return report

@@ -1,0 +1,145 @@
+"""Read shards of any of the forms: tar or jsonl, one or a folder of them, here or in a store.
+
+for sample in read("DataCompDR-12M/{00000..00012}.tar"):
+    sample.uid, sample.image, sample.captions["syn_text"], sample.embeddings["image_emb"]
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.shards.foreign import SUFFIXES as LINES
+from pocketclip.shards.foreign import read_lines
+from pocketclip.shards.index import read_index
+from pocketclip.shards.sample import parse
+from pocketclip.shards.tar import Group, groups, members
+from pocketclip.types import Sample
+
+SUFFIXES = (".tar", *LINES)
+_LISTS = ("bad", "dropped", "manifest", "unmatched")
+
+
+def read(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Iterator[Sample]:
+    """Yield the samples of shards, one at a time; memory does not grow.
+
+    Args:
+        source: a tar or jsonl (`.gz`, `.zst`) shard, a folder of them (its `index.json` says
+            which, if there is one), a pattern (`{00..12}`, `*`), a `.json` list, any of these
+            in an object store, or several in a list.
+
+    Raises:
+        DataError: a shard is missing, cut or damaged; the message names it and the member.
+            What came before was good. `audit` tells everything that is wrong.
+        MissingDependencyError: bfloat16 embeddings without torch, `.zst` without zstandard.
+        StorageError: a place cannot be reached, or a pattern matches nothing.
+    """
+    for path in shard_paths(source):
+        yield from read_shard(path)
+
+
+def read_shard(path: str) -> Iterator[Sample]:
+    """Yield the samples of one shard.
+
+    Raises:
+        DataError: as `read`.
+    """
+    with storage.open_read(path) as stream:
+        if path.lower().endswith(LINES):
+            yield from read_lines(stream, path)
+            return
+        for group in groups(members(stream, path)):
+            yield sample_of(group, path)[0]
+
+
+def sample_of(group: Group, path: str) -> tuple[Sample, str]:
+    """Return the sample of a tar's group, and the dtype of its embeddings.
+
+    Raises:
+        DataError: a member is damaged; the message names shard and member.
+    """
+    try:
+        return parse(group.parts, group.uid)
+    except DataError as error:
+        raise DataError(f"{path}: {group.uid}.{error}") from error
+
+
+def shard_paths(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> list[str]:
+    """Return the shards that `source` names, in order.
+
+    Raises:
+        DataError: a folder without shards, or without one that its index lists.
+        StorageError: a place cannot be reached, or a pattern matches nothing.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return [path for one in source for path in shard_paths(one)]
+    out: list[str] = []
+    for path in storage.expand(os.fspath(source)):
+        if path.lower().endswith(SUFFIXES):
+            out.append(path)
+        elif storage.is_folder(path):
+            out += folder_shards(path)
+        elif not storage.exists(path):
+            raise DataError(f"{path}: no such shard or folder")
+        else:
+            raise DataError(f"{path} is no shard; they end in {', '.join(SUFFIXES)}")
+    return out
+
+
+def folder_shards(folder: str) -> list[str]:
+    """Return the shards in a folder: those of its index, or all there are, sorted.
+
+    Raises:
+        DataError: there are none, or one that the index lists is missing.
+    """
+    found = shards_in(folder)
+    index = read_index(folder)
+    if index is not None:
+        paths = [storage.join(folder, shard.name) for shard in index.shards]
+        names = {name_of(path) for path in found}
+        missing = [p for p in paths if name_of(p) not in names]
+        if missing:
+            raise DataError(
+                f"{missing[0]}: missing, though {folder}/index.json lists it; run "
+                "`pocketclip audit` on the folder"
+            )
+        return paths
+    if not found:
+        raise DataError(f"{folder}: no shards in this folder ({', '.join(SUFFIXES)})")
+    return found
+
+
+def shards_in(folder: str) -> list[str]:
+    """Return the shards that are in a folder, sorted, whatever an index says.
+
+    Lists that stand beside shards (`dropped.jsonl`, `00000000.bad.jsonl`, ...) are no shards;
+    nor is any jsonl file beside tars.
+    """
+    found = storage.list_files(folder, SUFFIXES)
+    tars = [path for path in found if path.lower().endswith(".tar")]
+    return tars or [path for path in found if _is_shard(name_of(path))]
+
+
+def _is_shard(name: str) -> bool:
+    suffix = next(s for s in SUFFIXES if name.lower().endswith(s))
+    stem = name[: -len(suffix)]
+    return "." not in stem and stem not in _LISTS
+
+
+def name_of(path: str) -> str:
+    """Return the last part of a path, local or remote."""
+    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def home_of(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> str | None:
+    """Return the folder that the shards of `source` lie in, or None if they lie in several."""
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fspath(source)
+        if not text.lower().endswith(SUFFIXES) and storage.is_folder(text):
+            return text
+    homes = {path.replace("\\", "/").rpartition("/")[0] or "." for path in shard_paths(source)}
+    return homes.pop() if len(homes) == 1 else None

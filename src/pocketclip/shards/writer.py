@@ -1,0 +1,277 @@
+"""Write one shard, tar or jsonl, whole or not at all.
+
+with ShardWriter("out/00000000.tar", dtype="bfloat16") as writer:
+    writer.write(sample)
+writer.stats.sha256
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.shards.check import faults
+from pocketclip.shards.codec import DTYPES
+from pocketclip.shards.foreign import record_of, zstandard_module
+from pocketclip.shards.sample import LAYOUTS, PART_OF, build, dump, finite
+from pocketclip.shards.tar import ending, entry
+from pocketclip.types import Sample
+
+
+@dataclass(slots=True, kw_only=True)
+class ShardStats:
+    """What a shard is, as the index keeps it."""
+
+    name: str
+    """The file's name within its folder."""
+    samples: int = 0
+    bytes: int = 0
+    sha256: str = ""
+    parts: dict[str, int] = field(default_factory=dict)
+    """Bytes by part, `tar` being headers and padding; the sum is `bytes`."""
+    columns: list[str] = field(default_factory=list)
+    """What its samples hold: `image`, captions and embeddings by key, ...; sorted."""
+    dtype: str = ""
+    """How the embeddings are stored; several joined by `+`."""
+    dims: int = 0
+    """The embeddings' width."""
+
+
+class ShardWriter:
+    """A tar of samples in the published layout; a context manager.
+
+    The same samples give the same bytes at any time and for any user. If the block raises,
+    nothing is left at `path`.
+
+    Args:
+        path: local, or of an object store.
+        dtype: of the embeddings: float32, float16, bfloat16, int8 or int6.
+        layout: `named` (each key of captions has embeddings of its own; published as v2) or
+            `v1` (`text_emb` holds the rows of the one synthetic key too).
+        images: whether to write the images.
+        teacher_dims: the width of each teacher's part of an embedding.
+
+    Raises:
+        DataError: an unknown dtype or layout.
+        StorageError: the place cannot be written to.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        dtype: str = "bfloat16",
+        layout: str = "named",
+        images: bool = True,
+        teacher_dims: Sequence[int] = (),
+    ) -> None:
+        if dtype not in DTYPES:
+            raise DataError(f"unknown dtype {dtype}; there are {', '.join(DTYPES)}")
+        if layout not in LAYOUTS:
+            raise DataError(f"unknown layout {layout}; there are {', '.join(LAYOUTS)}")
+        self.path = str(path)
+        self.dtype = dtype
+        self.layout = layout
+        self.images = images
+        self.teacher_dims = tuple(teacher_dims)
+        self.stats = ShardStats(name=self.path.replace("\\", "/").rsplit("/", 1)[-1])
+        self._uids: set[str] = set()
+        self._columns: set[str] = set()
+        self._dtypes: set[str] = set()
+        self._hash = hashlib.sha256()
+        self._out: BinaryIO | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> ShardWriter:
+        local = self._stack.enter_context(storage.write_whole(self.path))
+        self._out = self._stack.enter_context(local.open("wb"))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                self._finish()
+            except BaseException:
+                self._stack.__exit__(*sys.exc_info())
+                raise
+        self._stack.__exit__(kind, error, trace)
+
+    def write(
+        self, sample: Sample, *, packed: tuple[str, bytes] | None = None, packed_dtype: str = ""
+    ) -> None:
+        """Add a sample; when this raises, nothing of it was written and others can follow.
+
+        Args:
+            sample: its embeddings are float32, by the keys that `types.Sample` names.
+            packed: the embeddings' member (key, bytes) as it stood in another shard, which is
+                then written unchanged.
+            packed_dtype: the dtype of `packed`.
+
+        Raises:
+            DataError: the uid is there already or impossible, counts do not agree, or a value
+                is not finite; the message begins with the uid.
+            OSError: the disk is full.
+        """
+        assert self._out is not None, "use the writer as a context manager"
+        if sample.uid in self._uids:
+            raise DataError(f"{_shown(sample.uid)}: a second sample of this uid")
+        for _, reason in faults(sample, self.teacher_dims):
+            raise DataError(f"{_shown(sample.uid)}: {reason}")
+        try:
+            parts = build(
+                sample,
+                dtype=self.dtype,
+                layout=self.layout,
+                teacher_dims=self.teacher_dims,
+                packed=packed,
+            )
+            if not self.images:
+                parts = {key: data for key, data in parts.items() if PART_OF[key] != "image"}
+            if not parts:
+                raise DataError("the sample holds nothing to write")
+            entries = {key: entry(f"{sample.uid}.{key}", data) for key, data in parts.items()}
+        except (DataError, UnicodeEncodeError) as error:
+            raise DataError(f"{_shown(sample.uid)}: {error}") from error
+        for key, data in parts.items():
+            self._put(entries[key], PART_OF[key], len(data))
+        self._uids.add(sample.uid)
+        self.stats.samples += 1
+        self._columns |= columns(sample) - (set() if self.images else {"image"})
+        if sample.embeddings:
+            self._dtypes.add(packed_dtype if packed is not None else self.dtype)
+            widths = [array.shape[1] for array in sample.embeddings.values()]
+            self.stats.dims = max(self.stats.dims, *widths)
+
+    def _put(self, data: bytes, part: str, size: int) -> None:
+        assert self._out is not None
+        self._out.write(data)
+        self._hash.update(data)
+        counts = self.stats.parts
+        counts[part] = counts.get(part, 0) + size
+        counts["tar"] = counts.get("tar", 0) + len(data) - size
+        self.stats.bytes += len(data)
+
+    def _finish(self) -> None:
+        self._put(ending(self.stats.bytes), "tar", 0)
+        self.stats.parts = dict(sorted(self.stats.parts.items()))
+        self.stats.sha256 = self._hash.hexdigest()
+        self.stats.columns = sorted(self._columns)
+        self.stats.dtype = "+".join(sorted(self._dtypes))
+
+
+class JsonlWriter:
+    """Writes samples as lines for the `ml-mobileclip-dr` generator; embeddings are float32.
+
+    A context manager like `ShardWriter`: if the block raises, nothing is left at `path`.
+
+    Args:
+        path: ending in `.jsonl`, `.jsonl.gz` or `.jsonl.zst`, local or of an object store.
+        images: whether to write the images.
+
+    Raises:
+        DataError: another suffix.
+        MissingDependencyError: `.zst`, and zstandard is not installed.
+    """
+
+    def __init__(self, path: str, *, images: bool = True) -> None:
+        self.path = str(path)
+        if not self.path.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+            raise DataError(f"{path}: end the name in .jsonl, .jsonl.gz or .jsonl.zst")
+        self.images = images
+        self.stats = ShardStats(name=self.path.replace("\\", "/").rsplit("/", 1)[-1])
+        self._uids: set[str] = set()
+        self._columns: set[str] = set()
+        self._stack = contextlib.ExitStack()
+        self._file: _HashedFile | None = None
+        self._out: Any = None
+
+    def __enter__(self) -> JsonlWriter:
+        local = self._stack.enter_context(storage.write_whole(self.path))
+        self._file = _HashedFile(self._stack.enter_context(local.open("wb")))
+        out: Any = self._file
+        if self.path.endswith(".gz"):  # neither the name nor the time goes into the file
+            out = self._stack.enter_context(gzip.GzipFile("", "wb", 6, out, mtime=0))
+        elif self.path.endswith(".zst"):
+            packer = zstandard_module().ZstdCompressor()
+            out = self._stack.enter_context(packer.stream_writer(out, closefd=False))
+        self._out = out
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+        assert self._file is not None
+        self.stats.bytes, self.stats.sha256 = self._file.bytes, self._file.hash.hexdigest()
+        self.stats.parts = {"lines": self._file.bytes}
+        self.stats.columns = sorted(self._columns)
+
+    def write(self, sample: Sample) -> None:
+        """Add a sample; when this raises, nothing of it was written and others can follow.
+
+        Raises:
+            DataError: as `ShardWriter.write`.
+        """
+        if sample.uid in self._uids:
+            raise DataError(f"{_shown(sample.uid)}: a second sample of this uid")
+        for _, reason in faults(sample):
+            raise DataError(f"{_shown(sample.uid)}: {reason}")
+        try:
+            record = record_of(sample if self.images else replace(sample, image=None))
+            line = dump(finite(record)) + b"\n"
+        except (DataError, UnicodeEncodeError) as error:
+            raise DataError(f"{_shown(sample.uid)}: {error}") from error
+        self._out.write(line)
+        self._uids.add(sample.uid)
+        self.stats.samples += 1
+        self._columns |= columns(sample) - (set() if self.images else {"image"})
+        if sample.embeddings:
+            self.stats.dtype = "float32"
+            widths = [array.shape[1] for array in sample.embeddings.values()]
+            self.stats.dims = max(self.stats.dims, *widths)
+
+
+def _shown(uid: str) -> str:
+    return uid if uid.isprintable() else repr(uid)  # a message is one line
+
+
+class _HashedFile:
+    """Counts and hashes what is written to a file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self.bytes += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def columns(sample: Sample) -> set[str]:
+    """Return the names of what a sample holds, as the index lists them."""
+    found = {*sample.captions, *sample.embeddings}
+    for name in ("image", "param_aug", "url"):
+        if getattr(sample, name) is not None:
+            found.add(name)
+    return found | ({"meta"} if sample.meta else set())

@@ -1,0 +1,141 @@
+"""The job on a Ray cluster of this machine; all tests share one session."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pocketclip.errors import ConfigError, DataError, PocketclipError
+from pocketclip.pairs import PairOptions, open_pairs
+from pocketclip.reinforce import job
+from pocketclip.reinforce.cluster import Cluster, run
+from pocketclip.reinforce.recipe import load_recipe
+
+ray = pytest.importorskip("ray", reason="ray is not installed")
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _session():
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+def recipe(**changes):
+    facts = {
+        "teachers": ["random:tiny:0"],
+        "augmentations": 2,
+        "image_augmentation": {"random_resized_crop": {"size": 64}},
+        "precision": "float32",
+        "batch_size": 4,
+    }
+    return load_recipe(**{**facts, **changes})
+
+
+def pairs(path, size=4):
+    return open_pairs(str(path), PairOptions(shard_size=size))
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(Path(folder).iterdir())}
+
+
+def test_it_makes_what_one_machine_makes(table, tmp_path):
+    path = table(10)
+    job.run(pairs(path), recipe(), str(tmp_path / "local"), workers=0)
+    told = []
+    summary = run(
+        pairs(path),
+        recipe(),
+        str(tmp_path / "ray"),
+        Cluster(min_actors=2, max_actors=2),
+        workers=0,
+        on_pairs=lambda done, bad: told.append((done, bad)),
+    )
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+    assert summary.skipped == 0
+    assert [sum(one) for one in zip(*told, strict=True)] == [10, 0]
+    assert run(pairs(path), recipe(), str(tmp_path / "ray"), Cluster(), workers=0).skipped == 3
+
+
+def test_a_killed_actors_shard_is_made_again(table, tmp_path):
+    path = table(40)
+    job.run(pairs(path, 20), recipe(augmentations=12), str(tmp_path / "calm"), workers=0)
+    out = tmp_path / "killed"
+    killed: list[int] = []
+    told = []
+
+    def count(done, bad):
+        told.append((done, bad))
+        if not killed and done > 0:  # at work in its first shard
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    name = process.read_bytes().split(b"\0")[0]
+                except OSError:
+                    continue
+                if name.startswith(b"ray::_Worker") and not killed:
+                    os.kill(int(process.parent.name), signal.SIGKILL)
+                    killed.append(int(process.parent.name))
+
+    run(pairs(path, 20), recipe(augmentations=12), str(out), Cluster(), workers=0, on_pairs=count)
+    assert killed
+    assert contents(out) == contents(tmp_path / "calm")
+    assert [sum(one) for one in zip(*told, strict=True)] == [40, 0]
+
+
+def test_an_actor_that_always_dies_ends_the_run(table, tmp_path):
+    path = table(4)
+    stop = threading.Event()
+
+    def kill():
+        while not stop.is_set():
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    if process.read_bytes().startswith(b"ray::_Worker"):
+                        os.kill(int(process.parent.name), signal.SIGKILL)
+                except OSError:
+                    continue
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        with pytest.raises(PocketclipError, match=r"die before their models|died each time"):
+            run(pairs(path), recipe(), str(tmp_path / "out"), Cluster(retries=1), workers=0)
+    finally:
+        stop.set()
+        thread.join()
+    assert not list((tmp_path).glob("out/*.tar"))
+
+
+def test_expected_errors_arrive_as_they_are(table, tmp_path):
+    with pytest.raises(PocketclipError, match="nothing-like-this"):
+        run(pairs(table(2)), recipe(teachers=["nothing-like-this"]), str(tmp_path / "a"), Cluster())
+    for i in range(2):
+        (tmp_path / "raw" / f"{i}.jpg").write_bytes(b"broken")
+    with pytest.raises(DataError, match="--max-bad"):
+        run(
+            pairs(tmp_path / "raw" / "pairs.csv"),
+            recipe(),
+            str(tmp_path / "b"),
+            Cluster(),
+            limit=job.Limit(count=1),
+            workers=0,
+        )
+
+
+def test_numbers_of_actors_are_checked():
+    with pytest.raises(ConfigError, match="--min-actors 3"):
+        Cluster(min_actors=3, max_actors=2)

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketclip import shards, storage
+from pocketclip.augment import Augmentation
+from pocketclip.errors import ConfigError, DataError, StorageError
+from pocketclip.pairs import PairOptions, open_pairs
+from pocketclip.reinforce.job import Engine, Limit, run
+from pocketclip.reinforce.recipe import load_recipe
+
+TEACHERS = ["random:tiny:0", "random:tiny:1"]
+CROP = {"random_resized_crop": {"size": 64}, "rand_augment": {"p": 1.0}}
+
+
+def recipe(**changes):
+    facts = {
+        "teachers": TEACHERS,
+        "augmentations": 2,
+        "image_augmentation": CROP,
+        "dtype": "float32",
+        "precision": "float32",
+        "batch_size": 4,
+    }
+    return load_recipe(**{**facts, **changes})
+
+
+def pairs(path, size=4):
+    return open_pairs(str(path), PairOptions(shard_size=size))
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(Path(folder).iterdir())}
+
+
+def test_samples_hold_what_the_recipe_says(table, tmp_path):
+    out = str(tmp_path / "dr")
+    what = recipe(captioners=["fine=random:coca-tiny:0"], captions=3)
+    summary = run(pairs(table(6)), what, out, workers=0)
+    samples = list(shards.read(out))
+    assert [sample.uid for sample in samples] == [f"{i:08d}" for i in range(6)]
+    assert summary.skipped == 0
+    assert [report.samples for report in summary.reports] == [4, 2]
+    for i, sample in enumerate(samples):
+        assert sample.image == (tmp_path / "raw" / f"{i}.jpg").read_bytes()
+        assert sample.captions["text"] == [f"photograph number {i}"]
+        written = sample.captions["syn_text_fine"]
+        assert sample.embeddings["image_emb"].shape == (2, 128)
+        assert sample.embeddings["text_emb"].shape == (1, 128)
+        assert sample.embeddings["syn_text_fine_emb"].shape == (len(written), 128)
+        assert len(sample.param_aug) == 2
+        assert sample.url is None
+
+
+def test_a_stored_embedding_is_that_of_the_replayed_augmentation(table, tmp_path):
+    out = str(tmp_path / "dr")
+    what = recipe()
+    run(pairs(table(5)), what, out, workers=0)
+    engine = Engine(what)
+    augmentation = Augmentation.from_config(shards.read_index(out).augmentation)
+    for sample in shards.read(out):
+        picture = Image.open(io.BytesIO(sample.image)).convert("RGB")
+        for k, packed in enumerate(sample.param_aug):
+            view = augmentation.apply(picture, augmentation.unpack(packed))
+            parts = [
+                teacher.encode_squares(teacher.transform.square(view)[None])[0]
+                for teacher in engine.teachers
+            ]
+            np.testing.assert_allclose(
+                sample.embeddings["image_emb"][k], np.concatenate(parts), atol=1e-5
+            )
+        texts = [teacher.encode_text(sample.captions["text"])[0] for teacher in engine.teachers]
+        np.testing.assert_allclose(
+            sample.embeddings["text_emb"][0], np.concatenate(texts), atol=1e-5
+        )
+
+
+def test_the_index_names_teachers_captioners_and_shards(table, tmp_path):
+    out = str(tmp_path / "dr")
+    run(pairs(table(3)), recipe(captioners=["random:coca-tiny"]), out, workers=0)
+    index = json.loads((tmp_path / "dr" / "index.json").read_text())
+    assert [teacher["embed_dim"] for teacher in index["teachers"]] == [64, 64]
+    assert len({teacher["space_id"] for teacher in index["teachers"]}) == 2
+    assert all(teacher["logit_scale"] > 1 for teacher in index["teachers"])
+    assert [c["key"].startswith("syn_text_") for c in index["captioners"]] == [True]
+    assert sum(shard["samples"] for shard in index["shards"]) == 3
+
+
+def test_worker_processes_give_the_same_bytes(table, tmp_path):
+    path = table(6)
+    run(pairs(path), recipe(), str(tmp_path / "alone"), workers=0)
+    run(pairs(path), recipe(), str(tmp_path / "many"), workers=2)
+    assert contents(tmp_path / "alone") == contents(tmp_path / "many")
+
+
+def test_finished_shards_are_skipped_and_other_recipes_refused(table, tmp_path):
+    path, out = table(6), str(tmp_path / "dr")
+    run(pairs(path), recipe(), out, workers=0)
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "dr").glob("*.tar")}
+    told = []
+    summary = run(pairs(path), recipe(), out, workers=0, on_start=lambda *now: told.append(now))
+    assert (summary.skipped, told) == (2, [(2, 2, 6)])
+    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "dr").glob("*.tar")}
+    with pytest.raises(ConfigError, match=r"another recipe .*seed changed"):
+        run(pairs(path), recipe(seed=1), out, workers=0)
+    with pytest.raises(ConfigError, match="teachers"):
+        run(pairs(path), recipe(teachers=["random:tiny:5"]), out, workers=0)
+    with pytest.raises(DataError, match="other pairs"):
+        run(pairs(table(5)), recipe(), out, workers=0)
+
+
+def test_how_it_runs_does_not_decide_what_it_makes(table, tmp_path):
+    path, out = table(3), str(tmp_path / "dr")
+    run(pairs(path), recipe(batch_size=4), out, workers=0)
+    assert run(pairs(path), recipe(batch_size=2), out, workers=0).skipped == 1
+
+
+def test_an_unfinished_shard_is_made_again(table, tmp_path):
+    path, out = table(6), tmp_path / "dr"
+    run(pairs(path), recipe(), str(out), workers=0)
+    whole = contents(out)
+    (out / "00000001.report.json").unlink()
+    tar = next(out.glob("00000000*.tar"))
+    tar.write_bytes(tar.read_bytes()[:-1024])  # its size no longer fits its report
+    run(pairs(path), recipe(), str(out), workers=0)
+    assert contents(out) == whole
+
+
+def test_bad_pairs_are_named_beside_the_shard(table, tmp_path):
+    path, out = table(7), tmp_path / "dr"
+    raw = path.parent
+    (raw / "1.jpg").write_bytes(b"")
+    (raw / "2.jpg").write_bytes((raw / "2.jpg").read_bytes()[:500])
+    (raw / "3.jpg").write_bytes(b"no image at all")
+    lines = path.read_text().splitlines()
+    lines[5] = "4.jpg,  "
+    lines[6] = "none.jpg,it is gone"
+    path.write_text("\n".join(lines) + "\n")
+    summary = run(pairs(path, 10), recipe(), str(out), workers=0)
+    assert [sample.uid for sample in shards.read(str(out))] == ["00000000", "00000006"]
+    found = [json.loads(x) for x in next(out.glob("*.bad.jsonl")).read_text().splitlines()]
+    assert sorted(one["uid"] for one in found) == [f"{i:08d}" for i in range(1, 6)]
+    assert all(one["reason"] and "\n" not in one["reason"] for one in found)
+    assert summary.reports[0].bad == 5
+    assert shards.audit(str(out)).clean
+
+
+def test_duplicate_uids_keep_the_first(table, tmp_path):
+    path = table(3)
+    with path.open("w", newline="") as handle:
+        rows = csv.writer(handle)
+        rows.writerow(["filepath", "caption", "sku"])
+        rows.writerows([["0.jpg", "first", "a"], ["1.jpg", "second", "a"], ["2.jpg", "x", "b"]])
+    options = PairOptions(uid_column="sku")
+    summary = run(open_pairs(str(path), options), recipe(), str(tmp_path / "dr"), workers=0)
+    kept = {s.uid: s.captions["text"] for s in shards.read(str(tmp_path / "dr"))}
+    assert kept == {"a": ["first"], "b": ["x"]}
+    assert summary.reports[0].bad == 1
+
+
+def test_long_captions_are_stored_whole_and_counted(table, tmp_path):
+    path, out = table(2), tmp_path / "dr"
+    long = "a very long caption " * 60
+    path.write_text(f"filepath,caption\n0.jpg,{long}\n1.jpg,short\n")
+    summary = run(pairs(path), recipe(), str(out), workers=0)
+    assert summary.reports[0].captions_cut == 1
+    assert next(iter(shards.read(str(out)))).captions["text"] == [long.strip()]
+
+
+def test_a_run_that_goes_wrong_stops(table, tmp_path):
+    path, out = table(12), tmp_path / "dr"
+    for i in range(5, 12):
+        (path.parent / f"{i}.jpg").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"of 12 pairs were bad|of 8 pairs were bad"):
+        run(pairs(path), recipe(), str(out), workers=0, limit=Limit(count=3))
+    assert len(list(out.glob("*.tar"))) >= 1  # what was finished is kept
+    assert not list(out.glob("*.tmp"))
+    run(pairs(path), recipe(), str(out), workers=0, limit=Limit(count=7))
+
+
+def test_limits_are_numbers_or_shares():
+    assert Limit.parse("7").count == 7
+    assert Limit.parse("5%").share == 0.05
+    assert Limit.parse(None) == Limit()
+    for text in ("many", "-1", "101%", "5.5", "%"):
+        with pytest.raises(ConfigError, match="--max-bad"):
+            Limit.parse(text)
+    limit = Limit.parse("10%")
+    limit.add(50, 40)  # too few to say
+    with pytest.raises(DataError, match="45 of 100"):
+        limit.add(50, 5)
+
+
+def test_nothing_in_nothing_out(tmp_path):
+    with pytest.raises(DataError, match="no pairs"):
+        run([], recipe(), str(tmp_path / "dr"), workers=0)
+
+
+def test_two_captioners_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="name them"):
+        Engine(recipe(captioners=["random:coca-tiny:0", "random:coca-tiny:0"]))
+
+
+def test_a_full_disk_leaves_finished_shards_and_no_half_one(table, tmp_path, monkeypatch):
+    path, out = table(8), tmp_path / "dr"
+    run(pairs(path), recipe(), str(out), workers=0)
+    whole = contents(out)
+    second = sorted(out.glob("*.tar"))[1]
+    for name in (second.name, second.name.replace(".tar", ".report.json"), "index.json"):
+        (out / name).unlink()
+    real = os.fsync
+
+    def full(descriptor):
+        if "tar" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            run(pairs(path), recipe(), str(out), workers=0)
+    left = contents(out)
+    assert second.name not in left
+    assert not [name for name in left if "tmp" in name]
+    run(pairs(path), recipe(), str(out), workers=0)
+    assert contents(out) == whole
+
+
+@pytest.mark.usefixtures("s3")
+def test_an_object_store_gets_the_same_bytes(table, tmp_path):
+    path = table(6)
+    run(pairs(path), recipe(), str(tmp_path / "local"), workers=0)
+    out = "s3://bucket/dr"
+    run(pairs(path), recipe(), out, workers=0)
+    stored = {name.rpartition("/")[2]: storage.read_bytes(name) for name in storage.list_files(out)}
+    assert stored == contents(tmp_path / "local")
+    assert run(pairs(path), recipe(), out, workers=0).skipped == 2
+    assert shards.audit(out).clean
+    # From a store to a folder, tar by tar: the reinforced set is pairs itself.
+    again = open_pairs(f"{out}/0000000{{0..1}}.tar", PairOptions())
+    run(again, recipe(), str(tmp_path / "again"), workers=1)
+    first, second = (
+        {s.uid: s.embeddings["image_emb"].tolist() for s in shards.read(str(tmp_path / name))}
+        for name in ("local", "again")
+    )
+    assert first == second
+
+
+@pytest.mark.usefixtures("s3")
+def test_an_unreachable_store_is_one_message(table):
+    missing = "s3://no-such-bucket-here/dr"
+    with pytest.raises(StorageError, match="no-such-bucket-here"):
+        run(pairs(table(2)), recipe(), missing, workers=0)
+
+
+COMMAND = [sys.executable, "-m", "pocketclip", "reinforce"]
+FLAGS = [
+    *("--teacher", "random:tiny", "--captioner", "random:coca-tiny", "--captions", "2"),
+    *("--augmentations", "4", "--shard-size", "4", "--batch-size", "4", "--workers", "1"),
+    *("--precision", "float32"),
+]
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(table, tmp_path):
+    path = table(16)
+    command = [*COMMAND, str(path), *FLAGS, "--out"]
+    subprocess.run([*command, str(tmp_path / "calm")], check=True, capture_output=True)
+    out = tmp_path / "killed"
+    moments = random.Random()
+    kills, tars = 0, set()
+    for _ in range(40):
+        process = subprocess.Popen(
+            [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        begun = len(list(out.glob("*.tar")))
+        deadline = time.monotonic() + 120
+        # Let it get somewhere: to its next shard, then a random moment further.
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(out.glob("*.tar"))) > begun:
+                time.sleep(moments.uniform(0, 0.4))
+                break
+            time.sleep(0.005)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        tars.add(len(list(out.glob("*.tar"))))
+    assert kills >= 2
+    assert process.returncode == 0
+    calm = contents(tmp_path / "calm")
+    assert contents(out) == calm
+    assert len(calm) == 2 + 2 * 4

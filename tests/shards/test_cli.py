@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from pocketclip.cli import audit as audit_verb
+from pocketclip.shards import Index
+from tests.shards.making import CONFIG, TEACHERS, failure, folder, photo, sample, write
+from tests.shards.test_join import bare, table
+
+
+def run(*args):
+    command = [sys.executable, "-m", "pocketclip.cli.main", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_join_and_audit(tmp_path):
+    write(tmp_path / "dr.tar", [bare(n) for n in range(6)])
+    pairs = table(tmp_path / "p", range(6))
+    out = tmp_path / "out"
+    done = run("join", tmp_path / "dr.tar", pairs, "--out", out, "--where", "split=a")
+    assert done.returncode == 1, done.stderr
+    assert "3 samples in 1 shards" in done.stdout
+    assert "3 times a reinforcement without pair" in done.stdout
+    assert "bytes per sample" in done.stdout
+    done = run("audit", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\nclean\n")
+    [path] = out.glob("*.tar")
+    path.write_bytes(path.read_bytes()[:2000])
+    done = run("audit", out, "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert not found["clean"]
+    assert "cut" in found["problems"]["tar"][0]["reason"]
+
+
+def test_join_by_url(tmp_path, web):
+    web.files["/0.jpg"] = photo()
+    write(tmp_path / "dr.tar", [bare(0, url=f"{web.url}/0.jpg")])
+    done = run("join", tmp_path / "dr.tar", "--fetch", "--out", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["samples"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["join", "nowhere.tar", "--out", "x"], "give either PAIRS, or --fetch"),
+        (["join", "nowhere.tar", "--fetch", "--out", "x"], "nowhere.tar"),
+        (["join", "a.tar", "b.csv", "--out", "x", "--where", "split"], "COLUMN=VALUE"),
+        (["audit", "nowhere"], "no such folder"),
+        (["audit", ".", "--recompute", "3"], "needs --teacher"),
+    ],
+)
+def test_one_line_and_exit_code_2(arguments, reason):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def fake_teacher(spec, *, device, offline):
+    assert (device, offline) == ("cpu", True)
+    width = {"one": 8, "two": 4}[spec]
+
+    def encode(squares):
+        return squares.reshape(len(squares), -1)[:, :width].astype(np.float32)
+
+    return types.SimpleNamespace(
+        name=spec,
+        space_id={"one": "a", "two": "b"}[spec],
+        transform=types.SimpleNamespace(square=lambda image: image + 1),
+        encode_squares=encode,
+    )
+
+
+def test_replaying_through_teachers(monkeypatch):
+    from pocketclip.augment import Augmentation
+    from pocketclip.images import open_image
+    from pocketclip.reinforce import teachers
+
+    monkeypatch.setattr(teachers, "load_teacher", fake_teacher)
+    index = Index(teachers=TEACHERS, augmentation=CONFIG)
+    function = audit_verb.replay_through(["one", "two"], index, device="cpu", offline=True)
+    samples = [sample(1), sample(2)]
+    rows = function(samples, [0, 1])
+    assert rows.shape == (2, 12)
+    augmentation = Augmentation.from_config(CONFIG)
+    params = augmentation.unpack(samples[1].param_aug[1])
+    image = augmentation.apply(open_image(samples[1].image), params) + 1
+    assert rows[1, :8].tolist() == image.ravel()[:8].tolist()
+    for specs, reason in ((["one"], "made by 2 teachers"), (["two", "one"], "of the space b")):
+        message = failure(audit_verb.replay_through, specs, index, device="cpu", offline=True)
+        assert reason in message
+    message = failure(audit_verb.replay_through, ["one"], Index(), device="cpu", offline=True)
+    assert "nothing can be replayed" in message
+
+
+def test_repair(tmp_path):
+    one = sample(1)
+    one.image = b"no image"
+    place = folder(tmp_path / "set", [[sample(0), one]])
+    done = run("audit", place, "--repair", tmp_path / "clean")
+    assert done.returncode == 1
+    assert "1 samples kept, 1 dropped" in done.stdout
+    assert run("audit", tmp_path / "clean").returncode == 0
