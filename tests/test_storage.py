@@ -164,6 +164,7 @@ def test_an_existing_file_is_no_pattern(tmp_path: Path) -> None:
         {"shards": ["0.tar", "x/1.tar"], "version": 1},
         {"files": [{"path": "0.tar"}, {"name": "x/1.tar"}]},
         {"shardlist": [{"url": "0.tar", "nsamples": 3}, {"url": "x/1.tar", "nsamples": 3}]},
+        {"lengths": {"0.tar": 3, "x/1.tar": 3}, "config": {"workers": 4}},
         {"urls": ["0.tar", "x/{1..1}.tar"]},
     ],
 )

@@ -315,7 +315,10 @@ def _list_of_paths(path: str) -> list[str]:
         raise StorageError(f"{path}: not JSON ({error}); a .json source lists shards") from error
     if isinstance(listing, dict):
         keys = ("shards", "shardlist", "files", "urls", "paths")
-        listing = next((listing[key] for key in keys if isinstance(listing.get(key), list)), None)
+        lengths = listing.get("lengths")  # the reference generator's: samples by path
+        found = [listing[key] for key in keys if isinstance(listing.get(key), list)]
+        found += [list(lengths)] if isinstance(lengths, dict) else []
+        listing = found[0] if found else None
     names = [_named(entry) for entry in listing] if isinstance(listing, list) else []
     if not names or not all(names):
         raise StorageError(

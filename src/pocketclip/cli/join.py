@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocketclip.cli.pairs import CAPTION_HELP, IMAGE_HELP, QUOTES_HELP, UID_HELP, WHERE_HELP
+from pocketclip.cli.pairs import options as pair_options
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
@@ -33,20 +35,13 @@ def join(
         bool,
         typer.Option("--fetch", help="Without PAIRS: fetch the images by the set's own URLs."),
     ] = False,
-    image_column: Annotated[
-        str | None, typer.Option(help="The table's column of paths, bytes or URLs.")
-    ] = None,
-    caption_column: Annotated[
-        list[str] | None, typer.Option(help="The table's column of captions; may be repeated.")
-    ] = None,
-    uid_column: Annotated[
-        str | None,
-        typer.Option(help="The table's column of uids; default: the row's number, eight digits."),
-    ] = None,
+    image_column: Annotated[str | None, typer.Option(help=IMAGE_HELP)] = None,
+    caption_column: Annotated[list[str] | None, typer.Option(help=CAPTION_HELP)] = None,
+    uid_column: Annotated[str | None, typer.Option(help=UID_HELP)] = None,
     where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Only these rows; may be repeated."),
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help=WHERE_HELP)
     ] = None,
+    quotes: Annotated[bool, typer.Option("--quotes/--no-quotes", help=QUOTES_HELP)] = True,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -73,20 +68,15 @@ def join(
     if (pairs is None) != fetch:
         raise PocketclipError("give either PAIRS, or --fetch to bring the images by their URLs")
     from contextlib import ExitStack
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from pocketclip import shards
     from pocketclip.cli.inputs import Advance, print_json, progress
     from pocketclip.fetch import FetchOptions
-    from pocketclip.pairs import PairOptions
 
     fetching = FetchOptions(concurrency=concurrency, timeout=timeout)
-    options = PairOptions(
-        image_column=image_column,
-        caption_columns=tuple(caption_column or ()),
-        uid_column=uid_column,
-        where=_conditions(where or []),
-        shard_size=shard_size,
+    options = replace(
+        pair_options(image_column, caption_column, uid_column, where, shard_size, quotes),
         fetch=fetching,
     )
     with ExitStack() as stack:
@@ -107,16 +97,6 @@ def join(
         _show(report)
     if not report.complete:
         raise typer.Exit(1)
-
-
-def _conditions(where: list[str]) -> dict[str, str]:
-    out = {}
-    for text in where:
-        column, equals, value = text.partition("=")
-        if not equals or not column:
-            raise PocketclipError(f"--where {text}: write it as COLUMN=VALUE, like split=train")
-        out[column] = value
-    return out
 
 
 def _show(report: JoinReport) -> None:

@@ -32,7 +32,7 @@ Method = Literal["nucleus", "top_k", "greedy", "beam"]
 # Below this share of live rows, those that have ended are taken out of the batch; copying the
 # keys and values at every ending would cost more than it saves.
 _CROWDED = 0.8
-_ROWS = 64  # drawn for at a time: the weights of a row take some megabytes
+_ROWS = 16  # drawn for at a time, so that their weights stay in the cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,7 @@ class _State:
         """Read the last ids; return what follows, float32 (R, V)."""
         x = self.model.text.step(self.ids[:, -1], self._text)
         logits = self.model.decoder.step(x, self._decoder, self._seen).float()
-        if logits.isnan().any():
+        if logits.sum().isnan():
             raise PocketclipError(
                 f"the captioner's output in {x.dtype} is not a number: its weights are damaged, or "
                 "the precision does not do (take float32 or bfloat16)"
@@ -171,7 +171,7 @@ class _State:
             penalty = self.settings.repetition_penalty
             old = logits.gather(1, self.ids)
             logits.scatter_(1, self.ids, torch.where(old < 0, old * penalty, old / penalty))
-        return logits / self.settings.temperature
+        return logits if self.settings.temperature == 1.0 else logits / self.settings.temperature
 
     def forbid(self, scores: Tensor) -> Tensor:
         """Set what cannot follow to minus infinity, in place."""

@@ -36,25 +36,27 @@ def choose(
     """
     if logits.device.type == "mps":  # has no float64
         return choose(logits.cpu(), draws.cpu(), top_p=top_p, top_k=top_k).to(logits.device)
-    weights = logits.double()
+    # Sums are in float64; for the weights themselves float32 is exact enough and twice as fast.
+    weights = logits.float()
     weights = (weights - weights.amax(-1, keepdim=True)).exp()
     if top_k is not None:
         best = weights.topk(min(top_k, weights.shape[1]), dim=-1).values
-        weights = _only(weights, best[:, -1:], best.new_tensor(best.shape[1]))
+        weights = _only(weights, best[:, -1:], best.shape[1])
     elif top_p < 1:
-        ordered = _descending(weights)
-        total = ordered.cumsum(-1)
-        count = (total < top_p * total[:, -1:]).sum(-1, keepdim=True) + 1
-        count = count.clamp(max=weights.shape[1])
-        weights = _only(weights, ordered.gather(1, count - 1), count)
-    total = weights.cumsum(-1)
+        # Leave out as many of the lowest as have no more than 1 - top_p together.
+        rising = _sorted(weights)
+        total = rising.cumsum(-1, dtype=torch.float64)
+        out = torch.searchsorted(total, (1 - top_p) * total[:, -1:], right=True)
+        out = out.clamp(max=weights.shape[1] - 1)
+        weights = _only(weights, rising.gather(1, out), weights.shape[1] - out)
+    total = weights.cumsum(-1, dtype=torch.float64)
     end = total[:, -1:]
     # Rounding must not lead past the last id that has a weight.
     target = torch.minimum(draws.unsqueeze(1) * end, end.nextafter(torch.zeros_like(end)))
     return torch.searchsorted(total, target, right=True).squeeze(1)
 
 
-def _only(weights: Tensor, limit: Tensor, count: Tensor) -> Tensor:
+def _only(weights: Tensor, limit: Tensor, count: Tensor | int) -> Tensor:
     """Return the weights with all but the `count` highest set to 0, the lowest of which is `limit`.
 
     Among equal ones, the lowest ids stay.
@@ -66,8 +68,8 @@ def _only(weights: Tensor, limit: Tensor, count: Tensor) -> Tensor:
     return weights * kept
 
 
-def _descending(weights: Tensor) -> Tensor:
+def _sorted(weights: Tensor) -> Tensor:
     if weights.device.type != "cpu":
-        return weights.sort(-1, descending=True).values
+        return weights.sort(-1).values
     # numpy sorts plain values several times faster than torch, which sorts places along.
-    return torch.from_numpy(np.sort(-weights.numpy(), axis=-1)).neg_()
+    return torch.from_numpy(np.sort(weights.numpy(), axis=-1))

@@ -62,10 +62,11 @@ class TransformersWriter:
         """Return a logits processor that draws each row's token from that row's stream."""
         import torch
 
-        from pocketclip.nn.generate import Settings, choose, uniforms
+        from pocketclip.nn.sampling import choose, uniforms
 
         sampling = self.sampling
-        settings = Settings(method=sampling.method, top_p=sampling.top_p, top_k=sampling.top_k)
+        nucleus = sampling.method == "nucleus"
+        cut: dict[str, Any] = {"top_p": sampling.top_p} if nucleus else {"top_k": sampling.top_k}
         streams = torch.from_numpy(uniforms(seeds, sampling.max_length))
 
         base: Any = self.transformers.LogitsProcessor
@@ -76,7 +77,7 @@ class TransformersWriter:
             def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
                 draws = streams[:, self.step].to(scores.device)
                 self.step += 1
-                tokens = choose(scores.float() / sampling.temperature, draws, settings)
+                tokens = choose(scores.float() / sampling.temperature, draws, **cut)
                 return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
         return Draw()
