@@ -28,6 +28,10 @@ def sheet(
         AugmentationError: stored parameters do not fit the augmentation.
         ImageError: an image cannot be decoded.
     """
+    views = (
+        min(views, max(len(sample.param_aug or []) for sample in samples)) if augmentation else 0
+    )
+    views = max(views, 3)  # room for captions
     rows = [_row(sample, augmentation, views) for sample in samples]
     width = max(row.width for row in rows)
     page = Image.new("RGB", (width, sum(row.height for row in rows)), _PAPER)
