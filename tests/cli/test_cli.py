@@ -61,7 +61,7 @@ def test_each_verb_has_examples(verb):
 def test_models():
     done = run("models", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
-    assert len(rows) == 21
+    assert len(rows) == 22
     assert [n for n, row in rows.items() if row["captioner"]] == [
         "coca-vit-b32", "coca-vit-l14", "coca-tiny"
     ]  # fmt: skip
