@@ -8,7 +8,7 @@ python3 -m venv "$folder/env"
 "$folder/env/bin/pip" install -q -c constraints.txt .
 run=$PWD
 cd "$folder" # so that the installed package is imported, not the sources
-env/bin/python - "$run/examples/photos/chelsea.jpg" <<'PY'
+env/bin/python - "$run/examples/photos/chelsea.jpg" "$run/tests/golden/shards" <<'PY'
 import importlib.util
 import sys
 
@@ -25,6 +25,14 @@ ids = Tokenizer()(["a photo of a cat"])
 assert ids.shape == (1, 77) and ids[0, 0] == 49406, ids
 pixels = Preprocess(zoo.entry("mobileclip2-s0").config.preprocess)(sys.argv[1])
 assert pixels.shape == (3, 256, 256) and pixels.dtype == np.float32
+sample = next(iter(pocketclip.shards.read(sys.argv[2] + "/v2_float32.tar")))
+assert sample.embeddings["image_emb"].shape[0] == len(sample.param_aug) == 4
+config = {"random_resized_crop": {"size": 224, "interpolation": "bicubic"}, "rand_augment": {}}
+augmentation = pocketclip.augment.Augmentation.from_config(config)
+view = augmentation.apply(
+    pocketclip.images.open_image(sample.image), augmentation.unpack(sample.param_aug[0])
+)
+assert view.shape == (224, 224, 3), view.shape
 for need in (lambda: pocketclip.create_model("tiny"), lambda: pocketclip.load("tiny")):
     try:
         need()
@@ -40,4 +48,10 @@ code=0
 env/bin/pocketclip classify "$run/examples/photos/chelsea.jpg" --labels "a,b" --model tiny \
     >out.txt 2>err.txt || code=$?
 [ "$code" = 2 ] && [ ! -s out.txt ] && grep -q "pip install 'pocketclip\[train\]'" err.txt
+code=0
+env/bin/pocketclip reinforce "$run/examples/photos/pairs.csv" --out dr --teacher tiny \
+    >out.txt 2>err.txt || code=$?
+[ "$code" = 2 ] && grep -q "pip install 'pocketclip\[reinforce\]'" err.txt && [ ! -e dr ]
+mkdir set && cp "$run/tests/golden/shards/v2_float32.tar" set/
+env/bin/pocketclip audit set --json >audit.json
 echo "base install: imports and answers without torch"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,8 @@ def test_the_rule_would_notice():
 def test_every_layer_exists():
     names = {name for name, _ in _modules()}
     assert set(LAYERS) <= names
+
+
+def test_rooms_open_from_the_front_door():
+    code = "import pocketclip\nfor name in pocketclip._ROOMS:\n    getattr(pocketclip, name)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

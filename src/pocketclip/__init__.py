@@ -31,7 +31,10 @@ _HOMES = {
     "reparameterize_model": "pocketclip.compat",
 }
 _ROOMS = frozenset(
-    {"checkpoint", "compat", "errors", "infer", "nn", "preprocess", "tokenizer", "zoo"}
+    {
+        *("augment", "checkpoint", "compat", "errors", "fetch", "images", "infer", "nn", "pairs"),
+        *("preprocess", "reinforce", "shards", "storage", "tokenizer", "types", "zoo"),
+    }
 )
 
 __all__ = [

@@ -84,7 +84,7 @@ def reinforce(
         typer.Option(help="Stop when more pairs are bad: a number, or a share such as 5%."),
     ] = "50%",
     batch_size: Annotated[
-        int | None, typer.Option(help="Pairs handed to the models at a time.  [default: 32]")
+        int | None, typer.Option(help="Pairs handed to the models at a time.  [default: 16]")
     ] = None,
     precision: Annotated[
         str | None,

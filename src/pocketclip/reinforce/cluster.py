@@ -62,7 +62,7 @@ class _Worker:
         self.engine: job.Engine | None = None
         try:
             self.engine = job.Engine(recipe)
-            self.pool = Workers(self.engine.plan, workers, ahead=2 * recipe.batch_size)
+            self.pool = Workers(workers, ahead=2 * recipe.batch_size)
         except (PocketclipError, OSError) as error:
             self.error = error
 

@@ -216,7 +216,7 @@ def run_shard(
     cut = 0
     try:
         with engine.writer(_target(shard.name, engine.recipe.format, out)) as sink:
-            for chunk in _chunks(workers.map(shard), engine.recipe.batch_size):
+            for chunk in _chunks(workers.map(shard, engine.plan), engine.recipe.batch_size):
                 good, failed = _sorted(chunk, seen)
                 samples = engine.reinforce(good) if good else []
                 for sample in samples:
@@ -457,23 +457,22 @@ def run(
     Raises:
         PocketclipError: bad input; finished shards are kept.
     """
-    engine = Engine(recipe)
-    begin(out, engine.facts)
-    done, todo = pending(shards, engine.facts, out)
-    before = sum(report.samples + report.bad for report in done.values())
-    on_start(len(shards), len(done), before)
-    skipped = len(done)
-    limit = limit or Limit()
-    for report in done.values():
-        limit.add(report.samples + report.bad, report.bad)
+    with Workers(workers, ahead=2 * recipe.batch_size) as pool:
+        engine = Engine(recipe)
+        begin(out, engine.facts)
+        done, todo = pending(shards, engine.facts, out)
+        before = sum(report.samples + report.bad for report in done.values())
+        on_start(len(shards), len(done), before)
+        skipped = len(done)
+        limit = limit or Limit()
+        for report in done.values():
+            limit.add(report.samples + report.bad, report.bad)
 
-    def count(pairs: int, bad: int) -> None:
-        on_pairs(pairs, bad)
-        limit.add(pairs, bad)
+        def count(pairs: int, bad: int) -> None:
+            on_pairs(pairs, bad)
+            limit.add(pairs, bad)
 
-    if todo:
-        with Workers(engine.plan, workers, ahead=2 * recipe.batch_size) as pool:
-            for shard in todo:
-                done[shard.name] = run_shard(shard, engine, pool, out, count)
+        for shard in todo:
+            done[shard.name] = run_shard(shard, engine, pool, out, count)
     reports = [done[shard.name] for shard in shards]
     return Summary(index=finish(out, engine.facts, reports), reports=reports, skipped=skipped)

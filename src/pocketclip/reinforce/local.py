@@ -19,17 +19,16 @@ from pocketclip.reinforce.prepare import Plan, Prepared, prepare
 from pocketclip.types import Bad, Pair
 
 _T = TypeVar("_T")
-_plan: Plan | None = None
 
 
 class Workers:
     """A pool of processes that prepare images ahead of the model, in order.
 
-    With `count` 0 everything happens in this process, when it is asked for.
+    They start at once, so that they are ready when the models are loaded. With `count` 0
+    everything happens in this process, when it is asked for.
     """
 
-    def __init__(self, plan: Plan, count: int | None = None, *, ahead: int = 64) -> None:
-        self.plan = plan
+    def __init__(self, count: int | None = None, *, ahead: int = 32) -> None:
         self.ahead = ahead
         """How many images may be waiting for the model."""
         count = (os.cpu_count() or 1) if count is None else count
@@ -37,9 +36,8 @@ class Workers:
         if count:
             # Not by fork: the model's threads do not survive it.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(
-                count, mp_context=context, initializer=_start, initargs=(plan,)
-            )
+            self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start)
+            self._pool.submit(_nothing)
 
     def __enter__(self) -> Workers:
         return self
@@ -53,7 +51,9 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def map(self, pairs: Iterable[Pair | Bad]) -> Iterator[tuple[Pair | Bad, Prepared | Bad]]:
+    def map(
+        self, pairs: Iterable[Pair | Bad], plan: Plan
+    ) -> Iterator[tuple[Pair | Bad, Prepared | Bad]]:
         """Yield each pair with what was made of it, in the order of `pairs`.
 
         Raises:
@@ -61,13 +61,13 @@ class Workers:
         """
         if self._pool is None:
             for pair in pairs:
-                yield pair, _one(pair, self.plan)
+                yield pair, _one(pair, plan)
             return
         waiting: deque[tuple[Pair | Bad, Future[Prepared | Bad] | Bad]] = deque()
         source = _in_a_thread(pairs, self.ahead)
         try:
             for pair in source:
-                waiting.append((pair, self._submit(pair)))
+                waiting.append((pair, self._submit(pair, plan)))
                 # Hand over what is due; the rest is prepared while the model computes.
                 while len(waiting) > self.ahead:
                     yield _result(*waiting.popleft())
@@ -83,13 +83,13 @@ class Workers:
                 if isinstance(future, Future):
                     future.cancel()
 
-    def _submit(self, pair: Pair | Bad) -> Future[Prepared | Bad] | Bad:
+    def _submit(self, pair: Pair | Bad, plan: Plan) -> Future[Prepared | Bad] | Bad:
         if isinstance(pair, Bad):
             return pair
         if pair.image is None:
             return Bad(uid=pair.uid, reason="no image")
         assert self._pool is not None
-        return self._pool.submit(_work, pair.uid, pair.image)
+        return self._pool.submit(prepare, pair.uid, pair.image, plan)
 
 
 def _result(
@@ -106,9 +106,11 @@ def _one(pair: Pair | Bad, plan: Plan) -> Prepared | Bad:
     return prepare(pair.uid, pair.image, plan)
 
 
-def _start(plan: Plan) -> None:
-    global _plan
-    _plan = plan
+def _nothing() -> None:
+    pass
+
+
+def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -119,11 +121,6 @@ def _start(plan: Plan) -> None:
 def _end_with(wait: Callable[[], None]) -> None:
     wait()
     os._exit(1)
-
-
-def _work(uid: str, image: bytes) -> Prepared | Bad:
-    assert _plan is not None
-    return prepare(uid, image, _plan)
 
 
 _END = object()

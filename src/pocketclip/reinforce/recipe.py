@@ -50,7 +50,7 @@ class Recipe(BaseModel):
     """Store the images too; without them the set is as small as the published ones."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Pairs handed to the models at a time; they divide their work further themselves."""
     offline: bool = False
 
