@@ -299,7 +299,15 @@ def test_probabilities_of_nought_and_one() -> None:
             assert (params.erase is not None) is expected
 
 
-@pytest.mark.parametrize("size", [(0, 4), (4,), (4.0, 4), (4, 4, 3)])
+def test_draw_takes_the_sizes_of_numpy() -> None:
+    augmentation = Augmentation.from_config(EVERYTHING)
+    plain = augmentation.pack(augmentation.draw(rng_for(0, "a", 0), (451, 300)))
+    for size in ([451, 300], np.array([451, 300], np.int16), (np.int64(451), np.uint16(300))):
+        drawn = augmentation.draw(rng_for(0, "a", 0), size)
+        assert json.dumps(augmentation.pack(drawn)) == json.dumps(plain)
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4,), (4.0, 4), (4, 4, 3), 4, "44", (True, 4)])
 def test_draw_refuses_what_is_no_size(size: Any) -> None:
     with pytest.raises(AugmentationError, match="width, height"):
         Augmentation.from_config(CROP).draw(rng_for(0, "a", 0), size)
@@ -370,6 +378,16 @@ def test_a_crop_of_another_image_is_refused() -> None:
         augmentation.apply(_picture(60, 40, 0), augmentation.unpack([[10, 0, 31, 60]]))
     with pytest.raises(AugmentationError, match="have no crop"):
         augmentation.apply(_picture(60, 40, 0), Params())
+
+
+def test_the_packed_form_is_applied_too() -> None:
+    augmentation, image = Augmentation.from_config(EVERYTHING), _picture(60, 40, 0)
+    params = augmentation.draw(rng_for(0, "a", 0), image.size)
+    packed = augmentation.pack(params)
+    for form in (packed, tuple(packed), json.dumps(packed), json.dumps(packed).encode()):
+        assert np.array_equal(augmentation.apply(image, form), augmentation.apply(image, params))
+    with pytest.raises(AugmentationError, match="is not JSON"):
+        augmentation.apply(image, "crop")
 
 
 @given(
@@ -451,6 +469,8 @@ def test_output_size(config: dict[str, Any], expected: tuple[int, int] | None) -
         ({"rand_augment": {"magnitude": 31}}, "magnitude must be below num_magnitude_bins"),
         ({"rand_augment": {"interpolation": "bicubic"}}, "nearest, nothing else"),
         ({"rand_augment": {"fill": 128}}, "None or 0, nothing else can be replayed; found 128"),
+        ({"rand_augment": {"fill": [0, 0, 9]}}, "None or 0, nothing else can be replayed"),
+        ({"rand_augment": {"fill": []}}, "None or 0, nothing else can be replayed"),
         ({"rand_augment": {"p": 2}}, "rand_augment.p must be a number from 0 to 1; found 2"),
         ({"rand_augment": {"num_ops": 1.5}}, "num_ops must be a whole number from 1"),
         ({"random_resized_crop": {}}, "random_resized_crop lacks size"),
@@ -459,10 +479,19 @@ def test_output_size(config: dict[str, Any], expected: tuple[int, int] | None) -
         ({"random_resized_crop": {"size": 8, "scale": [1, 0.5]}}, "two rising numbers"),
         ({"random_resized_crop": {"size": 8, "ratio": "wide"}}, "two rising numbers"),
         ({"random_resized_crop": {"size": 8, "interpolation": "cubic"}}, "one of nearest"),
-        ({"random_erase": {"value": "random"}}, "random_erase.value must be 0"),
+        ({"random_resized_crop": {"size": 224.5}}, "size must be a whole number of pixels"),
+        ({"random_resized_crop": {"size": float("inf")}}, "size must be a whole number of pixels"),
+        ({"random_resized_crop": {"size": True}}, "size must be a whole number of pixels"),
+        ({"random_resized_crop": {"size": 8, "antialias": "no"}}, "antialias must be true, false"),
+        ({"random_erase": {"value": 255}}, "random_erase.value must be random or 0"),
         ({"range_augment": {"noise": [0, float("nan")]}}, "range_augment.noise must be two"),
         ({"normalize": {"mean": [0, 0]}}, "normalize.mean must be three numbers"),
+        ({"range_augment": {"noise_std": [0.2, 0.1]}}, "range_augment.noise_std must be two"),
+        ({"range_augment": {"noise_std": [0, 1], "noise": [0, 1]}}, "give one of them"),
         ({"mixup": {"alpha": 0.1}}, "mixup cannot be replayed"),
+        ({"random_resized_crop": None}, "random_resized_crop must be a dict"),
+        ("{", "configuration is not valid JSON"),
+        ("[]", "is a dict, not list"),
     ],
 )
 def test_bad_configurations(config: Any, message: str) -> None:
@@ -470,6 +499,36 @@ def test_bad_configurations(config: Any, message: str) -> None:
         Augmentation.from_config(config)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "plain"),
+    [
+        (CROP | {"to_rgb": True, "to_tensor": None}, CROP | {"to_rgb": {}, "to_tensor": {}}),
+        (CROP | {"to_rgb": False}, CROP),
+        ({"random_resized_crop": {"size": 32.0}}, CROP),
+        ({"random_resized_crop": {"size": [32, 32.0]}}, CROP),
+        ({"rand_augment": {"fill": [0, 0, 0], "num_ops": 2.0}}, {"rand_augment": {}}),
+        ({"rand_augment": {"fill": None}}, {"rand_augment": {"fill": 0}}),
+        ({"random_erase": {"value": "random"}}, {"random_erase": {}}),
+        ({"random_erase": {"value": [0.0, 0, 0]}}, {"random_erase": {"value": 0}}),
+        ({"range_augment": {"noise_std": [0, 0.1]}}, {"range_augment": {"noise": [0, 0.1]}}),
+        (json.dumps({"reinforce": {"image_augmentation": PUBLISHED}}), PUBLISHED),
+        *[({"resize": {"size": 9, "antialias": way}}, {"resize": {"size": 9}})
+          for way in (None, "warn", True, False)],
+        *[({"random_resized_crop": {"size": 32, "antialias": way}}, CROP)
+          for way in (None, "warn", True, False)],
+    ],
+)  # fmt: skip
+def test_other_forms_of_the_same_configuration(config: Any, plain: dict[str, Any]) -> None:
+    augmentation = Augmentation.from_config(config)
+    assert augmentation == Augmentation.from_config(plain)
+    assert json.dumps(augmentation.config) == json.dumps(Augmentation.from_config(plain).config)
+
+
+def test_erasing_with_a_random_value_is_black() -> None:
+    augmentation = Augmentation.from_config({"random_erase": {"value": "random"}})
+    assert not augmentation.apply(_picture(8, 8, 0), [[0, 0, 8, 8]]).any()
 
 
 def test_what_is_disabled_is_not_there() -> None:
@@ -497,6 +556,56 @@ def test_published_lists_are_read() -> None:
     assert erasing.unpack([[0, 0, 900, 900]]).erase == (0, 0, 900, 900)
 
 
+def test_numbers_of_other_kinds_are_read_and_become_plain() -> None:
+    names = ("range_augment", "random_horizontal_flip", "rand_augment", "random_erase")
+    augmentation = Augmentation.from_config({**CROP, **{name: {} for name in names}})
+    plain = [[1, 2, 3, 4], [1.0, 0.5, 0.25, 7], True, [[0, 0.0], [12, 0.5]], [0, 0, 3, 3]]
+    others: list[list[Any]] = [
+        [[1.0, 2.0, 3.0, 4.0], [1, 0.5, 0.25, 7.0], 1, [[0.0, 0], [12.0, 0.5]], [0.0, 0, 3, 3]],
+        [
+            np.array([1, 2, 3, 4]),
+            np.array([1, 0.5, 0.25, 7], np.float32),
+            np.int64(1),
+            np.array([[0, 0], [12, 0.5]]),
+            tuple(np.array([0, 0, 3, 3], np.uint8)),
+        ],
+        [[np.int64(i) for i in (1, 2, 3, 4)], plain[1], np.True_, plain[3], plain[4]],
+        [plain[0], plain[1], 1.0, [[np.int8(0), np.float32(0)], [np.float64(12), 0.5]], plain[4]],
+    ]
+    for other in others:
+        params = augmentation.unpack(other)
+        assert params == augmentation.unpack(plain)
+        assert json.dumps(augmentation.pack(params)) == json.dumps(plain)
+    assert not augmentation.unpack([*plain[:2], 0, *plain[3:]]).flip
+    loose = Params(crop=(np.int64(1), 2, 3, 4.0), tone=(1, 0.5, 0.25, 7), flip=np.True_)  # type: ignore[arg-type]
+    assert json.dumps(augmentation.pack(loose)) == json.dumps([*plain[:3], None, None])
+
+
+@pytest.mark.parametrize("resize", [{}, {"resize": {"size": 40}}, {"resize": {"size": [40, 50]}}])
+def test_a_list_may_end_before_what_was_not_applied(resize: dict[str, Any]) -> None:
+    names = ("random_horizontal_flip", "rand_augment", "random_erase")
+    augmentation = Augmentation.from_config({**resize, **CROP, **{name: {} for name in names}})
+    sizes = [settings["size"] for settings in resize.values()]
+    packed = [[0, 0, 5, 5], True, [[1, 0.1], [12, 0.0]], [0, 0, 3, 3]]
+    for count in (1, 2, 3, 4):
+        filled = [*packed[:count], False, None, None][: max(count, 2)]
+        filled += [None] * (4 - len(filled))
+        expected = Params(
+            crop=(0, 0, 5, 5),
+            flip=count > 1,
+            ops=((1, 0.1), (12, 0.0)) if count > 2 else None,
+            erase=(0, 0, 3, 3) if count > 3 else None,
+        )
+        for form in (packed[:count], [*sizes, *packed[:count]], filled):
+            assert augmentation.unpack(form) == expected
+    for form in ([*sizes], [*sizes, *packed, None]):
+        with pytest.raises(AugmentationError, match="must have 4 entries"):
+            augmentation.unpack(form)
+    toned = Augmentation.from_config({**CROP, "range_augment": {}, "random_erase": {}})
+    with pytest.raises(AugmentationError, match="must have 3 entries"):
+        toned.unpack([[0, 0, 5, 5]])
+
+
 _GOOD = [[0, 0, 5, 5], [1.0, 1.0, 0.1, 7], True, [[1, 0.1], [12, 0.0]], [0, 0, 3, 3]]
 
 
@@ -510,15 +619,27 @@ _GOOD = [[0, 0, 5, 5], [1.0, 1.0, 0.1, 7], True, [[1, 0.1], [12, 0.0]], [0, 0, 3
         (0, [0.5, 0, 5, 5], "in whole pixels; found [0.5, 0, 5, 5]"),
         (0, [True, 0, 5, 5], "in whole pixels"),
         (0, [0, 0, 5, 1 << 40], "in whole pixels"),
+        (0, [0, 0, 5, float("nan")], "in whole pixels"),
+        (0, [0, 0, 5, float("inf")], "in whole pixels"),
+        (0, np.array([0, 0, 5, np.nan]), "in whole pixels; found [0.0, 0.0, 5.0, nan]"),
+        (0, np.array([1, 1, 1, 1], bool), "in whole pixels"),
+        (0, ["0", 0, 5, 5], "in whole pixels"),
         (1, [1, 1, 0.1], "range_augment: expected [brightness"),
         (1, [1, 1, -0.1, 3], "range_augment: expected [brightness"),
         (1, [1, 1, 0.1, 3.5], "range_augment: expected [brightness"),
+        (1, [1, 1, 0.1, float("inf")], "range_augment: expected [brightness"),
+        (1, [1, 1, 0.1, True], "range_augment: expected [brightness"),
         (1, [1, 1, "a", 3], "range_augment: expected numbers"),
-        (2, None, "random_horizontal_flip: expected true or false; found None"),
-        (2, 1, "random_horizontal_flip: expected true or false"),
+        (1, np.array([1, 1, np.nan, 3]), "range_augment: expected numbers"),
+        (2, 2, "random_horizontal_flip: expected true or false; found 2"),
+        (2, 0.5, "random_horizontal_flip: expected true or false"),
+        (2, float("nan"), "random_horizontal_flip: expected true or false"),
+        (2, [True], "random_horizontal_flip: expected true or false"),
         (3, [[1, 0.1]], "rand_augment: expected 2 operations"),
         (3, [[1, 0.1], [14, 0.0]], "operations go from 0 to 13"),
         (3, [[1, 0.1], [10, 9.0]], "Posterize keeps 1 to 8 bits"),
+        (3, [[1.5, 0.1], [2, 0.0]], "expected [operation, magnitude] pairs"),
+        (3, [[True, 0.1], [2, 0.0]], "expected [operation, magnitude] pairs"),
         (3, [[1, 0.1], ["ShearX", 0.0]], "expected [operation, magnitude] pairs"),
         (3, [[1, 0.1], [2, float("inf")]], "expected numbers"),
         (3, [[1, 0.1], [2, float("nan")]], "expected numbers"),
@@ -547,6 +668,8 @@ def test_bad_entries(entry: int, value: Any, message: str) -> None:
         ("[" * 100_000, "is not JSON"),
         ("null", "must be a list"),
         ([], "must have 2 entries (random_resized_crop, rand_augment), not 0"),
+        ("[" * 900 + "]" * 900, "in whole pixels; found [[["),
+        ([[0, 0, 5, 5], None, None], "must have 2 entries"),
         ([[0, 0, 5, 5], True, None, None], "must have 2 entries"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pocketclip import checkpoint, naming, zoo
+from pocketclip import checkpoint, naming, weights, zoo
 from pocketclip.errors import CheckpointError, HubError, UnknownModelError
 from pocketclip.nn.clip import random_model
 from pocketclip.nn.inference import rearranged
@@ -133,13 +133,23 @@ def test_b_in_open_clip_naming_is_computed_as_open_clip_does(tmp_path):
     assert naming.adapt(padded.config, state.keys(), "apple").image.stem_padding == 1
 
 
-def test_training_wrappers_are_taken_off(tmp_path):
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.model.", "model."]
+)
+def test_training_wrappers_are_taken_off(tmp_path, prefix):
     model = random_model("tiny", seed=0)
     state = naming.to_foreign(model, "openclip")
-    wrapped = {f"module.{name}": value for name, value in state.items()}
+    wrapped = {f"{prefix}{name}": value for name, value in state.items()}
     torch.save({"epoch": 3, "name": "run", "state_dict": wrapped}, tmp_path / "epoch_3.pt")
     loaded = checkpoint.load(tmp_path / "epoch_3.pt", model="tiny")
     assert torch.equal(loaded.image.stem[0].conv.conv.weight, model.image.stem[0].conv.conv.weight)
+
+
+@pytest.mark.parametrize("names", [["model.a", "b"], ["model.a", "module.b"], ["my_model.a"]])
+def test_a_prefix_of_some_names_only_stays(tmp_path, names):
+    state = {f"module.{name}": torch.zeros(1) for name in names}
+    torch.save(state, tmp_path / "x.pt")
+    assert list(weights.read_tensors(tmp_path / "x.pt")[0]) == names
 
 
 def test_plain_clip_with_and_without_the_text_prefix():

@@ -13,11 +13,13 @@ which is also the order of application:
     resize                   its size, as configured; a list without this entry is read too
     random_resized_crop      [top, left, height, width] in pixels of the source
     range_augment            [brightness, contrast, noise_std, noise_seed]
-    random_horizontal_flip   true or false
+    random_horizontal_flip   true or false (1 or 0, null for false)
     rand_augment             [[operation, magnitude], ...], or null where it was skipped
     random_erase             [top, left, height, width] of the result, or null (or a top of -1)
 
-`center_crop`, applied after resize, has no entry: there is nothing to remember.
+`center_crop`, applied after resize, has no entry: there is nothing to remember. A list may end
+early: flip, operations and erasure that it does not reach are not applied. Whole numbers may be
+numpy's, or floats such as 7.0.
 
 Shapes: H W height and width of the result, in pixels. Sizes are (width, height), as Pillow's.
 """
@@ -27,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,7 +51,15 @@ from pocketclip.augment_config import (
     parse,
     to_config,
 )
-from pocketclip.augment_params import ENTRIES, Box, MalformedError, Params, plain
+from pocketclip.augment_params import (
+    ENTRIES,
+    OPTIONAL,
+    Box,
+    MalformedError,
+    Params,
+    bare,
+    plain,
+)
 from pocketclip.errors import AugmentationError
 from pocketclip.images import MAX_PIXELS, open_image
 
@@ -87,12 +98,13 @@ class Augmentation:
         return next((t for t in self._transforms.values() if isinstance(t, kind)), None)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Augmentation:
+    def from_config(cls, config: dict[str, Any] | str) -> Augmentation:
         """Return the augmentation of a configuration in the published form.
 
         Args:
             config: settings by the name of the transform (`{"enable": false}` turns one off), or
-                a whole reinforcement configuration with `reinforce.image_augmentation`.
+                a whole reinforcement configuration with `reinforce.image_augmentation`; or the
+                JSON text of either.
 
         Raises:
             AugmentationError: a transform or setting that does not exist, or makes no sense.
@@ -123,7 +135,9 @@ class Augmentation:
             return _width_height(self._resize.size)
         return None
 
-    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> Params:
+    def draw(
+        self, rng: np.random.Generator, size: Sequence[int] | NDArray[np.integer[Any]]
+    ) -> Params:
         """Draw one augmentation for an upright image of `size` (width, height).
 
         Of `rng` only `random()` is used, the part of a Generator least likely ever to change.
@@ -131,23 +145,23 @@ class Augmentation:
         Raises:
             AugmentationError: `size` is not two positive whole numbers.
         """
-        size = _checked(size)
+        sides = _checked(size)
         if self._resize is not None:
-            size = self._resize.target(size)
+            sides = self._resize.target(sides)
         if self._center_crop is not None:
-            size = _width_height(self._center_crop.size)
+            sides = _width_height(self._center_crop.size)
         crop = tone = ops = erase = None
         if self._crop is not None:
-            crop = _draw_crop(rng, self._crop, size)
-            size = _width_height(self._crop.size)
+            crop = _draw_crop(rng, self._crop, sides)
+            sides = _width_height(self._crop.size)
         if self._tone is not None:
             tone = _draw_tone(rng, self._tone)
         flip = self._flip is not None and bool(rng.random() < self._flip.p)
         augment = self._rand_augment
         if augment is not None and rng.random() < augment.p:
-            ops = tuple(_draw_op(rng, augment, size) for _ in range(augment.num_ops))
+            ops = tuple(_draw_op(rng, augment, sides) for _ in range(augment.num_ops))
         if self._erase is not None and rng.random() < self._erase.p:
-            erase = _draw_erasure(rng, self._erase, size)
+            erase = _draw_erasure(rng, self._erase, sides)
         return Params(crop=crop, tone=tone, flip=flip, ops=ops, erase=erase)
 
     def pack(self, params: Params) -> list[Any]:
@@ -156,9 +170,10 @@ class Augmentation:
         Raises:
             AugmentationError: `params` are not of this configuration.
         """
-        packed = [plain(getattr(params, field)) for _, field, _ in self._entries]
-        if self.unpack(packed) != params:
+        checked = self.unpack([getattr(params, field) for _, field, _ in self._entries])
+        if checked != params:
             raise AugmentationError(f"{params} does not belong to {self}")
+        packed = [plain(getattr(checked, field)) for _, field, _ in self._entries]
         if self._resize is not None:
             packed.insert(0, plain(self._resize.size))
         return packed
@@ -170,16 +185,19 @@ class Augmentation:
             AugmentationError: it is not of that form, or not of this configuration.
         """
         names = ", ".join(name for name, _, _ in self._entries)
-        if isinstance(packed, str):
+        if isinstance(packed, (str, bytes)):
             try:
                 packed = json.loads(packed)
             except (ValueError, RecursionError):
                 raise AugmentationError(f"augmentation is not JSON: {_short(packed)}") from None
-        if not isinstance(packed, (list, tuple)):
+        entries = bare(packed)
+        if not isinstance(entries, list):
             raise AugmentationError(f"augmentation must be a list ({names}), not {_short(packed)}")
-        entries = list(packed)
-        if self._resize is not None and len(entries) == len(self._entries) + 1:
+        if self._begins_with_resize(entries):
             del entries[0]  # the size, which the configuration says too
+        missing = self._entries[len(entries) :]
+        if all(name in OPTIONAL for name, _, _ in missing):
+            entries += [None] * len(missing)
         if len(entries) != len(self._entries):
             raise AugmentationError(
                 f"augmentation must have {len(self._entries)} entries ({names}), "
@@ -198,16 +216,28 @@ class Augmentation:
             )
         return params
 
-    def apply(self, image: Image.Image, params: Params) -> NDArray[np.uint8]:
+    def _begins_with_resize(self, entries: list[Any]) -> bool:
+        if self._resize is None:
+            return False
+        if len(entries) == len(self._entries) + 1:
+            return True
+        # In a list that ends early only the size itself tells; no other entry looks like one.
+        size = plain(self._resize.size)
+        return size != 1 and entries[:1] in ([size], [[size]])
+
+    def apply(self, image: Image.Image, params: Params | Sequence[Any] | str) -> NDArray[np.uint8]:
         """Return `image` augmented, before scaling and mean: uint8 (H, W, 3), writable.
 
         The image is made upright RGB first, as `open_image` does, so that parameters are of the
-        upright image. Equal arguments give equal bytes, in whatever process.
+        upright image. Equal arguments give equal bytes, in whatever process. `params` may be
+        in the packed form too.
 
         Raises:
-            AugmentationError: `params` are not of an image of this size.
+            AugmentationError: `params` are not of an image of this size, or cannot be unpacked.
             ImageError: the image cannot be decoded.
         """
+        if not isinstance(params, Params):
+            params = self.unpack(params)
         image = open_image(image)
         if self._resize is not None:
             image = _resized(image, self._resize)
@@ -321,13 +351,15 @@ def _width_height(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[1], size[0])
 
 
-def _checked(size: tuple[int, int]) -> tuple[int, int]:
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise AugmentationError(f"the size must be (width, height) in pixels, not {size!r}")
-    return size
+def _checked(size: Any) -> tuple[int, int]:
+    sides = bare(size)
+    known = isinstance(sides, list) and len(sides) == 2
+    if not known or not all(type(side) is int and side > 0 for side in sides):
+        raise AugmentationError(f"the size must be (width, height) in pixels, not {_short(size)}")
+    return sides[0], sides[1]
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else repr(bare(value))
     text = " ".join(text.split())
     return text if len(text) <= 120 else text[:117] + "..."

@@ -4,12 +4,14 @@
     # {"random_resized_crop": RandomResizedCrop(size=224, scale=(0.08, 1.0), ...)}
 
 Every setting is named as where it was published, has the published default, and is checked; a
-setting that nobody reads is an error. Sizes are a side in pixels, or (height, width).
+setting that nobody reads is an error. Sizes are a side in pixels, or (height, width). Settings
+that change no byte of the result are read in whatever form the published code takes them.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
@@ -17,6 +19,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from PIL import Image
 
+from pocketclip.augment_params import whole
 from pocketclip.errors import AugmentationError
 
 Size: TypeAlias = "int | tuple[int, int]"
@@ -33,14 +36,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _side(value: Any) -> int:
-    if not _is_int(value) or not 1 <= value <= _MAX_SIDE:
+    number = whole(value)
+    if number is None or not 1 <= number <= _MAX_SIDE:
         raise _InvalidError(f"a whole number of pixels from 1 to {_MAX_SIDE}")
-    return int(value)
+    return number
 
 
 def _size(value: Any) -> Size:
@@ -69,9 +69,10 @@ def _between(low: float, high: float) -> Callable[[Any], float]:
 
 def _whole(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
-        if not _is_int(value) or not low <= value <= high:
+        number = whole(value)
+        if number is None or not low <= number <= high:
             raise _InvalidError(f"a whole number from {low} to {high}")
-        return int(value)
+        return number
 
     return check
 
@@ -93,10 +94,16 @@ def _channels(value: Any) -> tuple[float, ...]:
     raise _InvalidError("three numbers")
 
 
-def _one_of(*allowed: Any) -> Callable[[Any], Any]:
+def _black_or(*allowed: Any) -> Callable[[Any], Any]:
+    """Return a check for black, as one number or one per channel, or one of `allowed`."""
+
     def check(value: Any) -> Any:
-        if not any(value is known or (_is_number(value) and value == known) for known in allowed):
-            raise _InvalidError(" or ".join(map(str, allowed)) + ", nothing else can be replayed")
+        channels = value if isinstance(value, (list, tuple)) and value else [value]
+        black = len(channels) in (1, 3) and all(_is_number(c) and c == 0 for c in channels)
+        if not black and value not in allowed:
+            raise _InvalidError(
+                " or ".join(map(str, (*allowed, 0))) + ", nothing else can be replayed"
+            )
         return value
 
     return check
@@ -104,7 +111,7 @@ def _one_of(*allowed: Any) -> Callable[[Any], Any]:
 
 def _interpolation(value: Any) -> str:
     names = [way.name.lower() for way in Image.Resampling]
-    if _is_int(value) and value in list(Image.Resampling):
+    if whole(value) is not None and value in list(Image.Resampling):
         value = Image.Resampling(value).name
     if not isinstance(value, str) or value.lower() not in names:
         raise _InvalidError("one of " + ", ".join(names))
@@ -115,6 +122,12 @@ def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise _InvalidError("true or false")
     return value
+
+
+def _antialias(value: Any) -> None:
+    # Of tensors only: a Pillow image is always resized with antialiasing, whatever this says.
+    if value is not None and not isinstance(value, bool) and value != "warn":
+        raise _InvalidError("true, false or null")
 
 
 def _nearest(value: Any) -> str:
@@ -138,12 +151,15 @@ class Transform:
     FIXED: ClassVar[dict[str, Callable[[Any], Any]]] = {}
     """Settings that can have one effect only: checked, and left out of `to_config`."""
 
+    ALIASES: ClassVar[dict[str, str]] = {}
+    """Other names of settings."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resize(Transform):
     """Resize: the shortest side to `size`, or to (height, width)."""
 
-    FIXED: ClassVar = {"antialias": _flag}
+    FIXED: ClassVar = {"antialias": _antialias}
     size: Size = field(metadata=_by(_shortest_or_both))
     interpolation: str = field(default="bilinear", metadata=_by(_interpolation))
     max_size: int | None = field(default=None, metadata=_by(_optional_side))
@@ -169,7 +185,7 @@ class CenterCrop(Transform):
 class RandomResizedCrop(Transform):
     """A part of `scale` of the area and of an aspect within `ratio`, resized to `size`."""
 
-    FIXED: ClassVar = {"antialias": _flag}
+    FIXED: ClassVar = {"antialias": _antialias}
     size: Size = field(metadata=_by(_size))
     scale: Pair = field(default=(0.08, 1.0), metadata=_by(_range(1e-6, 1)))
     ratio: Pair = field(default=(3 / 4, 4 / 3), metadata=_by(_range(1e-3, 1e3)))
@@ -180,6 +196,7 @@ class RandomResizedCrop(Transform):
 class RangeAugment(Transform):
     """Factors of brightness and contrast, and a noise deviation, drawn from ranges."""
 
+    ALIASES: ClassVar = {"noise_std": "noise"}
     brightness: Pair = field(default=(0.8, 1.2), metadata=_by(_range(0, 10)))
     contrast: Pair = field(default=(0.8, 1.2), metadata=_by(_range(0, 10)))
     noise: Pair = field(default=(0.0, 0.05), metadata=_by(_range(0, 1)))
@@ -196,7 +213,7 @@ class RandomHorizontalFlip(Transform):
 class RandAugment(Transform):
     """`num_ops` operations at level `magnitude` of `num_magnitude_bins`, with probability `p`."""
 
-    FIXED: ClassVar = {"interpolation": _nearest, "fill": _one_of(None, 0)}
+    FIXED: ClassVar = {"interpolation": _nearest, "fill": _black_or(None)}
     p: float = field(default=1.0, metadata=_by(_between(0, 1)))
     num_ops: int = field(default=2, metadata=_by(_whole(1, 100)))
     magnitude: int = field(default=9, metadata=_by(_whole(0, 999)))
@@ -214,7 +231,8 @@ class RandAugment(Transform):
 class RandomErasing(Transform):
     """A black rectangle with probability `p`, of `scale` of the area, an aspect in `ratio`."""
 
-    FIXED: ClassVar = {"inplace": _flag, "value": _one_of(0)}
+    # The published code erases to black even where it is told "random".
+    FIXED: ClassVar = {"inplace": _flag, "value": _black_or("random")}
     p: float = field(default=0.5, metadata=_by(_between(0, 1)))
     scale: Pair = field(default=(0.02, 0.33), metadata=_by(_range(1e-6, 1)))
     ratio: Pair = field(default=(0.3, 3.3), metadata=_by(_range(1e-3, 1e3)))
@@ -259,11 +277,16 @@ def parse(config: Any) -> dict[str, Transform]:
 
     Args:
         config: the transforms by name, or a whole reinforcement configuration that holds them
-            under `reinforce` and `image_augmentation`.
+            under `reinforce` and `image_augmentation`; or the JSON text of either.
 
     Raises:
         AugmentationError: a transform or setting that does not exist, or that makes no sense.
     """
+    if isinstance(config, (str, bytes)):
+        try:
+            config = json.loads(config)
+        except (ValueError, RecursionError):
+            raise AugmentationError("the augmentation configuration is not valid JSON") from None
     for outer in ("reinforce", "image_augmentation"):
         if isinstance(config, dict) and outer in config:
             config = config[outer]
@@ -273,6 +296,8 @@ def parse(config: Any) -> dict[str, Transform]:
     for name, settings in config.items():
         if name not in TRANSFORMS and name not in _UNSUPPORTED:
             raise AugmentationError(_unknown("transform", name, TRANSFORMS))
+        if TRANSFORMS.get(name) is Transform and (settings is None or isinstance(settings, bool)):
+            settings = {"enable": settings is not False}  # there is nothing else to say of it
         if not isinstance(settings, dict):
             raise AugmentationError(
                 f'{name} must be a dict, as {{"enable": false}}, not {_kind(settings)}'
@@ -299,14 +324,17 @@ def to_config(transforms: dict[str, Transform]) -> dict[str, dict[str, Any]]:
 def _build(kind: type[Transform], name: str, settings: dict[str, Any]) -> Transform:
     known = {part.name: part for part in fields(kind)}
     values = {}
-    for key, value in settings.items():
+    for given, value in settings.items():
+        key = kind.ALIASES.get(given, given)
+        if key != given and key in settings:
+            raise AugmentationError(f"{name}.{given} is {name}.{key}: give one of them")
         check = known[key].metadata["check"] if key in known else kind.FIXED.get(key)
         if check is None:
-            raise AugmentationError(_unknown(f"{name} setting", key, known))
+            raise AugmentationError(_unknown(f"{name} setting", given, known))
         try:
             checked = check(value)
         except _InvalidError as error:
-            raise AugmentationError(f"{name}.{key} must be {error}; found {value!r}") from None
+            raise AugmentationError(f"{name}.{given} must be {error}; found {value!r}") from None
         if key in known:
             values[key] = checked
     missing = [key for key in known if key not in values and known[key].default is MISSING]

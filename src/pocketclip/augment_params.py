@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from pocketclip.pixel_ops import OP_NAMES, POSTERIZE
 
@@ -16,6 +19,7 @@ Box: TypeAlias = "tuple[int, int, int, int]"
 
 _LARGEST = 1 << 31  # no coordinate is so large
 _STEEPEST = 1e6  # and no magnitude
+_DEEPEST = 3  # lists within each other: all, operations, (operation, magnitude)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +54,19 @@ def read_tone(entry: Any) -> tuple[float, float, float, int]:
     if isinstance(entry, (list, tuple)) and len(entry) == 4:
         *factors, seed = entry
         brightness, contrast, noise = map(_number, factors)
-        if min(brightness, contrast, noise) >= 0 and _is_int(seed) and 0 <= seed < 1 << 63:
-            return brightness, contrast, noise, seed
+        number = whole(seed)
+        if min(brightness, contrast, noise) >= 0 and number is not None and 0 <= number < 1 << 63:
+            return brightness, contrast, noise, number
     raise MalformedError("expected [brightness, contrast, noise_std, noise_seed]")
 
 
 def read_flip(entry: Any) -> bool:
-    """Return whether the image is mirrored, or raise MalformedError."""
-    if not isinstance(entry, bool):
+    """Return whether the image is mirrored (None: it is not), or raise MalformedError."""
+    if entry is None or isinstance(entry, bool):
+        return bool(entry)
+    if whole(entry) not in (0, 1):
         raise MalformedError("expected true or false")
-    return entry
+    return whole(entry) == 1
 
 
 def read_ops(entry: Any) -> tuple[tuple[int, float], ...] | None:
@@ -92,18 +99,35 @@ ENTRIES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 )
 """(transform, field of Params, reader) in the order of the packed form."""
 
+OPTIONAL = ("random_horizontal_flip", "rand_augment", "random_erase")
+"""What is not applied where its entry is null, or where a list ends before it."""
+
 
 def plain(value: Any) -> Any:
     """Return a field of Params as JSON has it: lists for tuples."""
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def bare(value: Any, deepest: int = _DEEPEST) -> Any:
+    """Return `value` with lists for arrays and tuples, and Python's own numbers for numpy's."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, (list, tuple)) and deepest > 0:
+        return [bare(item, deepest - 1) for item in value]
+    return value
+
+
+def whole(value: Any) -> int | None:
+    """Return a whole number as an int, 7.0 too; None for anything else, and for a bool."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    return None
 
 
 def _number(value: Any) -> float:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    known = isinstance(value, Real) and not isinstance(value, bool)
     if known and -_STEEPEST <= value <= _STEEPEST:  # which not-a-number is not
         return float(value)
     raise MalformedError(f"expected numbers up to {_STEEPEST:g}")
@@ -111,15 +135,19 @@ def _number(value: Any) -> float:
 
 def _box(entry: Any) -> Box:
     four = isinstance(entry, (list, tuple)) and len(entry) == 4
-    if four and all(_is_int(item) and abs(item) < _LARGEST for item in entry):
-        return entry[0], entry[1], entry[2], entry[3]
+    numbers = [whole(item) for item in entry] if four else []
+    known = [number for number in numbers if number is not None and abs(number) < _LARGEST]
+    if len(known) == 4:
+        return known[0], known[1], known[2], known[3]
     raise MalformedError("expected [top, left, height, width] in whole pixels")
 
 
 def _op(entry: Any) -> tuple[int, float]:
-    if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not _is_int(entry[0]):
+    pair = isinstance(entry, (list, tuple)) and len(entry) == 2
+    op = whole(entry[0]) if pair else None
+    if op is None:
         raise MalformedError("expected [operation, magnitude] pairs")
-    op, magnitude = entry[0], _number(entry[1])
+    magnitude = _number(entry[1])
     if not 0 <= op < len(OP_NAMES):
         raise MalformedError(f"operations go from 0 to {len(OP_NAMES) - 1}")
     if op == POSTERIZE and not 1 <= int(magnitude) <= 8:

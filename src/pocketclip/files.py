@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "host"
 
 
 @contextlib.contextmanager
@@ -21,7 +25,7 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: the folder does not exist, or the disk is full.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{_HOST}-{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as handle:
@@ -34,10 +38,14 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: str | os.PathLike[str]) -> None:
-    """Remove the temporary files in `folder` whose process was killed before it could."""
+    """Remove the temporary files in `folder` whose process was killed before it could.
+
+    Only those of this machine: nobody knows here whether a process of another one lives.
+    """
     for path in Path(folder).glob(".*.tmp"):
-        pid = path.name.split(".")[-3] if path.name.count(".") >= 4 else ""
-        if pid.isdecimal() and path.is_file() and not _is_alive(int(pid)):
+        parts = path.name.split(".")
+        host, _, pid = parts[-3].rpartition("-") if len(parts) >= 5 else ("", "", "")
+        if host == _HOST and pid.isdecimal() and path.is_file() and not _is_alive(int(pid)):
             path.unlink(missing_ok=True)
 
 

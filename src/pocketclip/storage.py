@@ -48,6 +48,11 @@ def join(base: str, *parts: str) -> str:
     return str(_local(base).joinpath(*parts))
 
 
+def absolute(path: str) -> str:
+    """Return `path` so that it means the same in every folder of this machine."""
+    return path if is_remote(path) else str(_local(path).absolute())
+
+
 def exists(path: str) -> bool:
     """Return whether there is a file or folder at `path`.
 

@@ -17,12 +17,15 @@ from pocketclip.errors import CheckpointError
 PICKLED = (".pt", ".pth", ".bin")
 SUFFIXES = (*PICKLED, ".safetensors")
 
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What `DistributedDataParallel`, `torch.compile` and trainers put before each name."""
+
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file, and its metadata.
 
-    A training checkpoint is unwrapped (`state_dict`), and the `module.` that
-    `DistributedDataParallel` puts before each name is removed. Pickles are read by torch's
+    A training checkpoint is unwrapped (`state_dict`), and what wrappers put before every name
+    (`module.`, `_orig_mod.`, `model.`, in any order) is removed. Pickles are read by torch's
     restricted unpickler; one that holds anything but tensors and plain values is refused before
     any of it runs.
 
@@ -35,10 +38,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         state, metadata = _read_safetensors(path)
     else:
         state = _unwrap(_read_pickled(path), path)
-    prefix = "module."
-    if state and all(name.startswith(prefix) for name in state):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state, metadata
+    return _without_wrappers(state), metadata
 
 
 def _check_readable(path: Path) -> None:
@@ -125,6 +125,16 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
     state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(f"{path} holds no tensors")
+    return state
+
+
+def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    while state:
+        first = next(iter(state))
+        prefix = next((known for known in _WRAPPERS if first.startswith(known)), None)
+        if prefix is None or not all(name.startswith(prefix) for name in state):
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,24 @@ def test_ray_alone_means_this_machine():
     assert _optional_values(["reinforce", "--ray"])[1] == "--ray=local"
     given = ["reinforce", "--ray", "auto", "p.csv"]
     assert _optional_values(given) == given
+
+
+def test_tars_are_counted_from_those_that_are_finished(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("pocketclip.cli.reinforce.time.monotonic", lambda: now[0])
+    shard = types.SimpleNamespace(size=None)
+    with Progress([shard] * 3) as progress:
+        progress.start(3, 0, 0)
+        now[0] = 100
+        progress.add(10, 0)
+        progress.finish(10)
+        now[0] = 200
+        progress.add(10, 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "10 (shard 1 of 3) pairs, 0.1 pairs/s, 0 bad",
+        "20 of about 30 pairs, 0.1 pairs/s, 0 bad, about 1 min 40 s left",
+    ]
 
 
 def test_a_line_a_minute_where_there_is_no_terminal(table, capsys, monkeypatch):

@@ -134,6 +134,9 @@ def test_expected_errors_arrive_as_they_are(table, tmp_path):
             limit=job.Limit(count=1),
             workers=0,
         )
+    found = list((tmp_path / "b").glob("*.bad.jsonl"))
+    assert len(found[0].read_text().splitlines()) == 2
+    assert not list((tmp_path / "b").glob(".*"))
 
 
 def test_numbers_of_actors_are_checked():

@@ -21,6 +21,7 @@ from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, DataError, StorageError
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce.job import Engine, Limit, run
+from pocketclip.reinforce.local import WorkersDiedError
 from pocketclip.reinforce.recipe import load_recipe
 
 TEACHERS = ["random:tiny:0", "random:tiny:1"]
@@ -129,6 +130,79 @@ def test_how_it_runs_does_not_decide_what_it_makes(table, tmp_path):
     assert run(pairs(path), recipe(batch_size=2), out, workers=0).skipped == 1
 
 
+def test_what_the_job_did_not_write_is_never_overwritten(table, tmp_path):
+    path, out = table(2), tmp_path / "dr"
+    out.mkdir()
+    (out / "00000000.tar").write_bytes(b"somebody's only copy")
+    with pytest.raises(ConfigError, match="did not write"):
+        run(pairs(path), recipe(), str(out), workers=0)
+    assert (out / "00000000.tar").read_bytes() == b"somebody's only copy"
+    assert [p.name for p in out.iterdir()] == ["00000000.tar"]
+
+
+def test_a_recipe_without_a_finished_shard_binds_nobody(table, tmp_path):
+    path, out = table(2), tmp_path / "dr"
+    (path.parent / "0.jpg").unlink()
+    with pytest.raises(DataError, match="--max-bad"):
+        run(pairs(path), recipe(), str(out), workers=0, limit=Limit(count=0))
+    run(pairs(path), recipe(seed=5), str(out), workers=0)
+    assert shards.audit(str(out)).clean
+
+
+def test_two_runs_into_one_folder_make_one_set(table, tmp_path):
+    path, out = table(6), str(tmp_path / "dr")
+    first, second = pairs(path)
+    run([second], recipe(), out, workers=0)
+    run([first], recipe(), out, workers=0)
+    assert [shard.name for shard in shards.read_index(out).shards] == [
+        "00000000.tar",
+        "00000001.tar",
+    ]
+    assert shards.audit(out).clean
+    run([first, second], recipe(), str(tmp_path / "once"), workers=0)
+    assert contents(out) == contents(tmp_path / "once")
+
+
+def test_a_mended_pair_leaves_no_note(table, tmp_path):
+    path, out = table(3), tmp_path / "dr"
+    photo = (path.parent / "1.jpg").read_bytes()
+    (path.parent / "1.jpg").unlink()
+    with pytest.raises(DataError, match="--max-bad"):
+        run(pairs(path), recipe(), str(out), workers=0, limit=Limit(count=0))
+    assert (out / "00000000.bad.jsonl").exists()
+    (path.parent / "1.jpg").write_bytes(photo)
+    run(pairs(path), recipe(), str(out), workers=0)
+    run(pairs(path), recipe(), str(tmp_path / "calm"), workers=0)
+    assert contents(out) == contents(tmp_path / "calm")
+
+
+def test_names_that_are_no_unicode_spoil_nothing(table, tmp_path):
+    path = table(1)
+    rows = path.parent / "pairs.jsonl"
+    rows.write_text(
+        '{"filepath": "cof\\ud83dfee.jpg", "caption": "gone"}\n'
+        '{"filepath": "0.jpg", "caption": "here"}\n'
+    )
+    summary = run(pairs(rows), recipe(), str(tmp_path / "dr"), workers=0)
+    assert (summary.reports[0].samples, summary.reports[0].bad) == (1, 1)
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    odd = os.fsdecode(b"caf\xe9")
+    (folder / f"{odd}.jpg").write_bytes((path.parent / "0.jpg").read_bytes())
+    (folder / f"{odd}.txt").write_text("a cup")
+    assert run(pairs(folder), recipe(), str(tmp_path / "o"), workers=0).reports[0].samples == 1
+
+
+def test_a_damaged_report_is_named(table, tmp_path):
+    path, out = table(2), tmp_path / "dr"
+    run(pairs(path), recipe(), str(out), workers=0)
+    report = out / "00000000.report.json"
+    for text in ("{", "[]", "{}", json.dumps({**json.loads(report.read_text()), "stats": {}})):
+        report.write_text(text)
+        with pytest.raises(DataError, match=r"00000000\.report\.json"):
+            run(pairs(path), recipe(), str(out), workers=0)
+
+
 def test_an_unfinished_shard_is_made_again(table, tmp_path):
     path, out = table(6), tmp_path / "dr"
     run(pairs(path), recipe(), str(out), workers=0)
@@ -208,6 +282,23 @@ def test_limits_are_numbers_or_shares():
 def test_nothing_in_nothing_out(tmp_path):
     with pytest.raises(DataError, match="no pairs"):
         run([], recipe(), str(tmp_path / "dr"), workers=0)
+
+
+def test_layout_v1_has_one_captioner():
+    two = ["a=random:coca-tiny", "b=random:coca-tiny"]
+    with pytest.raises(ConfigError, match="layout named"):
+        Engine(recipe(captioners=two, layout="v1"))
+
+
+def test_a_worker_that_dies_is_one_message(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("pocketclip.reinforce.local.prepare", _die)
+    with pytest.raises(WorkersDiedError, match="worker process died"):
+        run(pairs(table(3)), recipe(), str(tmp_path / "dr"), workers=1)
+    assert not list((tmp_path / "dr").glob("*.tar"))
+
+
+def _die(*_):
+    os._exit(1)
 
 
 def test_two_captioners_of_one_name_are_refused():

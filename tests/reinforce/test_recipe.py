@@ -22,6 +22,16 @@ def test_a_file_is_read_and_options_win(tmp_path):
     assert (recipe.augmentations, recipe.seed, recipe.captions) == (2, 7, 5)
 
 
+def test_one_teacher_needs_no_list_and_the_file_is_named(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("teachers: tiny\naugmentations: -2\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: augmentations"):
+        load_recipe(path, augmentations=None)
+    with pytest.raises(ConfigError, match=r"^augmentations"):
+        load_recipe(path, augmentations=-1)
+    assert load_recipe(path, augmentations=1).teachers == ("tiny",)
+
+
 def test_the_published_nesting_is_read(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(
@@ -37,6 +47,8 @@ def test_the_published_nesting_is_read(tmp_path):
         ("teachers: [tiny]\naugmentations: many\n", "augmentations: "),
         ("teachers: [tiny]\naugmentations: -1\n", "augmentations: "),
         ("teachers: [tiny]\nimage_augmentation: {random_crop: {}}\n", "random_crop"),
+        ("teachers: [tiny]\ndtype: int3\n", "int3"),
+        ("teachers: [tiny]\nsampling: {metod: greedy}\n", "metod"),
         ("captions: 3\n", "no teacher"),
         ("- a\n- b\n", "must hold fields"),
         ("a: [", "is not YAML"),

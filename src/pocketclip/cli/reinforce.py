@@ -149,6 +149,8 @@ def reinforce(
     from pocketclip.reinforce.job import Limit
 
     limit = Limit.parse(max_bad)
+    if ray is not None:  # the actors may stand in another folder
+        pairs, out, recipe = _absolute(pairs, out, recipe)
     found = open_pairs(
         pairs, options(image_column, caption_column, uid_column, where, shard_size, quotes)
     )
@@ -159,6 +161,7 @@ def reinforce(
             "limit": limit,
             "on_start": progress.start,
             "on_pairs": progress.add,
+            "on_shard": progress.finish,
         }
         if ray is None:
             from pocketclip.reinforce import job
@@ -184,6 +187,21 @@ def reinforce(
         raise typer.Exit(1)
 
 
+def _absolute(pairs: list[str], out: str, recipe: Recipe) -> tuple[list[str], str, Recipe]:
+    """Return the same with local paths that hold everywhere on this machine."""
+    from pocketclip.storage import absolute
+
+    def model(spec: str) -> str:
+        name, equals, path = spec.rpartition("=")
+        return f"{name}{equals}{absolute(path)}" if Path(path).exists() else spec
+
+    models = {
+        field: tuple(model(spec) for spec in getattr(recipe, field))
+        for field in ("teachers", "captioners")
+    }
+    return [absolute(path) for path in pairs], absolute(out), recipe.model_copy(update=models)
+
+
 def _recipe(config: Path | None, **overrides: Any) -> Recipe:
     try:
         from pocketclip.reinforce.recipe import load_recipe
@@ -204,8 +222,12 @@ class Progress:
 
     def __init__(self, shards: Sequence[PairShard]) -> None:
         sizes = [shard.size for shard in shards]
-        self.total = None if None in sizes else sum(size for size in sizes if size is not None)
-        self.done = self.bad = 0
+        self.known = None not in sizes
+        self.total = sum(size for size in sizes if size is not None) if self.known else None
+        self.shards = len(shards)
+        self.done = self.bad = self.before = 0
+        self.finished: list[int] = []
+        """Pairs of each shard that this run finished."""
         self.begun = self.last = time.monotonic()
         self._bar: Any = None
 
@@ -233,11 +255,21 @@ class Progress:
     def start(self, shards: int, finished: int, pairs_finished: int) -> None:
         """Begin to count; some of the work may have been done before."""
         self.begun = self.last = time.monotonic()
-        self.before = pairs_finished
+        self.before, self.shards_before = pairs_finished, finished
         if finished:
             print(f"{finished} of {shards} shards are finished already", file=sys.stderr)
         if self._bar is not None:
             self._bar.advance(self._task, pairs_finished)
+
+    def finish(self, pairs: int) -> None:
+        """Take note of a finished shard; tars do not say before how many pairs they hold."""
+        self.finished.append(pairs)
+        if not self.known:
+            left = self.shards - self.shards_before - len(self.finished)
+            mean = sum(self.finished) / len(self.finished)
+            self.total = round(self.before + sum(self.finished) + left * mean)
+            if self._bar is not None:
+                self._bar.update(self._task, total=self.total)
 
     def add(self, done: int, bad: int) -> None:
         """Count pairs, and the bad ones among them."""
@@ -253,7 +285,12 @@ class Progress:
             of = left = ""
             if self.total is not None:
                 rest = self.total - self.before - self.done
-                of, left = f" of {self.total}", f", about {_duration(rest / max(rate, 1e-9))} left"
+                about = "" if self.known else "about "
+                of = f" of {about}{self.total}"
+                left = f", about {_duration(rest / max(rate, 1e-9))} left"
+            else:
+                at = self.shards_before + len(self.finished) + 1
+                of = f" (shard {at} of {self.shards})"
             print(f"{self.before + self.done}{of} pairs, {text}{left}", file=sys.stderr)
 
 

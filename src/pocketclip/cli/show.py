@@ -23,9 +23,8 @@ def show(
     pocketclip show dr --out page.png
     pocketclip show s3://me/dr --out page.jpg --samples 20
     """
-    from pocketclip import shards
+    from pocketclip import shards, storage
     from pocketclip.augment import Augmentation
-    from pocketclip.files import write_whole
     from pocketclip.shards.sheet import sheet
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
@@ -36,6 +35,6 @@ def show(
     index = shards.read_index(folder)
     config = index.augmentation if index is not None else None
     page = sheet(found, Augmentation.from_config(config) if config else None, views=views)
-    with write_whole(out) as temporary:
+    with storage.write_whole(str(out)) as temporary:
         page.save(temporary, "PNG" if out.suffix.lower() == ".png" else "JPEG")
     print(f"{out}: {len(found)} samples")

@@ -119,7 +119,8 @@ def digest(*parts: str | bytes) -> str:
     """Return a SHA-256 of `parts` and where they end."""
     total = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        # File names may be any bytes.
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little") + data)
     return total.hexdigest()
 

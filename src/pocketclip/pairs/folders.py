@@ -49,7 +49,9 @@ class FolderShard(PairShard):
                 yield Bad(uid=entry.uid, reason="empty caption")
                 continue
             pair = Pair(uid=entry.uid, image=None, captions={"text": [caption]})
-            pair.meta["filepath"] = entry.image
+            # A file name may be no UTF-8, JSON must.
+            name = entry.image.encode("utf-8", "backslashreplace").decode("utf-8")
+            pair.meta["filepath"] = name
             yield Draft(pair, storage.join(self.folder, *entry.image.split("/")))
 
 

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketclip.errors import ConfigError, MissingDependencyError, PocketclipError
+from pocketclip import storage
+from pocketclip.errors import ConfigError, DataError, MissingDependencyError, PocketclipError
+from pocketclip.files import remove_abandoned
 from pocketclip.pairs import PairShard
 from pocketclip.reinforce import job
-from pocketclip.reinforce.job import Limit, OnPairs, OnStart, Report, Summary
-from pocketclip.reinforce.local import Workers
+from pocketclip.reinforce.job import Limit, OnPairs, OnShard, OnStart, Report, Summary
+from pocketclip.reinforce.local import Workers, WorkersDiedError
 from pocketclip.reinforce.recipe import Recipe
 
 log = logging.getLogger(__name__)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class _Worker:
     def __init__(self, recipe: Recipe, out: str, workers: int) -> None:
         self.out = out
         self.shard = ""
+        self.stopping = False
         self.done = self.bad = 0
         self.engine: job.Engine | None = None
         try:
@@ -74,6 +79,10 @@ class _Worker:
         """Return the shard's name, how many pairs were done so far, and how many were bad."""
         return self.shard, self.done, self.bad
 
+    def stop(self) -> None:
+        """End the shard at its next step."""
+        self.stopping = True
+
     def run(self, shard: PairShard) -> Report | Exception:
         """Reinforce a shard."""
         self.shard, self.done, self.bad = shard.name, 0, 0
@@ -81,6 +90,8 @@ class _Worker:
         def count(done: int, bad: int) -> None:
             self.done += done
             self.bad += bad
+            if self.stopping:
+                raise DataError("stopped")  # once the bad pairs so far are written down
 
         assert self.engine is not None
         try:
@@ -171,6 +182,12 @@ class _Driver:
                 shard = self._bury(hand, error)
                 out += [] if shard is None else [shard]
                 continue
+            if isinstance(found, WorkersDiedError):  # nor will this actor's next shard do
+                self.ray.kill(hand.actor)
+                self._count(hand, 0, 0)
+                shard = self._bury(hand, found)
+                out += [] if shard is None else [shard]
+                continue
             if isinstance(found, Exception):
                 raise found
             self.idle.append(hand)
@@ -192,7 +209,13 @@ class _Driver:
             )
 
     def _bury(self, hand: _Hand, error: Exception) -> PairShard | None:
-        reason = str(error).strip().splitlines()[0]
+        lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        if hand.shard is None and "creation task" in reason:
+            raise PocketclipError(
+                f"an actor could not be made: {lines[-1]}; give all machines the same pocketclip, "
+                "with the same extras"
+            )
         if hand.shard is None:
             self.stillborn += 1
             if self.stillborn > self.cluster.retries:
@@ -230,7 +253,11 @@ class _Driver:
             self.count(*new)
 
     def dismiss(self) -> None:
-        """End all actors."""
+        """End all actors; those at work write down their bad pairs first."""
+        for hand in self.running.values():
+            hand.actor.stop.remote()
+        if self.running:
+            self.ray.wait(list(self.running), num_returns=len(self.running), timeout=20)
         for hand in [*self.idle, *self.starting.values(), *self.running.values()]:
             self.ray.kill(hand.actor)
 
@@ -245,20 +272,23 @@ def run(
     limit: Limit | None = None,
     on_start: OnStart = job.ignore,
     on_pairs: OnPairs = job.ignore,
+    on_shard: OnShard = job.ignore,
 ) -> Summary:
     """Reinforce shards on a cluster; arguments and errors as in `pocketclip.reinforce.job.run`.
 
-    `out`, the pairs and local checkpoints must be readable from every machine under the same
-    path. `workers` is the number of processes that decode and augment beside each actor.
+    `out`, the pairs and local checkpoints must be there for every machine under the same path,
+    which is absolute unless the cluster was started here. `workers` is the number of processes
+    that decode and augment beside each actor.
     """
     limit = limit or Limit()
+    out = storage.absolute(out)
 
     def count(done: int, bad: int) -> None:
         on_pairs(done, bad)
         limit.add(done, bad)
 
     workers = max(1, int(cluster.cpus)) if workers is None else workers
-    with _session(cluster.address) as ray:
+    with _cleaned(out), _session(cluster.address) as ray:
         # Two at a time: the shard, and the driver's question how far it is.
         remote = ray.remote(
             num_cpus=cluster.cpus,
@@ -279,10 +309,29 @@ def run(
                 limit.add(report.samples + report.bad, report.bad)
             for report in driver.work(todo):
                 done[report.name] = report
+                on_shard(report.samples + report.bad)
         finally:
             driver.dismiss()
     reports = [done[shard.name] for shard in shards]
-    return Summary(index=job.finish(out, facts, reports), reports=reports, skipped=skipped)
+    index = job.finish(out, facts)
+    here = {shard.name for shard in index.shards}
+    elsewhere = [report.name for report in reports if report.stats["name"] not in here]
+    if elsewhere:
+        raise PocketclipError(
+            f"the actors wrote {elsewhere[0]} elsewhere: --out must be the same place on every "
+            "machine"
+        )
+    return Summary(index=index, reports=reports, skipped=skipped)
+
+
+@contextlib.contextmanager
+def _cleaned(out: str) -> Iterator[None]:
+    """Remove what actors of this machine left half-written when they were ended."""
+    try:
+        yield
+    finally:
+        if not storage.is_remote(out):
+            remove_abandoned(out)
 
 
 @contextlib.contextmanager

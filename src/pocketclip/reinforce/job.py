@@ -35,10 +35,13 @@ from pocketclip.shards import Index, JsonlWriter, ShardStats, ShardWriter, write
 from pocketclip.types import Bad, Embeddings, Pair, Sample
 
 RECIPE = "recipe.json"
+REPORT = ".report.json"
 VERSION = 1
 
 OnPairs = Callable[[int, int], None]
 """Told how many pairs were done, and how many of them were bad."""
+OnShard = Callable[[int], None]
+"""Told how many pairs a finished shard had."""
 OnStart = Callable[[int, int, int], None]
 """Told how many shards there are, how many are finished already, and how many pairs those had."""
 
@@ -62,6 +65,8 @@ class Engine:
         self.captioners: list[Captioner] = [
             load_captioner(spec, sampling=recipe.sampling, **where) for spec in recipe.captioners
         ]
+        if recipe.layout == "v1" and len(self.captioners) > 1:
+            raise ConfigError("layout v1 holds the captions of one captioner: use layout named")
         keys = [captioner.key for captioner in self.captioners]
         doubled = sorted({key for key in keys if keys.count(key) > 1})
         if doubled:
@@ -240,7 +245,7 @@ def run_shard(
         captions_cut=cut,
         stats=dataclasses.asdict(sink.stats),
     )
-    _write_json(storage.join(out, f"{shard.name}.report.json"), dataclasses.asdict(report))
+    _write_json(storage.join(out, shard.name + REPORT), dataclasses.asdict(report))
     return report
 
 
@@ -274,34 +279,49 @@ def _target(name: str, form: str, out: str) -> str:
 def _write_bad(name: str, bad: Sequence[Bad], out: str) -> None:
     path = storage.join(out, f"{name}.bad.jsonl")
     if bad:
-        lines = (json.dumps(dataclasses.asdict(one), ensure_ascii=False) for one in bad)
-        storage.write_bytes(path, ("\n".join(lines) + "\n").encode())
+        lines = [_json(dataclasses.asdict(one), None) for one in bad]
+        storage.write_bytes(path, b"\n".join(lines) + b"\n")
+    else:
+        storage.remove(path)  # of an earlier attempt
 
 
 def _write_json(path: str, value: Any) -> None:
-    storage.write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    storage.write_bytes(path, _json(value, 1) + b"\n")
 
 
-def begin(out: str, engine_facts: dict[str, Any]) -> None:
+def _json(value: Any, indent: int | None) -> bytes:
+    # File names may hold what UTF-8 cannot.
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def begin(out: str, facts: dict[str, Any]) -> None:
     """Mark `out` as holding shards of this recipe.
 
     Raises:
-        ConfigError: it already holds shards of another one.
+        ConfigError: it holds something else already.
     """
-    path = storage.join(out, RECIPE)
     if not storage.is_remote(out):
         remove_abandoned(out)
-    if not storage.exists(path):
-        _write_json(path, engine_facts)
+    path = storage.join(out, RECIPE)
+    inside = [name.replace("\\", "/").rpartition("/")[2] for name in storage.list_files(out)]
+    if RECIPE not in inside:
+        others = [n for n in inside if n.endswith((".tar", ".gz", ".jsonl", REPORT, "index.json"))]
+        if others:
+            raise ConfigError(
+                f"{out} holds {others[0]}, which this job did not write: choose another --out"
+            )
+    elif any(name.endswith(REPORT) for name in inside):
+        before = _read_json(path)
+        if digest(before) != digest(facts):
+            names = sorted(facts.keys() | before.keys())
+            changed = [name for name in names if before.get(name) != facts.get(name)]
+            raise ConfigError(
+                f"{out} holds shards of another recipe ({', '.join(changed)} changed): choose "
+                "another --out, or remove that folder first"
+            )
         return
-    before = _read_json(path)
-    if digest(before) != digest(engine_facts):
-        names = sorted(engine_facts.keys() | before.keys())
-        changed = [name for name in names if before.get(name) != engine_facts.get(name)]
-        raise ConfigError(
-            f"{out} holds shards of another recipe ({', '.join(changed)} changed): choose another "
-            "--out, or remove that folder first"
-        )
+    _write_json(path, facts)
 
 
 def _read_json(path: str) -> dict[str, Any]:
@@ -314,32 +334,17 @@ def _read_json(path: str) -> dict[str, Any]:
     return found
 
 
-def finished(shard: PairShard, config_hash: str, out: str, form: str) -> Report | None:
-    """Return the report of a shard that needs no more work.
-
-    Raises:
-        DataError: the shard was made from other pairs.
-    """
-    path = storage.join(out, f"{shard.name}.report.json")
-    if not storage.exists(path):
-        return None
+def _read_report(path: str) -> Report:
     try:
         report = Report(**_read_json(path))
+        ShardStats(**report.stats)
     except TypeError as error:
         raise DataError(f"{path} is damaged ({error}): remove it and run again") from error
-    target = _target(shard.name, form, out)
-    if report.config_hash != config_hash or not storage.exists(target):
-        return None
-    if report.fingerprint != shard.fingerprint:
-        raise DataError(
-            f"{target} was made from other pairs than {shard.name} holds now: choose another "
-            "--out, or remove that shard and its report to make it again"
-        )
-    return report if storage.size(target) == report.stats["bytes"] else None
+    return report
 
 
-def finish(out: str, facts: dict[str, Any], reports: Sequence[Report]) -> Index:
-    """Write the index of a finished set."""
+def finish(out: str, facts: dict[str, Any]) -> Index:
+    """Write the index of all finished shards in `out`, those of other runs too."""
     if not storage.is_remote(out):
         remove_abandoned(out)  # of actors that died
     index = Index(
@@ -348,6 +353,7 @@ def finish(out: str, facts: dict[str, Any], reports: Sequence[Report]) -> Index:
         augmentation=facts["augmentation"],
         config_hash=digest(facts),
     )
+    reports = [_read_report(path) for path in storage.list_files(out, (REPORT,))]
     index.add(ShardStats(**report.stats) for report in reports)
     write_index(out, index)
     return index
@@ -425,12 +431,32 @@ def pending(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"two input shards are named {twice}: reinforce their folders one by one")
+    sizes = dict(storage.list_sizes(out))
     done = {}
     for shard in shards:
-        report = finished(shard, digest(facts), out, facts["format"])
+        report = _finished(shard, facts, out, sizes)
         if report is not None:
             done[shard.name] = report
     return done, [shard for shard in shards if shard.name not in done]
+
+
+def _finished(
+    shard: PairShard, facts: dict[str, Any], out: str, sizes: dict[str, int]
+) -> Report | None:
+    """Return the report of a shard that needs no more work."""
+    path = storage.join(out, shard.name + REPORT)
+    target = _target(shard.name, facts["format"], out)
+    if path not in sizes or target not in sizes:
+        return None
+    report = _read_report(path)
+    if report.config_hash != digest(facts):
+        raise DataError(f"{target} was made by another recipe: choose another --out")
+    if report.fingerprint != shard.fingerprint:
+        raise DataError(
+            f"{target} was made from other pairs than {shard.name} holds now: choose another "
+            "--out, or remove that shard and its report to make it again"
+        )
+    return report if sizes[target] == report.stats["bytes"] else None
 
 
 def run(
@@ -442,6 +468,7 @@ def run(
     limit: Limit | None = None,
     on_start: OnStart = ignore,
     on_pairs: OnPairs = ignore,
+    on_shard: OnShard = ignore,
 ) -> Summary:
     """Reinforce shards on this machine, skipping those that are finished.
 
@@ -453,6 +480,7 @@ def run(
         limit: when to stop for bad pairs.
         on_start: told what there is to do.
         on_pairs: told of progress.
+        on_shard: told of each finished shard.
 
     Raises:
         PocketclipError: bad input; finished shards are kept.
@@ -474,5 +502,6 @@ def run(
 
         for shard in todo:
             done[shard.name] = run_shard(shard, engine, pool, out, count)
+            on_shard(done[shard.name].samples + done[shard.name].bad)
     reports = [done[shard.name] for shard in shards]
-    return Summary(index=finish(out, engine.facts, reports), reports=reports, skipped=skipped)
+    return Summary(index=finish(out, engine.facts), reports=reports, skipped=skipped)

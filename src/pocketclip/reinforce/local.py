@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -21,6 +22,30 @@ from pocketclip.types import Bad, Pair
 _T = TypeVar("_T")
 
 
+class WorkersDiedError(PocketclipError):
+    """A process that decoded images is gone; the others will not do."""
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Let processes that start in here ignore Ctrl-C from their first moment: we end them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Workers:
     """A pool of processes that prepare images ahead of the model, in order.
 
@@ -31,13 +56,15 @@ class Workers:
     def __init__(self, count: int | None = None, *, ahead: int = 32) -> None:
         self.ahead = ahead
         """How many images may be waiting for the model."""
-        count = (os.cpu_count() or 1) if count is None else count
+        count = cores() if count is None else count
         self._pool: ProcessPoolExecutor | None = None
         if count:
             # Not by fork: the model's threads do not survive it.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start)
-            self._pool.submit(_nothing)
+            with _deaf():
+                for _ in range(count):  # one more process starts with each
+                    self._pool.submit(_nothing)
 
     def __enter__(self) -> Workers:
         return self
@@ -57,7 +84,7 @@ class Workers:
         """Yield each pair with what was made of it, in the order of `pairs`.
 
         Raises:
-            PocketclipError: a worker process died.
+            WorkersDiedError: a worker process died.
         """
         if self._pool is None:
             for pair in pairs:
@@ -74,9 +101,9 @@ class Workers:
             while waiting:
                 yield _result(*waiting.popleft())
         except BrokenProcessPool as error:
-            raise PocketclipError(
-                "a worker process died, for want of memory perhaps; finished shards are kept: "
-                "run again with fewer --workers"
+            raise WorkersDiedError(
+                "a worker process died, for want of memory perhaps (or a script calls this without "
+                'if __name__ == "__main__"); finished shards are kept: run again with fewer workers'
             ) from error
         finally:
             for _, future in waiting:
@@ -111,7 +138,6 @@ def _nothing() -> None:
 
 
 def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     parent = multiprocessing.parent_process()
     assert parent is not None
     # A parent that was killed cannot tell its workers to end: each watches for it.

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError
+from pocketclip.reinforce.captioners import Sampling
+from pocketclip.shards import DTYPES
 
 DATACOMPDR = {
     "random_resized_crop": {"size": 224, "interpolation": "bicubic"},
@@ -53,6 +55,27 @@ class Recipe(BaseModel):
     batch_size: int = Field(default=16, ge=1)
     """Pairs handed to the models at a time; they divide their work further themselves."""
     offline: bool = False
+
+    @field_validator("teachers", "captioners", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("dtype")
+    @classmethod
+    def _storable(cls, value: str) -> str:
+        if value not in DTYPES:
+            raise ValueError(f"{value} is none of {', '.join(DTYPES)}")
+        return value
+
+    @field_validator("sampling")
+    @classmethod
+    def _drawable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            Sampling.from_dict(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
 
     @field_validator("image_augmentation")
     @classmethod
@@ -92,7 +115,8 @@ def load_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
             if first["type"] == "extra_forbidden"
             else first["msg"].removeprefix("Value error, ")
         )
-        where = f"{path}: " if path is not None and field not in overrides else ""
+        given = overrides.get(str(first["loc"][0])) is not None
+        where = f"{path}: " if path is not None and not given else ""
         raise ConfigError(f"{where}{field}: {reason}") from error
 
 

@@ -231,8 +231,13 @@ def _as_tars(paths: list[str], folder: Path) -> list[str]:
         if path.lower().endswith(LINES):
             copy = str(folder / f"{number:08d}.tar")
             with ShardWriter(copy, dtype="float32", images=False) as writer:
-                for sample in read_shard(path):
-                    writer.write(sample)
+                try:
+                    for sample in read_shard(path):
+                        writer.write(sample)
+                except DataError as error:
+                    raise DataError(
+                        f"{path}: {error}; audit it, and join a repaired copy"
+                    ) from error
             path = copy
         out.append(path)
     return out

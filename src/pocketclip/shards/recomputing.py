@@ -139,7 +139,10 @@ def _figures(
     rows: list[tuple[str, str, int, int, list[float]]], ledger: Ledger, tolerance: float
 ) -> list[Drift]:
     if not rows:
-        return []
+        raise DataError(
+            "no embedding could be computed again: it takes samples with an image, augmentations "
+            "and their embeddings (join the images first)"
+        )
     away = np.array([row[-1] for row in rows])
     problems = []
     for file, uid, position, choice, values in rows:
