@@ -13,6 +13,7 @@ import gzip
 import socket
 import struct
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -155,6 +156,10 @@ class ImageServer:
     def _do_nogzip(self, http: BaseHTTPRequestHandler) -> None:
         _send(http, 200, b"this is not gzip", {"Content-Encoding": "gzip"})
 
+    def _do_coded(self, http: BaseHTTPRequestHandler, coding: str) -> None:
+        pack = {"gzip": gzip.compress, "deflate": zlib.compress}.get(coding, bytes)
+        _send(http, 200, pack(b"a photograph"), {"Content-Encoding": coding})
+
     def _do_garbage(self, http: BaseHTTPRequestHandler) -> None:
         http.wfile.write(b"\x00\x01 what is this\r\n\r\n")
 
@@ -168,6 +173,11 @@ class ImageServer:
 
     def _do_redirect(self, http: BaseHTTPRequestHandler, *target: str) -> None:
         _send(http, 302, b"", {"Location": "/" + "/".join(target)})
+
+    def _do_bombredirect(self, http: BaseHTTPRequestHandler, target: str) -> None:
+        """Send a body with the redirect, which nobody needs."""
+        headers = {"Location": "/" + target, "Content-Encoding": "gzip"}
+        _send(http, 302, b"this is not gzip", headers)
 
     def _do_loop(self, http: BaseHTTPRequestHandler) -> None:
         _send(http, 302, b"", {"Location": http.path})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,6 +92,9 @@ def test_leaving_early_does_not_wait(web: ImageServer) -> None:
         ("/hangup", None, 3),
         ("/garbage", None, 3),
         ("/nogzip", None, 1),
+        ("/coded/zstd", "compressed by zstd, which was not asked for", 1),
+        ("/coded/br", "compressed by br, which was not asked for", 1),
+        ("/coded/gzip,gzip", "compressed by gzip, gzip, which was not asked for", 1),
         ("/leave", None, 1),
     ],
 )
@@ -111,6 +115,10 @@ def test_bad_servers(web: ImageServer, path: str, reason: str | None, attempts: 
         ("/redirect/mistyped", b"\xff\xd8\xff a photograph"),
         ("/redirect/redirect/redirect/cookie", b"none"),
         ("/long", b"promised"),
+        ("/coded/gzip", b"a photograph"),
+        ("/coded/deflate", b"a photograph"),
+        ("/coded/utf-8", b"a photograph"),
+        ("/bombredirect/cookie", b"none"),
     ],
 )
 def test_what_is_good_in_the_end(web: ImageServer, path: str, data: bytes) -> None:
@@ -126,6 +134,16 @@ def test_the_limit_itself_is_allowed(web: ImageServer) -> None:
     web.files["/a"] = bytes(100_000)
     assert one(web, "/a") == bytes(100_000)
     assert one(web, "/a", max_bytes=99_999) == "cannot fetch /a: larger than 99,999 bytes"
+
+
+def test_little_is_unpacked_at_a_time(web: ImageServer) -> None:
+    # 8 MB of zeros in 36 kB, which come at once
+    tracemalloc.start()
+    try:
+        assert one(web, "/bomb") == "cannot fetch /bomb: larger than 100,000 bytes"
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_cookies_are_not_kept(web: ImageServer) -> None:

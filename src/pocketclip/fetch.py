@@ -14,8 +14,9 @@ import concurrent.futures
 import contextlib
 import random
 import threading
+import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 8.0
+_UNKNOWN = {"br", "compress", "x-compress", "zstd"}
+_CODINGS = {"gzip", "x-gzip", "deflate", *_UNKNOWN}
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml version")
 
 
@@ -146,21 +149,28 @@ class Fetcher:
 
         timeout = f"no answer within {self._options.timeout:g} s"
         try:
-            async with self._client.stream("GET", url) as answer:
-                return await self._read(answer)
-        except httpx.TooManyRedirects as error:
-            raise _FailedError("too many redirects") from error
+            return await self._follow(self._client.build_request("GET", url))
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
             raise _FailedError(f"not a usable address: {_one_line(error)}") from error
         except httpx.TimeoutException as error:
             raise _FailedError(timeout, again=True) from error
-        except httpx.DecodingError as error:
-            raise _FailedError(f"broken compression: {_one_line(error)}") from error
         except httpx.HTTPError as error:
             raise _FailedError(_one_line(error), again=True) from error
         except (OSError, RuntimeError) as error:
             # Of sockets and TLS, and asyncio's own, which httpx does not wrap.
             raise _FailedError(f"{type(error).__name__}: {_one_line(error)}", again=True) from error
+
+    async def _follow(self, request: httpx.Request) -> bytes:
+        # Not left to httpx, which reads and unpacks whatever comes with a redirect.
+        for _ in range(self._options.max_redirects + 1):
+            answer = await self._client.send(request, stream=True)
+            try:
+                if answer.next_request is None:
+                    return await self._read(answer)
+                request = answer.next_request
+            finally:
+                await answer.aclose()
+        raise _FailedError("too many redirects")
 
     async def _read(self, answer: httpx.Response) -> bytes:
         limit = self._options.max_bytes
@@ -174,8 +184,9 @@ class Fetcher:
         if announced.isdecimal() and int(announced) > limit:
             raise _FailedError(too_large)
         data = bytearray()
-        async for chunk in answer.aiter_bytes():
-            data += chunk
+        unpack = _unpacker(answer)
+        async for chunk in answer.aiter_raw():
+            data += unpack(chunk, limit + 1)
             if len(data) > limit:
                 raise _FailedError(too_large)
         if not data:
@@ -226,8 +237,7 @@ def _client(options: FetchOptions) -> httpx.AsyncClient:
             limits=httpx.Limits(
                 max_connections=options.concurrency, max_keepalive_connections=options.concurrency
             ),
-            follow_redirects=True,
-            max_redirects=options.max_redirects,
+            follow_redirects=False,
             cookies=_no_cookies(),
             headers={"User-Agent": options.user_agent, "Accept-Encoding": "identity"},
         )
@@ -243,6 +253,28 @@ def _no_cookies() -> Any:
     from http.cookiejar import CookieJar, DefaultCookiePolicy
 
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))
+
+
+def _unpacker(answer: httpx.Response) -> Callable[[bytes, int], bytes]:
+    """Return a function of a chunk and the most bytes to make of it.
+
+    httpx unpacks a chunk of any size to gigabytes; some servers compress without being asked.
+    """
+    header = answer.headers.get("content-encoding", "").lower()
+    codings = [coding for coding in header.replace(",", " ").split() if coding in _CODINGS]
+    if not codings:  # `identity`, and whatever else is written there by mistake
+        return lambda chunk, _: chunk
+    if len(codings) > 1 or codings[0] in _UNKNOWN:
+        raise _FailedError(f"compressed by {', '.join(codings)[:40]}, which was not asked for")
+    stream = zlib.decompressobj(47)  # gzip or zlib, by its header
+
+    def unpack(chunk: bytes, most: int) -> bytes:
+        try:
+            return stream.decompress(chunk, most)
+        except zlib.error as error:
+            raise _FailedError(f"broken compression: {_one_line(error)}") from error
+
+    return unpack
 
 
 def _asked_pause(answer: httpx.Response) -> float | None:

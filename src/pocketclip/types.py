@@ -21,7 +21,7 @@ class Pair:
 
     uid: str
     """Its name in every shard; has no dot and no slash."""
-    image: bytes | None
+    image: bytes | None = None
     """The encoded file (JPEG, PNG, ...), not decoded; None where only the URL is known."""
     captions: dict[str, list[str]] = field(default_factory=dict)
     """Captions by key; the ground truth stands under `text`."""

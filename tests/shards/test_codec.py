@@ -73,13 +73,18 @@ def test_what_is_no_array_of_floats(tmp_path):
     assert "pickle of Python objects, which is never run" in failure(
         codec.decode, "npz", npz(a=evil)
     )
-    assert "not floats" in failure(codec.decode, "npz", npz(a=np.arange(3)))
-    assert "not floats" in failure(codec.decode, "npz", npz(a=np.array(["x"])))
+    assert "not floats" in failure(codec.decode, "npz", npz(a_emb=np.arange(3)))
+    assert "not floats" in failure(codec.decode, "npz", npz(emb=np.array(["x"])))
     assert "nothing of it was run" in failure(
         codec.decode, "pth.gz", pth({"a": Evil(tmp_path / "ran")})
     )
-    assert "not a tensor of floats" in failure(codec.decode, "pth.gz", pth({"a": "x"}))
-    assert "not a tensor of floats" in failure(codec.decode, "pth.gz", pth({"a": torch.arange(3)}))
+    here = torch.ones(2, 3)
+    for value in ("x", torch.arange(3), here.to("meta"), here.to_sparse(), [here, here.to("meta")]):
+        message = failure(codec.decode, "pth.gz", pth({"image_emb": value}))
+        assert "image_emb is not a tensor of floats" in message
+    for value in ([[1.0, [2.0]]], [[1.0], [1.0, 2.0]], [torch.ones(2), torch.ones(3)]):
+        message = failure(codec.decode, "pth.gz", pth({"image_emb": value}))
+        assert "image_emb is not an array of floats" in message
     assert "not of named tensors" in failure(codec.decode, "pth.gz", pth([torch.ones(2)]))
     bare = gzip.compress(pickle.dumps(Evil(tmp_path / "ran")))
     assert "nothing of it was run" in failure(codec.decode, "pth.gz", bare)
@@ -114,7 +119,86 @@ def test_bombs(monkeypatch):
         archive.writestr("a.npy", zeros)
     assert "unpacks to more than" in failure(codec.decode, "npz", buffer.getvalue())
     wide = torch.ones(1).expand(1 << 20, 4)
-    assert "is refused" in failure(codec.decode, "pth.gz", pth({"a": wide}))
+    assert "unpacks to more than" in failure(codec.decode, "pth.gz", pth({"a": wide}))
+    part = wide[: 1 << 15]  # half of what is allowed; views cost nothing in the file
+    for value in ({str(k): part for k in range(3)}, {"a": [part] * 3}, {"a": [[0.5] * 999] * 999}):
+        assert "unpacks to more than" in failure(codec.decode, "pth.gz", pth(value))
+
+
+def repacked(data, change):
+    """Write a torch file anew; `change` takes the archive, a name and the record's bytes."""
+    old = zipfile.ZipFile(io.BytesIO(gzip.decompress(data)))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in old.namelist():
+            change(archive, name, old.read(name))
+    return gzip.compress(buffer.getvalue())
+
+
+def test_bombs_within_torch_files(monkeypatch):
+    good = pth({"a_emb": torch.ones(2, 3)})
+    plain = repacked(good, lambda archive, name, data: archive.writestr(name, data))
+    assert codec.decode("pth.gz", plain)[0]["a_emb"].shape == (2, 3)
+
+    def deflated(archive, name, data):
+        archive.writestr(name, data, zipfile.ZIP_DEFLATED)
+
+    # torch must not see them: it would unpack them at once
+    monkeypatch.setattr(torch, "load", None)
+    assert "compressed record" in failure(codec.decode, "pth.gz", repacked(good, deflated))
+
+    def larger(archive, name, data):
+        deflated(archive, name, data + bytes(2 << 20) * name.endswith("data/0"))
+
+    monkeypatch.setattr(codec, "MAX_BYTES", 1 << 20)
+    assert "unpacks to more than" in failure(codec.decode, "pth.gz", repacked(good, larger))
+
+
+def test_programs_that_make_much_of_little(monkeypatch):
+    monkeypatch.setattr(torch, "load", None)
+    for name in (b"c_codecs\nencode\n", b"cbuiltins\nbytearray\n"):
+
+        def hungry(archive, path, data, name=name):
+            archive.writestr(path, b"\x80\x02" + name + b"." if path.endswith(".pkl") else data)
+
+        data = repacked(pth({"a": torch.ones(1, 2)}), hungry)
+        assert "makes bytes" in failure(codec.decode, "pth.gz", data)
+
+    def lists(archive, path, data):  # each byte is an object of 56
+        archive.writestr(path, b"]" * (codec.MAX_PICKLE + 1) if path.endswith(".pkl") else data)
+
+    data = repacked(pth({"a": torch.ones(1, 2)}), lists)
+    assert "a pickle of more than" in failure(codec.decode, "pth.gz", data)
+    data = gzip.compress(b"\x80\x02" + b"]" * codec.MAX_PICKLE)
+    assert "old format of more than" in failure(codec.decode, "pth.gz", data)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [torch.ones(3), torch.zeros(3)],
+        [torch.ones(3).bfloat16(), torch.zeros(3).bfloat16()],
+        [[1.0, 1, 1], (0.0, 0, 0)],
+        [torch.ones(1, 3), torch.zeros(1, 3)],
+    ],
+)
+def test_lists_of_rows(rows):
+    back, _ = codec.decode("pth.gz", pth({"image_emb": rows, "text_emb": rows[0]}))
+    assert back["image_emb"].tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert back["text_emb"].tolist() == [[1, 1, 1]]
+    assert all(array.dtype == np.float32 for array in back.values())
+
+
+def test_one_row_and_what_is_beside_embeddings():
+    one = {"text_emb": np.ones(3, np.float32), "count": np.int64(3), "scale": np.float32(2)}
+    torches = {"count": torch.tensor(3), "scale": torch.tensor(2.0), "model": "coca"}
+    for member, data in (
+        ("npz", npz(**one)),
+        ("pth.gz", pth({**torches, "text_emb": torch.ones(3)})),
+    ):
+        back, dtype = codec.decode(member, data)
+        assert (list(back), dtype) == (["text_emb"], "float32")
+        assert back["text_emb"].tolist() == [[1, 1, 1]]
 
 
 def test_a_header_that_lies():

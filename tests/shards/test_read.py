@@ -92,6 +92,44 @@ def test_v1_without_captions_of_its_own(tmp_path):
     assert "a.tar: 0.npz: text_emb has 3 rows, the captions are 1 + 3" in message
 
 
+def of(tmp_path, files):
+    found = only(tar(tmp_path / "a.tar", [(f"0.{key}", data) for key, data in files.items()]))
+    return found, {key: len(array) for key, array in found.embeddings.items()}
+
+
+def test_v1_with_more_than_one_key_of_captions(tmp_path):
+    captions = {"syn_text": ["a", "b", "c"], "syn_text_docci": ["d", "e"]}
+    files = {"txt": b"hi", "syn.json": json.dumps(captions).encode()}
+    rows = np.arange(16, dtype=np.float32).reshape(4, 4)
+    counts = {"text_emb": 1, "syn_text_emb": 3}
+    one, found = of(tmp_path, {**files, "npz": npz(text_emb=rows)})
+    assert found == counts
+    assert one.embeddings["syn_text_emb"].tolist() == rows[1:].tolist()
+    other = npz(text_emb=rows, syn_text_docci_emb=rows[:2])
+    one, found = of(tmp_path, {**files, "npz": other})
+    assert found == {**counts, "syn_text_docci_emb": 2}
+    assert one.embeddings["syn_text_emb"].tolist() == rows[1:].tolist()
+    message = failure(of, tmp_path, {**files, "npz": npz(text_emb=rows[:3])})
+    assert "text_emb has 3 rows, the captions are 1 + 3 + 2" in message
+
+
+def test_what_else_syn_json_holds(tmp_path):
+    about = {"syn_text": "one", "model": "coca", "scores": [1, 2], "text": ["other"]}
+    files = {"txt": b"hi", "syn.json": json.dumps(about).encode()}
+    one, found = of(tmp_path, {**files, "npz": npz(text_emb=np.ones((2, 4), "f4"))})
+    assert one.captions == {"text": ["hi"], "syn_text": ["one"]}
+    assert found == {"text_emb": 1, "syn_text_emb": 1}
+    assert one.meta == {"model": "coca", "scores": [1, 2], "text": ["other"]}
+    del files["txt"]
+    assert of(tmp_path, files)[0].captions["text"] == ["other"]
+
+
+def test_nulls_are_absent(tmp_path):
+    files = {"txt": b"hi", "json": b"null", "paug.json": b'{"param_aug": null}'}
+    one, _ = of(tmp_path, files)
+    assert (one.meta, one.param_aug) == ({}, None)
+
+
 @pytest.mark.parametrize("as_text", [False, True])
 def test_any_order_of_members_and_param_aug_as_text(tmp_path, as_text):
     params = [[[0, 0, 8, 8], None]]
@@ -121,7 +159,7 @@ def test_any_order_of_members_and_param_aug_as_text(tmp_path, as_text):
         ("0.txt", b"\xff\xfe", "not UTF-8"),
         ("0.json", b"{", "not JSON"),
         ("0.json", b"[1]", "not of an object"),
-        ("0.syn.json", b'{"syn_text": "one"}', "syn_text is not a list of captions"),
+        ("0.syn.json", b'{"syn_text": [1]}', "syn_text is not a list of captions"),
         ("0.paug.json", b"{}", "param_aug is missing"),
         ("0.paug.json", b'{"param_aug": "[["}', "not JSON"),
         ("0.npz", b"PK", "damaged npz"),
@@ -200,6 +238,37 @@ def test_what_else_the_generator_s_records_have(tmp_path):
     assert set(one.meta) == {"embarrassing", "similarity"}
 
 
+def test_every_name_that_the_generator_gives_embeddings(tmp_path):
+    rows = [[1.0, 0.0]]
+    record = {
+        "uid": 0,
+        "id": "not this",
+        "text": "a",
+        "image_emb{self.tag_suffix}": packed(rows),
+        "image_emb2": packed(rows),
+        "syn_text_emb2": rows,
+        "text_embeddings": packed(rows),
+        "myembs": packed(rows),
+        "emb_model": "openai",
+        "embedder": "openai",
+        "embed_dims": [768, 768],
+        "members": [1.0],
+        "param_aug": None,
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
+    one = only(tmp_path / "a.jsonl")
+    assert one.uid == "0"
+    expected = {"image_emb", "image_emb2", "syn_text_emb2", "text_emb", "myembs"}
+    assert set(one.embeddings) == expected
+    assert all(array.tolist() == rows for array in one.embeddings.values())
+    assert set(one.meta) == {"id", "emb_model", "embedder", "embed_dims", "members"}
+
+
+def test_line_numbers_stand_for_missing_uids(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"uid": "", "text": "b"}\n{"id": 0}\n')
+    assert [one.uid for one in shards.read(tmp_path / "a.jsonl")] == ["00000000", "00000001", "0"]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -253,6 +322,16 @@ def test_an_index_says_which_shards_there_are(tmp_path):
     assert [one.uid[-1] for one in shards.read(place)] == ["0", "1"]
     (place / "00000001.tar").unlink()
     assert "index.json lists it" in failure(list, shards.read(place))
+
+
+def test_an_index_of_something_else_is_ignored(tmp_path):
+    place = folder(tmp_path / "set", [[sample(0)]], index=False)
+    (place / "index.json").write_text('{"tokens": [1, 2]}')
+    assert [one.uid[-1] for one in shards.read(place)] == ["0"]
+    assert shards.describe(str(place)) is None
+    assert "not an index of shards" in failure(shards.audit, str(place))
+    (place / "index.json").write_text('{"shards": []}')
+    assert "not an index of shards" in failure(list, shards.read(place))
 
 
 @pytest.mark.usefixtures("s3")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketclip.errors import DataError
+from pocketclip.shards import unpickle
 from pocketclip.shards.unpickle import floats_from_pickle
 from tests.shards.making import failure
 from tests.shards.test_codec import Evil
@@ -102,6 +103,20 @@ def test_hostile_programs(data):
 def test_a_list_of_itself_many_times():
     row = [0.0] * 100_000
     assert "unpacks to more than" in failure(floats_from_pickle, pickle.dumps([row] * 10_000))
+
+
+def test_one_text_encoded_many_times(monkeypatch):
+    monkeypatch.setattr(unpickle._Inert, "_room", 5_000)
+    text = b"X" + (1000).to_bytes(4, "little") + b"x" * 1000 + b"X\x06\0\0\0latin1\x86q\x01"
+    head = b"\x80\x02(c_codecs\nencode\nq\x00" + text + b"R"
+    assert "lists of bytes" in failure(floats_from_pickle, head + b"h\x00h\x01R" * 4 + b"0t.")
+    assert "unpacks to more than" in failure(floats_from_pickle, head + b"h\x00h\x01R" * 5 + b"t.")
+
+
+def test_a_program_that_is_too_long(monkeypatch):
+    data = pickle.dumps([1.0, 2.0])
+    monkeypatch.setattr(unpickle, "MAX_PICKLE", len(data) - 1)
+    assert "pickle of more than" in failure(floats_from_pickle, data)
 
 
 @settings(max_examples=300, deadline=None)

@@ -20,6 +20,7 @@ from pocketclip import shards
 from pocketclip.errors import DataError
 from pocketclip.shards import JsonlWriter, ShardWriter
 from pocketclip.shards.sample import image_key
+from pocketclip.types import Sample
 from tests.shards.making import GOLDEN, failure, photo, same, sample, write
 
 
@@ -233,6 +234,50 @@ def test_unknown_settings(tmp_path):
     two.embeddings["syn_text_b_emb"] = two.embeddings["text_emb"]
     with ShardWriter(str(tmp_path / "a.tar"), dtype="float32", layout="v1") as writer:
         assert "layout v1 has room for" in failure(writer.write, two)
+
+
+def test_v2_is_another_name(tmp_path):
+    write(tmp_path / "a.tar", [sample(1)], layout="v2")
+    write(tmp_path / "b.tar", [sample(1)], layout="named")
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+@pytest.mark.parametrize("writer", [ShardWriter, JsonlWriter])
+def test_outside_a_with_block(tmp_path, writer):
+    path = str(tmp_path / ("a.tar" if writer is ShardWriter else "a.jsonl"))
+    new = writer(path)
+    assert "use the writer in a with block" in failure(new.write, sample(0))
+    with new:
+        new.write(sample(0))
+    assert "use the writer in a with block" in failure(new.write, sample(1))
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".jsonl"])
+def test_what_arrays_may_be(tmp_path, suffix):
+    one = sample(3)
+    bare = Sample(uid=one.uid, captions=one.captions)
+    assert bare.image is None
+    embeddings = {
+        "image_emb": one.embeddings["image_emb"].tolist(),
+        "text_emb": torch.from_numpy(one.embeddings["text_emb"]).requires_grad_(),
+        "syn_text_emb": torch.zeros(3, 12).bfloat16(),
+    }
+    numbers = [[np.array([0, 0, 8, 8])], [tuple(np.int64([2, 1, 9, 10]))]]
+    path = str(tmp_path / f"a{suffix}")
+    for params in (numbers, json.dumps(one.param_aug)):
+        options = {"dtype": "float32"} if suffix == ".tar" else {}
+        with (ShardWriter if suffix == ".tar" else JsonlWriter)(path, **options) as writer:
+            writer.write(replace(bare, embeddings=embeddings, param_aug=params))
+            for array in ([["x"]], [[1.0], [1.0, 2.0]], None):
+                wrong = replace(bare, uid="1", embeddings={"text_emb": array})
+                assert "text_emb" in failure(writer.write, wrong)
+            assert "the uid 7 is of type int, not str" in failure(
+                writer.write, replace(bare, uid=7)
+            )
+        [back] = shards.read(path)
+        same_embeddings = {**one.embeddings, "syn_text_emb": np.zeros((3, 12), np.float32)}
+        expected = replace(bare, param_aug=one.param_aug, embeddings=same_embeddings)
+        assert same(back, expected)
 
 
 def test_several_captioners(tmp_path):

@@ -35,6 +35,8 @@ MEMBERS = ("npz", "pth.gz")
 """The members that hold embeddings; where a sample has both, the first counts, as published."""
 MAX_BYTES = 1 << 28
 """No member, and nothing that a member unpacks to, may be larger: 256 MiB."""
+MAX_PICKLE = 1 << 23
+"""No pickle may be larger: each of its bytes can make an object of some 50 bytes."""
 
 
 def encode(
@@ -71,6 +73,9 @@ def encode(
 
 def decode(member: str, data: bytes) -> tuple[dict[str, Embeddings], str]:
     """Return float32 arrays by key, and the dtype that they were stored in.
+
+    One row without a second dimension becomes (1, D), a list of rows (N, D). What is not of
+    floats is left out, unless its key has `emb` in it.
 
     Raises:
         DataError: the bytes are damaged, too large, or hold anything but arrays of floats.
@@ -123,6 +128,7 @@ def _encode_torch(arrays: Mapping[str, Embeddings]) -> bytes:
 def _decode_torch(data: bytes) -> dict[str, tuple[Embeddings, str]]:
     torch = _torch()
     unpacked = gunzip(data)
+    _check_torch_file(unpacked)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what matters is an error
@@ -134,15 +140,68 @@ def _decode_torch(data: bytes) -> dict[str, tuple[Embeddings, str]]:
     if not isinstance(loaded, dict):
         raise DataError(f"torch file of a {type(loaded).__name__}, not of named tensors")
     out = {}
+    room = MAX_BYTES // 4  # in floats, for all keys: they may be views of the same few bytes
     for key, value in loaded.items():
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise DataError(f"torch file: {key} is not a tensor of floats")
-        # A tensor may claim any shape over a few bytes, by strides of zero.
-        if value.numel() * 4 > MAX_BYTES or value.layout != torch.strided:
-            raise DataError(f"torch file: {key} of shape {tuple(value.shape)} is refused")
-        dtype = str(value.dtype).removeprefix("torch.")
-        out[str(key)] = value.detach().float().contiguous().numpy(), dtype
+        rows = _rows(torch, value)
+        if rows is None:
+            if "emb" in str(key):
+                raise DataError(f"torch file: {key} is not a tensor of floats")
+            continue
+        room -= sum(row.numel() if isinstance(row, torch.Tensor) else len(row) for row in rows)
+        if room < 0:
+            raise DataError(f"torch file: unpacks to more than {MAX_BYTES} bytes of floats")
+        dtypes = {str(getattr(row, "dtype", "float32")).removeprefix("torch.") for row in rows}
+        try:
+            out[str(key)] = np.vstack([_row(torch, row) for row in rows]), "+".join(sorted(dtypes))
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise DataError(f"torch file: {key} is not an array of floats") from error
     return out
+
+
+def _check_torch_file(data: bytes) -> None:
+    """Refuse what torch would unpack, or make out of little, before anyone could see its size."""
+    if any(name in data for name in (b"_codecs\nencode\n", b"\nbytearray\n")):
+        raise DataError("torch file that makes bytes, which no tensor needs; nothing of it was run")
+    if not data.startswith(b"PK"):  # the format of before torch 1.6: one pickle after another
+        if len(data) > MAX_PICKLE:
+            raise DataError(f"torch file of the old format of more than {MAX_PICKLE} bytes")
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
+        raise DataError(f"damaged torch file ({error})") from error
+    if sum(entry.file_size for entry in entries) > MAX_BYTES:
+        raise DataError(f"torch file: unpacks to more than {MAX_BYTES} bytes")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise DataError("torch file with a compressed record, which torch never writes")
+        if entry.filename.endswith(".pkl") and entry.file_size > MAX_PICKLE:
+            raise DataError(f"torch file with a pickle of more than {MAX_PICKLE} bytes")
+
+
+def _rows(torch: Any, value: Any) -> list[Any] | None:
+    """Return tensors or lists of numbers that make an array one below another, or None."""
+    rows = [value]
+    kinds = (list, tuple)
+    if isinstance(value, kinds) and value and isinstance(value[0], (*kinds, torch.Tensor)):
+        rows = list(value)
+    return rows if rows and all(_is_row(torch, row) for row in rows) else None
+
+
+def _is_row(torch: Any, row: Any) -> bool:
+    if isinstance(row, torch.Tensor):
+        in_memory = row.device.type == "cpu" and row.layout == torch.strided
+        return bool(in_memory and row.is_floating_point() and row.ndim)
+    return isinstance(row, (list, tuple)) and bool(row) and isinstance(row[0], float)
+
+
+def _row(torch: Any, row: Any) -> Embeddings:
+    if isinstance(row, torch.Tensor):
+        return np.asarray(row.detach().float().numpy())
+    if not all(isinstance(number, (int, float)) for number in row):
+        raise TypeError("not numbers")  # lists in lists could be of any size
+    return np.array(row, np.float32)
 
 
 def _encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
@@ -168,7 +227,9 @@ def _decode_npz(data: bytes) -> dict[str, tuple[Embeddings, str]]:
                 raise DataError(f"unpacks to more than {MAX_BYTES} bytes")
             for entry in entries:
                 key = entry.filename.removesuffix(".npy")
-                out[key] = _floats(key, _npy(key, archive.read(entry)))
+                array = _npy(key, archive.read(entry))
+                if "emb" in key or is_packed(array) or (array.dtype.kind == "f" and array.ndim):
+                    out[key] = _floats(key, array)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise DataError(f"damaged npz ({error})") from error
     except (OSError, EOFError, struct.error, ValueError) as error:
@@ -213,4 +274,4 @@ def _floats(key: str, array: NDArray[Any]) -> tuple[Embeddings, str]:
         raise DataError(f"{key} holds {array.dtype}, not floats")
     name = array.dtype.newbyteorder("=").name
     with np.errstate(over="ignore"):
-        return np.array(array, np.float32, order="C"), name
+        return np.array(np.atleast_2d(array), np.float32, order="C"), name

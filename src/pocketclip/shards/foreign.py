@@ -26,13 +26,15 @@ import numpy as np
 
 from pocketclip.errors import DataError, MissingDependencyError
 from pocketclip.shards.codec import MAX_BYTES, gunzip
-from pocketclip.shards.sample import MORE, parameters, separate
+from pocketclip.shards.sample import CAPTIONS, MORE, parameters, separate
 from pocketclip.shards.unpickle import floats_from_pickle
 from pocketclip.types import Embeddings, Sample
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.zstd")
-_EMBEDDING = re.compile(r"(^|_)emb(edding)?(_|$)")
-_CAPTIONS = re.compile(r"syn_text|_captions|^text_")
+_EMBEDDING = re.compile(r"(^|_)emb(eddings?)?[0-9]*$")
+_PERHAPS = re.compile(r"(^|[^a-zA-Z])emb")
+_UNFILLED = "{self.tag_suffix}"  # which the generator leaves in the names of its own
+_GZIP = "H4sI"  # how base64 of gzip begins
 
 
 def read_lines(stream: BinaryIO, name: str) -> Iterator[Sample]:
@@ -68,7 +70,11 @@ def sample_of(record: dict[str, Any], number: int = 0) -> Sample:
         DataError: a value is not of the right kind.
     """
     record = dict(record)
-    uid = record.pop("uid", None) or record.pop("id", None) or f"{max(number - 1, 0):08d}"
+    uid = record.pop("uid", None)
+    if uid is None or uid == "":
+        uid = record.pop("id", None)
+    if uid is None or uid == "":
+        uid = f"{max(number - 1, 0):08d}"
     sample = Sample(uid=str(uid), image=_image(record.pop("image", None)))
     url = record.pop("url", None)
     sample.url = None if url is None else str(url)
@@ -76,12 +82,11 @@ def sample_of(record: dict[str, Any], number: int = 0) -> Sample:
         value = record.pop(key, None)
         if value is not None and "text" not in sample.captions:
             sample.captions["text"] = _texts(key, [value] if isinstance(value, str) else value)
-    if record.get("param_aug") is not None:
-        sample.param_aug = parameters(record.pop("param_aug"))
+    sample.param_aug = parameters(record.pop("param_aug", None))
     for key, value in record.items():
-        if _EMBEDDING.search(key) and not isinstance(value, (int, float, dict, type(None))):
-            sample.embeddings[key.replace("embedding", "emb")] = _embedding(key, value)
-        elif _CAPTIONS.search(key) and isinstance(value, list):
+        if _is_embedding(key, value):
+            sample.embeddings[_plain(key)] = _embedding(key, value)
+        elif CAPTIONS.search(key) and isinstance(value, list):
             sample.captions[key] = _texts(key, value)
         else:
             sample.meta[key] = value
@@ -145,6 +150,22 @@ def _texts(key: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise DataError(f"{key} is not a list of captions")
     return value
+
+
+def _is_embedding(key: str, value: Any) -> bool:
+    """Tell embeddings from what is about them: the generator takes any key with `emb` in it."""
+    named = _EMBEDDING.search(key.replace(_UNFILLED, "")) is not None
+    if isinstance(value, str):
+        return named or ("emb" in key and value.startswith(_GZIP))
+    first = value
+    while isinstance(first, list) and first:
+        first = first[0]
+    numbers = isinstance(first, float) and _PERHAPS.search(key) is not None
+    return isinstance(value, list) and (named or numbers)
+
+
+def _plain(key: str) -> str:
+    return re.sub("embeddings?", "emb", key.replace(_UNFILLED, ""))
 
 
 def _embedding(key: str, value: Any) -> Embeddings:

@@ -79,8 +79,13 @@ def write_index(folder: str, index: Index) -> None:
     storage.write_bytes(storage.join(folder, NAME), text.encode() + b"\n")
 
 
-def read_index(folder: str) -> Index | None:
+def read_index(folder: str, *, others: bool = True) -> Index | None:
     """Return the index of `folder`, or None if it has none.
+
+    Args:
+        folder: local, or of an object store.
+        others: whether an `index.json` that is none of ours, with neither version nor shards,
+            is an error too.
 
     Raises:
         DataError: it is damaged, or of a later version.
@@ -90,6 +95,8 @@ def read_index(folder: str) -> Index | None:
     if not storage.exists(path):
         return None
     data = _json(path)
+    if not others and "version" not in data and "shards" not in data:
+        return None
     version = data.get("version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise DataError(f"{path}: no version; it is not an index of shards, or is damaged")
@@ -114,7 +121,7 @@ def describe(folder: str) -> Index | None:
     Raises:
         DataError: either is damaged.
     """
-    index = read_index(folder)
+    index = read_index(folder, others=False)
     if index is not None:
         return index
     path = storage.join(folder, PUBLISHED_NAME)

@@ -97,7 +97,7 @@ def folder_shards(folder: str) -> list[str]:
         DataError: there are none, or one that the index lists is missing.
     """
     found = shards_in(folder)
-    index = read_index(folder)
+    index = read_index(folder, others=False)
     if index is not None:
         paths = [storage.join(folder, shard.name) for shard in index.shards]
         names = {name_of(path) for path in found}

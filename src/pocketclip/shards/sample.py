@@ -21,8 +21,11 @@ Shapes: A augmentations, n captions under one key, D width.
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +49,8 @@ PART_OF = {
 """What a member counts as when bytes are reported by part."""
 MORE = "text_more"
 """The key of ground-truth captions after the first, for which `txt` has no room."""
+CAPTIONS = re.compile(r"syn_text|_captions|^text_")
+"""Keys of captions, wherever other things may stand beside them."""
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -86,12 +91,12 @@ def parse(parts: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
     if "json" in parts:
         sample.meta = _object(parts, "json")
     if "syn.json" in parts:
-        for key, value in _object(parts, "syn.json").items():
-            if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-                raise DataError(f"syn.json: {key} is not a list of captions")
-            sample.captions[key] = value
+        _add_captions(sample, _object(parts, "syn.json"))
     if "paug.json" in parts:
-        sample.param_aug = parameters(_object(parts, "paug.json").get("param_aug"))
+        about = _object(parts, "paug.json")
+        if "param_aug" not in about:
+            raise DataError("paug.json: param_aug is missing")
+        sample.param_aug = parameters(about["param_aug"])
     dtype = ""
     member = next((k for k in MEMBERS if k in parts), None)
     if member is not None:
@@ -103,19 +108,36 @@ def parse(parts: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
     return sample, dtype
 
 
-def parameters(value: Any) -> list[Any]:
+def _add_captions(sample: Sample, found: Mapping[str, Any]) -> None:
+    """Take lists of texts as captions; other writers' notes beside them go to the metadata."""
+    for key, value in found.items():
+        if key == "text" and key in sample.captions:
+            sample.meta.setdefault(key, value)  # `txt` is the ground truth
+        elif isinstance(value, list) and all(isinstance(text, str) for text in value):
+            sample.captions[key] = value
+        elif isinstance(value, list) and CAPTIONS.search(key):
+            raise DataError(f"syn.json: {key} is not a list of captions")
+        elif isinstance(value, str) and CAPTIONS.search(key):
+            sample.captions[key] = [value]
+        else:
+            sample.meta.setdefault(key, value)
+
+
+def parameters(value: Any) -> list[Any] | None:
     """Return `param_aug`, which published sets hold as a list or as its JSON text.
 
     Raises:
-        DataError: it is neither.
+        DataError: it is neither, nor null.
     """
+    if value is None:
+        return None
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise DataError(f"paug.json: param_aug is text that is not JSON ({error})") from error
     if not isinstance(value, list):
-        raise DataError("paug.json: param_aug is missing or not a list")
+        raise DataError("paug.json: param_aug is not a list")
     return value
 
 
@@ -126,19 +148,18 @@ def separate(sample: Sample) -> None:
         DataError: `text_emb` holds rows of several keys, and their counts do not add up.
     """
     found, captions = sample.embeddings, sample.captions
-    synthetic = [k for k in captions if k not in ("text", MORE)]
+    synthetic = [k for k in captions if k not in ("text", MORE) and f"{k}_emb" not in found]
     rows = found.get("text_emb")
-    shared = synthetic and not any(f"{k}_emb" in found for k in captions if k != "text")
-    if rows is not None and rows.ndim == 2 and shared:
-        truths = len(captions.get("text", [0]))
+    truths = len(captions.get("text", [0]))
+    if rows is not None and rows.ndim == 2 and len(rows) > truths and synthetic:
         counts = [len(captions[k]) for k in synthetic]
-        if len(rows) != truths:
-            if len(rows) != truths + sum(counts):
-                texts = f"{truths} + {' + '.join(map(str, counts))}"
-                raise DataError(f"text_emb has {len(rows)} rows, the captions are {texts}")
-            ends = np.cumsum([truths, *counts])
-            found["text_emb"] = rows[:truths]
-            for k, begin, end in zip(synthetic, ends[:-1], ends[1:], strict=True):
+        ends = [truths, *(truths + total for total in itertools.accumulate(counts))]
+        if len(rows) not in ends:  # keys at the end may have no embeddings at all
+            texts = f"{truths} + {' + '.join(map(str, counts))}"
+            raise DataError(f"text_emb has {len(rows)} rows, the captions are {texts}")
+        found["text_emb"] = rows[:truths]
+        for k, begin, end in zip(synthetic, ends[:-1], ends[1:], strict=True):
+            if end <= len(rows):
                 found[f"{k}_emb"] = rows[begin:end]
     if MORE in captions:
         captions["text"] = captions.get("text", []) + captions.pop(MORE)
@@ -219,6 +240,8 @@ def _object(parts: Mapping[str, bytes], key: str) -> dict[str, Any]:
         value = json.loads(parts[key])
     except (ValueError, RecursionError) as error:
         raise DataError(f"{key}: not JSON ({error})") from error
+    if value is None and key == "json":
+        return {}
     if not isinstance(value, dict):
         raise DataError(f"{key}: JSON of a {type(value).__name__}, not of an object")
     return value
@@ -235,6 +258,33 @@ def finite(value: Any) -> Any:
     return value
 
 
+def _of_numpy(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def plain(sample: Sample) -> Sample:
+    """Return `sample` as the reader would give it, whatever arrays of floats it came with.
+
+    Raises:
+        DataError: its uid is no text, or a value cannot be taken for what it should be.
+    """
+    if not isinstance(sample.uid, str):
+        raise DataError(f"the uid {sample.uid!r} is of type {type(sample.uid).__name__}, not str")
+    embeddings = {}
+    for key, array in sample.embeddings.items():
+        try:
+            if hasattr(array, "detach"):  # a tensor; numpy knows no bfloat16
+                array = array.detach().cpu().float().numpy()
+            with np.errstate(over="ignore"):
+                embeddings[key] = np.asarray(array, np.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{sample.uid!r}: {key} is not an array of floats") from error
+    params = parameters(sample.param_aug) if isinstance(sample.param_aug, str) else sample.param_aug
+    return replace(sample, embeddings=embeddings, param_aug=params)
+
+
 def dump(value: Any) -> bytes:
     """Return `value` as one line of JSON.
 
@@ -242,7 +292,9 @@ def dump(value: Any) -> bytes:
         DataError: it holds what JSON has no form for.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+        text = json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "), default=_of_numpy
+        )
         return text.encode()
     except (TypeError, ValueError) as error:  # the latter also: a lone surrogate
         raise DataError(f"cannot be written as JSON ({error})") from error

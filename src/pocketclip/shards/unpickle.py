@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pocketclip.errors import DataError
-from pocketclip.shards.codec import MAX_BYTES
+from pocketclip.shards.codec import MAX_BYTES, MAX_PICKLE
 from pocketclip.types import Embeddings
 
 _KINDS = ("f2", "f4", "f8")
@@ -31,6 +31,8 @@ def floats_from_pickle(data: bytes) -> Embeddings:
     Raises:
         DataError: it is damaged, or holds anything else; nothing of it was run.
     """
+    if len(data) > MAX_PICKLE:
+        raise DataError(f"pickle of more than {MAX_PICKLE} bytes; nothing of it was run")
     try:
         loaded = _Inert(io.BytesIO(data)).load()
         return _array(loaded)
@@ -68,13 +70,6 @@ class _Scalar(_Record):
     """`scalar(dtype, bytes)`: one number."""
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """`_codecs.encode`: how protocols 0 to 2 spell bytes."""
-    if encoding != "latin1":
-        raise DataError(f"pickle that encodes to {encoding}; nothing of it was run")
-    return text.encode("latin1")
-
-
 def _no_bytes() -> bytes:
     """`bytes()`: how protocols 0 to 2 spell none; with arguments it could make any number."""
     return b""
@@ -83,7 +78,6 @@ def _no_bytes() -> bytes:
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Record,
-    ("_codecs", "encode"): _latin1,
     ("__builtin__", "bytes"): _no_bytes,
     ("builtins", "bytes"): _no_bytes,
 }
@@ -94,9 +88,22 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 class _Inert(pickle._Unpickler):
-    """An unpickler that knows the names above and no other."""
+    """An unpickler that knows the names above, `_codecs.encode`, and no other."""
+
+    _room = MAX_BYTES
+
+    def _latin1(self, text: str, encoding: str) -> bytes:
+        """`_codecs.encode`: how protocols 0 to 2 spell bytes."""
+        if encoding != "latin1":
+            raise DataError(f"pickle that encodes to {encoding}; nothing of it was run")
+        self._room -= len(text)  # a program may do this to one text any number of times
+        if self._room < 0:
+            raise DataError(f"unpacks to more than {MAX_BYTES} bytes")
+        return text.encode("latin1")
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._latin1
         try:
             return _KNOWN[module, name]
         except KeyError:

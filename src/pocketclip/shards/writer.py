@@ -21,9 +21,11 @@ from pocketclip.errors import DataError
 from pocketclip.shards.check import faults
 from pocketclip.shards.codec import DTYPES
 from pocketclip.shards.foreign import record_of, zstandard_module
-from pocketclip.shards.sample import LAYOUTS, PART_OF, build, dump, finite
+from pocketclip.shards.sample import LAYOUTS, PART_OF, build, dump, finite, plain
 from pocketclip.shards.tar import ending, entry
 from pocketclip.types import Sample
+
+_NOT_OPEN = "use the writer in a with block: with ... as writer: writer.write(sample)"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +56,7 @@ class ShardWriter:
     Args:
         path: local, or of an object store.
         dtype: of the embeddings: float32, float16, bfloat16, int8 or int6.
-        layout: `named` (each key of captions has embeddings of its own; published as v2) or
+        layout: `named`, also called `v2` (each key of captions has embeddings of its own), or
             `v1` (`text_emb` holds the rows of the one synthetic key too).
         images: whether to write the images.
         teacher_dims: the width of each teacher's part of an embedding.
@@ -75,8 +77,9 @@ class ShardWriter:
     ) -> None:
         if dtype not in DTYPES:
             raise DataError(f"unknown dtype {dtype}; there are {', '.join(DTYPES)}")
+        layout = "named" if layout == "v2" else layout
         if layout not in LAYOUTS:
-            raise DataError(f"unknown layout {layout}; there are {', '.join(LAYOUTS)}")
+            raise DataError(f"unknown layout {layout}; there are {', '.join(LAYOUTS)}, v2 (named)")
         self.path = str(path)
         self.dtype = dtype
         self.layout = layout
@@ -107,6 +110,7 @@ class ShardWriter:
             except BaseException:
                 self._stack.__exit__(*sys.exc_info())
                 raise
+        self._out = None
         self._stack.__exit__(kind, error, trace)
 
     def write(
@@ -115,7 +119,8 @@ class ShardWriter:
         """Add a sample; when this raises, nothing of it was written and others can follow.
 
         Args:
-            sample: its embeddings are float32, by the keys that `types.Sample` names.
+            sample: its embeddings are arrays, tensors or lists, by the keys that `types.Sample`
+                names.
             packed: the embeddings' member (key, bytes) as it stood in another shard, which is
                 then written unchanged.
             packed_dtype: the dtype of `packed`.
@@ -125,7 +130,9 @@ class ShardWriter:
                 is not finite; the message begins with the uid.
             OSError: the disk is full.
         """
-        assert self._out is not None, "use the writer as a context manager"
+        if self._out is None:
+            raise DataError(f"{self.path}: {_NOT_OPEN}")
+        sample = plain(sample)
         if sample.uid in self._uids:
             raise DataError(f"{_shown(sample.uid)}: a second sample of this uid")
         for _, reason in faults(sample, self.teacher_dims):
@@ -216,6 +223,7 @@ class JsonlWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._out = None
         self._stack.__exit__(kind, error, trace)
         assert self._file is not None
         self.stats.bytes, self.stats.sha256 = self._file.bytes, self._file.hash.hexdigest()
@@ -228,6 +236,9 @@ class JsonlWriter:
         Raises:
             DataError: as `ShardWriter.write`.
         """
+        if self._out is None:
+            raise DataError(f"{self.path}: {_NOT_OPEN}")
+        sample = plain(sample)
         if sample.uid in self._uids:
             raise DataError(f"{_shown(sample.uid)}: a second sample of this uid")
         for _, reason in faults(sample):
