@@ -56,19 +56,17 @@ class Settings:
     length_penalty: float = 1.0
     """Beams: a text's log-probability is divided by its number of ids to this power."""
 
-    def checked(self, context_length: int) -> Settings:
-        """Return the settings if they make sense.
+    def checked(self, context_length: int | None = None) -> Settings:
+        """Return the settings if they make sense, for a model of this context length if given.
 
         Raises:
             ConfigError: they do not; the message says which.
         """
+        longest = self.max_length if context_length is None else context_length + 1
         rules = (
             (self.method in get_args(Method), f"method is one of {', '.join(get_args(Method))}"),
             (self.max_length >= 3, "max_length is at least 3: start, one id, end"),
-            (
-                self.max_length <= context_length + 1,
-                f"max_length is at most {context_length + 1} for this model",
-            ),
+            (self.max_length <= longest, f"max_length is at most {longest} for this model"),
             (0 <= self.min_length < self.max_length, "min_length is 0 or more, below max_length"),
             (self.temperature > 0, "temperature is above 0 (for the most probable: 'greedy')"),
             (0 < self.top_p <= 1, "top_p is above 0 and at most 1"),

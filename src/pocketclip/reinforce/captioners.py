@@ -18,12 +18,13 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import ConfigError
+from pocketclip.nn.generate import Settings
 from pocketclip.reinforce import specs
 from pocketclip.reinforce.squares import Scaling, SquareTransform
 from pocketclip.reinforce.teachers import Pixels, geometry, load_model
@@ -32,8 +33,6 @@ from pocketclip.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-Method = Literal["nucleus", "top_k", "beam", "greedy"]
 
 RETRIES = 3
 """How often a caption that came out empty is drawn again."""
@@ -44,41 +43,19 @@ _NAME = re.compile(r"[a-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How captions are drawn."""
-
-    method: Method = "nucleus"
-    """`beam` gives the n best beams, `greedy` one caption, whatever the count."""
-    temperature: float = 1.0
-    top_p: float = 0.9
-    """With nucleus: sample among the fewest tokens that together have this probability."""
-    top_k: int = 50
-    """With top_k: sample among so many of the most probable tokens."""
-    beams: int = 6
-    max_length: int = 77
-    """The most tokens in a caption, those that begin and end it included."""
-    min_length: int = 5
-    """How many tokens, the first included, come before the end may."""
-    repetition_penalty: float = 1.0
-    length_penalty: float = 1.0
-    """With beam: a caption's log-probability is divided by its length to this power."""
+class Sampling(Settings):
+    """How captions are drawn, as a recipe says it."""
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(n, int) for n in (self.top_k, self.beams, self.max_length))
-        rules = (
-            (self.method in get_args(Method), "method", f"one of {', '.join(get_args(Method))}"),
-            (self.temperature > 0, "temperature", "above 0"),
-            (0 < self.top_p <= 1, "top_p", "above 0 and at most 1"),
-            (whole and self.top_k >= 1, "top_k", "a whole number from 1"),
-            (whole and self.beams >= 1, "beams", "a whole number from 1"),
-            (whole and self.max_length >= 3, "max_length", "a whole number from 3"),
-            (0 <= self.min_length < self.max_length, "min_length", "0 to below max_length"),
-            (self.repetition_penalty > 0, "repetition_penalty", "above 0"),
-            (self.length_penalty >= 0, "length_penalty", "0 or above"),
-        )
-        for fine, name, rule in rules:
-            if not fine:
-                raise ConfigError(f"sampling: {name} is {rule}, not {getattr(self, name)!r}")
+        for name in ("top_k", "beams", "max_length", "min_length"):
+            if type(getattr(self, name)) is not int:
+                raise ConfigError(
+                    f"sampling: {name} is a whole number, not {getattr(self, name)!r}"
+                )
+        try:
+            self.checked()
+        except ConfigError as error:
+            raise ConfigError(f"sampling: {error}") from error
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Sampling:
@@ -287,9 +264,7 @@ def _coca(
     config = model.config
     if not config.is_captioner:
         raise ConfigError(f"{config.name} writes no captions; coca-vit-l14 does")
-    from pocketclip.nn.generate import Settings
-
-    Settings(**dataclasses.asdict(sampling)).checked(config.text.context_length)
+    sampling.checked(config.text.context_length)
     facts = {"kind": "coca", "model": config.name, "space_id": model.space_id}
     model = model.requires_grad_(False).to(device, dtype)
     return CocaWriter(model, sampling), facts, *geometry(model)
