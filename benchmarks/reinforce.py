@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.reinforce.job import Engine, run
+from pocketclip.reinforce.engine import Engine
+from pocketclip.reinforce.job import run
 from pocketclip.reinforce.recipe import load_recipe
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"

@@ -20,7 +20,8 @@ from pocketclip import shards, storage
 from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, DataError, StorageError
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.reinforce.job import Engine, Limit, run
+from pocketclip.reinforce.engine import Engine
+from pocketclip.reinforce.job import Limit, run
 from pocketclip.reinforce.local import WorkersDiedError
 from pocketclip.reinforce.recipe import load_recipe
 

@@ -164,7 +164,7 @@ def test_any_order_of_members_and_param_aug_as_text(tmp_path, as_text):
         ("0.paug.json", b'{"param_aug": "[["}', "not JSON"),
         ("0.npz", b"PK", "damaged npz"),
         ("0.pth.gz", b"\x1f\x8b", "damaged gzip"),
-        ("0.pth.gz", gzip.compress(pickle.dumps({"a": print})), "nothing of it was run"),
+        ("0.pth.gz", gzip.compress(pickle.dumps({"a": print}), mtime=0), "nothing of it was run"),
         ("0.json", b"[" * 100_000, "not JSON"),
     ],
 )
@@ -201,7 +201,7 @@ def record(one, pack):
 
 def packed(array):
     data = pickle.dumps(np.array(array, "float32"), protocol=pickle.HIGHEST_PROTOCOL)
-    return base64.b64encode(gzip.compress(data)).decode()
+    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
@@ -281,7 +281,7 @@ def test_line_numbers_stand_for_missing_uids(tmp_path):
         ('{"uid": "1", "text_emb": "AAAA"}', "damaged gzip"),
         ('{"uid": "1", "text_emb": [["a"]]}', "not an array of floats"),
         (
-            json.dumps({"text_emb": base64.b64encode(gzip.compress(b"cos\nsystem\n.")).decode()}),
+            json.dumps({"text_emb": base64.b64encode(gzip.compress(b"cos\nsystem\n.", mtime=0)).decode()}),
             "os.system",
         ),
     ],

@@ -20,6 +20,7 @@ from pocketclip.errors import ConfigError, DataError, MissingDependencyError, Po
 from pocketclip.files import remove_abandoned
 from pocketclip.pairs import PairShard
 from pocketclip.reinforce import job
+from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.job import Limit, OnPairs, OnShard, OnStart, Report, Summary
 from pocketclip.reinforce.local import Workers, WorkersDiedError
 from pocketclip.reinforce.recipe import Recipe
@@ -64,9 +65,9 @@ class _Worker:
         self.shard = ""
         self.stopping = False
         self.done = self.bad = 0
-        self.engine: job.Engine | None = None
+        self.engine: Engine | None = None
         try:
-            self.engine = job.Engine(recipe)
+            self.engine = Engine(recipe)
             self.pool = Workers(workers, ahead=2 * recipe.batch_size)
         except (PocketclipError, OSError) as error:
             self.error = error
