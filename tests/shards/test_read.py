@@ -281,7 +281,9 @@ def test_line_numbers_stand_for_missing_uids(tmp_path):
         ('{"uid": "1", "text_emb": "AAAA"}', "damaged gzip"),
         ('{"uid": "1", "text_emb": [["a"]]}', "not an array of floats"),
         (
-            json.dumps({"text_emb": base64.b64encode(gzip.compress(b"cos\nsystem\n.", mtime=0)).decode()}),
+            json.dumps(
+                {"text_emb": base64.b64encode(gzip.compress(b"cos\nsystem\n.", mtime=0)).decode()}
+            ),
             "os.system",
         ),
     ],
