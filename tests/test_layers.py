@@ -27,6 +27,7 @@ LAYERS = {
     "pocketclip.augment_params": 0,
     "pocketclip.pixel_ops": 0,
     "pocketclip.stores": 0,
+    "pocketclip.generation": 0,
     "pocketclip.storage": 0,
     "pocketclip.fetch": 0,
     "pocketclip.pairs": 0,

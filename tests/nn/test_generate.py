@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pocketclip.errors import ConfigError, PocketclipError
+from pocketclip.generation import Settings
 from pocketclip.nn.clip import random_model
-from pocketclip.nn.generate import Settings
 from pocketclip.nn.inference import compile_for_cpu
 from pocketclip.nn.sampling import choose, uniforms
 from tests.golden_weights import randomise

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketclip.errors import ConfigError, PocketclipError
+from pocketclip.generation import Settings
 from pocketclip.nn.sampling import choose, uniforms
 from pocketclip.nn.text import PAD, TextTower
 from pocketclip.nn.transformer import Past
@@ -28,57 +28,10 @@ from pocketclip.nn.vit import ViT
 if TYPE_CHECKING:
     from pocketclip.nn.coca import CoCa
 
-Method = Literal["nucleus", "top_k", "greedy", "beam"]
 # Below this share of live rows, those that have ended are taken out of the batch; copying the
 # keys and values at every ending would cost more than it saves.
 _CROWDED = 0.8
 _ROWS = 16  # drawn for at a time, so that their weights stay in the cache
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How captions are written."""
-
-    method: Method = "nucleus"
-    max_length: int = 77
-    """The most ids in a text, start and end included; a text that comes so far ends there."""
-    min_length: int = 5
-    """How many ids, the start included, come before the end may."""
-    temperature: float = 1.0
-    """Divides the logits, before anything is cut off."""
-    top_p: float = 0.9
-    """Nucleus: sample among the fewest ids that together have this probability."""
-    top_k: int = 50
-    """Top-k: sample among so many of the most probable ids."""
-    repetition_penalty: float = 1.0
-    """Logits of ids that came before are divided by this if positive, else multiplied."""
-    beams: int = 6
-    length_penalty: float = 1.0
-    """Beams: a text's log-probability is divided by its number of ids to this power."""
-
-    def checked(self, context_length: int | None = None) -> Settings:
-        """Return the settings if they make sense, for a model of this context length if given.
-
-        Raises:
-            ConfigError: they do not; the message says which.
-        """
-        longest = self.max_length if context_length is None else context_length + 1
-        rules = (
-            (self.method in get_args(Method), f"method is one of {', '.join(get_args(Method))}"),
-            (self.max_length >= 3, "max_length is at least 3: start, one id, end"),
-            (self.max_length <= longest, f"max_length is at most {longest} for this model"),
-            (0 <= self.min_length < self.max_length, "min_length is 0 or more, below max_length"),
-            (self.temperature > 0, "temperature is above 0 (for the most probable: 'greedy')"),
-            (0 < self.top_p <= 1, "top_p is above 0 and at most 1"),
-            (self.top_k >= 1, "top_k is at least 1"),
-            (self.beams >= 1, "beams is at least 1"),
-            (self.repetition_penalty > 0, "repetition_penalty is above 0"),
-            (self.length_penalty >= 0, "length_penalty is 0 or more"),
-        )
-        for fine, rule in rules:
-            if not fine:
-                raise ConfigError(f"{rule}, not {getattr(self, rule.split()[0])!r}")
-        return self
 
 
 def generate(

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import ConfigError
-from pocketclip.nn.generate import Settings
+from pocketclip.generation import Settings
 from pocketclip.reinforce import specs
 from pocketclip.reinforce.squares import Scaling, SquareTransform
 from pocketclip.reinforce.teachers import Pixels, geometry, load_model
