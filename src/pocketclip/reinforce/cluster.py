@@ -179,15 +179,11 @@ class _Driver:
                 self.ray.exceptions.RayActorError,
                 self.ray.exceptions.OutOfMemoryError,
             ) as error:
-                self._count(hand, 0, 0)
-                shard = self._bury(hand, error)
-                out += [] if shard is None else [shard]
+                out += self._bury(hand, error)
                 continue
             if isinstance(found, WorkersDiedError):  # nor will this actor's next shard do
                 self.ray.kill(hand.actor)
-                self._count(hand, 0, 0)
-                shard = self._bury(hand, found)
-                out += [] if shard is None else [shard]
+                out += self._bury(hand, found)
                 continue
             if isinstance(found, Exception):
                 raise found
@@ -209,7 +205,9 @@ class _Driver:
                 "--precision, and give them all the same files"
             )
 
-    def _bury(self, hand: _Hand, error: Exception) -> PairShard | None:
+    def _bury(self, hand: _Hand, error: Exception) -> list[PairShard]:
+        """Return the shard of a dead actor, if it had one, to be begun again."""
+        self._count(hand, 0, 0)
         lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         if hand.shard is None and "creation task" in reason:
@@ -223,7 +221,7 @@ class _Driver:
                 raise PocketclipError(
                     f"actors die before their models are loaded ({reason}): give them more memory"
                 )
-            return None
+            return []
         name = hand.shard.name
         self.attempts[name] = self.attempts.get(name, 0) + 1
         if self.attempts[name] > self.cluster.retries:
@@ -232,7 +230,7 @@ class _Driver:
                 f"({reason}); finished shards are kept"
             )
         log.warning("an actor died at shard %s, which is begun again (%s)", name, reason)
-        return hand.shard
+        return [hand.shard]
 
     def _poll(self) -> None:
         asked = {hand.actor.progress.remote(): hand for hand in self.running.values()}
@@ -301,20 +299,15 @@ def run(
         driver = _Driver(ray, lambda: remote.remote(recipe, out, workers), cluster, count)
         try:
             facts = driver.muster(min(cluster.min_actors, max(1, len(shards))))
-            job.begin(out, facts)
-            done, todo = job.pending(shards, facts, out)
-            before = sum(report.samples + report.bad for report in done.values())
-            on_start(len(shards), len(done), before)
+            done, todo = job.resume(shards, facts, out, limit, on_start)
             skipped = len(done)
-            for report in done.values():
-                limit.add(report.samples + report.bad, report.bad)
             for report in driver.work(todo):
                 done[report.name] = report
                 on_shard(report.samples + report.bad)
         finally:
             driver.dismiss()
     reports = [done[shard.name] for shard in shards]
-    index = job.finish(out, facts)
+    index = job.finish(out, facts, done)
     here = {shard.name for shard in index.shards}
     elsewhere = [report.name for report in reports if report.stats["name"] not in here]
     if elsewhere:

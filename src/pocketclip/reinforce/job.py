@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,8 +198,14 @@ def _read_report(path: str) -> Report:
     return report
 
 
-def finish(out: str, facts: dict[str, Any]) -> Index:
-    """Write the index of all finished shards in `out`, those of other runs too."""
+def finish(out: str, facts: dict[str, Any], known: Mapping[str, Report]) -> Index:
+    """Write the index of all finished shards in `out`, those of other runs too.
+
+    Args:
+        out: where they are.
+        facts: what decides them.
+        known: reports that need not be read again, by the shard's name.
+    """
     if not storage.is_remote(out):
         remove_abandoned(out)  # of actors that died
     index = Index(
@@ -208,8 +214,10 @@ def finish(out: str, facts: dict[str, Any]) -> Index:
         augmentation=facts["augmentation"],
         config_hash=digest(facts),
     )
-    reports = [_read_report(path) for path in storage.list_files(out, (REPORT,))]
-    index.add(ShardStats(**report.stats) for report in reports)
+    for path in storage.list_files(out, (REPORT,)):
+        name = path.replace("\\", "/").rpartition("/")[2].removesuffix(REPORT)
+        report = known[name] if name in known else _read_report(path)
+        index.add([ShardStats(**report.stats)])
     write_index(out, index)
     return index
 
@@ -272,12 +280,17 @@ class Summary:
     """Shards that were finished before."""
 
 
-def pending(
-    shards: Sequence[PairShard], facts: dict[str, Any], out: str
+def resume(
+    shards: Sequence[PairShard],
+    facts: dict[str, Any],
+    out: str,
+    limit: Limit,
+    on_start: OnStart,
 ) -> tuple[dict[str, Report], list[PairShard]]:
-    """Return the reports of finished shards by name, and the shards still to do.
+    """Claim `out`; return the reports of finished shards by name, and the shards still to do.
 
     Raises:
+        ConfigError: `out` holds something else already.
         DataError: there are no shards, two have the same name, or one was made from other pairs.
     """
     if not shards:
@@ -286,25 +299,29 @@ def pending(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"two input shards are named {twice}: reinforce their folders one by one")
+    begin(out, facts)
+    config_hash = digest(facts)
     sizes = dict(storage.list_sizes(out))
     done = {}
     for shard in shards:
-        report = _finished(shard, facts, out, sizes)
+        target = _target(shard.name, facts["format"], out)
+        report = _finished(shard, config_hash, target, out, sizes)
         if report is not None:
             done[shard.name] = report
+            limit.add(report.samples + report.bad, report.bad)
+    on_start(len(shards), len(done), limit.seen)
     return done, [shard for shard in shards if shard.name not in done]
 
 
 def _finished(
-    shard: PairShard, facts: dict[str, Any], out: str, sizes: dict[str, int]
+    shard: PairShard, config_hash: str, target: str, out: str, sizes: Mapping[str, int]
 ) -> Report | None:
     """Return the report of a shard that needs no more work."""
     path = storage.join(out, shard.name + REPORT)
-    target = _target(shard.name, facts["format"], out)
     if path not in sizes or target not in sizes:
         return None
     report = _read_report(path)
-    if report.config_hash != digest(facts):
+    if report.config_hash != config_hash:
         raise DataError(f"{target} was made by another recipe: choose another --out")
     if report.fingerprint != shard.fingerprint:
         raise DataError(
@@ -342,14 +359,9 @@ def run(
     """
     with Workers(workers, ahead=2 * recipe.batch_size) as pool:
         engine = Engine(recipe)
-        begin(out, engine.facts)
-        done, todo = pending(shards, engine.facts, out)
-        before = sum(report.samples + report.bad for report in done.values())
-        on_start(len(shards), len(done), before)
-        skipped = len(done)
         limit = limit or Limit()
-        for report in done.values():
-            limit.add(report.samples + report.bad, report.bad)
+        done, todo = resume(shards, engine.facts, out, limit, on_start)
+        skipped = len(done)
 
         def count(pairs: int, bad: int) -> None:
             on_pairs(pairs, bad)
@@ -359,4 +371,4 @@ def run(
             done[shard.name] = run_shard(shard, engine, pool, out, count)
             on_shard(done[shard.name].samples + done[shard.name].bad)
     reports = [done[shard.name] for shard in shards]
-    return Summary(index=finish(out, engine.facts), reports=reports, skipped=skipped)
+    return Summary(index=finish(out, engine.facts, done), reports=reports, skipped=skipped)

@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -88,7 +88,8 @@ class Workers:
         """
         if self._pool is None:
             for pair in pairs:
-                yield pair, _one(pair, plan)
+                image = _image(pair)
+                yield pair, image if isinstance(image, Bad) else prepare(pair.uid, image, plan)
             return
         waiting: deque[tuple[Pair | Bad, Future[Prepared | Bad] | Bad]] = deque()
         source = _in_a_thread(pairs, self.ahead)
@@ -106,17 +107,17 @@ class Workers:
                 'if __name__ == "__main__"); finished shards are kept: run again with fewer workers'
             ) from error
         finally:
+            source.close()
             for _, future in waiting:
                 if isinstance(future, Future):
                     future.cancel()
 
     def _submit(self, pair: Pair | Bad, plan: Plan) -> Future[Prepared | Bad] | Bad:
-        if isinstance(pair, Bad):
-            return pair
-        if pair.image is None:
-            return Bad(uid=pair.uid, reason="no image")
+        image = _image(pair)
+        if isinstance(image, Bad):
+            return image
         assert self._pool is not None
-        return self._pool.submit(prepare, pair.uid, pair.image, plan)
+        return self._pool.submit(prepare, pair.uid, image, plan)
 
 
 def _result(
@@ -125,12 +126,11 @@ def _result(
     return pair, future if isinstance(future, Bad) else future.result()
 
 
-def _one(pair: Pair | Bad, plan: Plan) -> Prepared | Bad:
+def _image(pair: Pair | Bad) -> bytes | Bad:
+    """Return the image of a pair, or why there is nothing to prepare."""
     if isinstance(pair, Bad):
         return pair
-    if pair.image is None:
-        return Bad(uid=pair.uid, reason="no image")
-    return prepare(pair.uid, pair.image, plan)
+    return Bad(uid=pair.uid, reason="no image") if pair.image is None else pair.image
 
 
 def _nothing() -> None:
@@ -152,7 +152,7 @@ def _end_with(wait: Callable[[], None]) -> None:
 _END = object()
 
 
-def _in_a_thread(items: Iterable[_T], ahead: int) -> Iterator[_T]:
+def _in_a_thread(items: Iterable[_T], ahead: int) -> Generator[_T, None, None]:
     """Yield `items`, read by a thread, so that a slow disk or network does not keep the model."""
     waiting: queue.Queue[object] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
