@@ -36,6 +36,7 @@ LAYERS = {
     "pocketclip.naming": 1,
     "pocketclip.weights": 1,
     "pocketclip.checkpoint": 1,
+    "pocketclip.evaluate": 2,
     "pocketclip.infer": 2,
     "pocketclip.reinforce": 2,
     "pocketclip.compat": 3,

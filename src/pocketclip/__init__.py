@@ -32,7 +32,18 @@ _HOMES = {
 }
 _ROOMS = frozenset(
     {
-        *("augment", "checkpoint", "compat", "errors", "fetch", "images", "infer", "nn", "pairs"),
+        *(
+            "augment",
+            "checkpoint",
+            "compat",
+            "errors",
+            "evaluate",
+            "fetch",
+            "images",
+            "infer",
+            "nn",
+            "pairs",
+        ),
         *("preprocess", "reinforce", "shards", "storage", "tokenizer", "types", "zoo"),
     }
 )

@@ -96,23 +96,42 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(total: int, unit: str) -> Iterator[Advance]:
-    """Show progress on standard error: a bar on a terminal, else a line a minute."""
-    if total < 2:
+def progress(total: int | None, unit: str, title: str = "") -> Iterator[Advance]:
+    """Show progress on standard error: a bar on a terminal, else a line a minute.
+
+    Args:
+        total: how many there are; None where nobody knows before the end.
+        unit: what is counted.
+        title: what is being done, where there are several things to do.
+    """
+    if total is not None and total < 2:
         yield lambda _count: None
     elif sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = (BarColumn(), MofNCompleteColumn(), unit, TimeRemainingColumn())
+        columns = (
+            *((TextColumn("{task.description}", markup=False),) if title else ()),
+            BarColumn(),
+            MofNCompleteColumn(),
+            unit,
+            TimeElapsedColumn() if total is None else TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(unit, total=total)
+            task = bar.add_task(title, total=total)
             yield lambda count: bar.advance(task, count)
     else:
-        yield _line_a_minute(total, unit)
+        yield _line_a_minute(total, unit, title)
 
 
-def _line_a_minute(total: int, unit: str) -> Advance:
+def _line_a_minute(total: int | None, unit: str, title: str) -> Advance:
     begun = last = time.monotonic()
     done = 0
 
@@ -120,10 +139,13 @@ def _line_a_minute(total: int, unit: str) -> Advance:
         nonlocal done, last
         done += count
         now = time.monotonic()
-        if now - last >= 60:
-            last = now
-            left = (now - begun) / done * (total - done)
-            print(f"{done} of {total} {unit}, about {left:.0f} s left", file=sys.stderr)
+        if now - last < 60:
+            return
+        last = now
+        of, left = "", f"{done / (now - begun):.1f} per s"
+        if total is not None:
+            of, left = f" of {total}", f"about {(now - begun) / done * (total - done):.0f} s left"
+        print(f"{title}{': ' if title else ''}{done}{of} {unit}, {left}", file=sys.stderr)
 
     return advance
 

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from pocketclip import __version__
-from pocketclip.cli import audit, classify, embed, join, models, reinforce, show
+from pocketclip.cli import audit, classify, compare, embed, join, models, reinforce, show
+from pocketclip.cli import eval as eval_
 from pocketclip.errors import PocketclipError
 
 app = typer.Typer(
@@ -48,6 +49,8 @@ def _root(
     pocketclip embed photos/ --out photos.npy --model mobileclip2-s0
     pocketclip reinforce pairs.csv --out dr --teacher vit-b16 --captioner coca-vit-l14
     pocketclip audit dr                                    is the dataset whole?
+    pocketclip eval runs/small --suite datacomp38 --data sets --out results.jsonl
+    pocketclip compare results.jsonl mobileclip2-s0        beside the published models
     """
 
 
@@ -58,6 +61,8 @@ app.command("reinforce")(reinforce.reinforce)
 app.command("join")(join.join)
 app.command("audit")(audit.audit)
 app.command("show")(show.show)
+app.command("eval")(eval_.evaluate)
+app.command("compare")(compare.compare)
 
 
 def main() -> None:

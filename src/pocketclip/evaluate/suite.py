@@ -1,0 +1,242 @@
+"""Evaluate one model on many tasks, one after the other, and go on where a run was interrupted.
+
+    results = list(run(encoder, plan(["imagenet1k"], "data").ready, out="results.jsonl"))
+
+All data are looked for before the first image is read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pocketclip import __version__, storage
+from pocketclip.errors import ConfigError, DataError
+from pocketclip.evaluate.data import DataOptions, TaskData, find
+from pocketclip.evaluate.probe import knn, linear_probe
+from pocketclip.evaluate.results import Result, read_results, write_results
+from pocketclip.evaluate.retrieval import run_association, run_caption_choice, run_retrieval
+from pocketclip.evaluate.stream import Outcome, RunOptions, features
+from pocketclip.evaluate.tasks import (
+    MAIN_METRICS,
+    TASKS,
+    Kind,
+    Metrics,
+    Task,
+    find_task,
+)
+from pocketclip.evaluate.zeroshot import run_classification, run_faces
+from pocketclip.types import Encoder
+
+_RUNS: dict[Kind, Callable[[Encoder, Task, TaskData, RunOptions], Outcome]] = {
+    "classification": run_classification,
+    "faces": run_faces,
+    "retrieval": run_retrieval,
+    "caption_choice": run_caption_choice,
+    "association": run_association,
+}
+Watch = Callable[[Task, TaskData], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What can be evaluated, and what cannot and why."""
+
+    ready: list[tuple[Task, TaskData]]
+    missing: dict[str, str]
+    """Per task that has no usable data, the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A task that could not be finished, and why."""
+
+    key: str
+    reason: str
+
+
+def plan(names: Sequence[str], root: str, options: DataOptions | None = None) -> Plan:
+    """Look for the data of every task before any is evaluated.
+
+    Args:
+        names: tasks of the table, by key or short name, or names of the user's own sets.
+        root: the folder, table or place in an object store where the data lie.
+        options: how the user's own tables are to be read.
+
+    Raises:
+        ConfigError: no name, or one given twice.
+    """
+    ready, missing = [], {}
+    tasks = [_task(name) for name in names]
+    doubled = sorted({t.key for t in tasks if [u.key for u in tasks].count(t.key) > 1})
+    if doubled:
+        raise ConfigError(f"task {doubled[0]!r} is given twice")
+    if not tasks:
+        raise ConfigError("no tasks: name at least one")
+    for task in tasks:
+        try:
+            ready.append((task, find(task, root, options or DataOptions())))
+        except DataError as error:
+            missing[task.key] = str(error) if task.key in TASKS else f"{error}{_hint(task.key)}"
+    return Plan(ready, missing)
+
+
+def _task(name: str) -> Task:
+    try:
+        return find_task(name)
+    except ConfigError:  # the user's own
+        return Task(key=name.strip(), dataset=name.strip())
+
+
+def _hint(key: str) -> str:
+    try:
+        find_task(key)
+    except ConfigError as error:
+        return f" ({error})"
+    return ""
+
+
+def evaluate(
+    encoder: Encoder, task: Task, data: TaskData, options: RunOptions | None = None
+) -> tuple[Result, Outcome]:
+    """Return one task's result, and the outcome it was made from (a confusion matrix, say).
+
+    Raises:
+        DataError: unreadable images (without `skip_bad`), labels that do not fit, embeddings
+            that are not finite; the message names file and row.
+    """
+    options = options or RunOptions()
+    begun = time.monotonic()
+    outcome = _RUNS[data.kind](encoder, task, data, options)
+    main = task.main_metric if task.key in TASKS else MAIN_METRICS[data.kind]
+    metrics = outcome.metrics | {"main_metric": outcome.metrics[main] if main else None}
+    about = {
+        "space_id": encoder.space_id,
+        "samples": outcome.count,
+        "skipped": len(outcome.skipped),
+        "kind": data.kind,
+        "metric": main,
+        "data": data.place,
+        "identity": data.identity,
+        "seconds": round(time.monotonic() - begun, 2),
+        "version": __version__,
+    }
+    return Result(key=task.key, dataset=task.dataset, metrics=metrics, about=about), outcome
+
+
+def run(
+    encoder: Encoder,
+    ready: Sequence[tuple[Task, TaskData]],
+    *,
+    out: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    options: RunOptions | None = None,
+    watch: Watch = lambda _task, _data: nullcontext(lambda _count: None),
+    on_outcome: Callable[[Outcome], None] = lambda _outcome: None,
+) -> Iterator[Result | Failure]:
+    """Evaluate tasks one after the other; yield each result once it is in the file.
+
+    Results of the same data that stand in `out` already are yielded from there. A task that
+    fails is yielded as a `Failure`, and the others go on.
+
+    Args:
+        encoder: the model.
+        ready: tasks with their data, from `plan`.
+        out: a results file, local or in an object store; written anew, whole, after each task.
+        about: what else to write into each line of it, such as the name of the model.
+        options: batch size, workers, whether bad images may be skipped, ...
+        watch: opened around each task that is evaluated; gives what counts its images.
+        on_outcome: called after a task was evaluated.
+
+    Raises:
+        DataError: `out` holds results of another embedding space, or is no results file.
+    """
+    options = options or RunOptions()
+    before = resumable(out, encoder) if out and storage.exists(out) else {}
+    for task, data in ready:
+        old = before.get(task.key)
+        # A matrix that is asked for is not in the file.
+        if old and _still_good(old, data, options) and not options.confusion:
+            yield old
+            continue
+        try:
+            with watch(task, data) as advance:
+                settings = replace(options, advance=advance)
+                result, outcome = evaluate(encoder, task, data, settings)
+        except DataError as error:
+            yield Failure(task.key, str(error))
+            continue
+        result = replace(result, about={**(about or {}), **result.about})
+        before[task.key] = result
+        if out:
+            write_results(out, before.values())
+        on_outcome(outcome)
+        yield result
+
+
+def _still_good(result: Result, data: TaskData, options: RunOptions) -> bool:
+    same = result.about.get("identity") == data.identity
+    return same and (options.skip_bad or not result.about.get("skipped"))
+
+
+def resumable(path: str, encoder: Encoder) -> dict[str, Result]:
+    """Return the results in a file by key, if `encoder`'s may be added to them.
+
+    Raises:
+        DataError: a line is of another embedding space, or does not say of which.
+    """
+    results = read_results(path)
+    for line, result in enumerate(results, 1):
+        theirs = result.about.get("space_id")
+        if theirs != encoder.space_id:
+            whose = f"of embedding space {theirs}" if theirs else "of an unknown embedding space"
+            raise DataError(
+                f"{path} line {line} ({result.key}) is {whose}, and this model's is "
+                f"{encoder.space_id}: write to another file"
+            )
+    return {result.key: result for result in results}
+
+
+def probe(
+    encoder: Encoder,
+    test: TaskData,
+    train: TaskData,
+    methods: Sequence[str],
+    options: RunOptions | None = None,
+) -> tuple[Metrics, int]:
+    """Return what classifiers trained on frozen embeddings reach, and the training samples.
+
+    Args:
+        encoder: the model.
+        test: labelled data to score on.
+        train: labelled data to learn from.
+        methods: `knn`, `linear` or both.
+        options: as for `evaluate`.
+
+    Raises:
+        ConfigError: an unknown method.
+        DataError: as `evaluate`; or the two have no class names in common.
+        MissingDependencyError: `linear` without scikit-learn.
+    """
+    unknown = sorted(set(methods) - {"knn", "linear"})
+    if unknown or not methods:
+        raise ConfigError(f"no probe {(unknown or [''])[0]!r}; there are: knn, linear")
+    options = options or RunOptions()
+    names = sorted({*(train.classes or ()), *(test.classes or ())})
+    number = {name: position for position, name in enumerate(names)}
+    sets = []
+    for data in (train, test):
+        embeddings, labels, _ = features(encoder, data, options)
+        index = np.array([number[name] for name in data.classes or ()], np.int64)
+        sets += [embeddings, index[labels] if len(index) else labels]
+    metrics: Metrics = {}
+    if "knn" in methods:
+        metrics |= knn(*sets, classes=len(names))
+    if "linear" in methods:
+        metrics |= linear_probe(*sets)
+    return metrics, len(sets[0])
