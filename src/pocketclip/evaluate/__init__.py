@@ -1,0 +1,37 @@
+"""Evaluate any `Encoder` the way the published tables were made."""
+
+from pocketclip.evaluate.data import DataOptions, TaskData, find
+from pocketclip.evaluate.results import Result, average_38, read_results, write_results
+from pocketclip.evaluate.stream import Outcome, RunOptions
+from pocketclip.evaluate.suite import (
+    Failure,
+    Plan,
+    evaluate,
+    plan,
+    probe,
+    run,
+)
+from pocketclip.evaluate.tasks import DATACOMP38, TASKS, Task, find_task, published_results
+
+__all__ = [
+    "DATACOMP38",
+    "TASKS",
+    "DataOptions",
+    "Failure",
+    "Outcome",
+    "Plan",
+    "Result",
+    "RunOptions",
+    "Task",
+    "TaskData",
+    "average_38",
+    "evaluate",
+    "find",
+    "find_task",
+    "plan",
+    "probe",
+    "published_results",
+    "read_results",
+    "run",
+    "write_results",
+]

@@ -6,8 +6,9 @@
 
 Shapes: B batch, C classes, F metadata fields.
 
-DataComp's own acc1 and `acc_avg` differ a little where scores tie, as they do for the published
-iWildCam: one comes from `torch.topk`, the other from the first maximum. Here the two are one.
+In the published iWildCam results acc1 and `acc_avg` differ a little, since peers take the one from
+`torch.topk` and the other from the first maximum, and scores in half precision tie. Here the two
+are one.
 """
 
 from __future__ import annotations
@@ -72,9 +73,14 @@ class ClassificationCounts:
 
         Raises:
             DataError: a label or prediction outside 0..C-1; names the position.
+            ValueError: arrays that do not fit each other.
         """
-        for what, values in (("label", labels), ("prediction", predicted)):
-            check_range(what, values, self.classes, self.count)
+        predicted, labels, top5 = np.asarray(predicted), np.asarray(labels), np.asarray(top5)
+        if not predicted.shape == labels.shape == top5.shape or top5.dtype != bool:
+            raise ValueError(f"predictions {predicted.shape}, labels {labels.shape} and hits "
+                             f"{top5.shape} {top5.dtype} are not one of each")  # fmt: skip
+        labels = check_range("label", "sample", labels, self.classes, self.count)
+        predicted = check_range("prediction", "sample", predicted, self.classes, self.count)
         self.count += len(labels)
         self._true += np.bincount(labels, minlength=self.classes)
         self._predicted += np.bincount(predicted, minlength=self.classes)
@@ -145,6 +151,8 @@ class GroupCounts:
         self.by = tuple(by)
         self.name = name
         self.worst = worst or f"{name}_wg"
+        self.count = 0
+        """How many samples were added."""
         self._columns = [self.fields.index(field) for field in self.by]
         self._sizes = [0] * len(self.by)  # values of each field, as seen so far
         self._counts: dict[tuple[int, ...], list[int]] = {}  # by group: hits, samples
@@ -165,13 +173,14 @@ class GroupCounts:
         if not len(hits):
             return
         keys = metadata[:, self._columns]
-        sizes = [max(int(n), old) for n, old in zip(keys.max(0) + 1, self._sizes, strict=True)]
         for column, field in enumerate(self.by):
-            check_range(field, keys[:, column], _MAX_GROUPS, self._seen)
+            check_range(field, "sample", keys[:, column], _MAX_GROUPS, self.count)
+        sizes = [max(int(n) + 1, old) for n, old in zip(keys.max(0), self._sizes, strict=True)]
         if math.prod(sizes) > _MAX_GROUPS:
             raise DataError(f"{' x '.join(map(str, sizes))} groups by {' and '.join(self.by)}: "
                             f"is the metadata in the order {', '.join(self.fields)}?")  # fmt: skip
         self._sizes = sizes
+        self.count += len(hits)
         groups, of = np.unique(keys, axis=0, return_inverse=True)
         of = of.reshape(-1)
         right = np.bincount(of[hits], minlength=len(groups)).tolist()
@@ -189,9 +198,9 @@ class GroupCounts:
         Raises:
             DataError: no sample was added.
         """
-        check_some(self._seen)
+        check_some(self.count)
         found: Metrics = {
-            f"{self.name}_avg": sum(right for right, _ in self._counts.values()) / self._seen
+            f"{self.name}_avg": sum(right for right, _ in self._counts.values()) / self.count
         }
         shares = []
         for group in np.ndindex(*self._sizes):
@@ -202,7 +211,3 @@ class GroupCounts:
             found[f"{self.name}_{title}"] = shares[-1] if total else None
             found[f"count_{title}"] = float(total)
         return found | {self.worst: min(shares)}
-
-    @property
-    def _seen(self) -> int:
-        return sum(total for _, total in self._counts.values())

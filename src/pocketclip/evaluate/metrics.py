@@ -10,7 +10,7 @@ comes first) in `scores`; both are had from here too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,6 @@ __all__ = [
     "top_hits",
 ]
 
-_CHUNK = 1 << 22  # scores held at a time: 16 MiB in single precision
 _NOWHERE = np.iinfo(np.int64).max
 
 
@@ -66,14 +65,15 @@ def retrieval_metrics(
         texts: unit embeddings (M, D).
         image_of: the image that each text belongs to (M,).
         ks: how many are retrieved.
-        chunk: queries scored at a time; by default as many as 16 MiB hold.
+        chunk: queries scored at a time; by default as many as 16 MiB of scores hold, at least 64.
 
     Raises:
         DataError: no images or no texts, embeddings that are not finite, a text of an image that
             does not exist; names the position.
         ValueError: arrays that do not fit each other, a k below 1.
     """
-    images, texts, image_of = np.asarray(images), np.asarray(texts), np.asarray(image_of)
+    images, texts = _at_least_single(images), _at_least_single(texts)
+    image_of = np.asarray(image_of)
     if images.ndim != 2 or texts.shape[1:] != images.shape[1:] or image_of.shape != texts.shape[:1]:
         raise ValueError(f"images {images.shape}, texts {texts.shape} and image_of "
                          f"{image_of.shape}: not (N, D), (M, D) and (M,)")  # fmt: skip
@@ -81,13 +81,13 @@ def retrieval_metrics(
         raise ValueError(f"ks {tuple(ks)} and chunk {chunk}: each must be at least 1")
     check_some(len(images), "images")
     check_some(len(texts), "texts")
-    check_finite("embedding of image", images)
-    check_finite("embedding of text", texts)
-    check_range("image of text", image_of, len(images))
+    check_finite("embedding", "image", images)
+    check_finite("embedding", "text", texts)
+    image_of = check_range("image", "text", image_of, len(images))
     to_image = np.concatenate(
         [
             ranks(scores, image_of[begin : begin + len(scores)])
-            for begin, scores in _scored(texts, images, chunk)
+            for begin, scores in Candidates(images).scored("text", texts, chunk)
         ]
     )
     to_text = _text_ranks(images, texts, image_of, chunk)
@@ -102,10 +102,10 @@ def _text_ranks(
     images: Floats, texts: Floats, image_of: Integers, chunk: int | None
 ) -> NDArray[np.int64]:
     """Return the rank (N,) of the best text of each image; beyond all for those without."""
-    ranks = np.full(len(images), _NOWHERE)
+    found = np.full(len(images), _NOWHERE)
     order = np.argsort(image_of, kind="stable")  # texts by image, and by index within one
     begins = np.searchsorted(image_of[order], np.arange(len(images) + 1))
-    for begin, scores in _scored(images, texts, chunk):
+    for begin, scores in Candidates(texts).scored("image", images, chunk):
         own = order[begins[begin] : begins[begin + len(scores)]]
         rows = image_of[own] - begin
         mine = scores[rows, own]
@@ -117,20 +117,13 @@ def _text_ranks(
         has = np.flatnonzero(best < len(texts))
         if len(has):
             with_texts = scores if len(has) == len(scores) else scores[has]
-            ranks[begin + has] = ranks(with_texts, best[has])
-    return ranks
+            found[begin + has] = ranks(with_texts, best[has])
+    return found
 
 
-def _scored(
-    queries: Floats, rows: Floats, chunk: int | None = None
-) -> Iterator[tuple[int, Floats]]:
-    """Yield where each chunk of queries begins, and its scores (Q, N)."""
-    candidates = Candidates(rows)
-    size = chunk or max(1, _CHUNK // len(rows))
-    for begin in range(0, len(queries), size):
-        scores = candidates.scores(queries[begin : begin + size])
-        check_finite("score of query", scores, begin)
-        yield begin, scores
+def _at_least_single(rows: Floats) -> Floats:
+    rows = np.asarray(rows)
+    return rows.astype(np.result_type(rows, np.float32), copy=False)
 
 
 def choice_hits(scores: Floats) -> tuple[bool, bool]:
@@ -146,7 +139,7 @@ def choice_hits(scores: Floats) -> tuple[bool, bool]:
     scores = np.asarray(scores)
     if scores.ndim != 2 or not scores.size:
         raise DataError(f"scores {scores.shape} of a puzzle: it needs an image and a text")
-    check_finite("score of image", scores)
+    check_finite("score", "image", scores)
     pairs = np.arange(min(scores.shape))
     image_ok = bool((scores.argmax(axis=0)[pairs] == pairs).all())
     text_ok = bool((scores.argmax(axis=1)[pairs] == pairs).all())
@@ -176,10 +169,10 @@ def jaccard(scores: Floats, truth: Flags) -> float:
         DataError: no image is associated, or scores that are not finite.
         ValueError: arrays that do not fit each other.
     """
-    scores, truth = np.asarray(scores), np.asarray(truth)
+    scores, truth = np.asarray(scores, np.float64), np.asarray(truth)
     if scores.ndim != 1 or scores.shape != truth.shape or truth.dtype != bool:
         raise ValueError(f"scores {scores.shape} and truth {truth.shape} {truth.dtype}")
-    check_finite("score of image", scores[:, None])
+    check_finite("score", "image", scores[:, None])
     wanted = int(truth.sum())
     check_some(wanted, "associated images")
     chosen = np.argsort(-scores, kind="stable")[:wanted]

@@ -1,0 +1,81 @@
+"""Find an evaluation set by its task's name, and open it in whichever form it lies there.
+
+for example in find(find_task("cifar10"), "s3://bucket/sets", DataOptions()):
+example.image, example.label
+"""
+
+from __future__ import annotations
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.evaluate.examples import DataOptions, Example, Puzzle, TaskData
+from pocketclip.evaluate.folders import open_folders
+from pocketclip.evaluate.tables import SUFFIXES, open_table
+from pocketclip.evaluate.tasks import TASKS, Task
+from pocketclip.evaluate.webdataset import open_webdataset
+
+_TABLE_STEMS = ("data",)
+
+
+def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
+    """Return a task's set.
+
+    For the key `vtab/cifar100` and the split `test` these are looked at, below `root`, in turn:
+    the folders `wds_vtab-cifar100_test` (DataComp's name), `vtab/cifar100`, `vtab-cifar100` and
+    `cifar100`, each as a webdataset, a folder with a table, or folders by class; then the tables
+    `vtab-cifar100` and `cifar100` (.csv, .tsv, .jsonl, .json). A task that is the user's own may
+    also be `root` itself. A `root` that is a table is the set.
+
+    Raises:
+        DataError: it is in none of these, and the message names them; or it is there and damaged.
+        StorageError: a place cannot be read.
+    """
+    options = options or DataOptions()
+    if root.lower().endswith(SUFFIXES) and storage.exists(root):
+        return open_table(root, task, options)
+    folders, tables = _places(task.key, root, options.split)
+    if task.key not in TASKS:
+        folders.append(root)
+    for folder in folders:
+        found = _open_folder(folder, task, options)
+        if found is not None:
+            return found
+    for table in tables:
+        if storage.exists(table):
+            return open_table(table, task, options)
+    raise DataError(
+        f"no data for {task.key}: looked for {', '.join(folders)} (as a webdataset, a table or "
+        f"folders by class) and for {', '.join(tables)}"
+    )
+
+
+def _places(key: str, root: str, split: str) -> tuple[list[str], list[str]]:
+    flat, last = key.replace("/", "-"), key.rpartition("/")[2]
+    names = dict.fromkeys(
+        (f"wds_{flat}_{split}", f"wds_{flat}_test", f"wds_{flat}", key, flat, last)
+    )
+    stems = dict.fromkeys((flat, last))
+    if last.startswith("sugarcrepe_"):  # its own files are named so
+        stems[f"sugarcrepe/{last.removeprefix('sugarcrepe_')}"] = None
+    folders = [storage.join(root, *name.split("/")) for name in names]
+    tables = [storage.join(root, f"{stem}{suffix}") for stem in stems for suffix in SUFFIXES]
+    return folders, tables
+
+
+def _open_folder(folder: str, task: Task, options: DataOptions) -> TaskData | None:
+    if not storage.is_remote(folder) and not storage.is_folder(folder):
+        return None
+    found = open_webdataset(folder, task, options)
+    if found is not None:
+        return found
+    for stem in (options.split, *_TABLE_STEMS):
+        for suffix in SUFFIXES:
+            table = storage.join(folder, f"{stem}{suffix}")
+            if storage.exists(table):
+                return open_table(table, task, options)
+    if task.kind not in (None, "classification"):
+        return None
+    return open_folders(folder, options)
+
+
+__all__ = ["DataOptions", "Example", "Puzzle", "TaskData", "find"]

@@ -1,0 +1,173 @@
+"""The page of a comparison: plots, the table of tasks, and where the figures come from.
+
+    page = comparison_page(compare(gather(["results.jsonl", "mobileclip2-s0"])))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pocketclip.evaluate.confusion import confusion_page
+from pocketclip.evaluate.latency import DEVICE, LatencyFile, Measured, published_ms
+from pocketclip.evaluate.markup import document, table, text, write_page
+from pocketclip.evaluate.plot import Level, Plot, Point, Series
+from pocketclip.evaluate.report import Comparison, Measure, Row, measure
+from pocketclip.evaluate.runs import PUBLISHED, Run, published_run
+
+__all__ = ["comparison_page", "confusion_page", "measured_models", "write_page"]
+
+_PAPERS = "MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691)"
+
+
+def comparison_page(comparison: Comparison, latency: LatencyFile | None = None) -> str:
+    """Return one self-contained HTML page.
+
+    Args:
+        comparison: what to show.
+        latency: times measured here; they get a plot of their own, never a published axis.
+
+    Raises:
+        DataError: none of the models compared was measured, or no form of all of them.
+    """
+    titles = [run.title for run in comparison.runs]
+    own = [run.title for run in comparison.runs if not run.published]
+    # A list of names that a person can take in; the table has them all.
+    named = " and ".join(titles) if len(titles) < 4 else f"{len(titles)} models"
+    parts = [f"<p>{text(_summary(comparison))}</p>"]
+    parts.append(_published_plot(comparison))
+    if latency is not None:
+        parts.append(_measured_plot(comparison, latency))
+    parts += ["<h2>Tasks</h2>", _task_table(comparison)]
+    parts += ["<h2>Where the figures come from</h2>", _origins(comparison, latency)]
+    heading = f"{named}: zero-shot accuracy" if own or len(titles) > 1 else f"{titles[0]}, published"
+    return document(heading, "\n".join(parts))
+
+
+def measured_models(comparison: Comparison, latency: LatencyFile) -> Measured:
+    """Return the times of the models compared.
+
+    Raises:
+        DataError: as `LatencyFile.of`.
+    """
+    return latency.of([run.model or run.title for run in comparison.runs])
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in per cent with one decimal, or a dash."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _summary(comparison: Comparison) -> str:
+    runs, mean = comparison.runs, comparison.average
+    complete = [(v, r.title) for r, v in zip(runs, comparison.average_38, strict=True)
+                if v is not None]  # fmt: skip
+    if len(complete) == len(runs):
+        best, title = max(complete)
+        if len(runs) == 1:
+            return f"{title} reaches {percent(best)} % on average over DataComp's 38 tasks."
+        worst, last = min(complete)
+        return (f"Over DataComp's 38 tasks {title} is the best with {percent(best)} % on average; "
+                f"{last} has the lowest average, {percent(worst)} %.")  # fmt: skip
+    if mean is None:
+        return "These models have no task in common, so there is no average over them."
+    tasks = "one task" if mean.tasks == 1 else f"{mean.tasks} tasks"
+    if len(runs) == 1:
+        return (f"{runs[0].title} reaches {percent(mean.values[0])} % on average over {tasks}. "
+                "It lacks some of DataComp's 38, so it has no 38-task average.")  # fmt: skip
+    best, title = max(zip(mean.values, [run.title for run in runs], strict=True))
+    return (f"Over the {tasks} that all {len(runs)} models have, {title} is the best with "
+            f"{percent(best)} % on average. Not all of them have the 38 tasks of DataComp's "
+            "average.")  # fmt: skip
+
+
+def _series(run: Run) -> Series:
+    if not run.published:
+        return "own"
+    return "v2" if run.title.startswith("mobileclip2-") else "v1"
+
+
+def _short(run: Run) -> str:
+    """Return `v2 S0` for mobileclip2-s0; the title of a model of the user's."""
+    if not run.published:
+        return run.title
+    return f"{_series(run)} {run.title.partition('-')[2].upper()}"
+
+
+def _points(runs: Sequence[Run], figure: Measure, times: Iterable[float | None],
+            compared: int) -> list[Point]:  # fmt: skip
+    return [
+        Point(name=run.title, label=_short(run), series=_series(run), ms=ms,
+              value=100 * value, compared=position < compared)
+        for position, (run, value, ms) in enumerate(zip(runs, figure.values, times, strict=True))
+        if ms is not None
+    ]  # fmt: skip
+
+
+def _others(runs: Sequence[Run]) -> list[Run]:
+    there = {run.title for run in runs if run.published}
+    return [published_run(name) for name in PUBLISHED if name not in there]
+
+
+def _published_plot(comparison: Comparison) -> str:
+    heading = "<h2>Accuracy against published latency</h2>"
+    runs = [*comparison.runs, *_others(comparison.runs)]
+    figure = measure(runs, comparison.selected)
+    if figure is None:
+        return (f"{heading}\n<p>The published models and these have no task in common, so there "
+                "is nothing to draw.</p>")  # fmt: skip
+    # A model of the user's has no time on that device, even with a published architecture.
+    times = [published_ms(run.title) if run.published else None for run in runs]
+    levels = [
+        Level(name=run.title, value=100 * value, remark="no latency on that device")
+        for run, value in zip(runs, figure.values, strict=True)
+        if not run.published
+    ]
+    points = _points(runs, figure, times, len(comparison.runs))
+    drawn = Plot(
+        identity="published",
+        title=f"{figure.label} against published latency",
+        description=_described(points, levels),
+        x_label=f"published latency, image + text, ms on {DEVICE} (log)",
+        y_label=f"{figure.label}, %",
+        points=points,
+        levels=levels,
+    ).svg()
+    dashed = " Dashed: a model without a latency on that device." if levels else ""
+    return (f"{heading}\n<figure>\n{drawn}\n<figcaption>One image and one text on an {DEVICE}, as "
+            f"published; the axis of latency is logarithmic.{dashed}</figcaption>\n</figure>")  # fmt: skip
+
+
+def _measured_plot(comparison: Comparison, latency: LatencyFile) -> str:
+    compared = measured_models(comparison, latency).ms
+    runs = [run for run in comparison.runs if (run.model or run.title) in compared]
+    known = [r for r in _others(comparison.runs) if all(
+        (r.title, tower) in latency.times for tower in ("image", "text"))]  # fmt: skip
+    figure = measure([*comparison.runs, *known], comparison.selected)
+    if figure is None:  # sets of the user's own: nothing published to draw beside them
+        known, figure = [], measure(comparison.runs, comparison.selected)
+    if figure is None:
+        figure = measure(runs, comparison.selected)
+    heading = "<h2>Accuracy against latency measured here</h2>"
+    if figure is None:
+        return f"{heading}\n<p>These models have no task in common.</p>"
+    if len(figure.values) == len(comparison.runs) + len(known):
+        every = [*comparison.runs, *known]
+    else:
+        every = runs
+    times = latency.of([r.model or r.title for r in [*runs, *known]])
+    points = _points(every, figure, [times.ms.get(r.model or r.title) for r in every], 
+                     len(every) - len(known))
+    how = f"{times.form}, {times.threads} thread{'' if times.threads == 1 else 's'}"
+    drawn = Plot(
+        identity="measured",
+        title=f"{figure.label} against latency measured here ({how})",
+        description=_described(points, ()),
+        x_label=f"measured latency, image + text, ms, {how} (log)",
+        y_label=f"{figure.label}, %",
+        points=points,
+    ).svg()
+    left = [run.title for run in comparison.runs if (run.model or run.title) not in times.ms]
+    lacking = f" Not measured: {text(', '.join(left))}." if left else ""
+    return (f"{heading}\n<figure>\n{drawn}\n<figcaption>One image and one text on the machine that "
+            f"made <code>{text(latency.place)}</code> ({text(how)}); not comparable with the "
+            f"published times.{lacking}</figcaption>\n</figure>")  # fmt: skip

@@ -1,0 +1,154 @@
+"""Sets in DataComp's layout: tars of samples beside lists of class names and prompts.
+
+    wds_TASK_test/classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt
+    wds_TASK_test/test/nshards.txt, 0.tar, 1.tar, ...
+
+A tar holds `NAME.jpg|png|webp` with `NAME.cls` (the class number), or `NAME.txt` (captions by
+line), or `NAME.npy` (metadata). Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.evaluate.examples import (
+    CLASSES,
+    IMAGE_SUFFIXES,
+    TEMPLATES,
+    DataOptions,
+    Example,
+    TaskData,
+    classes_in,
+    identity,
+    label_from,
+    lines_of,
+    templates_in,
+)
+from pocketclip.evaluate.tasks import Kind, Task
+from pocketclip.shards.tar import Group, groups, members
+
+_COUNT = "nshards.txt"
+_KINDS: dict[str, Kind] = {
+    "classification": "classification",
+    "retrieval": "retrieval",
+    "image_caption_selection": "caption_choice",
+}
+
+
+def open_webdataset(place: str, task: Task, options: DataOptions) -> TaskData | None:
+    """Return the set in this folder, or None if it has none of this form.
+
+    Raises:
+        DataError: a tar is missing, or a list is not what it should be.
+    """
+    folder = storage.join(place, options.split)
+    listed = dict(storage.list_sizes(folder, (".tar",)))
+    count = storage.join(folder, _COUNT)
+    if storage.exists(count):
+        tars = _counted(count, folder, listed)
+    elif listed:
+        tars = sorted(listed, key=_by_number)
+    else:
+        return None
+    kind = task.kind or _kind(place)
+    classes = templates = None
+    if kind in ("classification", "faces"):
+        names = storage.join(place, CLASSES)
+        classes = classes_in(options, names)
+        if classes is None:
+            raise DataError(f"{names} is missing: it holds the class names, one per line")
+        templates = templates_in(options, storage.join(place, TEMPLATES))
+    sizes = [(tar.rpartition("/")[2], listed.get(tar)) for tar in tars]
+    return TaskData(
+        place=place,
+        kind=kind,
+        classes=classes,
+        templates=templates,
+        identity=identity("webdataset", kind, sizes, classes, templates),
+        samples=lambda: _samples(tars, kind, len(classes or ())),
+    )
+
+
+def _counted(path: str, folder: str, listed: dict[str, int]) -> list[str]:
+    text = lines_of(path)[0].strip()
+    if not text.isdecimal() or not int(text):
+        raise DataError(f"{path}: {text[:40]!r} is not the number of tars")
+    tars = [storage.join(folder, f"{number}.tar") for number in range(int(text))]
+    # Some places (a plain web server) cannot be listed; there a missing tar shows when it is read.
+    missing = [tar for tar in tars if tar not in listed] if listed else []
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"{missing[0]}{more} of the {text} tars that {path} announces are missing")
+    return tars
+
+
+def _by_number(path: str) -> tuple[int, str]:
+    found = re.search(r"(\d+)\.tar$", path)
+    return (int(found[1]) if found else -1, path)
+
+
+def _kind(place: str) -> Kind:
+    declared = storage.join(place, "dataset_type.txt")
+    if storage.exists(declared):
+        name = lines_of(declared)[0].strip()
+        if name not in _KINDS:
+            raise DataError(f"{declared}: {name!r} is none of {', '.join(_KINDS)}")
+        return _KINDS[name]
+    return "classification" if storage.exists(storage.join(place, CLASSES)) else "retrieval"
+
+
+def _samples(tars: list[str], kind: Kind, classes: int) -> Iterator[Example]:
+    some = False
+    for path in tars:
+        with storage.open_read(path) as stream:
+            for group in groups(members(stream, path)):
+                yield _example(group, path, kind, classes)
+                some = True
+    if not some:
+        raise DataError(f"{tars[0]}: no samples in {len(tars)} tars")
+
+
+def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
+    name = f"{path}: {group.uid}"
+    image = next((group.parts[s[1:]] for s in IMAGE_SUFFIXES if s[1:] in group.parts), None)
+    if image is None:
+        raise DataError(f"{name} has no image, only {', '.join(sorted(group.parts))}")
+    label, captions = None, ()
+    if kind == "classification":
+        if "cls" not in group.parts:
+            raise DataError(f"{name} has no cls, which holds its class number")
+        label = label_from(_text(group.parts["cls"], f"{name}.cls").strip(), classes, name)
+    elif kind in ("retrieval", "caption_choice"):
+        if "txt" not in group.parts:
+            raise DataError(f"{name} has no txt, which holds its captions")
+        lines = _text(group.parts["txt"], f"{name}.txt").splitlines()
+        captions = tuple(line.strip() for line in lines if line.strip())
+        if not captions:
+            raise DataError(f"{name}: the list of captions is empty")
+    metadata = _metadata(group.parts["npy"], name) if "npy" in group.parts else None
+    return Example(name=name, image=image, label=label, captions=captions, metadata=metadata)
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 text (byte {error.start})") from error
+
+
+def _metadata(data: bytes, name: str) -> NDArray[np.int64]:
+    try:
+        values = np.atleast_1d(np.load(io.BytesIO(data), allow_pickle=False))
+        whole = values.astype(np.int64)
+    except (ValueError, OSError, EOFError, TypeError) as error:
+        raise DataError(f"{name}.npy is no array of whole numbers ({error})") from error
+    if values.ndim != 1 or not np.array_equal(whole, values):
+        raise DataError(f"{name}.npy: {values.dtype} {values.shape} is no row of whole numbers")
+    return whole
