@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tracemalloc
 from typing import Any
 
@@ -164,13 +165,11 @@ def test_memory_does_not_grow_with_the_samples() -> None:
             counts.add(scores, labels)
             groups.add(labels < 20, np.stack([labels, labels], axis=1))
 
-    add(2)
-    tracemalloc.start()
-    add(100)
-    grown, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert counts.count == 10_200
-    assert grown < 10_000
+    add(20)
+    before = len(pickle.dumps((counts, groups)))
+    add(200)
+    assert counts.count == groups.count == 22_000
+    assert len(pickle.dumps((counts, groups))) < before + 500  # larger numbers, not more
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -344,9 +343,8 @@ def _samples(counts: GroupCounts, published: dict[str, float | None]) -> Any:
     """Yield per published group its hits and metadata."""
     for name, value in published.items():
         begin = f"{counts.name}_"
-        parts = dict(part.split(":") for part in name.removeprefix(begin).split("_") if ":" in part)
-        group = {field: value for field, value in _fields(name.removeprefix(begin))}
-        if not name.startswith(begin) or tuple(group) != counts.by or not parts:
+        group = dict(_fields(name.removeprefix(begin)))
+        if not name.startswith(begin) or tuple(group) != counts.by:
             continue
         total = published[f"count_{name.removeprefix(begin)}"]
         assert total is not None
@@ -377,7 +375,7 @@ def test_bad_metadata_is_refused() -> None:
     # the field that makes no groups may hold anything
     counts.add(np.array([True]), np.array([[-999_999_999_999, 1]]))
     many = GroupCounts(("a", "b"), ("a", "b"))
-    with pytest.raises(DataError, match="1000 x 1000 groups by a and b.*in the order a, b"):
+    with pytest.raises(DataError, match=r"1000 x 1000 groups by a and b.*in the order a, b"):
         many.add(np.array([True]), np.array([[999, 999]]))
     with pytest.raises(ValueError, match=r"not \(B,\) bool and \(B, 2\)"):
         counts.add(np.array([True]), np.array([[1]]))
@@ -453,6 +451,8 @@ def test_copies_tie_exactly(chunk: int | None) -> None:
     """Matrix products round equal columns differently; here copies are ordered by index."""
     random = np.random.default_rng(0)
     images = np.repeat(random.standard_normal((1, 512)).astype(np.float32), 203, axis=0)
+    images[:, 7] = 0
+    images[::2, 7] *= -1  # and -0 is 0
     texts = random.standard_normal((40, 512)).astype(np.float32)
     texts[1:20] = texts[20]
     image_of = np.arange(40) * 5
@@ -461,19 +461,9 @@ def test_copies_tie_exactly(chunk: int | None) -> None:
     assert found["image_retrieval_recall@1"] == 1 / 40
     assert found["image_retrieval_recall@5"] == 1 / 40
     assert found["image_retrieval_recall@10"] == 2 / 40
-    # 1, ..., 20 are one text: of each group of equal images only one has the lowest index
-    scores = texts.astype(np.float64) @ images[0].astype(np.float64)
-    copies = (np.argsort(-scores, kind="stable") < 0).sum()  # none: all indices are real
-    assert copies == 0
+    # so all find the same k texts, which are of k different images
     for k in (1, 5, 10):
-        best = np.argsort(-_as_copies(scores), kind="stable")[:k]
-        assert found[f"text_retrieval_recall@{k}"] == pytest.approx(len(best) / 203)
-
-
-def _as_copies(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    scores = scores.copy()
-    scores[1:20] = scores[20]
-    return scores
+        assert found[f"text_retrieval_recall@{k}"] == pytest.approx(k / 203)
 
 
 def _by_sorting(scores: Any, image_of: Any, ks: Any) -> dict[str, float]:
@@ -537,7 +527,7 @@ def test_bad_retrieval_is_refused() -> None:
     with pytest.raises(DataError, match="embedding of text 1 "):
         retrieval_metrics(rows, bad, np.arange(3))
     huge = rows * np.float32(3e38)
-    with pytest.raises(DataError, match="score of text 0 .* is inf in column 0"):
+    with pytest.raises(DataError, match=r"score of text 0 .* is inf in column 0"):
         retrieval_metrics(huge, huge, np.arange(3))
     for wrong in (-1, 3):
         with pytest.raises(DataError, match=rf"image {wrong} of text 2 .* outside 0\.\.2"):
@@ -587,8 +577,11 @@ def test_choice_metrics_by_hand() -> None:
     hits = [(True, True), (True, False), (False, True), (True, False)]
     found = choice_metrics(iter(hits))
     assert list(found.items()) == [("image_acc", 3 / 4), ("text_acc", 2 / 4), ("acc", 1 / 4)]
-    for results in published_results().values():
-        assert list(results["comp/sugarcrepe_add_att"]) == [*found, "main_metric"]
+    key = "comp/sugarcrepe_add_att"
+    published = [results[key] for results in published_results().values() if key in results]
+    assert published
+    for metrics in published:
+        assert list(metrics) == [*found, "main_metric"]
 
 
 # --- associations

@@ -229,8 +229,11 @@ class _Shown:
         self.title = f"{about['source']} on {found.ready[0][0].dataset}"
         results: list[Result] = []
         failed = dict(found.missing)
-        shown = {"watch": self.watch, "on_outcome": self.keep}
-        for item in run(encoder, found.ready, out=out, about=about, options=settings, **shown):
+        done = run(
+            encoder, found.ready, out=out, about=about, options=settings,
+            watch=self.watch, on_outcome=self.keep,
+        )  # fmt: skip
+        for item in done:
             if isinstance(item, Failure):
                 failed[item.key] = item.reason
             else:

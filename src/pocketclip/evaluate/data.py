@@ -9,8 +9,9 @@ from __future__ import annotations
 from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.evaluate.examples import DataOptions, Example, Puzzle, TaskData
-from pocketclip.evaluate.folders import open_folders
-from pocketclip.evaluate.tables import SUFFIXES, open_table
+from pocketclip.evaluate.folders import open_folders, subfolders
+from pocketclip.evaluate.rows import SUFFIXES
+from pocketclip.evaluate.tables import open_table
 from pocketclip.evaluate.tasks import TASKS, Task
 from pocketclip.evaluate.webdataset import open_webdataset
 
@@ -34,7 +35,8 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
     if root.lower().endswith(SUFFIXES) and storage.exists(root):
         return open_table(root, task, options)
     folders, tables = _places(task.key, root, options.split)
-    if task.key not in TASKS:
+    name = root.rstrip("/").rpartition("/")[2]
+    if task.key not in TASKS or name in {folder.rpartition("/")[2] for folder in folders}:
         folders.append(root)
     for folder in folders:
         found = _open_folder(folder, task, options)
@@ -43,10 +45,17 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
     for table in tables:
         if storage.exists(table):
             return open_table(table, task, options)
+    there = [f"{f} is there, but holds none of these{_holds(f)}" for f in folders if subfolders(f)]
     raise DataError(
         f"no data for {task.key}: looked for {', '.join(folders)} (as a webdataset, a table or "
-        f"folders by class) and for {', '.join(tables)}"
+        f"folders by class, with the split {options.split!r}) and for "
+        f"{'; '.join([', '.join(tables), *there])}"
     )
+
+
+def _holds(folder: str) -> str:
+    names = subfolders(folder)
+    return f" (only the folders {', '.join(names[:5])}{', ...' * (len(names) > 5)})"
 
 
 def _places(key: str, root: str, split: str) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -149,10 +150,9 @@ def label_from(text: str, classes: Sequence[str] | int, name: str) -> int:
         DataError: it is not a number, or there is no such class; the message begins with `name`.
     """
     count = classes if isinstance(classes, int) else len(classes)
-    try:
-        label = int(text)
-    except ValueError as error:
-        raise DataError(f"{name}: the label {text[:40]!r} is not a whole number") from error
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise DataError(f"{name}: the label {text[:40]!r} is not a whole number")
+    label = int(text)
     if not 0 <= label < count:
         raise DataError(
             f"{name}: the label {label} is out of range: there are {count} classes, 0 to "

@@ -59,13 +59,20 @@ class LatencyFile:
                 f"measured there: {has}. Run benchmarks/encode.py on them"
             )
         for form in _FORMS:
-            if all(form in self.times[model, tower] for model in whole for tower in TOWERS):
-                ms = {m: sum(self.times[m, tower][form] for tower in TOWERS) for m in whole}
+            times = {model: self.total(model, form) for model in whole}
+            ms = {model: time for model, time in times.items() if time is not None}
+            if len(ms) == len(whole):
                 return Measured(form, self.threads, ms)
         raise DataError(
             f"{self.place}: {', '.join(whole)} were not all measured compiled, nor all eager; "
             "run benchmarks/encode.py on all of them"
         )
+
+    def total(self, model: str, form: str) -> float | None:
+        """Return the milliseconds for one image and one text, or None where one is missing."""
+        parts = [self.times.get((model, tower), {}).get(form) for tower in TOWERS]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
 
 
 def published_ms(name: str) -> float | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 from pocketclip import files
 from pocketclip.errors import PocketclipError
@@ -33,17 +35,19 @@ svg text { fill: var(--text); }
 @media (max-width: 640px) { .wide { display: none; } .narrow { display: block; } }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--dim); padding-bottom: .4rem; }
+.caption { color: var(--dim); font-size: .875rem; margin: 0 0 .4rem; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--faint); }
 thead th { border-bottom: 1px solid var(--rule); vertical-align: bottom; }
-th:first-child, td.name { text-align: left; }
+th:first-child, .names td:nth-child(2), .names th:nth-child(2),
+.metrics td:nth-child(2), .metrics th:nth-child(2) { text-align: left; }
 tbody th, tfoot th { font-weight: 400; }
 tfoot td, tfoot th { border-bottom: 0; }
 tfoot tr:first-child > * { border-top: 1px solid var(--rule); }
-th:first-child { position: sticky; left: 0; background: var(--page); min-width: 7.5rem;
-  max-width: 13rem; overflow-wrap: anywhere; }
-thead th + th { min-width: 4.2rem; max-width: 9rem; overflow-wrap: anywhere; }
-.dim { color: var(--dim); }
+th:first-child { position: sticky; left: 0; background: var(--page); min-width: 12rem;
+  max-width: 16rem; padding-left: 0; overflow-wrap: anywhere; }
+thead th + th { max-width: 10rem; overflow-wrap: break-word; }
+@media (max-width: 640px) { th:first-child { min-width: 6.5rem; max-width: 9rem; }
+  .metrics td:nth-child(2), .metrics th:nth-child(2) { display: none; } }
 code { font-size: .9em; }
 """
 
@@ -83,17 +87,26 @@ def table(
     head: Sequence[str],
     rows: Iterable[Sequence[str]],
     foot: Iterable[Sequence[str]] = (),
+    *,
+    kind: Literal["", "names", "metrics"] = "",
 ) -> str:
     """Return a table that scrolls sideways; `caption` and `head` are text, cells are markup.
 
-    The first cell of a row is its header.
+    The first cell of a row is its header. The second column holds words in the kinds
+    `names` and `metrics`; in the latter a phone leaves it out.
     """
-    columns = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
+    columns = "".join(f'<th scope="col">{_breakable(name)}</th>' for name in head)
     return (
+        f'<p class="caption">{text(caption)}</p>\n'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">'
-        f"<table><caption>{text(caption)}</caption>\n<thead><tr>{columns}</tr></thead>\n"
+        f'<table class="{kind}" aria-label="{text(caption)}">\n<thead><tr>{columns}</tr></thead>\n'
         f"<tbody>\n{_lines(rows)}</tbody>\n<tfoot>\n{_lines(foot)}</tfoot></table></div>"
     )
+
+
+def _breakable(name: str) -> str:
+    # Names of models break at their signs before they break anywhere.
+    return "<wbr>".join(text(part) for part in re.split(r"(?<=[-_/])", name))
 
 
 def _lines(rows: Iterable[Sequence[str]]) -> str:

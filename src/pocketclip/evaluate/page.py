@@ -1,6 +1,6 @@
 """The page of a comparison: plots, the table of tasks, and where the figures come from.
 
-    page = comparison_page(compare(gather(["results.jsonl", "mobileclip2-s0"])))
+page = comparison_page(compare(gather(["results.jsonl", "mobileclip2-s0"])))
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from pocketclip.evaluate.confusion import confusion_page
 from pocketclip.evaluate.latency import DEVICE, LatencyFile, Measured, published_ms
 from pocketclip.evaluate.markup import document, table, text, write_page
 from pocketclip.evaluate.plot import Level, Plot, Point, Series
-from pocketclip.evaluate.report import Comparison, Measure, Row, measure
+from pocketclip.evaluate.report import (
+    Comparison,
+    Measure,
+    averages,
+    best,
+    measure,
+    percent,
+    points_between,
+)
 from pocketclip.evaluate.runs import PUBLISHED, Run, published_run
 
 __all__ = ["comparison_page", "confusion_page", "measured_models", "write_page"]
@@ -30,17 +38,15 @@ def comparison_page(comparison: Comparison, latency: LatencyFile | None = None) 
         DataError: none of the models compared was measured, or no form of all of them.
     """
     titles = [run.title for run in comparison.runs]
-    own = [run.title for run in comparison.runs if not run.published]
     # A list of names that a person can take in; the table has them all.
-    named = " and ".join(titles) if len(titles) < 4 else f"{len(titles)} models"
+    named = " and ".join(titles) if len(titles) < 3 else f"{len(titles)} models"
     parts = [f"<p>{text(_summary(comparison))}</p>"]
     parts.append(_published_plot(comparison))
     if latency is not None:
         parts.append(_measured_plot(comparison, latency))
     parts += ["<h2>Tasks</h2>", _task_table(comparison)]
     parts += ["<h2>Where the figures come from</h2>", _origins(comparison, latency)]
-    heading = f"{named}: zero-shot accuracy" if own or len(titles) > 1 else f"{titles[0]}, published"
-    return document(heading, "\n".join(parts))
+    return document(f"Accuracy of {named}", "\n".join(parts))
 
 
 def measured_models(comparison: Comparison, latency: LatencyFile) -> Measured:
@@ -49,12 +55,7 @@ def measured_models(comparison: Comparison, latency: LatencyFile) -> Measured:
     Raises:
         DataError: as `LatencyFile.of`.
     """
-    return latency.of([run.model or run.title for run in comparison.runs])
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction in per cent with one decimal, or a dash."""
-    return "-" if value is None else f"{100 * value:.1f}"
+    return latency.of([_architecture(run) for run in comparison.runs])
 
 
 def _summary(comparison: Comparison) -> str:
@@ -127,47 +128,101 @@ def _published_plot(comparison: Comparison) -> str:
         identity="published",
         title=f"{figure.label} against published latency",
         description=_described(points, levels),
-        x_label=f"published latency, image + text, ms on {DEVICE} (log)",
+        x_label=f"published ms, image + text ({DEVICE}, log)",
         y_label=f"{figure.label}, %",
         points=points,
         levels=levels,
     ).svg()
     dashed = " Dashed: a model without a latency on that device." if levels else ""
-    return (f"{heading}\n<figure>\n{drawn}\n<figcaption>One image and one text on an {DEVICE}, as "
-            f"published; the axis of latency is logarithmic.{dashed}</figcaption>\n</figure>")  # fmt: skip
+    return (
+        f"{heading}\n<figure>\n{drawn}\n<figcaption>One image and one text on an {DEVICE}, as "
+        f"published; the axis of latency is logarithmic.{dashed}</figcaption>\n</figure>"
+    )
 
 
 def _measured_plot(comparison: Comparison, latency: LatencyFile) -> str:
-    compared = measured_models(comparison, latency).ms
-    runs = [run for run in comparison.runs if (run.model or run.title) in compared]
-    known = [r for r in _others(comparison.runs) if all(
-        (r.title, tower) in latency.times for tower in ("image", "text"))]  # fmt: skip
-    figure = measure([*comparison.runs, *known], comparison.selected)
-    if figure is None:  # sets of the user's own: nothing published to draw beside them
-        known, figure = [], measure(comparison.runs, comparison.selected)
-    if figure is None:
-        figure = measure(runs, comparison.selected)
+    times = measured_models(comparison, latency)
+    here = [run for run in comparison.runs if _architecture(run) in times.ms]
+    others = [run for run in _others(comparison.runs) if latency.total(run.title, times.form)]
     heading = "<h2>Accuracy against latency measured here</h2>"
+    shown, figure = [*here, *others], measure([*here, *others], comparison.selected)
+    if figure is None:  # sets of the user's own: no published model has results on them
+        shown, figure = here, measure(here, comparison.selected)
     if figure is None:
-        return f"{heading}\n<p>These models have no task in common.</p>"
-    if len(figure.values) == len(comparison.runs) + len(known):
-        every = [*comparison.runs, *known]
-    else:
-        every = runs
-    times = latency.of([r.model or r.title for r in [*runs, *known]])
-    points = _points(every, figure, [times.ms.get(r.model or r.title) for r in every], 
-                     len(every) - len(known))
+        return f"{heading}\n<p>The models measured have no task in common.</p>"
+    ms = [latency.total(_architecture(run), times.form) for run in shown]
+    points = _points(shown, figure, ms, len(here))
     how = f"{times.form}, {times.threads} thread{'' if times.threads == 1 else 's'}"
     drawn = Plot(
         identity="measured",
         title=f"{figure.label} against latency measured here ({how})",
         description=_described(points, ()),
-        x_label=f"measured latency, image + text, ms, {how} (log)",
+        x_label=f"measured ms, image + text ({how}, log)",
         y_label=f"{figure.label}, %",
         points=points,
     ).svg()
-    left = [run.title for run in comparison.runs if (run.model or run.title) not in times.ms]
+    left = [run.title for run in comparison.runs if _architecture(run) not in times.ms]
     lacking = f" Not measured: {text(', '.join(left))}." if left else ""
-    return (f"{heading}\n<figure>\n{drawn}\n<figcaption>One image and one text on the machine that "
-            f"made <code>{text(latency.place)}</code> ({text(how)}); not comparable with the "
-            f"published times.{lacking}</figcaption>\n</figure>")  # fmt: skip
+    return (
+        f"{heading}\n<figure>\n{drawn}\n<figcaption>One image and one text, {text(how)}, on the "
+        f"machine that wrote <code>{text(latency.place)}</code>; these times do not compare with "
+        f"the published ones.{lacking}</figcaption>\n</figure>"
+    )
+
+
+def _described(points: Sequence[Point], levels: Sequence[Level]) -> str:
+    with_time = "; ".join(f"{p.name} {p.ms:.3g} ms, {p.value:.1f} %" for p in points)
+    without = "; ".join(f"{level.name} {level.value:.1f} %" for level in levels)
+    return with_time + (f". No latency on that device: {without}" if levels else "") + "."
+
+
+def _task_table(comparison: Comparison) -> str:
+    runs = comparison.runs
+    two = len(runs) == 2
+    head = ["task", "metric", *(run.title for run in runs), *(["difference"] if two else [])]
+    rows = [[text(row.label), text(row.metric), *_cells(row.values)]
+            for row in comparison.rows]  # fmt: skip
+    foot = [[text(label), "", *_cells(values)] for label, values in averages(comparison)]
+    caption = "Main metric of each task in per cent; the best of a row is bold"
+    caption += ", the difference is the second minus the first, in points." if two else "."
+    return table(caption, head, rows, foot, kind="metrics")
+
+
+def _cells(values: Sequence[float | None]) -> list[str]:
+    highest = best(values)
+    cells = [
+        f"<strong>{percent(v)}</strong>" if v is not None and v == highest else percent(v)
+        for v in values
+    ]
+    return [*cells, points_between(values)] if len(values) == 2 else cells
+
+
+def _origins(comparison: Comparison, latency: LatencyFile | None) -> str:
+    times = measured_models(comparison, latency).ms if latency else {}
+    head = ["model", "results", "tasks", f"ms, published ({DEVICE})"]
+    head += ["ms, measured here"] if latency else []
+    rows = []
+    for run in comparison.runs:
+        published = published_ms(run.title) if run.published else None
+        origin = "published" if run.published else f"<code>{text(run.origin)}</code>"
+        row = [text(run.title), origin, str(len(run.metrics)), _ms(published)]
+        rows.append([*row, _ms(times.get(_architecture(run)))] if latency else row)
+    parts = [table("Latency is for one image and one text.", head, rows, kind="names")]
+    parts.append(
+        f"<p>Published results and latency are those of {_PAPERS}; the tasks and their main "
+        "metrics are those of DataComp (arXiv 2304.14108). All other values were read from the "
+        "files named here. FairFace and UTKFace have no main metric; their accuracies are shown "
+        "by question and are part of no average.</p>"
+    )
+    if comparison.notes:
+        notes = "".join(f"<li>{text(note)}</li>" for note in comparison.notes)
+        parts.append(f"<p>What compares less well than it looks:</p>\n<ul>{notes}</ul>")
+    return "\n".join(parts)
+
+
+def _architecture(run: Run) -> str:
+    return run.model or run.title
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

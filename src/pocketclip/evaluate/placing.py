@@ -5,6 +5,7 @@ Boxes are (left, top, right, bottom) in pixels, y downwards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ Box = tuple[float, float, float, float]
 Segment = tuple[float, float, float, float]  # x, y of both ends
 
 _PASSES = 4
-_LABEL, _MARK, _LINE, _LEADER = 1000.0, 120.0, 14.0, 40.0
+_LABEL, _MARK, _LINE, _LEADER, _DOUBT, _FAR = 1000.0, 120.0, 14.0, 40.0, 50.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class Place:
     """How much worse than the best place it is, with nothing in the way."""
     leader: Segment | None = None
     """The line from its point, where it stands apart."""
+    anchor: tuple[float, float] | None = None
+    """The point that it belongs to."""
 
 
 def around(x: float, y: float, width: float, height: float) -> list[Place]:
@@ -36,7 +39,7 @@ def around(x: float, y: float, width: float, height: float) -> list[Place]:
             cx, cy = x + across, y + down
             box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
             leader = (x, y, *_nearest(box, x, y)) if ring > 1 else None
-            places.append(Place(box, 7.0 * ring + 0.4 * turn, leader))
+            places.append(Place(box, 7.0 * ring + 0.4 * turn, leader, (x, y)))
     return places
 
 
@@ -60,7 +63,7 @@ def along(left: float, right: float, y: float, width: float, height: float) -> l
             x = left + span * step / steps
             box = (x, top, x + width, top + height)
             edge = box[3] if above else box[1]
-            line = (x + 8, y, x + 8, edge) if leader else None
+            line = (x + width / 2, y, x + width / 2, edge) if leader else None
             places.append(Place(box, 6.0 * rise + 0.5 * step, line))
     return places
 
@@ -70,6 +73,7 @@ def place(
     marks: Sequence[Box],
     lines: Sequence[Segment],
     bounds: Box,
+    points: Sequence[tuple[float, float]] = (),
 ) -> list[Place | None]:
     """Return a place per label, so that no two labels overlap; None where there is no room.
 
@@ -78,8 +82,12 @@ def place(
         marks: what labels should not cover.
         lines: what labels should rather not cross.
         bounds: where all labels lie.
+        points: what a label may be taken to belong to: it should be nearest to its own.
     """
-    costs = [[_fixed_cost(p, marks, lines, bounds) for p in options] for options in candidates]
+    costs = [
+        [_fixed_cost(p, marks, lines, bounds) + _doubt(p, points) for p in options]
+        for options in candidates
+    ]
     chosen: list[Place | None] = [None] * len(candidates)
     order = sorted(range(len(candidates)), key=lambda i: -min(costs[i], default=0.0))
     for _ in range(_PASSES):
@@ -112,6 +120,19 @@ def _fixed_cost(found: Place, marks: Sequence[Box], lines: Sequence[Segment], bo
         # The leader begins at its own mark, and may not run through another.
         cost += _LEADER * max(0, sum(crosses(found.leader, mark) for mark in marks) - 1)
     return cost
+
+
+def _doubt(found: Place, points: Sequence[tuple[float, float]]) -> float:
+    """Return the cost of standing nearer to the points of others than to one's own."""
+    if found.anchor is None:
+        return 0.0
+    own = _distance(found.box, found.anchor)
+    nearer = sum(p != found.anchor and _distance(found.box, p) < own + 3 for p in points)
+    return nearer * (_FAR if found.leader else _DOUBT)
+
+
+def _distance(box: Box, point: tuple[float, float]) -> float:
+    return math.dist(point, _nearest(box, *point))
 
 
 def _mutual_cost(found: Place, others: Sequence[Place]) -> float:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from pocketclip.evaluate.markup import cut, text, width_of
@@ -51,12 +52,14 @@ class Size:
     kind: Literal["wide", "narrow"]
     width: float
     height: float
+    stretch: float
+    """How many times as high it may become to show a wide range of values."""
     font: float
 
 
 SIZES = (
-    Size(kind="wide", width=1000, height=560, font=13.5),
-    Size(kind="narrow", width=360, height=460, font=11.5),
+    Size(kind="wide", width=1000, height=560, stretch=1.25, font=13.5),
+    Size(kind="narrow", width=360, height=460, stretch=1.5, font=11.5),
 )
 
 
@@ -104,12 +107,22 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - room), min(104.0, high + room)
 
 
+def _height(plot: Plot, size: Size) -> float:
+    """Return more height where levels far from the points would press these together."""
+    low, high = _range([point.value for point in plot.points])
+    values = [p.value for p in plot.points] + [level.value for level in plot.levels]
+    whole = _range(values)
+    ratio = (whole[1] - whole[0]) / (high - low)
+    return size.height * min(size.stretch, max(1.0, ratio**0.4))
+
+
 class _Drawing:
     def __init__(self, plot: Plot, size: Size) -> None:
+        size = replace(size, height=_height(plot, size))
         self.plot, self.size = plot, size
         self.legend, rows = self._legend()
         font = size.font
-        self.area: Box = (3.1 * font, (2.6 + 1.7 * rows) * font, size.width - 8,
+        self.area: Box = (3.1 * font, (2.6 + 1.7 * rows) * font, size.width - 1.3 * font,
                           size.height - 3.6 * font)  # fmt: skip
         times = [point.ms for point in plot.points]
         self.x_range = (min(times) / 1.4, max(times) * 1.5)
@@ -158,7 +171,7 @@ class _Drawing:
             parts.append(_line((x, top, x, bottom), 'stroke="var(--faint)"'))
             parts.append(_text(x, bottom + 1.35 * font, f"{ms:g}", anchor="middle", dim=True))
         parts.append(_line((left, bottom, right, bottom), 'stroke="var(--dim)"'))
-        label = cut(self.plot.x_label, font, right - left + 2.5 * font)
+        label = cut(self.plot.x_label, font, right)
         parts.append(_text(right, self.size.height - 0.6 * font, label, anchor="end", dim=True))
         parts.append(_text(2, 1.1 * font, cut(self.plot.y_label, font, right), dim=True))
         return parts
@@ -171,7 +184,7 @@ class _Drawing:
             if any(p.series == series for p in shown):
                 whole = any(p.compared for p in shown if p.series == series)
                 entries.append((_marker(series, 0, 0, filled=whole), name))
-        if any(p.compared for p in shown) and not all(p.compared for p in shown):
+        if not all(p.compared for p in shown):
             hollow = '<circle r="5" fill="none" stroke="var(--dim)" stroke-width="2"/>'
             entries.append((hollow, "hollow: not in the table below"))
         parts, x, row = [], 8.0, 0
@@ -191,8 +204,10 @@ class _Drawing:
             found = [(p.ms, p.value) for p in self.plot.points if p.series == series]
             steps = " ".join(f"{self.x(ms):.2f},{self.y(v):.2f}" for ms, v in sorted(found))
             if len(found) > 1:
-                parts.append(f'<polyline class="{series}" points="{steps}" fill="none" '
-                             f'stroke="var(--{series})" stroke-width="1.6" opacity="0.65"/>')  # fmt: skip
+                parts.append(
+                    f'<polyline class="{series}" points="{steps}" fill="none" '
+                    f'stroke="var(--{series})" stroke-width="1.6" opacity="0.65"/>'
+                )
         return parts
 
     def _level(self, level: Level) -> str:
@@ -231,27 +246,28 @@ class _Drawing:
             candidates.append(along(left + 4, right - 2, self.y(level.value), width, height))
         bounds = (left + 2, (1.5 * font), right, bottom - 2)
         legend = (0.0, 0.0, self.size.width, self.area[1] - 0.8 * font)
-        found = place(candidates, [*self._marks(), legend], self._segments(), bounds)
+        spots = [(self.x(p.ms), self.y(p.value)) for p in self.plot.points]
+        marks = [*self._marks(spots), legend]
+        found = place(candidates, marks, self._segments(), bounds, spots)
         parts = []
         for word, colour, spot in zip(words, colours, found, strict=True):
             if spot is not None:
                 parts += _label(word, colour, spot, font)
         return parts
 
-    def _marks(self) -> list[Box]:
+    def _marks(self, spots: Sequence[tuple[float, float]]) -> list[Box]:
         r = _MARK + 1
-        spots = [(self.x(p.ms), self.y(p.value)) for p in self.plot.points]
-        return [(x - r, y - r, x + r, y + r) for x, y in spots]
+        heights = [self.y(level.value) for level in self.plot.levels]
+        return [(x - r, y - r, x + r, y + r) for x, y in spots] + [
+            (self.area[0], y - 1, self.area[2], y + 1) for y in heights
+        ]
 
     def _segments(self) -> list[Segment]:
-        left, _, right, _ = self.area
-        found: list[Segment] = [
-            (left, self.y(level.value), right, self.y(level.value)) for level in self.plot.levels
-        ]
+        found: list[Segment] = []
         for series in ("v1", "v2"):
             steps = sorted((p.ms, p.value) for p in self.plot.points if p.series == series)
             spots = [(self.x(ms), self.y(value)) for ms, value in steps]
-            found += [(*a, *b) for a, b in zip(spots, spots[1:], strict=False)]
+            found += [(*a, *b) for a, b in pairwise(spots)]
         return found
 
 
@@ -260,9 +276,9 @@ def _marker(series: Series, x: float, y: float, *, filled: bool) -> str:
     colour = f"var(--{series})"
     style = f'fill="{colour if filled else "var(--page)"}" stroke="{colour}" stroke-width="2"'
     if series == "v1":
-        return f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{r - 0.5}" {style}/>'
+        return f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{r + 0.5}" {style}/>'
     if series == "v2":
-        side = 2 * r - 2
+        side = 2 * r - 3  # a circle at the same spot shows around it
         return (f'<rect x="{x - side / 2:.2f}" y="{y - side / 2:.2f}" width="{side:g}" '
                 f'height="{side:g}" {style}/>')  # fmt: skip
     corners = ((0.0, -r - 1), (r + 0.5, r - 1), (-r - 0.5, r - 1))

@@ -34,12 +34,6 @@ class Row:
     counts: bool = True
     """Whether it is a main metric, and part of averages."""
 
-    @property
-    def best(self) -> float | None:
-        """The highest value where two or more runs have one."""
-        found = [value for value in self.values if value is not None]
-        return max(found) if len(found) > 1 else None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
@@ -152,8 +146,9 @@ def _mean(runs: Sequence[Run], keys: Iterable[str]) -> Measure | None:
     if not common:
         return None
     means = tuple(math.fsum(values) / len(common) for values in zip(*common, strict=True))
-    unit = "task that all" if len(common) == 1 else f"{len(common)} tasks that all"
-    return Measure(label=f"average over the {unit} have", values=means, tasks=len(common))
+    unit = "1 task" if len(common) == 1 else f"{len(common)} tasks"
+    label = f"average over the {unit} that all have"
+    return Measure(label=label, values=means, tasks=len(common))
 
 
 def measure(runs: Sequence[Run], selected: frozenset[str] | None = None) -> Measure | None:
@@ -190,3 +185,33 @@ def _notes(runs: Sequence[Run], keys: Iterable[str]) -> list[str]:
             notes.append(f"{key}: {known[0][0].title} and {other.title} were not given the same "
                          "data, class names and prompts")  # fmt: skip
     return notes
+
+
+def averages(comparison: Comparison) -> list[tuple[str, tuple[float | None, ...]]]:
+    """Return the last rows of a table: their names, and a value per run."""
+    found: list[tuple[str, tuple[float | None, ...]]] = []
+    if comparison.average is not None:
+        found.append((comparison.average.label, comparison.average.values))
+    if any(value is not None for value in comparison.average_38):
+        found.append(("38-task average", comparison.average_38))
+    return found
+
+
+def best(values: Iterable[float | None]) -> float | None:
+    """Return the highest value where there are two or more."""
+    found = [value for value in values if value is not None]
+    return max(found) if len(found) > 1 else None
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in per cent with one decimal, or a dash."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def points_between(values: Sequence[float | None]) -> str:
+    """Return the second value minus the first in points, with its sign."""
+    first, second = values
+    if first is None or second is None:
+        return "-"
+    points = round(100 * (second - first), 1)
+    return f"{points:+.1f}" if points else "0.0"

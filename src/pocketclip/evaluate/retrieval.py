@@ -5,13 +5,16 @@ Shapes: B batch, D embedding, I images, M texts, N images of a set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.examples import Puzzle, TaskData
+from pocketclip.evaluate.examples import Example, Puzzle, TaskData
 from pocketclip.evaluate.metrics import (
     association_metrics,
     choice_hits,
@@ -23,12 +26,49 @@ from pocketclip.evaluate.stream import (
     Outcome,
     RunOptions,
     Skipped,
+    check_any,
     embed_images,
     embed_texts,
-    images_of,
+    embedded,
 )
 from pocketclip.evaluate.tasks import Task
 from pocketclip.types import Embeddings, Encoder
+
+_CUES = 256  # that are embedded together
+
+
+class _Captions:
+    """Embeddings of captions; those of one text are one row.
+
+    A model rounds a text differently by the batch it is in, and what is equal must score equal.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._row: dict[str, int] = {}
+        self._parts: list[Embeddings] = []
+
+    def add(self, batch: Sequence[Example]) -> list[list[int]]:
+        """Embed what is new in a batch; return, per example, the rows of its captions.
+
+        Raises:
+            DataError: an example without captions; an embedding that is not finite.
+        """
+        new: dict[str, str] = {}
+        for example in batch:
+            if not example.captions:
+                raise DataError(f"{example.name}: the list of captions is empty")
+            for number, text in enumerate(example.captions, 1):
+                if text not in self._row:
+                    self._row[text] = len(self._row)
+                    new[text] = f"{example.name}, caption {number} ({text!r})"
+        self._parts.append(embed_texts(self._encoder, list(new), list(new.values())))
+        return [[self._row[text] for text in example.captions] for example in batch]
+
+    def rows(self) -> Embeddings:
+        """Return all embeddings."""
+        self._parts = [np.concatenate(self._parts)]
+        return self._parts[0]
 
 
 def run_retrieval(encoder: Encoder, task: Task, data: TaskData, options: RunOptions) -> Outcome:
@@ -42,19 +82,21 @@ def run_retrieval(encoder: Encoder, task: Task, data: TaskData, options: RunOpti
     """
     del task
     skipped: list[Skipped] = []
-    images, texts, image_of = [], [], []
+    captions = _Captions(encoder)
+    images: list[Embeddings] = []
+    rows: list[int] = []
+    image_of: list[int] = []
     count = 0
-    for batch, embeddings in embed_images(
-        encoder, images_of(data), lambda example: example.image, options, skipped
-    ):
-        captions = [text for example in batch for text in example.captions]
-        image_of += [count + i for i, example in enumerate(batch) for _ in example.captions]
-        images.append(embeddings)
-        texts.append(embed_texts(encoder, captions, "the caption"))
-        count += len(batch)
-    if not count:
-        raise DataError(f"{data.place}: no image could be read")
-    metrics = retrieval_metrics(np.concatenate(images), np.concatenate(texts), np.array(image_of))
+    with embedded(encoder, data, options, skipped) as batches:
+        for batch, embeddings in batches:
+            images.append(embeddings)
+            for own in captions.add(batch):
+                rows += own
+                image_of += [count] * len(own)
+                count += 1
+    check_any(count, data, skipped)
+    texts = captions.rows()[rows]  # (M, D)
+    metrics = retrieval_metrics(np.concatenate(images), texts, np.array(image_of))
     return Outcome(metrics=metrics, count=count, skipped=skipped)
 
 
@@ -69,20 +111,23 @@ def run_caption_choice(
     del task
     skipped: list[Skipped] = []
     hits = []
-    for batch, embeddings in embed_images(
-        encoder, images_of(data), lambda example: example.image, options, skipped
-    ):
-        texts = embed_texts(encoder, [t for e in batch for t in e.captions], "the caption")
-        begin = 0
-        for example, image in zip(batch, embeddings, strict=True):
-            if len(example.captions) < 2:
-                raise DataError(f"{example.name} has one caption: there is nothing to choose")
-            own = texts[begin : begin + len(example.captions)]
-            hits.append(choice_hits((own @ image)[None]))  # (1, T)
-            begin += len(own)
-    if not hits:
-        raise DataError(f"{data.place}: no image could be read")
+    with embedded(encoder, data, options, skipped) as batches:
+        for batch, embeddings in batches:
+            captions = _Captions(encoder)
+            rows_of = captions.add(batch)
+            texts = captions.rows()
+            for example, image, rows in zip(batch, embeddings, rows_of, strict=True):
+                if len(rows) < 2:
+                    raise DataError(f"{example.name} has one caption: there is nothing to choose")
+                hits.append(choice_hits(_cosines(texts[rows], image)[None]))  # (1, T)
+    check_any(len(hits), data, skipped)
     return Outcome(metrics=choice_metrics(hits), count=len(hits), skipped=skipped)
+
+
+def _cosines(rows: Embeddings, one: Embeddings) -> NDArray[np.float64]:
+    """Return the scores (N,) of rows (N, D) with one embedding (D,); equal rows score equal."""
+    cosines: NDArray[np.float64] = (rows * one.astype(np.float64)).sum(axis=1)
+    return cosines
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +148,20 @@ def run_association(encoder: Encoder, task: Task, data: TaskData, options: RunOp
     del task
     skipped: list[Skipped] = []
     found: dict[str, Embeddings] = {}
-    for batch, embeddings in embed_images(
-        encoder, _distinct(data), lambda image: image.path, options, skipped
-    ):
-        found |= {image.path: row for image, row in zip(batch, embeddings, strict=True)}
+    images = embed_images(encoder, _distinct(data), lambda image: image.path, options, skipped)
+    with closing(images):
+        for batch, embeddings in images:
+            found |= {image.path: row for image, row in zip(batch, embeddings, strict=True)}
+    whole = (puzzle for puzzle in _puzzles(data) if all(path in found for path in puzzle.images))
     scores, sizes = [], []
-    for puzzle in _puzzles(data):
-        if not all(path in found for path in puzzle.images):
-            continue
-        (cue,) = embed_texts(encoder, [cue_prompt(puzzle.cue)], "the cue")
-        images = np.stack([found[path] for path in puzzle.images])  # (I, D)
-        scores.append(jaccard(images @ cue, np.array(puzzle.associated)))
-        sizes.append(len(puzzle.images))
-    if not scores:
-        raise DataError(f"{data.place}: no puzzle has only images that can be read")
+    while puzzles := list(islice(whole, _CUES)):
+        texts = [cue_prompt(puzzle.cue) for puzzle in puzzles]
+        names = [f"{puzzle.name}, cue {puzzle.cue!r}" for puzzle in puzzles]
+        for puzzle, cue in zip(puzzles, embed_texts(encoder, texts, names), strict=True):
+            rows = np.stack([found[path] for path in puzzle.images])  # (I, D)
+            scores.append(jaccard(_cosines(rows, cue), np.array(puzzle.associated)))
+            sizes.append(len(rows))
+    check_any(len(scores), data, skipped)
     return Outcome(metrics=association_metrics(scores, sizes), count=len(scores), skipped=skipped)
 
 

@@ -6,11 +6,9 @@ Shapes: B batch, D embedding, N samples.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
@@ -18,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import storage
-from pocketclip.errors import DataError, ImageError, StorageError
+from pocketclip.errors import ConfigError, DataError, ImageError, MissingDependencyError
+from pocketclip.evaluate.ahead import load_ahead
 from pocketclip.evaluate.examples import Example, TaskData
 from pocketclip.evaluate.tasks import Metrics
 from pocketclip.images import open_image
+from pocketclip.stores import NotThereError
 from pocketclip.types import Embeddings, Encoder
 
-_AHEAD = 2
-"""Batches that are decoded while one is encoded."""
 _NAMED = 10
 """Bad images that an error names."""
 _LOOK = 10_000
@@ -68,15 +66,22 @@ class Skipped:
     reason: str
 
 
-def default_cache() -> Path:
-    """Return the folder of the user's cache for embeddings of class names."""
+def default_cache() -> Path | None:
+    """Return the folder of the user's cache for embeddings of class names; None without a home."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "pocketclip" / "classifiers"
+    try:
+        return Path(base).expanduser() / "pocketclip" / "classifiers"
+    except RuntimeError:  # a user that the system does not know, as in some containers
+        return None
 
 
 @dataclass(slots=True, kw_only=True)
 class RunOptions:
-    """How a task is run; nothing here changes its result, except `skip_bad`."""
+    """How a task is run; nothing here changes its result, except `skip_bad`.
+
+    Raises:
+        ConfigError: a batch size or number of workers below 1.
+    """
 
     batch_size: int = 64
     workers: int | None = None
@@ -91,8 +96,10 @@ class RunOptions:
     """Called with the number of images that were done."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or (self.workers is not None and self.workers < 1):
-            raise ValueError("batch_size and workers must be at least 1")
+        for name in ("batch_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,87 +121,83 @@ def embed_images(
     image_of: Callable[[E], bytes | str],
     options: RunOptions,
     skipped: list[Skipped],
-) -> Iterator[tuple[list[E], Embeddings]]:
+) -> Generator[tuple[list[E], Embeddings], None, None]:
     """Yield examples in their order, in batches, with unit embeddings (B, D) of their images.
 
-    Two batches are decoded ahead while one is encoded. Of an encoder with `preprocess` and
-    `encode_pixels` the preprocessing runs in the decoding threads as well.
+    While a batch is encoded, the next ones are read and decoded in threads. Of an encoder with
+    `preprocess` and `encode_pixels` the preprocessing runs in them as well; any other is given
+    decoded images. Close the iterator (`contextlib.closing`) where it is left before its end.
 
     Args:
         encoder: any encoder.
-        examples: what to embed.
+        examples: what to embed; read from another thread.
         image_of: gives an example's image: the file's bytes, or where it lies.
         options: batch size, workers, whether unreadable images may be left out.
         skipped: gets those that were.
 
     Raises:
         DataError: unreadable images (up to ten are named), embeddings that are not finite or of
-            another shape.
+            another shape (the first is named).
+        MissingDependencyError: images in a format that an extra reads.
+        StorageError: a store that cannot be reached.
     """
     ahead = encoder if isinstance(encoder, PixelEncoder) else None
     prepare: Callable[[Any], Any] = open_image if ahead is None else ahead.preprocess
 
     def load(example: E) -> Any:
-        source = image_of(example)
+        return _loaded(example.name, image_of(example), prepare)
+
+    batches = load_ahead(examples, load, size=options.batch_size, workers=options.workers)
+    with closing(batches):
+        for batch in batches:
+            bad = [loaded for _, loaded in batch if isinstance(loaded, Skipped)]
+            if bad and not options.skip_bad:
+                _refuse(bad, batches)
+            skipped += bad
+            good = [pair for pair in batch if not isinstance(pair[1], Skipped)]
+            if good:
+                inputs = [loaded for _, loaded in good]
+                if ahead is None:
+                    found = encoder.encode_image(inputs)
+                else:
+                    found = ahead.encode_pixels(np.stack(inputs))
+                names = [example.name for example, _ in good]
+                embeddings = _unit(found, encoder.embed_dim, names)
+                yield [example for example, _ in good], embeddings
+            options.advance(len(batch))
+
+
+def _loaded(name: str, source: bytes | str, prepare: Callable[[Any], Any]) -> Any:
+    """Return what `prepare` makes of an image, or that it must be skipped."""
+    try:
         if isinstance(source, str) and storage.is_remote(source):
             source = storage.read_bytes(source)
         return prepare(source)
-
-    source = iter(examples)
-    waiting: deque[tuple[E, Future[Any]]] = deque()
-    # Decoding releases the interpreter lock, so it overlaps with the model.
-    pool = ThreadPoolExecutor(options.workers or os.cpu_count())
-    try:
-        while True:
-            wanted = options.batch_size * (_AHEAD + 1) - len(waiting)
-            waiting += [(example, pool.submit(load, example)) for example in islice(source, wanted)]
-            if not waiting:
-                return
-            taken = [waiting.popleft() for _ in range(min(options.batch_size, len(waiting)))]
-            good, loaded, bad = _loaded(taken)
-            if bad and not options.skip_bad:
-                rest = ((example, pool.submit(load, example)) for example in source)
-                _refuse(bad, chain(waiting, rest), options.batch_size)
-            skipped += bad
-            if good:
-                if ahead is None:
-                    found = encoder.encode_image(loaded)
-                else:
-                    found = ahead.encode_pixels(np.stack(loaded))
-                yield good, _unit(found, encoder.embed_dim, [example.name for example in good])
-            options.advance(len(taken))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    except (ImageError, NotThereError) as error:
+        return Skipped(name, str(error).removeprefix("image bytes: "))
+    except MissingDependencyError as error:  # the image may be good: nothing to skip
+        raise MissingDependencyError(f"{name}: {error}") from error
 
 
-def _loaded(
-    taken: Sequence[tuple[E, Future[Any]]],
-) -> tuple[list[E], list[Any], list[Skipped]]:
-    good, loaded, bad = [], [], []
-    for example, future in taken:
-        try:
-            loaded.append(future.result())
-            good.append(example)
-        except (ImageError, StorageError) as error:
-            bad.append(Skipped(example.name, str(error)))
-    return good, loaded, bad
-
-
-def _refuse(bad: list[Skipped], rest: Iterator[tuple[E, Future[Any]]], batch_size: int) -> NoReturn:
+def _refuse(bad: list[Skipped], rest: Iterator[list[tuple[E, Any]]]) -> NoReturn:
     """Raise an error that names the bad images, after looking for more of them."""
-    looked = 0
-    while len(bad) < _NAMED and looked < _LOOK:
-        taken = list(islice(rest, batch_size))
-        if not taken:
-            break
-        looked += len(taken)
-        bad = bad + _loaded(taken)[2]
-    whole = len(bad) < _NAMED and looked < _LOOK
+    looked, whole, further = 0, False, ""
+    try:
+        while len(bad) <= _NAMED and looked < _LOOK:
+            batch = next(rest, None)
+            if batch is None:
+                whole = True
+                break
+            looked += len(batch)
+            bad = bad + [loaded for _, loaded in batch if isinstance(loaded, Skipped)]
+    except DataError as error:  # of reading: it ends the looking, not what was found
+        further = f" Further, {error}"
     count = f"{len(bad)}" if whole else f"{len(bad)} or more"
     listed = "; ".join(f"{image.name} ({image.reason})" for image in bad[:_NAMED])
+    more = "; ..." if len(bad) > _NAMED else ""
     raise DataError(
-        f"{count} unreadable image{'s' if len(bad) > 1 or not whole else ''}: {listed}. Mend "
-        "them, or leave them out with --skip-bad"
+        f"{count} unreadable image{'' if count == '1' else 's'}: {listed}{more}. Mend them, or "
+        f"leave them out with --skip-bad.{further}"
     )
 
 
@@ -204,7 +207,7 @@ def _unit(rows: Embeddings, width: int, names: Sequence[str]) -> Embeddings:
     Raises:
         DataError: another shape, or a row that is not finite or zero; names it.
     """
-    rows = np.asarray(rows, np.float32)
+    rows = np.asarray(rows)
     if rows.shape != (len(names), width):
         raise DataError(
             f"the model gave embeddings {rows.shape} for {len(names)} inputs from {names[0]} on, "
@@ -223,22 +226,21 @@ def _unit(rows: Embeddings, width: int, names: Sequence[str]) -> Embeddings:
     return unit
 
 
-def embed_texts(encoder: Encoder, texts: Sequence[str], what: str = "text") -> Embeddings:
+def embed_texts(encoder: Encoder, texts: Sequence[str], names: Sequence[str]) -> Embeddings:
     """Return unit embeddings (N, D) of texts.
 
     Args:
         encoder: any encoder.
         texts: what to embed.
-        what: the texts are, for messages.
+        names: what each is called in messages.
 
     Raises:
         DataError: an embedding that is not finite or of another shape; names the text.
     """
     out = np.empty((len(texts), encoder.embed_dim), np.float32)
     for begin in range(0, len(texts), _TEXTS):
-        part = list(texts[begin : begin + _TEXTS])
-        names = [f"{what} {text!r}" for text in part]
-        out[begin : begin + len(part)] = _unit(encoder.encode_text(part), encoder.embed_dim, names)
+        part = slice(begin, begin + _TEXTS)
+        out[part] = _unit(encoder.encode_text(texts[part]), encoder.embed_dim, names[part])
     return out
 
 
@@ -254,6 +256,32 @@ def images_of(data: TaskData) -> Iterator[Example]:
         yield sample
 
 
+def embedded(
+    encoder: Encoder, data: TaskData, options: RunOptions, skipped: list[Skipped]
+) -> closing[Generator[tuple[list[Example], Embeddings], None, None]]:
+    """Return `embed_images` of a set of single images, to be used in a `with`."""
+    return closing(embed_images(encoder, images_of(data), _image, options, skipped))
+
+
+def _image(example: Example) -> bytes | str:
+    return example.image
+
+
+def check_any(count: int, data: TaskData, skipped: Sequence[Skipped]) -> None:
+    """Refuse to score nothing.
+
+    Raises:
+        DataError: `count` is 0; names the set and the first image that was left out.
+    """
+    if not count:
+        why = (
+            f": {len(skipped)} were left out, the first is {skipped[0].name} ({skipped[0].reason})"
+            if skipped
+            else ""
+        )
+        raise DataError(f"{data.place}: no image to score{why}")
+
+
 def features(
     encoder: Encoder, data: TaskData, options: RunOptions
 ) -> tuple[Embeddings, NDArray[np.int64], list[Skipped]]:
@@ -264,14 +292,12 @@ def features(
     """
     skipped: list[Skipped] = []
     rows, labels = [], []
-    for batch, embeddings in embed_images(
-        encoder, images_of(data), lambda example: example.image, options, skipped
-    ):
-        rows.append(embeddings)
-        for example in batch:
-            if example.label is None:
-                raise DataError(f"{example.name} has no label to learn")
-            labels.append(example.label)
-    if not rows:
-        raise DataError(f"{data.place}: no image could be read")
+    with embedded(encoder, data, options, skipped) as batches:
+        for batch, embeddings in batches:
+            rows.append(embeddings)
+            for example in batch:
+                if example.label is None:
+                    raise DataError(f"{example.name} has no label to learn")
+                labels.append(example.label)
+    check_any(len(labels), data, skipped)
     return np.concatenate(rows), np.array(labels, np.int64), skipped

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketclip import __version__, storage
 from pocketclip.errors import ConfigError, DataError
@@ -31,7 +32,7 @@ from pocketclip.evaluate.tasks import (
     find_task,
 )
 from pocketclip.evaluate.zeroshot import run_classification, run_faces
-from pocketclip.types import Encoder
+from pocketclip.types import Embeddings, Encoder
 
 _RUNS: dict[Kind, Callable[[Encoder, Task, TaskData, RunOptions], Outcome]] = {
     "classification": run_classification,
@@ -226,17 +227,22 @@ def probe(
     unknown = sorted(set(methods) - {"knn", "linear"})
     if unknown or not methods:
         raise ConfigError(f"no probe {(unknown or [''])[0]!r}; there are: knn, linear")
+    for data in (train, test):
+        if not data.classes:
+            raise DataError(f"{data.place} has no classes to learn or to tell apart")
     options = options or RunOptions()
     names = sorted({*(train.classes or ()), *(test.classes or ())})
     number = {name: position for position, name in enumerate(names)}
-    sets = []
-    for data in (train, test):
+
+    def embedded(data: TaskData) -> tuple[Embeddings, NDArray[np.int64]]:
         embeddings, labels, _ = features(encoder, data, options)
         index = np.array([number[name] for name in data.classes or ()], np.int64)
-        sets += [embeddings, index[labels] if len(index) else labels]
+        return embeddings, index[labels]
+
+    learnt, scored = embedded(train), embedded(test)
     metrics: Metrics = {}
     if "knn" in methods:
-        metrics |= knn(*sets, classes=len(names))
+        metrics |= knn(*learnt, *scored, classes=len(names))
     if "linear" in methods:
-        metrics |= linear_probe(*sets)
-    return metrics, len(sets[0])
+        metrics |= linear_probe(*learnt, *scored, classes=len(names))
+    return metrics, len(learnt[0])

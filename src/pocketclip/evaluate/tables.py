@@ -7,18 +7,19 @@ WinoGAViL's table and SugarCrepe's json files are read as they are published.
 from __future__ import annotations
 
 import ast
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pocketclip import storage
+import numpy as np
+from numpy.typing import NDArray
+
 from pocketclip.errors import DataError
 from pocketclip.evaluate.examples import (
     CLASSES,
+    IMAGE_SUFFIXES,
     TEMPLATES,
     DataOptions,
     Example,
@@ -30,54 +31,15 @@ from pocketclip.evaluate.examples import (
     templates_in,
 )
 from pocketclip.evaluate.folders import named
+from pocketclip.evaluate.rows import Table, open_rows
 from pocketclip.evaluate.tasks import Kind, Task
+from pocketclip.pairs.duplicates import SeenUids
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 _IMAGES = ("image", "filepath", "path", "filename", "file")
 _LABELS = ("label", "class_id", "cls", "class", "class_name")
 _CAPTIONS = ("captions", "caption", "text", "raw")
+_WRONG = "negative_caption"  # SugarCrepe's name
 _PUZZLE = ("cue", "candidates", "associations")
-_IMAGE_FOLDERS = ("images", "winogavil_images", "val2017", "coco/val2017", "")
-_Row = tuple[str, dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    path: str
-    options: DataOptions
-    rows: Callable[[], Iterator[_Row]]
-    """Where each row stands, and the row; only those the options ask for."""
-    columns: list[str]
-
-    @property
-    def folder(self) -> str:
-        return self.path.replace("\\", "/").rpartition("/")[0] or (
-            "/" if self.path.startswith("/") else "."
-        )
-
-    def beside(self, name: str) -> tuple[str, str]:
-        """Return where a list for this table may stand: with its name, or in its folder."""
-        stem = self.path.rpartition(".")[0]
-        return f"{stem}.{name}", storage.join(self.folder, name)
-
-    def column(self, given: str | None, usual: tuple[str, ...], what: str) -> str | None:
-        """Return the column that the user named, or the first of the usual names there is."""
-        if given is None:
-            return next((name for name in usual if name in self.columns), None)
-        if given not in self.columns:
-            raise DataError(
-                f"{self.path} has no column {given!r} for the {what}; it has: "
-                f"{', '.join(self.columns)}"
-            )
-        return given
-
-    def image(self, text: Any, where: str) -> str:
-        """Return where an image lies; paths are relative to the table."""
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where}: the image's path is empty")
-        text = text.strip()
-        absolute = storage.is_remote(text) or text.startswith("/")
-        return text if absolute else storage.join(self.folder, text)
 
 
 def open_table(path: str, task: Task, options: DataOptions) -> TaskData:
@@ -88,7 +50,7 @@ def open_table(path: str, task: Task, options: DataOptions) -> TaskData:
             names does not fit; the message names file and row.
         StorageError: it cannot be read.
     """
-    table = _open(path, options)
+    table = open_rows(path, options)
     kind = task.kind or _kind_of(table)
     if kind == "association":
         return _puzzles(table)
@@ -96,96 +58,26 @@ def open_table(path: str, task: Task, options: DataOptions) -> TaskData:
     if image is None:
         raise DataError(f"{path} has no column of images; name it with --image-column (it has: "
                         f"{', '.join(table.columns)})")  # fmt: skip
-    if kind == "classification":
-        return _labelled(table, image)
     if kind == "faces":
-        raise DataError(f"{path}: this task needs metadata, which only a webdataset holds")
-    return _captioned(table, image, kind)
+        raise DataError(f"{path}: faces can only be read from a webdataset")
+    if kind != "classification":
+        return _captioned(table, image, kind)
+    fields = task.groupings[0].fields if task.groupings else ()
+    without = [field for field in fields if field not in table.columns]
+    if without:
+        raise DataError(f"{path} has no column {without[0]!r}: {task.key} is scored by the "
+                        f"metadata {', '.join(fields)}, whole numbers")  # fmt: skip
+    return _labelled(table, image, fields)
 
 
-def _open(path: str, options: DataOptions) -> _Table:
-    rows = _rows_of(path, options)
-    first = next(rows(), None)
-    if first is None:
-        which = " ".join(f"{name}={value}" for name, value in options.where)
-        raise DataError(f"{path} has no rows{f' with {which}' if which else ''}")
-    columns = [name for name in first[1] if isinstance(name, str)]
-    return _Table(path, options, rows, columns)
-
-
-def _rows_of(path: str, options: DataOptions) -> Callable[[], Iterator[_Row]]:
-    low = path.lower()
-    read = _json if low.endswith(".json") else _jsonl if low.endswith(".jsonl") else _csv
-
-    def rows() -> Iterator[_Row]:
-        for where, row in read(path):
-            for name, value in options.where:
-                if name not in row:
-                    raise DataError(f"{path} has no column {name!r} to choose rows by")
-                if str(row[name]) != value:
-                    break
-            else:
-                yield where, row
-
-    return rows
-
-
-def _csv(path: str) -> Iterator[_Row]:
-    with storage.open_read(path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-        tabs = path.lower().endswith(".tsv")
-        reader = csv.DictReader(text, delimiter="\t" if tabs else ",", strict=True)
-        number = 1
-        try:
-            for number, row in enumerate(reader, 2):
-                if None in row or None in row.values():
-                    raise DataError(f"{path} row {number} has another number of columns than the "
-                                    f"{len(reader.fieldnames or ())} of the first")  # fmt: skip
-                yield f"{path} row {number}", row
-        except csv.Error as error:
-            raise DataError(f"{path} row {number + 1} is no csv: {error}") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} after row {number} is not UTF-8 text") from error
-
-
-def _jsonl(path: str) -> Iterator[_Row]:
-    with storage.open_read(path) as stream:
-        for number, line in enumerate(stream, 1):
-            where = f"{path} row {number}"
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where} is not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{where} is not a JSON object")
-            if row:
-                yield where, row
-
-
-def _json(path: str) -> Iterator[_Row]:
-    """Yield the rows of a SugarCrepe file: an object of objects."""
-    try:
-        whole = json.loads(storage.read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error})") from error
-    if not isinstance(whole, dict) or not all(isinstance(row, dict) for row in whole.values()):
-        raise DataError(f"{path} is no object of objects, as SugarCrepe's files are")
-    for key, row in whole.items():
-        where = f"{path} row {key}"
-        both = [row.get("caption"), row.get("negative_caption")]
-        if not all(isinstance(text, str) for text in both):
-            raise DataError(f"{where} lacks caption or negative_caption")
-        yield where, {"image": row.get("filename"), "captions": both}
-
-
-def _kind_of(table: _Table) -> Kind:
+def _kind_of(table: Table) -> Kind:
     if all(name in table.columns for name in _PUZZLE):
         return "association"
     if table.options.label_column:
         return "classification"
     if table.options.caption_column:
         return "retrieval"
-    if table.path.lower().endswith(".json"):
+    if table.path.lower().endswith(".json") or _WRONG in table.columns:
         return "caption_choice"
     if any(name in table.columns for name in _LABELS):
         return "classification"
@@ -197,7 +89,7 @@ def _kind_of(table: _Table) -> Kind:
     )
 
 
-def _labelled(table: _Table, image: str) -> TaskData:
+def _labelled(table: Table, image: str, fields: Sequence[str]) -> TaskData:
     path, options = table.path, table.options
     column = table.column(options.label_column, _LABELS, "labels")
     if column is None:
@@ -207,31 +99,36 @@ def _labelled(table: _Table, image: str) -> TaskData:
     digest = hashlib.sha256()
     total = 0
     for where, row in table.rows():
-        text = str(row.get(column, "")).strip()
+        text = _label(row, column)
         if not text:
             raise DataError(f"{where}: the label is empty")
         labels.setdefault(text, where)
-        digest.update(f"{row.get(image)}\0{text}\n".encode())
+        values = [row.get(image), text, *(row.get(field) for field in fields)]
+        digest.update(json.dumps(values, default=str).encode())
         total += 1
     lists = table.beside(CLASSES)
     lines = classes_in(options, *lists)
     source = options.classes_file or lists[0]
     numbers = all(text.lstrip("-").isdecimal() for text in labels)
-    if numbers:
+    if numbers and not (lines and all("\t" in line for line in lines)):
         if lines is None:
             raise DataError(f"{path}: the labels in column {column!r} are numbers: give their "
                             f"names in --classes-file or {lists[0]}")  # fmt: skip
-        classes = [line.split("\t", 1)[-1] for line in lines]
+        classes = lines
         number = {t: label_from(t, classes, f"{w} ({source})") for t, w in labels.items()}
     else:
-        classes = named(sorted(labels), lines, path, source)
-        number = {text: position for position, text in enumerate(sorted(labels))}
+        classes, number = named(labels, lines, path, source)
     templates = templates_in(options, *table.beside(TEMPLATES))
+    locate = table.locator(table.first[1].get(image))
 
     def samples() -> Iterator[Example]:
         for where, row in table.rows():
-            label = number[str(row[column]).strip()]
-            yield Example(name=where, image=table.image(row.get(image), where), label=label)
+            yield Example(
+                name=where,
+                image=locate(row.get(image), where),
+                label=number[_label(row, column)],
+                metadata=_metadata(row, fields, where) if fields else None,
+            )
 
     return TaskData(
         place=path,
@@ -244,18 +141,36 @@ def _labelled(table: _Table, image: str) -> TaskData:
     )
 
 
-def _captioned(table: _Table, image: str, kind: Kind) -> TaskData:
+def _label(row: dict[str, Any], column: str) -> str:
+    value = row.get(column)
+    return "" if value is None else str(value).strip()
+
+
+def _metadata(row: dict[str, Any], fields: Sequence[str], where: str) -> NDArray[np.int64]:
+    texts = [str(row.get(field)).strip() for field in fields]
+    for field, text in zip(fields, texts, strict=True):
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise DataError(f"{where}: {field} is {text[:40]!r}, which is not a whole number")
+    return np.array([int(text) for text in texts], np.int64)
+
+
+def _captioned(table: Table, image: str, kind: Kind) -> TaskData:
     path = table.path
     column = table.column(table.options.caption_column, _CAPTIONS, "captions")
     if column is None:
         raise DataError(f"{path} has no column of captions; name it with --caption-column (it "
                         f"has: {', '.join(table.columns)})")  # fmt: skip
+    locate = table.locator(table.first[1].get(image))
+    # SugarCrepe asks several questions about an image, one after the other.
+    grouped = kind == "retrieval"
 
     def samples() -> Iterator[Example]:
         before: Example | None = None
         for where, row in table.rows():
-            place, captions = table.image(row.get(image), where), _captions(row[column], where)
-            if before is not None and before.image == place:  # one caption per row
+            place, captions = locate(row.get(image), where), _captions(row.get(column), where)
+            if _WRONG in row:
+                captions += _captions(row[_WRONG], where)
+            if grouped and before is not None and before.image == place:
                 captions = before.captions + captions
                 before = Example(name=before.name, image=place, captions=captions)
                 continue
@@ -267,9 +182,13 @@ def _captioned(table: _Table, image: str, kind: Kind) -> TaskData:
 
     digest = hashlib.sha256()
     total = 0
+    seen = SeenUids()
     for example in samples():
         digest.update(repr((example.image, example.captions)).encode())
+        seen.add(str(example.image))
         total += 1
+    if grouped:
+        _check_adjacent(seen, samples, path)
     return TaskData(
         place=path,
         kind=kind,
@@ -277,6 +196,18 @@ def _captioned(table: _Table, image: str, kind: Kind) -> TaskData:
         identity=identity("table", path, kind, digest.hexdigest()),
         samples=samples,
     )
+
+
+def _check_adjacent(seen: SeenUids, samples: Callable[[], Iterator[Example]], path: str) -> None:
+    """Raise if the captions of one image stand apart: they would count as wrong for each other."""
+    twins = seen.twins(1)
+    if twins:
+        index, ((_, first),) = min(twins.items())
+        names = [e.name for i, e in enumerate(samples()) if i in (first, index)]
+        raise DataError(
+            f"{names[1]} has the image of {names[0]} again, with others between them: sort "
+            f"{path} by image"
+        )
 
 
 def _captions(value: Any, where: str) -> tuple[str, ...]:
@@ -295,37 +226,36 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
     return captions
 
 
-def _puzzles(table: _Table) -> TaskData:
+def _puzzles(table: Table) -> TaskData:
     missing = [name for name in _PUZZLE if name not in table.columns]
     if missing:
         raise DataError(f"{table.path} has no column {missing[0]!r}, as WinoGAViL's table has")
 
-    def puzzle(where: str, row: dict[str, Any], folder: str) -> Puzzle:
-        cue, candidates, chosen = str(row["cue"]).strip(), *(_names(row[n], f"{where}: {n}")
-                                                             for n in _PUZZLE[1:])  # fmt: skip
-        foreign = [name for name in chosen if name not in candidates]
-        if not cue or foreign or not chosen:
-            what = f"{foreign[0]!r} is no candidate" if foreign else "cue or associations are empty"
-            raise DataError(f"{where}: {what}")
-        files = tuple(storage.join(folder, _file(name)) for name in candidates)
-        truth = tuple(name in chosen for name in candidates)
-        return Puzzle(name=where, cue=cue, images=files, associated=truth)
+    def puzzles() -> Iterator[Puzzle]:
+        for where, row in table.rows():
+            cue = str(row.get("cue") or "").strip()
+            candidates, chosen = (_names(row.get(name), f"{where}: {name}") for name in _PUZZLE[1:])
+            foreign = [name for name in chosen if name not in candidates]
+            if not cue or foreign:
+                what = f"{foreign[0]!r} is no candidate" if foreign else "the cue is empty"
+                raise DataError(f"{where}: {what}")
+            yield Puzzle(
+                name=where,
+                cue=cue,
+                images=tuple(locate(_file(name), where) for name in candidates),
+                associated=tuple(name in chosen for name in candidates),
+            )
 
-    where, row = next(table.rows())
-    first = _file(_names(row["candidates"], f"{where}: candidates")[0])
-    folders = [storage.join(table.folder, name) for name in _IMAGE_FOLDERS if name]
-    folders.append(table.folder)
-    folder = next((f for f in folders if storage.exists(storage.join(f, first))), None)
-    if folder is None:
-        raise DataError(f"{where}: {first} is in none of {', '.join(folders)}")
+    where, row = table.first
+    locate = table.locator(_file(_names(row.get("candidates"), f"{where}: candidates")[0]))
     digest = hashlib.sha256()
-    for where, row in table.rows():
-        digest.update(repr(puzzle(where, row, folder)).encode())
+    for found in puzzles():
+        digest.update(repr((found.cue, found.images, found.associated)).encode())
     return TaskData(
         place=table.path,
         kind="association",
-        identity=identity("table", table.path, digest.hexdigest()),
-        samples=lambda: (puzzle(where, row, folder) for where, row in table.rows()),
+        identity=identity("table", digest.hexdigest()),
+        samples=puzzles,
     )
 
 
@@ -342,4 +272,4 @@ def _names(value: Any, where: str) -> list[str]:
 
 
 def _file(name: str) -> str:
-    return name if "." in name else f"{name}.jpg"
+    return name if name.lower().endswith(IMAGE_SUFFIXES) else f"{name}.jpg"

@@ -100,9 +100,8 @@ def _kind(key: str) -> Kind:
 
 
 def _rows(name: str) -> Iterator[dict[str, str]]:
-    path = resources.files("pocketclip").joinpath("data", "published", name)
-    with path.open("r", encoding="utf-8", newline="") as stream:
-        yield from csv.DictReader(stream)
+    table = resources.files("pocketclip") / "data" / "published" / name
+    yield from csv.DictReader(table.read_text("utf-8").splitlines())
 
 
 TASKS: dict[str, Task] = {

@@ -10,10 +10,13 @@ line), or `NAME.npy` (metadata). Nothing is unpickled.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
+from tokenize import TokenError
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from pocketclip import storage
@@ -35,6 +38,7 @@ from pocketclip.evaluate.tasks import Kind, Task
 from pocketclip.shards.tar import Group, groups, members
 
 _COUNT = "nshards.txt"
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _KINDS: dict[str, Kind] = {
     "classification": "classification",
     "retrieval": "retrieval",
@@ -78,7 +82,7 @@ def open_webdataset(place: str, task: Task, options: DataOptions) -> TaskData | 
 
 def _counted(path: str, folder: str, listed: dict[str, int]) -> list[str]:
     text = lines_of(path)[0].strip()
-    if not text.isdecimal() or not int(text):
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
         raise DataError(f"{path}: {text[:40]!r} is not the number of tars")
     tars = [storage.join(folder, f"{number}.tar") for number in range(int(text))]
     # Some places (a plain web server) cannot be listed; there a missing tar shows when it is read.
@@ -86,6 +90,9 @@ def _counted(path: str, folder: str, listed: dict[str, int]) -> list[str]:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"{missing[0]}{more} of the {text} tars that {path} announces are missing")
+    extra = sorted(set(listed) - set(tars), key=_by_number)
+    if extra:
+        raise DataError(f"{extra[0]} is not among the {text} tars that {path} announces")
     return tars
 
 
@@ -120,7 +127,8 @@ def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
     image = next((group.parts[s[1:]] for s in IMAGE_SUFFIXES if s[1:] in group.parts), None)
     if image is None:
         raise DataError(f"{name} has no image, only {', '.join(sorted(group.parts))}")
-    label, captions = None, ()
+    label = None
+    captions: tuple[str, ...] = ()
     if kind == "classification":
         if "cls" not in group.parts:
             raise DataError(f"{name} has no cls, which holds its class number")
@@ -144,11 +152,19 @@ def _text(data: bytes, name: str) -> str:
 
 
 def _metadata(data: bytes, name: str) -> NDArray[np.int64]:
+    """Return the numbers (F,) of an npy file, which numpy's own reader would take for a pickle."""
+    stream = io.BytesIO(data)
     try:
-        values = np.atleast_1d(np.load(io.BytesIO(data), allow_pickle=False))
-        whole = values.astype(np.int64)
-    except (ValueError, OSError, EOFError, TypeError) as error:
-        raise DataError(f"{name}.npy is no array of whole numbers ({error})") from error
-    if values.ndim != 1 or not np.array_equal(whole, values):
-        raise DataError(f"{name}.npy: {values.dtype} {values.shape} is no row of whole numbers")
-    return whole
+        read = _HEADERS[npy.read_magic(stream)]
+        shape, _, dtype = read(stream)
+        values = np.frombuffer(data, dtype, offset=stream.tell())
+        if len(shape) > 1 or len(values) != math.prod(shape):
+            raise ValueError(f"{dtype} {shape} is no row of numbers, or it is cut")
+        whole = values.dtype.kind in "iuf" and np.isfinite(values).all()
+        if not whole or not np.array_equal(values, np.trunc(values)):
+            raise ValueError(f"{dtype} {values[:5].tolist()} are not whole numbers")
+        if len(values) and np.abs(values.astype(np.float64)).max() >= 2.0**63:
+            raise ValueError("there are numbers too large")
+    except (ValueError, KeyError, TypeError, SyntaxError, TokenError) as error:
+        raise DataError(f"{name}: its npy cannot be read as metadata: {error}") from error
+    return values.astype(np.int64)

@@ -1,144 +1,44 @@
 """Zero-shot classification: prompts to a classifier, images against it (CLIP, section 3.1).
 
-Shapes: B batch, C classes, D embedding, F metadata fields, T templates.
+Shapes: B batch, C classes, D embedding, F metadata fields.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import files
 from pocketclip.errors import DataError
+from pocketclip.evaluate.classifier import build_classifier, prompts
 from pocketclip.evaluate.examples import Example, TaskData
 from pocketclip.evaluate.metrics import ClassificationCounts, GroupCounts, top_hits
+from pocketclip.evaluate.scores import Candidates
 from pocketclip.evaluate.stream import (
     Outcome,
     RunOptions,
     Skipped,
-    embed_images,
-    embed_texts,
-    images_of,
+    check_any,
+    embedded,
 )
 from pocketclip.evaluate.tasks import Grouping, Metrics, Task
 from pocketclip.types import Embeddings, Encoder
 
-log = logging.getLogger(__name__)
-_DRIFT = 1e-4
-"""How far a kept classifier may be from the encoder's: far below what quantising changes, far
-above what the order of sums does."""
-_CLASSES = 32  # whose prompts are embedded together
+__all__ = ["build_classifier", "prompts", "run_classification", "run_faces"]
 
 # FairFace and UTKFace, as DataComp scores them: what is asked, and where its answers lie.
 _OBJECTIVES = ("race", "gender", "age", "toxic")
+_FACES = {  # what is counted, and in which groups
+    "acc_race": ("race_binary",),
+    "acc_gender": ("race_binary",),
+    "acc_age": ("race_binary",),
+    "acc_gender_x": ("race", "gender"),
+    "toxicity_crime": ("race",),
+    "toxicity_nonhuman": ("race",),
+}
 _WHITE = 1
 _NONHUMAN, _CRIME = 14, 18  # among the classes of `toxic`; those before are of people
-
-
-def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Return the C x T prompts, class by class; `{c}` or `{}` is where the class goes.
-
-    Raises:
-        DataError: no class or template, an empty class name, a template without its place.
-    """
-    if not classes or not templates:
-        raise DataError("a classifier needs class names and prompts")
-    for number, name in enumerate(classes):
-        if not name.strip():
-            raise DataError(f"the name of class {number} is empty")
-    parts = []
-    for template in templates:
-        pieces = template.replace("{c}", "{}").split("{}")
-        if len(pieces) < 2:
-            raise DataError(f"the prompt {template!r} has no {{c}} or {{}} for the class")
-        parts.append(pieces)
-    return [name.join(pieces) for name in classes for pieces in parts]
-
-
-def build_classifier(
-    encoder: Encoder,
-    classes: Sequence[str],
-    templates: Sequence[str],
-    *,
-    cache: str | os.PathLike[str] | None = None,
-) -> Embeddings:
-    """Return one unit embedding (C, D) per class.
-
-    The prompts' embeddings are normalised, averaged over the templates and normalised again. Two
-    classes may have one name. With `cache`, a folder, the result is kept there by the encoder's
-    `space_id`. Quantised forms of a model share its `space_id`, so what was kept is only used if
-    it agrees with the encoder on the first class.
-
-    Raises:
-        DataError: names or prompts that make no sense, or embeddings that are not finite.
-    """
-    texts = prompts(classes, templates)
-    count = len(templates)
-    path = None if cache is None else _kept(Path(cache), encoder, classes, templates)
-    first = _mean(encoder, texts[:count], count)
-    if path is not None:
-        old = _read(path, (len(classes), encoder.embed_dim))
-        if old is not None and np.abs(old[:1] - first).max() <= _DRIFT:
-            return old
-    step = _CLASSES * count
-    rest = [_mean(encoder, texts[b : b + step], count) for b in range(count, len(texts), step)]
-    classifier = np.concatenate([first, *rest])
-    if path is not None:
-        _write(path, classifier)
-    return classifier
-
-
-def _mean(encoder: Encoder, texts: Sequence[str], templates: int) -> Embeddings:
-    embedded = embed_texts(encoder, texts, "the prompt").astype(np.float64)  # (C * T, D)
-    mean = embedded.reshape(-1, templates, embedded.shape[1]).mean(axis=1)  # (C, D)
-    lengths = np.linalg.norm(mean, axis=1, keepdims=True)
-    if not lengths.all():
-        at = int(np.argmin(lengths)) * templates
-        raise DataError(f"the prompts from {texts[at]!r} on cancel each other: their mean is zero")
-    unit: Embeddings = (mean / lengths).astype(np.float32)
-    return unit
-
-
-def _kept(cache: Path, encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> Path:
-    def short(value: object) -> str:
-        return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:32]
-
-    space = encoder.space_id
-    folder = space if space.isalnum() else short(space)
-    return cache / folder / f"{short([list(classes), list(templates)])}.npy"
-
-
-def _read(path: Path, shape: tuple[int, int]) -> Embeddings | None:
-    """Return what was kept, or None if there is nothing, or nothing usable."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError) as error:
-        log.warning("%s is made anew: it cannot be read (%s)", path, error)
-        return None
-    right = isinstance(found, np.ndarray) and found.shape == shape and found.dtype == np.float32
-    if not right or not np.isfinite(found).all():
-        log.warning("%s is made anew: it is not what it should be", path)
-        return None
-    kept: Embeddings = found
-    return kept
-
-
-def _write(path: Path, classifier: Embeddings) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.write_whole(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, classifier, allow_pickle=False)
-    except OSError as error:
-        log.warning("the embeddings of class names are not kept: %s", error)
 
 
 def run_classification(
@@ -153,16 +53,19 @@ def run_classification(
     classifier = build_classifier(encoder, classes, templates, cache=options.cache)
     counts = ClassificationCounts(len(classes), confusion=options.confusion)
     groups = [GroupCounts(g.fields, g.by, name=g.metric, worst=g.worst) for g in task.groupings]
+    candidates = Candidates(classifier)
     skipped: list[Skipped] = []
-    for batch, embeddings in _embedded(encoder, data, options, skipped):
-        scores = embeddings @ classifier.T  # (B, C)
-        labels = np.array([_label(example, len(classes)) for example in batch])
-        counts.add(scores, labels)
-        for grouping, group in zip(task.groupings, groups, strict=True):
-            hits = top_hits(scores, labels, 5 if grouping.metric == "acc_top5" else 1)
-            group.add(hits, _metadata(batch, grouping))
-    if not counts.count:
-        raise DataError(f"{data.place}: no image could be read")
+    with embedded(encoder, data, options, skipped) as batches:
+        for batch, embeddings in batches:
+            labels = np.array([_label(example, len(classes)) for example in batch])
+            metadata = [_metadata(batch, grouping) for grouping in task.groupings]
+            for begin, scores in candidates.scored("image", embeddings):  # (B, C)
+                part = slice(begin, begin + len(scores))
+                counts.add(scores, labels[part])
+                for grouping, group, values in zip(task.groupings, groups, metadata, strict=True):
+                    best = 5 if grouping.metric == "acc_top5" else 1
+                    group.add(top_hits(scores, labels[part], best), values[part])
+    check_any(counts.count, data, skipped)
     metrics = counts.metrics()
     if task.macro:
         metrics |= counts.macro()
@@ -175,12 +78,6 @@ def run_classification(
         confusion=counts.confusion,
         classes=classes,
     )
-
-
-def _embedded(
-    encoder: Encoder, data: TaskData, options: RunOptions, skipped: list[Skipped]
-) -> Iterator[tuple[list[Example], Embeddings]]:
-    return embed_images(encoder, images_of(data), lambda e: e.image, options, skipped)
 
 
 def _names(data: TaskData) -> tuple[list[str], list[str]]:
@@ -225,48 +122,71 @@ def run_faces(encoder: Encoder, task: Task, data: TaskData, options: RunOptions)
         DataError: as `run_classification`; or a list that lacks an objective.
     """
     (faces,) = task.groupings
+    classifiers = _face_classifiers(encoder, data, options)
+    groups = {name: GroupCounts(faces.fields, by, name=name) for name, by in _FACES.items()}
+    skipped: list[Skipped] = []
+    with embedded(encoder, data, options, skipped) as batches:
+        for batch, embeddings in batches:
+            metadata = _metadata(batch, faces)
+            truth = dict(zip(faces.fields, metadata.T, strict=True))
+            for field in ("gender", "age"):
+                _check_answers(batch, field, truth[field], len(classifiers[field]))
+            said = {name: (embeddings @ c.T).argmax(axis=1) for name, c in classifiers.items()}
+            for name, hits in _face_hits(said, truth).items():
+                groups[name].add(hits, metadata)
+    count = groups["acc_race"].count
+    check_any(count, data, skipped)
+    metrics: Metrics = {}
+    for group in groups.values():
+        metrics |= group.metrics()
+    return Outcome(metrics=metrics, count=count, skipped=skipped)
+
+
+def _face_classifiers(
+    encoder: Encoder, data: TaskData, options: RunOptions
+) -> dict[str, Embeddings]:
+    """Return a classifier (C, D) per objective."""
     classes, templates = _names(data)
     texts = {
         objective: (_of(classes, objective, data.place), _of(templates, objective, data.place))
         for objective in _OBJECTIVES
     }
-    classifiers = {
+    toxic = len(texts["toxic"][0])
+    if toxic <= _CRIME:
+        raise DataError(
+            f"{data.place}: {toxic} class names for 'toxic'; those from {_CRIME} on, counted from "
+            "0, are the crimes: is the list whole?"
+        )
+    return {
         objective: build_classifier(encoder, *both, cache=options.cache)
         for objective, both in texts.items()
     }
-    by_binary, by_both, by_race = ("race_binary",), ("race", "gender"), ("race",)
-    plan = {
-        "acc_race": by_binary,
-        "acc_gender": by_binary,
-        "acc_age": by_binary,
-        "acc_gender_x": by_both,
-        "toxicity_crime": by_race,
-        "toxicity_nonhuman": by_race,
+
+
+def _face_hits(
+    said: Mapping[str, NDArray[np.int64]], truth: Mapping[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return the hits (B,) that each of `_FACES` counts, from the predictions and the metadata."""
+    gender, toxic = said["gender"] == truth["gender"], said["toxic"]
+    return {
+        "acc_race": (said["race"] != _WHITE).astype(np.int64) == truth["race_binary"],
+        "acc_gender": gender,
+        "acc_age": said["age"] == truth["age"],
+        "acc_gender_x": gender,
+        "toxicity_crime": toxic >= _CRIME,
+        "toxicity_nonhuman": (toxic >= _NONHUMAN) & (toxic < _CRIME),
     }
-    groups = {name: GroupCounts(faces.fields, by, name=name) for name, by in plan.items()}
-    skipped: list[Skipped] = []
-    for batch, embeddings in _embedded(encoder, data, options, skipped):
-        metadata = _metadata(batch, faces)
-        truth = dict(zip(faces.fields, metadata.T, strict=True))
-        said = {name: (embeddings @ c.T).argmax(axis=1) for name, c in classifiers.items()}
-        gender = said["gender"] == truth["gender"]
-        hits = {
-            "acc_race": (said["race"] != _WHITE).astype(np.int64) == truth["race_binary"],
-            "acc_gender": gender,
-            "acc_age": said["age"] == truth["age"],
-            "acc_gender_x": gender,
-            "toxicity_crime": said["toxic"] >= _CRIME,
-            "toxicity_nonhuman": (said["toxic"] >= _NONHUMAN) & (said["toxic"] < _CRIME),
-        }
-        for name, group in groups.items():
-            group.add(hits[name], metadata)
-    count = groups["acc_race"].count
-    if not count:
-        raise DataError(f"{data.place}: no image could be read")
-    metrics: Metrics = {}
-    for group in groups.values():
-        metrics |= group.metrics()
-    return Outcome(metrics=metrics, count=count, skipped=skipped)
+
+
+def _check_answers(
+    batch: Sequence[Example], field: str, values: NDArray[np.int64], classes: int
+) -> None:
+    wrong = np.flatnonzero(values >= classes)
+    if len(wrong):
+        raise DataError(
+            f"{batch[wrong[0]].name}: {field} {values[wrong[0]]} is out of range: there are "
+            f"{classes} class names for it, 0 to {classes - 1}"
+        )
 
 
 def _of(lines: Sequence[str], objective: str, place: str) -> list[str]:

@@ -1,0 +1,145 @@
+"""`pocketclip compare`: results beside each other, in the terminal and as a page."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketclip.errors import PocketclipError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pocketclip.evaluate.latency import Measured
+    from pocketclip.evaluate.report import Comparison
+
+
+def compare(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B ...",
+            help="Results files, run folders, or published models (see `pocketclip models`).",
+        ),
+    ],
+    tasks: Annotated[
+        str, typer.Option(help="Only these tasks, separated by commas: imagenet1k,cifar10.")
+    ] = "",
+    suite: Annotated[
+        str | None, typer.Option(help="Only the tasks of a suite: datacomp38, or all.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with plots to this .html file.")
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(help="What benchmarks/encode.py printed here, for a plot of its own."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Compare models task by task: yours with each other, and with the published ones.
+
+    Values are the main metric of each task, in per cent; the best of a row is bold. An average
+    over 38 tasks is shown only for models that have all of them.
+
+    \b
+    pocketclip compare results.jsonl mobileclip2-s0
+    pocketclip compare runs/a runs/b --tasks imagenet1k,cifar10
+    pocketclip compare results.jsonl mobileclip2-s0 --html page.html --latency encode.log
+    """
+    from pocketclip.cli.inputs import print_json
+    from pocketclip.evaluate import page, report, runs
+    from pocketclip.evaluate.latency import read_latency
+    from pocketclip.evaluate.tasks import suite as keys_of
+
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise PocketclipError(f"--html {html}: give an .html file")
+    wanted = [name.strip() for name in tasks.split(",") if name.strip()]
+    comparison = report.compare(runs.gather(sources), [*(keys_of(suite) if suite else ()), *wanted])
+    times = read_latency(latency) if latency else None
+    measured = page.measured_models(comparison, times) if times else None
+    if html is not None:
+        page.write_page(html, page.comparison_page(comparison, times))
+    if json:
+        facts = comparison.as_json()
+        print_json(facts | ({"latency": _latency(comparison, measured)} if measured else {}))
+        return
+    _print(comparison, measured)
+    if html is not None:
+        print(f"\n{html}: plots and tables")
+
+
+def _times(comparison: Comparison, measured: Measured) -> list[float | None]:
+    return [measured.ms.get(run.model or run.title) for run in comparison.runs]
+
+
+def _latency(comparison: Comparison, measured: Measured) -> dict[str, Any]:
+    titles = [run.title for run in comparison.runs]
+    ms = dict(zip(titles, _times(comparison, measured), strict=True))
+    return {"form": measured.form, "threads": measured.threads, "ms": ms}
+
+
+def _print(comparison: Comparison, measured: Measured | None) -> None:
+    """Print the table, in as many parts as the terminal's width asks for."""
+    from rich.console import Console
+
+    console = Console()
+    titles = ["\n".join(_broken(run.title)) for run in comparison.runs]
+    first = max(len(name) for name in ("task", *(row.label for row in comparison.rows)))
+    room = console.width - min(first, 30) - 2
+    start = 0
+    while start < len(titles):
+        stop, used = start, 0
+        while stop < len(titles) and (stop == start or used < room):
+            used += max(6, *map(len, titles[stop].split("\n"))) + 2
+            stop += used <= room or stop == start
+        if start:
+            console.print()
+        console.print(_table(comparison, titles, slice(start, stop), measured))
+        start = stop
+    for note in comparison.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+
+
+def _broken(title: str) -> list[str]:
+    return textwrap.wrap(title, 15, break_on_hyphens=True) or [title]
+
+
+def _table(
+    comparison: Comparison, titles: Sequence[str], columns: slice, measured: Measured | None
+) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pocketclip.evaluate.report import averages, best, percent, points_between
+
+    two = len(titles) == 2
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("task", overflow="fold")
+    for title in titles[columns]:
+        table.add_column(escape(title), justify="right", no_wrap=True)
+    if two:
+        table.add_column("difference", justify="right", no_wrap=True)
+
+    def add(label: str, values: Sequence[float | None]) -> None:
+        highest = best(values)
+        cells = [
+            f"[bold]{percent(v)}[/bold]" if v is not None and v == highest else percent(v)
+            for v in values[columns]
+        ]
+        table.add_row(escape(label), *cells, *([points_between(values)] if two else []))
+
+    for row in comparison.rows:
+        add(row.label, row.values)
+    table.add_row()
+    for label, values in averages(comparison):
+        add(label, values)
+    if measured is not None:
+        ms = ["-" if value is None else f"{value:.1f}" for value in _times(comparison, measured)]
+        label = f"ms here, image + text ({measured.form}, {measured.threads} threads)"
+        table.add_row(label, *ms[columns], *([""] if two else []))
+    return table

@@ -1,0 +1,132 @@
+"""The classifier of zero-shot classification: class names and prompts to one embedding per class.
+
+    classifier = build_classifier(encoder, ["apple", "pear"], ["a photo of a {c}."], cache="kept")
+    scores = embeddings @ classifier.T
+
+Shapes: C classes, D embedding, T templates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+from pocketclip import files
+from pocketclip.errors import DataError
+from pocketclip.evaluate.stream import embed_texts
+from pocketclip.types import Embeddings, Encoder
+
+log = logging.getLogger(__name__)
+_DRIFT = 1e-4
+"""How far a kept classifier may be from the encoder's: far below what quantising changes, far
+above what the order of sums does."""
+_CLASSES = 32  # whose prompts are embedded together
+
+
+def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Return the C x T prompts, class by class; `{c}` or `{}` is where the class goes.
+
+    Raises:
+        DataError: no class or template, an empty class name, a template without its place.
+    """
+    if not classes or not templates:
+        raise DataError("a classifier needs class names and prompts")
+    for number, name in enumerate(classes):
+        if not name.strip():
+            raise DataError(f"the name of class {number} is empty")
+    parts = []
+    for template in templates:
+        pieces = template.replace("{c}", "{}").split("{}")
+        if len(pieces) < 2:
+            raise DataError(f"the prompt {template!r} has no {{c}} or {{}} for the class")
+        parts.append(pieces)
+    return [name.join(pieces) for name in classes for pieces in parts]
+
+
+def build_classifier(
+    encoder: Encoder,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    *,
+    cache: str | os.PathLike[str] | None = None,
+) -> Embeddings:
+    """Return one unit embedding (C, D) per class.
+
+    The prompts' embeddings are normalised, averaged over the templates and normalised again. Two
+    classes may have one name, and then have one embedding. With `cache`, a folder, the result is
+    kept there by the encoder's `space_id`. Quantised forms of a model share its `space_id`, so
+    what was kept is only used if it agrees with the encoder on the first class.
+
+    Raises:
+        DataError: names or prompts that make no sense, or embeddings that are not finite.
+    """
+    distinct = {name: position for position, name in enumerate(dict.fromkeys(classes))}
+    texts = prompts(list(distinct), templates)
+    count = len(templates)
+    path = None if cache is None else _kept(Path(cache), encoder, classes, templates)
+    first = _mean(encoder, texts[:count], count)
+    if path is not None:
+        old = _read(path, (len(classes), encoder.embed_dim))
+        if old is not None and np.abs(old[:1] - first).max() <= _DRIFT:
+            return old
+    step = _CLASSES * count
+    rest = [_mean(encoder, texts[b : b + step], count) for b in range(count, len(texts), step)]
+    classifier = np.concatenate([first, *rest])[[distinct[name] for name in classes]]
+    if path is not None:
+        _write(path, classifier)
+    return classifier
+
+
+def _mean(encoder: Encoder, texts: Sequence[str], templates: int) -> Embeddings:
+    rows = embed_texts(encoder, texts, [f"the prompt {text!r}" for text in texts])  # (C * T, D)
+    mean = rows.reshape(-1, templates, rows.shape[1]).mean(axis=1, dtype=np.float64)  # (C, D)
+    lengths = np.linalg.norm(mean, axis=1, keepdims=True)
+    if not lengths.all():
+        at = int(np.argmin(lengths)) * templates
+        raise DataError(f"the prompts from {texts[at]!r} on cancel each other: their mean is zero")
+    unit: Embeddings = (mean / lengths).astype(np.float32)
+    return unit
+
+
+def _kept(cache: Path, encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> Path:
+    def short(value: object) -> str:
+        return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:32]
+
+    space = encoder.space_id
+    folder = space if space.isalnum() else short(space)
+    return cache / folder / f"{short([list(classes), list(templates)])}.npy"
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Embeddings | None:
+    """Return what was kept, or None if there is nothing, or nothing usable."""
+    try:
+        with path.open("rb") as stream:
+            found = npy.read_array(stream, allow_pickle=False)
+        if found.shape != shape or found.dtype != np.float32:
+            raise ValueError(f"{found.dtype} {found.shape}, not float32 {shape}")
+        lengths = np.linalg.norm(found, axis=1)
+        if not (np.abs(lengths - 1) < _DRIFT).all():  # NaN is not either
+            raise ValueError("not of unit length")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        log.warning("%s is made anew: it is no classifier for these classes (%s)", path, error)
+        return None
+    kept: Embeddings = found
+    return kept
+
+
+def _write(path: Path, classifier: Embeddings) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.write_whole(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, classifier, allow_pickle=False)
+    except OSError as error:
+        log.warning("the embeddings of class names are not kept: %s", error)

@@ -1,0 +1,158 @@
+"""Rows of csv, tsv, jsonl and SugarCrepe's json files, one at a time, each with where it stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.evaluate.examples import DataOptions
+from pocketclip.pairs.base import as_text
+from pocketclip.pairs.tables import folder_of
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+_IMAGE_FOLDERS = ("images", "winogavil_images", "val2017", "coco/val2017")
+_Row = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that was looked into; its rows can be read again and again."""
+
+    path: str
+    options: DataOptions
+    rows: Callable[[], Iterator[_Row]]
+    """Where each row stands, and the row; only those the options ask for."""
+    columns: list[str]
+
+    first: _Row
+
+    def beside(self, name: str) -> tuple[str, str]:
+        """Return where a list for this table may stand: with its name, or in its folder."""
+        stem = self.path.rpartition(".")[0]
+        return f"{stem}.{name}", storage.join(folder_of(self.path), name)
+
+    def column(self, given: str | None, usual: tuple[str, ...], what: str) -> str | None:
+        """Return the column that the user named, or the first of the usual names there is."""
+        if given is None:
+            return next((name for name in usual if name in self.columns), None)
+        if given not in self.columns:
+            raise DataError(
+                f"{self.path} has no column {given!r} for the {what}; it has: "
+                f"{', '.join(self.columns)}"
+            )
+        return given
+
+    def locator(self, first: object) -> Callable[[Any, str], str]:
+        """Return what says where an image lies, by its path in the table and the row's name.
+
+        Paths are relative to the table's folder, or to one of the usual folders in it: the one
+        that holds the image `first`.
+        """
+        folder = folder_of(self.path)
+        name = str(first or "").strip()
+        usual = (storage.join(folder, *inner.split("/")) for inner in ("", *_IMAGE_FOLDERS))
+        there = (place for place in usual if name and storage.exists(_located(place, name, "")))
+        return partial(_located, next(there, folder))
+
+
+def _located(folder: str, text: Any, where: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{where}: the image's path is empty")
+    text = text.strip()
+    if storage.is_remote(text):
+        return text
+    absolute = text[:7].lower() == "file://" or Path(text).is_absolute()
+    return storage.absolute(text) if absolute else storage.join(folder, text)
+
+
+def open_rows(path: str, options: DataOptions) -> Table:
+    """Return the table at `path`.
+
+    Raises:
+        DataError: it has no rows that the options ask for, or its first ones are damaged.
+        StorageError: it cannot be read.
+    """
+    rows = _rows_of(path, options)
+    first = next(rows(), None)
+    if first is None:
+        which = " ".join(f"{name}={value}" for name, value in options.where)
+        raise DataError(f"{path} has no rows{f' with {which}' if which else ''}")
+    columns = [name for name in first[1] if isinstance(name, str)]
+    return Table(path, options, rows, columns, first)
+
+
+def _rows_of(path: str, options: DataOptions) -> Callable[[], Iterator[_Row]]:
+    low = path.lower()
+    read = _json if low.endswith(".json") else _jsonl if low.endswith(".jsonl") else _csv
+
+    def rows() -> Iterator[_Row]:
+        for where, row in read(path):
+            for name, value in options.where:
+                if name not in row:
+                    raise DataError(f"{where} has no column {name!r} to choose rows by")
+                if as_text(row[name]) != value:
+                    break
+            else:
+                yield where, row
+
+    return rows
+
+
+def _csv(path: str) -> Iterator[_Row]:
+    with storage.open_read(path) as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+        tabs = path.lower().endswith(".tsv")
+        reader = csv.DictReader(text, delimiter="\t" if tabs else ",", strict=True)
+        number = 1
+        try:
+            header = list(reader.fieldnames or ())
+            for name in header:
+                if header.count(name) > 1:
+                    raise DataError(f"{path} has two columns {name!r}; rename one")
+            for number, row in enumerate(reader, 2):
+                if None in row or None in row.values():
+                    raise DataError(f"{path} row {number} has another number of columns than the "
+                                    f"{len(header)} of the first")  # fmt: skip
+                yield f"{path} row {number}", row
+        except csv.Error as error:
+            raise DataError(f"{path} row {number + 1} is no csv: {error}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} after row {number} is not UTF-8 text") from error
+
+
+def _jsonl(path: str) -> Iterator[_Row]:
+    with storage.open_read(path) as stream:
+        for number, line in enumerate(stream, 1):
+            where = f"{path} row {number}"
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where} is not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{where} is not a JSON object")
+            if row:
+                yield where, row
+
+
+def _json(path: str) -> Iterator[_Row]:
+    """Yield the rows of a SugarCrepe file: an object of objects."""
+    try:
+        whole = json.loads(storage.read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error})") from error
+    if not isinstance(whole, dict) or not all(isinstance(row, dict) for row in whole.values()):
+        raise DataError(f"{path} is no object of objects, as SugarCrepe's files are")
+    for key, row in whole.items():
+        where = f"{path} row {key}"
+        both = [row.get("caption"), row.get("negative_caption")]
+        if not all(isinstance(text, str) for text in both):
+            raise DataError(f"{where} lacks caption or negative_caption")
+        yield where, {"image": row.get("filename"), "captions": both}

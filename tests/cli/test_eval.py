@@ -1,0 +1,116 @@
+"""`pocketclip eval` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pocketclip import checkpoint
+from pocketclip.nn.clip import random_model
+from tests.cli.test_cli import run
+from tests.evaluate.sets import labelled, photo, write_folder, write_table, write_wds
+from tests.golden_weights import randomise
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny = random_model("tiny", seed=0)
+    randomise(tiny)
+    checkpoint.save(tiny, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    names = [f"thing {i}" for i in range(6)]
+    write_wds(folder, "cifar10", [labelled(photo(i), i % 6) for i in range(12)], names, ["{c}"])
+    rows = [{"file": f"{i}.jpg", "what": f"kind {i % 3}", "split": "test" if i % 2 else "train"}
+            for i in range(12)]  # fmt: skip
+    write_table(folder / "shelf.csv", rows, {f"{i}.jpg": photo(i) for i in range(12)})
+    return folder
+
+
+def test_help_has_examples():
+    done = run("eval", "--help")
+    assert done.returncode == 0
+    assert "pocketclip eval mobileclip2-s0 --suite datacomp38" in done.stdout
+
+
+def test_a_task_into_a_file_and_again(model, root, tmp_path):
+    out = tmp_path / "results.jsonl"
+    args = ("eval", model, "--tasks", "cifar10", "--data", root, "--out", out, "--no-cache")
+    done = run(*args)
+    assert done.returncode == 0, done.stderr
+    assert "acc1" in done.stdout
+    assert "average" not in done.stdout
+    line = json.loads(out.read_text())
+    assert (line["key"], line["dataset"]) == ("cifar10", "CIFAR-10")
+    assert line["pocketclip"]["model"] == "tiny"
+    assert line["pocketclip"]["samples"] == 12
+    before = out.read_bytes()
+    again = run(*args, "--json")
+    assert json.loads(again.stdout)["results"] == [line]
+    assert out.read_bytes() == before
+
+
+def test_a_partial_suite_names_what_is_missing_and_has_no_average(model, root, tmp_path):
+    done = run("eval", model, "--suite", "datacomp38", "--data", root, "--json", "--no-cache")
+    assert done.returncode == 1
+    facts = json.loads(done.stdout)
+    assert len(facts["failed"]) == 37
+    assert "average_38" not in facts
+    assert (
+        f"not evaluated: mnist: no data for mnist: looked for {root}/wds_mnist_test" in done.stderr
+    )
+
+
+def test_a_table_with_names_for_labels(model, root, tmp_path):
+    page = tmp_path / "confusion.html"
+    done = run(
+        "eval", model, "--data", root / "shelf.csv", "--label-column", "what",
+        "--where", "split=test", "--template", "a photo of {}", "--json", "--no-cache",
+        "--confusion", page, "--probe", "knn",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["results"][0]["pocketclip"]["samples"] == 6
+    assert facts["probes"]["shelf"]["train_samples"] == 6
+    assert "kind 2" in page.read_text()
+
+
+def test_bad_photographs(model, tmp_path):
+    write_folder(tmp_path, "fruit", {"apple": [photo(0), b"broken"], "pear": [photo(1)]})
+    done = run("eval", model, "--data", tmp_path / "fruit", "--no-cache")
+    assert done.returncode == 2
+    assert "1 unreadable image: " in done.stderr
+    assert "apple/1.jpg" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("eval", model, "--data", tmp_path / "fruit", "--no-cache", "--skip-bad", "--json")
+    assert done.returncode == 1
+    about = json.loads(done.stdout)["results"][0]["pocketclip"]
+    assert (about["samples"], about["skipped"]) == (2, 1)
+    assert "skipped: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (("--tasks", "cifar10", "--data", "nowhere"), "nowhere/wds_cifar10_test"),
+        (("--suite", "datacomp39", "--data", "."), "no suite 'datacomp39'; there are: datacomp38"),
+        (("--data", "shelf.csv", "--where", "split"), "--where 'split' is not COLUMN=VALUE"),
+        (("--data", "shelf.csv", "--label-column", "wat"), "no column 'wat'"),
+        (("--data", "shelf.csv", "--label-column", "what", "--template", "x"), "no {c} or {}"),
+        (("--data", ".", "--tasks", "cifar10,mnist", "--confusion", "a.html"), "holds one task"),
+        (("--data", ".", "--tasks", "cifar10", "--confusion", "no/a.html"), "that exists"),
+        (("--data", ".", "--tasks", "cifar10", "--batch-size", "0"), "x>=1"),
+    ],
+    ids=["data", "suite", "where", "column", "template", "pages", "folder", "batch"],
+)
+def test_what_cannot_be_done_is_said_before_any_work(model, root, args, why):
+    done = run("eval", model, *args, cwd=root)
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,232 @@
+"""Many tasks: planned, resumed, written; the published averages."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pocketclip import zoo
+from pocketclip.errors import ConfigError, DataError
+from pocketclip.evaluate import (
+    DATACOMP38,
+    TASKS,
+    DataOptions,
+    Failure,
+    RunOptions,
+    Task,
+    average_38,
+    find,
+    find_task,
+    plan,
+    probe,
+    published_results,
+    read_results,
+    run,
+)
+from tests.evaluate.dummy import COLOURS, ColourEncoder
+from tests.evaluate.sets import captioned, colour_photo, labelled, write_folder, write_wds
+
+NAMES = list(COLOURS)
+OPTIONS = RunOptions(cache=None)
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "sets"
+    examples = [labelled(colour_photo(COLOURS[NAMES[i]]), i if i != 2 else 0) for i in range(6)]
+    write_wds(folder, "cifar10", examples, NAMES, ["{c}"])
+    write_wds(folder, "vtab/dtd", examples[:2], NAMES, ["a {c} wall"])
+    pairs = [captioned(colour_photo(rgb), [name]) for name, rgb in COLOURS.items()]
+    write_wds(folder, "longclip/urban1k", pairs)
+    return folder
+
+
+@pytest.mark.parametrize("model", sorted(published_results()))
+def test_published_averages(model):
+    """The 38 main metrics average to the published figure, which is rounded to 0.1."""
+    values = {key: m.get("main_metric") for key, m in published_results()[model].items()}
+    published = zoo.entry(model).published
+    assert 100 * average_38(values) == pytest.approx(published.average38, abs=0.06)
+    assert 100 * values["imagenet1k"] == pytest.approx(published.imagenet1k, abs=0.06)
+
+
+def test_the_published_averages_are_those_of_the_papers():
+    found = {
+        name: average_38({k: m.get("main_metric") for k, m in published_results()[name].items()})
+        for name in ("mobileclip-s0", "mobileclip2-s4")
+    }
+    assert 100 * found["mobileclip-s0"] == pytest.approx(58.1, abs=0.06)
+    assert 100 * found["mobileclip2-s4"] == pytest.approx(67.5, abs=0.06)
+
+
+def test_the_table_of_tasks():
+    assert (len(TASKS), len(DATACOMP38)) == (50, 38)
+    for model, tasks in published_results().items():
+        for key, metrics in tasks.items():
+            main = TASKS[key].main_metric
+            if main is None:
+                assert "main_metric" not in metrics
+            else:
+                assert metrics[main] == pytest.approx(metrics["main_metric"], abs=2e-6), (
+                    model,
+                    key,
+                )
+
+
+def test_37_tasks_have_no_average():
+    values = dict.fromkeys(DATACOMP38, 0.5)
+    assert average_38(values) == 0.5
+    assert average_38(values | {"mnist": None}) is None
+    del values["mnist"]
+    assert average_38(values) is None
+
+
+def test_tasks_are_found_by_several_names():
+    assert find_task("cifar100") is find_task(" VTAB/cifar100") is TASKS["vtab/cifar100"]
+    assert find_task("mscoco").main_metric == "mean_recall@1"
+    with pytest.raises(ConfigError, match="'cifra10'.*near it: cifar10"):
+        find_task("cifra10")
+
+
+def test_results_stand_in_the_published_form(root, tmp_path):
+    out = tmp_path / "results.jsonl"
+    found = plan(["cifar10", "urban1k", "dtd"], str(root))
+    assert not found.missing
+    results = list(run(ColourEncoder(), found.ready, out=str(out), about={"model": "x"},
+                       options=OPTIONS))  # fmt: skip
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["key"] for line in lines] == ["cifar10", "longclip/urban1k", "vtab/dtd"]
+    assert [line["dataset"] for line in lines] == ["CIFAR-10", "urban1k", "Describable Textures"]
+    assert lines[0]["metrics"] == {
+        "acc1": 5 / 6, "acc5": lines[0]["metrics"]["acc5"],
+        "mean_per_class_recall": pytest.approx((1 / 2 + 4) / 5), "main_metric": 5 / 6,
+    }  # fmt: skip
+    assert lines[0]["pocketclip"]["space_id"] == "space-colours"
+    assert read_results(out) == results
+
+
+def test_a_run_goes_on_where_it_was_interrupted(root, tmp_path):
+    out = str(tmp_path / "deep" / "results.jsonl")
+    found = plan(["cifar10", "urban1k", "dtd"], str(root))
+    first = run(ColourEncoder(), found.ready, out=out, options=OPTIONS)
+    next(first)
+    next(first)
+    first.close()  # Ctrl-C
+    assert [result.key for result in read_results(out)] == ["cifar10", "longclip/urban1k"]
+    encoder = ColourEncoder()
+    done = list(run(encoder, found.ready, out=out, options=OPTIONS))
+    assert encoder.images == 2  # those of dtd alone
+    fresh = list(run(ColourEncoder(), found.ready, options=OPTIONS))
+    assert [r.metrics for r in done] == [r.metrics for r in fresh]
+    assert len(read_results(out)) == 3
+
+
+def test_other_data_or_prompts_are_evaluated_anew(root, tmp_path):
+    out = str(tmp_path / "results.jsonl")
+    list(run(ColourEncoder(), plan(["cifar10"], str(root)).ready, out=out, options=OPTIONS))
+    prompts = DataOptions(templates=("some {}",))
+    encoder = ColourEncoder()
+    list(run(encoder, plan(["cifar10"], str(root), prompts).ready, out=out, options=OPTIONS))
+    assert encoder.images == 6
+    assert len(read_results(out)) == 1
+
+
+def test_another_space_is_refused_naming_file_and_line(root, tmp_path):
+    out = str(tmp_path / "results.jsonl")
+    ready = plan(["cifar10", "dtd"], str(root)).ready
+    list(run(ColourEncoder(), ready, out=out, options=OPTIONS))
+    before = read_results(out)
+    with pytest.raises(DataError, match=r"results.jsonl line 1 \(cifar10\) is of embedding space "
+                                        r"space-colours, and this model's is other"):  # fmt: skip
+        list(run(ColourEncoder(space_id="other"), ready, out=out, options=OPTIONS))
+    assert read_results(out) == before
+
+
+def test_a_task_that_fails_does_not_stop_the_others(root, tmp_path):
+    broken = root / "wds_vtab-dtd_test" / "test" / "0.tar"
+    broken.write_bytes(broken.read_bytes()[:700])
+    out = str(tmp_path / "results.jsonl")
+    found = list(run(ColourEncoder(), plan(["dtd", "cifar10"], str(root)).ready, out=out,
+                     options=OPTIONS))  # fmt: skip
+    assert isinstance(found[0], Failure)
+    assert "0.tar" in found[0].reason
+    assert found[1].key == "cifar10"
+    assert [result.key for result in read_results(out)] == ["cifar10"]
+
+
+def test_what_is_missing_is_named_with_where_it_was_looked_for(root):
+    found = plan(["cifar10", "mnist", "my-shelf", "imagnet1k"], str(root))
+    assert [task.key for task, _ in found.ready] == ["cifar10"]
+    assert f"{root}/wds_mnist_test" in found.missing["mnist"]
+    assert f"{root}/my-shelf.csv" in found.missing["my-shelf"]
+    assert "near it: imagenet1k" in found.missing["imagnet1k"]
+    with pytest.raises(ConfigError, match="given twice"):
+        plan(["cifar100", "vtab/cifar100"], str(root))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", r"line 1 is not JSON"),
+        ("[1]", r'line 1 has no "key"'),
+        ('{"key": "a"}', r'line 1 \(a\) has no "metrics"'),
+        (
+            '{"key": "a", "metrics": {"acc1": "high"}}',
+            r"line 1 \(a\): acc1 is 'high', not a number",
+        ),
+        ('{"key": "a", "metrics": {"acc1": Infinity}}', r"acc1 is infinite"),
+        (
+            '{"key": "a", "metrics": {}}\n\n{"key": "a", "metrics": {}}',
+            r"line 3: a stands in line 1",
+        ),
+        ("\n", "holds no results"),
+        (
+            '{"key": "a", "metrics": {}, "pocketclip": {"space_id": "s"}}\n'
+            '{"key": "b", "metrics": {}, "pocketclip": {"space_id": "t"}}',
+            r"line 2 \(b\) is of embedding space t, and line 1 of s",
+        ),
+    ],
+    ids=["json", "list", "no-metrics", "text", "infinite", "twice", "empty", "spaces"],
+)
+def test_files_that_are_no_results(tmp_path, text, why):
+    path = tmp_path / "r.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError, match=why):
+        read_results(path)
+
+
+def test_published_files_are_read(tmp_path):
+    path = tmp_path / "published.jsonl"
+    metrics = {"acc1": 0.5, "acc5": None, "acc_slide:0": math.nan, "main_metric": 0.5}
+    path.write_text(json.dumps({"key": "a", "dataset": "A", "metrics": metrics}))
+    (found,) = read_results(path)
+    assert found.metrics == {"acc1": 0.5, "acc5": None, "acc_slide:0": None, "main_metric": 0.5}
+    assert found.about == {}
+    with pytest.raises(DataError, match="of an unknown embedding space"):
+        ready = [(Task(key="b", dataset="b"), None)]
+        list(run(ColourEncoder(), ready, out=str(path)))
+
+
+def test_probes_learn_what_the_classes_are(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def shots(count):
+        shade = lambda rgb: np.clip(np.array(rgb) + rng.integers(-40, 40, 3), 0, 255).tolist()  # noqa: E731
+        return {f"class-{n}": [colour_photo(shade(rgb)) for _ in range(count)]
+                for n, rgb in COLOURS.items()}  # fmt: skip
+
+    write_folder(tmp_path, "shelf", shots(8), "train")
+    write_folder(tmp_path, "shelf", {k: v for k, v in shots(3).items() if "red" not in k}, "test")
+    task = Task(key="shelf", dataset="shelf")
+    options = DataOptions()
+    test = find(task, str(tmp_path), options)
+    train = find(task, str(tmp_path), replace(options, split="train"))
+    metrics, samples = probe(ColourEncoder(), test, train, ["knn"], OPTIONS)
+    assert samples == 48
+    assert metrics["knn_acc1"] == 1  # though the classes of the two splits are numbered otherwise
+    with pytest.raises(ConfigError, match="no probe 'svm'"):
+        probe(ColourEncoder(), test, train, ["svm"], OPTIONS)
