@@ -19,18 +19,20 @@ COLOURS = {
 class ColourEncoder:
     """The bare protocol; embeddings are of length `length`, so that users must normalise.
 
-    `poison` is a word, or a colour's name, whose embedding is not a number.
+    `poison` is a word, or a colour's name, whose embedding is `value`: not a number.
     """
 
     embed_dim = 4
     logit_scale = 10.0
 
-    def __init__(self, *, length=3.0, poison=None, space_id="space-colours"):
+    def __init__(self, *, length=3.0, poison=None, value=np.nan, space_id="space-colours"):
         self.length = length
         self.poison = poison
+        self.value = value
         self.space_id = space_id
         self.images = self.texts = 0
         self.batches = []
+        self.text_batches = []
 
     def encode_image(self, images):
         self.images += len(images)
@@ -39,19 +41,20 @@ class ColourEncoder:
 
     def encode_text(self, texts):
         self.texts += len(texts)
+        self.text_batches.append(len(texts))
         return np.stack([self._text(text) for text in texts])
 
     def _image(self, pixels):
         found = self._unit(pixels.reshape(-1, 3).mean(axis=0))
         if self.poison in COLOURS and np.allclose(found, self._unit(COLOURS[self.poison])):
-            found[:] = np.nan
+            found[-1] = self.value
         return found
 
     def _text(self, text):
         words = [np.array(rgb) for name, rgb in COLOURS.items() if name in text.lower()]
         found = self._unit(np.sum(words, axis=0) if words else np.array([1.0, 1.0, 1.0]))
         if self.poison and self.poison in text:
-            found[:] = np.nan
+            found[-1] = self.value
         return found
 
     def _unit(self, rgb):

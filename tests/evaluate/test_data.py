@@ -12,6 +12,7 @@ from pocketclip.errors import DataError
 from pocketclip.evaluate.data import DataOptions, find
 from pocketclip.evaluate.tasks import Task, find_task
 from tests.evaluate.sets import (
+    captioned,
     labelled,
     photo,
     upload,
@@ -56,6 +57,18 @@ def test_the_root_may_be_the_set(tmp_path):
     assert find(CIFAR, str(wds)).place == str(wds)
     with pytest.raises(DataError, match="no data for vtab/cifar100"):
         find(CIFAR, str(shelf))  # whatever it is, it is not CIFAR-100
+
+
+def test_the_names_of_the_sets_that_clip_benchmark_publishes(tmp_path):
+    folder = write_wds(tmp_path, "flickr30k", [captioned(photo(0), ["a"])], shards=1)
+    folder.rename(tmp_path / "wds_flickr30k")
+    assert find(find_task("flickr"), str(tmp_path)).place == str(tmp_path / "wds_flickr30k")
+
+
+def test_a_table_beside_folders_of_images(tmp_path):
+    rows = [{"image": "shelf/a.jpg", "label": "apple"}]
+    write_table(tmp_path / "own.csv", rows, {"shelf/a.jpg": photo(0)})
+    assert find(OWN, str(tmp_path)).classes == ["apple"]  # not "shelf"
 
 
 def test_every_place_that_was_looked_at_is_named(tmp_path):
@@ -189,7 +202,7 @@ def test_folders_in_an_object_store(s3, tmp_path):
     assert data.place == "s3://bucket/sets/own/test"
     assert (data.total, data.classes) == (4, ["Fig", "apple", "pear"])
     assert [e.label for e in data] == [0, 1, 1, 2]
-    assert [e.image for e in data][0] == "s3://bucket/sets/own/test/Fig/0.jpg"
+    assert next(e.image for e in data) == "s3://bucket/sets/own/test/Fig/0.jpg"
     assert data.identity == find(OWN, str(tmp_path)).identity
     with pytest.raises(DataError, match=r"s3://bucket/sets/wds_other_test"):
         find(Task(key="other", dataset="other"), root)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pocketclip.errors import DataError
 from pocketclip.evaluate.data import find
-from pocketclip.evaluate.retrieval import cue_prompt
+from pocketclip.evaluate.examples import Example, TaskData
+from pocketclip.evaluate.retrieval import (
+    cue_prompt,
+    run_association,
+    run_caption_choice,
+    run_retrieval,
+)
 from pocketclip.evaluate.stream import RunOptions
 from pocketclip.evaluate.suite import evaluate
 from pocketclip.evaluate.tasks import Task, find_task, published_results
@@ -77,6 +84,63 @@ def test_captions_of_a_bad_image_go_with_it(tmp_path):
     assert "cards.csv row 3" in outcome.skipped[0].name
 
 
+def test_captions_of_one_text_are_equal_to_the_bit(tmp_path):
+    """In whichever batch they stand: the first of equals is found, as a known answer needs."""
+
+    class Noisy(ColourEncoder):
+        """Rounds a text by where it stands and with what, as models do."""
+
+        def encode_text(self, texts):
+            self.calls = getattr(self, "calls", 0) + 1
+            place = np.arange(len(texts), dtype=np.float32)[:, None] + self.calls
+            return super().encode_text(texts) * (1 + 1e-6 * place * [1, -1, 1, -1])
+
+    rows = [("red", ["red"]), ("green", ["red"]), ("blue", ["red"]), ("red", ["red", "red"])]
+    write_wds(tmp_path, "cards", [captioned(_photo(n), c) for n, c in rows])
+    task = Task(key="cards", dataset="cards")
+    data = find(task, str(tmp_path))
+    for size in (1, 2, 4):
+        encoder = Noisy()
+        options = RunOptions(cache=None, batch_size=size)
+        metrics = evaluate(encoder, task, data, options)[0].metrics
+        assert encoder.texts == 1
+        # All five texts find the first image; all four images find the first text.
+        assert metrics["image_retrieval_recall@1"] == 1 / 5
+        assert metrics["text_retrieval_recall@1"] == 1 / 4
+
+
+def test_embeddings_of_captions_that_are_no_numbers_name_row_and_text(tmp_path):
+    rows = [{"image": f"{n}.png", "captions": [n, f"very {n}"]} for n in ("red", "green", "blue")]
+    write_table(tmp_path / "cards.csv", rows, {row["image"]: _photo(row["captions"][0])
+                                               for row in rows})  # fmt: skip
+    task = Task(key="cards", dataset="cards")
+    data = find(task, str(tmp_path))
+    why = r"cards.csv row 4, caption 2 \('very blue'\): its embedding is not finite"
+    with pytest.raises(DataError, match=why):
+        evaluate(ColourEncoder(poison="very blue"), task, data, OPTIONS)
+    with pytest.raises(DataError, match=r"cards.csv row 3: its embedding is not finite"):
+        evaluate(ColourEncoder(poison="green"), task, data, OPTIONS)
+
+
+def test_an_image_without_captions_is_refused_whoever_reads_it():
+    samples = [Example(name="mine row 0", image=_photo("red"))]
+    data = TaskData(place="mine", kind="retrieval", samples=lambda: iter(samples), identity="x")
+    for run in (run_retrieval, run_caption_choice):
+        with pytest.raises(DataError, match=r"^mine row 0: the list of captions is empty"):
+            run(ColourEncoder(), Task(key="mine", dataset="mine"), data, OPTIONS)
+    with pytest.raises(DataError, match=r"^mine holds images, not puzzles"):
+        run_association(ColourEncoder(), Task(key="mine", dataset="mine"), data, OPTIONS)
+
+
+@pytest.mark.parametrize("key", ["flickr", "sugarcrepe_add_att"])
+def test_nothing_to_score_is_an_error(tmp_path, key):
+    task = find_task(key)
+    write_wds(tmp_path, task.key, [{"png": b"broken", "txt": b"a\nb"}] * 3)
+    options = RunOptions(cache=None, skip_bad=True)
+    with pytest.raises(DataError, match=r"no image to score: 3 were left out, .*s0000000 \(not an"):
+        evaluate(ColourEncoder(), task, find(task, str(tmp_path)), options)
+
+
 def test_caption_choice_from_both_forms(tmp_path):
     entries = [
         ("a.png", "a red cat", "a blue cat"),
@@ -137,6 +201,20 @@ def test_a_puzzle_with_a_bad_image_is_left_out(tmp_path):
         evaluate(ColourEncoder(), task, data, OPTIONS)
     result, _ = evaluate(ColourEncoder(), task, data, RunOptions(skip_bad=True))
     assert (result.about["samples"], result.about["skipped"]) == (1, 1)
+
+
+def test_puzzles_say_which_cue_has_no_embedding(tmp_path):
+    images = {"red": _photo("red"), "blue": _photo("blue")}
+    puzzles = [(cue, ["red", "blue"], ["red"]) for cue in ("red", "Owl")]
+    write_winogavil(tmp_path, puzzles, images)
+    task = find_task("winogavil")
+    data = find(task, str(tmp_path))
+    with pytest.raises(DataError, match=r"test.csv row 3, cue 'Owl': its embedding is not"):
+        evaluate(ColourEncoder(poison="An owl"), task, data, OPTIONS)
+    images["red"] = b""
+    write_winogavil(tmp_path, puzzles, images)
+    with pytest.raises(DataError, match=r"no image to score: 1 were left out"):
+        evaluate(ColourEncoder(), task, data, RunOptions(skip_bad=True))
 
 
 def test_cues():

@@ -88,7 +88,7 @@ def test_37_tasks_have_no_average():
 def test_tasks_are_found_by_several_names():
     assert find_task("cifar100") is find_task(" VTAB/cifar100") is TASKS["vtab/cifar100"]
     assert find_task("mscoco").main_metric == "mean_recall@1"
-    with pytest.raises(ConfigError, match="'cifra10'.*near it: cifar10"):
+    with pytest.raises(ConfigError, match=r"'cifra10'.*near it: cifar10"):
         find_task("cifra10")
 
 
@@ -206,8 +206,8 @@ def test_published_files_are_read(tmp_path):
     (found,) = read_results(path)
     assert found.metrics == {"acc1": 0.5, "acc5": None, "acc_slide:0": None, "main_metric": 0.5}
     assert found.about == {}
+    ready = [(Task(key="b", dataset="b"), None)]
     with pytest.raises(DataError, match="of an unknown embedding space"):
-        ready = [(Task(key="b", dataset="b"), None)]
         list(run(ColourEncoder(), ready, out=str(path)))
 
 

@@ -1,7 +1,9 @@
 """Find an evaluation set by its task's name, and open it in whichever form it lies there.
 
-for example in find(find_task("cifar10"), "s3://bucket/sets", DataOptions()):
-example.image, example.label
+    for example in find(find_task("cifar10"), "s3://bucket/sets"):
+        example.image, example.label
+
+A set is read one sample at a time, and from its start again whenever it is iterated.
 """
 
 from __future__ import annotations
@@ -16,16 +18,22 @@ from pocketclip.evaluate.tasks import TASKS, Task
 from pocketclip.evaluate.webdataset import open_webdataset
 
 _TABLE_STEMS = ("data",)
+# As the sets that clip-benchmark publishes are called.
+_OTHER_NAMES = {
+    "retrieval/flickr_1k_test_image_text_retrieval": ("wds_flickr30k", "flickr30k"),
+    "retrieval/mscoco_2014_5k_test_image_text_retrieval": ("wds_mscoco_captions", "mscoco"),
+}
 
 
 def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
     """Return a task's set.
 
     For the key `vtab/cifar100` and the split `test` these are looked at, below `root`, in turn:
-    the folders `wds_vtab-cifar100_test` (DataComp's name), `vtab/cifar100`, `vtab-cifar100` and
-    `cifar100`, each as a webdataset, a folder with a table, or folders by class; then the tables
-    `vtab-cifar100` and `cifar100` (.csv, .tsv, .jsonl, .json). A task that is the user's own may
-    also be `root` itself. A `root` that is a table is the set.
+    the folders `wds_vtab-cifar100_test` (DataComp's name), `wds_vtab-cifar100`, `vtab/cifar100`,
+    `vtab-cifar100` and `cifar100`, each as a webdataset, a folder with a table (`test` or `data`),
+    or folders by class; then the tables `vtab-cifar100` and `cifar100` (.csv, .tsv, .jsonl,
+    .json). Last, `root` itself, if the task is the user's own or `root` has one of those names.
+    A `root` that is a table is the set.
 
     Raises:
         DataError: it is in none of these, and the message names them; or it is there and damaged.
@@ -35,9 +43,6 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
     if root.lower().endswith(SUFFIXES) and storage.exists(root):
         return open_table(root, task, options)
     folders, tables = _places(task.key, root, options.split)
-    name = root.rstrip("/").rpartition("/")[2]
-    if task.key not in TASKS or name in {folder.rpartition("/")[2] for folder in folders}:
-        folders.append(root)
     for folder in folders:
         found = _open_folder(folder, task, options)
         if found is not None:
@@ -45,6 +50,12 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
     for table in tables:
         if storage.exists(table):
             return open_table(table, task, options)
+    name = root.rstrip("/").rpartition("/")[2]
+    if task.key not in TASKS or name in {folder.rpartition("/")[2] for folder in folders}:
+        found = _open_folder(root, task, options)
+        if found is not None:
+            return found
+        folders.append(root)
     there = [f"{f} is there, but holds none of these{_holds(f)}" for f in folders if subfolders(f)]
     raise DataError(
         f"no data for {task.key}: looked for {', '.join(folders)} (as a webdataset, a table or "
@@ -61,7 +72,10 @@ def _holds(folder: str) -> str:
 def _places(key: str, root: str, split: str) -> tuple[list[str], list[str]]:
     flat, last = key.replace("/", "-"), key.rpartition("/")[2]
     names = dict.fromkeys(
-        (f"wds_{flat}_{split}", f"wds_{flat}_test", f"wds_{flat}", key, flat, last)
+        [
+            *(f"wds_{flat}_{split}", f"wds_{flat}_test", f"wds_{flat}", key, flat, last),
+            *_OTHER_NAMES.get(key, ()),
+        ]
     )
     stems = dict.fromkeys((flat, last))
     if last.startswith("sugarcrepe_"):  # its own files are named so

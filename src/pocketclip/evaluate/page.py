@@ -63,22 +63,21 @@ def _summary(comparison: Comparison) -> str:
     complete = [(v, r.title) for r, v in zip(runs, comparison.average_38, strict=True)
                 if v is not None]  # fmt: skip
     if len(complete) == len(runs):
-        best, title = max(complete)
+        highest, title = max(complete)
         if len(runs) == 1:
-            return f"{title} reaches {percent(best)} % on average over DataComp's 38 tasks."
-        worst, last = min(complete)
-        return (f"Over DataComp's 38 tasks {title} is the best with {percent(best)} % on average; "
-                f"{last} has the lowest average, {percent(worst)} %.")  # fmt: skip
+            return f"{title} reaches {percent(highest)} % on average over DataComp's 38 tasks."
+        lowest, last = min(complete)
+        return (f"Over DataComp's 38 tasks {title} is the best with {percent(highest)} % on "
+                f"average; {last} has the lowest average, {percent(lowest)} %.")  # fmt: skip
     if mean is None:
         return "These models have no task in common, so there is no average over them."
     tasks = "one task" if mean.tasks == 1 else f"{mean.tasks} tasks"
+    other = "That is not the 38-task average, which takes all of DataComp's tasks."
     if len(runs) == 1:
-        return (f"{runs[0].title} reaches {percent(mean.values[0])} % on average over {tasks}. "
-                "It lacks some of DataComp's 38, so it has no 38-task average.")  # fmt: skip
-    best, title = max(zip(mean.values, [run.title for run in runs], strict=True))
+        return f"{runs[0].title} has {percent(mean.values[0])} % on average over {tasks}. {other}"
+    highest, title = max(zip(mean.values, [run.title for run in runs], strict=True))
     return (f"Over the {tasks} that all {len(runs)} models have, {title} is the best with "
-            f"{percent(best)} % on average. Not all of them have the 38 tasks of DataComp's "
-            "average.")  # fmt: skip
+            f"{percent(highest)} % on average. {other}")  # fmt: skip
 
 
 def _series(run: Run) -> Series:

@@ -5,10 +5,12 @@ Boxes are (left, top, right, bottom) in pixels, y downwards.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_RISES = (3.0, 22.0, 40.0, 58.0)  # of a label over or under its line, in pixels
 Box = tuple[float, float, float, float]
 Segment = tuple[float, float, float, float]  # x, y of both ends
 
@@ -54,17 +56,14 @@ def along(left: float, right: float, y: float, width: float, height: float) -> l
     steps = 16
     span = max(0.0, right - left - width)
     places = []
-    for rise, (above, leader) in enumerate(
-        ((True, False), (False, False), (True, True), (False, True))
-    ):
-        off = 14.0 + height if leader else 3.0
+    for above, off in itertools.product((True, False), _RISES):
         top = y - off - height if above else y + off
         for step in range(steps + 1):
             x = left + span * step / steps
             box = (x, top, x + width, top + height)
             edge = box[3] if above else box[1]
-            line = (x + width / 2, y, x + width / 2, edge) if leader else None
-            places.append(Place(box, 6.0 * rise + 0.5 * step, line))
+            line = (x + width / 2, y, x + width / 2, edge) if off > _RISES[0] else None
+            places.append(Place(box, 0.4 * off + 0.5 * step + (not above), line))
     return places
 
 

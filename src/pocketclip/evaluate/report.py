@@ -31,8 +31,6 @@ class Row:
     metric: str
     values: tuple[float | None, ...]
     """One per run."""
-    counts: bool = True
-    """Whether it is a main metric, and part of averages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +119,14 @@ def _rows(key: str, runs: Sequence[Run]) -> list[Row]:
     )
     if task is not None and task.main_metric is None:
         return [
-            Row(key=key, label=f"{label}, {question}", metric=metric, counts=False,
-                values=tuple(run.metrics.get(key, {}).get(metric) for run in runs))
+            Row(
+                key=key,
+                label=f"{label}, {question}",
+                metric=metric,
+                values=tuple(run.metrics.get(key, {}).get(metric) for run in runs),
+            )
             for metric, question in _FACES.items()
-        ]  # fmt: skip
+        ]
     metric = (task and task.main_metric) or _own_metric(key, runs)
     values = tuple(run.main(key) for run in runs)
     return [Row(key=key, label=label, metric=metric, values=values)]
