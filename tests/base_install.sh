@@ -52,6 +52,11 @@ code=0
 env/bin/pocketclip reinforce "$run/examples/photos/pairs.csv" --out dr --teacher tiny \
     >out.txt 2>err.txt || code=$?
 [ "$code" = 2 ] && grep -q "pip install 'pocketclip\[reinforce\]'" err.txt && [ ! -e dr ]
+code=0
+env/bin/pocketclip eval tiny --data "$run/examples/photos/pairs.csv" >out.txt 2>err.txt || code=$?
+[ "$code" = 2 ] && grep -q "pip install 'pocketclip\[train\]'" err.txt
+env/bin/pocketclip compare mobileclip-s0 mobileclip2-s0 --html page.html >compare.txt
+grep -q "38-task average" compare.txt && grep -q "<svg" page.html
 mkdir set && cp "$run/tests/golden/shards/v2_float32.tar" set/
 env/bin/pocketclip audit set --json >audit.json
 echo "base install: imports and answers without torch"

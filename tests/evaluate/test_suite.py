@@ -22,10 +22,10 @@ from pocketclip.evaluate import (
     find,
     find_task,
     plan,
-    probe,
     published_results,
     read_results,
     run,
+    run_probe,
 )
 from tests.evaluate.dummy import COLOURS, ColourEncoder
 from tests.evaluate.sets import captioned, colour_photo, labelled, write_folder, write_wds
@@ -225,8 +225,8 @@ def test_probes_learn_what_the_classes_are(tmp_path):
     options = DataOptions()
     test = find(task, str(tmp_path), options)
     train = find(task, str(tmp_path), replace(options, split="train"))
-    metrics, samples = probe(ColourEncoder(), test, train, ["knn"], OPTIONS)
+    metrics, samples = run_probe(ColourEncoder(), test, train, ["knn"], OPTIONS)
     assert samples == 48
     assert metrics["knn_acc1"] == 1  # though the classes of the two splits are numbered otherwise
     with pytest.raises(ConfigError, match="no probe 'svm'"):
-        probe(ColourEncoder(), test, train, ["svm"], OPTIONS)
+        run_probe(ColourEncoder(), test, train, ["svm"], OPTIONS)

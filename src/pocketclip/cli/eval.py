@@ -193,7 +193,7 @@ def _probes(
     settings: RunOptions,
 ) -> dict[str, dict[str, Any]]:
     from pocketclip.cli.inputs import progress
-    from pocketclip.evaluate import probe
+    from pocketclip.evaluate import run_probe
 
     wanted = [name.strip() for name in methods]
     results = {}
@@ -202,7 +202,7 @@ def _probes(
         total = None if train.total is None or test.total is None else train.total + test.total
         with progress(total, "images", f"{task.key}, for the probes") as advance:
             options = replace(settings, advance=advance)
-            metrics, samples = probe(encoder, test, train, wanted, options)
+            metrics, samples = run_probe(encoder, test, train, wanted, options)
         results[task.key] = {"train": train.place, "train_samples": samples} | metrics
     return results
 

@@ -8,8 +8,8 @@ from pocketclip.evaluate.suite import (
     Plan,
     evaluate,
     plan,
-    probe,
     run,
+    run_probe,
 )
 from pocketclip.evaluate.tasks import DATACOMP38, TASKS, Task, find_task, published_results
 
@@ -29,9 +29,9 @@ __all__ = [
     "find",
     "find_task",
     "plan",
-    "probe",
     "published_results",
     "read_results",
     "run",
+    "run_probe",
     "write_results",
 ]

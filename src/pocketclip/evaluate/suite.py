@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pocketclip import __version__, storage
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.evaluate.data import DataOptions, TaskData, find
-from pocketclip.evaluate.probe import knn, linear_probe
+from pocketclip.evaluate.probe import knn, linear_probe, scikit_learn
 from pocketclip.evaluate.results import Result, read_results, write_results
 from pocketclip.evaluate.retrieval import run_association, run_caption_choice, run_retrieval
 from pocketclip.evaluate.stream import Outcome, RunOptions, features
@@ -203,7 +203,7 @@ def resumable(path: str, encoder: Encoder) -> dict[str, Result]:
     return {result.key: result for result in results}
 
 
-def probe(
+def run_probe(
     encoder: Encoder,
     test: TaskData,
     train: TaskData,
@@ -227,6 +227,8 @@ def probe(
     unknown = sorted(set(methods) - {"knn", "linear"})
     if unknown or not methods:
         raise ConfigError(f"no probe {(unknown or [''])[0]!r}; there are: knn, linear")
+    if "linear" in methods:
+        scikit_learn()  # before the images are embedded
     for data in (train, test):
         if not data.classes:
             raise DataError(f"{data.place} has no classes to learn or to tell apart")
