@@ -368,6 +368,26 @@ def test_an_interrupt_does_not_wait_for_what_is_queued():
     assert loads <= 11
 
 
+def test_reading_stops_within_a_batch():
+    read, slow = 0, threading.Event()
+
+    def counted():
+        nonlocal read
+        for number in range(4000):
+            read += 1
+            if number >= 3000:
+                slow.set()
+                time.sleep(0.01)
+            yield number
+
+    batches = load_ahead(counted(), str, size=1000, workers=1)
+    next(batches)
+    assert slow.wait(10)  # the batch beyond those that are loaded is being read
+    batches.close()
+    _until(lambda: not _threads())
+    assert read < 3500
+
+
 def test_reading_that_hangs_does_not_hold_up_an_interrupt():
     hanging = threading.Event()
 

@@ -284,6 +284,22 @@ def test_the_worst_region(tmp_path):
     assert metrics["acc_worst_year"] == 3 / 5
 
 
+def test_dollar_street_counts_the_five_best(tmp_path):
+    # Of a red photograph's six classes the last are green, blue and cyan, which are equally far.
+    ranked = ["red", "yellow", "violet", "green", "blue", "cyan"]
+    rows = [("red", 0), ("blue", 0), ("cyan", 1), ("yellow", 1), ("cyan", 2)]
+    examples = [labelled(colour_photo(COLOURS["red"]), ranked.index(name), (income, 0, 0))
+                for name, income in rows]  # fmt: skip
+    write_wds(tmp_path, "fairness/dollar_street", examples, ranked, ["{c}"])
+    task = find_task("dollar_street")
+    metrics = evaluate(ColourEncoder(), task, find(task, str(tmp_path)), OPTIONS)[0].metrics
+    assert (metrics["acc1"], metrics["acc5"]) == (1 / 5, 3 / 5)
+    assert metrics["acc_top5_avg"] == metrics["acc5"]
+    assert metrics["acc_top5_income_ds:0"] == 1
+    assert metrics["acc_top5_income_ds:1"] == 1 / 2
+    assert metrics["acc_top5_wg"] == metrics["main_metric"] == 0
+
+
 def test_negative_metadata_names_the_sample(tmp_path):
     examples = [labelled(colour_photo((255, 0, 0)), 0, meta) for meta in ((0, 1), (-1, 0))]
     write_wds(tmp_path, "fairness/geode", examples, NAMES, ["{c}"], shards=1)
