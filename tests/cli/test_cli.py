@@ -200,7 +200,9 @@ def test_interrupting_leaves_nothing_half_written(model, tmp_path):
     time.sleep(4)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130, stderr
+    # Where the signal hits torch's own start, Python ends the process by the signal after all that
+    # the command does; a shell shows 130 for both.
+    assert process.returncode in (130, -signal.SIGINT), stderr
     assert stderr == "interrupted; nothing half-written was left\n"
     assert "Traceback" not in stderr
     assert not list(tmp_path.glob("*out.npy*"))
