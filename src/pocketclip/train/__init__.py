@@ -1,0 +1,1 @@
+"""Training: losses, batches from reinforced shards, one loop, and the published recipes."""

@@ -1,0 +1,429 @@
+"""What a training run does, as plain values: a named recipe or a YAML file, with fields on top.
+
+    recipe = load_recipe("mobileclip-b-datacompdr12m", ["data.source=dr12m", "steps=1000"])
+
+Published settings: MobileCLIP (arXiv 2311.17049), section 5 and appendix; MobileCLIP2
+(arXiv 2508.20691), section 5 and appendix. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pocketclip import zoo
+from pocketclip.augment import Augmentation
+from pocketclip.errors import AugmentationError, ConfigError, UnknownModelError
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown fields are errors, and nothing changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """Which model is trained, and from where."""
+
+    name: str
+    """A zoo name."""
+    overrides: dict[str, Any] = {}
+    """Fields of its configuration, as `pocketclip.zoo.override` takes them."""
+    init: str | None = None
+    """A checkpoint, file or name whose weights the run begins with; else random ones."""
+    freeze_image: int | None = Field(default=None, ge=0)
+    """Train only so many last blocks of the image tower and its head; 0 freezes it whole."""
+    freeze_text: int | None = Field(default=None, ge=0)
+    freeze_batch_norm: bool = False
+    """Keep BatchNorm's running statistics, and use them in training too."""
+
+    @field_validator("overrides")
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if any(not isinstance(key, str) for key in value):
+            raise ValueError("the names of overrides are text")
+        return value
+
+    def config(self) -> zoo.ModelConfig:
+        """Return the model's configuration, the overrides on it.
+
+        Raises:
+            UnknownModelError: no such model.
+            ConfigError: an override that does not exist or makes no sense.
+        """
+        return zoo.override(zoo.entry(self.name).config, **self.overrides)
+
+
+class DataSection(Section):
+    """Where the samples come from, and what of each is used."""
+
+    source: str | tuple[str, ...] = ()
+    """Reinforced shards, or with `reinforced: false` also raw pairs; local or in a store."""
+    reinforced: bool = True
+    """Replay stored augmentations and use stored embeddings."""
+    captions: Literal["both", "mix", "truth", "synthetic"] = "both"
+    """Ground truth and a synthetic caption of each sample, one of them by ratio, or only one."""
+    truth_ratio: float = Field(default=0.5, ge=0, le=1)
+    """With `mix`: how often it is the ground truth."""
+    caption_pattern: str = ".*"
+    """Of the keys that hold synthetic captions; a regular expression."""
+    augmentation: Literal["random", "sequential"] = "random"
+    """Which of the stored augmentations."""
+    image_augmentation: dict[str, Any] | None = None
+    """With `reinforced: false`: what is drawn anew for each sample."""
+    fast: bool = False
+    """Scaled JPEG decoding and a faster resize; pixels differ by a few levels."""
+    image_column: str | None = None
+    caption_columns: tuple[str, ...] = ()
+    """Of tables of raw pairs: the first is the ground truth, others count as synthetic."""
+    where: dict[str, str] = {}
+    """Of tables of raw pairs: only rows with these values."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that decode; None: the cores of this process less one, but at least one."""
+    cache_dir: str | None = None
+    """Where shards of an object store are kept while they are used."""
+
+    @field_validator("caption_columns", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("image_augmentation")
+    @classmethod
+    def _drawable(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            if value is not None:
+                Augmentation.from_config(value)
+        except AugmentationError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
+class LossSection(Section):
+    """The terms and their weights."""
+
+    kind: Literal["clip", "siglip", "captioning"] = "clip"
+    """CLIP's softmax, SigLIP's sigmoid, or CoCa's (contrastive and captioning)."""
+    weights: tuple[float, float] = (1.0, 0.0)
+    """Of the contrastive term and of the distillation: (1 - lambda, lambda) in the paper."""
+    captioning_weight: float = Field(default=2.0, ge=0)
+    """With `captioning`: of the next-token loss."""
+    teacher_scales: tuple[float, ...] | None = None
+    """The logit scale of each teacher; None: what the dataset says."""
+    teacher_dims: tuple[int, ...] | None = None
+    """The width of each teacher's part of an embedding; None: what the dataset says."""
+    teacher_biases: tuple[float, ...] | None = None
+    """With `siglip`: added to each teacher's scaled similarities."""
+    chunk: int | None = Field(default=None, ge=1)
+    """Rows of the similarity matrix at a time, for large batches; None: all."""
+
+    @field_validator("weights")
+    @classmethod
+    def _sensible(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if min(value) < 0:
+            raise ValueError("weights are not negative")
+        return value
+
+
+class OptimizerSection(Section):
+    """AdamW (arXiv 1711.05101); norms, biases and scales have no weight decay."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.2, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-6, gt=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """The largest norm of the whole gradient; None: not clipped."""
+
+
+class ScheduleSection(Section):
+    """Linear warm-up, then a constant rate, a cosine to zero, or the one after the other."""
+
+    kind: Literal["cosine", "constant"] = "cosine"
+    warmup: int = Field(default=1000, ge=0)
+    """Steps of rising rate."""
+    constant: int = Field(default=0, ge=0)
+    """With `cosine`: so many steps, warm-up included, before the rate falls."""
+
+
+class CheckpointSection(Section):
+    """When a run is saved, and what is kept."""
+
+    every_steps: int | None = Field(default=1000, ge=1)
+    every_minutes: float | None = Field(default=30.0, gt=0)
+    keep_last: int = Field(default=3, ge=1)
+    keep_best: bool = True
+    """Keep the one with the best figure of the evaluation too."""
+
+
+class EvaluationSection(Section):
+    """What `pocketclip train` scores at each checkpoint, as `pocketclip eval` takes it."""
+
+    data: str
+    tasks: tuple[str, ...] = ()
+    label_column: str | None = None
+    caption_column: str | None = None
+    where: dict[str, str] = {}
+    templates: tuple[str, ...] = ()
+
+
+class Recipe(Section):
+    """Everything that decides a run."""
+
+    about: str = ""
+    model: ModelSection
+    data: DataSection = DataSection()
+    teachers: tuple[str, ...] = ()
+    """Live teachers, as `pocketclip reinforce --teacher` takes them, for data without stored
+    embeddings (online distillation)."""
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    """Samples per step of all processes together."""
+    accumulate: int = Field(default=1, ge=1)
+    """Micro-batches per step and process; the loss is that of the whole batch."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    sync_batch_norm: bool = True
+    """With several processes: one BatchNorm statistic of all of them."""
+    channels_last: bool = False
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """The decay per step of the moving average of the weights; None: no average."""
+    max_logit_scale: float = Field(default=100.0, gt=0)
+    checkpoint: CheckpointSection = CheckpointSection()
+    log_every: int = Field(default=50, ge=1)
+    tensorboard: bool = True
+    """Write TensorBoard's files where it is installed."""
+    wandb: str | None = None
+    """A project of Weights & Biases to report to."""
+    evaluation: EvaluationSection | None = None
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        loss, model = self.loss, self.model.config()
+        distils = loss.weights[1] > 0
+        if distils and not self.data.reinforced and not self.teachers:
+            raise ValueError(
+                "loss.weights: distillation needs `data.reinforced: true` or live `teachers:`"
+            )
+        if self.teachers and not distils:
+            raise ValueError("teachers: they serve only with a second loss.weights above 0")
+        if self.teachers and self.data.reinforced:
+            raise ValueError("teachers: reinforced data has its teachers stored; give one of both")
+        if loss.weights == (0.0, 0.0) and loss.kind != "captioning":
+            raise ValueError("loss.weights: both are 0, so nothing would be learnt")
+        if (loss.kind == "captioning") != model.is_captioner:
+            raise ValueError(
+                f"loss.kind: {model.name} {'is' if model.is_captioner else 'is not'} a captioner; "
+                "`captioning` goes with captioners and only with them"
+            )
+        if loss.kind == "captioning" and distils:
+            raise ValueError("loss.weights: a captioner is not distilled; the second must be 0")
+        if self.schedule.warmup + self.schedule.constant >= self.steps + self.schedule.warmup:
+            raise ValueError(f"schedule.constant: {self.schedule.constant} of {self.steps} steps")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.batch_size} samples do not divide by it")
+        return self
+
+
+def names() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("pocketclip.train") / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any], settings: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """Return a recipe with `settings` on top.
+
+    A recipe may have `by_model`, fields by the name of a model, which apply where that model is
+    the one trained; `settings` come last.
+
+    Args:
+        source: the name of one that comes with the package, a YAML file, or its content.
+        settings: `key=value` with dotted keys, or values by dotted key.
+
+    Raises:
+        ConfigError: no such recipe, or a field that is unknown, missing or makes no sense.
+    """
+    raw, where = _read(source)
+    changes = _parsed(settings)
+    by_model = raw.pop("by_model", {})
+    if not isinstance(by_model, dict):
+        raise ConfigError(f"{where}: by_model holds fields by the name of a model")
+    chosen = changes.get("model.name", (raw.get("model") or {}).get("name", ""))
+    for name, fields in by_model.items():
+        if _same_model(name, str(chosen)):
+            raw = _merged(raw, fields)
+    for key, value in changes.items():
+        raw = _with(raw, key, value)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first(error)}") from error
+    except (UnknownModelError, ConfigError) as error:
+        raise ConfigError(f"{where}: model: {error}") from error
+
+
+def dump(recipe: Recipe) -> str:
+    """Return the recipe as YAML, every field spelled out; `load_recipe` reads it."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which two recipes differ, by dotted name."""
+    first, second = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    return {
+        key: (first.get(key), second.get(key))
+        for key in dict.fromkeys([*first, *second])
+        if first.get(key) != second.get(key)
+    }
+
+
+def _flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            out |= _flat(value, f"{before}{key}.")
+        else:
+            out[f"{before}{key}"] = value
+    return out
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    if isinstance(source, Mapping):
+        return copy.deepcopy(dict(source)), "recipe"
+    path, text = Path(source), str(source)
+    if not path.is_file() and text not in names():
+        if path.suffix.lower() in (".yaml", ".yml", ".json"):
+            raise ConfigError(f"{source}: no such file")
+        near = difflib.get_close_matches(text, names(), n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"{text!r} is neither a file nor a recipe{hint} (recipes: {', '.join(names())})"
+        )
+    try:
+        if path.is_file():
+            content = path.read_text("utf-8")
+        else:
+            content = (resources.files("pocketclip.train") / "recipes" / f"{text}.yaml").read_text(
+                "utf-8"
+            )
+        found = yaml.load(content, _loader())
+    except OSError as error:
+        raise ConfigError(f"{source}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{source} must hold fields such as `model:`, not {found!r}")
+    return found, text
+
+
+@functools.lru_cache(maxsize=1)
+def _loader() -> Any:
+    """Return YAML's safe loader with 1e-3 as a number, as everybody means it."""
+    import re
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Loader
+
+
+def _parsed(settings: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(settings, Mapping):
+        return dict(settings)
+    out: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text!r} is not key=value, as in optimizer.lr=1e-3")
+        try:
+            out[key.strip()] = yaml.load(value, _loader())
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: {' '.join(str(error).split())}") from error
+    return out
+
+
+def _same_model(name: str, chosen: str) -> bool:
+    try:
+        return zoo.resolve(name) == zoo.resolve(chosen)
+    except UnknownModelError:
+        return False  # the model's own section says so, better
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        out[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return out
+
+
+_WHOLE = ("model.overrides", "data.image_augmentation", "data.where", "evaluation.where")
+
+
+def _with(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return `raw` with the field of a dotted name set; a field's own keys may have dots."""
+    for whole in _WHOLE:
+        if key.startswith(f"{whole}."):
+            section, field = whole.split(".")
+            inner = {**((raw.get(section) or {}).get(field) or {}), key[len(whole) + 1 :]: value}
+            return _merged(raw, {section: {field: inner}})
+    head, dot, rest = key.partition(".")
+    if not dot:
+        return {**raw, head: value}
+    inner = raw.get(head)
+    if inner is not None and not isinstance(inner, dict):
+        raise ConfigError(f"--set {key}: {head} has no fields")
+    return {**raw, head: _with(dict(inner or {}), rest, value)}
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first thing that is wrong, with the nearest field where one is unknown."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        known = _fields(place[:-1])
+        near = difflib.get_close_matches(place[-1], known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{'.'.join(place)}: unknown field{hint} (there are {', '.join(known)})"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(place)}: {message}" if place else message
+
+
+def _fields(place: Sequence[str]) -> list[str]:
+    sections = {
+        "model": ModelSection,
+        "data": DataSection,
+        "loss": LossSection,
+        "optimizer": OptimizerSection,
+        "schedule": ScheduleSection,
+        "checkpoint": CheckpointSection,
+        "evaluation": EvaluationSection,
+    }
+    section: Any = sections.get(place[0], Recipe) if place else Recipe
+    return list(section.model_fields)
