@@ -1,0 +1,327 @@
+"""Processes that train together: start and stop, rows and figures of all, shared BatchNorm.
+
+    torchrun --nproc-per-node 2 -m pocketclip.train RECIPE.yaml
+
+Every function works without other processes too, and then costs nothing. Processes are called
+ranks; all must call the same functions in the same order.
+
+Shapes: B rows of all ranks, b rows of one rank, D columns, C channels, H W height width.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
+
+from pocketclip.errors import ConfigError
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+ObjectT = TypeVar("ObjectT")
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The place of this process among those that train together."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes files and prints."""
+        return self.rank == 0
+
+
+def start(device: str) -> World:
+    """Join the processes that `torchrun` started; without it, be a world of one.
+
+    Args:
+        device: `cpu` (gloo) or `cuda` (nccl, with gloo for small figures), where each process
+            takes the card of its local rank. In a world of one, any device that torch knows.
+
+    Raises:
+        ConfigError: no such device, incomplete settings of `torchrun`, or the other processes
+            cannot be reached.
+    """
+    chosen = _device(device)
+    if dist.is_available() and dist.is_initialized():
+        local = os.environ.get("LOCAL_RANK", str(dist.get_rank()))
+        return World(dist.get_rank(), dist.get_world_size(), int(local), _card(chosen, int(local)))
+    if "WORLD_SIZE" not in os.environ:
+        return World(0, 1, 0, chosen)
+    rank, size, local_rank = _places()
+    if size == 1:
+        return World(0, 1, 0, _card(chosen, local_rank))
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"several processes train on `cpu` or `cuda`, not on {device!r}")
+    chosen = _card(chosen, local_rank)
+    try:
+        # Gloo beside nccl: sizes and figures are exchanged without waiting for the card.
+        backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, rank=rank, world_size=size)
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ConfigError(
+            f"rank {rank} of {size} cannot reach the others through {address}: {error}"
+        ) from error
+    return World(rank, size, local_rank, chosen)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"no device {name!r}; write `cpu` or `cuda`") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: torch finds no CUDA card here; write `cpu`")
+    return device
+
+
+def _card(device: torch.device, local_rank: int) -> torch.device:
+    """Return the card of this local rank where `device` leaves it open, and make it current."""
+    if device.type != "cuda":
+        return device
+    index = local_rank if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"local rank {local_rank} has no card of its own: there are "
+            f"{torch.cuda.device_count()}; start at most as many processes on a machine"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _places() -> tuple[int, int, int]:
+    """Return rank, world size and local rank from the environment."""
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE is set, but {', '.join(missing)} not; start with torchrun, which sets "
+            "them all, or unset WORLD_SIZE"
+        )
+    try:
+        rank, size, local_rank = (int(os.environ[name]) for name in _VARIABLES[:3])
+    except ValueError as error:
+        raise ConfigError(
+            f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}"
+        ) from None
+    if not 0 <= rank < size or local_rank < 0:
+        raise ConfigError(f"RANK {rank} (local {local_rank}) does not fit WORLD_SIZE {size}")
+    return rank, size, local_rank
+
+
+def stop() -> None:
+    """Leave the other processes; does nothing in a world of one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Return the number of ranks."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Return whether this process is the one that writes files and prints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def broadcast_object(value: ObjectT, source: int = 0) -> ObjectT:
+    """Return rank `source`'s `value` on every rank. It is pickled between our own processes."""
+    if world_size() == 1:
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box, src=source)
+    return box[0]
+
+
+def average(values: dict[str, float]) -> dict[str, float]:
+    """Return the mean over ranks of each value, the same to the bit on every rank.
+
+    Raises:
+        ConfigError: the ranks have different names.
+    """
+    if world_size() == 1 or not values:
+        return dict(values)
+    names = sorted(values)
+    _agree("figures to average", [len(names), zlib.crc32("\0".join(names).encode())])
+    mine = torch.tensor([values[name] for name in names], dtype=torch.float64)
+    means = _all_rows(mine.to(_small_device())[None]).mean(0).tolist()
+    found = dict(zip(names, means, strict=True))
+    return {name: found[name] for name in values}
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all ranks, (B, ...), rank 0's first; gradients flow back to each rank.
+
+    The gradient of a rank's rows is the sum of what all ranks ask of them, so that with losses
+    that each average over their own rows, and gradients averaged over ranks as
+    DistributedDataParallel does, the step is that of one process with the joined batch.
+
+    Args:
+        rows: (b, ...) of any dtype; the same shape on every rank.
+
+    Raises:
+        ConfigError: shapes or dtypes differ between ranks.
+    """
+    if world_size() == 1:
+        return rows
+    # Collectives on unequal sizes hang or fill memory with nonsense.
+    kind = zlib.crc32(str(rows.dtype).encode())
+    _agree(f"rows to gather (here {tuple(rows.shape)})", [rows.ndim, kind])
+    _agree(f"rows to gather (here {tuple(rows.shape)})", list(rows.shape))
+    return _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+
+
+class _GatherRows(Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.rows = rows.shape[0]
+        return _all_rows(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.to(torch.promote_types(grad.dtype, torch.float32), copy=True).contiguous()
+        dist.all_reduce(total)
+        first = dist.get_rank() * ctx.rows
+        return total[first : first + ctx.rows].to(grad.dtype)
+
+
+def _all_rows(rows: Tensor) -> Tensor:
+    # As bytes: gloo does not know every dtype.
+    mine = rows.detach().contiguous().reshape(-1).view(torch.uint8)
+    parts = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(parts, mine)
+    return torch.cat(parts).view(rows.dtype).reshape(-1, *rows.shape[1:])
+
+
+def _small_device() -> torch.device:
+    """Return where small figures are exchanged: the processor wherever the backend allows it."""
+    if "cpu" in str(dist.get_backend_config()):
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _agree(what: str, numbers: Sequence[int]) -> None:
+    """Raise where `numbers`, as many on every rank, are not the same on every rank."""
+    mine = torch.tensor([list(numbers)], dtype=torch.int64, device=_small_device())
+    found = _all_rows(mine).tolist()
+    if any(other != found[0] for other in found):
+        raise ConfigError(
+            f"{what} differ between ranks: {found}; every process needs the same batch size "
+            "and settings"
+        )
+
+
+def convert_sync_batch_norm(model: ModuleT) -> ModuleT:
+    """Make every BatchNorm2d of `model`, in place, share its statistics with the other ranks.
+
+    Parameters, buffers, their names and the marks of frozen statistics stay as they are. torch's
+    own `nn.SyncBatchNorm` refuses tensors of the processor, and is no BatchNorm2d, so that
+    `pocketclip.nn.reparam.fuse` would leave it behind.
+
+    Returns:
+        `model` itself.
+    """
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm
+    return model
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batches of all ranks (arXiv 1502.03167); alone, or in evaluation, plain.
+
+    Every rank must run it equally often, with any number of images of one or more.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, C, H, W) to the same shape.
+
+        With `training`, mean and variance are over B, H and W; the gradient flows through them
+        to the images of all ranks. The running statistics become the same on every rank.
+        """
+        uses_batch = self.training or self.running_mean is None
+        if not uses_batch or world_size() == 1:
+            return super().forward(x)
+        self._check_input_dim(x)
+        with torch.autocast(x.device.type, enabled=False):
+            mean, variance, count = _moments(x)
+            if self.training and self.running_mean is not None:
+                self._track(mean, variance * (count / (count - 1)))
+            out = _Normalise.apply(x, mean, (variance + self.eps).rsqrt(), count)  # type: ignore[no-untyped-call]
+            if self.affine:
+                out = out * self.weight[:, None, None] + self.bias[:, None, None]
+            return out.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.num_batches_tracked.add_(1)
+        share = self.momentum
+        if share is None:  # the plain mean of all batches so far
+            share = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+@torch.no_grad()
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return mean (C,) and biased variance (C,) over all ranks, and the values per channel."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    variance, mean = torch.var_mean(x.to(dtype), (0, 2, 3), correction=0)
+    counted = mean.new_full((1,), x.numel() / x.shape[1])
+    parts = _all_rows(torch.cat([mean, variance, counted])[None])
+    means, variances, counts = torch.split(parts, [len(mean), len(mean), 1], 1)  # (ranks, .)
+    share = counts / counts.sum()
+    mean = (means * share).sum(0)
+    # Variances within ranks and between them: no difference of large squares.
+    variance = ((variances + (means - mean) ** 2) * share).sum(0)
+    return mean, variance, float(counts.sum())
+
+
+class _Normalise(Function):
+    """`(x - mean) * inverse`, where both depend on the x of all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, inverse: Tensor, count: float) -> Tensor:
+        out = (x.to(mean.dtype) - mean[:, None, None]) * inverse[:, None, None]
+        ctx.save_for_backward(out, inverse)
+        ctx.count, ctx.dtype = count, x.dtype
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        out, inverse = ctx.saved_tensors
+        sums = torch.stack([grad.sum((0, 2, 3)), (grad * out).sum((0, 2, 3))])
+        dist.all_reduce(sums)
+        shift, slope = (sums / ctx.count)[:, :, None, None]
+        back = (grad - shift - out * slope) * inverse[:, None, None]
+        return back.to(ctx.dtype), None, None, None

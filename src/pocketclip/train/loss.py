@@ -1,0 +1,267 @@
+"""The losses of multi-modal reinforced training, as pure functions of embeddings.
+
+    terms = reinforced_loss(image, [text, synthetic], teacher_image, [teacher_text, teacher_syn],
+                            logit_scale, (768, 768), (100.0, 100.0), weights=(0.25, 0.75))
+    sum(terms.values()).backward()
+
+Sources: CLIP (arXiv 2103.00020), figure 3; MobileCLIP (arXiv 2311.17049), section 3.1,
+equations 1 to 3; SigLIP (arXiv 2303.15343), algorithm 1; CoCa (arXiv 2205.01917), section 3.2.
+
+Shapes: b rows of this process, B rows of all processes (the same where `gathered` is false),
+n rows of a chunk, D embedding, K teachers, T tokens, V vocabulary.
+
+Embeddings have unit length; a teacher's embeddings stand side by side, each teacher's of unit
+length. All is computed in float32 (in float64 where the embeddings have it), also under autocast.
+No gradient reaches the teachers. Two options are common:
+
+- `gathered`: under `torch.distributed`, this process's rows are compared with the columns of all
+  processes, and the mean is over its own rows. The mean over ranks of loss and gradients, as
+  DistributedDataParallel makes it, is that of one process with the joined batch.
+- `chunk`: that many rows at a time, computed again in the backward pass, so that memory grows
+  with `chunk * B` instead of `b * B`; values and gradients are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pocketclip.errors import ConfigError
+from pocketclip.train.affinities import (
+    Scale,
+    clip_terms,
+    number,
+    siglip_term,
+    student,
+    teachers,
+    wide,
+)
+
+
+def contrastive_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Scale,
+    *,
+    gathered: bool = False,
+    chunk: int | None = None,
+) -> Tensor:
+    """Return CLIP's loss: which text belongs to an image, and which image to a text.
+
+    The mean of both directions' cross entropies of `logit_scale * image @ text.T`, each a mean
+    over rows (arXiv 2103.00020, figure 3).
+
+    Args:
+        image: (b, D) unit embeddings.
+        text: (b, D), row by row what belongs to `image`.
+        logit_scale: the multiplier itself, not its logarithm.
+        gathered: compare with the rows of all processes, see the module.
+        chunk: rows at a time, see the module.
+
+    Raises:
+        ConfigError: shapes that do not fit.
+    """
+    pupil = student([image, text], logit_scale, chunk)
+    return clip_terms(pupil, None, (1.0, 0.0), gathered, chunk)[0]
+
+
+def distillation_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Scale,
+    teacher_image: Tensor,
+    teacher_text: Tensor,
+    teacher_dims: Sequence[int],
+    teacher_scales: Sequence[float],
+    *,
+    gathered: bool = False,
+    chunk: int | None = None,
+) -> Tensor:
+    """Return the cross entropy of the student's affinities with the teachers'.
+
+    A teacher's affinities of an image are the softmax over texts of its scaled similarities, and
+    the targets the mean over teachers; likewise over images for a text. The mean over rows, and
+    of both directions (arXiv 2311.17049, equation 2; without the targets' own entropy, which is
+    constant).
+
+    Args:
+        image: (b, D) unit embeddings.
+        text: (b, D), row by row what belongs to `image`.
+        logit_scale: the student's multiplier.
+        teacher_image: (b, sum of `teacher_dims`).
+        teacher_text: (b, sum of `teacher_dims`).
+        teacher_dims: each teacher's D.
+        teacher_scales: each teacher's multiplier.
+        gathered: compare with the rows of all processes, see the module.
+        chunk: rows at a time, see the module.
+
+    Raises:
+        ConfigError: shapes that do not fit.
+    """
+    pupil = student([image, text], logit_scale, chunk)
+    taught = teachers(pupil, [teacher_image, teacher_text], teacher_dims, teacher_scales)
+    return clip_terms(pupil, taught, (0.0, 1.0), gathered, chunk)[1]
+
+
+def reinforced_loss(
+    image: Tensor,
+    captions: Sequence[Tensor],
+    teacher_image: Tensor | None,
+    teacher_captions: Sequence[Tensor],
+    logit_scale: Scale,
+    teacher_dims: Sequence[int],
+    teacher_scales: Sequence[float],
+    *,
+    weights: tuple[float, float] = (1.0, 1.0),
+    gathered: bool = False,
+    chunk: int | None = None,
+) -> dict[str, Tensor]:
+    """Return the weighted terms of reinforced training; their sum is what is minimised.
+
+    `(1 - lambda) * contrastive + lambda * distillation` (arXiv 2311.17049, equation 1) with the
+    two weights given freely; the terms of several captions are summed.
+
+    Args:
+        image: (b, D) unit embeddings.
+        captions: one (b, D) per caption, for instance ground truth and synthetic.
+        teacher_image: (b, sum of `teacher_dims`); may be None where its weight is 0.
+        teacher_captions: one (b, sum of `teacher_dims`) per caption.
+        logit_scale: the student's multiplier.
+        teacher_dims: each teacher's D.
+        teacher_scales: each teacher's multiplier.
+        weights: of the contrastive and of the distillation term. A term of weight 0 is not
+            computed and is 0.
+        gathered: compare with the rows of all processes, see the module.
+        chunk: rows at a time, see the module.
+
+    Returns:
+        `contrastive_loss` and `distill_loss`, weights applied.
+
+    Raises:
+        ConfigError: shapes, numbers of captions or weights that do not fit.
+    """
+    if len(weights) != 2 or not all(math.isfinite(w) and w >= 0 for w in weights):
+        raise ConfigError(f"weights must be two numbers of 0 or more, not {weights}")
+    if not captions:
+        raise ConfigError("there is no caption: give at least one")
+    pupil = student([image, *captions], logit_scale, chunk)
+    taught = None
+    if weights[1]:
+        if teacher_image is None or len(teacher_captions) != len(captions):
+            raise ConfigError(
+                f"{len(captions)} captions have {len(teacher_captions)} embeddings of the "
+                f"teachers{' and no image embedding' if teacher_image is None else ''}; give "
+                "one per caption and the image's, or a distillation weight of 0"
+            )
+        given = [teacher_image, *teacher_captions]
+        taught = teachers(pupil, given, teacher_dims, teacher_scales)
+    contrastive, distillation = clip_terms(pupil, taught, weights, gathered, chunk)
+    return {"contrastive_loss": contrastive, "distill_loss": distillation}
+
+
+def siglip_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Scale,
+    logit_bias: Scale,
+    *,
+    gathered: bool = False,
+    chunk: int | None = None,
+) -> Tensor:
+    """Return SigLIP's loss: for each image and text, whether they belong together.
+
+    `-logsigmoid(label * (logit_scale * image @ text.T + logit_bias))` with label 1 where they do
+    and -1 elsewhere, summed over texts, mean over images (arXiv 2303.15343, algorithm 1).
+
+    Args:
+        image: (b, D) unit embeddings.
+        text: (b, D), row by row what belongs to `image`.
+        logit_scale: the multiplier itself.
+        logit_bias: what is added to each logit.
+        gathered: compare with the rows of all processes, see the module.
+        chunk: rows at a time, see the module.
+
+    Raises:
+        ConfigError: shapes that do not fit.
+    """
+    pupil = student([image, text], logit_scale, chunk)
+    bias = number(logit_bias, "logit_bias", wide(*pupil.rows))
+    return siglip_term(pupil, bias, None, gathered, chunk)
+
+
+def siglip_distillation_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Scale,
+    logit_bias: Scale,
+    teacher_image: Tensor,
+    teacher_text: Tensor,
+    teacher_dims: Sequence[int],
+    teacher_scales: Sequence[float],
+    teacher_biases: Sequence[float],
+    *,
+    gathered: bool = False,
+    chunk: int | None = None,
+) -> Tensor:
+    """Return SigLIP's loss with the teachers' opinion for a label.
+
+    The soft label of an image and a text is `2 p - 1`, with p the mean over teachers of
+    `sigmoid(scale * image @ text.T + bias)`; otherwise `siglip_loss`.
+
+    Args:
+        image: (b, D) unit embeddings.
+        text: (b, D), row by row what belongs to `image`.
+        logit_scale: the student's multiplier.
+        logit_bias: the student's bias.
+        teacher_image: (b, sum of `teacher_dims`).
+        teacher_text: (b, sum of `teacher_dims`).
+        teacher_dims: each teacher's D.
+        teacher_scales: each teacher's multiplier.
+        teacher_biases: each teacher's bias.
+        gathered: compare with the rows of all processes, see the module.
+        chunk: rows at a time, see the module.
+
+    Raises:
+        ConfigError: shapes that do not fit.
+    """
+    pupil = student([image, text], logit_scale, chunk)
+    bias = number(logit_bias, "logit_bias", wide(*pupil.rows))
+    given = [teacher_image, teacher_text]
+    taught = teachers(pupil, given, teacher_dims, teacher_scales, teacher_biases)
+    return siglip_term(pupil, bias, taught, gathered, chunk)
+
+
+def captioning_loss(logits: Tensor, labels: Tensor, *, pad_id: int = 0) -> Tensor:
+    """Return CoCa's captioning loss: the cross entropy of each next token.
+
+    The mean over the labels that are not padding (arXiv 2205.01917, section 3.2).
+
+    Args:
+        logits: (b, T, V), the decoder's output.
+        labels: (b, T) whole numbers, the token that follows each position.
+        pad_id: the label that does not count.
+
+    Raises:
+        ConfigError: shapes that do not fit, a label beyond the vocabulary, or only padding.
+    """
+    if logits.ndim != 3 or labels.shape != logits.shape[:2]:
+        raise ConfigError(
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: expected (B, T, V) "
+            "and (B, T)"
+        )
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ConfigError(f"labels must be whole numbers, not {labels.dtype}")
+    counted = labels != pad_id
+    outside = counted & ((labels < 0) | (labels >= logits.shape[2]))
+    count, wrong = torch.stack([counted.sum(), outside.sum()]).tolist()
+    if not count:
+        raise ConfigError(f"all labels are padding (id {pad_id}): there is nothing to learn from")
+    if wrong:
+        raise ConfigError(f"{wrong} labels are outside of the vocabulary of {logits.shape[2]}")
+    with torch.autocast(logits.device.type, enabled=False):
+        flat = logits.flatten(0, 1).to(wide(logits))
+        return F.cross_entropy(flat, labels.flatten().long(), ignore_index=pad_id)
