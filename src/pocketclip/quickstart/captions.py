@@ -1,0 +1,148 @@
+"""What people write about a scene: right captions, and alt-texts the way the web has them.
+
+Right captions tell the truth, more or less of it. An alt-text is drawn from `NOISE`: it may be
+right, tell a part, be vague, be a file's name, belong to another image, or be missing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pocketclip.quickstart.chance import Chance
+from pocketclip.quickstart.scenes import BACKGROUNDS, Scene, Split, draw_scene
+
+Noise = Literal["right", "partial", "vague", "useless", "wrong", "missing"]
+
+NOISE: dict[Noise, float] = {
+    "right": 0.15,
+    "partial": 0.30,
+    "vague": 0.15,
+    "useless": 0.15,
+    "wrong": 0.20,
+    "missing": 0.05,
+}
+"""Shares of the kinds of alt-texts. They are our guess at a bad web page, not measured."""
+
+TEMPLATES = ("a {}", "a picture of a {}", "a drawing of a {}")
+"""Prompts for zero-shot classification; {} is a colour and a shape."""
+
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
+_PREFIXES = ("", "", "", "a picture of ", "a drawing of ", "an image of ")
+_VAGUE = (
+    *("nice picture", "my drawing", "clip art, free download", "cute wallpaper", "image"),
+    *("best design ever", "click to enlarge", "made this today", "stock illustration"),
+    *("homework", "idea for the kids room", "new in our shop", "photo of the day"),
+)
+_ALT, _RIGHT, _OTHER = 11, 12, 13  # which stream of chance
+
+
+def _article(text: str) -> str:
+    return f"an {text}" if text[0] in "aeiou" else f"a {text}"
+
+
+def plural(shape: str) -> str:
+    """Return the plural of a shape's name."""
+    return shape if shape == "fish" else f"{shape}es" if shape == "cross" else f"{shape}s"
+
+
+def full_caption(scene: Scene) -> str:
+    """Return everything that can be said about a scene, in one fixed form."""
+    return f"{_subject(scene, everything=True)} {BACKGROUNDS[scene.background]}"
+
+
+def right_caption(split: Split, *, seed: int, index: int, draw: int = 0) -> str:
+    """Return a caption that is right: caption number `draw` of a scene."""
+    scene = draw_scene(split, seed=seed, index=index)
+    return _right(scene, Chance(seed, _RIGHT, index, draw))
+
+
+def _right(scene: Scene, chance: Chance) -> str:
+    subject = _subject(scene, everything=chance.happens(0.6), turn=chance.happens(0.5))
+    behind = f" {BACKGROUNDS[scene.background]}" if chance.happens(0.5) else ""
+    return f"{chance.pick(_PREFIXES)}{subject}{behind}"
+
+
+def _subject(scene: Scene, *, everything: bool, turn: bool = False) -> str:
+    """Return what is in a scene; without `everything`, not where or how big it is.
+
+    With `turn`, the relation of two things is told from the other side.
+    """
+    names = [_article(name) for name in scene.names]
+    if scene.kind == "several":
+        first = scene.things[0]
+        return f"{_NUMBERS[len(scene.things)]} {first.colour} {plural(first.shape)}"
+    if scene.kind == "three":
+        return f"{names[0]}, {names[1]} and {names[2]}"
+    if scene.kind == "two":
+        if not everything:
+            return " and ".join(reversed(names) if turn else names)
+        first, second = {
+            ("left", False): ("to the left of", 0),
+            ("left", True): ("to the right of", 1),
+            ("above", False): ("above", 0),
+            ("above", True): ("below", 1),
+        }[scene.relation or "left", turn]
+        return f"{names[second]} {first} {names[1 - second]}"
+    if not everything:
+        return names[0]
+    name = f"{scene.size} {scene.names[0]}" if scene.size else scene.names[0]
+    return f"{_article(name)} {_where(scene.place or 'middle')}"
+
+
+def _where(place: str) -> str:
+    preposition = {"left": "on", "right": "on", "top": "at", "bottom": "at"}.get(place, "in")
+    return f"{preposition} the {place}"
+
+
+def alt_text(split: Split, *, seed: int, index: int) -> tuple[str, Noise]:
+    """Return the alt-text of a scene, and of which kind it is; a missing one is empty."""
+    chance = Chance(seed, _ALT, index)
+    kind = chance.weighted(NOISE)
+    if kind == "missing":
+        return "", kind
+    if kind == "vague":
+        return chance.pick(_VAGUE), kind
+    if kind == "useless":
+        return _file_name(chance), kind
+    scene = draw_scene(split, seed=seed, index=index)
+    if kind == "right":
+        return _right(scene, chance), kind
+    if kind == "partial":
+        return _partial(scene, chance), kind
+    names = set(scene.names)
+    while True:
+        # Some other scene of the same collection: nothing that it names is here.
+        other = draw_scene(
+            split, seed=seed, index=Chance(seed, _OTHER, chance.below(2**30)).below(2**20)
+        )
+        if not names & set(other.names):
+            return _right(other, chance), kind
+
+
+def _file_name(chance: Chance) -> str:
+    number = chance.below(10000)
+    return chance.pick(
+        (
+            f"IMG_{number:04d}.jpg",
+            f"DSC{number:05d}",
+            f"image{number % 100}",
+            f"untitled-{number % 50}.png",
+            f"thumb_{number}_large",
+        )
+    )
+
+
+def _partial(scene: Scene, chance: Chance) -> str:
+    thing = chance.pick(scene.things)
+    behind = BACKGROUNDS[scene.background]
+    return chance.pick(
+        (
+            _article(thing.shape),
+            f"something {thing.colour}",
+            f"{thing.colour} thing",
+            f"my {thing.shape}",
+            f"{_article(thing.shape)} {behind}",
+            f"{thing.colour} {behind}",
+            f"picture {behind}",
+        )
+    )

@@ -1,0 +1,230 @@
+"""Scenes with a known truth: what is in them, of which colour, where, and how many.
+
+    scene = draw_scene("train", seed=0, index=41)
+    scene.things[0].colour, scene.things[0].shape
+
+A scene is a pure function of (split, seed, index). Some pairs of a colour and a shape
+(`UNSEEN`) occur in the split `unseen` only: neither the students nor the models that ship with the
+package ever saw one, so that naming them asks for more than memory.
+
+Lengths are in the side of the image: (0, 0) is its top left corner and (1, 1) its bottom right one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pocketclip.quickstart.chance import Chance
+
+Split = Literal["train", "test", "unseen", "teaching"]
+Kind = Literal["one", "several", "two", "three"]
+
+SHAPES = (
+    *("circle", "square", "triangle", "star", "heart", "moon"),
+    *("cross", "ring", "flower", "house", "fish", "tree"),
+)
+COLOURS = {
+    "red": (214, 40, 44),
+    "orange": (247, 132, 24),
+    "yellow": (250, 214, 48),
+    "green": (48, 158, 74),
+    "blue": (38, 98, 222),
+    "purple": (128, 58, 184),
+    "pink": (246, 138, 188),
+    "brown": (128, 78, 44),
+    "black": (34, 34, 40),
+    "white": (246, 246, 244),
+}
+BACKGROUNDS = {
+    "grass": "on grass",
+    "sky": "in the sky",
+    "sand": "on sand",
+    "night": "at night",
+    "stripes": "on stripes",
+    "dots": "on dots",
+    "wood": "on wood",
+    "paper": "on paper",
+}
+# What could hardly be seen.
+_HIDDEN = {
+    ("green", "grass"),
+    ("white", "paper"),
+    ("white", "sky"),
+    ("yellow", "sand"),
+    ("brown", "wood"),
+    ("black", "night"),
+}
+PLACES = {
+    "middle": (0.5, 0.5),
+    "left": (0.27, 0.5),
+    "right": (0.73, 0.5),
+    "top": (0.5, 0.27),
+    "bottom": (0.5, 0.73),
+    "top left corner": (0.25, 0.25),
+    "top right corner": (0.75, 0.25),
+    "bottom left corner": (0.25, 0.75),
+    "bottom right corner": (0.75, 0.75),
+}
+_SPLITS: dict[Split, int] = {"train": 0, "test": 1, "unseen": 2, "teaching": 3}
+_KINDS: dict[Kind, float] = {"one": 0.4, "several": 0.2, "two": 0.3, "three": 0.1}
+
+
+def _unseen() -> frozenset[tuple[str, str]]:
+    """Return two colours for each shape; each colour is in two or three of the pairs."""
+    names = list(COLOURS)
+    return frozenset(
+        (names[(3 * number + step) % len(names)], shape)
+        for number, shape in enumerate(SHAPES)
+        for step in (0, 5)
+    )
+
+
+UNSEEN = _unseen()
+"""Pairs (colour, shape) that only the split `unseen` has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thing:
+    """One thing in a scene."""
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+    radius: float
+    """Half of its side."""
+    angle: float
+    """By how much it is turned, in radians."""
+
+    @property
+    def name(self) -> str:
+        """Colour and shape."""
+        return f"{self.colour} {self.shape}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What is to be seen."""
+
+    kind: Kind
+    things: tuple[Thing, ...]
+    background: str
+    place: str | None = None
+    """Of a thing that is alone: a key of `PLACES`."""
+    size: Literal["small", "big"] | None = None
+    """Of a thing that is alone, where it is worth mentioning."""
+    relation: Literal["left", "above"] | None = None
+    """Of two things: where the first is, seen from the second."""
+
+    @property
+    def names(self) -> list[str]:
+        """The different things, colour and shape, in order."""
+        return list(dict.fromkeys(thing.name for thing in self.things))
+
+
+def draw_scene(split: Split, *, seed: int, index: int) -> Scene:
+    """Return scene number `index` of a split.
+
+    The split `unseen` has scenes of one thing, in the pairs of `UNSEEN` in turn; the others have
+    all kinds of scenes, without those pairs.
+    """
+    chance = Chance(seed, _SPLITS[split], index)
+    background = chance.pick(list(BACKGROUNDS))
+    if split == "unseen":
+        pairs = sorted(UNSEEN)
+        colour, shape = pairs[index % len(pairs)]
+        while (colour, background) in _HIDDEN:
+            background = chance.pick(list(BACKGROUNDS))
+        return _one(chance, background, colour, shape)
+    kind = chance.weighted(_KINDS)
+    if kind == "one":
+        return _one(chance, background, *_pair(chance, background))
+    if kind == "several":
+        return _several(chance, background, *_pair(chance, background))
+    if kind == "two":
+        return _two(chance, background)
+    return _three(chance, background)
+
+
+def _pair(chance: Chance, background: str) -> tuple[str, str]:
+    """Return a colour that shows on the background, and a shape that may have it."""
+    while True:
+        colour, shape = chance.pick(list(COLOURS)), chance.pick(SHAPES)
+        if (colour, background) not in _HIDDEN and (colour, shape) not in UNSEEN:
+            return colour, shape
+
+
+def _thing(chance: Chance, pair: tuple[str, str], x: float, y: float, radius: float) -> Thing:
+    colour, shape = pair
+    return Thing(
+        shape=shape,
+        colour=colour,
+        x=x + chance.uniform(-0.03, 0.03),
+        y=y + chance.uniform(-0.03, 0.03),
+        radius=radius,
+        angle=chance.uniform(-0.2, 0.2),
+    )
+
+
+def _one(chance: Chance, background: str, colour: str, shape: str) -> Scene:
+    place = "middle" if chance.happens(0.4) else chance.pick(list(PLACES))
+    size: Literal["small", "big"] | None = None
+    radius = chance.uniform(0.19, 0.22)
+    if place == "middle":
+        if chance.happens(0.3):
+            size, radius = "big", chance.uniform(0.32, 0.4)
+        elif chance.happens(0.3):
+            size, radius = "small", chance.uniform(0.11, 0.13)
+        else:
+            radius = chance.uniform(0.2, 0.27)
+    thing = _thing(chance, (colour, shape), *PLACES[place], radius)
+    return Scene(kind="one", things=(thing,), background=background, place=place, size=size)
+
+
+_LAYOUTS = {
+    2: ((0.29, 0.5), (0.71, 0.5)),
+    3: ((0.28, 0.3), (0.72, 0.3), (0.5, 0.72)),
+    4: ((0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72)),
+}
+
+
+def _several(chance: Chance, background: str, colour: str, shape: str) -> Scene:
+    places = _LAYOUTS[2 + chance.below(3)]
+    things = tuple(
+        _thing(chance, (colour, shape), x, y, chance.uniform(0.16, 0.2)) for x, y in places
+    )
+    return Scene(kind="several", things=things, background=background)
+
+
+def _different(chance: Chance, background: str, count: int) -> list[tuple[str, str]]:
+    """Return pairs that share neither colour nor shape."""
+    pairs: list[tuple[str, str]] = []
+    while len(pairs) < count:
+        pair = _pair(chance, background)
+        if all(pair[0] != other[0] and pair[1] != other[1] for other in pairs):
+            pairs.append(pair)
+    return pairs
+
+
+def _two(chance: Chance, background: str) -> Scene:
+    relation: Literal["left", "above"] = chance.pick(("left", "above"))
+    if relation == "left":
+        places = ((0.28, 0.5), (0.72, 0.5))
+    else:
+        places = ((0.5, 0.28), (0.5, 0.72))
+    pairs = _different(chance, background, 2)
+    things = tuple(
+        _thing(chance, pair, x, y, chance.uniform(0.17, 0.21))
+        for pair, (x, y) in zip(pairs, places, strict=True)
+    )
+    return Scene(kind="two", things=things, background=background, relation=relation)
+
+
+def _three(chance: Chance, background: str) -> Scene:
+    pairs = _different(chance, background, 3)
+    things = tuple(
+        _thing(chance, pair, x, y, chance.uniform(0.16, 0.2))
+        for pair, (x, y) in zip(pairs, _LAYOUTS[3], strict=True)
+    )
+    return Scene(kind="three", things=things, background=background)
