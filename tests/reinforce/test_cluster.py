@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pocketclip.errors import ConfigError, DataError, PocketclipError
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.reinforce import job
+from pocketclip.reinforce import driver, job
 from pocketclip.reinforce.cluster import Cluster, run
 from pocketclip.reinforce.recipe import load_recipe
 
@@ -52,6 +54,51 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in sorted(Path(folder).iterdir())}
 
 
+def _actors() -> list[int]:
+    """Processes of this session's actors, not of another run of the tests on this machine.
+
+    The raylet is a child of this process and the actors are its children.
+    """
+    parents, actors = {}, []
+    for home in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            stat = (home / "stat").read_text()
+            parents[int(home.name)] = int(stat.rpartition(")")[2].split()[1])
+            if (home / "cmdline").read_bytes().startswith(b"ray::_Worker"):
+                actors.append(int(home.name))
+
+    def ours(pid: int) -> bool:
+        while pid > 1 and pid != os.getpid():
+            pid = parents.get(pid, 0)
+        return pid == os.getpid()
+
+    return [pid for pid in actors if ours(pid)]
+
+
+@contextlib.contextmanager
+def killing(most: int | None = None) -> Iterator[set[int]]:
+    """Kill actors as soon as they are seen, all or the first `most`; yields their processes."""
+    stop = threading.Event()
+    killed: set[int] = set()
+
+    def kill() -> None:
+        while not stop.is_set() and (most is None or len(killed) < most):
+            for pid in _actors():
+                if most is None or len(killed) < most:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_it_makes_what_one_machine_makes(table, tmp_path):
     path = table(10)
     job.run(pairs(path), recipe(), str(tmp_path / "local"), workers=0)
@@ -80,14 +127,9 @@ def test_a_killed_actors_shard_is_made_again(table, tmp_path):
     def count(done, bad):
         told.append((done, bad))
         if not killed and done > 0:  # at work in its first shard
-            for process in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    name = process.read_bytes().split(b"\0")[0]
-                except OSError:
-                    continue
-                if name.startswith(b"ray::_Worker") and not killed:
-                    os.kill(int(process.parent.name), signal.SIGKILL)
-                    killed.append(int(process.parent.name))
+            killed.extend(_actors()[:1])
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
 
     run(pairs(path, 20), recipe(augmentations=12), str(out), Cluster(), workers=0, on_pairs=count)
     assert killed
@@ -95,28 +137,29 @@ def test_a_killed_actors_shard_is_made_again(table, tmp_path):
     assert [sum(one) for one in zip(*told, strict=True)] == [40, 0]
 
 
+def test_a_burst_of_deaths_during_loading_does_not_end_the_run(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "_PAUSE", 0.5)
+    path = table(8)
+    with killing(4) as killed:
+        summary = run(
+            pairs(path),
+            recipe(),
+            str(tmp_path / "out"),
+            Cluster(min_actors=2, max_actors=2, retries=3),
+            workers=0,
+        )
+    assert len(killed) == 4
+    assert [report.samples for report in summary.reports] == [4, 4]
+
+
 def test_an_actor_that_always_dies_ends_the_run(table, tmp_path):
     path = table(4)
-    stop = threading.Event()
-
-    def kill():
-        while not stop.is_set():
-            for process in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    if process.read_bytes().startswith(b"ray::_Worker"):
-                        os.kill(int(process.parent.name), signal.SIGKILL)
-                except OSError:
-                    continue
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        with pytest.raises(PocketclipError, match=r"die before their models|died each time"):
-            run(pairs(path), recipe(), str(tmp_path / "out"), Cluster(retries=1), workers=0)
-    finally:
-        stop.set()
-        thread.join()
+    with (
+        killing() as killed,
+        pytest.raises(PocketclipError, match=r"died before their models|died each time"),
+    ):
+        run(pairs(path), recipe(), str(tmp_path / "out"), Cluster(retries=1), workers=0)
+    assert len(killed) >= 2
     assert not list((tmp_path).glob("out/*.tar"))
 
 
