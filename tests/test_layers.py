@@ -36,9 +36,11 @@ LAYERS = {
     "pocketclip.naming": 1,
     "pocketclip.weights": 1,
     "pocketclip.checkpoint": 1,
+    "pocketclip.devices": 1,
     "pocketclip.evaluate": 2,
     "pocketclip.infer": 2,
     "pocketclip.reinforce": 2,
+    "pocketclip.train": 2,
     "pocketclip.compat": 3,
     "pocketclip.cli": 4,
 }

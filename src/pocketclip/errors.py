@@ -35,6 +35,10 @@ class CheckpointError(PocketclipError):
     """A weight file or checkpoint folder that cannot be read, written or does not fit."""
 
 
+class TrainingError(PocketclipError):
+    """A training run that cannot begin, go on, or be trusted any longer."""
+
+
 class HubError(PocketclipError):
     """A weight file that could not be found on, or fetched from, the model hub."""
 

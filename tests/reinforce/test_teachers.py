@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import pocketclip
-from pocketclip import checkpoint, zoo
+from pocketclip import checkpoint, devices, zoo
 from pocketclip.errors import (
     CheckpointError,
     ConfigError,
@@ -171,17 +171,17 @@ def test_half_precision(folder, teacher):
 
 def test_precision_and_device_by_themselves(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(specs, "_cpu_has_bfloat16", lambda: True)
-    assert specs.number_type("auto", cpu) is torch.bfloat16
-    monkeypatch.setattr(specs, "_cpu_has_bfloat16", lambda: False)
-    assert specs.number_type("auto", cpu) is torch.float32
-    assert specs.number_type("float16", cpu) is torch.float16
+    monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda: True)
+    assert devices.number_type("auto", cpu) is torch.bfloat16
+    monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda: False)
+    assert devices.number_type("auto", cpu) is torch.float32
+    assert devices.number_type("float16", cpu) is torch.float16
     with pytest.raises(ConfigError, match="float32, bfloat16 or float16, not 'double'"):
-        specs.number_type("double", cpu)
+        devices.number_type("double", cpu)
     with pytest.raises(ConfigError, match="no device 'gpu'"):
-        specs.place("gpu")
+        devices.place("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert specs.place("auto") == cpu
+    assert devices.place("auto") == cpu
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_precision_and_device_by_themselves(monkeypatch):
     ],
 )
 def test_bfloat16_in_the_description_of_a_processor(line, native):
-    assert specs.has_bfloat16_flag(f"processor\t: 0\n{line}\nbugs\t: none\n") is native
+    assert devices.has_bfloat16_flag(f"processor\t: 0\n{line}\nbugs\t: none\n") is native
 
 
 def test_random_teachers_are_the_same_everywhere():

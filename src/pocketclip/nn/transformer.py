@@ -232,13 +232,14 @@ def checkpointed(block: nn.Module, *inputs: Tensor) -> Tensor:
     """Return `block(*inputs)`, keeping only the inputs for the backward pass."""
 
     def contexts() -> tuple[Any, Any]:
-        return contextlib.nullcontext(), _statistics_held(block)
+        return contextlib.nullcontext(), statistics_held(block)
 
     return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextlib.contextmanager
-def _statistics_held(block: nn.Module) -> Iterator[None]:
+def statistics_held(block: nn.Module) -> Iterator[None]:
+    """Within it, forward passes leave the running statistics of every BatchNorm as they are."""
     # The recomputation sees the same batch again; BatchNorm must not count it twice.
     # Recomputing without running statistics would save fewer tensors than the first pass did,
     # which torch refuses; so they are updated with weight zero.

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip import devices
 from pocketclip.errors import ConfigError
 from pocketclip.generation import Settings
 from pocketclip.reinforce import specs
@@ -213,7 +214,7 @@ def load_captioner(
     *,
     name: str | None = None,
     device: str = "auto",
-    precision: specs.Precision = "auto",
+    precision: devices.Precision = "auto",
     offline: bool = False,
     sampling: Sampling | Mapping[str, Any] | None = None,
 ) -> Captioner:
@@ -235,8 +236,8 @@ def load_captioner(
     chosen = sampling if isinstance(sampling, Sampling) else Sampling.from_dict(sampling or {})
     wanted = specs.parse(spec)
     called = _checked_name(name, wanted.label)
-    where = specs.place(device)
-    dtype = specs.number_type(precision, where)
+    where = devices.place(device)
+    dtype = devices.number_type(precision, where)
     load = _transformers if wanted.kind == "transformers" else _coca
     writer, facts, transform, scaling = load(wanted, chosen, where, dtype, offline)
     return Captioner(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import zoo
+from pocketclip import devices, zoo
 from pocketclip.errors import CheckpointError
 from pocketclip.images import ImageSource
 from pocketclip.reinforce import specs
@@ -264,7 +264,7 @@ def load_teacher(
     spec: str,
     *,
     device: str = "auto",
-    precision: specs.Precision = "auto",
+    precision: devices.Precision = "auto",
     offline: bool = False,
 ) -> Teacher:
     """Load a teacher.
@@ -283,8 +283,8 @@ def load_teacher(
             why.
         MissingDependencyError: torch, transformers or open_clip is wanted and not installed.
     """
-    where = specs.place(device)
-    dtype = specs.number_type(precision, where)
+    where = devices.place(device)
+    dtype = devices.number_type(precision, where)
     wanted = specs.parse(spec)
     towers: Towers
     if wanted.kind == "transformers":

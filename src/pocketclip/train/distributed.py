@@ -292,36 +292,37 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 @torch.no_grad()
-def _moments(x: Tensor) -> tuple[Tensor, Tensor, float]:
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean (C,) and biased variance (C,) over all ranks, and the values per channel."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     variance, mean = torch.var_mean(x.to(dtype), (0, 2, 3), correction=0)
     counted = mean.new_full((1,), x.numel() / x.shape[1])
     parts = _all_rows(torch.cat([mean, variance, counted])[None])
     means, variances, counts = torch.split(parts, [len(mean), len(mean), 1], 1)  # (ranks, .)
-    share = counts / counts.sum()
+    count = counts.sum()
+    share = counts / count
     mean = (means * share).sum(0)
     # Variances within ranks and between them: no difference of large squares.
     variance = ((variances + (means - mean) ** 2) * share).sum(0)
-    return mean, variance, float(counts.sum())
+    return mean, variance, count
 
 
 class _Normalise(Function):
     """`(x - mean) * inverse`, where both depend on the x of all ranks."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mean: Tensor, inverse: Tensor, count: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, mean: Tensor, inverse: Tensor, count: Tensor) -> Tensor:
         out = (x.to(mean.dtype) - mean[:, None, None]) * inverse[:, None, None]
-        ctx.save_for_backward(out, inverse)
-        ctx.count, ctx.dtype = count, x.dtype
+        ctx.save_for_backward(out, inverse, count)
+        ctx.dtype = x.dtype
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        out, inverse = ctx.saved_tensors
+        out, inverse, count = ctx.saved_tensors
         sums = torch.stack([grad.sum((0, 2, 3)), (grad * out).sum((0, 2, 3))])
         dist.all_reduce(sums)
-        shift, slope = (sums / ctx.count)[:, :, None, None]
+        shift, slope = (sums / count)[:, :, None, None]
         back = (grad - shift - out * slope) * inverse[:, None, None]
         return back.to(ctx.dtype), None, None, None

@@ -1,0 +1,88 @@
+"""Where a model computes, and in which numbers: names such as `auto` made definite."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pocketclip.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def place(device: str) -> torch.device:
+    """Return the device of a name; `auto` is a CUDA device if there is one, else the CPU.
+
+    Raises:
+        ConfigError: there is no such device here.
+        MissingDependencyError: torch is not installed.
+    """
+    torch = need_torch()
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"no device {device!r} here ({reason}); try cpu or auto") from error
+    return found
+
+
+def number_type(precision: str, device: torch.device) -> torch.dtype:
+    """Return the type to compute in; `auto` is bfloat16 where the device has it natively.
+
+    Raises:
+        ConfigError: no such precision.
+    """
+    torch = need_torch()
+    if precision == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    if precision not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"precision is auto, float32, bfloat16 or float16, not {precision!r}")
+    return getattr(torch, precision)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    torch = need_torch()
+    if device.type == "cuda":
+        # From Ampere on, and AMD's; before that it is emulated, slowly.
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and _cpu_has_bfloat16()
+
+
+@functools.lru_cache(maxsize=1)
+def _cpu_has_bfloat16() -> bool:
+    # torch's own questions differ between versions, and there is none for ARM.
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return has_bfloat16_flag(text)
+
+
+def has_bfloat16_flag(cpuinfo: str) -> bool:
+    """Return whether Linux's description of a processor lists bfloat16 arithmetic."""
+    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    flags = set(lines[0].split()) if lines else set()
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def need_torch() -> Any:
+    """Return the module torch.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            'computing with models needs torch: pip install "pocketclip[train]"'
+        ) from error
+    return torch

@@ -1,0 +1,104 @@
+"""How weights move: AdamW's groups, the learning rate of a step, the average of the weights.
+
+Source: MobileCLIP (arXiv 2311.17049), appendix; CLIP (arXiv 2103.00020), section 2.5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketclip.train.recipe import OptimizerSection, ScheduleSection
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trainable parameters in two groups: those that decay and those that do not.
+
+    Norms, biases, scales (the logit scale, layer scales) and single vectors do not decay.
+    """
+    exempt = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        leaf = name.rsplit(".", 1)[-1]
+        # A layer scale has shape (C, 1, 1): a vector, whatever its number of dimensions.
+        vector = parameter.numel() == max(parameter.shape, default=1)
+        decays = not (vector or leaf == "bias" or "scale" in leaf or id(parameter) in exempt)
+        groups[decays].append(parameter)
+    return [
+        {"params": groups[True], "weight_decay": weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(groups: list[dict[str, Any]], settings: OptimizerSection) -> torch.optim.AdamW:
+    """Return AdamW over the groups of `parameter_groups`."""
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+    )
+
+
+def learning_rate(step: int, steps: int, highest: float, schedule: ScheduleSection) -> float:
+    """Return the rate of step `step` (from 0) of `steps`.
+
+    It rises over `warmup` steps to `highest`, stays until step `constant`, and falls as half a
+    cosine to zero at `steps`; with `constant` as the kind it stays to the end.
+    """
+    if step < schedule.warmup:
+        return highest * (step + 1) / schedule.warmup
+    flat = max(schedule.warmup, schedule.constant)
+    if schedule.kind == "constant" or step < flat:
+        return highest
+    return highest * 0.5 * (1 + math.cos(math.pi * (step - flat) / max(steps - flat, 1)))
+
+
+class WeightAverage:
+    """The exponential moving average of a model's weights and statistics.
+
+    Args:
+        model: averaged from here on.
+        decay: of the average per step; smaller in the first steps, (1 + t) / (10 + t), so that
+            the random beginning is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.state = {n: v.detach().clone() for n, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take the model's present weights in."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` wants: own tensors and a number."""
+        return {"steps": self.steps, "state": self.state}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on where another average stopped."""
+        self.steps = int(saved["steps"])
+        found: Mapping[str, Tensor] = saved["state"]
+        for name, value in self.state.items():
+            value.copy_(found[name])

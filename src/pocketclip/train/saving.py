@@ -1,0 +1,152 @@
+"""Checkpoints of a run: written whole, checked by hash, the newest readable one found again.
+
+    RUN/checkpoints/step-00001000/config.json         the model, as every checkpoint of ours
+                                  model.safetensors
+                                  trainer.pt          optimiser, average, counts: own tensors only
+                                  checkpoint.json     step, metrics, and the files' hashes
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pocketclip import checkpoint
+from pocketclip.errors import CheckpointError, TrainingError
+from pocketclip.files import write_whole_folder
+from pocketclip.nn.clip import CLIP
+
+FOLDER = "checkpoints"
+_TRAINER = "trainer.pt"
+_SEAL = "checkpoint.json"
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Saved:
+    """A checkpoint that was found whole."""
+
+    folder: Path
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def place(run: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` steps."""
+    return run / FOLDER / f"step-{step:08d}"
+
+
+def save(
+    run: Path, step: int, model: CLIP, trainer: Mapping[str, Any], metrics: Mapping[str, float]
+) -> Saved:
+    """Write a checkpoint whole; if it cannot be, those that are there stay as they are.
+
+    Raises:
+        TrainingError: the disk is full or cannot be written to; the message names the last good
+            checkpoint.
+    """
+    target = place(run, step)
+    try:
+        with write_whole_folder(target) as folder:
+            checkpoint.save(model, folder)
+            torch.save(dict(trainer), folder / _TRAINER)
+            seal = {
+                "step": step,
+                "metrics": dict(metrics),
+                "sha256": {f.name: _digest(f) for f in sorted(folder.iterdir())},
+            }
+            (folder / _SEAL).write_text(json.dumps(seal, indent=1) + "\n", "utf-8")
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write as a RuntimeError, safetensors as one of its own class.
+        raise TrainingError(_not_written(run, target, error)) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "safetensors":
+            raise
+        raise TrainingError(_not_written(run, target, error)) from error
+    return Saved(folder=target, step=step, metrics=dict(metrics))
+
+
+def _not_written(run: Path, target: Path, error: Exception) -> str:
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    full = full or "No space left" in str(error)
+    last = newest(run)
+    good = f"the last good one is {last.folder}" if last else "there is none before it"
+    reason = "the disk is full" if full else " ".join(str(error).split())
+    return f"{target}: the checkpoint could not be written ({reason}); {good}; free some space and resume"
+
+
+def _digest(file: Path) -> str:
+    total = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def find(run: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, newest first, whole or not."""
+    return sorted((run / FOLDER).glob("step-*"), reverse=True)
+
+
+def check(folder: Path) -> Saved:
+    """Return what `folder` holds, if every file is what was written.
+
+    Raises:
+        CheckpointError: a file is missing, cut or changed.
+    """
+    try:
+        seal = json.loads((folder / _SEAL).read_text("utf-8"))
+        hashes, step = dict(seal["sha256"]), int(seal["step"])
+        metrics = {str(k): float(v) for k, v in seal["metrics"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / _SEAL} is missing or damaged") from error
+    for name, digest in hashes.items():
+        file = folder / Path(name).name
+        if not file.is_file() or _digest(file) != digest:
+            raise CheckpointError(f"{file} is missing, cut or changed")
+    if not {_TRAINER, checkpoint.CONFIG, checkpoint.WEIGHTS} <= hashes.keys():
+        raise CheckpointError(f"{folder} is not a checkpoint of a run")
+    return Saved(folder=folder, step=step, metrics=metrics)
+
+
+def newest(run: Path) -> Saved | None:
+    """Return a run's newest readable checkpoint; the unreadable ones are named in a warning."""
+    for folder in find(run):
+        try:
+            return check(folder)
+        except CheckpointError as error:
+            log.warning("%s; an older checkpoint is tried", error)
+    return None
+
+
+def load(saved: Saved) -> tuple[CLIP, dict[str, Any]]:
+    """Return the model and what was saved as `trainer`.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    model = checkpoint.load(saved.folder)
+    try:
+        trainer = torch.load(saved.folder / _TRAINER, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler meets in a file that is not what it seems
+        raise CheckpointError(f"{saved.folder / _TRAINER} cannot be read: {error}") from error
+    if not isinstance(trainer, dict):
+        raise CheckpointError(f"{saved.folder / _TRAINER} is not what a run saves")
+    return model, trainer
+
+
+def prune(run: Path, keep_last: int, best: int | None) -> None:
+    """Remove all checkpoints but the last `keep_last` and that of step `best`."""
+    kept = {place(run, best)} if best is not None else set()
+    for folder in find(run)[keep_last:]:
+        if folder not in kept:
+            shutil.rmtree(folder, ignore_errors=True)

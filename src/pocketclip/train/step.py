@@ -1,0 +1,283 @@
+"""One step of training: forward, loss of the whole batch, gradients.
+
+With accumulation the loss is still that of the whole batch: the embeddings of all micro-batches
+are computed once without gradients, the loss gives the gradient of each embedding, and a second
+forward pass with the same random choices carries it to the weights (Gao et al., arXiv
+2101.06983). Where BatchNorm is absent or frozen that equals the large batch; live BatchNorm
+takes its statistics from each micro-batch.
+
+Shapes: b samples of a micro-batch, B of a step and process, n captions of each, D embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pocketclip.errors import ConfigError
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.transformer import statistics_held
+from pocketclip.train import loss as losses
+from pocketclip.train.data import Batch, normalise
+from pocketclip.train.recipe import LossSection
+from pocketclip.types import Encoder
+
+
+@dataclass(slots=True, kw_only=True)
+class Features:
+    """What the loss sees of a batch."""
+
+    image: Tensor
+    """(B, D) unit embeddings."""
+    captions: list[Tensor]
+    """n of (B, D)."""
+    scale: Tensor
+    """The multiplier of similarities."""
+    captioning: Tensor | None = None
+    """A captioner's next-token loss of this micro-batch, a mean over its tokens."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Targets:
+    """What the teachers say of a batch."""
+
+    image: Tensor | None
+    captions: list[Tensor]
+
+
+class Stepper:
+    """Computes gradients of a recipe's loss.
+
+    Args:
+        model: the bare model.
+        wrapped: the same as it is called: compiled, distributed or as it is.
+        settings: the recipe's loss.
+        teacher_dims, teacher_scales, teacher_biases: of the stored or live teachers.
+        device: where the model is.
+        dtype: what it computes in; parameters and losses stay float32.
+        gathered: compare with the samples of all processes.
+        teachers: live ones, for batches without stored embeddings.
+        channels_last: the memory order of pixels.
+        trim: leave out token columns that are padding in the whole batch, where that changes
+            nothing (causal text towers).
+    """
+
+    def __init__(
+        self,
+        model: CLIP,
+        wrapped: nn.Module,
+        settings: LossSection,
+        *,
+        teacher_dims: Sequence[int] = (),
+        teacher_scales: Sequence[float] = (),
+        teacher_biases: Sequence[float] = (),
+        logit_bias: nn.Parameter | None = None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        gathered: bool = False,
+        teachers: Sequence[Encoder] = (),
+        channels_last: bool = False,
+        trim: bool = True,
+    ) -> None:
+        self.model, self.wrapped, self.settings = model, wrapped, settings
+        self.dims, self.scales = tuple(teacher_dims), tuple(teacher_scales)
+        self.biases = tuple(teacher_biases)
+        self.logit_bias = logit_bias
+        self.device, self.dtype, self.gathered = device, dtype, gathered
+        self.teachers = tuple(teachers)
+        self.channels_last = channels_last
+        text = model.config.text
+        self.trims = trim and text.causal and not text.repmixer and not text.class_token
+        # float16's small gradients would vanish without a scale.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+
+    def backward(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Add the gradient of one step to the parameters, and return the terms of its loss.
+
+        Args:
+            batches: the step's micro-batches.
+
+        Raises:
+            ConfigError: embeddings that do not fit the teachers' dimensions.
+        """
+        targets = self._targets(batches)
+        if len(batches) == 1:
+            features = self._forward(batches[0])
+            terms = self._terms(features, targets)
+            self._scaled(_total(terms)).backward()
+        else:
+            terms = self._accumulated(batches, targets)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _scaled(self, value: Tensor) -> Tensor:
+        scaled: Tensor = self.scaler.scale(value)
+        return scaled
+
+    def _forward(self, batch: Batch) -> Features:
+        pixels = normalise(
+            batch.images.to(self.device, non_blocking=True), self.model.config.preprocess
+        )
+        if self.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        ids = torch.cat(batch.captions).to(self.device, non_blocking=True)
+        if self.trims:
+            # A causal tower cannot see what follows the longest text's end (the highest id).
+            ids = ids[:, : int(ids.argmax(1).max()) + 1]
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            out = self.wrapped(pixels, ids)
+        image, text, scale = out[:3]
+        captioning = None
+        if self.settings.kind == "captioning":
+            fitted = self.model.text.fit(ids)
+            captioning = losses.captioning_loss(out[3][:, :-1], fitted[:, 1:])
+        return Features(
+            image=image.float(),
+            captions=list(text.float().chunk(len(batch.captions))),
+            scale=scale,
+            captioning=captioning,
+        )
+
+    def _terms(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        settings = self.settings
+        shared: dict[str, Any] = {"gathered": self.gathered, "chunk": settings.chunk}
+        image, captions, scale = features.image, features.captions, features.scale
+        if settings.kind == "siglip":
+            return self._siglip(features, targets, shared)
+        terms: dict[str, Tensor] = {}
+        if settings.weights != (0.0, 0.0):
+            terms = losses.reinforced_loss(
+                image, captions, targets.image, targets.captions, scale,
+                self.dims, self.scales, weights=settings.weights, **shared,
+            )  # fmt: skip
+        if features.captioning is not None:
+            terms["captioning_loss"] = settings.captioning_weight * features.captioning
+        return terms
+
+    def _siglip(
+        self, features: Features, targets: Targets, shared: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        plain, distilled = self.settings.weights
+        bias = self.logit_bias
+        assert bias is not None
+        image, scale = features.image, features.scale
+        zero = image.new_zeros(())
+        terms = {"contrastive_loss": zero, "distill_loss": zero}
+        for k, text in enumerate(features.captions):
+            if plain:
+                term = losses.siglip_loss(image, text, scale, bias, **shared)
+                terms["contrastive_loss"] = terms["contrastive_loss"] + plain * term
+            if distilled:
+                assert targets.image is not None
+                term = losses.siglip_distillation_loss(
+                    image, text, scale, bias, targets.image, targets.captions[k],
+                    self.dims, self.scales, self.biases, **shared,
+                )  # fmt: skip
+                terms["distill_loss"] = terms["distill_loss"] + distilled * term
+        return terms
+
+    def _accumulated(self, batches: Sequence[Batch], targets: Targets) -> dict[str, Tensor]:
+        states, parts = [], []
+        # The first pass is not to count in BatchNorm's statistics: the second one does.
+        with torch.no_grad(), statistics_held(self.model):
+            for batch in batches:
+                states.append(_random_state(self.device))
+                parts.append(self._forward(batch))
+        joined = Features(
+            image=torch.cat([part.image for part in parts]).requires_grad_(),
+            captions=[
+                torch.cat(texts).requires_grad_()
+                for texts in zip(*(part.captions for part in parts), strict=True)
+            ],
+            scale=parts[0].scale.detach().requires_grad_(),
+        )
+        terms = self._terms(joined, targets)
+        leaves = [joined.image, *joined.captions, joined.scale]
+        if terms:
+            self._scaled(_total(terms)).backward()
+        shares = self._token_shares(batches) if self.settings.kind == "captioning" else []
+        for k, (batch, state) in enumerate(zip(batches, states, strict=True)):
+            last = k == len(batches) - 1
+            with _random_state_set(state, self.device), self._syncing(last):
+                part = self._forward(batch)
+                rows = slice(k * len(part.image), (k + 1) * len(part.image))
+                outputs = [part.image, *part.captions]
+                surrogate = part.image.new_zeros(())
+                for output, leaf in zip(outputs, leaves, strict=False):
+                    if leaf.grad is not None:
+                        surrogate = surrogate + (output * leaf.grad[rows]).sum()
+                if joined.scale.grad is not None:
+                    surrogate = surrogate + part.scale * joined.scale.grad / len(batches)
+                if part.captioning is not None:
+                    term = self.settings.captioning_weight * shares[k] * part.captioning
+                    surrogate = surrogate + self._scaled(term)
+                    known = terms.get("captioning_loss", term.new_zeros(()))
+                    terms["captioning_loss"] = known + term.detach()
+                surrogate.backward()
+        return terms
+
+    def _token_shares(self, batches: Sequence[Batch]) -> list[float]:
+        """Return each micro-batch's part of the step's labels, over which the loss is a mean."""
+        fitted = [self.model.text.fit(torch.cat(batch.captions)) for batch in batches]
+        counts = [int((ids[:, 1:] != 0).sum()) for ids in fitted]
+        return [count / sum(counts) for count in counts]
+
+    @contextlib.contextmanager
+    def _syncing(self, last: bool) -> Iterator[None]:
+        # Gradients of all processes are averaged once, after the last micro-batch.
+        quiet = getattr(self.wrapped, "no_sync", None)
+        with contextlib.nullcontext() if last or quiet is None else quiet():
+            yield
+
+    def _targets(self, batches: Sequence[Batch]) -> Targets:
+        if self.settings.weights[1] == 0:
+            return Targets(image=None, captions=[])
+        found = [self._taught(batch) for batch in batches]
+        image = torch.cat([image for image, _ in found])
+        captions = [torch.cat(rows) for rows in zip(*(texts for _, texts in found), strict=True)]
+        if image.shape[1] != sum(self.dims):
+            raise ConfigError(
+                f"the stored embeddings have {image.shape[1]} numbers, the teachers' dimensions "
+                f"{list(self.dims)} add up to {sum(self.dims)}; set loss.teacher_dims"
+            )
+        return Targets(image=image, captions=captions)
+
+    def _taught(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Return the teachers' embeddings of a batch: stored, or computed now."""
+        if not self.teachers:
+            assert batch.teacher_image is not None
+            moved = [t.to(self.device, non_blocking=True) for t in batch.teacher_captions]
+            return batch.teacher_image.to(self.device, non_blocking=True), moved
+        views = list(np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy()))
+
+        def joined(parts: list[Any]) -> Tensor:
+            return torch.from_numpy(np.concatenate(parts, axis=1)).to(self.device)
+
+        image = joined([teacher.encode_image(views) for teacher in self.teachers])
+        captions = [
+            joined([teacher.encode_text(texts) for teacher in self.teachers])
+            for texts in batch.texts
+        ]
+        return image, captions
+
+
+def _total(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), cuda
+
+
+@contextlib.contextmanager
+def _random_state_set(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iterator[None]:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
+    yield
