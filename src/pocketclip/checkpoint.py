@@ -27,6 +27,8 @@ from pocketclip.nn.space import architecture
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 VERSION = 1
+RUN_MODEL = "model"
+"""Where a training run's folder holds its finished model."""
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +42,7 @@ def load(
     """Load a model: float32, evaluation mode.
 
     Args:
-        path_or_name: a checkpoint folder of ours; a weight file (`.pt`, `.pth`, `.bin`,
+        path_or_name: a checkpoint folder of ours, or a finished run's; a weight file (`.pt`, `.pth`, `.bin`,
             `.safetensors`) in Apple's, open_clip's or our names; a zoo name, whose published
             weights come from the hub; or a hub id such as `timm/MobileCLIP2-S0-OpenCLIP`.
         model: the zoo name of a weight file that does not say itself which model it holds.
@@ -59,6 +61,8 @@ def load(
     if not text:
         raise UnknownModelError("no model given: a name, a folder, a file or a hub id is wanted")
     path = Path(text)
+    if (path / RUN_MODEL / CONFIG).is_file() and not (path / CONFIG).is_file():
+        path = path / RUN_MODEL
     if (path / CONFIG).is_file():
         loaded = _load_folder(path, model)
     elif (

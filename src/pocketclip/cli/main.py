@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pocketclip import __version__
-from pocketclip.cli import audit, classify, compare, embed, join, models, reinforce, show
+from pocketclip.cli import audit, classify, compare, embed, join, models, reinforce, show, train
 from pocketclip.cli import eval as eval_
 from pocketclip.errors import PocketclipError
 
@@ -49,6 +49,7 @@ def _root(
     pocketclip embed photos/ --out photos.npy --model mobileclip2-s0
     pocketclip reinforce pairs.csv --out dr --teacher vit-b16 --captioner coca-vit-l14
     pocketclip audit dr                                    is the dataset whole?
+    pocketclip train grocery-small --data dr --out runs/small
     pocketclip eval runs/small --suite datacomp38 --data sets --out results.jsonl
     pocketclip compare results.jsonl mobileclip2-s0        beside the published models
     """
@@ -61,6 +62,7 @@ app.command("reinforce")(reinforce.reinforce)
 app.command("join")(join.join)
 app.command("audit")(audit.audit)
 app.command("show")(show.show)
+app.command("train")(train.train)
 app.command("eval")(eval_.evaluate)
 app.command("compare")(compare.compare)
 

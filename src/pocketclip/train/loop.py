@@ -58,7 +58,7 @@ OnCheckpoint = Callable[[CLIP, int], Mapping[str, float]]
 """Takes the model (the average, where one is kept) and the step; returns metrics by name, of
 which `main_metric` decides which checkpoint is the best."""
 OnLog = Callable[[Mapping[str, Any]], None]
-RECIPE, RUN, MODEL = "recipe.yaml", "run.json", "model"
+RECIPE, RUN, MODEL = "recipe.yaml", "run.json", checkpoint.RUN_MODEL
 # May differ between the parts of a run that is resumed: they do not decide what is learnt.
 _FREE = ("about", "log_every", "tensorboard", "wandb", "checkpoint.", "evaluation", "data.workers",
          "data.cache_dir", "data.source")  # fmt: skip
@@ -78,7 +78,7 @@ class Summary:
     skipped: int = 0
     """Samples that could not be used, and were replaced."""
     metrics: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
+    best: tuple[int, float] | None = None
     """Step and main metric of the best checkpoint, where one was scored."""
     model: Path | None = None
     """The finished model; None where the run was interrupted."""
@@ -190,7 +190,6 @@ class _Run:
         self.teachers = teachers
         self.on_checkpoint, self.on_log = on_checkpoint, on_log
         self.step = self.skipped = 0
-        self.best: dict[str, float] = {}
         self.last_good: Path | None = None
         share = world.size * recipe.accumulate
         if recipe.batch_size % share:
@@ -277,7 +276,7 @@ class _Run:
             raise CheckpointError(f"{saved.folder} holds another model than the recipe describes")
         model.set_gradient_checkpointing(self.recipe.gradient_checkpointing)
         self.step, self.skipped = saved.step, int(trainer["skipped"])
-        self.best, self.last_good = dict(trainer["best"]), saved.folder
+        self.last_good = saved.folder
         if self.world.is_main:
             log.info("going on from %s", saved.folder)
             if trainer["world_size"] != self.world.size:
@@ -293,7 +292,7 @@ class _Run:
         return Summary(
             run=self.out, step=self.step, steps=self.recipe.steps,
             samples=self.step * self.recipe.batch_size, seconds=0.0, skipped=self.skipped,
-            metrics=saved.metrics, best=self.best, model=self.out / MODEL,
+            metrics=saved.metrics, best=saving.best(self.out), model=self.out / MODEL,
         )  # fmt: skip
 
     def _loader(self, trainer: Mapping[str, Any]) -> Loader:
@@ -526,18 +525,16 @@ class _Run:
     def _saved(self, writer: Log | None, score: bool) -> dict[str, float]:
         recipe, metrics = self.recipe, {}
         # Before it is scored: an evaluation that fails costs nothing of what was learnt.
-        self.last_good = saving.save(self.out, self.step, self.model, self._state(), {}).folder
+        saved = saving.save(self.out, self.step, self.model, self._state())
+        self.last_good = saved.folder
         if self.on_checkpoint is not None and score:
             metrics = dict(self.on_checkpoint(self._result(), self.step))
             self.model.train()
-            main = metrics.get("main_metric")
-            if main is not None and main > self.best.get("main_metric", -math.inf):
-                self.best = {"step": self.step, "main_metric": main}
-            saving.save(self.out, self.step, self.model, self._state(), metrics)
+            saving.annotate(saved, metrics)
             if writer is not None:
                 writer.write({"step": self.step, **{f"eval/{k}": v for k, v in metrics.items()}})
-        best = self.best.get("step") if recipe.checkpoint.keep_best else None
-        saving.prune(self.out, recipe.checkpoint.keep_last, None if best is None else int(best))
+        settings = recipe.checkpoint
+        saving.prune(self.out, settings.keep_last, keep_best=settings.keep_best)
         return metrics
 
     def _state(self) -> dict[str, Any]:
@@ -546,7 +543,6 @@ class _Run:
             "scaler": self.stepper.scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "bias": self.bias.detach() if self.bias is not None else None,
-            "best": self.best,
             "skipped": self.skipped,
             "world_size": self.world.size,
             "index_hash": self.loader.index_hash,
@@ -566,7 +562,7 @@ class _Run:
         return Summary(
             run=self.out, step=self.step, steps=self.recipe.steps,
             samples=self.step * self.recipe.batch_size, seconds=time.monotonic() - begun,
-            interrupted=interrupted, skipped=self.skipped, metrics=metrics, best=self.best,
+            interrupted=interrupted, skipped=self.skipped, metrics=metrics, best=saving.best(self.out),
             model=None if interrupted else self.out / MODEL,
         )  # fmt: skip
 

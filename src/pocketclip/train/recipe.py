@@ -303,7 +303,7 @@ def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
 def _flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in node.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             out |= _flat(value, f"{before}{key}.")
         else:
             out[f"{before}{key}"] = value

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -22,7 +23,7 @@ import torch
 
 from pocketclip import checkpoint
 from pocketclip.errors import CheckpointError, TrainingError
-from pocketclip.files import write_whole_folder
+from pocketclip.files import write_whole, write_whole_folder
 from pocketclip.nn.clip import CLIP
 
 FOLDER = "checkpoints"
@@ -45,9 +46,7 @@ def place(run: Path, step: int) -> Path:
     return run / FOLDER / f"step-{step:08d}"
 
 
-def save(
-    run: Path, step: int, model: CLIP, trainer: Mapping[str, Any], metrics: Mapping[str, float]
-) -> Saved:
+def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved:
     """Write a checkpoint whole; if it cannot be, those that are there stay as they are.
 
     Raises:
@@ -59,12 +58,8 @@ def save(
         with write_whole_folder(target) as folder:
             checkpoint.save(model, folder)
             torch.save(dict(trainer), folder / _TRAINER)
-            seal = {
-                "step": step,
-                "metrics": dict(metrics),
-                "sha256": {f.name: _digest(f) for f in sorted(folder.iterdir())},
-            }
-            (folder / _SEAL).write_text(json.dumps(seal, indent=1) + "\n", "utf-8")
+            hashes = {f.name: _digest(f) for f in sorted(folder.iterdir())}
+            (folder / _SEAL).write_text(_seal(step, hashes, {}), "utf-8")
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as a RuntimeError, safetensors as one of its own class.
         raise TrainingError(_not_written(run, target, error)) from error
@@ -72,7 +67,36 @@ def save(
         if type(error).__module__.partition(".")[0] != "safetensors":
             raise
         raise TrainingError(_not_written(run, target, error)) from error
-    return Saved(folder=target, step=step, metrics=dict(metrics))
+    return Saved(folder=target, step=step)
+
+
+def annotate(saved: Saved, metrics: Mapping[str, float]) -> None:
+    """Note what a checkpoint scored.
+
+    Raises:
+        OSError: it cannot be written; the checkpoint is as it was.
+    """
+    hashes = json.loads((saved.folder / _SEAL).read_text("utf-8"))["sha256"]
+    with write_whole(saved.folder / _SEAL) as temporary:
+        temporary.write_text(_seal(saved.step, hashes, metrics), "utf-8")
+
+
+def _seal(step: int, hashes: Mapping[str, str], metrics: Mapping[str, float]) -> str:
+    facts = {"step": step, "metrics": dict(metrics), "sha256": dict(hashes)}
+    return json.dumps(facts, indent=1) + "\n"
+
+
+def best(run: Path) -> tuple[int, float] | None:
+    """Return step and main metric of the checkpoint that scored best, or None if none did."""
+    found = []
+    for folder in find(run):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            seal = json.loads((folder / _SEAL).read_text("utf-8"))
+            found.append((float(seal["metrics"]["main_metric"]), -int(seal["step"])))
+    if not found:
+        return None
+    metric, step = max(found)
+    return -step, metric
 
 
 def _not_written(run: Path, target: Path, error: Exception) -> str:
@@ -144,9 +168,10 @@ def load(saved: Saved) -> tuple[CLIP, dict[str, Any]]:
     return model, trainer
 
 
-def prune(run: Path, keep_last: int, best: int | None) -> None:
-    """Remove all checkpoints but the last `keep_last` and that of step `best`."""
-    kept = {place(run, best)} if best is not None else set()
+def prune(run: Path, keep_last: int, *, keep_best: bool) -> None:
+    """Remove all checkpoints but the last `keep_last` and, if wanted, the one that scored best."""
+    winner = best(run) if keep_best else None
+    kept = place(run, winner[0]) if winner is not None else None
     for folder in find(run)[keep_last:]:
-        if folder not in kept:
+        if folder != kept:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,282 @@
+"""`pocketclip train`: a model from reinforced shards, raw pairs, or live teachers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketclip.errors import ConfigError, MissingDependencyError, PocketclipError
+
+if TYPE_CHECKING:
+    from pocketclip.nn.clip import CLIP
+    from pocketclip.train.loop import OnCheckpoint, Summary
+    from pocketclip.train.recipe import Recipe
+
+
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="The name of a recipe (see --list), or a YAML file."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run's folder.  [default: runs/RECIPE]")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", "-d", help="Reinforced shards, or raw pairs; the recipe's data.source."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="A field of the recipe, as optimizer.lr=1e-3; repeat."),
+    ] = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            help="auto: go on from the newest readable checkpoint in --out; no: refuse a folder "
+            "with a run; or a checkpoint to go on from."
+        ),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the resolved recipe and end.")
+    ] = False,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="Print the recipes that come with pocketclip and end.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use weights from the local cache only.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+) -> None:
+    """Train a model, and leave a run folder with its checkpoints, log and finished model.
+
+    Reinforced shards (`pocketclip reinforce`, or published ones) are replayed: teachers cost
+    nothing. The same command given again goes on where the run stopped, with the very next
+    sample; Ctrl-C writes a checkpoint first. Several processes or machines: torchrun.
+
+    \b
+    pocketclip train grocery-small --data dr --out runs/small
+    pocketclip train grocery-small --data dr --set steps=1000 --set optimizer.lr=2e-3
+    pocketclip train my.yaml --data s3://me/dr --out runs/mine
+    torchrun --nproc-per-node 8 -m pocketclip.train mobileclip-b-datacompdr12m --data dr12m
+    pocketclip train --list
+    """
+    from pocketclip.cli.inputs import print_json
+
+    recipes = _recipes()
+    if list_recipes:
+        _list(recipes, json)
+        return
+    if recipe is None:
+        raise ConfigError("which recipe? `pocketclip train --list` names those that there are")
+    changes: list[str] = list(settings or [])
+    chosen: Recipe = recipes.load_recipe(recipe, changes)
+    if data:
+        source = data[0] if len(data) == 1 else tuple(data)
+        merged = chosen.data.model_copy(update={"source": source})
+        chosen = chosen.model_copy(update={"data": merged})
+    if show:
+        print(recipes.dump(chosen), end="")
+        return
+    out = out or Path("runs") / Path(recipe).stem
+    summary = _run(chosen, out, resume, device, offline)
+    if int(os.environ.get("RANK", "0")) == 0:
+        facts = _facts(summary)
+        if json:
+            print_json(facts)
+        else:
+            _print(summary, facts)
+    if summary.interrupted:
+        raise typer.Exit(130)
+    if summary.skipped:
+        raise typer.Exit(1)
+
+
+def _recipes() -> Any:
+    try:
+        from pocketclip.train import recipe
+    except ModuleNotFoundError as error:
+        if error.name not in ("pydantic", "yaml"):
+            raise
+        raise MissingDependencyError(
+            f"training needs {error.name}: pip install 'pocketclip[train]'"
+        ) from error
+    return recipe
+
+
+def _list(recipes: Any, json: bool) -> None:
+    from pocketclip.cli.inputs import print_json
+
+    found = {name: recipes.load_recipe(name) for name in recipes.names()}
+    if json:
+        print_json({name: recipe.model_dump(mode="json") for name, recipe in found.items()})
+        return
+    width = max(map(len, found))
+    for name, recipe in found.items():
+        print(f"{name:{width}}  {recipe.about}")
+
+
+def _run(recipe: Recipe, out: Path, resume: str, device: str, offline: bool) -> Summary:
+    # Before torch is loaded: its threads share the cores with the processes that decode, and by
+    # default a thread that waits for another one keeps its core busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        from pocketclip.train.loop import train as run
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingDependencyError(
+            "training needs torch: pip install 'pocketclip[train]'"
+        ) from error
+    logging.getLogger("pocketclip.train").setLevel(logging.INFO)
+    shown = Shown()
+    with shown:
+        return run(
+            recipe,
+            out,
+            resume=resume,
+            device=device,
+            teachers=_teachers(recipe, device, offline),
+            on_checkpoint=_scorer(recipe),
+            on_log=shown.log,
+        )
+
+
+def _teachers(recipe: Recipe, device: str, offline: bool) -> Sequence[Any]:
+    if not recipe.teachers:
+        return ()
+    from pocketclip.reinforce.teachers import load_teacher
+
+    return [load_teacher(spec, device=device, offline=offline) for spec in recipe.teachers]
+
+
+def _scorer(recipe: Recipe) -> OnCheckpoint | None:
+    """Return what scores a checkpoint as `pocketclip eval` would, if the recipe wants it."""
+    wanted = recipe.evaluation
+    if wanted is None:
+        return None
+    from pocketclip.evaluate import DataOptions, Failure, plan
+    from pocketclip.evaluate import run as evaluate
+    from pocketclip.infer.encoder import Encoder
+
+    options = DataOptions(
+        label_column=wanted.label_column, caption_column=wanted.caption_column,
+        where=tuple(wanted.where.items()), templates=wanted.templates,
+    )  # fmt: skip
+    tasks = wanted.tasks or (Path(wanted.data.rstrip("/")).stem,)
+    found = plan(tasks, wanted.data, options)
+    if found.missing:
+        raise PocketclipError(f"evaluation: {next(iter(found.missing.values()))}")
+
+    def score(model: CLIP, step: int) -> Mapping[str, float]:
+        metrics: dict[str, float] = {}
+        for item in evaluate(Encoder(model), found.ready, about={"step": step}):
+            if isinstance(item, Failure):
+                raise PocketclipError(f"evaluation of {item.key}: {item.reason}")
+            metrics[item.key] = float(item.metrics["main_metric"])
+        main = sum(metrics.values()) / len(metrics)
+        shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+        print(f"step {step}: {shown}", file=sys.stderr)
+        return {"main_metric": main, **metrics}
+
+    return score
+
+
+class Shown:
+    """The records of a run on standard error: a bar on a terminal, else a line now and then."""
+
+    EVERY = 30.0
+    """Seconds between lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._last = 0.0
+
+    def __enter__(self) -> Shown:
+        if sys.stderr.isatty() and int(os.environ.get("RANK", "0")) == 0:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Show a record of the log."""
+        text = describe(record)
+        if self._bar is not None:
+            self._bar.update(
+                self._task, total=record["steps"], completed=record["step"], description=text
+            )
+            return
+        now = time.monotonic()
+        if now - self._last >= self.EVERY or record["step"] == record["steps"]:
+            self._last = now
+            print(f"step {record['step']} of {record['steps']}: {text}", file=sys.stderr)
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """Return the gist of a record: terms, rate, waiting for data, time left."""
+    terms = [
+        f"{name.removesuffix('_loss')} {value:.3f}"
+        for name, value in record.items()
+        if name.endswith("_loss") and value
+    ]
+    left = int(record["seconds_left"])
+    time_left = f"{left // 3600} h {left % 3600 // 60} min" if left >= 3600 else (
+        f"{left // 60} min {left % 60} s"
+    )  # fmt: skip
+    return (
+        f"loss {record['loss']:.3f} ({', '.join(terms)}), {record['samples_per_second']:.1f} "
+        f"samples/s, {100 * record['data_wait']:.0f} % waiting for data, {time_left} left"
+    )
+
+
+def _facts(summary: Summary) -> dict[str, Any]:
+    best = summary.best
+    return {
+        "run": str(summary.run),
+        "model": str(summary.model) if summary.model is not None else None,
+        "step": summary.step,
+        "steps": summary.steps,
+        "samples": summary.samples,
+        "interrupted": summary.interrupted,
+        "skipped": summary.skipped,
+        "metrics": summary.metrics,
+        "best": None if best is None else {"step": best[0], "main_metric": best[1]},
+        "seconds": round(summary.seconds, 1),
+    }
+
+
+def _print(summary: Summary, facts: Mapping[str, Any]) -> None:
+    if summary.interrupted:
+        print(
+            f"stopped after step {summary.step} of {summary.steps}, saved in {summary.run}; the "
+            "same command goes on",
+            file=sys.stderr,
+        )
+        return
+    print(f"{summary.model}: {summary.samples} samples seen in {summary.steps} steps")
+    if facts["best"]:
+        print(f"best: {facts['best']['main_metric']:.4f} after step {facts['best']['step']}")
+    if summary.skipped:
+        print(
+            f"{summary.skipped} samples could not be used and were replaced (named above)",
+            file=sys.stderr,
+        )

@@ -1,0 +1,132 @@
+"""Recipes: the published settings, fields on top, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from pocketclip.errors import ConfigError
+from pocketclip.train.recipe import differences, dump, load_recipe, names
+
+# From the papers: steps, batch, weights, teacher scales.
+PUBLISHED = {
+    "mobileclip-b-datacompdr12m": (30_000, 8_192, (0.0, 1.0), (100.0, 100.0)),
+    "vit-b16-datacompdr12m": (30_000, 8_192, (0.0, 1.0), (100.0, 100.0)),
+    "vit-b16-datacomp12m": (30_000, 8_192, (1.0, 0.0), None),
+    "mobileclip-datacompdr1b": (200_000, 65_536, (0.0, 1.0), (100.0, 100.0)),
+    "mobileclip-b-lt": (600_000, 65_536, (0.25, 0.75), (100.0, 100.0)),
+    "mobileclip2-dfndr2b": (200_000, 65_536, (0.0, 1.0), (70.0, 60.0)),
+    "mobileclip2-dfndr12m": (30_000, 8_192, (0.0, 1.0), (70.0, 60.0)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_settings(name):
+    recipe = load_recipe(name)
+    steps, batch, weights, scales = PUBLISHED[name]
+    assert (recipe.steps, recipe.batch_size) == (steps, batch)
+    assert recipe.loss.weights == weights
+    assert recipe.loss.teacher_scales == scales
+    optimizer = recipe.optimizer
+    assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 0.2)
+    assert (optimizer.beta2, optimizer.clip_norm) == (0.95, 1.0)
+    assert recipe.schedule.warmup == 1000
+
+
+def test_the_weights_go_with_the_model():
+    name = "mobileclip-datacompdr1b"
+    assert load_recipe(name, ["model.name=MobileCLIP-B"]).loss.weights == (0.25, 0.75)
+    assert load_recipe(name, ["model.name=mobileclip-s2"]).loss.weights == (0.0, 1.0)
+    chosen = load_recipe(name, ["model.name=mobileclip-b", "loss.weights=[0.5, 0.5]"])
+    assert chosen.loss.weights == (0.5, 0.5)
+
+
+def test_longer_training_stays_at_its_rate_for_half():
+    recipe = load_recipe("mobileclip-b-lt")
+    assert (recipe.schedule.kind, recipe.schedule.constant) == ("cosine", 300_000)
+
+
+def test_captions_of_dfndr():
+    for name in ("mobileclip2-dfndr2b", "mobileclip2-dfndr12m"):
+        assert load_recipe(name).data.caption_pattern == "^syn_text_dfn_mscoco38k$"
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_is_whole(name):
+    recipe = load_recipe(name)
+    assert recipe.about
+    assert load_recipe(yaml.safe_load(dump(recipe))) == recipe
+
+
+def test_the_named_ones_are_there():
+    wanted = {*PUBLISHED, "coca-finetune", "grocery-small", "scenes-tiny"}
+    assert wanted <= set(names())
+
+
+def test_settings_come_last(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {name: tiny}\nsteps: 5\nbatch_size: 8\noptimizer: {lr: 5e-4}\n")
+    recipe = load_recipe(file, ["steps=7", "model.overrides.text.layers=3", "optimizer.eps=1e-8"])
+    assert (recipe.steps, recipe.optimizer.lr, recipe.optimizer.eps) == (7, 5e-4, 1e-8)
+    assert recipe.model.config().text.layers == 3
+    assert differences(load_recipe(file), recipe).keys() == {
+        "steps", "optimizer.eps", "model.overrides.text.layers",
+    }  # fmt: skip
+
+
+SMALL = {"model": {"name": "tiny"}, "steps": 5, "batch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["optimzer.lr=1"], "optimzer: unknown field; did you mean 'optimizer'"),
+        (["optimizer.learning_rate=1"], "unknown field .*there are lr, weight_decay"),
+        (["lr"], "is not key=value"),
+        (["steps=[1"], "--set 'steps=\\[1'"),
+        (["steps=0"], "steps: .* greater than or equal to 1"),
+        (["steps.x=1"], "steps has no fields"),
+        (["model.name=mobileclip3"], "unknown model 'mobileclip3'"),
+        (["model.overrides.text.layerz=3"], "did you mean 'layers'"),
+        (["loss.kind=captioning"], "tiny is not a captioner"),
+        (["model.name=coca-tiny"], "coca-tiny is a captioner"),
+        (["loss.weights=[0, 0]"], "nothing would be learnt"),
+        (["loss.weights=[-1, 1]"], "not negative"),
+        (["loss.weights=[0, 1]", "data.reinforced=false"], "needs `data.reinforced: true`"),
+        (["teachers=[tiny]"], "serve only with a second loss.weights"),
+        (["teachers=[tiny]", "loss.weights=[0, 1]"], "give one of both"),
+        (["accumulate=3"], "8 samples do not divide"),
+        (["schedule.constant=5"], "schedule.constant: 5 of 5 steps"),
+        (["data.image_augmentation={blur: {}}"], "data.image_augmentation"),
+    ],
+)
+def test_what_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(SMALL, settings)
+
+
+def test_unknown_recipe_and_bad_files(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'grocery-small'"):
+        load_recipe("grocery-smal")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        load_recipe(tmp_path / "nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="must hold fields"):
+        load_recipe(tmp_path / "list.yaml")
+    (tmp_path / "cut.yaml").write_text("model: {name: tiny\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_recipe(tmp_path / "cut.yaml")
+    (tmp_path / "code.yaml").write_text("about: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_recipe(tmp_path / "code.yaml")
+
+
+def test_recipes_are_read_without_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pocketclip.train.recipe import load_recipe\nload_recipe('grocery-small')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
