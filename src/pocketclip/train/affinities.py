@@ -6,7 +6,7 @@ a chunk, D embedding, K teachers. See `pocketclip.train.loss` for what is comput
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -78,7 +78,7 @@ def student(embeddings: Sequence[Tensor], scale: Scale, chunk: int | None) -> St
         )
     if not all(x.is_floating_point() for x in embeddings):
         raise ConfigError(f"embeddings must be floating point, not {embeddings[0].dtype}")
-    if chunk is not None and (isinstance(chunk, bool) or chunk != int(chunk) or chunk < 1):
+    if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise ConfigError(f"chunk must be a whole number of rows of 1 or more, not {chunk}")
     dtype = wide(*embeddings)
     return Student([x.to(dtype) for x in embeddings], number(scale, "logit_scale", dtype))
@@ -180,7 +180,7 @@ def siglip_term(
             labels[here, _matches(part, first, labels.device)] = 1.0
         else:
             scores = zip(_taught_logits(image, text, part, taught), taught.biases, strict=True)
-            labels = 2 * _mean([(x + shift).sigmoid() for x, shift in scores]) - 1
+            labels = 2 * _mean((x + shift).sigmoid() for x, shift in scores) - 1
         return -F.logsigmoid(labels * logits).sum()
 
     with torch.autocast(image.rows.device.type, enabled=False):
@@ -262,10 +262,17 @@ def _cross_entropies(
     contrastive = F.nll_loss(log_student, labels, reduction="sum") if weights[0] else zero
     distillation = zero
     if weights[1]:
-        targets = _mean([x.softmax(1) for x in taught])
+        targets = _mean(x.softmax(1) for x in taught)
         distillation = -(targets * log_student).sum()
     return torch.stack([contrastive, distillation])
 
 
-def _mean(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts).mean(0) if len(parts) > 1 else parts[0]
+def _mean(parts: Iterable[Tensor]) -> Tensor:
+    """Return the mean of matrices without gradient, which must be new: the first is overwritten."""
+    total: Tensor | None = None
+    count = 0
+    for part in parts:
+        total = part if total is None else total.add_(part)
+        count += 1
+    assert total is not None
+    return total.div_(count) if count > 1 else total
