@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
@@ -273,10 +274,10 @@ class SyncBatchNorm(nn.BatchNorm2d):
             mean, variance, count = _moments(x)
             if self.training and self.running_mean is not None:
                 self._track(mean, variance * (count / (count - 1)))
-            out = _Normalise.apply(x, mean, (variance + self.eps).rsqrt(), count)  # type: ignore[no-untyped-call]
-            if self.affine:
-                out = out * self.weight[:, None, None] + self.bias[:, None, None]
-            return out.to(x.dtype)
+            out: Tensor = _SharedNorm.apply(  # type: ignore[no-untyped-call]
+                x, self.weight, self.bias, mean, variance, count, self.eps
+            )
+        return out
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -307,22 +308,36 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, variance, count
 
 
-class _Normalise(Function):
-    """`(x - mean) * inverse`, where both depend on the x of all ranks."""
+class _SharedNorm(Function):
+    """BatchNorm by given moments, which depend on the x of all ranks; it keeps x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mean: Tensor, inverse: Tensor, count: Tensor) -> Tensor:
-        out = (x.to(mean.dtype) - mean[:, None, None]) * inverse[:, None, None]
-        ctx.save_for_backward(out, inverse, count)
-        ctx.dtype = x.dtype
-        return out
+    def forward(
+        ctx: Any,
+        x: Tensor,  # (b, C, H, W)
+        weight: Tensor | None,  # (C,)
+        bias: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        count: Tensor,  # (), of all ranks
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
+        affine = [None if p is None else p.to(mean.dtype) for p in (weight, bias)]
+        return F.batch_norm(x, mean, variance, *affine, False, 0.0, eps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        out, inverse, count = ctx.saved_tensors
-        sums = torch.stack([grad.sum((0, 2, 3)), (grad * out).sum((0, 2, 3))])
-        dist.all_reduce(sums)
-        shift, slope = (sums / count)[:, :, None, None]
-        back = (grad - shift - out * slope) * inverse[:, None, None]
-        return back.to(ctx.dtype), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse, count = ctx.saved_tensors
+        grad = grad.to(mean.dtype)
+        normal = (x.to(mean.dtype) - mean[:, None, None]) * inverse[:, None, None]
+        mine = torch.stack([(grad * normal).sum((0, 2, 3)), grad.sum((0, 2, 3))])
+        total = mine.clone()
+        dist.all_reduce(total)
+        slope, shift = (total / count)[:, :, None, None]
+        gain = inverse if weight is None else inverse * weight.to(mean.dtype)
+        back = (grad - shift - normal * slope) * gain[:, None, None]
+        # A rank's own sums: gradients of parameters are averaged over ranks afterwards.
+        affine = (None, None) if weight is None else mine.to(weight.dtype).unbind()
+        return back.to(x.dtype), *affine, None, None, None, None

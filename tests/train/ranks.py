@@ -1,0 +1,196 @@
+"""What two real processes compute in `test_distributed`; run by multiprocessing, not by pytest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pocketclip.errors import ConfigError
+from pocketclip.nn.clip import CLIP, random_model
+from pocketclip.train import distributed
+from pocketclip.train.distributed import SyncBatchNorm, convert_sync_batch_norm
+from pocketclip.train.loss import (
+    contrastive_loss,
+    distillation_loss,
+    reinforced_loss,
+    siglip_distillation_loss,
+    siglip_loss,
+)
+
+SIZE = 2
+ROWS = 5  # per rank; no multiple of the chunk
+DIMS, SCALES, BIASES = (3, 5), (9.0, 14.0), (-4.0, -5.0)
+LOSSES = ("contrastive", "distillation", "reinforced", "siglip", "siglip distillation")
+MODELS = {"plain": {}, "recomputed": {"gradient_checkpointing": True}, "frozen": {}}
+
+
+def embeddings(name, rows, **options):
+    """Return the loss `name` of the joined batch's rows `rows` and its gradients."""
+    draw = torch.Generator().manual_seed(0)
+
+    def unit(*shape):
+        x = torch.randn(SIZE * ROWS, *shape, generator=draw, dtype=torch.float64)
+        return nn.functional.normalize(x, dim=-1)[rows]
+
+    image, *texts = [unit(4).requires_grad_() for _ in range(3)]
+    known = [torch.cat([unit(dim) for dim in DIMS], 1) for _ in range(3)]
+    scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
+    bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
+    taught = (*known[:2], DIMS, SCALES)
+    if name == "contrastive":
+        loss = contrastive_loss(image, texts[0], scale, **options)
+    elif name == "distillation":
+        loss = distillation_loss(image, texts[0], scale, *taught, **options)
+    elif name == "reinforced":
+        given = (known[0], known[1:], scale, DIMS, SCALES)
+        terms = reinforced_loss(image, texts, *given, weights=(0.25, 0.75), **options)
+        loss = terms["contrastive_loss"] + terms["distill_loss"]
+    elif name == "siglip":
+        loss = siglip_loss(image, texts[0], scale, bias, **options)
+    else:
+        loss = siglip_distillation_loss(image, texts[0], scale, bias, *taught, BIASES, **options)
+    loss.backward()
+    found = {"loss": loss.detach(), "image": image.grad, "text": texts[0].grad}
+    found |= {"synthetic": texts[1].grad, "scale": scale.grad, "bias": bias.grad}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def model_step(kind, rows, *, synchronised):
+    """Return the loss of a whole model on the joined batch's `rows`, gradients and statistics."""
+    model = random_model("tiny", seed=0, **MODELS[kind]).double().train()
+    if kind == "frozen":
+        model.freeze_batch_norm_statistics()
+    draw = torch.Generator().manual_seed(1)
+    pixels = torch.rand(8, 3, 64, 64, generator=draw, dtype=torch.float64)[rows]
+    ids = torch.randint(1, 49407, (8, 8), generator=draw)[rows]
+    whole: nn.Module = model
+    if synchronised:
+        whole = DistributedDataParallel(convert_sync_batch_norm(model), broadcast_buffers=False)
+    image, text, scale = whole(pixels, ids)
+    loss = contrastive_loss(image, text, scale, gathered=synchronised)
+    loss.backward()
+    found = {"loss": loss.detach()}
+    found |= {f"gradient {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    found |= {f"buffer {n}": b.clone() for n, b in model.named_buffers()}
+    assert isinstance(model, CLIP)
+    return found
+
+
+def batch_norm(rows, *, synchronised, momentum, dtype=torch.float64, offset=100.0, affine=True):
+    """Return output, gradients and statistics of one layer after two batches of `rows`."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3, momentum=momentum, affine=affine)
+    if dtype == torch.float64:
+        norm = norm.double()
+    if affine:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    if synchronised:
+        convert_sync_batch_norm(norm)
+        assert isinstance(norm, SyncBatchNorm)
+    draw = torch.Generator().manual_seed(2)
+    for _ in range(2):
+        x = offset + torch.randn(5, 3, 4, 2, generator=draw, dtype=torch.float64)
+        weight = torch.randn(5, 3, 4, 2, generator=draw, dtype=torch.float64)[rows]
+        x = x[rows].to(dtype).requires_grad_()
+        out = norm(x)
+        (out * weight).sum().backward()
+    found = {"rows": out.detach(), "rows_gradient": x.grad}
+    found |= {f"{n}_gradient": p.grad for n, p in norm.named_parameters()}
+    return found | dict(norm.named_buffers())
+
+
+NORMS = {
+    "usual": {"momentum": 0.1},
+    "plain mean of batches": {"momentum": None},
+    "without weights": {"momentum": 0.1, "affine": False},
+    "single precision": {"momentum": 0.1, "dtype": torch.float32, "offset": 0.0},
+    "half precision": {"momentum": 0.1, "dtype": torch.bfloat16, "offset": 0.0},
+}
+UNEVEN = [slice(0, 1), slice(1, 5)]  # what each rank has in `batch_norm`
+
+
+def _gathered(rank):
+    """Return rows of both ranks for several dtypes, and a gradient."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
+        mine = (torch.arange(6).reshape(3, 2) + 10 * rank).to(dtype)
+        found[str(dtype)] = distributed.gather_rows(mine)
+    found["strided"] = distributed.gather_rows((torch.arange(6).reshape(2, 3) + 10 * rank).T)
+    half = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True)
+    rows = distributed.gather_rows(half)
+    asked = torch.arange(4.0)[:, None].expand(4, 3) * (rank + 1)  # rank 0 asks 0..3, rank 1 twice
+    (rows * asked.bfloat16()).sum().backward()
+    found["gradient"] = half.grad
+    return found
+
+
+def _message(call):
+    try:
+        call()
+    except ConfigError as error:
+        return str(error)
+    return "no error"
+
+
+def _messages(rank):
+    rows = torch.ones(2 + rank, 4)
+    kinds = torch.float32 if rank else torch.float64
+    return {
+        "rows": _message(lambda: distributed.gather_rows(rows)),
+        "loss": _message(lambda: contrastive_loss(rows, rows, 1.0, gathered=True)),
+        "dtype": _message(lambda: distributed.gather_rows(torch.ones(2, 4, dtype=kinds))),
+        "dimensions": _message(lambda: distributed.gather_rows(torch.ones(2, *[1] * rank))),
+        "names": _message(lambda: distributed.average({f"loss{rank}": 1.0})),
+        "number": _message(lambda: distributed.average(dict.fromkeys("abc"[: rank + 1], 1.0))),
+    }
+
+
+def _figures(world):
+    rank = world.rank
+    values = {"b": 1.0 + rank, "a": 0.1 * rank, "c": float("nan") if rank else 1.0}
+    if rank:
+        values = dict(reversed(values.items()))  # another order
+    distributed.barrier()
+    return {
+        "world": (world.rank, world.size, world.local_rank, str(world.device), world.is_main),
+        "functions": (distributed.rank(), distributed.world_size(), distributed.is_main()),
+        "again": distributed.start("cpu") == world,
+        "average": distributed.average(values),
+        "empty": distributed.average({}),
+        "object": distributed.broadcast_object({"from": rank}, source=1),
+    }
+
+
+def run(rank: int, port: int, folder: str) -> None:
+    """Compute everything as rank `rank` and leave it in `folder`."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(SIZE)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    world = distributed.start("cpu")
+    mine = slice(rank * ROWS, (rank + 1) * ROWS)
+    found = {
+        "figures": _figures(world),
+        "messages": _messages(rank),
+        "gathered": _gathered(rank),
+        "embeddings": {
+            (name, chunk): embeddings(name, mine, gathered=True, chunk=chunk)
+            for name in LOSSES
+            for chunk in (None, 2)
+        },
+        "batch_norm": {
+            kind: batch_norm(UNEVEN[rank], synchronised=True, **options)
+            for kind, options in NORMS.items()
+        },
+        "models": {
+            kind: model_step(kind, slice(4 * rank, 4 * rank + 4), synchronised=True)
+            for kind in MODELS
+        },
+    }
+    distributed.stop()
+    found["after"] = (distributed.world_size(), distributed.is_main())
+    torch.save(found, Path(folder) / f"{rank}.pt")

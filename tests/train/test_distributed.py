@@ -1,0 +1,252 @@
+"""Two processes that train together against one with the joined batch."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import nn
+
+from pocketclip import checkpoint
+from pocketclip.errors import ConfigError
+from pocketclip.nn.clip import create_model, random_model
+from pocketclip.nn.reparam import fuse
+from pocketclip.train import distributed
+from pocketclip.train.distributed import SyncBatchNorm, World, convert_sync_batch_norm
+from tests.train import ranks
+
+_EXACT = {"rtol": 1e-9, "atol": 1e-11}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each of two processes computed; they run once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(ranks.run, (port, str(folder)), nprocs=ranks.SIZE)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks.SIZE)]
+
+
+def _of_all(parts, key):
+    return [part[key] for part in parts]
+
+
+# Figures and objects
+
+
+def test_each_process_knows_its_place(found):
+    for rank, part in enumerate(_of_all(found, "figures")):
+        assert part["world"] == (rank, 2, rank, "cpu", rank == 0)
+        assert part["functions"] == (rank, 2, rank == 0)
+        assert part["again"]
+        assert part["object"] == {"from": 1}
+    assert _of_all(found, "after") == [(1, True)] * 2
+
+
+def test_figures_are_averaged_by_name(found):
+    first, second = (part["average"] for part in _of_all(found, "figures"))
+    assert list(first) == ["b", "a", "c"]
+    assert list(second) == ["c", "a", "b"]
+    for average in (first, second):
+        assert average["b"] == 1.5
+        assert average["a"] == 0.05
+        assert math.isnan(average["c"])
+    assert _of_all(found, "figures")[0]["empty"] == {}
+
+
+def test_what_differs_between_ranks_is_a_clear_error_on_each(found):
+    for messages in _of_all(found, "messages"):
+        for name in ("rows", "loss"):
+            assert "differ between ranks: [[2, " in messages[name]
+            assert "same batch size" in messages[name]
+        assert "rows to gather" in messages["dtype"]
+        assert "rows to gather" in messages["dimensions"]
+        assert "figures to average" in messages["names"]
+        assert "figures to average" in messages["number"]
+
+
+# Rows and losses
+
+
+def test_rows_come_in_the_order_of_ranks(found):
+    for part in _of_all(found, "gathered"):
+        for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
+            once = torch.arange(6).reshape(3, 2)
+            wanted = torch.cat([once.to(dtype), (once + 10).to(dtype)])
+            assert part[str(dtype)].dtype == dtype
+            assert torch.equal(part[str(dtype)], wanted)
+        once = torch.arange(6).reshape(2, 3).T
+        assert torch.equal(part["strided"], torch.cat([once, once + 10]))
+
+
+def test_gradients_are_summed_over_what_all_ranks_ask(found):
+    for rank, part in enumerate(_of_all(found, "gathered")):
+        # Rank 0 asks 0, 1, 2, 3 of the four rows, rank 1 twice that.
+        wanted = torch.tensor([[0.0, 3.0], [6.0, 9.0]])[rank][:, None].expand(2, 3)
+        assert part["gradient"].dtype == torch.bfloat16
+        assert torch.equal(part["gradient"].float(), wanted)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("name", ranks.LOSSES)
+def test_losses_and_gradients_are_those_of_the_joined_batch(found, name, chunk):
+    wanted = ranks.embeddings(name, slice(None))
+    parts = [part["embeddings"][name, chunk] for part in found]
+    assert all(part.keys() == wanted.keys() for part in parts)
+    assert {"loss", "image", "text", "scale"} <= wanted.keys()
+    for key, value in wanted.items():
+        if key in ("image", "text", "synthetic"):
+            # Each rank differentiated its own mean; averaging over ranks halves it.
+            joined = torch.cat([part[key] for part in parts]) / ranks.SIZE
+        else:
+            joined = torch.stack([part[key] for part in parts]).mean(0)
+        torch.testing.assert_close(joined, value, **_EXACT, msg=key)
+    assert parts[0]["loss"] != parts[1]["loss"]  # each of its own rows
+
+
+# BatchNorm and whole models
+
+
+@pytest.mark.parametrize("kind", ranks.NORMS)
+def test_batch_norm_is_that_of_the_joined_batch(found, kind):
+    wanted = ranks.batch_norm(slice(None), synchronised=False, **ranks.NORMS[kind])
+    parts = [part["batch_norm"][kind] for part in found]
+    tolerance = {"half precision": (0.02, 0.02), "single precision": (1e-5, 1e-5)}
+    rtol, atol = tolerance.get(kind, (1e-9, 1e-11))
+    assert {"rows", "rows_gradient", "running_mean", "running_var"} <= wanted.keys()
+    for key, value in wanted.items():
+        if key.startswith("rows"):
+            joined = torch.cat([part[key] for part in parts])
+        elif key.endswith("gradient"):
+            joined = sum(part[key] for part in parts)
+        else:
+            assert torch.equal(parts[0][key], parts[1][key])
+            joined = parts[0][key]
+        assert joined.dtype == value.dtype
+        torch.testing.assert_close(joined, value, rtol=rtol, atol=atol, msg=key)
+
+
+@pytest.mark.parametrize("kind", ranks.MODELS)
+def test_a_whole_models_step_is_that_of_the_joined_batch(found, kind):
+    wanted = ranks.model_step(kind, slice(None), synchronised=False)
+    parts = [part["models"][kind] for part in found]
+    assert sum(key.startswith("gradient image.") for key in wanted) > 50
+    assert sum(key.endswith("running_var") for key in wanted) > 10
+    for key, value in wanted.items():
+        if key == "loss":
+            joined = torch.stack([part[key] for part in parts]).mean(0)
+        else:
+            assert torch.equal(parts[0][key], parts[1][key]), key
+            joined = parts[0][key]
+        torch.testing.assert_close(joined, value, rtol=1e-6, atol=1e-9, msg=key)
+    before = random_model("tiny", seed=0)
+    moved = any(
+        not torch.equal(wanted[f"buffer {n}"].float(), b.float()) for n, b in before.named_buffers()
+    )
+    assert moved == (kind != "frozen")
+
+
+def test_conversion_changes_neither_names_nor_marks():
+    model = create_model("tiny")
+    model.freeze("image", train_last=1)
+    model.train()
+    names = list(model.state_dict())
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    frozen = {n for n, m in norms.items() if not m.training}
+    assert frozen
+    assert frozen < norms.keys()
+    assert convert_sync_batch_norm(model) is model
+    assert list(model.state_dict()) == names
+    for name, norm in norms.items():
+        assert model.get_submodule(name) is norm
+        assert type(norm) is SyncBatchNorm
+    model.eval().train()
+    assert {n for n, m in norms.items() if not m.training} == frozen
+
+
+def test_alone_a_converted_model_is_the_plain_one():
+    pixels, ids = torch.rand(4, 3, 64, 64), torch.randint(1, 49407, (4, 8))
+    plain, shared = random_model("tiny", seed=0), random_model("tiny", seed=0)
+    convert_sync_batch_norm(shared)
+    for model in (plain, shared):
+        model.train()
+    for one, other in zip(plain(pixels, ids), shared(pixels, ids), strict=True):
+        assert torch.equal(one, other)
+    for (name, one), other in zip(plain.named_buffers(), shared.buffers(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_converted_model_is_fused_saved_and_loaded(tmp_path):
+    pixels = torch.rand(2, 3, 64, 64)
+    plain, shared = random_model("tiny", seed=0), random_model("tiny", seed=0)
+    convert_sync_batch_norm(shared)
+    fused = fuse(shared)
+    assert not any(isinstance(m, SyncBatchNorm) for m in fused.modules())
+    assert shared.space_id == plain.space_id
+    with torch.no_grad():
+        assert torch.equal(fused.encode_image(pixels), fuse(plain).encode_image(pixels))
+        checkpoint.save(shared, tmp_path / "saved")
+        again = checkpoint.load(tmp_path / "saved")
+        assert torch.equal(again.encode_image(pixels), plain.encode_image(pixels))
+
+
+# Starting
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_without_torchrun_the_world_is_one_process(environment):
+    assert distributed.start("cpu") == World(0, 1, 0, torch.device("cpu"))
+    distributed.barrier()
+    assert distributed.is_main()
+    assert distributed.broadcast_object([1]) == [1]
+    assert distributed.average({"loss": 2.0}) == {"loss": 2.0}
+    rows = torch.ones(2, 3)
+    assert distributed.gather_rows(rows) is rows
+    distributed.stop()
+    for name, value in _settings(WORLD_SIZE="1").items():
+        environment.setenv(name, value)
+    assert distributed.start("cpu") == World(0, 1, 0, torch.device("cpu"))
+
+
+def _settings(**changed):
+    usual = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_PORT": "29512"}
+    return usual | {"MASTER_ADDR": "127.0.0.1"} | changed
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "message"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "cpu", "LOCAL_RANK, MASTER_ADDR, MASTER_PORT not"),
+        (_settings(RANK="one"), "cpu", "whole numbers"),
+        (_settings(RANK="2"), "cpu", "RANK 2 .* does not fit WORLD_SIZE 2"),
+        (_settings(WORLD_SIZE="0"), "cpu", "does not fit WORLD_SIZE 0"),
+        (_settings(MASTER_PORT="port"), "cpu", "cannot reach the others through 127.0.0.1:port"),
+        (_settings(), "meta", "`cpu` or `cuda`, not on 'meta'"),
+        ({}, "cpv", "no device 'cpv'"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(environment, settings, device, message):
+    for name, value in settings.items():
+        environment.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        distributed.start(device)
+    assert os.environ.get("RANK") == settings.get("RANK")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA card here")
+@pytest.mark.usefixtures("environment")
+def test_a_missing_card_is_named():
+    with pytest.raises(ConfigError, match="no CUDA card here; write `cpu`"):
+        distributed.start("cuda")
