@@ -119,24 +119,23 @@ def test_reading_goes_a_bounded_way_ahead():
     assert furthest == bound
 
 
-def test_a_long_set_takes_no_more_memory_than_a_short_one():
+def test_a_long_set_takes_the_memory_of_the_batches_ahead():
     import tracemalloc
 
     large = [colour_photo(c, (100, 100)) for c in COLOURS.values()]
-    peaks = []
-    for count in (40, 400):
-        encoder = PixelColourEncoder()  # its pixels keep the whole image: 120,000 bytes
-        examples = (Example(name=str(i), image=large[i % 6]) for i in range(count))
-        batches = embed_images(
-            encoder, examples, lambda e: e.image, RunOptions(batch_size=4, workers=2), []
-        )
-        tracemalloc.start()
-        for _ in batches:
-            pass
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[0] > 10 * 120_000
-    assert peaks[1] < 1.5 * peaks[0]
+    image, size, count = 120_000, 4, 400  # bytes: this encoder's pixels keep the whole image
+    encoder = PixelColourEncoder()
+    examples = (Example(name=str(i), image=large[i % 6]) for i in range(count))
+    batches = embed_images(
+        encoder, examples, lambda e: e.image, RunOptions(batch_size=size, workers=2), []
+    )
+    tracemalloc.start()
+    for _ in batches:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # How far the threads are ahead depends on the machine; how far they may be does not.
+    assert size * image < peak < 3 * size * (1 + LOADING) * image < count * image / 10
 
 
 def test_the_next_images_are_decoded_and_read_while_a_batch_is_encoded():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pocketclip import zoo
-from pocketclip.errors import ConfigError, DataError
+from pocketclip.errors import ConfigError, DataError, StorageError
 from pocketclip.evaluate import (
     DATACOMP38,
     TASKS,
@@ -164,8 +164,36 @@ def test_what_is_missing_is_named_with_where_it_was_looked_for(root):
     assert f"{root}/wds_mnist_test" in found.missing["mnist"]
     assert f"{root}/my-shelf.csv" in found.missing["my-shelf"]
     assert "near it: imagenet1k" in found.missing["imagnet1k"]
+    assert "published tables" not in found.missing["my-shelf"]  # nothing is near it
     with pytest.raises(ConfigError, match="given twice"):
         plan(["cifar100", "vtab/cifar100"], str(root))
+
+
+def test_a_set_that_is_there_but_damaged_is_not_taken_for_a_misspelt_task(tmp_path):
+    (tmp_path / "cifra10.csv").write_text("image,label\na.jpg,0\n")
+    (reason,) = plan(["cifra10"], str(tmp_path)).missing.values()
+    assert "are numbers" in reason
+    assert "published tables" not in reason
+
+
+def test_a_name_that_is_near_is_given_once():
+    with pytest.raises(ConfigError, match=r"near it: ") as caught:
+        find_task("pairs")
+    near = str(caught.value).partition("near it: ")[2].split(", ")
+    assert len(near) == len(set(near))
+
+
+def test_results_that_cannot_be_written_are_known_before_any_work(root, tmp_path):
+    (tmp_path / "file").write_text("x")
+
+    class Unused(ColourEncoder):
+        def encode_image(self, _images):
+            raise AssertionError("nothing is encoded")
+
+    ready = plan(["cifar10"], str(root)).ready
+    for out in (tmp_path / "file" / "results.jsonl", tmp_path):
+        with pytest.raises(StorageError):
+            next(run(Unused(), ready, out=str(out), options=OPTIONS))
 
 
 @pytest.mark.parametrize(

@@ -102,11 +102,14 @@ def evaluate(
     pocketclip eval runs/small --data pairs.csv --label-column product --where split=test
     """
     from pocketclip.cli.inputs import print_json
-    from pocketclip.evaluate import DataOptions, RunOptions, plan
+    from pocketclip.evaluate import DataOptions, RunOptions, check_probes, plan
     from pocketclip.infer.encoder import load
 
     names = _names(tasks, suite, data)
+    methods = [name.strip() for name in probe.split(",") if probe]
     _check_confusion(confusion, names)
+    if probe:
+        check_probes(methods)
     options = DataOptions(
         image_column=image_column, label_column=label_column, caption_column=caption_column,
         where=_conditions(where or []), split=split, classes_file=classes_file,
@@ -118,7 +121,7 @@ def evaluate(
     if confusion and found.ready[0][1].kind != "classification":
         raise PocketclipError(f"--confusion: {names[0]} is no classification task")
     training = {}
-    if probe:
+    if methods:
         training = _training(found, train_data or data, train_split, options)
     encoder = load(model, model_name, offline=offline)
     settings = RunOptions(
@@ -129,7 +132,7 @@ def evaluate(
     about = {"model": encoder.model.config.name, "source": model}
     shown = _Shown(confusion)
     results, failed = shown.run(encoder, found, out, about, settings)
-    probes = _probes(encoder, found, training, probe.split(","), settings) if probe else {}
+    probes = _probes(encoder, found, training, methods, settings) if methods else {}
     facts = _facts(about, results, probes, failed)
     if json:
         print_json(facts)
@@ -195,14 +198,13 @@ def _probes(
     from pocketclip.cli.inputs import progress
     from pocketclip.evaluate import run_probe
 
-    wanted = [name.strip() for name in methods]
     results = {}
     for task, test in found.ready:
         train = training[task.key]
         total = None if train.total is None or test.total is None else train.total + test.total
         with progress(total, "images", f"{task.key}, for the probes") as advance:
             options = replace(settings, advance=advance)
-            metrics, samples = run_probe(encoder, test, train, wanted, options)
+            metrics, samples = run_probe(encoder, test, train, methods, options)
         results[task.key] = {"train": train.place, "train_samples": samples} | metrics
     return results
 

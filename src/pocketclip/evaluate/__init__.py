@@ -6,6 +6,7 @@ from pocketclip.evaluate.stream import Outcome, RunOptions
 from pocketclip.evaluate.suite import (
     Failure,
     Plan,
+    check_probes,
     evaluate,
     plan,
     run,
@@ -25,6 +26,7 @@ __all__ = [
     "Task",
     "TaskData",
     "average_38",
+    "check_probes",
     "evaluate",
     "find",
     "find_task",

@@ -9,8 +9,7 @@ A set is read one sample at a time, and from its start again whenever it is iter
 from __future__ import annotations
 
 from pocketclip import storage
-from pocketclip.errors import DataError
-from pocketclip.evaluate.examples import DataOptions, Example, Puzzle, TaskData
+from pocketclip.evaluate.examples import DataOptions, Example, NoSetError, Puzzle, TaskData
 from pocketclip.evaluate.folders import open_folders, subfolders
 from pocketclip.evaluate.rows import SUFFIXES
 from pocketclip.evaluate.tables import open_table
@@ -36,7 +35,8 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
     A `root` that is a table is the set.
 
     Raises:
-        DataError: it is in none of these, and the message names them; or it is there and damaged.
+        NoSetError: it is in none of these, and the message names them.
+        DataError: it is there, and damaged.
         StorageError: a place cannot be read.
     """
     options = options or DataOptions()
@@ -57,7 +57,7 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
             return found
         folders.append(root)
     there = [f"{f} is there, but holds none of these{_holds(f)}" for f in folders if subfolders(f)]
-    raise DataError(
+    raise NoSetError(
         f"no data for {task.key}: looked for {', '.join(folders)} (as a webdataset, a table or "
         f"folders by class, with the split {options.split!r}) and for "
         f"{'; '.join([', '.join(tables), *there])}"
@@ -101,4 +101,4 @@ def _open_folder(folder: str, task: Task, options: DataOptions) -> TaskData | No
     return open_folders(folder, options)
 
 
-__all__ = ["DataOptions", "Example", "Puzzle", "TaskData", "find"]
+__all__ = ["DataOptions", "Example", "NoSetError", "Puzzle", "TaskData", "find"]

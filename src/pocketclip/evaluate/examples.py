@@ -18,6 +18,11 @@ from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.evaluate.tasks import Kind
 
+
+class NoSetError(DataError):
+    """A task's set is in none of the places where it could be."""
+
+
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic"),
     *(".heif", ".avif", ".jp2", ".ppm", ".pgm"),

@@ -7,16 +7,19 @@ exist (the top 5 of two classes) are null; readers take NaN for them too, as oth
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.evaluate.tasks import DATACOMP38, Metrics
+from pocketclip.stores import explained
 
 _OURS = "pocketclip"
 
@@ -102,6 +105,23 @@ def _parsed(line: str, where: str) -> Result:
     if not isinstance(about, dict) or not isinstance(dataset, str):
         raise DataError(f'{where} ({row["key"]}): "dataset" or "{_OURS}" is not what it should be')
     return Result(key=row["key"], dataset=dataset, metrics=values, about=about)
+
+
+def writable(path: str) -> None:
+    """Check, before the work, that a local results file can be written; its folder is made.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    if storage.is_remote(path):
+        return  # an empty object would be a file of no results
+    whole = Path(storage.absolute(path))
+    with explained(path, "write"):
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        if whole.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(whole.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def write_results(path: str, results: Iterable[Result]) -> None:

@@ -169,12 +169,15 @@ def embed_images(
 
 def _loaded(name: str, source: bytes | str, prepare: Callable[[Any], Any]) -> Any:
     """Return what `prepare` makes of an image, or that it must be skipped."""
+    place = source if isinstance(source, str) else "image bytes"
     try:
         if isinstance(source, str) and storage.is_remote(source):
-            source = storage.read_bytes(source)
+            source, place = storage.read_bytes(source), "image bytes"
         return prepare(source)
     except (ImageError, NotThereError) as error:
-        return Skipped(name, str(error).removeprefix("image bytes: "))
+        # A table's row is named, and then which file; of a folder both are the same.
+        reason = str(error).removeprefix("image bytes: ")
+        return Skipped(name, reason.removeprefix(f"{place}: ") if place == name else reason)
     except MissingDependencyError as error:  # the image may be good: nothing to skip
         raise MissingDependencyError(f"{name}: {error}") from error
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import __version__, storage
-from pocketclip.errors import ConfigError, DataError
-from pocketclip.evaluate.data import DataOptions, TaskData, find
+from pocketclip.errors import ConfigError, DataError, StorageError
+from pocketclip.evaluate.data import DataOptions, NoSetError, TaskData, find
 from pocketclip.evaluate.probe import knn, linear_probe, scikit_learn
-from pocketclip.evaluate.results import Result, read_results, write_results
+from pocketclip.evaluate.results import Result, read_results, writable, write_results
 from pocketclip.evaluate.retrieval import run_association, run_caption_choice, run_retrieval
 from pocketclip.evaluate.stream import Outcome, RunOptions, features
 from pocketclip.evaluate.tasks import (
@@ -82,8 +82,10 @@ def plan(names: Sequence[str], root: str, options: DataOptions | None = None) ->
     for task in tasks:
         try:
             ready.append((task, find(task, root, options or DataOptions())))
+        except NoSetError as error:
+            missing[task.key] = f"{error}{_hint(task.key)}"
         except DataError as error:
-            missing[task.key] = str(error) if task.key in TASKS else f"{error}{_hint(task.key)}"
+            missing[task.key] = str(error)
     return Plan(ready, missing)
 
 
@@ -95,10 +97,11 @@ def _task(name: str) -> Task:
 
 
 def _hint(key: str) -> str:
+    """Return what the user may have meant instead of a set of their own."""
     try:
         find_task(key)
     except ConfigError as error:
-        return f" ({error})"
+        return f" ({error})" if "near it" in str(error) else ""
     return ""
 
 
@@ -156,8 +159,11 @@ def run(
 
     Raises:
         DataError: `out` holds results of another embedding space, or is no results file.
+        StorageError: `out` cannot be written to.
     """
     options = options or RunOptions()
+    if out:
+        writable(out)  # known before hours of work
     before = resumable(out, encoder) if out and storage.exists(out) else {}
     for task, data in ready:
         old = before.get(task.key)
@@ -169,7 +175,7 @@ def run(
             with watch(task, data) as advance:
                 settings = replace(options, advance=advance)
                 result, outcome = evaluate(encoder, task, data, settings)
-        except DataError as error:
+        except (DataError, StorageError) as error:
             yield Failure(task.key, str(error))
             continue
         result = replace(result, about={**(about or {}), **result.about})
@@ -203,6 +209,20 @@ def resumable(path: str, encoder: Encoder) -> dict[str, Result]:
     return {result.key: result for result in results}
 
 
+def check_probes(methods: Sequence[str]) -> None:
+    """Check that these probes can be trained, before any image is embedded.
+
+    Raises:
+        ConfigError: an unknown method.
+        MissingDependencyError: `linear` without scikit-learn.
+    """
+    unknown = sorted(set(methods) - {"knn", "linear"})
+    if unknown or not methods:
+        raise ConfigError(f"no probe {(unknown or [''])[0]!r}; there are: knn, linear")
+    if "linear" in methods:
+        scikit_learn()
+
+
 def run_probe(
     encoder: Encoder,
     test: TaskData,
@@ -224,11 +244,7 @@ def run_probe(
         DataError: as `evaluate`; or the two have no class names in common.
         MissingDependencyError: `linear` without scikit-learn.
     """
-    unknown = sorted(set(methods) - {"knn", "linear"})
-    if unknown or not methods:
-        raise ConfigError(f"no probe {(unknown or [''])[0]!r}; there are: knn, linear")
-    if "linear" in methods:
-        scikit_learn()  # before the images are embedded
+    check_probes(methods)
     for data in (train, test):
         if not data.classes:
             raise DataError(f"{data.place} has no classes to learn or to tell apart")

@@ -138,7 +138,8 @@ def find_task(name: str) -> Task:
     short = {key.rpartition("/")[2]: key for key in TASKS} | _SHORT
     key = wanted if wanted in TASKS else short.get(wanted)
     if key is None:
-        near = difflib.get_close_matches(wanted, [*TASKS, *short], n=3, cutoff=0.5)
+        known = dict.fromkeys([*TASKS, *short])
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ConfigError(f"no task {name!r} in the published tables{hint}")
     return TASKS[key]
