@@ -14,6 +14,7 @@ from pocketclip.nn.clip import CLIP, random_model
 from pocketclip.train import distributed
 from pocketclip.train.distributed import SyncBatchNorm, convert_sync_batch_norm
 from pocketclip.train.loss import (
+    captioning_loss,
     contrastive_loss,
     distillation_loss,
     reinforced_loss,
@@ -57,6 +58,18 @@ def embeddings(name, rows, **options):
     found = {"loss": loss.detach(), "image": image.grad, "text": texts[0].grad}
     found |= {"synthetic": texts[1].grad, "scale": scale.grad, "bias": bias.grad}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def captioning(rows, *, gathered):
+    """Return the captioning loss of `rows` and its gradient; the second half has no labels."""
+    draw = torch.Generator().manual_seed(3)
+    logits = torch.randn(4, 5, 7, generator=draw, dtype=torch.float64)[rows].requires_grad_()
+    labels = torch.randint(1, 7, (4, 5), generator=draw)
+    labels[1, 2:] = 0
+    labels[2:] = 0
+    loss = captioning_loss(logits, labels[rows], gathered=gathered)
+    loss.backward()
+    return {"loss": loss.detach(), "gradient": logits.grad}
 
 
 def model_step(kind, rows, *, synchronised):
@@ -182,6 +195,7 @@ def run(rank: int, port: int, folder: str) -> None:
             for name in LOSSES
             for chunk in (None, 2)
         },
+        "captioning": captioning(slice(2 * rank, 2 * rank + 2), gathered=True),
         "batch_norm": {
             kind: batch_norm(UNEVEN[rank], synchronised=True, **options)
             for kind, options in NORMS.items()

@@ -19,6 +19,7 @@ from pocketclip.train import distributed
 from pocketclip.train.distributed import SyncBatchNorm, World, convert_sync_batch_norm
 from tests.train import ranks
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one pair of processes for all
 _EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
 
@@ -108,6 +109,15 @@ def test_losses_and_gradients_are_those_of_the_joined_batch(found, name, chunk):
             joined = torch.stack([part[key] for part in parts]).mean(0)
         torch.testing.assert_close(joined, value, **_EXACT, msg=key)
     assert parts[0]["loss"] != parts[1]["loss"]  # each of its own rows
+
+
+def test_captions_of_unequal_length_weigh_as_in_the_joined_batch(found):
+    wanted = ranks.captioning(slice(None), gathered=False)
+    parts = _of_all(found, "captioning")
+    assert parts[1]["loss"] == 0  # all padding there
+    joined = torch.cat([part["gradient"] for part in parts]) / ranks.SIZE
+    torch.testing.assert_close(joined, wanted["gradient"], **_EXACT)
+    torch.testing.assert_close(sum(part["loss"] for part in parts) / 2, wanted["loss"], **_EXACT)
 
 
 # BatchNorm and whole models

@@ -323,8 +323,8 @@ class _SharedNorm(Function):
         eps: float,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
-        affine = [None if p is None else p.to(mean.dtype) for p in (weight, bias)]
-        return F.batch_norm(x, mean, variance, *affine, False, 0.0, eps)
+        gain, shift = (None if p is None else p.to(mean.dtype) for p in (weight, bias))
+        return F.batch_norm(x, mean, variance, gain, shift, training=False, eps=eps)
 
     @staticmethod
     @once_differentiable

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pocketclip.errors import ConfigError
+from pocketclip.train import distributed
 from pocketclip.train.affinities import (
     Scale,
     clip_terms,
@@ -235,7 +236,9 @@ def siglip_distillation_loss(
     return siglip_term(pupil, bias, taught, gathered, chunk)
 
 
-def captioning_loss(logits: Tensor, labels: Tensor, *, pad_id: int = 0) -> Tensor:
+def captioning_loss(
+    logits: Tensor, labels: Tensor, *, pad_id: int = 0, gathered: bool = False
+) -> Tensor:
     """Return CoCa's captioning loss: the cross entropy of each next token.
 
     The mean over the labels that are not padding (arXiv 2205.01917, section 3.2).
@@ -244,6 +247,8 @@ def captioning_loss(logits: Tensor, labels: Tensor, *, pad_id: int = 0) -> Tenso
         logits: (b, T, V), the decoder's output.
         labels: (b, T) whole numbers, the token that follows each position.
         pad_id: the label that does not count.
+        gathered: divide by the mean number of labels of all processes, so that the mean of loss
+            and gradients over processes is that of the joined batch.
 
     Raises:
         ConfigError: shapes that do not fit, a label beyond the vocabulary, or only padding.
@@ -258,10 +263,12 @@ def captioning_loss(logits: Tensor, labels: Tensor, *, pad_id: int = 0) -> Tenso
     counted = labels != pad_id
     outside = counted & ((labels < 0) | (labels >= logits.shape[2]))
     count, wrong = torch.stack([counted.sum(), outside.sum()]).tolist()
-    if not count:
-        raise ConfigError(f"all labels are padding (id {pad_id}): there is nothing to learn from")
     if wrong:
         raise ConfigError(f"{wrong} labels are outside of the vocabulary of {logits.shape[2]}")
+    if gathered:
+        count = distributed.average({"labels": count})["labels"]
+    if not count:
+        raise ConfigError(f"all labels are padding (id {pad_id}): there is nothing to learn from")
     with torch.autocast(logits.device.type, enabled=False):
-        flat = logits.flatten(0, 1).to(wide(logits))
-        return F.cross_entropy(flat, labels.flatten().long(), ignore_index=pad_id)
+        flat, words = logits.flatten(0, 1).to(wide(logits)), labels.flatten().long()
+        return F.cross_entropy(flat, words, ignore_index=pad_id, reduction="sum") / count
