@@ -158,6 +158,15 @@ def test_a_task_that_fails_does_not_stop_the_others(root, tmp_path):
     assert [result.key for result in read_results(out)] == ["cifar10"]
 
 
+def test_a_file_that_is_gone_fails_its_task_only(root, tmp_path):
+    ready = plan(["dtd", "cifar10"], str(root)).ready
+    (root / "wds_vtab-dtd_test" / "test" / "0.tar").unlink()
+    found = list(run(ColourEncoder(), ready, out=str(tmp_path / "r.jsonl"), options=OPTIONS))
+    assert isinstance(found[0], Failure)
+    assert "0.tar" in found[0].reason
+    assert found[1].key == "cifar10"
+
+
 def test_what_is_missing_is_named_with_where_it_was_looked_for(root):
     found = plan(["cifar10", "mnist", "my-shelf", "imagnet1k"], str(root))
     assert [task.key for task, _ in found.ready] == ["cifar10"]
