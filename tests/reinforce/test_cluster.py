@@ -1,4 +1,8 @@
-"""The job on a Ray cluster of this machine; all tests share one session."""
+"""The job on a Ray cluster of this machine; the tests of a process share one session.
+
+Other processes may run these tests at the same time: pytest-xdist 3.8 with pytest 9.2 does not
+keep groups together (pytest-xdist issue 1386). So actors are killed by their ancestry only.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +59,7 @@ def contents(folder):
 
 
 def _actors() -> list[int]:
-    """Processes of this session's actors, not of another run of the tests on this machine.
+    """Processes of this session's actors, not of other tests or programs on this machine.
 
     The raylet is a child of this process and the actors are its children.
     """
