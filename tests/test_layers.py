@@ -43,6 +43,7 @@ LAYERS = {
     "pocketclip.train": 2,
     "pocketclip.train.__main__": 4,  # what torchrun starts: the verb of the command line
     "pocketclip.compat": 3,
+    "pocketclip.quickstart": 3,
     "pocketclip.cli": 4,
 }
 # Everyone may ask for the version, which stands at the top.

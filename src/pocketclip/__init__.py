@@ -44,7 +44,8 @@ _ROOMS = frozenset(
             "nn",
             "pairs",
         ),
-        *("preprocess", "reinforce", "shards", "storage", "tokenizer", "types", "zoo"),
+        *("preprocess", "quickstart", "reinforce", "shards", "storage", "tokenizer", "train"),
+        *("types", "zoo"),
     }
 )
 

@@ -83,6 +83,15 @@ class PairOptions:
         return json.dumps([*taken, self.fetch_missing], sort_keys=True, default=str)
 
 
+@dataclass
+class Draft:
+    """A pair whose image is still to be read or fetched."""
+
+    pair: Pair
+    source: str
+    """A path, or an http(s) URL."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairShard(abc.ABC):
     """A part of the pairs, without the pairs: iterating it reads them, in a fixed order.
@@ -105,14 +114,12 @@ class PairShard(abc.ABC):
     @abc.abstractmethod
     def __iter__(self) -> Iterator[Pair | Bad]: ...
 
+    @abc.abstractmethod
+    def _drafts(self) -> Iterator[Pair | Bad | Draft]: ...
 
-@dataclass
-class Draft:
-    """A pair whose image is still to be read or fetched."""
-
-    pair: Pair
-    source: str
-    """A path, or an http(s) URL."""
+    def drafts(self) -> Iterator[Pair | Bad | Draft]:
+        """Yield what iterating does, but with images that are elsewhere not read: as drafts."""
+        return self._drafts()
 
 
 def digest(*parts: str | bytes) -> str:

@@ -621,7 +621,7 @@ def data_config(recipe: Recipe) -> DataConfig:
     if not data.source:
         raise ConfigError("no data: give data.source, a folder of reinforced shards for instance")
     fields = data.model_dump(exclude={"workers"})
-    return DataConfig(**fields)
+    return DataConfig(**fields, embeddings=recipe.loss.weights[1] > 0)
 
 
 def teacher_facts(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pocketclip.errors import ConfigError
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.transformer import statistics_held
+from pocketclip.train import distributed
 from pocketclip.train import loss as losses
 from pocketclip.train.data import Batch, normalise
 from pocketclip.train.recipe import LossSection
@@ -109,6 +110,8 @@ class Stepper:
         targets = self._targets(batches)
         if len(batches) == 1:
             features = self._forward(batches[0])
+            if features.captioning is not None:
+                features.captioning = self._token_shares(batches)[0] * features.captioning
             terms = self._terms(features, targets)
             self._scaled(_total(terms)).backward()
         else:
@@ -222,10 +225,14 @@ class Stepper:
         return terms
 
     def _token_shares(self, batches: Sequence[Batch]) -> list[float]:
-        """Return each micro-batch's part of the step's labels, over which the loss is a mean."""
+        """Return each micro-batch's part of the step's labels, over which the loss is a mean.
+
+        Over the labels of all processes, so that they sum to 1 only on average.
+        """
         fitted = [self.model.text.fit(torch.cat(batch.captions)) for batch in batches]
         counts = [int((ids[:, 1:] != 0).sum()) for ids in fitted]
-        return [count / sum(counts) for count in counts]
+        total = distributed.average({"labels": float(sum(counts))})["labels"]
+        return [count / total for count in counts]
 
     @contextlib.contextmanager
     def _syncing(self, last: bool) -> Iterator[None]:

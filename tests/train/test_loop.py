@@ -1,0 +1,439 @@
+"""Runs from end to end: folders, resuming, killing, damage, full disks, several processes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pocketclip import checkpoint
+from pocketclip.errors import CheckpointError, ConfigError, DataError, TrainingError
+from pocketclip.nn.reparam import fuse
+from pocketclip.train import loop, saving
+from pocketclip.train.logs import read
+from pocketclip.train.loop import train
+from pocketclip.train.recipe import load_recipe, names
+from tests.shards.making import folder, sample
+
+SMALL = {
+    "image_size": 16, "image.depths": [1, 1, 1, 1], "image.widths": [8, 8, 16, 32],
+    "text.layers": 1, "text.context_length": 16, "text.embedding_buckets": 1024,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    made = tmp_path_factory.mktemp("data") / "dr"
+    made.mkdir()
+    return str(folder(made, [[sample(i) for i in range(k, k + 9)] for k in (0, 9, 18)]))
+
+
+def recipe(shards, **fields):
+    base = {
+        "model": {"name": "tiny", "overrides": SMALL},
+        "data": {"source": shards, "workers": 0},
+        "loss": {"weights": [0.5, 0.5]},
+        "schedule": {"warmup": 2},
+        "steps": 6,
+        "batch_size": 8,
+        "precision": "float32",
+        "log_every": 1,
+        "checkpoint": {"every_steps": 2, "every_minutes": None},
+        "tensorboard": False,
+    }
+    return load_recipe(base, fields)
+
+
+def weights(run):
+    return checkpoint.load(run).state_dict()
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(recipe(shards), run, device="cpu")
+    return run
+
+
+def test_a_run_leaves_what_the_documentation_says(undisturbed, shards):
+    assert {p.name for p in undisturbed.iterdir()} == {
+        "recipe.yaml", "run.json", "log.jsonl", "checkpoints", "model",
+    }  # fmt: skip
+    assert load_recipe(undisturbed / "recipe.yaml") == recipe(shards)
+    facts = json.loads((undisturbed / "run.json").read_text())
+    assert facts["samples"] == 27
+    assert facts["index_hash"]
+    assert facts["starts"][0]["torch"] == torch.__version__
+    log = read(undisturbed / "log.jsonl")
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
+    for line in log:
+        assert line["loss"] == pytest.approx(
+            line["contrastive_loss"] + line["distill_loss"], abs=1e-5
+        )
+        assert line["samples_per_second"] > 0
+        assert 0 <= line["data_wait"] <= 1
+    assert log[-1]["seconds_left"] == 0
+    assert [p.name for p in saving.find(undisturbed)] == [
+        "step-00000006", "step-00000004", "step-00000002",
+    ]  # fmt: skip
+    model = checkpoint.load(undisturbed)
+    assert same(model.state_dict(), weights(saving.find(undisturbed)[0]))
+    fuse(model)
+
+
+def test_it_learns(shards, tmp_path):
+    fields = {"steps": 40, "optimizer.lr": 3e-3, "loss.weights": [0.0, 1.0], "log_every": 5}
+    train(recipe(shards, **fields), tmp_path / "run", device="cpu")
+    losses = [line["loss"] for line in read(tmp_path / "run" / "log.jsonl")]
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_the_same_command_twice_does_nothing_more(undisturbed, shards):
+    before = weights(undisturbed)
+    summary = train(recipe(shards), undisturbed, device="cpu")
+    assert (summary.step, summary.seconds) == (6, 0.0)
+    assert same(before, weights(undisturbed))
+
+
+@pytest.mark.parametrize("fields", [{}, {"ema": 0.9, "accumulate": 2}])
+def test_a_stopped_run_ends_with_the_same_bits(shards, tmp_path, fields, monkeypatch):
+    whole = recipe(shards, **fields)
+    train(whole, tmp_path / "whole", device="cpu")
+    real = loop._Run._one
+
+    def stops(self, batches, window):
+        real(self, batches, window)
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Run, "_one", stops)
+    summary = train(whole, tmp_path / "parts", device="cpu")
+    assert (summary.interrupted, summary.step, summary.model) == (True, 3, None)
+    monkeypatch.setattr(loop._Run, "_one", real)
+    assert not train(whole, tmp_path / "parts", device="cpu").interrupted
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    steps = [line["step"] for line in read(tmp_path / "parts" / "log.jsonl")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert len(json.loads((tmp_path / "parts" / "run.json").read_text())["starts"]) == 2
+
+
+def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
+    fields = {"steps": 14, "data.workers": 1, "model.overrides.drop_path": 0.2}
+    whole = recipe(shards, **fields)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole.model_dump(mode="json")))
+    train(whole, tmp_path / "whole", device="cpu")
+    command = [
+        *(sys.executable, "-m", "pocketclip", "train", str(tmp_path / "recipe.yaml")),
+        *("--out", str(tmp_path / "killed"), "--device", "cpu"),
+    ]
+    log = tmp_path / "killed" / "log.jsonl"
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while len(read(log)) < 5 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read().decode()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    assert not (tmp_path / "killed" / "model").exists()
+    done = subprocess.run(
+        [*command, "--json"], check=True, timeout=120, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["step"] == 14
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+def _resumable(shards, tmp_path, monkeypatch):
+    """A run that was stopped after step 5, with checkpoints 2, 4 and 5."""
+    real = loop._Run._one
+
+    def stops(self, batches, window):
+        real(self, batches, window)
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop._Run, "_one", stops)
+    run = tmp_path / "run"
+    assert train(recipe(shards), run, device="cpu").step == 5
+    monkeypatch.setattr(loop._Run, "_one", real)
+    return run
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "seal", "gone"])
+def test_a_corrupt_checkpoint_is_passed_over(
+    shards, tmp_path, monkeypatch, damage, caplog, undisturbed
+):
+    run = _resumable(shards, tmp_path, monkeypatch)
+    newest = saving.find(run)[0]
+    file = newest / ("model.safetensors" if damage in ("cut", "gone") else "trainer.pt")
+    data = bytearray(file.read_bytes())
+    if damage == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif damage == "gone":
+        file.unlink()
+    else:
+        (newest / "checkpoint.json").write_text("{")
+    summary = train(recipe(shards), run, device="cpu")
+    assert summary.step == 6
+    assert "an older checkpoint is tried" in caplog.text
+    assert same(weights(run), weights(undisturbed))
+
+
+def test_nothing_readable_is_an_error(shards, tmp_path, monkeypatch):
+    run = _resumable(shards, tmp_path, monkeypatch)
+    for found in saving.find(run):
+        (found / "trainer.pt").unlink()
+    with pytest.raises(TrainingError, match="none of the checkpoints"):
+        train(recipe(shards), run, device="cpu")
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_good(shards, tmp_path, monkeypatch):
+    real = torch.save
+
+    def full(state, path, *args, **options):
+        if "00000004" in str(path):
+            Path(path).write_bytes(b"some of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(state, path, *args, **options)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"disk is full.*step-00000002; free some space"):
+        train(recipe(shards), tmp_path / "run", device="cpu")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+    monkeypatch.setattr(torch, "save", real)
+    assert train(recipe(shards), tmp_path / "run", device="cpu").step == 6
+
+
+def test_a_loss_that_is_no_number_stops_the_run(shards, tmp_path, monkeypatch):
+    real = loop._Run._one
+
+    def poisons(self, batches, window):
+        if self.step == 3:
+            with torch.no_grad():
+                self.model.logit_scale.fill_(float("nan"))
+        real(self, batches, window)
+
+    monkeypatch.setattr(loop._Run, "_one", poisons)
+    with pytest.raises(TrainingError, match=r"is nan at step 4.*step-00000002.*optimizer.lr"):
+        train(recipe(shards), tmp_path / "run", device="cpu")
+
+
+def test_another_recipe_or_folder_is_refused(shards, undisturbed, tmp_path):
+    with pytest.raises(TrainingError, match=r"optimizer.lr was 0.001, is 0.002"):
+        train(recipe(shards, **{"optimizer.lr": 2e-3}), undisturbed, device="cpu")
+    # What does not decide the weights may change.
+    train(recipe(shards, log_every=3), undisturbed, device="cpu")
+    with pytest.raises(TrainingError, match="--resume auto"):
+        train(recipe(shards), undisturbed, device="cpu", resume="no")
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(TrainingError, match="holds other files"):
+        train(recipe(shards), tmp_path, device="cpu")
+    with pytest.raises(CheckpointError, match="no checkpoint of a run there"):
+        train(recipe(shards), tmp_path / "new", device="cpu", resume=str(tmp_path / "nowhere"))
+
+
+def test_changed_data_are_refused(tmp_path, monkeypatch):
+    made = tmp_path / "dr"
+    made.mkdir()
+    folder(made, [[sample(i) for i in range(20)]])
+    run = _resumable(str(made), tmp_path, monkeypatch)
+    for path in made.iterdir():
+        path.unlink()
+    folder(made, [[sample(i) for i in range(1, 21)]])
+    with pytest.raises(TrainingError, match="no longer those of the checkpoint"):
+        train(recipe(str(made)), run, device="cpu")
+
+
+def test_a_checkpoint_elsewhere_can_be_gone_on_from(shards, undisturbed, tmp_path):
+    second = str(saving.find(undisturbed)[2])
+    summary = train(recipe(shards), tmp_path / "other", device="cpu", resume=second)
+    assert summary.step == 6
+    assert [line["step"] for line in read(tmp_path / "other" / "log.jsonl")] == [3, 4, 5, 6]
+    assert same(weights(tmp_path / "other"), weights(undisturbed))
+
+
+def test_the_best_checkpoint_is_kept(shards, tmp_path):
+    scores = iter([0.1, 0.9, 0.3, 0.2, 0.4])
+    seen = []
+
+    def score(model, step):
+        assert model.config.name == "tiny"
+        seen.append(step)
+        return {"main_metric": next(scores)}
+
+    fields = {"steps": 10, "checkpoint.keep_last": 1}
+    summary = train(recipe(shards, **fields), tmp_path / "run", device="cpu", on_checkpoint=score)
+    assert seen == [2, 4, 6, 8, 10]
+    assert summary.best == (4, 0.9)
+    assert [p.name for p in saving.find(tmp_path / "run")] == ["step-00000010", "step-00000004"]
+    scored = [line for line in read(tmp_path / "run" / "log.jsonl") if "eval/main_metric" in line]
+    assert [line["step"] for line in scored] == seen
+
+
+def test_an_average_is_what_is_scored_and_finished(shards, tmp_path):
+    models = []
+
+    def score(model, step):  # noqa: ARG001
+        models.append({n: v.clone() for n, v in model.state_dict().items()})
+        return {"main_metric": 0.0}
+
+    run = tmp_path / "run"
+    train(recipe(shards, ema=0.9), run, device="cpu", on_checkpoint=score)
+    assert same(weights(run), models[-1])
+    assert not same(weights(run), weights(saving.find(run)[0]))
+
+
+def test_the_scale_is_clamped(shards, tmp_path):
+    fields = {"max_logit_scale": 14.0, "optimizer.lr": 1e-3}
+    train(recipe(shards, **fields), tmp_path / "run", device="cpu")
+    found = read(tmp_path / "run" / "log.jsonl")
+    assert max(line["logit_scale"] for line in found) == pytest.approx(14.0, abs=1e-3)
+
+
+def test_what_is_frozen_stays(shards, tmp_path):
+    fields = {"model.freeze_text": 0, "model.freeze_image": 1, "model.freeze_batch_norm": True}
+    changed = recipe(shards, **fields)
+    before = loop.first_model(changed).state_dict()
+    train(changed, tmp_path / "run", device="cpu")
+    after = weights(tmp_path / "run")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "image.head.weight" in moved or any(n.startswith("image.") for n in moved)
+    assert not any(name.startswith("text.") for name in moved)
+    assert not any("running_" in name for name in moved)
+    with pytest.raises(ConfigError, match="model.freeze_image: train_last must be"):
+        train(recipe(shards, **{"model.freeze_image": 99}), tmp_path / "no", device="cpu")
+
+
+def test_a_run_can_begin_with_other_weights(shards, undisturbed, tmp_path):
+    begun = recipe(shards, **{"model.init": str(undisturbed), "optimizer.lr": 1e-9, "steps": 1})
+    train(begun, tmp_path / "run", device="cpu")
+    for name, value in weights(tmp_path / "run").items():
+        if "running" not in name and value.is_floating_point():
+            torch.testing.assert_close(value, weights(undisturbed)[name], atol=1e-5, rtol=0)
+    wrong = recipe(shards, **{"model.init": str(undisturbed), "model.overrides.text.layers": 2})
+    with pytest.raises(CheckpointError, match="does not fit tiny as the recipe describes"):
+        train(wrong, tmp_path / "no", device="cpu")
+
+
+def test_precision_checkpointing_and_layout(shards, tmp_path):
+    plain = recipe(shards, steps=2)
+    train(plain, tmp_path / "plain", device="cpu")
+    expected = read(tmp_path / "plain" / "log.jsonl")[0]["loss"]
+    for name, fields in {
+        "checkpointing": {"gradient_checkpointing": True},
+        "channels_last": {"channels_last": True},
+        "bfloat16": {"precision": "bfloat16"},
+        "float16": {"precision": "float16"},
+    }.items():
+        train(recipe(shards, steps=2, **fields), tmp_path / name, device="cpu")
+        found = read(tmp_path / name / "log.jsonl")[0]["loss"]
+        assert found == pytest.approx(expected, rel=0.03 if "16" in name else 1e-4), name
+
+
+def test_errors_before_the_first_step_leave_no_folder(shards, tmp_path):
+    with pytest.raises(ConfigError, match="no data"):
+        train(recipe(()), tmp_path / "run", device="cpu")
+    with pytest.raises(DataError):
+        train(recipe(str(tmp_path / "nowhere")), tmp_path / "run", device="cpu")
+    with pytest.raises(ConfigError, match="8 does not divide by 1 processes x 3"):
+        train(
+            recipe(shards).model_copy(update={"accumulate": 3}), tmp_path / "run", device="cpu"
+        )
+    with pytest.raises(ConfigError, match="live teachers; 0 were given"):
+        train(recipe(shards).model_copy(update={"teachers": ("x",)}), tmp_path / "r", device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_teachers_facts_must_be_known(tmp_path):
+    made = tmp_path / "dr"
+    made.mkdir()
+    source = str(folder(made, [[sample(i) for i in range(20)]], index=False))
+    (made / "config.json").write_text(
+        json.dumps({"reinforce": {"image_augmentation": {"random_resized_crop": {"size": 8}}}})
+    )
+    with pytest.raises(ConfigError, match="set loss.teacher_dims"):
+        train(recipe(source), tmp_path / "run", device="cpu")
+    known = recipe(source, **{"loss.teacher_dims": [8, 4], "loss.teacher_scales": [50, 60], "steps": 1})
+    assert train(known, tmp_path / "run", device="cpu").step == 1
+
+
+REDUCED = {
+    "vit": {"image.width": 32, "image.layers": 1, "image.heads": 2, "image.patch_size": 8},
+    "mci": {"image.widths": 8},
+}
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_first_step_of_every_recipe(name, shards, tmp_path):
+    full = load_recipe(name)
+    config = full.model.config()
+    small = dict(full.model.overrides)
+    small |= {"image_size": 32, "embed_dim": 16, "text.width": 32, "text.layers": 1, "text.heads": 2}
+    if hasattr(config.image, "depths"):
+        stages = len(config.image.depths)
+        small |= {"image.depths": [1] * stages, "image.widths": [8 * 2**i for i in range(stages)]}
+    else:
+        small |= {"image.width": 32, "image.layers": 1, "image.heads": 2}
+        if config.image.stem == "patch":
+            small |= {"image.patch_size": 16}
+        if config.image.pool_queries:
+            small |= {"image.pool_queries": 5, "image.pool_heads": 2}
+    if config.decoder is not None:
+        small |= {"decoder.layers": 1, "decoder.heads": 2}
+    changes = {
+        "model.overrides": small,
+        "data.source": shards,
+        "data.workers": 0,
+        # The published keys of captions and logit scales, on shards that have others.
+        "data.caption_pattern": ".*",
+        "batch_size": 4 * full.accumulate,
+        "steps": 1,
+        "schedule.constant": 0,
+        "precision": "float32",
+        "tensorboard": False,
+    }
+    summary = train(load_recipe(name, changes), tmp_path / "run", device="cpu")
+    assert summary.step == 1
+    log = read(tmp_path / "run" / "log.jsonl")[0]
+    assert np.isfinite(log["loss"])
+    assert log["grad_norm"] > 0
+    weights_of = dict(zip(("contrastive_loss", "distill_loss"), full.loss.weights, strict=True))
+    for term, weight in weights_of.items():
+        assert (log.get(term, 0.0) != 0) == (weight > 0)
+
+
+def test_plain_training_on_raw_pairs(tmp_path):
+    from PIL import Image
+
+    table = ["filepath,caption,split"]
+    for i in range(12):
+        Image.new("RGB", (24, 20), (20 * i, 10, 200)).save(tmp_path / f"{i}.png")
+        table.append(f"{i}.png,shade number {i},{'train' if i < 10 else 'test'}")
+    (tmp_path / "pairs.csv").write_text("\n".join(table) + "\n")
+    fields = {
+        "data.reinforced": False, "data.captions": "truth", "data.where.split": "train",
+        "loss.weights": [1.0, 0.0], "batch_size": 5, "steps": 3,
+    }  # fmt: skip
+    run = tmp_path / "run"
+    assert train(recipe(str(tmp_path / "pairs.csv"), **fields), run, device="cpu").step == 3
+    assert json.loads((run / "run.json").read_text())["samples"] == 10

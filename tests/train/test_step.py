@@ -1,0 +1,279 @@
+"""Gradients of a step: accumulated, trimmed, distilled by live teachers, frozen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pocketclip.errors import ConfigError
+from pocketclip.nn.clip import random_model
+from pocketclip.tokenizer import Tokenizer
+from pocketclip.train import loss as losses
+from pocketclip.train.data import Batch, normalise
+from pocketclip.train.recipe import LossSection
+from pocketclip.train.step import Stepper
+
+CPU = torch.device("cpu")
+DIMS, SCALES = (8, 4), (30.0, 20.0)
+# Without BatchNorm, so that micro-batches can equal a batch.
+VIT = {
+    "image.width": 32, "image.layers": 2, "image.heads": 2, "image.patch_size": 8,
+    "image_size": 16, "text.width": 32, "text.layers": 2, "text.heads": 2, "embed_dim": 16,
+    "text.embedding_buckets": 2048,
+}  # fmt: skip
+MCI = {
+    "image.depths": (1, 1, 1, 1), "image_size": 32, "text.layers": 1, "text.context_length": 16,
+}  # fmt: skip
+WORDS = "a red cup and two green apples on some old wooden table in Paris".split()
+
+
+def batch(model, size, *, seed=0, captions=2, dims=DIMS):
+    rng = np.random.default_rng(seed)
+    side, context = model.config.image_size, model.config.text.context_length
+    texts = [
+        [" ".join(rng.choice(WORDS, rng.integers(1, 8))) + "!" for _ in range(size)]
+        for _ in range(captions)
+    ]
+    tokenizer = Tokenizer()
+    ids = [torch.from_numpy(np.asarray(tokenizer(one)))[:, : max(context, 20)] for one in texts]
+    if context < 77:
+        ids = [_cut(one, context) for one in ids]
+
+    def unit():
+        parts = [F.normalize(torch.from_numpy(rng.standard_normal((size, d))), dim=1) for d in dims]
+        return torch.cat(parts, 1).float()
+
+    return Batch(
+        images=torch.from_numpy(rng.integers(0, 256, (size, 3, side, side), np.uint8)),
+        captions=ids,
+        texts=texts,
+        teacher_image=unit(),
+        teacher_captions=[unit() for _ in range(captions)],
+        uids=[str(i) for i in range(size)],
+    )
+
+
+def _cut(ids, context):
+    out = ids[:, :context].clone()
+    out[ids[:, :context].max(1).values < 49407, -1] = 49407
+    return out
+
+
+def rows(whole, first, last):
+    part = slice(first, last)
+    return Batch(
+        images=whole.images[part],
+        captions=[ids[part] for ids in whole.captions],
+        texts=[texts[part] for texts in whole.texts],
+        teacher_image=whole.teacher_image[part],
+        teacher_captions=[t[part] for t in whole.teacher_captions],
+        uids=whole.uids[part],
+    )
+
+
+def stepper(model, **settings):
+    facts = {"teacher_dims": DIMS, "teacher_scales": SCALES, "device": CPU}
+    own = {"kind", "weights", "captioning_weight", "chunk"}
+    extra = {k: settings.pop(k) for k in list(settings) if k not in own}
+    return Stepper(model, model, LossSection(**settings), **(facts | extra))
+
+
+def gradients(model):
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def close(a, b, tolerance=2e-5):
+    assert a.keys() == b.keys()
+    largest = max(value.abs().max() for value in b.values())
+    for name, value in a.items():
+        difference = (value - b[name]).abs().max() / largest
+        assert difference < tolerance, (name, float(difference))
+
+
+def whole_and_parts(model, whole, parts, **settings):
+    """Gradients and terms of a batch, and of the same in parts."""
+    out = []
+    for batches in ([whole], parts):
+        model.zero_grad()
+        terms = stepper(model, **settings).backward(batches)
+        out.append((gradients(model), {k: float(v) for k, v in terms.items()}))
+    return out
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (0.25, 0.75)])
+@pytest.mark.parametrize("captions", [1, 2])
+def test_accumulation_equals_the_large_batch(weights, captions):
+    model = random_model("vit-b16", seed=0, **VIT).train()
+    whole = batch(model, 12, captions=captions)
+    parts = [rows(whole, 0, 4), rows(whole, 4, 8), rows(whole, 8, 12)]
+    (one, terms), (other, parted) = whole_and_parts(model, whole, parts, weights=weights)
+    assert "logit_scale" in one
+    assert parted == pytest.approx(terms, rel=1e-5)
+    close(other, one)
+
+
+def test_accumulation_equals_the_large_batch_with_frozen_statistics():
+    model = random_model("tiny", seed=0, **MCI).train()
+    model.freeze_batch_norm_statistics()
+    whole = batch(model, 8)
+    parts = [rows(whole, 0, 4), rows(whole, 4, 8)]
+    (one, terms), (other, parted) = whole_and_parts(model, whole, parts, weights=(0.5, 0.5))
+    assert parted == pytest.approx(terms, rel=1e-5)
+    close(other, one)
+
+
+def test_accumulation_replays_chance_and_counts_statistics_once():
+    model = random_model("tiny", seed=0, drop_path=0.5, **MCI).train()
+    whole = batch(model, 8)
+    parts = [rows(whole, 0, 4), rows(whole, 4, 8)]
+    # What it has to equal: both micro-batches' graphs kept, and one loss.
+    torch.manual_seed(7)
+    outs = [model(normalise(p.images, model.config.preprocess), torch.cat(p.captions)) for p in parts]
+    image = torch.cat([out[0] for out in outs])
+    texts = [out[1].chunk(2) for out in outs]
+    captions = [torch.cat([pair[k] for pair in texts]) for k in range(2)]
+    wanted = losses.reinforced_loss(
+        image, captions, whole.teacher_image, whole.teacher_captions, outs[0][2], DIMS, SCALES,
+        weights=(0.5, 0.5),
+    )  # fmt: skip
+    sum(wanted.values()).backward()
+    expected, state = gradients(model), {k: v.clone() for k, v in model.state_dict().items()}
+
+    again = random_model("tiny", seed=0, drop_path=0.5, **MCI).train()
+    torch.manual_seed(7)
+    terms = stepper(again, weights=(0.5, 0.5)).backward(parts)
+    assert sum(terms.values()) == pytest.approx(float(sum(wanted.values()).detach()), rel=1e-5)
+    close(gradients(again), expected)
+    for name, value in again.state_dict().items():
+        if "num_batches" in name:
+            assert value == state[name] == 2, name
+        elif "running" in name:
+            torch.testing.assert_close(value, state[name])
+
+
+def test_accumulation_of_siglip_reaches_its_bias():
+    model = random_model("vit-b16", seed=0, **VIT).train()
+    whole = batch(model, 6)
+    found = []
+    for parts in ([whole], [rows(whole, 0, 3), rows(whole, 3, 6)]):
+        model.zero_grad()
+        bias = torch.nn.Parameter(torch.tensor(-3.0))
+        engine = stepper(
+            model, kind="siglip", weights=(0.5, 0.5), logit_bias=bias, teacher_biases=(-5.0, -6.0)
+        )
+        terms = engine.backward(parts)
+        found.append(({**gradients(model), "bias": bias.grad}, terms))
+    close(found[1][0], found[0][0])
+    for name, value in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], value)
+        assert value > 0
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (1.0, 0.0)])
+def test_accumulation_of_a_captioner(weights):
+    model = random_model("coca-tiny", seed=0, image_size=32).train()
+    whole = batch(model, 6, captions=1)
+    parts = [rows(whole, 0, 2), rows(whole, 2, 4), rows(whole, 4, 6)]
+    options = {"kind": "captioning", "weights": weights, "captioning_weight": 2.0}
+    (one, terms), (other, parted) = whole_and_parts(model, whole, parts, **options)
+    assert terms["captioning_loss"] > 0
+    assert parted == pytest.approx(terms, rel=1e-5)
+    close(other, one)
+
+
+def test_a_captioner_learns_what_the_reference_loss_says():
+    model = random_model("coca-tiny", seed=0, image_size=32).train()
+    whole = batch(model, 4, captions=1)
+    terms = stepper(
+        model, kind="captioning", weights=(0.0, 0.0), captioning_weight=1.0
+    ).backward([whole])
+    with torch.no_grad():
+        out = model(normalise(whole.images, model.config.preprocess), whole.captions[0])
+    labels = whole.captions[0][:, 1:76]
+    expected = F.cross_entropy(
+        out[3][:, :-1].flatten(0, 1), labels.flatten(), ignore_index=0
+    )
+    torch.testing.assert_close(terms["captioning_loss"], expected)
+
+
+def test_leaving_out_padding_changes_nothing():
+    model = random_model("vit-b16", seed=0, **VIT).train()
+    whole = batch(model, 5)
+    assert any((ids == 0).any() for ids in whole.captions)
+    found = []
+    for trim in (True, False):
+        model.zero_grad()
+        engine = stepper(model, weights=(1.0, 0.0), trim=trim)
+        assert engine.trims is trim
+        engine.backward([whole])
+        found.append(gradients(model))
+    # The rows of the position table that nothing reached have no gradient either way.
+    close(*found)
+
+
+def test_towers_that_see_their_padding_are_not_trimmed():
+    assert not stepper(random_model("tiny", seed=0, **MCI)).trims
+    assert not stepper(random_model("coca-tiny", seed=0)).trims
+
+
+class Oracle:
+    """An encoder that remembers what it was shown."""
+
+    embed_dim, logit_scale, space_id = 8, 30.0, "oracle"
+
+    def encode_image(self, images):
+        self.images = list(images)
+        flat = np.stack([np.resize(image.astype(np.float32).ravel() - 100, 8) for image in images])
+        return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+    def encode_text(self, texts):
+        self.texts = list(texts)
+        flat = np.stack([np.resize([ord(c) - 100.0 for c in text], 8) for text in texts])
+        return (flat / np.linalg.norm(flat, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_live_teachers_see_the_students_view():
+    model = random_model("vit-b16", seed=0, **VIT).train()
+    whole = batch(model, 4)
+    oracle = Oracle()
+    stored = Batch(
+        images=whole.images, captions=whole.captions, texts=whole.texts, uids=whole.uids,
+        teacher_image=torch.from_numpy(oracle.encode_image(
+            [image.permute(1, 2, 0).numpy() for image in whole.images])),
+        teacher_captions=[torch.from_numpy(oracle.encode_text(t)) for t in whole.texts],
+    )  # fmt: skip
+    options = {"weights": (0.0, 1.0), "teacher_dims": (8,), "teacher_scales": (30.0,)}
+    expected = stepper(model, **options).backward([stored])
+    plain = Batch(
+        images=whole.images, captions=whole.captions, texts=whole.texts, uids=whole.uids
+    )
+    live = stepper(model, teachers=[oracle], **options).backward([plain])
+    torch.testing.assert_close(live, expected)
+    assert oracle.texts == whole.texts[1]
+    assert oracle.images[0].shape == (16, 16, 3)
+
+
+def test_dimensions_that_do_not_fit_are_named():
+    model = random_model("vit-b16", seed=0, **VIT)
+    engine = stepper(model, weights=(0.0, 1.0), teacher_dims=(8, 8))
+    with pytest.raises(ConfigError, match="12 numbers.*add up to 16.*loss.teacher_dims"):
+        engine.backward([batch(model, 3)])
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32_losses():
+    model = random_model("vit-b16", seed=0, **VIT).train()
+    whole = batch(model, 6)
+    exact = stepper(model, weights=(0.5, 0.5)).backward([whole])
+    expected = gradients(model)
+    model.zero_grad()
+    half = stepper(model, weights=(0.5, 0.5), dtype=torch.bfloat16).backward([whole])
+    for name, value in half.items():
+        assert value.dtype == torch.float32
+        assert float(value) == pytest.approx(float(exact[name]), rel=0.05)
+        assert float(value) != float(exact[name])
+    assert all(g.dtype == torch.float32 for g in gradients(model).values())
+    flat = torch.cat([g.flatten() for g in expected.values()])
+    other = torch.cat([gradients(model)[n].flatten() for n in expected])
+    assert F.cosine_similarity(flat, other, dim=0) > 0.98
