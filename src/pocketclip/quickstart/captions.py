@@ -6,10 +6,18 @@ right, tell a part, be vague, be a file's name, belong to another image, or be m
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pocketclip.quickstart.chance import Chance
-from pocketclip.quickstart.scenes import BACKGROUNDS, Scene, Split, draw_scene
+from pocketclip.quickstart.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    Scene,
+    Split,
+    draw_scene,
+)
 
 Noise = Literal["right", "partial", "vague", "useless", "wrong", "missing"]
 
@@ -23,8 +31,8 @@ NOISE: dict[Noise, float] = {
 }
 """Shares of the kinds of alt-texts. They are our guess at a bad web page, not measured."""
 
-TEMPLATES = ("a {}", "a picture of a {}", "a drawing of a {}")
-"""Prompts for zero-shot classification; {} is a colour and a shape."""
+TEMPLATES = ("{}", "a picture of {}", "a drawing of {}")
+"""Prompts for zero-shot classification; {} is what `class_name` returns."""
 
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
 _PREFIXES = ("", "", "", "a picture of ", "a drawing of ", "an image of ")
@@ -40,9 +48,24 @@ def _article(text: str) -> str:
     return f"an {text}" if text[0] in "aeiou" else f"a {text}"
 
 
+def class_name(colour: str, shape: str) -> str:
+    """Return the name of a pair as a class."""
+    return _article(f"{colour} {shape}")
+
+
+def names_in(text: str) -> set[str]:
+    """Return the things, colour and shape in the singular, that a caption names."""
+    found = _NAMES.findall(text)
+    return {f"{colour} {_SINGULAR[shape]}" for colour, shape in found}
+
+
 def plural(shape: str) -> str:
     """Return the plural of a shape's name."""
     return shape if shape == "fish" else f"{shape}es" if shape == "cross" else f"{shape}s"
+
+
+_SINGULAR = {form: shape for shape in SHAPES for form in (shape, plural(shape))}
+_NAMES = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(sorted(_SINGULAR, reverse=True))})\b")
 
 
 def full_caption(scene: Scene) -> str:

@@ -1,4 +1,4 @@
-"""Scenes to pixels, by signed distances: the same bytes on every machine, without a drawing library.
+"""Scenes to pixels, by signed distances: the same bytes on every machine.
 
     image = render(scene, side=96, chance=Chance(0, 1))  # uint8 (96, 96, 3)
 

@@ -209,10 +209,7 @@ def _different(chance: Chance, background: str, count: int) -> list[tuple[str, s
 
 def _two(chance: Chance, background: str) -> Scene:
     relation: Literal["left", "above"] = chance.pick(("left", "above"))
-    if relation == "left":
-        places = ((0.28, 0.5), (0.72, 0.5))
-    else:
-        places = ((0.5, 0.28), (0.5, 0.72))
+    places = {"left": ((0.28, 0.5), (0.72, 0.5)), "above": ((0.5, 0.28), (0.5, 0.72))}[relation]
     pairs = _different(chance, background, 2)
     things = tuple(
         _thing(chance, pair, x, y, chance.uniform(0.17, 0.21))

@@ -1,0 +1,140 @@
+"""`pocketclip quickstart`: from pictures with bad texts to a small model, in minutes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketclip.cli.pairs import CAPTION_HELP, IMAGE_HELP, PAIRS_HELP, WHERE_HELP, options
+from pocketclip.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def quickstart(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder for everything that is made.")
+    ] = Path("quickstart"),
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--pairs", "-p", help=f"Your own pairs instead of drawn scenes. {PAIRS_HELP}"),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            "-t",
+            help="With --pairs: a model name or checkpoint; else one is trained on the pairs.",
+        ),
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help=IMAGE_HELP)] = None,
+    caption_column: Annotated[str | None, typer.Option(help=CAPTION_HELP)] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="With --pairs: class names, for zero-shot classification.")
+    ] = None,
+    where: Annotated[list[str] | None, typer.Option(help=WHERE_HELP)] = None,
+    scale: Annotated[
+        float, typer.Option(help="Times the scenes and the training: 0.2 is quick, 3 thorough.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random choices.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Do the whole way in minutes: reinforce, train with and without, evaluate, report.
+
+    Without --pairs it draws scenes and gives them texts as bad as the web's; teachers and a
+    captioner for them come with the package, and nothing is fetched. With --pairs it does the
+    same with your own. The folder gets the model and a report to open in a browser. The same
+    command given again goes on where it was interrupted.
+
+    \b
+    pocketclip quickstart
+    pocketclip quickstart --pairs my.csv --out mine
+    pocketclip quickstart --pairs my.csv --teacher mobileclip2-s0 --label-column product
+    """
+    # Before torch is loaded, as in `pocketclip reinforce`.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from pocketclip.cli.inputs import print_json
+
+    if not pairs:
+        given = {"--teacher": teacher, "--image-column": image_column, "--where": where,
+                 "--caption-column": caption_column, "--label-column": label_column}  # fmt: skip
+        for name, value in given.items():
+            if value:
+                raise ConfigError(f"{name} goes with --pairs: the drawn scenes have their own")
+    module = _module()
+    told = Told()
+    shared: dict[str, Any] = {"seed": seed, "scale": scale, "tell": told}
+    if pairs:
+        columns = [caption_column] if caption_column else None
+        result = module.quickstart_pairs(
+            out, pairs, options=options(image_column, columns, None, where, 1000),
+            label_column=label_column, teachers=teacher or (), **shared,
+        )  # fmt: skip
+    else:
+        result = module.quickstart_scenes(out, **shared)
+    told.end()
+    if json:
+        print_json(result)
+    else:
+        _print(result, out, module.next_commands(out, result))
+
+
+def _module() -> ModuleType:
+    try:
+        from pocketclip.quickstart import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("pydantic", "torch", "yaml", "fsspec"):
+            raise
+        raise MissingDependencyError(
+            f"the quickstart needs {error.name}: pip install 'pocketclip[reinforce]'"
+        ) from error
+    return run
+
+
+class Told:
+    """Steps with their times on standard error, and where there is a terminal how far each is."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.live = sys.stderr.isatty()
+        self.open = False
+
+    def stage(self, text: str) -> None:
+        """Begin a line."""
+        self.end()
+        print(f"[{time.monotonic() - self.begun:4.0f} s] {text}", file=sys.stderr, flush=True)
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Show how far it is, over what stood there."""
+        if self.live:
+            line = f"         {done:,} of {total:,} {note}"
+            print(f"\r{line:<76}", end="", file=sys.stderr, flush=True)
+            self.open = True
+
+    def end(self) -> None:
+        """End an open line."""
+        if self.open:
+            print(file=sys.stderr)
+        self.open = False
+
+
+def _print(result: dict[str, Any], out: Path, commands: list[str]) -> None:
+    names = {
+        "unseen": "zero-shot, unseen pairs",
+        "labels": "zero-shot, labels",
+        "retrieval": "retrieval, mean recall@1",
+    }
+    print(f"{'':28}{'plain':>9}{'reinforced':>12}")
+    for task in result["arms"]["plain"]["metrics"]:
+        values = [result["arms"][arm]["metrics"][task]["main_metric"] for arm in result["arms"]]
+        print(f"{names[task]:28}" + "".join(f"{100 * v:>{w}.1f} %" for v, w in
+                                            zip(values, (7, 10), strict=True)))  # fmt: skip
+    print(f"\nmodel   {out / 'model'}\nreport  {out / 'report.html'}\n\nnext:")
+    for command in commands:
+        print(f"  {command}")

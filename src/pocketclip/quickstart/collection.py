@@ -1,0 +1,151 @@
+"""The quickstart's own data: a table of scenes with bad alt-texts, and two evaluation sets.
+
+    FOLDER/pairs.csv               image, alt_text, kind, truth
+           images/00000000.jpg
+           tests/unseen/test.csv   image, label     pairs of colour and shape nobody learnt
+                 retrieval/test.csv image, caption  scenes as in training, each caption once
+
+`truth` and `kind` (what sort of alt-text it is) are for the report; nothing learns from them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from pocketclip.files import write_whole
+from pocketclip.quickstart.captions import TEMPLATES, alt_text, class_name, full_caption
+from pocketclip.quickstart.chance import Chance
+from pocketclip.quickstart.drawing import render
+from pocketclip.quickstart.scenes import UNSEEN, Scene, Split, draw_scene
+
+PAIRS, TESTS = "pairs.csv", "tests"
+SIDE = 96
+_TEXTURE = 21  # a stream of chance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How many scenes there are."""
+
+    train: int = 2400
+    unseen: int = 480
+    retrieval: int = 400
+
+    def scaled(self, scale: float) -> Sizes:
+        """Return the sizes times `scale`: at least 64 for training and each pair once."""
+        return Sizes(
+            train=max(64, round(self.train * scale)),
+            unseen=max(len(UNSEEN), round(self.unseen * scale)),
+            retrieval=max(24, round(self.retrieval * scale)),
+        )
+
+
+def jpeg(split: Split, *, seed: int, index: int) -> bytes:
+    """Return scene `index` of a split as a JPEG file."""
+    scene = draw_scene(split, seed=seed, index=index)
+    pixels = render(scene, side=SIDE, chance=Chance(seed, _TEXTURE, len(split), index))
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "jpeg", quality=92)
+    return out.getvalue()
+
+
+def write_collection(
+    folder: Path, sizes: Sizes, seed: int, advance: Callable[[int], None] = lambda _count: None
+) -> None:
+    """Write the data into `folder`, unless they are there; `pairs.csv` comes last and marks them.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written to.
+    """
+    if (folder / PAIRS).is_file():
+        return
+    unseen, retrieval = folder / TESTS / "unseen", folder / TESTS / "retrieval"
+    _write_split(unseen / "test.csv", _unseen(sizes.unseen, seed), seed, advance)
+    _write_split(retrieval / "test.csv", _retrieval(sizes.retrieval, seed), seed, advance)
+    with write_whole(unseen / "zeroshot_classification_templates.txt") as temporary:
+        temporary.write_text("\n".join(TEMPLATES) + "\n", "utf-8")
+    _write_split(folder / PAIRS, _training(sizes.train, seed), seed, advance)
+
+
+_Row = tuple[Split, int, dict[str, str]]
+
+
+def _training(count: int, seed: int) -> Iterator[_Row]:
+    for index in range(count):
+        text, kind = alt_text("train", seed=seed, index=index)
+        truth = full_caption(draw_scene("train", seed=seed, index=index))
+        yield "train", index, {"alt_text": text, "kind": kind, "truth": truth}
+
+
+def _unseen(count: int, seed: int) -> Iterator[_Row]:
+    for index in range(count):
+        thing = draw_scene("unseen", seed=seed, index=index).things[0]
+        yield "unseen", index, {"label": class_name(thing.colour, thing.shape)}
+
+
+def _retrieval(count: int, seed: int) -> Iterator[_Row]:
+    """Yield scenes of which no two have the same description."""
+    seen: set[str] = set()
+    index = 0
+    while len(seen) < count:
+        scene: Scene = draw_scene("test", seed=seed, index=index)
+        caption = full_caption(scene)
+        if caption not in seen:
+            seen.add(caption)
+            yield "test", index, {"caption": caption}
+        index += 1
+
+
+def _write_split(
+    table: Path, rows: Iterable[_Row], seed: int, advance: Callable[[int], None]
+) -> None:
+    def files() -> Iterator[tuple[bytes, dict[str, str]]]:
+        for split, index, fields in rows:
+            yield jpeg(split, seed=seed, index=index), fields
+
+    write_table(table, files(), advance)
+
+
+def write_table(
+    table: Path,
+    rows: Iterable[tuple[bytes, dict[str, str]]],
+    advance: Callable[[int], None] = lambda _count: None,
+) -> int:
+    """Write images into a folder beside `table`, then the table that names them; return how many.
+
+    Args:
+        table: a csv file; `image` is its first column.
+        rows: encoded images with the other columns, the same ones in each.
+        advance: told of every image.
+    """
+    images = table.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    lines: list[dict[str, str]] = []
+    for number, (data, fields) in enumerate(rows):
+        name = f"images/{number:08d}{_suffix(data)}"
+        (table.parent / name).write_bytes(data)
+        lines.append({"image": name, **fields})
+        advance(1)
+    with write_whole(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(lines[0]) if lines else ["image"])
+        writer.writeheader()
+        writer.writerows(lines)
+    return len(lines)
+
+
+def _suffix(data: bytes) -> str:
+    """Return what an image's file name ends in; what is not known is left to its readers."""
+    kinds = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif"}
+    return next((suffix for head, suffix in kinds.items() if data.startswith(head)), ".img")
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """Return the rows of one of the tables."""
+    with table.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))

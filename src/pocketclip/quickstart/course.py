@@ -1,0 +1,234 @@
+"""The steps of a quickstart, one after the other, each of which may be done again.
+
+What is finished is not repeated: the reinforced shards, each training run and each results file
+know themselves how far they came.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pocketclip import __version__, checkpoint
+from pocketclip.errors import ConfigError, DataError
+from pocketclip.evaluate import Failure, RunOptions, evaluate, plan
+from pocketclip.evaluate import run as run_tasks
+from pocketclip.evaluate.data import TaskData
+from pocketclip.evaluate.tasks import Task
+from pocketclip.files import write_whole
+from pocketclip.infer.encoder import Encoder
+from pocketclip.nn.clip import CLIP
+from pocketclip.pairs import PairOptions, open_pairs
+from pocketclip.quickstart.collection import PAIRS
+from pocketclip.reinforce import job
+from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
+from pocketclip.train.logs import LOG, read
+from pocketclip.train.loop import train
+from pocketclip.train.recipe import Recipe
+
+DATA, SHARDS, MODEL = "data", "reinforced", "model"
+SETTINGS, RESULT, REPORT = "settings.json", "result.json", "report.html"
+ARMS = ("plain", "reinforced")
+log = logging.getLogger(__name__)
+
+
+class Tell(Protocol):
+    """Somebody who is told how far it is."""
+
+    def stage(self, text: str) -> None:
+        """Begin with something."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """So much of it is done."""
+
+
+class Quiet:
+    """Nobody is told."""
+
+    def stage(self, text: str) -> None:
+        """Do nothing."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Do nothing."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Course:
+    """One quickstart: its folder, and what became known of it."""
+
+    out: Path
+    settings: dict[str, Any]
+    tell: Tell = field(default_factory=Quiet)
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Claim the folder, or find that this quickstart began there before.
+
+        Raises:
+            ConfigError: it holds something else, or a quickstart that is finished.
+        """
+        path = self.out / SETTINGS
+        if not path.is_file():
+            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+                raise ConfigError(f"{self.out} holds other files; choose another --out")
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._write(SETTINGS, self.settings)
+        else:
+            try:
+                before = json.loads(path.read_text("utf-8"))
+            except ValueError as error:
+                raise ConfigError(f"{path} is damaged ({error}); choose another --out") from error
+            if before != self.settings:
+                changed = [k for k in self.settings if before.get(k) != self.settings[k]]
+                raise ConfigError(
+                    f"{self.out} holds a quickstart of other settings ({', '.join(changed)} "
+                    "changed); choose another --out"
+                )
+            if (self.out / RESULT).is_file():
+                raise ConfigError(
+                    f"{self.out} is finished: open {self.out / REPORT}, or choose another --out"
+                )
+        self.result = {"version": __version__, "settings": self.settings, "seconds": {}}
+
+    @contextmanager
+    def timed(self, name: str, text: str) -> Iterator[None]:
+        """Tell of a step, and take its time."""
+        self.tell.stage(text)
+        begun = time.monotonic()
+        yield
+        self.result["seconds"][name] = round(time.monotonic() - begun, 1)
+
+    def finish(self, page: str) -> None:
+        """Write the report, and last the result, which marks the quickstart as finished."""
+        with write_whole(self.out / REPORT) as temporary:
+            temporary.write_text(page, "utf-8")
+        seconds = self.result["seconds"]
+        seconds["all"] = round(sum(v for k, v in seconds.items() if k != "all"), 1)
+        self._write(RESULT, self.result)
+
+    def _write(self, name: str, value: Any) -> None:
+        with write_whole(self.out / name) as temporary:
+            temporary.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+
+    # --- the steps
+
+    def reinforce(self, options: PairOptions, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Reinforce `data/pairs.csv` into `reinforced`; `fields` are of the recipe.
+
+        Raises:
+            PocketclipError: as `pocketclip.reinforce.job.run`.
+        """
+        shards = open_pairs(str(self.out / DATA / PAIRS), options)
+        total = sum(shard.size or 0 for shard in shards)
+        done = 0
+
+        def start(_shards: int, _finished: int, pairs: int) -> None:
+            nonlocal done
+            done = pairs
+
+        def add(pairs: int, _bad: int) -> None:
+            nonlocal done
+            done += pairs
+            self.tell.progress(done, total, "pairs")
+
+        recipe = load_reinforcement(None, precision="float32", batch_size=64, **fields)
+        summary = job.run(shards, recipe, str(self.out / SHARDS), on_start=start, on_pairs=add)
+        samples = sum(report.samples for report in summary.reports)
+        if not samples:
+            raise DataError(
+                f"none of the {total} pairs could be used; the .bad.jsonl files in "
+                f"{self.out / SHARDS} say why"
+            )
+        return {
+            "samples": samples,
+            "left_out": sum(report.bad for report in summary.reports),
+            "bytes_per_sample": round(
+                sum(report.stats["bytes"] for report in summary.reports) / samples
+            ),
+            "augmentations": recipe.augmentations,
+            "teachers": [Path(name).name for name in recipe.teachers],
+            "captions": recipe.captions if recipe.captioners else 0,
+        }
+
+    def learn(self, name: str, recipe: Recipe, watched: tuple[Task, TaskData] | None) -> Path:
+        """Train into `runs/NAME`, scoring `watched` at each checkpoint; return the model's folder.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop, and wrote a checkpoint.
+            PocketclipError: as `pocketclip.train.loop.train`.
+        """
+
+        def score(model: CLIP, _step: int) -> dict[str, float]:
+            assert watched is not None
+            result, _ = evaluate(Encoder(model), *watched, self.scoring())
+            return {"main_metric": result.main_metric or 0.0}
+
+        def tell(record: Mapping[str, Any]) -> None:
+            note = f"steps, loss {record['loss']:.2f}, {record['samples_per_second']:.0f} samples/s"
+            self.tell.progress(int(record["step"]), int(record["steps"]), note)
+
+        run = self.out / "runs" / name
+        summary = train(recipe, run, on_log=tell, on_checkpoint=None if watched is None else score)
+        if summary.interrupted or summary.model is None:
+            raise KeyboardInterrupt
+        return summary.model
+
+    def scoring(self) -> RunOptions:
+        """Return how everything here is evaluated."""
+        return RunOptions(batch_size=128, skip_bad=True, cache=None)
+
+    def score(self, name: str, model: Path, names: Sequence[str]) -> dict[str, Any]:
+        """Return a model's metrics by task; they also stand in `NAME.results.jsonl`.
+
+        Raises:
+            DataError: a task could not be evaluated.
+        """
+        encoder = Encoder(checkpoint.load(model, fuse=True))
+        found = self.tasks(names)
+        metrics: dict[str, Any] = {}
+        place = str(self.out / f"{name}.results.jsonl")
+        about = {"model": name}
+        for result in run_tasks(encoder, found, out=place, about=about, options=self.scoring()):
+            if isinstance(result, Failure):
+                raise DataError(f"{result.key}: {result.reason}")
+            metrics[result.key] = {k: v for k, v in result.metrics.items() if k in _SHOWN}
+        return metrics
+
+    def tasks(self, names: Sequence[str]) -> list[tuple[Task, TaskData]]:
+        """Return the evaluation sets of these names.
+
+        Raises:
+            DataError: one is not there, or damaged.
+        """
+        found = plan(list(names), str(self.out / DATA / "tests"))
+        for reason in found.missing.values():
+            raise DataError(reason)
+        return found.ready
+
+    def curve(self, name: str) -> list[dict[str, float]]:
+        """Return samples seen and the watched task's score at each checkpoint of a run."""
+        run = self.out / "runs" / name
+        lines = read(run / LOG)
+        samples = {line["step"]: line["samples"] for line in lines if "samples" in line}
+        return [
+            {"samples": samples[line["step"]], "score": line["eval/main_metric"]}
+            for line in lines
+            if "eval/main_metric" in line and line["step"] in samples
+        ]
+
+    def keep(self, model: Path) -> None:
+        """Copy the finished model to `model`, whole."""
+        checkpoint.save(checkpoint.load(model), self.out / MODEL)
+
+
+_SHOWN = (
+    *("acc1", "acc5", "mean_recall@1", "main_metric"),
+    *("image_retrieval_recall@1", "text_retrieval_recall@1"),
+    *("image_retrieval_recall@5", "text_retrieval_recall@5"),
+)

@@ -1,0 +1,311 @@
+"""`pocketclip quickstart`: the whole way in minutes, with rendered scenes or with the user's pairs.
+
+    result = quickstart_scenes("quickstart-out")
+
+Two students begin with the same weights and see the same views of the same pictures in the same
+order. The plain one learns from the alt-texts alone (CLIP's loss); the other one from what was
+stored by reinforcing: the captioner's captions and the teachers' embeddings (MobileCLIP, arXiv
+2311.17049, section 4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pocketclip.errors import ConfigError, DataError
+from pocketclip.pairs import PairOptions, open_pairs
+from pocketclip.quickstart.collection import (
+    PAIRS,
+    Sizes,
+    read_rows,
+    write_collection,
+    write_table,
+)
+from pocketclip.quickstart.course import ARMS, DATA, MODEL, SHARDS, Course, Quiet, Tell
+from pocketclip.quickstart.report import commands, pairs_page, scenes_page
+from pocketclip.train.recipe import Recipe, load_recipe
+from pocketclip.types import Bad
+
+TEACHERS, CAPTIONER = ("teacher-a", "teacher-b"), "captioner"
+_LEAST_PAIRS = 40
+_HELD_OUT = 10
+"""Of the user's pairs, one in so many is held out for evaluation."""
+_CROPS = {
+    "random_resized_crop": {
+        "size": 64, "scale": [0.65, 1.0], "ratio": [0.85, 1.18], "interpolation": "bicubic",
+    }
+}  # fmt: skip
+"""Mild: a caption says where things are, and how many."""
+
+
+def quickstart_scenes(
+    out: str | Path, *, seed: int = 0, scale: float = 1.0, tell: Tell | None = None
+) -> dict[str, Any]:
+    """Do the whole way with rendered scenes and the models that ship with the package.
+
+    Args:
+        out: the folder; the same command given again goes on where it was interrupted.
+        seed: of the scenes and of everything else.
+        scale: times the scenes and the training steps; 1 takes some minutes on two cores.
+        tell: is told how far it is.
+
+    Returns:
+        What stands in `result.json`.
+
+    Raises:
+        ConfigError: a scale out of range, or a folder that holds something else.
+    """
+    _check(scale)
+    settings = {"mode": "scenes", "seed": seed, "scale": scale}
+    course = Course(out=Path(out), settings=settings, tell=tell or Quiet())
+    course.begin()
+    sizes = Sizes().scaled(scale)
+    total = sizes.train + sizes.unseen + sizes.retrieval
+    with course.timed("data", f"drawing {total} scenes"):
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            course.tell.progress(done, total, "scenes")
+
+        write_collection(course.out / DATA, sizes, seed, advance)
+    with ExitStack() as stack:
+        shipped = stack.enter_context(
+            resources.as_file(resources.files("pocketclip") / "data" / "quickstart")
+        )
+        with course.timed("reinforce", "reinforcing: captions, views, teachers' embeddings"):
+            course.result["reinforced"] = course.reinforce(
+                PairOptions(image_column="image", caption_columns=("alt_text",), shard_size=400),
+                {
+                    "teachers": [str(shipped / name) for name in TEACHERS],
+                    "captioners": [f"scenes={shipped / CAPTIONER}"],
+                    "augmentations": 5,
+                    "captions": 3,
+                    "seed": seed,
+                    "image_augmentation": _CROPS,
+                    "sampling": {"method": "top_k", "top_k": 8, "max_length": 30, "min_length": 3},
+                },
+            )
+        _arms(course, seed, scale, ("unseen", "retrieval"), {})
+        with course.timed("teachers", "evaluating the teachers"):
+            course.result["teachers"] = {
+                name: course.score(name, shipped / name, ("unseen", "retrieval"))
+                for name in TEACHERS
+            }
+    with course.timed("report", "writing the report"):
+        page = scenes_page(course)
+    course.finish(page)
+    return course.result
+
+
+def quickstart_pairs(
+    out: str | Path,
+    pairs: Sequence[str],
+    *,
+    options: PairOptions | None = None,
+    label_column: str | None = None,
+    teachers: Sequence[str] = (),
+    seed: int = 0,
+    scale: float = 1.0,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Do the whole way with the user's pairs; without a teacher, train one on them first.
+
+    Args:
+        out: as `quickstart_scenes`; gets a copy of the pairs that can be read.
+        pairs: what `pocketclip.pairs.open_pairs` takes.
+        options: how they are read.
+        label_column: a column with class names, for zero-shot classification.
+        teachers: as `pocketclip.reinforce.teachers.load_teacher` takes them.
+        seed: of everything.
+        scale: times the training steps.
+        tell: is told how far it is.
+
+    Raises:
+        ConfigError, DataError: bad settings, or pairs that cannot be used.
+    """
+    _check(scale)
+    options = options or PairOptions()
+    named = [str(Path(p).resolve()) if Path(p).exists() else p for p in pairs]
+    settings = {
+        "mode": "pairs", "seed": seed, "scale": scale, "pairs": named,
+        "options": options.identity(), "label_column": label_column, "teachers": list(teachers),
+    }  # fmt: skip
+    found = open_pairs(list(pairs), _with_labels(options, label_column))
+    course = Course(out=Path(out), settings=settings, tell=tell or Quiet())
+    course.begin()
+    tests = ("labels", "retrieval") if label_column else ("retrieval",)
+    with course.timed("data", "reading the pairs"):
+        course.result["pairs"] = _copied(course, found, label_column)
+    specs = list(teachers)
+    if not specs:
+        with course.timed("teacher", "training a teacher on the pairs themselves"):
+            recipe = _recipe(
+                course.out / DATA / PAIRS, seed, scale,
+                {
+                    "data.reinforced": False, "data.captions": "truth",
+                    "data.image_column": "image", "data.caption_columns": ["caption"],
+                    "data.image_augmentation": _PAIR_CROPS, "loss.weights": [1.0, 0.0],
+                    "model.overrides": _PAIR_MODEL, "seed": seed + 1,
+                },
+            )  # fmt: skip
+            specs = [str(course.learn("teacher", recipe, None))]
+    with course.timed("reinforce", "reinforcing: views and the teacher's embeddings"):
+        size = 224 if teachers else 64
+        course.result["reinforced"] = course.reinforce(
+            PairOptions(image_column="image", caption_columns=("caption",), shard_size=400),
+            {
+                "teachers": specs,
+                "augmentations": 5,
+                "seed": seed,
+                "image_augmentation": {
+                    "random_resized_crop": {**_PAIR_CROPS["random_resized_crop"], "size": size},
+                    "random_horizontal_flip": {"p": 0.5},
+                },
+            },
+        )
+    _arms(course, seed, scale, tests, {"model.overrides": _PAIR_MODEL, "data.captions": "truth"})
+    if not teachers:
+        with course.timed("teachers", "evaluating the teacher"):
+            course.result["teachers"] = {"teacher": course.score("teacher", Path(specs[0]), tests)}
+    with course.timed("report", "writing the report"):
+        page = pairs_page(course, own_teacher=not teachers)
+    course.finish(page)
+    return course.result
+
+
+def next_commands(out: str | Path, result: Mapping[str, Any]) -> list[str]:
+    """Return three commands that a user would want after this."""
+    return commands(Course(out=Path(out), settings=result["settings"]))
+
+
+_PAIR_CROPS: dict[str, Any] = {
+    "random_resized_crop": {"size": 64, "scale": [0.5, 1.0], "interpolation": "bicubic"}
+}
+_PAIR_MODEL = {"text.context_length": 48}
+
+
+def _check(scale: float) -> None:
+    if not 0.01 <= scale <= 100:
+        raise ConfigError(f"the scale is {scale:g}; it is from 0.01 to 100")
+
+
+def _recipe(source: Path, seed: int, scale: float, changes: Mapping[str, Any]) -> Recipe:
+    base = load_recipe("scenes-tiny")
+    steps = max(4, round(base.steps * scale))
+    return load_recipe(
+        "scenes-tiny",
+        {
+            "data.source": str(source),
+            "seed": seed,
+            "steps": steps,
+            "schedule.warmup": min(base.schedule.warmup, steps // 4),
+            "checkpoint.every_steps": max(1, steps // 8),
+            "log_every": max(1, min(base.log_every, steps // 8)),
+            **changes,
+        },
+    )
+
+
+def _arms(
+    course: Course, seed: int, scale: float, tests: Sequence[str], changes: Mapping[str, Any]
+) -> None:
+    """Train the two students and evaluate them; the reinforced one becomes `model`."""
+    watched = course.tasks(tests[:1])[0]
+    fields: dict[str, Mapping[str, Any]] = {
+        "plain": {**changes, "data.captions": "truth", "loss.weights": [1.0, 0.0]},
+        "reinforced": changes,
+    }
+    what = {
+        "plain": "training a student on the texts as they were found",
+        "reinforced": "training the same student on the reinforced pairs",
+    }
+    course.result["arms"] = {}
+    for name in ARMS:
+        recipe = _recipe(course.out / SHARDS, seed, scale, fields[name])
+        with course.timed(f"train {name}", what[name]):
+            model = course.learn(name, recipe, watched)
+        with course.timed(f"evaluate {name}", f"evaluating the {name} student"):
+            metrics = course.score(name, model, tests)
+        course.result["arms"][name] = {
+            "steps": recipe.steps,
+            "samples": recipe.steps * recipe.batch_size,
+            "metrics": metrics,
+            "curve": course.curve(name),
+        }
+    course.keep(course.out / "runs" / "reinforced" / MODEL)
+
+
+def _with_labels(options: PairOptions, label_column: str | None) -> PairOptions:
+    if label_column is None:
+        return options
+    return replace(options, meta_columns=(*options.meta_columns, label_column))
+
+
+def _copied(course: Course, shards: Sequence[Any], label_column: str | None) -> dict[str, Any]:
+    """Copy what can be read into `data`, a part of it as evaluation sets; return the numbers.
+
+    Raises:
+        DataError: too few pairs are left.
+    """
+    folder = course.out / DATA
+    bad: list[str] = []
+    counts = {"train": 0, "held_out": 0}
+    total = sum(shard.size or 0 for shard in shards)
+
+    def rows(held_out: bool) -> Iterator[tuple[bytes, dict[str, str]]]:
+        for number, shard in enumerate(shards):
+            for pair in shard:
+                if isinstance(pair, Bad):
+                    if not held_out:
+                        bad.append(f"{pair.uid}: {pair.reason}")
+                    continue
+                digest = hashlib.sha256(f"{number} {pair.uid}".encode()).digest()
+                if (digest[0] % _HELD_OUT == 0) != held_out or pair.image is None:
+                    continue
+                fields = {"caption": pair.captions["text"][0]}
+                if label_column is not None:
+                    fields["label"] = str(pair.meta.get(label_column) or "")
+                counts["held_out" if held_out else "train"] += 1
+                yield pair.image, fields
+
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        course.tell.progress(done, max(total, done), "pairs")
+
+    test = folder / "tests" / "retrieval" / "test.csv"
+    write_table(test, rows(True), advance)
+    if label_column is not None:
+        _labelled(test, folder / "tests" / "labels" / "test.csv", label_column)
+    write_table(folder / PAIRS, rows(False), advance)
+    if counts["train"] < _LEAST_PAIRS or counts["held_out"] < 2:
+        some = f"; the first that could not: {bad[0]}" if bad else ""
+        raise DataError(
+            f"{counts['train'] + counts['held_out']} pairs could be read, and a quickstart needs "
+            f"about {_LEAST_PAIRS + 10}{some}"
+        )
+    return {**counts, "unreadable": len(bad), "reasons": bad[:10]}
+
+
+def _labelled(source: Path, target: Path, label_column: str) -> None:
+    """Write the held-out pairs that have a label as a set for zero-shot classification."""
+    rows = [row for row in read_rows(source) if row["label"]]
+    if len({row["label"] for row in rows}) < 2:
+        raise DataError(
+            f"the held-out pairs have fewer than two labels in {label_column!r}: choose another "
+            "--label-column, or leave it out"
+        )
+    write_table(
+        target,
+        (((source.parent / row["image"]).read_bytes(), {"label": row["label"]}) for row in rows),
+    )
