@@ -43,6 +43,10 @@ def quickstart(
         float, typer.Option(help="Times the scenes and the training: 0.2 is quick, 3 thorough.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of all random choices.")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that decode.  [default: as suits the machine]"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Do the whole way in minutes: reinforce, train with and without, evaluate, report.
@@ -69,7 +73,7 @@ def quickstart(
                 raise ConfigError(f"{name} goes with --pairs: the drawn scenes have their own")
     module = _module()
     told = Told()
-    shared: dict[str, Any] = {"seed": seed, "scale": scale, "tell": told}
+    shared: dict[str, Any] = {"seed": seed, "scale": scale, "workers": workers, "tell": told}
     if pairs:
         columns = [caption_column] if caption_column else None
         result = module.quickstart_pairs(

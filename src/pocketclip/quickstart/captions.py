@@ -99,13 +99,13 @@ def _subject(scene: Scene, *, everything: bool, turn: bool = False) -> str:
     if scene.kind == "two":
         if not everything:
             return " and ".join(reversed(names) if turn else names)
-        first, second = {
+        relation, subject = {
             ("left", False): ("to the left of", 0),
             ("left", True): ("to the right of", 1),
             ("above", False): ("above", 0),
             ("above", True): ("below", 1),
         }[scene.relation or "left", turn]
-        return f"{names[second]} {first} {names[1 - second]}"
+        return f"{names[subject]} {relation} {names[1 - subject]}"
     if not everything:
         return names[0]
     name = f"{scene.size} {scene.names[0]}" if scene.size else scene.names[0]

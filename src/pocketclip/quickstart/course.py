@@ -65,6 +65,8 @@ class Course:
     out: Path
     settings: dict[str, Any]
     tell: Tell = field(default_factory=Quiet)
+    workers: int | None = None
+    """Processes that decode; None for as many as suit the machine."""
     result: dict[str, Any] = field(default_factory=dict)
 
     def begin(self) -> None:
@@ -138,7 +140,14 @@ class Course:
             self.tell.progress(done, total, "pairs")
 
         recipe = load_reinforcement(None, precision="float32", batch_size=64, **fields)
-        summary = job.run(shards, recipe, str(self.out / SHARDS), on_start=start, on_pairs=add)
+        summary = job.run(
+            shards,
+            recipe,
+            str(self.out / SHARDS),
+            workers=self.workers,
+            on_start=start,
+            on_pairs=add,
+        )
         samples = sum(report.samples for report in summary.reports)
         if not samples:
             raise DataError(

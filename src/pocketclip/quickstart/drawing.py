@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,11 +191,13 @@ def _plain(side: int, colour: tuple[int, int, int], chance: Chance) -> NDArray[n
     return np.broadcast_to(tone, (side, side, 3)).copy()
 
 
-def _background(name: str, side: int, chance: Chance) -> NDArray[np.float32]:
+def _background(name: str, side: int, chance: Chance) -> NDArray[Any]:
     """Return a background, float32 (S, S, 3), 0 to 255."""
     unit = (np.arange(side, dtype=np.float32) + 0.5) / side
-    x, y = unit[None, :], unit[:, None]
-    noise = chance.many(side * side).reshape(side, side)
+    x: NDArray[Any] = unit[None, :]
+    y: NDArray[Any] = unit[:, None]
+    noise: NDArray[Any] = chance.many(side * side).reshape(side, side)
+    out: NDArray[Any]
     if name == "grass":
         out = _plain(side, (132, 190, 96), chance)
         blades = np.repeat(noise[::6], 6, axis=0)[:side] * (noise > 0.2)
@@ -203,8 +206,9 @@ def _background(name: str, side: int, chance: Chance) -> NDArray[np.float32]:
         out = _plain(side, (158, 208, 246), chance) + (y * 34)[..., None]
         for _ in range(3):
             cx, cy, r = chance.uniform(), chance.uniform(), chance.uniform(0.08, 0.16)
-            cloud = np.clip(1.2 - np.sqrt((x - cx) ** 2 + (3 * (y - cy)) ** 2) / r, 0, 1)
-            _blend(out, np.full(3, 250, np.float32), (cloud * 0.8).astype(np.float32))
+            far = np.sqrt((x - cx) ** 2 + (3 * (y - cy)) ** 2) / r
+            cloud = (0.8 * np.clip(1.2 - far, 0, 1)).astype(np.float32)
+            _blend(out, np.full(3, 250, np.float32), cloud)
     elif name == "sand":
         out = _plain(side, (232, 208, 160), chance) + ((noise - 0.5) * 34)[..., None]
         ripple = np.sin((y * 9 + np.sin(x * 5 + np.float32(chance.uniform(0, 6)))) * 6)

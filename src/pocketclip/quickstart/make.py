@@ -73,11 +73,11 @@ PLANS = {
         base="tiny",
         overrides={
             "embed_dim": 96,
-            "image": {"depths": (2, 2, 4, 2), "widths": (16, 32, 64, 128)},
+            "image": {"depths": (1, 2, 2, 1), "widths": (16, 32, 64, 128)},
             "text": {**_TEXT, "embedding_buckets": 512, "causal": True},
         },
-        steps=700,
-        lr=2e-3,
+        steps=500,
+        lr=2.5e-3,
     ),
     "captioner": Plan(
         base="coca-tiny",
@@ -165,7 +165,7 @@ def make(name: str, lessons: Lessons) -> tuple[CLIP, dict[str, Any]]:
             group["lr"] = rate
         loss = _loss(model, narrow, pixels, ids)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         with torch.no_grad():

@@ -45,7 +45,12 @@ _CROPS = {
 
 
 def quickstart_scenes(
-    out: str | Path, *, seed: int = 0, scale: float = 1.0, tell: Tell | None = None
+    out: str | Path,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    workers: int | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Do the whole way with rendered scenes and the models that ship with the package.
 
@@ -53,6 +58,7 @@ def quickstart_scenes(
         out: the folder; the same command given again goes on where it was interrupted.
         seed: of the scenes and of everything else.
         scale: times the scenes and the training steps; 1 takes some minutes on two cores.
+        workers: processes that decode; None for as many as suit the machine.
         tell: is told how far it is.
 
     Returns:
@@ -63,7 +69,7 @@ def quickstart_scenes(
     """
     _check(scale)
     settings = {"mode": "scenes", "seed": seed, "scale": scale}
-    course = Course(out=Path(out), settings=settings, tell=tell or Quiet())
+    course = Course(out=Path(out), settings=settings, tell=tell or Quiet(), workers=workers)
     course.begin()
     sizes = Sizes().scaled(scale)
     total = sizes.train + sizes.unseen + sizes.retrieval
@@ -93,7 +99,7 @@ def quickstart_scenes(
                     "sampling": {"method": "top_k", "top_k": 8, "max_length": 30, "min_length": 3},
                 },
             )
-        _arms(course, seed, scale, ("unseen", "retrieval"), {})
+        _arms(course, ("unseen", "retrieval"), {})
         with course.timed("teachers", "evaluating the teachers"):
             course.result["teachers"] = {
                 name: course.score(name, shipped / name, ("unseen", "retrieval"))
@@ -114,6 +120,7 @@ def quickstart_pairs(
     teachers: Sequence[str] = (),
     seed: int = 0,
     scale: float = 1.0,
+    workers: int | None = None,
     tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Do the whole way with the user's pairs; without a teacher, train one on them first.
@@ -126,6 +133,7 @@ def quickstart_pairs(
         teachers: as `pocketclip.reinforce.teachers.load_teacher` takes them.
         seed: of everything.
         scale: times the training steps.
+        workers: processes that decode; None for as many as suit the machine.
         tell: is told how far it is.
 
     Raises:
@@ -139,7 +147,7 @@ def quickstart_pairs(
         "options": options.identity(), "label_column": label_column, "teachers": list(teachers),
     }  # fmt: skip
     found = open_pairs(list(pairs), _with_labels(options, label_column))
-    course = Course(out=Path(out), settings=settings, tell=tell or Quiet())
+    course = Course(out=Path(out), settings=settings, tell=tell or Quiet(), workers=workers)
     course.begin()
     tests = ("labels", "retrieval") if label_column else ("retrieval",)
     with course.timed("data", "reading the pairs"):
@@ -148,7 +156,7 @@ def quickstart_pairs(
     if not specs:
         with course.timed("teacher", "training a teacher on the pairs themselves"):
             recipe = _recipe(
-                course.out / DATA / PAIRS, seed, scale,
+                course, course.out / DATA / PAIRS, course.result["pairs"]["train"],
                 {
                     "data.reinforced": False, "data.captions": "truth",
                     "data.image_column": "image", "data.caption_columns": ["caption"],
@@ -171,7 +179,7 @@ def quickstart_pairs(
                 },
             },
         )
-    _arms(course, seed, scale, tests, {"model.overrides": _PAIR_MODEL, "data.captions": "truth"})
+    _arms(course, tests, {"model.overrides": _PAIR_MODEL, "data.captions": "truth"})
     if not teachers:
         with course.timed("teachers", "evaluating the teacher"):
             course.result["teachers"] = {"teacher": course.score("teacher", Path(specs[0]), tests)}
@@ -197,7 +205,8 @@ def _check(scale: float) -> None:
         raise ConfigError(f"the scale is {scale:g}; it is from 0.01 to 100")
 
 
-def _recipe(source: Path, seed: int, scale: float, changes: Mapping[str, Any]) -> Recipe:
+def _recipe(course: Course, source: Path, samples: int, changes: Mapping[str, Any]) -> Recipe:
+    seed, scale = course.settings["seed"], course.settings["scale"]
     base = load_recipe("scenes-tiny")
     steps = max(4, round(base.steps * scale))
     return load_recipe(
@@ -207,18 +216,30 @@ def _recipe(source: Path, seed: int, scale: float, changes: Mapping[str, Any]) -
             "seed": seed,
             "steps": steps,
             "schedule.warmup": min(base.schedule.warmup, steps // 4),
+            "batch_size": _batch_size(base.batch_size, samples),
             "checkpoint.every_steps": max(1, steps // 8),
+            "data.workers": course.workers,
             "log_every": max(1, min(base.log_every, steps // 8)),
             **changes,
         },
     )
 
 
-def _arms(
-    course: Course, seed: int, scale: float, tests: Sequence[str], changes: Mapping[str, Any]
-) -> None:
+def _batch_size(most: int, samples: int) -> int:
+    """Return a power of 2 of which the samples fill at least four, from 16 to `most`.
+
+    A sample that is twice in a batch would be its own wrong answer.
+    """
+    size = most
+    while size > 16 and 4 * size > samples:
+        size //= 2
+    return size
+
+
+def _arms(course: Course, tests: Sequence[str], changes: Mapping[str, Any]) -> None:
     """Train the two students and evaluate them; the reinforced one becomes `model`."""
     watched = course.tasks(tests[:1])[0]
+    samples = course.result["reinforced"]["samples"]
     fields: dict[str, Mapping[str, Any]] = {
         "plain": {**changes, "data.captions": "truth", "loss.weights": [1.0, 0.0]},
         "reinforced": changes,
@@ -229,7 +250,7 @@ def _arms(
     }
     course.result["arms"] = {}
     for name in ARMS:
-        recipe = _recipe(course.out / SHARDS, seed, scale, fields[name])
+        recipe = _recipe(course, course.out / SHARDS, samples, fields[name])
         with course.timed(f"train {name}", what[name]):
             model = course.learn(name, recipe, watched)
         with course.timed(f"evaluate {name}", f"evaluating the {name} student"):

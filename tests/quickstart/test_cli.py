@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from pocketclip.cli.main import app
+from pocketclip.cli.quickstart import Told
+
+pytestmark = pytest.mark.skipif(
+    "quickstart" not in {command.name for command in app.registered_commands},
+    reason="the verb is not part of the command line yet",
+)
+
+
+def pocketclip(*args, cwd):
+    command = [sys.executable, "-m", "pocketclip", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+def test_options_of_pairs_need_pairs(tmp_path):
+    done = pocketclip("quickstart", "--teacher", "random:tiny", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--teacher goes with --pairs" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_that_is_not_there(tmp_path):
+    done = pocketclip("quickstart", "--pairs", "none.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "none.csv" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_the_whole_way():
+    shown = CliRunner().invoke(app, ["quickstart", "--help"])
+    assert shown.exit_code == 0
+    assert "--pairs" in shown.output
+
+
+def test_stages_are_told_in_order(capsys):
+    told = Told()
+    told.stage("drawing")
+    told.progress(1, 2, "scenes")
+    told.stage("training")
+    told.end()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("] ")[1] for line in lines] == ["drawing", "training"]

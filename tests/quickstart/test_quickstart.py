@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from pocketclip import checkpoint
+from pocketclip.errors import ConfigError, DataError
+from pocketclip.quickstart.captions import alt_text, names_in
+from pocketclip.quickstart.collection import jpeg, read_rows, write_table
+from pocketclip.quickstart.course import Quiet
+from pocketclip.quickstart.curves import curves
+from pocketclip.quickstart.run import next_commands, quickstart_pairs, quickstart_scenes
+from pocketclip.quickstart.scenes import draw_scene
+from pocketclip.shards import read
+
+SMALL = {"scale": 0.02, "workers": 0}
+
+
+class Stages(Quiet):
+    def __init__(self):
+        self.seen = []
+
+    def stage(self, text):
+        self.seen.append(text)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart") / "out"
+    stages = Stages()
+    return out, quickstart_scenes(out, tell=stages, **SMALL), stages.seen
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.words = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.images.append(attrs["src"])
+        for name in ("src", "href"):
+            assert attrs.get(name, "data:").startswith("data:"), attrs
+        if tag not in ("img", "meta", "br", "line", "circle", "polyline", "wbr"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        """<line/>: nothing stays open."""
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def page_of(out):
+    page = Page((out / "report.html").read_text("utf-8"))
+    assert not page.open
+    return page, " ".join(" ".join(page.words).split())
+
+
+def test_everything_is_left_behind(finished):
+    out, result, _ = finished
+    assert json.loads((out / "result.json").read_text()) == result
+    model = checkpoint.load(out / "model")
+    assert model.config.name == "tiny"
+    twin = checkpoint.load(out / "runs" / "reinforced" / "model")
+    assert model.space_id == twin.space_id
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_the_scores_are_those_of_the_results_files(finished):
+    out, result, _ = finished
+    for arm in ("plain", "reinforced"):
+        lines = [json.loads(t) for t in (out / f"{arm}.results.jsonl").read_text().splitlines()]
+        found = {line["key"]: line["metrics"] for line in lines}
+        for task, metrics in result["arms"][arm]["metrics"].items():
+            assert metrics["main_metric"] == found[task]["main_metric"]
+        curve = result["arms"][arm]["curve"]
+        assert [p["samples"] for p in curve] == [16, 32, 48, 64]
+        assert curve[-1]["score"] == pytest.approx(found["unseen"]["acc1"], abs=0.05)
+
+
+def test_the_students_begin_alike_and_learn_apart(finished):
+    out, _, _ = finished
+    recipes = {a: (out / "runs" / a / "recipe.yaml").read_text() for a in ("plain", "reinforced")}
+    assert [text.count("seed: 0") for text in recipes.values()] == [1, 1]
+    plain, strong = (text.splitlines() for text in recipes.values())
+    differing = [(a, b) for a, b in zip(plain, strong, strict=True) if a != b]
+    assert [(a.strip(), b.strip()) for a, b in differing] == [
+        ("captions: truth", "captions: both"),
+        ("- 1.0", "- 0.0"),
+        ("- 0.0", "- 1.0"),
+    ]
+
+
+def test_missing_texts_are_left_out_and_counted(finished):
+    out, result, _ = finished
+    missing = sum(alt_text("train", seed=0, index=i)[1] == "missing" for i in range(64))
+    facts = result["reinforced"]
+    assert missing > 0
+    assert (facts["samples"], facts["left_out"]) == (64 - missing, missing)
+    assert facts["teachers"] == ["teacher-a", "teacher-b"]
+    sample = next(read(str(out / "reinforced")))
+    assert sample.embeddings["image_emb"].shape == (5, 192)
+    assert len(sample.captions["syn_text_scenes"]) == 3
+
+
+def test_the_shipped_models_know_their_scenes(finished):
+    out, result, _ = finished
+    for metrics in result["teachers"].values():
+        assert metrics["unseen"]["acc1"] > 0.4  # of 24 pairs; guessing gives 0.04
+        assert metrics["retrieval"]["mean_recall@1"] > 0.7  # of 24 scenes
+    rows = read_rows(out / "data" / "pairs.csv")
+    right = count = 0
+    for sample in read(str(out / "reinforced")):
+        truth = names_in(rows[int(sample.uid)]["truth"])
+        for caption in sample.captions["syn_text_scenes"]:
+            right += names_in(caption) == truth
+            count += 1
+    assert right / count > 0.5
+    assert result["captions"]["synthetic"] == pytest.approx(right / count, abs=1e-4)
+
+
+def test_the_report_is_whole_and_shows_what_was_measured(finished):
+    out, result, _ = finished
+    page, text = page_of(out)
+    for arm in ("plain", "reinforced"):
+        for metrics in result["arms"][arm]["metrics"].values():
+            assert f"{100 * metrics['main_metric']:.1f}" in text
+    assert len(page.images) >= 8 + 8 + 4 * 2 * 6
+    found = {sample.captions["text"][0] for sample in read(str(out / "reinforced"))}
+    assert sum(caption in text for caption in found) >= 5
+    assert "What it does not show" in text
+    for command in next_commands(out, result):
+        assert command in text
+
+
+def test_three_commands_of_which_the_first_works_on_what_is_there(finished):
+    out, result, _ = finished
+    commands = next_commands(out, result)
+    assert len(commands) == 3
+    picture, model = re.match(r"pocketclip classify (\S+) .* --model (\S+)$", commands[0]).groups()
+    assert (out.parent / picture).is_file()
+    assert (out.parent / model / "config.json").is_file()
+
+
+def test_every_step_was_told(finished):
+    _, result, stages = finished
+    assert len(stages) == len(set(stages)) == len(result["seconds"]) - 1
+
+
+def test_a_finished_folder_is_not_done_again(finished):
+    out, _, _ = finished
+    with pytest.raises(ConfigError, match="is finished: open"):
+        quickstart_scenes(out, **SMALL)
+    with pytest.raises(ConfigError, match=r"other settings \(seed changed\)"):
+        quickstart_scenes(out, seed=1, **SMALL)
+
+
+def test_an_interrupted_one_goes_on_to_the_same_result(finished, tmp_path):
+    out, result, _ = finished
+
+    class Stop(Quiet):
+        def progress(self, done, total, note=""):  # noqa: ARG002
+            if "steps" in note and done == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quickstart_scenes(tmp_path / "again", tell=Stop(), **SMALL)
+    assert not (tmp_path / "again" / "result.json").exists()
+    again = quickstart_scenes(tmp_path / "again", **SMALL)
+    assert again["arms"] == result["arms"]
+    one, other = (
+        (f / "model" / "model.safetensors").read_bytes() for f in (out, tmp_path / "again")
+    )
+    assert one == other
+
+
+def test_foreign_folders_and_scales_are_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(ConfigError, match="holds other files"):
+        quickstart_scenes(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(ConfigError, match=r"0\.01 to 100"):
+        quickstart_scenes(tmp_path / "new", scale=0)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A user's table: 70 good pairs, a file that is missing, one that is no image, no caption."""
+
+    def rows():
+        for index in range(70):
+            thing = draw_scene("test", seed=9, index=index).things[0]
+            yield (
+                jpeg("test", seed=9, index=index),
+                {"caption": f"picture {index}: {thing.name}", "colour": thing.colour},
+            )
+
+    path = tmp_path / "shop" / "mine.csv"
+    write_table(path, rows())
+    (path.parent / "broken.jpg").write_bytes(b"no image at all" * 10)
+    with path.open("a", newline="") as stream:
+        csv.writer(stream).writerows(
+            [["gone.jpg", "it is gone", "red"], ["broken.jpg", "broken", "red"],
+             ["images/00000000.jpg", "", "red"]]
+        )  # fmt: skip
+    return path
+
+
+def test_own_pairs_without_a_teacher(table, tmp_path):
+    result = quickstart_pairs(tmp_path / "out", [str(table)], label_column="colour", **SMALL)
+    pairs = result["pairs"]
+    assert pairs["train"] + pairs["held_out"] == 71  # the broken one has bytes
+    assert pairs["unreadable"] == 2
+    assert any("gone.jpg" in reason for reason in pairs["reasons"])
+    assert set(result["arms"]["plain"]["metrics"]) == {"labels", "retrieval"}
+    assert set(result["teachers"]) == {"teacher"}
+    assert (tmp_path / "out" / "model" / "config.json").is_file()
+    _, text = page_of(tmp_path / "out")
+    assert "It cannot know more than its data" in text
+    learnt = {row["caption"] for row in read_rows(tmp_path / "out" / "data" / "pairs.csv")}
+    tested = tmp_path / "out" / "data" / "tests" / "retrieval" / "test.csv"
+    assert not learnt & {row["caption"] for row in read_rows(tested)}
+
+
+def test_own_pairs_with_a_teacher(table, tmp_path):
+    result = quickstart_pairs(tmp_path / "out", [str(table)], teachers=["random:tiny"], **SMALL)
+    assert "teachers" not in result
+    assert not (tmp_path / "out" / "runs" / "teacher").exists()
+    assert result["reinforced"]["teachers"] == ["random:tiny"]
+    _, text = page_of(tmp_path / "out")
+    assert "It cannot know more than its data" not in text
+
+
+def test_too_few_pairs_are_an_error(tmp_path):
+    path = tmp_path / "few.csv"
+    rows = [(jpeg("test", seed=9, index=i), {"caption": f"number {i}"}) for i in range(5)]
+    write_table(path, rows)
+    with pytest.raises(DataError, match="5 pairs could be read, and a quickstart needs"):
+        quickstart_pairs(tmp_path / "out", [str(path)], **SMALL)
+
+
+def test_labels_that_are_not_there_are_an_error(table, tmp_path):
+    with pytest.raises(DataError, match="there is no column 'brand'"):
+        quickstart_pairs(tmp_path / "out", [str(table)], label_column="brand", **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_curves_show_the_last_values():
+    drawing = curves(
+        "t", {"a": [(0, 0.1), (10, 0.5)], "b<": [(0, 0.1), (10, 0.49)]},
+        x_label="x", y_label="y", level=0.04,
+    )  # fmt: skip
+    page = Page(drawing)
+    assert not page.open
+    assert "a 50.0 %" in page.words
+    assert "b< 49.0 %" in page.words
+    heights = [float(y) for y in re.findall(r'y="([\d.]+)" style', drawing)]
+    assert abs(heights[0] - heights[1]) >= 15
