@@ -10,32 +10,21 @@ stored by reinforcing: the captioner's captions and the teachers' embeddings (Mo
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pocketclip.errors import ConfigError, DataError
+from pocketclip.errors import ConfigError
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.quickstart.collection import (
-    PAIRS,
-    Sizes,
-    read_rows,
-    write_collection,
-    write_table,
-)
+from pocketclip.quickstart.collection import PAIRS, Sizes, write_collection
 from pocketclip.quickstart.course import ARMS, DATA, MODEL, SHARDS, Course, Quiet, Tell
+from pocketclip.quickstart.own_pairs import copy_pairs, with_labels
 from pocketclip.quickstart.report import commands, pairs_page, scenes_page
 from pocketclip.train.recipe import Recipe, load_recipe
-from pocketclip.types import Bad
 
 TEACHERS, CAPTIONER = ("teacher-a", "teacher-b"), "captioner"
-_LEAST_PAIRS = 40
-_HELD_OUT = 10
-"""Of the user's pairs, one in so many is held out for evaluation."""
 _CROPS = {
     "random_resized_crop": {
         "size": 64, "scale": [0.65, 1.0], "ratio": [0.85, 1.18], "interpolation": "bicubic",
@@ -146,12 +135,17 @@ def quickstart_pairs(
         "mode": "pairs", "seed": seed, "scale": scale, "pairs": named,
         "options": options.identity(), "label_column": label_column, "teachers": list(teachers),
     }  # fmt: skip
-    found = open_pairs(list(pairs), _with_labels(options, label_column))
+    found = open_pairs(list(pairs), with_labels(options, label_column))
     course = Course(out=Path(out), settings=settings, tell=tell or Quiet(), workers=workers)
     course.begin()
     tests = ("labels", "retrieval") if label_column else ("retrieval",)
     with course.timed("data", "reading the pairs"):
-        course.result["pairs"] = _copied(course, found, label_column)
+        course.result["pairs"] = copy_pairs(
+            course.out / DATA,
+            found,
+            label_column,
+            lambda done, total: course.tell.progress(done, total, "pairs"),
+        )
     specs = list(teachers)
     if not specs:
         with course.timed("teacher", "training a teacher on the pairs themselves"):
@@ -262,71 +256,3 @@ def _arms(course: Course, tests: Sequence[str], changes: Mapping[str, Any]) -> N
             "curve": course.curve(name),
         }
     course.keep(course.out / "runs" / "reinforced" / MODEL)
-
-
-def _with_labels(options: PairOptions, label_column: str | None) -> PairOptions:
-    if label_column is None:
-        return options
-    return replace(options, meta_columns=(*options.meta_columns, label_column))
-
-
-def _copied(course: Course, shards: Sequence[Any], label_column: str | None) -> dict[str, Any]:
-    """Copy what can be read into `data`, a part of it as evaluation sets; return the numbers.
-
-    Raises:
-        DataError: too few pairs are left.
-    """
-    folder = course.out / DATA
-    bad: list[str] = []
-    counts = {"train": 0, "held_out": 0}
-    total = sum(shard.size or 0 for shard in shards)
-
-    def rows(held_out: bool) -> Iterator[tuple[bytes, dict[str, str]]]:
-        for number, shard in enumerate(shards):
-            for pair in shard:
-                if isinstance(pair, Bad):
-                    if not held_out:
-                        bad.append(f"{pair.uid}: {pair.reason}")
-                    continue
-                digest = hashlib.sha256(f"{number} {pair.uid}".encode()).digest()
-                if (digest[0] % _HELD_OUT == 0) != held_out or pair.image is None:
-                    continue
-                fields = {"caption": pair.captions["text"][0]}
-                if label_column is not None:
-                    fields["label"] = str(pair.meta.get(label_column) or "")
-                counts["held_out" if held_out else "train"] += 1
-                yield pair.image, fields
-
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        course.tell.progress(done, max(total, done), "pairs")
-
-    test = folder / "tests" / "retrieval" / "test.csv"
-    write_table(test, rows(True), advance)
-    if label_column is not None:
-        _labelled(test, folder / "tests" / "labels" / "test.csv", label_column)
-    write_table(folder / PAIRS, rows(False), advance)
-    if counts["train"] < _LEAST_PAIRS or counts["held_out"] < 2:
-        some = f"; the first that could not: {bad[0]}" if bad else ""
-        raise DataError(
-            f"{counts['train'] + counts['held_out']} pairs could be read, and a quickstart needs "
-            f"about {_LEAST_PAIRS + 10}{some}"
-        )
-    return {**counts, "unreadable": len(bad), "reasons": bad[:10]}
-
-
-def _labelled(source: Path, target: Path, label_column: str) -> None:
-    """Write the held-out pairs that have a label as a set for zero-shot classification."""
-    rows = [row for row in read_rows(source) if row["label"]]
-    if len({row["label"] for row in rows}) < 2:
-        raise DataError(
-            f"the held-out pairs have fewer than two labels in {label_column!r}: choose another "
-            "--label-column, or leave it out"
-        )
-    write_table(
-        target,
-        (((source.parent / row["image"]).read_bytes(), {"label": row["label"]}) for row in rows),
-    )
