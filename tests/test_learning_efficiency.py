@@ -1,0 +1,181 @@
+"""The benchmark of learning efficiency: on a tiny set of its form, and its arithmetic by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import learning_efficiency as benchmark
+from learning_report import averages, plot, summary
+from pocketclip.shards import ShardWriter
+from pocketclip.types import Sample
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CONFIG = {
+    "model_name": "one,two",
+    "teacher_dimension": [4, 4],
+    "teacher_logit_scale": [20.0, 10.0],
+    "reinforce": {
+        "image_augmentation": {"random_resized_crop": {"size": 32, "interpolation": "bicubic"}}
+    },
+}
+PRODUCTS = ("apple", "lime", "milk")
+
+
+def unit(rng, rows):
+    parts = [rng.standard_normal((rows, 4)).astype(np.float32) for _ in range(2)]
+    return np.concatenate([p / np.linalg.norm(p, axis=1, keepdims=True) for p in parts], axis=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder as ../shared/data is: 9 training photographs, 3 of test, one reinforced shard."""
+    folder = tmp_path_factory.mktemp("data")
+    photos, shards = folder / "grocery", folder / "grocery-dr"
+    photos.mkdir()
+    shards.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    with ShardWriter(str(shards / "00000000.tar"), dtype="float32", images=False) as writer:
+        for number in range(12):
+            kind, name = number % 3, f"{number}.jpg"
+            pixels = rng.integers(0, 90, (40, 40, 3), dtype=np.uint8)
+            pixels[..., kind] += 120
+            Image.fromarray(pixels).save(photos / name)
+            split = "train" if number < 9 else "test"
+            product = PRODUCTS[kind]
+            rows.append((name, split, product, f"buy {product}", kind))
+            if split == "train":
+                writer.write(
+                    Sample(
+                        uid=f"{number:08d}",
+                        captions={"syn_text": [f"a photo of {product}.", f"fresh {product}"]},
+                        param_aug=[[[0, 0, 40, 40]], [[4, 2, 30, 30]]],
+                        embeddings={
+                            "image_emb": unit(rng, 2),
+                            "text_emb": unit(rng, 1),
+                            "syn_text_emb": unit(rng, 2),
+                        },
+                    )
+                )
+    (shards / "config.json").write_text(json.dumps(CONFIG))
+    with (photos / "pairs.csv").open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["filepath", "split", "caption", "alt_text", "class_id"])
+        table.writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A student and a batch that take no time."""
+    overrides = {
+        **benchmark.STUDENT["overrides"],
+        "image_size": 32,
+        "image.depths": [1, 1],
+        "image.widths": [8, 32],
+        "text.layers": 1,
+    }
+    student = {"name": "small", "overrides": overrides}
+    monkeypatch.setitem(benchmark.COMMON, "model", student)
+    monkeypatch.setitem(benchmark.COMMON, "batch_size", 4)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_runs_are_kept_and_not_repeated(data, tmp_path, capsys, monkeypatch):
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--budgets", "8", "16"]
+    arguments += ["--seeds", "0", "--plot", str(tmp_path / "plot.svg")]
+    benchmark.main(arguments)
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    records = benchmark.results(tmp_path / "out" / "results.jsonl")
+    assert [(r["arm"], r["samples"]) for r in records] == [
+        (arm, budget) for budget in (8, 16) for arm in ("plain", "captions", "reinforced")
+    ]
+    # Three test photographs: each accuracy is a whole number of thirds.
+    assert all(round(r["top1"] * 3 / 100, 6) in (0, 1, 2, 3) for r in records)
+    plain = [r["top1"] for r in records if r["arm"] == "plain"]
+    assert last["plain_best_top1"] == round(max(plain), 2)
+    assert (tmp_path / "plot.svg").read_text().startswith("<svg")
+
+    monkeypatch.setattr(benchmark, "run", lambda *_: pytest.fail("a run was repeated"))
+    benchmark.main(arguments)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == last
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_arms_see_the_same_views_in_the_same_order(data, tmp_path):
+    photos = benchmark.prepare(data, tmp_path, 32)
+    streams = [
+        list(benchmark.batches(photos, benchmark.recipe_of(arm, 16, 3))) for arm in benchmark.ARMS
+    ]
+    for batches in zip(*streams, strict=True):
+        assert all((b.images == batches[0].images).all() for b in batches)
+        assert all(b.texts[0] == batches[0].texts[0] for b in batches)
+    other = next(benchmark.batches(photos, benchmark.recipe_of("plain", 16, 4)))
+    assert other.texts != streams[0][0].texts
+    # Each sample comes once before any comes twice.
+    seen = [text for batch in streams[0] for text in batch.texts[0]]
+    assert sorted(seen[:9]) == sorted(photos.texts[row][0][0] for row in range(9))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_embeddings_belong_to_their_captions(data, tmp_path):
+    photos = benchmark.prepare(data, tmp_path, 32)
+    batch = next(benchmark.batches(photos, benchmark.recipe_of("reinforced", 16, 0)))
+    for key in (0, 1):
+        for text, row in zip(batch.texts[key], batch.teacher_captions[key], strict=True):
+            matches = [
+                photos.captions[n][key][i]
+                for n in range(9)
+                for i, known in enumerate(photos.texts[n][key])
+                if known == text
+            ]
+            assert any(np.array_equal(row.numpy(), match) for match in matches)
+
+
+def record(arm, samples, seed, top1):
+    return {"arm": arm, "samples": samples, "seed": seed, "top1": top1}
+
+
+def test_the_ratio_counts_measured_budgets_only():
+    records = [record("plain", 10, 0, 10.0), record("plain", 10, 1, 14.0)]
+    records += [record("plain", 100, 0, 20.0), record("plain", 100, 1, 24.0)]
+    records += [record("plain", 400, 0, 8.0)]
+    records += [record("reinforced", 10, 0, 21.9), record("reinforced", 20, 0, 22.0)]
+    table = averages(["plain", "captions", "reinforced"], records)
+    found = summary(table)
+    assert (found["plain_best_top1"], found["plain_best_samples"]) == (22.0, 100)
+    assert (found["reinforced_samples"], found["ratio"]) == (20, 5.0)
+    assert found["reinforced_best_top1"] == 22.0
+    assert found["captions_best_top1"] is None
+
+
+def test_without_a_budget_that_reaches_it_there_is_no_ratio():
+    records = [record("plain", 10, 0, 10.0), record("reinforced", 10, 0, 9.0)]
+    found = summary(averages(["plain", "captions", "reinforced"], records))
+    assert found["ratio"] is None
+    assert found["reinforced_samples"] is None
+
+
+def test_the_plot_has_a_point_for_each_mean():
+    records = [record("plain", 10, s, 10.0 + s) for s in range(3)]
+    records += [record("reinforced", b, 0, 30.0) for b in (10, 20)]
+    text = plot(averages(["plain", "captions", "reinforced"], records))
+    assert len(re.findall("<circle", text)) == 3
+    assert ">captions<" not in text  # no run of it
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+@pytest.mark.slow
+def test_the_real_set_is_whole(tmp_path):
+    photos = benchmark.prepare(SHARED, tmp_path, 64)
+    assert photos.views.shape == (2640, 5, 64, 64, 3)
+    assert len(photos.test) == len(photos.labels) == 2485
+    assert len(photos.classes) == 81
+    assert photos.scales == (23.2, 22.7)
