@@ -54,7 +54,7 @@ def test_crops_keep_what_is_in_the_middle():
 
 def test_the_recipe_makes_a_model_that_loads(lessons, tmp_path, monkeypatch):
     plan = PLANS["captioner"]
-    small = Plan(base=plan.base, overrides=plan.overrides, steps=2, lr=1e-3, batch=6)
+    small = Plan(base=plan.base, overrides=plan.overrides, rounds=(1, 1), lr=1e-3, batch=6)
     monkeypatch.setitem(PLANS, "captioner", small)
     monkeypatch.setattr(make, "score", lambda _model: {})
     model, _ = make.make("captioner", lessons)

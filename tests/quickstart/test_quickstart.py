@@ -109,8 +109,8 @@ def test_missing_texts_are_left_out_and_counted(finished):
     assert (facts["samples"], facts["left_out"]) == (64 - missing, missing)
     assert facts["teachers"] == ["teacher-a", "teacher-b"]
     sample = next(read(str(out / "reinforced")))
-    assert sample.embeddings["image_emb"].shape == (5, 192)
-    assert len(sample.captions["syn_text_scenes"]) == 3
+    assert sample.embeddings["image_emb"].shape == (4, 192)
+    assert len(sample.captions["syn_text_scenes"]) == 2
 
 
 def test_the_shipped_models_know_their_scenes(finished):
@@ -165,6 +165,7 @@ def test_a_finished_folder_is_not_done_again(finished):
         quickstart_scenes(out, seed=1, **SMALL)
 
 
+@pytest.mark.slow
 def test_an_interrupted_one_goes_on_to_the_same_result(finished, tmp_path):
     out, result, _ = finished
 
@@ -232,6 +233,7 @@ def test_own_pairs_without_a_teacher(table, tmp_path):
     assert not learnt & {row["caption"] for row in read_rows(tested)}
 
 
+@pytest.mark.slow
 def test_own_pairs_with_a_teacher(table, tmp_path):
     result = quickstart_pairs(tmp_path / "out", [str(table)], teachers=["random:tiny"], **SMALL)
     assert "teachers" not in result

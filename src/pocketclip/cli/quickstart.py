@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli.pairs import CAPTION_HELP, IMAGE_HELP, PAIRS_HELP, WHERE_HELP, options
+from pocketclip.cli.pairs import IMAGE_HELP, PAIRS_HELP, WHERE_HELP, options
 from pocketclip.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def quickstart(
         ),
     ] = None,
     image_column: Annotated[str | None, typer.Option(help=IMAGE_HELP)] = None,
-    caption_column: Annotated[str | None, typer.Option(help=CAPTION_HELP)] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="Column with captions; guessed.")
+    ] = None,
     label_column: Annotated[
         str | None, typer.Option(help="With --pairs: class names, for zero-shot classification.")
     ] = None,

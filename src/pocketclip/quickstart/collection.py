@@ -33,7 +33,7 @@ _TEXTURE = 21  # a stream of chance
 class Sizes:
     """How many scenes there are."""
 
-    train: int = 2400
+    train: int = 2000
     unseen: int = 480
     retrieval: int = 400
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from pocketclip import checkpoint
 from pocketclip.files import write_whole_folder
+from pocketclip.nn import reparam
 from pocketclip.nn.clip import CLIP, create_model
 from pocketclip.nn.coca import CoCa
 from pocketclip.quickstart.captions import TEMPLATES, class_name, full_caption, right_caption
@@ -53,7 +54,8 @@ class Plan:
 
     base: str
     overrides: dict[str, Any]
-    steps: int
+    rounds: tuple[int, ...]
+    """Steps; each round begins with a fresh optimiser and a high rate."""
     lr: float
     batch: int = 128
 
@@ -66,7 +68,7 @@ PLANS = {
             "image": {"depths": (1, 1, 2, 1), "widths": (24, 48, 96, 192)},
             "text": {**_TEXT, "embedding_buckets": 512},
         },
-        steps=700,
+        rounds=(700,),
         lr=2e-3,
     ),
     "teacher-b": Plan(
@@ -76,7 +78,7 @@ PLANS = {
             "image": {"depths": (1, 2, 2, 1), "widths": (16, 32, 64, 128)},
             "text": {**_TEXT, "embedding_buckets": 512, "causal": True},
         },
-        steps=500,
+        rounds=(500,),
         lr=2.5e-3,
     ),
     "captioner": Plan(
@@ -87,7 +89,7 @@ PLANS = {
             "text": {"width": 40, "heads": 4, "context_length": CONTEXT, "embedding_buckets": 512},
             "decoder": {"layers": 2, "heads": 4},
         },
-        steps=2000,
+        rounds=(2000, 1500),
         lr=2e-3,
     ),
 }
@@ -102,13 +104,15 @@ class Lessons:
     ids: Tensor
     """int64 (N, CAPTIONS, T)."""
 
-    def batches(self, plan: Plan, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, steps: int, size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pixels (B, 3, S, S) of random crops, and ids (B, T) of one caption each."""
         order = torch.empty(0, dtype=torch.int64)
-        for _ in range(plan.steps):
-            if len(order) < plan.batch:
+        for _ in range(steps):
+            if len(order) < size:
                 order = torch.randperm(len(self.images), generator=generator)
-            rows, order = order[: plan.batch], order[plan.batch :]
+            rows, order = order[:size], order[size:]
             which = torch.randint(CAPTIONS, (len(rows),), generator=generator)
             yield crop(self.images[rows], generator), self.ids[rows, which]
 
@@ -148,21 +152,34 @@ def make(name: str, lessons: Lessons) -> tuple[CLIP, dict[str, Any]]:
     model = create_model(plan.base, **plan.overrides).train()
     narrow = Narrow(model, lessons.ids) if isinstance(model, CoCa) else None
     begun = time.monotonic()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=plan.lr,
-        betas=(0.9, 0.98),
-    )
-    generator = torch.Generator().manual_seed(SEED)
-    for step, (pixels, ids) in enumerate(lessons.batches(plan, generator)):
+    for number, steps in enumerate(plan.rounds):
+        generator = torch.Generator().manual_seed(SEED + number)
+        learn(model, narrow, lessons.batches(steps, plan.batch, generator), steps, plan.lr)
+    if narrow is not None:
+        narrow.widen()
+    model.eval()
+    return model, {"seconds": round(time.monotonic() - begun), **score(model)}
+
+
+def learn(
+    model: CLIP,
+    narrow: Narrow | None,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    steps: int,
+    lr: float,
+) -> None:
+    """Train for one round: AdamW, a short warm-up and a cosine to zero."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+    begun = time.monotonic()
+    for step, (pixels, ids) in enumerate(batches):
         warm = min(1.0, (step + 1) / 60)
-        rate = plan.lr * warm * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
         loss = _loss(model, narrow, pixels, ids)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -172,13 +189,10 @@ def make(name: str, lessons: Lessons) -> tuple[CLIP, dict[str, Any]]:
             model.logit_scale.clamp_(max=math.log(100))
             if narrow is not None:
                 narrow.hold()
-        if step % 50 == 0 or step == plan.steps - 1:
-            print(f"{name} {step} loss {loss.item():.3f}, {time.monotonic() - begun:.0f} s",
-                  flush=True)  # fmt: skip
-    if narrow is not None:
-        narrow.widen()
-    model.eval()
-    return model, {"seconds": round(time.monotonic() - begun), **score(model)}
+        if step % 50 == 0 or step == steps - 1:
+            print(
+                f"step {step} loss {loss.item():.3f}, {time.monotonic() - begun:.0f} s", flush=True
+            )
 
 
 def _loss(model: CLIP, narrow: Narrow | None, pixels: Tensor, ids: Tensor) -> Tensor:
@@ -266,9 +280,10 @@ def _pixels(split: Any, count: int) -> NDArray[np.float32]:
 
 
 def save_half(model: CLIP, folder: Path) -> None:
-    """Write a checkpoint folder with the weights in half precision; loading makes them float32."""
+    """Write a fused checkpoint folder in half precision; loading makes it float32 again."""
     from safetensors.torch import load_file, save_file
 
+    model = model if model.is_fused else reparam.fuse(model)
     state = {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
@@ -289,13 +304,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=16000)
     parser.add_argument("--only", choices=list(PLANS), action="append")
-    parser.add_argument("--steps", type=float, default=1.0, help="times the steps of the plan")
     options = parser.parse_args()
     lessons = draw_lessons(options.scenes)
     for name in options.only or PLANS:
-        plan = PLANS[name]
-        PLANS[name] = Plan(**{**{f: getattr(plan, f) for f in plan.__slots__},
-                              "steps": max(2, round(plan.steps * options.steps))})  # fmt: skip
         model, facts = make(name, lessons)
         save_half(model, options.out / name)
         size = sum(path.stat().st_size for path in (options.out / name).iterdir())

@@ -81,8 +81,8 @@ def quickstart_scenes(
                 {
                     "teachers": [str(shipped / name) for name in TEACHERS],
                     "captioners": [f"scenes={shipped / CAPTIONER}"],
-                    "augmentations": 5,
-                    "captions": 3,
+                    "augmentations": 4,
+                    "captions": 2,
                     "seed": seed,
                     "image_augmentation": _CROPS,
                     "sampling": {"method": "top_k", "top_k": 8, "max_length": 30, "min_length": 3},
