@@ -167,6 +167,9 @@ def _read(path: Path) -> NDArray[np.int64] | None:
 
 def _write(path: Path, begins: NDArray[np.int64]) -> None:
     # A full disk only means that the next process scans again.
-    with contextlib.suppress(OSError), write_whole(path) as temporary:
-        with temporary.open("wb") as stream:
-            np.save(stream, begins, allow_pickle=False)
+    with (
+        contextlib.suppress(OSError),
+        write_whole(path) as temporary,
+        temporary.open("wb") as stream,
+    ):
+        np.save(stream, begins, allow_pickle=False)

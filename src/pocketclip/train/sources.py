@@ -1,7 +1,9 @@
-"""Where samples lie, and how the n-th of a shard is read: reinforced shards, tars, tables, folders.
+"""Where samples lie, and how the n-th of a shard is read: reinforced shards, tars, raw pairs.
 
 A source knows the sizes of its shards when it is opened and reads any sample at once afterwards,
-in whatever process. Shards of an object store are fetched whole into a bounded folder.
+in whatever process. Where each sample of a shard begins is scanned once and kept in a temporary
+folder, for all worker processes. Shards of an object store are fetched whole, see `remote`; raw
+pairs that are no tars are in `rawpairs`.
 """
 
 from __future__ import annotations
@@ -9,25 +11,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import tempfile
+import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pocketclip import storage
 from pocketclip.augment import Augmentation
-from pocketclip.errors import DataError, StorageError
-from pocketclip.files import write_whole
-from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.pairs.base import Draft
-from pocketclip.shards.index import Index, describe
+from pocketclip.errors import DataError
+from pocketclip.pairs import PairOptions
+from pocketclip.shards.index import Index, describe, read_index
 from pocketclip.shards.mapped import MappedShard
-from pocketclip.shards.reader import home_of, name_of, shard_paths
+from pocketclip.shards.reader import name_of, shard_paths
 from pocketclip.shards.sample import parse
-from pocketclip.types import Bad, Pair, Sample
+from pocketclip.train.rawpairs import PairSource
+from pocketclip.train.remote import ShardCache
+from pocketclip.types import Sample
 
-_OPEN = 64  # mapped shards per process
-CACHE_BYTES = 50 << 30
-"""The shards of object stores that are kept at a time; the least recently used ones go."""
+_OPEN = 128  # mapped shards per process: a file descriptor and addresses each, no memory
+_UNUSED = ("json", "url.txt")
+_REINFORCED = ("npz", "pth.gz", "paug.json")
+
+
+class ShardError(DataError):
+    """A shard as a whole is not what it should be: nothing to leave out and go on."""
 
 
 class ShardSource:
@@ -35,55 +44,62 @@ class ShardSource:
 
     Attributes:
         sizes: samples per shard.
-        index: what is known of the folder, or None.
+        index: what is known of the set, or None.
         identity: changes when the samples do.
 
+    Args:
+        source: as `pocketclip.shards` takes it; several folders have to be made alike.
+        cache_dir: where shards of object stores are kept; None: the user's cache.
+        reinforced: whether stored augmentations and embeddings are read at all.
+
     Raises:
-        DataError: there are none, or they are not tars.
+        DataError: there are none, they are not tars, or one is not as the index says.
         StorageError: they cannot be reached.
     """
 
-    def __init__(self, source: str | Sequence[str], cache_dir: str | None) -> None:
+    def __init__(
+        self, source: str | Sequence[str], cache_dir: str | None, *, reinforced: bool = True
+    ) -> None:
         self.paths = shard_paths(source)
         other = [path for path in self.paths if not path.lower().endswith(".tar")]
         if other:
             raise DataError(
-                f"{other[0]}: training reads tar shards; write these as tars with "
-                "`pocketclip join`"
+                f"{other[0]}: training reads tar shards; write these as tars with `pocketclip join`"
             )
-        home = home_of(source)
-        self.index: Index | None = describe(home) if home is not None else None
-        self.cache = _Cache(cache_dir)
-        known = {shard.name: shard for shard in self.index.shards} if self.index else {}
+        self._unwanted = _UNUSED if reinforced else (*_UNUSED, *_REINFORCED)
+        self._cache = ShardCache(cache_dir)
         self._mapped: OrderedDict[int, MappedShard] = OrderedDict()
-        self.sizes, facts = [], []
-        for number, path in enumerate(self.paths):
-            shard = known.get(name_of(path))
-            if shard is not None:
-                self.sizes.append(shard.samples)
-                facts.append([shard.name, shard.samples, shard.sha256])
-            else:
-                size = storage.size(path)
-                self.sizes.append(len(self._shard(number)))
-                facts.append([name_of(path), self.sizes[-1], size])
-        self.identity = _digest(facts)
+        self._scans = Path(tempfile.mkdtemp(prefix="pocketclip-scans-"))
+        self._tidy = weakref.finalize(self, _remove, self._scans, os.getpid())
+        self.index: Index | None = None
+        self.sizes: list[int] = []
+        self._bytes: list[int] = []
+        try:
+            self.identity = _digest(list(self._open_all()))
+        except BaseException:
+            self.close()
+            raise
+        if not sum(self.sizes):
+            raise DataError(f"{source}: the shards hold no samples")
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_mapped": OrderedDict()}  # maps stay in their process
+        # Maps stay in their process, and only the one that made the folder removes it.
+        return {**self.__dict__, "_mapped": OrderedDict(), "_tidy": None}
 
     def read(self, shard: int, index: int) -> Sample:
         """Return a sample.
 
         Raises:
-            DataError: it is damaged.
+            ShardError: the shard is cut, or has changed.
+            DataError: the sample is damaged.
         """
         mapped = self._shard(shard)
-        if index >= len(mapped):
-            raise DataError(
+        if len(mapped) != self.sizes[shard]:
+            raise ShardError(
                 f"{self.paths[shard]}: {len(mapped)} samples, {self.sizes[shard]} by the index; "
                 "run `pocketclip audit` on the folder"
             )
-        uid, parts = mapped.read(index)
+        uid, parts = mapped.read(index, self._unwanted)
         try:
             return parse(parts, uid)[0]
         except DataError as error:
@@ -92,93 +108,67 @@ class ShardSource:
     def image(self, sample: Sample) -> bytes:
         """Return the sample's encoded image."""
         if sample.image is None:
-            raise DataError(
-                "the shards hold no images; join them with `pocketclip join` first"
-            )
+            raise DataError("the shards hold no images; join them with `pocketclip join` first")
         return sample.image
-
-    def _shard(self, number: int) -> MappedShard:
-        found = self._mapped.pop(number, None)
-        if found is None:
-            path = self.paths[number]
-            found = MappedShard(self.cache.local(path), name=path)
-        self._mapped[number] = found
-        if len(self._mapped) > _OPEN:
-            self._mapped.popitem(last=False)[1].close()
-        return found
 
     def close(self) -> None:
         """Let go of the files."""
         while self._mapped:
             self._mapped.popitem()[1].close()
+        if self._tidy is not None:
+            self._tidy()
 
+    def _open_all(self) -> Iterator[list[object]]:
+        """Note the size of each shard; yield what identifies it."""
+        folders: dict[str, tuple[dict[str, int], Index | None]] = {}
+        for number, path in enumerate(self.paths):
+            home, name = path.replace("\\", "/").rpartition("/")[0] or ".", name_of(path)
+            if home not in folders:
+                sizes = {name_of(p): size for p, size in storage.list_sizes(home, (".tar",))}
+                folders[home] = sizes, read_index(home, others=False)
+                self._describe(home, first=len(folders) == 1)
+            sizes, index = folders[home]
+            if name not in sizes:
+                raise DataError(f"{path}: no such shard")
+            self._bytes.append(sizes[name])
+            stats = next((s for s in index.shards if s.name == name), None) if index else None
+            if stats is None:
+                self.sizes.append(len(self._shard(number)))
+                yield [name, self.sizes[-1], sizes[name]]
+                continue
+            if stats.bytes and stats.bytes != sizes[name]:
+                raise ShardError(
+                    f"{path} has {sizes[name]:,} bytes, its index says {stats.bytes:,}: it was cut "
+                    "or changed; run `pocketclip audit` on the folder"
+                )
+            self.sizes.append(stats.samples)
+            yield [name, stats.samples, stats.sha256]
 
-class PairSource:
-    """Raw pairs of tables and folders; their images are read when they are wanted.
-
-    Attributes:
-        sizes: usable pairs per shard.
-        identity: changes when the rows do.
-        bad: how many rows cannot be used.
-        index: None, as there is none.
-
-    Raises:
-        DataError: there are none, or their images are inside of the table.
-    """
-
-    index: Index | None = None
-
-    def __init__(self, source: str | Sequence[str], options: PairOptions) -> None:
-        shards = open_pairs(source, options)
-        self.bad = 0
-        self._rows: list[list[tuple[str, str, dict[str, list[str]]]]] = []
-        for shard in shards:
-            rows = []
-            for draft in shard.drafts():
-                if isinstance(draft, Bad):
-                    self.bad += 1
-                elif isinstance(draft, Draft):
-                    rows.append((draft.pair.uid, draft.source, draft.pair.captions))
-                else:
-                    raise DataError(_inside(draft, source))
-            if rows:
-                self._rows.append(rows)
-        self.sizes = [len(rows) for rows in self._rows]
-        if not self.sizes:
-            raise DataError(f"{source}: no pair that can be used ({self.bad} cannot)")
-        self.identity = _digest([[shard.name, shard.fingerprint] for shard in shards])
-
-    def read(self, shard: int, index: int) -> Sample:
-        """Return a pair without its image; `url` says where that is."""
-        uid, place, captions = self._rows[shard][index]
-        return Sample(uid=uid, url=place, captions=captions)
-
-    def image(self, sample: Sample) -> bytes:
-        """Return the sample's encoded image.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        assert sample.url is not None
-        if sample.url[:8].lower().startswith(("http://", "https://")):
+    def _describe(self, home: str, *, first: bool) -> None:
+        index = describe(home)
+        if first:
+            self.index = index
+            return
+        ours = (self.index.teachers, self.index.augmentation) if self.index else None
+        if ours != ((index.teachers, index.augmentation) if index else None):
             raise DataError(
-                f"{sample.url}: training does not fetch from the web; `pocketclip reinforce` or "
-                "`pocketclip join --fetch` stores the images"
+                f"{home}: its teachers or its augmentation are not those of the other folders; "
+                "train on sets that were reinforced alike"
             )
-        try:
-            return storage.read_bytes(sample.url)
-        except StorageError as error:
-            raise DataError(str(error)) from error
 
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def _inside(pair: Pair, source: str | Sequence[str]) -> str:
-    return (
-        f"{source}: the images are stored inside ({pair.uid}); plain training reads tables of "
-        "paths, folders and tars; `pocketclip reinforce` writes such tars"
-    )
+    def _shard(self, number: int) -> MappedShard:
+        found = self._mapped.pop(number, None)
+        if found is None:
+            path, size = self.paths[number], self._bytes[number]
+            kept = self._scans / f"{number}.npy" if self._scans.is_dir() else None
+            try:
+                found = MappedShard(self._cache.local(path, size), name=path, kept=kept)
+            except DataError as error:
+                raise ShardError(str(error)) from error
+        self._mapped[number] = found
+        if len(self._mapped) > _OPEN:
+            self._mapped.popitem(last=False)[1].close()
+        return found
 
 
 def open_source(
@@ -186,7 +176,7 @@ def open_source(
 ) -> ShardSource | PairSource:
     """Return shards, or with `reinforced` false also raw pairs, whichever `source` names."""
     if reinforced or _names_tars(source):
-        return ShardSource(source, cache_dir)
+        return ShardSource(source, cache_dir, reinforced=reinforced)
     return PairSource(source, options)
 
 
@@ -213,45 +203,9 @@ def augmentation_of(source: ShardSource | PairSource, place: object) -> Augmenta
     return Augmentation.from_config(index.augmentation)
 
 
-class _Cache:
-    """Shards of object stores on the local disk, whole files, least recently used ones removed."""
-
-    def __init__(self, folder: str | None) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        self.folder = Path(folder) if folder else Path(base) / "pocketclip" / "shards"
-
-    def local(self, path: str) -> Path:
-        """Return the local file of a shard, fetched if it is remote and not there yet.
-
-        Raises:
-            StorageError: it cannot be fetched.
-        """
-        if not storage.is_remote(path):
-            return Path(path)
-        size = storage.size(path)
-        name = hashlib.sha256(f"{path} {size}".encode()).hexdigest()[:32]
-        target = self.folder / f"{name}.tar"
-        if target.is_file() and target.stat().st_size == size:
-            os.utime(target)
-            return target
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._make_room(size)
-        with write_whole(target) as temporary, temporary.open("wb") as out:
-            with storage.open_read(path) as stream:
-                while block := stream.read(1 << 22):
-                    out.write(block)
-            if out.tell() != size:
-                raise StorageError(f"{path}: {out.tell()} of {size} bytes came; try again")
-        return target
-
-    def _make_room(self, size: int) -> None:
-        files = sorted(self.folder.glob("*.tar"), key=lambda file: file.stat().st_mtime)
-        total = size + sum(file.stat().st_size for file in files)
-        for file in files:
-            if total <= CACHE_BYTES:
-                return
-            total -= file.stat().st_size
-            file.unlink(missing_ok=True)  # a process that has it mapped keeps its pages
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(facts: object) -> str:

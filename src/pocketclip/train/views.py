@@ -24,7 +24,7 @@ from PIL import Image
 
 from pocketclip import pixel_ops
 from pocketclip.augment import Augmentation, Params
-from pocketclip.errors import ImageError
+from pocketclip.augment_params import Box
 from pocketclip.images import open_image
 
 try:
@@ -33,6 +33,7 @@ except ModuleNotFoundError:  # Pillow decodes to the same pixels
     simplejpeg = None
 
 _TRANSLATIONS = (3, 4)  # of pixel_ops.OP_NAMES, in pixels of the result
+_HEAD = 1 << 18  # bytes of a file that are searched for an orientation
 _Pixels = NDArray[np.uint8]
 
 
@@ -42,25 +43,39 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         ImageError: it is damaged, or no image.
     """
-    if _is_plain_jpeg(data):
-        try:
-            pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
-        except ValueError:
-            return open_image(data)  # which says what is wrong
-        return Image.fromarray(pixels)
-    return open_image(data)
+    pixels = _jpeg(data)
+    return open_image(data) if pixels is None else Image.fromarray(pixels)
+
+
+def _jpeg(data: bytes, least: tuple[int, int] = (0, 0)) -> _Pixels | None:
+    """Return the pixels (H, W, 3) of a plain JPEG, or None where Pillow is to decide.
+
+    With `least` (height, width) it is decoded at the smallest size that has these.
+    """
+    if not _is_plain_jpeg(data):
+        return None
+    try:
+        pixels: _Pixels = simplejpeg.decode_jpeg(
+            data, fastdct=False, fastupsample=False, min_height=least[0], min_width=least[1]
+        )
+    except ValueError:  # damaged: Pillow says how, or reads it all the same
+        return None
+    return pixels
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
     """Return whether the bytes are a colour JPEG without an orientation."""
-    if simplejpeg is None or data[:3] != b"\xff\xd8\xff" or b"Exif" in data[:4096]:
+    if simplejpeg is None or data[:3] != b"\xff\xd8\xff":
+        return False
+    # An orientation is in an EXIF block or in XMP, somewhere before the image.
+    if data.find(b"Exif\0", 0, _HEAD) >= 0 or data.find(b"tiff:Orientation", 0, _HEAD) >= 0:
         return False
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return False
     # Of the rare colour spaces (CMYK, Adobe's) Pillow knows more; what is huge it refuses.
-    return colours == "YCbCr" and height * width < 1 << 26
+    return bool(colours == "YCbCr" and height * width < 1 << 26)
 
 
 class View:
@@ -76,19 +91,22 @@ class View:
         self.stored, self.size, self.fast = augmentation, size, fast
         config = augmentation.config
         crop = config.get("random_resized_crop")
-        self._factor = 1.0
+        self._across = self._down = 1.0
         self._replayed = augmentation
         if crop is not None:
-            width = (augmentation.output_size or (size, size))[0]
-            self._factor = size / width
+            width, height = augmentation.output_size or (size, size)
+            self._across, self._down = size / width, size / height
             self._replayed = Augmentation.from_config(
                 {**config, "random_resized_crop": {**crop, "size": size}}
             )
         way = str((crop or {}).get("interpolation", "bilinear"))
         # torch's uint8 kernels know these two; nearest is quick anyway.
         mode = way if way in ("bilinear", "bicubic") else None
+        # What comes before the crop, or between it and the flip, is left to `Augmentation`.
         before = {"resize", "center_crop", "range_augment"} & config.keys()
-        self._mode = mode if fast and crop is not None and not before else None
+        self._direct = crop is not None and not before
+        self._way = Image.Resampling[way.upper()]
+        self._mode = mode if fast and self._direct else None
 
     def __call__(self, data: bytes, packed: Any) -> _Pixels:
         """Return the pixels (S, S, 3) of an encoded image, augmented as `packed` says.
@@ -102,8 +120,14 @@ class View:
     def apply(self, data: bytes, params: Params) -> _Pixels:
         """Return the same for parameters that were unpacked, or drawn."""
         params = self._scaled(params)
-        if self._mode is not None and params.crop is not None and _is_plain_jpeg(data):
-            return self._fast(data, params)
+        if self._mode is not None and params.crop is not None:
+            pixels = self._fast(data, params, params.crop)
+            if pixels is not None:
+                return pixels
+        if self._direct and params.crop is not None:
+            pixels = self._cropped(data, params, params.crop)
+            if pixels is not None:
+                return pixels
         pixels = self._replayed.apply(decode(data), params)
         if pixels.shape[:2] != (self.size, self.size):
             square = Image.fromarray(pixels)
@@ -111,52 +135,66 @@ class View:
             pixels = np.array(square)
         return pixels
 
+    def _cropped(self, data: bytes, params: Params, crop: Box) -> _Pixels | None:
+        """Return what `Augmentation.apply` does, with only the crop made a Pillow image."""
+        pixels = _jpeg(data)
+        top, left, h, w = crop
+        if pixels is None or top + h > pixels.shape[0] or left + w > pixels.shape[1]:
+            return None  # `Augmentation` says that it does not fit
+        image = Image.fromarray(np.ascontiguousarray(pixels[top : top + h, left : left + w]))
+        return _finished(pixel_ops.resize(image, (self.size, self.size), self._way), params)
+
     def _scaled(self, params: Params) -> Params:
-        if self._factor == 1.0:
+        across, down = self._across, self._down
+        if across == down == 1.0:
             return params
         ops, erase = params.ops, params.erase
         if ops is not None:
-            ops = tuple(
-                (op, magnitude * self._factor if op in _TRANSLATIONS else magnitude)
-                for op, magnitude in ops
-            )
+            factors = dict(zip(_TRANSLATIONS, (across, down), strict=True))
+            ops = tuple((op, magnitude * factors.get(op, 1.0)) for op, magnitude in ops)
         if erase is not None:
-            top, left, height, width = (round(value * self._factor) for value in erase)
-            erase = (top, left, height, width)
+            top, left = round(erase[0] * down), round(erase[1] * across)
+            bottom, right = (
+                round((erase[0] + erase[2]) * down),
+                round((erase[1] + erase[3]) * across),
+            )
+            erase = (top, left, bottom - top, right - left)
         return dataclasses.replace(params, ops=ops, erase=erase)
 
-    def _fast(self, data: bytes, params: Params) -> _Pixels:
-        assert params.crop is not None
+    def _fast(self, data: bytes, params: Params, crop: Box) -> _Pixels | None:
+        """Return approximate pixels, or None where the exact way has to decide."""
+        if not _is_plain_jpeg(data):
+            return None
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        top, left, h, w = params.crop
+        top, left, h, w = crop
         if top + h > height or left + w > width:
-            return self._replayed.apply(decode(data), params)  # which says that it does not fit
-        try:
-            pixels = simplejpeg.decode_jpeg(
-                data,
-                min_height=min(height, math.ceil(height * self.size / h)),
-                min_width=min(width, math.ceil(width * self.size / w)),
-                min_factor=1,
-            )
-        except ValueError as error:
-            raise ImageError(f"image bytes: {error}") from error
+            return None
+        least = math.ceil(height * self.size / h), math.ceil(width * self.size / w)
+        pixels = _jpeg(data, (min(height, least[0]), min(width, least[1])))
+        if pixels is None:
+            return None
         down, across = pixels.shape[0] / height, pixels.shape[1] / width
         y0, x0 = round(top * down), round(left * across)
         y1 = max(round((top + h) * down), y0 + 1)
         x1 = max(round((left + w) * across), x0 + 1)
         part = torch.from_numpy(pixels[y0:y1, x0:x1]).permute(2, 0, 1)[None]
         square = F.interpolate(
-            part, (self.size, self.size), mode=self._mode, antialias=True, align_corners=False
+            part, (self.size, self.size), mode=str(self._mode), antialias=True, align_corners=False
         )
         out: _Pixels = np.ascontiguousarray(square[0].permute(1, 2, 0).numpy())
-        if params.flip:
-            out = np.ascontiguousarray(out[:, ::-1])
-        if params.ops:
-            image = Image.fromarray(out)
-            for op, magnitude in params.ops:
-                image = pixel_ops.apply_op(image, op, magnitude)
-            out = np.array(image)
-        if params.erase is not None:
-            y, x, height, width = params.erase
-            out[y : y + height, x : x + width] = 0
-        return out
+        if not params.flip and not params.ops and params.erase is None:
+            return out
+        return _finished(Image.fromarray(out), params)
+
+
+def _finished(image: Image.Image, params: Params) -> _Pixels:
+    """Return a resized crop after what comes behind it: mirrored, altered, erased."""
+    if params.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for op, magnitude in params.ops or ():
+        image = pixel_ops.apply_op(image, op, magnitude)
+    pixels = np.array(image)
+    if params.erase is not None:
+        top, left, height, width = params.erase
+        pixels[top : top + height, left : left + width] = 0
+    return pixels

@@ -1,0 +1,131 @@
+"""Raw pairs for plain training: texts and paths are read once, images when they are wanted.
+
+Texts and paths go into a temporary file, which the worker processes map: memory holds 8 bytes per
+pair.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip import storage
+from pocketclip.errors import DataError, StorageError
+from pocketclip.pairs import PairOptions, PairShard, open_pairs
+from pocketclip.pairs.base import Draft, digest
+from pocketclip.pairs.loading import is_url
+from pocketclip.shards.index import Index
+from pocketclip.stores import NotThereError
+from pocketclip.types import Bad, Sample
+
+_FIRST = 3  # reasons that a message tells
+
+
+class PairSource:
+    """Raw pairs of tables and folders.
+
+    Attributes:
+        sizes: usable pairs, as one shard.
+        identity: changes when the rows do.
+        bad: how many rows cannot be used.
+        index: None, as there is none.
+
+    Raises:
+        DataError: there are none, or their images are not files: inside of the table, or URLs.
+        StorageError: they cannot be reached.
+    """
+
+    index: Index | None = None
+
+    def __init__(self, source: str | Sequence[str], options: PairOptions) -> None:
+        shards = open_pairs(source, options)
+        self.bad, self._reasons = 0, list[str]()
+        descriptor, path = tempfile.mkstemp(prefix="pocketclip-pairs-")
+        self._path = Path(path)
+        self._tidy = weakref.finalize(self, _remove, self._path, os.getpid())
+        self._map: mmap.mmap | None = None
+        begins = [0]
+        try:
+            with os.fdopen(descriptor, "wb") as out:
+                for record in self._records(shards, source):
+                    out.write(record)
+                    begins.append(out.tell())
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        self._begins: NDArray[np.int64] = np.array(begins, np.int64)
+        self.sizes = [len(begins) - 1]
+        if not self.sizes[0]:
+            why = f"; the first: {'; '.join(self._reasons)}" if self.bad else ""
+            raise DataError(f"{source}: no pair that can be used ({self.bad} cannot{why})")
+        self.identity = digest(*(text for s in shards for text in (s.name, s.fingerprint)))[:16]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_map": None, "_tidy": None}
+
+    def _records(self, shards: Sequence[PairShard], source: str | Sequence[str]) -> Iterator[bytes]:
+        for shard in shards:
+            for draft in shard.drafts():
+                if isinstance(draft, Bad):
+                    self.bad += 1
+                    if len(self._reasons) < _FIRST:
+                        self._reasons.append(f"{draft.uid}: {draft.reason}")
+                elif not isinstance(draft, Draft):
+                    raise DataError(
+                        f"{source}: the images are stored inside ({draft.uid}); plain training "
+                        "reads tables of paths, folders and tars; `pocketclip reinforce` writes "
+                        "such tars"
+                    )
+                elif is_url(draft.source):
+                    raise DataError(
+                        f"{source}: {draft.pair.uid} has a URL for an image; training does not "
+                        "fetch from the web: `pocketclip reinforce` stores the images in shards"
+                    )
+                else:
+                    row = [draft.pair.uid, draft.source, draft.pair.captions]
+                    yield json.dumps(row).encode()
+
+    def read(self, shard: int, index: int) -> Sample:
+        """Return a pair without its image; `url` says where that is."""
+        del shard
+        if self._map is None:
+            with self._path.open("rb") as stream:
+                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        begin, end = int(self._begins[index]), int(self._begins[index + 1])
+        uid, place, captions = json.loads(self._map[begin:end])
+        return Sample(uid=uid, url=place, captions=captions)
+
+    def image(self, sample: Sample) -> bytes:
+        """Return the sample's encoded image.
+
+        Raises:
+            DataError: the file cannot be read.
+            StorageError: the store cannot be reached, which concerns all of them.
+        """
+        assert sample.url is not None
+        try:
+            return storage.read_bytes(sample.url)
+        except StorageError as error:
+            if storage.is_remote(sample.url) and not isinstance(error, NotThereError):
+                raise
+            raise DataError(str(error)) from error
+
+    def close(self) -> None:
+        """Let go of the file, and remove it."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        if self._tidy is not None:
+            self._tidy()
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        path.unlink(missing_ok=True)
