@@ -9,7 +9,9 @@ import torch
 from pocketclip import checkpoint, zoo
 from pocketclip.nn.clip import create_model
 from pocketclip.quickstart import make
-from pocketclip.quickstart.make import PLANS, Narrow, Plan, crop, draw_lessons, save_half
+from pocketclip.quickstart.describing import Narrow
+from pocketclip.quickstart.lessons import crop, draw_lessons
+from pocketclip.quickstart.make import PLANS, Plan, Round, save_half
 
 SHIPPED = resources.files("pocketclip") / "data" / "quickstart"
 
@@ -54,7 +56,14 @@ def test_crops_keep_what_is_in_the_middle():
 
 def test_the_recipe_makes_a_model_that_loads(lessons, tmp_path, monkeypatch):
     plan = PLANS["captioner"]
-    small = Plan(base=plan.base, overrides=plan.overrides, rounds=(1, 1), lr=1e-3, batch=6)
+    small = Plan(
+        base=plan.base,
+        overrides=plan.overrides,
+        rounds=(Round(steps=1, captioning=2.0), Round(steps=1, scenes=8, captioning=5.0)),
+        lr=1e-3,
+        batch=6,
+        describing=(Round(steps=1), Round(steps=1)),
+    )
     monkeypatch.setitem(PLANS, "captioner", small)
     monkeypatch.setattr(make, "score", lambda _model: {})
     model, _ = make.make("captioner", lessons)

@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,27 @@ from pocketclip.files import write_whole_folder
 from pocketclip.nn import reparam
 from pocketclip.nn.clip import CLIP, create_model
 from pocketclip.nn.coca import CoCa
-from pocketclip.quickstart.captions import TEMPLATES, class_name, full_caption, right_caption
+from pocketclip.quickstart.captions import TEMPLATES, class_name, full_caption
 from pocketclip.quickstart.chance import Chance
+from pocketclip.quickstart.describing import Narrow, described, readers, spread_queries
 from pocketclip.quickstart.drawing import render
+from pocketclip.quickstart.lessons import CONTEXT, SEED, SIDE, Lessons, draw_lessons
 from pocketclip.quickstart.scenes import UNSEEN, draw_scene
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.loss import captioning_loss, contrastive_loss
 
-SEED = 2311
-SIDE, DRAWN = 64, 80
-CAPTIONS = 6
-"""Right captions of a scene, one of which is drawn each time it is seen."""
-CONTEXT = 32
-
 _TEXT = {"width": 96, "layers": 2, "heads": 3, "context_length": CONTEXT}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """A part of the training, with a fresh optimiser and a high rate."""
+
+    steps: int
+    scenes: int = 16000
+    """The first so many."""
+    captioning: float = 0.0
+    """Of a captioner: the weight of its captioning loss, beside the contrastive one's 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +61,11 @@ class Plan:
 
     base: str
     overrides: dict[str, Any]
-    rounds: tuple[int, ...]
-    """Steps; each round begins with a fresh optimiser and a high rate."""
+    rounds: tuple[Round, ...]
     lr: float
     batch: int = 128
+    describing: tuple[Round, ...] = ()
+    """Of a captioner: the last rounds, see `pocketclip.quickstart.describing`."""
 
 
 PLANS = {
@@ -68,7 +76,7 @@ PLANS = {
             "image": {"depths": (1, 1, 2, 1), "widths": (24, 48, 96, 192)},
             "text": {**_TEXT, "embedding_buckets": 512},
         },
-        rounds=(700,),
+        rounds=(Round(steps=700),),
         lr=2e-3,
     ),
     "teacher-b": Plan(
@@ -78,7 +86,7 @@ PLANS = {
             "image": {"depths": (1, 2, 2, 1), "widths": (16, 32, 64, 128)},
             "text": {**_TEXT, "embedding_buckets": 512, "causal": True},
         },
-        rounds=(500,),
+        rounds=(Round(steps=500),),
         lr=2.5e-3,
     ),
     "captioner": Plan(
@@ -89,60 +97,14 @@ PLANS = {
             "text": {"width": 40, "heads": 4, "context_length": CONTEXT, "embedding_buckets": 512},
             "decoder": {"layers": 2, "heads": 4},
         },
-        rounds=(2000, 1500),
+        rounds=(
+            Round(steps=2000, captioning=2.0),
+            Round(steps=900, scenes=10000, captioning=5.0),
+        ),
+        describing=(Round(steps=1200, scenes=8000), Round(steps=2000, scenes=8000)),
         lr=2e-3,
     ),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lessons:
-    """What the models learn from."""
-
-    images: Tensor
-    """uint8 (N, 3, DRAWN, DRAWN)."""
-    ids: Tensor
-    """int64 (N, CAPTIONS, T)."""
-
-    def batches(
-        self, steps: int, size: int, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pixels (B, 3, S, S) of random crops, and ids (B, T) of one caption each."""
-        order = torch.empty(0, dtype=torch.int64)
-        for _ in range(steps):
-            if len(order) < size:
-                order = torch.randperm(len(self.images), generator=generator)
-            rows, order = order[:size], order[size:]
-            which = torch.randint(CAPTIONS, (len(rows),), generator=generator)
-            yield crop(self.images[rows], generator), self.ids[rows, which]
-
-
-def draw_lessons(count: int) -> Lessons:
-    """Draw `count` scenes and their captions."""
-    images = np.empty((count, 3, DRAWN, DRAWN), np.uint8)
-    texts: list[str] = []
-    for index in range(count):
-        scene = draw_scene("teaching", seed=SEED, index=index)
-        pixels = render(scene, side=DRAWN, chance=Chance(SEED, 3, index))
-        images[index] = pixels.transpose(2, 0, 1)
-        texts += [
-            right_caption("teaching", seed=SEED, index=index, draw=k) for k in range(CAPTIONS)
-        ]
-    ids = torch.from_numpy(Tokenizer()(texts, CONTEXT))
-    return Lessons(images=torch.from_numpy(images), ids=ids.reshape(count, CAPTIONS, -1))
-
-
-def crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a random part of each image, 65 to 100 % of its area, as pixels (B, 3, S, S)."""
-    count = len(images)
-    area = 0.65 + 0.35 * torch.rand(count, 1, generator=generator)
-    aspect = (0.3 * (torch.rand(count, 1, generator=generator) - 0.5)).exp()
-    part = (area.sqrt() * torch.cat([aspect, 1 / aspect], 1)).clamp(max=1)  # (B, 2)
-    shift = (1 - part) * (2 * torch.rand(count, 2, generator=generator) - 1)
-    theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = part[:, 0], part[:, 1], shift
-    grid = F.affine_grid(theta, [count, 3, SIDE, SIDE], align_corners=False)
-    return F.grid_sample(images.float() / 255, grid, padding_mode="border", align_corners=False)
 
 
 def make(name: str, lessons: Lessons) -> tuple[CLIP, dict[str, Any]]:
@@ -152,9 +114,29 @@ def make(name: str, lessons: Lessons) -> tuple[CLIP, dict[str, Any]]:
     model = create_model(plan.base, **plan.overrides).train()
     narrow = Narrow(model, lessons.ids) if isinstance(model, CoCa) else None
     begun = time.monotonic()
-    for number, steps in enumerate(plan.rounds):
+
+    @torch.no_grad()
+    def after() -> None:
+        model.logit_scale.clamp_(max=math.log(100))
+        if narrow is not None:
+            narrow.hold()
+
+    for number, part in enumerate(plan.rounds):
         generator = torch.Generator().manual_seed(SEED + number)
-        learn(model, narrow, lessons.batches(steps, plan.batch, generator), steps, plan.lr)
+        if narrow is not None:
+            narrow.weight = part.captioning
+        batches = lessons.first(part.scenes).batches(part.steps, plan.batch, generator)
+        losses = (_loss(model, narrow, *batch) for batch in batches)
+        learn(list(model.parameters()), losses, part.steps, plan.lr, after)
+    for number, part in enumerate(plan.describing):
+        assert isinstance(model, CoCa)
+        assert narrow is not None
+        if not number:
+            spread_queries(model, torch.Generator().manual_seed(SEED))
+        generator = torch.Generator().manual_seed(SEED + len(plan.rounds) + number)
+        some = lessons.first(part.scenes)
+        reading = described(model, narrow, some, part.steps, plan.batch, generator)
+        learn(readers(model), reading, part.steps, 3e-3, after)
     if narrow is not None:
         narrow.widen()
     model.eval()
@@ -162,37 +144,31 @@ def make(name: str, lessons: Lessons) -> tuple[CLIP, dict[str, Any]]:
 
 
 def learn(
-    model: CLIP,
-    narrow: Narrow | None,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    parameters: list[nn.Parameter],
+    losses: Iterator[Tensor],
     steps: int,
     lr: float,
+    after: Callable[[], None],
 ) -> None:
     """Train for one round: AdamW, a short warm-up and a cosine to zero."""
-    parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
     begun = time.monotonic()
-    for step, (pixels, ids) in enumerate(batches):
+    for step, loss in enumerate(losses):
         warm = min(1.0, (step + 1) / 60)
         for group in optimizer.param_groups:
             group["lr"] = lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-        loss = _loss(model, narrow, pixels, ids)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(100))
-            if narrow is not None:
-                narrow.hold()
+        after()
         if step % 50 == 0 or step == steps - 1:
-            print(
-                f"step {step} loss {loss.item():.3f}, {time.monotonic() - begun:.0f} s", flush=True
-            )
+            seconds = time.monotonic() - begun
+            print(f"step {step} loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
 
 
 def _loss(model: CLIP, narrow: Narrow | None, pixels: Tensor, ids: Tensor) -> Tensor:
@@ -203,49 +179,9 @@ def _loss(model: CLIP, narrow: Narrow | None, pixels: Tensor, ids: Tensor) -> Te
         return contrastive_loss(image, text, scale)
     out = model(pixels, ids)
     labels = narrow.labels(ids)
-    return contrastive_loss(out.image, out.text, out.logit_scale) + 2 * captioning_loss(
+    return contrastive_loss(out.image, out.text, out.logit_scale) + narrow.weight * captioning_loss(
         out.logits[:, :-1], labels[:, 1:]
     )
-
-
-class Narrow:
-    """A captioner's last layer, narrowed to the ids that occur, while it learns.
-
-    The vocabulary has 49,408 ids, of which scenes need about a hundred; logits for all would be
-    nearly all of the work. One feature before the layer is held at 1, so that afterwards the rows
-    of all other ids can be the same: -30 for that feature and 0 else.
-    """
-
-    def __init__(self, model: CoCa, ids: Tensor) -> None:
-        self.model = model
-        self.used = torch.unique(ids)
-        self.used = self.used[self.used != 0]
-        self.place = torch.zeros(model.config.text.vocab_size, dtype=torch.int64)
-        self.place[self.used] = torch.arange(1, len(self.used) + 1)  # 0 is padding here too
-        width = model.config.text.width
-        model.decoder.head = nn.Linear(width, len(self.used) + 1, bias=False)
-        nn.init.normal_(model.decoder.head.weight, std=width**-0.5)
-        self.hold()
-
-    def labels(self, ids: Tensor) -> Tensor:
-        """Return ids (B, T) as the narrow layer counts them."""
-        return self.place[ids]
-
-    @torch.no_grad()
-    def hold(self) -> None:
-        """Keep the last feature at 1."""
-        self.model.decoder.norm.weight[-1] = 0
-        self.model.decoder.norm.bias[-1] = 1
-
-    @torch.no_grad()
-    def widen(self) -> None:
-        """Give the captioner a layer for the whole vocabulary."""
-        old = self.model.decoder.head.weight
-        new = nn.Linear(old.shape[1], len(self.place), bias=False)
-        new.weight.zero_()
-        new.weight[:, -1] = -30
-        new.weight[self.used] = old[1:]
-        self.model.decoder.head = new
 
 
 @torch.no_grad()
@@ -302,10 +238,9 @@ def main() -> None:
     """Make all three, or those that are named."""
     parser = argparse.ArgumentParser(description="Make the models that ship with the package.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=16000)
     parser.add_argument("--only", choices=list(PLANS), action="append")
     options = parser.parse_args()
-    lessons = draw_lessons(options.scenes)
+    lessons = draw_lessons(16000)
     for name in options.only or PLANS:
         model, facts = make(name, lessons)
         save_half(model, options.out / name)

@@ -85,7 +85,12 @@ def quickstart_scenes(
                     "captions": 2,
                     "seed": seed,
                     "image_augmentation": _CROPS,
-                    "sampling": {"method": "top_k", "top_k": 8, "max_length": 30, "min_length": 3},
+                    "sampling": {
+                        "method": "nucleus",
+                        "top_p": 0.7,
+                        "max_length": 30,
+                        "min_length": 3,
+                    },
                 },
             )
         _arms(course, ("unseen", "retrieval"), {})
