@@ -153,7 +153,8 @@ def peer_step(
 
     model = open_clip.create_model(names[name], output_dict=True).to(device).train()
     loss_of = ClipLoss()
-    exempt, decaying = [], []
+    exempt: list[torch.nn.Parameter] = []
+    decaying: list[torch.nn.Parameter] = []
     for key, parameter in model.named_parameters():
         (exempt if parameter.ndim < 2 or "bias" in key else decaying).append(parameter)
     optimizer = torch.optim.AdamW(

@@ -42,9 +42,10 @@ def load(
     """Load a model: float32, evaluation mode.
 
     Args:
-        path_or_name: a checkpoint folder of ours, or a finished run's; a weight file (`.pt`, `.pth`, `.bin`,
-            `.safetensors`) in Apple's, open_clip's or our names; a zoo name, whose published
-            weights come from the hub; or a hub id such as `timm/MobileCLIP2-S0-OpenCLIP`.
+        path_or_name: a checkpoint folder of ours, or a finished run's; a weight file (`.pt`,
+            `.pth`, `.bin`, `.safetensors`) in Apple's, open_clip's or our names; a zoo name, whose
+            published weights come from the hub; or a hub id such as
+            `timm/MobileCLIP2-S0-OpenCLIP`.
         model: the zoo name of a weight file that does not say itself which model it holds.
         fuse: fold the training branches, see `pocketclip.nn.reparam.fuse`.
         offline: take hub files from the local cache only.

@@ -26,7 +26,22 @@ VIT = {
 MCI = {
     "image.depths": (1, 1, 1, 1), "image_size": 32, "text.layers": 1, "text.context_length": 16,
 }  # fmt: skip
-WORDS = "a red cup and two green apples on some old wooden table in Paris".split()
+WORDS = [
+    "a",
+    "red",
+    "cup",
+    "and",
+    "two",
+    "green",
+    "apples",
+    "on",
+    "some",
+    "old",
+    "wooden",
+    "table",
+    "in",
+    "Paris",
+]
 
 
 def batch(model, size, *, seed=0, captions=2, dims=DIMS):
@@ -130,7 +145,9 @@ def test_accumulation_replays_chance_and_counts_statistics_once():
     parts = [rows(whole, 0, 4), rows(whole, 4, 8)]
     # What it has to equal: both micro-batches' graphs kept, and one loss.
     torch.manual_seed(7)
-    outs = [model(normalise(p.images, model.config.preprocess), torch.cat(p.captions)) for p in parts]
+    outs = [
+        model(normalise(p.images, model.config.preprocess), torch.cat(p.captions)) for p in parts
+    ]
     image = torch.cat([out[0] for out in outs])
     texts = [out[1].chunk(2) for out in outs]
     captions = [torch.cat([pair[k] for pair in texts]) for k in range(2)]
@@ -186,15 +203,13 @@ def test_accumulation_of_a_captioner(weights):
 def test_a_captioner_learns_what_the_reference_loss_says():
     model = random_model("coca-tiny", seed=0, image_size=32).train()
     whole = batch(model, 4, captions=1)
-    terms = stepper(
-        model, kind="captioning", weights=(0.0, 0.0), captioning_weight=1.0
-    ).backward([whole])
+    terms = stepper(model, kind="captioning", weights=(0.0, 0.0), captioning_weight=1.0).backward(
+        [whole]
+    )
     with torch.no_grad():
         out = model(normalise(whole.images, model.config.preprocess), whole.captions[0])
     labels = whole.captions[0][:, 1:76]
-    expected = F.cross_entropy(
-        out[3][:, :-1].flatten(0, 1), labels.flatten(), ignore_index=0
-    )
+    expected = F.cross_entropy(out[3][:, :-1].flatten(0, 1), labels.flatten(), ignore_index=0)
     torch.testing.assert_close(terms["captioning_loss"], expected)
 
 
@@ -246,9 +261,7 @@ def test_live_teachers_see_the_students_view():
     )  # fmt: skip
     options = {"weights": (0.0, 1.0), "teacher_dims": (8,), "teacher_scales": (30.0,)}
     expected = stepper(model, **options).backward([stored])
-    plain = Batch(
-        images=whole.images, captions=whole.captions, texts=whole.texts, uids=whole.uids
-    )
+    plain = Batch(images=whole.images, captions=whole.captions, texts=whole.texts, uids=whole.uids)
     live = stepper(model, teachers=[oracle], **options).backward([plain])
     torch.testing.assert_close(live, expected)
     assert oracle.texts == whole.texts[1]
@@ -258,7 +271,7 @@ def test_live_teachers_see_the_students_view():
 def test_dimensions_that_do_not_fit_are_named():
     model = random_model("vit-b16", seed=0, **VIT)
     engine = stepper(model, weights=(0.0, 1.0), teacher_dims=(8, 8))
-    with pytest.raises(ConfigError, match="12 numbers.*add up to 16.*loss.teacher_dims"):
+    with pytest.raises(ConfigError, match=r"12 numbers.*add up to 16.*loss.teacher_dims"):
         engine.backward([batch(model, 3)])
 
 

@@ -182,7 +182,10 @@ def _scorer(recipe: Recipe) -> OnCheckpoint | None:
         for item in evaluate(Encoder(model), found.ready, about={"step": step}):
             if isinstance(item, Failure):
                 raise PocketclipError(f"evaluation of {item.key}: {item.reason}")
-            metrics[item.key] = float(item.metrics["main_metric"])
+            value = item.metrics["main_metric"]
+            if value is None:
+                raise PocketclipError(f"evaluation of {item.key}: its main metric is not defined")
+            metrics[item.key] = float(value)
         main = sum(metrics.values()) / len(metrics)
         shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
         print(f"step {step}: {shown}", file=sys.stderr)

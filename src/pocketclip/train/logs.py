@@ -1,6 +1,6 @@
 """What a run says of itself: JSON lines always, TensorBoard and Weights & Biases where wanted.
 
-    RUN/log.jsonl      {"step": 50, "samples": 6400, "loss": 4.1, "distill_loss": 4.1, ...}
+RUN/log.jsonl      {"step": 50, "samples": 6400, "loss": 4.1, "distill_loss": 4.1, ...}
 """
 
 from __future__ import annotations

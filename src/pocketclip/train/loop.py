@@ -40,7 +40,8 @@ from pocketclip import __version__, checkpoint, devices
 from pocketclip.errors import CheckpointError, ConfigError, TrainingError
 from pocketclip.files import remove_abandoned, write_whole
 from pocketclip.nn.clip import CLIP, build
-from pocketclip.train import distributed, recipe as recipes, saving
+from pocketclip.train import distributed, saving
+from pocketclip.train import recipe as recipes
 from pocketclip.train.data import DataConfig, Loader
 from pocketclip.train.distributed import World
 from pocketclip.train.logs import Log
@@ -562,8 +563,8 @@ class _Run:
         return Summary(
             run=self.out, step=self.step, steps=self.recipe.steps,
             samples=self.step * self.recipe.batch_size, seconds=time.monotonic() - begun,
-            interrupted=interrupted, skipped=self.skipped, metrics=metrics, best=saving.best(self.out),
-            model=None if interrupted else self.out / MODEL,
+            interrupted=interrupted, skipped=self.skipped, metrics=metrics,
+            best=saving.best(self.out), model=None if interrupted else self.out / MODEL,
         )  # fmt: skip
 
 

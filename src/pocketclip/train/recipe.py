@@ -247,7 +247,9 @@ class Recipe(Section):
 def names() -> list[str]:
     """Return the names of the recipes that come with the package."""
     folder = resources.files("pocketclip.train") / "recipes"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
 
 
 def load_recipe(
@@ -390,16 +392,16 @@ def _with(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     """Return `raw` with the field of a dotted name set; a field's own keys may have dots."""
     for whole in _WHOLE:
         if key.startswith(f"{whole}."):
-            section, field = whole.split(".")
-            inner = {**((raw.get(section) or {}).get(field) or {}), key[len(whole) + 1 :]: value}
-            return _merged(raw, {section: {field: inner}})
+            first, field = whole.split(".")
+            inner = {**((raw.get(first) or {}).get(field) or {}), key[len(whole) + 1 :]: value}
+            return _merged(raw, {first: {field: inner}})
     head, dot, rest = key.partition(".")
     if not dot:
         return {**raw, head: value}
-    inner = raw.get(head)
-    if inner is not None and not isinstance(inner, dict):
+    section = raw.get(head)
+    if section is not None and not isinstance(section, dict):
         raise ConfigError(f"--set {key}: {head} has no fields")
-    return {**raw, head: _with(dict(inner or {}), rest, value)}
+    return {**raw, head: _with(dict(section or {}), rest, value)}
 
 
 def _first(error: ValidationError) -> str:

@@ -1,9 +1,9 @@
 """Checkpoints of a run: written whole, checked by hash, the newest readable one found again.
 
-    RUN/checkpoints/step-00001000/config.json         the model, as every checkpoint of ours
-                                  model.safetensors
-                                  trainer.pt          optimiser, average, counts: own tensors only
-                                  checkpoint.json     step, metrics, and the files' hashes
+RUN/checkpoints/step-00001000/config.json         the model, as every checkpoint of ours
+model.safetensors
+trainer.pt          optimiser, average, counts: own tensors only
+checkpoint.json     step, metrics, and the files' hashes
 """
 
 from __future__ import annotations
@@ -105,7 +105,10 @@ def _not_written(run: Path, target: Path, error: Exception) -> str:
     last = newest(run)
     good = f"the last good one is {last.folder}" if last else "there is none before it"
     reason = "the disk is full" if full else " ".join(str(error).split())
-    return f"{target}: the checkpoint could not be written ({reason}); {good}; free some space and resume"
+    return (
+        f"{target}: the checkpoint could not be written ({reason}); {good}; free some space "
+        "and resume"
+    )
 
 
 def _digest(file: Path) -> str:

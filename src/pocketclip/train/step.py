@@ -113,7 +113,7 @@ class Stepper:
             if features.captioning is not None:
                 features.captioning = self._token_shares(batches)[0] * features.captioning
             terms = self._terms(features, targets)
-            self._scaled(_total(terms)).backward()
+            self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
         else:
             terms = self._accumulated(batches, targets)
         return {name: term.detach() for name, term in terms.items()}
@@ -202,7 +202,7 @@ class Stepper:
         terms = self._terms(joined, targets)
         leaves = [joined.image, *joined.captions, joined.scale]
         if terms:
-            self._scaled(_total(terms)).backward()
+            self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
         shares = self._token_shares(batches) if self.settings.kind == "captioning" else []
         for k, (batch, state) in enumerate(zip(batches, states, strict=True)):
             last = k == len(batches) - 1
@@ -221,7 +221,7 @@ class Stepper:
                     surrogate = surrogate + self._scaled(term)
                     known = terms.get("captioning_loss", term.new_zeros(()))
                     terms["captioning_loss"] = known + term.detach()
-                surrogate.backward()
+                surrogate.backward()  # type: ignore[no-untyped-call]
         return terms
 
     def _token_shares(self, batches: Sequence[Batch]) -> list[float]:
