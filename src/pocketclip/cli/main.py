@@ -14,7 +14,18 @@ from typing import Annotated, Any
 import typer
 
 from pocketclip import __version__
-from pocketclip.cli import audit, classify, compare, embed, join, models, reinforce, show, train
+from pocketclip.cli import (
+    audit,
+    classify,
+    compare,
+    embed,
+    join,
+    models,
+    quickstart,
+    reinforce,
+    show,
+    train,
+)
 from pocketclip.cli import eval as eval_
 from pocketclip.errors import PocketclipError
 
@@ -44,6 +55,7 @@ def _root(
     """From raw image-text pairs to a fast image-text model on a phone or a laptop.
 
     \b
+    pocketclip quickstart                                  the whole way, in minutes
     pocketclip models                                      what there is
     pocketclip classify photo.jpg --labels "a dog,a cat" --model mobileclip2-s0
     pocketclip embed photos/ --out photos.npy --model mobileclip2-s0
@@ -55,6 +67,7 @@ def _root(
     """
 
 
+app.command("quickstart")(quickstart.quickstart)
 app.command("models")(models.models)
 app.command("classify")(classify.classify)
 app.command("embed")(embed.embed)
