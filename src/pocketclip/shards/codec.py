@@ -13,6 +13,7 @@ Shapes: N rows of a key, D width.
 from __future__ import annotations
 
 import ast
+import contextlib
 import gzip
 import io
 import math
@@ -27,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import DataError, MissingDependencyError
+from pocketclip.shards import torchfile
 from pocketclip.shards.quantise import QUANTISED, is_packed, pack, packed_code, unpack
 from pocketclip.types import Embeddings
 
@@ -81,7 +83,7 @@ def decode(member: str, data: bytes) -> tuple[dict[str, Embeddings], str]:
         DataError: the bytes are damaged, too large, or hold anything but arrays of floats.
         MissingDependencyError: `pth.gz`, and torch is not installed.
     """
-    raw = _decode_npz(data) if member == "npz" else _decode_torch(data)
+    raw = _decode_npz(data) if member == "npz" else _decode_gzipped(data)
     dtypes = sorted({dtype for _, dtype in raw.values()})
     return {key: array for key, (array, _) in raw.items()}, "+".join(dtypes)
 
@@ -92,6 +94,11 @@ def gunzip(data: bytes) -> bytes:
     Raises:
         DataError: the data are damaged, cut, or unpack to too much.
     """
+    with contextlib.suppress(zlib.error):  # one gzip member, as nearly always: at once
+        whole = zlib.decompressobj(wbits=31)
+        out = whole.decompress(data, MAX_BYTES)
+        if whole.eof and not whole.unused_data:
+            return out
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as handle:
             out = handle.read(MAX_BYTES + 1)
@@ -125,9 +132,14 @@ def _encode_torch(arrays: Mapping[str, Embeddings]) -> bytes:
     return gzip.compress(buffer.getvalue(), compresslevel=6, mtime=0)
 
 
-def _decode_torch(data: bytes) -> dict[str, tuple[Embeddings, str]]:
-    torch = _torch()
+def _decode_gzipped(data: bytes) -> dict[str, tuple[Embeddings, str]]:
+    torch = _torch()  # also where this one file could be read without
     unpacked = gunzip(data)
+    found = torchfile.read(unpacked)
+    return _decode_torch(torch, unpacked) if found is None else found
+
+
+def _decode_torch(torch: Any, unpacked: bytes) -> dict[str, tuple[Embeddings, str]]:
     _check_torch_file(unpacked)
     try:
         with warnings.catch_warnings():

@@ -43,7 +43,7 @@ class MappedShard:
     """
 
     def __init__(self, path: Path, *, name: str = "", kept: Path | None = None) -> None:
-        self.name = name or str(path)
+        self._path, self.name = path, name or str(path)
         try:
             with path.open("rb") as stream:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -125,8 +125,8 @@ class MappedShard:
         return np.array(begins, np.int64)
 
     def _scan_any(self) -> list[int]:
-        self._map.seek(0)
-        spans = [(g.begin, g.end) for g in groups(members(self._map, self.name, load=False))]  # type: ignore[arg-type]
+        with self._path.open("rb") as stream:
+            spans = [(g.begin, g.end) for g in groups(members(stream, self.name, load=False))]
         if not spans:
             raise DataError(f"{self.name}: no samples in this shard")
         # What stands between two samples is taken for the end of the first.

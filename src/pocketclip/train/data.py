@@ -110,7 +110,10 @@ class Loader:
         self.workers, self._prefetch = workers, prefetch
         self._batches = Batches(config, self._source, order, model, batch_size, seed)
         try:
-            self._batches.sample(0, [])  # what is wrong with all is said at once, and here
+            # What is wrong with all samples is said at once, and here.
+            first = self._batches.sample(0, [])
+            if first.teacher_image is not None:
+                self._batches.width = len(first.teacher_image)
         except BaseException:
             self.close()
             raise
