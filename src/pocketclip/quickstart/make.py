@@ -101,7 +101,7 @@ PLANS = {
             Round(steps=2000, captioning=2.0),
             Round(steps=900, scenes=10000, captioning=5.0),
         ),
-        describing=(Round(steps=1200, scenes=8000), Round(steps=2000, scenes=8000)),
+        describing=(Round(steps=1200, scenes=8000),),
         lr=2e-3,
     ),
 }
