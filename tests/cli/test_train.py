@@ -1,0 +1,176 @@
+"""`pocketclip train` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from pocketclip.cli.main import app
+from pocketclip.errors import PocketclipError
+from pocketclip.train import saving
+from pocketclip.train.logs import read
+from tests.shards.making import folder, sample
+
+TINY = {
+    "image_size": 16, "image.depths": [1, 1, 1, 1], "image.widths": [8, 8, 16, 32],
+    "text.layers": 1, "text.context_length": 16, "text.embedding_buckets": 1024,
+}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    fields = {
+        "model": {"name": "tiny", "overrides": TINY},
+        "data": {"workers": 0},
+        "loss": {"weights": [0.0, 1.0]},
+        "schedule": {"warmup": 1},
+        "steps": 4,
+        "batch_size": 6,
+        "precision": "float32",
+        "tensorboard": False,
+        "checkpoint": {"every_steps": 2},
+    }
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path):
+    made = tmp_path / "dr"
+    made.mkdir()
+    return str(folder(made, [[sample(i) for i in range(12)]]))
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+def test_recipes_are_listed_and_shown():
+    listed = call("--list")
+    assert listed.exit_code == 0
+    assert "mobileclip-b-datacompdr12m" in listed.stdout
+    assert json.loads(call("--list", "--json").stdout)["grocery-small"]["model"]["name"] == "small"
+    shown = call("mobileclip2-dfndr2b", "--data", "mine", "--set", "steps=3", "--show")
+    resolved = yaml.safe_load(shown.stdout)
+    assert (resolved["steps"], resolved["data"]["source"]) == (3, "mine")
+    assert resolved["loss"]["teacher_scales"] == [70.0, 60.0]
+
+
+def test_a_run_from_the_shell(recipe, shards, tmp_path):
+    out = tmp_path / "run"
+    done = call(recipe, "--data", shards, "--out", out, "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert (facts["step"], facts["samples"], facts["model"]) == (4, 24, str(out / "model"))
+    again = call(recipe, "--data", shards, "--out", out, "--device", "cpu")
+    assert again.exit_code == 0
+    assert "24 samples seen" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--list"),
+        (("no-such-recipe",), "neither a file nor a recipe"),
+        (("grocery-small",), "no data"),
+        (("grocery-small", "--data", "nowhere"), "nowhere"),
+        (("grocery-small", "--set", "optimizer.lrr=1"), "did you mean 'lr'"),
+        (("grocery-small", "--data", "x", "--device", "gpu9"), "no device"),
+    ],
+)
+def test_what_cannot_begin_says_why(arguments, message, tmp_path):
+    done = call(*arguments, "--out", tmp_path / "run")
+    assert isinstance(done.exception, PocketclipError)
+    assert message in str(done.exception)
+    assert "\n" not in str(done.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_samples_are_named_and_the_exit_code_tells(recipe, tmp_path):
+    made = tmp_path / "dr"
+    made.mkdir()
+    samples = [sample(i) for i in range(12)]
+    samples[3].image = b"\xff\xd8\xff not a JPEG at all"
+    folder(made, [samples])
+    done = call(recipe, "--data", made, "--out", tmp_path / "run", "--device", "cpu", "--json")
+    assert done.exit_code == 1
+    facts = json.loads(done.stdout)
+    assert facts["skipped"] >= 1
+    assert read(tmp_path / "run" / "log.jsonl")[-1]["skipped"] == facts["skipped"]
+
+
+def test_checkpoints_are_scored_as_eval_would(recipe, shards, tmp_path):
+    table = ["filepath,product"]
+    for i, colour in enumerate(["red", "green", "blue"] * 3):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / f"{i}.png")
+        table.append(f"{i}.png,{colour}")
+    (tmp_path / "colours.csv").write_text("\n".join(table) + "\n")
+    fields = yaml.safe_load(recipe.read_text())
+    fields["evaluation"] = {"data": str(tmp_path / "colours.csv"), "label_column": "product"}
+    recipe.write_text(yaml.safe_dump(fields))
+    out = tmp_path / "run"
+    done = call(recipe, "--data", shards, "--out", out, "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["metrics"]["main_metric"] == facts["metrics"]["colours"]
+    assert facts["best"]["step"] in (2, 4)
+    scored = [line for line in read(out / "log.jsonl") if "eval/main_metric" in line]
+    assert [line["step"] for line in scored] == [2, 4]
+    assert saving.best(out) == (facts["best"]["step"], facts["best"]["main_metric"])
+
+
+def test_live_teachers_stand_in_for_stored_embeddings(recipe, tmp_path):
+    table = ["filepath,caption"]
+    for i in range(8):
+        Image.new("RGB", (20, 20), (30 * i, 0, 90)).save(tmp_path / f"{i}.png")
+        table.append(f"{i}.png,shade {i}")
+    (tmp_path / "pairs.csv").write_text("\n".join(table) + "\n")
+    done = call(
+        recipe, "--data", tmp_path / "pairs.csv", "--out", tmp_path / "run", "--device", "cpu",
+        "--set", "data.reinforced=false", "--set", "data.captions=truth", "--set",
+        "teachers=[random:tiny:1]", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert read(tmp_path / "run" / "log.jsonl")[-1]["distill_loss"] > 0
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, shards, tmp_path):
+    out = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "pocketclip", "train", str(recipe), "--data", shards),
+        *("--out", str(out), "--device", "cpu", "--set", "steps=100000", "--set", "log_every=1"),
+        *("--set", "data.workers=1"),
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(read(out / "log.jsonl")) < 3 and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers too
+        _, told = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 130
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
+    step = read(out / "log.jsonl")[-1]["step"]
+    assert saving.newest(out).step == step
+    assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
+    state = torch.load(saving.newest(out).folder / "trainer.pt", weights_only=True)
+    assert state["world_size"] == 1
