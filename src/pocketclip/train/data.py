@@ -140,19 +140,21 @@ class Loader:
             DataError: many samples in a row cannot be used.
             StorageError: a store cannot be reached.
         """
-        loader = DataLoader(
-            self._batches,
-            batch_size=None,
-            sampler=_From(start),
-            num_workers=self.workers,
-            prefetch_factor=self._prefetch if self.workers else None,
-            worker_init_fn=_start_worker,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else each start would draw from everybody's
-        )
         with warnings.catch_warnings():
             # That a process with threads is forked: the workers use none of the parent's.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            # More workers than cores: whoever asked for so many may know of slow storage.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            loader = DataLoader(
+                self._batches,
+                batch_size=None,
+                sampler=_From(start),
+                num_workers=self.workers,
+                prefetch_factor=self._prefetch if self.workers else None,
+                worker_init_fn=_start_worker,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # else each start would draw from everybody's
+            )
             found = iter(loader)
         try:
             yield from map(_unwrapped, found)

@@ -191,11 +191,14 @@ class View:
         if pixels is None:
             return None
         down, across = pixels.shape[0] / height, pixels.shape[1] / width
-        y0, x0 = round(top * down), round(left * across)
-        y1 = max(round((top + h) * down), y0 + 1)
-        x1 = max(round((left + w) * across), x0 + 1)
+        if (down, across) != (1.0, 1.0):
+            # Between pixels now, where only Pillow's resize can begin; few are left to resize.
+            box = left * across, top * down, (left + w) * across, (top + h) * down
+            image = Image.fromarray(pixels)
+            return _finished(image.resize((self.size, self.size), self._way, box), params)
         # A copy: of an image whose channels lie together in memory the kernel is fastest.
-        part = torch.from_numpy(np.ascontiguousarray(pixels[y0:y1, x0:x1])).permute(2, 0, 1)[None]
+        part = torch.from_numpy(np.ascontiguousarray(pixels[top : top + h, left : left + w]))
+        part = part.permute(2, 0, 1)[None]
         square = F.interpolate(
             part, (self.size, self.size), mode=str(self._mode), antialias=True, align_corners=False
         )
