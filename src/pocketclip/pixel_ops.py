@@ -105,8 +105,7 @@ def _rotate(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def _mapped(image: Image.Image, table: Iterable[int]) -> Image.Image:
-    # What `image.point` does, without making numbers of all three copies of the table first.
-    return Image.frombytes("RGB", image.size, image.tobytes().translate(bytes(table)))
+    return image.point(list(table) * 3)
 
 
 def _from_grey(grey: int, magnitude: float) -> list[int]:

@@ -597,7 +597,7 @@ def test_fast_views_are_near_the_exact_ones():
             exact = View(augmentation, 96)(data, packed).astype(int)
             fast = View(augmentation, 96, fast=True)(data, packed).astype(int)
             assert fast.shape == exact.shape
-            assert np.abs(fast - exact).mean() < 5  # where it was decoded at a fraction
+            assert np.abs(fast - exact).mean() < 6  # fur, decoded at a fraction; 1 is usual
             assert not np.array_equal(fast, exact)
 
 
