@@ -139,6 +139,7 @@ def test_the_report_is_whole_and_shows_what_was_measured(finished):
     found = {sample.captions["text"][0] for sample in read(str(out / "reinforced"))}
     assert sum(caption in text for caption in found) >= 5
     assert "What it does not show" in text
+    assert "knowing every colour and no shape 41.7 %" in text  # 10 colours, 24 pairs
     for command in next_commands(out, result):
         assert command in text
 

@@ -77,7 +77,8 @@ def scenes_page(course: Course) -> str:
         f"<p>A small student learnt from {data['samples']:,} drawn scenes and texts as the web has "
         f"them. It names {plain:.1f} % of the pictures of pairs of colour and shape that were in "
         f"no picture it saw; the same student, reinforced, names {strong:.1f} %. Guessing gives "
-        f"{100 * chances['unseen']:.1f} %.</p>"
+        f"{100 * chances['unseen']:.1f} %, knowing every colour and no shape "
+        f"{100 * _colours_alone(course):.1f} %.</p>"
     )
     about = (
         "<p>Both students begin with the same weights and see the same views of the same pictures, "
@@ -155,6 +156,13 @@ def _chances(course: Course) -> dict[str, float]:
         rows = read_rows(tests / name / "test.csv")
         out[name] = 1 / max(len({row.get("label", row["image"]) for row in rows}), 1)
     return out
+
+
+def _colours_alone(course: Course) -> float:
+    """Return the accuracy of who knows the colours and guesses among the shapes they come in."""
+    rows = read_rows(course.out / DATA / "tests" / "unseen" / "test.csv")
+    labels = {row["label"] for row in rows}
+    return len({label.split()[1] for label in labels}) / len(labels)
 
 
 def _scores(course: Course, chances: dict[str, float]) -> str:
