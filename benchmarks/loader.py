@@ -22,10 +22,6 @@ share the machine; ratios are medians over rounds. The last line is JSON.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import argparse
 import gzip
 import io
