@@ -64,7 +64,7 @@ STUDENT = {
 COMMON: dict[str, Any] = {
     "model": STUDENT,
     "data": {"source": "joined"},
-    "optimizer": {"lr": 4e-3, "weight_decay": 0.1, "beta2": 0.98},
+    "optimizer": {"lr": 3e-3, "weight_decay": 0.1, "beta2": 0.98},
     "batch_size": 64,
     "channels_last": True,
     "precision": "float32",
@@ -74,7 +74,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "captions": {"loss.weights": (1.0, 0.0), "data.captions": "both"},
     "reinforced": {"loss.weights": (0.0, 1.0), "data.captions": "both"},
 }
-BUDGETS = (5120, 10240, 20480, 40960)
+BUDGETS = (8192, 10240, 20480, 40960)
 WARMUP = 0.1  # of a run's steps
 TEMPLATES = ("{}", "a photo of {}.", "{} in a grocery store.", "a close-up of {} on a shelf.")
 
