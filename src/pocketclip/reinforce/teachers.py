@@ -232,7 +232,8 @@ class ZooTowers:
         model = model if getattr(model, "is_fused", False) else reparam.fuse(model)
         self.model = model.eval().requires_grad_(False).to(device, dtype)
         # On a CPU, activations that stay in the cache count for more than a large product.
-        small = 4 if isinstance(config.image, zoo.MCiConfig) else 8
+        small = 4 if isinstance(config.image, zoo.MCiConfig) else 8  # at 256 pixels
+        small *= max(1, (256 // config.preprocess.size) ** 2)
         self.image_batch = small if device.type == "cpu" else 128
         self.tokenizer = Tokenizer(warn=False)
 
