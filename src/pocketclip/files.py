@@ -45,11 +45,12 @@ def remove_abandoned(folder: str | os.PathLike[str]) -> None:
     for path in Path(folder).glob(".*.tmp"):
         parts = path.name.split(".")
         host, _, pid = parts[-3].rpartition("-") if len(parts) >= 5 else ("", "", "")
-        if host == _HOST and pid.isdecimal() and path.is_file() and not _is_alive(int(pid)):
+        if host == _HOST and pid.isdecimal() and path.is_file() and not is_alive(int(pid)):
             path.unlink(missing_ok=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether this machine has a process of that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

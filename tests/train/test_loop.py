@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -478,3 +479,103 @@ def test_two_processes_by_torchrun_and_one_goes_on(shards, tmp_path):
     assert "had 2 processes and goes on with 1" in done.stderr
     assert json.loads((run / "run.json").read_text())["starts"][1]["step"] == 2
     assert (run / "model" / "model.safetensors").is_file()
+
+
+def test_a_finished_run_without_its_model_gets_it(shards, tmp_path):
+    for fields in ({}, {"ema": 0.9}):
+        run = tmp_path / f"run{len(fields)}"
+        whole = recipe(shards, **fields)
+        train(whole, run, device="cpu")
+        expected = weights(run)
+        shutil.rmtree(run / "model")
+        assert train(whole, run, device="cpu").model == run / "model"
+        assert same(weights(run), expected)
+
+
+def test_what_was_just_saved_outlives_damaged_later_ones(shards, tmp_path):
+    run = tmp_path / "run"
+    train(recipe(shards), run, device="cpu")
+    shutil.rmtree(run / "model")
+    for found in saving.find(run)[:2]:
+        (found / "trainer.pt").unlink()
+    fields = {"checkpoint.every_steps": 3, "checkpoint.keep_last": 1}
+    train(recipe(shards, **fields), run, device="cpu")
+    assert [p.name for p in saving.find(run)] == ["step-00000006"]
+    assert saving.newest(run).step == 6
+
+
+def test_resuming_does_not_want_the_first_weights_again(shards, undisturbed, tmp_path):
+    first = tmp_path / "first"
+    shutil.copytree(undisturbed / "model", first)
+    begun = recipe(shards, **{"model.init": str(first)})
+    run = tmp_path / "run"
+    train(begun, run, device="cpu")
+    shutil.rmtree(first)
+    shutil.rmtree(saving.find(run)[0])
+    assert train(begun, run, device="cpu").step == 6
+
+
+def test_half_written_folders_of_killed_processes_go(shards, tmp_path, monkeypatch):
+    run = _resumable(shards, tmp_path, monkeypatch)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = run / "checkpoints" / f".step-00000006.{dead.pid}.abcd.tmp"
+    ours = run / "checkpoints" / f".step-00000006.{os.getpid()}.abcd.tmp"
+    left.mkdir()
+    ours.mkdir()
+    train(recipe(shards), run, device="cpu")
+    assert not left.exists()
+    assert ours.exists()
+
+
+def test_an_explicit_checkpoint_does_not_fill_a_foreign_folder(shards, undisturbed, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(TrainingError, match="holds other files"):
+        train(recipe(shards), tmp_path, device="cpu", resume=str(undisturbed))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_disk_that_fills_outside_of_a_checkpoint(shards, tmp_path, monkeypatch):
+    def full(self, record):  # noqa: ARG001
+        if record["step"] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop.Log, "write", full)
+    with pytest.raises(TrainingError, match=r"No space left.*step-00000002"):
+        train(recipe(shards), tmp_path / "run", device="cpu")
+
+
+def test_records_are_json_also_where_float16_overflows(shards, tmp_path):
+    train(recipe(shards, steps=2, precision="float16"), tmp_path / "run", device="cpu")
+
+    def refuse(text):
+        raise AssertionError(text)
+
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert len([json.loads(line, parse_constant=refuse) for line in lines]) == 2
+
+
+def test_a_schedulers_sigterm_to_all_processes_saves(shards, tmp_path):
+    endless = recipe(shards, steps=10**6, **{"data.workers": 1, "checkpoint.every_steps": 10**5})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(endless.model_dump(mode="json")))
+    run = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "pocketclip", "train", str(tmp_path / "recipe.yaml")),
+        *("--out", str(run), "--device", "cpu"),
+    ]
+    process = subprocess.Popen(
+        command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(read(run / "log.jsonl")) < 3 and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 130, told
+    assert saving.newest(run) is not None

@@ -156,6 +156,11 @@ def _teachers(recipe: Recipe, device: str, offline: bool) -> Sequence[Any]:
         return ()
     from pocketclip.reinforce.teachers import load_teacher
 
+    local = os.environ.get("LOCAL_RANK")
+    if local is not None and device in ("auto", "cuda"):
+        import torch
+
+        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     return [load_teacher(spec, device=device, offline=offline) for spec in recipe.teachers]
 
 

@@ -179,5 +179,6 @@ def _unwrapped(found: Batch | PocketclipError) -> Batch:
 
 def _start_worker(_number: int) -> None:
     # Ctrl-C goes to all processes of a terminal; the main one decides what becomes of the run.
+    # So does a scheduler's SIGTERM; a worker that died of it would take the last steps along.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -10,6 +10,7 @@ Shapes: B rows of all ranks, b rows of one rank, D columns, C channels, H W heig
 
 from __future__ import annotations
 
+import datetime
 import os
 import zlib
 from collections.abc import Sequence
@@ -71,7 +72,10 @@ def start(device: str) -> World:
     try:
         # Gloo beside nccl: sizes and figures are exchanged without waiting for the card.
         backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, rank=rank, world_size=size)
+        # Hours, not minutes: the others wait while one scores a checkpoint.
+        dist.init_process_group(
+            backend, rank=rank, world_size=size, timeout=datetime.timedelta(hours=4)
+        )
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ConfigError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Log:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record with its `step`; it is on the way to the disk when this returns."""
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
         step = int(record["step"])
         numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
@@ -97,7 +98,15 @@ def _wandb(run: Path, recipe: Recipe) -> Any:
     return wandb.init(
         project=recipe.wandb,
         dir=str(run),
-        id=run.resolve().name,
+        id=_identity(run / "wandb.id"),
         resume="allow",
         config=recipe.model_dump(mode="json"),
     )
+
+
+def _identity(path: Path) -> str:
+    """Return the run's own identity, which is kept in its folder: names of folders repeat."""
+    if not path.is_file():
+        with write_whole(path) as temporary:
+            temporary.write_text(secrets.token_hex(8), "utf-8")
+    return path.read_text("utf-8").strip()

@@ -37,7 +37,7 @@ import torch
 from torch import nn
 
 from pocketclip import __version__, checkpoint, devices
-from pocketclip.errors import CheckpointError, ConfigError, TrainingError
+from pocketclip.errors import CheckpointError, ConfigError, PocketclipError, TrainingError
 from pocketclip.files import remove_abandoned, write_whole
 from pocketclip.nn.clip import CLIP, build
 from pocketclip.train import distributed, saving
@@ -116,12 +116,14 @@ def train(
         raise ConfigError(
             f"the recipe names {len(recipe.teachers)} live teachers; {len(teachers)} were given"
         )
+    joined_before = distributed.world_size() > 1
     world = distributed.start(str(devices.place(device)) if device == "auto" else device)
     try:
         run = _Run(recipe, Path(out), world, teachers, on_checkpoint, on_log)
         return run.go(resume)
     finally:
-        distributed.stop()
+        if not joined_before:
+            distributed.stop()
 
 
 def optimised_parts(recipe: Recipe, model: CLIP) -> tuple[torch.optim.AdamW, nn.Parameter | None]:
@@ -204,16 +206,23 @@ class _Run:
 
     def go(self, resume: str) -> Summary:
         saved = self._found(resume)
-        model = first_model(self.recipe)
         trainer: dict[str, Any] = {}
-        if saved is not None:
+        if saved is None:
+            model = first_model(self.recipe)
+        else:
             model, trainer = self._restored(saved)
         if saved is not None and self.step >= self.recipe.steps:
-            return self._finished_before(saved)
+            return self._finished_before(saved, model, trainer)
         self.loader = self._loader(trainer)
         with self.loader:
             self._prepare(model, trainer)
-            return self._steps()
+            try:
+                return self._steps()
+            except OSError as error:
+                raise TrainingError(
+                    f"{self.out}: the run cannot go on ({error}); {self._good()}; put that right "
+                    "(free some space, if the disk is full) and resume"
+                ) from error
 
     def _found(self, resume: str) -> saving.Saved | None:
         """Return the checkpoint to go on from; every process the same one."""
@@ -230,6 +239,13 @@ class _Run:
         return saved
 
     def _find(self, resume: str) -> saving.Saved | None:
+        began = (self.out / RECIPE).is_file()
+        if began:
+            self._same_recipe()
+        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise TrainingError(
+                f"{self.out} holds other files; choose an empty or new folder for the run"
+            )
         if resume not in ("auto", "no"):
             folder = Path(resume)
             saved = saving.check(folder) if folder.name.startswith("step-") else None
@@ -237,19 +253,14 @@ class _Run:
             if saved is None:
                 raise CheckpointError(f"{resume}: no checkpoint of a run there")
             return saved
-        began = (self.out / RECIPE).is_file()
         if not began:
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise TrainingError(
-                    f"{self.out} holds other files; choose an empty or new folder for the run"
-                )
             return None
         if resume == "no":
             raise TrainingError(
                 f"{self.out} holds a run; go on with --resume auto, or choose another folder"
             )
-        self._same_recipe()
         remove_abandoned(self.out)
+        saving.remove_abandoned(self.out)
         saved = saving.newest(self.out)
         if saved is None and saving.find(self.out):
             raise TrainingError(
@@ -276,7 +287,9 @@ class _Run:
         if model.config != self.recipe.model.config():
             raise CheckpointError(f"{saved.folder} holds another model than the recipe describes")
         model.set_gradient_checkpointing(self.recipe.gradient_checkpointing)
-        self.step, self.skipped = saved.step, int(trainer["skipped"])
+        # Of all processes together: one carries them on.
+        self.step = saved.step
+        self.skipped = int(trainer["skipped"]) if self.world.is_main else 0
         self.last_good = saved.folder
         if self.world.is_main:
             log.info("going on from %s", saved.folder)
@@ -289,7 +302,15 @@ class _Run:
                 )
         return model.train(), trainer
 
-    def _finished_before(self, saved: saving.Saved) -> Summary:
+    def _finished_before(
+        self, saved: saving.Saved, model: CLIP, trainer: Mapping[str, Any]
+    ) -> Summary:
+        if self.world.is_main and not (self.out / MODEL / checkpoint.CONFIG).is_file():
+            # It was killed after its last checkpoint, or goes on from a finished one elsewhere.
+            if trainer["average"] is not None:
+                model.load_state_dict(trainer["average"]["state"])
+            checkpoint.save(model, self.out / MODEL)
+        distributed.barrier()
         return Summary(
             run=self.out, step=self.step, steps=self.recipe.steps,
             samples=self.step * self.recipe.batch_size, seconds=0.0, skipped=self.skipped,
@@ -363,7 +384,7 @@ class _Run:
     def _steps(self) -> Summary:
         recipe, main = self.recipe, self.world.is_main
         begun = time.monotonic()
-        clock = _Clock(recipe, self.step)
+        clock = _Clock(recipe)
         if main:
             self._begin()
         metrics: dict[str, float] = {}
@@ -382,7 +403,7 @@ class _Run:
                     window = _Window()
                 if save or stop:
                     metrics = self._save(writer, score=not stop or ends)
-                    clock.saved(self.step)
+                    clock.saved()
                     window.restart()
                 if stop and not ends:
                     return self._summary(begun, metrics, interrupted=True)
@@ -414,12 +435,13 @@ class _Run:
     def _update(self) -> float:
         """Move the weights; return the gradient's norm before it was clipped."""
         settings, scaler = self.recipe.optimizer, self.stepper.scaler
-        scaler.unscale_(self.optimizer)
-        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         if self.bias is not None and self.world.size > 1 and self.bias.grad is not None:
-            # It is no part of the model, so nobody else averages its gradient.
+            # It is no part of the model, so nobody else averages its gradient. Before it is
+            # unscaled, so that all processes find the same overflow.
             torch.distributed.all_reduce(self.bias.grad)
             self.bias.grad /= self.world.size
+        scaler.unscale_(self.optimizer)
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(weights, settings.clip_norm or math.inf)
         if scaler.is_enabled() or bool(torch.isfinite(norm)):
             scaler.step(self.optimizer)
@@ -437,13 +459,16 @@ class _Run:
         wrong = [k for k, v in latest.items() if not math.isfinite(v) and k not in ignored]
         if not wrong:
             return
-        good = f"the last good checkpoint is {self.last_good}" if self.last_good else (
-            "there is no checkpoint yet"
-        )  # fmt: skip
         raise TrainingError(
-            f"{wrong[0]} is {latest[wrong[0]]} at step {self.step}; {good}. Lower optimizer.lr, "
-            "lengthen schedule.warmup, or use float32, and resume"
+            f"{wrong[0]} is {latest[wrong[0]]} at step {self.step}; {self._good()}. Go on from a "
+            "checkpoint in another folder (--resume CHECKPOINT --out OTHER), with a lower "
+            "optimizer.lr or with precision=float32"
         )
+
+    def _good(self) -> str:
+        if self.last_good is None:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {self.last_good}"
 
     def _agreed(self, stop: bool, save: bool) -> tuple[bool, bool]:
         """Return whether to stop and to save; all processes the same."""
@@ -486,7 +511,7 @@ class _Run:
 
     def _report(self, window: _Window, writer: Log | None, seconds: float) -> None:
         values = distributed.average(window.means())
-        skipped = distributed.average({"skipped": float(self.skipped)})
+        skipped = self._skipped_by_all()
         if writer is None:
             return
         recipe = self.recipe
@@ -501,7 +526,7 @@ class _Run:
             "logit_scale": round(float(self.model.logit_scale.detach().exp()), 4),
             "samples_per_second": round(rate, 2),
             "data_wait": round(window.waited / max(window.seconds, 1e-9), 4),
-            "skipped": round(skipped["skipped"] * self.world.size),
+            "skipped": skipped,
             "seconds": round(seconds, 2),
             "seconds_left": round((recipe.steps - self.step) * recipe.batch_size / rate, 1),
         }
@@ -513,20 +538,21 @@ class _Run:
         """Write a checkpoint and have it scored; every process waits for it."""
         metrics: dict[str, float] = {}
         problem: Exception | None = None
+        skipped = self._skipped_by_all()
         if self.world.is_main:
             try:
-                metrics = self._saved(writer, score)
-            except TrainingError as error:
+                metrics = self._saved(writer, score, skipped)
+            except (PocketclipError, OSError) as error:  # the others are waiting
                 problem = error
         metrics, problem = distributed.broadcast_object((metrics, problem))
         if problem is not None:
             raise problem
         return metrics
 
-    def _saved(self, writer: Log | None, score: bool) -> dict[str, float]:
+    def _saved(self, writer: Log | None, score: bool, skipped: int) -> dict[str, float]:
         recipe, metrics = self.recipe, {}
         # Before it is scored: an evaluation that fails costs nothing of what was learnt.
-        saved = saving.save(self.out, self.step, self.model, self._state())
+        saved = saving.save(self.out, self.step, self.model, self._state(skipped))
         self.last_good = saved.folder
         if self.on_checkpoint is not None and score:
             metrics = dict(self.on_checkpoint(self._result(), self.step))
@@ -535,16 +561,20 @@ class _Run:
             if writer is not None:
                 writer.write({"step": self.step, **{f"eval/{k}": v for k, v in metrics.items()}})
         settings = recipe.checkpoint
-        saving.prune(self.out, settings.keep_last, keep_best=settings.keep_best)
+        saving.prune(self.out, self.step, settings.keep_last, keep_best=settings.keep_best)
         return metrics
 
-    def _state(self) -> dict[str, Any]:
+    def _skipped_by_all(self) -> int:
+        mean = distributed.average({"skipped": float(self.skipped)})["skipped"]
+        return round(mean * self.world.size)
+
+    def _state(self, skipped: int) -> dict[str, Any]:
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "bias": self.bias.detach() if self.bias is not None else None,
-            "skipped": self.skipped,
+            "skipped": skipped,
             "world_size": self.world.size,
             "index_hash": self.loader.index_hash,
         }
@@ -563,7 +593,7 @@ class _Run:
         return Summary(
             run=self.out, step=self.step, steps=self.recipe.steps,
             samples=self.step * self.recipe.batch_size, seconds=time.monotonic() - begun,
-            interrupted=interrupted, skipped=self.skipped, metrics=metrics,
+            interrupted=interrupted, skipped=self._skipped_by_all(), metrics=metrics,
             best=saving.best(self.out), model=None if interrupted else self.out / MODEL,
         )  # fmt: skip
 
@@ -572,17 +602,17 @@ class _Window:
     """What happened since the last record of the log."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, list[float]] = {}
         self.latest: dict[str, float] = {}
         self.count = 0
         self.waited = self.rate = 0.0
-        self.paused = 0.0
         self.begun = self.counted = time.perf_counter()
 
     def add(self, terms: Mapping[str, float], norm: float, rate: float) -> None:
         self.latest = {"loss": sum(terms.values()), **terms, "grad_norm": norm}
         for name, value in self.latest.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            if math.isfinite(value):  # in float16 a gradient may overflow, and is left out
+                self.sums.setdefault(name, []).append(value)
         self.count += 1
         self.rate = rate
         self.counted = time.perf_counter()
@@ -596,18 +626,22 @@ class _Window:
         return self.counted - self.begun
 
     def means(self) -> dict[str, float]:
-        return {name: value / max(self.count, 1) for name, value in self.sums.items()}
+        # Every name on every rank, also where one rank has none that is a number.
+        return {
+            name: sum(found) / len(found) if (found := self.sums.get(name)) else 0.0
+            for name in self.latest
+        }
 
 
 class _Clock:
     """Says when a checkpoint is due."""
 
-    def __init__(self, recipe: Recipe, step: int) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.settings = recipe.checkpoint
-        self.saved(step)
+        self.saved()
 
-    def saved(self, step: int) -> None:
-        self.step, self.time = step, time.monotonic()
+    def saved(self) -> None:
+        self.time = time.monotonic()
 
     def is_due(self, step: int) -> bool:
         every, minutes = self.settings.every_steps, self.settings.every_minutes

@@ -34,7 +34,7 @@ from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.order import WINDOW, Order
 from pocketclip.train.rawpairs import PairSource
 from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
-from pocketclip.train.views import View, decode
+from pocketclip.train.views import View, size_of
 from pocketclip.types import Embeddings, Sample
 
 _ATTEMPTS = 16
@@ -199,8 +199,8 @@ class Batches(Dataset["Batch | PocketclipError"]):
         captions = self._captions(sample, chance)
         image = self.source.image(sample)
         if not self.config.reinforced:
-            whole = decode(image)
-            params = self.view.stored.draw(rng_for(self.seed, sample.uid, epoch), whole.size)
+            size = size_of(image)
+            params = self.view.stored.draw(rng_for(self.seed, sample.uid, epoch), size)
             pixels = self.view.apply(image, params)
             texts = [text for text, _, _ in captions]
             return _Chosen(sample.uid, pixels, texts, None, [])

@@ -23,7 +23,7 @@ import torch
 
 from pocketclip import checkpoint
 from pocketclip.errors import CheckpointError, TrainingError
-from pocketclip.files import write_whole, write_whole_folder
+from pocketclip.files import is_alive, write_whole, write_whole_folder
 from pocketclip.nn.clip import CLIP
 
 FOLDER = "checkpoints"
@@ -61,6 +61,8 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
             hashes = {f.name: _digest(f) for f in sorted(folder.iterdir())}
             (folder / _SEAL).write_text(_seal(step, hashes, {}), "utf-8")
     except (OSError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):  # torch raises it wherever the process happens to be
+            raise
         # torch reports a failed write as a RuntimeError, safetensors as one of its own class.
         raise TrainingError(_not_written(run, target, error)) from error
     except Exception as error:
@@ -145,6 +147,15 @@ def check(folder: Path) -> Saved:
     return Saved(folder=folder, step=step, metrics=metrics)
 
 
+def remove_abandoned(run: Path) -> None:
+    """Remove the half-written folders of processes that were killed."""
+    for folder, name in ((run / FOLDER, ".step-*"), (run, f".{checkpoint.RUN_MODEL}.*")):
+        for path in folder.glob(name):
+            pid = path.name.split(".")[-3]
+            if path.suffix in (".tmp", ".old") and pid.isdecimal() and not is_alive(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def newest(run: Path) -> Saved | None:
     """Return a run's newest readable checkpoint; the unreadable ones are named in a warning."""
     for folder in find(run):
@@ -171,10 +182,17 @@ def load(saved: Saved) -> tuple[CLIP, dict[str, Any]]:
     return model, trainer
 
 
-def prune(run: Path, keep_last: int, *, keep_best: bool) -> None:
-    """Remove all checkpoints but the last `keep_last` and, if wanted, the one that scored best."""
+def prune(run: Path, step: int, keep_last: int, *, keep_best: bool) -> None:
+    """Remove all checkpoints but the last `keep_last` and, if wanted, the one that scored best.
+
+    Those after `step`, which was just saved, are damaged or of a past that was given up.
+    """
+    found = find(run)
+    later = [folder for folder in found if folder > place(run, step)]
+    for folder in later:
+        shutil.rmtree(folder, ignore_errors=True)
     winner = best(run) if keep_best else None
     kept = place(run, winner[0]) if winner is not None else None
-    for folder in find(run)[keep_last:]:
+    for folder in found[len(later) + keep_last :]:
         if folder != kept:
             shutil.rmtree(folder, ignore_errors=True)

@@ -68,6 +68,18 @@ def _jpeg(data: bytes, least: tuple[int, int] = (0, 0)) -> _Pixels | None:
     return pixels
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return the (width, height) that `decode` would give, without decoding where that can be.
+
+    Raises:
+        ImageError: it is no image.
+    """
+    if _is_plain_jpeg(data):
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        return width, height
+    return decode(data).size
+
+
 def _is_plain_jpeg(data: bytes) -> bool:
     """Return whether the bytes are a colour JPEG without an orientation."""
     if simplejpeg is None or data[:3] != b"\xff\xd8\xff":
