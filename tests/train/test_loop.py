@@ -579,3 +579,19 @@ def test_a_schedulers_sigterm_to_all_processes_saves(shards, tmp_path):
             process.communicate()
     assert process.returncode == 130, told
     assert saving.newest(run) is not None
+
+
+def test_siglip_with_its_bias_goes_on(shards, tmp_path):
+    fields = {"loss.kind": "siglip", "loss.teacher_biases": [-5.0, -6.0], "optimizer.lr": 1e-2}
+    whole = recipe(shards, **fields)
+    train(whole, tmp_path / "whole", device="cpu")
+    saved = saving.newest(tmp_path / "whole")
+    bias = saving.load(saved)[1]["bias"]
+    assert -10.5 < float(bias) < -9.5
+    assert float(bias) != -10.0
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "model")
+    shutil.rmtree(saving.find(tmp_path / "again")[0])
+    train(whole, tmp_path / "again", device="cpu")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "again"))
+    assert torch.equal(saving.load(saving.newest(tmp_path / "again"))[1]["bias"], bias)
