@@ -150,6 +150,13 @@ def _line_a_minute(total: int | None, unit: str, title: str) -> Advance:
     return advance
 
 
+def duration(seconds: float) -> str:
+    """Return a time for people: hours and minutes, or minutes and seconds."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=2))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketclip.cli.inputs import duration
 from pocketclip.cli.pairs import (
     CAPTION_HELP,
     IMAGE_HELP,
@@ -287,17 +288,11 @@ class Progress:
                 rest = self.total - self.before - self.done
                 about = "" if self.known else "about "
                 of = f" of {about}{self.total}"
-                left = f", about {_duration(rest / max(rate, 1e-9))} left"
+                left = f", about {duration(rest / max(rate, 1e-9))} left"
             else:
                 at = self.shards_before + len(self.finished) + 1
                 of = f" (shard {at} of {self.shards})"
             print(f"{self.before + self.done}{of} pairs, {text}{left}", file=sys.stderr)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _facts(summary: Summary, out: str, seconds: float) -> dict[str, Any]:

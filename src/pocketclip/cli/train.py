@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketclip.cli.inputs import duration
 from pocketclip.errors import ConfigError, MissingDependencyError, PocketclipError
 
 if TYPE_CHECKING:
@@ -246,13 +247,10 @@ def describe(record: Mapping[str, Any]) -> str:
         for name, value in record.items()
         if name.endswith("_loss") and value
     ]
-    left = int(record["seconds_left"])
-    time_left = f"{left // 3600} h {left % 3600 // 60} min" if left >= 3600 else (
-        f"{left // 60} min {left % 60} s"
-    )  # fmt: skip
     return (
         f"loss {record['loss']:.3f} ({', '.join(terms)}), {record['samples_per_second']:.1f} "
-        f"samples/s, {100 * record['data_wait']:.0f} % waiting for data, {time_left} left"
+        f"samples/s, {100 * record['data_wait']:.0f} % waiting for data, "
+        f"{duration(record['seconds_left'])} left"
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from pocketclip import hub
 from pocketclip.errors import CheckpointError, ConfigError, HubError, MissingDependencyError
+from pocketclip.files import digest
 
 TEACHERS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
 CAPTIONERS = {
@@ -197,7 +198,7 @@ def identity(folder: Path, kind: str, config: Mapping[str, Any], processor: Any)
     """Return the id of what a folder's model computes: of its files and their meaning."""
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob(_PICKLED))
     files = [*weights, *(folder / name for name in _TOKENIZER if (folder / name).is_file())]
-    digests = {path.name: _file_digest(path) for path in files}
+    digests = {path.name: digest(path) for path in files}
     kept = {key: value for key, value in config.items() if key not in _VOLATILE}
     return space_of([kind, kept, processor, digests])
 
@@ -206,11 +207,3 @@ def space_of(parts: Any) -> str:
     """Return a space's id for JSON values."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return f"space-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _file_digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import TypeVar
 
+from pocketclip import devices
 from pocketclip.errors import PocketclipError
 from pocketclip.reinforce.prepare import Plan, Prepared, prepare
 from pocketclip.types import Bad, Pair
@@ -24,13 +25,6 @@ _T = TypeVar("_T")
 
 class WorkersDiedError(PocketclipError):
     """A process that decoded images is gone; the others will not do."""
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -56,7 +50,7 @@ class Workers:
     def __init__(self, count: int | None = None, *, ahead: int = 32) -> None:
         self.ahead = ahead
         """How many images may be waiting for the model."""
-        count = cores() if count is None else count
+        count = devices.cores() if count is None else count
         self._pool: ProcessPoolExecutor | None = None
         if count:
             # Not by fork: the model's threads do not survive it.

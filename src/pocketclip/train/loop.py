@@ -692,8 +692,7 @@ def _workers(recipe: Recipe) -> int:
     if recipe.data.workers is not None:
         return recipe.data.workers
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max((cores or 1) // local - 1, 1)
+    return max(devices.cores() // local - 1, 1)
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import shutil
@@ -23,7 +22,7 @@ import torch
 
 from pocketclip import checkpoint
 from pocketclip.errors import CheckpointError, TrainingError
-from pocketclip.files import is_alive, write_whole, write_whole_folder
+from pocketclip.files import digest, is_alive, write_whole, write_whole_folder
 from pocketclip.nn.clip import CLIP
 
 FOLDER = "checkpoints"
@@ -58,7 +57,7 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
         with write_whole_folder(target) as folder:
             checkpoint.save(model, folder)
             torch.save(dict(trainer), folder / _TRAINER)
-            hashes = {f.name: _digest(f) for f in sorted(folder.iterdir())}
+            hashes = {f.name: digest(f) for f in sorted(folder.iterdir())}
             (folder / _SEAL).write_text(_seal(step, hashes, {}), "utf-8")
     except (OSError, RuntimeError) as error:
         if "DataLoader worker" in str(error):  # torch raises it wherever the process happens to be
@@ -113,14 +112,6 @@ def _not_written(run: Path, target: Path, error: Exception) -> str:
     )
 
 
-def _digest(file: Path) -> str:
-    total = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
-
-
 def find(run: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, newest first, whole or not."""
     return sorted((run / FOLDER).glob("step-*"), reverse=True)
@@ -138,9 +129,9 @@ def check(folder: Path) -> Saved:
         metrics = {str(k): float(v) for k, v in seal["metrics"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / _SEAL} is missing or damaged") from error
-    for name, digest in hashes.items():
+    for name, expected in hashes.items():
         file = folder / Path(name).name
-        if not file.is_file() or _digest(file) != digest:
+        if not file.is_file() or digest(file) != expected:
             raise CheckpointError(f"{file} is missing, cut or changed")
     if not {_TRAINER, checkpoint.CONFIG, checkpoint.WEIGHTS} <= hashes.keys():
         raise CheckpointError(f"{folder} is not a checkpoint of a run")
