@@ -66,8 +66,24 @@ def compile_for_cpu(model: CLIP) -> CLIP:
     return fast
 
 
-def rearranged(model: CLIP) -> CLIP:
-    """Return a copy of the fused `model` in forms that oneDNN has fast kernels for."""
+def unscaled(model: CLIP) -> CLIP:
+    """Return a copy of the fused `model` whose layer scales are part of the weights before them."""
+    out = copy.deepcopy(model).eval()
+    out.inference_only = True
+    with torch.no_grad():
+        for module in list(out.modules()):
+            for name, child in module.named_children():
+                if type(child) is RepMixerBlock or isinstance(child, AttentionBlock):
+                    setattr(module, name, _Unscaled(child))
+    return out
+
+
+def widened(model: CLIP) -> CLIP:
+    """Return a copy of the fused `model` whose depthwise convolutions keep the channel count.
+
+    Those that widen read repeated inputs instead; runtimes have fast kernels only for as many
+    channels out as in.
+    """
     out = copy.deepcopy(model).eval()
     out.inference_only = True
     with torch.no_grad():
@@ -76,9 +92,13 @@ def rearranged(model: CLIP) -> CLIP:
                 _widen(module.conv, module.proj.conv)
             elif isinstance(module, MCi):
                 _widen(module.expand, module.head)
-            for name, child in module.named_children():
-                if type(child) is RepMixerBlock or isinstance(child, AttentionBlock):
-                    setattr(module, name, _Unscaled(child))
+    return out
+
+
+def rearranged(model: CLIP) -> CLIP:
+    """Return a copy of the fused `model` in forms that oneDNN has fast kernels for."""
+    out = widened(unscaled(model))
+    with torch.no_grad():
         for tower in (out.image, out.text):
             for module in list(tower.modules()):
                 for name, child in module.named_children():

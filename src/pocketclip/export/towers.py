@@ -1,0 +1,129 @@
+"""The two towers of a model in the form that exporters take.
+
+    towers = prepare(checkpoint.load("runs/small"), normalize=True)
+    torch.export.export(towers.image, (towers.image_example,))
+
+Layer scales are folded into the weights before them and the input's scaling into the first
+convolution, so that a target has nothing to do that the weights can do.
+
+Shapes: B batch, S side of the image in pixels, T tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pocketclip import zoo
+    from pocketclip.nn.clip import CLIP
+
+Pixels = Literal["preprocessed", "levels"]
+"""What the image tower takes, both float32 (B, 3, S, S): what `pocketclip.preprocess` returns, or
+levels 0 to 255 of the resized and cropped image, whose scaling is then part of the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Towers:
+    """What an exporter is given; both modules are in evaluation mode and need no gradient."""
+
+    image: nn.Module
+    """Maps pixels (B, 3, S, S), see `Pixels`, to embeddings (B, D)."""
+    text: nn.Module
+    """Maps token ids (B, T) to embeddings (B, D); T is any up to the context length where
+    `text_is_causal`, else exactly the context length."""
+    image_example: Tensor
+    text_example: Tensor
+    text_is_causal: bool
+    config: zoo.ModelConfig
+    pixels: Pixels
+    normalized: bool
+
+
+def prepare(model: CLIP, *, normalize: bool = False, pixels: Pixels = "preprocessed") -> Towers:
+    """Return the towers of `model`, fused if it was not, in export form.
+
+    Args:
+        model: fused or not; unchanged.
+        normalize: let both towers return unit embeddings.
+        pixels: what the image tower takes.
+    """
+    import torch
+
+    from pocketclip.nn.inference import unscaled
+    from pocketclip.nn.reparam import fuse
+
+    ready = unscaled(model if model.is_fused else fuse(model)).float().cpu()
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    image = _image_form(ready.image, config.preprocess, normalize, pixels)
+    text = _text_form(ready.text, normalize)
+    for tower in (image, text):
+        tower.eval().requires_grad_(False)
+    size = config.image_size
+    # Two rows: with one, `torch.export` would fix the batch.
+    example = torch.rand(2, 3, size, size, generator=generator)
+    ids = torch.zeros(2, config.text.context_length, dtype=torch.int64)
+    ids[:, 0], ids[:, 1], ids[:, 2] = 49406, 320, 49407
+    return Towers(
+        image=image,
+        text=text,
+        image_example=example if pixels == "preprocessed" else (example * 255).round(),
+        text_example=ids,
+        text_is_causal=config.text.causal and not config.text.class_token,
+        config=config,
+        pixels=pixels,
+        normalized=normalize,
+    )
+
+
+def _image_form(
+    tower: nn.Module, preprocess: zoo.PreprocessConfig, normalize: bool, pixels: Pixels
+) -> nn.Module:
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Image(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = tower
+            self.shift: Tensor | None
+            self.register_buffer("shift", None)
+            if pixels == "levels":
+                # (x / 255 - mean) / std is (x - 255 mean) times a factor that goes into the
+                # weights. The difference stays: the zeros that the convolution pads with are
+                # those of the normalised image.
+                gain = 1 / (255 * torch.tensor(preprocess.std, dtype=torch.float64))
+                first = next(
+                    m for m in tower.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3
+                )
+                with torch.no_grad():
+                    first.weight.copy_(first.weight.double() * gain[:, None, None])
+                if any(preprocess.mean):
+                    self.shift = 255 * torch.tensor(preprocess.mean).reshape(3, 1, 1)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            x = pixels if self.shift is None else pixels - self.shift
+            out = self.tower(x)
+            return F.normalize(out, dim=-1) if normalize else out
+
+    return Image()
+
+
+def _text_form(tower: nn.Module, normalize: bool) -> nn.Module:
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = tower
+
+        def forward(self, ids: Tensor) -> Tensor:
+            out = self.tower(ids)
+            return F.normalize(out, dim=-1) if normalize else out
+
+    return Text()
