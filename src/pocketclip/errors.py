@@ -39,6 +39,14 @@ class TrainingError(PocketclipError):
     """A training run that cannot begin, go on, or be trusted any longer."""
 
 
+class ExportError(PocketclipError):
+    """A model that cannot be exported as asked, or whose export computes something else."""
+
+
+class BundleError(PocketclipError):
+    """A bundle that is damaged, was changed, does not fit, or cannot be run here."""
+
+
 class HubError(PocketclipError):
     """A weight file that could not be found on, or fetched from, the model hub."""
 

@@ -103,9 +103,10 @@ def write_whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.iterdir():
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
         if target.exists():
             target.replace(old)
         try:

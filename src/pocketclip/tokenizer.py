@@ -322,6 +322,44 @@ class Tokenizer:
         return text.decode(errors="replace").strip()
 
 
+def portable(context_length: int = CONTEXT_LENGTH) -> str:
+    """Return the tokenizer as JSON in the format of the `tokenizers` library.
+
+    For devices: it lowers, cuts, pads and adds the special tokens as ours does, but repairs neither
+    mojibake nor HTML entities.
+    """
+    import tokenizers
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
+
+    vocabulary = _vocabulary()
+    model = vocabulary.model
+    out = tokenizers.Tokenizer(model)
+    out.add_special_tokens([_START, _END])
+    out.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+            normalizers.Lowercase(),
+        ]
+    )
+    pattern = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    out.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern, behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    out.decoder = decoders.ByteLevel()
+    out.post_processor = processors.TemplateProcessing(
+        single=f"{_START} $A {_END}",
+        special_tokens=[(_START, vocabulary.start), (_END, vocabulary.end)],
+    )
+    out.enable_truncation(context_length)
+    out.enable_padding(length=context_length, pad_id=0, pad_token="!")
+    return out.to_str()
+
+
 def _checked_length(context_length: int) -> int:
     try:
         length = operator.index(context_length)

@@ -62,7 +62,7 @@ def classify(
         bad += failed
     if json:
         skipped = [{"photo": str(path), "reason": reason} for path, reason in bad]
-        print_json({"model": encoder.model.config.name, "space_id": encoder.space_id,
+        print_json({"model": encoder.config.name, "space_id": encoder.space_id,
                     "results": results, "skipped": skipped})  # fmt: skip
     else:
         _print_table(results)

@@ -63,7 +63,7 @@ def embed(
     else:
         names, embeddings, bad = _embed_photographs(encoder, photos)
     about = {
-        "model": encoder.model.config.name,
+        "model": encoder.config.name,
         "space_id": encoder.space_id,
         "embed_dim": encoder.embed_dim,
         "kind": "text" if texts is not None else "image",

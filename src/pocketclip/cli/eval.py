@@ -129,7 +129,7 @@ def evaluate(
     )
     if not cache:
         settings.cache = None
-    about = {"model": encoder.model.config.name, "source": model}
+    about = {"model": encoder.config.name, "source": model}
     shown = _Shown(confusion)
     results, failed = shown.run(encoder, found, out, about, settings)
     probes = _probes(encoder, found, training, methods, settings) if methods else {}

@@ -11,11 +11,13 @@ Shapes: B batch, S side of the image in pixels, T tokens, D embedding.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
     from pocketclip import zoo
     from pocketclip.nn.clip import CLIP
@@ -42,20 +44,30 @@ class Towers:
     normalized: bool
 
 
-def prepare(model: CLIP, *, normalize: bool = False, pixels: Pixels = "preprocessed") -> Towers:
+def prepare(
+    model: CLIP,
+    *,
+    normalize: bool = False,
+    pixels: Pixels = "preprocessed",
+    widen: bool = False,
+) -> Towers:
     """Return the towers of `model`, fused if it was not, in export form.
 
     Args:
         model: fused or not; unchanged.
         normalize: let both towers return unit embeddings.
         pixels: what the image tower takes.
+        widen: repeat the input of depthwise convolutions that widen, see
+            `pocketclip.nn.inference.widened`; for runtimes that are slow at them otherwise.
     """
     import torch
 
-    from pocketclip.nn.inference import unscaled
+    from pocketclip.nn.inference import unscaled, widened
     from pocketclip.nn.reparam import fuse
 
     ready = unscaled(model if model.is_fused else fuse(model)).float().cpu()
+    if widen:
+        ready = widened(ready)
     config = model.config
     generator = torch.Generator().manual_seed(0)
     image = _image_form(ready.image, config.preprocess, normalize, pixels)
@@ -127,3 +139,32 @@ def _text_form(tower: nn.Module, normalize: bool) -> nn.Module:
             return F.normalize(out, dim=-1) if normalize else out
 
     return Text()
+
+
+def exported(
+    tower: nn.Module, example: Tensor, *, kind: Literal["image", "text"], towers: Towers
+) -> tuple[ExportedProgram, tuple[str | None, ...]]:
+    """Return a tower as torch's exported program, with a free batch.
+
+    The number of tokens is free too where the text tower is causal.
+
+    Args:
+        tower: one of `towers`, or another form of it.
+        example: what it takes, two rows of it.
+        kind: which one.
+        towers: where it comes from.
+
+    Returns:
+        The program, and per axis of its input the name of a free one or None.
+    """
+    import torch
+
+    free: tuple[str | None, ...] = ("batch", *([None] * (example.ndim - 1)))
+    shapes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    if kind == "text" and towers.text_is_causal:
+        free = ("batch", "tokens")
+        shapes[1] = torch.export.Dim("tokens", min=3, max=towers.config.text.context_length)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch
+        program = torch.export.export(tower, (example,), dynamic_shapes=(shapes,))
+    return program, free

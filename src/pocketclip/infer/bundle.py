@@ -1,11 +1,174 @@
-"""Bundles: a folder with an exported model and all that is needed to use it.
+"""Bundles: a folder with an exported model and all that a device needs to use it.
 
-    bundle.json    what it is: model, space, target, precision, inputs, outputs, verification
-    image.*        the image tower
-    text.*         the text tower
-    tokenizer.json the tokenizer in the format of the `tokenizers` library
+    bundle.json     what it is: model, space, target, precision, inputs, outputs, verification
+    image.*         the image tower
+    text.*          the text tower
+    tokenizer.json  the tokenizer, in the format of the `tokenizers` library
 
-Every file's SHA-256 stands in `bundle.json` and is compared before the file is used.
+    bundle = read("phone/")
+    bundle.check()
+
+Every file's SHA-256 stands in `bundle.json`, whose own stands in its last field: a bundle in which
+anything was changed is refused.
 """
 
 from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pocketclip import files, zoo
+from pocketclip.errors import BundleError, ConfigError
+from pocketclip.tokenizer import Tokenizer
+
+MANIFEST = "bundle.json"
+TOKENIZER = "tokenizer.json"
+VERSION = 1
+TOWERS = ("image", "text")
+IMAGE_INPUTS = ("preprocessed", "photo", "levels", "image")
+"""What an image tower takes: `preprocessed` float pixels (B, 3, S, S); `photo`, uint8 (B, H, W, 3)
+of any size, with the whole evaluation transform in the graph; `levels`, 0 to 255, (B, 3, S, S);
+`image`, the operating system's own image type at S x S (Core ML)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle on disk; nothing of it is loaded but its manifest."""
+
+    folder: Path
+    config: zoo.ModelConfig
+    space_id: str
+    logit_scale: float
+    """The multiplier of cosine similarities before a softmax."""
+    target: str
+    """`onnx`, `openvino`, `coreml`, `executorch` or `litert`."""
+    precision: str
+    image_input: str
+    """One of `IMAGE_INPUTS`."""
+    normalized: bool
+    """Whether the towers return unit embeddings."""
+    towers: Mapping[str, Mapping[str, Any]]
+    """Facts of `image` and `text`: file, input, output, whether the batch is free."""
+    files: Mapping[str, Mapping[str, Any]]
+    """SHA-256 and bytes by name."""
+    verification: Mapping[str, Any]
+
+    def path(self, tower: str) -> Path:
+        """Return where a tower's file (or package folder) is."""
+        return self.folder / str(self.towers[tower]["file"])
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk, without the manifest."""
+        return sum(int(entry["bytes"]) for entry in self.files.values())
+
+    def check(self, prefix: str = "") -> None:
+        """Compare the files whose names begin with `prefix` to their hashes.
+
+        Raises:
+            BundleError: one is missing or was changed.
+        """
+        names = [name for name in self.files if name.startswith(prefix)]
+        for name in names:
+            file, entry = self.folder / name, self.files[name]
+            if not file.is_file():
+                raise BundleError(f"{self.folder}: {name} is missing; export the bundle again")
+            if file.stat().st_size != entry["bytes"]:
+                raise BundleError(_changed(self.folder, name))
+        with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+            digests = pool.map(lambda name: files.digest(self.folder / name), names)
+            for name, digest in zip(names, digests, strict=True):
+                if digest != self.files[name]["sha256"]:
+                    raise BundleError(_changed(self.folder, name))
+
+
+def _changed(folder: Path, name: str) -> str:
+    return (
+        f"{folder}: {name} is not the file that was exported (its hash differs); copy the bundle "
+        "again, or export it again"
+    )
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Return whether `path` is a folder with a bundle's manifest."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle:
+    """Read a bundle's manifest.
+
+    Args:
+        path: the bundle's folder.
+        space_id: refuse a bundle of any other embedding space.
+
+    Raises:
+        BundleError: it is damaged, was changed, is of a later version, or of another space.
+    """
+    folder = Path(path)
+    try:
+        raw = json.loads((folder / MANIFEST).read_text("utf-8"))
+        if not isinstance(raw, dict) or raw.get("format") != "pocketclip-bundle":
+            raise BundleError(f"{folder / MANIFEST} was not written by `pocketclip export`")
+        if raw["version"] != VERSION:
+            raise BundleError(
+                f"{folder} is a bundle of version {raw['version']}, and this pocketclip reads "
+                f"version {VERSION}: update pocketclip, or export the model again"
+            )
+        if raw.pop("sha256") != _digest(raw):
+            raise BundleError(_changed(folder, MANIFEST))
+        bundle = Bundle(
+            folder=folder,
+            config=zoo.from_dict(raw["model"]),
+            space_id=str(raw["space_id"]),
+            logit_scale=float(raw["logit_scale"]),
+            target=str(raw["target"]),
+            precision=str(raw["precision"]),
+            image_input=str(raw["image_input"]),
+            normalized=bool(raw["normalized"]),
+            towers={tower: dict(raw[tower]) for tower in TOWERS},
+            files={name: dict(entry) for name, entry in raw["files"].items()},
+            verification=dict(raw["verification"]),
+        )
+    except FileNotFoundError:
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise BundleError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+    if raw["tokenizer"] != Tokenizer().fingerprint:
+        raise BundleError(
+            f"{folder} was exported with another tokenizer than this pocketclip has: texts would "
+            "get other embeddings; export it again with this version"
+        )
+    if space_id is not None and bundle.space_id != space_id:
+        raise BundleError(
+            f"{folder} is of the embedding space {bundle.space_id}, and {space_id} is wanted: "
+            "their embeddings cannot be compared"
+        )
+    return bundle
+
+
+def write_manifest(folder: Path, about: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Write `bundle.json` into `folder`, with the hashes of the files `names` (relative)."""
+    hashed = {
+        name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in sorted(names)
+    }
+    raw = {
+        "format": "pocketclip-bundle",
+        "version": VERSION,
+        **about,
+        "tokenizer": Tokenizer().fingerprint,
+        "files": hashed,
+    }
+    raw["sha256"] = _digest(raw)
+    (folder / MANIFEST).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _digest(raw: Mapping[str, Any]) -> str:
+    text = json.dumps(raw, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,21 +1,31 @@
 """The friendly `Encoder`: photographs and texts in, embeddings and labels out.
 
-Shapes: B batch, L labels, D embedding.
+    encoder = Encoder("phone/")  # a bundle; needs no torch
+    encoder.classify("photo.jpg", ["a dog", "a cat"])
+
+Shapes: B batch, L labels, T tokens, D embedding.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketclip import zoo
-from pocketclip.errors import ImageError, PocketclipError
+from pocketclip.errors import BundleError, ImageError, PocketclipError
+from pocketclip.images import open_image
+from pocketclip.infer.backends import BACKENDS, Backend, BundleBackend, TorchBackend, candidates
+from pocketclip.infer.bundle import Bundle, is_bundle, read
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.types import Embeddings
@@ -25,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CACHED_TEXTS = 1 << 16
+
 
 def load(
     path_or_name: str | os.PathLike[str],
@@ -32,26 +44,41 @@ def load(
     *,
     fuse: bool = True,
     offline: bool = False,
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> Encoder:
     """Load a model for use.
 
     Args:
-        path_or_name: a checkpoint folder, a weight file, a zoo name or a hub id, as
+        path_or_name: a bundle, a checkpoint folder, a weight file, a zoo name or a hub id, as
             `pocketclip.checkpoint.load` takes them. `tiny` and `small`, which have no published
             weights, are made with random ones, and a warning is logged.
         model: the zoo name of a weight file that does not say itself which model it holds.
         fuse: fold the training branches: the same embeddings, faster.
         offline: take hub files from the local cache only.
+        backend: what runs it: `auto`, `torch`, `onnxruntime` or `openvino`, see `Encoder`.
+        threads: how many threads of the processor it uses; None for all cores.
 
     Raises:
-        MissingDependencyError: torch is not installed.
+        MissingDependencyError: torch, or what runs the bundle, is not installed.
         PocketclipError: the model cannot be had; the message says why.
     """
+    text = os.fspath(path_or_name)
+    if is_bundle(text):
+        return Encoder(read(text), backend=backend, threads=threads)
+    if backend not in ("auto", "torch"):
+        raise BundleError(
+            f"backend {backend!r} runs bundles, and {text} is none: make one with "
+            f"`pocketclip export {text} --format openvino --out DIR`"
+        )
+    return Encoder(_checkpoint(text, model, fuse=fuse, offline=offline), threads=threads)
+
+
+def _checkpoint(text: str, model: str | None, *, fuse: bool, offline: bool) -> CLIP:
     from pocketclip import checkpoint
     from pocketclip.nn.clip import random_model
     from pocketclip.nn.reparam import fuse as fold
 
-    text = os.fspath(path_or_name)
     is_checkpoint = Path(text).is_file() or (Path(text) / checkpoint.CONFIG).is_file()
     entry = None if is_checkpoint else zoo.find(text)
     if entry is not None and not entry.hub:
@@ -61,35 +88,94 @@ def load(
             entry.config.name,
         )
         loaded = random_model(entry.config.name, seed=0)
-        return Encoder(fold(loaded) if fuse else loaded)
-    return Encoder(checkpoint.load(path_or_name, model, fuse, offline=offline))
+        return fold(loaded) if fuse else loaded
+    return checkpoint.load(text, model, fuse, offline=offline)
 
 
 class Encoder:
     """A model with its preprocessing and tokenizer; satisfies `pocketclip.types.Encoder`.
 
+    May be used from several threads at once. A bundle's embeddings of texts are remembered (the
+    weights of a model in torch may change meanwhile).
+
     Args:
-        model: the model, fused or not; put into evaluation mode.
+        source: a bundle or its folder, or a model in torch, which is put into evaluation mode.
+        backend: what runs a bundle: `openvino`, `onnxruntime`, or `auto` for the fastest that is
+            installed and passed when the bundle was verified; the next is taken if it cannot load
+            the model. A model in torch is run by `torch`.
+        threads: how many threads of the processor a bundle uses; None for all cores.
         batch_size: how many images or texts go through the model at a time.
+        precision: what OpenVINO computes in, `fp32` or `bf16`; None for the bundle's own.
+
+    Raises:
+        BundleError: the bundle is damaged, or nothing here can run it.
+        MissingDependencyError: what could run it is not installed.
     """
 
-    def __init__(self, model: CLIP, *, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        source: CLIP | Bundle | str | os.PathLike[str],
+        backend: str = "auto",
+        *,
+        threads: int | None = None,
+        batch_size: int = 32,
+        precision: str | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        self.model = model.eval()
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        if isinstance(source, (str, os.PathLike)):
+            source = read(source)
         self.batch_size = batch_size
-        self.preprocess = Preprocess(model.config.preprocess)
+        self.threads = threads or os.cpu_count() or 1
+        self.config: zoo.ModelConfig = source.config
+        self.bundle = source if isinstance(source, Bundle) else None
+        self._names: list[str] = []
+        if isinstance(source, Bundle):
+            if precision not in (None, "fp32", "bf16"):
+                raise BundleError(f"precision is fp32 or bf16, not {precision!r}")
+            self._names = candidates(source, backend)
+            self.backend: Backend = self._made(self._names.pop(0), precision)
+        elif backend not in ("auto", "torch"):
+            raise BundleError(f"backend {backend!r} runs bundles; a model in torch is run by torch")
+        else:
+            self.backend = TorchBackend(source)
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)
+        self.preprocess = Preprocess(self.config.preprocess)
         self.tokenizer = Tokenizer()
-        self._space_id: str | None = None
+        self._space_id = source.space_id if isinstance(source, Bundle) else None
+        self._cache: OrderedDict[str, Embeddings] = OrderedDict()
+        self._caching = threading.Lock()
+
+    def _made(self, name: str, precision: str | None) -> BundleBackend:
+        assert self.bundle is not None
+        return BACKENDS[name](self.bundle, self.threads, precision)
+
+    @property
+    def model(self) -> CLIP:
+        """The model in torch.
+
+        Raises:
+            BundleError: this is a bundle.
+        """
+        if not isinstance(self.backend, TorchBackend):
+            raise BundleError("a bundle has no model in torch")
+        return self.backend.model
 
     @property
     def embed_dim(self) -> int:
         """D, the width of the embeddings."""
-        return self.model.config.embed_dim
+        return self.config.embed_dim
 
     @property
     def logit_scale(self) -> float:
         """The multiplier of cosine similarities before a softmax."""
+        if self.bundle is not None:
+            return self.bundle.logit_scale
         return float(self.model.logit_scale.detach().exp())
 
     @property
@@ -98,6 +184,24 @@ class Encoder:
         if self._space_id is None:
             self._space_id = self.model.space_id
         return self._space_id
+
+    def load(self, tower: str) -> None:
+        """Load `image` or `text` of a bundle now rather than at first use.
+
+        With `auto`, the next backend is tried if one cannot load it.
+
+        Raises:
+            BundleError: the bundle was changed, or cannot be loaded.
+        """
+        while isinstance(self.backend, BundleBackend):
+            try:
+                self.backend.load(tower)
+                return
+            except BundleError as error:
+                if not self._names or "hash" in str(error):
+                    raise
+                log.warning("%s; trying %s", error, self._names[0])
+                self.backend = self._made(self._names.pop(0), self.backend.precision)
 
     def encode_image(self, images: Any, *, normalize: bool = True) -> Embeddings:
         """Return embeddings (B, D) of images.
@@ -133,7 +237,7 @@ class Encoder:
             pending: list[Future[Any]] = []
             for start in range(0, len(images) + size, size):
                 chunk = images[start : start + size]
-                following = [pool.submit(self.preprocess, image) for image in chunk]
+                following = [pool.submit(self.prepare_one, image) for image in chunk]
                 pixels, good, bad = [], [], []
                 for position, future in enumerate(pending, start - size):
                     try:
@@ -142,41 +246,73 @@ class Encoder:
                     except ImageError as error:
                         bad.append((position, error))
                 if pending:
-                    found = (
-                        self.encode_pixels(np.stack(pixels), normalize=normalize) if good else empty
-                    )
+                    found = self._encode(pixels, normalize=normalize) if good else empty
                     yield good, found, bad
                 pending = following
 
-    def encode_pixels(self, pixels: Embeddings, *, normalize: bool = True) -> Embeddings:
-        """Return embeddings (B, D) of pixels (B, 3, S, S) that `preprocess` made, in one go."""
-        import torch
+    def prepare_one(self, image: Any) -> NDArray[Any]:
+        """Return what the image tower takes, of one image."""
+        kind = "preprocessed" if self.bundle is None else self.bundle.image_input
+        if kind == "photo":
+            return np.asarray(open_image(image))
+        if kind == "levels":
+            return self.preprocess.to_uint8(image).transpose(2, 0, 1).astype(np.float32)
+        return self.preprocess(image)
 
-        weight = self.model.logit_scale
-        with torch.inference_mode():
-            batch = torch.from_numpy(pixels).to(weight.device, weight.dtype)
-            found = self.model.encode_image(batch, normalize=normalize)
-        embeddings: Embeddings = found.float().cpu().numpy()
-        return embeddings
+    def _encode(self, inputs: list[NDArray[Any]], *, normalize: bool) -> Embeddings:
+        """Return embeddings (B, D) of prepared images, which may differ in size."""
+        parts = [
+            self.encode_pixels(np.stack(list(same)), normalize=normalize)
+            for _, same in itertools.groupby(inputs, key=np.shape)
+        ]
+        return np.concatenate(parts)
+
+    def encode_pixels(self, pixels: NDArray[Any], *, normalize: bool = True) -> Embeddings:
+        """Return embeddings (B, D) of what the image tower takes, in one go.
+
+        That is (B, 3, S, S) as `preprocess` makes it, but for bundles that say otherwise in
+        `bundle.image_input`.
+        """
+        self.load("image")
+        return _unit(self.backend.image(pixels)) if normalize else self.backend.image(pixels)
 
     def encode_text(self, texts: str | Sequence[str], *, normalize: bool = True) -> Embeddings:
-        """Return embeddings (B, D) of texts.
+        """Return embeddings (B, D) of texts; a bundle's are remembered.
 
         Args:
             texts: one text or a sequence of them; longer ones than the model's context are cut,
                 with a warning.
             normalize: scale the embeddings to unit length.
         """
-        import torch
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        with self._caching:
+            known = {text: self._cache[text] for text in texts if text in self._cache}
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        if missing:
+            known |= dict(zip(missing, self._encode_text(missing), strict=True))
+            if self.bundle is not None:
+                with self._caching:
+                    self._cache.update((text, known[text]) for text in missing)
+                    while len(self._cache) > CACHED_TEXTS:
+                        self._cache.popitem(last=False)
+        if not texts:
+            return np.empty((0, self.embed_dim), np.float32)
+        out = np.stack([known[text] for text in texts])
+        return _unit(out) if normalize else out
 
-        ids = self.tokenizer(texts, self.model.config.text.context_length)
+    def _encode_text(self, texts: list[str]) -> Embeddings:
+        """Return embeddings (B, D), as the tower gives them."""
+        ids = self.tokenizer(texts, self.config.text.context_length)
+        self.load("text")
         out = np.empty((len(ids), self.embed_dim), np.float32)
+        # In a causal tower nothing looks at what follows the end of the text, so that leaving it
+        # out is exact, and short texts among themselves are a fraction of the work.
+        trims = self.config.text.causal and not self.config.text.class_token
+        lengths = ids.argmax(1) + 1 if trims else np.full(len(ids), ids.shape[1])
+        order = np.argsort(lengths, kind="stable")
         for start in range(0, len(ids), self.batch_size):
-            chunk = torch.from_numpy(ids[start : start + self.batch_size])
-            chunk = chunk.to(self.model.logit_scale.device)
-            with torch.inference_mode():
-                found = self.model.encode_text(chunk, normalize=normalize)
-            out[start : start + len(chunk)] = found.float().cpu().numpy()
+            rows = order[start : start + self.batch_size]
+            out[rows] = self.backend.text(ids[rows, : lengths[rows[-1]]])
         return out
 
     def classifier(
@@ -237,3 +373,9 @@ class Encoder:
             {labels[i]: float(row[i]) for i in best}
             for row, best in zip(shares, order, strict=True)
         ]
+
+
+def _unit(embeddings: Embeddings) -> Embeddings:
+    lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    unit: Embeddings = embeddings / np.maximum(lengths, 1e-12)  # as torch's `normalize`
+    return unit

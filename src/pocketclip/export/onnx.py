@@ -1,0 +1,236 @@
+"""A tower to ONNX, for ONNX Runtime and whatever else reads it.
+
+    write(towers.image, towers.image_example, Path("image.onnx"), kind="image", precision="fp32",
+          towers=towers)
+
+Operator set 18: of the later ones, 20 has GELU as one operator, which ONNX Runtime runs more slowly
+than the pattern that it recognises in 18 (docs/performance.md).
+
+Shapes: B batch, H W height and width of a photograph, S side, T tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip import zoo
+from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.export.towers import Towers, exported
+from pocketclip.types import Embeddings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+EXTRA = "onnx"
+PRECISIONS = ("fp32", "fp16", "int8")
+SUFFIX = ".onnx"
+_OPSET = 18
+# What ONNX Runtime of the last two years reads.
+_IR_VERSION = 10
+
+
+def write(
+    tower: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    kind: Literal["image", "text"],
+    precision: str,
+    towers: Towers,
+) -> dict[str, Any]:
+    """Write one tower in fp32 or fp16; int8 is made from the former, see `quantize`.
+
+    Args:
+        tower: maps `example` to embeddings (B, D).
+        example: pixels (2, 3, S, S) or ids (2, T).
+        path: the file to write.
+        kind: which tower.
+        precision: `fp32`, or `fp16` for the weights and what is computed with them.
+        towers: where both come from.
+
+    Returns:
+        What the bundle says of it.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+        ExportError: the target lacks an operation; the message names the layer.
+    """
+    onnx = package()
+    program, dynamic = exported(tower, example, kind=kind, towers=towers)
+    with quiet():
+        import torch
+
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["pixels" if kind == "image" else "ids"],
+            output_names=[f"{kind}_features"],
+            opset_version=_OPSET,
+            verbose=False,
+        )
+        assert made is not None
+        proto = made.model_proto
+    _name_axes(proto, kind, dynamic)
+    proto.ir_version = _IR_VERSION
+    if precision == "fp16":
+        proto = _half(proto)
+    for node in proto.graph.node:  # the source's file names and lines are nobody's business
+        kept = [p for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    onnx.save(proto, os.fspath(path))
+    return facts(proto, path.name)
+
+
+def package() -> Any:
+    """Return the `onnx` package.
+
+    Raises:
+        MissingDependencyError: it, or what writes it, is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            "exporting to ONNX needs onnx and onnxscript: pip install 'pocketclip[onnx]'"
+        ) from error
+    return onnx
+
+
+def facts(proto: Any, file: str) -> dict[str, Any]:
+    """Return what a bundle says of a model: its file, input and output."""
+    onnx = package()
+
+    def describe(value: Any) -> dict[str, Any]:
+        tensor = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        shape = [d.dim_value or None for d in tensor.shape.dim]
+        return {"name": value.name, "dtype": str(dtype), "shape": shape}
+
+    given, found = proto.graph.input[0], proto.graph.output[0]
+    return {
+        "file": file,
+        "input": describe(given),
+        "output": describe(found),
+        "dynamic_batch": not given.type.tensor_type.shape.dim[0].dim_value,
+        "kept": [],
+        "notes": [],
+    }
+
+
+def _name_axes(proto: Any, kind: str, dynamic: Sequence[str | None]) -> None:
+    for place, name in enumerate(dynamic):
+        if name is not None:
+            proto.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    proto.graph.name = f"{kind}_tower"
+
+
+def _half(proto: Any) -> Any:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights too small for it, which verification judges
+        return convert_float_to_float16(proto, keep_io_types=True)
+
+
+def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any]:
+    """Put the evaluation transform before an image tower that takes levels, in its file.
+
+    The graph then takes uint8 (B, H, W, 3) of any size. The resize is ONNX's with antialiasing,
+    whose weights are Pillow's.
+
+    Returns:
+        What the bundle says of it.
+    """
+    onnx = package()
+    from onnx import TensorProto, helper, numpy_helper
+
+    proto = onnx.load(os.fspath(path))
+    graph = proto.graph
+    side = config.size
+    numbers = {
+        "side": np.array([side]), "zero": np.array([0]), "two": np.array([2]),
+        "half": np.array([0.5], np.float32), "rows": np.array([1]), "columns": np.array([2]),
+        "three": np.array([3]), "crop_axes": np.array([1, 2]),
+    }  # fmt: skip
+
+    def node(kind: str, inputs: Sequence[str], out: str, **attributes: Any) -> Any:
+        given = [f"photo_{name}" if name in numbers else name for name in inputs]
+        return helper.make_node(kind, given, [out], **attributes)
+
+    steps = [
+        node("Shape", ["photo"], "photo_shape"),
+        node("Slice", ["photo_shape", "zero", "rows"], "photo_batch"),
+        node("Slice", ["photo_shape", "rows", "three"], "photo_size"),  # H, W
+        node("ReduceMin", ["photo_size"], "photo_short", keepdims=1),
+        node("Mul", ["photo_size", "side"], "photo_scaled"),
+        node("Div", ["photo_scaled", "photo_short"], "photo_target"),  # whole numbers: cut off
+        node("Concat", ["photo_batch", "photo_target", "three"], "photo_sizes", axis=0),
+        node("Resize", ["photo", "", "", "photo_sizes"], "photo_resized", antialias=1,
+             mode="cubic" if config.interpolation == "bicubic" else "linear", cubic_coeff_a=-0.5,
+             coordinate_transformation_mode="half_pixel"),
+        node("Sub", ["photo_target", "side"], "photo_over"),
+        node("Cast", ["photo_over"], "photo_over_float", to=TensorProto.FLOAT),
+        node("Mul", ["photo_over_float", "half"], "photo_middle"),
+        node("Round", ["photo_middle"], "photo_corner_float"),  # halves to even
+        node("Cast", ["photo_corner_float"], "photo_corner", to=TensorProto.INT64),
+        node("Add", ["photo_corner", "side"], "photo_end"),
+        node("Slice", ["photo_resized", "photo_corner", "photo_end", "crop_axes"], "photo_square"),
+        node("Transpose", ["photo_square"], "photo_planes", perm=[0, 3, 1, 2]),
+        node("Cast", ["photo_planes"], graph.input[0].name, to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    tower = list(graph.node)
+    del graph.node[:], graph.input[:]
+    graph.node.extend([*steps, *tower])
+    graph.initializer.extend(numpy_helper.from_array(v, f"photo_{n}") for n, v in numbers.items())
+    shape = ["batch", "height", "width", 3]
+    graph.input.append(helper.make_tensor_value_info("photo", TensorProto.UINT8, shape))
+    onnx.save(proto, os.fspath(path))
+    return facts(proto, path.name)
+
+
+def open_tower(path: Path) -> Callable[[NDArray[Any]], Embeddings]:
+    """Return a function that runs a tower in ONNX Runtime with one thread.
+
+    Raises:
+        ExportError: the file cannot be loaded.
+    """
+    from pocketclip.infer.backends import onnx_session
+
+    try:
+        session = onnx_session(os.fspath(path), 1)
+    except Exception as error:
+        raise ExportError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+    name = session.get_inputs()[0].name
+    return lambda array: session.run(None, {name: array})[0]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within it the exporter says nothing of its progress and of packages that it could use."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

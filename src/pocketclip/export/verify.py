@@ -1,0 +1,223 @@
+"""Proof that an export computes what the model computes, on photographs and captions.
+
+Both sides get the same photographs and captions, and their unit embeddings are compared: the
+largest absolute difference of a component, and the smallest cosine. Beyond a gate there is no
+bundle.
+
+Shapes: N photographs or captions, D embedding.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip.errors import BundleError, ExportError, ImageError
+from pocketclip.infer.backends import RUNS, installed
+from pocketclip.infer.bundle import TOWERS, Bundle
+from pocketclip.infer.encoder import Encoder
+from pocketclip.types import Embeddings
+
+if TYPE_CHECKING:
+    from pocketclip.nn.clip import CLIP
+
+CAPTIONS = (
+    "a photo of a cat",
+    "an astronaut in an orange suit, smiling in front of a flag and a model of the shuttle",
+    "a cup of espresso on a wooden table",
+    "a rocket on the launch pad at dusk",
+    "dog",
+    "",
+    "a photo of many dresses, 50% off!!! only today (size M/L) - free shipping & returns",
+    "zwei Äpfel und eine Birne auf dem Küchentisch",
+    "a close-up of ripe bananas on a supermarket shelf, price tag below, seen from above",
+    "日本の桜と富士山 🌸",
+    "1 2 3 4 5 6 7 8 9 10 11 12",
+    "two people ride their bicycles along a canal in the rain, one of them holds an umbrella "
+    "over both, while a long boat with geraniums on its roof passes below the bridge and the "
+    "houses on the other side have their lights on, for it is late in the afternoon of a day in "
+    "november, and behind the last of them one sees the tower of a church with a clock",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """How far an export may be from the model."""
+
+    cosine: float
+    """The smallest cosine of an embedding to the model's."""
+    error: float | None = None
+    """The largest absolute difference of a component of unit embeddings; None: any."""
+
+
+GATES = {
+    "fp32": Gate(cosine=0.99999, error=1e-4),
+    "fp16": Gate(cosine=0.9995),
+    "bf16": Gate(cosine=0.9995),
+    "int8": Gate(cosine=0.99),
+    "pal6": Gate(cosine=0.99),
+}
+# A resize in a graph rounds in other places than Pillow: single pixels differ by up to 3 levels.
+PREPROCESSED_IN_GRAPH = Gate(cosine=0.9995)
+MAX_POINTS_LOST = 0.5
+"""Of top-1, in percent, where labelled photographs are given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Photographs and captions, and what the model in torch says of them."""
+
+    photos: Sequence[Any]
+    captions: Sequence[str]
+    image: Embeddings  # (N, D)
+    text: Embeddings  # (N, D)
+
+
+def own_photos() -> list[bytes]:
+    """Return the photographs that come with the package."""
+    folder = resources.files("pocketclip") / "data" / "check"
+    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".jpg"))
+    return [(folder / name).read_bytes() for name in names]
+
+
+def reference(model: CLIP, photos: Sequence[Any] = (), captions: Sequence[str] = ()) -> Reference:
+    """Return what `model` says of the package's photographs and captions, and of those given.
+
+    Raises:
+        ExportError: a photograph cannot be read, or the model gives no finite number for one.
+    """
+    encoder = Encoder(model)
+    photos = [*own_photos(), *photos]
+    captions = [*CAPTIONS, *captions]
+    encoder.tokenizer = type(encoder.tokenizer)(warn=False)  # one of ours is meant to be cut
+    try:
+        image, text = encoder.encode_image(photos), encoder.encode_text(captions)
+    except ImageError as error:
+        raise ExportError(f"a photograph to compare with cannot be read: {error}") from error
+    for name, found in (("image", image), ("text", text)):
+        if not np.isfinite(found).all():
+            raise ExportError(
+                f"the model's own {name} embeddings are not finite: its weights are damaged"
+            )
+    return Reference(photos=photos, captions=captions, image=image, text=text)
+
+
+def compare(found: Embeddings, wanted: Embeddings) -> dict[str, Any]:
+    """Return how far embeddings (N, D) are from those wanted; scaled to unit length first."""
+    if found.shape != wanted.shape:
+        raise ExportError(f"it returns embeddings {found.shape}, not {wanted.shape}")
+    a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in _doubles(found, wanted))
+    return {
+        "count": len(wanted),
+        "max_abs_error": float(np.abs(a - b).max()),
+        "min_cosine": float((a * b).sum(-1).min()),
+    }
+
+
+def _doubles(*arrays: NDArray[Any]) -> list[NDArray[np.float64]]:
+    return [np.asarray(array, np.float64) for array in arrays]
+
+
+def failure(figures: Mapping[str, Any], gate: Gate) -> str | None:
+    """Return what of `figures` is beyond `gate`, in words, or None."""
+    # Written so that NaN fails.
+    if not figures["min_cosine"] >= gate.cosine:
+        return f"the smallest cosine is {figures['min_cosine']:.6f}, and {gate.cosine} is wanted"
+    if gate.error is not None and not figures["max_abs_error"] <= gate.error:
+        return f"the largest error is {figures['max_abs_error']:.2e}, and {gate.error} is allowed"
+    return None
+
+
+def verify(bundle: Bundle, wanted: Reference) -> dict[str, Any]:
+    """Run `bundle` in every backend that is installed; return the figures.
+
+    Returns:
+        `backends`: per backend `image` and `text` with `max_abs_error`, `min_cosine` and `count`,
+        `passed`, and `ms`, the median time of one photograph through the image tower.
+
+    Raises:
+        ExportError: no backend computes what the model does; the message says how far off it is.
+    """
+    found: dict[str, Any] = {}
+    reasons = []
+    for name in RUNS[bundle.target]:
+        if not installed(name):
+            continue
+        try:
+            figures = _in_backend(bundle, name, wanted)
+        except BundleError as error:
+            figures = {"passed": False, "reason": str(error)}
+        found[name] = figures
+        if not figures["passed"]:
+            reasons.append(f"{name}: {figures['reason']}")
+    if not found:
+        raise ExportError(
+            f"nothing here can run the export to verify it: install {' or '.join(RUNS[bundle.target])}"
+        )
+    if len(reasons) == len(found):
+        raise ExportError(f"the export computes something else, so nothing was written: {reasons[0]}")
+    return {"executed": True, "backends": found}
+
+
+def _in_backend(bundle: Bundle, name: str, wanted: Reference) -> dict[str, Any]:
+    encoder = Encoder(bundle, name)
+    encoder.tokenizer = type(encoder.tokenizer)(warn=False)
+    gates = dict.fromkeys(TOWERS, GATES[bundle.precision])
+    if bundle.image_input == "photo" and GATES[bundle.precision].cosine > 0.9995:
+        gates["image"] = PREPROCESSED_IN_GRAPH
+    figures: dict[str, Any] = {
+        "image": compare(encoder.encode_image(wanted.photos), wanted.image),
+        "text": compare(encoder.encode_text(wanted.captions), wanted.text),
+    }
+    failed = [f"{t} tower: {why}" for t in TOWERS if (why := failure(figures[t], gates[t]))]
+    figures["ms"] = round(1e3 * _seconds(encoder, wanted.photos[0]), 3)
+    figures["passed"] = not failed
+    if failed:
+        figures["reason"] = "; ".join(failed)
+    return figures
+
+
+def _seconds(encoder: Encoder, photo: Any) -> float:
+    pixels = encoder.prepare_one(photo)[None]
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        encoder.encode_pixels(pixels)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def compare_towers(
+    runs: Mapping[str, Callable[[NDArray[Any]], Embeddings]],
+    inputs: Mapping[str, NDArray[Any]],
+    wanted: Reference,
+    gate: Gate,
+) -> dict[str, Any]:
+    """Run the towers of a target that has no backend of ours, one row at a time.
+
+    Args:
+        runs: per tower, what runs it.
+        inputs: per tower, rows for it: pixels of `wanted.photos`, ids of `wanted.captions`.
+        wanted: what they should give.
+        gate: how far they may be off.
+
+    Raises:
+        ExportError: they are further off.
+    """
+    figures: dict[str, Any] = {"executed": True}
+    for tower, embeddings in (("image", wanted.image), ("text", wanted.text)):
+        rows = [runs[tower](row[None]) for row in inputs[tower]]
+        figures[tower] = compare(np.concatenate(rows), embeddings)
+        why = failure(figures[tower], gate)
+        if why is not None:
+            raise ExportError(
+                f"the export computes something else, so nothing was written: {tower} tower: {why}"
+            )
+    return figures

@@ -1,0 +1,274 @@
+"""What runs the two towers: torch, ONNX Runtime or OpenVINO.
+
+A backend maps arrays to arrays and knows nothing of photographs or texts; `Encoder` stands above
+it. Each imports its package only when it is made.
+
+Shapes: B batch, S side, T tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import queue
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip.errors import BundleError, MissingDependencyError
+from pocketclip.infer.bundle import Bundle
+from pocketclip.types import Embeddings
+
+if TYPE_CHECKING:
+    from pocketclip.nn.clip import CLIP
+
+Run = Callable[[NDArray[Any]], Embeddings]
+
+
+class Backend(Protocol):
+    """Both towers of a model, ready to run; may be used from several threads."""
+
+    name: str
+
+    def image(self, pixels: NDArray[Any]) -> Embeddings:
+        """Return embeddings (B, D) of what the image tower takes."""
+        ...
+
+    def text(self, ids: NDArray[np.int64]) -> Embeddings:
+        """Return embeddings (B, D) of token ids (B, T)."""
+        ...
+
+
+class TorchBackend:
+    """A model in torch, on whatever device it is."""
+
+    name = "torch"
+
+    def __init__(self, model: CLIP) -> None:
+        self.model = model.eval()
+
+    def image(self, pixels: NDArray[Any]) -> Embeddings:
+        """Return embeddings (B, D) of preprocessed pixels (B, 3, S, S)."""
+        import torch
+
+        weight = self.model.logit_scale
+        with torch.inference_mode():
+            batch = torch.from_numpy(pixels).to(weight.device, weight.dtype)
+            found: Embeddings = self.model.encode_image(batch).float().cpu().numpy()
+        return found
+
+    def text(self, ids: NDArray[np.int64]) -> Embeddings:
+        """Return embeddings (B, D) of token ids (B, T)."""
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(ids).to(self.model.logit_scale.device)
+            found: Embeddings = self.model.encode_text(batch).float().cpu().numpy()
+        return found
+
+
+class BundleBackend:
+    """Both towers of a bundle, each loaded when it is first used.
+
+    Args:
+        bundle: what to run.
+        threads: how many threads one call uses.
+        precision: what OpenVINO computes in, `fp32` or `bf16`; None for the bundle's own.
+    """
+
+    name = ""
+
+    def __init__(self, bundle: Bundle, threads: int, precision: str | None) -> None:
+        self.bundle, self.threads, self.precision = bundle, threads, precision
+        self._towers: dict[str, Run] = {}
+        self._lock = _Lock()
+
+    def image(self, pixels: NDArray[Any]) -> Embeddings:
+        """Return embeddings (B, D) of what the bundle's image tower takes."""
+        return self._tower("image")(pixels)
+
+    def text(self, ids: NDArray[np.int64]) -> Embeddings:
+        """Return embeddings (B, D) of token ids (B, T)."""
+        return self._tower("text")(ids)
+
+    def load(self, tower: str) -> None:
+        """Load a tower now, so that the first call does not wait for it.
+
+        Raises:
+            BundleError: the file was changed or cannot be run.
+        """
+        self._tower(tower)
+
+    def _tower(self, tower: str) -> Run:
+        found = self._towers.get(tower)
+        if found is None:
+            with self._lock[tower]:
+                found = self._towers.get(tower)
+                if found is None:
+                    found = self._towers[tower] = self._checked(tower)
+        return found
+
+    def _checked(self, tower: str) -> Run:
+        self.bundle.check(f"{tower}.")
+        try:
+            return self._open(tower)
+        except Exception as error:  # whatever the runtime raises on a file that it cannot use
+            reason = str(error).strip().splitlines()
+            raise BundleError(
+                f"{self.bundle.path(tower)}: {self.name} cannot load it: "
+                f"{reason[-1] if reason else error!r}"
+            ) from error
+
+    def _open(self, tower: str) -> Run:
+        raise NotImplementedError
+
+
+class _Lock:
+    """One lock per tower: both may load at once."""
+
+    def __init__(self) -> None:
+        import threading
+
+        self._locks = {"image": threading.Lock(), "text": threading.Lock()}
+
+    def __getitem__(self, tower: str) -> Any:
+        return self._locks[tower]
+
+
+class OnnxRuntimeBackend(BundleBackend):
+    """ONNX Runtime on the processor; a session may be run from several threads."""
+
+    name = "onnxruntime"
+
+    def _open(self, tower: str) -> Run:
+        session = onnx_session(os.fspath(self.bundle.path(tower)), self.threads)
+        name = session.get_inputs()[0].name
+
+        def run(array: NDArray[Any]) -> Embeddings:
+            found: Embeddings = session.run(None, {name: array})[0]
+            return found
+
+        return run
+
+
+def onnx_session(path: str | bytes, threads: int) -> Any:
+    """Return an ONNX Runtime session on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # its errors are raised as well
+    # Threads that wait by spinning slow down everything else that the process does.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+class OpenVINOBackend(BundleBackend):
+    """OpenVINO on the processor, with an inference request per call in progress."""
+
+    name = "openvino"
+
+    def _open(self, tower: str) -> Run:
+        hint = self.precision or ("bf16" if self.bundle.precision == "bf16" else "fp32")
+        return openvino_runner(self.bundle.path(tower), self.threads, hint)
+
+
+def openvino_runner(model: Any, threads: int, precision: str = "fp32") -> Run:
+    """Compile a model (a path, or one in memory) for the processor; return what runs it.
+
+    Args:
+        model: the file of the model, or an `openvino.Model`.
+        threads: how many threads a call uses.
+        precision: `fp32` or `bf16`; the latter counts where the processor has it.
+    """
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+    }
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    compiled = core.compile_model(model, "CPU", settings)
+    idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    @contextlib.contextmanager
+    def request() -> Iterator[Any]:
+        try:
+            taken = idle.get_nowait()
+        except queue.Empty:
+            taken = compiled.create_infer_request()
+        try:
+            yield taken
+        finally:
+            idle.put(taken)
+
+    def run(array: NDArray[Any]) -> Embeddings:
+        with request() as taken:
+            found = taken.infer([array], share_inputs=True, share_outputs=True)[0]
+            copied: Embeddings = np.array(found, np.float32)  # the request's memory is used again
+        return copied
+
+    return run
+
+
+BACKENDS: dict[str, type[BundleBackend]] = {
+    "openvino": OpenVINOBackend,
+    "onnxruntime": OnnxRuntimeBackend,
+}
+RUNS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}
+"""Which backends run a target's bundle, the one to prefer first."""
+_EXTRAS = {"openvino": "pocketclip[openvino]", "onnxruntime": "onnxruntime"}
+
+
+def installed(backend: str) -> bool:
+    """Return whether a backend's package is installed."""
+    return importlib.util.find_spec(backend) is not None
+
+
+def candidates(bundle: Bundle, backend: str = "auto") -> list[str]:
+    """Return the backends that can run `bundle` here, the fastest first.
+
+    Speed and exactness were measured when the bundle was verified; a backend that failed there is
+    left out. Those that were not installed then come last.
+
+    Raises:
+        BundleError: there is none, or `backend` cannot run such a bundle.
+        MissingDependencyError: the package that could is not installed.
+    """
+    able = RUNS.get(bundle.target, ())
+    if not able:
+        raise BundleError(
+            f"{bundle.folder} is a {bundle.target} bundle, for devices; here bundles of "
+            f"{' and '.join(RUNS)} are run: `pocketclip export MODEL --format openvino`"
+        )
+    if backend != "auto":
+        if backend not in able:
+            raise BundleError(
+                f"backend {backend!r} cannot run a {bundle.target} bundle; {' or '.join(able)} can"
+            )
+        if not installed(backend):
+            raise _missing(bundle, backend)
+        return [backend]
+    found = [name for name in able if installed(name)]
+    if not found:
+        raise _missing(bundle, able[0])
+    measured = bundle.verification.get("backends", {})
+    passed = [name for name in found if measured.get(name, {}).get("passed", True)]
+    if not passed:
+        raise BundleError(
+            f"{bundle.folder}: {' and '.join(found)} did not compute what the model does when the "
+            "bundle was verified; install another backend, or export again"
+        )
+    return sorted(passed, key=lambda name: measured.get(name, {}).get("ms", float("inf")))
+
+
+def _missing(bundle: Bundle, backend: str) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"{bundle.folder} needs {backend}: pip install '{_EXTRAS[backend]}'"
+    )
