@@ -6,29 +6,24 @@
 Shards are made of four photographs in their own sizes (451 x 300 to 640 x 427), each with ten
 stored augmentations (random resized crop and RandAugment), five synthetic captions and embeddings
 of two teachers of 768. Then three ways read the same shards in turn, in one process and on one
-thread, to batches of two captions each:
+thread, and deliver the same: float32 images, normalised, the ids of two captions each, and float32
+embeddings of the image and both captions, in batches.
 
-- `published`: what the reference training does, imitated here (its packages are not needed): a
-  streamed tar, Pillow, the augmentation replayed on Pillow images as torchvision does, floats,
-  normalised; embeddings by `gzip` and `torch.load`, or `numpy.load`.
+- `published`: what the reference training does, see `published_reader`: by webdataset, torchvision
+  and open_clip's tokenizer where they can be imported, else imitated; the JSON says which.
 - `exact`: ours; its pixels are those of `Augmentation.apply` to the bit, which is asserted.
-- `fast`: ours with scaled decoding and torch's resize; how far its pixels are off is measured.
+- `fast`: ours with torch's resize and scaled decoding; how far its pixels are off is measured.
 
-All tokenise with our tokenizer, which favours the imitation: the published one is slower. Ours
-hand over 8-bit images, which are normalised on the device in training; `exact+floats` and
-`fast+floats` include that on the same core. Time is the process's own, as other processes may
-share the machine; ratios are medians over rounds. The last line is JSON.
+`exact, uint8` and `fast, uint8` are what ours hands over in training, where the images are
+normalised on the device. Time is the process's own, as other processes may share the machine;
+ratios are medians over rounds. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import io
 import json
-import random
 import statistics
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -37,22 +32,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
 
-from pocketclip import pixel_ops, zoo
+from pocketclip import zoo
 from pocketclip.augment import Augmentation, rng_for
 from pocketclip.images import open_image
 from pocketclip.shards import Index, ShardWriter, write_index
-from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.data import DataConfig, Loader, normalise
 from pocketclip.train.views import View
 from pocketclip.types import Sample
+from published_reader import read_published
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 TEACHERS = (768, 768)
 AUGMENTATIONS, SYNTHETIC, BATCH = 10, 5, 32
-MEAN = torch.tensor(zoo.CLIP_MEAN).view(3, 1, 1)
-STD = torch.tensor(zoo.CLIP_STD).view(3, 1, 1)
 CAPTION = "A photograph, number {}, of a thing on a table near a window in the afternoon light"
 
 
@@ -99,92 +91,13 @@ def make_shards(folder: Path, samples: int, augmentation: Augmentation, dtype: s
     write_index(str(folder), index)
 
 
-# --- the published path, imitated
-
-
-def streamed(folder: Path) -> Iterator[dict[str, bytes]]:
-    """Yield samples as webdataset does: a tar's members in a row, grouped by name."""
-    for path in sorted(folder.glob("*.tar")):
-        with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            current: dict[str, bytes] = {}
-            before = ""
-            for member in archive:
-                uid, _, key = member.name.partition(".")
-                if uid != before and current:
-                    yield current
-                    current = {}
-                before = uid
-                taken = archive.extractfile(member)
-                assert taken is not None
-                current[key] = taken.read()
-            if current:
-                yield current
-
-
-def operated(image: Image.Image, op: int, magnitude: float) -> Image.Image:
-    """Apply an operation of RandAugment as torchvision does to a Pillow image."""
-    name = pixel_ops.OP_NAMES[op]
-    if name in ("Brightness", "Color", "Contrast", "Sharpness"):
-        enhanced: Image.Image = getattr(ImageEnhance, name)(image).enhance(1.0 + magnitude)
-        return enhanced
-    if name == "Posterize":
-        return ImageOps.posterize(image, int(magnitude))
-    if name == "Solarize":
-        return ImageOps.solarize(image, int(magnitude))
-    return pixel_ops.apply_op(image, op, magnitude)
-
-
-def embeddings(sample: dict[str, bytes]) -> dict[str, Any]:
-    """Return all embeddings of a sample, float32."""
-    if "npz" in sample:
-        with np.load(io.BytesIO(sample["npz"])) as arrays:
-            return {key: torch.from_numpy(arrays[key]) for key in arrays}
-    with gzip.GzipFile(fileobj=io.BytesIO(sample["pth.gz"])) as stream:
-        loaded = torch.load(io.BytesIO(stream.read()), map_location="cpu", weights_only=True)
-    return {key: rows.float() for key, rows in loaded.items()}
-
-
-def published(folder: Path, size: int, chance: random.Random) -> Iterator[list[Any]]:
-    """Yield batches by the published path, without end."""
-    tokenizer = Tokenizer(warn=False)
-    rows: list[list[Any]] = []
-    while True:
-        for sample in streamed(folder):
-            image = Image.open(io.BytesIO(sample["jpg"])).convert("RGB")
-            drawn = json.loads(sample["paug.json"])["param_aug"]
-            number = chance.randrange(len(drawn))
-            (top, left, height, width), ops = drawn[number]
-            image = image.crop((left, top, left + width, top + height))
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
-            for op, magnitude in ops:
-                image = operated(image, op, magnitude)
-            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
-            pixels = (pixels - MEAN) / STD
-            stored = embeddings(sample)
-            synthetic = json.loads(sample["syn.json"])["syn_text"]
-            chosen = chance.randrange(len(synthetic))
-            texts = [sample["txt"].decode(), synthetic[chosen]]
-            rows.append(
-                [
-                    pixels,
-                    *(torch.from_numpy(tokenizer(text))[0] for text in texts),
-                    stored["image_emb"][number],
-                    stored["text_emb"][0],
-                    stored["syn_text_emb"][chosen],
-                ]
-            )
-            if len(rows) == BATCH:
-                yield [torch.stack(column) for column in zip(*rows, strict=True)]
-                rows = []
-
-
 # --- measuring
 
 
 def ours(
-    folder: Path, model: zoo.ModelConfig, *, fast: bool, floats: bool = False
+    folder: Path, model: zoo.ModelConfig, *, fast: bool, floats: bool = True
 ) -> Iterator[list[Any]]:
-    """Yield batches by our loader without end, with 8-bit images or normalised ones."""
+    """Yield batches by our loader without end, with normalised images or 8-bit ones."""
     config = DataConfig(source=str(folder), captions="both", fast=fast)
     with Loader(config, model=model, batch_size=BATCH, seed=0) as loader:
         for batch in loader.batches():
@@ -236,6 +149,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=4, help="per round and way")
+    parser.add_argument("--imitated", action="store_true", help="even if its packages are there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     augmentation = Augmentation.from_config(
@@ -247,7 +161,11 @@ def main() -> None:
     model = zoo.override(
         zoo.entry("tiny").config,
         image_size=options.size,
-        **{"text.context_length": 77, "preprocess.mean": zoo.CLIP_MEAN},
+        **{
+            "text.context_length": 77,
+            "preprocess.mean": zoo.CLIP_MEAN,
+            "preprocess.std": zoo.CLIP_STD,
+        },
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -255,12 +173,19 @@ def main() -> None:
         ways: dict[str, Iterator[list[Any]]] = {
             "exact": ours(folder, model, fast=False),
             "fast": ours(folder, model, fast=True),
-            "exact+floats": ours(folder, model, fast=False, floats=True),
-            "fast+floats": ours(folder, model, fast=True, floats=True),
+            "exact, uint8": ours(folder, model, fast=False, floats=False),
+            "fast, uint8": ours(folder, model, fast=True, floats=False),
         }
+        used: dict[str, str] = {}
         if options.embeddings != "int8":  # which the published reader does not know
-            chance = random.Random(0)
-            ways = {"published": published(folder, options.size, chance), **ways}
+            batches, used = read_published(
+                folder,
+                size=options.size,
+                batch_size=BATCH,
+                seed=0,
+                imitated=options.imitated,
+            )
+            ways = {"published": batches, **ways}
         run: Callable[[str], float] = lambda way: rate(ways[way], options.batches)  # noqa: E731
         for way in ways:
             run(way)  # warm-up
@@ -282,7 +207,12 @@ def main() -> None:
         ratio = f"  {ratios[way]:.2f} x the published path" if way in ratios else ""
         print(f"{way:13} {value:7.1f} samples/s/core{ratio}")
     print("fast against exact, levels of 255:", error)
-    about = {"size": options.size, "embeddings": options.embeddings, "rounds": options.rounds}
+    about: dict[str, Any] = {
+        "size": options.size,
+        "embeddings": options.embeddings,
+        "rounds": options.rounds,
+    }
+    about["published"] = used
     print(json.dumps({**about, "samples_per_s": medians, "ratio": ratios, "fast_error": error}))
 
 

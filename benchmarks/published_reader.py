@@ -1,0 +1,228 @@
+"""The published training's way from reinforced shards to batches, to measure ours against.
+
+    batches, used = read_published(folder, size=256, batch_size=32, seed=0)
+
+What the reference training does per sample (its patch of open_clip, with the packages that it
+stands on): webdataset streams and groups a tar, decodes every member (the image by Pillow to RGBA,
+then converted to RGB), torchvision replays the augmentation on the Pillow image (its tables of
+RandAugment's ranges made anew for each one, as there), then floats, normalised; open_clip's
+tokenizer; the embeddings by `gzip` and `torch.load`, or `numpy.load`. Left out is its shuffling.
+
+Where webdataset or torchvision cannot be imported, both are imitated by `tarfile` and Pillow,
+which is quicker than the original: no package's own overhead, no RGBA. Without open_clip our
+tokenizer stands in, which is quicker too.
+
+A batch is [float32 (B, 3, S, S), two of int64 (B, 77), three of float32 (B, D)]: normalised
+images, the ground-truth and a synthetic caption, and the embeddings of image and captions.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import json
+import random
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from peers import import_open_clip
+from pocketclip import pixel_ops, zoo
+from pocketclip.tokenizer import Tokenizer
+
+Tokenise = Callable[[str], torch.Tensor]
+Sample = dict[str, Any]
+MEAN = torch.tensor(zoo.CLIP_MEAN).view(3, 1, 1)
+STD = torch.tensor(zoo.CLIP_STD).view(3, 1, 1)
+
+
+def read_published(
+    folder: Path, *, size: int, batch_size: int, seed: int, imitated: bool = False
+) -> tuple[Iterator[list[Any]], dict[str, str]]:
+    """Return batches without end, and which package does what.
+
+    Args:
+        folder: shards whose augmentation is a random resized crop and RandAugment.
+        size: S.
+        batch_size: B.
+        seed: of which view and caption is taken.
+        imitated: do without the packages.
+    """
+    open_clip = None if imitated else import_open_clip()  # also readies the import of torchvision
+    tokenise, tokenizer = _tokenizer(open_clip)
+    chance = random.Random(seed)
+    try:
+        if imitated:
+            raise ImportError("an imitation is asked for")
+        import torchvision
+        import webdataset
+    except ImportError as error:
+        print(f"the published reader is imitated: {error}", file=sys.stderr)
+        batches = _imitated(folder, size, batch_size, chance, tokenise)
+        return batches, {"reader": "tarfile", "replay": "Pillow", "tokenizer": tokenizer}
+    used = {
+        "reader": f"webdataset {webdataset.__version__}",
+        "replay": f"torchvision {torchvision.__version__}",
+        "tokenizer": tokenizer,
+    }
+    return _original(folder, size, batch_size, chance, tokenise), used
+
+
+def _tokenizer(open_clip: Any) -> tuple[Tokenise, str]:
+    if open_clip is not None:
+        theirs = open_clip.tokenizer.SimpleTokenizer()
+        return lambda text: theirs(text)[0], f"open_clip {open_clip.__version__}"
+    ours = Tokenizer(warn=False)
+    return lambda text: torch.from_numpy(ours(text))[0], "ours"
+
+
+def _chosen(sample: Sample, replay: Any, chance: random.Random, tokenise: Tokenise) -> Sample:
+    """Return what training takes of a decoded sample."""
+    views = sample["paug.json"]["param_aug"]
+    number = chance.randrange(len(views))
+    image = replay(sample["image"].convert("RGB"), views[number])
+    synthetic = sample["syn.json"]["syn_text"]
+    other = chance.randrange(len(synthetic))
+    stored = sample["npz"] if "npz" in sample else sample["pth.gz"]
+    return {
+        "image": image,
+        "text": tokenise(sample["text"]),
+        "syn_text": tokenise(synthetic[other]),
+        "image_emb": torch.as_tensor(stored["image_emb"][number]).float(),
+        "text_emb": torch.as_tensor(stored["text_emb"][0]).float(),
+        "syn_text_emb": torch.as_tensor(stored["syn_text_emb"][other]).float(),
+    }
+
+
+COLUMNS = ("image", "text", "syn_text", "image_emb", "text_emb", "syn_text_emb")
+
+
+# --- with the packages of the original
+
+
+def _original(
+    folder: Path, size: int, batch_size: int, chance: random.Random, tokenise: Tokenise
+) -> Iterator[list[Any]]:
+    import webdataset as wds
+
+    replay = _torchvision_replay(size)
+    pipeline = wds.DataPipeline(
+        wds.SimpleShardList([str(path) for path in sorted(folder.glob("*.tar"))]),
+        wds.tarfile_to_samples(),
+        wds.select(lambda sample: "txt" in sample and "jpg" in sample),
+        wds.decode("pilrgba"),
+        wds.rename(image="jpg;png;jpeg;webp", text="txt"),
+        wds.map(lambda sample: _chosen(sample, replay, chance, tokenise)),
+        wds.to_tuple(*COLUMNS),
+        wds.batched(batch_size, partial=False),
+    )
+    for _ in itertools.count():
+        yield from pipeline
+
+
+def _torchvision_replay(size: int) -> Callable[[Image.Image, Any], torch.Tensor]:
+    from torchvision.transforms import InterpolationMode, RandAugment
+    from torchvision.transforms import functional as F
+    from torchvision.transforms.autoaugment import _apply_op
+
+    augment = RandAugment()
+    mean, std = list(zoo.CLIP_MEAN), list(zoo.CLIP_STD)
+
+    def replay(image: Image.Image, packed: Any) -> torch.Tensor:
+        crop, ops = packed
+        image = F.resized_crop(image, *crop, [size, size], InterpolationMode.BICUBIC)
+        if ops is not None:
+            _, height, width = F.get_dimensions(image)
+            # Not used in a replay, but computed by the published one.
+            augment._augmentation_space(augment.num_magnitude_bins, (height, width))
+        for op, magnitude in ops or ():
+            image = _apply_op(
+                image, pixel_ops.OP_NAMES[op], magnitude, InterpolationMode.NEAREST, None
+            )
+        return F.normalize(F.to_tensor(image), mean, std)
+
+    return replay
+
+
+# --- without them
+
+
+def _imitated(
+    folder: Path, size: int, batch_size: int, chance: random.Random, tokenise: Tokenise
+) -> Iterator[list[Any]]:
+    rows: list[Sample] = []
+
+    def replay(image: Image.Image, packed: Any) -> torch.Tensor:
+        return _pillow_replay(image, packed, size)
+
+    for _ in itertools.count():
+        for sample in _streamed(folder):
+            rows.append(_chosen(_decoded(sample), replay, chance, tokenise))
+            if len(rows) == batch_size:
+                yield [torch.stack([row[column] for row in rows]) for column in COLUMNS]
+                rows = []
+
+
+def _streamed(folder: Path) -> Iterator[dict[str, bytes]]:
+    """Yield samples as webdataset does: a tar's members in a row, grouped by name."""
+    for path in sorted(folder.glob("*.tar")):
+        with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            current: dict[str, bytes] = {}
+            before = ""
+            for member in archive:
+                uid, _, key = member.name.partition(".")
+                if uid != before and current:
+                    yield current
+                    current = {}
+                before = uid
+                taken = archive.extractfile(member)
+                assert taken is not None
+                current[key] = taken.read()
+            if current:
+                yield current
+
+
+def _decoded(sample: dict[str, bytes]) -> Sample:
+    out: Sample = {
+        "image": Image.open(io.BytesIO(sample["jpg"])),
+        "text": sample["txt"].decode(),
+        "paug.json": json.loads(sample["paug.json"]),
+        "syn.json": json.loads(sample["syn.json"]),
+    }
+    if "npz" in sample:
+        with np.load(io.BytesIO(sample["npz"])) as arrays:
+            out["npz"] = {key: arrays[key] for key in arrays}
+    else:
+        with gzip.GzipFile(fileobj=io.BytesIO(sample["pth.gz"])) as stream:
+            out["pth.gz"] = torch.load(io.BytesIO(stream.read()), weights_only=True)
+    return out
+
+
+def _pillow_replay(image: Image.Image, packed: Any, size: int) -> torch.Tensor:
+    (top, left, height, width), ops = packed
+    image = image.crop((left, top, left + width, top + height))
+    image = image.resize((size, size), Image.Resampling.BICUBIC)
+    for op, magnitude in ops or ():
+        image = _operated(image, op, magnitude)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+    return (pixels - MEAN) / STD
+
+
+def _operated(image: Image.Image, op: int, magnitude: float) -> Image.Image:
+    """Apply an operation of RandAugment as torchvision does to a Pillow image."""
+    name = pixel_ops.OP_NAMES[op]
+    if name in ("Brightness", "Color", "Contrast", "Sharpness"):
+        enhanced: Image.Image = getattr(ImageEnhance, name)(image).enhance(1.0 + magnitude)
+        return enhanced
+    if name == "Posterize":
+        return ImageOps.posterize(image, int(magnitude))
+    if name == "Solarize":
+        return ImageOps.solarize(image, int(magnitude))
+    return pixel_ops.apply_op(image, op, magnitude)
