@@ -52,8 +52,8 @@ ALLOWED = {"pocketclip.__version__"}
 TORCH = {"torch", "safetensors.torch"}
 # Published embeddings are torch files: read and written inside two functions of this module.
 MAY_ASK_FOR_TORCH = {"pocketclip.shards.codec"}
-# Exports are checked by what will run them, and leave what it reads.
-MAY_USE_INFER = {"pocketclip.export.verify", "pocketclip.export.job"}
+# Exports are checked, and calibrated, by what will run them.
+SIBLINGS = {("pocketclip.export", "pocketclip.infer")}
 
 
 def _modules():
@@ -114,8 +114,8 @@ def test_imports_point_down(name, path):
         assert imported != "pocketclip", f"{name} imports the front door"
         assert other <= layer, f"{name} (layer {layer}) imports {imported} (layer {other})"
         if layer == other == 2:
-            checks = name in MAY_USE_INFER and other_room == "pocketclip.infer"
-            assert room == other_room or checks, f"{name} imports its sibling {imported}"
+            allowed = room == other_room or (room, other_room) in SIBLINGS
+            assert allowed, f"{name} imports its sibling {imported}"
 
 
 def test_the_rule_would_notice():

@@ -65,12 +65,12 @@ class ColourEncoder:
 class PixelColourEncoder(ColourEncoder):
     """The same, with preprocessing that can run ahead."""
 
-    def preprocess(self, image):
+    def prepare(self, image):
         return np.asarray(open_image(image), np.float32).transpose(2, 0, 1)[:, :8, :8]
 
-    def encode_pixels(self, pixels):
+    def encode_prepared(self, pixels):
         self.batches.append(len(pixels))
         return np.stack([self._image(image.transpose(1, 2, 0)) for image in pixels])
 
     def encode_image(self, images):
-        raise AssertionError(f"encode_pixels is to be used for {len(images)} images")
+        raise AssertionError(f"encode_prepared is to be used for {len(images)} images")

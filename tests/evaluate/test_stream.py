@@ -145,18 +145,18 @@ def test_the_next_images_are_decoded_and_read_while_a_batch_is_encoded():
     seen = []
 
     class Slow(PixelColourEncoder):
-        def preprocess(self, image):
+        def prepare(self, image):
             nonlocal decoded
-            found = super().preprocess(image)
+            found = super().prepare(image)
             decoded += 1
             return found
 
-        def encode_pixels(self, pixels):
+        def encode_prepared(self, pixels):
             begun = size * len(seen)
             _until(lambda: decoded == min(count, begun + size * (1 + LOADING)))
             _until(lambda: read == min(count, begun + size * (1 + LOADING + READING)))
             seen.append(decoded)
-            return super().encode_pixels(pixels)
+            return super().encode_prepared(pixels)
 
     def counted():
         nonlocal read
@@ -240,7 +240,7 @@ def test_a_store_that_is_out_of_reach_is_no_bad_image(monkeypatch):
 
 def test_a_missing_extra_is_no_bad_image():
     class NoHeic(PixelColourEncoder):
-        def preprocess(self, image):
+        def prepare(self, image):
             raise MissingDependencyError(f"HEIC images need pillow-heif ({len(image)} bytes)")
 
     with pytest.raises(MissingDependencyError, match=r"^set row 0: HEIC images need"):
@@ -350,13 +350,13 @@ def test_an_interrupt_does_not_wait_for_what_is_queued():
     loads = 0
 
     class Interrupted(PixelColourEncoder):
-        def preprocess(self, image):
+        def prepare(self, image):
             nonlocal loads
             loads += 1
             time.sleep(0.02 if loads <= 8 else 0.5)
-            return super().preprocess(image)
+            return super().prepare(image)
 
-        def encode_pixels(self, _pixels):
+        def encode_prepared(self, _pixels):
             raise KeyboardInterrupt
 
     begun = time.monotonic()

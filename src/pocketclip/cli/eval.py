@@ -112,7 +112,7 @@ def evaluate(
         check_probes(methods)
     options = DataOptions(
         image_column=image_column, label_column=label_column, caption_column=caption_column,
-        where=_conditions(where or []), split=split, classes_file=classes_file,
+        where=conditions(where or []), split=split, classes_file=classes_file,
         templates=tuple(template or ()), templates_file=templates_file,
     )  # fmt: skip
     found = plan(names, data, options)
@@ -153,7 +153,8 @@ def _names(tasks: str, suite: str | None, data: str) -> tuple[str, ...]:
     return names or (Path(data.rstrip("/")).stem,)
 
 
-def _conditions(where: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def conditions(where: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return `COLUMN=VALUE` texts as pairs."""
     pairs = [text.partition("=") for text in where]
     wrong = [text for text, (column, equals, _) in zip(where, pairs, strict=True)
              if not column or not equals]  # fmt: skip

@@ -19,6 +19,7 @@ from pocketclip.cli import (
     classify,
     compare,
     embed,
+    export,
     join,
     models,
     quickstart,
@@ -64,6 +65,7 @@ def _root(
     pocketclip train grocery-small --data dr --out runs/small
     pocketclip eval runs/small --suite datacomp38 --data sets --out results.jsonl
     pocketclip compare results.jsonl mobileclip2-s0        beside the published models
+    pocketclip export runs/small --format openvino --out laptop
     """
 
 
@@ -77,6 +79,7 @@ app.command("audit")(audit.audit)
 app.command("show")(show.show)
 app.command("train")(train.train)
 app.command("eval")(eval_.evaluate)
+app.command("export")(export.export)
 app.command("compare")(compare.compare)
 
 

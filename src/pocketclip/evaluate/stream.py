@@ -45,16 +45,15 @@ E = TypeVar("E", bound=Named)
 
 
 @runtime_checkable
-class PixelEncoder(Protocol):
+class PreparingEncoder(Protocol):
     """An encoder whose preprocessing can run ahead, in threads of its own."""
 
-    @property
-    def preprocess(self) -> Callable[[Any], NDArray[np.float32]]:
-        """Return pixels (3, S, S) of an image."""
+    def prepare(self, image: Any) -> NDArray[Any]:
+        """Return what `encode_prepared` takes, of one image."""
         ...
 
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> Embeddings:
-        """Return embeddings (B, D) of pixels (B, 3, S, S)."""
+    def encode_prepared(self, prepared: Sequence[NDArray[Any]]) -> Embeddings:
+        """Return embeddings (B, D) of prepared images."""
         ...
 
 
@@ -125,7 +124,7 @@ def embed_images(
     """Yield examples in their order, in batches, with unit embeddings (B, D) of their images.
 
     While a batch is encoded, the next ones are read and decoded in threads. Of an encoder with
-    `preprocess` and `encode_pixels` the preprocessing runs in them as well; any other is given
+    `prepare` and `encode_prepared` the preprocessing runs in them as well; any other is given
     decoded images. Close the iterator (`contextlib.closing`) where it is left before its end.
 
     Args:
@@ -141,8 +140,8 @@ def embed_images(
         MissingDependencyError: images in a format that an extra reads.
         StorageError: a store that cannot be reached.
     """
-    ahead = encoder if isinstance(encoder, PixelEncoder) else None
-    prepare: Callable[[Any], Any] = open_image if ahead is None else ahead.preprocess
+    ahead = encoder if isinstance(encoder, PreparingEncoder) else None
+    prepare: Callable[[Any], Any] = open_image if ahead is None else ahead.prepare
 
     def load(example: E) -> Any:
         return _loaded(example.name, image_of(example), prepare)
@@ -160,7 +159,7 @@ def embed_images(
                 if ahead is None:
                     found = encoder.encode_image(inputs)
                 else:
-                    found = ahead.encode_pixels(np.stack(inputs))
+                    found = ahead.encode_prepared(inputs)
                 names = [example.name for example, _ in good]
                 embeddings = _unit(found, encoder.embed_dim, names)
                 yield [example for example, _ in good], embeddings

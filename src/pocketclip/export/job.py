@@ -8,7 +8,6 @@ A bundle appears at `out` whole and verified, or not at all.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,8 @@ from pocketclip.errors import ExportError
 from pocketclip.export import verify
 from pocketclip.export.towers import Pixels, Towers, prepare
 from pocketclip.files import write_whole_folder
+from pocketclip.infer.backends import RUNS
 from pocketclip.infer.bundle import (
-    MANIFEST,
     TOKENIZER,
     TOWERS,
     Bundle,
@@ -85,31 +84,32 @@ def export(
         ExportError: the target cannot do this, or the result is beyond a gate.
         MissingDependencyError: the target's package is not installed.
     """
-    writer = _writer(target, precision, preprocessing=preprocessing)
     place = Path(out)
-    _check_place(place)
+    module = check(target, precision, place, preprocessing=preprocessing)
     if precision == "int8" and target in _CALIBRATED and len(calibration) < MIN_CALIBRATION:
         raise ExportError(
             f"int8 is calibrated with photographs like those that will be used: give at least "
             f"{MIN_CALIBRATION} (100 to 500 are better), with --calibration FOLDER"
         )
-    if not isinstance(model.config, zoo.ModelConfig) or model.inference_only:
+    if model.inference_only:
         raise ExportError("export the model itself, not a form that was made for inference")
-    any_size = preprocessing and target in ANY_SIZE
-    pixels: Pixels = "levels" if preprocessing and target != "coreml" else "preprocessed"
     say("preparing the towers")
     wanted = verify.reference(model, photos, captions)
+    pixels: Pixels = "levels" if preprocessing else "preprocessed"
     towers = prepare(model, normalize=normalize, pixels=pixels, widen=target == "openvino")
     examples = _examples(towers, calibration, wanted) if precision == "int8" else None
     with write_whole_folder(place) as folder:
         facts = {}
         for kind in TOWERS:
-            say(f"writing the {kind} tower for {target}, {precision}")
-            facts[kind] = writer(kind, towers, folder, precision, examples, options)
-        if any_size:
-            module = importlib.import_module(f"pocketclip.export.{target}")
+            say(f"writing the {kind} tower")
+            facts[kind] = _write(
+                module, kind, towers, folder,
+                target=target, precision=precision, examples=examples, options=options,
+            )  # fmt: skip
+        if preprocessing:
             path = folder / str(facts["image"]["file"])
-            facts["image"] |= _without_kept(module.add_preprocessing(path, towers.config.preprocess))
+            described = module.add_preprocessing(path, towers.config.preprocess)
+            facts["image"] |= {k: described[k] for k in ("input", "output", "dynamic_batch")}
         (folder / TOKENIZER).write_text(portable(towers.config.text.context_length), "utf-8")
         about = {
             "pocketclip": __version__,
@@ -118,35 +118,30 @@ def export(
             "logit_scale": float(model.logit_scale.detach().exp()),
             "target": target,
             "precision": precision,
-            "image_input": "photo" if any_size else "image" if target == "coreml" else pixels,
+            "image_input": (
+                "photo" if preprocessing else "image" if target == "coreml" else "preprocessed"
+            ),
             "normalized": normalize,
             **facts,
         }
         say("verifying")
-        figures = _verified(folder, about, towers, wanted)
-        if accuracy is not None:
+        figures = _verified(module, folder, about, towers, wanted)
+        if accuracy is not None and target in RUNS:
             say("comparing the accuracy")
-            figures["accuracy"] = _accuracy(folder, about, figures, model, accuracy)
+            bundle = _unwritten(folder, about, figures)
+            figures["accuracy"] = _accuracies(bundle, model, accuracy)
         names = [os.fspath(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
         write_manifest(folder, {**about, "verification": figures}, names)
     return read(place)
 
 
-def _check_place(place: Path) -> None:
-    if place.exists() and not place.is_dir():
-        raise ExportError(f"{place} is a file; a bundle is a folder")
-    if place.is_dir() and any(place.iterdir()) and not is_bundle(place):
-        raise ExportError(f"{place} holds other files; choose an empty or new folder")
+def check(target: str, precision: str, place: Path, *, preprocessing: bool = False) -> Any:
+    """Return the module of a target, having checked what can be known before any work.
 
-
-Writer = Callable[
-    [str, Towers, Path, str, "Mapping[str, Sequence[NDArray[Any]]] | None", Mapping[str, Any]],
-    dict[str, Any],
-]
-
-
-def _writer(target: str, precision: str, *, preprocessing: bool) -> Writer:
-    """Return what writes a tower, having checked that it can be done at all."""
+    Raises:
+        ExportError: the target cannot do this, or `place` holds something else.
+        MissingDependencyError: its package is not installed.
+    """
     if target not in TARGETS:
         raise ExportError(f"unknown format {target!r}; it is {', '.join(TARGETS)}")
     if precision not in PRECISIONS:
@@ -156,48 +151,107 @@ def _writer(target: str, precision: str, *, preprocessing: bool) -> Writer:
         raise ExportError(
             f"{target} has no {precision} here; it has {', '.join(module.PRECISIONS)}"
         )
-    if preprocessing and target not in (*ANY_SIZE, "coreml"):
+    if preprocessing and target not in ANY_SIZE:
         raise ExportError(
             f"{target} has no operation that resizes as the evaluation does; leave "
             f"--preprocessing out, or export to {' or '.join(ANY_SIZE)}"
         )
+    if place.exists() and not place.is_dir():
+        raise ExportError(f"{place} is a file; a bundle is a folder")
+    if place.is_dir() and any(place.iterdir()) and not is_bundle(place):
+        raise ExportError(f"{place} holds other files; choose an empty or new folder")
     module.package()
-    return _runtime_tower if target in ANY_SIZE else _device_tower
+    return module
 
 
-def _runtime_tower(
+def _write(
+    module: Any,
     kind: str,
     towers: Towers,
     folder: Path,
+    *,
+    target: str,
     precision: str,
     examples: Mapping[str, Sequence[NDArray[Any]]] | None,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write a tower for ONNX Runtime or OpenVINO."""
-    target = options["target"]
-    module = importlib.import_module(f"pocketclip.export.{target}")
-    tower, example = _of(towers, kind)
+    """Write one tower into `folder`; return what the bundle says of it."""
+    tower = towers.image if kind == "image" else towers.text
+    example = towers.image_example if kind == "image" else towers.text_example
     path = folder / f"{kind}{module.SUFFIX}"
-    return dict(module.write(tower, example, path, kind=kind, precision=precision, towers=towers))
-
-
-def _device_tower(
-    kind: str,
-    towers: Towers,
-    folder: Path,
-    precision: str,
-    examples: Mapping[str, Sequence[NDArray[Any]]] | None,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write a tower for a phone."""
+    common = {"kind": kind, "towers": towers}
+    if target not in ANY_SIZE:
+        rows = None if examples is None else examples[kind]
+        return dict(
+            module.write(
+                tower, example, path, precision=precision, calibration=rows, **common, **options
+            )
+        )
+    if options:
+        raise ExportError(f"{target} has no option {' or '.join(options)}")
+    if precision != "int8":
+        return dict(module.write(tower, example, path, precision=precision, **common))
     raise NotImplementedError
 
 
-def _of(towers: Towers, kind: str) -> tuple[Any, Any]:
-    if kind == "image":
-        return towers.image, towers.image_example
-    return towers.text, towers.text_example
+def _examples(
+    towers: Towers, calibration: Sequence[Any], wanted: verify.Reference
+) -> dict[str, list[NDArray[Any]]]:
+    """Return what int8 is calibrated with: rows for the image tower, rows for the text tower."""
+    preprocess = Preprocess(towers.config.preprocess)
+
+    def pixels(photo: Any) -> NDArray[Any]:
+        if towers.pixels == "levels":
+            return preprocess.to_uint8(photo).transpose(2, 0, 1).astype(np.float32)[None]
+        return preprocess(photo)[None]
+
+    ids = Tokenizer(warn=False)(list(wanted.captions), towers.config.text.context_length)
+    return {"image": [pixels(photo) for photo in calibration], "text": [row[None] for row in ids]}
 
 
-def _without_kept(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in facts.items() if key not in ("kept", "notes")}
+def _unwritten(folder: Path, about: Mapping[str, Any], verification: Mapping[str, Any]) -> Bundle:
+    """Return the bundle that a folder is about to become."""
+    return Bundle(
+        folder=folder,
+        config=zoo.from_dict(about["model"]),
+        towers={tower: about[tower] for tower in TOWERS},
+        files={},
+        verification=verification,
+        **{
+            name: about[name]
+            for name in (
+                "space_id", "logit_scale", "target", "precision", "image_input", "normalized"
+            )
+        },
+    )  # fmt: skip
+
+
+def _verified(
+    module: Any, folder: Path, about: Mapping[str, Any], towers: Towers, wanted: verify.Reference
+) -> dict[str, Any]:
+    gate = verify.GATES[about["precision"]]
+    limits = {"gate": {"min_cosine": gate.cosine, "max_abs_error": gate.error}}
+    if about["target"] in RUNS:
+        return {**verify.verify(_unwritten(folder, about, {}), wanted), **limits}
+    paths = {tower: folder / str(about[tower]["file"]) for tower in TOWERS}
+    if not hasattr(module, "open_tower"):
+        structure = {tower: module.inspect(path) for tower, path in paths.items()}
+        return {"executed": False, "reason": "not executed here", **structure, **limits}
+    runs = {tower: module.open_tower(path) for tower, path in paths.items()}
+    inputs = {k: np.concatenate(v) for k, v in _examples(towers, wanted.photos, wanted).items()}
+    return {**verify.compare_towers(runs, inputs, wanted, gate), **limits}
+
+
+def _accuracies(bundle: Bundle, model: CLIP, accuracy: Accuracy) -> dict[str, float]:
+    """Return the top-1 of model and bundle.
+
+    Raises:
+        ExportError: the bundle's is lower by more than the gate.
+    """
+    before, after = accuracy(Encoder(model)), accuracy(Encoder(bundle))
+    if not before - after <= verify.MAX_POINTS_LOST:
+        raise ExportError(
+            f"the export names {after:.2f} % of the labelled photographs right, the model "
+            f"{before:.2f} %: more than {verify.MAX_POINTS_LOST} points lost; nothing was written"
+        )
+    return {"model_top1": before, "top1": after}

@@ -16,17 +16,15 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pocketclip import zoo
-from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.errors import MissingDependencyError
 from pocketclip.export.towers import Towers, exported
-from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -195,26 +193,10 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
     del graph.node[:], graph.input[:]
     graph.node.extend([*steps, *tower])
     graph.initializer.extend(numpy_helper.from_array(v, f"photo_{n}") for n, v in numbers.items())
-    shape = ["batch", "height", "width", 3]
+    shape: list[str | int | None] = ["batch", "height", "width", 3]
     graph.input.append(helper.make_tensor_value_info("photo", TensorProto.UINT8, shape))
     onnx.save(proto, os.fspath(path))
     return facts(proto, path.name)
-
-
-def open_tower(path: Path) -> Callable[[NDArray[Any]], Embeddings]:
-    """Return a function that runs a tower in ONNX Runtime with one thread.
-
-    Raises:
-        ExportError: the file cannot be loaded.
-    """
-    from pocketclip.infer.backends import onnx_session
-
-    try:
-        session = onnx_session(os.fspath(path), 1)
-    except Exception as error:
-        raise ExportError(f"{path}: ONNX Runtime cannot load it: {error}") from error
-    name = session.get_inputs()[0].name
-    return lambda array: session.run(None, {name: array})[0]
 
 
 @contextlib.contextmanager

@@ -11,18 +11,15 @@ Shapes: B batch, H W height and width of a photograph, S side, T tokens, D embed
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pocketclip import zoo
 from pocketclip.errors import ExportError, MissingDependencyError
 from pocketclip.export.onnx import quiet
 from pocketclip.export.towers import Towers, exported
-from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -163,17 +160,3 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
     beside.with_suffix(".bin").replace(path.with_suffix(".bin"))
     beside.replace(path)
     return out
-
-
-def open_tower(path: Path) -> Callable[[NDArray[Any]], Embeddings]:
-    """Return a function that runs a tower in OpenVINO with one thread.
-
-    Raises:
-        ExportError: the file cannot be loaded.
-    """
-    from pocketclip.infer.backends import openvino_runner
-
-    try:
-        return openvino_runner(os.fspath(path), 1)
-    except Exception as error:
-        raise ExportError(f"{path}: OpenVINO cannot load it: {error}") from error

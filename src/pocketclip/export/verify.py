@@ -158,11 +158,12 @@ def verify(bundle: Bundle, wanted: Reference) -> dict[str, Any]:
         if not figures["passed"]:
             reasons.append(f"{name}: {figures['reason']}")
     if not found:
-        raise ExportError(
-            f"nothing here can run the export to verify it: install {' or '.join(RUNS[bundle.target])}"
-        )
+        able = " or ".join(RUNS[bundle.target])
+        raise ExportError(f"nothing here can run the export to verify it: install {able}")
     if len(reasons) == len(found):
-        raise ExportError(f"the export computes something else, so nothing was written: {reasons[0]}")
+        raise ExportError(
+            f"the export computes something else, so nothing was written: {reasons[0]}"
+        )
     return {"executed": True, "backends": found}
 
 
@@ -185,7 +186,7 @@ def _in_backend(bundle: Bundle, name: str, wanted: Reference) -> dict[str, Any]:
 
 
 def _seconds(encoder: Encoder, photo: Any) -> float:
-    pixels = encoder.prepare_one(photo)[None]
+    pixels = encoder.prepare(photo)[None]
     times = []
     for _ in range(5):
         begun = time.perf_counter()
@@ -218,6 +219,6 @@ def compare_towers(
         why = failure(figures[tower], gate)
         if why is not None:
             raise ExportError(
-                f"the export computes something else, so nothing was written: {tower} tower: {why}"
+                f"the export computes something else; nothing was written: {tower} tower: {why}"
             )
     return figures

@@ -71,10 +71,13 @@ def load(
             f"backend {backend!r} runs bundles, and {text} is none: make one with "
             f"`pocketclip export {text} --format openvino --out DIR`"
         )
-    return Encoder(_checkpoint(text, model, fuse=fuse, offline=offline), threads=threads)
+    return Encoder(checkpoint_model(text, model, fuse=fuse, offline=offline), threads=threads)
 
 
-def _checkpoint(text: str, model: str | None, *, fuse: bool, offline: bool) -> CLIP:
+def checkpoint_model(
+    text: str, model: str | None = None, *, fuse: bool = False, offline: bool = False
+) -> CLIP:
+    """Return the model in torch that `load` would use, for anything but a bundle."""
     from pocketclip import checkpoint
     from pocketclip.nn.clip import random_model
     from pocketclip.nn.reparam import fuse as fold
@@ -237,7 +240,7 @@ class Encoder:
             pending: list[Future[Any]] = []
             for start in range(0, len(images) + size, size):
                 chunk = images[start : start + size]
-                following = [pool.submit(self.prepare_one, image) for image in chunk]
+                following = [pool.submit(self.prepare, image) for image in chunk]
                 pixels, good, bad = [], [], []
                 for position, future in enumerate(pending, start - size):
                     try:
@@ -246,12 +249,16 @@ class Encoder:
                     except ImageError as error:
                         bad.append((position, error))
                 if pending:
-                    found = self._encode(pixels, normalize=normalize) if good else empty
+                    found = self.encode_prepared(pixels, normalize=normalize) if good else empty
                     yield good, found, bad
                 pending = following
 
-    def prepare_one(self, image: Any) -> NDArray[Any]:
-        """Return what the image tower takes, of one image."""
+    def prepare(self, image: Any) -> NDArray[Any]:
+        """Return what the image tower takes, of one image.
+
+        Raises:
+            ImageError: it cannot be opened.
+        """
         kind = "preprocessed" if self.bundle is None else self.bundle.image_input
         if kind == "photo":
             return np.asarray(open_image(image))
@@ -259,8 +266,10 @@ class Encoder:
             return self.preprocess.to_uint8(image).transpose(2, 0, 1).astype(np.float32)
         return self.preprocess(image)
 
-    def _encode(self, inputs: list[NDArray[Any]], *, normalize: bool) -> Embeddings:
-        """Return embeddings (B, D) of prepared images, which may differ in size."""
+    def encode_prepared(
+        self, inputs: Sequence[NDArray[Any]], *, normalize: bool = True
+    ) -> Embeddings:
+        """Return embeddings (B, D) of what `prepare` made of images, in one go per size."""
         parts = [
             self.encode_pixels(np.stack(list(same)), normalize=normalize)
             for _, same in itertools.groupby(inputs, key=np.shape)
