@@ -26,6 +26,7 @@ from pocketclip import pixel_ops
 from pocketclip.augment import Augmentation, Params
 from pocketclip.augment_params import Box
 from pocketclip.images import open_image
+from pocketclip.train.canvas import Canvas, flipped, operate
 
 try:
     import simplejpeg
@@ -170,8 +171,12 @@ class View:
         top, left, h, w = crop
         if pixels is None or top + h > pixels.shape[0] or left + w > pixels.shape[1]:
             return None  # `Augmentation` says that it does not fit
-        image = Image.fromarray(np.ascontiguousarray(pixels[top : top + h, left : left + w]))
-        return _finished(pixel_ops.resize(image, (self.size, self.size), self._way), params)
+        # The crop's rows as they lie in the whole image; Pillow steps over the rest of each.
+        row, first = pixels.shape[1] * 3, (top * pixels.shape[1] + left) * 3
+        view = memoryview(pixels).cast("B")[first : first + row * (h - 1) + w * 3]
+        image = Image.frombytes("RGB", (w, h), view, "raw", "RGB", row, 1)
+        square = pixel_ops.resize(image, (self.size, self.size), self._way)
+        return _finished(Canvas(image=square), params)
 
     def _scaled(self, params: Params) -> Params:
         across, down = self._across, self._down
@@ -207,27 +212,28 @@ class View:
             # Between pixels now, where only Pillow's resize can begin; few are left to resize.
             box = left * across, top * down, (left + w) * across, (top + h) * down
             image = Image.fromarray(pixels)
-            return _finished(image.resize((self.size, self.size), self._way, box), params)
+            square = image.resize((self.size, self.size), self._way, box)
+            return _finished(Canvas(image=square), params)
         # A copy: of an image whose channels lie together in memory the kernel is fastest.
         part = torch.from_numpy(np.ascontiguousarray(pixels[top : top + h, left : left + w]))
-        part = part.permute(2, 0, 1)[None]
-        square = F.interpolate(
+        # Not `[None]`, whose stride hides from torch how the channels lie.
+        part = part.unsqueeze(0).permute(0, 3, 1, 2)
+        resized = F.interpolate(
             part, (self.size, self.size), mode=str(self._mode), antialias=True, align_corners=False
         )
-        out: _Pixels = np.ascontiguousarray(square[0].permute(1, 2, 0).numpy())
-        if not params.flip and not params.ops and params.erase is None:
-            return out
-        return _finished(Image.fromarray(out), params)
+        out: _Pixels = np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+        return _finished(Canvas(array=out), params)
 
 
-def _finished(image: Image.Image, params: Params) -> _Pixels:
+def _finished(canvas: Canvas, params: Params) -> _Pixels:
     """Return a resized crop after what comes behind it: mirrored, altered, erased."""
     if params.flip:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        canvas = flipped(canvas)
     for op, magnitude in params.ops or ():
-        image = pixel_ops.apply_op(image, op, magnitude)
-    pixels = np.array(image)
-    if params.erase is not None:
-        top, left, height, width = params.erase
-        pixels[top : top + height, left : left + width] = 0
+        canvas = operate(canvas, op, magnitude)
+    if params.erase is None:
+        return canvas.array
+    pixels = canvas.array.copy()
+    top, left, height, width = params.erase
+    pixels[top : top + height, left : left + width] = 0
     return pixels
