@@ -1,0 +1,207 @@
+"""Which layers int8 must leave alone: found by measurement, for any runtime.
+
+    found = search(layers, build, inputs, reference, min_cosine=0.99)
+    found.kept, found.before.min_cosine, found.after.min_cosine
+
+The sum of the damages of single layers says little of the damage of all of them together, so
+groups of neighbouring layers are measured where it counts: with all others quantised. The groups
+whose keeping helps most are kept until the gate holds; then as much of them as the gate allows is
+given back to int8.
+
+Shapes: N rows to compare, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip.errors import ExportError
+from pocketclip.types import Embeddings
+
+Run = Callable[[NDArray[Any]], Embeddings]
+Build = Callable[[frozenset[str]], Run]
+
+GROUPS = 8
+MAX_BUILDS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How far a quantised model is from the reference."""
+
+    min_cosine: float
+    mean_cosine: float
+    accuracy: float | None = None
+    """In percent; None where it was not asked for, or where the cosine had failed already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The outcome of `search`."""
+
+    kept: tuple[str, ...]
+    """Layers to leave in higher precision, in the order of the model."""
+    before: Score
+    """With every layer quantised."""
+    after: Score
+    """With `kept` left alone."""
+    tried: int
+    """How many models were built."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What a quantised model has to reach."""
+
+    min_cosine: float
+    accuracy: Callable[[Run], float] | None = None
+    min_accuracy: float = 0.0
+
+    def passes(self, score: Score) -> bool:
+        """Return whether a score is within the gate; NaN is not."""
+        if not score.min_cosine >= self.min_cosine:
+            return False
+        return score.accuracy is None or score.accuracy >= self.min_accuracy
+
+
+def search(
+    layers: Sequence[str],
+    build: Build,
+    inputs: Sequence[NDArray[Any]],
+    reference: Embeddings,
+    gate: Gate,
+    *,
+    max_builds: int = MAX_BUILDS,
+) -> Found:
+    """Return a small set of layers to keep in higher precision so that the gate holds.
+
+    The same arguments give the same result.
+
+    Args:
+        layers: names of all layers that can be quantised, in the order of the model.
+        build: returns what runs the model with the named layers kept, all others quantised.
+        inputs: batches for it, N rows together.
+        reference: the embeddings (N, D) that it should give.
+        gate: what is good enough.
+        max_builds: stop making the set smaller after so many; at least 24. (Before that come at
+            most one model with nothing kept, one per group, and one per step of a bisection.)
+
+    Raises:
+        ExportError: the gate does not hold even with every layer kept.
+    """
+    if max_builds < 3 * GROUPS:
+        raise ValueError(f"max_builds is {max_builds}; the search needs {3 * GROUPS}")
+    trials = _Trials(build, inputs, reference, gate)
+    before = trials.score(frozenset())
+    if gate.passes(before):
+        return Found(kept=(), before=before, after=before, tried=trials.built)
+    groups = _split(list(layers), GROUPS)
+    # What remains of the error when this group is kept. Stable: equals stay in the model's order.
+    groups.sort(key=lambda group: -_finite(trials.score(frozenset(group)).mean_cosine))
+    kept = _grow(groups, trials)
+    kept = _shrink([name for name in layers if name in kept], trials, max_builds)
+    return Found(
+        kept=tuple(name for name in layers if name in kept),
+        before=before,
+        after=trials.score(kept),
+        tried=trials.built,
+    )
+
+
+class _Trials:
+    """Builds and measures, each set of layers once."""
+
+    def __init__(
+        self, build: Build, inputs: Sequence[NDArray[Any]], reference: Embeddings, gate: Gate
+    ) -> None:
+        self.build, self.inputs, self.reference, self.gate = build, inputs, reference, gate
+        self.known: dict[frozenset[str], Score] = {}
+
+    @property
+    def built(self) -> int:
+        return len(self.known)
+
+    def score(self, keep: frozenset[str]) -> Score:
+        if keep not in self.known:
+            self.known[keep] = measure(self.build(keep), self.inputs, self.reference, self.gate)
+        return self.known[keep]
+
+    def passes(self, keep: frozenset[str]) -> bool:
+        return self.gate.passes(self.score(keep))
+
+
+def measure(
+    run: Run, inputs: Sequence[NDArray[Any]], reference: Embeddings, gate: Gate | None = None
+) -> Score:
+    """Return the cosines of a model's embeddings to the reference's (N, D).
+
+    The accuracy is measured only if the gate has one and the cosine is within it.
+    """
+    found = np.concatenate([run(batch) for batch in inputs])
+    cosine = cosines(found, reference)
+    score = Score(min_cosine=float(cosine.min()), mean_cosine=float(cosine.mean()))
+    if gate is None or gate.accuracy is None or not gate.passes(score):
+        return score
+    return Score(
+        min_cosine=score.min_cosine,
+        mean_cosine=score.mean_cosine,
+        accuracy=gate.accuracy(run),
+    )
+
+
+def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the cosines (N,) of the rows of two arrays (N, D)."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN is what a gate refuses
+        return np.asarray((a * b).sum(-1) / norms)
+
+
+def _finite(value: float) -> float:
+    return value if np.isfinite(value) else -1.0
+
+
+def _split(names: Sequence[str], parts: int) -> list[list[str]]:
+    """Return contiguous parts whose lengths differ by at most one; none is empty."""
+    parts = min(parts, len(names))
+    ends = [len(names) * i // parts for i in range(parts + 1)] if parts else []
+    return [list(names[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def _grow(groups: Sequence[Sequence[str]], trials: _Trials) -> frozenset[str]:
+    """Return the union of the first groups, of as few as hold the gate."""
+
+    def union(count: int) -> frozenset[str]:
+        return frozenset(name for group in groups[:count] for name in group)
+
+    low, high = 0, len(groups)  # `low` fails; `high` has to hold
+    if not trials.passes(union(high)):
+        score = trials.score(union(high))
+        raise ExportError(
+            "even with every layer kept in higher precision the smallest cosine is "
+            f"{score.min_cosine:.6f} (wanted: {trials.gate.min_cosine}"
+            + ("" if score.accuracy is None else f"; accuracy {score.accuracy:.2f} %")
+            + "): the fault is not int8's; check the model that is quantised"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if trials.passes(union(middle)) else (middle, high)
+    return union(high)
+
+
+def _shrink(names: Sequence[str], trials: _Trials, max_builds: int) -> frozenset[str]:
+    """Return `names` without what can be quantised after all, found by halving."""
+    kept, waiting = frozenset(names), _split(names, 2)
+    while waiting and trials.built < max_builds:
+        part = waiting.pop()
+        smaller = kept - frozenset(part)
+        if trials.passes(smaller):
+            kept = smaller
+        elif len(part) > 1:
+            waiting += _split(part, 2)
+    return kept
