@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import learning_efficiency as benchmark
+import learning_trials
+from learning_convs import MatrixConv, RepeatedConv, quicken
 from learning_report import averages, plot, summary
+from pocketclip.nn.clip import create_model
 from pocketclip.shards import ShardWriter
 from pocketclip.types import Sample
 
@@ -35,7 +39,7 @@ def unit(rng, rows):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder as ../shared/data is: 9 training photographs, 3 of test, one reinforced shard."""
+    """A folder as ../shared/data is: 9 training photographs, 3 of test, 6 of val, one reinforced shard."""
     folder = tmp_path_factory.mktemp("data")
     photos, shards = folder / "grocery", folder / "grocery-dr"
     photos.mkdir()
@@ -43,12 +47,12 @@ def data(tmp_path_factory):
     rng = np.random.default_rng(0)
     rows = []
     with ShardWriter(str(shards / "00000000.tar"), dtype="float32", images=False) as writer:
-        for number in range(12):
+        for number in range(18):
             kind, name = number % 3, f"{number}.jpg"
             pixels = rng.integers(0, 90, (40, 40, 3), dtype=np.uint8)
             pixels[..., kind] += 120
             Image.fromarray(pixels).save(photos / name)
-            split = "train" if number < 9 else "test"
+            split = "train" if number < 9 else "test" if number < 12 else "val"
             product = PRODUCTS[kind]
             rows.append((name, split, product, f"buy {product}", kind))
             if split == "train":
@@ -139,6 +143,67 @@ def test_embeddings_belong_to_their_captions(data, tmp_path):
             assert any(np.array_equal(row.numpy(), match) for match in matches)
 
 
+@pytest.mark.usefixtures("tiny")
+def test_trials_are_scored_on_the_validation_photographs(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(learning_trials, "RATES", (1e-3, 2e-3))
+    arguments = ["--data", str(data), "--out", str(tmp_path), "--budget", "8"]
+    learning_trials.main(arguments)
+    records = benchmark.results(tmp_path / "trials.jsonl")
+    assert [(r["arm"], r["changes"]) for r in records] == [
+        (arm, {"optimizer.lr": rate}) for rate in (1e-3, 2e-3) for arm in benchmark.ARMS
+    ]
+    photos = benchmark.prepare(data, tmp_path, 32, "val")
+    assert len(photos.held_out) == 6
+    assert all(round(r["top1"] * 6 / 100, 6) in range(7) for r in records)
+    assert capsys.readouterr().out.count("| reinforced | lr 0.00") == 2
+    monkeypatch.setattr(learning_trials, "run", lambda *_, **__: pytest.fail("run again"))
+    learning_trials.main(arguments)
+
+
+def test_scores_by_hand():
+    class Model:
+        def encode_image(self, pixels, normalize):
+            return torch.from_numpy(pixels.reshape(len(pixels), -1)[:, :3])
+
+    class Encoder:
+        model = Model()
+
+    photos = type("Photos", (), {})()
+    photos.classes, photos.labels = list("abc"), np.array([0, 1, 2])
+    photos.held_out = np.zeros((3, 1, 1, 3), np.uint8)
+    photos.held_out[:, 0, 0] = [[255, 100, 0], [255, 100, 0], [255, 100, 50]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "build_classifier", lambda *_: np.eye(3, dtype=np.float32))
+        found = benchmark.scores(photos, Encoder())
+    # The right products are first, second and third.
+    assert found["top1"] == pytest.approx(100 / 3)
+    assert found["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_quick_convolutions_are_the_same_function():
+    torch.manual_seed(0)
+    overrides = {"image.depths": (1, 1, 1), "image.widths": (8, 16, 32)}
+    model = create_model("small", image_size=64, **overrides)
+    pixels = torch.rand(4, 3, 64, 64)
+    results = []
+    for _ in range(2):
+        model.zero_grad()
+        model.image.train()(pixels).square().sum().backward()
+        grads = [p.grad.clone() for p in model.image.parameters()]
+        results.append((grads, model.image.eval()(pixels).detach()))
+        quicken(model.image, pixels[:1])
+        for norm in model.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.reset_running_stats()
+    kinds = [type(m) for m in model.modules()]
+    assert MatrixConv in kinds
+    assert RepeatedConv in kinds
+    (plain, out), (quick, same) = results
+    torch.testing.assert_close(same, out, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(quick, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
 def record(arm, samples, seed, top1):
     return {"arm": arm, "samples": samples, "seed": seed, "top1": top1}
 
@@ -176,6 +241,6 @@ def test_the_plot_has_a_point_for_each_mean():
 def test_the_real_set_is_whole(tmp_path):
     photos = benchmark.prepare(SHARED, tmp_path, 64)
     assert photos.views.shape == (2640, 5, 64, 64, 3)
-    assert len(photos.test) == len(photos.labels) == 2485
+    assert len(photos.held_out) == len(photos.labels) == 2485
     assert len(photos.classes) == 81
     assert photos.scales == (23.2, 22.7)

@@ -47,6 +47,10 @@ class BundleError(PocketclipError):
     """A bundle that is damaged, was changed, does not fit, or cannot be run here."""
 
 
+class ChangedBundleError(BundleError):
+    """A bundle with a file that is missing or is not the one that was exported."""
+
+
 class HubError(PocketclipError):
     """A weight file that could not be found on, or fetched from, the model hub."""
 

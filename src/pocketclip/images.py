@@ -44,6 +44,7 @@ _UPRIGHT = {
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
+_COMMON = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n", "PNG"))
 _UNREADABLE = "not an image, or in a format that Pillow cannot read"
 
 
@@ -94,7 +95,7 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         if not head:
             raise _UnfitError("empty (0 bytes)")
         try:
-            image = Image.open(stream, formats=_formats())
+            image = _opened(stream, head)
         except UnidentifiedImageError:
             if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS + _AVIF_BRANDS:
                 raise
@@ -102,6 +103,18 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
             stream.seek(0)
             image = Image.open(stream, formats=_formats())
         return _upright_rgb(image, max_pixels)
+
+
+def _opened(stream: BinaryIO, head: bytes) -> Image.Image:
+    """Open what begins with `head`."""
+    for magic, name in _COMMON:
+        if head.startswith(magic):
+            Image.preinit()  # loading the plugins of all formats takes longer than a photograph
+            try:
+                return Image.open(stream, formats=[name])
+            except UnidentifiedImageError:
+                stream.seek(0)
+    return Image.open(stream, formats=_formats())
 
 
 def _formats() -> list[str]:

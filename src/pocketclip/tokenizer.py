@@ -16,7 +16,6 @@ import functools
 import gzip
 import hashlib
 import html
-import io
 import itertools
 import operator
 import os
@@ -27,7 +26,6 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any, overload
 
-import ftfy
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tokenizers import models
@@ -53,6 +51,8 @@ _CACHE_WORD_LENGTH = 64
 
 def clean(text: str) -> str:
     """Return `text` repaired, unescaped, with single blanks and in lower case."""
+    import ftfy  # half of the time that this module would take to import, and rarely needed
+
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
@@ -121,16 +121,15 @@ class _Vocabulary(dict[str, tuple[int, ...]]):
 
     def __init__(self) -> None:
         raw = _data(_FILE)
-        self.fingerprint = hashlib.sha256(raw + _CLEANING.encode()).hexdigest()[:16]
-        with gzip.open(io.BytesIO(raw), "rt", encoding="utf-8") as lines:
-            next(lines)  # a version line
-            merges = [(a, b) for a, b in map(str.split, itertools.islice(lines, _MERGES))]
+        lines = gzip.decompress(raw).decode().split("\n", _MERGES + 1)[1:-1]  # after a version line
+        merges = [(a, b) for a, b in (line.split(" ") for line in lines)]
         bytes_ = _byte_symbols()
         self.byte_symbols = dict(enumerate(bytes_))
         # Ids count the visible bytes first, then the others, in the order of their symbols.
         bytes_ = sorted(bytes_)
-        self.symbols = [*bytes_, *(s + _END_OF_WORD for s in bytes_), *(a + b for a, b in merges)]
-        ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+        joined = [line.replace(" ", "", 1) for line in lines]
+        self.symbols = [*bytes_, *(s + _END_OF_WORD for s in bytes_), *joined]
+        ids = dict(zip(self.symbols, range(len(self.symbols)), strict=True))
         self.model = models.BPE(vocab=ids, merges=merges, end_of_word_suffix=_END_OF_WORD)
         self.start, self.end = len(ids), len(ids) + 1
         self.classes = _Classes()
@@ -165,6 +164,13 @@ class _Vocabulary(dict[str, tuple[int, ...]]):
 
 
 _vocabulary = functools.lru_cache(maxsize=1)(_Vocabulary)
+
+
+@functools.lru_cache(maxsize=1)
+def fingerprint() -> str:
+    """Return a short hash of vocabulary and cleaning, without building the vocabulary."""
+    return hashlib.sha256(_data(_FILE) + _CLEANING.encode()).hexdigest()[:16]
+
 
 _counting = threading.Lock()
 
@@ -222,7 +228,7 @@ class Tokenizer:
     @property
     def fingerprint(self) -> str:
         """A short hash of vocabulary and cleaning: part of an embedding space's identity."""
-        return _vocabulary().fingerprint
+        return fingerprint()
 
     def __call__(
         self, texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH

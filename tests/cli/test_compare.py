@@ -7,10 +7,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from pocketclip.cli.main import app
+from pocketclip.cli.main import build
 from pocketclip.errors import PocketclipError
 from tests.cli.test_cli import run
 from tests.evaluate.test_report import timing, write, write_latency
+
+app = build()
 
 
 @pytest.fixture

@@ -15,11 +15,13 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from pocketclip.cli.main import app
+from pocketclip.cli.main import build
 from pocketclip.errors import PocketclipError
 from pocketclip.train import saving
 from pocketclip.train.logs import read
 from tests.shards.making import folder, sample
+
+app = build()
 
 TINY = {
     "image_size": 16, "image.depths": [1, 1, 1, 1], "image.widths": [8, 8, 16, 32],

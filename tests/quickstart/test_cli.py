@@ -5,8 +5,10 @@ import sys
 
 from typer.testing import CliRunner
 
-from pocketclip.cli.main import app
+from pocketclip.cli.main import build
 from pocketclip.cli.quickstart import Told
+
+app = build()
 
 
 def pocketclip(*args, cwd):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import MODEL_HELP, MODEL_NAME_HELP
+from pocketclip.cli.inputs import BACKEND_HELP, MODEL_HELP, MODEL_NAME_HELP, THREADS_HELP
 from pocketclip.errors import PocketclipError
 
 
@@ -29,6 +29,8 @@ def classify(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show per photograph.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Photographs encoded at a time.")] = 32,
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use weights from the local cache only.")
     ] = False,
@@ -48,7 +50,8 @@ def classify(
 
     wanted = _labels(labels, labels_file)
     paths = photographs(photos)
-    encoder = load(model, model_name, offline=offline)
+    encoder = load(model, model_name, offline=offline, backend=backend, threads=threads)
+    encoder.preload("image", "text")
     encoder.batch_size = batch_size
     classifier = encoder.classifier(wanted, template or ["{}"])
     results: list[dict[str, Any]] = []

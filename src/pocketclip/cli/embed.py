@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import MODEL_HELP, MODEL_NAME_HELP
+from pocketclip.cli.inputs import BACKEND_HELP, MODEL_HELP, MODEL_NAME_HELP, THREADS_HELP
 from pocketclip.errors import MissingDependencyError, PocketclipError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def embed(
     model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = "mobileclip2-s0",
     model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs encoded at a time.")] = 32,
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use weights from the local cache only.")
     ] = False,
@@ -55,7 +57,8 @@ def embed(
         _pyarrow()
     texts = _texts(inputs)
     photos = [] if texts is not None else _photographs(inputs)
-    encoder = load(model, model_name, offline=offline)
+    encoder = load(model, model_name, offline=offline, backend=backend, threads=threads)
+    encoder.preload("image" if texts is None else "text")
     encoder.batch_size = batch_size
     bad: list[tuple[Path, str]] = []
     if texts is not None:

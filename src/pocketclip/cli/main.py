@@ -6,6 +6,7 @@ message says why; 130 interrupted.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import warnings
@@ -14,30 +15,30 @@ from typing import Annotated, Any
 import typer
 
 from pocketclip import __version__
-from pocketclip.cli import (
-    audit,
-    classify,
-    compare,
-    embed,
-    export,
-    join,
-    models,
-    quickstart,
-    reinforce,
-    show,
-    train,
-)
-from pocketclip.cli import eval as eval_
 from pocketclip.errors import PocketclipError
 
-app = typer.Typer(
-    name="pocketclip",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich takes half of the time that --help may
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+VERBS = (
+    *("quickstart", "models", "classify", "embed", "reinforce", "join", "audit", "show"),
+    *("train", "eval", "compare", "export"),
 )
+_FUNCTIONS = {"eval": "evaluate"}  # whose name is not the verb's
+
+
+def build(*verbs: str) -> typer.Typer:
+    """Return the command line with the given verbs, or with all."""
+    made = typer.Typer(
+        name="pocketclip",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # rich takes half of the time that --help may
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    made.callback()(_root)
+    for verb in verbs or VERBS:
+        module = importlib.import_module(f"pocketclip.cli.{verb}")
+        made.command(verb)(getattr(module, _FUNCTIONS.get(verb, verb)))
+    return made
 
 
 def _show_version(wanted: bool) -> None:
@@ -46,7 +47,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -69,26 +69,15 @@ def _root(
     """
 
 
-app.command("quickstart")(quickstart.quickstart)
-app.command("models")(models.models)
-app.command("classify")(classify.classify)
-app.command("embed")(embed.embed)
-app.command("reinforce")(reinforce.reinforce)
-app.command("join")(join.join)
-app.command("audit")(audit.audit)
-app.command("show")(show.show)
-app.command("train")(train.train)
-app.command("eval")(eval_.evaluate)
-app.command("export")(export.export)
-app.command("compare")(compare.compare)
-
-
 def main() -> None:
     """Run the command line; an expected error is one line and exit code 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     warnings.showwarning = _show_warning
+    # Only the verb that is asked for: making all of them takes longer than many answers.
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
+        app = build(verb) if verb in VERBS else build()
         code = app(_optional_values(sys.argv[1:]), standalone_mode=False) or 0
         if code == 130:  # how some versions of typer report an interruption
             raise KeyboardInterrupt

@@ -63,7 +63,7 @@ def write(
         MissingDependencyError: the package is not installed.
         ExportError: the target lacks an operation; the message names the layer.
     """
-    onnx = package()
+    package()
     program, dynamic = exported(tower, example, kind=kind, towers=towers)
     with quiet():
         import torch
@@ -86,8 +86,17 @@ def write(
         kept = [p for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
-    onnx.save(proto, os.fspath(path))
+    save(proto, path)
     return facts(proto, path.name)
+
+
+def save(proto: Any, path: Path) -> None:
+    """Write a model to `path` and its weights to `path`.data, which is mapped into memory."""
+    data = f"{path.name}.data"
+    path.with_name(data).unlink(missing_ok=True)  # it would be appended to
+    package().save(
+        proto, os.fspath(path), save_as_external_data=True, location=data, size_threshold=1024
+    )
 
 
 def package() -> Any:
@@ -195,7 +204,7 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
     graph.initializer.extend(numpy_helper.from_array(v, f"photo_{n}") for n, v in numbers.items())
     shape: list[str | int | None] = ["batch", "height", "width", 3]
     graph.input.append(helper.make_tensor_value_info("photo", TensorProto.UINT8, shape))
-    onnx.save(proto, os.fspath(path))
+    save(proto, path)
     return facts(proto, path.name)
 
 

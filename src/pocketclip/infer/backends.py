@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import BundleError, MissingDependencyError
-from pocketclip.infer.bundle import Bundle
+from pocketclip.infer.bundle import TOWERS, Bundle
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class BundleBackend:
     def __init__(self, bundle: Bundle, threads: int, precision: str | None) -> None:
         self.bundle, self.threads, self.precision = bundle, threads, precision
         self._towers: dict[str, Run] = {}
-        self._lock = _Lock()
+        self._locks = {tower: threading.Lock() for tower in TOWERS}
 
     def image(self, pixels: NDArray[Any]) -> Embeddings:
         """Return embeddings (B, D) of what the bundle's image tower takes."""
@@ -105,7 +106,7 @@ class BundleBackend:
     def _tower(self, tower: str) -> Run:
         found = self._towers.get(tower)
         if found is None:
-            with self._lock[tower]:
+            with self._locks[tower]:
                 found = self._towers.get(tower)
                 if found is None:
                     found = self._towers[tower] = self._checked(tower)
@@ -124,18 +125,6 @@ class BundleBackend:
 
     def _open(self, tower: str) -> Run:
         raise NotImplementedError
-
-
-class _Lock:
-    """One lock per tower: both may load at once."""
-
-    def __init__(self) -> None:
-        import threading
-
-        self._locks = {"image": threading.Lock(), "text": threading.Lock()}
-
-    def __getitem__(self, tower: str) -> Any:
-        return self._locks[tower]
 
 
 class OnnxRuntimeBackend(BundleBackend):

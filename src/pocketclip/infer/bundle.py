@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketclip import files, zoo
-from pocketclip.errors import BundleError, ConfigError
-from pocketclip.tokenizer import Tokenizer
+from pocketclip.errors import BundleError, ChangedBundleError, ConfigError
+from pocketclip.tokenizer import fingerprint
 
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
@@ -72,20 +72,22 @@ class Bundle:
         """Compare the files whose names begin with `prefix` to their hashes.
 
         Raises:
-            BundleError: one is missing or was changed.
+            ChangedBundleError: one is missing or was changed.
         """
         names = [name for name in self.files if name.startswith(prefix)]
         for name in names:
             file, entry = self.folder / name, self.files[name]
             if not file.is_file():
-                raise BundleError(f"{self.folder}: {name} is missing; export the bundle again")
+                raise ChangedBundleError(
+                    f"{self.folder}: {name} is missing; export the bundle again"
+                )
             if file.stat().st_size != entry["bytes"]:
-                raise BundleError(_changed(self.folder, name))
+                raise ChangedBundleError(_changed(self.folder, name))
         with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
             digests = pool.map(lambda name: files.digest(self.folder / name), names)
             for name, digest in zip(names, digests, strict=True):
                 if digest != self.files[name]["sha256"]:
-                    raise BundleError(_changed(self.folder, name))
+                    raise ChangedBundleError(_changed(self.folder, name))
 
 
 def _changed(folder: Path, name: str) -> str:
@@ -121,7 +123,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
                 f"version {VERSION}: update pocketclip, or export the model again"
             )
         if raw.pop("sha256") != _digest(raw):
-            raise BundleError(_changed(folder, MANIFEST))
+            raise ChangedBundleError(_changed(folder, MANIFEST))
         bundle = Bundle(
             folder=folder,
             config=zoo.from_dict(raw["model"]),
@@ -139,7 +141,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise BundleError(f"{folder / MANIFEST} is damaged: {error!r}") from error
-    if raw["tokenizer"] != Tokenizer().fingerprint:
+    if raw["tokenizer"] != fingerprint():
         raise BundleError(
             f"{folder} was exported with another tokenizer than this pocketclip has: texts would "
             "get other embeddings; export it again with this version"
@@ -162,7 +164,7 @@ def write_manifest(folder: Path, about: Mapping[str, Any], names: Iterable[str])
         "format": "pocketclip-bundle",
         "version": VERSION,
         **about,
-        "tokenizer": Tokenizer().fingerprint,
+        "tokenizer": fingerprint(),
         "files": hashed,
     }
     raw["sha256"] = _digest(raw)

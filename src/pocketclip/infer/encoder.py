@@ -8,6 +8,8 @@ Shapes: B batch, L labels, T tokens, D embedding.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import zoo
-from pocketclip.errors import BundleError, ImageError, PocketclipError
+from pocketclip.errors import BundleError, ChangedBundleError, ImageError, PocketclipError
 from pocketclip.images import open_image
 from pocketclip.infer.backends import BACKENDS, Backend, BundleBackend, TorchBackend, candidates
 from pocketclip.infer.bundle import Bundle, is_bundle, read
@@ -32,6 +34,8 @@ from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
     from pocketclip.nn.clip import CLIP
+    from pocketclip.preprocess import Preprocess
+    from pocketclip.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -148,11 +152,25 @@ class Encoder:
                 import torch
 
                 torch.set_num_threads(threads)
-        self.preprocess = Preprocess(self.config.preprocess)
-        self.tokenizer = Tokenizer()
         self._space_id = source.space_id if isinstance(source, Bundle) else None
         self._cache: OrderedDict[str, Embeddings] = OrderedDict()
-        self._caching = threading.Lock()
+        self._caching, self._changing = threading.Lock(), threading.Lock()
+
+    # Both are imported late: meanwhile threads can load the towers, see `preload`.
+
+    @functools.cached_property
+    def preprocess(self) -> Preprocess:
+        """The evaluation transform."""
+        from pocketclip.preprocess import Preprocess
+
+        return Preprocess(self.config.preprocess)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer."""
+        from pocketclip.tokenizer import Tokenizer
+
+        return Tokenizer()
 
     def _made(self, name: str, precision: str | None) -> BundleBackend:
         assert self.bundle is not None
@@ -188,6 +206,18 @@ class Encoder:
             self._space_id = self.model.space_id
         return self._space_id
 
+    def preload(self, *towers: str) -> None:
+        """Begin to load `image`, `text` or both, each in a thread of its own, and return.
+
+        What goes wrong shows when the tower is used.
+        """
+        for tower in towers:
+            threading.Thread(target=self._try_load, args=(tower,), daemon=True).start()
+
+    def _try_load(self, tower: str) -> None:
+        with contextlib.suppress(BundleError):
+            self.load(tower)
+
     def load(self, tower: str) -> None:
         """Load `image` or `text` of a bundle now rather than at first use.
 
@@ -197,14 +227,20 @@ class Encoder:
             BundleError: the bundle was changed, or cannot be loaded.
         """
         while isinstance(self.backend, BundleBackend):
+            backend = self.backend
             try:
-                self.backend.load(tower)
+                backend.load(tower)
                 return
             except BundleError as error:
-                if not self._names or "hash" in str(error):
-                    raise
-                log.warning("%s; trying %s", error, self._names[0])
-                self.backend = self._made(self._names.pop(0), self.backend.precision)
+                if isinstance(error, ChangedBundleError):
+                    raise  # to every backend alike
+                with self._changing:
+                    if self.backend is not backend:
+                        continue  # another thread was faster
+                    if not self._names:
+                        raise
+                    log.warning("%s; trying %s", error, self._names[0])
+                    self.backend = self._made(self._names.pop(0), backend.precision)
 
     def encode_image(self, images: Any, *, normalize: bool = True) -> Embeddings:
         """Return embeddings (B, D) of images.
@@ -261,6 +297,8 @@ class Encoder:
         """
         kind = "preprocessed" if self.bundle is None else self.bundle.image_input
         if kind == "photo":
+            from pocketclip.images import open_image
+
             return np.asarray(open_image(image))
         if kind == "levels":
             return self.preprocess.to_uint8(image).transpose(2, 0, 1).astype(np.float32)
