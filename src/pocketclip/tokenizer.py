@@ -47,6 +47,9 @@ _WORD = re.compile(rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa
 # A cache without bounds would be a leak in a server; longer words hardly come twice.
 _CACHE_WORDS = 1 << 17
 _CACHE_WORD_LENGTH = 64
+# The library's model is 20 times faster, but takes as long to make as some thousand words.
+_FEW_WORDS = 500
+_SHORT_WORD = 32
 
 
 def clean(text: str) -> str:
@@ -120,27 +123,51 @@ class _Vocabulary(dict[str, tuple[int, ...]]):
     """The ids of words: a cache in front of the byte-pair model. Shared by all tokenizers."""
 
     def __init__(self) -> None:
-        raw = _data(_FILE)
-        lines = gzip.decompress(raw).decode().split("\n", _MERGES + 1)[1:-1]  # after a version line
-        merges = [(a, b) for a, b in (line.split(" ") for line in lines)]
+        # Plain operations on whole lists: a command that answers once waits for this.
+        lines = gzip.decompress(_data(_FILE)).decode().split("\n", _MERGES + 1)
+        self.merges = lines[1:-1]  # after a version line; "a b" each
         bytes_ = _byte_symbols()
         self.byte_symbols = dict(enumerate(bytes_))
         # Ids count the visible bytes first, then the others, in the order of their symbols.
         bytes_ = sorted(bytes_)
-        joined = [line.replace(" ", "", 1) for line in lines]
+        joined = [line.replace(" ", "", 1) for line in self.merges]
         self.symbols = [*bytes_, *(s + _END_OF_WORD for s in bytes_), *joined]
-        ids = dict(zip(self.symbols, range(len(self.symbols)), strict=True))
-        self.model = models.BPE(vocab=ids, merges=merges, end_of_word_suffix=_END_OF_WORD)
-        self.start, self.end = len(ids), len(ids) + 1
+        self.ids = dict(zip(self.symbols, range(len(self.symbols)), strict=True))
+        self.ranks = dict(zip(self.merges, range(len(self.merges)), strict=True))
+        self.start, self.end = len(self.ids), len(self.ids) + 1
         self.classes = _Classes()
+        self.few = _FEW_WORDS
         super().__init__({_START: (self.start,), _END: (self.end,)})
+
+    @functools.cached_property
+    def model(self) -> models.BPE:
+        """The byte-pair model of the `tokenizers` library, which takes a while to make."""
+        merges = [(a, b) for a, b in (line.split(" ") for line in self.merges)]
+        return models.BPE(vocab=self.ids, merges=merges, end_of_word_suffix=_END_OF_WORD)
 
     def __missing__(self, word: str) -> tuple[int, ...]:
         symbols = word.encode().decode("latin-1").translate(self.byte_symbols)
-        ids = tuple([token.id for token in self.model.tokenize(symbols)])
+        if self.few > 0 and len(symbols) <= _SHORT_WORD:
+            self.few -= 1
+            ids = self.merged(symbols)
+        else:
+            ids = tuple([token.id for token in self.model.tokenize(symbols)])
         if len(word) <= _CACHE_WORD_LENGTH and len(self) < _CACHE_WORDS:
             self[word] = ids
         return ids
+
+    def merged(self, symbols: str) -> tuple[int, ...]:
+        """Return the ids of a word: the pair that was merged first in training, again and again."""
+        parts = [*symbols[:-1], symbols[-1] + _END_OF_WORD]
+        never = len(self.ranks)
+        while len(parts) > 1:
+            pairs = [self.ranks.get(f"{a} {b}", never) for a, b in itertools.pairwise(parts)]
+            best = min(pairs)
+            if best == never:
+                break
+            at = pairs.index(best)
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        return tuple([self.ids[part] for part in parts])
 
     @functools.cached_property
     def pieces(self) -> list[bytes]:

@@ -10,6 +10,9 @@ import typer
 from pocketclip.cli.inputs import BACKEND_HELP, MODEL_HELP, MODEL_NAME_HELP, THREADS_HELP
 from pocketclip.errors import PocketclipError
 
+FEW = 8
+"""Up to so many prompts and photographs it is not worth the while to make the model fast."""
+
 
 def classify(
     photos: Annotated[
@@ -50,7 +53,11 @@ def classify(
 
     wanted = _labels(labels, labels_file)
     paths = photographs(photos)
-    encoder = load(model, model_name, offline=offline, backend=backend, threads=threads)
+    prompts = len(wanted) * len(template or ["{}"])
+    encoder = load(
+        model, model_name, offline=offline, backend=backend, threads=threads,
+        brief=prompts <= FEW and len(paths) <= FEW,
+    )  # fmt: skip
     encoder.preload("image", "text")
     encoder.batch_size = batch_size
     classifier = encoder.classifier(wanted, template or ["{}"])

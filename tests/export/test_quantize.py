@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.export.sensitivity import GROUPS, Gate, Score, cosines, measure, search
+
+LAYERS = [f"image.blocks.{i}" for i in range(40)]
+
+
+def fake(harm: dict[str, float], *, dimension: int = 8):
+    """Return a build and its reference; each layer not kept turns the embedding by its harm."""
+
+    def build(keep):
+        angle = sum(value for name, value in harm.items() if name not in keep)
+        built.append(keep)
+
+        def run(rows):
+            out = np.zeros((len(rows), dimension))
+            out[:, 0], out[:, 1] = np.cos(angle), np.sin(angle)
+            return out * rows[:, :1]  # lengths do not count
+
+        return run
+
+    built: list[frozenset[str]] = []
+    reference = np.zeros((3, dimension))
+    reference[:, 0] = 2.0
+    return build, reference, built
+
+
+INPUTS = [np.array([[1.0]]), np.array([[2.0], [3.0]])]
+
+
+def test_nothing_is_kept_where_the_gate_holds():
+    build, reference, built = fake({"image.blocks.3": 0.1})
+    found = search(LAYERS, build, INPUTS, reference, Gate(min_cosine=0.99))
+    assert found.kept == ()
+    assert found.tried == len(built) == 1
+    assert found.before == found.after
+    assert found.after.min_cosine == pytest.approx(np.cos(0.1))
+
+
+@pytest.mark.parametrize(
+    "sensitive", [("image.blocks.7",), ("image.blocks.0", "image.blocks.39"), tuple(LAYERS[10:14])]
+)
+def test_exactly_the_sensitive_layers_are_kept(sensitive):
+    build, reference, built = fake(dict.fromkeys(LAYERS, 0.001) | dict.fromkeys(sensitive, 0.3))
+    found = search(LAYERS, build, INPUTS, reference, Gate(min_cosine=0.99))
+    assert found.kept == sensitive
+    assert found.before.min_cosine < 0.99 <= found.after.min_cosine
+    assert found.tried == len(built) == len(set(built)) <= 40
+
+
+def test_the_least_harmful_are_given_back_first_and_the_order_is_the_models():
+    harm = {"image.blocks.30": 0.10, "image.blocks.2": 0.12}
+    build, reference, _ = fake(harm)
+    # One of the two may stay quantised: cos(0.12) = 0.9928.
+    found = search(LAYERS, build, INPUTS, reference, Gate(min_cosine=0.99))
+    assert len(found.kept) == 1
+    both = search(LAYERS, fake(harm)[0], INPUTS, reference, Gate(min_cosine=0.999))
+    assert both.kept == ("image.blocks.2", "image.blocks.30")
+
+
+def test_the_search_is_bounded_and_repeatable():
+    rng = np.random.RandomState(0)
+    harm = dict(zip(LAYERS, rng.uniform(0, 0.1, len(LAYERS)), strict=True))
+    results = []
+    for _ in range(2):
+        build, reference, built = fake(harm)
+        results.append(search(LAYERS, build, INPUTS, reference, Gate(min_cosine=0.99)))
+        assert len(built) <= 40
+    assert results[0] == results[1]
+    assert 0 < len(results[0].kept) < len(LAYERS)
+    few = search(LAYERS, fake(harm)[0], INPUTS, reference, Gate(min_cosine=0.99), max_builds=24)
+    assert few.tried <= 24
+    assert few.after.min_cosine >= 0.99
+    with pytest.raises(ValueError, match=str(3 * GROUPS)):
+        search(LAYERS, build, INPUTS, reference, Gate(min_cosine=0.99), max_builds=5)
+
+
+def test_accuracy_is_part_of_the_gate():
+    build, reference, _ = fake({"image.blocks.5": 0.1})
+    asked = []
+
+    def accuracy(run):
+        asked.append(run)
+        turned = run(np.ones((1, 1)))[0, 1] > 0.05
+        return 40.0 if turned else 41.0
+
+    gate = Gate(min_cosine=0.99, accuracy=accuracy, min_accuracy=40.5)
+    found = search(LAYERS, build, INPUTS, reference, gate)
+    assert found.kept == ("image.blocks.5",)
+    assert (found.before.accuracy, found.after.accuracy) == (40.0, 41.0)
+    count = len(asked)
+    far = fake({"image.blocks.5": 1.0})[0](frozenset())
+    assert measure(far, INPUTS, reference, gate).accuracy is None  # the cosine failed already
+    assert len(asked) == count
+
+
+def test_a_model_that_is_wrong_in_any_case_is_refused():
+    build, reference, _ = fake({"of no layer": 1.0})
+    with pytest.raises(ExportError, match=r"every layer kept .* 0\.540302 \(wanted: 0\.99\)"):
+        search(LAYERS, build, INPUTS, reference, Gate(min_cosine=0.99))
+
+
+def test_nan_passes_no_gate():
+    assert not Gate(min_cosine=-1).passes(Score(min_cosine=float("nan"), mean_cosine=1.0))
+    assert np.isnan(cosines(np.zeros((1, 4)), np.ones((1, 4)))).all()
+    build, reference, _ = fake({})
+    with pytest.raises(ExportError, match="nan"):
+        search(
+            LAYERS,
+            lambda keep: lambda rows: np.full((len(rows), 8), np.nan),
+            INPUTS,
+            reference,
+            Gate(min_cosine=0.99),
+        )
+
+
+# From here on, real towers in real runtimes.
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """The towers of a tiny model with weights that mean something, in fp32, and inputs."""
+    pytest.importorskip("onnxscript")
+    openvino = pytest.importorskip("openvino")
+    from pocketclip.export import onnx as to_onnx
+    from pocketclip.export import openvino as to_openvino
+    from pocketclip.export.quantize import named
+    from pocketclip.export.towers import prepare
+    from pocketclip.nn.clip import random_model
+    from tests.golden_weights import randomise
+
+    model = random_model("tiny", seed=0)
+    randomise(model)
+    towers = prepare(model)
+    folder = tmp_path_factory.mktemp("fp32")
+    for kind in ("image", "text"):
+        tower, example = getattr(towers, kind), getattr(towers, f"{kind}_example")
+        common = {"kind": kind, "precision": "fp32", "towers": towers}
+        to_onnx.write(tower, example, folder / f"{kind}.onnx", **common)
+        to_openvino.write(tower, example, folder / f"opaque-{kind}.xml", **common)
+        graph = openvino.Core().read_model(os.fspath(folder / f"opaque-{kind}.xml"))
+        named(graph, tower, kind)
+        to_openvino.save(graph, folder / f"{kind}.xml")
+    rng = np.random.RandomState(0)
+    size, length = model.config.image_size, model.config.text.context_length
+    pixels = [_photo_like(rng, size) for _ in range(20)]
+    ids = [_ids(rng, length) for _ in range(20)]
+    return folder, {"image": pixels, "text": ids}, model
+
+
+def _photo_like(rng, size):
+    """Random colours that change slowly over the image, with some noise."""
+    coarse = rng.uniform(0, 1, (1, 3, 4, 4))
+    fine = np.kron(coarse, np.ones((1, 1, size // 4, size // 4)))
+    return (fine + 0.1 * rng.standard_normal(fine.shape)).astype(np.float32)
+
+
+def _ids(rng, length):
+    row = np.zeros((1, length), np.int64)
+    count = rng.randint(3, length - 1)
+    row[0, 0], row[0, 1:count], row[0, count] = 49406, rng.randint(1, 49000, count - 1), 49407
+    return row
+
+
+def _quantise(folder, target, kind, calibration, out, **options):
+    from pocketclip.export.quantize import quantise_onnx, quantise_openvino
+
+    suffix, function = {
+        "onnx": (".onnx", quantise_onnx),
+        "openvino": (".xml", quantise_openvino),
+    }[target]
+    path = out / f"{kind}{suffix}"
+    return path, function(folder / f"{kind}{suffix}", path, calibration[kind], **options)
+
+
+def _open(path):
+    from pocketclip.export import onnx as to_onnx
+    from pocketclip.export import openvino as to_openvino
+
+    return (to_onnx if path.suffix == ".onnx" else to_openvino).open_tower(path)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_the_written_tower_is_as_near_as_reported_and_smaller(exports, tmp_path, target, kind):
+    folder, calibration, model = exports
+    path, facts = _quantise(folder, target, kind, calibration, tmp_path)
+    assert facts["quantised"] > len(facts["kept"])
+    assert 0.99 <= facts["min_cosine"] < 0.99999  # not the float tower
+    before, after = _open(folder / path.name), _open(path)
+    rows = calibration[kind]
+    found = np.concatenate([after(row) for row in rows])
+    cosine = cosines(found, np.concatenate([before(row) for row in rows]))
+    assert cosine.min() == pytest.approx(facts["min_cosine"], abs=1e-4)
+    assert set(facts["kept"]) <= {name for name, _ in model.named_modules()}
+    data = path if target == "onnx" else path.with_suffix(".bin")
+    assert data.stat().st_size < 0.6 * (folder / data.name).stat().st_size
+    batch = np.concatenate(rows[:3])
+    np.testing.assert_allclose(after(batch), found[:3], atol=1e-5 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_a_strict_gate_keeps_layers_by_their_module_paths(exports, tmp_path, target):
+    folder, calibration, model = exports
+    _, loose = _quantise(folder, target, "image", calibration, tmp_path, min_cosine=0.5)
+    assert loose["kept"] == []
+    assert loose["tried"] == 1
+    wanted = (loose["min_cosine"] + 3) / 4
+    path, strict = _quantise(
+        folder, target, "image", calibration, tmp_path, min_cosine=wanted
+    )
+    assert strict["min_cosine_before"] == pytest.approx(loose["min_cosine"], abs=1e-6)
+    assert strict["min_cosine"] >= wanted
+    assert strict["kept"]
+    assert strict["quantised"] > 0
+    assert strict["tried"] <= 40
+    assert set(strict["kept"]) <= {name for name, _ in model.named_modules()}
+    # What the report says is kept is what has to be kept.
+    _, again = _quantise(
+        folder, target, "image", calibration, tmp_path,
+        keep=strict["kept"], min_cosine=strict["min_cosine"] - 1e-5,
+    )  # fmt: skip
+    assert again["kept"] == strict["kept"]
+    assert again["tried"] == 1
+    assert path.exists()
+
+
+def test_with_every_layer_kept_openvino_computes_the_same(exports):
+    openvino = pytest.importorskip("openvino")
+    from pocketclip.export import quantize
+    from pocketclip.infer.backends import openvino_runner
+
+    folder, calibration, _ = exports
+    plain = openvino.Core().read_model(os.fspath(folder / "image.xml"))
+    full = quantize._nncf_model(quantize._nncf(), plain, calibration["image"])
+    names = quantize.quantisable(plain)
+    row = calibration["image"][0]
+    wanted = openvino_runner(plain, 1)(row)
+    float_again = openvino_runner(quantize.reverted(full, plain, names), 1)(row)
+    np.testing.assert_allclose(float_again, wanted, atol=1e-6 * np.abs(wanted).max())
+    kinds = [o.get_type_name() for o in quantize.reverted(full, plain, names[:-1]).get_ops()]
+    assert "FakeQuantize" in kinds
+    before = [o.get_type_name() for o in full.get_ops()].count("FakeQuantize")
+    quantize.reverted(full, plain, names[:3])
+    assert [o.get_type_name() for o in full.get_ops()].count("FakeQuantize") == before
+
+
+def test_embedding_tables_have_a_scale_per_row():
+    onnx = pytest.importorskip("onnx")
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    from pocketclip.export import qdq
+
+    table = np.random.RandomState(0).standard_normal((40, 16)).astype(np.float32)
+    table *= np.logspace(-3, 3, 40, dtype=np.float32)[:, None]
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "ids"], ["out"], "node_embedding")],
+        "text_tower",
+        [helper.make_tensor_value_info("ids", 7, ["batch", "tokens"])],
+        [helper.make_tensor_value_info("out", 1, ["batch", "tokens", 16])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    made = qdq.quantised(proto, {})
+    onnx.checker.check_model(made, full_check=True)
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    (found,) = session.run(None, {"ids": np.arange(40)[None]})
+    largest = np.abs(table).max(1, keepdims=True)
+    assert np.abs(found[0] - table).max() > 0
+    assert (np.abs(found[0] - table) <= largest / 127 / 2 * 1.001).all()
+    assert {t.data_type for t in made.graph.initializer} == {onnx.TensorProto.INT8, 1}
+
+
+def test_weights_leave_room_for_the_sums_of_processors_without_dot_products(exports):
+    onnx = pytest.importorskip("onnx")
+    from pocketclip.export import qdq
+
+    folder, calibration, _ = exports
+    proto = onnx.load(os.fspath(folder / "image.onnx"))
+    chosen = qdq.layers(proto)
+    assert all("mixer" not in layer.name for layer in chosen)  # depthwise
+    from pocketclip.infer.backends import onnx_session
+
+    ranges = qdq.calibrate(proto, lambda m: onnx_session(m, 1), calibration["image"][:2])
+    made = qdq.quantised(proto, ranges)
+    onnx.checker.check_model(made, full_check=True)
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in made.graph.initializer}
+    weights = [arrays[f"{layer.weight}_int8"].astype(int) for layer in chosen]
+    assert max(np.abs(w).max() for w in weights) == 63
+    assert 2 * 63 * 255 < 2**15
+    kept = qdq.quantised(proto, ranges, {chosen[0].name})
+    assert f"{chosen[0].weight}_int8" not in {t.name for t in kept.graph.initializer}
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_bad_input_is_said(exports, tmp_path, target):
+    folder, calibration, _ = exports
+    suffix = {"onnx": ".onnx", "openvino": ".xml"}[target]
+    with pytest.raises(ExportError, match="give some photographs"):
+        _quantise(folder, target, "image", {"image": []}, tmp_path)
+    with pytest.raises(ExportError, match="write to another file"):
+        _quantise(folder, target, "image", calibration, folder)
+    with pytest.raises(ExportError, match="no layer 'image.nothing' to keep; layers are image"):
+        _quantise(folder, target, "image", calibration, tmp_path, keep=["image.nothing"])
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    whole = (folder / f"image{suffix}").read_bytes()
+    (damaged / f"image{suffix}").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ExportError, match=r"cannot run it"):
+        _quantise(damaged, target, "image", calibration, tmp_path)
+    assert not (tmp_path / f"image{suffix}").exists()
+
+
+@pytest.mark.parametrize(("target", "package"), [("onnx", "onnx"), ("openvino", "nncf")])
+def test_a_missing_package_names_the_extra(exports, tmp_path, monkeypatch, target, package):
+    folder, calibration, _ = exports
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'pocketclip\[{target}\]'"):
+        _quantise(folder, target, "image", calibration, tmp_path)
+
+
+def test_nothing_is_printed(exports, tmp_path, capfd):
+    folder, calibration, _ = exports
+    _quantise(folder, "openvino", "image", calibration, tmp_path)
+    _quantise(folder, "onnx", "image", calibration, tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_is_written_whole_or_not_at_all(exports, tmp_path, monkeypatch):
+    folder, calibration, _ = exports
+    target = tmp_path / "image.onnx"
+    target.write_text("older")
+
+    def full(self, _data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        _quantise(folder, "onnx", "image", calibration, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["image.onnx"]
+    assert target.read_text() == "older"
