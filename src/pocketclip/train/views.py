@@ -173,7 +173,7 @@ class View:
             return None  # `Augmentation` says that it does not fit
         # The crop's rows as they lie in the whole image; Pillow steps over the rest of each.
         row, first = pixels.shape[1] * 3, (top * pixels.shape[1] + left) * 3
-        view = memoryview(pixels).cast("B")[first : first + row * (h - 1) + w * 3]
+        view = pixels.data.cast("B")[first : first + row * (h - 1) + w * 3]
         image = Image.frombytes("RGB", (w, h), view, "raw", "RGB", row, 1)
         square = pixel_ops.resize(image, (self.size, self.size), self._way)
         return _finished(Canvas(image=square), params)
