@@ -26,7 +26,6 @@ from PIL import Image
 from pocketclip import pixel_ops
 
 _Pixels = NDArray[np.uint8]
-_AUTOCONTRAST = pixel_ops.OP_NAMES.index("AutoContrast")
 _PART = 24576
 """Values that are blended at once: as floats they stay in the cache, and in memory that is had."""
 
@@ -177,14 +176,6 @@ def _solarize(canvas: Canvas, magnitude: float) -> Canvas:
     return Canvas(array=pixels ^ -(pixels >= np.uint8(first)).view(np.uint8))
 
 
-def _autocontrast(canvas: Canvas, _magnitude: float) -> Canvas:
-    counts = np.array(canvas.image.histogram()).reshape(3, 256) != 0
-    first, last = counts.argmax(1), 255 - counts[:, ::-1].argmax(1)
-    if not first.any() and (last == 255).all():
-        return canvas  # as photographs mostly are
-    return Canvas(image=pixel_ops.apply_op(canvas.image, _AUTOCONTRAST, 0.0))
-
-
 _QUICK: dict[str, Callable[[Canvas, float], Canvas]] = {
     "Identity": lambda canvas, _: canvas,
     "TranslateX": lambda canvas, magnitude: _moved(canvas.array, int(magnitude), 0),
@@ -195,5 +186,4 @@ _QUICK: dict[str, Callable[[Canvas, float], Canvas]] = {
     "Sharpness": _sharpness,
     "Posterize": _posterize,
     "Solarize": _solarize,
-    "AutoContrast": _autocontrast,
 }
