@@ -70,9 +70,7 @@ def test_a_damaged_file_has_a_message(text, tmp_path):
 
 def test_int8_of_the_text_tower(tmp_path, text):
     path, facts = _write(tmp_path, "text", "int8")
-    cosine, error = phones.figures(
-        litert.open_tower(path, trusted=True), phones.towers(), "text"
-    )
+    cosine, error = phones.figures(litert.open_tower(path, trusted=True), phones.towers(), "text")
     assert cosine >= 0.99
     assert error > 1e-4  # it is int8
     assert path.stat().st_size < 0.7 * text[0].stat().st_size
@@ -144,10 +142,8 @@ def test_no_damage_crashes_the_process(how, text, tmp_path):
     }[how]
     path = tmp_path / "text.tflite"
     path.write_bytes(damaged)
-    try:
-        run = litert.open_tower(path)
-    except BundleError as error:
-        assert str(path) in str(error)
-    else:  # noise among the weights cannot be seen without the bundle's hash
-        assert how in ("middle",)
-        run(phones.inputs(phones.towers(), "text")[0])
+    if how == "middle":  # noise among the weights, which only the bundle's hash can see
+        litert.open_tower(path)(phones.inputs(phones.towers(), "text")[0])
+    else:
+        with pytest.raises(BundleError, match=path.name):
+            litert.open_tower(path)

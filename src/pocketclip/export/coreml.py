@@ -229,17 +229,24 @@ def _smaller(
     with quiet():
         names = {m: str(_parameter(m, tower)) for m in cto.get_weights_metadata(model)
                  if _parameter(m, tower)}  # fmt: skip
-    config = (
-        cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", granularity="per_channel")
-        if precision == "int8"
-        else cto.OpPalettizerConfig(mode="kmeans", nbits=6)
-    )
-    change = cto.linear_quantize_weights if precision == "int8" else cto.palettize_weights
+    if precision == "int8":
+        change, config = (
+            cto.linear_quantize_weights,
+            cto.OpLinearQuantizerConfig(
+                mode="linear_symmetric", dtype="int8", granularity="per_channel"
+            ),
+        )
+    else:
+        change, config = (
+            cto.palettize_weights,
+            cto.OpPalettizerConfig(mode="kmeans", nbits=6),
+        )
 
     def made(kept: Collection[str]) -> Any:
         alone = {name: None for name, layer in names.items() if layer in kept}
+        settings = cto.OptimizationConfig(global_config=config, op_name_configs=alone)
         with quiet():
-            return change(model, cto.OptimizationConfig(global_config=config, op_name_configs=alone))
+            return change(model, settings)
 
     def build(kept: frozenset[str]) -> Run:
         return _with_weights(tower, _values(made(kept)._mil_program))

@@ -11,6 +11,7 @@ Shapes: B batch, S side, T tokens, D embedding.
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 EXTRA = "executorch"
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".pte"
+_PACKAGES = (
+    "executorch.backends.xnnpack.partition.xnnpack_partitioner",
+    "executorch.exir",
+    "executorch.runtime",
+    "torchao.quantization.pt2e.quantize_pt2e",
+)
 _PROBE = """
 import sys
 from executorch.runtime import Runtime, Verification
@@ -54,10 +61,8 @@ def package() -> None:
     """
     try:
         with quiet():
-            import executorch.backends.xnnpack.partition.xnnpack_partitioner
-            import executorch.exir
-            import executorch.runtime
-            import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401
+            for name in _PACKAGES:
+                importlib.import_module(name)
     except ImportError as error:
         raise MissingDependencyError(
             "exporting to ExecuTorch needs executorch: pip install 'pocketclip[executorch]'"
@@ -177,9 +182,7 @@ def _int8(
 
         return run
 
-    kept, notes = device.keep_until_good(
-        device.layers_of(graph.graph), build, inputs, wanted, keep
-    )
+    kept, notes = device.keep_until_good(device.layers_of(graph.graph), build, inputs, wanted, keep)
     if kind == "text":
         notes.append("int8 weights of linear layers; token embeddings are fp16")
     return device.program(quantised(kept), one), kept, notes

@@ -15,6 +15,7 @@ Shapes: B batch, S side, T tokens, D embedding.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -38,6 +39,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".tflite"
 _INT8 = {"FULLY_CONNECTED": "dynamic", "CONV_2D": "weights", "DEPTHWISE_CONV_2D": "weights",
          "EMBEDDING_LOOKUP": "weights"}  # fmt: skip
+_PACKAGES = ("ai_edge_litert.interpreter", "ai_edge_quantizer.quantizer", "litert_torch")
 _PROBE = """
 import sys
 from ai_edge_litert.interpreter import Interpreter
@@ -55,9 +57,8 @@ def package() -> None:
     """
     try:
         with quiet():
-            import ai_edge_litert.interpreter
-            import ai_edge_quantizer.quantizer
-            import litert_torch  # noqa: F401
+            for name in _PACKAGES:
+                importlib.import_module(name)
     except ImportError as error:
         raise MissingDependencyError(
             "exporting to LiteRT needs litert-torch: pip install 'pocketclip[litert]'"
