@@ -35,6 +35,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does;
 import numpy as np
 import torch
 
+from learning_convs import quicken
 from learning_report import averages, plot, show, summary
 from pocketclip.augment import Augmentation
 from pocketclip.evaluate.classifier import build_classifier
@@ -56,8 +57,9 @@ STUDENT = {
     "name": "small",
     "overrides": {
         "image_size": 64, "embed_dim": 128,
-        "image.depths": [1, 1, 2], "image.widths": [32, 64, 128], "image.mlp_ratio": 2.0,
-        "text.width": 64, "text.layers": 2, "text.heads": 2, "text.causal": True,
+        "image.depths": [1, 1, 1], "image.widths": [16, 64, 128], "image.mlp_ratio": 2.0,
+        "image.stem_scale": False,
+        "text.width": 64, "text.layers": 1, "text.heads": 2, "text.causal": True,
         "text.embedding_buckets": 2048, "text.context_length": 32,
     },
 }  # fmt: skip
@@ -74,7 +76,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "captions": {"loss.weights": (1.0, 0.0), "data.captions": "both"},
     "reinforced": {"loss.weights": (0.0, 1.0), "data.captions": "both"},
 }
-BUDGETS = (8192, 10240, 20480, 40960)
+BUDGETS = (4096, 8192, 20480, 40960, 81920)
 WARMUP = 0.1  # of a run's steps
 TEMPLATES = ("{}", "a photo of {}.", "{} in a grocery store.", "a close-up of {} on a shelf.")
 
@@ -90,12 +92,15 @@ class Set:
     dims: tuple[int, ...]
     scales: tuple[float, ...]
     classes: list[str]
-    test: np.ndarray[Any, np.dtype[np.uint8]]  # (M, S, S, 3)
+    held_out: np.ndarray[Any, np.dtype[np.uint8]]  # (M, S, S, 3), of the split to be scored
     labels: np.ndarray[Any, np.dtype[np.int64]]  # (M,)
 
 
-def prepare(data: Path, out: Path, size: int) -> Set:
-    """Join photographs and reinforcements, and replay every stored view once, at `size` pixels."""
+def prepare(data: Path, out: Path, size: int, split: str = "test") -> Set:
+    """Join photographs and reinforcements, and replay every stored view once, at `size` pixels.
+
+    The score is of the photographs of `split`: `val` to choose settings, `test` for the result.
+    """
     pairs = data / "grocery" / "pairs.csv"
     options = PairOptions(caption_columns=("alt_text",), where={"split": "train"})
     join(str(data / "grocery-dr"), str(pairs), str(out / "joined"), options=options)
@@ -107,7 +112,7 @@ def prepare(data: Path, out: Path, size: int) -> Set:
     with pairs.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     config = load_recipe({**COMMON, "steps": 1, "loss": {"weights": [1, 0]}}).model.config()
-    files = [data / "grocery" / row["filepath"] for row in rows if row["split"] == "test"]
+    files = [data / "grocery" / row["filepath"] for row in rows if row["split"] == split]
     preprocess = Preprocess(config.preprocess)
 
     def replay() -> np.ndarray[Any, Any]:
@@ -122,10 +127,10 @@ def prepare(data: Path, out: Path, size: int) -> Set:
         dims=about.teacher_dims,
         scales=tuple(float(teacher["logit_scale"]) for teacher in about.teachers),
         classes=[names[number] for number in range(len(names))],
-        test=_kept(
-            out / f"test-{size}.npy", lambda: np.stack([preprocess.to_uint8(f) for f in files])
+        held_out=_kept(
+            out / f"{split}-{size}.npy", lambda: np.stack([preprocess.to_uint8(f) for f in files])
         ),
-        labels=np.array([int(row["class_id"]) for row in rows if row["split"] == "test"]),
+        labels=np.array([int(row["class_id"]) for row in rows if row["split"] == split]),
     )
 
 
@@ -138,12 +143,12 @@ def _kept(path: Path, make: Any) -> np.ndarray[Any, Any]:
     return found
 
 
-def recipe_of(arm: str, samples: int, seed: int) -> Recipe:
-    """Return the recipe of a run; its schedule ends with its budget."""
-    steps = max(1, samples // int(COMMON["batch_size"]))
+def recipe_of(arm: str, samples: int, seed: int, **changes: Any) -> Recipe:
+    """Return the recipe of a run; its schedule ends with its budget. `changes` is for trials."""
+    steps = max(1, samples // int(changes.get("batch_size", COMMON["batch_size"])))
     schedule = {"kind": "cosine", "warmup": int(WARMUP * steps)}
     base = {**COMMON, "steps": steps, "schedule": schedule, "seed": seed}
-    return load_recipe(base, ARMS[arm])
+    return load_recipe(base, {**ARMS[arm], **changes})
 
 
 def batches(photos: Set, recipe: Recipe) -> Iterator[Batch]:
@@ -180,13 +185,30 @@ def batches(photos: Set, recipe: Recipe) -> Iterator[Batch]:
         )
 
 
-def run(photos: Set, recipe: Recipe) -> dict[str, float]:
-    """Train once; return the zero-shot top-1 in percent, the last loss, and seconds."""
-    begun = time.perf_counter()
+def run(
+    photos: Set, recipe: Recipe, *, first_scale: float | None = None, teacher_factor: float = 1.0
+) -> dict[str, float]:
+    """Train once; return the scores of `scores`, the last loss, and seconds of the processor.
+
+    Args:
+        photos: the data.
+        recipe: of the run.
+        first_scale: the student's logit scale to begin with; CLIP's otherwise.
+        teacher_factor: times the teachers' own logit scales.
+    """
+    begun = time.process_time()
     model = first_model(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = model.config.image_size
+    quicken(model.image, torch.zeros(1, 3, size, size))
+    if first_scale is not None:
+        with torch.no_grad():
+            model.logit_scale.fill_(float(np.log(first_scale)))
     optimizer, _ = optimised_parts(recipe, model)
+    for group in optimizer.param_groups:
+        group["fused"] = True
     stepper = Stepper(
-        model, model, recipe.loss, teacher_dims=photos.dims, teacher_scales=photos.scales,
+        model, model, recipe.loss, teacher_dims=photos.dims,
+        teacher_scales=[scale * teacher_factor for scale in photos.scales],
         device=torch.device("cpu"), channels_last=True,
     )  # fmt: skip
     total = float("nan")
@@ -202,24 +224,26 @@ def run(photos: Set, recipe: Recipe) -> dict[str, float]:
             model.logit_scale.clamp_(max=float(np.log(recipe.max_logit_scale)))
         total = float(sum(terms.values()))
     return {
-        "top1": top1(photos, Encoder(model)),
+        **scores(photos, Encoder(model)),
         "loss": total,
         "logit_scale": float(model.logit_scale.detach().exp()),
-        "seconds": time.perf_counter() - begun,
+        "cpu_seconds": time.process_time() - begun,
     }
 
 
-def top1(photos: Set, encoder: Encoder) -> float:
-    """Return the zero-shot top-1 on the test photographs, in percent."""
+def scores(photos: Set, encoder: Encoder) -> dict[str, float]:
+    """Return zero-shot top-1 of the held-out photographs in percent, and their mean 1 / rank."""
     classifier = build_classifier(encoder, photos.classes, TEMPLATES)  # (C, E)
-    right = 0
-    for begin in range(0, len(photos.test), 256):
-        pixels = photos.test[begin : begin + 256].transpose(0, 3, 1, 2) / np.float32(255)
+    ranks: list[int] = []
+    for begin in range(0, len(photos.held_out), 256):
+        pixels = photos.held_out[begin : begin + 256].transpose(0, 3, 1, 2) / np.float32(255)
         with torch.inference_mode():
             found = encoder.model.encode_image(pixels.astype(np.float32), normalize=True).numpy()
-        guess = (found @ classifier.T).argmax(1)
-        right += int((guess == photos.labels[begin : begin + 256]).sum())
-    return 100 * right / len(photos.test)
+        similar = found @ classifier.T  # (b, C)
+        right = similar[np.arange(len(found)), photos.labels[begin : begin + 256]]
+        ranks += (similar >= right[:, None]).sum(1).tolist()
+    place = np.array(ranks)
+    return {"top1": 100 * float((place == 1).mean()), "mrr": float((1 / place).mean())}
 
 
 def identity(recipe: Recipe) -> str:

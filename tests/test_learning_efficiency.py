@@ -39,7 +39,7 @@ def unit(rng, rows):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder as ../shared/data is: 9 training photographs, 3 of test, 6 of val, one reinforced shard."""
+    """Like ../shared/data: 9 photographs to train, 3 test, 6 val; one reinforced shard."""
     folder = tmp_path_factory.mktemp("data")
     photos, shards = folder / "grocery", folder / "grocery-dr"
     photos.mkdir()
@@ -162,7 +162,7 @@ def test_trials_are_scored_on_the_validation_photographs(data, tmp_path, capsys,
 
 def test_scores_by_hand():
     class Model:
-        def encode_image(self, pixels, normalize):
+        def encode_image(self, pixels, **_):
             return torch.from_numpy(pixels.reshape(len(pixels), -1)[:, :3])
 
     class Encoder:
