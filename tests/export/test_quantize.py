@@ -214,9 +214,7 @@ def test_a_strict_gate_keeps_layers_by_their_module_paths(exports, tmp_path, tar
     assert loose["kept"] == []
     assert loose["tried"] == 1
     wanted = (loose["min_cosine"] + 3) / 4
-    path, strict = _quantise(
-        folder, target, "image", calibration, tmp_path, min_cosine=wanted
-    )
+    path, strict = _quantise(folder, target, "image", calibration, tmp_path, min_cosine=wanted)
     assert strict["min_cosine_before"] == pytest.approx(loose["min_cosine"], abs=1e-6)
     assert strict["min_cosine"] >= wanted
     assert strict["kept"]
