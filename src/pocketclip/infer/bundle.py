@@ -31,10 +31,10 @@ MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
 VERSION = 1
 TOWERS = ("image", "text")
-IMAGE_INPUTS = ("preprocessed", "photo", "levels", "image")
+IMAGE_INPUTS = ("preprocessed", "photo", "image")
 """What an image tower takes: `preprocessed` float pixels (B, 3, S, S); `photo`, uint8 (B, H, W, 3)
-of any size, with the whole evaluation transform in the graph; `levels`, 0 to 255, (B, 3, S, S);
-`image`, the operating system's own image type at S x S (Core ML)."""
+of any size, with the whole evaluation transform in the graph; `image`, the operating system's own
+image type at S x S (Core ML)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
