@@ -40,7 +40,7 @@ from pocketclip.shards import Index, ShardWriter, write_index
 from pocketclip.train.data import DataConfig, Loader, normalise
 from pocketclip.train.views import View
 from pocketclip.types import Sample
-from published_reader import read_published
+from published_reader import Replay, read_published
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 TEACHERS = (768, 768)
@@ -114,6 +114,20 @@ def rate(batches: Iterator[list[Any]], count: int) -> float:
     return count * BATCH / (time.process_time() - start)
 
 
+def difference(replay: Replay, augmentation: Augmentation, model: zoo.ModelConfig) -> float:
+    """Return by how much normalised floats of the published replay and of ours differ at most."""
+    view, largest = View(augmentation, model.image_size), 0.0
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        data = path.read_bytes()
+        image = open_image(data)
+        for index in range(10):
+            packed = augmentation.pack(augmentation.draw(rng_for(1, path.stem, index), image.size))
+            pixels = torch.from_numpy(view(data, packed).copy()).permute(2, 0, 1)
+            ours = normalise(pixels[None], model.preprocess)[0]
+            largest = max(largest, float((replay(image, packed) - ours).abs().max()))
+    return largest
+
+
 def pixel_error(augmentation: Augmentation, size: int) -> dict[str, float]:
     """Return by how many levels of 255 fast pixels differ, and assert that exact ones do not.
 
@@ -177,8 +191,9 @@ def main() -> None:
             "fast, uint8": ours(folder, model, fast=True, floats=False),
         }
         used: dict[str, str] = {}
+        alike = None
         if options.embeddings != "int8":  # which the published reader does not know
-            batches, used = read_published(
+            batches, replay, used = read_published(
                 folder,
                 size=options.size,
                 batch_size=BATCH,
@@ -186,6 +201,7 @@ def main() -> None:
                 imitated=options.imitated,
             )
             ways = {"published": batches, **ways}
+            alike = difference(replay, augmentation, model)
         run: Callable[[str], float] = lambda way: rate(ways[way], options.batches)  # noqa: E731
         for way in ways:
             run(way)  # warm-up
@@ -212,7 +228,7 @@ def main() -> None:
         "embeddings": options.embeddings,
         "rounds": options.rounds,
     }
-    about["published"] = used
+    about |= {"published": used, "published_against_exact_max": alike}
     print(json.dumps({**about, "samples_per_s": medians, "ratio": ratios, "fast_error": error}))
 
 

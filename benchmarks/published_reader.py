@@ -1,6 +1,6 @@
 """The published training's way from reinforced shards to batches, to measure ours against.
 
-    batches, used = read_published(folder, size=256, batch_size=32, seed=0)
+    batches, replay, used = read_published(folder, size=256, batch_size=32, seed=0)
 
 What the reference training does per sample (its patch of open_clip, with the packages that it
 stands on): webdataset streams and groups a tar, decodes every member (the image by Pillow to RGBA,
@@ -39,14 +39,15 @@ from pocketclip.tokenizer import Tokenizer
 
 Tokenise = Callable[[str], torch.Tensor]
 Sample = dict[str, Any]
+Replay = Callable[[Image.Image, Any], torch.Tensor]
 MEAN = torch.tensor(zoo.CLIP_MEAN).view(3, 1, 1)
 STD = torch.tensor(zoo.CLIP_STD).view(3, 1, 1)
 
 
 def read_published(
     folder: Path, *, size: int, batch_size: int, seed: int, imitated: bool = False
-) -> tuple[Iterator[list[Any]], dict[str, str]]:
-    """Return batches without end, and which package does what.
+) -> tuple[Iterator[list[Any]], Replay, dict[str, str]]:
+    """Return batches without end, their way from RGB to floats, and which package does what.
 
     Args:
         folder: shards whose augmentation is a random resized crop and RandAugment.
@@ -65,14 +66,16 @@ def read_published(
         import webdataset
     except ImportError as error:
         print(f"the published reader is imitated: {error}", file=sys.stderr)
-        batches = _imitated(folder, size, batch_size, chance, tokenise)
-        return batches, {"reader": "tarfile", "replay": "Pillow", "tokenizer": tokenizer}
+        replay = _pillow_replay(size)
+        batches = _imitated(folder, batch_size, replay, chance, tokenise)
+        return batches, replay, {"reader": "tarfile", "replay": "Pillow", "tokenizer": tokenizer}
     used = {
         "reader": f"webdataset {webdataset.__version__}",
         "replay": f"torchvision {torchvision.__version__}",
         "tokenizer": tokenizer,
     }
-    return _original(folder, size, batch_size, chance, tokenise), used
+    replay = _torchvision_replay(size)
+    return _original(folder, batch_size, replay, chance, tokenise), replay, used
 
 
 def _tokenizer(open_clip: Any) -> tuple[Tokenise, str]:
@@ -83,7 +86,7 @@ def _tokenizer(open_clip: Any) -> tuple[Tokenise, str]:
     return lambda text: torch.from_numpy(ours(text))[0], "ours"
 
 
-def _chosen(sample: Sample, replay: Any, chance: random.Random, tokenise: Tokenise) -> Sample:
+def _chosen(sample: Sample, replay: Replay, chance: random.Random, tokenise: Tokenise) -> Sample:
     """Return what training takes of a decoded sample."""
     views = sample["paug.json"]["param_aug"]
     number = chance.randrange(len(views))
@@ -108,11 +111,10 @@ COLUMNS = ("image", "text", "syn_text", "image_emb", "text_emb", "syn_text_emb")
 
 
 def _original(
-    folder: Path, size: int, batch_size: int, chance: random.Random, tokenise: Tokenise
+    folder: Path, batch_size: int, replay: Replay, chance: random.Random, tokenise: Tokenise
 ) -> Iterator[list[Any]]:
     import webdataset as wds
 
-    replay = _torchvision_replay(size)
     pipeline = wds.DataPipeline(
         wds.SimpleShardList([str(path) for path in sorted(folder.glob("*.tar"))]),
         wds.tarfile_to_samples(),
@@ -127,7 +129,7 @@ def _original(
         yield from pipeline
 
 
-def _torchvision_replay(size: int) -> Callable[[Image.Image, Any], torch.Tensor]:
+def _torchvision_replay(size: int) -> Replay:
     from torchvision.transforms import InterpolationMode, RandAugment
     from torchvision.transforms import functional as F
     from torchvision.transforms.autoaugment import _apply_op
@@ -155,13 +157,9 @@ def _torchvision_replay(size: int) -> Callable[[Image.Image, Any], torch.Tensor]
 
 
 def _imitated(
-    folder: Path, size: int, batch_size: int, chance: random.Random, tokenise: Tokenise
+    folder: Path, batch_size: int, replay: Replay, chance: random.Random, tokenise: Tokenise
 ) -> Iterator[list[Any]]:
     rows: list[Sample] = []
-
-    def replay(image: Image.Image, packed: Any) -> torch.Tensor:
-        return _pillow_replay(image, packed, size)
-
     for _ in itertools.count():
         for sample in _streamed(folder):
             rows.append(_chosen(_decoded(sample), replay, chance, tokenise))
@@ -205,14 +203,17 @@ def _decoded(sample: dict[str, bytes]) -> Sample:
     return out
 
 
-def _pillow_replay(image: Image.Image, packed: Any, size: int) -> torch.Tensor:
-    (top, left, height, width), ops = packed
-    image = image.crop((left, top, left + width, top + height))
-    image = image.resize((size, size), Image.Resampling.BICUBIC)
-    for op, magnitude in ops or ():
-        image = _operated(image, op, magnitude)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
-    return (pixels - MEAN) / STD
+def _pillow_replay(size: int) -> Replay:
+    def replay(image: Image.Image, packed: Any) -> torch.Tensor:
+        (top, left, height, width), ops = packed
+        image = image.crop((left, top, left + width, top + height))
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+        for op, magnitude in ops or ():
+            image = _operated(image, op, magnitude)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+        return (pixels - MEAN) / STD
+
+    return replay
 
 
 def _operated(image: Image.Image, op: int, magnitude: float) -> Image.Image:
@@ -224,5 +225,5 @@ def _operated(image: Image.Image, op: int, magnitude: float) -> Image.Image:
     if name == "Posterize":
         return ImageOps.posterize(image, int(magnitude))
     if name == "Solarize":
-        return ImageOps.solarize(image, int(magnitude))
+        return ImageOps.solarize(image, magnitude)
     return pixel_ops.apply_op(image, op, magnitude)
