@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record = {"arm": arm, "samples": budget, "seed": seed, "recipe": identity(recipe), **found}
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
-        print(f"  top-1 {found['top1']:.2f} %, {found['seconds']:.0f} s", flush=True)
+        print(f"  top-1 {found['top1']:.2f} %, {found['cpu_seconds']:.0f} s", flush=True)
     table = averages(
         ARMS,
         [
