@@ -111,11 +111,11 @@ def test_a_model_that_is_wrong_in_any_case_is_refused():
 def test_nan_passes_no_gate():
     assert not Gate(min_cosine=-1).passes(Score(min_cosine=float("nan"), mean_cosine=1.0))
     assert np.isnan(cosines(np.zeros((1, 4)), np.ones((1, 4)))).all()
-    build, reference, _ = fake({})
+    _, reference, _ = fake({})
     with pytest.raises(ExportError, match="nan"):
         search(
             LAYERS,
-            lambda keep: lambda rows: np.full((len(rows), 8), np.nan),
+            lambda _keep: lambda rows: np.full((len(rows), 8), np.nan),
             INPUTS,
             reference,
             Gate(min_cosine=0.99),
@@ -307,7 +307,7 @@ def test_bad_input_is_said(exports, tmp_path, target):
         _quantise(folder, target, "image", {"image": []}, tmp_path)
     with pytest.raises(ExportError, match="write to another file"):
         _quantise(folder, target, "image", calibration, folder)
-    with pytest.raises(ExportError, match="no layer 'image.nothing' to keep; layers are image"):
+    with pytest.raises(ExportError, match=r"no layer 'image\.nothing' to keep; layers are image"):
         _quantise(folder, target, "image", calibration, tmp_path, keep=["image.nothing"])
     damaged = tmp_path / "damaged"
     damaged.mkdir()
@@ -338,7 +338,7 @@ def test_it_is_written_whole_or_not_at_all(exports, tmp_path, monkeypatch):
     target = tmp_path / "image.onnx"
     target.write_text("older")
 
-    def full(self, _data):
+    def full(_self, _data):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)

@@ -48,8 +48,7 @@ def layers(proto: Any) -> list[Layer]:
     for node in proto.graph.node:
         place = {"Conv": 1, "MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
         weight = None if place is None else constants.get(node.input[place])
-        axis = None if weight is None else _axis(node, weight)
-        if axis is not None:
+        if weight is not None and (axis := _axis(node, weight)) is not None:
             out.append(Layer(module_path(node, tower), node.name, weight.name, axis))
     return out
 
@@ -155,7 +154,7 @@ def quantised(proto: Any, ranges: Ranges, keep: Collection[str] = ()) -> Any:
         ranges: what `calibrate` returned for it.
         keep: names of layers, see `layers`, that stay float.
     """
-    return _Writer(proto, ranges, [l for l in layers(proto) if l.name not in set(keep)]).write()
+    return _Writer(proto, ranges, [x for x in layers(proto) if x.name not in set(keep)]).write()
 
 
 class _Writer:

@@ -37,6 +37,7 @@ MAX_CHECKED = 64
 """How many calibration rows are also compared, if no others are given for that."""
 _WEIGHTED = {"Convolution": 1, "GroupConvolution": 1, "MatMul": 1, "Gather": 0}
 """OpenVINO's operations with weights, and the place of those among their inputs."""
+_FLOAT = ["Add", "Multiply", "ReduceMean", "Concat"]
 
 Array = NDArray[Any]
 
@@ -228,9 +229,9 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
     import logging
 
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
-
     kinds = [o.get_type_name() for o in plain.get_ordered_ops() if _weights(o) is not None]
     transformer = kinds.count("MatMul") > len(kinds) / 2
     with _quiet():
@@ -239,12 +240,20 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
             nncf.Dataset(list(calibration)),
             subset_size=len(calibration),
             # Zero points for activations: GELU's are hardly ever below zero, and a symmetric range
-            # would waste a bit on them (docs/performance.md).
+            # would waste a bit on them. All figures: docs/performance.md.
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            # Weights of 7 bits: on processors without dot-product instructions 8 saturate, and a
-            # bundle must compute the same everywhere.
-            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+            # Residual sums cost little and lose most.
+            ignored_scope=nncf.IgnoredScope(types=_FLOAT, validate=False),
+            advanced_parameters=AdvancedQuantizationParameters(
+                # Weights of 7 bits: on processors without dot-product instructions 8 saturate,
+                # and a bundle must compute the same everywhere.
+                overflow_fix=OverflowFix.ENABLE,
+                # The widest range of all photographs; the mean of their ranges, which is usual,
+                # cuts off what a few of them are about.
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                disable_bias_correction=True,  # takes half of the time and changes little
+            ),
         )
 
 
@@ -280,7 +289,10 @@ def _revert_input(operation: Any, original: Any, place: int) -> None:
     was = original.input_value(place).get_node()
     if was.get_type_name() == "Constant" and node.get_type_name() != "Constant":
         port.replace_source_output(constant(was.get_data()).output(0))
-    elif node.get_type_name() == "FakeQuantize" and was.get_type_name() != "FakeQuantize":
+        return
+    while node.get_type_name() in ("Reshape", "Transpose"):  # NNCF rounds before these
+        port, node = node.input(0), node.input_value(0).get_node()
+    if node.get_type_name() == "FakeQuantize":
         port.replace_source_output(node.input_value(0))
 
 

@@ -13,6 +13,7 @@ Shapes: N rows to compare, D embedding.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,7 +171,7 @@ def _split(names: Sequence[str], parts: int) -> list[list[str]]:
     """Return contiguous parts whose lengths differ by at most one; none is empty."""
     parts = min(parts, len(names))
     ends = [len(names) * i // parts for i in range(parts + 1)] if parts else []
-    return [list(names[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [list(names[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 def _grow(groups: Sequence[Sequence[str]], trials: _Trials) -> frozenset[str]:
