@@ -19,7 +19,7 @@ from pocketclip.errors import PocketclipError
 
 VERBS = (
     *("quickstart", "models", "classify", "embed", "reinforce", "join", "audit", "show"),
-    *("train", "eval", "compare", "export"),
+    *("train", "eval", "compare", "export", "bench"),
 )
 _FUNCTIONS = {"eval": "evaluate"}  # whose name is not the verb's
 
@@ -66,6 +66,7 @@ def _root(
     pocketclip eval runs/small --suite datacomp38 --data sets --out results.jsonl
     pocketclip compare results.jsonl mobileclip2-s0        beside the published models
     pocketclip export runs/small --format openvino --out laptop
+    pocketclip bench runs/small laptop                     how fast and large they are here
     """
 
 

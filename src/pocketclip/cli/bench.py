@@ -1,0 +1,199 @@
+"""`pocketclip bench`: how fast, large and accurate models are on this computer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pocketclip.cli.inputs import BACKEND_HELP, MODEL_NAME_HELP, THREADS_HELP
+from pocketclip.cli.labelled import LABELLED_HELP
+from pocketclip.errors import PocketclipError
+
+
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL|BUNDLE...",
+            help="Bundles, model names, checkpoints or training runs, weight files, hub ids.",
+        ),
+    ],
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="How long each figure may take.")] = 2.0,
+    labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
+    label_column: Annotated[str | None, typer.Option(help="The table's column of labels.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only rows with COLUMN=VALUE; may be repeated.")
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help='A prompt such as "a photo of {}."; may be repeated.')
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Also draw latency against accuracy, or throughput, to this .svg file."),
+    ] = None,
+    model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use weights from the local cache only.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure models here: latency, throughput, memory, size on disk, startup and accuracy.
+
+    Each model is measured in a process of its own, one after the other. Latency is that of one
+    photograph, decoded and prepared before, through the image tower, and of one caption;
+    throughput is that of the image tower at its best batch; startup is from nothing to the first
+    answer. Compare ratios of models within one run, on a computer that does nothing else: times
+    of different runs do not compare.
+
+    A model that cannot be measured is named, and the others are; the exit code is then 1, or 2
+    if there is none.
+
+    \b
+    pocketclip bench laptop/
+    pocketclip bench runs/small laptop/ laptop-int8/ --threads 2 --plot speed.svg
+    pocketclip bench laptop/ laptop-int8/ --labelled pairs.csv --label-column product --json
+    """
+    from pocketclip.cli.inputs import print_json
+
+    _check_plot(plot)
+    about = _labelled(labelled, label_column, where or [], template or [])
+    job = {
+        "backend": backend, "threads": threads, "seconds": seconds, "labelled": about,
+        "model_name": model_name, "offline": offline,
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    sources = list(dict.fromkeys(models))
+    for number, source in enumerate(sources, 1):
+        print(f"{source}: model {number} of {len(sources)}", file=sys.stderr)
+        found = _in_a_process({**job, "source": source})
+        if "error" in found:
+            failed.append({"source": source, "reason": found["error"]})
+        else:
+            rows.append({"source": source, **found})
+    if json:
+        print_json({"seconds_per_figure": seconds, "models": rows, "failed": failed})
+    elif rows:
+        _print(rows)
+    if plot is not None and rows:
+        _draw(plot, rows)
+    for one in failed:
+        print(f"failed: {one['source']}: {one['reason']}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1 if rows else 2)
+
+
+def _labelled(
+    data: str | None, column: str | None, where: Sequence[str], templates: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return the arguments of `top1`, checked before anything is measured, or None."""
+    from pocketclip.cli.labelled import top1
+
+    if data is None:
+        if column or where or templates:
+            raise PocketclipError("--label-column, --where and --template go with --labelled DATA")
+        return None
+    about = {
+        "data": data, "label_column": column, "where": list(where), "templates": list(templates)
+    }  # fmt: skip
+    top1(data, label_column=column, where=where, templates=templates)
+    return about
+
+
+def _check_plot(plot: Path | None) -> None:
+    if plot is None:
+        return
+    if plot.suffix.lower() != ".svg":
+        raise PocketclipError(f"--plot {plot}: give an .svg file")
+    if not plot.absolute().parent.is_dir():
+        raise PocketclipError(f"--plot {plot}: there is no folder {plot.absolute().parent}")
+
+
+def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of one model, or `error` with what went wrong."""
+    import json
+    import subprocess
+    import tempfile
+    import time
+
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "figures.json"
+        told = json.dumps({**job, "begun": time.time()})
+        # What a library prints on standard output is none of our answer.
+        done = subprocess.run(
+            [sys.executable, "-m", "pocketclip.cli.measuring", told, str(result)],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            check=False,
+        )
+        if result.is_file() and done.returncode == 0:
+            found: dict[str, Any] = json.loads(result.read_text("utf-8"))
+            return found
+    if done.returncode < 0:
+        why = f"was ended by signal {-done.returncode}; 9 often means that memory ran out"
+    else:
+        why = f"ended with code {done.returncode}; what it said stands above"
+    return {"error": f"the process that measured it {why}"}
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("model", overflow="fold")
+    table.add_column("runs on", overflow="fold")
+    names = ["image ms\n(p95)", "text ms\n(p95)", "images/s\n(batch)", "memory\nMB", "disk\nMB",
+             "startup\ns", *(["top-1\n%"] if "top1" in rows[0] else [])]  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        best = row["throughput"]
+        table.add_row(
+            escape(row["source"]),
+            f"{row['backend']} {row['precision']}",
+            *(f"{row[t]['median_ms']:.1f} ({row[t]['p95_ms']:.1f})" for t in ("image", "text")),
+            f"{best['images_per_s']:.1f} ({best['batch']})",
+            _megabytes(row["memory_bytes"]),
+            _megabytes(row["disk_bytes"]),
+            f"{row['startup_s']:.2f}",
+            *([f"{row['top1']:.2f}"] if "top1" in row else []),
+        )
+    Console().print(table)
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f}"
+
+
+def _draw(plot: Path, rows: Sequence[dict[str, Any]]) -> None:
+    from pocketclip.evaluate.markup import write_page
+    from pocketclip.evaluate.scatter import Spot, scatter
+
+    accurate = "top1" in rows[0]
+    spots = [
+        Spot(
+            f"{row['source']} ({row['backend']} {row['precision']})",
+            row["image"]["median_ms"],
+            row["top1"] if accurate else row["throughput"]["images_per_s"],
+        )
+        for row in rows
+    ]
+    write_page(
+        plot,
+        scatter(
+            spots,
+            title="Accuracy against latency" if accurate else "Throughput against latency",
+            x_label="ms per photograph, image tower alone, batch 1",
+            y_label="zero-shot top-1, %" if accurate else "photographs per second, best batch",
+            percent=accurate,
+        ),
+    )
+    print(f"{plot}: {len(spots)} models drawn", file=sys.stderr)
