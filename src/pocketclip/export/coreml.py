@@ -352,8 +352,8 @@ def _relative(ours: NDArray[Any], value: NDArray[Any]) -> float:
 def _bound(ours: NDArray[Any], precision: str) -> float:
     """Return how far a weight may be off: half a step of its storage, and some rounding."""
     largest = float(np.abs(ours).max())
-    if precision == "int8":  # a scale per channel, at most the tensor's
-        return largest / 127 / 2 * 1.02 + 1e-6
+    if precision == "int8":  # half a step, and the rounding of its scale to fp16
+        return largest / 127 / 2 + largest * 2**-10
     if precision == "pal6":  # the distance to the nearest of 64 values, which crowd in the middle
         return 0.25 * largest
     return largest * 2**-11 + 2**-24

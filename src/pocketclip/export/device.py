@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -97,6 +98,8 @@ def lacking(target: str, kind: str, graph: Any, error: BaseException) -> ExportE
         error: what the target's converter raised.
     """
     said = "\n".join(_said(error))
+    # Now, while it is quiet: what the converter's frames hold is given up with complaints.
+    traceback.clear_frames(error.__traceback__)
     words = set(re.findall(r"[A-Za-z_][\w:.]*", said))
     for node in graph.nodes:
         if node.op != "call_function":

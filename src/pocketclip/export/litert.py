@@ -42,9 +42,12 @@ _INT8 = {"FULLY_CONNECTED": "dynamic", "CONV_2D": "weights", "DEPTHWISE_CONV_2D"
 _PACKAGES = ("ai_edge_litert.interpreter", "ai_edge_quantizer.quantizer", "litert_torch")
 _PROBE = """
 import sys
+import numpy
 from ai_edge_litert.interpreter import Interpreter
 interpreter = Interpreter(sys.argv[1], num_threads=1)
 interpreter.allocate_tensors()
+given = interpreter.get_input_details()[0]
+interpreter.set_tensor(given["index"], numpy.zeros(given["shape"], given["dtype"]))
 interpreter.invoke()
 """
 
@@ -100,7 +103,9 @@ def write(
     one = example[:1].contiguous()
     if kind == "text":
         one = one.int()
-    model, kept, notes = _converted(tower, one, kind), [], ["the batch is 1"]
+    model = _converted(tower, one, kind)
+    kept: list[str] = []
+    notes = ["the batch is 1"]
     if precision == "fp16":
         model = _quantised(model, _casting)
     elif precision == "int8":
