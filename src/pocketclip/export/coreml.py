@@ -171,7 +171,7 @@ def _converted(
                 skip_model_load=True,
             )
         except Exception as error:
-            raise device.lacking("Core ML", kind, program.graph, error) from error
+            raise device.lacking("Core ML", kind, program, error) from error
 
 
 def _image_input(tower: nn.Module, towers: Towers) -> tuple[nn.Module, Any]:

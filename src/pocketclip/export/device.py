@@ -88,32 +88,42 @@ def layers_of(graph: Any) -> list[str]:
     return list(dict.fromkeys(path for path in paths if path))
 
 
-def lacking(target: str, kind: str, graph: Any, error: BaseException) -> ExportError:
+def lacking(target: str, kind: str, program: ExportedProgram, error: BaseException) -> ExportError:
     """Return the error that says which operation of which layer a target cannot express.
 
     Args:
         target: its name, for people.
         kind: the tower.
-        graph: of the program that was to be converted.
+        program: what was to be converted.
         error: what the target's converter raised.
     """
     said = "\n".join(_said(error))
     # Now, while it is quiet: what the converter's frames hold is given up with complaints.
     traceback.clear_frames(error.__traceback__)
-    words = set(re.findall(r"[A-Za-z_][\w:.]*", said))
+    words = {word.removeprefix("torch._ops.") for word in re.findall(r"[A-Za-z_][\w:.]*", said)}
+    node = _named(program.graph, words)
+    if node is None:  # some converters take operations apart before they look at them
+        with contextlib.suppress(Exception):
+            node = _named(program.run_decompositions().graph, words)
+    if node is None:
+        return ExportError(f"{target} cannot express the {kind} tower: {first_line(error)}")
+    return ExportError(
+        f"{target} cannot express the {kind} tower: it lacks the operation {node.target}, which "
+        f"layer {layer_of(node) or '(the tower itself)'} needs; change that layer or choose "
+        "another format"
+    )
+
+
+def _named(graph: Any, words: Collection[str]) -> Node | None:
+    """Return the first operation of a graph that is among the words of an error."""
     for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        operation = str(node.target)
-        short = operation.split(".")
-        names = {operation, ".".join(short[:2]), "::".join(short[:2]), f"'{operation}'"}
-        if names & words or node.name in words:
-            return ExportError(
-                f"{target} cannot express the {kind} tower: it lacks the operation {operation}, "
-                f"which layer {layer_of(node) or '(the tower itself)'} needs; change that layer "
-                f"or choose another format"
-            )
-    return ExportError(f"{target} cannot express the {kind} tower: {first_line(error)}")
+        if node.op == "call_function":
+            operation = str(node.target)
+            library, *name = operation.split(".")
+            short = {f"{library}{mark}{name[0]}" for mark in (".", "::")} if name else set()
+            if {operation, node.name, *short} & set(words):
+                return node  # type: ignore[no-any-return]
+    return None
 
 
 def _said(error: BaseException | None) -> Iterator[str]:

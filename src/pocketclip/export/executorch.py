@@ -136,7 +136,7 @@ def _lower(ready: ExportedProgram, kind: Kind) -> bytes:
             edge = to_edge_transform_and_lower(ready, partitioner=[XnnpackPartitioner()])
             return bytes(edge.to_executorch().buffer)
         except Exception as error:
-            raise device.lacking("ExecuTorch", kind, ready.graph, error) from error
+            raise device.lacking("ExecuTorch", kind, ready, error) from error
 
 
 def _half(tower: nn.Module) -> nn.Module:

@@ -139,13 +139,13 @@ def _converted(tower: nn.Module, one: Tensor, kind: Kind) -> bytes:
         def forward(self, **given: Tensor) -> dict[str, Tensor]:
             return {f"{kind}_features": self.inner(given[name])}
 
-    graph = device.program(tower, one).graph
+    source = device.program(tower, one)
     with quiet():
         try:
             made = litert_torch.convert(Named().eval(), sample_kwargs={name: one})
             return bytes(made.model_content())
         except Exception as error:
-            raise device.lacking("LiteRT", kind, graph, error) from error
+            raise device.lacking("LiteRT", kind, source, error) from error
 
 
 def _interpreter(model: bytes | str) -> Any:
