@@ -10,12 +10,16 @@ import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.hub_server import HubServer
 from tests.image_server import web  # noqa: F401
 from tests.s3_server import s3, s3_server  # noqa: F401
+
+if TYPE_CHECKING:
+    from tests.bundles import Bundles
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -55,3 +59,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
     _close_connections()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Bundles:
+    """Makes bundles of small models, once for all worker processes."""
+    from tests.bundles import Bundles  # which loads torch
+
+    root = tmp_path_factory.getbasetemp()
+    folder = (root if worker_id == "master" else root.parent) / "bundles"
+    folder.mkdir(exist_ok=True)
+    return Bundles(folder)

@@ -1,0 +1,70 @@
+"""Bundles for tests: small models, exported once per run for all worker processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+
+from pocketclip.export.job import export
+from pocketclip.infer import bundle as bundles
+from pocketclip.nn.clip import CLIP, random_model
+from tests.golden_weights import randomise
+
+# Every kind of tower, cut to what exports in seconds: hybrid; hybrid with five stages and a mean
+# and standard deviation to subtract; ViT with causal text.
+_SLIM = {"text.width": 64, "text.heads": 2, "text.embedding_buckets": 2048}
+CUTS = {
+    "tiny": {},
+    "mobileclip-s0": {"image.depths": (1, 2, 1, 1), "image.widths": (32, 64, 128, 256),
+                      "text.layers": 1, **_SLIM},
+    "mobileclip-s3": {"image.depths": (1, 1, 1, 1, 1), "image.widths": (32, 64, 128, 256, 512),
+                      "text.layers": 1, **_SLIM},
+    "mobileclip-b": {"image.layers": 2, "image.width": 64, "image.heads": 2, "text.layers": 2,
+                     **_SLIM},
+}  # fmt: skip
+
+
+@cache
+def model(name: str = "tiny", seed: int = 0) -> CLIP:
+    """Return a small model with plausible weights; not to be changed."""
+    made = random_model(name, seed=seed, **CUTS[name])
+    randomise(made, seed)
+    return made.eval()
+
+
+class Bundles:
+    """Makes bundles of small models when they are first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __call__(self, name: str = "tiny", target: str = "onnx", **options) -> Path:
+        """Return the folder of a bundle, not to be changed, see `copy`."""
+        title = "_".join([name, target, *(f"{k}-{v}" for k, v in sorted(options.items()))])
+        place = self.root / title
+        with (self.root / f"{title}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not place.is_dir():
+                export(model(name), place, target=target, **options)
+        return place
+
+    def copy(self, to: Path, name: str = "tiny", target: str = "onnx", **options) -> Path:
+        """Return a copy to be damaged."""
+        return Path(shutil.copytree(self(name, target, **options), to))
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / bundles.MANIFEST).read_text("utf-8"))
+
+
+def rewritten(folder: Path, **changes) -> Path:
+    """Write a bundle's manifest anew, with the hashes of its files as they are now."""
+    raw = manifest(folder)
+    names = [name for name in raw["files"] if (folder / name).is_file()]
+    for key in ("format", "version", "tokenizer", "files", "sha256"):
+        del raw[key]
+    bundles.write_manifest(folder, raw | changes, names)
+    return folder

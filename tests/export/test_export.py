@@ -1,0 +1,344 @@
+"""Exports to ONNX and OpenVINO: what is written, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from PIL import Image
+
+from pocketclip import Encoder, zoo
+from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.export import job, verify
+from pocketclip.export import onnx as to_onnx
+from pocketclip.export import openvino as to_openvino
+from pocketclip.export.job import export
+from pocketclip.infer.backends import openvino_runner
+from pocketclip.infer.bundle import read
+from pocketclip.nn.clip import random_model
+from pocketclip.nn.inference import rearranged
+from pocketclip.preprocess import Preprocess
+from tests.bundles import CUTS, manifest, model
+from tests.golden_weights import randomise
+
+TARGETS = ("onnx", "openvino")
+PUBLISHED = [name for name, entry in zoo.ZOO.items() if name.startswith("mobileclip")]
+BACKENDS = [("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino")]
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return verify.own_photos()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["tiny", "mobileclip-b"])
+def test_a_bundle_is_whole_and_within_the_gates(exported, name, target):
+    folder = exported(name, target)
+    bundle = read(folder)
+    bundle.check()
+    assert {p.name for p in folder.iterdir()} == {*bundle.files, "bundle.json"}
+    assert (bundle.target, bundle.precision, bundle.normalized) == (target, "fp32", False)
+    assert bundle.space_id == model(name).space_id
+    assert bundle.logit_scale == pytest.approx(float(model(name).logit_scale.exp()))
+    assert (
+        bundle.bytes
+        == sum(p.stat().st_size for p in folder.iterdir()) - (folder / "bundle.json").stat().st_size
+    )
+    for tower, about in bundle.towers.items():
+        assert about["dynamic_batch"]
+        free = [place for place, size in enumerate(about["input"]["shape"]) if size is None]
+        assert free == ([0, 1] if tower == "text" and name == "mobileclip-b" else [0])
+    measured = bundle.verification["backends"]
+    assert set(measured) == ({"onnxruntime", "openvino"} if target == "onnx" else {"openvino"})
+    for figures in measured.values():
+        assert figures["passed"]
+        assert figures["ms"] > 0
+        for tower, count in (("image", 4), ("text", len(verify.CAPTIONS))):
+            assert figures[tower]["count"] == count
+            assert figures[tower]["min_cosine"] >= 0.99999
+            assert figures[tower]["max_abs_error"] <= 1e-4
+
+
+@pytest.mark.parametrize(("target", "backend"), BACKENDS)
+@pytest.mark.parametrize("name", ["tiny", "mobileclip-b"])
+def test_it_computes_what_the_model_does(exported, photos, name, target, backend):
+    """In batches of any size, with lengths as the model gives them, and texts of any length."""
+    ours, theirs = Encoder(exported(name, target), backend, threads=1), Encoder(model(name))
+    texts = ["", "a cat", "a photo of a dog on the beach at dusk", "word " * 60]
+    for batch in (1, 3, 32):
+        ours.batch_size = batch
+        np.testing.assert_allclose(
+            ours.encode_image(photos, normalize=False),
+            theirs.encode_image(photos, normalize=False), rtol=1e-3, atol=1e-4,
+        )  # fmt: skip
+        ours._cache.clear()
+        found = ours.encode_text(texts, normalize=False)
+        wanted = theirs.encode_text(texts, normalize=False)
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_half_precision_with_the_photograph_in_the_graph(exported, photos, target):
+    options = {"precision": "fp16", "preprocessing": True, "normalize": True}
+    folder = exported(target=target, **options)
+    bundle = read(folder)
+    assert (bundle.image_input, bundle.normalized) == ("photo", True)
+    assert bundle.towers["image"]["input"]["shape"] == [None, None, None, 3]
+    assert bundle.towers["image"]["input"]["dtype"] == "uint8"
+    assert bundle.towers["image"]["output"]["dtype"] == "float32"
+    weights = ".onnx.data" if target == "onnx" else ".bin"
+    for tower in ("image", "text"):
+        half = (folder / f"{tower}{weights}").stat().st_size
+        whole = (exported(target=target) / f"{tower}{weights}").stat().st_size
+        assert 0.45 < half / whole < 0.6
+    encoder = Encoder(bundle, threads=1)
+    np.testing.assert_allclose(
+        np.linalg.norm(encoder.encode_image(photos, normalize=False), axis=1), 1, rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        np.linalg.norm(encoder.encode_text(["a", "b c"], normalize=False), axis=1), 1, rtol=1e-3
+    )
+    assert {k: v for k, v in manifest(folder).items() if k in ("precision", "normalized")} == {
+        "precision": "fp16", "normalized": True,
+    }  # fmt: skip
+
+
+SIZES = [(451, 300), (300, 451), (3, 5), (5, 3), (64, 64), (65, 64), (1000, 65), (66, 1203),
+         (63, 2), (640, 427)]  # fmt: skip
+
+
+def _odd(size, mode="RGB"):
+    """Return a piece of a photograph in an odd shape."""
+    image = Image.open(__import__("io").BytesIO(verify.own_photos()[0]))
+    return image.resize(size, Image.Resampling.LANCZOS).convert(mode)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_odd_photographs_in_the_graph(exported, backend):
+    target = "onnx" if backend == "onnxruntime" else "openvino"
+    folder = exported(target=target, precision="fp16", preprocessing=True, normalize=True)
+    images = [*map(_odd, SIZES), _odd((100, 80), "L"), _odd((80, 100), "RGBA"), _odd((90, 90), "P")]
+    ours = Encoder(folder, backend, threads=1).encode_image(images)
+    wanted = Encoder(model()).encode_image(images)
+    cosines = (ours * wanted).sum(1)
+    assert cosines.min() >= 0.9995, dict(zip(SIZES, cosines, strict=False))
+
+
+def _onnx_square(config, path):
+    """Return what runs the preprocessing alone: a tower that returns its input."""
+    values = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["b", 3, "s", "t"])
+        for n in ("pixels", "image_features")
+    ]
+    node = onnx.helper.make_node("Identity", ["pixels"], ["image_features"])
+    graph = onnx.helper.make_graph([node], "same", values[:1], values[1:])
+    proto = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10
+    )
+    to_onnx.save(proto, path)
+    to_onnx.add_preprocessing(path, config)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda photo: session.run(None, {"photo": photo})[0]
+
+
+def _openvino_square(config, path):
+    import openvino.opset11 as ops
+
+    pixels = ops.parameter([-1, 3, config.size, config.size], np.float32, name="pixels")
+    pixels.output(0).get_tensor().set_names({"pixels"})
+    out = ops.multiply(pixels, ops.constant(np.float32(1)))
+    out.output(0).get_tensor().set_names({"image_features"})
+    to_openvino.save(openvino.Model([ops.result(out)], [pixels], "same"), path)
+    to_openvino.add_preprocessing(path, config)
+    return openvino_runner(path, 1)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("make", [_onnx_square, _openvino_square])
+def test_the_graph_resizes_and_crops_as_the_evaluation(tmp_path, make, interpolation):
+    """Pixel by pixel: hardly one is off, and by no more than three levels."""
+    config = zoo.PreprocessConfig(size=64, interpolation=interpolation)
+    run = make(config, tmp_path / f"image{'.onnx' if make is _onnx_square else '.xml'}")
+    exact = Preprocess(config)
+    for size in SIZES:
+        photo = np.asarray(_odd(size))
+        found = run(photo[None])[0].transpose(1, 2, 0)
+        off = np.abs(found - exact.to_uint8(photo))
+        assert found.shape == (64, 64, 3)
+        assert off.max() <= 3, size
+        assert (off > 1).mean() < 0.01, size
+    pair = np.stack([np.asarray(_odd((90, 70)))] * 2)
+    np.testing.assert_array_equal(run(pair)[0], run(pair)[1])
+
+
+@pytest.fixture
+def quick(monkeypatch, exported):
+    """Exports that take the files of a finished bundle instead of writing them again."""
+    done = exported()
+
+    def write(_tower, _example, path, *, kind, **_options):
+        for file in done.glob(f"{kind}.*"):
+            shutil.copy(file, path.parent)
+        return manifest(done)[kind]
+
+    monkeypatch.setattr(to_onnx, "write", write)
+    return done
+
+
+def test_a_drifted_export_is_refused_and_leaves_nothing(quick, tmp_path):
+    other = random_model("tiny", seed=0)
+    randomise(other, 0)
+    with torch.no_grad():
+        next(p for n, p in other.image.named_parameters() if p.ndim == 4).mul_(1.5)
+    with pytest.raises(ExportError, match=r"nothing was written: onnxruntime: image tower: .*cos"):
+        export(other, tmp_path / "new", target="onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_bundle_survives_a_failure_and_is_replaced_by_a_success(
+    quick, tmp_path, monkeypatch
+):
+    place = tmp_path / "bundle"
+    shutil.copytree(quick, place)
+    before = {p.name: p.read_bytes() for p in place.iterdir()}
+    for raised in (ExportError("no"), KeyboardInterrupt(), RuntimeError("no")):
+        with monkeypatch.context() as patch, pytest.raises(type(raised)):
+
+            def fail(*_args, raised=raised, **_options):
+                raise raised
+
+            patch.setattr(verify, "verify", fail)
+            export(model(), place, target="onnx")
+        assert {p.name: p.read_bytes() for p in place.iterdir()} == before
+        assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+    export(model(), place, target="onnx", captions=["one more"])
+    assert read(place).verification["backends"]["onnxruntime"]["text"]["count"] == 13
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_one_backend_that_drifts_is_recorded_and_left_out(quick, tmp_path, monkeypatch):
+    honest = verify.compare
+
+    def compare(found, wanted):
+        figures = honest(found, wanted)
+        return figures | {"min_cosine": 0.5} if compare.calls.pop(0) else figures
+
+    compare.calls = [False, False, True, False]  # OpenVINO's image tower
+    monkeypatch.setattr(verify, "compare", compare)
+    bundle = export(model(), tmp_path / "new", target="onnx")
+    assert not bundle.verification["backends"]["openvino"]["passed"]
+    assert "0.500000" in bundle.verification["backends"]["openvino"]["reason"]
+    assert Encoder(bundle).backend.name == "onnxruntime"
+
+
+def test_what_is_not_finite_is_refused(tmp_path):
+    broken = random_model("tiny", seed=0)
+    with torch.no_grad():
+        next(p for n, p in broken.text.named_parameters() if p.ndim == 2).fill_(float("nan"))
+    with pytest.raises(ExportError, match="not finite"):
+        export(broken, tmp_path / "new", target="onnx")
+    assert verify.failure({"min_cosine": float("nan"), "max_abs_error": 0}, verify.GATES["fp32"])
+    assert verify.failure({"min_cosine": 1, "max_abs_error": float("nan")}, verify.GATES["fp32"])
+
+
+def test_the_accuracy_may_not_fall(quick, tmp_path):
+    answers = iter([90.0, 89.4])
+    with pytest.raises(ExportError, match=r"89.40 %.*90.00 %.*nothing was written"):
+        export(model(), tmp_path / "new", target="onnx", accuracy=lambda _encoder: next(answers))
+    assert not (tmp_path / "new").exists()
+    answers = iter([90.0, 89.6])
+    bundle = export(
+        model(), tmp_path / "new", target="onnx", accuracy=lambda _encoder: next(answers)
+    )
+    assert bundle.verification["accuracy"] == {"model_top1": 90.0, "top1": 89.6}
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path, exported):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ExportError, match="other files"):
+        export(model(), tmp_path / "mine", target="onnx")
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(ExportError, match="is a file"):
+        export(model(), file, target="onnx")
+    # A bundle in which somebody keeps something, and a bundle.json of something else.
+    kept = exported.copy(tmp_path / "kept")
+    (kept / "notes.txt").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "bundle.json").write_text('{"name": "a bundle of javascript"}')
+    for place in (kept, tmp_path / "other"):
+        before = sorted(p.name for p in place.iterdir())
+        with pytest.raises(ExportError, match="other files"):
+            export(model(), place, target="onnx")
+        assert sorted(p.name for p in place.iterdir()) == before
+
+
+def test_impossible_wishes_are_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "reference", None)  # which is the first work
+    place = tmp_path / "new"
+    for options, message in (
+        ({"target": "tensorrt"}, r"unknown format 'tensorrt'; it is onnx,"),
+        ({"target": "onnx", "precision": "fp4"}, r"unknown precision 'fp4'"),
+        ({"target": "onnx", "precision": "bf16"}, r"onnx has no bf16"),
+        ({"target": "openvino", "precision": "pal6"}, r"openvino has no pal6"),
+        ({"target": "executorch", "preprocessing": True}, r"leave --preprocessing out"),
+        ({"target": "onnx", "precision": "int8"}, r"--calibration FOLDER"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            export(model(), place, **options)
+    with pytest.raises(ExportError, match="the model itself"):
+        export(rearranged(model()), place, target="onnx")
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "package"), [("onnx", "onnx"), ("onnx", "onnxscript"), ("openvino", "openvino")]
+)
+def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, target, package):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'pocketclip\[{target}\]'"):
+        export(model(), tmp_path / "new", target=target)
+
+
+def test_an_unreadable_photograph_is_named(tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(ExportError, match=r"bad\.jpg"):
+        export(model(), tmp_path / "new", target="onnx", photos=[bad])
+
+
+def test_gates_are_those_that_were_promised():
+    gates = {name: dataclasses.astuple(gate) for name, gate in verify.GATES.items()}
+    assert gates["fp32"] == (0.99999, 1e-4)
+    assert gates["fp16"][0] == gates["bf16"][0] == 0.9995
+    assert gates["int8"][0] == 0.99
+    assert job.verify.MAX_POINTS_LOST == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["mobileclip-s0", "mobileclip-s3"])
+def test_the_other_towers_cut(exported, name, target):
+    assert CUTS[name]
+    bundle = read(exported(name, target, preprocessing=True))
+    assert all(f["passed"] for f in bundle.verification["backends"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_model_exports(name, target, tmp_path):
+    whole = random_model(name, seed=0)
+    randomise(whole)
+    bundle = export(whole, tmp_path / "bundle", target=target)
+    for figures in bundle.verification["backends"].values():
+        assert figures["passed"], figures
+    shutil.rmtree(tmp_path / "bundle")  # gigabytes, all together

@@ -1,0 +1,100 @@
+"""Towers in export form compute what the model computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pocketclip.export.towers import exported, prepare
+from pocketclip.nn.clip import CLIP, random_model
+from tests.bundles import CUTS, model
+from tests.golden_weights import randomise, relative_error
+
+EXACT = 1e-12
+
+
+@pytest.mark.parametrize("widen", [False, True])
+@pytest.mark.parametrize("name", CUTS)
+def test_towers_are_the_model(name, widen, monkeypatch):
+    monkeypatch.setattr(CLIP, "float", lambda self: self)  # to fold in double precision
+    clip = model.__wrapped__(name).double()
+    before = {key: value.clone() for key, value in clip.state_dict().items()}
+    towers = prepare(clip, widen=widen)
+    size = clip.config.image_size
+    pixels = torch.rand(2, 3, size, size).double()
+    ids = torch.randint(1, 49407, (2, clip.config.text.context_length))
+    with torch.inference_mode():
+        for tower, encode, given in (
+            (towers.image, clip.encode_image, pixels),
+            (towers.text, clip.encode_text, ids),
+        ):
+            assert relative_error(tower(given), encode(given).numpy()) < EXACT
+            assert not any(p.requires_grad for p in tower.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in clip.state_dict().items())
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_unit_embeddings(name):
+    clip = model(name)
+    plain, unit = prepare(clip), prepare(clip, normalize=True)
+    assert unit.normalized
+    with torch.inference_mode():
+        for tower, other, example in (
+            (plain.image, unit.image, plain.image_example),
+            (plain.text, unit.text, plain.text_example),
+        ):
+            wanted = F.normalize(tower.double()(_wide(example)), dim=-1)
+            assert relative_error(other.double()(_wide(example)), wanted.numpy()) < EXACT
+
+
+def _wide(example):
+    return example.double() if example.is_floating_point() else example
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_levels_are_scaled_by_the_weights(name):
+    clip = model(name)
+    plain, levels = prepare(clip), prepare(clip, pixels="levels")
+    about = clip.config.preprocess
+    mean, std = (torch.tensor(v).double().reshape(3, 1, 1) for v in (about.mean, about.std))
+    assert levels.image_example.max() > 250  # levels, not fractions
+    grey = levels.image_example.double()
+    with torch.inference_mode():
+        wanted = plain.image.double()((grey / 255 - mean) / std)
+        # The folded weights are rounded to single precision.
+        assert relative_error(levels.image.double()(grey), wanted.numpy()) < 2e-6
+
+
+def test_a_causal_text_may_be_shorter():
+    """The end of a text pools what stands before it: without the padding it is the same."""
+    towers = prepare(model("mobileclip-b"))
+    assert towers.text_is_causal
+    program, axes = exported(towers.text, towers.text_example, kind="text", towers=towers)
+    assert axes == ("batch", "tokens")
+    run = program.module()
+    ids = torch.zeros(5, 77, dtype=torch.int64)
+    ids[:, :4] = torch.tensor([49406, 320, 1125, 49407])
+    with torch.inference_mode():
+        wanted = towers.text(ids).numpy()
+        assert relative_error(run(ids), wanted) < 1e-5
+        assert relative_error(run(ids[:, :4]), wanted) < 1e-5
+
+
+def test_other_texts_are_of_full_length():
+    towers = prepare(model())
+    assert not towers.text_is_causal
+    _, axes = exported(towers.text, towers.text_example, kind="text", towers=towers)
+    assert axes == ("batch", None)
+
+
+def test_a_captioner_gives_its_two_towers():
+    """The class token stands after the text: nothing may be trimmed there."""
+    coca = random_model("coca-tiny", seed=0)
+    randomise(coca)
+    towers = prepare(coca)
+    assert not towers.text_is_causal
+    ids = torch.zeros(2, coca.config.text.context_length, dtype=torch.int64)
+    ids[:, :4] = torch.tensor([49406, 320, 1125, 49407])
+    with torch.inference_mode():
+        assert relative_error(towers.text(ids), coca.eval().encode_text(ids).numpy()) < 1e-5
