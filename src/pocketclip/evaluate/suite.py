@@ -130,6 +130,9 @@ def evaluate(
         "seconds": round(time.monotonic() - begun, 2),
         "version": __version__,
     }
+    form = getattr(encoder, "form", None)
+    if form is not None:
+        about["form"] = form
     return Result(key=task.key, dataset=task.dataset, metrics=metrics, about=about), outcome
 
 
@@ -195,7 +198,8 @@ def resumable(path: str, encoder: Encoder) -> dict[str, Result]:
     """Return the results in a file by key, if `encoder`'s may be added to them.
 
     Raises:
-        DataError: a line is of another embedding space, or does not say of which.
+        DataError: a line is of another embedding space, or does not say of which; or of another
+            export of the model (a quantised one, say), which has the same.
     """
     results = read_results(path)
     for line, result in enumerate(results, 1):
@@ -206,7 +210,17 @@ def resumable(path: str, encoder: Encoder) -> dict[str, Result]:
                 f"{path} line {line} ({result.key}) is {whose}, and this model's is "
                 f"{encoder.space_id}: write to another file"
             )
+        form, ours = result.about.get("form"), getattr(encoder, "form", None)
+        if form != ours:
+            raise DataError(
+                f"{path} line {line} ({result.key}) was made by {_called(form)}, and this is "
+                f"{_called(ours)}: write to another file"
+            )
     return {result.key: result for result in results}
+
+
+def _called(form: str | None) -> str:
+    return "the model itself" if form is None else f"its export {form}"
 
 
 def check_probes(methods: Sequence[str]) -> None:

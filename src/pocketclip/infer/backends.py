@@ -93,11 +93,21 @@ class BundleBackend:
 
     def image(self, pixels: NDArray[Any]) -> Embeddings:
         """Return embeddings (B, D) of what the bundle's image tower takes."""
-        return self._tower("image")(pixels)
+        return self._run("image", pixels)
 
     def text(self, ids: NDArray[np.int64]) -> Embeddings:
         """Return embeddings (B, D) of token ids (B, T)."""
-        return self._tower("text")(ids)
+        return self._run("text", ids)
+
+    def _run(self, tower: str, array: NDArray[Any]) -> Embeddings:
+        run = self._tower(tower)
+        try:
+            return run(array)
+        except Exception as error:  # as below
+            raise BundleError(
+                f"{self.bundle.path(tower)}: {self.name} cannot run the {tower} tower on "
+                f"{array.dtype} {array.shape}: {_reason(error)}"
+            ) from error
 
     def load(self, tower: str) -> None:
         """Load a tower now, so that the first call does not wait for it.
@@ -121,14 +131,17 @@ class BundleBackend:
         try:
             return self._open(tower)
         except Exception as error:  # whatever the runtime raises on a file that it cannot use
-            reason = str(error).strip().splitlines()
             raise BundleError(
-                f"{self.bundle.path(tower)}: {self.name} cannot load it: "
-                f"{reason[-1] if reason else error!r}"
+                f"{self.bundle.path(tower)}: {self.name} cannot load it: {_reason(error)}"
             ) from error
 
     def _open(self, tower: str) -> Run:
         raise NotImplementedError
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else repr(error)
 
 
 class OnnxRuntimeBackend(BundleBackend):

@@ -64,6 +64,12 @@ class Bundle:
         return self.folder / str(self.towers[tower]["file"])
 
     @property
+    def form(self) -> str:
+        """Which export it is, of the many that share a `space_id`: target, precision, hash."""
+        digests = "".join(str(self.files[name]["sha256"]) for name in sorted(self.files))
+        return f"{self.target} {self.precision} {hashlib.sha256(digests.encode()).hexdigest()[:8]}"
+
+    @property
     def bytes(self) -> int:
         """Size on disk, without the manifest."""
         return sum(int(entry["bytes"]) for entry in self.files.values())
@@ -102,6 +108,21 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
+def only_bundle(path: str | os.PathLike[str]) -> bool:
+    """Return whether a folder holds a bundle, of whatever version and state, and nothing else."""
+    folder = Path(path)
+    try:
+        raw = json.loads((folder / MANIFEST).read_text("utf-8"))
+        ours = {MANIFEST, *raw["files"]} if raw["format"] == "pocketclip-bundle" else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return all(
+        file.relative_to(folder).as_posix() in ours
+        for file in folder.rglob("*")
+        if not file.is_dir()
+    )
+
+
 def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle:
     """Read a bundle's manifest.
 
@@ -137,11 +158,12 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
             files={name: dict(entry) for name, entry in raw["files"].items()},
             verification=dict(raw["verification"]),
         )
-    except FileNotFoundError:
+        same_tokenizer = raw["tokenizer"] == fingerprint()
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise BundleError(f"{folder / MANIFEST} is damaged: {error!r}") from error
-    if raw["tokenizer"] != fingerprint():
+    if not same_tokenizer:
         raise BundleError(
             f"{folder} was exported with another tokenizer than this pocketclip has: texts would "
             "get other embeddings; export it again with this version"

@@ -211,6 +211,11 @@ class Encoder:
             self._space_id = self.model.space_id
         return self._space_id
 
+    @property
+    def form(self) -> str | None:
+        """Which export of the model a bundle is; None for the model itself."""
+        return None if self.bundle is None else self.bundle.form
+
     def preload(self, *towers: str) -> None:
         """Begin to load `image`, `text` or both, each in a thread of its own, and return.
 
@@ -364,7 +369,8 @@ class Encoder:
             known |= dict(zip(missing, self._encode_text(missing), strict=True))
             if self.bundle is not None:
                 with self._caching:
-                    self._cache.update((text, known[text]) for text in missing)
+                    # Copies, for a row would keep all those in memory that it came with.
+                    self._cache.update((text, known[text].copy()) for text in missing)
                     while len(self._cache) > CACHED_TEXTS:
                         self._cache.popitem(last=False)
         if not texts:
