@@ -26,7 +26,7 @@ from pocketclip.infer.bundle import (
     TOKENIZER,
     TOWERS,
     Bundle,
-    is_bundle,
+    only_bundle,
     read,
     write_manifest,
 )
@@ -158,7 +158,7 @@ def check(target: str, precision: str, place: Path, *, preprocessing: bool = Fal
         )
     if place.exists() and not place.is_dir():
         raise ExportError(f"{place} is a file; a bundle is a folder")
-    if place.is_dir() and any(place.iterdir()) and not is_bundle(place):
+    if place.is_dir() and any(place.iterdir()) and not only_bundle(place):
         raise ExportError(f"{place} holds other files; choose an empty or new folder")
     module.package()
     return module
