@@ -14,6 +14,7 @@ Shapes: O output channels, C input channels, V vocabulary.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,9 +66,14 @@ def module_path(node: Any, tower: str) -> str:
             paths = [s for s in scopes[:-1] if s]
             if paths:
                 head, _, rest = paths[-1].partition(".")
-                path = f"{tower}.{rest}" if head == "tower" else paths[-1]
-                return path.rstrip(".")
+                return plain_path(f"{tower}.{rest}") if head == "tower" else paths[-1]
     return str(node.name)
+
+
+def plain_path(path: str) -> str:
+    """Return a module's path in the fused model, given that in its form for export."""
+    path = path.replace(".mixer.attn.", ".attn.")  # see `pocketclip.nn.inference.unscaled`
+    return re.sub(r"\b(downsample\.conv|expand)\.conv\.conv$", r"\1.conv", path)  # `widened`
 
 
 def _axis(node: Any, weight: Any) -> int | None:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.export.qdq import plain_path
 from pocketclip.export.sensitivity import Found, Gate, Run, search
 from pocketclip.files import write_whole
 from pocketclip.types import Embeddings
@@ -180,7 +181,7 @@ def named(model: Any, tower: nn.Module, kind: str) -> None:
         path, _, leaf = name.rpartition(".")
         if leaf == "weight" and value.ndim > 1:
             array = value.detach().numpy()
-            paths.setdefault(array.tobytes(), f"{kind}.{path.removeprefix('tower.')}")
+            paths.setdefault(array.tobytes(), plain_path(f"{kind}.{path.removeprefix('tower.')}"))
     for operation in model.get_ordered_ops():
         constant = _weights(operation)
         if constant is not None:
