@@ -1,0 +1,176 @@
+"""The forms of a model that `runtime.py` times: eager torch, plain ONNX Runtime, our bundles."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from encode import open_clip_peer
+from pocketclip import zoo
+from pocketclip.errors import PocketclipError
+from pocketclip.export.job import export
+from pocketclip.export.onnx import quiet
+from pocketclip.export.verify import CAPTIONS, own_photos
+from pocketclip.infer.backends import installed
+from pocketclip.infer.bundle import Bundle, is_bundle, read
+from pocketclip.infer.encoder import Encoder, checkpoint_model
+from pocketclip.nn.clip import CLIP, random_model
+from pocketclip.preprocess import Preprocess
+from pocketclip.tokenizer import Tokenizer
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+FORMS = ("openvino_fp32", "openvino_bf16", "onnx_fp32", "onnx_int8", "openvino_int8")
+CALIBRATION = 32  # crops, where no folder is given
+Run = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def has_bf16() -> bool:
+    """Return whether OpenVINO computes in bfloat16 on this processor."""
+    if not installed("openvino"):
+        return False
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def make_model(name: str) -> CLIP:
+    """Return a checkpoint, or a named model with random weights and plausible statistics.
+
+    The weights of a name are never the published ones: they do not change the times.
+    """
+    if zoo.find(name) is None or Path(name).exists():
+        return checkpoint_model(name)
+    model = random_model(zoo.resolve(name), seed=0)
+    rows = inputs(model.config, crops(8))
+    with torch.no_grad():
+        for title, value in model.named_parameters():
+            if "layer_scale" in title:  # new ones are so small that the blocks do next to nothing
+                value.fill_(0.1)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.reset_running_stats()
+                module.momentum = None  # the plain mean of what is seen
+                module.train()
+        model.encode_image(torch.from_numpy(rows["image"]))
+        model.encode_text(torch.from_numpy(rows["text"]))
+    return model.eval()
+
+
+def crops(count: int) -> list[Image.Image]:
+    """Return random crops of the package's photographs."""
+    rng = np.random.default_rng(0)
+    found = []
+    photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
+    for number in range(count):
+        photo = photos[number % len(photos)]
+        side = int(rng.uniform(0.5, 1.0) * min(photo.size))
+        left, top = (int(rng.integers(0, length - side + 1)) for length in photo.size)
+        found.append(photo.crop((left, top, left + side, top + side)))
+    return found
+
+
+def inputs(config: zoo.ModelConfig, photos: list[Any]) -> dict[str, NDArray[Any]]:
+    """Return what both towers take: of `photos`, and of the captions of `pocketclip export`."""
+    tokenizer = Tokenizer(warn=False)
+    return {
+        "image": Preprocess(config.preprocess).batch(photos),
+        "text": tokenizer(list(CAPTIONS), config.text.context_length),
+    }
+
+
+def check_inputs(config: zoo.ModelConfig) -> dict[str, NDArray[Any]]:
+    """Return what cosines are computed on."""
+    return inputs(config, list(own_photos()))
+
+
+def make_bundle(model: CLIP, form: str, place: Path, calibration: list[Any]) -> Bundle | str:
+    """Return the bundle of a model at `place`, made if it is not there, or why there is none."""
+    if form == "openvino_bf16" and not has_bf16():
+        return "this processor has no bfloat16"
+    if is_bundle(place):
+        try:
+            return read(place, space_id=model.space_id)
+        except PocketclipError as error:
+            print(f"{place} is made anew: {error}", file=sys.stderr)
+    target, precision = form.split("_")
+    print(f"{model.config.name}: exporting {form}", file=sys.stderr)
+    try:
+        return export(model, place, target=target, precision=precision, calibration=calibration)
+    except (PocketclipError, NotImplementedError) as error:
+        return str(error) or repr(error)
+
+
+def bundle_run(bundle: Bundle, tower: str, threads: int) -> Run:
+    """Return what runs one tower of a bundle, in the backend of its target."""
+    backend = "openvino" if bundle.target == "openvino" else "onnxruntime"
+    encoder = Encoder(bundle, backend, threads=threads)
+    encoder.load(tower)
+    return encoder.backend.image if tower == "image" else encoder.backend.text
+
+
+def eager_run(tower: nn.Module) -> Run:
+    """Return what runs a tower in eager torch."""
+
+    def run(array: NDArray[Any]) -> NDArray[Any]:
+        with torch.inference_mode():
+            found: NDArray[Any] = tower(torch.from_numpy(array)).numpy()
+        return found
+
+    return run
+
+
+def peer_run(name: str, tower: str) -> Run | None:
+    """Return what runs open_clip's fused tower in eager torch, or None where there is none."""
+    if zoo.find(name) is None:
+        return None
+    peer = open_clip_peer(zoo.resolve(name))
+    if peer is None:
+        return None
+    return eager_run(getattr(peer, f"encode_{tower}"))
+
+
+def plain_run(tower: nn.Module, example: NDArray[Any], place: Path, threads: int) -> Run:
+    """Return what runs a fused tower in ONNX Runtime as anybody would: exported, default session.
+
+    Operator set 18 is the one that ONNX Runtime is faster with. Only the threads are set.
+
+    Args:
+        tower: the fused tower.
+        example: an input of it, (B, ...).
+        place: the file to export to, reused if it is there.
+        threads: how many threads a call uses.
+    """
+    import onnxruntime
+
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        rows = torch.from_numpy(np.repeat(example[:1], 2, axis=0))
+        with quiet():
+            torch.onnx.export(
+                tower, (rows,), place, dynamo=True, opset_version=18, verbose=False,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
+            )  # fmt: skip
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(place, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(array: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = session.run(None, {name: array})[0]
+        return found
+
+    return run
+
+
+def cosine(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Return the smallest cosine of rows (N, D)."""
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found, wanted))
+    return float((a.astype(np.float64) * b).sum(1).min())

@@ -1,0 +1,182 @@
+"""The parts of `runtime.py`: towers in turn, photographs from files, and `classify` from the shell."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import runtime_forms as forms
+from encode import operations
+from pocketclip import zoo
+from pocketclip.infer.bundle import Bundle
+from pocketclip.infer.encoder import Encoder
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.reparam import fuse
+
+THREADS = 2
+SIDE = 1024  # of the matrices whose product gives the rate
+CALLS = 3  # per form and round
+PAUSE = 0.01  # seconds; threads of the form before may still wait by spinning
+Times = dict[str, list[float]]
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, repeat: int = CALLS) -> Times:
+    """Return seconds per form and round; the order turns from round to round."""
+    names = list(calls)
+    times: Times = {name: [] for name in names}
+    for name in names:
+        calls[name]()
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            time.sleep(PAUSE)
+            if repeat > 1:
+                calls[name]()  # brings its weights back into the cache
+            begun = time.perf_counter()
+            for _ in range(repeat):
+                calls[name]()
+            times[name].append((time.perf_counter() - begun) / repeat)
+    return times
+
+
+def ratio(times: Times, one: str, other: str) -> float:
+    """Return the median of the rounds' ratios: a slow round slows both of its forms."""
+    pairs = zip(times[one], times[other], strict=True)
+    return round(statistics.median(a / b for a, b in pairs), 3)
+
+
+def products(bf16: bool) -> dict[str, Callable[[], Any]]:
+    """Return matrix products, whose time gives the machine's rate."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((SIDE, SIDE), np.float32) for _ in range(2))
+    c, d = torch.from_numpy(a), torch.from_numpy(b)
+    found: dict[str, Callable[[], Any]] = {"numpy": lambda: a @ b, "torch": lambda: c @ d}
+    if bf16:
+        e, f = c.bfloat16(), d.bfloat16()
+        found["bf16"] = lambda: e @ f
+    return found
+
+
+def rate(times: Times, *names: str) -> float:
+    """Return operations per second: the median over rounds of the best of some products."""
+    rounds = zip(*(times[name] for name in names), strict=True)
+    return 2 * SIDE**3 / statistics.median(min(each) for each in rounds)
+
+
+def measure_tower(
+    name: str, model: CLIP, tower: str, bundles: dict[str, Bundle], plain: Path, rounds: int
+) -> dict[str, Any]:
+    """Return times, ratios, cosines and the limit of one tower at batch 1."""
+    fused = fuse(model)
+    module = getattr(fused, tower)
+    rows = forms.check_inputs(model.config)[tower]
+    runs: dict[str, forms.Run] = {"eager": forms.eager_run(module)}
+    peer = forms.peer_run(name, tower)
+    if peer is not None:
+        runs["peer"] = peer
+    runs["ort"] = forms.plain_run(module, rows, plain / f"{tower}.onnx", THREADS)
+    runs |= {form: forms.bundle_run(made, tower, THREADS) for form, made in bundles.items()}
+    one = rows[:1]
+    wanted = runs["eager"](rows)
+    cosines = {
+        form: round(forms.cosine(np.concatenate([run(row[None]) for row in rows]), wanted), 6)
+        for form, run in runs.items()
+        if form not in ("eager", "peer")
+    }
+    matrices = products(forms.has_bf16())
+    times = interleaved(
+        {**matrices, **{form: partial(run, one) for form, run in runs.items()}}, rounds
+    )
+    flops = operations(module, torch.from_numpy(one))
+    limit = flops / rate(times, "numpy", "torch")
+    limits = dict.fromkeys(runs, limit)
+    if "openvino_bf16" in runs:
+        limits["openvino_bf16"] = flops / rate(times, "bf16")
+    medians = {form: statistics.median(times[form]) for form in runs}
+    published = "peer" if peer is not None else "eager"
+    return {
+        "model": name,
+        "tower": tower,
+        "gflop": round(flops / 1e9, 3),
+        "gflop_per_s": round(rate(times, "numpy", "torch") / 1e9, 1),
+        "limit_ms": {form: round(1e3 * value, 3) for form, value in limits.items()},
+        "published_path": published,
+        "ms": {form: round(1e3 * value, 3) for form, value in medians.items()},
+        "times_faster_than_ort": {form: ratio(times, "ort", form) for form in runs},
+        "times_faster_than_published": {form: ratio(times, published, form) for form in runs},
+        "over_limit": {form: round(medians[form] / limits[form], 3) for form in runs},
+        "cosine": cosines,
+    }
+
+
+def plain_loop(run: forms.Run, config: zoo.PreprocessConfig, paths: list[Path], batch: int) -> Any:
+    """Return embeddings (N, D): decode, preprocess and run, one batch after the other."""
+    mean, std = (np.array(x, np.float32) for x in (config.mean, config.std))
+    way = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    found, pixels = [], []
+    for number, path in enumerate(paths, 1):
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        short = min(image.size)
+        width, height = (length * config.size // short for length in image.size)
+        image = image.resize((width, height), way[config.interpolation])
+        left, top = round((width - config.size) / 2), round((height - config.size) / 2)
+        image = image.crop((left, top, left + config.size, top + config.size))
+        scaled = (np.asarray(image, np.float32) / 255 - mean) / std
+        pixels.append(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+        if len(pixels) == batch or number == len(paths):
+            found.append(run(np.stack(pixels)))
+            pixels = []
+    return np.concatenate(found)
+
+
+def measure_throughput(
+    bundle: Bundle, plain: forms.Run, paths: list[Path], rounds: int
+) -> dict[str, Any]:
+    """Return photographs per second, decode included."""
+    encoder = Encoder(bundle, threads=THREADS)
+    config = bundle.config.preprocess
+
+    def ours() -> NDArray[Any]:
+        return np.concatenate([rows for _, rows, _ in encoder.encode_stream(paths)])
+
+    batches = {f"plain_batch_{size}": size for size in (1, encoder.batch_size)}
+    same = forms.cosine(ours(), plain_loop(plain, config, paths, 1))
+    calls: dict[str, Callable[[], Any]] = {"ours": ours}
+    for form, size in batches.items():
+        calls[form] = partial(plain_loop, plain, config, paths, size)
+    times = interleaved(calls, rounds, repeat=1)
+    return {
+        "images": len(paths),
+        "backend": encoder.backend.name,
+        "images_per_s": {
+            form: round(len(paths) / statistics.median(values), 2) for form, values in times.items()
+        },
+        "over_plain_loop": min(ratio(times, form, "ours") for form in batches),
+        "cosine_to_plain_loop": round(same, 6),
+    }
+
+
+def cold_start(bundle: Bundle, environment: Mapping[str, str]) -> float:
+    """Return the seconds of `pocketclip classify` from a shell, the median of five."""
+    script = Path(sys.executable).with_name("pocketclip")
+    begin = [str(script)] if script.exists() else [sys.executable, "-m", "pocketclip"]
+    command = [*begin, "classify", str(forms.PHOTOS / "coffee.jpg"), "--labels",
+               "a cat,a cup of coffee", "--model", str(bundle.folder)]  # fmt: skip
+    times = []
+    for _ in range(6):
+        begun = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        times.append(time.perf_counter() - begun)
+    return round(statistics.median(times[1:]), 3)
