@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from encode import open_clip_peer
 from pocketclip import zoo
 from pocketclip.errors import PocketclipError
 from pocketclip.export.job import export
-from pocketclip.export.onnx import quiet
 from pocketclip.export.verify import CAPTIONS, own_photos
 from pocketclip.infer.backends import installed
 from pocketclip.infer.bundle import Bundle, is_bundle, read
@@ -153,7 +153,8 @@ def plain_run(tower: nn.Module, example: NDArray[Any], place: Path, threads: int
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         rows = torch.from_numpy(np.repeat(example[:1], 2, axis=0))
-        with quiet():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about itself
             torch.onnx.export(
                 tower, (rows,), place, dynamo=True, opset_version=18, verbose=False,
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),

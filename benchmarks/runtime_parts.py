@@ -1,4 +1,4 @@
-"""The parts of `runtime.py`: towers in turn, photographs from files, and `classify` from the shell."""
+"""The parts of `runtime.py`: towers in turn, photographs from files, `classify` from the shell."""
 
 from __future__ import annotations
 
