@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import ftfy
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -318,3 +320,54 @@ def test_works_after_a_fork() -> None:
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
     )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@functools.lru_cache(maxsize=1)
+def _portable() -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_str(module.portable())
+
+
+def test_the_portable_form_gives_the_same_ids() -> None:
+    """Of every ordinary caption; it repairs neither mojibake nor HTML entities, as documented."""
+    cases = json.loads((GOLDEN / "cases.json").read_text())
+    needs_no_repair = [c for c in cases if " ".join(c["text"].lower().split()) == clean(c["text"])]
+    assert len(needs_no_repair) > 0.8 * len(cases)
+    for case in needs_no_repair:
+        ids = _portable().encode(case["text"]).ids
+        assert ids == case["ids"] + [0] * (77 - len(case["ids"])), case["text"]
+
+
+@pytest.mark.filterwarnings("ignore:.*context length")
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="<&")))
+def test_the_portable_form_on_plain_text(text: str) -> None:
+    assert _portable().encode(text).ids == Tokenizer()(text)[0].tolist()
+
+
+def test_the_portable_form_cuts_and_pads_to_the_context() -> None:
+    assert _portable().encode("").ids == [49406, 49407] + [0] * 75
+    assert _portable().encode(LONG).ids == [49406] + [2653] * 75 + [49407]
+    short = tokenizers.Tokenizer.from_str(module.portable(10))
+    assert short.encode("a photo of a dog").ids == [
+        49406,
+        320,
+        1125,
+        539,
+        320,
+        1929,
+        49407,
+        0,
+        0,
+        0,
+    ]
+    assert len(short.encode(LONG).ids) == 10
+
+
+def test_few_words_are_merged_as_the_library_does() -> None:
+    vocabulary = module._vocabulary()
+    cases = json.loads((GOLDEN / "cases.json").read_text())
+    words = {word for case in cases for word in vocabulary.words(case["text"])}
+    assert len(words) > 100
+    for word in [*words, "supercalifragilistic", "aaaaaaaaaaaa", "🌸🌸", "x" * 32]:
+        symbols = word.encode().decode("latin-1").translate(vocabulary.byte_symbols)
+        wanted = tuple(token.id for token in vocabulary.model.tokenize(symbols))
+        assert vocabulary.merged(symbols) == wanted, word

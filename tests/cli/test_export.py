@@ -1,0 +1,155 @@
+"""`pocketclip export`, and the verbs on what it makes, with and without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pocketclip import Encoder, checkpoint
+from tests.bundles import model as small
+from tests.cli.test_cli import ENVIRONMENT, PHOTOS, run
+from tests.evaluate.sets import photo, write_table
+
+PHOTO = PHOTOS / "chelsea.jpg"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    checkpoint.save(small(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    rows = [{"file": f"{i}.jpg", "what": f"kind {i % 3}"} for i in range(9)]
+    write_table(folder / "shelf.csv", rows, {f"{i}.jpg": photo(i) for i in range(9)})
+    return folder / "shelf.csv"
+
+
+def without_torch(*args):
+    """Run a verb where torch cannot be imported, and neither can what converts models."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxscript'): sys.modules[name] = None\n"
+        "from pocketclip.cli.main import main\n"
+        "main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        capture_output=True, text=True, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
+
+
+def test_a_model_is_exported_verified_and_compared(model, table, tmp_path):
+    out = tmp_path / "phone"
+    done = run("export", model, "--format", "openvino", "--out", out, "--labelled", table,
+               "--label-column", "what", "--verify-with", PHOTO, "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "verifying" in done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["space_id"] == small().space_id
+    assert (facts["target"], facts["precision"]) == ("openvino", "fp32")
+    assert (
+        facts["bytes"]
+        == sum(p.stat().st_size for p in out.iterdir()) - (out / "bundle.json").stat().st_size
+    )
+    found = facts["verification"]
+    assert found["backends"]["openvino"]["image"]["count"] == 5
+    assert found["accuracy"]["top1"] == found["accuracy"]["model_top1"]
+    done = run("classify", PHOTO, "--labels", "a cat,a dog", "--model", out, "--json")
+    assert json.loads(done.stdout)["space_id"] == facts["space_id"]
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime", "openvino"])
+def test_classify_without_torch(exported, backend):
+    done = without_torch("classify", PHOTO, "--labels", "a cat,a dog", "--model", exported(),
+                         "--backend", backend, "--threads", "1", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["space_id"] == small().space_id
+    (wanted,) = Encoder(small()).classify(PHOTO, ["a cat", "a dog"])
+    assert found["results"][0]["labels"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_embed_without_torch(exported, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a cat\na dog on the beach\n")
+    for given, wanted in (
+        (PHOTOS, Encoder(small()).encode_image(sorted(PHOTOS.glob("*.jpg")))),
+        (texts, Encoder(small()).encode_text(["a cat", "a dog on the beach"])),
+    ):
+        out = tmp_path / "out.npy"
+        done = without_torch("embed", given, "--out", out, "--model", exported())
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_allclose(np.load(out), wanted, atol=1e-4)
+
+
+def test_eval_without_torch(exported, table, model):
+    options = ("--data", table, "--label-column", "what", "--json", "--no-cache")
+    done = without_torch("eval", exported(), *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["results"][0]
+    assert found["pocketclip"]["form"].startswith("onnx fp32 ")
+    wanted = json.loads(run("eval", model, *options).stdout)["results"][0]
+    assert "form" not in wanted["pocketclip"]
+    assert found["metrics"] == pytest.approx(wanted["metrics"], nan_ok=True)
+
+
+def test_results_of_the_model_are_not_taken_for_those_of_its_export(exported, table, tmp_path):
+    out = tmp_path / "results.jsonl"
+    options = ("--data", table, "--label-column", "what", "--no-cache", "--out", out)
+    assert run("eval", exported(), *options).returncode == 0
+    before = out.read_bytes()
+    assert run("eval", exported(), *options).returncode == 0
+    assert out.read_bytes() == before
+    done = run("eval", exported(target="openvino"), *options)
+    assert done.returncode == 2
+    assert "export onnx fp32" in done.stderr
+    assert "export openvino fp32" in done.stderr
+    assert "write to another file" in done.stderr
+    assert out.read_bytes() == before
+
+
+def test_mistakes_are_one_line(exported, model, tmp_path):
+    bundle = exported.copy(tmp_path / "bundle")
+    with (bundle / "text.onnx.data").open("ab") as file:
+        file.write(b"x")
+    for args, message in (
+        (("classify", PHOTO, "--labels", "a,b", "-m", bundle), "text.onnx.data is not the file"),
+        (("classify", PHOTO, "--labels", "a,a", "-m", exported()), "'a' is given twice"),
+        (("classify", PHOTO, "--labels", "a,b", "-m", exported(), "--backend", "x"), "'x' cannot"),
+        (("classify", PHOTO, "--labels", "a,b", "-m", model, "--backend", "openvino"), "is none"),
+        (("export", model, "--format", "tflite", "-o", tmp_path / "n"), "unknown format 'tflite'"),
+        (("export", model, "--precision", "int8", "-o", tmp_path / "n"), "--calibration FOLDER"),
+        (("export", model, "--where", "a=b", "-o", tmp_path / "n"), "go with --labelled"),
+        (("export", model, "-o", PHOTO), "is a file"),
+        (("export", model, "-o", PHOTOS), "other files"),
+        (("export", exported(), "-o", tmp_path / "n"), "bundle"),
+    ):
+        done = run(*args)
+        assert done.returncode == 2, (args, done.stderr)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, (args, done.stderr)
+        assert message in lines[0]
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_missing_package_names_the_extra(model, tmp_path):
+    code = (
+        "import sys\nsys.modules['openvino'] = None\nfrom pocketclip.cli.main import main\nmain()"
+    )
+    args = ("export", model, "--format", "openvino", "--out", tmp_path / "n")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        capture_output=True, text=True, check=False, env=dict(os.environ),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "pip install 'pocketclip[openvino]'" in done.stderr

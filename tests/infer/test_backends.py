@@ -1,0 +1,210 @@
+"""What runs a bundle: the choice of a backend, threads, remembered texts."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from pocketclip import Encoder
+from pocketclip.errors import BundleError, MissingDependencyError
+from pocketclip.export.verify import CAPTIONS, own_photos
+from pocketclip.infer import backends, load
+from pocketclip.infer import encoder as module
+from pocketclip.infer.bundle import read
+from tests.bundles import manifest, model, rewritten
+
+BOTH = ("onnxruntime", "openvino")
+
+
+def _measured(folder, **changes):
+    """Write other figures into a bundle's record; `ms` per backend, or None for one that failed."""
+    found = manifest(folder)["verification"]
+    for name, ms in changes.items():
+        found["backends"][name] |= {"ms": ms or 1.0, "passed": ms is not None}
+    return rewritten(folder, verification=found)
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    return exported.copy(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(("times", "first"), [((1, 9), "onnxruntime"), ((9, 1), "openvino")])
+def test_the_faster_one_is_taken(folder, times, first):
+    _measured(folder, onnxruntime=times[0], openvino=times[1])
+    assert backends.candidates(read(folder))[0] == first
+    assert Encoder(folder).backend.name == first
+    # For a few texts what counts is who begins first.
+    assert backends.candidates(read(folder), brief=True)[0] == "onnxruntime"
+
+
+def test_one_that_failed_the_verification_is_not_taken(folder):
+    _measured(folder, onnxruntime=None, openvino=50)
+    assert backends.candidates(read(folder)) == ["openvino"]
+    _measured(folder, onnxruntime=None, openvino=None)
+    with pytest.raises(BundleError, match="did not compute what the model does"):
+        Encoder(folder)
+
+
+def test_one_that_was_not_there_at_the_verification_comes_last(folder):
+    found = manifest(folder)["verification"]
+    del found["backends"]["openvino"]
+    assert backends.candidates(read(rewritten(folder, verification=found))) == list(BOTH)
+
+
+def test_a_package_that_is_missing(exported, monkeypatch):
+    bundle, other = read(exported()), read(exported(target="openvino"))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert backends.candidates(bundle) == ["onnxruntime"]
+    for call in (lambda: Encoder(other), lambda: Encoder(bundle, "openvino")):
+        with pytest.raises(MissingDependencyError, match=r"pip install 'pocketclip\[openvino\]'"):
+            call()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match="pip install 'onnxruntime'"):
+        Encoder(bundle)
+
+
+def test_what_cannot_run_it(exported):
+    for name in ("tensorrt", "torch", ""):
+        with pytest.raises(BundleError, match=r"cannot run a onnx bundle; onnxruntime or openvino"):
+            Encoder(exported(), name)
+    with pytest.raises(BundleError, match="cannot run a openvino bundle; openvino can"):
+        Encoder(exported(target="openvino"), "onnxruntime")
+    with pytest.raises(BundleError, match="a model in torch is run by torch"):
+        Encoder(model(), "onnxruntime")
+    with pytest.raises(BundleError, match=r"make one with `pocketclip export tiny"):
+        load("tiny", backend="openvino")
+    with pytest.raises(BundleError, match="precision is fp32 or bf16"):
+        Encoder(exported(), precision="fp64")
+    for options in ({"threads": 0}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            Encoder(exported(), **options)
+
+
+def test_auto_goes_on_with_the_next_if_one_cannot_load(folder, monkeypatch, caplog):
+    _measured(folder, onnxruntime=1, openvino=9)
+
+    def fail(*_args, **_options):
+        raise RuntimeError("this processor is too old\nno kernel")
+
+    monkeypatch.setattr(backends, "onnx_session", fail)
+    encoder = Encoder(folder, threads=1)
+    with caplog.at_level(logging.WARNING):
+        found = encoder.encode_text("a cat")
+    assert encoder.backend.name == "openvino"
+    assert "no kernel; trying openvino" in caplog.text
+    np.testing.assert_allclose(found, Encoder(model()).encode_text("a cat"), atol=1e-4)
+    with pytest.raises(BundleError, match="onnxruntime cannot load it: no kernel"):
+        Encoder(folder, "onnxruntime").encode_text("a cat")
+
+
+def test_an_input_that_does_not_fit_is_our_error(exported):
+    for name in BOTH:
+        encoder = Encoder(exported(), name, threads=1)
+        with pytest.raises(BundleError, match="image tower"):
+            encoder.encode_pixels(np.zeros((1, 3, 20, 20), np.float32))
+        assert encoder.encode_pixels(np.zeros((1, 3, 64, 64), np.float32)).shape == (1, 64)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_threads_and_precision_reach_the_runtime(exported, monkeypatch, name):
+    seen = []
+    if name == "onnxruntime":
+        import onnxruntime
+
+        honest = onnxruntime.InferenceSession
+
+        def session(path, options, **more):
+            seen.append(options.intra_op_num_threads)
+            return honest(path, options, **more)
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    else:
+        import openvino
+
+        honest = openvino.Core.compile_model
+
+        def compile_model(self, path, device, settings):
+            seen.append(settings["INFERENCE_NUM_THREADS"])
+            hint = settings["INFERENCE_PRECISION_HINT"]
+            able = "BF16" in self.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            assert hint == ("bf16" if able else "f32")
+            return honest(self, path, device, settings)
+
+        monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
+    encoder = Encoder(exported(), name, threads=3, precision="bf16" if name == "openvino" else None)
+    encoder.load("text")
+    assert seen == [3]
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_eight_threads_at_once(exported, name):
+    """Each thread gets the answers to its own photographs and texts."""
+    photos = [*own_photos(), np.zeros((70, 90, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)]
+    texts = [f"{caption} {i}" for i in range(3) for caption in CAPTIONS]
+    encoder = Encoder(exported(), name, threads=1)
+    serial = Encoder(exported(), name, threads=1)
+    wanted = (
+        [serial.encode_image(photo) for photo in photos],
+        [serial.encode_text(t) for t in texts],
+    )
+
+    def work(number):
+        if number % 2:
+            return [encoder.encode_image(photos[(number + i) % 6]) for i in range(6)]
+        return [encoder.encode_text(texts[(number + i) % len(texts)]) for i in range(12)]
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(work, range(8)))
+    for number, found in enumerate(results):
+        kind = wanted[0] if number % 2 else wanted[1]
+        for i, row in enumerate(found):
+            np.testing.assert_allclose(row, kind[(number + i) % len(kind)], atol=1e-5)
+
+
+def test_texts_are_remembered_and_forgotten(exported, monkeypatch):
+    encoder = Encoder(exported(), threads=1)
+    asked = []
+    honest = encoder.backend.text
+
+    def text(ids):
+        asked.append(len(ids))
+        return honest(ids)
+
+    monkeypatch.setattr(encoder.backend, "text", text)
+    first = encoder.encode_text(["a", "b", "a"])
+    assert asked == [2]
+    again = encoder.encode_text(["b", "a"])
+    assert asked == [2]
+    np.testing.assert_array_equal(again, first[1::-1])
+    again[:] = 0  # the caller's own
+    np.testing.assert_array_equal(encoder.encode_text("b"), first[1:2])
+    raw = encoder.encode_text(["b"], normalize=False)
+    assert np.linalg.norm(raw) != pytest.approx(1, abs=1e-3)
+    monkeypatch.setattr(module, "CACHED_TEXTS", 4)
+    encoder.encode_text([f"text {i}" for i in range(10)])
+    assert len(encoder._cache) == 4
+    encoder.encode_text("a")
+    assert asked[-1] == 1  # it had been forgotten
+    # A remembered text must not hold on to all those that it came with.
+    assert all(row.base is None for row in encoder._cache.values())
+
+
+def test_a_model_in_torch_remembers_nothing():
+    encoder = Encoder(model())
+    encoder.encode_text("a")
+    assert not encoder._cache
+
+
+def test_preloading_says_nothing_of_what_goes_wrong(folder, capfd):
+    (folder / "image.onnx").unlink()
+    encoder = Encoder(folder, threads=1)
+    encoder.preload("image", "text")
+    assert encoder.encode_text("a cat").shape == (1, 64)
+    with pytest.raises(BundleError, match=r"image\.onnx is missing"):
+        encoder.encode_image(own_photos()[0])
+    assert capfd.readouterr().err == ""
