@@ -43,6 +43,10 @@ class ExportError(PocketclipError):
     """A model that cannot be exported as asked, or whose export computes something else."""
 
 
+class DriftError(ExportError):
+    """An export that computes something else than the model."""
+
+
 class BundleError(PocketclipError):
     """A bundle that is damaged, was changed, does not fit, or cannot be run here."""
 

@@ -68,14 +68,17 @@ def write(
     with quiet():
         import torch
 
-        made = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=["pixels" if kind == "image" else "ids"],
-            output_names=[f"{kind}_features"],
-            opset_version=_OPSET,
-            verbose=False,
-        )
+        try:
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=["pixels" if kind == "image" else "ids"],
+                output_names=[f"{kind}_features"],
+                opset_version=_OPSET,
+                verbose=False,
+            )
+        except Exception as error:
+            raise lacking("ONNX", kind, program.graph, error) from error
         assert made is not None
         proto = made.model_proto
     _name_axes(proto, kind, dynamic)
@@ -206,22 +209,3 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
     graph.input.append(helper.make_tensor_value_info("photo", TensorProto.UINT8, shape))
     save(proto, path)
     return facts(proto, path.name)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Within it the exporter says nothing of its progress and of packages that it could use."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pocketclip import zoo
-from pocketclip.errors import ExportError, MissingDependencyError
-from pocketclip.export.onnx import quiet
+from pocketclip.errors import MissingDependencyError
+from pocketclip.export.device import lacking, quiet
 from pocketclip.export.towers import Towers, exported
 
 if TYPE_CHECKING:
@@ -56,19 +56,21 @@ def write(
         MissingDependencyError: the package is not installed.
         ExportError: the target lacks an operation; the message names the layer.
     """
+    from pocketclip.export.quantize import named
+
     openvino = package()
     program, dynamic = exported(tower, example, kind=kind, towers=towers)
     with quiet():
         try:
             model = openvino.convert_model(program)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [repr(error)]
-            raise ExportError(f"OpenVINO cannot express the {kind} tower: {lines[-1]}") from error
+            raise lacking("OpenVINO", kind, program.graph, error) from error
     port = model.inputs[0]
     port.get_tensor().set_names({"pixels" if kind == "image" else "ids"})
     model.outputs[0].get_tensor().set_names({f"{kind}_features"})
     shape = [-1 if name else size for name, size in zip(dynamic, example.shape, strict=True)]
     model.reshape({port: openvino.PartialShape(shape)})
+    named(model, tower, kind)
     save(model, path, half=precision == "fp16")
     return facts(model, path.name)
 

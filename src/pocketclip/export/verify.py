@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, ExportError, ImageError
+from pocketclip.errors import BundleError, DriftError, ExportError, ImageError
 from pocketclip.infer.backends import RUNS, installed
 from pocketclip.infer.bundle import TOWERS, Bundle
 from pocketclip.infer.encoder import Encoder
@@ -218,7 +218,7 @@ def compare_towers(
         figures[tower] = compare(np.concatenate(rows), embeddings)
         why = failure(figures[tower], gate)
         if why is not None:
-            raise ExportError(
+            raise DriftError(
                 f"the export computes something else; nothing was written: {tower} tower: {why}"
             )
     return figures
