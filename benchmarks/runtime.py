@@ -38,7 +38,8 @@ from pathlib import Path
 from typing import Any
 
 SHELL = dict(os.environ)
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "2"  # for numpy
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "2"  # for numpy
 
 import torch
 
