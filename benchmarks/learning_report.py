@@ -43,6 +43,7 @@ def summary(table: Table) -> dict[str, Any]:
         "ratio": round(reached_at / min(enough), 2) if enough else None,
         "captions_best_top1": round(max(captions.values()), 2) if captions else None,
         "reinforced_best_top1": round(max(reinforced.values()), 2),
+        "fewest_seeds": min(len(found) for runs in table.values() for found in runs.values()),
     }
 
 

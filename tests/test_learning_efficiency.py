@@ -219,6 +219,7 @@ def test_the_ratio_counts_measured_budgets_only():
     assert (found["reinforced_samples"], found["ratio"]) == (20, 5.0)
     assert found["reinforced_best_top1"] == 22.0
     assert found["captions_best_top1"] is None
+    assert found["fewest_seeds"] == 1
 
 
 def test_without_a_budget_that_reaches_it_there_is_no_ratio():
