@@ -110,7 +110,7 @@ def write(
         model = _quantised(model, _casting)
     elif precision == "int8":
         inputs = device.rows(calibration, one)
-        model, kept, more = _int8(model, inputs, device.embeddings(tower, inputs), keep)
+        model, kept, more = _int8(model, tower, inputs, keep)
         notes += more
     with write_whole(path) as temporary:
         temporary.write_bytes(model)
@@ -195,15 +195,15 @@ def _casting(worker: Any) -> None:
 
 
 def _int8(
-    model: bytes,
-    inputs: Sequence[NDArray[Any]],
-    wanted: NDArray[Any],
-    keep: Collection[str],
+    model: bytes, tower: nn.Module, inputs: Sequence[NDArray[Any]], keep: Collection[str]
 ) -> tuple[bytes, list[str], list[str]]:
     """Return the quantised model, the layers that were left alone, and notes."""
-    scopes = _weighted(model)
+    scopes = _weighted(model, tower)
+    wanted = device.embeddings(tower, inputs)
 
     def quantised(kept: Collection[str]) -> bytes:
+        if not set(scopes) - set(kept):
+            return model
         return _quantised(model, lambda worker: _weights(worker, scopes, kept))
 
     kept, notes = device.keep_until_good(
@@ -230,40 +230,54 @@ def _weights(worker: Any, scopes: dict[str, tuple[str, str]], kept: Collection[s
             worker.add_weight_only_config(**place)
 
 
-def _weighted(model: bytes) -> dict[str, tuple[str, str]]:
+def _weighted(model: bytes, tower: nn.Module) -> dict[str, tuple[str, str]]:
     """Return the operations that int8 changes: layer -> (operation, name of its output)."""
     from ai_edge_litert import schema_py_generated as schema
 
     content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(model), 0))
     kinds = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    layers = _fingerprints(tower)
     graph, found = content.subgraphs[0], {}
     for operator in graph.operators:
         code = content.operatorCodes[operator.opcodeIndex]
         # Codes below 128 stand in the older field too; the larger one counts.
         operation = kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        weights = operation in _INT8 and content.buffers[graph.tensors[operator.inputs[1]].buffer]
-        if not weights or weights.data is None:
+        if operation not in _INT8:
+            continue
+        data = content.buffers[graph.tensors[operator.inputs[1]].buffer].data
+        if data is None:
             continue
         scope = graph.tensors[operator.outputs[0]].name.decode()
-        name = layer = _layer(scope)
-        number = 2
-        while name in found:
-            name, number = f"{layer}#{number}", number + 1
-        found[name] = (operation, scope)
+        layer = layers.get(_fingerprint(np.frombuffer(bytes(data), np.float32)), scope)
+        found[layer if layer not in found else scope] = (operation, scope)
     return found
 
 
-def _layer(scope: str) -> str:
-    """Return the module path in a tensor's name.
+def _fingerprints(tower: nn.Module) -> dict[tuple[int, str], str]:
+    """Return the layers by what their weights are, as the converter leaves them.
 
-    `a.b.Text/c.TextTower_tower/d.Linear_head;3` is `tower.head`.
+    Its own names leave out the numbers of blocks. A normalisation's weight becomes part of the
+    linear layer after it.
     """
-    last = [part for part in scope.split(";") if "/" in part] or [scope]
-    names = []
-    for part in last[0].split("/")[1:]:
-        _, _, name = part.rpartition(".")[2].partition("_")
-        names.append(name or part)
-    return ".".join(names) or scope
+    from torch import nn
+
+    modules = dict(tower.named_modules())
+    norms = {n: m.weight for n, m in modules.items() if type(m) is nn.LayerNorm}
+    found = {}
+    for name, module in modules.items():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
+            found[_fingerprint(module.weight.detach().numpy())] = name
+        for norm, gain in norms.items() if isinstance(module, nn.Linear) else ():
+            same_block = name.startswith(norm.rpartition(".")[0] + ".")
+            if same_block and gain.numel() == module.in_features:
+                scaled = (module.weight * gain).detach().numpy()
+                found.setdefault(_fingerprint(scaled), name)
+    return found
+
+
+def _fingerprint(weights: NDArray[Any]) -> tuple[int, str]:
+    # The same in whatever order and shape a format holds them.
+    return weights.size, f"{np.sum(np.square(weights, dtype=np.float64)):.7e}"
 
 
 def _runner(interpreter: Any, path: str = "the model") -> Run:
