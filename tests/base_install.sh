@@ -59,4 +59,23 @@ env/bin/pocketclip compare mobileclip-s0 mobileclip2-s0 --html page.html >compar
 grep -q "38-task average" compare.txt && grep -q "<svg" page.html
 mkdir set && cp "$run/tests/golden/shards/v2_float32.tar" set/
 env/bin/pocketclip audit set --json >audit.json
+# A bundle is made where torch is, and used where it is not.
+"$run/.venv/bin/pocketclip" export tiny --format onnx --out bundle >export.txt 2>&1
+env/bin/pocketclip classify "$run/examples/photos/chelsea.jpg" --labels "a cat,a rocket" \
+    --model bundle --json >classified.json
+"$run/.venv/bin/pocketclip" classify "$run/examples/photos/chelsea.jpg" \
+    --labels "a cat,a rocket" --model tiny --json >wanted.json 2>/dev/null
+env/bin/pocketclip embed "$run/examples/photos" --model bundle --out photos.npy >embedded.txt
+env/bin/python - <<'PY'
+import json
+
+import numpy as np
+
+found, wanted = (json.load(open(name)) for name in ("classified.json", "wanted.json"))
+assert found["space_id"] == wanted["space_id"]
+ours, theirs = (x["results"][0]["labels"] for x in (found, wanted))
+assert ours.keys() == theirs.keys() and all(abs(ours[k] - theirs[k]) < 1e-3 for k in ours), ours
+embeddings = np.load("photos.npy")
+assert embeddings.shape == (4, 64) and np.allclose(np.linalg.norm(embeddings, axis=1), 1), embeddings
+PY
 echo "base install: imports and answers without torch"
