@@ -122,7 +122,7 @@ def _named(graph: Any, words: Collection[str]) -> Node | None:
             library, *name = operation.split(".")
             short = {f"{library}{mark}{name[0]}" for mark in (".", "::")} if name else set()
             if {operation, node.name, *short} & set(words):
-                return node  # type: ignore[no-any-return]
+                return node
     return None
 
 
