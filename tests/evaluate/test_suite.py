@@ -267,3 +267,20 @@ def test_probes_learn_what_the_classes_are(tmp_path):
     assert metrics["knn_acc1"] == 1  # though the classes of the two splits are numbered otherwise
     with pytest.raises(ConfigError, match="no probe 'svm'"):
         run_probe(ColourEncoder(), test, train, ["svm"], OPTIONS)
+
+
+def test_results_of_another_export_are_not_gone_on_with(root, tmp_path):
+    """A quantised form has its model's space, but results of its own."""
+    out = str(tmp_path / "results.jsonl")
+    model, small, other = ColourEncoder(), ColourEncoder(), ColourEncoder()
+    small.form, other.form = "onnx int8 01234567", "onnx int8 89abcdef"
+    ready = plan(["cifar10"], str(root)).ready
+    (result,) = run(small, ready, out=out, options=OPTIONS)
+    assert result.about["form"] == small.form
+    (again,) = run(small, ready, out=out, options=OPTIONS)
+    assert again == read_results(out)[0]
+    for encoder, name in ((model, "the model itself"), (other, "its export onnx int8 89abcdef")):
+        with pytest.raises(DataError, match=f"export onnx int8 01234567, and this is {name}"):
+            list(run(encoder, ready, out=out, options=OPTIONS))
+    (plain,) = run(model, ready, out=str(tmp_path / "model.jsonl"), options=OPTIONS)
+    assert "form" not in plain.about

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -15,9 +17,9 @@ from PIL import Image
 
 from pocketclip import Encoder, zoo
 from pocketclip.errors import ExportError, MissingDependencyError
-from pocketclip.export import job, verify
 from pocketclip.export import onnx as to_onnx
 from pocketclip.export import openvino as to_openvino
+from pocketclip.export import verify
 from pocketclip.export.job import export
 from pocketclip.infer.backends import openvino_runner
 from pocketclip.infer.bundle import read
@@ -116,7 +118,7 @@ SIZES = [(451, 300), (300, 451), (3, 5), (5, 3), (64, 64), (65, 64), (1000, 65),
 
 def _odd(size, mode="RGB"):
     """Return a piece of a photograph in an odd shape."""
-    image = Image.open(__import__("io").BytesIO(verify.own_photos()[0]))
+    image = Image.open(io.BytesIO(verify.own_photos()[0]))
     return image.resize(size, Image.Resampling.LANCZOS).convert(mode)
 
 
@@ -192,7 +194,8 @@ def quick(monkeypatch, exported):
     return done
 
 
-def test_a_drifted_export_is_refused_and_leaves_nothing(quick, tmp_path):
+@pytest.mark.usefixtures("quick")
+def test_a_drifted_export_is_refused_and_leaves_nothing(tmp_path):
     other = random_model("tiny", seed=0)
     randomise(other, 0)
     with torch.no_grad():
@@ -209,13 +212,14 @@ def test_an_older_bundle_survives_a_failure_and_is_replaced_by_a_success(
     shutil.copytree(quick, place)
     before = {p.name: p.read_bytes() for p in place.iterdir()}
     for raised in (ExportError("no"), KeyboardInterrupt(), RuntimeError("no")):
-        with monkeypatch.context() as patch, pytest.raises(type(raised)):
 
-            def fail(*_args, raised=raised, **_options):
-                raise raised
+        def fail(*_args, raised=raised, **_options):
+            raise raised
 
+        with monkeypatch.context() as patch:
             patch.setattr(verify, "verify", fail)
-            export(model(), place, target="onnx")
+            with pytest.raises(type(raised)):
+                export(model(), place, target="onnx")
         assert {p.name: p.read_bytes() for p in place.iterdir()} == before
         assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
     export(model(), place, target="onnx", captions=["one more"])
@@ -223,7 +227,8 @@ def test_an_older_bundle_survives_a_failure_and_is_replaced_by_a_success(
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_one_backend_that_drifts_is_recorded_and_left_out(quick, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("quick")
+def test_one_backend_that_drifts_is_recorded_and_left_out(tmp_path, monkeypatch):
     honest = verify.compare
 
     def compare(found, wanted):
@@ -248,7 +253,8 @@ def test_what_is_not_finite_is_refused(tmp_path):
     assert verify.failure({"min_cosine": 1, "max_abs_error": float("nan")}, verify.GATES["fp32"])
 
 
-def test_the_accuracy_may_not_fall(quick, tmp_path):
+@pytest.mark.usefixtures("quick")
+def test_the_accuracy_may_not_fall(tmp_path):
     answers = iter([90.0, 89.4])
     with pytest.raises(ExportError, match=r"89.40 %.*90.00 %.*nothing was written"):
         export(model(), tmp_path / "new", target="onnx", accuracy=lambda _encoder: next(answers))
@@ -303,7 +309,7 @@ def test_impossible_wishes_are_refused_before_any_work(tmp_path, monkeypatch):
     ("target", "package"), [("onnx", "onnx"), ("onnx", "onnxscript"), ("openvino", "openvino")]
 )
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, target, package):
-    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=rf"pip install 'pocketclip\[{target}\]'"):
         export(model(), tmp_path / "new", target=target)
 
@@ -320,7 +326,7 @@ def test_gates_are_those_that_were_promised():
     assert gates["fp32"] == (0.99999, 1e-4)
     assert gates["fp16"][0] == gates["bf16"][0] == 0.9995
     assert gates["int8"][0] == 0.99
-    assert job.verify.MAX_POINTS_LOST == 0.5
+    assert verify.MAX_POINTS_LOST == 0.5
 
 
 @pytest.mark.slow

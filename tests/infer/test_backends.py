@@ -12,9 +12,10 @@ import pytest
 from pocketclip import Encoder
 from pocketclip.errors import BundleError, MissingDependencyError
 from pocketclip.export.verify import CAPTIONS, own_photos
-from pocketclip.infer import backends, load
+from pocketclip.infer import backends
 from pocketclip.infer import encoder as module
 from pocketclip.infer.bundle import read
+from pocketclip.infer.encoder import load
 from tests.bundles import manifest, model, rewritten
 
 BOTH = ("onnxruntime", "openvino")
