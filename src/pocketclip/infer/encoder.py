@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import zoo
+from pocketclip import devices, zoo
 from pocketclip.errors import BundleError, ChangedBundleError, ImageError, PocketclipError
 from pocketclip.infer.backends import BACKENDS, Backend, BundleBackend, TorchBackend, candidates
 from pocketclip.infer.bundle import Bundle, is_bundle, read
@@ -113,7 +113,8 @@ class Encoder:
             the model. A model in torch is run by `torch`.
         threads: how many threads of the processor a bundle uses; None for all cores.
         batch_size: how many images or texts go through the model at a time.
-        precision: what OpenVINO computes in, `fp32` or `bf16`; None for the bundle's own.
+        precision: what OpenVINO computes in, `fp32` or `bf16`, which leaves no other backend; None
+            for the bundle's own.
         brief: for a process that ends after a few texts and photographs: of a bundle's backends
             take the one that begins soonest, and let it begin sooner at the cost of each text.
 
@@ -139,7 +140,7 @@ class Encoder:
         if isinstance(source, (str, os.PathLike)):
             source = read(source)
         self.batch_size = batch_size
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or devices.cores()
         self.config: zoo.ModelConfig = source.config
         self.bundle = source if isinstance(source, Bundle) else None
         self._names: list[str] = []
@@ -148,6 +149,13 @@ class Encoder:
                 raise BundleError(f"precision is fp32 or bf16, not {precision!r}")
             self._brief = brief
             self._names = candidates(source, backend, brief=brief)
+            if precision == "bf16":
+                self._names = [name for name in self._names if name == "openvino"]
+                if not self._names:
+                    raise BundleError(
+                        f"{source.folder}: of what could run it here only OpenVINO computes in "
+                        "bf16: pip install 'pocketclip[openvino]', or leave the precision out"
+                    )
             self.backend: Backend = self._made(self._names.pop(0), precision)
         elif backend not in ("auto", "torch"):
             raise BundleError(f"backend {backend!r} runs bundles; a model in torch is run by torch")
@@ -318,7 +326,7 @@ class Encoder:
 
     def _decoders(self) -> int:
         """Return how many threads decode; a bundle's tower needs the cores itself."""
-        cores = os.cpu_count() or 1
+        cores = devices.cores()
         return cores if self.bundle is None else max(1, cores // 2)
 
     def prepare(self, image: Any) -> NDArray[Any]:
