@@ -33,12 +33,16 @@ from pocketclip.types import Embeddings
 if TYPE_CHECKING:
     from torch import nn
 
-MIN_COSINE = 0.99
+MIN_COSINE = 0.995
+"""More than the 0.99 that an export has to reach: photographs that were not compared do worse (a
+trained model with 0.990 here had 0.984 on 2,485 others, and lost 0.6 points of accuracy; with this,
+0.1)."""
 MAX_CHECKED = 64
 """How many calibration rows are also compared, if no others are given for that."""
-_WEIGHTED = {"Convolution": 1, "GroupConvolution": 1, "MatMul": 1, "Gather": 0}
+_WEIGHTED = {"Convolution": 1, "MatMul": 1, "Gather": 0}
 """OpenVINO's operations with weights, and the place of those among their inputs."""
-_FLOAT = ["Add", "Multiply", "ReduceMean", "Concat"]
+_FLOAT = ["Add", "Multiply", "ReduceMean", "Concat", "GroupConvolution"]
+"""Operations that lose much in int8, some photographs more than others, and gain no time."""
 
 Array = NDArray[Any]
 
@@ -244,7 +248,6 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
             # would waste a bit on them. All figures: docs/performance.md.
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            # Residual sums cost little and lose most.
             ignored_scope=nncf.IgnoredScope(types=_FLOAT, validate=False),
             advanced_parameters=AdvancedQuantizationParameters(
                 # Weights of 7 bits: on processors without dot-product instructions 8 saturate,
