@@ -11,12 +11,9 @@ Shapes: B batch, H W height and width of a photograph, S side, T tokens, D embed
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +21,7 @@ import numpy as np
 
 from pocketclip import zoo
 from pocketclip.errors import MissingDependencyError
+from pocketclip.export.device import lacking, quiet
 from pocketclip.export.towers import Towers, exported
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ def write(
                 verbose=False,
             )
         except Exception as error:
-            raise lacking("ONNX", kind, program.graph, error) from error
+            raise lacking("ONNX", kind, program, error) from error
         assert made is not None
         proto = made.model_proto
     _name_axes(proto, kind, dynamic)

@@ -64,7 +64,7 @@ def write(
         try:
             model = openvino.convert_model(program)
         except Exception as error:
-            raise lacking("OpenVINO", kind, program.graph, error) from error
+            raise lacking("OpenVINO", kind, program, error) from error
     port = model.inputs[0]
     port.get_tensor().set_names({"pixels" if kind == "image" else "ids"})
     model.outputs[0].get_tensor().set_names({f"{kind}_features"})
