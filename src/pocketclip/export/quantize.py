@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from pocketclip.errors import ExportError, MissingDependencyError
 from pocketclip.export.qdq import plain_path
 from pocketclip.export.sensitivity import Found, Gate, Run, search
-from pocketclip.files import write_whole
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
@@ -63,7 +62,8 @@ def quantise_onnx(
 
     Args:
         source: the tower in fp32, as `pocketclip.export.onnx` writes it.
-        target: the file to write; not `source`.
+        target: the file to write, the weights beside it, in a folder that nobody reads yet (see
+            `pocketclip.files.write_whole_folder`); not `source`.
         calibration: batches for the tower: pixels float32 (B, 3, S, S) or ids int64 (B, T).
         keep: layers to leave in fp32 in any case.
         check: batches whose embeddings are compared; else some of `calibration`.
@@ -82,11 +82,11 @@ def quantise_onnx(
         ExportError: `source` cannot be read, nothing was given to calibrate with, or the gate
             cannot be held.
     """
+    from pocketclip.export import onnx as writer
     from pocketclip.export import qdq
-    from pocketclip.export.onnx import package
     from pocketclip.infer.backends import onnx_session
 
-    onnx = package()
+    onnx = writer.package()
     _check_arguments(source, target, calibration)
 
     def run(model: bytes) -> Run:
@@ -109,8 +109,7 @@ def quantise_onnx(
         Gate(min_cosine=min_cosine, accuracy=accuracy, min_accuracy=min_accuracy),
     )
     made = qdq.quantised(proto, ranges, {*found.kept, *keep})
-    with write_whole(target) as temporary:
-        temporary.write_bytes(made.SerializeToString())
+    writer.save(made, target)
     return _facts(found, names, keep)
 
 
@@ -130,7 +129,7 @@ def quantise_openvino(
 
     Args:
         source: the tower in fp32, `.xml` or `.onnx`.
-        target: the `.xml` to write, a `.bin` beside it; not `source`.
+        target: the `.xml` to write, a `.bin` beside it, likewise; not `source`.
         calibration: batches for the tower: pixels float32 (B, 3, S, S) or ids int64 (B, T).
         keep: layers to leave in fp32 in any case.
         check: batches whose embeddings are compared; else some of `calibration`.
