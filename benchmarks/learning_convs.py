@@ -82,7 +82,8 @@ def quicken(model: nn.Module, pixels: Tensor) -> None:
 def _choose(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     assert isinstance(module, nn.Conv2d)
     side, pixels = module.kernel_size[0], inputs[0].shape[2] * inputs[0].shape[3]
-    # Measured, one core, AVX2: a step of the student takes two thirds of the time.
+    # One core with AVX2, 64 pixels, batch 64: the image tower's part of a step falls from 4.1 to
+    # 2.5 ms per sample.
     if side >= 7 and pixels <= 64 and (pixels <= 16 or module.out_channels > module.in_channels):
         module.__class__ = MatrixConv
     elif module.out_channels > module.in_channels:
