@@ -230,7 +230,9 @@ class Encoder:
         What goes wrong shows when the tower is used.
         """
         for tower in towers:
-            threading.Thread(target=self._try_load, args=(tower,), daemon=True).start()
+            # Python waits for them at its end: one that it left in the middle of a runtime's code
+            # would abort the process.
+            threading.Thread(target=self._try_load, args=(tower,)).start()
 
     def _try_load(self, tower: str) -> None:
         # Whatever it is: when the process ends meanwhile, even threads are refused.
