@@ -18,7 +18,7 @@ def bench(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL|BUNDLE...",
+            metavar="MODEL...",
             help="Bundles, model names, checkpoints or training runs, weight files, hub ids.",
         ),
     ],
