@@ -236,8 +236,6 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
-    kinds = [o.get_type_name() for o in plain.get_ordered_ops() if _weights(o) is not None]
-    transformer = kinds.count("MatMul") > len(kinds) / 2
     with _quiet():
         return nncf.quantize(
             plain.clone(),
@@ -246,7 +244,7 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
             # Zero points for activations: GELU's are hardly ever below zero, and a symmetric range
             # would waste a bit on them. All figures: docs/performance.md.
             preset=nncf.QuantizationPreset.MIXED,
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            # No model type: the smoothing that `TRANSFORMER` brings fits few captions too closely.
             ignored_scope=nncf.IgnoredScope(types=_FLOAT, validate=False),
             advanced_parameters=AdvancedQuantizationParameters(
                 # Weights of 7 bits: on processors without dot-product instructions 8 saturate,
