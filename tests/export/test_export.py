@@ -25,6 +25,7 @@ from pocketclip.infer.backends import openvino_runner
 from pocketclip.infer.bundle import read
 from pocketclip.nn.clip import random_model
 from pocketclip.nn.inference import rearranged
+from pocketclip.nn.reparam import fuse
 from pocketclip.preprocess import Preprocess
 from tests.bundles import CUTS, manifest, model
 from tests.golden_weights import randomise
@@ -92,6 +93,8 @@ def test_half_precision_with_the_photograph_in_the_graph(exported, photos, targe
     folder = exported(target=target, **options)
     bundle = read(folder)
     assert (bundle.image_input, bundle.normalized) == ("photo", True)
+    only = "onnxruntime" if target == "onnx" else "openvino"
+    assert list(bundle.verification["backends"]) == [only]
     assert bundle.towers["image"]["input"]["shape"] == [None, None, None, 3]
     assert bundle.towers["image"]["input"]["dtype"] == "uint8"
     assert bundle.towers["image"]["output"]["dtype"] == "float32"
@@ -301,7 +304,7 @@ def test_impossible_wishes_are_refused_before_any_work(tmp_path, monkeypatch):
         with pytest.raises(ExportError, match=message):
             export(model(), place, **options)
     with pytest.raises(ExportError, match="the model itself"):
-        export(rearranged(model()), place, target="onnx")
+        export(rearranged(fuse(model())), place, target="onnx")
     assert not place.exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +85,13 @@ def test_what_cannot_run_it(exported):
     for options in ({"threads": 0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="at least 1"):
             Encoder(exported(), **options)
+
+
+def test_openvino_does_not_resize_as_onnx_says(folder):
+    photo = dataclasses.replace(read(folder), image_input="photo")
+    assert backends.candidates(photo) == ["onnxruntime"]
+    with pytest.raises(BundleError, match="cannot run a onnx bundle; onnxruntime can"):
+        Encoder(photo, "openvino")
 
 
 def test_bf16_leaves_only_openvino(folder):

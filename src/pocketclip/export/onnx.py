@@ -188,7 +188,7 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
         node("Concat", ["photo_batch", "photo_target", "three"], "photo_sizes", axis=0),
         node("Resize", ["photo", "", "", "photo_sizes"], "photo_resized", antialias=1,
              mode="cubic" if config.interpolation == "bicubic" else "linear", cubic_coeff_a=-0.5,
-             coordinate_transformation_mode="half_pixel"),
+             coordinate_transformation_mode="half_pixel", exclude_outside=1),
         node("Sub", ["photo_target", "side"], "photo_over"),
         node("Cast", ["photo_over"], "photo_over_float", to=TensorProto.FLOAT),
         node("Mul", ["photo_over_float", "half"], "photo_middle"),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import BundleError, DriftError, ExportError, ImageError
-from pocketclip.infer.backends import RUNS, installed
+from pocketclip.infer.backends import installed, runs
 from pocketclip.infer.bundle import TOWERS, Bundle
 from pocketclip.infer.encoder import Encoder
 from pocketclip.types import Embeddings
@@ -147,7 +147,7 @@ def verify(bundle: Bundle, wanted: Reference) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     reasons = []
-    for name in RUNS[bundle.target]:
+    for name in runs(bundle):
         if not installed(name):
             continue
         try:
@@ -158,7 +158,7 @@ def verify(bundle: Bundle, wanted: Reference) -> dict[str, Any]:
         if not figures["passed"]:
             reasons.append(f"{name}: {figures['reason']}")
     if not found:
-        able = " or ".join(RUNS[bundle.target])
+        able = " or ".join(runs(bundle))
         raise ExportError(f"nothing here can run the export to verify it: install {able}")
     if len(reasons) == len(found):
         raise ExportError(
