@@ -54,6 +54,7 @@ def test_a_bundle_is_whole_and_within_the_gates(exported, name, target):
         bundle.bytes
         == sum(p.stat().st_size for p in folder.iterdir()) - (folder / "bundle.json").stat().st_size
     )
+    assert len({p.stat().st_mode for p in folder.iterdir()}) == 1  # others may read all or none
     for tower, about in bundle.towers.items():
         assert about["dynamic_batch"]
         free = [place for place, size in enumerate(about["input"]["shape"]) if size is None]

@@ -98,6 +98,8 @@ def save(proto: Any, path: Path) -> None:
     package().save(
         proto, os.fspath(path), save_as_external_data=True, location=data, size_threshold=1024
     )
+    if path.with_name(data).exists():  # made for nobody but its owner
+        path.with_name(data).chmod(path.stat().st_mode)
 
 
 def package() -> Any:
