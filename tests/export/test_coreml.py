@@ -90,9 +90,8 @@ def test_a_weight_that_is_another_is_noticed(text):
         coreml._round_trip(tower, values, "fp16", rows, wanted)
 
 
-def test_layers_are_kept_until_the_weights_are_good_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr(device, "INT8_COSINE", 0.99998)
-    path, facts = _write(tmp_path, "text", "int8")
+def test_layers_are_kept_until_the_weights_are_good_enough(tmp_path):
+    path, facts = _write(tmp_path, "text", "int8", min_cosine=0.99998)
     assert facts["kept"]
     small = {
         coreml._parameter(name, phones.towers().text)

@@ -59,6 +59,7 @@ def test_another_shape_is_refused(text):
         run(np.zeros((2, 77), np.int64))
 
 
+@pytest.mark.slow
 def test_a_damaged_file_has_a_message(text, tmp_path):
     damaged = tmp_path / "text.pte"
     damaged.write_bytes(text[0].read_bytes()[:20000])
@@ -68,6 +69,7 @@ def test_a_damaged_file_has_a_message(text, tmp_path):
         executorch.open_tower(tmp_path / "nothing.pte")
 
 
+@pytest.mark.slow
 def test_int8_of_the_text_tower(tmp_path, text):
     path, facts = _write(tmp_path, "text", "int8")
     cosine, error = phones.figures(
@@ -79,12 +81,11 @@ def test_int8_of_the_text_tower(tmp_path, text):
     assert facts["kept"] == []
 
 
-def test_layers_are_kept_until_int8_is_good_enough(monkeypatch):
-    monkeypatch.setattr(device, "INT8_COSINE", 0.99999)
+def test_layers_are_kept_until_int8_is_good_enough():
     made = phones.towers()
     tower, example = phones.of(made, "text")
     program, kept, notes = executorch._int8(
-        tower, example[:1], "text", phones.inputs(made, "text"), ()
+        tower, example[:1], "text", phones.inputs(made, "text"), (), 0.99999
     )
     assert kept
     linear = {name for name, m in tower.named_modules() if isinstance(m, torch.nn.Linear)}

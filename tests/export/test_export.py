@@ -88,6 +88,7 @@ def test_it_computes_what_the_model_does(exported, photos, name, target, backend
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_half_precision_with_the_photograph_in_the_graph(exported, photos, target):
     options = {"precision": "fp16", "preprocessing": True, "normalize": True}

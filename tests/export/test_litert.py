@@ -77,15 +77,14 @@ def test_int8_of_the_text_tower(tmp_path, text):
     assert facts["kept"] == []
 
 
-def _int8(text, keep=()):
+def _int8(text, keep=(), min_cosine=0.99998):
     made = phones.towers()
     tower, example = phones.of(made, "text")
     rows = device.rows(phones.inputs(made, "text"), example.int())
-    return litert._int8(text[0].read_bytes(), tower, rows, keep)
+    return litert._int8(text[0].read_bytes(), tower, rows, keep, min_cosine)
 
 
-def test_layers_are_kept_until_int8_is_good_enough(monkeypatch, text):
-    monkeypatch.setattr(device, "INT8_COSINE", 0.99998)
+def test_layers_are_kept_until_int8_is_good_enough(text):
     model, kept, notes = _int8(text)
     assert kept
     assert len(kept) < len(litert._weighted(text[0].read_bytes(), phones.towers().text))

@@ -71,6 +71,7 @@ def write(
     towers: Towers,
     calibration: Sequence[NDArray[Any]] | None = None,
     keep: Collection[str] = (),
+    min_cosine: float = device.INT8_COSINE,
     deployment: str = "ios16",
 ) -> dict[str, Any]:
     """Write one tower, and read its weights back.
@@ -86,6 +87,7 @@ def write(
         calibration: rows, as the example's, on which int8 and pal6 have to stay near the tower.
         keep: layers that int8 and pal6 leave alone in any case, named as the tower's parameters.
         deployment: the oldest system: `ios16` (macOS 13) or `ios17` (macOS 14).
+        min_cosine: how near int8 has to stay to the tower on `calibration`.
 
     Returns:
         What the bundle says of it; `weights` holds the figures of the round trip.
@@ -104,7 +106,7 @@ def write(
     inputs = device.rows(calibration, example)
     wanted = device.embeddings(tower, inputs)
     if precision in ("int8", "pal6"):
-        model, kept, more = _smaller(model, tower, precision, inputs, wanted, keep)
+        model, kept, more = _smaller(model, tower, precision, inputs, wanted, keep, min_cosine)
         notes += more
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole_folder(path) as temporary, quiet():
@@ -222,6 +224,7 @@ def _smaller(
     inputs: Sequence[NDArray[Any]],
     wanted: NDArray[Any],
     keep: Collection[str],
+    min_cosine: float,
 ) -> tuple[Any, list[str], list[str]]:
     """Return the model with small weights, the layers that were left alone, and notes."""
     import coremltools.optimize.coreml as cto
@@ -252,7 +255,7 @@ def _smaller(
         return _with_weights(tower, _values(made(kept)._mil_program))
 
     layers = [name for name, _ in tower.named_parameters() if name in set(names.values())]
-    kept, notes = device.keep_until_good(layers, build, inputs, wanted, keep)
+    kept, notes = device.keep_until_good(layers, build, inputs, wanted, keep, min_cosine)
     return made(kept), kept, notes
 
 

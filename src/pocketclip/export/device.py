@@ -6,6 +6,7 @@ Shapes: N rows to calibrate or compare with, D embedding.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -101,10 +102,12 @@ def lacking(target: str, kind: str, program: ExportedProgram, error: BaseExcepti
     # Now, while it is quiet: what the converter's frames hold is given up with complaints.
     traceback.clear_frames(error.__traceback__)
     words = {word.removeprefix("torch._ops.") for word in re.findall(r"[A-Za-z_][\w:.]*", said)}
-    node = _named(program.graph, words)
-    if node is None:  # some converters take operations apart before they look at them
-        with contextlib.suppress(Exception):
-            node = _named(program.run_decompositions().graph, words)
+    graphs = [program.graph]
+    with contextlib.suppress(Exception):  # some take operations apart before they look at them
+        graphs.append(program.run_decompositions().graph)
+    by_operation = (_named(graph, words, _operations) for graph in graphs)
+    by_name = (_named(graph, words, lambda node: {node.name}) for graph in graphs)
+    node = next((found for found in itertools.chain(by_operation, by_name) if found), None)
     if node is None:
         return ExportError(f"{target} cannot express the {kind} tower: {first_line(error)}")
     return ExportError(
@@ -114,16 +117,20 @@ def lacking(target: str, kind: str, program: ExportedProgram, error: BaseExcepti
     )
 
 
-def _named(graph: Any, words: Collection[str]) -> Node | None:
+def _named(graph: Any, words: Collection[str], names: Callable[[Node], set[str]]) -> Node | None:
     """Return the first operation of a graph that is among the words of an error."""
     for node in graph.nodes:
-        if node.op == "call_function":
-            operation = str(node.target)
-            library, *name = operation.split(".")
-            short = {f"{library}{mark}{name[0]}" for mark in (".", "::")} if name else set()
-            if {operation, node.name, *short} & set(words):
-                return node
+        if node.op == "call_function" and names(node) & set(words):
+            found: Node = node
+            return found
     return None
+
+
+def _operations(node: Node) -> set[str]:
+    operation = str(node.target)
+    library, *name = operation.split(".")
+    short = {f"{library}{mark}{name[0]}" for mark in (".", "::")} if name else set()
+    return {operation, *short}
 
 
 def _said(error: BaseException | None) -> Iterator[str]:
@@ -160,6 +167,7 @@ def keep_until_good(
     inputs: Sequence[NDArray[Any]],
     reference: NDArray[Any],
     keep: Collection[str],
+    min_cosine: float = INT8_COSINE,
 ) -> tuple[list[str], list[str]]:
     """Return which layers int8 leaves alone, so that it stays near the reference, and notes.
 
@@ -169,6 +177,7 @@ def keep_until_good(
         inputs: rows (1, ...) for it.
         reference: the embeddings (N, D) that it should give.
         keep: layers that the caller wants left alone in any case.
+        min_cosine: how near.
 
     Raises:
         ExportError: it is not near enough even with every layer left alone.
@@ -181,7 +190,7 @@ def keep_until_good(
         )
     rest = [name for name in layers if name not in wanted]
     found = search(
-        rest, lambda more: build(wanted | more), inputs, reference, Gate(min_cosine=INT8_COSINE)
+        rest, lambda more: build(wanted | more), inputs, reference, Gate(min_cosine=min_cosine)
     )
     notes = [f"smallest cosine while it was made, {len(inputs)} rows: {found.after.min_cosine:.6f}"]
     if found.kept:

@@ -79,6 +79,7 @@ def write(
     towers: Towers,  # noqa: ARG001  (every target is called alike)
     calibration: Sequence[NDArray[Any]] | None = None,
     keep: Collection[str] = (),
+    min_cosine: float = device.INT8_COSINE,
 ) -> dict[str, Any]:
     """Write one tower.
 
@@ -93,6 +94,7 @@ def write(
         towers: where it comes from.
         calibration: rows for int8, as the example's.
         keep: layers (module paths) that int8 leaves alone in any case.
+        min_cosine: how near int8 has to stay to the tower on `calibration`.
 
     Returns:
         What the bundle says of it.
@@ -111,7 +113,7 @@ def write(
     elif precision == "fp16":
         ready = device.program(_half(tower), one)
     else:
-        ready, kept, more = _int8(tower, one, kind, calibration, keep)
+        ready, kept, more = _int8(tower, one, kind, calibration, keep, min_cosine)
         notes += more
     buffer = _lower(ready, kind)
     with write_whole(path) as temporary:
@@ -160,6 +162,7 @@ def _int8(
     kind: Kind,
     calibration: Sequence[NDArray[Any]] | None,
     keep: Collection[str],
+    min_cosine: float,
 ) -> tuple[ExportedProgram, list[str], list[str]]:
     """Return the quantised program, the layers that were left alone, and notes."""
     import torch
@@ -182,7 +185,8 @@ def _int8(
 
         return run
 
-    kept, notes = device.keep_until_good(device.layers_of(graph.graph), build, inputs, wanted, keep)
+    layers = device.layers_of(graph.graph)
+    kept, notes = device.keep_until_good(layers, build, inputs, wanted, keep, min_cosine)
     if kind == "text":
         notes.append("int8 weights of linear layers; token embeddings are fp16")
     return device.program(quantised(kept), one), kept, notes

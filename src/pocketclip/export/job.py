@@ -43,9 +43,17 @@ ANY_SIZE = ("onnx", "openvino")
 """The targets whose graphs can hold the evaluation transform for photographs of any size."""
 _CALIBRATED = ("onnx", "openvino", "executorch", "litert")
 MIN_CALIBRATION = 16
-_COSINES = (0.993, 0.996, 0.998, 0.9995)
+_MAX_ROWS = 64
+_COSINES = (0.995, 0.997, 0.9985, 0.9995)
 """What int8 is made to reach on the rows that it is calibrated with, one after the other: the gates
 are asked of other photographs."""
+
+_TEXTS = tuple(
+    prompt.format(name)
+    for prompt in ("a photo of {}.", "{}", "{} on a table, seen from above", "a drawing of {}")
+    for name in ("a dog", "two children", "red apples", "the old town", "a cup", "snow", "bread")
+)
+"""What the text tower is calibrated with beside the captions that it is verified with."""
 
 Say = Callable[[str], None]
 Accuracy = Callable[[Encoder], float]
@@ -99,8 +107,12 @@ def export(
     say("preparing the towers")
     wanted = verify.reference(model, photos, captions)
     pixels: Pixels = "levels" if preprocessing else "preprocessed"
-    towers = prepare(model, normalize=normalize, pixels=pixels, widen=target == "openvino")
-    examples = _examples(towers, calibration, wanted) if precision == "int8" else None
+    # ONNX Runtime is slower with it, but for int8 (docs/performance.md).
+    widen = target == "openvino" or (target == "onnx" and precision == "int8")
+    towers = prepare(model, normalize=normalize, pixels=pixels, widen=widen)
+    examples = None
+    if precision in ("int8", "pal6"):
+        examples = _examples(towers, calibration or wanted.photos, wanted)
     about = {
         "pocketclip": __version__,
         "space_id": model.space_id,
@@ -180,7 +192,7 @@ class _Made:
         self.module, self.folder, self.towers = module, folder, towers
         self.examples, self.options = examples, options
         self.about: dict[str, Any] = dict(about)
-        self.searches = about["precision"] == "int8" and about["target"] in RUNS
+        self.searches = about["precision"] in ("int8", "pal6")
         if options and about["target"] in RUNS:
             raise ExportError(f"{about['target']} has no option {' or '.join(options)}")
 
@@ -201,13 +213,16 @@ class _Made:
         example = towers.image_example if kind == "image" else towers.text_example
         path = self.folder / f"{kind}{self.module.SUFFIX}"
         if self.about["target"] not in RUNS:
-            rows = None if self.examples is None else self.examples[kind]
+            more = dict(self.options)
+            if self.examples is not None and cosine is not None:
+                # All of them are compared for each layer that might be left alone.
+                rows = self.examples[kind]
+                more |= {"calibration": rows[:: -(-len(rows) // _MAX_ROWS)], "min_cosine": cosine}
             return dict(
                 self.module.write(
-                    tower, example, path, kind=kind, precision=precision, towers=towers,
-                    calibration=rows, **self.options,
+                    tower, example, path, kind=kind, precision=precision, towers=towers, **more
                 )
-            )  # fmt: skip
+            )
         for file in self.folder.glob(f"{kind}.*"):
             file.unlink()  # an earlier attempt is still mapped into memory: not to be written over
         source = self._source(kind) if cosine is not None else path
@@ -248,7 +263,8 @@ def _examples(
             return preprocess.to_uint8(photo).transpose(2, 0, 1).astype(np.float32)[None]
         return preprocess(photo)[None]
 
-    ids = Tokenizer(warn=False)(list(wanted.captions), towers.config.text.context_length)
+    texts = [*wanted.captions, *_TEXTS]
+    ids = Tokenizer(warn=False)(texts, towers.config.text.context_length)
     return {"image": [pixels(photo) for photo in calibration], "text": [row[None] for row in ids]}
 
 
@@ -279,9 +295,15 @@ def _verified(
     paths = {tower: folder / str(about[tower]["file"]) for tower in TOWERS}
     if not hasattr(module, "open_tower"):
         structure = {tower: module.inspect(path) for tower, path in paths.items()}
-        return {"executed": False, "reason": "not executed here", **structure, **limits}
-    runs = {tower: module.open_tower(path) for tower, path in paths.items()}
+        squares = np.stack(
+            [Preprocess(towers.config.preprocess).to_uint8(p) for p in wanted.photos]
+        )
+        ids = Tokenizer(warn=False)(list(wanted.captions), towers.config.text.context_length)
+        module.add_check(folder, squares, ids, wanted.image, wanted.text, gate.cosine)
+        return {"executed": False, "reason": module.NOT_EXECUTED, **structure, **limits}
+    runs = {tower: module.open_tower(path, trusted=True) for tower, path in paths.items()}
     inputs = {k: np.concatenate(v) for k, v in _examples(towers, wanted.photos, wanted).items()}
+    inputs["text"] = inputs["text"][: len(wanted.captions)]
     return {**verify.compare_towers(runs, inputs, wanted, gate), **limits}
 
 

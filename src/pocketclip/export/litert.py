@@ -78,6 +78,7 @@ def write(
     towers: Towers,  # noqa: ARG001  (every target is called alike)
     calibration: Sequence[NDArray[Any]] | None = None,
     keep: Collection[str] = (),
+    min_cosine: float = device.INT8_COSINE,
 ) -> dict[str, Any]:
     """Write one tower.
 
@@ -90,6 +91,7 @@ def write(
         towers: where it comes from.
         calibration: rows, as the example's, on which int8 has to stay near the tower.
         keep: layers that int8 leaves alone in any case, named as the facts name them.
+        min_cosine: how near int8 has to stay to the tower on `calibration`.
 
     Returns:
         What the bundle says of it.
@@ -110,7 +112,7 @@ def write(
         model = _quantised(model, _casting)
     elif precision == "int8":
         inputs = device.rows(calibration, one)
-        model, kept, more = _int8(model, tower, inputs, keep)
+        model, kept, more = _int8(model, tower, inputs, keep, min_cosine)
         notes += more
     with write_whole(path) as temporary:
         temporary.write_bytes(model)
@@ -195,7 +197,11 @@ def _casting(worker: Any) -> None:
 
 
 def _int8(
-    model: bytes, tower: nn.Module, inputs: Sequence[NDArray[Any]], keep: Collection[str]
+    model: bytes,
+    tower: nn.Module,
+    inputs: Sequence[NDArray[Any]],
+    keep: Collection[str],
+    min_cosine: float,
 ) -> tuple[bytes, list[str], list[str]]:
     """Return the quantised model, the layers that were left alone, and notes."""
     scopes = _weighted(model, tower)
@@ -207,7 +213,12 @@ def _int8(
         return _quantised(model, lambda worker: _weights(worker, scopes, kept))
 
     kept, notes = device.keep_until_good(
-        list(scopes), lambda some: _runner(_interpreter(quantised(some))), inputs, wanted, keep
+        list(scopes),
+        lambda some: _runner(_interpreter(quantised(some))),
+        inputs,
+        wanted,
+        keep,
+        min_cosine,
     )
     return quantised(kept), kept, notes
 
