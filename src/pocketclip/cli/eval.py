@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import MODEL_HELP, MODEL_NAME_HELP
+from pocketclip.cli.inputs import BACKEND_HELP, MODEL_HELP, MODEL_NAME_HELP, THREADS_HELP
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def evaluate(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep the embeddings of class names.")
     ] = True,
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use weights from the local cache only.")
     ] = False,
@@ -123,7 +125,7 @@ def evaluate(
     training = {}
     if methods:
         training = _training(found, train_data or data, train_split, options)
-    encoder = load(model, model_name, offline=offline)
+    encoder = load(model, model_name, offline=offline, backend=backend, threads=threads)
     settings = RunOptions(
         batch_size=batch_size, workers=workers, skip_bad=skip_bad, confusion=confusion is not None
     )

@@ -84,7 +84,8 @@ def export(
     from pocketclip.export.job import export as run
     from pocketclip.infer.encoder import checkpoint_model
 
-    check(target, precision, out, preprocessing=preprocessing)
+    options: dict[str, Any] = {} if deployment is None else {"deployment": deployment}
+    check(target, precision, out, preprocessing=preprocessing, **options)
     accuracy = None
     if labelled is not None:
         accuracy = top1(
@@ -92,9 +93,6 @@ def export(
         )
     elif label_column or where or template:
         raise PocketclipError("--label-column, --where and --template go with --labelled DATA")
-    options: dict[str, Any] = {}
-    if deployment is not None:
-        options["deployment"] = deployment
     bundle = run(
         checkpoint_model(model, model_name, offline=offline),
         out,

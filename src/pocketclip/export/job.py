@@ -96,7 +96,7 @@ def export(
         MissingDependencyError: the target's package is not installed.
     """
     place = Path(out)
-    module = check(target, precision, place, preprocessing=preprocessing)
+    module = check(target, precision, place, preprocessing=preprocessing, **options)
     if precision == "int8" and target in _CALIBRATED and len(calibration) < MIN_CALIBRATION:
         raise ExportError(
             f"int8 is calibrated with photographs like those that will be used: give at least "
@@ -148,7 +148,9 @@ def export(
     return read(place)
 
 
-def check(target: str, precision: str, place: Path, *, preprocessing: bool = False) -> Any:
+def check(
+    target: str, precision: str, place: Path, *, preprocessing: bool = False, **options: Any
+) -> Any:
     """Return the module of a target, having checked what can be known before any work.
 
     Raises:
@@ -164,6 +166,9 @@ def check(target: str, precision: str, place: Path, *, preprocessing: bool = Fal
         raise ExportError(
             f"{target} has no {precision} here; it has {', '.join(module.PRECISIONS)}"
         )
+    foreign = [name for name in options if target != "coreml" or name != "deployment"]
+    if foreign:
+        raise ExportError(f"{target} has no option --{' or --'.join(foreign)}")
     if preprocessing and target not in ANY_SIZE:
         raise ExportError(
             f"{target} has no operation that resizes as the evaluation does; leave "
@@ -193,8 +198,6 @@ class _Made:
         self.examples, self.options = examples, options
         self.about: dict[str, Any] = dict(about)
         self.searches = about["precision"] in ("int8", "pal6")
-        if options and about["target"] in RUNS:
-            raise ExportError(f"{about['target']} has no option {' or '.join(options)}")
 
     def write(self, cosine: float | None, say: Say) -> None:
         """Write both towers; with `cosine`, in int8 that reaches it on the calibration's rows."""

@@ -83,6 +83,11 @@ def checkpoint_model(
     text: str, model: str | None = None, *, fuse: bool = False, offline: bool = False
 ) -> CLIP:
     """Return the model in torch that `load` would use, for anything but a bundle."""
+    if is_bundle(text):
+        raise BundleError(
+            f"{text} is a bundle, whose weights are in another form: name the checkpoint that it "
+            "was exported from"
+        )
     from pocketclip import checkpoint
     from pocketclip.nn.clip import random_model
     from pocketclip.nn.reparam import fuse as fold
