@@ -76,7 +76,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "captions": {"loss.weights": (1.0, 0.0), "data.captions": "both"},
     "reinforced": {"loss.weights": (0.0, 1.0), "data.captions": "both"},
 }
-BUDGETS = (4096, 8192, 20480, 40960, 81920)
+BUDGETS = (4096, 8192, 10240, 20480, 40960, 81920)
 WARMUP = 0.1  # of a run's steps
 TEMPLATES = ("{}", "a photo of {}.", "{} in a grocery store.", "a close-up of {} on a shelf.")
 
