@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import warnings
@@ -220,7 +221,10 @@ def _nncf() -> Any:
         os.environ.setdefault("NNCF_CI", "1")
     try:
         with _quiet():
+            before = logging.getLoggerClass()
             import nncf
+
+            logging.setLoggerClass(before)  # which it changes for all that come after it
     except ImportError as error:
         raise MissingDependencyError(
             "int8 for OpenVINO needs nncf: pip install 'pocketclip[openvino]'"
@@ -230,12 +234,11 @@ def _nncf() -> Any:
 
 def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
     """Return `plain` with everything in int8 that NNCF puts into it."""
-    import logging
-
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    nncf.set_log_level(logging.ERROR)
+    # Its own function for that sets the levels of everybody's handlers.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     with _quiet():
         return nncf.quantize(
             plain.clone(),
