@@ -146,6 +146,8 @@ def _print(bundle: Bundle) -> None:
             for tower in ("image", "text")
         ]
         print(place + "; ".join(towers))
+        if figures.get("computed_in") == "fp32":
+            print("  computed in fp32: this processor has no bf16, which was not tried here")
     if "accuracy" in found:
         print(
             f"  top-1: {found['accuracy']['top1']:.2f} %, the model "

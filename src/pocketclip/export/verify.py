@@ -179,6 +179,8 @@ def _in_backend(bundle: Bundle, name: str, wanted: Reference) -> dict[str, Any]:
     }
     failed = [f"{t} tower: {why}" for t in TOWERS if (why := failure(figures[t], gates[t]))]
     figures["ms"] = round(1e3 * _seconds(encoder, wanted.photos[0]), 3)
+    if bundle.precision == "bf16":
+        figures["computed_in"] = "bf16" if has_bf16() else "fp32"
     figures["passed"] = not failed
     if failed:
         figures["reason"] = "; ".join(failed)

@@ -193,6 +193,13 @@ class OpenVINOBackend(BundleBackend):
         return openvino_runner(self.bundle.path(tower), self.threads, hint)
 
 
+def has_bf16() -> bool:
+    """Return whether OpenVINO computes in bf16 on this processor."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def openvino_runner(model: Any, threads: int, precision: str = "fp32") -> Run:
     """Compile a model (a path, or one in memory) for the processor; return what runs it.
 
@@ -209,7 +216,7 @@ def openvino_runner(model: Any, threads: int, precision: str = "fp32") -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
     }
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and not has_bf16():
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = core.compile_model(model, "CPU", settings)
     idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
