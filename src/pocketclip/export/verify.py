@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import BundleError, DriftError, ExportError, ImageError
-from pocketclip.infer.backends import installed, runs
+from pocketclip.infer.backends import has_bf16, installed, runs
 from pocketclip.infer.bundle import TOWERS, Bundle
 from pocketclip.infer.encoder import Encoder
 from pocketclip.types import Embeddings
