@@ -225,5 +225,6 @@ def _operated(image: Image.Image, op: int, magnitude: float) -> Image.Image:
     if name == "Posterize":
         return ImageOps.posterize(image, int(magnitude))
     if name == "Solarize":
-        return ImageOps.solarize(image, magnitude)
+        threshold: Any = magnitude  # with fractions, though Pillow's annotation knows none
+        return ImageOps.solarize(image, threshold)
     return pixel_ops.apply_op(image, op, magnitude)
