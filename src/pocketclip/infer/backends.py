@@ -8,12 +8,10 @@ Shapes: B batch, S side, T tokens, D embedding.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -184,7 +182,7 @@ def onnx_session(path: str | bytes, threads: int, *, repack: bool = True) -> Any
 
 
 class OpenVINOBackend(BundleBackend):
-    """OpenVINO on the processor, with an inference request per call in progress."""
+    """OpenVINO on the processor; calls from several threads take turns."""
 
     name = "openvino"
 
@@ -219,24 +217,15 @@ def openvino_runner(model: Any, threads: int, precision: str = "fp32") -> Run:
     if precision == "bf16" and not has_bf16():
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = core.compile_model(model, "CPU", settings)
-    idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    @contextlib.contextmanager
-    def request() -> Iterator[Any]:
-        try:
-            taken = idle.get_nowait()
-        except queue.Empty:
-            taken = compiled.create_infer_request()
-        try:
-            yield taken
-        finally:
-            idle.put(taken)
+    request = compiled.create_infer_request()
+    # One call at a time: each uses all threads, and several at once, with a free batch, have
+    # corrupted the process's memory (OpenVINO 2026.4).
+    turn = threading.Lock()
 
     def run(array: NDArray[Any]) -> Embeddings:
-        with request() as taken:
-            found = taken.infer([array], share_inputs=True, share_outputs=True)[0]
-            copied: Embeddings = np.array(found, np.float32)  # the request's memory is used again
-        return copied
+        with turn:
+            found = request.infer([array], share_inputs=True, share_outputs=True)[0]
+            return np.array(found, np.float32)  # the request's memory is used again
 
     return run
 
