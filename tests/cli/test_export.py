@@ -131,7 +131,7 @@ def test_mistakes_are_one_line(exported, model, tmp_path):
         (("export", model, "--where", "a=b", "-o", tmp_path / "n"), "go with --labelled"),
         (("export", model, "-o", PHOTO), "is a file"),
         (("export", model, "-o", PHOTOS), "other files"),
-        (("export", exported(), "-o", tmp_path / "n"), "not a checkpoint"),
+        (("export", exported(), "-o", tmp_path / "n"), "is a bundle"),
     ):
         done = run(*args)
         assert done.returncode == 2, (args, done.stderr)
