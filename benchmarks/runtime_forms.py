@@ -104,7 +104,7 @@ def make_bundle(model: CLIP, form: str, place: Path, calibration: list[Any]) -> 
     print(f"{model.config.name}: exporting {form}", file=sys.stderr)
     try:
         return export(model, place, target=target, precision=precision, calibration=calibration)
-    except (PocketclipError, NotImplementedError) as error:
+    except PocketclipError as error:
         return str(error) or repr(error)
 
 
