@@ -93,11 +93,10 @@ def _labelled(
     data: str | None, column: str | None, where: Sequence[str], templates: Sequence[str]
 ) -> dict[str, Any] | None:
     """Return the arguments of `top1`, checked before anything is measured, or None."""
-    from pocketclip.cli.labelled import top1
+    from pocketclip.cli.labelled import check_alone, top1
 
     if data is None:
-        if column or where or templates:
-            raise PocketclipError("--label-column, --where and --template go with --labelled DATA")
+        check_alone(column, where, templates)
         return None
     about = {
         "data": data, "label_column": column, "where": list(where), "templates": list(templates)

@@ -10,7 +10,6 @@ import typer
 
 from pocketclip.cli.inputs import MODEL_NAME_HELP
 from pocketclip.cli.labelled import LABELLED_HELP
-from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
     from pocketclip.infer.bundle import Bundle
@@ -79,7 +78,7 @@ def export(
     pocketclip classify photo.jpg --labels "a dog,a cat" --model laptop/
     """
     from pocketclip.cli.inputs import photographs, print_json, read_lines
-    from pocketclip.cli.labelled import top1
+    from pocketclip.cli.labelled import check_alone, top1
     from pocketclip.export.job import check
     from pocketclip.export.job import export as run
     from pocketclip.infer.encoder import checkpoint_model
@@ -91,8 +90,8 @@ def export(
         accuracy = top1(
             labelled, label_column=label_column, where=where or [], templates=template or []
         )
-    elif label_column or where or template:
-        raise PocketclipError("--label-column, --where and --template go with --labelled DATA")
+    else:
+        check_alone(label_column, where or [], template or [])
     bundle = run(
         checkpoint_model(model, model_name, offline=offline),
         out,

@@ -17,6 +17,16 @@ LABELLED_HELP = (
 )
 
 
+def check_alone(column: str | None, where: Sequence[str], templates: Sequence[str]) -> None:
+    """Refuse the options of `--labelled` where it is not given itself.
+
+    Raises:
+        PocketclipError: one of them is given.
+    """
+    if column or where or templates:
+        raise PocketclipError("--label-column, --where and --template go with --labelled DATA")
+
+
 def top1(
     data: str,
     *,
