@@ -48,7 +48,7 @@ from pocketclip.shards.index import describe
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.data import Batch
 from pocketclip.train.loop import first_model, optimised_parts
-from pocketclip.train.optim import learning_rate
+from pocketclip.train.optim import WeightAverage, learning_rate
 from pocketclip.train.recipe import Recipe, load_recipe
 from pocketclip.train.step import Stepper
 from pocketclip.train.views import View
@@ -151,8 +151,11 @@ def recipe_of(arm: str, samples: int, seed: int, **changes: Any) -> Recipe:
     return load_recipe(base, {**ARMS[arm], **changes})
 
 
-def batches(photos: Set, recipe: Recipe) -> Iterator[Batch]:
-    """Yield the run's batches: order, views and captions depend on the seed, not on the arm."""
+def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[Batch]:
+    """Yield the run's batches: order, views and captions depend on the seed, not on the arm.
+
+    `stored` is how many of the stored views of a sample are used, the first ones; all otherwise.
+    """
     rng = np.random.default_rng([recipe.seed, 5])
     tokens = Tokenizer(warn=False)
     context = recipe.model.config().text.context_length
@@ -162,7 +165,7 @@ def batches(photos: Set, recipe: Recipe) -> Iterator[Batch]:
         while len(ahead) < recipe.batch_size:
             ahead = np.concatenate([ahead, rng.permutation(count)])
         rows, ahead = ahead[: recipe.batch_size], ahead[recipe.batch_size :]
-        views = rng.integers(photos.views.shape[1], size=len(rows))
+        views = rng.integers(stored or photos.views.shape[1], size=len(rows))
         flips = rng.random(len(rows)) < 0.5
         chance = rng.random(len(rows))
         images = np.ascontiguousarray(photos.views[rows, views])  # (B, S, S, 3)
@@ -186,8 +189,9 @@ def batches(photos: Set, recipe: Recipe) -> Iterator[Batch]:
 
 
 def run(
-    photos: Set, recipe: Recipe, *, first_scale: float | None = None, teacher_factor: float = 1.0
-) -> dict[str, float]:
+    photos: Set, recipe: Recipe, *,
+    first_scale: float | None = None, teacher_factor: float = 1.0, views: int | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Train once; return the scores of `scores`, the last loss, and seconds of the processor.
 
     Args:
@@ -195,6 +199,7 @@ def run(
         recipe: of the run.
         first_scale: the student's logit scale to begin with; CLIP's otherwise.
         teacher_factor: times the teachers' own logit scales.
+        views: how many of the stored views are used; all otherwise.
     """
     begun = time.process_time()
     model = first_model(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -211,8 +216,9 @@ def run(
         teacher_scales=[scale * teacher_factor for scale in photos.scales],
         device=torch.device("cpu"), channels_last=True,
     )  # fmt: skip
+    average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
     total = float("nan")
-    for step, batch in enumerate(batches(photos, recipe)):
+    for step, batch in enumerate(batches(photos, recipe, views)):
         rate = learning_rate(step, recipe.steps, recipe.optimizer.lr, recipe.schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -222,7 +228,11 @@ def run(
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(recipe.max_logit_scale)))
+        if average is not None:
+            average.update(model)
         total = float(sum(terms.values()))
+    if average is not None:
+        model.load_state_dict(average.state)
     return {
         **scores(photos, Encoder(model)),
         "loss": total,

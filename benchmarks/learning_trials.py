@@ -1,11 +1,13 @@
-"""Choose the settings of `learning_efficiency.py` on the validation photographs.
+"""Choose the settings of `learning_efficiency.py` on the validation photographs, and vary them.
 
     python benchmarks/learning_trials.py --data ../shared/data --out runs/learning
 
-Each arm is trained once per trial at one budget and scored on the 296 photographs of the split
-`val`; the test photographs are not looked at. Among so few the mean of 1 / rank of the right
-product is less a matter of luck than top-1, so it decides. Trials are appended to
-`OUT/trials.jsonl`, and those that stand there are not repeated. A table is printed.
+The rate is chosen for each arm; then the reinforced arm is trained with one setting changed at a
+time: loss weights, sharpness of the teachers, first logit scale, captions, batch, decay, average of
+the weights, number of views, size of the image, width and depth. The score is of the 296
+photographs of the split `val`; the test photographs are not looked at. Among so few the mean of
+1 / rank of the right product is less a matter of luck than top-1, so it decides. Trials are
+appended to `OUT/trials.jsonl`, and those that stand there are not repeated. A table is printed.
 """
 
 from __future__ import annotations
@@ -18,28 +20,56 @@ from typing import Any
 
 from learning_efficiency import ARMS, prepare, recipe_of, results, run
 
-BUDGET = 8192
 RATES = (1.5e-3, 3e-3, 6e-3)
-OWN = ("first_scale", "teacher_factor")  # what `run` takes; the rest are keys of recipes
+RATE_SAMPLES = 8192
+VARIED_SAMPLES = 20_480
+VARIATIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"loss.weights": (0.25, 0.75)},
+    {"loss.weights": (0.5, 0.5)},
+    {"teacher_factor": 0.5},
+    {"teacher_factor": 2.0},
+    {"first_scale": 7.0},
+    {"first_scale": 30.0},
+    {"data.captions": "truth"},
+    {"data.captions": "synthetic"},
+    {"batch_size": 32},
+    {"batch_size": 128},
+    {"optimizer.weight_decay": 0.02},
+    {"optimizer.weight_decay": 0.5},
+    {"ema": 0.98},
+    {"views": 1},
+    {"views": 2},
+    {"model.overrides.image_size": 48},
+    {"model.overrides.image_size": 96},
+    {"model.overrides.image.widths": [32, 128, 256]},
+    {"model.overrides.image.depths": [1, 2, 2]},
+    {"model.overrides.text.layers": 2},
+)
+OWN = ("first_scale", "teacher_factor", "views")  # what `run` takes; the rest are keys of recipes
+Trial = tuple[str, int, dict[str, Any]]
 
 
-def trials() -> list[tuple[str, dict[str, Any]]]:
-    """Return arm and changes of each trial, in order."""
-    return [(arm, {"optimizer.lr": rate}) for rate in RATES for arm in ARMS]
+def trials() -> list[Trial]:
+    """Return arm, samples and changes of each trial, in order."""
+    rates = [(arm, RATE_SAMPLES, {"optimizer.lr": rate}) for rate in RATES for arm in ARMS]
+    return rates + [("reinforced", VARIED_SAMPLES, changes) for changes in VARIATIONS]
 
 
 def label(changes: dict[str, Any]) -> str:
     """Return changes as a reader's words."""
-    return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in changes.items())
+    words = [f"{key.rsplit('.', 1)[-1]} {value}" for key, value in changes.items()]
+    return ", ".join(words) or "as it stands"
 
 
 def show(records: Sequence[dict[str, Any]]) -> None:
     """Print a table of all trials."""
-    print("| arm | setting | top-1, % | mean 1 / rank |")
-    print("|---|---|---|---|")
+    print("| arm | samples | setting | top-1, % | mean 1 / rank |")
+    print("|---|---|---|---|---|")
     for record in records:
         name = label(record["changes"])
-        print(f"| {record['arm']} | {name} | {record['top1']:.1f} | {record['mrr']:.3f} |")
+        score = f"{record['top1']:.1f} | {record['mrr']:.3f}"
+        print(f"| {record['arm']} | {record['samples']} | {name} | {score} |")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,19 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="holds grocery/ and grocery-dr/")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
-    parser.add_argument("--budget", type=int, default=BUDGET)
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "trials.jsonl"
-    size = recipe_of("plain", 1, 0).model.config().image_size
-    photos = prepare(args.data, args.out, size, "val")
-    for arm, changes in trials():
-        key = {"arm": arm, "changes": changes, "samples": args.budget}
+    for arm, samples, changes in trials():
+        key = json.loads(json.dumps({"arm": arm, "changes": changes, "samples": samples}))
         if any(all(r[k] == v for k, v in key.items()) for r in results(file)):
             continue
         own = {name: value for name, value in changes.items() if name in OWN}
         rest = {name: value for name, value in changes.items() if name not in OWN}
-        found = run(photos, recipe_of(arm, args.budget, 0, **rest), **own)
+        recipe = recipe_of(arm, samples, 0, **rest)
+        photos = prepare(args.data, args.out, recipe.model.config().image_size, "val")
+        found = run(photos, recipe, **own)
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({**key, **found}) + "\n")
         print(f"{arm}, {label(changes)}: {found['top1']:.1f} %", flush=True)

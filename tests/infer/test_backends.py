@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -225,3 +226,26 @@ def test_preloading_says_nothing_of_what_goes_wrong(folder, capfd):
     with pytest.raises(BundleError, match=r"image\.onnx is missing"):
         encoder.encode_image(own_photos()[0])
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there OpenVINO has a stack for signals")
+def test_a_signal_after_runners_that_went_in_any_order(exported):
+    """Each core of OpenVINO used to leave its stack for signals behind; Ctrl-C then crashed."""
+    code = """
+import gc, signal, sys
+from pocketclip.infer.backends import openvino_runner
+
+first = openvino_runner(sys.argv[1], 1)
+second = openvino_runner(sys.argv[1], 1)
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
+signal.raise_signal(signal.SIGUSR1)
+"""
+    path = exported(target="openvino") / "image.xml"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -20,6 +20,7 @@ from pocketclip import zoo
 from pocketclip.errors import MissingDependencyError
 from pocketclip.export.device import lacking, quiet
 from pocketclip.export.towers import Towers, exported
+from pocketclip.infer.backends import openvino_core
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -122,10 +123,10 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
     Returns:
         What the bundle says of it.
     """
-    openvino = package()
+    package()
     import openvino.opset11 as ops
 
-    model = openvino.Core().read_model(os.fspath(path))
+    model = openvino_core().read_model(os.fspath(path))
     old = model.get_parameters()[0]
 
     def whole(*values: int) -> Any:

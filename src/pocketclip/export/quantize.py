@@ -19,6 +19,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,12 +148,13 @@ def quantise_openvino(
         ExportError: as `quantise_onnx`.
     """
     from pocketclip.export import openvino as writer
-    from pocketclip.infer.backends import openvino_runner
+    from pocketclip.infer.backends import openvino_core, openvino_runner
 
-    openvino, nncf = writer.package(), _nncf()
+    writer.package()
+    nncf = _nncf()
     _check_arguments(source, target, calibration)
     try:
-        plain = openvino.Core().read_model(os.fspath(source))
+        plain = openvino_core().read_model(os.fspath(source))
         reference = openvino_runner(plain, threads)
         reference(calibration[0])
     except Exception as error:
@@ -239,8 +241,11 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
 
     # Its own function for that sets the levels of everybody's handlers.
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    with _quiet():
-        return nncf.quantize(
+    # In a thread of its own: NNCF has many cores, see `openvino_core`, and what they do to the stack
+    # for signals ends with the thread.
+    with _quiet(), ThreadPoolExecutor(1) as thread:
+        return thread.submit(
+            nncf.quantize,
             plain.clone(),
             nncf.Dataset(list(calibration)),
             subset_size=len(calibration),
@@ -258,7 +263,7 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
                 disable_bias_correction=True,  # takes half of the time and changes little
             ),
-        )
+        ).result()
 
 
 def reverted(full: Any, plain: Any, kept: Collection[str]) -> Any:

@@ -8,6 +8,7 @@ Shapes: B batch, S side, T tokens, D embedding.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import threading
@@ -191,11 +192,22 @@ class OpenVINOBackend(BundleBackend):
         return openvino_runner(self.bundle.path(tower), self.threads, hint)
 
 
-def has_bf16() -> bool:
-    """Return whether OpenVINO computes in bf16 on this processor."""
+@functools.cache
+def openvino_core() -> Any:
+    """Return the process's one `openvino.Core`.
+
+    Each core gives the thread that loads its plugin a stack for signals, and takes it away when it
+    goes (OpenVINO 2026.4): after two that did not go in the reverse order of their coming, the
+    next Ctrl-C was a segmentation fault. This one never goes.
+    """
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return openvino.Core()
+
+
+def has_bf16() -> bool:
+    """Return whether OpenVINO computes in bf16 on this processor."""
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def openvino_runner(model: Any, threads: int, precision: str = "fp32") -> Run:
@@ -206,9 +218,6 @@ def openvino_runner(model: Any, threads: int, precision: str = "fp32") -> Run:
         threads: how many threads a call uses.
         precision: `fp32` or `bf16`; the latter counts where the processor has it.
     """
-    import openvino
-
-    core = openvino.Core()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
@@ -216,7 +225,7 @@ def openvino_runner(model: Any, threads: int, precision: str = "fp32") -> Run:
     }
     if precision == "bf16" and not has_bf16():
         settings["INFERENCE_PRECISION_HINT"] = "f32"
-    compiled = core.compile_model(model, "CPU", settings)
+    compiled = openvino_core().compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
     # One call at a time: each uses all threads, and several at once, with a free batch, have
     # corrupted the process's memory (OpenVINO 2026.4).
