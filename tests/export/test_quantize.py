@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import sys
 
@@ -214,24 +212,6 @@ def test_the_written_tower_is_as_near_as_reported_and_smaller(exports, tmp_path,
     assert _bytes(tmp_path, kind, target) < 0.6 * _bytes(folder, kind, target)
     batch = np.concatenate(rows[:3])
     np.testing.assert_allclose(after(batch), found[:3], atol=1e-5 * np.abs(found).max())
-
-
-def _signal_stack():
-    """Return where this thread's signal handlers run: address, flags and size, as bytes."""
-    found = ctypes.create_string_buffer(24)
-    ctypes.CDLL(None).sigaltstack(None, found)
-    return found.raw
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only there OpenVINO has a stack for signals")
-def test_the_stack_for_signals_stays(exports, tmp_path):
-    """NNCF's many cores used to leave one that was no longer there."""
-    folder, calibration, _ = exports
-    _open(folder / "image.xml")  # the core that stays may bring its own
-    before = _signal_stack()
-    _quantise(folder, "openvino", "image", calibration, tmp_path)
-    gc.collect()
-    assert _signal_stack() == before
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
