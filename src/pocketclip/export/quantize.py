@@ -241,8 +241,8 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
 
     # Its own function for that sets the levels of everybody's handlers.
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    # In a thread of its own: NNCF has many cores, see `openvino_core`, and what they do to the stack
-    # for signals ends with the thread.
+    # In a thread of its own: NNCF has many cores, see `openvino_core`, and what they do to the
+    # stack for signals ends with the thread.
     with _quiet(), ThreadPoolExecutor(1) as thread:
         return thread.submit(
             nncf.quantize,
