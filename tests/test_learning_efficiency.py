@@ -129,6 +129,18 @@ def test_the_arms_see_the_same_views_in_the_same_order(data, tmp_path):
 
 
 @pytest.mark.usefixtures("tiny")
+def test_fewer_views(data, tmp_path):
+    photos = benchmark.prepare(data, tmp_path, 32)
+    photos.views = np.broadcast_to(
+        np.arange(2, dtype=np.uint8)[:, None, None, None], (9, 2, 8, 8, 3)
+    )
+    recipe = benchmark.recipe_of("plain", 16, 0)
+    for stored, expected in ((None, {0, 1}), (1, {0})):
+        batches = benchmark.batches(photos, recipe, stored)
+        assert {v for batch in batches for v in batch.images.unique().tolist()} == expected
+
+
+@pytest.mark.usefixtures("tiny")
 def test_embeddings_belong_to_their_captions(data, tmp_path):
     photos = benchmark.prepare(data, tmp_path, 32)
     batch = next(benchmark.batches(photos, benchmark.recipe_of("reinforced", 16, 0)))
@@ -145,17 +157,23 @@ def test_embeddings_belong_to_their_captions(data, tmp_path):
 
 @pytest.mark.usefixtures("tiny")
 def test_trials_are_scored_on_the_validation_photographs(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(learning_trials, "RATES", (1e-3, 2e-3))
-    arguments = ["--data", str(data), "--out", str(tmp_path), "--budget", "8"]
+    variations = ({}, {"first_scale": 7.0}, {"ema": 0.5}, {"batch_size": 2})
+    for name, value in {
+        "RATES": (1e-3, 2e-3), "VARIATIONS": variations, "RATE_SAMPLES": 8, "VARIED_SAMPLES": 16,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(learning_trials, name, value)
+    arguments = ["--data", str(data), "--out", str(tmp_path)]
     learning_trials.main(arguments)
     records = benchmark.results(tmp_path / "trials.jsonl")
-    assert [(r["arm"], r["changes"]) for r in records] == [
-        (arm, {"optimizer.lr": rate}) for rate in (1e-3, 2e-3) for arm in benchmark.ARMS
+    assert [(r["arm"], r["samples"], r["changes"]) for r in records] == [
+        *((arm, 8, {"optimizer.lr": rate}) for rate in (1e-3, 2e-3) for arm in benchmark.ARMS),
+        *(("reinforced", 16, changes) for changes in variations),
     ]
+    assert len({r["loss"] for r in records[-4:]}) == 3  # an average leaves the training as it is
     photos = benchmark.prepare(data, tmp_path, 32, "val")
     assert len(photos.held_out) == 6
     assert all(round(r["top1"] * 6 / 100, 6) in range(7) for r in records)
-    assert capsys.readouterr().out.count("| reinforced | lr 0.00") == 2
+    assert capsys.readouterr().out.count("| reinforced | 8 | lr 0.00") == 2
     monkeypatch.setattr(learning_trials, "run", lambda *_, **__: pytest.fail("run again"))
     learning_trials.main(arguments)
 
