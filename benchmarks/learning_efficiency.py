@@ -144,7 +144,7 @@ def _kept(path: Path, make: Any) -> np.ndarray[Any, Any]:
 
 
 def recipe_of(arm: str, samples: int, seed: int, **changes: Any) -> Recipe:
-    """Return the recipe of a run; its schedule ends with its budget. `changes` is for trials."""
+    """Return the recipe of a run; its schedule ends with its budget. `changes` are of its keys."""
     steps = max(1, samples // int(changes.get("batch_size", COMMON["batch_size"])))
     schedule = {"kind": "cosine", "warmup": int(WARMUP * steps)}
     base = {**COMMON, "steps": steps, "schedule": schedule, "seed": seed}
@@ -281,17 +281,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE",
+        help="of the recipe, as in model.overrides.image.widths=[32,128,256]; runs so changed are "
+        "kept and shown apart",
+    )  # fmt: skip
     parser.add_argument("--prepare", action="store_true", help="only make the views")
     parser.add_argument("--plot", type=Path, help="write an SVG")
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "results.jsonl"
-    photos = prepare(args.data, args.out, recipe_of("plain", 1, 0).model.config().image_size)
+    changes = {key: json.loads(value) for key, _, value in (s.partition("=") for s in args.set)}
+    size = recipe_of("plain", 1, 0, **changes).model.config().image_size
+    photos = prepare(args.data, args.out, size)
     if args.prepare:
         return
     runs = [(b, s, a) for b in sorted(args.budgets) for s in args.seeds for a in args.arms]
     for budget, seed, arm in runs:
-        recipe = recipe_of(arm, budget, seed)
+        recipe = recipe_of(arm, budget, seed, **changes)
         done = {record["recipe"] for record in results(file)}
         if identity(recipe) in done:
             continue
@@ -307,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             record
             for record in results(file)
             if record["recipe"]
-            == identity(recipe_of(record["arm"], record["samples"], record["seed"]))
+            == identity(recipe_of(record["arm"], record["samples"], record["seed"], **changes))
         ],
     )
     show(table)

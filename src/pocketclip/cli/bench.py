@@ -117,6 +117,7 @@ def _check_plot(plot: Path | None) -> None:
 def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of one model, or `error` with what went wrong."""
     import json
+    import signal
     import subprocess
     import tempfile
     import time
@@ -134,6 +135,8 @@ def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
         if result.is_file() and done.returncode == 0:
             found: dict[str, Any] = json.loads(result.read_text("utf-8"))
             return found
+    if done.returncode in (130, -signal.SIGINT):
+        raise KeyboardInterrupt  # which reached the child first
     if done.returncode < 0:
         why = f"was ended by signal {-done.returncode}; 9 often means that memory ran out"
     else:

@@ -12,13 +12,10 @@ Shapes: B batch, S side of the image in pixels, T tokens, D embedding.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 import sys
-import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.export.device import quiet
 from pocketclip.export.qdq import plain_path
 from pocketclip.export.sensitivity import Found, Gate, Run, search
 from pocketclip.types import Embeddings
@@ -222,7 +220,7 @@ def _nncf() -> Any:
     if "nncf" not in sys.modules:
         os.environ.setdefault("NNCF_CI", "1")
     try:
-        with _quiet():
+        with quiet():
             before = logging.getLoggerClass()
             import nncf
 
@@ -243,7 +241,7 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
     logging.getLogger("nncf").setLevel(logging.ERROR)
     # In a thread of its own: NNCF has many cores, see `openvino_core`, and what they do to the
     # stack for signals ends with the thread.
-    with _quiet(), ThreadPoolExecutor(1) as thread:
+    with quiet(), ThreadPoolExecutor(1) as thread:
         return thread.submit(
             nncf.quantize,
             plain.clone(),
@@ -346,15 +344,3 @@ def _unique(names: Any) -> list[str]:
 
 def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [repr(error)])[-1]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Within it NNCF shows no progress and gives no advice."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")  # deprecations inside NNCF
-        yield
