@@ -33,6 +33,7 @@ import gc
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,15 @@ def measure_model(name: str, options: argparse.Namespace, place: Path) -> dict[s
     """Return what was asked for of one model."""
     model = forms.make_model(name)
     title = f"{Path(name).name}-{model.space_id[-8:]}"
+    # Bundles that another calibration made are not taken for this one's.
+    given = zlib.crc32(repr(options.calibration).encode()) if options.calibration else 0
     calibration = (
         photographs(options.calibration) if options.calibration else forms.crops(forms.CALIBRATION)
     )
     made = {
-        form: forms.make_bundle(model, form, place / title / form, list(calibration))
+        form: forms.make_bundle(
+            model, form, place / title / (f"{form}-{given:08x}" if given else form), calibration
+        )
         for form in options.forms
     }
     bundles = {form: found for form, found in made.items() if isinstance(found, Bundle)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pocketclip import zoo
 from pocketclip.errors import PocketclipError
 from pocketclip.export.job import export
 from pocketclip.export.verify import CAPTIONS, own_photos
+from pocketclip.infer import backends
 from pocketclip.infer.backends import installed
 from pocketclip.infer.bundle import Bundle, is_bundle, read
 from pocketclip.infer.encoder import Encoder, checkpoint_model
@@ -34,11 +35,7 @@ Run = Callable[[NDArray[Any]], NDArray[Any]]
 
 def has_bf16() -> bool:
     """Return whether OpenVINO computes in bfloat16 on this processor."""
-    if not installed("openvino"):
-        return False
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return installed("openvino") and backends.has_bf16()
 
 
 def make_model(name: str) -> CLIP:
@@ -91,7 +88,7 @@ def check_inputs(config: zoo.ModelConfig) -> dict[str, NDArray[Any]]:
     return inputs(config, list(own_photos()))
 
 
-def make_bundle(model: CLIP, form: str, place: Path, calibration: list[Any]) -> Bundle | str:
+def make_bundle(model: CLIP, form: str, place: Path, calibration: Sequence[Any]) -> Bundle | str:
     """Return the bundle of a model at `place`, made if it is not there, or why there is none."""
     if form == "openvino_bf16" and not has_bf16():
         return "this processor has no bfloat16"

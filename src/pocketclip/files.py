@@ -99,7 +99,7 @@ def write_whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: the place cannot be written to, or the disk is full.
     """
-    target = Path(path)
+    target = Path(path).resolve()  # where a link leads; a link itself would be replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     unique = f"{os.getpid()}.{secrets.token_hex(4)}"
     temporary = target.with_name(f".{target.name}.{unique}.tmp")

@@ -84,7 +84,13 @@ def export(
     from pocketclip.infer.encoder import checkpoint_model
 
     options: dict[str, Any] = {} if deployment is None else {"deployment": deployment}
-    check(target, precision, out, preprocessing=preprocessing, **options)
+    calibrated = photographs(calibration) if calibration else []
+    check(
+        target, precision, out, preprocessing=preprocessing, calibration=len(calibrated),
+        labelled=labelled is not None, **options,
+    )  # fmt: skip
+    verified = photographs(verify_with) if verify_with else []
+    texts = read_lines(captions) if captions is not None else []
     accuracy = None
     if labelled is not None:
         accuracy = top1(
@@ -99,9 +105,9 @@ def export(
         precision=precision,
         preprocessing=preprocessing,
         normalize=normalize,
-        photos=photographs(verify_with) if verify_with else (),
-        captions=read_lines(captions) if captions is not None else (),
-        calibration=photographs(calibration) if calibration else (),
+        photos=verified,
+        captions=texts,
+        calibration=calibrated,
         accuracy=accuracy,
         say=lambda text: print(text, file=sys.stderr),
         **options,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, ExportError, MissingDependencyError
+from pocketclip.errors import BundleError, DriftError, ExportError, MissingDependencyError
 from pocketclip.export import device
 from pocketclip.export.device import Kind, Run, quiet
 from pocketclip.export.towers import Towers
@@ -34,14 +34,21 @@ from pocketclip.files import write_whole_folder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-EXTRA = "coreml"
 PRECISIONS = ("fp32", "fp16", "int8", "pal6")
 SUFFIX = ".mlpackage"
 DEPLOYMENTS = ("ios16", "ios17")
 NOT_EXECUTED = "not executed here: Core ML runs on Apple's systems only; run check_on_mac.py there"
 MAX_BATCH = 64
+LEAST_COMPARED = 0.99
+"""The share of the weights that has to be found again in a package."""
 _SCRIPT = "check_on_mac.py"
 _ARRAYS = "check_on_mac.npz"
+
+
+def check_options(*, deployment: str) -> None:
+    """Refuse options that do not exist."""
+    if deployment not in DEPLOYMENTS:
+        raise ExportError(f"unknown deployment {deployment!r}; it is {', '.join(DEPLOYMENTS)}")
 
 
 def package() -> Any:
@@ -98,8 +105,7 @@ def write(
             come back, or the weights that do give something else.
     """
     package()
-    if deployment not in DEPLOYMENTS:
-        raise ExportError(f"unknown deployment {deployment!r}; it is {', '.join(DEPLOYMENTS)}")
+    check_options(deployment=deployment)
     model = _converted(tower, example, kind, precision, towers, deployment)
     kept: list[str] = []
     notes = [NOT_EXECUTED, f"for {deployment} and later"]
@@ -318,7 +324,8 @@ def _round_trip(
     """Compare the weights of a package to the tower's, and what both give in torch.
 
     Raises:
-        ExportError: a weight differs by more than the precision explains.
+        ExportError: a weight differs by more than the precision explains, or is not found.
+        DriftError: the tower with them gives something else.
     """
     from pocketclip.export.sensitivity import cosines
 
@@ -338,13 +345,27 @@ def _round_trip(
                 f"{np.abs(ours - value).max():.2e}, and {precision} explains {bound:.2e}"
             )
     found = np.concatenate([_with_weights(tower, values)(row) for row in inputs])
+    cosine = float(cosines(found, wanted).min())
+    least = 0.99 if precision in ("int8", "pal6") else 0.9995  # half precision's, for fp32 too
+    if not cosine >= least:
+        raise DriftError(
+            f"with the weights of the package the tower's smallest cosine is {cosine:.6f}, and "
+            f"{least} is wanted; nothing was written"
+        )
     count = sum(p.size for p in source.values())
+    share = sum(source[name].size for name in errors) / count
+    if share < LEAST_COMPARED:
+        raise ExportError(
+            f"only {100 * share:.1f} % of the weights were found again in the package: this "
+            "version of coremltools names them otherwise; install one that "
+            "pocketclip[coreml] asks for"
+        )
     return {
         "compared": len(errors),
-        "compared_share": round(sum(source[name].size for name in errors) / count, 4),
+        "compared_share": round(share, 4),
         "not_compared": sorted(set(source) - set(errors)),
         "max_relative_error": max(errors.values(), default=0.0),
-        "min_cosine_of_tower_with_them": float(cosines(found, wanted).min()),
+        "min_cosine_of_tower_with_them": cosine,
     }
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import BundleError, ExportError
-from pocketclip.export.sensitivity import Build, Gate, search
+from pocketclip.export.sensitivity import Build, search
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -189,9 +189,7 @@ def keep_until_good(
             f"there is no layer {min(unknown)!r} to keep; the layers are {', '.join(layers)}"
         )
     rest = [name for name in layers if name not in wanted]
-    found = search(
-        rest, lambda more: build(wanted | more), inputs, reference, Gate(min_cosine=min_cosine)
-    )
+    found = search(rest, lambda more: build(wanted | more), inputs, reference, min_cosine)
     notes = [f"smallest cosine while it was made, {len(inputs)} rows: {found.after.min_cosine:.6f}"]
     if found.kept:
         notes.append(f"without the kept layers it was {found.before.min_cosine:.6f}")

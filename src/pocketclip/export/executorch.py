@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
-EXTRA = "executorch"
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".pte"
 _PACKAGES = (

@@ -8,6 +8,7 @@ A bundle appears at `out` whole and verified, or not at all.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import __version__, zoo
-from pocketclip.errors import DriftError, ExportError
-from pocketclip.export import verify
+from pocketclip import __version__, devices, zoo
+from pocketclip.errors import DriftError, ExportError, MissingDependencyError
+from pocketclip.export import quantize, verify
 from pocketclip.export.towers import Pixels, Towers, prepare
 from pocketclip.files import write_whole_folder
-from pocketclip.infer.backends import RUNS
+from pocketclip.infer.backends import RUNS, Run
 from pocketclip.infer.bundle import (
     TOKENIZER,
     TOWERS,
@@ -33,6 +34,7 @@ from pocketclip.infer.bundle import (
 from pocketclip.infer.encoder import Encoder
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer, portable
+from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
     from pocketclip.nn.clip import CLIP
@@ -96,15 +98,15 @@ def export(
         MissingDependencyError: the target's package is not installed.
     """
     place = Path(out)
-    module = check(target, precision, place, preprocessing=preprocessing, **options)
-    if precision == "int8" and target in _CALIBRATED and len(calibration) < MIN_CALIBRATION:
-        raise ExportError(
-            f"int8 is calibrated with photographs like those that will be used: give at least "
-            f"{MIN_CALIBRATION} (100 to 500 are better), with --calibration FOLDER"
-        )
+    module = check(
+        target, precision, place, preprocessing=preprocessing, calibration=len(calibration),
+        labelled=accuracy is not None, **options,
+    )  # fmt: skip
     if model.inference_only:
         raise ExportError("export the model itself, not a form that was made for inference")
     say("preparing the towers")
+    from pocketclip.nn.reparam import fuse  # late: `check` is for whoever has no torch, too
+
     wanted = verify.reference(model, photos, captions)
     pixels: Pixels = "levels" if preprocessing else "preprocessed"
     # ONNX Runtime is slower with it, but for int8 (docs/performance.md).
@@ -128,15 +130,18 @@ def export(
     with write_whole_folder(place) as folder:
         (folder / TOKENIZER).write_text(portable(towers.config.text.context_length), "utf-8")
         made = _Made(module, folder, towers, examples, options, about)
+        before: float | None = None
         for attempt, cosine in enumerate(_COSINES if made.searches else (None,)):
             try:
                 made.write(cosine, say)
                 say("verifying")
                 figures = _verified(module, folder, made.about, towers, wanted)
-                if accuracy is not None and target in RUNS:
+                if accuracy is not None:
                     say("comparing the accuracy")
-                    bundle = _unwritten(folder, made.about, figures)
-                    figures["accuracy"] = _accuracies(bundle, model, accuracy)
+                    if before is None:
+                        before = accuracy(Encoder(fuse(model)))
+                    after = accuracy(_runnable(module, folder, made.about, figures, model))
+                    figures["accuracy"] = _compared(before, after)
                 break
             except DriftError:
                 if not made.searches or attempt == len(_COSINES) - 1:
@@ -149,9 +154,25 @@ def export(
 
 
 def check(
-    target: str, precision: str, place: Path, *, preprocessing: bool = False, **options: Any
+    target: str,
+    precision: str,
+    place: Path,
+    *,
+    preprocessing: bool = False,
+    calibration: int = 0,
+    labelled: bool = False,
+    **options: Any,
 ) -> Any:
     """Return the module of a target, having checked what can be known before any work.
+
+    Args:
+        target: as `export` takes it, like what follows.
+        precision: likewise.
+        place: the bundle's folder.
+        preprocessing: likewise.
+        calibration: how many photographs there are to calibrate with.
+        labelled: whether accuracies are to be compared.
+        options: of the target.
 
     Raises:
         ExportError: the target cannot do this, or `place` holds something else.
@@ -174,11 +195,27 @@ def check(
             f"{target} has no operation that resizes as the evaluation does; leave "
             f"--preprocessing out, or export to {' or '.join(ANY_SIZE)}"
         )
+    if options:
+        module.check_options(**options)
+    if precision == "int8" and target in _CALIBRATED and calibration < MIN_CALIBRATION:
+        raise ExportError(
+            f"int8 is calibrated with photographs like those that will be used: give at least "
+            f"{MIN_CALIBRATION} (100 to 500 are better), with --calibration FOLDER"
+        )
+    if labelled and target == "coreml":
+        raise ExportError(
+            "a coreml bundle cannot be executed here, so no accuracy can be measured: leave "
+            "--labelled out"
+        )
+    if place.resolve() == Path.cwd():
+        raise ExportError("--out is the current folder, which would be replaced; name another")
     if place.exists() and not place.is_dir():
         raise ExportError(f"{place} is a file; a bundle is a folder")
     if place.is_dir() and any(place.iterdir()) and not only_bundle(place):
         raise ExportError(f"{place} holds other files; choose an empty or new folder")
     module.package()
+    if target == "openvino" and precision == "int8" and importlib.util.find_spec("nncf") is None:
+        raise MissingDependencyError(quantize.NO_NNCF)
     return module
 
 
@@ -237,11 +274,9 @@ class _Made:
             )  # fmt: skip
         if cosine is None:
             return facts
-        from pocketclip.export import quantize
-
         assert self.examples is not None
         run = getattr(quantize, f"quantise_{self.about['target']}")
-        found = run(source, path, self.examples[kind], min_cosine=cosine)
+        found = run(source, path, self.examples[kind], min_cosine=cosine, threads=devices.cores())
         # Described by the float form: the input and output are the same.
         facts = facts or self.about[kind]
         return {**facts, "file": path.name, "kept": found["kept"], "quantisation": found}
@@ -304,19 +339,48 @@ def _verified(
         ids = Tokenizer(warn=False)(list(wanted.captions), towers.config.text.context_length)
         module.add_check(folder, squares, ids, wanted.image, wanted.text, gate.cosine)
         return {"executed": False, "reason": module.NOT_EXECUTED, **structure, **limits}
-    runs = {tower: module.open_tower(path, trusted=True) for tower, path in paths.items()}
+    runs = {tower: module.open_tower(path) for tower, path in paths.items()}
     inputs = {k: np.concatenate(v) for k, v in _examples(towers, wanted.photos, wanted).items()}
     inputs["text"] = inputs["text"][: len(wanted.captions)]
     return {**verify.compare_towers(runs, inputs, wanted, gate), **limits}
 
 
-def _accuracies(bundle: Bundle, model: CLIP, accuracy: Accuracy) -> dict[str, float]:
-    """Return the top-1 of model and bundle.
+class _Rows:
+    """The towers of a target that has no backend of ours, one row at a time."""
+
+    def __init__(self, target: str, runs: Mapping[str, Run]) -> None:
+        self.name, self.runs = target, runs
+
+    def image(self, pixels: NDArray[Any]) -> Embeddings:
+        return np.concatenate([self.runs["image"](row[None]) for row in pixels])
+
+    def text(self, ids: NDArray[np.int64]) -> Embeddings:
+        return np.concatenate([self.runs["text"](row[None]) for row in ids])
+
+    def load(self, tower: str) -> None:
+        pass
+
+
+def _runnable(
+    module: Any, folder: Path, about: Mapping[str, Any], figures: Mapping[str, Any], model: CLIP
+) -> Encoder:
+    """Return what runs the towers that were written."""
+    if about["target"] in RUNS:
+        return Encoder(_unwritten(folder, about, figures))
+    encoder = Encoder(model)  # for its transform and tokenizer
+    encoder.backend = _Rows(
+        about["target"],
+        {tower: module.open_tower(folder / str(about[tower]["file"])) for tower in TOWERS},
+    )
+    return encoder
+
+
+def _compared(before: float, after: float) -> dict[str, float]:
+    """Return both accuracies, in percent.
 
     Raises:
-        ExportError: the bundle's is lower by more than the gate.
+        DriftError: the export's is lower by more than the gate.
     """
-    before, after = accuracy(Encoder(model)), accuracy(Encoder(bundle))
     if not before - after <= verify.MAX_POINTS_LOST:
         raise DriftError(
             f"the export names {after:.2f} % of the labelled photographs right, the model "

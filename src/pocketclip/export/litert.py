@@ -34,7 +34,6 @@ from pocketclip.files import write_whole
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-EXTRA = "litert"
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".tflite"
 _INT8 = {"FULLY_CONNECTED": "dynamic", "CONV_2D": "weights", "DEPTHWISE_CONV_2D": "weights",

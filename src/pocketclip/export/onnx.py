@@ -27,7 +27,6 @@ from pocketclip.export.towers import Towers, exported
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-EXTRA = "onnx"
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".onnx"
 _OPSET = 18

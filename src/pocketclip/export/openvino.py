@@ -25,7 +25,6 @@ from pocketclip.infer.backends import openvino_core
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-EXTRA = "openvino"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 SUFFIX = ".xml"
 

@@ -206,7 +206,7 @@ class _Writer:
             return
         if len(node.input) > 2 and node.input[2] in self.constants:
             # Fused kernels add it in their 32-bit sums, and so in the scale of those.
-            node.input[2] = self._bias(node.input[2], scale * self._affine(activation)[0])
+            node.input[2] = self._bias(node, scale * self._affine(activation)[0])
         if node.op_type == "Gemm":
             self.nodes.append(node)
             return
@@ -265,8 +265,10 @@ class _Writer:
             self.weights[name] = out
         return out, scale
 
-    def _bias(self, name: str, scale: NDArray[Any]) -> str:
-        array = self._array(name).astype(np.float64) / scale
+    def _bias(self, node: Any, scale: NDArray[Any]) -> str:
+        """Add a node's bias in its scale; named after the node, as equal biases are one tensor."""
+        name = f"{node.name}_bias"
+        array = self._array(node.input[2]).astype(np.float64) / scale
         limit = 2**31 - 1
         whole = np.clip(np.round(array), -limit, limit).astype(np.int32)
         out = f"{name}_dequantised"

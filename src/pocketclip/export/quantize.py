@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,18 +26,19 @@ from numpy.typing import NDArray
 from pocketclip.errors import ExportError, MissingDependencyError
 from pocketclip.export.device import quiet
 from pocketclip.export.qdq import plain_path
-from pocketclip.export.sensitivity import Found, Gate, Run, search
+from pocketclip.export.sensitivity import Found, Run, search
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
     from torch import nn
 
+NO_NNCF = "int8 for OpenVINO needs nncf: pip install 'pocketclip[openvino]'"
 MIN_COSINE = 0.995
 """More than the 0.99 that an export has to reach: photographs that were not compared do worse (a
 trained model with 0.990 here had 0.984 on 2,485 others, and lost 0.6 points of accuracy; with this,
 0.1)."""
 MAX_CHECKED = 64
-"""How many calibration rows are also compared, if no others are given for that."""
+"""How many calibration rows are also compared."""
 _WEIGHTED = {"Convolution": 1, "MatMul": 1, "Gather": 0}
 """OpenVINO's operations with weights, and the place of those among their inputs."""
 _FLOAT = ["Add", "Multiply", "ReduceMean", "Concat", "GroupConvolution"]
@@ -52,10 +53,7 @@ def quantise_onnx(
     calibration: Sequence[Array],
     *,
     keep: Collection[str] = (),
-    check: Sequence[Array] | None = None,
     min_cosine: float = MIN_COSINE,
-    accuracy: Callable[[Run], float] | None = None,
-    min_accuracy: float = 0.0,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Write an int8 form of an ONNX tower.
@@ -66,16 +64,13 @@ def quantise_onnx(
             `pocketclip.files.write_whole_folder`); not `source`.
         calibration: batches for the tower: pixels float32 (B, 3, S, S) or ids int64 (B, T).
         keep: layers to leave in fp32 in any case.
-        check: batches whose embeddings are compared; else some of `calibration`.
-        min_cosine: the smallest cosine of such an embedding to the fp32 tower's.
-        accuracy: returns the accuracy in percent that a quantised tower has.
-        min_accuracy: what that has to be at least.
+        min_cosine: the smallest cosine of an embedding of `calibration` to the fp32 tower's.
         threads: how many threads the comparisons use.
 
     Returns:
         `kept`: paths of the modules left in fp32; `quantised`: how many layers are in int8;
         `min_cosine` and `min_cosine_before` (with every layer in int8); `tried`: how many models
-        were built; with `accuracy`, also that.
+        were built.
 
     Raises:
         MissingDependencyError: `onnx` is not installed.
@@ -105,8 +100,8 @@ def quantise_onnx(
     found = search(
         [name for name in names if name not in keep],
         lambda kept: run(qdq.quantised(proto, ranges, kept | set(keep)).SerializeToString()),
-        *_compared(reference, calibration, check),
-        Gate(min_cosine=min_cosine, accuracy=accuracy, min_accuracy=min_accuracy),
+        *_compared(reference, calibration),
+        min_cosine,
     )
     made = qdq.quantised(proto, ranges, {*found.kept, *keep})
     writer.save(made, target)
@@ -119,10 +114,7 @@ def quantise_openvino(
     calibration: Sequence[Array],
     *,
     keep: Collection[str] = (),
-    check: Sequence[Array] | None = None,
     min_cosine: float = MIN_COSINE,
-    accuracy: Callable[[Run], float] | None = None,
-    min_accuracy: float = 0.0,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Write an int8 form of a tower for OpenVINO, made by NNCF.
@@ -132,10 +124,7 @@ def quantise_openvino(
         target: the `.xml` to write, a `.bin` beside it, likewise; not `source`.
         calibration: batches for the tower: pixels float32 (B, 3, S, S) or ids int64 (B, T).
         keep: layers to leave in fp32 in any case.
-        check: batches whose embeddings are compared; else some of `calibration`.
-        min_cosine: the smallest cosine of such an embedding to the fp32 tower's.
-        accuracy: returns the accuracy in percent that a quantised tower has.
-        min_accuracy: what that has to be at least.
+        min_cosine: the smallest cosine of an embedding of `calibration` to the fp32 tower's.
         threads: how many threads the comparisons use.
 
     Returns:
@@ -163,8 +152,8 @@ def quantise_openvino(
     found = search(
         [name for name in names if name not in keep],
         lambda kept: openvino_runner(reverted(full, plain, kept | set(keep)), threads),
-        *_compared(reference, calibration, check),
-        Gate(min_cosine=min_cosine, accuracy=accuracy, min_accuracy=min_accuracy),
+        *_compared(reference, calibration),
+        min_cosine,
     )
     writer.save(reverted(full, plain, {*found.kept, *keep}), target)
     return _facts(found, names, keep)
@@ -226,9 +215,7 @@ def _nncf() -> Any:
 
             logging.setLoggerClass(before)  # which it changes for all that come after it
     except ImportError as error:
-        raise MissingDependencyError(
-            "int8 for OpenVINO needs nncf: pip install 'pocketclip[openvino]'"
-        ) from error
+        raise MissingDependencyError(NO_NNCF) from error
     return nncf
 
 
@@ -303,26 +290,23 @@ def _revert_input(operation: Any, original: Any, place: int) -> None:
         port.replace_source_output(node.input_value(0))
 
 
-def _compared(
-    reference: Run, calibration: Sequence[Array], check: Sequence[Array] | None
-) -> tuple[list[Array], Embeddings]:
+def _compared(reference: Run, calibration: Sequence[Array]) -> tuple[list[Array], Embeddings]:
     """Return the batches to compare, and what the float tower says of them."""
-    inputs = list(calibration if check is None else check)
-    if check is None and len(inputs) > MAX_CHECKED:
+    inputs = list(calibration)
+    if len(inputs) > MAX_CHECKED:
         inputs = [inputs[i * len(inputs) // MAX_CHECKED] for i in range(MAX_CHECKED)]
     return inputs, np.concatenate([reference(batch) for batch in inputs])
 
 
 def _facts(found: Found, names: Sequence[str], keep: Collection[str]) -> dict[str, Any]:
     kept = [name for name in names if name in {*found.kept, *keep}]
-    facts = {
+    return {
         "kept": kept,
         "quantised": len(names) - len(kept),
         "min_cosine": found.after.min_cosine,
         "min_cosine_before": found.before.min_cosine,
         "tried": found.tried,
     }
-    return facts if found.after.accuracy is None else {**facts, "accuracy": found.after.accuracy}
 
 
 def _check_arguments(source: Path, target: Path, calibration: Sequence[Array]) -> None:

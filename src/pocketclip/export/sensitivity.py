@@ -37,8 +37,6 @@ class Score:
 
     min_cosine: float
     mean_cosine: float
-    accuracy: float | None = None
-    """In percent; None where it was not asked for, or where the cosine had failed already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,27 +53,12 @@ class Found:
     """How many models were built."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """What a quantised model has to reach."""
-
-    min_cosine: float
-    accuracy: Callable[[Run], float] | None = None
-    min_accuracy: float = 0.0
-
-    def passes(self, score: Score) -> bool:
-        """Return whether a score is within the gate; NaN is not."""
-        if not score.min_cosine >= self.min_cosine:
-            return False
-        return score.accuracy is None or score.accuracy >= self.min_accuracy
-
-
 def search(
     layers: Sequence[str],
     build: Build,
     inputs: Sequence[NDArray[Any]],
     reference: Embeddings,
-    gate: Gate,
+    min_cosine: float,
     *,
     max_builds: int = MAX_BUILDS,
 ) -> Found:
@@ -88,7 +71,7 @@ def search(
         build: returns what runs the model with the named layers kept, all others quantised.
         inputs: batches for it, N rows together.
         reference: the embeddings (N, D) that it should give.
-        gate: what is good enough.
+        min_cosine: what is good enough.
         max_builds: stop making the set smaller after so many; at least 24. (Before that come at
             most one model with nothing kept, one per group, and one per step of a bisection.)
 
@@ -97,9 +80,9 @@ def search(
     """
     if max_builds < 3 * GROUPS:
         raise ValueError(f"max_builds is {max_builds}; the search needs {3 * GROUPS}")
-    trials = _Trials(build, inputs, reference, gate)
+    trials = _Trials(build, inputs, reference, min_cosine)
     before = trials.score(frozenset())
-    if gate.passes(before):
+    if trials.passes(frozenset()):
         return Found(kept=(), before=before, after=before, tried=trials.built)
     groups = _split(list(layers), GROUPS)
     # What remains of the error when this group is kept. Stable: equals stay in the model's order.
@@ -118,9 +101,9 @@ class _Trials:
     """Builds and measures, each set of layers once."""
 
     def __init__(
-        self, build: Build, inputs: Sequence[NDArray[Any]], reference: Embeddings, gate: Gate
+        self, build: Build, inputs: Sequence[NDArray[Any]], reference: Embeddings, wanted: float
     ) -> None:
-        self.build, self.inputs, self.reference, self.gate = build, inputs, reference, gate
+        self.build, self.inputs, self.reference, self.wanted = build, inputs, reference, wanted
         self.known: dict[frozenset[str], Score] = {}
 
     @property
@@ -129,30 +112,18 @@ class _Trials:
 
     def score(self, keep: frozenset[str]) -> Score:
         if keep not in self.known:
-            self.known[keep] = measure(self.build(keep), self.inputs, self.reference, self.gate)
+            self.known[keep] = measure(self.build(keep), self.inputs, self.reference)
         return self.known[keep]
 
     def passes(self, keep: frozenset[str]) -> bool:
-        return self.gate.passes(self.score(keep))
+        return self.score(keep).min_cosine >= self.wanted  # NaN is not
 
 
-def measure(
-    run: Run, inputs: Sequence[NDArray[Any]], reference: Embeddings, gate: Gate | None = None
-) -> Score:
-    """Return the cosines of a model's embeddings to the reference's (N, D).
-
-    The accuracy is measured only if the gate has one and the cosine is within it.
-    """
+def measure(run: Run, inputs: Sequence[NDArray[Any]], reference: Embeddings) -> Score:
+    """Return the cosines of a model's embeddings to the reference's (N, D)."""
     found = np.concatenate([run(batch) for batch in inputs])
     cosine = cosines(found, reference)
-    score = Score(min_cosine=float(cosine.min()), mean_cosine=float(cosine.mean()))
-    if gate is None or gate.accuracy is None or not gate.passes(score):
-        return score
-    return Score(
-        min_cosine=score.min_cosine,
-        mean_cosine=score.mean_cosine,
-        accuracy=gate.accuracy(run),
-    )
+    return Score(min_cosine=float(cosine.min()), mean_cosine=float(cosine.mean()))
 
 
 def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
@@ -185,9 +156,8 @@ def _grow(groups: Sequence[Sequence[str]], trials: _Trials) -> frozenset[str]:
         score = trials.score(union(high))
         raise ExportError(
             "even with every layer kept in higher precision the smallest cosine is "
-            f"{score.min_cosine:.6f} (wanted: {trials.gate.min_cosine}"
-            + ("" if score.accuracy is None else f"; accuracy {score.accuracy:.2f} %")
-            + "): the fault is not int8's; check the model that is quantised"
+            f"{score.min_cosine:.6f} (wanted: {trials.wanted}): the fault is not int8's; "
+            "check the model that is quantised"
         )
     while high - low > 1:
         middle = (low + high) // 2

@@ -11,9 +11,10 @@ Shapes: B batch, S side of the image in pixels, T tokens, D embedding.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from pocketclip.export.device import program
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -164,7 +165,4 @@ def exported(
     if kind == "text" and towers.text_is_causal:
         free = ("batch", "tokens")
         shapes[1] = torch.export.Dim("tokens", min=3, max=towers.config.text.context_length)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside torch
-        program = torch.export.export(tower, (example,), dynamic_shapes=(shapes,))
-    return program, free
+    return program(tower, example, (shapes,)), free

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import BundleError, MissingDependencyError
-from pocketclip.infer.bundle import TOWERS, Bundle
+from pocketclip.infer.bundle import TOKENIZER, TOWERS, Bundle
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ class BundleBackend:
 
     def _checked(self, tower: str) -> Run:
         self.bundle.check(f"{tower}.")
+        if tower == "text":
+            self.bundle.check(TOKENIZER)
         try:
             return self._open(tower)
         except Exception as error:  # whatever the runtime raises on a file that it cannot use
@@ -192,7 +194,6 @@ class OpenVINOBackend(BundleBackend):
         return openvino_runner(self.bundle.path(tower), self.threads, hint)
 
 
-@functools.cache
 def openvino_core() -> Any:
     """Return the process's one `openvino.Core`.
 
@@ -200,9 +201,18 @@ def openvino_core() -> Any:
     goes (OpenVINO 2026.4): after two that did not go in the reverse order of their coming, the
     next Ctrl-C was a segmentation fault. This one never goes.
     """
+    with _making_core:  # a cache alone lets two threads make one each
+        return _the_core()
+
+
+@functools.cache
+def _the_core() -> Any:
     import openvino
 
     return openvino.Core()
+
+
+_making_core = threading.Lock()
 
 
 def has_bf16() -> bool:

@@ -14,7 +14,7 @@ import itertools
 import logging
 import os
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,8 +27,6 @@ from pocketclip import devices, zoo
 from pocketclip.errors import BundleError, ChangedBundleError, ImageError, PocketclipError
 from pocketclip.infer.backends import BACKENDS, Backend, BundleBackend, TorchBackend, candidates
 from pocketclip.infer.bundle import Bundle, is_bundle, read
-from pocketclip.preprocess import Preprocess
-from pocketclip.tokenizer import Tokenizer
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
@@ -164,6 +162,10 @@ class Encoder:
             self.backend: Backend = self._made(self._names.pop(0), precision)
         elif backend not in ("auto", "torch"):
             raise BundleError(f"backend {backend!r} runs bundles; a model in torch is run by torch")
+        elif precision not in (None, "fp32"):
+            raise BundleError(
+                f"precision {precision!r} is for bundles; a model in torch has its own"
+            )
         else:
             self.backend = TorchBackend(source)
             if threads is not None:
@@ -426,7 +428,7 @@ class Encoder:
         templates = [templates] if isinstance(templates, str) else list(templates)
         if not labels:
             raise PocketclipError("no labels: give at least one")
-        doubled = sorted({label for label in labels if labels.count(label) > 1})
+        doubled = sorted(label for label, count in Counter(labels).items() if count > 1)
         if doubled:
             raise PocketclipError(f"label {doubled[0]!r} is given twice")
         wrong = [t for t in templates if t.count("{}") != 1]
