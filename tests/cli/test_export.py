@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -153,3 +154,20 @@ def test_a_missing_package_names_the_extra(model, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "pip install 'pocketclip[openvino]'" in done.stderr
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing(model, tmp_path, sent):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pocketclip.cli.main", "export", str(model), "-o",
+         str(tmp_path / "new")],
+        env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    while "writing the image tower" not in (seen := process.stderr.readline()):
+        assert seen
+    process.send_signal(sent)
+    process.communicate(timeout=60)
+    expected = {signal.SIGTERM: (143,), signal.SIGINT: (130, -signal.SIGINT)}[sent]
+    assert process.returncode in expected
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,9 +18,9 @@ from PIL import Image
 
 from pocketclip import Encoder, zoo
 from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.export import job, verify
 from pocketclip.export import onnx as to_onnx
 from pocketclip.export import openvino as to_openvino
-from pocketclip.export import verify
 from pocketclip.export.job import export
 from pocketclip.infer.backends import openvino_runner
 from pocketclip.infer.bundle import read
@@ -248,6 +249,24 @@ def test_one_backend_that_drifts_is_recorded_and_left_out(tmp_path, monkeypatch)
     assert Encoder(bundle).backend.name == "onnxruntime"
 
 
+def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):
+    """The first attempt is said to be too far off; so is, later, what most people have."""
+    real, said, asked = verify.compare, [], []
+
+    def worse(found, wanted):
+        figures = real(found, wanted)
+        asked.append(figures)
+        return figures | ({"min_cosine": 0.98} if len(asked) <= 1 else {})
+
+    monkeypatch.setattr(verify, "compare", worse)
+    calibration = verify.own_photos() * 4
+    options = {"target": "onnx", "precision": "int8", "calibration": calibration}
+    bundle = export(model(), tmp_path / "new", say=said.append, **options)
+    assert said.count("not near enough; keeping more layers in higher precision") == 1
+    assert bundle.verification["backends"]["onnxruntime"]["image"]["min_cosine"] >= 0.99
+    assert not list((tmp_path / "new").glob("float-*"))
+
+
 def test_what_is_not_finite_is_refused(tmp_path):
     broken = random_model("tiny", seed=0)
     with torch.no_grad():
@@ -302,12 +321,54 @@ def test_impossible_wishes_are_refused_before_any_work(tmp_path, monkeypatch):
         ({"target": "openvino", "precision": "pal6"}, r"openvino has no pal6"),
         ({"target": "executorch", "preprocessing": True}, r"leave --preprocessing out"),
         ({"target": "onnx", "precision": "int8"}, r"--calibration FOLDER"),
+        ({"target": "coreml", "deployment": "ios18"}, r"'ios18'; it is ios16, ios17"),
+        ({"target": "coreml", "accuracy": lambda _encoder: 50.0}, r"leave --labelled out"),
     ):
         with pytest.raises(ExportError, match=message):
             export(model(), place, **options)
     with pytest.raises(ExportError, match="the model itself"):
         export(rearranged(fuse(model())), place, target="onnx")
     assert not place.exists()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match="current folder"):
+        export(model(), ".", target="onnx")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "laptop").symlink_to(tmp_path / "large disk")
+    for _ in range(2):
+        export(model(), tmp_path / "laptop", target="onnx")
+        assert {p.name: p.is_symlink() for p in tmp_path.iterdir()} == {
+            "large disk": False, "laptop": True,
+        }  # fmt: skip
+    read(tmp_path / "large disk").check()
+
+
+def test_the_accuracy_of_what_has_no_backend_of_ours():
+    """Towers of phones run one row at a time; here they are the model's own."""
+    whole, rows = Encoder(model()), []
+
+    class Module:
+        @staticmethod
+        def open_tower(path):
+            run = getattr(whole.backend, path.stem)
+
+            def one(row):
+                rows.append(len(row))
+                return run(row)
+
+            return one
+
+    about = {"target": "litert", "image": {"file": "image.x"}, "text": {"file": "text.x"}}
+    encoder = job._runnable(Module, Path(), about, {}, model())
+    photos, labels = verify.own_photos(), ["a dog", "a cat"]
+    for found, wanted in zip(
+        encoder.classify(photos, labels), whole.classify(photos, labels), strict=True
+    ):
+        assert found == pytest.approx(wanted, abs=1e-4)
+    assert rows == [1] * (len(photos) + len(labels))
 
 
 @pytest.mark.parametrize(

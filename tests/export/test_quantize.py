@@ -280,6 +280,40 @@ def test_embedding_tables_have_a_scale_per_row():
     assert {t.data_type for t in made.graph.initializer} == {onnx.TensorProto.INT8, 1}
 
 
+def test_convolutions_that_share_a_bias_have_each_their_own_scale():
+    onnx = pytest.importorskip("onnx")
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    from pocketclip.export import qdq
+    from pocketclip.infer.backends import onnx_session
+
+    rng = np.random.RandomState(0)
+    weights = {
+        "w1": rng.randn(64, 64, 1, 1), "w2": 50 * rng.randn(64, 64, 1, 1), "b": rng.randn(64)
+    }  # fmt: skip
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["pixels", "w1", "b"], ["middle"], "node_first"),
+            helper.make_node("Conv", ["middle", "w2", "b"], ["out"], "node_second"),
+        ],
+        "image_tower",
+        [helper.make_tensor_value_info("pixels", 1, ["batch", 64, 8, 8])],
+        [helper.make_tensor_value_info("out", 1, ["batch", 64, 8, 8])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    pixels = rng.rand(1, 64, 8, 8).astype(np.float32)
+    ranges = qdq.calibrate(proto, lambda m: onnx_session(m, 1), [pixels])
+    made = qdq.quantised(proto, ranges)
+    onnx.checker.check_model(made, full_check=True)
+    wanted, found = (
+        onnxruntime.InferenceSession(p.SerializeToString()).run(None, {"pixels": pixels})[0]
+        for p in (proto, made)
+    )
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
 def test_weights_leave_room_for_the_sums_of_processors_without_dot_products(exports):
     onnx = pytest.importorskip("onnx")
     from pocketclip.export import qdq

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -130,7 +132,7 @@ def test_an_input_that_does_not_fit_is_our_error(exported):
 
 @pytest.mark.parametrize("name", BOTH)
 def test_threads_and_precision_reach_the_runtime(exported, monkeypatch, name):
-    seen = []
+    bundle, seen = exported(), []
     if name == "onnxruntime":
         import onnxruntime
 
@@ -154,7 +156,7 @@ def test_threads_and_precision_reach_the_runtime(exported, monkeypatch, name):
             return honest(self, path, device, settings)
 
         monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
-    encoder = Encoder(exported(), name, threads=3, precision="bf16" if name == "openvino" else None)
+    encoder = Encoder(bundle, name, threads=3, precision="bf16" if name == "openvino" else None)
     encoder.load("text")
     assert seen == [3]
 
@@ -212,6 +214,11 @@ def test_texts_are_remembered_and_forgotten(exported, monkeypatch):
     assert all(row.base is None for row in encoder._cache.values())
 
 
+def test_a_model_in_torch_has_its_own_precision():
+    with pytest.raises(BundleError, match="'bf16' is for bundles"):
+        Encoder(model(), precision="bf16")
+
+
 def test_a_model_in_torch_remembers_nothing():
     encoder = Encoder(model())
     encoder.encode_text("a")
@@ -226,6 +233,19 @@ def test_preloading_says_nothing_of_what_goes_wrong(folder, capfd):
     with pytest.raises(BundleError, match=r"image\.onnx is missing"):
         encoder.encode_image(own_photos()[0])
     assert capfd.readouterr().err == ""
+
+
+def test_there_is_one_core_whoever_asks_first(monkeypatch):
+    monkeypatch.setattr(backends, "_the_core", functools.cache(backends._the_core.__wrapped__))
+    together = threading.Barrier(4)
+
+    def ask(_number):
+        together.wait()
+        return backends.openvino_core()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(4)))
+    assert len({id(core) for core in found}) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there OpenVINO has a stack for signals")

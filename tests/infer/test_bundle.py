@@ -69,6 +69,8 @@ def test_check_covers_the_tokenizer_too(folder):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ChangedBundleError, match=r"tokenizer\.json"):
         read(folder).check()
+    with pytest.raises(ChangedBundleError, match=r"tokenizer\.json"):
+        _use(folder)
 
 
 @pytest.mark.parametrize("field", ["logit_scale", "space_id", "normalized", "precision"])

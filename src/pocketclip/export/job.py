@@ -22,7 +22,7 @@ from pocketclip.errors import DriftError, ExportError, MissingDependencyError
 from pocketclip.export import quantize, verify
 from pocketclip.export.towers import Pixels, Towers, prepare
 from pocketclip.files import write_whole_folder
-from pocketclip.infer.backends import RUNS, Run
+from pocketclip.infer.backends import RUNS, Run, TorchBackend
 from pocketclip.infer.bundle import (
     TOKENIZER,
     TOWERS,
@@ -345,20 +345,18 @@ def _verified(
     return {**verify.compare_towers(runs, inputs, wanted, gate), **limits}
 
 
-class _Rows:
-    """The towers of a target that has no backend of ours, one row at a time."""
+class _Rows(TorchBackend):
+    """The towers of a target that has no backend of ours, one row at a time, beside their model."""
 
-    def __init__(self, target: str, runs: Mapping[str, Run]) -> None:
-        self.name, self.runs = target, runs
+    def __init__(self, model: CLIP, runs: Mapping[str, Run]) -> None:
+        super().__init__(model)
+        self.runs = runs
 
     def image(self, pixels: NDArray[Any]) -> Embeddings:
         return np.concatenate([self.runs["image"](row[None]) for row in pixels])
 
     def text(self, ids: NDArray[np.int64]) -> Embeddings:
         return np.concatenate([self.runs["text"](row[None]) for row in ids])
-
-    def load(self, tower: str) -> None:
-        pass
 
 
 def _runnable(
@@ -369,8 +367,7 @@ def _runnable(
         return Encoder(_unwritten(folder, about, figures))
     encoder = Encoder(model)  # for its transform and tokenizer
     encoder.backend = _Rows(
-        about["target"],
-        {tower: module.open_tower(folder / str(about[tower]["file"])) for tower in TOWERS},
+        model, {tower: module.open_tower(folder / str(about[tower]["file"])) for tower in TOWERS}
     )
     return encoder
 
