@@ -70,8 +70,12 @@ def plot(table: Table) -> str:
     for tick in range(0, top + 1, 10):
         parts.append(f'<path d="M60 {y(tick):.1f}H520" stroke="#ddd"/>')
         parts.append(f'<text x="52" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
+    free = 0.0  # where the last label ends
     for budget in budgets:
         label = f"{budget / 1000:.3g}k"
+        if x(budget) < free:
+            continue
+        free = x(budget) + 40
         parts.append(f'<text x="{x(budget):.1f}" y="318" text-anchor="middle">{label}</text>')
     parts.append('<text x="290" y="340" text-anchor="middle">samples seen</text>')
     parts.append('<text x="60" y="18">zero-shot top-1 of 81 products, %</text>')
