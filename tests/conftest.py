@@ -6,6 +6,7 @@ import os
 # cores, and threads that wait for each other on too few cores are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 import time
 import types
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ from tests.s3_server import s3, s3_server  # noqa: F401
 
 if TYPE_CHECKING:
     from tests.bundles import Bundles
+
+# Whoever starts the tests in a shell's background hands on an interrupt that is ignored, and the
+# commands that are interrupted here would be deaf.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
