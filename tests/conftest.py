@@ -6,6 +6,7 @@ import os
 # cores, and threads that wait for each other on too few cores are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib
 import signal
 import time
 import types
@@ -21,6 +22,11 @@ from tests.s3_server import s3, s3_server  # noqa: F401
 
 if TYPE_CHECKING:
     from tests.bundles import Bundles
+
+# pytest rewrites the modules of every distribution that has a plugin, anyio's too, and anyio loads
+# its event loop late, in the thread that fetches. Python 3.11 may raise SystemError ("AST
+# constructor recursion depth mismatch", gh-106905) where a module is parsed beside another thread.
+importlib.import_module("anyio._backends._asyncio")
 
 # Whoever starts the tests in a shell's background hands on an interrupt that is ignored, and the
 # commands that are interrupted here would be deaf.
