@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import shutil
 import sys
@@ -356,7 +357,7 @@ def test_the_accuracy_of_what_has_no_backend_of_ours():
             run = getattr(whole.backend, path.stem)
 
             def one(row):
-                rows.append(len(row))
+                rows.append(row.shape)
                 return run(row)
 
             return one
@@ -368,7 +369,33 @@ def test_the_accuracy_of_what_has_no_backend_of_ours():
         encoder.classify(photos, labels), whole.classify(photos, labels), strict=True
     ):
         assert found == pytest.approx(wanted, abs=1e-4)
-    assert rows == [1] * (len(photos) + len(labels))
+    size, length = model().config.image_size, model().config.text.context_length
+    assert sorted(rows) == [*[(1, 3, size, size)] * len(photos), *[(1, length)] * len(labels)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["coreml", "executorch", "litert"])
+def test_a_bundle_for_phones(tmp_path, target):
+    package = importlib.import_module(f"pocketclip.export.{target}")
+    try:
+        package.package()
+    except MissingDependencyError:
+        pytest.skip("its package is not installed")
+
+    def top1(encoder):
+        (found,) = encoder.classify(verify.own_photos()[0], ["a dog", "a cat on a sofa"])
+        return 100 * found["a dog"]
+
+    accuracy = None if target == "coreml" else top1
+    bundle = export(model(), tmp_path / "phone", target=target, accuracy=accuracy)
+    bundle.check()
+    assert {p.name for p in tmp_path.iterdir()} == {"phone"}
+    assert {about["file"] for about in bundle.towers.values()} == {
+        "image" + package.SUFFIX, "text" + package.SUFFIX,
+    }  # fmt: skip
+    if accuracy:
+        found = bundle.verification["accuracy"]
+        assert found["top1"] == pytest.approx(found["model_top1"], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,8 @@ class _Rows(TorchBackend):
         return np.concatenate([self.runs["image"](row[None]) for row in pixels])
 
     def text(self, ids: NDArray[np.int64]) -> Embeddings:
+        # The encoder cuts what follows the longest text; these towers have all their places.
+        ids = np.pad(ids, ((0, 0), (0, self.model.config.text.context_length - ids.shape[1])))
         return np.concatenate([self.runs["text"](row[None]) for row in ids])
 
 
