@@ -13,6 +13,7 @@ import pytest
 
 from pocketclip import Encoder, checkpoint
 from tests.bundles import model as small
+from tests.cli import inside
 from tests.cli.test_cli import ENVIRONMENT, PHOTOS, run
 from tests.evaluate.sets import photo, write_table
 
@@ -134,7 +135,7 @@ def test_mistakes_are_one_line(exported, model, tmp_path):
         (("export", model, "-o", PHOTOS), "other files"),
         (("export", exported(), "-o", tmp_path / "n"), "is a bundle"),
     ):
-        done = run(*args)
+        done = inside.run(*args)
         assert done.returncode == 2, (args, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1, (args, done.stderr)

@@ -18,8 +18,10 @@ from pocketclip.nn.reparam import fuse
 from pocketclip.tokenizer import Tokenizer
 from tests.golden_weights import FOLDER, LARGE, TAGS, golden, randomise, relative_error
 
+# Large, or in another's form.
 LARGE_NAMES = {"mobileclip-s3", "mobileclip-l14", "mobileclip-s4", "mobileclip2-l14",
-               "mobileclip2-s4", "vit-l14-quickgelu", "vit-l14", "coca-vit-l14"}  # fmt: skip
+               "mobileclip2-s4", "vit-l14-quickgelu", "vit-l14", "coca-vit-l14",
+               "mobileclip-s2", "mobileclip-b-lt", "mobileclip2-b"}  # fmt: skip
 
 
 def _slow(values, large):
