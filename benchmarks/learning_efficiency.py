@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -113,7 +114,7 @@ def prepare(data: Path, out: Path, size: int, split: str = "test") -> Set:
         rows = list(csv.DictReader(stream))
     config = load_recipe({**COMMON, "steps": 1, "loss": {"weights": [1, 0]}}).model.config()
     files = [data / "grocery" / row["filepath"] for row in rows if row["split"] == split]
-    preprocess = Preprocess(config.preprocess)
+    preprocess = Preprocess(dataclasses.replace(config.preprocess, size=size))
 
     def replay() -> np.ndarray[Any, Any]:
         return np.stack([[view(s.image or b"", p) for p in s.param_aug or []] for s in samples])
