@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE",
+        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE",
         help="of the recipe, as in model.overrides.image.widths=[32,128,256]; runs so changed are "
         "kept and shown apart",
     )  # fmt: skip

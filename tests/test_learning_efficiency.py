@@ -113,6 +113,17 @@ def test_runs_are_kept_and_not_repeated(data, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("tiny")
+def test_settings_add_up(data, tmp_path, monkeypatch):
+    recipe_of, seen = benchmark.recipe_of, []
+    monkeypatch.setattr(
+        benchmark, "recipe_of", lambda *of, **changes: seen.append(changes) or recipe_of(*of)
+    )
+    settings = ["--set", "x=1", "--set", "y=[2]", "z=3"]
+    benchmark.main(["--data", str(data), "--out", str(tmp_path), "--prepare", *settings])
+    assert seen == [{"x": 1, "y": [2], "z": 3}]
+
+
+@pytest.mark.usefixtures("tiny")
 def test_the_arms_see_the_same_views_in_the_same_order(data, tmp_path):
     photos = benchmark.prepare(data, tmp_path, 32)
     streams = [
