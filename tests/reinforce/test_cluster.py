@@ -141,6 +141,7 @@ def test_a_killed_actors_shard_is_made_again(table, tmp_path):
     assert [sum(one) for one in zip(*told, strict=True)] == [40, 0]
 
 
+@pytest.mark.slow  # the rule itself is tested without a cluster
 def test_a_burst_of_deaths_during_loading_does_not_end_the_run(table, tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "_PAUSE", 0.5)
     path = table(8)
