@@ -185,6 +185,14 @@ class ImageServer:
     def _do_leave(self, http: BaseHTTPRequestHandler) -> None:
         _send(http, 302, b"", {"Location": "file:///etc/hostname"})
 
+    def _do_host(self, http: BaseHTTPRequestHandler) -> None:
+        """Say which host was asked for."""
+        _send(http, 200, http.headers.get("Host", "none").encode())
+
+    def _do_send(self, http: BaseHTTPRequestHandler, host: str, *target: str) -> None:
+        """Redirect to another host."""
+        _send(http, 302, b"", {"Location": f"http://{host}/" + "/".join(target)})
+
     def _do_cookie(self, http: BaseHTTPRequestHandler) -> None:
         body = http.headers.get("Cookie", "none").encode()
         _send(http, 200, body, {"Set-Cookie": "a=b"})

@@ -4,7 +4,8 @@
         ...  # bytes, or a str that says why there are none
 
 A server may be slow, lie about what it sends, or never stop: each URL has a time limit of its
-own, whatever its server does, and a limit of bytes.
+own, whatever its server does, and a limit of bytes. Private addresses are not dialled unless
+the options allow it, see `pocketclip.network`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import math
 import random
 import threading
 import zlib
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 8.0
+_MOST_AT_ONCE = 4096
 _UNKNOWN = {"br", "compress", "x-compress", "zstd"}
 _CODINGS = {"gzip", "x-gzip", "deflate", *_UNKNOWN}
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml version")
@@ -53,14 +56,22 @@ class FetchOptions:
     max_bytes: int = 50_000_000
     max_redirects: int = 5
     user_agent: str = "pocketclip (image-text dataset reader)"
+    allow_private: bool = False
+    """Dial private addresses too: loopback, link-local, a company's own network."""
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "timeout", "total_timeout", "max_bytes"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"fetch: {name} is {getattr(self, name)}; it must be positive")
+            value = getattr(self, name)
+            if not value > 0 or not math.isfinite(value):
+                raise ConfigError(f"fetch: {name} is {value}; it must be positive and finite")
         for name in ("retries", "backoff", "max_redirects"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"fetch: {name} is {getattr(self, name)}; 0 is the least")
+            value = getattr(self, name)
+            if not value >= 0 or not math.isfinite(value):
+                raise ConfigError(f"fetch: {name} is {value}; 0 is the least")
+        if self.concurrency > _MOST_AT_ONCE:
+            raise ConfigError(
+                f"fetch: concurrency is {self.concurrency}; {_MOST_AT_ONCE:,} is the most"
+            )
 
 
 class _FailedError(Exception):
@@ -145,16 +156,23 @@ class Fetcher:
         return f"cannot fetch {_shown(url)}: {failed}{tries}"
 
     async def _attempt(self, url: str) -> bytes:
+        import httpcore
         import httpx
+
+        from pocketclip.network import PrivateAddressError
 
         timeout = f"no answer within {self._options.timeout:g} s"
         try:
             return await self._follow(self._client.build_request("GET", url))
+        except PrivateAddressError as error:
+            raise _FailedError(_one_line(error)) from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
             raise _FailedError(f"not a usable address: {_one_line(error)}") from error
-        except httpx.TimeoutException as error:
+        except (httpx.TimeoutException, httpcore.TimeoutException) as error:
             raise _FailedError(timeout, again=True) from error
-        except httpx.HTTPError as error:
+        except httpcore.UnsupportedProtocol as error:
+            raise _FailedError(f"not a usable address: {_one_line(error)}") from error
+        except (httpx.HTTPError, httpcore.NetworkError, httpcore.ProtocolError) as error:
             raise _FailedError(_one_line(error), again=True) from error
         except (OSError, RuntimeError) as error:
             # Of sockets and TLS, and asyncio's own, which httpx does not wrap.
@@ -226,6 +244,8 @@ def fetch_many(
 def _client(options: FetchOptions) -> httpx.AsyncClient:
     try:
         import httpx
+
+        from pocketclip.network import make_transport
     except ImportError:
         raise MissingDependencyError(
             'URLs are fetched with httpx: pip install "pocketclip[reinforce]"'
@@ -234,8 +254,8 @@ def _client(options: FetchOptions) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             # A connection is always free: a semaphore of the same size stands before the pool.
             timeout=httpx.Timeout(options.timeout, pool=None),
-            limits=httpx.Limits(
-                max_connections=options.concurrency, max_keepalive_connections=options.concurrency
+            transport=make_transport(
+                allow_private=options.allow_private, connections=options.concurrency
             ),
             follow_redirects=False,
             cookies=_no_cookies(),
