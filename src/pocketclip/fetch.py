@@ -127,10 +127,11 @@ class Fetcher:
         self.close()
 
     async def _stop(self) -> None:
-        tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Again, as one that connects may have begun a task of its own in the meantime.
+        while tasks := asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
 
     async def _fetch(self, url: str) -> bytes | str:

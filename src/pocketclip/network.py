@@ -96,10 +96,10 @@ class _Routed(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         host = request.url.raw_host.decode("ascii", "replace").lower()
         proxy = self._proxied.get(request.url.scheme, self._proxied.get("all"))
-        if proxy is None or self._bypassed(host, request.url.port):
-            return await self._direct.handle_async_request(request)
         if not self._allow_private:
             refuse_literal(host)
+        if proxy is None or self._bypassed(host, request.url.port):
+            return await self._direct.handle_async_request(request)
         return await proxy.handle_async_request(request)
 
     async def aclose(self) -> None:
