@@ -28,7 +28,7 @@ from tests.image_server import ImageServer
 from tests.s3_server import S3Server
 
 SHARED = Path(__file__).parents[2] / "shared"
-HASTY = FetchOptions(timeout=1.5, total_timeout=5.0, retries=0, backoff=0.01)
+HASTY = FetchOptions(timeout=1.5, total_timeout=5.0, retries=0, backoff=0.01, allow_private=True)
 JPEG = b"\xff\xd8\xff\xe0\x00 a photograph"
 
 
@@ -770,3 +770,229 @@ def test_published_shards_are_pairs() -> None:
         assert isinstance(pair, Pair)
         assert set(pair.captions) == {"text"}
         assert pair.url
+
+
+# What is no caption, and what separates columns: tables as people have them.
+
+
+def test_cells_that_are_no_text(photos: Path) -> None:
+    cells = [
+        "NaN",
+        "null",
+        "7",
+        '["a", "b"]',
+        '{"a": 1}',
+        "true",
+        '"nan"',
+        "3.0",
+        "[NaN, null]",
+        "[]",
+    ]
+    lines = [f'{{"image": "0.jpg", "caption": {cell}}}\n' for cell in cells]
+    lines += ['{"image": NaN, "caption": "x"}\n', '{"image": true, "caption": "x"}\n']
+    (photos / "a.jsonl").write_text("".join(lines))
+    found = brief(read(photos / "a.jsonl"))
+    good = [uid for uid, what in found.items() if isinstance(what, bytes)]
+    assert [int(uid) for uid in good] == [2, 3, 6, 7]
+    assert found["00000000"] == "empty caption"
+    assert found["00000004"] == "the caption is an object, not text"
+    assert found["00000005"] == "the caption is true, not text"
+    assert found["00000010"] == "no image"
+    pairs = {p.uid: p for p in read(photos / "a.jsonl") if isinstance(p, Pair)}
+    assert pairs["00000007"].captions == {"text": ["3"]}
+    assert pairs["00000006"].captions == {"text": ["nan"]}  # a text of a table is a text
+
+
+def test_parquet_of_floats_and_bytes(photos: Path) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    columns = {
+        "image": ["0.jpg"] * 4,
+        "caption": pa.array([b"caf\xc3\xa9", b"\xff\xfe", b"", None]),
+        "number": [1.0, float("nan"), 2.5, None],
+    }
+    parquet.write_table(pa.table(columns), photos / "a.parquet")
+    pairs = read(photos / "a.parquet", uid_column="number", meta_columns=("number",))
+    assert isinstance(pairs[0], Pair)
+    assert (pairs[0].uid, pairs[0].captions) == ("1", {"text": ["caf\u00e9"]})
+    assert [pair.reason for pair in pairs[1:] if isinstance(pair, Bad)] == [
+        "no uid", "the caption is a bytes, not text", "no uid"]  # fmt: skip
+    [only] = read(photos / "a.parquet", where={"number": "1"})
+    assert isinstance(only, Pair)
+    json.dumps([pair.meta for pair in pairs if isinstance(pair, Pair)], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "image;caption\n0.jpg;hi, you\n"),
+        ("a.csv", "image\tcaption\n0.jpg\thi, you\n"),
+        ("a.csv", 'image|caption\n0.jpg|"hi, you"\n'),
+        ("a.csv", 'image,caption\n0.jpg,"hi, you"\n'),
+        ("a.tsv", 'image,caption\n0.jpg,"hi, you"\n'),
+        ("a.tsv", "image\tcaption\n0.jpg\thi, you\n"),
+        ("a.csv", 'image,"caption;text|title"\n0.jpg,"hi, you"\n'),
+        ("a.csv", "sep=;\r\nimage;caption\r\n0.jpg;hi, you\r\n"),
+        ("a.csv", "\ufeffimage;caption\n0.jpg;hi, you\n"),
+        ("a.csv", 'image;"caption"\n0.jpg;"hi, you"\n'),
+        ("a.csv", "title\tfilepath\nhi, you\t0.jpg\n"),
+    ],
+)
+def test_delimiters_are_recognised(photos: Path, name: str, text: str) -> None:
+    (photos / name).write_text(text, "utf-8", newline="")
+    column = ("caption;text|title",) if "title" in text and "filepath" not in text else ()
+    [pair] = read(photos / name, caption_columns=column)
+    assert isinstance(pair, Pair)
+    assert pair.captions["text"] == ["hi, you"]
+
+
+def test_delimiters_that_are_given(photos: Path) -> None:
+    (photos / "a.csv").write_text("image:caption\n0.jpg:hi\n")
+    assert "--delimiter" in failure(photos / "a.csv")
+    [pair] = read(photos / "a.csv", delimiter=":")
+    assert isinstance(pair, Pair)
+    (photos / "b.csv").write_text("0.jpg;hi\n1.jpg;you\n")
+    pairs = read(photos / "b.csv", columns=("image", "caption"))
+    assert [pair.captions for pair in pairs if isinstance(pair, Pair)] == [
+        {"text": ["hi"]}, {"text": ["you"]}]  # fmt: skip
+
+
+def test_lines_end_at_newlines(photos: Path) -> None:
+    caption = "one\u2028still one\x85\x0cone\x1cone"
+    (photos / "a.csv").write_text(f"image,caption\n0.jpg,{caption}\n", "utf-8", newline="")
+    (photos / "a.jsonl").write_text(
+        json.dumps({"image": "0.jpg", "caption": caption}, ensure_ascii=False) + "\n", "utf-8"
+    )
+    for name in ("a.csv", "a.jsonl"):
+        [pair] = read(photos / name)
+        assert isinstance(pair, Pair)
+        assert pair.captions == {"text": [caption]}
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("image,caption\n0.jpg,caf\u00e9\n".encode("cp1252"), "line 2 is not UTF-8"),
+        ("image\tcaption\n0.jpg\tcaf\u00e9\n".encode("utf-16"), "this is UTF-16"),
+        ("image,caption\n0.jpg,caf\u00e9\n".encode("utf-16-le"), "this is UTF-16"),
+        (b"image,caption\n" + b"0.jpg," + b"a" * (1 << 26), "longer than"),
+        (b'image,caption\n0.jpg,"never closed\n' + b"1.jpg,b\n" * 20, "--no-quotes"),
+    ],
+)
+def test_tables_of_other_text(photos: Path, data: bytes, reason: str) -> None:
+    (photos / "a.csv").write_bytes(data)
+    assert reason in failure(photos / "a.csv")
+
+
+def test_rows_that_are_hostile(photos: Path) -> None:
+    lines = [
+        b'{"image": "0.jpg", "caption": "good"}',
+        b'{"a":' * 50_000,
+        b'{"image": "0.jpg", "caption": "cut \\ud83d"}',
+        b'{"image": "0.jpg", "caption": "a", "caption": "b"}',
+        b'{"image": "0.jpg", "caption": ' + b"9" * 5_000 + b"}",
+        b"[" + b"{}," * 2_000_000 + b"{}]",
+        b"\0",
+    ]
+    (photos / "a.jsonl").write_bytes(b"\n".join(lines))
+    found = list(brief(read(photos / "a.jsonl")).values())
+    assert found[0] == JPEG
+    reasons = [
+        "levels deep",
+        "half of a character",
+        "twice",
+        "too large",
+        "too many values",
+        "JSON",
+    ]
+    assert len(found) == 1 + len(reasons)
+    for what, reason in zip(found[1:], reasons, strict=True):
+        assert reason in str(what)
+
+
+def test_nul_in_a_csv_is_a_bad_row(photos: Path) -> None:
+    (photos / "a.csv").write_bytes(b"image,caption\n0.jpg,a\0b\n1.jpg,c\n")
+    assert list(brief(read(photos / "a.csv")).values()) == ["the row holds NUL bytes", JPEG]
+
+
+# Where images may be.
+
+
+def test_other_schemes_are_bad_pairs(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec")
+
+    def dialled(path: str) -> None:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(storage, "connect", dialled)
+    places = ["ftp://host/a.jpg", "zip://a.jpg::/etc/passwd", "memory://a/b.jpg", "sftp://h/a"]
+    places += [
+        "github://a:b@/c.jpg",
+        "FTP://host/a.jpg",
+        "s3://a/b::http://127.0.0.1/",
+        "gopher://x",
+    ]
+    places += ["smb://h/a", "dask://a", "reference://a", "ssh://h/a"]
+    write_table(photos / "a.csv", [{"image": p, "text": "x"} for p in [*places, "0.jpg"]])
+    found = list(brief(read(photos / "a.csv")).values())
+    assert found[-1] == JPEG
+    for place, what in zip(places, found, strict=False):
+        assert str(what).startswith(place)
+        assert "not read" in str(what)
+
+
+def test_file_urls(tmp_path: Path) -> None:
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for name in ("a b.jpg", "100%.jpg", "caf\u00e9.jpg", "x%20y.jpg"):
+        (folder / name).write_bytes(JPEG)
+    base = "file://" + str(folder).replace(" ", "%20")
+    rows = [f"{base}/a%20b.jpg", f"file://{folder}/a b.jpg", f"{base}/caf%C3%A9.jpg"]
+    rows += [base.replace("file://", "FILE://LOCALHOST") + "/100%25.jpg", f"file:{folder}/100%.jpg"]
+    rows += [f"file://{folder}/x%20y.jpg", f"{base}/x%2520y.jpg"]
+    write_table(folder / "a.csv", [{"image": row, "text": "x"} for row in rows])
+    for table in (str(folder / "a.csv"), f"{base}/a.csv"):
+        assert list(brief(read(table)).values()) == [JPEG] * len(rows)
+    (tmp_path / "list.json").write_text(json.dumps([f"{base}/a.csv"]))
+    assert len(read(tmp_path / "list.json")) == len(rows)
+
+
+def test_what_is_no_file_is_a_bad_pair(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pocketclip.pairs import loading
+
+    monkeypatch.setattr(loading, "_LARGEST_IMAGE", 1_000)
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "large.jpg").write_bytes(bytes(1_001))
+    (photos / "folder.jpg").mkdir()
+    names = ["pipe.jpg", "/dev/zero", "large.jpg", "folder.jpg"]
+    write_table(photos / "a.csv", [{"image": name, "text": "x"} for name in names])
+    reasons = list(brief(read(photos / "a.csv")).values())
+    for what, reason in zip(
+        reasons, ["a pipe", "a device", "larger than", "directory"], strict=True
+    ):
+        assert reason in str(what)
+
+
+def test_private_urls_are_bad_pairs(photos: Path, web: ImageServer) -> None:
+    web.files["/good.jpg"] = JPEG
+    rows = [{"image": f"{web.url}/good.jpg", "text": "a"}, {"image": "0.jpg", "text": "b"}]
+    write_table(photos / "a.csv", rows)
+    bad, good = brief(read(photos / "a.csv")).values()
+    assert good == JPEG
+    assert "--allow-private" in str(bad)
+    assert not web.asked
+
+
+def test_the_images_of_img2dataset(tmp_path: Path) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    folder = tmp_path / "files"
+    (folder / "00000").mkdir(parents=True)
+    for number in range(2):
+        (folder / "00000" / f"00000000{number}.jpg").write_bytes(JPEG)
+        (folder / "00000" / f"00000000{number}.txt").write_text(f"caption {number}")
+        (folder / "00000" / f"00000000{number}.json").write_text("{}")
+    urls = {"url": ["http://127.0.0.1:9/a.jpg"] * 2, "caption": ["a", "b"]}
+    parquet.write_table(pa.table(urls), folder / "00000.parquet")
+    (folder / "00000_stats.json").write_text("{}")
+    assert brief(read(folder)) == {"00000_000000000": JPEG, "00000_000000001": JPEG}
+    assert len(read(folder / "00000")) == 2
+    assert len(open_pairs(str(folder / "00000.parquet"))) == 1  # by its own name, the table

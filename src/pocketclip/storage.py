@@ -18,27 +18,49 @@ import errno
 import io
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
+from urllib.parse import unquote_to_bytes
 
 from pocketclip import files
-from pocketclip.errors import StorageError
+from pocketclip.errors import ParseError, StorageError
+from pocketclip.parsing import load_json
 from pocketclip.stores import RemoteFile, connect, explained, missing_bucket, put, with_scheme
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
+_FILE_URL = re.compile(r"^file:(?://(?:localhost(?=/))?)?(?=.)", re.IGNORECASE)
+
+
 def _local(path: str) -> Path:
-    return Path(path[7:] if path[:7].lower() == "file://" else path)
+    """Return a local path, or that of a `file:` URL, whose `%20` is a space."""
+    found = _FILE_URL.match(path)
+    if found is None or not path[5:].startswith("/"):
+        return Path(path)
+    rest = path[found.end() :]
+    decoded = os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
+    if os.name == "nt" and re.match(r"/[A-Za-z][:|]", decoded):
+        decoded = f"{decoded[1]}:{decoded[3:]}"
+    # Many write the name as it is, without encoding it.
+    if decoded != rest and not os.path.lexists(decoded) and os.path.lexists(rest):
+        return Path(rest)
+    return Path(decoded)
 
 
 def is_remote(path: str) -> bool:
     """Return whether `path` has a scheme, like `s3://`; `file://` counts as local."""
     found = _SCHEME.match(path)
     return found is not None and found[1].lower() != "file"
+
+
+def is_absolute(path: str) -> bool:
+    """Return whether `path` means the same whatever folder it stands in: also with a scheme."""
+    return is_remote(path) or path[:6].lower() == "file:/" or Path(path).is_absolute()
 
 
 def join(base: str, *parts: str) -> str:
@@ -124,15 +146,26 @@ def open_read(path: str) -> BinaryIO:
         return io.BufferedReader(RemoteFile(path, fs, name), 1 << 20)
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, *, max_bytes: int | None = None) -> bytes:
     """Return the whole file at `path`.
 
+    Args:
+        path: local, or of an object store.
+        max_bytes: a larger local file is refused, and so is what has no size: a pipe, a device.
+
     Raises:
-        StorageError: it is missing, or cannot be reached.
+        StorageError: it is missing, cannot be reached, or is refused.
     """
     if not is_remote(path):
         with explained(path, "read"):
-            return _local(path).read_bytes()
+            place = _local(path)
+            if max_bytes is not None:
+                facts = place.stat()
+                if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+                    raise StorageError(f"{path}: this is a pipe or a device, not a file")
+                if facts.st_size > max_bytes:
+                    raise StorageError(f"{path}: larger than {max_bytes:,} bytes")
+            return place.read_bytes()
     fs, name = connect(path)
     with explained(path, "read", fs, name):
         return cast(bytes, fs.cat_file(name))
@@ -311,13 +344,11 @@ def _matched(pattern: str) -> list[str]:
 
 
 def _list_of_paths(path: str) -> list[str]:
-    import json
-
     folder = path.rsplit("/", 1)[0] if is_remote(path) else str(_local(path).parent)
     try:
-        listing = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise StorageError(f"{path}: not JSON ({error}); a .json source lists shards") from error
+        listing = load_json(read_bytes(path), what=path)
+    except ParseError as error:
+        raise StorageError(f"{error}; a .json source lists shards") from error
     if isinstance(listing, dict):
         keys = ("shards", "shardlist", "files", "urls", "paths")
         lengths = listing.get("lengths")  # the reference generator's: samples by path
@@ -332,9 +363,8 @@ def _list_of_paths(path: str) -> list[str]:
         )
     paths: list[str] = []
     for name in cast("list[str]", names):
-        absolute = is_remote(name) or Path(name).is_absolute()
         for spelt in _spell_braces(name):
-            paths.append(spelt if absolute else join(folder, spelt))
+            paths.append(spelt if is_absolute(name) else join(folder, spelt))
     return paths
 
 

@@ -21,6 +21,8 @@ PART_BYTES = 16 << 20
 _PARTS_AT_ONCE = 4
 _S3 = ("s3", "s3a")
 _BUCKETS = (*_S3, "gs", "gcs", "az", "abfs", "abfss")
+OBJECT_STORES = frozenset({*_BUCKETS, "adl", "oss", "oci", "hf", "hdfs", "webhdfs"})
+"""The schemes by which a table may name its images."""
 _FOLDERS = ("memory", "file", "local", "sftp", "ssh", "smb", "ftp", "hdfs", "webhdfs")
 # A store that is not there is to be reported within seconds. botocore's own retries (of
 # connections) come on top of those of s3fs (of slow answers).

@@ -43,7 +43,12 @@ def test_join_and_audit(tmp_path):
 def test_join_by_url(tmp_path, web):
     web.files["/0.jpg"] = photo()
     write(tmp_path / "dr.tar", [bare(0, url=f"{web.url}/0.jpg")])
-    done = run("join", tmp_path / "dr.tar", "--fetch", "--out", tmp_path / "out", "--json")
+    command = ["join", tmp_path / "dr.tar", "--fetch", "--out", tmp_path / "out", "--json"]
+    done = run(*command)
+    assert json.loads(done.stdout)["samples"] == 0
+    assert "--allow-private" in (tmp_path / "out" / "unmatched.jsonl").read_text("utf-8")
+    assert not web.asked
+    done = run(*command, "--allow-private")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["samples"] == 1
 

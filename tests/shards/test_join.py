@@ -15,7 +15,7 @@ from pocketclip.shards import Index, JsonlWriter, audit, join, read_index, write
 from pocketclip.shards.joining import UNMATCHED
 from tests.shards.making import SHARED, failure, folder, photo, sample, tar, write
 
-HASTY = FetchOptions(timeout=2, retries=0)
+HASTY = FetchOptions(timeout=2, retries=0, allow_private=True)
 
 
 def bare(number, **changes):

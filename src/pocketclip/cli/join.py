@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pocketclip.cli.pairs import CAPTION_HELP, IMAGE_HELP, QUOTES_HELP, UID_HELP, WHERE_HELP
+from pocketclip.cli.pairs import (
+    CAPTION_HELP,
+    DELIMITER_HELP,
+    IMAGE_HELP,
+    PRIVATE_HELP,
+    QUOTES_HELP,
+    UID_HELP,
+    WHERE_HELP,
+)
 from pocketclip.cli.pairs import options as pair_options
 from pocketclip.errors import PocketclipError
 
@@ -42,6 +50,8 @@ def join(
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help=WHERE_HELP)
     ] = None,
     quotes: Annotated[bool, typer.Option("--quotes/--no-quotes", help=QUOTES_HELP)] = True,
+    delimiter: Annotated[str | None, typer.Option(help=DELIMITER_HELP)] = None,
+    allow_private: Annotated[bool, typer.Option("--allow-private", help=PRIVATE_HELP)] = False,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -74,9 +84,11 @@ def join(
     from pocketclip.cli.inputs import Advance, print_json, progress
     from pocketclip.fetch import FetchOptions
 
-    fetching = FetchOptions(concurrency=concurrency, timeout=timeout)
+    fetching = FetchOptions(concurrency=concurrency, timeout=timeout, allow_private=allow_private)
     options = replace(
-        pair_options(image_column, caption_column, uid_column, where, shard_size, quotes),
+        pair_options(
+            image_column, caption_column, uid_column, where, shard_size, quotes, delimiter
+        ),
         fetch=fetching,
     )
     with ExitStack() as stack:

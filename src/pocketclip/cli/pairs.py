@@ -14,6 +14,8 @@ IMAGE_HELP = "Column with image paths, URLs or bytes; guessed from common names.
 CAPTION_HELP = "Column with captions; again for further ones; guessed from common names."
 UID_HELP = "Column with unique names; else the row number."
 QUOTES_HELP = "Whether double quotes in a csv or tsv enclose a field."
+DELIMITER_HELP = "What separates the columns of a csv or tsv, or `tab`.  [default: recognised]"
+PRIVATE_HELP = "Fetch from private addresses too: this machine, a local network."
 WHERE_HELP = "Only rows where COLUMN=VALUE; again for further conditions."
 
 
@@ -24,12 +26,15 @@ def options(
     where: list[str] | None,
     shard_size: int,
     quotes: bool = True,
+    delimiter: str | None = None,
+    allow_private: bool = False,
 ) -> PairOptions:
     """Return the options of `pocketclip.pairs.open_pairs`.
 
     Raises:
-        ConfigError: a condition is not COLUMN=VALUE.
+        ConfigError: a condition is not COLUMN=VALUE, or a delimiter is no single character.
     """
+    from pocketclip.fetch import FetchOptions
     from pocketclip.pairs import PairOptions
 
     conditions = {}
@@ -45,4 +50,6 @@ def options(
         where=conditions,
         shard_size=shard_size,
         quotes=quotes,
+        delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter),
+        fetch=FetchOptions(allow_private=allow_private),
     )

@@ -14,8 +14,10 @@ import typer
 from pocketclip.cli.inputs import duration
 from pocketclip.cli.pairs import (
     CAPTION_HELP,
+    DELIMITER_HELP,
     IMAGE_HELP,
     PAIRS_HELP,
+    PRIVATE_HELP,
     QUOTES_HELP,
     UID_HELP,
     WHERE_HELP,
@@ -80,6 +82,8 @@ def reinforce(
         int, typer.Option(min=1, help="Pairs per shard, of tables and folders.")
     ] = 1000,
     quotes: Annotated[bool, typer.Option("--quotes/--no-quotes", help=QUOTES_HELP)] = True,
+    delimiter: Annotated[str | None, typer.Option(help=DELIMITER_HELP)] = None,
+    allow_private: Annotated[bool, typer.Option("--allow-private", help=PRIVATE_HELP)] = False,
     max_bad: Annotated[
         str | None,
         typer.Option(help="Stop when more pairs are bad: a number, or a share such as 5%."),
@@ -152,9 +156,8 @@ def reinforce(
     limit = Limit.parse(max_bad)
     if ray is not None:  # the actors may stand in another folder
         pairs, out, recipe = _absolute(pairs, out, recipe)
-    found = open_pairs(
-        pairs, options(image_column, caption_column, uid_column, where, shard_size, quotes)
-    )
+    columns = (image_column, caption_column, uid_column, where, shard_size)
+    found = open_pairs(pairs, options(*columns, quotes, delimiter, allow_private))
     begun = time.monotonic()
     with Progress(found) as progress:
         shared: dict[str, Any] = {

@@ -13,7 +13,7 @@ from typing import Any
 from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.evaluate.examples import DataOptions
-from pocketclip.pairs.base import as_text
+from pocketclip.pairs.base import matches
 from pocketclip.pairs.tables import folder_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
@@ -98,7 +98,7 @@ def _rows_of(path: str, options: DataOptions) -> Callable[[], Iterator[_Row]]:
             for name, value in options.where:
                 if name not in row:
                     raise DataError(f"{where} has no column {name!r} to choose rows by")
-                if as_text(row[name]) != value:
+                if not matches(row[name], value):
                     break
             else:
                 yield where, row

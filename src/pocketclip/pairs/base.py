@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ _CAPTIONS = (
     *("image/caption", "image/text"),
 )
 _LONGEST_UID = 160
+_LARGEST_SHARD = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ class PairOptions:
     shard_size: int = 1000
     """Pairs per shard of a table or folder; a tar or a tfrecord file is one shard."""
     delimiter: str | None = None
-    """Default: a comma in `.csv`, a tab in `.tsv`."""
+    """Of a csv or tsv. Default: the one of tab, comma, semicolon and `|` that separates the columns
+    of its first line."""
     columns: tuple[str, ...] = ()
     """The names of a csv's or tsv's columns, if its first line does not give them."""
     quotes: bool = True
@@ -65,8 +68,14 @@ class PairOptions:
     def __post_init__(self) -> None:
         if self.shard_size < 1:
             raise ConfigError(f"pairs: shard_size is {self.shard_size}; 1 is the least")
-        if self.delimiter is not None and len(self.delimiter) != 1:
-            raise ConfigError(f"pairs: delimiter is {self.delimiter!r}; it is one character")
+        if self.shard_size > _LARGEST_SHARD:
+            raise ConfigError(
+                f"pairs: shard_size is {self.shard_size:,}; {_LARGEST_SHARD:,} is the most"
+            )
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
+            raise ConfigError(
+                f"pairs: delimiter is {self.delimiter!r}; it is one character, and no quote"
+            )
         for name in ("caption_columns", "meta_columns", "columns"):
             if isinstance(getattr(self, name), str):
                 raise ConfigError(f"pairs: {name} is a str; give a tuple of names")
@@ -176,6 +185,14 @@ def choose_columns(names: Iterable[str], options: PairOptions, path: str) -> Col
     return Columns(image, tuple(captions), urls[0] if len(urls) == 1 else None)
 
 
+def count_known(names: Iterable[str], options: PairOptions) -> int:
+    """Return how many of the columns `names` are asked for in `options` or have common names."""
+    asked = {options.image_column, *options.caption_columns, options.uid_column}
+    asked |= {*options.where, *options.meta_columns}
+    common = {*_HELD, *_URLS, *_CAPTIONS}
+    return sum(name in asked or name.strip().lower() in common for name in names)
+
+
 def _among(names: list[str], known: tuple[str, ...]) -> list[str]:
     return [name for name in names if name.strip().lower() in known]
 
@@ -184,7 +201,8 @@ def _only(found: list[str], there: list[str], path: str, what: str, option: str)
     if len(found) == 1:
         return found[0]
     state = f"several columns could hold the {what}s" if found else f"no {what} column"
-    raise DataError(f"{path}: {state}; choose with {option} among: {_listed(found or there)}")
+    hint = ", or say how columns are separated with --delimiter" if len(there) == 1 else ""
+    raise DataError(f"{path}: {state}; choose with {option} among: {_listed(found or there)}{hint}")
 
 
 def _listed(names: list[str]) -> str:
@@ -200,14 +218,14 @@ def caption_key(column: str, position: int) -> str:
 def collect_captions(values: Iterable[tuple[str, Any]]) -> dict[str, list[str]] | None:
     """Return the captions by key of (column, value) pairs; None if the first has none.
 
-    A value is a text or a list of texts. Empty ones are left out, and so is a further column
-    that has nothing else.
+    A value is a text or a list of texts; numbers count as text. Empty ones, NaN, true and false,
+    objects and bytes that are not UTF-8 are left out, and so is a further column that has nothing
+    else.
     """
     captions: dict[str, list[str]] = {}
     for position, (column, value) in enumerate(values):
         several = value if isinstance(value, (list, tuple)) else [value]
-        texts = ["" if text is None else str(text).strip() for text in several]
-        texts = [text for text in texts if text]
+        texts = [text for text in map(caption_text, several) if text]
         if texts:
             captions[caption_key(column, position)] = texts
         elif position == 0:
@@ -215,9 +233,40 @@ def collect_captions(values: Iterable[tuple[str, Any]]) -> dict[str, list[str]] 
     return captions or None
 
 
+def caption_text(value: object) -> str:
+    """Return the caption that a cell holds, or an empty text if it holds none."""
+    if isinstance(value, bytes):  # a binary column
+        try:
+            return value.decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            return ""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return as_text(value).strip() if isinstance(value, str) or number else ""
+
+
 def as_text(value: object) -> str:
-    """Return `value` as it is compared in `where`: true and false in small letters."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """Return a cell as text: true and false in small letters, 3.0 as `3`, NaN as nothing.
+
+    A table with an empty cell among its whole numbers is read as floats by many tools, and the
+    empty one as NaN.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if math.isnan(value):
+            return ""
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
+    return str(value)
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a cell holds nothing: null, an empty text, or NaN."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def matches(value: object, wanted: object) -> bool:
+    """Return whether a cell has a value that `where` asks for."""
+    return as_text(value) == as_text(wanted) or str(value) == str(wanted)
 
 
 def plain(value: Any) -> Any:
@@ -228,4 +277,6 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no such number
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -15,13 +15,15 @@ from typing import Any
 from pocketclip import storage
 from pocketclip.errors import StorageError
 from pocketclip.fetch import Fetcher, FetchOptions
-from pocketclip.pairs.base import Columns, Draft, PairOptions, collect_captions, plain
-from pocketclip.stores import NotThereError
+from pocketclip.pairs.base import Columns, Draft, PairOptions, collect_captions, is_empty, plain
+from pocketclip.parsing import kind_of
+from pocketclip.stores import OBJECT_STORES, NotThereError
 from pocketclip.types import Bad, Pair
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/\-_\s]{400,}={0,2}\s*")
 _STORE_READERS = 16
 """Objects read from a store at the same time."""
+_LARGEST_IMAGE = 1 << 28
 
 
 def is_url(text: str) -> bool:
@@ -38,7 +40,10 @@ def pair_of_row(
     """
     captions = collect_captions((name, row.get(name)) for name in columns.captions)
     if captions is None:
-        return Bad(uid=uid, reason="empty caption")
+        value = row.get(columns.captions[0])
+        blank = is_empty(value) or isinstance(value, (str, list, tuple))
+        reason = "empty caption" if blank else f"the caption is {kind_of(value)}, not text"
+        return Bad(uid=uid, reason=reason)
     url = row.get(columns.url) if columns.url else None
     meta = {name: plain(row.get(name)) for name in options.meta_columns}
     pair = Pair(
@@ -58,7 +63,7 @@ def _with_image(pair: Pair, value: Any, folder: str) -> Pair | Bad | Draft:
         return with_bytes(pair, bytes(value))
     if isinstance(value, str) and value.strip():
         return _from_text(pair, value.strip(), folder)
-    if value is None or value == "":
+    if is_empty(value):
         if pair.url is not None:
             return Draft(pair, pair.url)
         return Bad(uid=pair.uid, reason="no image")
@@ -75,13 +80,35 @@ def _from_text(pair: Pair, text: str, folder: str) -> Pair | Bad | Draft:
     # A path of this length would have a dot or another sign that base64 does not know.
     elif not _BASE64.fullmatch(text):
         pair.meta.setdefault("filepath", text)
-        absolute = storage.is_remote(text) or text.startswith("/")
-        return Draft(pair, text if absolute else storage.join(folder, text))
+        place = text if storage.is_absolute(text) else storage.join(folder, text)
+        problem = _not_read(place, folder)
+        return Bad(uid=pair.uid, reason=problem) if problem else Draft(pair, place)
     try:
         data = base64.b64decode(text, altchars=b"-_" if re.search("[-_]", text) else None)
     except (binascii.Error, ValueError) as error:
         return Bad(uid=pair.uid, reason=f"the image is not base64: {error}")
     return with_bytes(pair, data)
+
+
+def _not_read(place: str, folder: str) -> str:
+    """Return why `place` is neither dialled nor read, if it is of a kind that tables do not name.
+
+    Files, web addresses and object stores are; a table in another kind of store may name that
+    store's. fsspec takes `::` for one address within another.
+    """
+    if not storage.is_remote(place):
+        return ""
+    scheme, _, rest = place.partition("://")
+    if "::" in place:
+        return f"{place[:200]}: addresses within addresses are not read"
+    own, _, own_rest = folder.partition("://")
+    same = storage.is_remote(folder) and own.lower() == scheme.lower()
+    if scheme.lower() in OBJECT_STORES or (same and rest.split("/")[0] == own_rest.split("/")[0]):
+        return ""
+    return (
+        f"{place[:200]}: images are not read by {scheme}://; give files, http(s) addresses or "
+        "objects of a store"
+    )
 
 
 def with_bytes(pair: Pair, data: bytes) -> Pair | Bad:
@@ -136,7 +163,7 @@ def _finished(draft: Pair | Bad | Draft, future: Future[Any] | None) -> Pair | B
 def _read(path: str) -> bytes | str:
     """Return a file's bytes, or why there are none."""
     try:
-        return storage.read_bytes(path)
+        return storage.read_bytes(path, max_bytes=_LARGEST_IMAGE)
     except NotThereError as error:
         return str(error)
     except StorageError as error:

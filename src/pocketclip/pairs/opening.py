@@ -17,6 +17,7 @@ from pocketclip.pairs.tars import open_tar
 from pocketclip.pairs.tfrecords import open_tfrecord
 
 _AT_ONCE = 16
+_LOOKED_AT = 8
 _TARS = (".tar", ".tar.gz", ".tgz")
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _RECORDS = re.compile(r"\.tfrecords?(\.gz)?(-\d+-of-\d+)?$", re.IGNORECASE)
@@ -28,7 +29,8 @@ def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) 
     - `.csv`, `.tsv`, `.jsonl`, `.parquet`: tables; `PairOptions` say which column is what.
     - `.tar`, `.tar.gz`: webdataset tars. `.tfrecord`: files of `tf.train.Example`.
     - A folder: the tars in it, else its tfrecords, else its parquet files, else its images with
-      texts of the same name (`x.jpg`, `x.txt`), recursively.
+      texts of the same name (`x.jpg`, `x.txt`), recursively. Where `00000.parquet` lies beside a
+      folder `00000`, as img2dataset writes them, the images are taken.
     - `{00000..00012}`, `*`, and `.json` lists of paths: see `storage.expand`.
 
     Shards are named by numbers if there is one table or folder, else by their files. So are the
@@ -69,9 +71,18 @@ def _inside(path: str) -> list[str]:
             found = [file for file in there if _RECORDS.search(file)]
         else:
             found = [file for file in there if file.lower().endswith(kind)]
-        if found:
+        if found and not (kind == (".parquet",) and _is_downloaded(path, found)):
             return found
     return [path]
+
+
+def _is_downloaded(path: str, tables: list[str]) -> bool:
+    """Return whether there is a folder beside a table, and of its name.
+
+    So img2dataset writes `00000.parquet`, the URLs, beside `00000`, their images and texts.
+    """
+    names = {_stem(re.split(r"[/\\]", table)[-1]) for table in tables[:_LOOKED_AT]}
+    return any(storage.is_folder(storage.join(path, name)) for name in sorted(names))
 
 
 def _open(path: str, name: str, several: bool, options: PairOptions) -> Sequence[PairShard]:

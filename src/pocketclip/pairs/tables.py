@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from pocketclip import storage
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, ParseError
 from pocketclip.pairs.base import (
     Columns,
     Draft,
@@ -26,14 +27,23 @@ from pocketclip.pairs.base import (
     as_text,
     choose_columns,
     clean_uid,
+    count_known,
     digest,
+    is_empty,
+    matches,
 )
 from pocketclip.pairs.duplicates import SeenUids, Twins
 from pocketclip.pairs.loading import completed, pair_of_row
+from pocketclip.parsing import load_json
 from pocketclip.types import Bad, Pair
 
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"BZh", b"\xfd7zXZ")
-_LARGEST_FIELD = 1 << 28
+_LARGEST_FIELD = 1 << 26
+_LONGEST_LINE = 1 << 26
+_LARGEST_ROW = 1 << 28  # in memory, of a jsonl file
+_NUL = "\ue000\ufffd"  # stands for a NUL byte
+_DELIMITERS = (",", "\t", ";", "|")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # which Excel writes, and reads
 _HEAD_ROWS = 100  # of a jsonl file, whose rows need not all have the same keys
 
 
@@ -56,9 +66,14 @@ class _Lines:
     def __next__(self) -> str:
         if self._end is not None and self.position >= self._end:
             raise StopIteration
-        line = self._stream.readline()
+        line = self._stream.readline(_LONGEST_LINE + 1)
         if not line:
             raise StopIteration
+        if len(line) > _LONGEST_LINE:
+            raise DataError(
+                f"{self._path}: line {self.number + 1} is longer than {_LONGEST_LINE:,} bytes; "
+                "is this a table?"
+            )
         if self.position == 0:
             line = self._without_mark(line)
         self.position += len(line)
@@ -69,15 +84,16 @@ class _Lines:
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{self._path}: line {self.number} is not UTF-8 (byte {error.start + 1} of it); "
-                "convert the file, for example with iconv -f latin1 -t utf-8"
+                "convert the file, for example with iconv -f cp1252 -t utf-8"
             ) from error
 
     def _without_mark(self, line: bytes) -> bytes:
         if line.startswith(_COMPRESSED):
             raise DataError(f"{self._path}: this is a compressed file; unpack it first")
-        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
             raise DataError(
-                f"{self._path}: this is UTF-16; convert it with iconv -f utf-16 -t utf-8"
+                f"{self._path}: this is UTF-16, or no text; convert it with "
+                "iconv -f utf-16 -t utf-8"
             )
         if line.startswith(b"\xef\xbb\xbf"):
             self.position += 3
@@ -108,9 +124,9 @@ class _Form:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield f"the line is not JSON: {error}"
+                row = load_json(line, what="the line", max_memory=_LARGEST_ROW, constants=True)
+            except ParseError as error:
+                yield str(error)
             else:
                 yield row if isinstance(row, dict) else "the line is not a JSON object"
 
@@ -120,7 +136,9 @@ class _Form:
 
     def _csv(self, lines: _Lines) -> Iterator[dict[str, Any] | str]:
         for row in self.fields(lines):
-            if len(row) == len(self.header):
+            if any(_NUL in text for text in row):
+                yield "the row holds NUL bytes"
+            elif len(row) == len(self.header):
                 yield dict(zip(self.header, row, strict=True))
             else:
                 yield f"the row has {len(row)} columns, not {len(self.header)}"
@@ -131,8 +149,10 @@ class _Form:
         csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
         try:
+            # Python before 3.11 takes no NUL.
+            whole = (line.replace("\0", _NUL) for line in lines)
             for row in csv.reader(
-                lines, delimiter=str(self.delimiter), quoting=quoting, strict=self.quotes
+                whole, delimiter=str(self.delimiter), quoting=quoting, strict=self.quotes
             ):
                 if row:
                     yield row
@@ -188,7 +208,7 @@ def draft_of_row(
     """Return what a row stands for; `twin` is the number of the pair that has its uid already."""
     if isinstance(row, str):
         return Bad(uid=uid, reason=row)
-    if options.uid_column is not None and row.get(options.uid_column) in (None, ""):
+    if options.uid_column is not None and is_empty(row.get(options.uid_column)):
         return Bad(uid=uid, reason="no uid")
     if twin is not None:
         return Bad(uid=uid, reason=f"duplicate uid {uid}: pair {twin} of the table has it already")
@@ -200,7 +220,7 @@ def counts(row: dict[str, Any] | str, options: PairOptions) -> bool:
     # Of a broken row nobody knows: it is reported.
     if isinstance(row, str):
         return True
-    return all(as_text(row.get(name)) == as_text(value) for name, value in options.where.items())
+    return all(matches(row.get(name), value) for name, value in options.where.items())
 
 
 def uid_of_row(row: dict[str, Any] | str, number: int, options: PairOptions, prefix: str) -> str:
@@ -208,7 +228,7 @@ def uid_of_row(row: dict[str, Any] | str, number: int, options: PairOptions, pre
     value = None
     if options.uid_column is not None and isinstance(row, dict):
         value = row.get(options.uid_column)
-    if value is None or value == "":
+    if is_empty(value):
         return f"{prefix}{number:08d}"
     return clean_uid(as_text(value))
 
@@ -226,7 +246,7 @@ def open_table(path: str, name: str | None, options: PairOptions) -> list[TableS
     file_bytes = storage.size(path)
     with storage.open_read(path) as stream:
         lines = _Lines(path, stream)
-        form = _form_of(path, options, lines)
+        form = _form_of(path, options, lines, stream)
         columns = _columns_of(form, options, lines, stream)
         seen = SeenUids() if options.uid_column is not None else None
         ranges = list(_ranges(form, options, lines, prefix, seen))
@@ -259,11 +279,15 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0] if storage.is_remote(path) else str(Path(path).parent)
 
 
-def _form_of(path: str, options: PairOptions, lines: _Lines) -> _Form:
-    lowered = path.lower()
-    if lowered.endswith((".jsonl", ".ndjson")):
+def _form_of(path: str, options: PairOptions, lines: _Lines, stream: BinaryIO) -> _Form:
+    if path.lower().endswith((".jsonl", ".ndjson")):
         return _Form(path, None, quotes=False)
-    delimiter = options.delimiter or ("\t" if lowered.endswith(".tsv") else ",")
+    first = next(_Lines(path, stream), "")
+    stated = _SEPARATOR_LINE.fullmatch(first)
+    stream.seek(0)
+    if stated:
+        next(lines)
+    delimiter = options.delimiter or (stated[1] if stated else _guessed(path, options, stream))
     form = _Form(path, delimiter, options.quotes)
     header = list(options.columns) or next(form.fields(lines), [])
     if not header:
@@ -272,6 +296,30 @@ def _form_of(path: str, options: PairOptions, lines: _Lines) -> _Form:
         twice = next(column for column in header if header.count(column) > 1)
         raise DataError(f"{path}: there are two columns {twice!r}; rename one")
     return _Form(path, delimiter, options.quotes, tuple(header))
+
+
+def _guessed(path: str, options: PairOptions, stream: BinaryIO) -> str:
+    """Return the delimiter by which the first line has the columns that are asked for or known.
+
+    The file's suffix decides where that leaves a choice. Leaves `stream` at its beginning.
+    """
+    usual = "\t" if path.lower().endswith(".tsv") else ","
+
+    def score(delimiter: str) -> tuple[int, bool, int]:
+        stream.seek(0)
+        try:
+            form = _Form(path, delimiter, options.quotes)
+            row = next(form.fields(_Lines(path, stream)), [])
+        except DataError:
+            return (-1, False, 0)  # quotes that do not fit, by this one
+        if options.columns:
+            return (int(len(row) == len(options.columns)), delimiter == usual, len(row))
+        return (count_known(row, options), delimiter == usual and len(row) > 1, len(row))
+
+    scores = {delimiter: score(delimiter) for delimiter in _DELIMITERS}
+    stream.seek(0)
+    best = max(_DELIMITERS, key=scores.__getitem__)
+    return best if scores[best][2] > 1 else usual
 
 
 def _columns_of(form: _Form, options: PairOptions, lines: _Lines, stream: BinaryIO) -> Columns:
