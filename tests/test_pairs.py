@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import struct
 import sys
@@ -895,7 +896,7 @@ def test_rows_that_are_hostile(photos: Path) -> None:
     ]
     (photos / "a.jsonl").write_bytes(b"\n".join(lines))
     found = list(brief(read(photos / "a.jsonl")).values())
-    assert found[0] == JPEG
+    assert found[0] == JPEG + b"0"
     reasons = [
         "levels deep",
         "half of a character",
@@ -911,7 +912,7 @@ def test_rows_that_are_hostile(photos: Path) -> None:
 
 def test_nul_in_a_csv_is_a_bad_row(photos: Path) -> None:
     (photos / "a.csv").write_bytes(b"image,caption\n0.jpg,a\0b\n1.jpg,c\n")
-    assert list(brief(read(photos / "a.csv")).values()) == ["the row holds NUL bytes", JPEG]
+    assert list(brief(read(photos / "a.csv")).values()) == ["the row holds NUL bytes", JPEG + b"1"]
 
 
 # Where images may be.
@@ -934,7 +935,7 @@ def test_other_schemes_are_bad_pairs(photos: Path, monkeypatch: pytest.MonkeyPat
     places += ["smb://h/a", "dask://a", "reference://a", "ssh://h/a"]
     write_table(photos / "a.csv", [{"image": p, "text": "x"} for p in [*places, "0.jpg"]])
     found = list(brief(read(photos / "a.csv")).values())
-    assert found[-1] == JPEG
+    assert found[-1] == JPEG + b"0"
     for place, what in zip(places, found, strict=False):
         assert str(what).startswith(place)
         assert "not read" in str(what)
@@ -965,10 +966,8 @@ def test_what_is_no_file_is_a_bad_pair(photos: Path, monkeypatch: pytest.MonkeyP
     (photos / "folder.jpg").mkdir()
     names = ["pipe.jpg", "/dev/zero", "large.jpg", "folder.jpg"]
     write_table(photos / "a.csv", [{"image": name, "text": "x"} for name in names])
-    reasons = list(brief(read(photos / "a.csv")).values())
-    for what, reason in zip(
-        reasons, ["a pipe", "a device", "larger than", "directory"], strict=True
-    ):
+    found = list(brief(read(photos / "a.csv")).values())
+    for what, reason in zip(found, ["a pipe", "a device", "larger", "directory"], strict=True):
         assert reason in str(what)
 
 
@@ -977,7 +976,7 @@ def test_private_urls_are_bad_pairs(photos: Path, web: ImageServer) -> None:
     rows = [{"image": f"{web.url}/good.jpg", "text": "a"}, {"image": "0.jpg", "text": "b"}]
     write_table(photos / "a.csv", rows)
     bad, good = brief(read(photos / "a.csv")).values()
-    assert good == JPEG
+    assert good == JPEG + b"0"
     assert "--allow-private" in str(bad)
     assert not web.asked
 
