@@ -163,7 +163,7 @@ def read_bytes(path: str, *, max_bytes: int | None = None) -> bytes:
                 facts = place.stat()
                 if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
                     raise StorageError(f"{path}: this is a pipe or a device, not a file")
-                if facts.st_size > max_bytes:
+                if facts.st_size > max_bytes and not stat.S_ISDIR(facts.st_mode):
                     raise StorageError(f"{path}: larger than {max_bytes:,} bytes")
             return place.read_bytes()
     fs, name = connect(path)

@@ -154,9 +154,12 @@ def test_a_folder_called_like_a_model_is_given_as_a_path(tmp_path, monkeypatch):
     ("line", "message"),
     [
         ("{", "line 2 is not JSON"),
-        ('{"dataset": "x", "metrics": {}}', 'line 2 has no "key"'),
-        ('{"key": "x", "dataset": "x"}', 'line 2 .x. has no "metrics"'),
-        ('{"key": "x", "metrics": {"main_metric": "high"}}', "line 2 .x.: main_metric is 'high'"),
+        ('{"dataset": "x", "metrics": {}}', 'line 2: "key" is missing'),
+        ('{"key": "x", "dataset": "x"}', 'line 2 .x.: "metrics" is missing'),
+        (
+            '{"key": "x", "metrics": {"main_metric": "high"}}',
+            "line 2 .x.: main_metric should be a number, not the text 'high'",
+        ),
         ('{"key": "cars", "metrics": {}}', "line 2: cars stands in line 1 already"),
         ('{"key": "x", "metrics": {}, "pocketclip": {"space_id": "t"}}', "line 2 .x. is of emb"),
     ],

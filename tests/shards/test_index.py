@@ -43,16 +43,42 @@ def test_no_index(tmp_path):
     ("change", "reason"),
     [
         ({"version": 2}, "is of version 2, this pocketclip knows 1; upgrade"),
-        ({"version": None}, "no version"),
-        ({"version": True}, "no version"),
-        ({"surprise": 1}, "unknown key surprise"),
-        ({"shards": None}, "shards is missing or of a wrong type"),
-        ({"shards": [{"nme": "x"}]}, "is not the name of a shard"),
+        ({"version": None}, '"version" should be a whole number, not null'),
+        ({"version": True}, '"version" should be a whole number, not true'),
+        ({"version": 1.5}, '"version" should be a whole number'),
+        ({"surprise": 1}, "unknown key 'surprise'"),
+        ({"shards": None}, '"shards" should be a list, not null'),
+        ({"shards": 3}, '"shards" should be a list, not the number 3'),
+        ({"shards": {}}, '"shards" should be a list, not an object'),
+        ({"shards": [3]}, '"shards"[0] should be an object, not the number 3'),
+        ({"shards": [{"nme": "x"}]}, "unknown key 'nme'"),
+        ({"shards": [{}]}, 'shard 0: "name" is missing'),
+        ({"shards": [{"name": 3}]}, 'shard 0: "name" should be text, not the number 3'),
         ({"shards": [{"name": "../x.tar"}]}, "is not the name of a shard"),
-        ({"shards": [{"name": "x.tar", "samples": -1}]}, "the counts of x.tar"),
+        ({"shards": [{"name": ".."}]}, "is not the name of a shard"),
+        ({"shards": [{"name": "x.tar", "samples": -1}]}, '"samples" is -1, which is no count'),
+        ({"shards": [{"name": "x.tar", "samples": 10**30}]}, "which is no count"),
+        ({"shards": [{"name": "x.tar", "samples": "3"}]}, '"samples" should be a whole number'),
+        ({"shards": [{"name": "x.tar", "bytes": None}]}, '"bytes" should be a whole number'),
+        ({"shards": [{"name": "x.tar", "parts": []}]}, '"parts" should be an object'),
+        ({"shards": [{"name": "x.tar", "parts": {"a": "b"}}]}, '"a" should be a whole number'),
+        ({"shards": [{"name": "x.tar", "columns": "image"}]}, '"columns" should be a list'),
+        ({"shards": [{"name": "x.tar", "columns": [1]}]}, '"columns"[0] should be text'),
+        ({"shards": [{"name": "x.tar", "dtype": 8}]}, '"dtype" should be text'),
+        ({"shards": [{"name": "x.tar", "sha256": []}]}, '"sha256" should be text'),
+        ({"shards": [{"name": "x.tar", "dims": "8"}]}, '"dims" should be a whole number'),
         ({"shards": [{"name": "x.tar", "other": 1}]}, "other"),
-        ({"teachers": ["x"]}, "an entry is not an object"),
-        ({"augmentation": []}, "augmentation is missing or of a wrong type"),
+        ({"teachers": ["x"]}, '"teachers"[0] should be an object'),
+        ({"teachers": [{"embed_dim": "8"}]}, 'teacher 0: "embed_dim" should be a whole number'),
+        ({"teachers": [{"embed_dim": -8}]}, '"embed_dim" is -8'),
+        ({"teachers": [{"embed_dim": 10**12}]}, '"embed_dim" is 1000000000000'),
+        ({"teachers": [{"logit_scale": []}]}, '"logit_scale" should be a number, not a list'),
+        ({"captioners": [{"key": 1}]}, 'captioner 0: "key" should be text'),
+        ({"columns": [1]}, '"columns"[0] should be text'),
+        ({"columns": {"a": 1}}, '"columns" should be a list, not an object'),
+        ({"dtypes": [[]]}, '"dtypes"[0] should be text, not a list'),
+        ({"augmentation": []}, '"augmentation" should be an object, not a list'),
+        ({"config_hash": 7}, '"config_hash" should be text'),
     ],
 )
 def test_damage(tmp_path, change, reason):
@@ -64,7 +90,26 @@ def test_damage(tmp_path, change, reason):
     assert "index.json" in message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '"x"'])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"teacher_dimension": v} for v in (3, "x", {"a": 1}, ["a"], [[1]], [1.5], [True])),
+        {"teacher_dimension": [2**70]},
+        *({"teacher_logit_scale": v} for v in (3, "x", ["a"], [[1]], [True], [10**400])),
+        {"reinforce": {"image_augmentation": []}},
+    ],
+)
+def test_fields_of_other_types_in_published_configurations(tmp_path, change):
+    (tmp_path / "config.json").write_text(json.dumps(change))
+    message = failure(describe, str(tmp_path))
+    assert "config.json" in message
+    assert "\n" not in message
+
+
+HOSTILE = ['{"a": 1, "a": 2}', '{"version": NaN}', '{"version": ' + "9" * 5000 + "}"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '"x"', *HOSTILE])
 def test_not_even_json(tmp_path, text):
     (tmp_path / "index.json").write_text(text)
     assert "index.json is damaged" in failure(read_index, str(tmp_path))

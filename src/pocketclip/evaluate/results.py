@@ -11,17 +11,23 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from dataclasses import field as attribute
 from pathlib import Path
 from typing import Any
 
 from pocketclip import storage
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, ParseError
 from pocketclip.evaluate.tasks import DATACOMP38, Metrics
+from pocketclip.parsing import MAX_BYTES, field, read_json_lines, typed
 from pocketclip.stores import explained
 
 _OURS = "pocketclip"
+_ABOUT: dict[str, type] = {
+    **dict.fromkeys(("model", "space_id", "identity", "kind", "metric"), str),
+    **dict.fromkeys(("samples", "skipped"), int),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +37,7 @@ class Result:
     key: str
     dataset: str
     metrics: Metrics
-    about: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = attribute(default_factory=dict)
     """What made it: `model`, `space_id`, `samples`, `skipped`, `data`, `identity`, ...; empty in
     files that others wrote."""
 
@@ -55,17 +61,11 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
         StorageError: it cannot be read.
     """
     place = os.fspath(path)
-    try:
-        lines = storage.read_bytes(place).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place} is not a results file: byte {error.start} is no text") from error
     results: list[Result] = []
     rows: dict[str, int] = {}
     spaces: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        result = _parsed(line, f"{place} line {number}")
+    for number, row in _rows(place):
+        result = _parsed(row, f"{place} line {number}")
         if result.key in rows:
             raise DataError(f"{place} line {number}: {result.key} stands in line "
                             f"{rows[result.key]} already: remove one")  # fmt: skip
@@ -83,28 +83,40 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
     return results
 
 
-def _parsed(line: str, where: str) -> Result:
+def _rows(place: str) -> Iterator[tuple[int, Any]]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON ({error}): is this a results file?") from error
-    if not isinstance(row, dict) or not isinstance(row.get("key"), str):
-        raise DataError(f'{where} has no "key": is this a results file?')
-    metrics = row.get("metrics")
-    if not isinstance(metrics, dict):
-        raise DataError(f'{where} ({row["key"]}) has no "metrics"')
-    values: Metrics = {}
-    for name, value in metrics.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise DataError(f"{where} ({row['key']}): {name} is {value!r}, not a number")
-        if value is not None and math.isinf(value):
-            raise DataError(f"{where} ({row['key']}): {name} is infinite")
-        values[name] = None if value is None or math.isnan(value) else float(value)
-    about = row.get(_OURS, {})
-    dataset = row.get("dataset") or row["key"]
-    if not isinstance(about, dict) or not isinstance(dataset, str):
-        raise DataError(f'{where} ({row["key"]}): "dataset" or "{_OURS}" is not what it should be')
-    return Result(key=row["key"], dataset=dataset, metrics=values, about=about)
+        # Others write NaN for what does not exist.
+        yield from read_json_lines(
+            storage.read_bytes(place, max_bytes=MAX_BYTES), what=place, constants=True
+        )
+    except ParseError as error:
+        raise DataError(f"{error}: is this a results file?") from error
+
+
+def _parsed(row: Any, where: str) -> Result:
+    try:
+        key = field(row, "key", str, what=where)
+        where = f"{where} ({key})"
+        about = field(row, _OURS, dict, what=where, default={})
+        for name, kind in _ABOUT.items():
+            field(about, name, kind, what=where, default=None)
+        return Result(
+            key=key,
+            dataset=field(row, "dataset", str, what=where, default=None) or key,
+            metrics={
+                name: _value(value, f"{where}: {name}")
+                for name, value in field(row, "metrics", dict, what=where).items()
+            },
+            about=about,
+        )
+    except ParseError as error:
+        raise DataError(f"{error}: is this a results file?") from error
+
+
+def _value(value: object, what: str) -> float | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return typed(value, float, what=what)
 
 
 def writable(path: str) -> None:

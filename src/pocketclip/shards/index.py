@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
+from dataclasses import field as attribute
 from typing import Any
 
 from pocketclip import storage
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, ParseError
+from pocketclip.parsing import field, items, load_json, typed
 from pocketclip.shards.writer import ShardStats
 
 VERSION = 1
 NAME = "index.json"
 PUBLISHED_NAME = "config.json"
+_LARGEST = 256 << 20  # of a set of half a million shards
+_LARGEST_IN_MEMORY = 768 << 20
+_WIDEST = 1 << 20
+_LARGEST_COUNT = 1 << 62
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,17 +33,17 @@ class Index:
     """The description of a folder of shards."""
 
     version: int = VERSION
-    columns: list[str] = field(default_factory=list)
+    columns: list[str] = attribute(default_factory=list)
     """What the samples hold: `image`, captions and embeddings by key, `param_aug`, ..."""
-    dtypes: list[str] = field(default_factory=list)
+    dtypes: list[str] = attribute(default_factory=list)
     """How embeddings are stored; one, unless shards were put together."""
-    teachers: list[dict[str, Any]] = field(default_factory=list)
+    teachers: list[dict[str, Any]] = attribute(default_factory=list)
     """In the order of their parts: `name`, `embed_dim`, `logit_scale`, `space_id`."""
-    captioners: list[dict[str, Any]] = field(default_factory=list)
+    captioners: list[dict[str, Any]] = attribute(default_factory=list)
     """`key` (that of their captions), `name`, and whatever else identifies them."""
     augmentation: dict[str, Any] | None = None
     """The configuration that the parameters were drawn by, see `pocketclip.augment`."""
-    shards: list[ShardStats] = field(default_factory=list)
+    shards: list[ShardStats] = attribute(default_factory=list)
     config_hash: str | None = None
     """Of everything that decides the content; a job goes on only where it agrees."""
 
@@ -97,20 +103,17 @@ def read_index(folder: str, *, others: bool = True) -> Index | None:
     data = _json(path)
     if not others and "version" not in data and "shards" not in data:
         return None
-    version = data.get("version")
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise DataError(f"{path}: no version; it is not an index of shards, or is damaged")
-    if version > VERSION:
-        raise DataError(
-            f"{path} is of version {version}, this pocketclip knows {VERSION}; upgrade pocketclip"
-        )
     try:
-        _check_types(data)
-        return Index(**{**data, "shards": [ShardStats(**shard) for shard in data["shards"]]})
-    except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        version = field(data, "version", int, what=path)
+        if version > VERSION:
+            raise DataError(
+                f"{path} is of version {version}, this pocketclip knows {VERSION}; upgrade "
+                "pocketclip"
+            )
+        return _index_of(data, path)
+    except ParseError as error:
         raise DataError(
-            f"{path} is damaged ({reason}); restore it, or `pocketclip audit --repair` a copy "
+            f"{error}; the index is damaged: restore it, or `pocketclip audit --repair` a copy "
             "of the folder without it"
         ) from error
 
@@ -128,6 +131,69 @@ def describe(folder: str) -> Index | None:
     return _published(path) if storage.exists(path) else None
 
 
+def _index_of(data: dict[str, Any], path: str) -> Index:
+    unknown = set(data) - {f.name for f in fields(Index)}
+    if unknown:
+        raise ParseError(f"{path}: unknown key {sorted(unknown)[0]!r}")
+    return Index(
+        version=field(data, "version", int, what=path),
+        columns=items(data, "columns", str, what=path),
+        dtypes=items(data, "dtypes", str, what=path),
+        teachers=[
+            _teacher_of(teacher, f"{path}: teacher {k}")
+            for k, teacher in enumerate(items(data, "teachers", dict, what=path))
+        ],
+        captioners=[
+            _captioner_of(captioner, f"{path}: captioner {k}")
+            for k, captioner in enumerate(items(data, "captioners", dict, what=path))
+        ],
+        augmentation=field(data, "augmentation", dict, what=path, default=None),
+        shards=[
+            _shard_of(shard, f"{path}: shard {k}")
+            for k, shard in enumerate(items(data, "shards", dict, what=path))
+        ],
+        config_hash=field(data, "config_hash", str, what=path, default=None),
+    )
+
+
+def _teacher_of(data: dict[str, Any], what: str) -> dict[str, Any]:
+    field(data, "name", str, what=what, default=None)
+    field(data, "space_id", str, what=what, default=None)
+    field(data, "logit_scale", float, what=what, default=None)
+    width = field(data, "embed_dim", int, what=what, default=None)
+    if width is not None and not 0 <= width <= _WIDEST:
+        raise ParseError(f'{what}: "embed_dim" is {width}; it is from 1 to {_WIDEST:,}')
+    return data
+
+
+def _captioner_of(data: dict[str, Any], what: str) -> dict[str, Any]:
+    field(data, "key", str, what=what, default=None)
+    field(data, "name", str, what=what, default=None)
+    return data
+
+
+def _shard_of(data: dict[str, Any], what: str) -> ShardStats:
+    unknown = set(data) - {f.name for f in fields(ShardStats)}
+    if unknown:
+        raise ParseError(f"{what}: unknown key {sorted(unknown)[0]!r}")
+    name = field(data, "name", str, what=what)
+    if not name or "/" in name or "\\" in name or name.startswith("."):
+        raise ParseError(f"{what}: {name!r} is not the name of a shard")
+    counts = {
+        key: field(data, key, int, what=what, default=0) for key in ("samples", "bytes", "dims")
+    }
+    parts = field(data, "parts", dict, what=what, default={})
+    counts |= {f"parts.{key}": field(parts, key, int, what=f"{what}: parts") for key in parts}
+    for key, count in counts.items():
+        if not 0 <= count <= _LARGEST_COUNT:
+            raise ParseError(f'{what}: "{key}" is {count}, which is no count')
+    for key in ("sha256", "dtype"):
+        field(data, key, str, what=what, default="")
+    if "columns" in data:
+        items(data, "columns", str, what=what)
+    return ShardStats(**data)
+
+
 def _published(path: str) -> Index:
     data = _json(path)
     inner = data.get("reinforce", data)
@@ -135,11 +201,18 @@ def _published(path: str) -> Index:
     if augmentation is None and "random_resized_crop" in data:
         augmentation = data  # the generator writes the bare augmentation
     names = str(data.get("model_name", "")).split(",")
-    dims = data.get("teacher_dimension") or []
-    scales = data.get("teacher_logit_scale") or []
-    good = isinstance(dims, list) and all(type(d) is int for d in dims) and isinstance(scales, list)
-    if not good or not isinstance(augmentation, (dict, type(None))):
-        raise DataError(f"{path}: not the configuration of a reinforced set")
+    try:
+        dims = [typed(width, int, what="a width") for width in _list(data, "teacher_dimension")]
+        scales = [
+            None if scale is None else typed(scale, float, what="a scale")
+            for scale in _list(data, "teacher_logit_scale")
+        ]
+        if augmentation is not None:
+            typed(augmentation, dict, what="its augmentation")
+    except ParseError as error:
+        raise DataError(f"{path}: not the configuration of a reinforced set: {error}") from error
+    if any(abs(width) > _WIDEST for width in dims):
+        raise DataError(f"{path}: a width is over {_WIDEST:,}")
     teachers = [
         {
             "name": names[k] if k < len(names) else "",
@@ -152,43 +225,15 @@ def _published(path: str) -> Index:
     return Index(teachers=teachers, augmentation=augmentation)
 
 
+def _list(data: dict[str, Any], key: str) -> list[Any]:
+    return typed(data.get(key) or [], list, what=key)
+
+
 def _json(path: str) -> dict[str, Any]:
     try:
-        data = json.loads(storage.read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged: not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise DataError(f"{path} is damaged: JSON of a {type(data).__name__}, not of an object")
-    return data
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "columns": (list,),
-    "dtypes": (list,),
-    "teachers": (list,),
-    "captioners": (list,),
-    "augmentation": (dict, type(None)),
-    "shards": (list,),
-    "config_hash": (str, type(None)),
-}
-
-
-def _check_types(data: dict[str, Any]) -> None:
-    unknown = set(data) - {f.name for f in fields(Index)}
-    if unknown:
-        raise ValueError(f"unknown key {sorted(unknown)[0]}")
-    for key, kinds in _KINDS.items():
-        if not isinstance(data.get(key), kinds):
-            raise ValueError(f"{key} is missing or of a wrong type")
-    for teacher in data["teachers"] + data["captioners"] + data["shards"]:
-        if not isinstance(teacher, dict):
-            raise ValueError("an entry is not an object")
-    for shard in data["shards"]:
-        name = shard.get("name")
-        if not isinstance(name, str) or not name or "/" in name or "\\" in name:
-            raise ValueError(f"{name!r} is not the name of a shard")
-        numbers = (shard.get("samples", 0), shard.get("bytes", 0))
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise ValueError(f"the counts of {name} are no numbers")
-        if not isinstance(shard.get("parts", {}), dict):
-            raise ValueError(f"the parts of {name} are no object")
+        data = load_json(
+            storage.read_bytes(path), what="it", max_bytes=_LARGEST, max_memory=_LARGEST_IN_MEMORY
+        )
+        return typed(data, dict, what="it")
+    except ParseError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
