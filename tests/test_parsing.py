@@ -204,7 +204,7 @@ def _aliases(first: str, form: str) -> str:
         ("---\na: 1\n---\nb: 1", "document"),
         ("x: *nowhere", "alias"),
         ("x: @", "line 1 column 4"),
-        ("\x00", "not usable"),
+        ("\x00", "not YAML"),
         (b"a: \xe9", "not UTF-8"),
         ('x: "\\ud83d"', "half of a character"),
         ("x: " + "a" * 300_000, "larger than"),

@@ -203,9 +203,10 @@ def load_yaml(
         mark = error.problem_mark
         place = f" (line {mark.line + 1} column {mark.column + 1})" if mark else ""
         reason = error.problem or error.context or "it does not fit together"
-        raise ParseError(f"{what} is not usable YAML: {_one_line(reason)}{place}") from None
+        kind = "usable YAML" if isinstance(error, _refusal()) else "YAML"
+        raise ParseError(f"{what} is not {kind}: {_one_line(reason)}{place}") from None
     except yaml.YAMLError as error:
-        raise ParseError(f"{what} is not usable YAML: {_one_line(error)}") from None
+        raise ParseError(f"{what} is not YAML: {_one_line(error)}") from None
     except RecursionError:
         raise ParseError(f"{what} is nested too deeply to be read") from None
     _check_surrogates(value, what)
@@ -538,10 +539,16 @@ def _mapping_of(node: Any) -> dict[str, Any]:
     return {**merged, **own}
 
 
-def _refuse(place: Any, problem: str) -> NoReturn:
+@functools.lru_cache(maxsize=1)
+def _refusal() -> Any:
+    """Return the class of our own errors, of YAML that pyyaml takes."""
     import yaml
 
-    raise yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+    return type("Refusal", (yaml.MarkedYAMLError,), {})
+
+
+def _refuse(place: Any, problem: str) -> NoReturn:
+    raise _refusal()(problem=problem, problem_mark=place.start_mark)
 
 
 def _one_line(error: object) -> str:

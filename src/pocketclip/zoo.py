@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -446,6 +447,8 @@ def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
 
 # Of all the whole numbers, only these may be none.
 _MAY_BE_ZERO = {"attention_stages", "squeeze_excite_stages", "stem_padding"}
+_MOST = {"vocab_size": 1 << 20, "size": 8192, "layers": 1024, "context_length": 8192}
+_MOST_ELSE = 1 << 16
 
 
 def checked(config: ModelConfig) -> ModelConfig:
@@ -467,6 +470,9 @@ def checked(config: ModelConfig) -> ModelConfig:
             zero = value == 0 and hint is int and name not in _MAY_BE_ZERO
             if zero or not _fits(value, hint):
                 raise ConfigError(f"{where}{name} cannot be {value!r}")
+            most = _MOST.get(name, _MOST_ELSE)
+            if any(isinstance(v, int) and v > most for v in (value, *_parts(value))):
+                raise ConfigError(f"{where}{name} cannot be {value!r}; {most:,} is the most")
     image, text = config.image, config.text
     pairs = [("text", text.width, text.heads)]
     if config.decoder is not None:
@@ -487,6 +493,10 @@ def checked(config: ModelConfig) -> ModelConfig:
             raise ConfigError(f"{where}: a width of {width} cannot be split into {heads} heads")
     _check_captioner(config)
     return config
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else ()
 
 
 def _check_captioner(config: ModelConfig) -> None:
@@ -523,5 +533,5 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (int, float) and isinstance(value, bool):
         return False
     if hint is float:
-        return isinstance(value, (int, float))
+        return isinstance(value, (int, float)) and abs(value) < math.inf
     return isinstance(value, hint) and (hint is not int or value >= 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -120,7 +121,7 @@ def test_unknown_recipe_and_bad_files(tmp_path):
     with pytest.raises(ConfigError, match="is not YAML"):
         load_recipe(tmp_path / "cut.yaml")
     (tmp_path / "code.yaml").write_text("about: !!python/object/apply:os.getcwd []\n")
-    with pytest.raises(ConfigError, match="is not YAML"):
+    with pytest.raises(ConfigError, match="is not usable YAML: the tag"):
         load_recipe(tmp_path / "code.yaml")
 
 
@@ -130,3 +131,143 @@ def test_recipes_are_read_without_torch():
         "from pocketclip.train.recipe import load_recipe\nload_recipe('grocery-small')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+BASE = {"model": {"name": "tiny"}, "steps": 5000, "batch_size": 8, "data": {"source": "x"}}
+
+
+def hostile(change):
+    """Return a recipe with a field, by its dotted name, of another value."""
+    raw = json.loads(json.dumps(BASE))
+    key, value = change
+    *sections, last = key.split(".")
+    inner = raw
+    for section in sections:
+        inner = inner.setdefault(section, {})
+    inner[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("model", "tiny"), "model: should hold fields such as `name:`, not the text 'tiny'"),
+        (("model", ["tiny"]), "model: should hold fields such as `name:`, not a list"),
+        (("model", 3), "model: should hold fields such as `name:`, not the number 3"),
+        (("data", "x"), "data: should hold fields such as `source:`, not the text 'x'"),
+        (("optimizer", 3), "optimizer: should hold fields such as `lr:`"),
+        (("model.name", True), "model.name: should be text, not true; put it in quotes"),
+        (("model.name", 3), "model.name: should be text, not the number 3"),
+        (("by_model", {"tiny": 3}), "by_model holds fields"),
+        (("by_model", [1]), "by_model holds fields"),
+        (("optimizer.lr", float("inf")), "optimizer.lr: Input should be a finite number"),
+        (("optimizer.lr", float("nan")), "optimizer.lr: "),
+        (("optimizer.weight_decay", float("inf")), "optimizer.weight_decay: "),
+        (("optimizer.eps", float("inf")), "optimizer.eps: "),
+        (("loss.weights", [float("nan"), 1]), "loss.weights"),
+        (("loss.teacher_scales", [float("inf")]), "loss.teacher_scales"),
+        (("max_logit_scale", float("inf")), "max_logit_scale: "),
+        (("data.workers", 10**9), "data.workers: Input should be less than or equal to 1024"),
+        (("steps", 10**18), "steps: "),
+        (("steps", 10**5000), "steps: "),
+        (("batch_size", 10**12), "batch_size: "),
+        (("accumulate", 10**12), "accumulate: "),
+        (("loss.chunk", 10**12), "loss.chunk: "),
+        (("checkpoint.keep_last", 10**30), "checkpoint.keep_last: "),
+        (("model.overrides", {"image_size": 10**9}), "8,192 is the most"),
+        (("model.overrides", {"text.width": 10**9}), "65,536 is the most"),
+        (("model.overrides", {"text.layers": 10**6}), "1,024 is the most"),
+        (("model.overrides", {"image.widths": [10**9] * 5}), "65,536 is the most"),
+        (("model.overrides", {"drop_path": float("nan")}), "cannot be nan"),
+        (("data.image_augmentation", {"random_resized_crop": {"size": 10**9}}), "pixels"),
+        (("data.where", {"split": [1]}), "data.where.split: should be text, not a list"),
+        (("about", [[]]), "about: should be text"),
+    ],
+)
+def test_fields_that_no_recipe_has(change, reason):
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(hostile(change))
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("model: tiny\n", "model: should hold fields"),
+        ("optimizer: {lr: .inf}\n", "finite"),
+        ("steps: 1\nsteps: 2\n", "twice"),
+        ("a: " + "[" * 10_000, "levels"),
+        ("a: &a [*a]\n", "levels"),
+        ("5: a\n", "not text"),
+        ("x", "must hold fields such as `model:`, not the text 'x'"),
+        ("", "must hold fields such as `model:`, not null"),
+        (b"about: caf\xe9", "not UTF-8"),
+        (b"about: a\0b", "not YAML"),
+        ("a" * 300_000, "larger than"),
+    ],
+)
+def test_files_that_are_no_recipes(tmp_path, text, reason):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert reason in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("model=tiny", "model: should hold fields"),
+        ("optimizer.lr=.inf", "finite"),
+        ("optimizer.lr=1e999", "finite"),
+        ("x=" + "[" * 5_000, "levels"),
+        ("a" + ".a" * 5_000 + "=1", "not the name of a field"),
+        ("data=3", "data: should hold fields"),
+        ("data.where=3", "data.where"),
+        ("model.overrides.a=1", "unknown field 'a'"),
+        ("x={a: 1, a: 2}", "twice"),
+        ("steps=!!python/name:os.system", "tag"),
+        ("steps=" + "9" * 6_000, "number"),
+    ],
+)
+def test_settings_that_make_no_sense(setting, reason):
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(BASE, [setting])
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_below_what_is_no_section():
+    for key in ("data.where.split", "model.overrides.text.width"):
+        with pytest.raises(ConfigError, match="has no fields"):
+            load_recipe({**BASE, key.partition(".")[0]: {key.split(".")[1]: 3}}, {key: "x"})
+    deep = inner = {}
+    for _ in range(5_000):
+        inner["a"] = inner = {}
+    with pytest.raises(ConfigError, match="levels"):
+        load_recipe({**BASE, "about": deep})
+    with pytest.raises(ConfigError, match="neither a file"):
+        load_recipe("a" * 5_000)
+
+
+def test_names_that_yaml_takes_for_something_else(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "model: {name: tiny}\nsteps: 5_000\nbatch_size: 8\nabout: 2020-01-01\ncompile: on\n"
+        "data: {source: NO, reinforced: false, where: {country: NO, year: 2020, "
+        "day: 2020-01-01, good: true}}\n"
+    )
+    recipe = load_recipe(path)
+    assert (recipe.about, recipe.compile, recipe.steps) == ("2020-01-01", True, 5000)
+    assert recipe.data.source == "NO"
+    assert recipe.data.where == {
+        "country": "NO",
+        "year": "2020",
+        "day": "2020-01-01",
+        "good": "true",
+    }
+    path.write_text(dump(recipe))
+    assert load_recipe(path) == recipe

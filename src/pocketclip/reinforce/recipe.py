@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pocketclip.augment import Augmentation
-from pocketclip.errors import AugmentationError, ConfigError
+from pocketclip.errors import AugmentationError, ConfigError, ParseError
+from pocketclip.parsing import kind_of, load_yaml, read_json
 from pocketclip.reinforce.captioners import Sampling
 from pocketclip.shards import DTYPES
 
@@ -30,7 +31,7 @@ DATACOMPDR = {
 class Recipe(BaseModel):
     """Everything that decides a reinforced dataset, apart from the pairs themselves."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     teachers: tuple[str, ...] = Field(min_length=1)
     """Specs as `pocketclip.reinforce.teachers.load_teacher` takes them; embeddings concatenate."""
@@ -52,7 +53,7 @@ class Recipe(BaseModel):
     """Store the images too; without them the set is as small as the published ones."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=2**20)
     """Pairs handed to the models at a time; they divide their work further themselves."""
     offline: bool = False
 
@@ -121,16 +122,17 @@ def load_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        if path.suffix.lower() == ".json":
+            found = read_json(path)
+        else:
+            found = load_yaml(path.read_bytes(), what=str(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except ParseError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} must hold fields such as `teachers:`, not {found!r}")
+        raise ConfigError(f"{path} must hold fields such as `teachers:`, not {kind_of(found)}")
     return found
 
 

@@ -8,26 +8,29 @@ Published settings: MobileCLIP (arXiv 2311.17049), section 5 and appendix; Mobil
 
 from __future__ import annotations
 
-import copy
 import difflib
-import functools
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pocketclip import zoo
 from pocketclip.augment import Augmentation
-from pocketclip.errors import AugmentationError, ConfigError, UnknownModelError
+from pocketclip.errors import AugmentationError, ConfigError, ParseError, UnknownModelError
+from pocketclip.parsing import MAX_DEPTH, dump_yaml, kind_of, load_yaml
+
+_MOST_STEPS = 10**10
+_MOST_SAMPLES = 2**24
+_MOST_WORKERS = 1024
+_DEEPEST_KEY = 8
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown fields are errors, and nothing changes after it was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -39,9 +42,9 @@ class ModelSection(Section):
     """Fields of its configuration, as `pocketclip.zoo.override` takes them."""
     init: str | None = None
     """A checkpoint, file or name whose weights the run begins with; else random ones."""
-    freeze_image: int | None = Field(default=None, ge=0)
+    freeze_image: int | None = Field(default=None, ge=0, le=4096)
     """Train only so many last blocks of the image tower and its head; 0 freezes it whole."""
-    freeze_text: int | None = Field(default=None, ge=0)
+    freeze_text: int | None = Field(default=None, ge=0, le=4096)
     freeze_batch_norm: bool = False
     """Keep BatchNorm's running statistics, and use them in training too."""
 
@@ -86,10 +89,15 @@ class DataSection(Section):
     """Of tables of raw pairs: the first is the ground truth, others count as synthetic."""
     where: dict[str, str] = {}
     """Of tables of raw pairs: only rows with these values."""
-    workers: int | None = Field(default=None, ge=0)
+    workers: int | None = Field(default=None, ge=0, le=_MOST_WORKERS)
     """Processes that decode; None: the cores of this process less one, but at least one."""
     cache_dir: str | None = None
     """Where shards of an object store are kept while they are used."""
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return _texts(value)
 
     @field_validator("caption_columns", mode="before")
     @classmethod
@@ -122,7 +130,7 @@ class LossSection(Section):
     """The width of each teacher's part of an embedding; None: what the dataset says."""
     teacher_biases: tuple[float, ...] | None = None
     """With `siglip`: added to each teacher's scaled similarities."""
-    chunk: int | None = Field(default=None, ge=1)
+    chunk: int | None = Field(default=None, ge=1, le=_MOST_SAMPLES)
     """Rows of the similarity matrix at a time, for large batches; None: all."""
 
     @field_validator("weights")
@@ -151,16 +159,16 @@ class ScheduleSection(Section):
     kind: Literal["cosine", "constant"] = "cosine"
     warmup: int = Field(default=1000, ge=0)
     """Steps of rising rate."""
-    constant: int = Field(default=0, ge=0)
+    constant: int = Field(default=0, ge=0, le=_MOST_STEPS)
     """With `cosine`: so many steps, warm-up included, before the rate falls."""
 
 
 class CheckpointSection(Section):
     """When a run is saved, and what is kept."""
 
-    every_steps: int | None = Field(default=1000, ge=1)
-    every_minutes: float | None = Field(default=30.0, gt=0)
-    keep_last: int = Field(default=3, ge=1)
+    every_steps: int | None = Field(default=1000, ge=1, le=_MOST_STEPS)
+    every_minutes: float | None = Field(default=30.0, gt=0, le=10**7)
+    keep_last: int = Field(default=3, ge=1, le=10**6)
     keep_best: bool = True
     """Keep the one with the best figure of the evaluation too."""
 
@@ -175,6 +183,21 @@ class EvaluationSection(Section):
     where: dict[str, str] = {}
     templates: tuple[str, ...] = ()
 
+    @field_validator("where", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return _texts(value)
+
+
+def _texts(value: Any) -> Any:
+    """Return the values of `where` as they stand in a table: 2020 as text, true in small letters.
+
+    Anything but whole numbers and booleans stays what it is, and is checked as that.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    return {key: str(one).lower() if isinstance(one, int) else one for key, one in value.items()}
+
 
 class Recipe(Section):
     """Everything that decides a run."""
@@ -188,10 +211,10 @@ class Recipe(Section):
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    steps: int = Field(ge=1, le=_MOST_STEPS)
+    batch_size: int = Field(ge=1, le=_MOST_SAMPLES)
     """Samples per step of all processes together."""
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: int = Field(default=1, ge=1, le=_MOST_SAMPLES)
     """Micro-batches per step and process; the loss is that of the whole batch."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -204,7 +227,7 @@ class Recipe(Section):
     """The decay per step of the moving average of the weights; None: no average."""
     max_logit_scale: float = Field(default=100.0, gt=0)
     checkpoint: CheckpointSection = CheckpointSection()
-    log_every: int = Field(default=50, ge=1)
+    log_every: int = Field(default=50, ge=1, le=_MOST_STEPS)
     tensorboard: bool = True
     """Write TensorBoard's files where it is installed."""
     wandb: str | None = None
@@ -269,13 +292,7 @@ def load_recipe(
     """
     raw, where = _read(source)
     changes = _parsed(settings)
-    by_model = raw.pop("by_model", {})
-    if not isinstance(by_model, dict):
-        raise ConfigError(f"{where}: by_model holds fields by the name of a model")
-    chosen = changes.get("model.name", (raw.get("model") or {}).get("name", ""))
-    for name, fields in by_model.items():
-        if _same_model(name, str(chosen)):
-            raw = _merged(raw, fields)
+    raw = _of_model(raw, changes, where)
     for key, value in changes.items():
         raw = _with(raw, key, value)
     try:
@@ -288,8 +305,7 @@ def load_recipe(
 
 def dump(recipe: Recipe) -> str:
     """Return the recipe as YAML, every field spelled out; `load_recipe` reads it."""
-    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return text
+    return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -312,11 +328,53 @@ def _flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return out
 
 
+def _of_model(raw: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return `raw` with the fields of its `by_model` that are for the model that is trained."""
+    by_model = raw.pop("by_model", {})
+    model = changes.get("model", raw.get("model"))
+    if model is not None and not isinstance(model, dict):
+        raise ConfigError(f"{where}: model: {_no_fields('model', model)}")
+    chosen = changes.get("model.name", (model or {}).get("name", ""))
+    if not isinstance(by_model, dict) or any(not isinstance(f, dict) for f in by_model.values()):
+        raise ConfigError(f"{where}: by_model holds fields by the name of a model")
+    for name, fields in by_model.items():
+        if _same_model(str(name), str(chosen)):
+            raw = _merged(raw, fields)
+    return raw
+
+
+def _no_fields(section: str, value: Any) -> str:
+    first = _fields([section])[0]
+    return f"should hold fields such as `{first}:`, not {kind_of(value)}"
+
+
+def _copied(value: Any, depth: int = 0) -> Any:
+    """Return a copy of the containers of `value`, as YAML has them.
+
+    Raises:
+        ConfigError: they are nested too deeply.
+    """
+    if depth > MAX_DEPTH:
+        raise ConfigError(f"the recipe is nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, Mapping):
+        return {key: _copied(one, depth + 1) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copied(one, depth + 1) for one in value]
+    return value
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long to be one
+        return False
+
+
 def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if isinstance(source, Mapping):
-        return copy.deepcopy(dict(source)), "recipe"
+        return dict(_copied(source)), "recipe"
     path, text = Path(source), str(source)
-    if not path.is_file() and text not in names():
+    if not _is_file(path) and text not in names():
         if path.suffix.lower() in (".yaml", ".yml", ".json"):
             raise ConfigError(f"{source}: no such file")
         near = difflib.get_close_matches(text, names(), n=1, cutoff=0.4)
@@ -325,48 +383,40 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
             f"{text!r} is neither a file nor a recipe{hint} (recipes: {', '.join(names())})"
         )
     try:
-        if path.is_file():
-            content = path.read_text("utf-8")
+        if _is_file(path):
+            content = path.read_bytes()
         else:
-            content = (resources.files("pocketclip.train") / "recipes" / f"{text}.yaml").read_text(
-                "utf-8"
-            )
-        found = yaml.load(content, _loader())
+            named = resources.files("pocketclip.train") / "recipes" / f"{text}.yaml"
+            content = named.read_bytes()
+        found = load_yaml(content, what=text)
     except OSError as error:
         raise ConfigError(f"{source}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    except ParseError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{source} must hold fields such as `model:`, not {found!r}")
+        raise ConfigError(f"{source} must hold fields such as `model:`, not {kind_of(found)}")
     return found, text
-
-
-@functools.lru_cache(maxsize=1)
-def _loader() -> Any:
-    """Return YAML's safe loader with 1e-3 as a number, as everybody means it."""
-    import re
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    number = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-    return Loader
 
 
 def _parsed(settings: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(settings, Mapping):
-        return dict(settings)
+        return {_key(key): _copied(value) for key, value in settings.items()}
     out: dict[str, Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text!r} is not key=value, as in optimizer.lr=1e-3")
         try:
-            out[key.strip()] = yaml.load(value, _loader())
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text!r}: {' '.join(str(error).split())}") from error
+            out[_key(key.strip())] = load_yaml(value, what="its value")
+        except ParseError as error:
+            raise ConfigError(f"--set {text[:80]!r}: {error}") from error
     return out
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str) or (key.count(".") > _DEEPEST_KEY and not key.startswith(_WHOLE)):
+        raise ConfigError(f"--set {str(key)[:80]}: this is not the name of a field")
+    return key
 
 
 def _same_model(name: str, chosen: str) -> bool:
@@ -393,15 +443,19 @@ def _with(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     for whole in _WHOLE:
         if key.startswith(f"{whole}."):
             first, field = whole.split(".")
-            inner = {**((raw.get(first) or {}).get(field) or {}), key[len(whole) + 1 :]: value}
-            return _merged(raw, {first: {field: inner}})
+            inner = _section(_section(raw, first, key), field, key)
+            return _merged(raw, {first: {field: {**inner, key[len(whole) + 1 :]: value}}})
     head, dot, rest = key.partition(".")
     if not dot:
         return {**raw, head: value}
-    section = raw.get(head)
+    return {**raw, head: _with(dict(_section(raw, head, key)), rest, value)}
+
+
+def _section(raw: Mapping[str, Any], name: str, key: str) -> Mapping[str, Any]:
+    section = raw.get(name)
     if section is not None and not isinstance(section, dict):
-        raise ConfigError(f"--set {key}: {head} has no fields")
-    return {**raw, head: _with(dict(section or {}), rest, value)}
+        raise ConfigError(f"--set {key}: {name} has no fields")
+    return section or {}
 
 
 def _first(error: ValidationError) -> str:
@@ -414,6 +468,10 @@ def _first(error: ValidationError) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{'.'.join(place)}: unknown field{hint} (there are {', '.join(known)})"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "model_type":
+        message = _no_fields(place[0], first["input"])
+    elif first["type"] == "string_type":
+        message = f"should be text, not {kind_of(first['input'])}; put it in quotes"
     return f"{'.'.join(place)}: {message}" if place else message
 
 
