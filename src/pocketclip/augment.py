@@ -60,8 +60,9 @@ from pocketclip.augment_params import (
     bare,
     plain,
 )
-from pocketclip.errors import AugmentationError
+from pocketclip.errors import AugmentationError, ParseError
 from pocketclip.images import MAX_PIXELS, open_image
+from pocketclip.parsing import load_json
 
 __all__ = ["Augmentation", "Params", "rng_for"]
 
@@ -187,8 +188,8 @@ class Augmentation:
         names = ", ".join(name for name, _, _ in self._entries)
         if isinstance(packed, (str, bytes)):
             try:
-                packed = json.loads(packed)
-            except (ValueError, RecursionError):
+                packed = load_json(packed)
+            except ParseError:
                 raise AugmentationError(f"augmentation is not JSON: {_short(packed)}") from None
         entries = bare(packed)
         if not isinstance(entries, list):

@@ -11,7 +11,6 @@ that change no byte of the result are read in whatever form the published code t
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
@@ -20,7 +19,8 @@ from typing import Any, ClassVar, TypeAlias
 from PIL import Image
 
 from pocketclip.augment_params import whole
-from pocketclip.errors import AugmentationError
+from pocketclip.errors import AugmentationError, ParseError
+from pocketclip.parsing import load_json
 
 Size: TypeAlias = "int | tuple[int, int]"
 Pair: TypeAlias = "tuple[float, float]"
@@ -284,8 +284,8 @@ def parse(config: Any) -> dict[str, Transform]:
     """
     if isinstance(config, (str, bytes)):
         try:
-            config = json.loads(config)
-        except (ValueError, RecursionError):
+            config = load_json(config)
+        except ParseError:
             raise AugmentationError("the augmentation configuration is not valid JSON") from None
     for outer in ("reinforce", "image_augmentation"):
         if isinstance(config, dict) and outer in config:

@@ -23,6 +23,7 @@ from pocketclip.naming import Naming
 from pocketclip.nn import reparam
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.space import architecture
+from pocketclip.parsing import load_json, read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -107,7 +108,7 @@ def save(
 
 def _load_folder(path: Path, name: str | None) -> CLIP:
     try:
-        raw = json.loads((path / CONFIG).read_text("utf-8"))
+        raw = read_json(path / CONFIG)
         if raw.get("format") != "pocketclip":
             raise CheckpointError(f"{path / CONFIG} was not written by pocketclip")
         if raw["version"] > VERSION:
@@ -177,7 +178,7 @@ def _config_of(
     """Return the configuration that a weight file wants, from whichever source says it."""
     if "pocketclip" in metadata:
         try:
-            config = zoo.from_dict(json.loads(metadata["pocketclip"]))
+            config = zoo.from_dict(load_json(metadata["pocketclip"]))
         except (ValueError, ConfigError) as error:
             raise CheckpointError(f"{path} has damaged metadata: {error}") from error
         if name is None or zoo.resolve(name) == config.name:

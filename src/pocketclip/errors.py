@@ -15,7 +15,7 @@ class UnknownModelError(PocketclipError):
     """A model name that does not exist."""
 
 
-class ParseError(PocketclipError):
+class ParseError(PocketclipError, ValueError):
     """JSON or YAML that cannot be read, or does not hold what it should."""
 
 

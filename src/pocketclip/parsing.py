@@ -446,7 +446,8 @@ def _yaml_composer() -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             self.depth += 1
             if self.depth > self.max_depth:
-                _refuse(self.peek_event(), f"nested more than {self.max_depth} levels deep")
+                event = self.peek_event()  # type: ignore[no-untyped-call]
+                _refuse(event, f"nested more than {self.max_depth} levels deep")
             try:
                 return super().compose_node(parent, index)
             finally:

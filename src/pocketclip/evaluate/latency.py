@@ -8,7 +8,6 @@ The two are of different machines and never share an axis.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketclip import storage, zoo
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, ParseError
+from pocketclip.parsing import load_json, split_lines
 
 DEVICE = "iPhone 12 Pro Max"
 """What the published latency was measured on."""
@@ -119,17 +119,17 @@ def read_latency(path: str | os.PathLike[str]) -> LatencyFile:
 
 
 def _json(text: str, place: str) -> Any:
-    lines = text.rstrip().splitlines()
+    lines = split_lines(text.rstrip())
     if not lines:
         raise DataError(f"{place} is empty; give what benchmarks/encode.py printed")
     try:
-        return json.loads(lines[-1])
-    except (ValueError, RecursionError) as error:
+        return load_json(lines[-1], what="it")
+    except ParseError as error:
         last = error
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise DataError(f"{place} line {len(lines)} is not JSON ({last}); give what "
+        return load_json(text, what="it")
+    except ParseError:
+        raise DataError(f"{place} line {len(lines)} cannot be read: {last}; give what "
                         "benchmarks/encode.py printed") from last  # fmt: skip
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from pocketclip import storage
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, ParseError
 from pocketclip.evaluate.examples import DataOptions
-from pocketclip.pairs.base import matches
+from pocketclip.pairs.base import as_text
 from pocketclip.pairs.tables import folder_of
+from pocketclip.parsing import load_json
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 _IMAGE_FOLDERS = ("images", "winogavil_images", "val2017", "coco/val2017")
@@ -98,7 +98,7 @@ def _rows_of(path: str, options: DataOptions) -> Callable[[], Iterator[_Row]]:
             for name, value in options.where:
                 if name not in row:
                     raise DataError(f"{where} has no column {name!r} to choose rows by")
-                if not matches(row[name], value):
+                if as_text(row[name]) != value:
                     break
             else:
                 yield where, row
@@ -135,9 +135,9 @@ def _jsonl(path: str) -> Iterator[_Row]:
         for number, line in enumerate(stream, 1):
             where = f"{path} row {number}"
             try:
-                row = json.loads(line) if line.strip() else {}
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where} is not JSON ({error})") from error
+                row = load_json(line, what=where, constants=True) if line.strip() else {}
+            except ParseError as error:
+                raise DataError(str(error)) from error
             if not isinstance(row, dict):
                 raise DataError(f"{where} is not a JSON object")
             if row:
@@ -147,9 +147,9 @@ def _jsonl(path: str) -> Iterator[_Row]:
 def _json(path: str) -> Iterator[_Row]:
     """Yield the rows of a SugarCrepe file: an object of objects."""
     try:
-        whole = json.loads(storage.read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error})") from error
+        whole = load_json(storage.read_bytes(path), what=path)
+    except ParseError as error:
+        raise DataError(str(error)) from error
     if not isinstance(whole, dict) or not all(isinstance(row, dict) for row in whole.values()):
         raise DataError(f"{path} is no object of objects, as SugarCrepe's files are")
     for key, row in whole.items():

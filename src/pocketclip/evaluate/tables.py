@@ -34,6 +34,7 @@ from pocketclip.evaluate.folders import named
 from pocketclip.evaluate.rows import Table, open_rows
 from pocketclip.evaluate.tasks import Kind, Task
 from pocketclip.pairs.duplicates import SeenUids
+from pocketclip.parsing import load_json
 
 _IMAGES = ("image", "filepath", "path", "filename", "file")
 _LABELS = ("label", "class_id", "cls", "class", "class_name")
@@ -214,7 +215,7 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
     """Return the captions of a cell: a list, a JSON list, or one text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
+            value = load_json(value, what=where)
         except ValueError:
             value = [value]  # a caption that begins with a bracket
     found = value if isinstance(value, list) else [value]

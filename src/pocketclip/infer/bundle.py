@@ -25,6 +25,7 @@ from typing import Any
 
 from pocketclip import files, zoo
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError
+from pocketclip.parsing import read_json
 from pocketclip.tokenizer import fingerprint
 
 MANIFEST = "bundle.json"
@@ -112,7 +113,7 @@ def only_bundle(path: str | os.PathLike[str]) -> bool:
     """Return whether a folder holds a bundle, of whatever version and state, and nothing else."""
     folder = Path(path)
     try:
-        raw = json.loads((folder / MANIFEST).read_text("utf-8"))
+        raw = read_json(folder / MANIFEST)
         ours = {MANIFEST, *raw["files"]} if raw["format"] == "pocketclip-bundle" else set()
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -135,7 +136,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
     """
     folder = Path(path)
     try:
-        raw = json.loads((folder / MANIFEST).read_text("utf-8"))
+        raw = read_json(folder / MANIFEST)
         if not isinstance(raw, dict) or raw.get("format") != "pocketclip-bundle":
             raise BundleError(f"{folder / MANIFEST} was not written by `pocketclip export`")
         if raw["version"] != VERSION:

@@ -241,22 +241,25 @@ def caption_text(value: object) -> str:
         except UnicodeDecodeError:
             return ""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return as_text(value).strip() if isinstance(value, str) or number else ""
+    return cell_text(value).strip() if isinstance(value, str) or number else ""
 
 
 def as_text(value: object) -> str:
-    """Return a cell as text: true and false in small letters, 3.0 as `3`, NaN as nothing.
+    """Return `value` as it is compared in `where`: true and false in small letters."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def cell_text(value: object) -> str:
+    """Return a cell as text: as `as_text` does, but 3.0 as `3`, and NaN as nothing.
 
     A table with an empty cell among its whole numbers is read as floats by many tools, and the
     empty one as NaN.
     """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        if math.isnan(value):
-            return ""
-        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
-    return str(value)
+    if not isinstance(value, float):
+        return as_text(value)
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
 
 
 def is_empty(value: object) -> bool:
@@ -266,7 +269,7 @@ def is_empty(value: object) -> bool:
 
 def matches(value: object, wanted: object) -> bool:
     """Return whether a cell has a value that `where` asks for."""
-    return as_text(value) == as_text(wanted) or str(value) == str(wanted)
+    return as_text(wanted) in (as_text(value), cell_text(value))
 
 
 def plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from pocketclip.pairs.base import (
     Draft,
     PairOptions,
     PairShard,
-    as_text,
+    cell_text,
     choose_columns,
     clean_uid,
     count_known,
@@ -230,7 +230,7 @@ def uid_of_row(row: dict[str, Any] | str, number: int, options: PairOptions, pre
         value = row.get(options.uid_column)
     if is_empty(value):
         return f"{prefix}{number:08d}"
-    return clean_uid(as_text(value))
+    return clean_uid(cell_text(value))
 
 
 def open_table(path: str, name: str | None, options: PairOptions) -> list[TableShard]:

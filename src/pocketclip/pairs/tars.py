@@ -25,10 +25,10 @@ from pocketclip.pairs.base import (
     Draft,
     PairOptions,
     PairShard,
+    as_text,
     clean_uid,
     collect_captions,
     digest,
-    matches,
     plain,
 )
 from pocketclip.pairs.loading import completed, is_url, with_bytes
@@ -85,7 +85,7 @@ class TarShard(PairShard):
             return
         facts = facts if isinstance(facts, dict) else {}
         where = self.options.where.items()
-        if not all(matches(facts.get(name), value) for name, value in where):
+        if any(as_text(facts.get(name)) != as_text(value) for name, value in where):
             return
         if uid in seen:
             yield Bad(uid=uid, reason=f"duplicate uid {uid}: an earlier sample has it already")

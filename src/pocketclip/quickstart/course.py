@@ -25,6 +25,7 @@ from pocketclip.files import write_whole
 from pocketclip.infer.encoder import Encoder
 from pocketclip.nn.clip import CLIP
 from pocketclip.pairs import PairOptions, open_pairs
+from pocketclip.parsing import read_json
 from pocketclip.quickstart.collection import PAIRS
 from pocketclip.reinforce import job
 from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
@@ -83,9 +84,11 @@ class Course:
             self._write(SETTINGS, self.settings)
         else:
             try:
-                before = json.loads(path.read_text("utf-8"))
+                before = read_json(path)
             except ValueError as error:
                 raise ConfigError(f"{path} is damaged ({error}); choose another --out") from error
+            if not isinstance(before, dict):
+                raise ConfigError(f"{path} is damaged; choose another --out")
             if before != self.settings:
                 changed = [k for k in self.settings if before.get(k) != self.settings[k]]
                 raise ConfigError(

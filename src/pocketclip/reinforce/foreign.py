@@ -14,8 +14,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketclip import hub
-from pocketclip.errors import CheckpointError, ConfigError, HubError, MissingDependencyError
+from pocketclip import hub, parsing
+from pocketclip.errors import (
+    CheckpointError,
+    ConfigError,
+    HubError,
+    MissingDependencyError,
+    ParseError,
+)
 from pocketclip.files import digest
 
 TEACHERS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
@@ -71,11 +77,11 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it is missing, or something else.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parsing.read_json(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error})") from error
+    except ParseError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} does not hold an object")
     return found

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketclip import storage
-from pocketclip.errors import ConfigError, DataError
+from pocketclip.errors import ConfigError, DataError, ParseError
 from pocketclip.files import remove_abandoned
 from pocketclip.pairs import PairShard
+from pocketclip.parsing import load_json
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.local import Workers
 from pocketclip.reinforce.prepare import Prepared
@@ -181,9 +182,9 @@ def begin(out: str, facts: dict[str, Any]) -> None:
 
 def _read_json(path: str) -> dict[str, Any]:
     try:
-        found = json.loads(storage.read_bytes(path))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): remove it and run again") from error
+        found = load_json(storage.read_bytes(path), what=path)
+    except ParseError as error:
+        raise DataError(f"{error}: remove it and run again") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} does not hold an object: remove it and run again")
     return found

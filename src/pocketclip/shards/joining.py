@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError
+from pocketclip.parsing import load_json
 from pocketclip.shards.foreign import SUFFIXES as LINES
 from pocketclip.shards.index import NAME, Index, describe, write_index
 from pocketclip.shards.lookup import Lookup
@@ -264,7 +265,7 @@ def _state(out: str, identity: str) -> JoinReport | None:
     state: dict[str, Any] = {}
     if storage.exists(path):
         with contextlib.suppress(ValueError):
-            state = json.loads(storage.read_bytes(path))
+            state = load_json(storage.read_bytes(path), what=path)
     elif storage.list_files(out, (*SUFFIXES, NAME)):
         raise DataError(f"{out} holds shards of another origin; give another --out")
     if state and state.get("config_hash") != identity:
@@ -286,7 +287,7 @@ def _write_state(out: str, identity: str, report: JoinReport | None) -> None:
 def _read_notes(path: str) -> Iterator[dict[str, Any]]:
     with storage.open_read(path) as stream:
         for line in stream:
-            yield json.loads(line)
+            yield load_json(line, what=path, surrogates=True)
 
 
 def _finish(job: _Job, notes: list[str], identity: str) -> JoinReport:

@@ -11,8 +11,9 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from pocketclip.errors import MissingDependencyError
+from pocketclip.errors import MissingDependencyError, ParseError
 from pocketclip.files import write_whole
+from pocketclip.parsing import load_json, split_lines
 from pocketclip.train.recipe import Recipe
 
 LOG = "log.jsonl"
@@ -69,10 +70,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     if not path.is_file():
         return out
-    for line in path.read_text("utf-8", "replace").splitlines():
+    for line in split_lines(path.read_text("utf-8", "replace")):
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = load_json(line, constants=True)
+        except ParseError:
             continue
         if isinstance(record, dict):
             out.append(record)

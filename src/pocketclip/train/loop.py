@@ -40,6 +40,7 @@ from pocketclip import __version__, checkpoint, devices
 from pocketclip.errors import CheckpointError, ConfigError, PocketclipError, TrainingError
 from pocketclip.files import remove_abandoned, write_whole
 from pocketclip.nn.clip import CLIP, build
+from pocketclip.parsing import read_json
 from pocketclip.train import distributed, saving
 from pocketclip.train import recipe as recipes
 from pocketclip.train.data import DataConfig, Loader
@@ -487,7 +488,7 @@ class _Run:
         starts = []
         if path.is_file():
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                starts = list(json.loads(path.read_text("utf-8"))["starts"])
+                starts = list(read_json(path)["starts"])
         starts.append(
             {
                 "step": self.step,

@@ -24,6 +24,7 @@ from pocketclip import checkpoint
 from pocketclip.errors import CheckpointError, TrainingError
 from pocketclip.files import digest, is_alive, write_whole, write_whole_folder
 from pocketclip.nn.clip import CLIP
+from pocketclip.parsing import read_json
 
 FOLDER = "checkpoints"
 _TRAINER = "trainer.pt"
@@ -77,7 +78,7 @@ def annotate(saved: Saved, metrics: Mapping[str, float]) -> None:
     Raises:
         OSError: it cannot be written; the checkpoint is as it was.
     """
-    hashes = json.loads((saved.folder / _SEAL).read_text("utf-8"))["sha256"]
+    hashes = read_json(saved.folder / _SEAL)["sha256"]
     with write_whole(saved.folder / _SEAL) as temporary:
         temporary.write_text(_seal(saved.step, hashes, metrics), "utf-8")
 
@@ -92,7 +93,7 @@ def best(run: Path) -> tuple[int, float] | None:
     found = []
     for folder in find(run):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            seal = json.loads((folder / _SEAL).read_text("utf-8"))
+            seal = read_json(folder / _SEAL)
             found.append((float(seal["metrics"]["main_metric"]), -int(seal["step"])))
     if not found:
         return None
@@ -124,7 +125,7 @@ def check(folder: Path) -> Saved:
         CheckpointError: a file is missing, cut or changed.
     """
     try:
-        seal = json.loads((folder / _SEAL).read_text("utf-8"))
+        seal = read_json(folder / _SEAL)
         hashes, step = dict(seal["sha256"]), int(seal["step"])
         metrics = {str(k): float(v) for k, v in seal["metrics"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
