@@ -53,6 +53,7 @@ from pocketclip.train.optim import (
 )
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.step import Stepper
+from pocketclip.train.watchdog import Watchdog
 from pocketclip.types import Encoder
 
 OnCheckpoint = Callable[[CLIP, int], Mapping[str, float]]
@@ -63,6 +64,8 @@ RECIPE, RUN, MODEL = "recipe.yaml", "run.json", checkpoint.RUN_MODEL
 # May differ between the parts of a run that is resumed: they do not decide what is learnt.
 _FREE = ("about", "log_every", "tensorboard", "wandb", "checkpoint.", "evaluation", "data.workers",
          "data.cache_dir", "data.source")  # fmt: skip
+# Of float16's gradients: it begins at 65,536 and is halved by each step that overflows.
+_LEAST_SCALE = 2.0**-10
 log = logging.getLogger(__name__)
 
 
@@ -78,6 +81,8 @@ class Summary:
     interrupted: bool = False
     skipped: int = 0
     """Samples that could not be used, and were replaced."""
+    failed_evaluations: int = 0
+    """Checkpoints of this start that could not be scored; the log says why."""
     metrics: dict[str, float] = field(default_factory=dict)
     best: tuple[int, float] | None = None
     """Step and main metric of the best checkpoint, where one was scored."""
@@ -103,24 +108,30 @@ def train(
         resume: `auto` goes on from the newest readable checkpoint in `out`, if there is one;
             `no` refuses a folder that holds a run; else the path of a checkpoint to go on from.
         device: `cpu`, `cuda`, or `auto`.
-        teachers: the live teachers that `recipe.teachers` names, loaded.
-        on_checkpoint: called where a checkpoint is written, on the main process.
+        teachers: the live teachers that `recipe.teachers` names, loaded
+            (`pocketclip.reinforce.teachers.load_teacher`).
+        on_checkpoint: scores a checkpoint once it is written, on the main process. None: scored
+            as `recipe.evaluation` says, if it says so. If it raises an error, that is logged, and
+            training goes on.
         on_log: called with each record of the log, on the main process.
 
     Raises:
-        ConfigError: a recipe that does not fit the data or the processes.
+        ConfigError: a recipe that does not fit the data, the evaluation data or the processes.
         DataError: data that cannot be read.
-        TrainingError: a folder that holds another run, a loss that is no number, a full disk.
+        TrainingError: a folder that holds another run, a loss that is no number, a full disk, or
+            another process that failed.
     """
     if len(teachers) != len(recipe.teachers):
         raise ConfigError(
-            f"the recipe names {len(recipe.teachers)} live teachers; {len(teachers)} were given"
+            f"the recipe names {len(recipe.teachers)} live teachers; {len(teachers)} were given "
+            "(pocketclip.reinforce.teachers.load_teacher loads them)"
         )
     joined_before = distributed.world_size() > 1
     world = distributed.start(str(devices.place(device)) if device == "auto" else device)
     try:
-        run = _Run(recipe, Path(out), world, teachers, on_checkpoint, on_log)
-        return run.go(resume)
+        with Watchdog(world, ends=not joined_before):
+            run = _Run(recipe, Path(out), world, teachers, on_checkpoint, on_log)
+            return run.go(resume)
     finally:
         if not joined_before:
             distributed.stop()
@@ -192,7 +203,7 @@ class _Run:
         self.recipe, self.out, self.world = recipe, out, world
         self.teachers = teachers
         self.on_checkpoint, self.on_log = on_checkpoint, on_log
-        self.step = self.skipped = 0
+        self.step = self.skipped = self.failed_evaluations = 0
         self.last_good: Path | None = None
         share = world.size * recipe.accumulate
         if recipe.batch_size % share:
@@ -207,6 +218,8 @@ class _Run:
     def go(self, resume: str) -> Summary:
         saved = self._found(resume)
         trainer: dict[str, Any] = {}
+        if saved is None or saved.step < self.recipe.steps:
+            self._find_scorer()  # its data are looked for before any work
         if saved is None:
             model = first_model(self.recipe)
         else:
@@ -223,6 +236,13 @@ class _Run:
                     f"{self.out}: the run cannot go on ({error}); {self._good()}; put that right "
                     "(free some space, if the disk is full) and resume"
                 ) from error
+
+    def _find_scorer(self) -> None:
+        wanted = self.recipe.evaluation
+        if self.on_checkpoint is None and wanted is not None and self.world.is_main:
+            from pocketclip.train.evaluation import make_scorer
+
+            self.on_checkpoint = make_scorer(wanted)
 
     def _found(self, resume: str) -> saving.Saved | None:
         """Return the checkpoint to go on from; every process the same one."""
@@ -347,7 +367,7 @@ class _Run:
         self.model = model
         self.optimizer, self.bias = optimised_parts(recipe, model)
         self.average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
-        dtype = devices.number_type(recipe.precision, world.device)
+        dtype = self._number_type(trainer)
         dims, scales, biases = teacher_facts(recipe, self.loader, self.teachers)
         self.stepper = Stepper(
             model, self._wrapped(model), recipe.loss,
@@ -363,6 +383,22 @@ class _Run:
             if self.bias is not None:
                 with torch.no_grad():
                     self.bias.copy_(trainer["bias"])
+
+    def _number_type(self, trainer: Mapping[str, Any]) -> torch.dtype:
+        """Return what is computed in: as `auto` was resolved when the run began."""
+        wanted, device = self.recipe.precision, self.world.device
+        before = trainer.get("precision") if wanted == "auto" else None
+        if before is None:
+            return devices.number_type(wanted, device)
+        dtype = devices.number_type(before, device)
+        here = devices.number_type("auto", device)
+        if here != dtype and self.world.is_main:
+            log.warning(
+                "the run computes in %s, as it began; `auto` would be %s on this %s, and %s may "
+                "be slow here",
+                before, _name(here), device.type, before,
+            )  # fmt: skip
+        return dtype
 
     def _wrapped(self, model: CLIP) -> nn.Module:
         wrapped: nn.Module = model
@@ -457,12 +493,16 @@ class _Run:
         # In float16 a gradient may overflow: the scaler leaves that step out and halves its scale.
         ignored = {"grad_norm"} if self.stepper.scaler.is_enabled() else set()
         wrong = [k for k, v in latest.items() if not math.isfinite(v) and k not in ignored]
-        if not wrong:
-            return
-        raise TrainingError(
-            f"{wrong[0]} is {latest[wrong[0]]} at step {self.step}; {self._good()}. Go on from a "
-            "checkpoint in another folder (--resume CHECKPOINT --out OTHER), with a lower "
-            "optimizer.lr or with precision=float32"
+        if wrong:
+            raise TrainingError(self._diverged(f"{wrong[0]} is {latest[wrong[0]]}"))
+        if ignored and self.stepper.scaler.get_scale() < _LEAST_SCALE:
+            raise TrainingError(self._diverged("float16 holds no gradient any more: all overflow"))
+
+    def _diverged(self, what: str) -> str:
+        return (
+            f"{what} at step {self.step}; {self._good()}. Go on from a checkpoint in another "
+            "folder (--resume CHECKPOINT --out OTHER), with a lower optimizer.lr or with "
+            "precision=float32"
         )
 
     def _good(self) -> str:
@@ -494,7 +534,7 @@ class _Run:
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "processes": self.world.size,
                 "device": self.world.device.type,
-                "precision": str(self.stepper.dtype).removeprefix("torch."),
+                "precision": _name(self.stepper.dtype),
                 "pocketclip": __version__,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
@@ -544,25 +584,54 @@ class _Run:
                 metrics = self._saved(writer, score, skipped)
             except (PocketclipError, OSError) as error:  # the others are waiting
                 problem = error
-        metrics, problem = distributed.broadcast_object((metrics, problem))
+        metrics, self.failed_evaluations, problem = distributed.broadcast_object(
+            (metrics, self.failed_evaluations, problem)
+        )
         if problem is not None:
             raise problem
         return metrics
 
     def _saved(self, writer: Log | None, score: bool, skipped: int) -> dict[str, float]:
-        recipe, metrics = self.recipe, {}
+        metrics: dict[str, float] = {}
+        self._check_weights()
         # Before it is scored: an evaluation that fails costs nothing of what was learnt.
         saved = saving.save(self.out, self.step, self.model, self._state(skipped))
         self.last_good = saved.folder
         if self.on_checkpoint is not None and score:
-            metrics = dict(self.on_checkpoint(self._result(), self.step))
-            self.model.train()
-            saving.annotate(saved, metrics)
+            metrics, failure = self._scored(self.on_checkpoint)
+            if failure is None:
+                saving.annotate(saved, metrics)
             if writer is not None:
-                writer.write({"step": self.step, **{f"eval/{k}": v for k, v in metrics.items()}})
-        settings = recipe.checkpoint
+                record: dict[str, Any] = {f"eval/{k}": v for k, v in metrics.items()}
+                record |= {} if failure is None else {"eval/error": failure}
+                writer.write({"step": self.step, **record})
+        settings = self.recipe.checkpoint
         saving.prune(self.out, self.step, settings.keep_last, keep_best=settings.keep_best)
         return metrics
+
+    def _check_weights(self) -> None:
+        """Refuse to save weights that are no numbers: the last good checkpoint would be none."""
+        states = [self.model.state_dict(), self.average.state if self.average is not None else {}]
+        wrong = next((name for state in states if (name := _first_not_finite(state))), None)
+        if wrong is not None:
+            raise TrainingError(self._diverged(f"{wrong} holds values that are not finite"))
+
+    def _scored(self, score: OnCheckpoint) -> tuple[dict[str, float], str | None]:
+        """Return the checkpoint's metrics, or why it cannot be scored: no reason to stop."""
+        try:
+            return _checked(score(self._result(), self.step)), None
+        except Exception as error:
+            # Our own errors say what is wrong in a line; of others, one wants to know the place.
+            ours = isinstance(error, (PocketclipError, OSError))
+            reason = str(error) if ours else f"{type(error).__name__}: {error}"
+            log.warning(
+                "the evaluation after step %d failed, training goes on: %s", self.step, reason,
+                exc_info=None if ours else error,
+            )  # fmt: skip
+            self.failed_evaluations += 1
+            return {}, reason
+        finally:
+            self.model.train()
 
     def _skipped_by_all(self) -> int:
         mean = distributed.average({"skipped": float(self.skipped)})["skipped"]
@@ -572,6 +641,7 @@ class _Run:
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
+            "precision": _name(self.stepper.dtype),
             "average": self.average.state_dict() if self.average is not None else None,
             "bias": self.bias.detach() if self.bias is not None else None,
             "skipped": skipped,
@@ -593,7 +663,8 @@ class _Run:
         return Summary(
             run=self.out, step=self.step, steps=self.recipe.steps,
             samples=self.step * self.recipe.batch_size, seconds=time.monotonic() - begun,
-            interrupted=interrupted, skipped=self._skipped_by_all(), metrics=metrics,
+            interrupted=interrupted, skipped=self._skipped_by_all(),
+            failed_evaluations=self.failed_evaluations, metrics=metrics,
             best=saving.best(self.out), model=None if interrupted else self.out / MODEL,
         )  # fmt: skip
 
@@ -693,6 +764,31 @@ def _workers(recipe: Recipe) -> int:
         return recipe.data.workers
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(devices.cores() // local - 1, 1)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first tensor that holds NaN or an infinity."""
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return name
+    return None
+
+
+def _checked(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics as plain numbers.
+
+    Raises:
+        TrainingError: one is not finite.
+    """
+    found = {str(name): float(value) for name, value in metrics.items()}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise TrainingError(f"{name} is {value}")
+    return found
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
