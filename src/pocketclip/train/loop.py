@@ -36,11 +36,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pocketclip import __version__, checkpoint, devices
+from pocketclip import __version__, checkpoint, devices, zoo
 from pocketclip.errors import CheckpointError, ConfigError, PocketclipError, TrainingError
 from pocketclip.files import remove_abandoned, write_whole
 from pocketclip.nn.clip import CLIP, build
-from pocketclip.train import distributed, saving
+from pocketclip.train import distributed, logs, saving
 from pocketclip.train import recipe as recipes
 from pocketclip.train.data import DataConfig, Loader
 from pocketclip.train.distributed import World
@@ -166,7 +166,10 @@ def first_model(recipe: Recipe) -> CLIP:
     config = recipe.model.config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = build(config)
+        try:
+            model = build(config)
+        except ValueError as error:
+            raise ConfigError(f"model.overrides: {error}") from error
         if recipe.loss.kind == "siglip":
             with torch.no_grad():
                 model.logit_scale.fill_(math.log(10))  # arXiv 2303.15343, section 3.2
@@ -212,6 +215,15 @@ class _Run:
                 f"{recipe.accumulate} micro-batches"
             )
         self.micro_batch = recipe.batch_size // share
+        shared = world.size > 1 and recipe.sync_batch_norm
+        if self.micro_batch == 1 and not (shared or recipe.model.freeze_batch_norm):
+            config = recipe.model.config()
+            if not isinstance(config.image, zoo.ViTConfig) or config.text.repmixer:
+                raise ConfigError(
+                    "BatchNorm has no statistics in micro-batches of 1 sample: raise batch_size, "
+                    "lower accumulate, or set model.freeze_batch_norm=true"
+                )
+        logs.check(recipe)
 
     # --- setting up
 
@@ -752,6 +764,11 @@ def teacher_facts(
         raise ConfigError(
             f"{len(dims)} teachers need as many logit scales; the recipe or the data say "
             f"{list(scales)}; set loss.teacher_scales"
+        )
+    if loader.width and not teachers and loader.width != sum(dims):
+        raise ConfigError(
+            f"the stored embeddings have {loader.width} numbers, the teachers' dimensions "
+            f"{list(dims)} add up to {sum(dims)}; set loss.teacher_dims"
         )
     biases = loss.teacher_biases or tuple(getattr(t, "logit_bias", 0.0) for t in teachers)
     if loss.kind == "siglip" and len(biases) != len(dims):
