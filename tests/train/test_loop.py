@@ -318,11 +318,12 @@ def test_the_scale_is_clamped(shards, tmp_path):
     assert max(line["logit_scale"] for line in found) == pytest.approx(14.0, abs=1e-3)
 
 
-def test_what_is_frozen_stays(shards, tmp_path):
+def test_what_is_frozen_stays(shards, tmp_path, caplog):
     fields = {"model.freeze_text": 0, "model.freeze_image": 1, "model.freeze_batch_norm": True}
     changed = recipe(shards, **fields)
     before = loop.first_model(changed).state_dict()
     train(changed, tmp_path / "run", device="cpu")
+    assert "model.freeze_image without model.init" in caplog.text
     after = weights(tmp_path / "run")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert "image.head.weight" in moved or any(n.startswith("image.") for n in moved)

@@ -91,6 +91,9 @@ def replay_through(
     def embed(samples: list[Sample], indices: list[int]) -> Embeddings:
         arrays = []
         for sample, k in zip(samples, indices, strict=True):
+            # `recompute_drift` draws only those that have both.
+            assert sample.param_aug is not None
+            assert sample.image is not None
             params = augmentation.unpack(sample.param_aug[k])
             arrays.append(augmentation.apply(open_image(sample.image), params))
         parts = []

@@ -233,6 +233,7 @@ class _Run:
         if saved is None or saved.step < self.recipe.steps:
             self._find_scorer()  # its data are looked for before any work
         if saved is None:
+            self._warn_of_frozen()
             model = first_model(self.recipe)
         else:
             model, trainer = self._restored(saved)
@@ -248,6 +249,14 @@ class _Run:
                     f"{self.out}: the run cannot go on ({error}); {self._good()}; put that right "
                     "(free some space, if the disk is full) and resume"
                 ) from error
+
+    def _warn_of_frozen(self) -> None:
+        settings = self.recipe.model
+        frozen = [t for t in ("image", "text") if getattr(settings, f"freeze_{t}") is not None]
+        if frozen and settings.init is None and self.world.is_main:
+            log.warning(
+                "model.freeze_%s without model.init: what is frozen keeps random weights", frozen[0]
+            )
 
     def _find_scorer(self) -> None:
         wanted = self.recipe.evaluation

@@ -10,12 +10,14 @@ ends with the reason. Without this, the others would wait until the collectives'
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
 import threading
 import time
 from types import TracebackType
+from typing import Any
 
 import torch.distributed as dist
 
@@ -28,8 +30,8 @@ READ = 10.0
 """Seconds that a rank which failed waits at most until the others have read why."""
 GRACE = 30.0
 """Seconds after which a process that knows of a failure, and still waits, is ended hard."""
-_KEY = "pocketclip/failed"
 _LONGEST = 2000  # characters of a reason
+_entered = itertools.count()  # all ranks enter equally often: each time has a key of its own
 log = logging.getLogger(__name__)
 
 
@@ -51,9 +53,11 @@ class Watchdog:
         self._left = threading.Event()
 
     def __enter__(self) -> Watchdog:
+        self._key = f"pocketclip/failed/{next(_entered)}"
         if self.world.size > 1:
             # A connection of its own: the group's is locked while somebody waits in it.
-            self._store = dist.distributed_c10d._get_default_store().clone()
+            store: Any = dist.distributed_c10d._get_default_store()
+            self._store = store.clone() if hasattr(store, "clone") else store
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self
@@ -88,9 +92,9 @@ class Watchdog:
         """Leave the reason for the others, and wait until they have read it."""
         reason = reason[:_LONGEST]
         try:
-            first = self._store.compare_set(_KEY, "", reason).decode("utf-8", "replace")
+            first = self._store.compare_set(self._key, "", reason).decode("utf-8", "replace")
             if first != reason:  # two failed at once
-                self._store.add(f"{_KEY}/read", 1)
+                self._store.add(f"{self._key}/read", 1)
                 return
             end = time.monotonic() + READ
             while time.monotonic() < end and self._readers() < self.world.size - 1:
@@ -99,14 +103,14 @@ class Watchdog:
             log.warning("the other processes could not be told of the failure: %s", error)
 
     def _readers(self) -> int:
-        return int(self._store.add(f"{_KEY}/read", 0))
+        return int(self._store.add(f"{self._key}/read", 0))
 
     def _read(self) -> str | None:
         try:
-            if not self._store.check([_KEY]):
+            if not self._store.check([self._key]):
                 return None
-            reason: str = self._store.get(_KEY).decode("utf-8", "replace")
-            self._store.add(f"{_KEY}/read", 1)
+            reason: str = self._store.get(self._key).decode("utf-8", "replace")
+            self._store.add(f"{self._key}/read", 1)
         except RuntimeError:
             return "the process that started first (rank 0) is gone; see its own output"
         return reason
