@@ -210,6 +210,9 @@ def test_a_drifted_export_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(ExportError, match=r"nothing was written: onnxruntime: image tower: .*cos"):
         export(other, tmp_path / "new", target="onnx")
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ExportError):
+        export(other, tmp_path / "phones" / "new", target="onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_bundle_survives_a_failure_and_is_replaced_by_a_success(

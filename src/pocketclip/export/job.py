@@ -7,11 +7,12 @@ A bundle appears at `out` whole and verified, or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,7 @@ def export(
         ),
         "normalized": normalize,
     }
-    with write_whole_folder(place) as folder:
+    with _parents_of(place), write_whole_folder(place) as folder:
         (folder / TOKENIZER).write_text(portable(towers.config.text.context_length), "utf-8")
         made = _Made(module, folder, towers, examples, options, about)
         before: float | None = None
@@ -156,6 +157,19 @@ def export(
         names = [os.fspath(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
         write_manifest(folder, {**made.about, "verification": figures}, names)
     return read(place)
+
+
+@contextlib.contextmanager
+def _parents_of(place: Path) -> Iterator[None]:
+    """Remove the parents of `place` that were made within, if that fails."""
+    missing = [folder for folder in place.resolve().parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # somebody else put something there
+                folder.rmdir()
+        raise
 
 
 def check(

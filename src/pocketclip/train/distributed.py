@@ -81,9 +81,9 @@ def start(device: str) -> World:
         # One that ended before it came here is not waited for as long as what follows.
         store, rank, size = next(rendezvous("env://", rank, size, timeout=_MEETING))
         store.set_timeout(_WAITING)
+        own = dist.PrefixStore("pocketclip", store)  # type: ignore[attr-defined]
         dist.init_process_group(
-            backend, store=dist.PrefixStore("pocketclip", store), rank=rank, world_size=size,
-            timeout=_WAITING,
+            backend, store=own, rank=rank, world_size=size, timeout=_WAITING
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,10 @@ def _check(task: Task, data: TaskData) -> None:
         raise ConfigError(f"{task.key} has no main metric to choose a checkpoint by")
     if data.kind == "classification":
         prompts(data.classes or [], data.templates or [])
-    first = next(iter(data), None)
+    samples = data.samples()
+    first = next(samples, None)
+    if isinstance(samples, Generator):
+        samples.close()  # and with it the files that it reads
     if first is None:
         raise DataError(f"{data.place} holds no samples")
     if isinstance(first, Puzzle):
