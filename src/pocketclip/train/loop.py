@@ -24,13 +24,10 @@ import logging
 import math
 import os
 import platform
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -51,6 +48,7 @@ from pocketclip.train.optim import (
     make_optimizer,
     parameter_groups,
 )
+from pocketclip.train.pacing import Clock, Window, stop_requested
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.step import Stepper
 from pocketclip.train.watchdog import Watchdog
@@ -441,23 +439,23 @@ class _Run:
     def _steps(self) -> Summary:
         recipe, main = self.recipe, self.world.is_main
         begun = time.monotonic()
-        clock = _Clock(recipe)
+        clock = Clock(recipe)
         if main:
             self._begin()
         metrics: dict[str, float] = {}
         with contextlib.ExitStack() as stack:
             writer = stack.enter_context(Log(self.out, recipe, self.step)) if main else None
-            stopped = stack.enter_context(_signals())
+            stopped = stack.enter_context(stop_requested())
             batches = self.loader.batches(self.step * recipe.accumulate)
             stack.callback(getattr(batches, "close", lambda: None))
-            window = _Window()
+            window = Window()
             while self.step < recipe.steps:
                 self._one(batches, window)
                 ends = self.step == recipe.steps
                 stop, save = self._agreed(stopped.is_set(), clock.is_due(self.step) or ends)
                 if self.step % recipe.log_every == 0 or ends or stop:
                     self._report(window, writer, time.monotonic() - begun)
-                    window = _Window()
+                    window = Window()
                 if save or stop:
                     metrics = self._save(writer, score=not stop or ends)
                     clock.saved()
@@ -469,7 +467,7 @@ class _Run:
         distributed.barrier()
         return self._summary(begun, metrics)
 
-    def _one(self, batches: Iterator[Any], window: _Window) -> None:
+    def _one(self, batches: Iterator[Any], window: Window) -> None:
         recipe = self.recipe
         waiting = time.perf_counter()
         micro = [next(batches) for _ in range(recipe.accumulate)]
@@ -570,7 +568,7 @@ class _Run:
         }
         _write(path, json.dumps(facts, indent=1) + "\n")
 
-    def _report(self, window: _Window, writer: Log | None, seconds: float) -> None:
+    def _report(self, window: Window, writer: Log | None, seconds: float) -> None:
         values = distributed.average(window.means())
         skipped = self._skipped_by_all()
         if writer is None:
@@ -610,6 +608,7 @@ class _Run:
         )
         if problem is not None:
             raise problem
+        self.last_good = saving.place(self.out, self.step)
         return metrics
 
     def _saved(self, writer: Log | None, score: bool, skipped: int) -> dict[str, float]:
@@ -688,58 +687,6 @@ class _Run:
             failed_evaluations=self.failed_evaluations, metrics=metrics,
             best=saving.best(self.out), model=None if interrupted else self.out / MODEL,
         )  # fmt: skip
-
-
-class _Window:
-    """What happened since the last record of the log."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, list[float]] = {}
-        self.latest: dict[str, float] = {}
-        self.count = 0
-        self.waited = self.rate = 0.0
-        self.begun = self.counted = time.perf_counter()
-
-    def add(self, terms: Mapping[str, float], norm: float, rate: float) -> None:
-        self.latest = {"loss": sum(terms.values()), **terms, "grad_norm": norm}
-        for name, value in self.latest.items():
-            if math.isfinite(value):  # in float16 a gradient may overflow, and is left out
-                self.sums.setdefault(name, []).append(value)
-        self.count += 1
-        self.rate = rate
-        self.counted = time.perf_counter()
-
-    def restart(self) -> None:
-        """Leave the time since the last step out: it went into a checkpoint."""
-        self.begun += time.perf_counter() - self.counted
-
-    @property
-    def seconds(self) -> float:
-        return self.counted - self.begun
-
-    def means(self) -> dict[str, float]:
-        # Every name on every rank, also where one rank has none that is a number.
-        return {
-            name: sum(found) / len(found) if (found := self.sums.get(name)) else 0.0
-            for name in self.latest
-        }
-
-
-class _Clock:
-    """Says when a checkpoint is due."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.settings = recipe.checkpoint
-        self.saved()
-
-    def saved(self) -> None:
-        self.time = time.monotonic()
-
-    def is_due(self, step: int) -> bool:
-        every, minutes = self.settings.every_steps, self.settings.every_minutes
-        if every is not None and step % every == 0:
-            return True
-        return minutes is not None and time.monotonic() - self.time >= 60 * minutes
 
 
 def data_config(recipe: Recipe) -> DataConfig:
@@ -826,25 +773,3 @@ def _seed(seed: int, step: int, rank: int) -> None:
 def _write(path: Path, text: str) -> None:
     with write_whole(path) as temporary:
         temporary.write_text(text, "utf-8")
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C (or SIGTERM) sets; the second one ends at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-        log.warning("stopping after this step, with a checkpoint; once more to stop at once")
-
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
