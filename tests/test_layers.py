@@ -44,6 +44,7 @@ LAYERS = {
     "pocketclip.infer": 2,
     "pocketclip.reinforce": 2,
     "pocketclip.train": 2,
+    "pocketclip.train.evaluation": 2,  # a room of its own: see SIBLINGS
     "pocketclip.train.__main__": 4,  # what torchrun starts: the verb of the command line
     "pocketclip.compat": 3,
     "pocketclip.quickstart": 3,
@@ -54,8 +55,15 @@ ALLOWED = {"pocketclip.__version__"}
 TORCH = {"torch", "safetensors.torch"}
 # Published embeddings are torch files: read and written inside two functions of this module.
 MAY_ASK_FOR_TORCH = {"pocketclip.shards.codec"}
-# Exports are checked, and calibrated, by what will run them.
-SIBLINGS = {("pocketclip.export", "pocketclip.infer")}
+SIBLINGS = {
+    # Exports are checked, and calibrated, by what will run them.
+    ("pocketclip.export", "pocketclip.infer"),
+    # One module scores the checkpoints of a run; the loop itself takes any function.
+    ("pocketclip.train", "pocketclip.train.evaluation"),
+    ("pocketclip.train.evaluation", "pocketclip.train"),
+    ("pocketclip.train.evaluation", "pocketclip.evaluate"),
+    ("pocketclip.train.evaluation", "pocketclip.infer"),
+}
 
 
 def _modules():

@@ -63,9 +63,9 @@ def test_recipes_are_listed_and_shown():
     assert listed.exit_code == 0
     assert "mobileclip-b-datacompdr12m" in listed.stdout
     assert json.loads(call("--list", "--json").stdout)["grocery-small"]["model"]["name"] == "small"
-    shown = call("mobileclip2-dfndr2b", "--data", "mine", "--set", "steps=3", "--show")
+    shown = call("mobileclip2-dfndr2b", "--data", "mine", "--set", "steps=3000", "--show")
     resolved = yaml.safe_load(shown.stdout)
-    assert (resolved["steps"], resolved["data"]["source"]) == (3, "mine")
+    assert (resolved["steps"], resolved["data"]["source"]) == (3000, "mine")
     assert resolved["loss"]["teacher_scales"] == [70.0, 60.0]
 
 
@@ -88,6 +88,7 @@ def test_a_run_from_the_shell(recipe, shards, tmp_path):
         (("grocery-small",), "no data"),
         (("grocery-small", "--data", "nowhere"), "nowhere"),
         (("grocery-small", "--set", "optimizer.lrr=1"), "did you mean 'lr'"),
+        (("grocery-small", "--data", "x", "--set", "steps=40"), "schedule.warmup: 40 steps"),
         (("grocery-small", "--data", "x", "--device", "gpu9"), "no device"),
     ],
 )
@@ -99,17 +100,20 @@ def test_what_cannot_begin_says_why(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_samples_are_named_and_the_exit_code_tells(recipe, tmp_path):
+def test_bad_samples_are_named_and_counted_and_with_strict_the_exit_code_tells(recipe, tmp_path):
     made = tmp_path / "dr"
     made.mkdir()
     samples = [sample(i) for i in range(12)]
     samples[3].image = b"\xff\xd8\xff not a JPEG at all"
     folder(made, [samples])
-    done = call(recipe, "--data", made, "--out", tmp_path / "run", "--device", "cpu", "--json")
-    assert done.exit_code == 1
+    command = [recipe, "--data", made, "--device", "cpu", "--json"]
+    done = call(*command, "--out", tmp_path / "run")
+    assert done.exit_code == 0  # a completed run; torchrun would call anything else a failure
     facts = json.loads(done.stdout)
     assert facts["skipped"] >= 1
+    assert facts["model"]
     assert read(tmp_path / "run" / "log.jsonl")[-1]["skipped"] == facts["skipped"]
+    assert call(*command, "--out", tmp_path / "strict", "--strict").exit_code == 1
 
 
 def test_checkpoints_are_scored_as_eval_would(recipe, shards, tmp_path):
@@ -130,6 +134,29 @@ def test_checkpoints_are_scored_as_eval_would(recipe, shards, tmp_path):
     scored = [line for line in read(out / "log.jsonl") if "eval/main_metric" in line]
     assert [line["step"] for line in scored] == [2, 4]
     assert saving.best(out) == (facts["best"]["step"], facts["best"]["main_metric"])
+
+
+def test_an_evaluation_that_fails_is_counted_and_with_strict_the_exit_code_tells(
+    recipe, shards, tmp_path, monkeypatch
+):
+    from pocketclip.train import evaluation
+
+    def failing(_wanted):
+        def score(_model, step):
+            if step == 2:
+                raise PocketclipError("a photograph is gone")
+            return {"main_metric": 0.25}
+
+        return score
+
+    monkeypatch.setattr(evaluation, "make_scorer", failing)
+    command = [recipe, "--data", shards, "--device", "cpu", "--set", "evaluation.data=x"]
+    done = call(*command, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["failed_evaluations"] == 1
+    strict = call(*command, "--out", tmp_path / "strict", "--strict")
+    assert strict.exit_code == 1
+    assert "1 checkpoints could not be scored" in strict.stderr
 
 
 def test_live_teachers_stand_in_for_stored_embeddings(recipe, tmp_path):

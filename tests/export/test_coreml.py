@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("coremltools")
 
 from pocketclip.data import check_on_mac
-from pocketclip.errors import BundleError, ExportError, MissingDependencyError
+from pocketclip.errors import BundleError, DriftError, ExportError, MissingDependencyError
 from pocketclip.export import coreml, device
 from pocketclip.export.towers import prepare
 from pocketclip.nn.clip import random_model
@@ -88,6 +88,24 @@ def test_a_weight_that_is_another_is_noticed(text):
     values[name][3, 5] += 0.01
     with pytest.raises(ExportError, match=r"tower\.head\.weight did not come back"):
         coreml._round_trip(tower, values, "fp16", rows, wanted)
+
+
+def test_fp32_is_judged_by_the_gate_of_fp32(text, monkeypatch):
+    """Weights of half precision are not those of an fp32 package, nor are the embeddings."""
+    values = coreml._read_weights(text[0])
+    tower, example = phones.of(phones.towers(), "text")
+    rows = device.rows(phones.inputs(phones.towers(), "text"), example)
+    wanted = device.embeddings(tower, rows)
+    with pytest.raises(ExportError, match=r"did not come back .* fp32 explains"):
+        coreml._round_trip(tower, values, "fp32", rows, wanted)
+    monkeypatch.setattr(coreml, "_bound", lambda *_: 1.0)
+    with pytest.raises(DriftError, match=r"the largest error is .*, and 0\.0001 is allowed"):
+        coreml._round_trip(tower, values, "fp32", rows, wanted)
+    broken = {name: np.full_like(value, np.nan) for name, value in values.items()}
+    monkeypatch.setattr(coreml, "_bound", lambda *_: np.inf)
+    for precision in coreml.PRECISIONS:
+        with pytest.raises(ExportError):
+            coreml._round_trip(tower, broken, precision, rows, wanted)
 
 
 def test_layers_are_kept_until_the_weights_are_good_enough(tmp_path):

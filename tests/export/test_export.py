@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from pocketclip import Encoder, zoo
-from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.errors import DriftError, ExportError, MissingDependencyError
 from pocketclip.export import job, verify
 from pocketclip.export import onnx as to_onnx
 from pocketclip.export import openvino as to_openvino
@@ -210,6 +210,9 @@ def test_a_drifted_export_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(ExportError, match=r"nothing was written: onnxruntime: image tower: .*cos"):
         export(other, tmp_path / "new", target="onnx")
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ExportError):
+        export(other, tmp_path / "phones" / "new", target="onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_bundle_survives_a_failure_and_is_replaced_by_a_success(
@@ -246,8 +249,128 @@ def test_one_backend_that_drifts_is_recorded_and_left_out(tmp_path, monkeypatch)
     monkeypatch.setattr(verify, "compare", compare)
     bundle = export(model(), tmp_path / "new", target="onnx")
     assert not bundle.verification["backends"]["openvino"]["passed"]
+    assert bundle.verification["not_passed"] == ["openvino"]
+    assert bundle.verification["verified"]
     assert "0.500000" in bundle.verification["backends"]["openvino"]["reason"]
     assert Encoder(bundle).backend.name == "onnxruntime"
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("wrong", [0.5, float("nan")])
+def test_another_backend_that_passes_does_not_save_it(tmp_path, monkeypatch, wrong):
+    """ONNX Runtime is what everybody has who takes an ONNX bundle, in every precision."""
+    honest, calls = verify.compare, []
+
+    def compare(found, wanted):
+        calls.append(1)
+        return honest(found, wanted) | ({"min_cosine": wrong} if len(calls) == 1 else {})
+
+    monkeypatch.setattr(verify, "compare", compare)
+    with pytest.raises(DriftError, match="nothing was written: onnxruntime: image tower"):
+        export(model(), tmp_path / "new", target="onnx")
+    assert len(calls) == 4  # OpenVINO was asked as well, and passed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_its_own_backend_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "installed", lambda name: name == "openvino")
+    with pytest.raises(ExportError, match="verify it: install onnxruntime"):
+        export(model(), tmp_path / "new", target="onnx")
+
+
+@pytest.fixture
+def quick_openvino(monkeypatch, exported):
+    """The same for OpenVINO."""
+    done = exported(target="openvino")
+
+    def write(_tower, _example, path, *, kind, **_options):
+        for file in done.glob(f"{kind}.*"):
+            shutil.copy(file, path.parent)
+        return manifest(done)[kind]
+
+    monkeypatch.setattr(to_openvino, "write", write)
+
+
+@pytest.mark.usefixtures("quick_openvino")
+def test_bf16_that_is_not_computed_here_is_not_verified(tmp_path, monkeypatch, caplog, capsys):
+    from pocketclip.cli.export import _print
+
+    monkeypatch.setattr(verify, "has_bf16", lambda: False)
+    bundle = export(model(), tmp_path / "new", target="openvino", precision="bf16")
+    found = manifest(tmp_path / "new")["verification"]
+    assert (found["executed"], found["verified"], found["not_passed"]) == (False, False, [])
+    assert "no bf16" in found["reason"]
+    assert found["backends"]["openvino"]["computed_in"] == "fp32"
+    assert "passed" not in found["backends"]["openvino"]
+    assert "openvino, bf16: this processor has no bf16" in caplog.text
+    assert Encoder(bundle).backend.name == "openvino"  # it may be used where it can be
+    _print(bundle)
+    assert "not verified: this processor has no bf16" in capsys.readouterr().out
+    caplog.clear()
+    monkeypatch.setattr(verify, "has_bf16", lambda: True)
+    found = export(model(), tmp_path / "here", target="openvino", precision="bf16").verification
+    assert (found["executed"], found["verified"]) == (True, True)
+    assert found["backends"]["openvino"]["passed"]
+    assert not caplog.text
+
+
+@pytest.mark.usefixtures("quick_openvino")
+def test_bf16_that_drifts_in_fp32_already_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "has_bf16", lambda: False)
+    real = verify.compare
+    monkeypatch.setattr(verify, "compare", lambda a, b: real(a, b) | {"min_cosine": 0.9})
+    with pytest.raises(DriftError, match="nothing was written: openvino: image tower"):
+        export(model(), tmp_path / "new", target="openvino", precision="bf16")
+
+
+def test_the_gates_that_are_written_are_those_that_were_applied(exported, monkeypatch):
+    plain = manifest(exported())["verification"]
+    strict = {"min_cosine": 0.99999, "max_abs_error": 1e-4}
+    assert plain["gate"] == {**strict, "image": strict, "text": strict}
+    assert (plain["verified"], plain["not_passed"]) == (True, [])
+    # The photograph in the graph has a wider gate, for its tower alone.
+    asked = []
+    real = verify.failure
+    monkeypatch.setattr(
+        verify, "failure", lambda figures, gate: asked.append(gate) or real(figures, gate)
+    )
+    bundle = dataclasses.replace(read(exported()), image_input="photo")
+    monkeypatch.setattr(verify, "_in_backend", _asking(verify._in_backend))
+    wanted = verify.reference(model())
+    found = verify.verify(bundle, wanted)
+    wide = {"min_cosine": 0.9995, "max_abs_error": None}
+    assert found["gate"] == {**wide, "image": wide, "text": strict}
+    assert asked == [verify.PREPROCESSED_IN_GRAPH, verify.GATES["fp32"]]
+    for precision, gate in verify.GATES.items():
+        gates = verify.gates_of(precision, "preprocessed")
+        assert list(gates.values()) == [gate, gate]
+    assert verify.gates_of("int8", "photo")["image"] == verify.GATES["int8"]
+
+
+def _asking(real):
+    """Run the bundle as it is, with the gates of one that takes photographs."""
+
+    def in_backend(bundle, name, wanted, gates):
+        return real(dataclasses.replace(bundle, image_input="preprocessed"), name, wanted, gates)
+
+    return in_backend
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_accuracy_is_that_of_the_backend_that_decides(tmp_path):
+    seen = []
+
+    def top1(encoder):
+        seen.append(encoder.backend.name)
+        return 50.0
+
+    bundle = export(model(), tmp_path / "new", target="onnx", accuracy=top1)
+    assert seen == ["torch", "onnxruntime"]  # however fast OpenVINO is
+    assert bundle.verification["gate"]["max_points_lost"] == verify.MAX_POINTS_LOST
+    for before, after in ((50.0, float("nan")), (float("nan"), 50.0)):
+        with pytest.raises(DriftError):
+            job._compared(before, after)
 
 
 def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):

@@ -3,14 +3,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import types
 
-import numpy as np
 import pytest
 
-from pocketclip.cli import audit as audit_verb
-from pocketclip.shards import Index
-from tests.shards.making import CONFIG, TEACHERS, failure, folder, photo, sample, write
+from tests.shards.making import folder, photo, sample, write
 from tests.shards.test_join import bare, table
 
 
@@ -60,7 +56,7 @@ def test_join_by_url(tmp_path, web):
         (["join", "nowhere.tar", "--fetch", "--out", "x"], "nowhere.tar"),
         (["join", "a.tar", "b.csv", "--out", "x", "--where", "split"], "COLUMN=VALUE"),
         (["audit", "nowhere"], "no such folder"),
-        (["audit", ".", "--recompute", "3"], "needs --teacher"),
+        (["audit", ".", "--recompute", "3"], "needs teachers (--teacher SPEC)"),
     ],
 )
 def test_one_line_and_exit_code_2(arguments, reason):
@@ -68,43 +64,6 @@ def test_one_line_and_exit_code_2(arguments, reason):
     assert done.returncode == 2
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def fake_teacher(spec, *, device, offline):
-    assert (device, offline) == ("cpu", True)
-    width = {"one": 8, "two": 4}[spec]
-
-    def encode(squares):
-        return squares.reshape(len(squares), -1)[:, :width].astype(np.float32)
-
-    return types.SimpleNamespace(
-        name=spec,
-        space_id={"one": "a", "two": "b"}[spec],
-        transform=types.SimpleNamespace(square=lambda image: image + 1),
-        encode_squares=encode,
-    )
-
-
-def test_replaying_through_teachers(monkeypatch):
-    from pocketclip.augment import Augmentation
-    from pocketclip.images import open_image
-    from pocketclip.reinforce import teachers
-
-    monkeypatch.setattr(teachers, "load_teacher", fake_teacher)
-    index = Index(teachers=TEACHERS, augmentation=CONFIG)
-    function = audit_verb.replay_through(["one", "two"], index, device="cpu", offline=True)
-    samples = [sample(1), sample(2)]
-    rows = function(samples, [0, 1])
-    assert rows.shape == (2, 12)
-    augmentation = Augmentation.from_config(CONFIG)
-    params = augmentation.unpack(samples[1].param_aug[1])
-    image = augmentation.apply(open_image(samples[1].image), params) + 1
-    assert rows[1, :8].tolist() == image.ravel()[:8].tolist()
-    for specs, reason in ((["one"], "made by 2 teachers"), (["two", "one"], "of the space b")):
-        message = failure(audit_verb.replay_through, specs, index, device="cpu", offline=True)
-        assert reason in message
-    message = failure(audit_verb.replay_through, ["one"], Index(), device="cpu", offline=True)
-    assert "nothing can be replayed" in message
 
 
 def test_repair(tmp_path):

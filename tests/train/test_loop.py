@@ -17,8 +17,15 @@ import pytest
 import torch
 import yaml
 
-from pocketclip import checkpoint
-from pocketclip.errors import CheckpointError, ConfigError, DataError, TrainingError
+from pocketclip import checkpoint, devices
+from pocketclip.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingDependencyError,
+    PocketclipError,
+    TrainingError,
+)
 from pocketclip.nn.reparam import fuse
 from pocketclip.train import loop, saving
 from pocketclip.train.logs import read
@@ -44,7 +51,7 @@ def recipe(shards, **fields):
         "model": {"name": "tiny", "overrides": SMALL},
         "data": {"source": shards, "workers": 0},
         "loss": {"weights": [0.5, 0.5]},
-        "schedule": {"warmup": 2},
+        "schedule": {"warmup": min(2, fields.get("steps", 6) - 1)},
         "steps": 6,
         "batch_size": 8,
         "precision": "float32",
@@ -311,11 +318,12 @@ def test_the_scale_is_clamped(shards, tmp_path):
     assert max(line["logit_scale"] for line in found) == pytest.approx(14.0, abs=1e-3)
 
 
-def test_what_is_frozen_stays(shards, tmp_path):
+def test_what_is_frozen_stays(shards, tmp_path, caplog):
     fields = {"model.freeze_text": 0, "model.freeze_image": 1, "model.freeze_batch_norm": True}
     changed = recipe(shards, **fields)
     before = loop.first_model(changed).state_dict()
     train(changed, tmp_path / "run", device="cpu")
+    assert "model.freeze_image without model.init" in caplog.text
     after = weights(tmp_path / "run")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert "image.head.weight" in moved or any(n.startswith("image.") for n in moved)
@@ -417,6 +425,7 @@ def test_the_first_step_of_every_recipe(name, shards, tmp_path):
         "data.caption_pattern": ".*",
         "batch_size": 4 * full.accumulate,
         "steps": 1,
+        "schedule.warmup": 0,
         "schedule.constant": 0,
         "precision": "float32",
         "tensorboard": False,
@@ -595,3 +604,216 @@ def test_siglip_with_its_bias_goes_on(shards, tmp_path):
     train(whole, tmp_path / "again", device="cpu")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "again"))
     assert torch.equal(saving.load(saving.newest(tmp_path / "again"))[1]["bias"], bias)
+
+
+# Evaluation
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A table of nine photographs in three colours."""
+    from PIL import Image
+
+    place = tmp_path_factory.mktemp("colours")
+    table = ["filepath,product"]
+    for i, colour in enumerate(["red", "green", "blue"] * 3):
+        Image.new("RGB", (20, 20), colour).save(place / f"{i}.png")
+        table.append(f"{i}.png,{colour}")
+    (place / "colours.csv").write_text("\n".join(table) + "\n")
+    return place / "colours.csv"
+
+
+def scored(colours, **fields):
+    return {
+        "evaluation": {"data": str(colours), "label_column": "product"},
+        "checkpoint.keep_last": 1,
+        **fields,
+    }
+
+
+def test_python_scores_as_the_recipe_says(shards, colours, tmp_path, monkeypatch):
+    from pocketclip.evaluate import DataOptions, RunOptions, plan
+    from pocketclip.evaluate import run as evaluate
+    from pocketclip.infer.encoder import Encoder
+    from pocketclip.train import train as front
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fields = scored(colours, **{"checkpoint.keep_best": False})
+    summary = front(recipe(shards, **fields), tmp_path / "run", device="cpu")
+    found = plan(("colours",), str(colours), DataOptions(label_column="product")).ready
+    encoder = Encoder(checkpoint.load(tmp_path / "run"))
+    (wanted,) = evaluate(encoder, found, options=RunOptions(cache=None))
+    assert summary.metrics == {
+        "main_metric": wanted.main_metric, "colours": wanted.main_metric
+    }  # fmt: skip
+    assert summary.failed_evaluations == 0
+    lines = read(tmp_path / "run" / "log.jsonl")
+    assert [line["step"] for line in lines if "eval/colours" in line] == [2, 4, 6]
+    # Each checkpoint is an embedding space of its own: nothing is kept for any of them.
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_function_of_ones_own_takes_its_place(shards, colours, tmp_path):
+    run = recipe(shards, **scored(colours))
+    own = train(run, tmp_path / "run", device="cpu", on_checkpoint=lambda *_: {"mine": 1})
+    assert own.metrics == {"mine": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"evaluation.data": "nowhere"}, "evaluation: no data for nowhere"),
+        ({"evaluation.label_column": "label"}, "evaluation: .*no column 'label'"),
+        ({"evaluation.templates": ["no place"]}, "evaluation: .*no place"),
+        ({"evaluation.where.product": "pink"}, "evaluation: .*product=pink"),
+        ({"evaluation.tasks": ["a", "a"]}, "evaluation: .*given twice"),
+    ],
+)
+def test_bad_evaluation_data_are_found_before_the_first_step(
+    shards, colours, tmp_path, fields, message
+):
+    with pytest.raises(ConfigError, match=message):
+        train(recipe(shards, **scored(colours, **fields)), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreadable_photograph_of_the_evaluation_is_found_before_the_first_step(
+    shards, colours, tmp_path
+):
+    place = tmp_path / "set"
+    shutil.copytree(colours.parent, place)
+    (place / "0.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"evaluation: .*0\.png"):
+        train(recipe(shards, **scored(place / "colours.csv")), tmp_path / "run", device="cpu")
+
+
+def test_a_finished_run_does_not_want_its_evaluation_data_again(shards, colours, tmp_path):
+    place = tmp_path / "set"
+    shutil.copytree(colours.parent, place)
+    whole = recipe(shards, **scored(place / "colours.csv"))
+    train(whole, tmp_path / "run", device="cpu")
+    shutil.rmtree(place)
+    assert train(whole, tmp_path / "run", device="cpu").step == 6
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (PocketclipError("a disk is gone"), "a disk is gone"),
+        (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory"),
+        ({"main_metric": float("nan")}, "main_metric is nan"),
+        ({"main_metric": None}, "TypeError: "),
+        (None, "AttributeError: "),
+    ],
+)
+def test_an_evaluation_that_fails_is_said_and_the_run_goes_on(
+    shards, undisturbed, tmp_path, outcome, reason, caplog
+):
+    def score(_model, step):
+        if step != 4:
+            return {"main_metric": step / 10}
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    run = tmp_path / "run"
+    summary = train(recipe(shards), run, device="cpu", on_checkpoint=score)
+    assert (summary.step, summary.failed_evaluations, summary.best) == (6, 1, (6, 0.6))
+    assert f"the evaluation after step 4 failed, training goes on: {reason}" in caplog.text
+    (line,) = [line for line in read(run / "log.jsonl") if "eval/error" in line]
+    assert line["step"] == 4
+    assert line["eval/error"].startswith(reason)
+    assert saving.check(saving.place(run, 4)).metrics == {}
+    # And what is learnt is what is learnt without.
+    assert same(weights(run), weights(undisturbed))
+
+
+def test_an_interruption_while_it_is_scored_ends_the_run(shards, tmp_path):
+    def score(_model, _step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(shards), tmp_path / "run", device="cpu", on_checkpoint=score)
+
+
+# Numbers
+
+
+def test_the_precision_of_the_beginning_is_kept(shards, tmp_path, monkeypatch, caplog):
+    def machine(number_type):
+        real = devices.number_type
+        return lambda name, device: number_type if name == "auto" else real(name, device)
+
+    whole = recipe(shards, precision="auto", steps=4)
+    run = tmp_path / "run"
+    with monkeypatch.context() as first:
+        first.setattr(devices, "number_type", machine(torch.bfloat16))
+        train(whole, run, device="cpu")
+    assert saving.load(saving.newest(run))[1]["precision"] == "bfloat16"
+    shutil.rmtree(run / "model")
+    shutil.rmtree(saving.find(run)[0])
+    expected = (run / "log.jsonl").read_text().splitlines()[-1]
+    with monkeypatch.context() as second:
+        second.setattr(devices, "number_type", machine(torch.float32))
+        train(whole, run, device="cpu")
+        train(whole, tmp_path / "other", device="cpu", resume=str(saving.find(run)[1]))
+    assert "the run computes in bfloat16, as it began; `auto` would be float32" in caplog.text
+    for place in (run, tmp_path / "other"):
+        starts = json.loads((place / "run.json").read_text())["starts"]
+        assert {start["precision"] for start in starts} == {"bfloat16"}
+        last = (place / "log.jsonl").read_text().splitlines()[-1]
+        assert json.loads(last)["loss"] == json.loads(expected)["loss"]
+    # A precision that is named counts, in a folder of its own.
+    named = recipe(shards, precision="float32", steps=4)
+    train(named, tmp_path / "named", device="cpu", resume=str(saving.find(run)[1]))
+    starts = json.loads((tmp_path / "named" / "run.json").read_text())["starts"]
+    assert [start["precision"] for start in starts] == ["float32"]
+
+
+@pytest.mark.parametrize("where", ["weights", "statistics", "average"])
+def test_weights_that_are_no_numbers_are_not_saved(shards, tmp_path, monkeypatch, where):
+    """The loss of a step is of the weights before it."""
+    real = loop._Run._one
+
+    def poisons(self, batches, window):
+        real(self, batches, window)
+        if self.step == 4:
+            state = self.average.state if where == "average" else self.model.state_dict()
+            wanted = "running_var" if where == "statistics" else "weight"
+            next(v for n, v in state.items() if n.endswith(wanted)).fill_(float("inf"))
+
+    monkeypatch.setattr(loop._Run, "_one", poisons)
+    message = r"holds values that are not finite at step 4; the last good .*step-00000002\. Go on"
+    with pytest.raises(TrainingError, match=message):
+        train(recipe(shards, ema=0.9), tmp_path / "run", device="cpu")
+    assert [path.name for path in saving.find(tmp_path / "run")] == ["step-00000002"]
+
+
+def test_float16_that_never_steps_ends_the_run(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_LEAST_SCALE", 2.0**14)
+    real = loop._Run._update
+
+    def overflows(self):
+        next(self.model.image.parameters()).grad.fill_(float("inf"))
+        return real(self)
+
+    monkeypatch.setattr(loop._Run, "_update", overflows)
+    with pytest.raises(TrainingError, match=r"float16 holds no gradient any more.*step 3"):
+        train(recipe(shards, precision="float16"), tmp_path / "run", device="cpu")
+
+
+# What does not fit together
+
+
+def test_what_cannot_be_known_from_the_recipe_alone_is_said_before_any_work(shards, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match="micro-batches of 1 sample"):
+        train(recipe(shards, accumulate=8), run, device="cpu")
+    with pytest.raises(ConfigError, match=r"12 numbers.* \[8, 5\] add up to 13"):
+        train(recipe(shards, **{"loss.teacher_dims": [8, 5]}), run, device="cpu")
+    raw = {"data.reinforced": False, "loss.weights": [1.0, 0.0], "data.where.split": "train"}
+    with pytest.raises(ConfigError, match="tar shards have no columns"):
+        train(recipe(shards, **raw), run, device="cpu")
+    with pytest.raises(MissingDependencyError, match="wandb"):
+        train(recipe(shards, wandb="p"), run, device="cpu")
+    assert not run.exists()

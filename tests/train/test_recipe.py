@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pocketclip.errors import ConfigError
-from pocketclip.train.recipe import differences, dump, load_recipe, names
+from pocketclip.train.recipe import VOCABULARY, differences, dump, load_recipe, names
 
 # From the papers: steps, batch, weights, teacher scales.
 PUBLISHED = {
@@ -101,12 +101,63 @@ SMALL = {"model": {"name": "tiny"}, "steps": 5, "batch_size": 8}
         (["teachers=[tiny]", "loss.weights=[0, 1]"], "give one of both"),
         (["accumulate=3"], "8 samples do not divide"),
         (["schedule.constant=5"], "schedule.constant: 5 of 5 steps"),
+        (["schedule.warmup=5"], "schedule.warmup: 5 steps of rising rate .* set schedule.warmup=0"),
+        (["schedule.warmup=6"], "schedule.warmup: 6 steps"),
+        (["model.name=coca-tiny", "loss.kind=captioning"], "data.captions: .* to truth, synth"),
+        (
+            [
+                "model.name=coca-tiny",
+                "loss.kind=captioning",
+                "loss.captioning_weight=0",
+                "loss.weights=[0, 0]",
+                "data.captions=mix",
+            ],
+            "nothing would be learnt",
+        ),
+        (["batch_size=1"], "batch_size: .* must be 2 or more"),
+        (["loss.weights=[0, 1]", "loss.teacher_dims=[0, 12]"], "a width is 1 or more, not 0"),
+        (["loss.weights=[0, 1]", "loss.teacher_scales=[-1, 3]"], "a scale is above 0, not -1"),
+        (
+            ["loss.weights=[0, 1]", "loss.teacher_dims=[8, 4]", "loss.teacher_scales=[1]"],
+            "one number per teacher; they have 1 and 2",
+        ),
+        (["model.freeze_image=0", "model.freeze_text=0"], "nothing would be learnt"),
+        (["model.overrides.text.context_length=2"], "text.context_length is 3 or more"),
+        (["model.overrides.text.vocab_size=10"], "text.vocab_size is 49,408 or more"),
+        (["model.overrides.drop_path=1.0"], "image.drop_path is from 0 to below 1"),
+        (["model.overrides.preprocess.std=[1, 0, 1]"], "preprocess.std is above 0, not 0"),
+        (["model.overrides.preprocess.mean=[.nan, 0, 0]"], "preprocess.mean is"),
+        (["data.where.split=train"], "data.where: it is for raw pairs"),
+        (["data.caption_columns=title"], "data.caption_columns: it is for raw pairs"),
+        (["data.image_augmentation={resize: {size: 8}}"], "data.image_augmentation: it is for"),
+        (["data.source=['']"], "one of the sources is empty"),
+        (["evaluation.data= "], "evaluation.data: "),
+        (["evaluation.data=x", "evaluation.tasks=['']"], "the name of a task is empty"),
         (["data.image_augmentation={blur: {}}"], "data.image_augmentation"),
     ],
 )
 def test_what_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe(SMALL, settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "warmup"),
+    [
+        (["steps=5"], 0), (["steps=500"], 50), (["steps=1000"], 100), (["steps=1001"], 1000),
+        (["steps=500", "schedule.constant=300"], 50), (["steps=500", "schedule.warmup=499"], 499),
+    ],
+)  # fmt: skip
+def test_a_short_run_has_a_warm_up_that_fits(settings, warmup):
+    recipe = load_recipe(SMALL, settings)
+    assert recipe.schedule.warmup == warmup
+    assert load_recipe(yaml.safe_load(dump(recipe))) == recipe
+
+
+def test_the_vocabulary_is_the_tokenizers():
+    from pocketclip.tokenizer import Tokenizer
+
+    assert Tokenizer().vocab_size == VOCABULARY
 
 
 def test_unknown_recipe_and_bad_files(tmp_path):

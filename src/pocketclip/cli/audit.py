@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pocketclip.errors import PocketclipError
-
 if TYPE_CHECKING:
-    from pocketclip.shards import AuditReport, Index
-    from pocketclip.shards.recomputing import Recompute
+    from pocketclip.shards import AuditReport
 
 
 def audit(
@@ -57,24 +54,21 @@ def audit(
     pocketclip audit joined --repair clean --workers 4
     pocketclip audit out --recompute 100 --teacher vit-b16 --teacher runs/small
     """
-    if bool(recompute) != bool(teacher):
-        raise PocketclipError("--recompute N needs --teacher SPEC, and --teacher needs it")
     from dataclasses import asdict
 
-    from pocketclip import shards
     from pocketclip.cli.inputs import print_json, progress
+    from pocketclip.reinforce.replaying import audit as run
     from pocketclip.shards.reader import shards_in
 
-    function = None
-    if teacher:
-        index = shards.describe(folder) or shards.Index()
-        function = (recompute, replay_through(teacher, index, device=device, offline=offline))
     total = len(shards_in(folder))
     with progress(total, "shards") as advance:
-        report = shards.audit(
+        report = run(
             folder,
+            recompute=recompute,
+            teachers=teacher or [],
+            device=device,
+            offline=offline,
             repair=repair,
-            recompute=function,
             tolerance=tolerance,
             seed=seed,
             workers=workers,
@@ -87,56 +81,6 @@ def audit(
         _show(report)
     if not report.clean:
         raise typer.Exit(1)
-
-
-def replay_through(specs: list[str], index: Index, *, device: str, offline: bool) -> Recompute:
-    """Return a function that replays stored augmentations and embeds them with teachers.
-
-    Raises:
-        PocketclipError: the index has no augmentation, or was made by other teachers.
-    """
-    import numpy as np
-
-    from pocketclip.augment import Augmentation
-    from pocketclip.images import open_image
-    from pocketclip.reinforce.teachers import load_teacher
-
-    if index.augmentation is None:
-        raise PocketclipError(
-            "neither index.json nor config.json has the augmentation; nothing can be replayed"
-        )
-    augmentation = Augmentation.from_config(index.augmentation)
-    teachers = [load_teacher(spec, device=device, offline=offline) for spec in specs]
-    _check_teachers(teachers, index)
-
-    def function(samples: list[Any], indices: list[int]) -> Any:
-        arrays = []
-        for sample, k in zip(samples, indices, strict=True):
-            params = augmentation.unpack(sample.param_aug[k])
-            arrays.append(augmentation.apply(open_image(sample.image), params))
-        parts = []
-        for teacher in teachers:
-            squares = np.stack([teacher.transform.square(array) for array in arrays])
-            parts.append(teacher.encode_squares(squares))
-        return np.concatenate(parts, axis=1)
-
-    return function
-
-
-def _check_teachers(teachers: list[Any], index: Index) -> None:
-    known = index.teachers
-    if known and len(known) != len(teachers):
-        raise PocketclipError(
-            f"the set was made by {len(known)} teachers, {len(teachers)} are given: repeat "
-            "--teacher for each, in their order"
-        )
-    for given, stored in zip(teachers, known, strict=False):
-        space = stored.get("space_id")
-        if space and space != given.space_id:
-            raise PocketclipError(
-                f"the set holds embeddings of {stored.get('name')} ({space}), {given.name} is of "
-                f"the space {given.space_id}; give the teacher that made it"
-            )
 
 
 def show_parts(parts: dict[str, int], samples: int) -> None:

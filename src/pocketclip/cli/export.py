@@ -140,10 +140,14 @@ def _print(bundle: Bundle) -> None:
         f"{bundle.bytes / 1e6:.1f} MB"
     )
     found = bundle.verification
+    if not found.get("verified", True):
+        print(f"  not verified: {found['reason']}")
     for title, figures in found.get("backends", {"": found}).items():
         place = f"  {title}: " if title else "  "
-        if not figures.get("passed", figures.get("executed")):
-            print(f"{place}{figures.get('reason', 'not executed here')}")
+        if figures.get("passed") is False:
+            print(f"{place}does not pass, and is not used: {figures['reason']}")
+            continue
+        if "min_cosine" not in figures["image"]:  # nothing was executed
             continue
         towers = [
             f"{tower} tower: cosine at least {figures[tower]['min_cosine']:.6f}, error at most "
@@ -151,8 +155,6 @@ def _print(bundle: Bundle) -> None:
             for tower in ("image", "text")
         ]
         print(place + "; ".join(towers))
-        if figures.get("computed_in") == "fp32":
-            print("  computed in fp32: this processor has no bf16, which was not tried here")
     if "accuracy" in found:
         print(
             f"  top-1: {found['accuracy']['top1']:.2f} %, the model "

@@ -1,15 +1,14 @@
-"""Labelled photographs on the command line: what turns a model into a top-1."""
+"""The options of labelled photographs, for verbs that compare accuracies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
-    from pocketclip.infer.encoder import Encoder
+    from pocketclip.types import Encoder
 
 LABELLED_HELP = (
     "Labelled photographs to compare the accuracy on: a folder with a folder per label, or a "
@@ -34,29 +33,12 @@ def top1(
     where: Sequence[str] = (),
     templates: Sequence[str] = (),
 ) -> Callable[[Encoder], float]:
-    """Return a function that gives an encoder's zero-shot top-1 on `data`, in percent.
+    """Return `pocketclip.evaluate.top1` of the options as they are written.
 
     Raises:
-        PocketclipError: there are no labelled photographs.
+        PocketclipError: there are no labelled photographs, or `where` is not COLUMN=VALUE.
     """
     from pocketclip.cli.eval import conditions
-    from pocketclip.evaluate import DataOptions, RunOptions, evaluate, plan
+    from pocketclip.evaluate import top1 as measure
 
-    options = DataOptions(
-        label_column=label_column, where=conditions(where), templates=tuple(templates)
-    )
-    name = Path(data.rstrip("/")).stem
-    found = plan((name,), data, options)
-    if not found.ready:
-        raise PocketclipError(next(iter(found.missing.values())))
-    task, samples = found.ready[0]
-    if samples.kind != "classification":
-        raise PocketclipError(f"{data} has no labels, only captions: give --label-column COLUMN")
-
-    def measure(encoder: Encoder) -> float:
-        settings = RunOptions(batch_size=encoder.batch_size)
-        settings.cache = None
-        result, _ = evaluate(encoder, task, samples, settings)
-        return 100 * float(result.metrics["acc1"] or 0)
-
-    return measure
+    return measure(data, label_column=label_column, where=conditions(where), templates=templates)

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketclip.cli.inputs import duration
-from pocketclip.errors import ConfigError, MissingDependencyError, PocketclipError
+from pocketclip.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from pocketclip.nn.clip import CLIP
-    from pocketclip.train.loop import OnCheckpoint, Summary
+    from pocketclip.train.loop import Summary
     from pocketclip.train.recipe import Recipe
 
 
@@ -56,13 +55,22 @@ def train(
     offline: Annotated[
         bool, typer.Option("--offline", help="Use weights from the local cache only.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with code 1 if a sample was replaced or an evaluation failed; without it a "
+            "run that was completed exits with 0.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Train a model, and leave a run folder with its checkpoints, log and finished model.
 
     Reinforced shards (`pocketclip reinforce`, or published ones) are replayed: teachers cost
     nothing. The same command given again goes on where the run stopped, with the very next
-    sample; Ctrl-C writes a checkpoint first. Several processes or machines: torchrun.
+    sample; Ctrl-C writes a checkpoint first. Several processes or machines: torchrun. The exit
+    code is 0 if the run was completed, 2 if it failed, 130 if it was stopped.
 
     \b
     pocketclip train grocery-small --data dr --out runs/small
@@ -98,7 +106,7 @@ def train(
             _print(summary, facts)
     if summary.interrupted:
         raise typer.Exit(130)
-    if summary.skipped:
+    if strict and (summary.skipped or summary.failed_evaluations):
         raise typer.Exit(1)
 
 
@@ -147,7 +155,6 @@ def _run(recipe: Recipe, out: Path, resume: str, device: str, offline: bool) -> 
             resume=resume,
             device=device,
             teachers=_teachers(recipe, device, offline),
-            on_checkpoint=_scorer(recipe),
             on_log=shown.log,
         )
 
@@ -163,41 +170,6 @@ def _teachers(recipe: Recipe, device: str, offline: bool) -> Sequence[Any]:
 
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     return [load_teacher(spec, device=device, offline=offline) for spec in recipe.teachers]
-
-
-def _scorer(recipe: Recipe) -> OnCheckpoint | None:
-    """Return what scores a checkpoint as `pocketclip eval` would, if the recipe wants it."""
-    wanted = recipe.evaluation
-    if wanted is None:
-        return None
-    from pocketclip.evaluate import DataOptions, Failure, plan
-    from pocketclip.evaluate import run as evaluate
-    from pocketclip.infer.encoder import Encoder
-
-    options = DataOptions(
-        label_column=wanted.label_column, caption_column=wanted.caption_column,
-        where=tuple(wanted.where.items()), templates=wanted.templates,
-    )  # fmt: skip
-    tasks = wanted.tasks or (Path(wanted.data.rstrip("/")).stem,)
-    found = plan(tasks, wanted.data, options)
-    if found.missing:
-        raise PocketclipError(f"evaluation: {next(iter(found.missing.values()))}")
-
-    def score(model: CLIP, step: int) -> Mapping[str, float]:
-        metrics: dict[str, float] = {}
-        for item in evaluate(Encoder(model), found.ready, about={"step": step}):
-            if isinstance(item, Failure):
-                raise PocketclipError(f"evaluation of {item.key}: {item.reason}")
-            value = item.metrics["main_metric"]
-            if value is None:
-                raise PocketclipError(f"evaluation of {item.key}: its main metric is not defined")
-            metrics[item.key] = float(value)
-        main = sum(metrics.values()) / len(metrics)
-        shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
-        print(f"step {step}: {shown}", file=sys.stderr)
-        return {"main_metric": main, **metrics}
-
-    return score
 
 
 class Shown:
@@ -264,6 +236,7 @@ def _facts(summary: Summary) -> dict[str, Any]:
         "samples": summary.samples,
         "interrupted": summary.interrupted,
         "skipped": summary.skipped,
+        "failed_evaluations": summary.failed_evaluations,
         "metrics": summary.metrics,
         "best": None if best is None else {"step": best[0], "main_metric": best[1]},
         "seconds": round(summary.seconds, 1),
@@ -284,5 +257,10 @@ def _print(summary: Summary, facts: Mapping[str, Any]) -> None:
     if summary.skipped:
         print(
             f"{summary.skipped} samples could not be used and were replaced (named above)",
+            file=sys.stderr,
+        )
+    if summary.failed_evaluations:
+        print(
+            f"{summary.failed_evaluations} checkpoints could not be scored (see above)",
             file=sys.stderr,
         )

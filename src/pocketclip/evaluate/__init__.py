@@ -1,6 +1,7 @@
 """Evaluate any `Encoder` the way the published tables were made."""
 
 from pocketclip.evaluate.data import DataOptions, TaskData, find
+from pocketclip.evaluate.labelled import top1
 from pocketclip.evaluate.results import Result, average_38, read_results, write_results
 from pocketclip.evaluate.stream import Outcome, RunOptions
 from pocketclip.evaluate.suite import (
@@ -35,5 +36,6 @@ __all__ = [
     "read_results",
     "run",
     "run_probe",
+    "top1",
     "write_results",
 ]

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import BundleError, DriftError, ExportError, MissingDependencyError
-from pocketclip.export import device
+from pocketclip.export import device, verify
 from pocketclip.export.device import Kind, Run, quiet
 from pocketclip.export.towers import Towers
 from pocketclip.files import write_whole_folder
@@ -327,8 +327,6 @@ def _round_trip(
         ExportError: a weight differs by more than the precision explains, or is not found.
         DriftError: the tower with them gives something else.
     """
-    from pocketclip.export.sensitivity import cosines
-
     source = {name: p.detach().numpy() for name, p in tower.named_parameters()}
     errors: dict[str, float] = {}
     for name, value in values.items():
@@ -338,19 +336,19 @@ def _round_trip(
         ours = source[parameter].astype(np.float64)
         small = "quantized" in name or "palettized" in name
         errors[parameter] = _relative(ours, value)
-        bound = _bound(ours, precision if small else "fp16")
+        bound = _bound(ours, precision if small or precision == "fp32" else "fp16")
         if not np.abs(ours - value).max() <= bound:
             raise ExportError(
                 f"the weights of {parameter} did not come back from the package: they are off by "
                 f"{np.abs(ours - value).max():.2e}, and {precision} explains {bound:.2e}"
             )
     found = np.concatenate([_with_weights(tower, values)(row) for row in inputs])
-    cosine = float(cosines(found, wanted).min())
-    least = 0.99 if precision in ("int8", "pal6") else 0.9995  # half precision's, for fp32 too
-    if not cosine >= least:
+    figures = verify.compare(found, wanted)
+    why = verify.failure(figures, verify.GATES[precision])
+    if why is not None:
         raise DriftError(
-            f"with the weights of the package the tower's smallest cosine is {cosine:.6f}, and "
-            f"{least} is wanted; nothing was written"
+            f"the tower with the weights of the package gives something else: {why}; nothing was "
+            "written"
         )
     count = sum(p.size for p in source.values())
     share = sum(source[name].size for name in errors) / count
@@ -365,7 +363,8 @@ def _round_trip(
         "compared_share": round(share, 4),
         "not_compared": sorted(set(source) - set(errors)),
         "max_relative_error": max(errors.values(), default=0.0),
-        "min_cosine_of_tower_with_them": cosine,
+        "min_cosine_of_tower_with_them": figures["min_cosine"],
+        "max_abs_error_of_tower_with_them": figures["max_abs_error"],
     }
 
 
@@ -378,6 +377,8 @@ def _bound(ours: NDArray[Any], precision: str) -> float:
     largest = float(np.abs(ours).max())
     if precision == "int8":  # half a step, and the rounding of its scale to fp16
         return largest / 127 / 2 + largest * 2**-10
+    if precision == "fp32":  # stored as they are
+        return largest * 2**-23
     if precision == "pal6":  # the distance to the nearest of 64 values, which crowd in the middle
         return 0.25 * largest
     return largest * 2**-11 + 2**-24
@@ -432,6 +433,7 @@ def add_check(
     image_embeddings: NDArray[Any],
     text_embeddings: NDArray[Any],
     min_cosine: float,
+    max_abs_error: float | None = None,
 ) -> list[str]:
     """Leave in a bundle what a Mac needs to execute both towers and compare.
 
@@ -442,6 +444,7 @@ def add_check(
         image_embeddings: what the model says of the photographs, (N, D).
         text_embeddings: what it says of the captions, (N, D).
         min_cosine: what the embeddings computed there have to reach.
+        max_abs_error: how far a component of theirs may be off; None: any.
 
     Returns:
         The names of the files.
@@ -453,6 +456,7 @@ def add_check(
         image_embeddings=np.asarray(image_embeddings, np.float32),
         text_embeddings=np.asarray(text_embeddings, np.float32),
         min_cosine=np.float64(min_cosine),
+        max_abs_error=np.float64(np.inf if max_abs_error is None else max_abs_error),
     )
     script = resources.files("pocketclip") / "data" / _SCRIPT
     (folder / _SCRIPT).write_bytes(script.read_bytes())

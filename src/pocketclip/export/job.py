@@ -7,10 +7,12 @@ A bundle appears at `out` whole and verified, or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +59,7 @@ _TEXTS = tuple(
 )
 """What the text tower is calibrated with beside the captions that it is verified with."""
 
+log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 Accuracy = Callable[[Encoder], float]
 
@@ -127,7 +130,7 @@ def export(
         ),
         "normalized": normalize,
     }
-    with write_whole_folder(place) as folder:
+    with _parents_of(place), write_whole_folder(place) as folder:
         (folder / TOKENIZER).write_text(portable(towers.config.text.context_length), "utf-8")
         made = _Made(module, folder, towers, examples, options, about)
         before: float | None = None
@@ -142,15 +145,31 @@ def export(
                         before = accuracy(Encoder(fuse(model)))
                     after = accuracy(_runnable(module, folder, made.about, figures, model))
                     figures["accuracy"] = _compared(before, after)
+                    figures["gate"]["max_points_lost"] = verify.MAX_POINTS_LOST
                 break
             except DriftError:
                 if not made.searches or attempt == len(_COSINES) - 1:
                     raise
                 say("not near enough; keeping more layers in higher precision")
+        if not figures["verified"]:
+            log.warning("%s, %s: %s", target, precision, figures["reason"])
         made.remove_sources()
         names = [os.fspath(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
         write_manifest(folder, {**made.about, "verification": figures}, names)
     return read(place)
+
+
+@contextlib.contextmanager
+def _parents_of(place: Path) -> Iterator[None]:
+    """Remove the parents of `place` that were made within, if that fails."""
+    missing = [folder for folder in place.resolve().parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # somebody else put something there
+                folder.rmdir()
+        raise
 
 
 def check(
@@ -326,10 +345,10 @@ def _unwritten(folder: Path, about: Mapping[str, Any], verification: Mapping[str
 def _verified(
     module: Any, folder: Path, about: Mapping[str, Any], towers: Towers, wanted: verify.Reference
 ) -> dict[str, Any]:
-    gate = verify.GATES[about["precision"]]
-    limits = {"gate": {"min_cosine": gate.cosine, "max_abs_error": gate.error}}
     if about["target"] in RUNS:
-        return {**verify.verify(_unwritten(folder, about, {}), wanted), **limits}
+        return verify.verify(_unwritten(folder, about, {}), wanted)
+    gates = verify.gates_of(about["precision"], about["image_input"])
+    gate, limits = gates["image"], {"gate": verify.described(gates)}
     paths = {tower: folder / str(about[tower]["file"]) for tower in TOWERS}
     if not hasattr(module, "open_tower"):
         structure = {tower: module.inspect(path) for tower, path in paths.items()}
@@ -337,8 +356,14 @@ def _verified(
             [Preprocess(towers.config.preprocess).to_uint8(p) for p in wanted.photos]
         )
         ids = Tokenizer(warn=False)(list(wanted.captions), towers.config.text.context_length)
-        module.add_check(folder, squares, ids, wanted.image, wanted.text, gate.cosine)
-        return {"executed": False, "reason": module.NOT_EXECUTED, **structure, **limits}
+        module.add_check(folder, squares, ids, wanted.image, wanted.text, gate.cosine, gate.error)
+        unverified = {
+            "executed": False,
+            "verified": False,
+            "reason": module.NOT_EXECUTED,
+            "judged": "the towers in torch with the weights that were read back",
+        }
+        return {**unverified, **structure, **limits}
     runs = {tower: module.open_tower(path) for tower, path in paths.items()}
     inputs = {k: np.concatenate(v) for k, v in _examples(towers, wanted.photos, wanted).items()}
     inputs["text"] = inputs["text"][: len(wanted.captions)]
@@ -366,7 +391,8 @@ def _runnable(
 ) -> Encoder:
     """Return what runs the towers that were written."""
     if about["target"] in RUNS:
-        return Encoder(_unwritten(folder, about, figures))
+        # The backend that decides; another one may be faster, and is not what is promised.
+        return Encoder(_unwritten(folder, about, figures), RUNS[about["target"]][0])
     encoder = Encoder(model)  # for its transform and tokenizer
     encoder.backend = _Rows(
         model, {tower: module.open_tower(folder / str(about[tower]["file"])) for tower in TOWERS}

@@ -59,6 +59,7 @@ class Loader:
         index_hash: changes when the data do.
         teacher_dims: the width of each teacher's part of an embedding; empty if not known.
         teacher_scales: each teacher's logit scale, None where it is not known.
+        width: of a stored embedding, all teachers together; 0 where none is used.
 
     Raises:
         ConfigError: a pattern or column that makes no sense.
@@ -109,11 +110,12 @@ class Loader:
         self.teacher_scales = tuple(teacher.get("logit_scale") for teacher in teachers)
         self.workers, self._prefetch = workers, prefetch
         self._batches = Batches(config, self._source, order, model, batch_size, seed)
+        self.width = 0
         try:
             # What is wrong with all samples is said at once, and here.
             first = self._batches.sample(0, [])
             if first.teacher_image is not None:
-                self._batches.width = len(first.teacher_image)
+                self._batches.width = self.width = len(first.teacher_image)
         except BaseException:
             self.close()
             raise

@@ -22,12 +22,18 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
+from torch.distributed.rendezvous import rendezvous
 
 from pocketclip.errors import ConfigError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 ObjectT = TypeVar("ObjectT")
 
+_MEETING = datetime.timedelta(minutes=10)
+"""How long processes wait until all have started."""
+_WAITING = datetime.timedelta(hours=4)
+"""How long they wait for each other then: hours, as one of them scores the checkpoints. Those that
+fail say so, see `watchdog`."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -72,10 +78,13 @@ def start(device: str) -> World:
     try:
         # Gloo beside nccl: sizes and figures are exchanged without waiting for the card.
         backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
-        # Hours, not minutes: the others wait while one scores a checkpoint.
+        # One that ended before it came here is not waited for as long as what follows.
+        store, rank, size = next(rendezvous("env://", rank, size, timeout=_MEETING))
+        store.set_timeout(_WAITING)
+        own = dist.PrefixStore("pocketclip", store)  # type: ignore[attr-defined]
         dist.init_process_group(
-            backend, rank=rank, world_size=size, timeout=datetime.timedelta(hours=4)
-        )
+            backend, store=own, rank=rank, world_size=size, timeout=_WAITING
+        )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ConfigError(

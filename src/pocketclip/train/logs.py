@@ -5,6 +5,7 @@ RUN/log.jsonl      {"step": 50, "samples": 6400, "loss": 4.1, "distill_loss": 4.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import secrets
@@ -17,7 +18,21 @@ from pocketclip.parsing import load_json, split_lines
 from pocketclip.train.recipe import Recipe
 
 LOG = "log.jsonl"
+_NO_WANDB = (
+    "the recipe wants Weights & Biases (wandb:), which is not installed: pip install wandb, or set "
+    "wandb=null"
+)
 log = logging.getLogger(__name__)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a tracker that is not installed, before any work.
+
+    Raises:
+        MissingDependencyError: the recipe wants one.
+    """
+    if recipe.wandb and importlib.util.find_spec("wandb") is None:
+        raise MissingDependencyError(_NO_WANDB)
 
 
 class Log:
@@ -92,10 +107,7 @@ def _wandb(run: Path, recipe: Recipe) -> Any:
     try:
         import wandb
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "the recipe wants Weights & Biases (wandb:), which is not installed: "
-            "pip install wandb, or set wandb=null"
-        ) from error
+        raise MissingDependencyError(_NO_WANDB) from error
     return wandb.init(
         project=recipe.wandb,
         dir=str(run),

@@ -24,24 +24,21 @@ import logging
 import math
 import os
 import platform
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 
-from pocketclip import __version__, checkpoint, devices
+from pocketclip import __version__, checkpoint, devices, zoo
 from pocketclip.errors import CheckpointError, ConfigError, PocketclipError, TrainingError
 from pocketclip.files import remove_abandoned, write_whole
 from pocketclip.nn.clip import CLIP, build
 from pocketclip.parsing import read_json
-from pocketclip.train import distributed, saving
+from pocketclip.train import distributed, logs, saving
 from pocketclip.train import recipe as recipes
 from pocketclip.train.data import DataConfig, Loader
 from pocketclip.train.distributed import World
@@ -52,8 +49,10 @@ from pocketclip.train.optim import (
     make_optimizer,
     parameter_groups,
 )
+from pocketclip.train.pacing import Clock, Window, stop_requested
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.step import Stepper
+from pocketclip.train.watchdog import Watchdog
 from pocketclip.types import Encoder
 
 OnCheckpoint = Callable[[CLIP, int], Mapping[str, float]]
@@ -64,6 +63,8 @@ RECIPE, RUN, MODEL = "recipe.yaml", "run.json", checkpoint.RUN_MODEL
 # May differ between the parts of a run that is resumed: they do not decide what is learnt.
 _FREE = ("about", "log_every", "tensorboard", "wandb", "checkpoint.", "evaluation", "data.workers",
          "data.cache_dir", "data.source")  # fmt: skip
+# Of float16's gradients: it begins at 65,536 and is halved by each step that overflows.
+_LEAST_SCALE = 2.0**-10
 log = logging.getLogger(__name__)
 
 
@@ -79,6 +80,8 @@ class Summary:
     interrupted: bool = False
     skipped: int = 0
     """Samples that could not be used, and were replaced."""
+    failed_evaluations: int = 0
+    """Checkpoints of this start that could not be scored; the log says why."""
     metrics: dict[str, float] = field(default_factory=dict)
     best: tuple[int, float] | None = None
     """Step and main metric of the best checkpoint, where one was scored."""
@@ -104,24 +107,30 @@ def train(
         resume: `auto` goes on from the newest readable checkpoint in `out`, if there is one;
             `no` refuses a folder that holds a run; else the path of a checkpoint to go on from.
         device: `cpu`, `cuda`, or `auto`.
-        teachers: the live teachers that `recipe.teachers` names, loaded.
-        on_checkpoint: called where a checkpoint is written, on the main process.
+        teachers: the live teachers that `recipe.teachers` names, loaded
+            (`pocketclip.reinforce.teachers.load_teacher`).
+        on_checkpoint: scores a checkpoint once it is written, on the main process. None: scored
+            as `recipe.evaluation` says, if it says so. If it raises an error, that is logged, and
+            training goes on.
         on_log: called with each record of the log, on the main process.
 
     Raises:
-        ConfigError: a recipe that does not fit the data or the processes.
+        ConfigError: a recipe that does not fit the data, the evaluation data or the processes.
         DataError: data that cannot be read.
-        TrainingError: a folder that holds another run, a loss that is no number, a full disk.
+        TrainingError: a folder that holds another run, a loss that is no number, a full disk, or
+            another process that failed.
     """
     if len(teachers) != len(recipe.teachers):
         raise ConfigError(
-            f"the recipe names {len(recipe.teachers)} live teachers; {len(teachers)} were given"
+            f"the recipe names {len(recipe.teachers)} live teachers; {len(teachers)} were given "
+            "(pocketclip.reinforce.teachers.load_teacher loads them)"
         )
     joined_before = distributed.world_size() > 1
     world = distributed.start(str(devices.place(device)) if device == "auto" else device)
     try:
-        run = _Run(recipe, Path(out), world, teachers, on_checkpoint, on_log)
-        return run.go(resume)
+        with Watchdog(world, ends=not joined_before):
+            run = _Run(recipe, Path(out), world, teachers, on_checkpoint, on_log)
+            return run.go(resume)
     finally:
         if not joined_before:
             distributed.stop()
@@ -156,7 +165,10 @@ def first_model(recipe: Recipe) -> CLIP:
     config = recipe.model.config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = build(config)
+        try:
+            model = build(config)
+        except ValueError as error:
+            raise ConfigError(f"model.overrides: {error}") from error
         if recipe.loss.kind == "siglip":
             with torch.no_grad():
                 model.logit_scale.fill_(math.log(10))  # arXiv 2303.15343, section 3.2
@@ -193,7 +205,7 @@ class _Run:
         self.recipe, self.out, self.world = recipe, out, world
         self.teachers = teachers
         self.on_checkpoint, self.on_log = on_checkpoint, on_log
-        self.step = self.skipped = 0
+        self.step = self.skipped = self.failed_evaluations = 0
         self.last_good: Path | None = None
         share = world.size * recipe.accumulate
         if recipe.batch_size % share:
@@ -202,13 +214,25 @@ class _Run:
                 f"{recipe.accumulate} micro-batches"
             )
         self.micro_batch = recipe.batch_size // share
+        shared = world.size > 1 and recipe.sync_batch_norm
+        if self.micro_batch == 1 and not (shared or recipe.model.freeze_batch_norm):
+            config = recipe.model.config()
+            if not isinstance(config.image, zoo.ViTConfig) or config.text.repmixer:
+                raise ConfigError(
+                    "BatchNorm has no statistics in micro-batches of 1 sample: raise batch_size, "
+                    "lower accumulate, or set model.freeze_batch_norm=true"
+                )
+        logs.check(recipe)
 
     # --- setting up
 
     def go(self, resume: str) -> Summary:
         saved = self._found(resume)
         trainer: dict[str, Any] = {}
+        if saved is None or saved.step < self.recipe.steps:
+            self._find_scorer()  # its data are looked for before any work
         if saved is None:
+            self._warn_of_frozen()
             model = first_model(self.recipe)
         else:
             model, trainer = self._restored(saved)
@@ -224,6 +248,21 @@ class _Run:
                     f"{self.out}: the run cannot go on ({error}); {self._good()}; put that right "
                     "(free some space, if the disk is full) and resume"
                 ) from error
+
+    def _warn_of_frozen(self) -> None:
+        settings = self.recipe.model
+        frozen = [t for t in ("image", "text") if getattr(settings, f"freeze_{t}") is not None]
+        if frozen and settings.init is None and self.world.is_main:
+            log.warning(
+                "model.freeze_%s without model.init: what is frozen keeps random weights", frozen[0]
+            )
+
+    def _find_scorer(self) -> None:
+        wanted = self.recipe.evaluation
+        if self.on_checkpoint is None and wanted is not None and self.world.is_main:
+            from pocketclip.train.evaluation import make_scorer
+
+            self.on_checkpoint = make_scorer(wanted)
 
     def _found(self, resume: str) -> saving.Saved | None:
         """Return the checkpoint to go on from; every process the same one."""
@@ -348,7 +387,7 @@ class _Run:
         self.model = model
         self.optimizer, self.bias = optimised_parts(recipe, model)
         self.average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
-        dtype = devices.number_type(recipe.precision, world.device)
+        dtype = self._number_type(trainer)
         dims, scales, biases = teacher_facts(recipe, self.loader, self.teachers)
         self.stepper = Stepper(
             model, self._wrapped(model), recipe.loss,
@@ -364,6 +403,22 @@ class _Run:
             if self.bias is not None:
                 with torch.no_grad():
                     self.bias.copy_(trainer["bias"])
+
+    def _number_type(self, trainer: Mapping[str, Any]) -> torch.dtype:
+        """Return what is computed in: as `auto` was resolved when the run began."""
+        wanted, device = self.recipe.precision, self.world.device
+        before = trainer.get("precision") if wanted == "auto" else None
+        if before is None:
+            return devices.number_type(wanted, device)
+        dtype = devices.number_type(before, device)
+        here = devices.number_type("auto", device)
+        if here != dtype and self.world.is_main:
+            log.warning(
+                "the run computes in %s, as it began; `auto` would be %s on this %s, and %s may "
+                "be slow here",
+                before, _name(here), device.type, before,
+            )  # fmt: skip
+        return dtype
 
     def _wrapped(self, model: CLIP) -> nn.Module:
         wrapped: nn.Module = model
@@ -385,23 +440,23 @@ class _Run:
     def _steps(self) -> Summary:
         recipe, main = self.recipe, self.world.is_main
         begun = time.monotonic()
-        clock = _Clock(recipe)
+        clock = Clock(recipe)
         if main:
             self._begin()
         metrics: dict[str, float] = {}
         with contextlib.ExitStack() as stack:
             writer = stack.enter_context(Log(self.out, recipe, self.step)) if main else None
-            stopped = stack.enter_context(_signals())
+            stopped = stack.enter_context(stop_requested())
             batches = self.loader.batches(self.step * recipe.accumulate)
             stack.callback(getattr(batches, "close", lambda: None))
-            window = _Window()
+            window = Window()
             while self.step < recipe.steps:
                 self._one(batches, window)
                 ends = self.step == recipe.steps
                 stop, save = self._agreed(stopped.is_set(), clock.is_due(self.step) or ends)
                 if self.step % recipe.log_every == 0 or ends or stop:
                     self._report(window, writer, time.monotonic() - begun)
-                    window = _Window()
+                    window = Window()
                 if save or stop:
                     metrics = self._save(writer, score=not stop or ends)
                     clock.saved()
@@ -413,7 +468,7 @@ class _Run:
         distributed.barrier()
         return self._summary(begun, metrics)
 
-    def _one(self, batches: Iterator[Any], window: _Window) -> None:
+    def _one(self, batches: Iterator[Any], window: Window) -> None:
         recipe = self.recipe
         waiting = time.perf_counter()
         micro = [next(batches) for _ in range(recipe.accumulate)]
@@ -458,12 +513,16 @@ class _Run:
         # In float16 a gradient may overflow: the scaler leaves that step out and halves its scale.
         ignored = {"grad_norm"} if self.stepper.scaler.is_enabled() else set()
         wrong = [k for k, v in latest.items() if not math.isfinite(v) and k not in ignored]
-        if not wrong:
-            return
-        raise TrainingError(
-            f"{wrong[0]} is {latest[wrong[0]]} at step {self.step}; {self._good()}. Go on from a "
-            "checkpoint in another folder (--resume CHECKPOINT --out OTHER), with a lower "
-            "optimizer.lr or with precision=float32"
+        if wrong:
+            raise TrainingError(self._diverged(f"{wrong[0]} is {latest[wrong[0]]}"))
+        if ignored and self.stepper.scaler.get_scale() < _LEAST_SCALE:
+            raise TrainingError(self._diverged("float16 holds no gradient any more: all overflow"))
+
+    def _diverged(self, what: str) -> str:
+        return (
+            f"{what} at step {self.step}; {self._good()}. Go on from a checkpoint in another "
+            "folder (--resume CHECKPOINT --out OTHER), with a lower optimizer.lr or with "
+            "precision=float32"
         )
 
     def _good(self) -> str:
@@ -495,7 +554,7 @@ class _Run:
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "processes": self.world.size,
                 "device": self.world.device.type,
-                "precision": str(self.stepper.dtype).removeprefix("torch."),
+                "precision": _name(self.stepper.dtype),
                 "pocketclip": __version__,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
@@ -510,7 +569,7 @@ class _Run:
         }
         _write(path, json.dumps(facts, indent=1) + "\n")
 
-    def _report(self, window: _Window, writer: Log | None, seconds: float) -> None:
+    def _report(self, window: Window, writer: Log | None, seconds: float) -> None:
         values = distributed.average(window.means())
         skipped = self._skipped_by_all()
         if writer is None:
@@ -545,25 +604,55 @@ class _Run:
                 metrics = self._saved(writer, score, skipped)
             except (PocketclipError, OSError) as error:  # the others are waiting
                 problem = error
-        metrics, problem = distributed.broadcast_object((metrics, problem))
+        metrics, self.failed_evaluations, problem = distributed.broadcast_object(
+            (metrics, self.failed_evaluations, problem)
+        )
         if problem is not None:
             raise problem
+        self.last_good = saving.place(self.out, self.step)
         return metrics
 
     def _saved(self, writer: Log | None, score: bool, skipped: int) -> dict[str, float]:
-        recipe, metrics = self.recipe, {}
+        metrics: dict[str, float] = {}
+        self._check_weights()
         # Before it is scored: an evaluation that fails costs nothing of what was learnt.
         saved = saving.save(self.out, self.step, self.model, self._state(skipped))
         self.last_good = saved.folder
         if self.on_checkpoint is not None and score:
-            metrics = dict(self.on_checkpoint(self._result(), self.step))
-            self.model.train()
-            saving.annotate(saved, metrics)
+            metrics, failure = self._scored(self.on_checkpoint)
+            if failure is None:
+                saving.annotate(saved, metrics)
             if writer is not None:
-                writer.write({"step": self.step, **{f"eval/{k}": v for k, v in metrics.items()}})
-        settings = recipe.checkpoint
+                record: dict[str, Any] = {f"eval/{k}": v for k, v in metrics.items()}
+                record |= {} if failure is None else {"eval/error": failure}
+                writer.write({"step": self.step, **record})
+        settings = self.recipe.checkpoint
         saving.prune(self.out, self.step, settings.keep_last, keep_best=settings.keep_best)
         return metrics
+
+    def _check_weights(self) -> None:
+        """Refuse to save weights that are no numbers: the last good checkpoint would be none."""
+        states = [self.model.state_dict(), self.average.state if self.average is not None else {}]
+        wrong = next((name for state in states if (name := _first_not_finite(state))), None)
+        if wrong is not None:
+            raise TrainingError(self._diverged(f"{wrong} holds values that are not finite"))
+
+    def _scored(self, score: OnCheckpoint) -> tuple[dict[str, float], str | None]:
+        """Return the checkpoint's metrics, or why it cannot be scored: no reason to stop."""
+        try:
+            return _checked(score(self._result(), self.step)), None
+        except Exception as error:
+            # Our own errors say what is wrong in a line; of others, one wants to know the place.
+            ours = isinstance(error, (PocketclipError, OSError))
+            reason = str(error) if ours else f"{type(error).__name__}: {error}"
+            log.warning(
+                "the evaluation after step %d failed, training goes on: %s", self.step, reason,
+                exc_info=None if ours else error,
+            )  # fmt: skip
+            self.failed_evaluations += 1
+            return {}, reason
+        finally:
+            self.model.train()
 
     def _skipped_by_all(self) -> int:
         mean = distributed.average({"skipped": float(self.skipped)})["skipped"]
@@ -573,6 +662,7 @@ class _Run:
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
+            "precision": _name(self.stepper.dtype),
             "average": self.average.state_dict() if self.average is not None else None,
             "bias": self.bias.detach() if self.bias is not None else None,
             "skipped": skipped,
@@ -594,61 +684,10 @@ class _Run:
         return Summary(
             run=self.out, step=self.step, steps=self.recipe.steps,
             samples=self.step * self.recipe.batch_size, seconds=time.monotonic() - begun,
-            interrupted=interrupted, skipped=self._skipped_by_all(), metrics=metrics,
+            interrupted=interrupted, skipped=self._skipped_by_all(),
+            failed_evaluations=self.failed_evaluations, metrics=metrics,
             best=saving.best(self.out), model=None if interrupted else self.out / MODEL,
         )  # fmt: skip
-
-
-class _Window:
-    """What happened since the last record of the log."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, list[float]] = {}
-        self.latest: dict[str, float] = {}
-        self.count = 0
-        self.waited = self.rate = 0.0
-        self.begun = self.counted = time.perf_counter()
-
-    def add(self, terms: Mapping[str, float], norm: float, rate: float) -> None:
-        self.latest = {"loss": sum(terms.values()), **terms, "grad_norm": norm}
-        for name, value in self.latest.items():
-            if math.isfinite(value):  # in float16 a gradient may overflow, and is left out
-                self.sums.setdefault(name, []).append(value)
-        self.count += 1
-        self.rate = rate
-        self.counted = time.perf_counter()
-
-    def restart(self) -> None:
-        """Leave the time since the last step out: it went into a checkpoint."""
-        self.begun += time.perf_counter() - self.counted
-
-    @property
-    def seconds(self) -> float:
-        return self.counted - self.begun
-
-    def means(self) -> dict[str, float]:
-        # Every name on every rank, also where one rank has none that is a number.
-        return {
-            name: sum(found) / len(found) if (found := self.sums.get(name)) else 0.0
-            for name in self.latest
-        }
-
-
-class _Clock:
-    """Says when a checkpoint is due."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.settings = recipe.checkpoint
-        self.saved()
-
-    def saved(self) -> None:
-        self.time = time.monotonic()
-
-    def is_due(self, step: int) -> bool:
-        every, minutes = self.settings.every_steps, self.settings.every_minutes
-        if every is not None and step % every == 0:
-            return True
-        return minutes is not None and time.monotonic() - self.time >= 60 * minutes
 
 
 def data_config(recipe: Recipe) -> DataConfig:
@@ -683,6 +722,11 @@ def teacher_facts(
             f"{len(dims)} teachers need as many logit scales; the recipe or the data say "
             f"{list(scales)}; set loss.teacher_scales"
         )
+    if loader.width and not teachers and loader.width != sum(dims):
+        raise ConfigError(
+            f"the stored embeddings have {loader.width} numbers, the teachers' dimensions "
+            f"{list(dims)} add up to {sum(dims)}; set loss.teacher_dims"
+        )
     biases = loss.teacher_biases or tuple(getattr(t, "logit_bias", 0.0) for t in teachers)
     if loss.kind == "siglip" and len(biases) != len(dims):
         raise ConfigError(f"{len(dims)} teachers need as many biases; set loss.teacher_biases")
@@ -696,6 +740,31 @@ def _workers(recipe: Recipe) -> int:
     return max(devices.cores() // local - 1, 1)
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first tensor that holds NaN or an infinity."""
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return name
+    return None
+
+
+def _checked(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics as plain numbers.
+
+    Raises:
+        TrainingError: one is not finite.
+    """
+    found = {str(name): float(value) for name, value in metrics.items()}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise TrainingError(f"{name} is {value}")
+    return found
+
+
 def _seed(seed: int, step: int, rank: int) -> None:
     """Make the model's random choices a function of (seed, step, rank)."""
     digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
@@ -705,25 +774,3 @@ def _seed(seed: int, step: int, rank: int) -> None:
 def _write(path: Path, text: str) -> None:
     with write_whole(path) as temporary:
         temporary.write_text(text, "utf-8")
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C (or SIGTERM) sets; the second one ends at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-        log.warning("stopping after this step, with a checkpoint; once more to stop at once")
-
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """What a training run does, as plain values: a named recipe or a YAML file, with fields on top.
 
-    recipe = load_recipe("mobileclip-b-datacompdr12m", ["data.source=dr12m", "steps=1000"])
+    recipe = load_recipe("mobileclip-b-datacompdr12m", ["data.source=dr12m", "steps=10000"])
 
 Published settings: MobileCLIP (arXiv 2311.17049), section 5 and appendix; MobileCLIP2
 (arXiv 2508.20691), section 5 and appendix. Nothing here imports torch.
@@ -9,7 +9,9 @@ Published settings: MobileCLIP (arXiv 2311.17049), section 5 and appendix; Mobil
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,10 @@ _MOST_STEPS = 10**10
 _MOST_SAMPLES = 2**24
 _MOST_WORKERS = 1024
 _DEEPEST_KEY = 8
+
+WARMUP = 1000
+VOCABULARY = 49_408
+"""The tokenizer's ids, the two special ones included."""
 
 
 class Section(BaseModel):
@@ -157,8 +163,9 @@ class ScheduleSection(Section):
     """Linear warm-up, then a constant rate, a cosine to zero, or the one after the other."""
 
     kind: Literal["cosine", "constant"] = "cosine"
-    warmup: int = Field(default=1000, ge=0)
-    """Steps of rising rate."""
+    warmup: int = Field(default=WARMUP, ge=0)
+    """Steps of rising rate. Where it is not given and a run has no more than 1,000 steps: a tenth
+    of them."""
     constant: int = Field(default=0, ge=0, le=_MOST_STEPS)
     """With `cosine`: so many steps, warm-up included, before the rate falls."""
 
@@ -239,32 +246,124 @@ class Recipe(Section):
     def _one_or_more(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_run(cls, raw: Any) -> Any:
+        """Give a short run a warm-up that it has room for, where none is given."""
+        steps = raw.get("steps") if isinstance(raw, dict) else None
+        if not isinstance(steps, int) or steps > WARMUP:
+            return raw
+        schedule = raw.get("schedule", {})
+        if not isinstance(schedule, dict) or "warmup" in schedule:
+            return raw
+        return {**raw, "schedule": {**schedule, "warmup": steps // 10}}
+
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        loss, model = self.loss, self.model.config()
-        distils = loss.weights[1] > 0
-        if distils and not self.data.reinforced and not self.teachers:
-            raise ValueError(
-                "loss.weights: distillation needs `data.reinforced: true` or live `teachers:`"
-            )
-        if self.teachers and not distils:
-            raise ValueError("teachers: they serve only with a second loss.weights above 0")
-        if self.teachers and self.data.reinforced:
-            raise ValueError("teachers: reinforced data has its teachers stored; give one of both")
-        if loss.weights == (0.0, 0.0) and loss.kind != "captioning":
-            raise ValueError("loss.weights: both are 0, so nothing would be learnt")
-        if (loss.kind == "captioning") != model.is_captioner:
-            raise ValueError(
-                f"loss.kind: {model.name} {'is' if model.is_captioner else 'is not'} a captioner; "
-                "`captioning` goes with captioners and only with them"
-            )
-        if loss.kind == "captioning" and distils:
-            raise ValueError("loss.weights: a captioner is not distilled; the second must be 0")
-        if self.schedule.warmup + self.schedule.constant >= self.steps + self.schedule.warmup:
-            raise ValueError(f"schedule.constant: {self.schedule.constant} of {self.steps} steps")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate: {self.batch_size} samples do not divide by it")
+        model = self.model.config()
+        for problem in (
+            *_loss_problems(self, model),
+            *_data_problems(self),
+            *_model_problems(self, model),
+            *_schedule_problems(self),
+        ):
+            raise ValueError(problem)
         return self
+
+
+def _loss_problems(recipe: Recipe, model: zoo.ModelConfig) -> Iterator[str]:
+    loss, data = recipe.loss, recipe.data
+    distils, captioning = loss.weights[1] > 0, loss.kind == "captioning"
+    if distils and not data.reinforced and not recipe.teachers:
+        yield "loss.weights: distillation needs `data.reinforced: true` or live `teachers:`"
+    if recipe.teachers and not distils:
+        yield "teachers: they serve only with a second loss.weights above 0"
+    if recipe.teachers and data.reinforced:
+        yield "teachers: reinforced data has its teachers stored; give one of both"
+    if captioning != model.is_captioner:
+        yield (
+            f"loss.kind: {model.name} {'is' if model.is_captioner else 'is not'} a captioner; "
+            "`captioning` goes with captioners and only with them"
+        )
+    if captioning and distils:
+        yield "loss.weights: a captioner is not distilled; the second must be 0"
+    if captioning and data.captions == "both":
+        yield (
+            "data.captions: a captioner learns one caption of each image at a time; set "
+            "data.captions to truth, synthetic or mix"
+        )
+    if loss.weights == (0.0, 0.0) and not (captioning and loss.captioning_weight > 0):
+        yield "loss.weights: both are 0, so nothing would be learnt"
+    if loss.weights != (0.0, 0.0) and recipe.batch_size < 2:
+        yield "batch_size: samples are compared with each other; it must be 2 or more"
+    dims, scales = loss.teacher_dims or (), loss.teacher_scales or ()
+    if any(dim < 1 for dim in dims):
+        yield f"loss.teacher_dims: a width is 1 or more, not {min(dims)}"
+    if any(not scale > 0 for scale in scales):
+        yield f"loss.teacher_scales: a scale is above 0, not {min(scales)}"
+    counts = {len(given) for given in (dims, scales, loss.teacher_biases or ()) if given}
+    if distils and len(counts) > 1:
+        yield (
+            "loss: teacher_dims, teacher_scales and teacher_biases have one number per teacher; "
+            f"they have {' and '.join(map(str, sorted(counts)))}"
+        )
+
+
+def _data_problems(recipe: Recipe) -> Iterator[str]:
+    data, evaluation = recipe.data, recipe.evaluation
+    if not isinstance(data.source, str) and not all(data.source):
+        yield "data.source: one of the sources is empty"
+    # Reinforced shards would ignore them: rows that were to be left out would be trained on.
+    ignored = ("where", "image_column", "caption_columns", "image_augmentation")
+    given = [name for name in ignored if getattr(data, name)]
+    if data.reinforced and given:
+        yield (
+            f"data.{given[0]}: it is for raw pairs (`data.reinforced: false`); reinforced data "
+            "have it stored"
+        )
+    if evaluation is None:
+        return
+    if not evaluation.data.strip():
+        yield "evaluation.data: name the data, as `pocketclip eval --data` takes them"
+    if any(not task.strip() for task in evaluation.tasks):
+        yield "evaluation.tasks: the name of a task is empty"
+
+
+def _model_problems(recipe: Recipe, model: zoo.ModelConfig) -> Iterator[str]:
+    text, preprocess = model.text, model.preprocess
+    if text.context_length < 3:
+        yield "model.overrides: text.context_length is 3 or more (start, text, end)"
+    if text.vocab_size < VOCABULARY:
+        yield f"model.overrides: text.vocab_size is {VOCABULARY:,} or more, the tokenizer's ids"
+    for where, part in (("image", model.image), ("text", text)):
+        if not 0 <= part.drop_path < 1:
+            yield f"model.overrides: {where}.drop_path is from 0 to below 1, not {part.drop_path}"
+    if not all(map(math.isfinite, preprocess.mean)):
+        yield f"model.overrides: preprocess.mean is {preprocess.mean}"
+    if not all(0 < value < math.inf for value in preprocess.std):
+        yield f"model.overrides: preprocess.std is above 0, not {min(preprocess.std)}"
+    frozen = recipe.model.freeze_image == 0 and recipe.model.freeze_text == 0
+    if frozen and not model.is_captioner:
+        yield "model.freeze_image: both towers are frozen whole, so nothing would be learnt"
+
+
+def _schedule_problems(recipe: Recipe) -> Iterator[str]:
+    schedule, steps = recipe.schedule, recipe.steps
+    if schedule.warmup >= steps:
+        yield (
+            f"schedule.warmup: {schedule.warmup} steps of rising rate leave none of {steps} steps "
+            f"to train at it; set schedule.warmup={max(steps // 10, 0)} for instance, or more steps"
+        )
+    if schedule.constant >= steps:
+        yield (
+            f"schedule.constant: {schedule.constant} of {steps} steps come before the rate falls; "
+            "set fewer, or `schedule.kind: constant`"
+        )
+    if recipe.batch_size % recipe.accumulate:
+        yield (
+            f"accumulate: {recipe.batch_size} samples do not divide into {recipe.accumulate} "
+            "micro-batches"
+        )
 
 
 def names() -> list[str]:

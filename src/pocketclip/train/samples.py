@@ -252,7 +252,8 @@ class Batches(Dataset["Batch | PocketclipError"]):
             if not found:
                 raise DataError(
                     f"no synthetic caption whose key matches {config.caption_pattern!r} (the keys "
-                    f"are {', '.join(sorted(sample.captions.keys() - {'text'})) or 'none'})"
+                    f"are {', '.join(sorted(sample.captions.keys() - {'text'})) or 'none'}; with "
+                    "data.captions=truth none is needed)"
                 )
             out.append(found[chance[1] % len(found)])
         return out

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pocketclip import storage
 from pocketclip.augment import Augmentation
-from pocketclip.errors import DataError
+from pocketclip.errors import ConfigError, DataError
 from pocketclip.pairs import PairOptions
 from pocketclip.shards.index import Index, describe, read_index
 from pocketclip.shards.mapped import MappedShard
@@ -176,6 +176,11 @@ def open_source(
 ) -> ShardSource | PairSource:
     """Return shards, or with `reinforced` false also raw pairs, whichever `source` names."""
     if reinforced or _names_tars(source):
+        if options.where or options.image_column or options.caption_columns:
+            raise ConfigError(
+                f"{source}: data.where, data.image_column and data.caption_columns are for tables; "
+                "tar shards have no columns"
+            )
         return ShardSource(source, cache_dir, reinforced=reinforced)
     return PairSource(source, options)
 

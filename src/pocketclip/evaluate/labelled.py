@@ -1,0 +1,55 @@
+"""Labelled photographs: what turns a model into a top-1.
+
+measure = top1("pairs.csv", label_column="product", where={"split": "test"})
+measure(encoder)                    # 61.2, in percent
+export(model, "out", target="onnx", accuracy=measure)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pocketclip.errors import DataError
+from pocketclip.evaluate.data import DataOptions
+from pocketclip.evaluate.stream import RunOptions
+from pocketclip.evaluate.suite import evaluate, plan
+from pocketclip.types import Encoder
+
+
+def top1(
+    data: str,
+    *,
+    label_column: str | None = None,
+    where: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    templates: Sequence[str] = (),
+) -> Callable[[Encoder], float]:
+    """Return a function that gives an encoder's zero-shot top-1 on `data`, in percent.
+
+    Args:
+        data: a folder with a folder per label, or a table as `pocketclip eval` takes it.
+        label_column: the table's column of labels.
+        where: only rows with these values, by column.
+        templates: prompts such as "a photo of {}."; by default the set's own.
+
+    Raises:
+        DataError: there are no labelled photographs. The function itself raises it where one of
+            them cannot be read.
+    """
+    conditions = tuple(where.items()) if isinstance(where, Mapping) else tuple(where)
+    options = DataOptions(label_column=label_column, where=conditions, templates=tuple(templates))
+    name = Path(data.rstrip("/")).stem
+    found = plan((name,), data, options)
+    if not found.ready:
+        raise DataError(next(iter(found.missing.values())))
+    task, samples = found.ready[0]
+    if samples.kind != "classification":
+        raise DataError(f"{data} has no labels, only captions: give --label-column COLUMN")
+
+    def measure(encoder: Encoder) -> float:
+        # No cache: forms of one model share its embedding space, but not its embeddings.
+        settings = RunOptions(batch_size=getattr(encoder, "batch_size", 64), cache=None)
+        result, _ = evaluate(encoder, task, samples, settings)
+        return 100 * float(result.metrics["acc1"] or 0)
+
+    return measure

@@ -1,0 +1,62 @@
+"""An audit that embeds again what the teachers embedded."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import pytest
+
+from pocketclip.augment import Augmentation
+from pocketclip.errors import ConfigError
+from pocketclip.images import open_image
+from pocketclip.reinforce import replaying
+from pocketclip.shards import Index
+from tests.shards.making import CONFIG, TEACHERS, failure, folder, sample
+
+
+def fake_teacher(spec, *, device, offline):
+    assert (device, offline) == ("cpu", True)
+    width = {"one": 8, "two": 4}[spec]
+
+    def encode(squares):
+        return squares.reshape(len(squares), -1)[:, :width].astype(np.float32)
+
+    return types.SimpleNamespace(
+        name=spec,
+        space_id={"one": "a", "two": "b"}[spec],
+        transform=types.SimpleNamespace(square=lambda image: image + 1),
+        encode_squares=encode,
+    )
+
+
+def test_replaying_through_teachers(monkeypatch):
+    monkeypatch.setattr(replaying, "load_teacher", fake_teacher)
+    index = Index(teachers=TEACHERS, augmentation=CONFIG)
+    function = replaying.replay_through(["one", "two"], index, device="cpu", offline=True)
+    samples = [sample(1), sample(2)]
+    rows = function(samples, [0, 1])
+    assert rows.shape == (2, 12)
+    augmentation = Augmentation.from_config(CONFIG)
+    params = augmentation.unpack(samples[1].param_aug[1])
+    image = augmentation.apply(open_image(samples[1].image), params) + 1
+    assert rows[1, :8].tolist() == image.ravel()[:8].tolist()
+    for specs, reason in ((["one"], "made by 2 teachers"), (["two", "one"], "of the space b")):
+        message = failure(replaying.replay_through, specs, index, device="cpu", offline=True)
+        assert reason in message
+    message = failure(replaying.replay_through, ["one"], Index(), device="cpu", offline=True)
+    assert "nothing can be replayed" in message
+
+
+def test_python_audits_with_teachers_in_one_call(monkeypatch, tmp_path):
+    """What `pocketclip audit --recompute --teacher` does, without the command line."""
+    monkeypatch.setattr(replaying, "load_teacher", fake_teacher)
+    place = folder(tmp_path, [[sample(i) for i in range(4)]])
+    options = {"device": "cpu", "offline": True}
+    report = replaying.audit(str(place), recompute=3, teachers=["one", "two"], **options)
+    assert [drift.compared for drift in report.drift] == [3, 3]
+    assert report.counts["drift"] == 3  # these teachers made other embeddings
+    assert replaying.audit(str(place)).drift == []
+    for wrong in ({"recompute": 3}, {"teachers": ["one"]}, {"recompute": -1}):
+        with pytest.raises(ConfigError, match="recompute"):
+            replaying.audit(str(place), **wrong)
