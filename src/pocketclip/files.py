@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import mmap
 import os
@@ -37,6 +38,29 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Find out, before any work, whether `write_whole(path)` will be able to write.
+
+    What stands at `path` stays as it is.
+
+    Raises:
+        OSError: it will not; the error names `path`. There is no such folder, `path` is a folder
+            itself, or the place is read-only.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    probe = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(target)  # fails if the name is too long, or a parent is a file
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        probe.unlink()
+    except OSError as error:
+        error.filename = str(target)
+        raise
 
 
 def digest(path: Path) -> str:
