@@ -19,7 +19,6 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import ConfigError, DataError
-from pocketclip.files import remove_abandoned
 from pocketclip.pairs import PairShard
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.local import Workers
@@ -135,13 +134,13 @@ def _write_bad(name: str, bad: Sequence[Bad], out: str) -> None:
     path = storage.join(out, f"{name}.bad.jsonl")
     if bad:
         lines = [_json(dataclasses.asdict(one), None) for one in bad]
-        storage.write_bytes(path, b"\n".join(lines) + b"\n")
+        storage.write_bytes(path, b"\n".join(lines) + b"\n", tidy=False)
     else:
         storage.remove(path)  # of an earlier attempt
 
 
 def _write_json(path: str, value: Any) -> None:
-    storage.write_bytes(path, _json(value, 1) + b"\n")
+    storage.write_bytes(path, _json(value, 1) + b"\n", tidy=False)
 
 
 def _json(value: Any, indent: int | None) -> bytes:
@@ -156,8 +155,7 @@ def begin(out: str, facts: dict[str, Any]) -> None:
     Raises:
         ConfigError: it holds something else already.
     """
-    if not storage.is_remote(out):
-        remove_abandoned(out)
+    storage.remove_abandoned(out)
     path = storage.join(out, RECIPE)
     inside = [name.replace("\\", "/").rpartition("/")[2] for name in storage.list_files(out)]
     if RECIPE not in inside:
@@ -206,8 +204,7 @@ def finish(out: str, facts: dict[str, Any], known: Mapping[str, Report]) -> Inde
         facts: what decides them.
         known: reports that need not be read again, by the shard's name.
     """
-    if not storage.is_remote(out):
-        remove_abandoned(out)  # of actors that died
+    storage.remove_abandoned(out)  # of actors that died
     index = Index(
         teachers=facts["teachers"],
         captioners=facts["captioners"],
