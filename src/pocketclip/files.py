@@ -78,16 +78,16 @@ def write_whole_folder(
     """
     target = Path(path).resolve()  # where a link leads; a link itself would be replaced
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(target.parent, target.name)
-    recover(target)
     if own_files is not None:
-        refuse_others(target, own_files(target))
+        refuse_others(target, own_files)
+    else:
+        tidy_folder(target)
     with _named(target), _beside(target) as temporary:
         temporary.mkdir()
         yield temporary
         _sync_tree(temporary)
         # Once more: something may have come during the work.
-        refuse_others(target, own_files(target) if own_files else _files(temporary))
+        refuse_others(target, own_files or (lambda _: files_in(temporary)))
         _move_to(temporary, target)
         _sync_folder(target.parent)
 
@@ -135,20 +135,35 @@ def other_entries(folder: Path, own: Collection[str]) -> list[str]:
     return found
 
 
-def refuse_others(folder: Path, own: Collection[str]) -> None:
-    """Refuse to replace a folder that holds anything but the files `own`.
+def refuse_others(
+    folder: Path, own_files: OwnFiles, error: type[PocketclipError] = PocketclipError
+) -> None:
+    """Refuse to replace a folder that holds anything but its own files.
+
+    Args:
+        folder: the folder; one that does not exist, or is empty, may be replaced.
+        own_files: says which files of it may be replaced.
+        error: the class to raise.
 
     Raises:
-        PocketclipError: it does; or `folder` is a file.
+        PocketclipError: it holds something else, or is a file.
     """
+    tidy_folder(folder)
     if os.path.lexists(folder) and not folder.is_dir():
-        raise PocketclipError(f"{folder} is a file, not a folder; choose another place")
-    others = other_entries(folder, own)
+        raise error(f"{folder} is a file, not a folder; choose another place")
+    others = other_entries(folder, own_files(folder))
     if others:
-        raise PocketclipError(
+        raise error(
             f"{folder} holds other files ({others[0]!r}), which would be lost; choose an empty or "
             "new folder"
         )
+
+
+def tidy_folder(folder: Path) -> None:
+    """Remove what killed processes left beside a folder and in it, or put it back from there."""
+    remove_abandoned(folder.parent, folder.name)
+    recover(folder)
+    remove_abandoned(folder)
 
 
 def digest(path: Path) -> str:
@@ -223,7 +238,8 @@ def _named(target: Path) -> Iterator[None]:
         raise
 
 
-def _files(folder: Path) -> set[str]:
+def files_in(folder: Path) -> set[str]:
+    """Return all files in a folder, at any depth: relative, with slashes."""
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
 
 

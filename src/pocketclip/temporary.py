@@ -38,6 +38,7 @@ def _kernel() -> str:
 KERNEL = _kernel()
 UNIQUE = r"[0-9a-f]{8}-[0-9a-f]{8}"
 _OURS = re.compile(r"(\..+|pocketclip-[a-z]+)\.([0-9a-f]{8})-[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
+_CUT = re.compile(r"~[0-9a-f]{8}$")
 
 
 def unique() -> str:
@@ -120,8 +121,9 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 def remove_abandoned(folder: str | os.PathLike[str], name: str | None = None) -> None:
     """Remove the temporary folders in `folder` whose process was killed before it could.
 
-    A folder whose lock is held is in use. Those of other users and of other machines are left
-    alone, and all of them where the file system has no locks.
+    What it had moved aside and not replaced is put back. A folder whose lock is held is in use.
+    Those of other users and of other machines are left alone, and all of them where the file
+    system has no locks.
 
     Args:
         folder: the folder.
@@ -137,10 +139,14 @@ def remove_abandoned(folder: str | os.PathLike[str], name: str | None = None) ->
         elif not _remove_if_abandoned(path, same_kernel=found[2] == KERNEL):
             used.add(found[1])
     for path, owner in old:
-        # While a writer lives, it may be about to need it; without one, it is a leftover if its
-        # successor is there. `recover` puts it back if not.
-        if owner not in used and os.path.lexists(path.parent / (name or owner[1:])):
+        if owner in used:
+            continue  # its process may be about to need it
+        target = path.parent / (name or owner[1:])
+        if os.path.lexists(target):
             shutil.rmtree(path, ignore_errors=True)
+        elif not _CUT.search(owner):
+            with contextlib.suppress(OSError):  # somebody else was faster
+                path.rename(target)
 
 
 def is_own_folder(entry: os.DirEntry[str]) -> bool:

@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from pocketclip import storage
 from pocketclip.augment import Augmentation
@@ -26,6 +22,7 @@ from pocketclip.shards.index import Index, describe, read_index
 from pocketclip.shards.mapped import MappedShard
 from pocketclip.shards.reader import name_of, shard_paths
 from pocketclip.shards.sample import parse
+from pocketclip.temporary import TemporaryFolder
 from pocketclip.train.rawpairs import PairSource
 from pocketclip.train.remote import ShardCache
 from pocketclip.types import Sample
@@ -69,8 +66,9 @@ class ShardSource:
         self._unwanted = _UNUSED if reinforced else (*_UNUSED, *_REINFORCED)
         self._cache = ShardCache(cache_dir)
         self._mapped: OrderedDict[int, MappedShard] = OrderedDict()
-        self._scans = Path(tempfile.mkdtemp(prefix="pocketclip-scans-"))
-        self._tidy = weakref.finalize(self, _remove, self._scans, os.getpid())
+        scans = TemporaryFolder.scratch("scans")
+        self._scans = scans.path
+        self._tidy = weakref.finalize(self, scans.remove)
         self.index: Index | None = None
         self.sizes: list[int] = []
         self._bytes: list[int] = []
@@ -201,11 +199,6 @@ def augmentation_of(source: ShardSource | PairSource, place: object) -> Augmenta
             "drawn; put the set's config.json beside its shards"
         )
     return Augmentation.from_config(index.augmentation)
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(facts: object) -> str:
