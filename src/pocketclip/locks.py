@@ -36,31 +36,41 @@ def host() -> str:
     return platform.node() or "unknown"
 
 
-def acquire(path: Path, *, create: bool = False) -> int | None:
-    """Lock a file, without waiting.
+class NoLocksError(OSError):
+    """The system or the file system has no locks."""
+
+
+def acquire(path: Path, *, create: bool = False, wait: bool = False) -> int | None:
+    """Lock a file.
 
     Args:
         path: the file.
         create: make it where it is missing.
+        wait: until no other process holds the lock.
 
     Returns:
-        What `release` takes, or None if another process holds the lock.
+        What `release` takes, a file descriptor; or None if another process holds the lock.
 
     Raises:
         FileNotFoundError: there is no such file, and `create` is false.
-        OSError: the system or the file system has no locks, or the file cannot be opened.
+        NoLocksError: the system or the file system has no locks.
+        OSError: the file cannot be opened.
     """
     if fcntl is None:
-        raise OSError("this system has no file locks")
+        raise NoLocksError("this system has no file locks")
     while True:
         descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             current = _is_at(descriptor, path)
-        except BaseException as error:
+        except BlockingIOError:
             os.close(descriptor)
-            if isinstance(error, BlockingIOError):
-                return None
+            return None
+        except OSError as error:
+            os.close(descriptor)
+            raise NoLocksError(error.errno, error.strerror, str(path)) from error
+        except BaseException:  # interrupted while it waited
+            os.close(descriptor)
             raise
         if current:
             _held.add(descriptor)

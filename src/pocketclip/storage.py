@@ -97,6 +97,31 @@ def size(path: str) -> int:
     return int(found)
 
 
+_VERSIONS = (
+    *("ETag", "etag", "generation", "md5Hash", "content_md5", "Content-MD5", "VersionId"),
+    *("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "created"),
+)
+"""What the stores' clients call the mark, or the time, of an object's content."""
+
+
+def version(path: str) -> str | None:
+    """Return what changes when the file at `path` is replaced: its mark in the store, or its time.
+
+    Returns:
+        None where the store says neither.
+
+    Raises:
+        StorageError: it is missing, or the store cannot be reached.
+    """
+    if not is_remote(path):
+        with explained(path, "read"):
+            return str(_local(path).stat().st_mtime_ns)
+    fs, name = connect(path)
+    with explained(path, "read", fs, name):
+        found = fs.info(name)
+    return next((f"{key} {found[key]}" for key in _VERSIONS if found.get(key)), None)
+
+
 def remove(path: str) -> None:
     """Remove the file at `path`; one that is missing is no error.
 
