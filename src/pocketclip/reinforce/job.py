@@ -86,6 +86,7 @@ def run_shard(
                 cut += engine.cut(samples)
                 bad += failed
                 on_pairs(len(chunk), len(failed))
+            _check_claim(out, engine.config_hash)
     except DataError:
         _write_bad(shard.name, bad, out)  # so that a run stopped by them shows which they were
         raise
@@ -177,6 +178,20 @@ def begin(out: str, facts: dict[str, Any]) -> None:
     _write_json(path, facts)
 
 
+def _check_claim(out: str, config_hash: str) -> None:
+    """Refuse to go on if another run has begun in `out` with another recipe meanwhile.
+
+    Raises:
+        ConfigError: it has.
+    """
+    path = storage.join(out, RECIPE)
+    if storage.exists(path) and digest(_read_json(path)) != config_hash:
+        raise ConfigError(
+            f"another run has begun in {out} with another recipe: choose another --out for one of "
+            "them"
+        )
+
+
 def _read_json(path: str) -> dict[str, Any]:
     try:
         found = json.loads(storage.read_bytes(path))
@@ -203,6 +218,9 @@ def finish(out: str, facts: dict[str, Any], known: Mapping[str, Report]) -> Inde
         out: where they are.
         facts: what decides them.
         known: reports that need not be read again, by the shard's name.
+
+    Raises:
+        ConfigError: one of them was made by another recipe.
     """
     storage.remove_abandoned(out)  # of actors that died
     index = Index(
@@ -214,6 +232,11 @@ def finish(out: str, facts: dict[str, Any], known: Mapping[str, Report]) -> Inde
     for path in storage.list_files(out, (REPORT,)):
         name = path.replace("\\", "/").rpartition("/")[2].removesuffix(REPORT)
         report = known[name] if name in known else _read_report(path)
+        if report.config_hash != index.config_hash:
+            raise ConfigError(
+                f"{out}: {name} was made by another recipe, in a run at the same time: remove it "
+                "and its report, and run again"
+            )
         index.add([ShardStats(**report.stats)])
     write_index(out, index)
     return index
