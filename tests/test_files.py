@@ -187,6 +187,19 @@ def test_a_file_is_no_folder_to_replace(tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
+def test_places_that_cannot_be_replaced_are_known_before_the_work(tmp_path, monkeypatch):
+    def write(path):
+        with write_whole_folder(path, own_files=lambda _: {"a"}):
+            raise AssertionError("the work has begun")
+
+    monkeypatch.chdir(tmp_path)
+    assert "current folder" in told(PocketclipError, write, ".")
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "disk")
+    assert "mount point" in told(PocketclipError, write, tmp_path / "disk")
+    assert names(tmp_path) == ["disk"]
+
+
 # --- killed in the window
 
 REPLACE = """

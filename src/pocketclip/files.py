@@ -146,11 +146,16 @@ def refuse_others(
         error: the class to raise.
 
     Raises:
-        PocketclipError: it holds something else, or is a file.
+        PocketclipError: it holds something else, is a file, the current folder, or a mount point.
     """
     tidy_folder(folder)
     if os.path.lexists(folder) and not folder.is_dir():
         raise error(f"{folder} is a file, not a folder; choose another place")
+    if os.path.ismount(folder):
+        raise error(f"{folder} is a mount point, which cannot be replaced; name a folder in it")
+    with contextlib.suppress(FileNotFoundError):  # the current folder was removed
+        if folder.resolve() == Path.cwd():
+            raise error(f"{folder} is the current folder, which would be replaced; name another")
     others = other_entries(folder, own_files(folder))
     if others:
         raise error(

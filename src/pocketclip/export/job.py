@@ -207,8 +207,6 @@ def check(
             "a coreml bundle cannot be executed here, so no accuracy can be measured: leave "
             "--labelled out"
         )
-    if place.resolve() == Path.cwd():
-        raise ExportError("--out is the current folder, which would be replaced; name another")
     refuse_others(place, own_files, ExportError)
     module.package()
     if target == "openvino" and precision == "int8" and importlib.util.find_spec("nncf") is None:
