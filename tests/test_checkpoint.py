@@ -381,6 +381,42 @@ def test_saving_refuses_paths_that_would_lose_something(tmp_path):
     assert (tmp_path / "photos" / "a.jpg").exists()
 
 
+@pytest.mark.parametrize("other", ["trainer.pt", "thesis.txt", "notes/a.txt", "config.json"])
+def test_saving_replaces_nothing_but_our_own_checkpoint(tmp_path, other):
+    model, target = random_model("tiny", seed=0), tmp_path / "m"
+    if other == "config.json":  # of another library
+        target.mkdir()
+        (target / "model.safetensors").write_bytes(b"theirs")
+        (target / other).write_text('{"model_type": "clip"}')
+    else:
+        checkpoint.save(model, target)
+        (target / other).parent.mkdir(exist_ok=True)
+        (target / other).write_text("mine")
+    before = {p: p.read_bytes() for p in target.rglob("*") if p.is_file()}
+    with pytest.raises(CheckpointError, match=r"holds other files.*would be lost"):
+        checkpoint.save(model, target)
+    assert {p: p.read_bytes() for p in target.rglob("*") if p.is_file()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_saving_twice_replaces_the_first(tmp_path):
+    for seed in (0, 1):
+        checkpoint.save(random_model("tiny", seed=seed), tmp_path / "m")
+    assert checkpoint.load(tmp_path / "m").space_id == random_model("tiny", seed=1).space_id
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_checkpoint_that_a_killed_process_moved_aside_is_read(tmp_path, caplog):
+    model = random_model("tiny", seed=0)
+    for place in (tmp_path / "m", tmp_path / "run" / "model"):
+        checkpoint.save(model, place)
+        place.rename(place.with_name(f".{place.name}.123.abcd.old"))
+    for path in ("m", "run"):
+        assert checkpoint.load(tmp_path / path).space_id == model.space_id
+    assert caplog.text.count("was put back") == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "run"]
+
+
 def test_the_space_follows_weights_preprocessing_and_architecture():
     model = random_model("tiny", seed=0)
     assert model.space_id == random_model("tiny", seed=0, drop_path=0.1).space_id

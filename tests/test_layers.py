@@ -15,9 +15,12 @@ ROOT = Path(__file__).parents[1] / "src" / "pocketclip"
 LAYERS = {
     "pocketclip": 4,
     "pocketclip.errors": 0,
+    "pocketclip.exchange": 0,
     "pocketclip.files": 0,
     "pocketclip.network": 0,
     "pocketclip.parsing": 0,
+    "pocketclip.locks": 0,
+    "pocketclip.temporary": 0,
     "pocketclip.types": 0,
     "pocketclip.zoo": 0,
     "pocketclip.hub": 0,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pocketclip import __version__, hub, naming, weights, zoo
 from pocketclip.errors import CheckpointError, ConfigError, UnknownModelError
-from pocketclip.files import write_whole, write_whole_folder
+from pocketclip.files import recover, refuse_others, write_whole, write_whole_folder
 from pocketclip.naming import Naming
 from pocketclip.nn import reparam
 from pocketclip.nn.clip import CLIP
@@ -63,6 +63,8 @@ def load(
     if not text:
         raise UnknownModelError("no model given: a name, a folder, a file or a hub id is wanted")
     path = Path(text)
+    recover(path)
+    recover(path / RUN_MODEL)
     if (path / RUN_MODEL / CONFIG).is_file() and not (path / CONFIG).is_file():
         path = path / RUN_MODEL
     if (path / CONFIG).is_file():
@@ -273,15 +275,28 @@ def _uncompiled(model: nn.Module) -> CLIP:
     return model
 
 
-def _save_folder(model: CLIP, target: Path) -> None:
-    if target.suffix.lower() in weights.SUFFIXES:
-        raise CheckpointError(f"{target}: a checkpoint is a folder; leave the suffix out")
-    if target.exists() and not target.is_dir():
-        raise CheckpointError(f"{target} is a file; a checkpoint is a folder")
-    if target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file():
-        raise CheckpointError(f"{target} holds other files; choose an empty or new folder")
+def own_files(folder: Path) -> set[str]:
+    """Return the files of a checkpoint of ours; none where `folder` holds something else.
+
+    A folder with nothing but these may be replaced by another checkpoint.
+    """
+    try:
+        raw = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    ours = isinstance(raw, dict) and raw.get("format") == "pocketclip"
+    return {CONFIG, WEIGHTS} if ours else set()
+
+
+def write_files(model: CLIP, folder: Path) -> None:
+    """Write a checkpoint's files into an existing folder that nobody reads yet.
+
+    Raises:
+        OSError: the disk is full or the place cannot be written to.
+    """
     from safetensors.torch import save_file
 
+    model = _uncompiled(model)
     space, digest = model.space()
     config = {
         "format": "pocketclip",
@@ -293,9 +308,16 @@ def _save_folder(model: CLIP, target: Path) -> None:
         "model": zoo.to_dict(model.config),
     }
     state = {n: v.detach().cpu().contiguous() for n, v in model.plain_state().items()}
-    with write_whole_folder(target) as folder:
-        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _save_folder(model: CLIP, target: Path) -> None:
+    if target.suffix.lower() in weights.SUFFIXES:
+        raise CheckpointError(f"{target}: a checkpoint is a folder; leave the suffix out")
+    refuse_others(target, own_files, CheckpointError)
+    with write_whole_folder(target, own_files) as folder:
+        write_files(model, folder)
 
 
 def _save_file(model: CLIP, target: Path, convention: Naming) -> None:

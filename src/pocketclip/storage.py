@@ -29,6 +29,7 @@ from pocketclip import files
 from pocketclip.errors import ParseError, StorageError
 from pocketclip.parsing import load_json
 from pocketclip.stores import RemoteFile, connect, explained, missing_bucket, put, with_scheme
+from pocketclip.temporary import scratch_folder
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
@@ -118,6 +119,31 @@ def size(path: str) -> int:
     return int(found)
 
 
+_VERSIONS = (
+    *("ETag", "etag", "generation", "md5Hash", "content_md5", "Content-MD5", "VersionId"),
+    *("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "created"),
+)
+"""What the stores' clients call the mark, or the time, of an object's content."""
+
+
+def version(path: str) -> str | None:
+    """Return what changes when the file at `path` is replaced: its mark in the store, or its time.
+
+    Returns:
+        None where the store says neither.
+
+    Raises:
+        StorageError: it is missing, or the store cannot be reached.
+    """
+    if not is_remote(path):
+        with explained(path, "read"):
+            return str(_local(path).stat().st_mtime_ns)
+    fs, name = connect(path)
+    with explained(path, "read", fs, name):
+        found = fs.info(name)
+    return next((f"{key} {found[key]}" for key in _VERSIONS if found.get(key)), None)
+
+
 def remove(path: str) -> None:
     """Remove the file at `path`; one that is missing is no error.
 
@@ -171,18 +197,29 @@ def read_bytes(path: str, *, max_bytes: int | None = None) -> bytes:
         return cast(bytes, fs.cat_file(name))
 
 
-def write_bytes(path: str, data: bytes) -> None:
+def remove_abandoned(folder: str) -> None:
+    """Remove what killed processes left half-written in a local folder; a store has no such."""
+    if not is_remote(folder):
+        files.remove_abandoned(_local(folder))
+
+
+def write_bytes(path: str, data: bytes, *, tidy: bool = True) -> None:
     """Write `data` to `path`, whole or not at all; missing folders are made.
+
+    Args:
+        path: the file.
+        data: its content.
+        tidy: as `write_whole` has it.
 
     Raises:
         StorageError: the disk is full, or the place cannot be written to.
     """
-    with write_whole(path) as local:
+    with write_whole(path, tidy=tidy) as local:
         local.write_bytes(data)
 
 
 @contextlib.contextmanager
-def write_whole(path: str) -> Iterator[Path]:
+def write_whole(path: str, *, tidy: bool = True) -> Iterator[Path]:
     """Yield a local file to write; once the block is done it appears at `path`, whole.
 
     Locally it lies beside `path` and is renamed into place, after it is on the disk; missing
@@ -191,6 +228,11 @@ def write_whole(path: str) -> Iterator[Path]:
     sees before it is complete. If the block raises, or the process is killed, whatever stood at
     `path` before is untouched. Any number of processes can write one path: the last one wins.
 
+    Args:
+        path: the file.
+        tidy: locally, remove what killed processes left of the same file. Whoever writes many
+            files into one folder calls `remove_abandoned` once instead.
+
     Raises:
         StorageError: the disk is full, or the place cannot be written to.
     """
@@ -198,14 +240,13 @@ def write_whole(path: str) -> Iterator[Path]:
         target = _local(path)
         with explained(path, "write"):
             target.parent.mkdir(parents=True, exist_ok=True)
-        ours = str(target.parent / f".{target.name}.")
-        with _about_disk(path, ours), files.write_whole(target) as temporary:
+        with _about_disk(path, str(target)), files.write_whole(target, tidy=tidy) as temporary:
             yield temporary
         return
     fs, name = connect(path)
     ours = str(Path(tempfile.gettempdir()) / "pocketclip-")
-    with _about_disk(path, ours), tempfile.TemporaryDirectory(prefix="pocketclip-") as folder:
-        local = Path(folder) / "whole"
+    with _about_disk(path, ours), scratch_folder("upload") as folder:
+        local = folder / "whole"
         yield local
         with explained(path, "write", fs, name):
             put(fs, str(local), name)

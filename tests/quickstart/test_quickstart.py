@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from pocketclip import checkpoint
-from pocketclip.errors import ConfigError, DataError
+from pocketclip.errors import ConfigError, DataError, PocketclipError
+from pocketclip.locks import claim
 from pocketclip.quickstart.captions import alt_text, names_in
 from pocketclip.quickstart.collection import jpeg, read_rows, write_table
 from pocketclip.quickstart.course import Quiet
@@ -184,6 +185,15 @@ def test_an_interrupted_one_goes_on_to_the_same_result(finished, tmp_path):
         (f / "model" / "model.safetensors").read_bytes() for f in (out, tmp_path / "again")
     )
     assert one == other
+
+
+def test_two_quickstarts_into_one_folder_are_refused(tmp_path):
+    with (
+        claim(tmp_path / "out", "a quickstart"),
+        pytest.raises(PocketclipError, match="a quickstart is at work there"),
+    ):
+        quickstart_scenes(tmp_path / "out", **SMALL)
+    assert not list(tmp_path.iterdir())
 
 
 def test_foreign_folders_and_scales_are_refused(tmp_path):

@@ -125,6 +125,39 @@ def test_finished_shards_are_skipped_and_other_recipes_refused(table, tmp_path):
         run(pairs(table(5)), recipe(), out, workers=0)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_two_runs_into_one_folder_at_the_same_time(table, tmp_path, seed):
+    """Of one recipe they end alike; of two, the one that began first gives up."""
+    path, out = table(6), str(tmp_path / "dr")
+    run(pairs(path), recipe(seed=seed), str(tmp_path / "calm"), workers=0)
+    started = []
+
+    def second(*_):
+        if not started:
+            started.append(True)
+            run(pairs(path), recipe(seed=seed), out, workers=0)
+
+    def first():
+        run(pairs(path), recipe(), out, workers=0, on_pairs=second)
+
+    if seed == 0:
+        first()
+    else:
+        with pytest.raises(ConfigError, match="another run has begun"):
+            first()
+    assert contents(tmp_path / "dr") == contents(tmp_path / "calm")
+
+
+def test_an_index_never_mixes_recipes(table, tmp_path):
+    for seed in (0, 1):
+        run(pairs(table(2)), recipe(seed=seed), str(tmp_path / str(seed)), workers=0)
+    (tmp_path / "0" / "another.report.json").write_bytes(
+        next((tmp_path / "1").glob("*.report.json")).read_bytes()
+    )
+    with pytest.raises(ConfigError, match="another was made by another recipe"):
+        run(pairs(table(2)), recipe(), str(tmp_path / "0"), workers=0)
+
+
 def test_how_it_runs_does_not_decide_what_it_makes(table, tmp_path):
     path, out = table(3), str(tmp_path / "dr")
     run(pairs(path), recipe(batch_size=4), out, workers=0)

@@ -7,6 +7,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +17,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pocketclip import zoo
+from pocketclip import storage, zoo
 from pocketclip.augment import Augmentation, rng_for
 from pocketclip.errors import ConfigError, DataError, PocketclipError, StorageError
 from pocketclip.images import open_image
+from pocketclip.pairs import PairOptions
 from pocketclip.shards import read
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train import rawpairs, remote, samples
 from pocketclip.train.data import DataConfig, Loader, normalise
 from pocketclip.train.order import Order
+from pocketclip.train.sources import open_source
 from pocketclip.train.views import View, decode
 from tests.train.making_shards import (
     AUGMENTATION,
@@ -31,6 +36,7 @@ from tests.train.making_shards import (
     photo,
     rewrite_member,
     sample,
+    unit,
     write_shards,
 )
 
@@ -347,6 +353,132 @@ def test_the_cache_keeps_to_its_size(tmp_path, monkeypatch):
     assert fetched == paths
     cache.local(paths[0], 100)  # was the one used longest ago
     assert fetched == [*paths, paths[0]]
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store in memory, and a function that reinforces into it: the seed decides the content."""
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    made = itertools.count()
+
+    def put(seed, *, index=True):
+        folder = tmp_path / f"made{next(made)}"
+        folder.mkdir()
+        rng = np.random.default_rng(seed)
+        rows = [{"image_emb": unit(rng, 3), "text_emb": unit(rng, 1)} for _ in range(6)]
+        changed = {"captions": {"text": ["truth"]}}
+        shard = [sample(i, embeddings=row, **changed) for i, row in enumerate(rows)]
+        write_shards(folder, [shard], index=index)
+        # Without an index, this says what the training wants to know of the set.
+        about = {"image_augmentation": AUGMENTATION.config, "teacher_dimension": [8, 4]}
+        (folder / "config.json").write_text(json.dumps(about))
+        for path in folder.iterdir():
+            fs.pipe(f"/dr/{path.name}", path.read_bytes())
+        return (folder / "00000000.tar").stat().st_size
+
+    yield put
+    fs.rm("/dr", recursive=True)
+
+
+def of_the_store(tmp_path):
+    fields = {"cache_dir": str(tmp_path / "cache"), "captions": "truth"}
+    (batch,) = take(1, "memory://dr", batch_size=6, **fields)
+    return batch
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_set_made_again_at_the_same_address_is_fetched_again(store, tmp_path, index):
+    sizes, batches = [], []
+    for seed in (1, 2):
+        sizes.append(store(seed, index=index))
+        batches.append(of_the_store(tmp_path))
+    assert sizes[0] == sizes[1]
+    assert batches[0].uids == batches[1].uids
+    assert not torch.equal(batches[0].teacher_image, batches[1].teacher_image)
+    assert same(batches[1], of_the_store(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "note"])
+def test_a_damaged_cache_is_fetched_again(store, tmp_path, damage, monkeypatch):
+    store(1)
+    batch = of_the_store(tmp_path)
+    (file,) = (tmp_path / "cache").glob("*.tar")
+    whole = file.read_bytes()
+    fetched = []
+    real = remote._fetch
+    monkeypatch.setattr(remote, "_fetch", lambda *args: (fetched.append(args[0]), real(*args)))
+    if damage == "cut":
+        file.write_bytes(whole[:1000])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "flipped":
+        half = len(whole) // 2
+        file.write_bytes(whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :])
+    else:
+        file.with_suffix(".lock").write_text("[]")
+    assert same(batch, of_the_store(tmp_path))
+    assert file.read_bytes() == whole
+    assert len(fetched) == (damage != "note")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_shard_that_is_not_the_one_of_its_index_is_refused(store, tmp_path):
+    import fsspec
+
+    store(1)
+    index = fsspec.filesystem("memory").cat("/dr/index.json")
+    store(2)
+    fsspec.filesystem("memory").pipe("/dr/index.json", index)
+    message = failure(of_the_store, tmp_path)
+    assert "its hash differs" in message
+    assert not list((tmp_path / "cache").glob("*.tar"))
+
+
+def test_a_store_that_says_nothing_is_told_of(store, tmp_path, monkeypatch, caplog):
+    store(1, index=False)
+    monkeypatch.setattr(storage, "version", lambda _: None)
+    of_the_store(tmp_path)
+    assert "empty data.cache_dir" in caplog.text
+
+
+def test_what_a_killed_fetch_left_goes_with_the_next(store, tmp_path):
+    store(1)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    killed = (
+        "import os, sys, signal; from pocketclip.files import write_whole\n"
+        "with write_whole(sys.argv[1]) as part:\n"
+        "    part.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(cache / "other.tar")], check=False)
+    assert len(list(cache.iterdir())) == 1
+    of_the_store(tmp_path)
+    assert not list(cache.glob(".*"))
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_killed_loader_leaves_nothing_that_the_next_does_not_remove(
+    shards, tmp_path, monkeypatch, raw
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    (tmp_path / "t").mkdir()
+    (tmp_path / "a.png").write_bytes(photo(1, kind="PNG"))
+    (tmp_path / "pairs.csv").write_text("image,caption\na.png,one\n")
+    source = str(tmp_path / "pairs.csv") if raw else shards
+    pid = os.fork()
+    if pid == 0:
+        kept = open_source(source, reinforced=not raw, options=PairOptions(), cache_dir=None)
+        assert kept.sizes
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    (left,) = (tmp_path / "t").iterdir()
+    living = open_source(source, reinforced=not raw, options=PairOptions(), cache_dir=None)
+    assert len(list((tmp_path / "t").iterdir())) == 1
+    assert not left.exists()
+    living.close()
+    assert not list((tmp_path / "t").iterdir())
 
 
 # --- the identity of the data

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pocketclip.errors import (
     PocketclipError,
     TrainingError,
 )
+from pocketclip.files import write_whole_folder
 from pocketclip.nn.reparam import fuse
 from pocketclip.train import loop, saving
 from pocketclip.train.logs import read
@@ -526,15 +528,74 @@ def test_resuming_does_not_want_the_first_weights_again(shards, undisturbed, tmp
 
 def test_half_written_folders_of_killed_processes_go(shards, tmp_path, monkeypatch):
     run = _resumable(shards, tmp_path, monkeypatch)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left = run / "checkpoints" / f".step-00000006.{dead.pid}.abcd.tmp"
-    ours = run / "checkpoints" / f".step-00000006.{os.getpid()}.abcd.tmp"
-    left.mkdir()
-    ours.mkdir()
-    train(recipe(shards), run, device="cpu")
-    assert not left.exists()
-    assert ours.exists()
+    killed = """
+        import os, signal, sys
+        from pathlib import Path
+        from pocketclip.files import write_whole, write_whole_folder
+        run = Path(sys.argv[1])
+        with (
+            write_whole_folder(run / "checkpoints" / "step-00000006") as folder,
+            write_whole(run / "checkpoints" / "step-00000004" / "checkpoint.json") as seal,
+            write_whole_folder(run / "model"),
+        ):
+            (folder / "model.safetensors").write_bytes(bytes(1000))
+            seal.write_bytes(b"{")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(killed), str(run)], check=False)
+    (run / "checkpoints" / "step-00000001").mkdir()  # `prune` was killed before it was done
+    assert len(list(run.rglob(".*.tmp"))) == 3
+    with write_whole_folder(run / "checkpoints" / "step-00000009") as living:
+        train(recipe(shards), run, device="cpu")
+        assert list(run.rglob(".*.tmp")) == [living.parent]
+    assert not list(run.rglob(".*"))
+    assert not (run / "checkpoints" / "step-00000001").exists()
+
+
+def test_a_start_that_was_killed_at_once_is_begun_again(shards, tmp_path):
+    killed = """
+        import os, signal, sys
+        from pathlib import Path
+        from pocketclip import locks
+        from pocketclip.files import write_whole
+        run = Path(sys.argv[1])
+        with locks.claim(run, "a training"), write_whole(run / "recipe.yaml"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    run = tmp_path / "run"
+    subprocess.run([sys.executable, "-c", textwrap.dedent(killed), str(run)], check=False)
+    assert len(list(run.iterdir())) == 2
+    assert train(recipe(shards), run, device="cpu").step == 6
+    assert not list(run.rglob(".*"))
+
+
+def test_two_trainings_into_one_folder_are_refused(shards, tmp_path):
+    def second(record):
+        if record["step"] == 3:
+            with pytest.raises(PocketclipError, match=rf"process {os.getpid()}.*choose another"):
+                train(recipe(shards), run, device="cpu")
+            tried.append(record["step"])
+
+    run, tried = tmp_path / "run", []
+    assert train(recipe(shards), run, device="cpu", on_log=second).step == 6
+    assert tried == [3]
+    assert [line["step"] for line in read(run / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert not list(run.rglob(".*"))
+
+
+def test_a_run_that_was_killed_while_it_removed_old_checkpoints(shards, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    whole = recipe(shards, **{"checkpoint.keep_last": 1})
+    train(whole, run, device="cpu")
+    for found in saving.find(undisturbed)[1:]:
+        shutil.copytree(found, run / "checkpoints" / found.name)
+    (run / "checkpoints" / "step-00000004" / "checkpoint.json").unlink()
+    (run / "checkpoints" / "step-00000002" / "notes.txt").write_text("mine")
+    shutil.rmtree(run / "model")
+    train(whole, run, device="cpu")
+    assert [p.name for p in saving.find(run)] == ["step-00000006"]
+    assert [p.name for p in (run / "checkpoints" / "step-00000002").iterdir()] == ["notes.txt"]
+    assert not (run / "checkpoints" / "step-00000004").exists()
 
 
 def test_an_explicit_checkpoint_does_not_fill_a_foreign_folder(shards, undisturbed, tmp_path):

@@ -119,11 +119,12 @@ def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
     import json
     import signal
     import subprocess
-    import tempfile
     import time
 
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "figures.json"
+    from pocketclip.temporary import scratch_folder
+
+    with scratch_folder("bench") as folder:
+        result = folder / "figures.json"
         told = json.dumps({**job, "begun": time.time()})
         # What a library prints on standard output is none of our answer.
         done = subprocess.run(

@@ -29,7 +29,7 @@ from pocketclip.errors import BundleError, DriftError, ExportError, MissingDepen
 from pocketclip.export import device, verify
 from pocketclip.export.device import Kind, Run, quiet
 from pocketclip.export.towers import Towers
-from pocketclip.files import write_whole_folder
+from pocketclip.files import files_in, write_whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -115,7 +115,8 @@ def write(
         model, kept, more = _smaller(model, tower, precision, inputs, wanted, keep, min_cosine)
         notes += more
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole_folder(path) as temporary, quiet():
+    # An earlier attempt may be there; the bundle's own folder is a temporary one.
+    with write_whole_folder(path, files_in) as temporary, quiet():
         saved = temporary / f"tower{SUFFIX}"
         model.save(os.fspath(saved))
         for part in list(saved.iterdir()):

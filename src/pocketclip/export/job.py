@@ -23,13 +23,13 @@ from pocketclip import __version__, devices, zoo
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
 from pocketclip.export import quantize, verify
 from pocketclip.export.towers import Pixels, Towers, prepare
-from pocketclip.files import write_whole_folder
+from pocketclip.files import refuse_others, write_whole_folder
 from pocketclip.infer.backends import RUNS, Run, TorchBackend
 from pocketclip.infer.bundle import (
     TOKENIZER,
     TOWERS,
     Bundle,
-    only_bundle,
+    own_files,
     read,
     write_manifest,
 )
@@ -130,7 +130,7 @@ def export(
         ),
         "normalized": normalize,
     }
-    with _parents_of(place), write_whole_folder(place) as folder:
+    with _parents_of(place), write_whole_folder(place, own_files) as folder:
         (folder / TOKENIZER).write_text(portable(towers.config.text.context_length), "utf-8")
         made = _Made(module, folder, towers, examples, options, about)
         before: float | None = None
@@ -226,12 +226,7 @@ def check(
             "a coreml bundle cannot be executed here, so no accuracy can be measured: leave "
             "--labelled out"
         )
-    if place.resolve() == Path.cwd():
-        raise ExportError("--out is the current folder, which would be replaced; name another")
-    if place.exists() and not place.is_dir():
-        raise ExportError(f"{place} is a file; a bundle is a folder")
-    if place.is_dir() and any(place.iterdir()) and not only_bundle(place):
-        raise ExportError(f"{place} holds other files; choose an empty or new folder")
+    refuse_others(place, own_files, ExportError)
     module.package()
     if target == "openvino" and precision == "int8" and importlib.util.find_spec("nncf") is None:
         raise MissingDependencyError(quantize.NO_NNCF)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketclip import files, zoo
-from pocketclip.errors import BundleError, ChangedBundleError, ConfigError
+from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
 from pocketclip.parsing import read_json
 from pocketclip.tokenizer import fingerprint
 
@@ -106,22 +106,20 @@ def _changed(folder: Path, name: str) -> str:
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is a folder with a bundle's manifest."""
+    files.recover(path)
     return (Path(path) / MANIFEST).is_file()
 
 
-def only_bundle(path: str | os.PathLike[str]) -> bool:
-    """Return whether a folder holds a bundle, of whatever version and state, and nothing else."""
-    folder = Path(path)
+def own_files(folder: Path) -> set[str]:
+    """Return the files of a bundle of whatever version and state; none if `folder` holds none.
+
+    A folder with nothing but these may be replaced by another bundle.
+    """
     try:
         raw = read_json(folder / MANIFEST)
-        ours = {MANIFEST, *raw["files"]} if raw["format"] == "pocketclip-bundle" else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return all(
-        file.relative_to(folder).as_posix() in ours
-        for file in folder.rglob("*")
-        if not file.is_dir()
-    )
+        return {MANIFEST, *raw["files"]} if raw["format"] == "pocketclip-bundle" else set()
+    except (OSError, ParseError, KeyError, TypeError):
+        return set()
 
 
 def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle:
@@ -135,6 +133,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
         BundleError: it is damaged, was changed, is of a later version, or of another space.
     """
     folder = Path(path)
+    files.recover(folder)
     try:
         raw = read_json(folder / MANIFEST)
         if not isinstance(raw, dict) or raw.get("format") != "pocketclip-bundle":

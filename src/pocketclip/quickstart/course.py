@@ -21,8 +21,9 @@ from pocketclip.evaluate import Failure, RunOptions, evaluate, plan
 from pocketclip.evaluate import run as run_tasks
 from pocketclip.evaluate.data import TaskData
 from pocketclip.evaluate.tasks import Task
-from pocketclip.files import write_whole
+from pocketclip.files import remove_abandoned, write_whole
 from pocketclip.infer.encoder import Encoder
+from pocketclip.locks import LOCK, claim
 from pocketclip.nn.clip import CLIP
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.parsing import read_json
@@ -70,17 +71,29 @@ class Course:
     """Processes that decode; None for as many as suit the machine."""
     result: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self) -> None:
-        """Claim the folder, or find that this quickstart began there before.
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Claim the folder for the block: a new one, or one where this quickstart began before.
 
         Raises:
             ConfigError: it holds something else, or a quickstart that is finished.
+            PocketclipError: another process is at work there.
         """
+        self._refuse_others()
+        with claim(self.out, "a quickstart"):
+            self._begin()
+            yield
+
+    def _refuse_others(self) -> None:
+        remove_abandoned(self.out)
+        if (self.out / SETTINGS).is_file() or not self.out.exists():
+            return
+        if not self.out.is_dir() or any(path.name != LOCK for path in self.out.iterdir()):
+            raise ConfigError(f"{self.out} holds other files; choose another --out")
+
+    def _begin(self) -> None:
         path = self.out / SETTINGS
         if not path.is_file():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise ConfigError(f"{self.out} holds other files; choose another --out")
-            self.out.mkdir(parents=True, exist_ok=True)
             self._write(SETTINGS, self.settings)
         else:
             try:

@@ -229,7 +229,7 @@ def save_half(model: CLIP, folder: Path) -> None:
     checkpoint.save(model, folder)
     config = (folder / checkpoint.CONFIG).read_text("utf-8")
     full = load_file(folder / checkpoint.WEIGHTS)
-    with write_whole_folder(folder) as target:
+    with write_whole_folder(folder, checkpoint.own_files) as target:
         save_file({n: state[n] for n in full}, target / checkpoint.WEIGHTS, {"format": "pt"})
         (target / checkpoint.CONFIG).write_text(config, "utf-8")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketclip.errors import ConfigError
-from pocketclip.pairs import PairOptions, open_pairs
+from pocketclip.pairs import PairOptions, PairShard, open_pairs
 from pocketclip.quickstart.collection import PAIRS, Sizes, write_collection
 from pocketclip.quickstart.course import ARMS, DATA, MODEL, SHARDS, Course, Quiet, Tell
 from pocketclip.quickstart.own_pairs import copy_pairs, with_labels
@@ -59,7 +59,55 @@ def quickstart_scenes(
     _check(scale)
     settings = {"mode": "scenes", "seed": seed, "scale": scale}
     course = Course(out=Path(out), settings=settings, tell=tell or Quiet(), workers=workers)
-    course.begin()
+    with course.begun():
+        _scenes(course)
+    return course.result
+
+
+def quickstart_pairs(
+    out: str | Path,
+    pairs: Sequence[str],
+    *,
+    options: PairOptions | None = None,
+    label_column: str | None = None,
+    teachers: Sequence[str] = (),
+    seed: int = 0,
+    scale: float = 1.0,
+    workers: int | None = None,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Do the whole way with the user's pairs; without a teacher, train one on them first.
+
+    Args:
+        out: as `quickstart_scenes`; gets a copy of the pairs that can be read.
+        pairs: what `pocketclip.pairs.open_pairs` takes.
+        options: how they are read.
+        label_column: a column with class names, for zero-shot classification.
+        teachers: as `pocketclip.reinforce.teachers.load_teacher` takes them.
+        seed: of everything.
+        scale: times the training steps.
+        workers: processes that decode; None for as many as suit the machine.
+        tell: is told how far it is.
+
+    Raises:
+        ConfigError, DataError: bad settings, or pairs that cannot be used.
+    """
+    _check(scale)
+    options = options or PairOptions()
+    named = [str(Path(p).resolve()) if Path(p).exists() else p for p in pairs]
+    settings = {
+        "mode": "pairs", "seed": seed, "scale": scale, "pairs": named,
+        "options": options.identity(), "label_column": label_column, "teachers": list(teachers),
+    }  # fmt: skip
+    found = open_pairs(list(pairs), with_labels(options, label_column))
+    course = Course(out=Path(out), settings=settings, tell=tell or Quiet(), workers=workers)
+    with course.begun():
+        _pairs(course, found)
+    return course.result
+
+
+def _scenes(course: Course) -> None:
+    seed, scale = course.settings["seed"], course.settings["scale"]
     sizes = Sizes().scaled(scale)
     total = sizes.train + sizes.unseen + sizes.retrieval
     with course.timed("data", f"drawing {total} scenes"):
@@ -102,47 +150,11 @@ def quickstart_scenes(
     with course.timed("report", "writing the report"):
         page = scenes_page(course)
     course.finish(page)
-    return course.result
 
 
-def quickstart_pairs(
-    out: str | Path,
-    pairs: Sequence[str],
-    *,
-    options: PairOptions | None = None,
-    label_column: str | None = None,
-    teachers: Sequence[str] = (),
-    seed: int = 0,
-    scale: float = 1.0,
-    workers: int | None = None,
-    tell: Tell | None = None,
-) -> dict[str, Any]:
-    """Do the whole way with the user's pairs; without a teacher, train one on them first.
-
-    Args:
-        out: as `quickstart_scenes`; gets a copy of the pairs that can be read.
-        pairs: what `pocketclip.pairs.open_pairs` takes.
-        options: how they are read.
-        label_column: a column with class names, for zero-shot classification.
-        teachers: as `pocketclip.reinforce.teachers.load_teacher` takes them.
-        seed: of everything.
-        scale: times the training steps.
-        workers: processes that decode; None for as many as suit the machine.
-        tell: is told how far it is.
-
-    Raises:
-        ConfigError, DataError: bad settings, or pairs that cannot be used.
-    """
-    _check(scale)
-    options = options or PairOptions()
-    named = [str(Path(p).resolve()) if Path(p).exists() else p for p in pairs]
-    settings = {
-        "mode": "pairs", "seed": seed, "scale": scale, "pairs": named,
-        "options": options.identity(), "label_column": label_column, "teachers": list(teachers),
-    }  # fmt: skip
-    found = open_pairs(list(pairs), with_labels(options, label_column))
-    course = Course(out=Path(out), settings=settings, tell=tell or Quiet(), workers=workers)
-    course.begin()
+def _pairs(course: Course, found: Sequence[PairShard]) -> None:
+    seed, label_column = course.settings["seed"], course.settings["label_column"]
+    teachers = course.settings["teachers"]
     tests = ("labels", "retrieval") if label_column else ("retrieval",)
     with course.timed("data", "reading the pairs"):
         course.result["pairs"] = copy_pairs(
@@ -185,7 +197,6 @@ def quickstart_pairs(
     with course.timed("report", "writing the report"):
         page = pairs_page(course, own_teacher=not teachers)
     course.finish(page)
-    return course.result
 
 
 def next_commands(out: str | Path, result: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError, MissingDependencyError, PocketclipError
-from pocketclip.files import remove_abandoned
 from pocketclip.pairs import PairShard
 from pocketclip.reinforce import job
 from pocketclip.reinforce.driver import Cluster, Driver
@@ -135,8 +134,7 @@ def _cleaned(out: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if not storage.is_remote(out):
-            remove_abandoned(out)
+        storage.remove_abandoned(out)
 
 
 @contextlib.contextmanager

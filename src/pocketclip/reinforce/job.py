@@ -19,7 +19,6 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import ConfigError, DataError, ParseError
-from pocketclip.files import remove_abandoned
 from pocketclip.pairs import PairShard
 from pocketclip.parsing import load_json
 from pocketclip.reinforce.engine import Engine
@@ -88,6 +87,7 @@ def run_shard(
                 cut += engine.cut(samples)
                 bad += failed
                 on_pairs(len(chunk), len(failed))
+            _check_claim(out, engine.config_hash)
     except DataError:
         _write_bad(shard.name, bad, out)  # so that a run stopped by them shows which they were
         raise
@@ -136,13 +136,13 @@ def _write_bad(name: str, bad: Sequence[Bad], out: str) -> None:
     path = storage.join(out, f"{name}.bad.jsonl")
     if bad:
         lines = [_json(dataclasses.asdict(one), None) for one in bad]
-        storage.write_bytes(path, b"\n".join(lines) + b"\n")
+        storage.write_bytes(path, b"\n".join(lines) + b"\n", tidy=False)
     else:
         storage.remove(path)  # of an earlier attempt
 
 
 def _write_json(path: str, value: Any) -> None:
-    storage.write_bytes(path, _json(value, 1) + b"\n")
+    storage.write_bytes(path, _json(value, 1) + b"\n", tidy=False)
 
 
 def _json(value: Any, indent: int | None) -> bytes:
@@ -157,8 +157,7 @@ def begin(out: str, facts: dict[str, Any]) -> None:
     Raises:
         ConfigError: it holds something else already.
     """
-    if not storage.is_remote(out):
-        remove_abandoned(out)
+    storage.remove_abandoned(out)
     path = storage.join(out, RECIPE)
     inside = [name.replace("\\", "/").rpartition("/")[2] for name in storage.list_files(out)]
     if RECIPE not in inside:
@@ -178,6 +177,20 @@ def begin(out: str, facts: dict[str, Any]) -> None:
             )
         return
     _write_json(path, facts)
+
+
+def _check_claim(out: str, config_hash: str) -> None:
+    """Refuse to go on if another run has begun in `out` with another recipe meanwhile.
+
+    Raises:
+        ConfigError: it has.
+    """
+    path = storage.join(out, RECIPE)
+    if storage.exists(path) and digest(_read_json(path)) != config_hash:
+        raise ConfigError(
+            f"another run has begun in {out} with another recipe: choose another --out for one of "
+            "them"
+        )
 
 
 def _read_json(path: str) -> dict[str, Any]:
@@ -206,9 +219,11 @@ def finish(out: str, facts: dict[str, Any], known: Mapping[str, Report]) -> Inde
         out: where they are.
         facts: what decides them.
         known: reports that need not be read again, by the shard's name.
+
+    Raises:
+        ConfigError: one of them was made by another recipe.
     """
-    if not storage.is_remote(out):
-        remove_abandoned(out)  # of actors that died
+    storage.remove_abandoned(out)  # of actors that died
     index = Index(
         teachers=facts["teachers"],
         captioners=facts["captioners"],
@@ -218,6 +233,11 @@ def finish(out: str, facts: dict[str, Any], known: Mapping[str, Report]) -> Inde
     for path in storage.list_files(out, (REPORT,)):
         name = path.replace("\\", "/").rpartition("/")[2].removesuffix(REPORT)
         report = known[name] if name in known else _read_report(path)
+        if report.config_hash != index.config_hash:
+            raise ConfigError(
+                f"{out}: {name} was made by another recipe, in a run at the same time: remove it "
+                "and its report, and run again"
+            )
         index.add([ShardStats(**report.stats)])
     write_index(out, index)
     return index

@@ -9,7 +9,6 @@ Memory stays small: what grows with the set (uids, problems) is kept in a databa
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from pocketclip.shards.inspecting import (
 from pocketclip.shards.reader import SUFFIXES, shards_in
 from pocketclip.shards.recomputing import Drift, Recompute, recompute_drift
 from pocketclip.shards.writer import ShardStats
+from pocketclip.temporary import scratch_folder
 
 SHOWN = 100
 """Problems of each kind that a report names; it counts all."""
@@ -121,8 +121,8 @@ def audit(
         decode_images=decode_images,
     )
     report = AuditReport(folder=folder, indexed=index is not None)
-    with tempfile.TemporaryDirectory(prefix="pocketclip-audit-") as place:
-        ledger = Ledger(Path(place) / "ledger.sqlite")
+    with scratch_folder("audit") as place:
+        ledger = Ledger(place / "ledger.sqlite")
         try:
             found = _inspected(paths, rules, max(1, workers))
             stats = _collect(found, ledger, report, index, on_progress)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from pocketclip.shards.merging import FetchShard, merge
 from pocketclip.shards.reader import SUFFIXES, home_of, name_of, read_shard, sample_of, shard_paths
 from pocketclip.shards.tar import groups, members
 from pocketclip.shards.writer import ShardStats, ShardWriter
+from pocketclip.temporary import scratch_folder
 from pocketclip.types import Bad, Pair
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ def join(
     done = _state(out, identity)
     if done is not None:
         return done
-    with tempfile.TemporaryDirectory(prefix="pocketclip-join-") as folder:
-        tars = _as_tars(paths, Path(folder))
-        with Lookup(Path(folder), tars) as lookup:
+    with scratch_folder("join") as folder:
+        tars = _as_tars(paths, folder)
+        with Lookup(folder, tars) as lookup:
             if on_start is not None:
                 sizes = [getattr(source, "size", None) for source in sources]
                 on_start(lookup.samples if None in sizes else sum(filter(None, sizes)))
@@ -158,7 +158,10 @@ class _Job:
         if storage.exists(notes):
             self._recall(path, notes)
             return notes
-        with storage.write_whole(notes) as local, local.open("w", encoding="utf-8") as log:
+        with (
+            storage.write_whole(notes, tidy=False) as local,
+            local.open("w", encoding="utf-8") as log,
+        ):
             # The notes appear after the shard, so that they say that it is finished.
             stats = self._write(source, path, log.write)
             head = None if stats is None else asdict(stats)
@@ -262,6 +265,7 @@ def _identity(paths: list[str], sources: list[Any], dtype: str | None) -> str:
 def _state(out: str, identity: str) -> JoinReport | None:
     """Return the report if `out` is finished; refuse it if it is another's; else claim it."""
     path = storage.join(out, STATE)
+    storage.remove_abandoned(out)
     state: dict[str, Any] = {}
     if storage.exists(path):
         with contextlib.suppress(ValueError):

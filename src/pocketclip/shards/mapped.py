@@ -169,7 +169,7 @@ def _write(path: Path, begins: NDArray[np.int64]) -> None:
     # A full disk only means that the next process scans again.
     with (
         contextlib.suppress(OSError),
-        write_whole(path) as temporary,
+        write_whole(path, tidy=False) as temporary,
         temporary.open("wb") as stream,
     ):
         np.save(stream, begins, allow_pickle=False)

@@ -54,6 +54,7 @@ def write_clean(
         augmentation=about.augmentation,
         config_hash=about.config_hash,
     )
+    storage.remove_abandoned(out)
     path = storage.join(out, DROPPED)
     with storage.write_whole(path) as local, local.open("w", encoding="utf-8") as log:
 

@@ -94,7 +94,7 @@ class ShardWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        local = self._stack.enter_context(storage.write_whole(self.path))
+        local = self._stack.enter_context(storage.write_whole(self.path, tidy=False))
         self._out = self._stack.enter_context(local.open("wb"))
         return self
 
@@ -206,7 +206,7 @@ class JsonlWriter:
         self._out: Any = None
 
     def __enter__(self) -> JsonlWriter:
-        local = self._stack.enter_context(storage.write_whole(self.path))
+        local = self._stack.enter_context(storage.write_whole(self.path, tidy=False))
         self._file = _HashedFile(self._stack.enter_context(local.open("wb")))
         out: Any = self._file
         if self.path.endswith(".gz"):  # neither the name nor the time goes into the file

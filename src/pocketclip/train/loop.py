@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pocketclip import __version__, checkpoint, devices, zoo
+from pocketclip import __version__, checkpoint, devices, locks, zoo
 from pocketclip.errors import CheckpointError, ConfigError, PocketclipError, TrainingError
 from pocketclip.files import remove_abandoned, write_whole
 from pocketclip.nn.clip import CLIP, build
@@ -130,7 +130,8 @@ def train(
     try:
         with Watchdog(world, ends=not joined_before):
             run = _Run(recipe, Path(out), world, teachers, on_checkpoint, on_log)
-            return run.go(resume)
+            with run.held:
+                return run.go(resume)
     finally:
         if not joined_before:
             distributed.stop()
@@ -205,6 +206,8 @@ class _Run:
         self.recipe, self.out, self.world = recipe, out, world
         self.teachers = teachers
         self.on_checkpoint, self.on_log = on_checkpoint, on_log
+        self.held = contextlib.ExitStack()
+        """What is held until the end: the run's folder, on the main process."""
         self.step = self.skipped = self.failed_evaluations = 0
         self.last_good: Path | None = None
         share = world.size * recipe.accumulate
@@ -271,7 +274,7 @@ class _Run:
         if self.world.is_main:
             try:
                 saved = self._find(resume)
-            except (CheckpointError, TrainingError, ConfigError) as error:
+            except (PocketclipError, OSError) as error:  # the others are waiting
                 problem = error
         saved, problem = distributed.broadcast_object((saved, problem))
         if problem is not None:
@@ -279,13 +282,9 @@ class _Run:
         return saved
 
     def _find(self, resume: str) -> saving.Saved | None:
-        began = (self.out / RECIPE).is_file()
+        began = self._claimed()
         if began:
             self._same_recipe()
-        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise TrainingError(
-                f"{self.out} holds other files; choose an empty or new folder for the run"
-            )
         if resume not in ("auto", "no"):
             folder = Path(resume)
             saved = saving.check(folder) if folder.name.startswith("step-") else None
@@ -299,7 +298,6 @@ class _Run:
             raise TrainingError(
                 f"{self.out} holds a run; go on with --resume auto, or choose another folder"
             )
-        remove_abandoned(self.out)
         saving.remove_abandoned(self.out)
         saved = saving.newest(self.out)
         if saved is None and saving.find(self.out):
@@ -308,6 +306,20 @@ class _Run:
                 "folder to begin anew"
             )
         return saved
+
+    def _claimed(self) -> bool:
+        """Claim the run's folder until the end; return whether a run began there before."""
+        remove_abandoned(self.out)
+        out = self.out
+        others = out.exists() and (
+            not out.is_dir() or any(path.name != locks.LOCK for path in out.iterdir())
+        )
+        if others and not (out / RECIPE).is_file():
+            raise TrainingError(
+                f"{out} holds other files; choose an empty or new folder for the run"
+            )
+        self.held.enter_context(locks.claim(out, "a training"))
+        return (out / RECIPE).is_file()
 
     def _same_recipe(self) -> None:
         old = recipes.load_recipe(self.out / RECIPE)
@@ -350,6 +362,8 @@ class _Run:
             if trainer["average"] is not None:
                 model.load_state_dict(trainer["average"]["state"])
             checkpoint.save(model, self.out / MODEL)
+        if self.world.is_main and saved.folder.parent.parent == self.out:
+            self._prune()  # the process was killed before it did
         distributed.barrier()
         return Summary(
             run=self.out, step=self.step, steps=self.recipe.steps,
@@ -626,8 +640,7 @@ class _Run:
                 record: dict[str, Any] = {f"eval/{k}": v for k, v in metrics.items()}
                 record |= {} if failure is None else {"eval/error": failure}
                 writer.write({"step": self.step, **record})
-        settings = self.recipe.checkpoint
-        saving.prune(self.out, self.step, settings.keep_last, keep_best=settings.keep_best)
+        self._prune()
         return metrics
 
     def _check_weights(self) -> None:
@@ -653,6 +666,10 @@ class _Run:
             return {}, reason
         finally:
             self.model.train()
+
+    def _prune(self) -> None:
+        settings = self.recipe.checkpoint
+        saving.prune(self.out, self.step, settings.keep_last, keep_best=settings.keep_best)
 
     def _skipped_by_all(self) -> int:
         mean = distributed.average({"skipped": float(self.skipped)})["skipped"]

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
-import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +21,7 @@ from pocketclip.pairs.base import Draft, digest
 from pocketclip.pairs.loading import is_url
 from pocketclip.shards.index import Index
 from pocketclip.stores import NotThereError
+from pocketclip.temporary import TemporaryFolder
 from pocketclip.types import Bad, Sample
 
 _FIRST = 3  # reasons that a message tells
@@ -48,18 +46,20 @@ class PairSource:
     def __init__(self, source: str | Sequence[str], options: PairOptions) -> None:
         shards = open_pairs(source, options)
         self.bad, self._reasons = 0, list[str]()
-        descriptor, path = tempfile.mkstemp(prefix="pocketclip-pairs-")
-        self._path = Path(path)
-        self._tidy = weakref.finalize(self, _remove, self._path, os.getpid())
+        folder = TemporaryFolder.scratch("pairs")
+        self._path = folder.path / "pairs.jsonl"
+        self._tidy = weakref.finalize(self, folder.remove)
         self._map: mmap.mmap | None = None
         begins = [0]
         try:
-            with os.fdopen(descriptor, "wb") as out:
+            with self._path.open("wb") as out:
                 for record in self._records(shards, source):
                     out.write(record)
                     begins.append(out.tell())
         except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+            raise StorageError(
+                f"{self._path}: cannot be written ({error.strerror or error})"
+            ) from error
         self._begins: NDArray[np.int64] = np.array(begins, np.int64)
         self.sizes = [len(begins) - 1]
         if not self.sizes[0]:
@@ -124,8 +124,3 @@ class PairSource:
             self._map = None
         if self._tidy is not None:
             self._tidy()
-
-
-def _remove(path: Path, owner: int) -> None:
-    if os.getpid() == owner:
-        path.unlink(missing_ok=True)

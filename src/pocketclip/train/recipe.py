@@ -9,7 +9,6 @@ Published settings: MobileCLIP (arXiv 2311.17049), section 5 and appendix; Mobil
 from __future__ import annotations
 
 import difflib
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources

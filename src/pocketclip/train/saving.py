@@ -12,7 +12,6 @@ import contextlib
 import errno
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,9 @@ from typing import Any
 
 import torch
 
-from pocketclip import checkpoint
+from pocketclip import checkpoint, files
 from pocketclip.errors import CheckpointError, TrainingError
-from pocketclip.files import digest, is_alive, write_whole, write_whole_folder
+from pocketclip.files import digest, write_whole, write_whole_folder
 from pocketclip.nn.clip import CLIP
 from pocketclip.parsing import read_json
 
@@ -55,8 +54,8 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
     """
     target = place(run, step)
     try:
-        with write_whole_folder(target) as folder:
-            checkpoint.save(model, folder)
+        with write_whole_folder(target, own_files) as folder:
+            checkpoint.write_files(model, folder)
             torch.save(dict(trainer), folder / _TRAINER)
             hashes = {f.name: digest(f) for f in sorted(folder.iterdir())}
             (folder / _SEAL).write_text(_seal(step, hashes, {}), "utf-8")
@@ -70,6 +69,12 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
             raise
         raise TrainingError(_not_written(run, target, error)) from error
     return Saved(folder=target, step=step)
+
+
+def own_files(folder: Path) -> set[str]:
+    """Return the files of a run's checkpoint, which another one may replace, whole or not."""
+    del folder
+    return {checkpoint.CONFIG, checkpoint.WEIGHTS, _TRAINER, _SEAL}
 
 
 def annotate(saved: Saved, metrics: Mapping[str, float]) -> None:
@@ -115,7 +120,8 @@ def _not_written(run: Path, target: Path, error: Exception) -> str:
 
 def find(run: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, newest first, whole or not."""
-    return sorted((run / FOLDER).glob("step-*"), reverse=True)
+    found = sorted((run / FOLDER).glob("step-*"), reverse=True)
+    return [f for f in found if any((f / name).exists() for name in own_files(f))]
 
 
 def check(folder: Path) -> Saved:
@@ -140,12 +146,13 @@ def check(folder: Path) -> Saved:
 
 
 def remove_abandoned(run: Path) -> None:
-    """Remove the half-written folders of processes that were killed."""
-    for folder, name in ((run / FOLDER, ".step-*"), (run, f".{checkpoint.RUN_MODEL}.*")):
-        for path in folder.glob(name):
-            pid = path.name.split(".")[-3]
-            if path.suffix in (".tmp", ".old") and pid.isdecimal() and not is_alive(int(pid)):
-                shutil.rmtree(path, ignore_errors=True)
+    """Remove what killed processes left half-written in a run."""
+    files.remove_abandoned(run)
+    files.remove_abandoned(run / FOLDER)
+    for folder in (run / FOLDER).glob("step-*"):
+        files.remove_abandoned(folder)
+        with contextlib.suppress(OSError):  # unless it is empty, which a killed `prune` left
+            folder.rmdir()
 
 
 def newest(run: Path) -> Saved | None:
@@ -182,9 +189,19 @@ def prune(run: Path, step: int, keep_last: int, *, keep_best: bool) -> None:
     found = find(run)
     later = [folder for folder in found if folder > place(run, step)]
     for folder in later:
-        shutil.rmtree(folder, ignore_errors=True)
+        _discard(folder)
     winner = best(run) if keep_best else None
     kept = place(run, winner[0]) if winner is not None else None
     for folder in found[len(later) + keep_last :]:
         if folder != kept:
-            shutil.rmtree(folder, ignore_errors=True)
+            _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint's files, and its folder unless somebody put something else there."""
+    for name in sorted(own_files(folder)):  # the seal first: without it, the others count no more
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+    files.remove_abandoned(folder)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
+import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
 from pocketclip import storage
 from pocketclip.augment import Augmentation
@@ -26,11 +24,14 @@ from pocketclip.shards.index import Index, describe, read_index
 from pocketclip.shards.mapped import MappedShard
 from pocketclip.shards.reader import name_of, shard_paths
 from pocketclip.shards.sample import parse
+from pocketclip.shards.writer import ShardStats
+from pocketclip.temporary import TemporaryFolder
 from pocketclip.train.rawpairs import PairSource
 from pocketclip.train.remote import ShardCache
 from pocketclip.types import Sample
 
 _OPEN = 128  # mapped shards per process: a file descriptor and addresses each, no memory
+log = logging.getLogger(__name__)
 _UNUSED = ("json", "url.txt")
 _REINFORCED = ("npz", "pth.gz", "paug.json")
 
@@ -68,12 +69,14 @@ class ShardSource:
             )
         self._unwanted = _UNUSED if reinforced else (*_UNUSED, *_REINFORCED)
         self._cache = ShardCache(cache_dir)
+        self._warned = False
         self._mapped: OrderedDict[int, MappedShard] = OrderedDict()
-        self._scans = Path(tempfile.mkdtemp(prefix="pocketclip-scans-"))
-        self._tidy = weakref.finalize(self, _remove, self._scans, os.getpid())
+        scans = TemporaryFolder.scratch("scans")
+        self._scans = scans.path
+        self._tidy = weakref.finalize(self, scans.remove)
         self.index: Index | None = None
         self.sizes: list[int] = []
-        self._bytes: list[int] = []
+        self._contents: list[dict[str, Any]] = []
         try:
             self.identity = _digest(list(self._open_all()))
         except BaseException:
@@ -130,8 +133,8 @@ class ShardSource:
             sizes, index = folders[home]
             if name not in sizes:
                 raise DataError(f"{path}: no such shard")
-            self._bytes.append(sizes[name])
             stats = next((s for s in index.shards if s.name == name), None) if index else None
+            self._contents.append(self._content(path, sizes[name], stats))
             if stats is None:
                 self.sizes.append(len(self._shard(number)))
                 yield [name, self.sizes[-1], sizes[name]]
@@ -143,6 +146,21 @@ class ShardSource:
                 )
             self.sizes.append(stats.samples)
             yield [name, stats.samples, stats.sha256]
+
+    def _content(self, path: str, size: int, stats: ShardStats | None) -> dict[str, Any]:
+        """Return what tells a shard's content, as `ShardCache.local` takes it."""
+        if not storage.is_remote(path):
+            return {"size": size}
+        if stats is not None and stats.sha256:
+            return {"size": size, "sha256": stats.sha256}
+        version = storage.version(path)
+        if version is None and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s: neither an index.json nor the store tells its content from another of the "
+                "same size: if it is replaced by one, empty data.cache_dir", path,
+            )  # fmt: skip
+        return {"size": size, "version": version}
 
     def _describe(self, home: str, *, first: bool) -> None:
         index = describe(home)
@@ -159,10 +177,11 @@ class ShardSource:
     def _shard(self, number: int) -> MappedShard:
         found = self._mapped.pop(number, None)
         if found is None:
-            path, size = self.paths[number], self._bytes[number]
+            path = self.paths[number]
             kept = self._scans / f"{number}.npy" if self._scans.is_dir() else None
             try:
-                found = MappedShard(self._cache.local(path, size), name=path, kept=kept)
+                local = self._cache.local(path, **self._contents[number])
+                found = MappedShard(local, name=path, kept=kept)
             except DataError as error:
                 raise ShardError(str(error)) from error
         self._mapped[number] = found
@@ -206,11 +225,6 @@ def augmentation_of(source: ShardSource | PairSource, place: object) -> Augmenta
             "drawn; put the set's config.json beside its shards"
         )
     return Augmentation.from_config(index.augmentation)
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(facts: object) -> str:

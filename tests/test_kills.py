@@ -1,0 +1,194 @@
+"""Forty SIGKILLs at random moments: the results are the same bytes, and nothing is left over."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.shards.making import folder, sample
+from tests.train.making_shards import photo
+
+pytestmark = pytest.mark.slow
+KILLS = 40
+LONGEST = 600
+"""Seconds until a process that does not end counts as hanging."""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a temporary folder and caches of its own."""
+    for name in ("tmp", "cache"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def start(place, command):
+    environ = {
+        **os.environ,
+        "TMPDIR": str(place / "tmp"),
+        "XDG_CACHE_HOME": str(place / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    told = (place / "told.txt").open("ab")
+    with told:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pocketclip", *map(str, command)],
+            stdout=told, stderr=told, env=environ,
+        )  # fmt: skip
+
+
+def complete(place, command, code=0):
+    assert start(place, command).wait(LONGEST) == code, (place / "told.txt").read_text()
+
+
+def kill_at_random_moments(place, command_for, progress, check, *, seed, code=0):
+    """Kill forty processes; each folder that is finished meanwhile is checked, and a new begun.
+
+    Args:
+        place: see the fixture.
+        command_for: the command line for an output folder.
+        progress: what changes with an output folder's progress.
+        check: takes a finished output folder, and removes it.
+        seed: of the moments.
+        code: with which the command ends.
+    """
+    moments = random.Random(seed)
+    kills, number = 0, 0
+    out = place / "out0"
+    while kills < KILLS:
+        process = start(place, command_for(out))
+        begun, before = time.monotonic(), progress(out)
+        # One in four at any moment, the others once it has come further: half of these at once.
+        anywhere = moments.random() < 0.25
+        delay = moments.uniform(0, 6) if anywhere else moments.choice([0, moments.uniform(0, 1)])
+        while process.poll() is None and time.monotonic() < begun + LONGEST:
+            if (anywhere and time.monotonic() > begun + delay) or (
+                not anywhere and progress(out) != before
+            ):
+                break
+            time.sleep(0.002)
+        if not anywhere:
+            time.sleep(delay)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        ended = process.wait()
+        assert ended in (code, -signal.SIGKILL), (place / "told.txt").read_text()
+        if ended == code:
+            check(out)
+            number += 1
+            out = place / f"out{number}"
+    complete(place, command_for(out), code)
+    check(out)
+    assert not left_over(place / "tmp")
+    assert not left_over(place / "cache")
+
+
+def left_over(place):
+    # Sockets of torch's loaders, which end within seconds of their parent.
+    return [p for p in place.rglob("*") if "pocketclip" in str(p.relative_to(place))]
+
+
+def contents(place):
+    return {
+        p.relative_to(place).as_posix(): p.read_bytes() for p in place.rglob("*") if p.is_file()
+    }
+
+
+def test_reinforce(place):
+    (place / "raw").mkdir()
+    with (place / "pairs.csv").open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["image", "caption"])
+        for number in range(32):
+            (place / "raw" / f"{number}.jpg").write_bytes(photo(number))
+            rows.writerow([f"raw/{number}.jpg", f"photograph number {number}"])
+        rows.writerow(["raw/none.jpg", "a file that is missing"])
+
+    def command(out):
+        return [
+            *("reinforce", place / "pairs.csv", "--teacher", "random:tiny", "--precision"),
+            *("float32", "--captioner", "random:coca-tiny", "--captions", 2, "--augmentations", 4),
+            *("--shard-size", 2, "--batch-size", 2, "--workers", 1, "--out", out),
+        ]
+
+    calm = place / "calm"
+    complete(place, command(calm), code=1)  # one bad pair
+    expected = contents(calm)
+    assert len(list(calm.glob("*.tar"))) == 17
+
+    def check(out):
+        assert contents(out) == expected
+        shutil.rmtree(out)
+
+    def progress(out):
+        return len(list(out.glob("*.json*")))
+
+    kill_at_random_moments(place, command, progress, check, seed=12, code=1)
+
+
+def test_train(place):
+    (place / "dr").mkdir()
+    source = folder(place / "dr", [[sample(i) for i in range(k, k + 9)] for k in (0, 9, 18)])
+    recipe = {
+        "model": {
+            "name": "tiny",
+            "overrides": {
+                "image_size": 16, "image.depths": [1, 1, 1, 1], "image.widths": [8, 8, 16, 32],
+                "text.layers": 1, "text.context_length": 16, "text.embedding_buckets": 1024,
+                "drop_path": 0.1,
+            },
+        },
+        "data": {"source": str(source), "workers": 1},
+        "loss": {"weights": [0.5, 0.5]},
+        "schedule": {"warmup": 2},
+        "steps": 60,
+        "batch_size": 8,
+        "ema": 0.9,
+        "precision": "float32",
+        "log_every": 1,
+        "checkpoint": {"every_steps": 3, "every_minutes": None, "keep_last": 2},
+        "tensorboard": False,
+    }  # fmt: skip
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    def command(out):
+        return ["train", place / "recipe.yaml", "--out", out, "--device", "cpu"]
+
+    def lines(out):
+        timed = ("seconds", "seconds_left", "samples_per_second", "data_wait")
+        text = (out / "log.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(t).items() if k not in timed} for t in text]
+
+    def facts(out):
+        found = contents(out)
+        for name in ("log.jsonl", "run.json"):  # times, and a line for each start
+            del found[name]
+        return found
+
+    complete(place, command(place / "calm"))
+    expected, log = facts(place / "calm"), lines(place / "calm")
+    assert [line["step"] for line in log] == list(range(1, 61))
+    assert not [name for name in expected if Path(name).name.startswith(".")]
+
+    def check(out):
+        assert facts(out).keys() == expected.keys()
+        assert facts(out) == expected
+        assert lines(out) == log
+        shutil.rmtree(out)
+
+    def progress(out):
+        return sorted(p.name for p in (out / "checkpoints").glob("*")) if out.exists() else []
+
+    kill_at_random_moments(place, command, progress, check, seed=21)
