@@ -14,7 +14,7 @@ from pocketclip.errors import DataError
 from pocketclip.shards.foreign import SUFFIXES as LINES
 from pocketclip.shards.foreign import read_lines
 from pocketclip.shards.index import read_index
-from pocketclip.shards.sample import parse
+from pocketclip.shards.sample import PART_OF, parse
 from pocketclip.shards.tar import Group, groups, members
 from pocketclip.types import Sample
 
@@ -61,6 +61,7 @@ def sample_of(group: Group, path: str) -> tuple[Sample, str]:
         DataError: a member is damaged; the message names shard and member.
     """
     try:
+        group.check(PART_OF)
         return parse(group.parts, group.uid)
     except DataError as error:
         raise DataError(f"{path}: {group.uid}.{error}") from error
