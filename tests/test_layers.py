@@ -16,6 +16,7 @@ LAYERS = {
     "pocketclip": 4,
     "pocketclip.errors": 0,
     "pocketclip.files": 0,
+    "pocketclip.parsing": 0,
     "pocketclip.types": 0,
     "pocketclip.zoo": 0,
     "pocketclip.hub": 0,
