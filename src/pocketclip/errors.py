@@ -15,6 +15,10 @@ class UnknownModelError(PocketclipError):
     """A model name that does not exist."""
 
 
+class ParseError(PocketclipError):
+    """JSON or YAML that cannot be read, or does not hold what it should."""
+
+
 class ConfigError(PocketclipError):
     """A configuration with a field that does not exist, or a value that makes no sense."""
 
