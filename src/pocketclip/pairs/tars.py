@@ -9,12 +9,12 @@ Reinforcements in it are passed over.
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from pocketclip import storage
+from pocketclip.errors import ParseError
 from pocketclip.pairs.base import (
     IMAGE_SUFFIXES,
     Draft,
@@ -27,16 +27,17 @@ from pocketclip.pairs.base import (
     plain,
 )
 from pocketclip.pairs.loading import completed, is_url, with_bytes
+from pocketclip.parsing import load_json
 from pocketclip.tarfiles import MAX_MEMBER, Member, TarError, keyed, members, split_name
 from pocketclip.types import Bad, Pair
 
 _CAPTION_KEYS = ("caption", "text", "txt", "title", "alt_text")
 _URL_KEYS = ("url", "image_url")
 _NO_META = {"__key__"}
-MAX_JSON = 1 << 24
-"""Bytes of the largest `json`, of which objects of up to 400 MiB can be made: 16 MiB."""
 MAX_TEXT = 1 << 24
-"""Bytes of the largest caption: 16 MiB."""
+"""Bytes of the largest `json`, `txt` and `url.txt`: 16 MiB."""
+MAX_JSON_MEMORY = 1 << 28
+"""Bytes of the objects that a `json` may become, as estimated: 256 MiB."""
 
 
 class CutError(Exception):
@@ -52,7 +53,7 @@ class _Found:
 
     def add(self, suffix: str, member: Member) -> None:
         fault = member.fault
-        limit = MAX_JSON if suffix == "json" else MAX_TEXT if suffix == "txt" else MAX_MEMBER
+        limit = MAX_TEXT if suffix in ("txt", "json", "url.txt") else MAX_MEMBER
         if not fault and len(member.data) > limit:
             fault = f"has {member.size:,} bytes, more than the limit of {limit:,}"
         elif not fault and sum(map(len, self.parts.values())) + len(member.data) > MAX_MEMBER:
@@ -101,9 +102,15 @@ class TarShard(PairShard):
     def _sample(self, key: str, found: _Found, seen: set[str]) -> Iterator[Pair | Bad | Draft]:
         uid, parts = clean_uid(key), found.parts
         try:
-            facts = json.loads(parts.get("json", b"{}"))
-        except (ValueError, RecursionError):
-            yield Bad(uid=uid, reason="its json cannot be read")
+            facts = load_json(
+                parts.get("json", b"{}"),
+                what="its json",
+                max_bytes=MAX_TEXT,
+                max_memory=MAX_JSON_MEMORY,
+                constants=True,
+            )
+        except ParseError as error:
+            yield Bad(uid=uid, reason=f"its json cannot be read: {error}")
             return
         facts = facts if isinstance(facts, dict) else {}
         where = self.options.where.items()

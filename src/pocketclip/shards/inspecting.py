@@ -4,7 +4,7 @@ Nothing here raises for bad data: each thing found is a `Problem`, by kind:
 
 | kind | what is wrong |
 |---|---|
-| `tar` | the file is cut or damaged: what follows is not seen |
+| `tar` | the file is empty, cut or damaged: what follows is not seen |
 | `absent`, `undeclared` | the index lists a shard that is not there; the other way about |
 | `size`, `hash`, `count` | bytes, SHA-256 or samples are not what the index says |
 | `unreadable` | a member cannot be decoded |

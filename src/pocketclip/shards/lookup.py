@@ -29,6 +29,8 @@ class Lookup:
     def __init__(self, folder: Path, paths: list[str]) -> None:
         self.paths = paths
         self.samples = 0
+        self.empty: list[str] = []
+        """The shards that hold no samples."""
         self._streams: OrderedDict[int, BinaryIO] = OrderedDict()
         self._base = sqlite3.connect(folder / "lookup.sqlite")
         for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536"):
@@ -61,6 +63,7 @@ class Lookup:
         self._base.close()
 
     def _add(self, number: int, path: str) -> None:
+        before = self.samples
         with storage.open_read(path) as stream:
             for group in groups(members(stream, path, load=False)):
                 row = (_key(group.uid), number, group.begin, group.end)
@@ -75,6 +78,8 @@ class Lookup:
                         "INSERT INTO bare VALUES (?, ?) ON CONFLICT DO UPDATE SET whole = NULL",
                         (_key(group.bare_uid), row[0]),
                     )
+        if self.samples == before:
+            self.empty.append(path)
 
     def find(self, uid: str) -> tuple[int, int, int] | None:
         """Return file number, first and last byte of a uid's sample, or None.

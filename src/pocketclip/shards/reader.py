@@ -31,13 +31,18 @@ def read(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> I
             in an object store, or several in a list.
 
     Raises:
-        DataError: a shard is missing, cut or damaged; the message names it and the member.
-            What came before was good. `audit` tells everything that is wrong.
+        DataError: a shard is missing, cut or damaged, or there are no samples at all; the
+            message names it and the member. What came before was good. `audit` tells everything that is wrong.
         MissingDependencyError: bfloat16 embeddings without torch, `.zst` without zstandard.
         StorageError: a place cannot be reached, or a pattern matches nothing.
     """
-    for path in shard_paths(source):
-        yield from read_shard(path)
+    paths, some = shard_paths(source), False
+    for path in paths:
+        for sample in read_shard(path):
+            some = True
+            yield sample
+    if not some:
+        raise DataError(f"{paths[0] if paths else source}: no samples in {len(paths)} shards")
 
 
 def read_shard(path: str) -> Iterator[Sample]:
