@@ -351,9 +351,7 @@ def _bands(image: Image.Image) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _by_bands(
-    image: Image.Image, grey: Callable[[NDArray[Any]], NDArray[np.uint8]]
-) -> Image.Image:
+def _by_bands(image: Image.Image, grey: Callable[[NDArray[Any]], NDArray[np.uint8]]) -> Image.Image:
     """Return `image` in RGB, made of the greys of its bands: as a whole they take gigabytes."""
     out = Image.new("RGB", image.size)
     for box in _bands(image):

@@ -30,6 +30,7 @@ _LARGEST_SIZE = 1 << 62
 _ZEROS = bytes(BLOCK)
 _SKIP = 1 << 20
 _FILES = b"0\0" + b"7"
+_EXTENDED = (b"x", b"X", b"g", b"L", b"K")
 _WITHOUT_DATA = b"123456"
 _DOUBLE = frozenset({"url.txt", "syn.json", "paug.json", "pth.gz"})
 _PACKED = frozenset({"gz", "zst", "bz2", "xz"})
@@ -106,7 +107,7 @@ def members(
             raise source.error(source.cut())
         title, size, kind = source.parse(header)
         source.zeros = 0
-        if kind in b"xXgLK":
+        if kind in _EXTENDED:
             about = about.extended(kind, source.extended(size), source)
             continue
         title = title if about.path is None else about.path
@@ -220,6 +221,7 @@ class _Source:
             stream.seek(self.place)
         self.first = self.place
         self.within = ""
+        self.extended_before = False
         self.zeros = 0
         """How many blocks of zeros stand before this place."""
         self._rest = b""  # of what was read too far
@@ -294,6 +296,13 @@ class _Source:
             signed = sum(body) - 256 * sum(byte > 127 for byte in body)  # as old programs sum
             if said not in (sum(body) + 8 * 32, signed + 8 * 32):
                 raise ValueError("a wrong sum")
+            title = header[:100].split(b"\0", 1)[0]
+            if header[257:263] == b"ustar\0":  # GNU's own form has other things in the prefix
+                prefix = header[345:500].split(b"\0", 1)[0]
+                title = prefix + b"/" + title if prefix else title
+            name, kind = title.decode("utf-8", "surrogateescape"), header[156:157]
+            if kind not in _EXTENDED and not self.extended_before:
+                self.within = name
             size = read_number(header[124:136])
         except ValueError as error:
             place = self.place - BLOCK
@@ -301,11 +310,9 @@ class _Source:
                 raise self.error("the tar is gzipped; unpack it first (gunzip)") from error
             what = f"damaged at byte {place:,}" if place else "not a tar archive"
             raise self.error(f"{what}: no header stands there") from error
-        title = header[:100].split(b"\0", 1)[0]
-        if header[257:263] == b"ustar\0":  # GNU's own form has other things in the prefix
-            prefix = header[345:500].split(b"\0", 1)[0]
-            title = prefix + b"/" + title if prefix else title
-        return title.decode("utf-8", "surrogateescape"), size, header[156:157]
+        self.within = ""
+        self.extended_before = kind in _EXTENDED
+        return name, size, kind
 
     def extended(self, size: int) -> bytes:
         """Return the contents of an extended header."""

@@ -258,7 +258,8 @@ def _collect(
         ledger.add(one.problems)
         ledger.add(list(ledger.see(one.stats.name, one.uids)))
         ledger.add(_against_index(one.stats, declared))
-        if not one.stats.samples and not _known_empty(one.stats.name, declared):
+        told = any(problem.kind == "tar" for problem in one.problems)
+        if not one.stats.samples and not told and not _known_empty(one.stats.name, declared):
             ledger.add([Problem("tar", one.stats.name, "", "it holds no samples")])
         _add(layouts, one.counts.items())
         ledger.hold(one.stats.name, one.layouts, layouts)

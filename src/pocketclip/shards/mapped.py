@@ -157,6 +157,8 @@ class MappedShard:
             header = view[place : place + BLOCK]
             if not header[0] and header == _ZEROS:
                 return
+            if len(header) < BLOCK:
+                raise _UnusualError
             # The magic, a plain file (0), no prefix of the name: what shards are made of.
             if header[257:262] != b"ustar" or header[156] not in b"0\0" or header[345]:
                 raise _UnusualError
