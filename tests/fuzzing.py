@@ -20,6 +20,7 @@ from pathlib import Path
 ROOM = 1 << 30
 """Bytes that an input may take beyond what the process has after its imports."""
 SECONDS = 20
+"""Of processor time, which other processes of a busy machine do not use up."""
 
 
 def mutate(rng, data, other=b""):
@@ -70,7 +71,7 @@ class Child:
         """Return (kind, details): ok, refused, or what must not be: crash, hang, a traceback."""
         self.process.stdin.write(json.dumps([function, str(path)]) + "\n")
         self.process.stdin.flush()
-        ready, _, _ = select.select([self.process.stdout], [], [], 3 * SECONDS)
+        ready, _, _ = select.select([self.process.stdout], [], [], 10 * SECONDS)
         line = self.process.stdout.readline() if ready else ""
         if not line:
             self.process.kill()
@@ -95,11 +96,11 @@ def _serve(module):
     used = re.search(r"VmSize:\s*(\d+)", Path("/proc/self/status").read_text("utf-8"))
     limit = int(used[1]) * 1024 + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    signal.signal(signal.SIGALRM, _interrupted)
+    signal.signal(signal.SIGPROF, _interrupted)
     print("ready", flush=True)
     for line in sys.stdin:
         function, path = json.loads(line)
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             out = ["ok", getattr(functions, function)(path)]
         except PocketclipError as error:
@@ -109,7 +110,7 @@ def _serve(module):
             out = ["fault" if wrong else "refused", message]
         except BaseException:
             out = ["fault", traceback.format_exc()[-3000:]]
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(out), flush=True)
 
 

@@ -70,7 +70,8 @@ def size_of_tags(stream: BinaryIO) -> int:
 
 def _large_chunks(stream: BinaryIO) -> list[tuple[int, int]]:
     """Return where the chunks of a PNG stand that are better left out."""
-    spans, place, room = [], 8, 4 * MAX_METADATA
+    spans: list[tuple[int, int]] = []
+    place, room = 8, 4 * MAX_METADATA
     size = stream.seek(0, io.SEEK_END)
     while place + 12 <= size:
         stream.seek(place)
@@ -113,7 +114,8 @@ def _unpacks_to_little(data: bytes) -> bool:
 
 def _large_segments(stream: BinaryIO) -> list[tuple[int, int]]:
     """Return where EXIF of a JPEG stands that is too large, or is not the first."""
-    spans, place, seen = [], 2, False
+    spans: list[tuple[int, int]] = []
+    place, seen = 2, False
     while True:
         stream.seek(place)
         head = stream.read(10)
@@ -134,7 +136,7 @@ def _comments(stream: BinaryIO) -> list[tuple[int, int]]:
     if len(head) < 13:
         return []
     place = 13 + (3 << ((head[10] & 7) + 1) if head[10] & 0x80 else 0)
-    spans = []
+    spans: list[tuple[int, int]] = []
     while True:
         stream.seek(place)
         head = stream.read(2)

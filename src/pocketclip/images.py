@@ -53,8 +53,8 @@ _AVIF_BRANDS = (b"avif", b"avis")
 _IN_PIECES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"P5", b"P6", b"Pf")
 # What decoders take beside the image itself, in bytes per pixel, as measured; JPEG is computed.
 _DECODER_BYTES = {
-    **dict.fromkeys(("JPEG", "MPO", "PNG", "BMP", "GIF", "PPM", "TGA", "PCX"), 0.1),
-    **{"TIFF": 2, "SGI": 2, "WEBP": 13, "AVIF": 8, "HEIF": 8, "JPEG2000": 16},
+    **dict.fromkeys(("JPEG", "MPO", "PNG", "BMP", "GIF", "PPM", "TGA", "PCX", "TIFF"), 0.1),
+    **{"SGI": 2, "WEBP": 13, "AVIF": 8, "HEIF": 8, "JPEG2000": 16},
 }
 _OTHER_DECODER_BYTES = 8
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
@@ -285,9 +285,21 @@ def _decoder_bytes(image: Image.Image) -> float:
             more += 2 * sum(h * v for h, v in layers) / max(1, most)
         if _UPRIGHT.get(_orientation(image)) is not None:
             more = max(more, 4)
+    elif image.format == "TIFF" and image.info.get("compression") != "raw":
+        more += _file_size(image) / (image.width * image.height)  # its decoder maps the file
     elif image.format == "JPEG2000":
         more = 1.5 + more * _share_of_tile(image)
     return more
+
+
+def _file_size(image: Image.Image) -> int:
+    stream = getattr(image, "fp", None)
+    if stream is None:
+        return 0
+    place = stream.tell()
+    size: int = stream.seek(0, io.SEEK_END)
+    stream.seek(place)
+    return size
 
 
 def _share_of_tile(image: Image.Image) -> float:

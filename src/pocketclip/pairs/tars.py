@@ -219,7 +219,7 @@ def _members(
 class _Forwards:
     """A stream that is read forwards only: to seek in packed data is to unpack it anew."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: gzip.GzipFile) -> None:
         self.read = stream.read
 
     def seekable(self) -> bool:

@@ -176,7 +176,7 @@ def parse_example(data: bytes | memoryview) -> dict[str, Any]:
 def _message(value: Any) -> memoryview | bytes:
     if isinstance(value, int):  # `bytes` would make as many zeros of it
         raise ValueError("a number where bytes should be")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _values(kind_and_list: tuple[int, Any]) -> Iterator[Any]:

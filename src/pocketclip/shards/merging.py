@@ -92,7 +92,7 @@ def _check_hash(image: bytes, pair: Pair, reinforced: Sample) -> None:
     if not expected or hashlib.sha256(image).hexdigest() == expected:
         return
     # img2dataset stores an image resized and encoded anew, beside the hash of what it fetched.
-    if told[1] == expected and _ORIGINAL <= pair.meta.keys():
+    if told[1] == expected and pair.meta.keys() >= _ORIGINAL:
         return
     raise DataError(
         "the image is not the one that was embedded: its SHA-256 is not the stored one "

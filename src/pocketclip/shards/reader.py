@@ -32,7 +32,8 @@ def read(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> I
 
     Raises:
         DataError: a shard is missing, cut or damaged, or there are no samples at all; the
-            message names it and the member. What came before was good. `audit` tells everything that is wrong.
+            message names it and the member. What came before was good. `audit` tells everything
+            that is wrong.
         MissingDependencyError: bfloat16 embeddings without torch, `.zst` without zstandard.
         StorageError: a place cannot be reached, or a pattern matches nothing.
     """
