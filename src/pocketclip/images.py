@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pocketclip.errors import ImageError, MissingDependencyError
+from pocketclip.image_metadata import MAX_TAGS, size_of_tags, without_bombs
 
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
@@ -31,6 +32,11 @@ ImageSource: TypeAlias = (
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded; about 0.7 GB, Pillow's own limit."""
+MAX_MEMORY = 1_000_000_000
+"""Images whose decoding would take more bytes are refused before, whatever their pixels: those
+that are turned or in another mode than RGB, and some formats, take up to 21 bytes per pixel."""
+MAX_FILE = 1 << 28
+"""Bytes of the largest image file, 256 MiB; of those that are read in pieces, 1 GiB."""
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -44,6 +50,15 @@ _UPRIGHT = {
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
+_IN_PIECES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"P5", b"P6", b"Pf")
+# What decoders take beside the image itself, in bytes per pixel, as measured; JPEG is computed.
+_DECODER_BYTES = {
+    **dict.fromkeys(("JPEG", "MPO", "PNG", "BMP", "GIF", "PPM", "TGA", "PCX", "TIFF"), 0.1),
+    **{"SGI": 2, "WEBP": 13, "AVIF": 8, "HEIF": 8, "JPEG2000": 16},
+}
+_OTHER_DECODER_BYTES = 8
+_MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+_BAND = 1 << 20  # pixels that are converted at once
 _COMMON = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n", "PNG"))
 _UNREADABLE = "not an image, or in a format that Pillow cannot read"
 
@@ -94,6 +109,8 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         stream.seek(0)
         if not head:
             raise _UnfitError("empty (0 bytes)")
+        _check_file(stream, head)
+        stream = without_bombs(stream)
         try:
             image = _opened(stream, head)
         except UnidentifiedImageError:
@@ -103,6 +120,19 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
             stream.seek(0)
             image = Image.open(stream, formats=_formats())
         return _upright_rgb(image, max_pixels)
+
+
+def _check_file(stream: BinaryIO, head: bytes) -> None:
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    limit = 4 * MAX_FILE if head.startswith(_IN_PIECES) else MAX_FILE
+    if size > limit:
+        raise _UnfitError(f"the file has {size:,} bytes, more than the limit of {limit:,}")
+    if head[:4] in _IN_PIECES[1:5]:
+        tags = size_of_tags(stream)
+        stream.seek(0)
+        if tags > MAX_TAGS:
+            raise _UnfitError(f"its tags take {tags:,} bytes, more than the limit of {MAX_TAGS:,}")
 
 
 def _opened(stream: BinaryIO, head: bytes) -> Image.Image:
@@ -218,8 +248,14 @@ def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
         raise _UnfitError(f"{size} pixels exceed the limit of {max_pixels} in all")
     if min(image.size) < 1:
         raise _UnfitError(f"{image.width} x {image.height} has no pixels")
+    if from_file:
+        if any(str(tile[0]) == "fits_gzip" for tile in getattr(image, "tile", ())):
+            raise _UnfitError("compressed FITS, which may unpack to any size; convert it")
+        _check_memory(image, _decoder_bytes(image))
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
+    if from_file:  # some formats say only now how they are turned, or how large they are
+        _check_memory(image, 4 if turn is not None else 0)
     image = _rgb(image)
     if turn is not None:
         image = image.transpose(turn)
@@ -227,8 +263,68 @@ def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
     return image
 
 
+def _check_memory(image: Image.Image, more: float) -> None:
+    """Refuse an image that would take too much with `more` bytes per pixel beside itself."""
+    own = _MODE_BYTES.get(image.mode, 4) + (0 if image.mode == "RGB" else 4)
+    need = image.width * image.height * (own + more)
+    if need > MAX_MEMORY:
+        size = f"{image.width} x {image.height} pixels ({image.format or 'image'}, {image.mode})"
+        raise _UnfitError(
+            f"{size} would take {need / 1e9:.1f} GB, the limit is {MAX_MEMORY / 1e9:.0f} GB; "
+            "scale it down"
+        )
+
+
+def _decoder_bytes(image: Image.Image) -> float:
+    """Return what the decoder of an image that was opened takes, in bytes per pixel."""
+    more: float = _DECODER_BYTES.get(image.format or "", _OTHER_DECODER_BYTES)
+    if image.format in ("JPEG", "MPO"):
+        layers = [(h, v) for _, h, v, *_ in getattr(image, "layer", ())]
+        if image.info.get("progressive") and layers:  # holds all coefficients, of two bytes
+            most = max(h for h, _ in layers) * max(v for _, v in layers)
+            more += 2 * sum(h * v for h, v in layers) / max(1, most)
+        if _UPRIGHT.get(_orientation(image)) is not None:
+            more = max(more, 4)
+    elif image.format == "TIFF" and image.info.get("compression") != "raw":
+        more += _file_size(image) / (image.width * image.height)  # its decoder maps the file
+    elif image.format == "JPEG2000":
+        more = 1.5 + more * _share_of_tile(image)
+    return more
+
+
+def _file_size(image: Image.Image) -> int:
+    stream = getattr(image, "fp", None)
+    if stream is None:
+        return 0
+    place = stream.tell()
+    size: int = stream.seek(0, io.SEEK_END)
+    stream.seek(place)
+    return size
+
+
+def _share_of_tile(image: Image.Image) -> float:
+    """Return how much of a JPEG 2000 is decoded at once: its tiles by its pixels."""
+    stream = getattr(image, "fp", None)
+    if stream is None:
+        return 1
+    place = stream.tell()
+    stream.seek(0)
+    head = stream.read(1 << 16)
+    stream.seek(place)
+    begin = head.find(b"\xff\x4f\xff\x51") + 4
+    if begin < 4 or len(head) < begin + 28:
+        return 1
+    width, height = (int.from_bytes(head[begin + k : begin + k + 4], "big") for k in (20, 24))
+    return min(1.0, width * height / (image.width * image.height))
+
+
 def _orientation(image: Image.Image) -> int:
     try:
+        text = image.info.get("Raw profile type exif")
+        if text and size_of_tags(io.BytesIO(bytes.fromhex("".join(text.split("\n")[3:]))[6:])) > (
+            MAX_TAGS
+        ):
+            return 1
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF, in as many ways as above: the pixels are still good
         return 1
@@ -240,14 +336,40 @@ def _rgb(image: Image.Image) -> Image.Image:
     if mode == "RGB":
         return image
     if mode.startswith("I"):  # "I", and the 16-bit modes in either byte order
-        grey = _from_16_bit(np.clip(np.asarray(image), 0, 65535))
-    elif mode == "F":
-        values = np.asarray(image)
-        grey = _from_float(values if values.max() <= 1 else values / 255, clip=True)
-    else:
-        # Pillow has no direct way from premultiplied grey.
-        return (image.convert("LA") if mode == "La" else image).convert("RGB")
-    return Image.fromarray(grey).convert("RGB")
+        return _by_bands(image, lambda part: _from_16_bit(np.clip(part, 0, 65535)))
+    if mode == "F":
+        highest = max(_highest(np.asarray(image.crop(box))) for box in _bands(image))
+        scale = 1 if highest <= 1 else 255
+        return _by_bands(image, lambda part: _from_float(part / np.float32(scale), clip=True))
+    # Pillow has no direct way from premultiplied grey.
+    return (image.convert("LA") if mode == "La" else image).convert("RGB")
+
+
+def _highest(part: NDArray[Any]) -> float:
+    if not np.isfinite(part).all():
+        raise _UnfitError("floats must be finite")
+    return float(part.max())
+
+
+def _bands(image: Image.Image) -> list[tuple[int, int, int, int]]:
+    """Return boxes that cover an image, each of few pixels."""
+    width, height = image.size
+    step = min(width, _BAND)
+    rows = max(1, _BAND // step)
+    return [
+        (left, top, min(left + step, width), min(top + rows, height))
+        for top in range(0, height, rows)
+        for left in range(0, width, step)
+    ]
+
+
+def _by_bands(image: Image.Image, grey: Callable[[NDArray[Any]], NDArray[np.uint8]]) -> Image.Image:
+    """Return `image` in RGB, made of the greys of its bands: as a whole they take gigabytes."""
+    out = Image.new("RGB", image.size)
+    for box in _bands(image):
+        part = Image.fromarray(grey(np.asarray(image.crop(box))))
+        out.paste(part.convert("RGB"), box[:2])
+    return out
 
 
 def _from_16_bit(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -203,7 +203,7 @@ def test_a_cut_tar_is_named(tmp_path, keep):
 
 def test_no_samples(tmp_path):
     write_wds(tmp_path, "own", [], CLASSES)
-    with pytest.raises(DataError, match=r"0\.tar: no samples in 2 tars"):
+    with pytest.raises(DataError, match=r"0\.tar: the tar holds no samples"):
         list(find(OWN, str(tmp_path)))
 
 

@@ -9,14 +9,10 @@ line), or `NAME.npy` (metadata). Nothing is unpickled.
 
 from __future__ import annotations
 
-import io
-import math
 import re
 from collections.abc import Iterator
-from tokenize import TokenError
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from pocketclip import storage
@@ -35,10 +31,14 @@ from pocketclip.evaluate.examples import (
     templates_in,
 )
 from pocketclip.evaluate.tasks import Kind, Task
+from pocketclip.npyfile import parse_npy
 from pocketclip.shards.tar import Group, groups, members
+from pocketclip.tarfiles import split_name
 
 _COUNT = "nshards.txt"
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+MAX_TEXT = 1 << 24
+"""Bytes of the largest text of a sample: 16 MiB."""
+_PARTS = frozenset({"cls", "txt", "npy", *(suffix[1:] for suffix in IMAGE_SUFFIXES)})
 _KINDS: dict[str, Kind] = {
     "classification": "classification",
     "retrieval": "retrieval",
@@ -112,18 +112,26 @@ def _kind(place: str) -> Kind:
 
 
 def _samples(tars: list[str], kind: Kind, classes: int) -> Iterator[Example]:
-    some = False
     for path in tars:
+        some = False
         with storage.open_read(path) as stream:
-            for group in groups(members(stream, path)):
+            for group in groups(members(stream, path, load=_is_part)):
                 yield _example(group, path, kind, classes)
                 some = True
-    if not some:
-        raise DataError(f"{tars[0]}: no samples in {len(tars)} tars")
+        if not some:
+            raise DataError(f"{path}: the tar holds no samples")
+
+
+def _is_part(name: str) -> bool:
+    return split_name(name)[1] in _PARTS
 
 
 def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
     name = f"{path}: {group.uid}"
+    try:
+        group.check(_PARTS)
+    except DataError as error:
+        raise DataError(f"{name}.{error}") from error
     image = next((group.parts[s[1:]] for s in IMAGE_SUFFIXES if s[1:] in group.parts), None)
     if image is None:
         raise DataError(f"{name} has no image, only {', '.join(sorted(group.parts))}")
@@ -145,6 +153,8 @@ def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
 
 
 def _text(data: bytes, name: str) -> str:
+    if len(data) > MAX_TEXT:
+        raise DataError(f"{name} has {len(data):,} bytes, more than the limit of {MAX_TEXT:,}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -153,18 +163,16 @@ def _text(data: bytes, name: str) -> str:
 
 def _metadata(data: bytes, name: str) -> NDArray[np.int64]:
     """Return the numbers (F,) of an npy file, which numpy's own reader would take for a pickle."""
-    stream = io.BytesIO(data)
     try:
-        read = _HEADERS[npy.read_magic(stream)]
-        shape, _, dtype = read(stream)
-        values = np.frombuffer(data, dtype, offset=stream.tell())
-        if len(shape) > 1 or len(values) != math.prod(shape):
-            raise ValueError(f"{dtype} {shape} is no row of numbers, or it is cut")
+        values = parse_npy(data)
+        if values.ndim > 1:
+            raise ValueError(f"{values.dtype} {values.shape} is no row of numbers")
+        values = values.reshape(-1)
         whole = values.dtype.kind in "iuf" and np.isfinite(values).all()
         if not whole or not np.array_equal(values, np.trunc(values)):
-            raise ValueError(f"{dtype} {values[:5].tolist()} are not whole numbers")
+            raise ValueError(f"{values.dtype} {values[:5].tolist()} are not whole numbers")
         if len(values) and np.abs(values.astype(np.float64)).max() >= 2.0**63:
             raise ValueError("there are numbers too large")
-    except (ValueError, KeyError, TypeError, SyntaxError, TokenError) as error:
+    except (ValueError, TypeError, DataError) as error:
         raise DataError(f"{name}: its npy cannot be read as metadata: {error}") from error
     return values.astype(np.int64)

@@ -17,30 +17,38 @@ from numpy.typing import NDArray
 
 _POLYNOMIAL = 0x82F63B78
 _ROW = 256
+_STEP = 1 << 22
 _ONES = 0xFFFFFFFF
 
 
-def masked_crc32c(data: bytes) -> int:
+def masked_crc32c(data: bytes | memoryview) -> int:
     """Return the masked CRC-32C of `data`."""
     crc = crc32c(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & _ONES
 
 
-def crc32c(data: bytes) -> int:
+def crc32c(data: bytes | memoryview) -> int:
     """Return the CRC-32C of `data`."""
+    view, crc = memoryview(data), _ONES
+    for begin in range(0, len(view), _STEP):  # the rows of all of it would take as much again
+        crc = _continued(view[begin : begin + _STEP], crc)
+    return crc ^ _ONES
+
+
+def _continued(data: memoryview, crc: int) -> int:
+    """Return the state after `data`, which begins with the state `crc`."""
     table = _table()
     if len(data) < 4 * _ROW:
         steps = table.tolist()
-        crc = _ONES
         for byte in data:
             crc = steps[(crc ^ byte) & 255] ^ (crc >> 8)
-        return crc ^ _ONES
-    # Zeros before it change nothing once the initial value is folded into the first bytes.
+        return crc
+    # Zeros before it change nothing once the state is folded into the first bytes.
     rows = -(-len(data) // _ROW)
     padded = np.zeros(rows * _ROW, np.uint8)
     start = len(padded) - len(data)
     padded[start:] = np.frombuffer(data, np.uint8)
-    padded[start : start + 4] ^= 255
+    padded[start : start + 4] ^= np.frombuffer(crc.to_bytes(4, "little"), np.uint8)
     lanes = _forward(np.zeros(rows, np.uint32), padded.reshape(rows, _ROW).T)
     shift = _shift()
     crc = 0
@@ -52,7 +60,7 @@ def crc32c(data: bytes) -> int:
             ^ shift[3][crc >> 24]
             ^ lane
         )
-    return int(crc) ^ _ONES
+    return int(crc)
 
 
 def _forward(state: NDArray[np.uint32], columns: NDArray[Any]) -> NDArray[np.uint32]:

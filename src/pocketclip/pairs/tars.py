@@ -1,25 +1,20 @@
 """Pairs from webdataset tars, ours and the published ones among them.
 
-A sample is what follows one another under the same name up to the first dot. The image is the
-member with an image's extension, the caption `txt` (or a key of `json`), the URL `url.txt` (or
-`url` in `json`). Reinforcements in it are passed over.
+A sample is what follows one another under the same key: the name up to the last dot before its
+suffix, folders included, see `pocketclip.tarfiles`. The image is the member with an image's
+suffix, the caption `txt` (or a key of `json`), the URL `url.txt` (or `url` in `json`).
+Reinforcements in it are passed over.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import io
-import json
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, BinaryIO, cast
 
 from pocketclip import storage
-from pocketclip.errors import DataError
+from pocketclip.errors import ParseError
 from pocketclip.pairs.base import (
     IMAGE_SUFFIXES,
     Draft,
@@ -32,15 +27,41 @@ from pocketclip.pairs.base import (
     plain,
 )
 from pocketclip.pairs.loading import completed, is_url, with_bytes
+from pocketclip.parsing import load_json
+from pocketclip.tarfiles import MAX_MEMBER, Member, TarError, keyed, members, split_name
 from pocketclip.types import Bad, Pair
 
 _CAPTION_KEYS = ("caption", "text", "txt", "title", "alt_text")
 _URL_KEYS = ("url", "image_url")
 _NO_META = {"__key__"}
+MAX_TEXT = 1 << 24
+"""Bytes of the largest `json`, `txt` and `url.txt`: 16 MiB."""
+MAX_JSON_MEMORY = 1 << 28
+"""Bytes of the objects that a `json` may become, as estimated: 256 MiB."""
 
 
 class CutError(Exception):
-    """An archive ends before it should, or is damaged; says what and where."""
+    """A file of records ends before it should, or is damaged; says what and where."""
+
+
+class _Found:
+    """What was read of one sample."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, bytes] = {}
+        self.faults: list[str] = []
+
+    def add(self, suffix: str, member: Member) -> None:
+        fault = member.fault
+        limit = MAX_TEXT if suffix in ("txt", "json", "url.txt") else MAX_MEMBER
+        if not fault and len(member.data) > limit:
+            fault = f"has {member.size:,} bytes, more than the limit of {limit:,}"
+        elif not fault and sum(map(len, self.parts.values())) + len(member.data) > MAX_MEMBER:
+            fault = f"makes the sample larger than the limit of {MAX_MEMBER:,} bytes"
+        if fault:
+            self.faults.append(f"its {suffix} {fault}")
+        else:
+            self.parts[suffix] = member.data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,42 +76,60 @@ class TarShard(PairShard):
 
     def _drafts(self) -> Iterator[Pair | Bad | Draft]:
         seen: set[str] = set()
-        current, parts = "", dict[str, bytes]()
+        current, found = "", _Found()
+        some = False
         with storage.open_read(self.path) as stream:
             try:
-                for key, suffix, read in _members(stream, self.options):
+                for key, suffix, member in _members(stream, self.path, self.options):
                     # The name of the next sample shows that the one before is whole.
                     if key != current and current:
-                        yield from self._sample(current, parts, seen)
-                        parts = {}
-                    current = key
-                    if read is not None:
-                        parts[suffix] = read()
-            except CutError as error:
+                        yield from self._sample(current, found, seen)
+                        found = _Found()
+                    current, some = key, True
+                    found.add(suffix, member)
+            except TarError as error:
+                if current and error.spares(current):
+                    yield from self._sample(current, found, seen)
+                    current = ""
                 lost = f"; the sample {current} before it is not whole" if current else ""
-                yield Bad(uid=self.name, reason=f"{self.path}: {error}{lost}")
+                yield Bad(uid=self.name, reason=f"{error}{lost}")
                 return
         if current:
-            yield from self._sample(current, parts, seen)
+            yield from self._sample(current, found, seen)
+        if not some:
+            yield Bad(uid=self.name, reason=f"{self.path}: the tar holds no samples")
 
-    def _sample(
-        self, key: str, parts: dict[str, bytes], seen: set[str]
-    ) -> Iterator[Pair | Bad | Draft]:
-        uid = clean_uid(key.rpartition("/")[2])
-        told = parts.get("json", b"{}")
+    def _sample(self, key: str, found: _Found, seen: set[str]) -> Iterator[Pair | Bad | Draft]:
+        uid, parts = clean_uid(key), found.parts
         try:
-            facts = json.loads(told)
-        except (ValueError, RecursionError):
-            yield Bad(uid=uid, reason="its json cannot be read")
+            facts = load_json(
+                parts.get("json", b"{}"),
+                what="its json",
+                max_bytes=MAX_TEXT,
+                max_memory=MAX_JSON_MEMORY,
+                constants=True,
+            )
+        except ParseError as error:
+            yield Bad(uid=uid, reason=f"its json cannot be read: {error}")
             return
         facts = facts if isinstance(facts, dict) else {}
         where = self.options.where.items()
         if any(as_text(facts.get(name)) != as_text(value) for name, value in where):
             return
+        column = self.options.uid_column
+        if column is not None:
+            given = _given_uid(column, parts, facts)
+            if not given:
+                yield Bad(uid=uid, reason=f"no uid: there is no {column}")
+                return
+            uid = clean_uid(given)
         if uid in seen:
             yield Bad(uid=uid, reason=f"duplicate uid {uid}: an earlier sample has it already")
             return
         seen.add(uid)
+        if found.faults:
+            yield Bad(uid=uid, reason="; ".join(found.faults))
+            return
         yield self._pair(uid, parts, facts)
 
     def _pair(self, uid: str, parts: dict[str, bytes], facts: dict[str, Any]) -> Pair | Bad | Draft:
@@ -139,15 +178,17 @@ def open_tar(path: str, name: str, options: PairOptions) -> list[TarShard]:
     """Return the one shard of a tar.
 
     Raises:
-        DataError: a column of uids is asked for: in a tar they are the members' names.
         StorageError: it is missing, or the store cannot be reached.
     """
-    if options.uid_column is not None:
-        raise DataError(f"{path}: --uid-column is for tables; in a tar the names are the uids")
     size = storage.size(path)
     base = path.replace("\\", "/").rpartition("/")[2]
     fingerprint = digest(base, str(size), options.identity())
     return [TarShard(name=name, fingerprint=fingerprint, size=None, path=path, options=options)]
+
+
+def _given_uid(column: str, parts: dict[str, bytes], facts: dict[str, Any]) -> str:
+    value: Any = parts.get(column.lower(), b"").decode("utf-8", "replace") or facts.get(column)
+    return "" if value is None or isinstance(value, (dict, list)) else as_text(value).strip()
 
 
 def _image_suffixes(options: PairOptions) -> tuple[str, ...]:
@@ -155,67 +196,31 @@ def _image_suffixes(options: PairOptions) -> tuple[str, ...]:
 
 
 def _members(
-    stream: BinaryIO, options: PairOptions
-) -> Iterator[tuple[str, str, Callable[[], bytes] | None]]:
-    """Yield (name up to the first dot, extension in small letters, reader) of each file.
-
-    What no pair needs has no reader. Hidden files are passed over.
+    stream: BinaryIO, path: str, options: PairOptions
+) -> Iterator[tuple[str, str, Member]]:
+    """Yield (key, suffix, member) of each file; what no pair needs is not read.
 
     Raises:
-        CutError: the archive ends early, or is damaged; also from a reader.
+        TarError: the archive ends early, or is damaged.
     """
-    wanted = {*_image_suffixes(options), "txt", "json", "url.txt"}
-    wanted |= {name.lower() for name in options.caption_columns}
+    named = [options.image_column or "", *options.caption_columns, options.uid_column or ""]
+    columns = frozenset(name.lower() for name in named if name)
+    wanted = {*_image_suffixes(options), *columns, "txt", "json", "url.txt"}
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
-    plain_stream = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if packed else stream
-    with _explained(stream, "not a tar"):
-        archive: Any = tarfile.open(fileobj=plain_stream, mode="r:")  # noqa: SIM115
-    while True:
-        with _explained(stream):
-            member = archive.next()
-        if member is None:
-            break
-        archive.members.clear()  # it would remember them all
-        folder, _, base = member.name.rpartition("/")
-        stem, _, suffix = base.partition(".")
-        if member.isfile() and stem and not folder.startswith(("PaxHeader", "__MACOSX")):
-            key, suffix = f"{folder}/{stem}" if folder else stem, suffix.lower()
-            reader = partial(_read, stream, archive, member) if suffix in wanted else None
-            yield key, suffix, reader
-    if not packed:  # what is packed knows its end itself
-        _check_end(stream, archive.offset)
+    source = cast(BinaryIO, _Forwards(gzip.GzipFile(fileobj=stream))) if packed else stream
+
+    def needed(name: str) -> bool:
+        return split_name(name, columns)[1] in wanted
+
+    yield from keyed(members(source, path, load=needed), columns)
 
 
-def _read(stream: BinaryIO, archive: Any, member: tarfile.TarInfo) -> bytes:
-    with _explained(stream):
-        data = bytes(archive.extractfile(member).read())
-        if len(data) < member.size:
-            raise EOFError
-    return data
+class _Forwards:
+    """A stream that is read forwards only: to seek in packed data is to unpack it anew."""
 
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self.read = stream.read
 
-@contextlib.contextmanager
-def _explained(stream: BinaryIO, otherwise: str = "") -> Iterator[None]:
-    try:
-        yield
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise CutError(f"the tar is damaged: {error}") from error
-    except (tarfile.TarError, EOFError) as error:
-        end = _end(stream)
-        reason = otherwise if end else "the tar is empty (0 bytes)"
-        raise CutError(reason or f"the tar is cut at byte {end:,}") from error
-
-
-def _end(stream: BinaryIO) -> int:
-    return stream.seek(0, io.SEEK_END)
-
-
-def _check_end(stream: BinaryIO, offset: int) -> None:
-    """Raise unless the archive ends at `offset` as one should: tarfile takes any end for one."""
-    stream.seek(offset)
-    block = stream.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE:
-        raise CutError(f"the tar is cut at byte {offset + len(block):,}")
-    if block.strip(b"\0"):
-        raise CutError(f"the tar is damaged at byte {offset:,}")
+    def seekable(self) -> bool:
+        return False

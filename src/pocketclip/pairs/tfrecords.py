@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, BinaryIO, cast
 
 from pocketclip import storage
@@ -23,7 +23,11 @@ from pocketclip.pairs.tables import counts, draft_of_row, folder_of, uid_of_row
 from pocketclip.pairs.tars import CutError
 from pocketclip.types import Bad, Pair
 
-_LARGEST = 1 << 30
+MAX_RECORD = 1 << 28
+"""Bytes of the largest record that is read: 256 MiB."""
+MAX_VALUES = 1 << 20
+"""The most values of a record, each of which takes some 100 bytes of memory."""
+_LARGEST_TEXT = 1 << 26  # in memory a text takes up to four times its bytes
 _LENGTH = struct.Struct("<QI")
 
 
@@ -71,7 +75,7 @@ def open_tfrecord(
     size = storage.size(path)
     with storage.open_read(path) as stream:
         try:
-            row = _row(next(_records(stream), b""))
+            row = _row(next(_records(stream), ""))
         except CutError:
             row = ""  # reported when it is read
         if isinstance(row, dict) and row:
@@ -90,11 +94,11 @@ def open_tfrecord(
     ]
 
 
-def _records(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the data of each frame.
+def _records(stream: BinaryIO) -> Iterator[memoryview | str]:
+    """Yield the data of each frame, or why there are none.
 
     Raises:
-        CutError: the file ends within a frame, or a checksum does not fit.
+        CutError: the file is empty, ends within a frame, or a checksum does not fit.
     """
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
@@ -105,55 +109,83 @@ def _records(stream: BinaryIO) -> Iterator[bytes]:
             if len(head) < _LENGTH.size:
                 raise CutError(f"the file is cut at byte {offset + len(head):,}")
             length, check = _LENGTH.unpack(head)
-            if masked_crc32c(head[:8]) != check or length > _LARGEST:
+            if masked_crc32c(head[:8]) != check:
                 what = "the file is damaged" if offset else "not a tfrecord file, or damaged"
                 raise CutError(f"{what} at byte {offset:,}")
+            if length > MAX_RECORD:
+                yield f"the record has {length:,} bytes, more than the limit of {MAX_RECORD:,}"
+                _skip(source, length + 4, offset + len(head))
+                offset += len(head) + length + 4
+                continue
             body = source.read(length + 4)
             if len(body) < length + 4:
                 raise CutError(f"the file is cut at byte {offset + len(head) + len(body):,}")
-            data = body[:-4]
+            data = memoryview(body)[:-4]
             if masked_crc32c(data) != int.from_bytes(body[-4:], "little"):
                 raise CutError(f"the file is damaged in the record at byte {offset:,}")
             yield data
             offset += len(head) + len(body)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CutError(f"the compressed file is cut or damaged: {error}") from error
+    if not offset:
+        raise CutError("the file is empty")
 
 
-def _row(data: bytes) -> dict[str, Any] | str:
+def _skip(source: BinaryIO, size: int, offset: int) -> None:
+    while size > 0:
+        data = source.read(min(size, 1 << 20))
+        if not data:
+            raise CutError(f"the file is cut at byte {offset:,}")
+        size, offset = size - len(data), offset + len(data)
+
+
+def _row(data: memoryview | str) -> dict[str, Any] | str:
     """Return the features of an Example, or why it is none."""
+    if isinstance(data, str):
+        return data
     try:
         return parse_example(data)
-    except (ValueError, IndexError, struct.error) as error:
+    except (ValueError, IndexError, TypeError, struct.error) as error:
         return f"the record is not a tf.train.Example: {error}"
 
 
-def parse_example(data: bytes) -> dict[str, Any]:
+def parse_example(data: bytes | memoryview) -> dict[str, Any]:
     """Return the features by name of a serialised `tf.train.Example`.
 
     A list of one comes as its element, an empty one as None. Bytes come as text where they are
     UTF-8 without a zero byte, which no form of image is.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not one, or has more than `MAX_VALUES` values.
     """
     row: dict[str, Any] = {}
+    room = MAX_VALUES
     for _, features in _fields(data, wanted=1):
         for _, entry in _fields(features, wanted=1):
             parts = dict(_fields(entry))
-            name = bytes(parts.get(1, b"")).decode("utf-8")
-            values = list(chain.from_iterable(map(_values, _fields(parts.get(2, b"")))))
+            name = bytes(_message(parts.get(1, b""))).decode("utf-8")
+            found = chain.from_iterable(map(_values, _fields(parts.get(2, b""))))
+            values = list(islice(found, room + 1))
+            room -= len(values) + 1
+            if room < 0:
+                raise ValueError(f"more than {MAX_VALUES:,} values")
             row[name] = values if len(values) > 1 else values[0] if values else None
     return row
+
+
+def _message(value: Any) -> memoryview | bytes:
+    if isinstance(value, int):  # `bytes` would make as many zeros of it
+        raise ValueError("a number where bytes should be")
+    return value
 
 
 def _values(kind_and_list: tuple[int, Any]) -> Iterator[Any]:
     kind, items = kind_and_list
     for _, item in _fields(items, wanted=1):
         if kind == 1:
-            yield _text_or_bytes(bytes(item))
+            yield _text_or_bytes(_message(item))
         elif kind == 2:  # packed, or one by one
-            yield from (value for (value,) in struct.iter_unpack("<f", item))
+            yield from (value for (value,) in struct.iter_unpack("<f", _message(item)))
         elif kind == 3 and isinstance(item, int):
             yield _signed(item)
         elif kind == 3:
@@ -163,8 +195,9 @@ def _values(kind_and_list: tuple[int, Any]) -> Iterator[Any]:
                 yield _signed(value)
 
 
-def _text_or_bytes(data: bytes) -> str | bytes:
-    if b"\0" in data:
+def _text_or_bytes(item: memoryview | bytes) -> str | bytes:
+    data = bytes(item)
+    if b"\0" in data or len(data) > _LARGEST_TEXT:
         return data
     try:
         return data.decode("utf-8")
@@ -178,9 +211,12 @@ def _signed(value: int) -> int:
 
 def _fields(data: Any, wanted: int | None = None) -> Iterator[tuple[int, Any]]:
     """Yield (number, value) of a message of protocol buffers: an int for varints, else bytes."""
-    view = memoryview(data)
-    position = 0
+    view = memoryview(_message(data))
+    position = count = 0
     while position < len(view):
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} fields in a message")
         tag, position = _varint(view, position)
         number, wire = tag >> 3, tag & 7
         value: Any

@@ -258,6 +258,9 @@ def _collect(
         ledger.add(one.problems)
         ledger.add(list(ledger.see(one.stats.name, one.uids)))
         ledger.add(_against_index(one.stats, declared))
+        told = any(problem.kind == "tar" for problem in one.problems)
+        if not one.stats.samples and not told and not _known_empty(one.stats.name, declared):
+            ledger.add([Problem("tar", one.stats.name, "", "it holds no samples")])
         _add(layouts, one.counts.items())
         ledger.hold(one.stats.name, one.layouts, layouts)
         _add_up(report, one)
@@ -269,6 +272,12 @@ def _collect(
         reason = "index.json lists this shard, and it is not there"
         ledger.add([Problem("absent", name, "", reason)])
     return stats
+
+
+def _known_empty(name: str, declared: dict[str, ShardStats] | None) -> bool:
+    """Return whether the index says that a shard is empty: all its pairs were bad."""
+    said = (declared or {}).get(name)
+    return said is not None and not said.samples
 
 
 _K = TypeVar("_K")

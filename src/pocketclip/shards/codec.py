@@ -12,11 +12,8 @@ Shapes: N rows of a key, D width.
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import gzip
 import io
-import math
 import struct
 import warnings
 import zipfile
@@ -28,15 +25,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import DataError, MissingDependencyError
+from pocketclip.npyfile import parse_npy
 from pocketclip.shards import torchfile
-from pocketclip.shards.quantise import QUANTISED, is_packed, pack, packed_code, unpack
+from pocketclip.shards.quantise import (
+    QUANTISED,
+    is_packed,
+    pack,
+    packed_code,
+    unpack,
+    unpacked_size,
+)
 from pocketclip.types import Embeddings
 
 DTYPES = ("float32", "float16", "bfloat16", *QUANTISED)
 MEMBERS = ("npz", "pth.gz")
 """The members that hold embeddings; where a sample has both, the first counts, as published."""
-MAX_BYTES = 1 << 28
-"""No member, and nothing that a member unpacks to, may be larger: 256 MiB."""
+MAX_BYTES = 1 << 27
+"""Nothing that embeddings unpack to, packed or as floats, may be larger: 128 MiB."""
+MAX_ENTRIES = 1 << 16
+"""No zip may have more entries."""
 MAX_PICKLE = 1 << 23
 """No pickle may be larger: each of its bytes can make an object of some 50 bytes."""
 
@@ -88,25 +95,35 @@ def decode(member: str, data: bytes) -> tuple[dict[str, Embeddings], str]:
     return {key: array for key, (array, _) in raw.items()}, "+".join(dtypes)
 
 
-def gunzip(data: bytes) -> bytes:
-    """Return the bytes that were gzipped, up to `MAX_BYTES`.
+def gunzip(data: bytes, limit: int | None = None) -> bytes:
+    """Return the bytes that were gzipped; they are unpacked once, and never beyond the limit.
+
+    Args:
+        data: one gzip file, or several one after another.
+        limit: in bytes; None: `MAX_BYTES`.
 
     Raises:
         DataError: the data are damaged, cut, or unpack to too much.
     """
-    with contextlib.suppress(zlib.error):  # one gzip member, as nearly always: at once
-        whole = zlib.decompressobj(wbits=31)
-        out = whole.decompress(data, MAX_BYTES)
-        if whole.eof and not whole.unused_data:
-            return out
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as handle:
-            out = handle.read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise DataError(f"damaged gzip data ({error})") from error
-    if len(out) > MAX_BYTES:
-        raise DataError(f"unpacks to more than {MAX_BYTES} bytes")
-    return out
+    limit = MAX_BYTES if limit is None else limit
+    parts: list[bytes] = []
+    room, rest = limit, data
+    while not parts or rest.strip(b"\0"):
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            part = unpacker.decompress(rest, room + 1)
+        except zlib.error as error:
+            raise DataError(f"damaged gzip data ({error})") from error
+        room -= len(part)
+        if room < 0:
+            raise DataError(f"unpacks to more than {limit} bytes")
+        if not unpacker.eof:
+            raise DataError("damaged gzip data (they end too soon)")
+        parts.append(part)
+        if len(parts) > 64:  # each is copied with what follows it
+            raise DataError("gzip data of more than 64 files in one")
+        rest = unpacker.unused_data
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _torch() -> Any:
@@ -178,6 +195,7 @@ def _check_torch_file(data: bytes) -> None:
         if len(data) > MAX_PICKLE:
             raise DataError(f"torch file of the old format of more than {MAX_PICKLE} bytes")
         return
+    _check_directory(data, "torch file")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -232,51 +250,41 @@ def _encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 def _decode_npz(data: bytes) -> dict[str, tuple[Embeddings, str]]:
     out = {}
+    room = MAX_BYTES // 4  # in floats: quantised ones are larger than their bytes
     try:
+        _check_directory(data, "npz")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > MAX_BYTES:
                 raise DataError(f"unpacks to more than {MAX_BYTES} bytes")
             for entry in entries:
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise DataError("packed in a way that numpy never does")
                 key = entry.filename.removesuffix(".npy")
                 array = _npy(key, archive.read(entry))
                 if "emb" in key or is_packed(array) or (array.dtype.kind == "f" and array.ndim):
+                    room -= unpacked_size(array) if is_packed(array) else array.size
+                    if room < 0:
+                        raise DataError(f"unpacks to more than {MAX_BYTES} bytes of floats")
                     out[key] = _floats(key, array)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise DataError(f"damaged npz ({error})") from error
-    except (OSError, EOFError, struct.error, ValueError) as error:
+    except (OSError, EOFError, struct.error, ValueError, LookupError) as error:
         raise DataError(f"damaged npz ({error})") from error
     return out
 
 
+def _check_directory(data: bytes, what: str) -> None:
+    """Refuse a zip of so many entries that their list alone would fill the memory."""
+    if data.count(b"PK\1\2") > MAX_ENTRIES:
+        raise DataError(f"{what} of more than {MAX_ENTRIES} entries")
+
+
 def _npy(key: str, data: bytes) -> NDArray[Any]:
-    """Return the array of a .npy file without copying, and without trusting its header."""
-    if data[:6] != b"\x93NUMPY" or len(data) < 12:
-        raise DataError(f"{key} is not a numpy array")
-    wide = data[6] > 1
-    start = 12 if wide else 10
-    length = int.from_bytes(data[8:start], "little")
-    if length > 10_000:
-        raise DataError(f"{key} has a header of {length} bytes")
     try:
-        head = ast.literal_eval(data[start : start + length].decode("utf-8").strip())
-        dtype = np.dtype(_descr(head["descr"]))
-        shape = tuple(int(side) for side in head["shape"])
-        order = "F" if head["fortran_order"] else "C"
-    except (ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError) as error:
-        raise DataError(f"{key} has a damaged numpy header") from error
-    if dtype.hasobject:
-        raise DataError(f"{key} is a pickle of Python objects, which is never run")
-    body = memoryview(data)[start + length :]
-    if any(side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != len(body):
-        raise DataError(f"{key} is cut: its shape {shape} does not fit its {len(body)} bytes")
-    return np.frombuffer(body, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
-
-
-def _descr(descr: Any) -> Any:
-    if isinstance(descr, list):  # of a structured array; its fields' shapes come as they are
-        return [tuple(field) for field in descr]
-    return descr
+        return parse_npy(data)
+    except DataError as error:
+        raise DataError(f"{key} {error}") from error
 
 
 def _floats(key: str, array: NDArray[Any]) -> tuple[Embeddings, str]:

@@ -15,7 +15,6 @@ import base64
 import binascii
 import gzip
 import io
-import json
 import pickle
 import re
 import zlib
@@ -25,11 +24,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pocketclip.errors import DataError, MissingDependencyError
-from pocketclip.shards.codec import MAX_BYTES, gunzip
-from pocketclip.shards.sample import CAPTIONS, MORE, parameters, separate
+from pocketclip.shards.codec import MAX_PICKLE, gunzip
+from pocketclip.shards.sample import CAPTIONS, MORE, json_of, parameters, separate
 from pocketclip.shards.unpickle import floats_from_pickle
 from pocketclip.types import Embeddings, Sample
 
+MAX_LINE = 1 << 26
+"""No line may have more bytes: 64 MiB, as text up to four times as many."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.zstd")
 _EMBEDDING = re.compile(r"(^|_)emb(eddings?)?[0-9]*$")
 _PERHAPS = re.compile(r"(^|[^a-zA-Z])emb")
@@ -51,10 +52,10 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Sample]:
     number = 0
     try:
         lines = _unpacked(stream)
-        while line := lines.readline(MAX_BYTES):
+        while line := lines.readline(MAX_LINE):
             number += 1
-            if len(line) >= MAX_BYTES:
-                raise DataError(f"longer than {MAX_BYTES} bytes")
+            if len(line) >= MAX_LINE:
+                raise DataError(f"longer than the limit of {MAX_LINE:,} bytes")
             if line.strip():
                 yield sample_of(_parse(line), number)
     except DataError as error:
@@ -126,10 +127,7 @@ def _pickled(array: Embeddings) -> str:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON ({error})") from error
+    record = json_of(line, "it", MAX_LINE)
     if not isinstance(record, dict):
         raise DataError(f"a {type(record).__name__}, not an object")
     return record
@@ -171,7 +169,7 @@ def _plain(key: str) -> str:
 def _embedding(key: str, value: Any) -> Embeddings:
     if isinstance(value, str):
         try:
-            array = floats_from_pickle(gunzip(base64.b64decode(value, validate=True)))
+            array = floats_from_pickle(gunzip(base64.b64decode(value, validate=True), MAX_PICKLE))
         except (binascii.Error, ValueError) as error:
             raise DataError(f"{key} is not base64 ({error})") from error
         except DataError as error:
@@ -198,7 +196,7 @@ def _unpacked(stream: BinaryIO) -> BinaryIO:
 class _Zstandard(io.RawIOBase):
     """The bytes of a Zstandard stream; a cut one raises, which the library's reader does not."""
 
-    _CHUNK = 4096  # what this unpacks to, 128 MiB at worst, is held in memory
+    _CHUNK = 1024  # what this unpacks to, 32 MiB at worst, is held in memory
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

@@ -4,7 +4,7 @@ Nothing here raises for bad data: each thing found is a `Problem`, by kind:
 
 | kind | what is wrong |
 |---|---|
-| `tar` | the file is cut or damaged: what follows is not seen |
+| `tar` | the file is empty, cut or damaged: what follows is not seen |
 | `absent`, `undeclared` | the index lists a shard that is not there; the other way about |
 | `size`, `hash`, `count` | bytes, SHA-256 or samples are not what the index says |
 | `unreadable` | a member cannot be decoded |
@@ -34,6 +34,7 @@ from pocketclip.shards.reader import name_of, sample_of
 from pocketclip.shards.sample import PART_OF
 from pocketclip.shards.tar import Group, Member, groups, members
 from pocketclip.shards.writer import ShardStats, columns
+from pocketclip.tarfiles import split_name
 from pocketclip.types import Sample
 
 if TYPE_CHECKING:
@@ -182,7 +183,9 @@ def _samples(path: str, found: Inspection) -> Iterator[tuple[str, Sample | None,
         else:
             stream = Hashed(raw)
             try:
-                for group in groups(_counted(stream, path, found)):  # type: ignore[arg-type]
+                for group in groups(_outside(stream, path, found)):  # type: ignore[arg-type]
+                    for key, size in group.sizes.items():
+                        _count_member(found, key, size)
                     yield _parsed(group, path)
             finally:
                 _close(stream, found)
@@ -205,15 +208,20 @@ def _parsed(group: Group, path: str) -> tuple[str, Sample | None, str, str]:
     return group.uid, sample, dtype, ""
 
 
-def _counted(stream: BinaryIO, path: str, found: Inspection) -> Iterator[Member]:
+def _outside(stream: BinaryIO, path: str, found: Inspection) -> Iterator[Member]:
+    """Yield the members, and count those that belong to no sample."""
     for member in members(stream, path):
-        base = member.name.rpartition("/")[2]
-        key = base.partition(".")[2].lower()
-        part = PART_OF.get(key, "other")
-        if part == "other":
-            found.ignored[key or base] = found.ignored.get(key or base, 0) + 1
-        found.stats.parts[part] = found.stats.parts.get(part, 0) + member.size
+        if not split_name(member.name)[0]:
+            base = member.name.rpartition("/")[2]
+            _count_member(found, base.partition(".")[2].lower() or base, member.size)
         yield member
+
+
+def _count_member(found: Inspection, key: str, size: int) -> None:
+    part = PART_OF.get(key, "other")
+    if part == "other":
+        found.ignored[key] = found.ignored.get(key, 0) + 1
+    found.stats.parts[part] = found.stats.parts.get(part, 0) + size
 
 
 def _count(found: Inspection, sample: Sample, dtype: str, position: int, *, odd: bool) -> None:

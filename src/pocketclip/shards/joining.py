@@ -126,6 +126,8 @@ def join(
     with scratch_folder("join") as folder:
         tars = _as_tars(paths, folder)
         with Lookup(folder, tars) as lookup:
+            if not lookup.samples:
+                raise DataError(f"{paths[0]}: no samples in {len(paths)} shards; nothing to join")
             if on_start is not None:
                 sizes = [getattr(source, "size", None) for source in sources]
                 on_start(lookup.samples if None in sizes else sum(filter(None, sizes)))
@@ -316,6 +318,10 @@ def _finish(job: _Job, notes: list[str], identity: str) -> JoinReport:
                     record(note["kind"], note["uid"], note["reason"])
                 elif note["stats"] is not None:
                     index.add([ShardStats(**note["stats"])])
+        empty = {shard.name for shard in about.shards if not shard.samples}  # all pairs were bad
+        for where in job.lookup.empty:
+            if name_of(where) not in empty:
+                record("bad", name_of(where), f"{where}: the shard holds no samples")
         for uid, where in job.lookup.doubles():
             record("bad", uid, f"{name_of(where)}: a second reinforcement of this uid")
         for uid, where in job.lookup.unused():

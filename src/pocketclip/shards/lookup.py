@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from pocketclip import storage
-from pocketclip.shards.tar import Group, group_in, groups, members
+from pocketclip.shards.tar import Group, group_at, groups, members
 
 _OPEN = 8  # files kept open; neighbours in one set tend to be neighbours in the other
 
@@ -29,6 +29,8 @@ class Lookup:
     def __init__(self, folder: Path, paths: list[str]) -> None:
         self.paths = paths
         self.samples = 0
+        self.empty: list[str] = []
+        """The shards that hold no samples."""
         self._streams: OrderedDict[int, BinaryIO] = OrderedDict()
         self._base = sqlite3.connect(folder / "lookup.sqlite")
         for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536"):
@@ -37,6 +39,8 @@ class Lookup:
             "CREATE TABLE places (uid TEXT PRIMARY KEY, file INT, first INT, last INT, "
             "used INT DEFAULT 0) WITHOUT ROWID"
         )
+        # Of members in folders, which are part of the uid, also the uid without them.
+        self._base.execute("CREATE TABLE bare (uid TEXT PRIMARY KEY, whole TEXT) WITHOUT ROWID")
         self._base.execute("CREATE TABLE again (uid TEXT, file INT)")
         try:
             for number, path in enumerate(paths):
@@ -59,6 +63,7 @@ class Lookup:
         self._base.close()
 
     def _add(self, number: int, path: str) -> None:
+        before = self.samples
         with storage.open_read(path) as stream:
             for group in groups(members(stream, path, load=False)):
                 row = (_key(group.uid), number, group.begin, group.end)
@@ -68,17 +73,35 @@ class Lookup:
                 self.samples += 1
                 if not done.rowcount:
                     self._base.execute("INSERT INTO again VALUES (?, ?)", row[:2])
+                elif group.bare_uid != group.uid:
+                    self._base.execute(
+                        "INSERT INTO bare VALUES (?, ?) ON CONFLICT DO UPDATE SET whole = NULL",
+                        (_key(group.bare_uid), row[0]),
+                    )
+        if self.samples == before:
+            self.empty.append(path)
 
     def find(self, uid: str) -> tuple[int, int, int] | None:
-        """Return file number, first and last byte of a uid's sample, or None."""
+        """Return file number, first and last byte of a uid's sample, or None.
+
+        A sample in a folder is also found by its uid without the folder, if that is the only one.
+        """
         query = "SELECT file, first, last FROM places WHERE uid = ?"
-        row: tuple[int, int, int] | None = self._base.execute(query, (_key(uid),)).fetchone()
+        key = self._whole(uid)
+        row: tuple[int, int, int] | None = self._base.execute(query, (key,)).fetchone()
         return row
 
     def mark(self, uid: str) -> bool:
         """Note that `uid` found its partner, and return whether it is the first time."""
         query = "UPDATE places SET used = 1 WHERE uid = ? AND used = 0"
-        return bool(self._base.execute(query, (_key(uid),)).rowcount)
+        return bool(self._base.execute(query, (self._whole(uid),)).rowcount)
+
+    def _whole(self, uid: str) -> str:
+        key = _key(uid)
+        if self._base.execute("SELECT 1 FROM places WHERE uid = ?", (key,)).fetchone() is None:
+            row = self._base.execute("SELECT whole FROM bare WHERE uid = ?", (key,)).fetchone()
+            key = (row and row[0]) or key
+        return key
 
     def load(self, place: tuple[int, int, int]) -> tuple[Group, str]:
         """Return the sample at a place that `find` gave, and its shard's path.
@@ -91,9 +114,8 @@ class Lookup:
         self._streams[number] = stream
         if len(self._streams) > _OPEN:
             self._streams.popitem(last=False)[1].close()
-        stream.seek(first)
         path = self.paths[number]
-        return group_in(stream.read(last - first), path), path
+        return group_at(stream, first, last, path), path
 
     def unused(self) -> Iterator[tuple[str, str]]:
         """Yield (uid, path) of what was never marked, by uid."""

@@ -5,7 +5,8 @@
 
 The scan notes where each sample begins and nothing else (8 bytes per sample); it can be kept, for
 other processes. Headers other than the plain ones that shards are made of are left to
-`pocketclip.shards.tar`, which also tells what is wrong with a damaged archive.
+`pocketclip.shards.tar`, which also tells what is wrong with a damaged archive; so are names whose
+key has a dot or a folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 
 from pocketclip.errors import DataError
 from pocketclip.files import write_whole
-from pocketclip.shards.tar import BLOCK, group_in, groups, members
+from pocketclip.shards.sample import PART_OF
+from pocketclip.shards.tar import BLOCK, group_at, groups, members
+from pocketclip.tarfiles import MAX_MEMBER, read_number
 
 _ZEROS = bytes(BLOCK)
 
@@ -89,17 +92,27 @@ class MappedShard:
             DataError: no sample stands there; the file has changed.
         """
         begin, end = int(self._begins[index]), int(self._begins[index + 1])
-        uid, parts = "", {}
+        uid, parts, total = "", {}, 0
         try:
             for place, title, size in self._members(begin, end):
-                uid, _, key = title.rpartition("/")[2].partition(".")
-                key = key.lower()
-                if uid and key not in unwanted and key not in parts:
-                    parts[key] = self._map[place : place + size]
+                uid, key = _plain_name(title)
+                if key in unwanted or key in parts:
+                    continue
+                total += size
+                if total > MAX_MEMBER:
+                    raise _UnusualError
+                parts[key] = self._map[place : place + size]
         except _UnusualError:
-            group = group_in(self._map[begin:end], self.name)
-            return group.uid, group.parts
+            return self._read_any(begin, end, unwanted)
         return uid, parts
+
+    def _read_any(
+        self, begin: int, end: int, unwanted: Container[str]
+    ) -> tuple[str, dict[str, bytes]]:
+        with self._path.open("rb") as stream:
+            group = group_at(stream, begin, end, self.name)
+        group.check([key for key in PART_OF if key not in unwanted])
+        return group.uid, {key: data for key, data in group.parts.items() if key not in unwanted}
 
     def _scan(self) -> NDArray[np.int64]:
         """Return where each sample begins, and where the last one ends."""
@@ -107,28 +120,33 @@ class MappedShard:
         try:
             stem, seen = "", set[str]()
             for place, title, size in self._members(0, len(self._map)):
-                folder, _, base = title.rpartition("/")
-                uid, dot, key = base.partition(".")
-                if not dot or not uid:
-                    raise _UnusualError  # belongs to no sample
-                if stem != f"{folder}/{uid}" or key.lower() in seen:
+                uid, key = _plain_name(title)
+                if stem != uid or key in seen:
                     begins.append(place - BLOCK)
-                    stem, seen = f"{folder}/{uid}", set()
-                seen.add(key.lower())
+                    stem, seen = uid, set()
+                seen.add(key)
                 end = _padded(place + size)
-            rest = self._map[end : end + 2 * BLOCK]
-            if rest != _ZEROS * 2 or not begins:
+            # Another archive may follow the end of this one.
+            if not begins or len(self._map) < end + 2 * BLOCK or not self._blank(end):
                 raise _UnusualError
             begins.append(end)
         except _UnusualError:
             begins = self._scan_any()
         return np.array(begins, np.int64)
 
+    def _blank(self, begin: int) -> bool:
+        """Return whether nothing but zeros follows."""
+        step = 1 << 20
+        return not any(
+            self._map[place : place + step].strip(b"\0")
+            for place in range(begin, len(self._map), step)
+        )
+
     def _scan_any(self) -> list[int]:
         with self._path.open("rb") as stream:
             spans = [(g.begin, g.end) for g in groups(members(stream, self.name, load=False))]
         if not spans:
-            raise DataError(f"{self.name}: no samples in this shard")
+            raise DataError(f"{self.name}: the tar holds no samples")
         # What stands between two samples is taken for the end of the first.
         return [begin for begin, _ in spans] + [spans[-1][1]]
 
@@ -139,12 +157,14 @@ class MappedShard:
             header = view[place : place + BLOCK]
             if not header[0] and header == _ZEROS:
                 return
+            if len(header) < BLOCK:
+                raise _UnusualError
             # The magic, a plain file (0), no prefix of the name: what shards are made of.
             if header[257:262] != b"ustar" or header[156] not in b"0\0" or header[345]:
                 raise _UnusualError
             try:
-                size = int(header[124:136].rstrip(b" \0"), 8)
-                title = header[: header.index(0)].decode("utf-8")
+                size = read_number(header[124:136])
+                title = header[:100].split(b"\0", 1)[0].decode("utf-8")
             except ValueError as error:
                 raise _UnusualError from error
             place += BLOCK
@@ -152,6 +172,15 @@ class MappedShard:
                 raise _UnusualError
             yield place, title, size
             place = _padded(place + size)
+
+
+def _plain_name(title: str) -> tuple[str, str]:
+    """Return uid and suffix where no rule but the first dot is needed to tell them apart."""
+    uid, dot, suffix = title.partition(".")
+    suffix = suffix.lower()
+    if not uid or not dot or "/" in title or ("." in suffix and suffix not in PART_OF):
+        raise _UnusualError
+    return uid, suffix
 
 
 def _padded(size: int) -> int:

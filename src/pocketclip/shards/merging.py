@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError
@@ -17,6 +18,9 @@ from pocketclip.types import Bad, Pair, Sample
 
 if TYPE_CHECKING:
     from pocketclip.fetch import FetchOptions
+
+
+_ORIGINAL = {"original_width", "original_height"}  # what img2dataset says of what it fetched
 
 
 @dataclass(slots=True)
@@ -48,11 +52,13 @@ def merge(
         keep: whether its embeddings may be copied as they are.
 
     Raises:
-        DataError: there is no image, or captions and embeddings do not fit.
+        DataError: there is no image, it is not the one that was embedded by its stored SHA-256,
+            or captions and embeddings do not fit.
     """
     image = pair.image if pair.image is not None else reinforced.image
     if image is None:
         raise DataError("neither the pair nor the reinforcement has an image")
+    _check_hash(image, pair, reinforced)
     captions = {**reinforced.captions, **pair.captions}
     differs = ""
     for key, own in reinforced.captions.items():
@@ -79,6 +85,28 @@ def merge(
     return Ready(sample, dtype, packed, differs)
 
 
+def _check_hash(image: bytes, pair: Pair, reinforced: Sample) -> None:
+    """Refuse an image that is not the one whose SHA-256 is stored, in either's metadata."""
+    told = _sha256(reinforced.meta), _sha256(pair.meta)
+    expected = told[0] or told[1]
+    if not expected or hashlib.sha256(image).hexdigest() == expected:
+        return
+    # img2dataset stores an image resized and encoded anew, beside the hash of what it fetched.
+    if told[1] == expected and pair.meta.keys() >= _ORIGINAL:
+        return
+    raise DataError(
+        "the image is not the one that was embedded: its SHA-256 is not the stored one "
+        f"({expected[:12]}...)"
+    )
+
+
+def _sha256(meta: Mapping[str, Any]) -> str:
+    """Return the hash in a sample's metadata, or nothing where there is none."""
+    value = meta.get("sha256")
+    found = isinstance(value, str) and re.fullmatch("[0-9a-fA-F]{64}", value.strip())
+    return str(value).strip().lower() if found else ""
+
+
 class FetchShard:
     """The pairs of a reinforced shard, their images fetched by URL."""
 
@@ -93,11 +121,11 @@ class FetchShard:
         """Yield a pair, or why there is none, for each sample, in order."""
         from pocketclip.fetch import fetch_many
 
-        waiting: deque[tuple[str, str | None, object]] = deque()
+        waiting: deque[tuple[str, str | None, str]] = deque()
 
         def urls() -> Iterator[tuple[str, str]]:
             for sample in read_shard(self.path):
-                waiting.append((sample.uid, sample.url, sample.meta.get("sha256")))
+                waiting.append((sample.uid, sample.url, _sha256(sample.meta)))
                 if sample.url:
                     yield sample.uid, sample.url
 
@@ -108,18 +136,18 @@ class FetchShard:
         yield from _without_url(waiting)
 
 
-def _without_url(waiting: deque[tuple[str, str | None, object]]) -> Iterator[Bad]:
+def _without_url(waiting: deque[tuple[str, str | None, str]]) -> Iterator[Bad]:
     while waiting and not waiting[0][1]:
         yield Bad(uid=waiting.popleft()[0], reason="has no URL to fetch its image by")
 
 
-def _fetched(uid: str, url: str | None, expected: object, result: bytes | str) -> Pair | Bad:
+def _fetched(uid: str, url: str | None, expected: str, result: bytes | str) -> Pair | Bad:
     if isinstance(result, str):
         return Bad(uid=uid, reason=result)
     if image_key(result) is None:
         return Bad(uid=uid, reason=f"{url}: what came is not an image")
     digest = hashlib.sha256(result).hexdigest()
-    if isinstance(expected, str) and len(expected) == 64 and expected.lower() != digest:
+    if expected and expected != digest:
         reason = f"{url}: the image has changed since it was embedded (its SHA-256 differs)"
         return Bad(uid=uid, reason=reason)
     return Pair(uid=uid, image=result, url=url, meta={"sha256": digest})

@@ -92,6 +92,15 @@ def packed_code(array: NDArray[Any]) -> str | None:
     return codes.pop() if right and ordered and len(codes) == 1 else None
 
 
+def unpacked_size(records: NDArray[Any]) -> int:
+    """Return how many floats `unpack` makes of records."""
+    names = (records.dtype.names or ())[:-1]
+    widths = [records.dtype[name].shape[0] for name in names]
+    if packed_code(records) == "int6":
+        widths = [width // 3 * 4 for width in widths]
+    return len(records) * sum(widths)
+
+
 def unpack(records: NDArray[Any]) -> Embeddings:
     """Return float32 embeddings (N, D) of records.
 

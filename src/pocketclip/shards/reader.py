@@ -14,7 +14,7 @@ from pocketclip.errors import DataError
 from pocketclip.shards.foreign import SUFFIXES as LINES
 from pocketclip.shards.foreign import read_lines
 from pocketclip.shards.index import read_index
-from pocketclip.shards.sample import parse
+from pocketclip.shards.sample import PART_OF, parse
 from pocketclip.shards.tar import Group, groups, members
 from pocketclip.types import Sample
 
@@ -31,13 +31,19 @@ def read(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> I
             in an object store, or several in a list.
 
     Raises:
-        DataError: a shard is missing, cut or damaged; the message names it and the member.
-            What came before was good. `audit` tells everything that is wrong.
+        DataError: a shard is missing, cut or damaged, or there are no samples at all; the
+            message names it and the member. What came before was good. `audit` tells everything
+            that is wrong.
         MissingDependencyError: bfloat16 embeddings without torch, `.zst` without zstandard.
         StorageError: a place cannot be reached, or a pattern matches nothing.
     """
-    for path in shard_paths(source):
-        yield from read_shard(path)
+    paths, some = shard_paths(source), False
+    for path in paths:
+        for sample in read_shard(path):
+            some = True
+            yield sample
+    if not some:
+        raise DataError(f"{paths[0] if paths else source}: no samples in {len(paths)} shards")
 
 
 def read_shard(path: str) -> Iterator[Sample]:
@@ -61,6 +67,7 @@ def sample_of(group: Group, path: str) -> tuple[Sample, str]:
         DataError: a member is damaged; the message names shard and member.
     """
     try:
+        group.check(PART_OF)
         return parse(group.parts, group.uid)
     except DataError as error:
         raise DataError(f"{path}: {group.uid}.{error}") from error

@@ -30,12 +30,17 @@ from typing import Any
 
 import numpy as np
 
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, ParseError
+from pocketclip.parsing import load_json
 from pocketclip.shards.codec import MEMBERS, decode, encode
 from pocketclip.types import Embeddings, Sample
 
 IMAGES = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif", "heic")
 LAYOUTS = ("named", "v1")
+MAX_JSON = 1 << 24
+"""No JSON of a sample, and no caption, may have more bytes: 16 MiB."""
+MAX_JSON_MEMORY = 1 << 28
+"""No JSON of a sample may become objects of more bytes, as estimated: 256 MiB."""
 OTHERS = ("txt", "url.txt", "json", "syn.json", "paug.json")
 PART_OF = {
     **dict.fromkeys(IMAGES, "image"),
@@ -132,10 +137,7 @@ def parameters(value: Any) -> list[Any] | None:
     if value is None:
         return None
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"paug.json: param_aug is text that is not JSON ({error})") from error
+        value = json_of(value, "paug.json: param_aug is text that")
     if not isinstance(value, list):
         raise DataError("paug.json: param_aug is not a list")
     return value
@@ -229,6 +231,8 @@ def _join_rows(captions: Mapping[str, list[str]], embeddings: dict[str, Embeddin
 
 
 def _text(parts: Mapping[str, bytes], key: str) -> str:
+    if len(parts[key]) > MAX_JSON:
+        raise DataError(f"{key}: has {len(parts[key])} bytes, more than the limit of {MAX_JSON}")
     try:
         return parts[key].decode("utf-8")
     except UnicodeDecodeError as error:
@@ -236,15 +240,39 @@ def _text(parts: Mapping[str, bytes], key: str) -> str:
 
 
 def _object(parts: Mapping[str, bytes], key: str) -> dict[str, Any]:
-    try:
-        value = json.loads(parts[key])
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{key}: not JSON ({error})") from error
+    value = json_of(parts[key], f"{key}:", surrogates=key == "json")
     if value is None and key == "json":
         return {}
     if not isinstance(value, dict):
         raise DataError(f"{key}: JSON of a {type(value).__name__}, not of an object")
     return value
+
+
+def json_of(
+    text: bytes | str, what: str, max_bytes: int = MAX_JSON, *, surrogates: bool = False
+) -> Any:
+    """Return the value of JSON that may hold NaN, which other people's metadata do.
+
+    Args:
+        text: the JSON.
+        what: begins messages.
+        max_bytes: its largest size.
+        surrogates: whether halves of characters are taken, which no caption may hold.
+
+    Raises:
+        DataError: it is not JSON, or too large; the message begins with `what`.
+    """
+    try:
+        return load_json(
+            text,
+            what=what,
+            max_bytes=max_bytes,
+            max_memory=MAX_JSON_MEMORY,
+            constants=True,
+            surrogates=surrogates,
+        )
+    except ParseError as error:
+        raise DataError(str(error)) from error
 
 
 def finite(value: Any) -> Any:

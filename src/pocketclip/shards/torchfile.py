@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from pocketclip.types import Embeddings
 
-MAX_BYTES = 1 << 28
+MAX_BYTES = 1 << 27
 """Of floats in all: several tensors may be views of the same few bytes."""
 _LARGEST_PICKLE = 1 << 14
 _END = struct.Struct("<4s4H2LH")
