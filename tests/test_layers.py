@@ -19,6 +19,7 @@ LAYERS = {
     "pocketclip.types": 0,
     "pocketclip.zoo": 0,
     "pocketclip.hub": 0,
+    "pocketclip.archive": 0,
     "pocketclip.images": 0,
     "pocketclip.tokenizer": 0,
     "pocketclip.preprocess": 0,

@@ -248,6 +248,11 @@ def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[st
 
 
 def _assign(model: CLIP, state: Mapping[str, Tensor]) -> None:
+    wanted = model.state_dict()
+    for name, value in state.items():
+        if wanted[name].is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"the weights do not fit: {name} has type {kind}, not float32")
     # Fresh memory: a mapped file that somebody truncates later would kill the process.
     own = {
         name: value.to(

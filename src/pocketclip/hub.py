@@ -42,6 +42,22 @@ class HubFile:
     """The commit that the file belongs to."""
 
 
+LFS_ADVICE = (
+    "is a git-LFS pointer, not the file itself: run `git lfs pull` in its repository, or download "
+    "the file by hand"
+)
+"""What to say of a file that `is_lfs_pointer` recognises."""
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Return whether a file that begins with `head` (100 bytes suffice) only points to another.
+
+    A repository that was cloned without git-lfs has such files of about 130 bytes in place of its
+    large ones.
+    """
+    return head.removeprefix(b"\xef\xbb\xbf").startswith(b"version https://git-lfs.github.com/")
+
+
 class _NotThereError(HubError):
     """This source cannot deliver, for a reason that another source need not share."""
 
