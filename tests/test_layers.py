@@ -20,6 +20,7 @@ LAYERS = {
     "pocketclip.zoo": 0,
     "pocketclip.hub": 0,
     "pocketclip.archive": 0,
+    "pocketclip.embeddings": 0,
     "pocketclip.images": 0,
     "pocketclip.tokenizer": 0,
     "pocketclip.preprocess": 0,

@@ -92,6 +92,16 @@ class TextConfig:
     instead of storing one row per token; keeps the smallest models small."""
     drop_path: float = 0.0
 
+    @property
+    def ignores_padding(self) -> bool:
+        """Whether what follows the end of a text cannot change its embedding.
+
+        Then padding may be left out. Only a causal tower is blind to it, unless something else
+        looks ahead: RepMixer's convolutions over neighbouring tokens, or a class token that comes
+        after the padding.
+        """
+        return self.causal and not self.repmixer and not self.class_token
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:

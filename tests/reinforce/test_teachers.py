@@ -17,6 +17,7 @@ from pocketclip import checkpoint, devices, zoo
 from pocketclip.errors import (
     CheckpointError,
     ConfigError,
+    EmbeddingError,
     HubError,
     MissingDependencyError,
     UnknownModelError,
@@ -26,7 +27,7 @@ from pocketclip.nn.reparam import fuse
 from pocketclip.preprocess import Preprocess
 from pocketclip.reinforce import specs, squares
 from pocketclip.reinforce.squares import SquareTransform
-from pocketclip.reinforce.teachers import Pixels, Teacher, load_teacher
+from pocketclip.reinforce.teachers import Pixels, Teacher, ZooTowers, load_teacher
 from pocketclip.types import Encoder
 from tests.golden_weights import randomise
 
@@ -598,3 +599,26 @@ def test_open_clips_description_of_preprocessing(facts, resize):
     assert scaling.std == (0.5, 0.5, 0.5)
     with pytest.raises(ConfigError, match="is not supported"):
         squares.from_open_clip(config | {"resize_mode": "longest"}, "x")
+
+
+def test_useless_embeddings_are_an_error_that_names_the_input(folder):
+    model = checkpoint.load(folder)
+    with torch.no_grad():
+        model.image.head.weight.fill_(float("nan"))
+        model.text.head.weight.mul_(1e30)
+    transform = SquareTransform.of(model.config.preprocess)
+    teacher = Teacher(
+        ZooTowers(model, torch.device("cpu"), torch.float16), name="mine", transform=transform,
+        scaling=squares.Scaling(), device=torch.device("cpu"), dtype=torch.float16,
+    )  # fmt: skip
+    with pytest.raises(EmbeddingError, match=r"^image 0 .*not finite.*of mine.*float16"):
+        teacher.encode_squares(_views(64))
+    with pytest.raises(EmbeddingError, match=r"^a\.jpg: its embedding"):
+        teacher.encode_squares(_views(64), lambda _row: "a.jpg")
+    with pytest.raises(EmbeddingError, match=r"^text 'a dog': .*precision float32 may mend it"):
+        teacher.encode_text(["a dog", "a cat"])
+    with torch.no_grad():
+        model.logit_scale.fill_(float("inf"))
+    checkpoint.save(model, folder.parent / "damaged")
+    with pytest.raises(EmbeddingError, match="logit scale: it is inf"):
+        load_teacher(str(folder.parent / "damaged"), device="cpu", precision="float32")
