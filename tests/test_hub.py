@@ -665,7 +665,7 @@ def test_a_folder_is_fetched_once(hub: HubServer, monkeypatch: pytest.MonkeyPatc
     _cached_by_another_library(REPO, "config.json")
     wanted = [["*.json"], ["*.txt", "*.json"]]
     for revision in (None, "v1"):
-        with pytest.raises(HubError, match=f"no weights of {REPO}.*the network is off"):
+        with pytest.raises(HubError, match=f"cannot fetch {REPO}.*the network is off"):
             hub_module.fetch_folder(
                 REPO, wanted, is_complete=_has_both, offline=True, revision=revision
             )

@@ -33,6 +33,10 @@ _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
 _NOT_IN_REVISIONS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|^-|^@$")
 _DISK_ERRORS = {"ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "ENAMETOOLONG"}
 log = logging.getLogger(__name__)
+_GO_ONLINE = (
+    "go online once (without --offline and HF_HUB_OFFLINE), point HF_HUB_CACHE to a cache that has "
+    "them"
+)
 _BY_HAND = "download the file by hand and pass its path"
 
 
@@ -360,7 +364,11 @@ def fetch_folder(
         if commit is not None and is_complete(_folder_of(repo) / "snapshots" / commit):
             return _folder_of(repo) / "snapshots" / commit
     if is_offline(offline):
-        raise _offline_error((repo,), revision)
+        at = f" at revision {revision!r}" if revision else ""
+        raise HubError(
+            f"cannot fetch {repo}{at}: {_cache_dir()} does not have all of it and the network is "
+            f"off; {_GO_ONLINE}, or download its files by hand and pass their folder"
+        )
     from huggingface_hub import snapshot_download
 
     endpoint, failures, folder = _endpoint(), _failures(), Path()
@@ -495,9 +503,8 @@ def _one_line(error: BaseException) -> str:
 def _offline_error(ids: Sequence[str], revision: str | None) -> HubError:
     at = f" at revision {revision!r}" if revision else ""
     return HubError(
-        f"no weights of {' or '.join(ids)}{at} in {_cache_dir()} and the network is off; go online "
-        f"once (without --offline and HF_HUB_OFFLINE), point HF_HUB_CACHE to a cache that has "
-        f"them, or {_BY_HAND}"
+        f"no weights of {' or '.join(ids)}{at} in {_cache_dir()} and the network is off; "
+        f"{_GO_ONLINE}, or {_BY_HAND}"
     )
 
 
