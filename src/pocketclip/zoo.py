@@ -454,6 +454,23 @@ def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
         raise ConfigError(f"incomplete {where} configuration: {error}") from error
 
 
+MAX_IMAGE_SIZE = 2048
+"""Pixels on a side."""
+_LARGEST = 1 << 20
+# What a number may be, by the name of its field, where it is not a whole number up to the largest.
+# A standard deviation near 0 makes pixels infinite.
+_RANGES: dict[str, tuple[float, float]] = {
+    "size": (1, MAX_IMAGE_SIZE),
+    "mean": (-1e3, 1e3),
+    "std": (1e-3, 1e3),
+    "layers": (1, 1024),
+    "depths": (0, 1024),
+    "mlp_ratio": (1e-3, 64),
+    "layer_scale": (-1e3, 1e3),
+    "drop_path": (0, 1),
+    "eps": (0, 1),
+}
+_LONGEST = 16  # stages of a tower
 # Of all the whole numbers, only these may be none.
 _MAY_BE_ZERO = {"attention_stages", "squeeze_excite_stages", "stem_padding"}
 
@@ -476,7 +493,8 @@ def checked(config: ModelConfig) -> ModelConfig:
             value = getattr(part, name)
             zero = value == 0 and hint is int and name not in _MAY_BE_ZERO
             if zero or not _fits(value, hint):
-                raise ConfigError(f"{where}{name} cannot be {value!r}")
+                raise ConfigError(f"{where}{name} cannot be {_shown(value)}")
+            check_range(f"{where}{name}", value)
     image, text = config.image, config.text
     pairs = [("text", text.width, text.heads)]
     if config.decoder is not None:
@@ -497,6 +515,37 @@ def checked(config: ModelConfig) -> ModelConfig:
             raise ConfigError(f"{where}: a width of {width} cannot be split into {heads} heads")
     _check_captioner(config)
     return config
+
+
+def check_range(name: str, value: Any) -> None:
+    """Check a number, or several, by the field's name; other values pass.
+
+    Args:
+        name: the field's name, perhaps with what it is a part of: `preprocess.std`.
+        value: its value.
+
+    Raises:
+        ConfigError: it is not finite, or beyond what makes sense.
+    """
+    field = name.rpartition(".")[2]
+    low, high = _RANGES.get(field, (-_LARGEST, _LARGEST))
+    values = value if isinstance(value, tuple) else (value,)
+    if len(values) > _LONGEST:
+        raise ConfigError(f"{name} cannot have {len(values)} entries, only up to {_LONGEST}")
+    for number in values:
+        # Written so that NaN fails.
+        if type(number) in (int, float) and not low <= number <= high:
+            raise ConfigError(
+                f"{name} cannot be {_shown(value)}: it has to be between {low:g} and {high:g}"
+            )
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "so large a number"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _check_captioner(config: ModelConfig) -> None:
