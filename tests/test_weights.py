@@ -242,9 +242,10 @@ def test_a_web_page_is_named(tmp_path):
 
 def test_a_pointer_in_our_own_folder_is_named(tmp_path):
     checkpoint.save(random_model("tiny", seed=0), tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").write_text(POINTER)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors .*git lfs pull"):
-        checkpoint.load(tmp_path / "model")
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "model" / name).write_text(POINTER)
+        with pytest.raises(CheckpointError, match=rf"{name} .*git lfs pull"):
+            checkpoint.load(tmp_path / "model")
 
 
 PLAIN, AVERAGED = {"x.weight": torch.ones(3)}, {"x.weight": torch.zeros(3)}

@@ -106,6 +106,7 @@ def save(
 
 
 def _load_folder(path: Path, name: str | None) -> CLIP:
+    hub.check_lfs_pointer(path / CONFIG)
     try:
         raw = json.loads((path / CONFIG).read_text("utf-8"))
         if raw.get("format") != "pocketclip":

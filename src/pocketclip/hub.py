@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 from urllib.parse import urlsplit
 
-from pocketclip.errors import HubError
+from pocketclip.errors import CheckpointError, HubError, PocketclipError
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _PICKLED = (".bin", ".pt", ".pth")
@@ -66,6 +66,13 @@ def is_lfs_pointer(head: bytes) -> bool:
     large ones.
     """
     return head.removeprefix(b"\xef\xbb\xbf").startswith(b"version https://git-lfs.github.com/")
+
+
+def check_lfs_pointer(path: Path, error: type[PocketclipError] = CheckpointError) -> None:
+    """Raise `error` if a file only points to another; one that cannot be read passes."""
+    with contextlib.suppress(OSError), path.open("rb") as handle:
+        if is_lfs_pointer(handle.read(100)):
+            raise error(f"{path} {LFS_ADVICE}")
 
 
 class _NotThereError(HubError):
@@ -545,6 +552,7 @@ def _cache_dir() -> Path:
 __all__ = [
     "HubFile",
     "cached",
+    "check_lfs_pointer",
     "check_revision",
     "choose_weights",
     "environment",

@@ -232,3 +232,10 @@ def test_preprocessing_that_makes_no_sense(folder, field, value):
     _signed(folder, model=about | {"preprocess": about["preprocess"] | {field: value}})
     with pytest.raises(BundleError, match=f"is damaged.*preprocess.{field} cannot be"):
         read(folder)
+
+
+@pytest.mark.parametrize("name", ["image.onnx", "tokenizer.json", "bundle.json"])
+def test_a_pointer_of_git_lfs_is_named(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(BundleError, match=rf"{name} is a git-LFS pointer.*git lfs pull"):
+        read(folder).check()

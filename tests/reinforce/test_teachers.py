@@ -662,7 +662,7 @@ def test_a_teacher_of_the_hub_follows_its_rules(foreign_models, hub, tmp_path, m
     assert load_teacher(spec, device="cpu", precision="float32").space_id == space
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
 def test_a_pointer_of_git_lfs_in_a_folder_is_named(foreign_models, tmp_path, name):
     foreign_models.clip(tmp_path)
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
@@ -729,3 +729,31 @@ def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch)
     assert _fetched(library, "RN50", f"{tmp_path}/x.pt", offline=True)[1] == {
         "pretrained": f"{tmp_path}/x.pt"
     }
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"image_std": [0, 1, 1]}, "std cannot be"),
+        ({"image_std": float("nan")}, "std cannot be"),
+        ({"image_mean": [float("inf"), 0, 0]}, "mean cannot be"),
+        ({"rescale_factor": 0}, "cannot be followed"),
+        ({"rescale_factor": float("nan")}, "cannot be divided by"),
+        ({"crop_size": 10**9, "size": {"shortest_edge": 10**9}}, "size cannot be"),
+        ({"crop_size": -3}, "size cannot be"),
+    ],
+)
+def test_numbers_of_a_processor_that_make_no_sense(facts, reason):
+    with pytest.raises(ConfigError, match=rf"^x\.json cannot be followed.*{reason}|^x.*{reason}"):
+        squares.from_processor({"image_processor_type": "CLIPImageProcessor", **facts}, "x.json")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"std": (0.0, 1.0, 1.0)}, {"std": 0.0}, {"mean": (float("nan"),) * 3}, {"size": 10**9},
+     {"std": None}, {"mean": (0.0, 0.0)}],
+)  # fmt: skip
+def test_numbers_of_open_clip_that_make_no_sense(facts):
+    config = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "size": 64}
+    with pytest.raises(ConfigError, match=r"^x: its preprocessing cannot be followed"):
+        squares.from_open_clip(config | facts, "x")

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketclip import files, zoo
+from pocketclip import files, hub, zoo
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError
 from pocketclip.tokenizer import fingerprint
 
@@ -89,6 +89,7 @@ class Bundle:
                     f"{self.folder}: {name} is missing; export the bundle again"
                 )
             if file.stat().st_size != entry["bytes"]:
+                hub.check_lfs_pointer(file, ChangedBundleError)
                 raise ChangedBundleError(_changed(self.folder, name))
         with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
             digests = pool.map(lambda name: files.digest(self.folder / name), names)
@@ -135,6 +136,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
         BundleError: it is damaged, was changed, is of a later version, or of another space.
     """
     folder = Path(path)
+    hub.check_lfs_pointer(folder / MANIFEST, BundleError)
     try:
         raw = json.loads((folder / MANIFEST).read_text("utf-8"))
         if not isinstance(raw, dict) or raw.get("format") != "pocketclip-bundle":

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,6 @@ def _weights_of(folder: Path) -> list[Path]:
     return []
 
 
-def _check_pointers(paths: Iterable[Path]) -> None:
-    """Raise a CheckpointError for a file that only points to another, see `is_lfs_pointer`."""
-    for path in paths:
-        with path.open("rb") as handle:
-            if hub.is_lfs_pointer(handle.read(200)):
-                raise CheckpointError(f"{path} {hub.LFS_ADVICE}")
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
@@ -158,6 +150,7 @@ def config_of(folder: Path, known: Mapping[str, str], what: str) -> tuple[dict[s
     Raises:
         CheckpointError: no configuration, or a model that cannot serve as `what`.
     """
+    hub.check_lfs_pointer(folder / "config.json")
     config = read_json(folder / "config.json")
     kind = str(config.get("model_type"))
     if kind not in known:
@@ -179,7 +172,8 @@ def load_weights(folder: Path, class_name: str) -> Any:
     """
     transformers = need_transformers()
     cls = getattr(transformers, class_name)
-    _check_pointers(_weights_of(folder))
+    for path in _weights_of(folder):
+        hub.check_lfs_pointer(path)
     # Named here, as a configuration could name attention code to be fetched.
     attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
     try:
@@ -222,7 +216,8 @@ def load_tokenizer(folder: Path) -> Any:
         CheckpointError: there is none, or it needs a package that is not installed.
     """
     transformers = need_transformers()
-    _check_pointers(folder / name for name in _TOKENIZER if (folder / name).is_file())
+    for name in _TOKENIZER:
+        hub.check_lfs_pointer(folder / name)
     try:
         with quiet(transformers):
             return transformers.AutoTokenizer.from_pretrained(
