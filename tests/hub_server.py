@@ -131,6 +131,8 @@ class HubServer(_Server):
         self.file_headers: Headers = {}
         """Sent with every file; for what is announced but not spoken, such as Xet."""
         self.faults: list[Fault] = []
+        self.revisions: set[str] = set()
+        """Branches, tags and short hashes besides `main`; all mean the same commit."""
 
     def fail(
         self,
@@ -208,7 +210,7 @@ class HubServer(_Server):
             # Without a token the real hub does not tell missing from private.
             self._refuse(http, 401, "RepoNotFound")
             return False
-        if revision not in ("main", self.commit(repo)):
+        if revision not in ("main", self.commit(repo), *self.revisions):
             self._refuse(http, 404, "RevisionNotFound")
             return False
         return True

@@ -10,7 +10,7 @@ from PIL import Image
 
 import pocketclip
 from pocketclip import checkpoint
-from pocketclip.errors import PocketclipError, UnknownModelError
+from pocketclip.errors import ConfigError, PocketclipError, UnknownModelError
 from pocketclip.nn.clip import random_model
 from pocketclip.nn.reparam import fuse
 
@@ -104,3 +104,99 @@ def test_wrong_names_and_tags(weights):
         pocketclip.create_model_and_transforms("mobileclip_s0", pretrained="dfndr2b")
     with pytest.raises(PocketclipError, match="do not fit"):
         pocketclip.create_model_and_transforms("tiny", pretrained=weights, **{"text.layers": 3})
+
+
+@pytest.fixture
+def captioner(tmp_path):
+    model = random_model("coca-tiny", seed=0)
+    checkpoint.save(model, tmp_path / "coca")
+    return tmp_path / "coca", model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"image_mean": (0.5, 0.5, 0.5)},
+        {"gradient_checkpointing": True},
+        {"text": {"drop_path": 0.1}},
+        {"image": {"drop_path": 0.1}, "gradient_checkpointing": True},
+        {"image_size": 96},
+        {"image_size": 96, "text.drop_path": 0.1},
+    ],
+)
+def test_a_captioner_stays_one(captioner, options):
+    folder, saved = captioner
+    model, _, preprocess = pocketclip.create_model_and_transforms(
+        "coca-tiny", pretrained=folder, reparameterize=False, **options
+    )
+    assert type(model) is type(saved)
+    wanted = options.get("gradient_checkpointing", False)
+    for part in (model.image, model.text, model.decoder):
+        assert part.recompute is wanted
+    assert model.config.gradient_checkpointing is wanted
+    assert model.config.text.drop_path == (0.1 if "text" in str(options) else 0)
+    pixels = preprocess(PHOTO).unsqueeze(0)
+    assert pixels.shape[-1] == options.get("image_size", 64)
+    if "image_size" not in options:
+        with torch.inference_mode():
+            torch.testing.assert_close(model.encode_image(pixels), saved.encode_image(pixels))
+    ids = torch.tensor([[49406, 320, 1125, 49407, *[0] * 72]])
+    with torch.inference_mode():
+        torch.testing.assert_close(model.encode_text(ids), saved.encode_text(ids))
+    assert len(model.generate(pixels)) == 1
+    # Training options are no other embedding space.
+    same = not {"image_mean", "image_size"} & set(options)
+    assert (model.space_id == saved.space_id) is same
+
+
+def test_gradient_checkpointing_is_obeyed_and_can_be_switched(weights):
+    model, _, preprocess = pocketclip.create_model_and_transforms(
+        "tiny", pretrained=weights, reparameterize=False, gradient_checkpointing=True
+    )
+    assert model.image.recompute
+    assert model.text.recompute
+    plain, _, _ = pocketclip.create_model_and_transforms(
+        "tiny", pretrained=weights, reparameterize=False
+    )
+    assert not plain.image.recompute
+    assert model.space_id == plain.space_id
+    pixels = torch.stack([preprocess(PHOTO), preprocess(PHOTO).flip(2)])
+    for one in (model, plain):
+        one.freeze_batch_norm_statistics()
+        one.train().encode_image(pixels).square().sum().backward()
+    torch.testing.assert_close(model.image.head.weight.grad, plain.image.head.weight.grad)
+    model.set_grad_checkpointing(False)
+    assert not model.image.recompute
+    model.set_grad_checkpointing()
+    assert model.text.recompute
+
+
+def test_a_model_that_was_fused_here_says_how_to_get_one_to_train(weights, tmp_path):
+    for reparameterize in (None, True):
+        model, _, _ = pocketclip.create_model_and_transforms(
+            "tiny", pretrained=weights, reparameterize=reparameterize
+        )
+        with pytest.raises(PocketclipError, match="pass reparameterize=False"):
+            model.train()
+        assert not model.eval().training
+        assert not model.train(False).training
+    checkpoint.save(model, tmp_path / "fused")  # it can be kept
+    model, _, _ = pocketclip.create_model_and_transforms(
+        "tiny", pretrained=weights, reparameterize=False
+    )
+    assert model.train().training
+
+
+def test_options_in_the_names_of_open_clip(weights):
+    model, _, preprocess = pocketclip.create_model_and_transforms(
+        "tiny", pretrained=weights, image_mean=None, image_std=[0.5, 0.5, 0.5],
+        image_interpolation="bicubic", force_image_size=96,
+    )  # fmt: skip
+    config = model.config.preprocess
+    assert (config.size, config.interpolation) == (96, "bicubic")
+    assert config.std == (0.5, 0.5, 0.5)
+    assert preprocess(PHOTO).shape == (3, 96, 96)
+    for name, value in (("image_std", (0, 1, 1)), ("image_mean", (float("nan"), 0, 0))):
+        with pytest.raises(ConfigError, match=rf"preprocess\.{name[6:]} cannot be"):
+            pocketclip.create_model_and_transforms("tiny", pretrained=weights, **{name: value})

@@ -523,3 +523,192 @@ def test_proxy_that_does_not_work(
     assert "cannot fetch" in message
     assert "HTTPS_PROXY" in message
     assert repo.requests == []
+
+
+# --- a cache that others use, too
+
+THEIRS = b'\x50\0\0\0\0\0\0\0{"vision_model.embeddings.class_embedding":{}}'.ljust(200)
+
+
+def _cached_by_another_library(repo: str, *names: str) -> None:
+    from huggingface_hub import hf_hub_download
+
+    for name in names:
+        hf_hub_download(
+            repo, name, cache_dir=os.environ["HF_HUB_CACHE"], endpoint=os.environ["HF_ENDPOINT"]
+        )
+
+
+@pytest.mark.parametrize("content", [THEIRS, WEIGHTS])
+@pytest.mark.parametrize(
+    ("other", "right"),
+    [
+        ("model.safetensors", SAFE),
+        ("pytorch_model.bin", SAFE),
+        ("pytorch_model.bin", "open_clip_pytorch_model.bin"),
+        ("training_args.bin", "model.safetensors"),
+        ("onnx/model.safetensors", "clip.safetensors"),
+        ("model-00001-of-00002.safetensors", SAFE),
+    ],
+)
+def test_a_file_of_another_library_does_not_hide_the_right_one(
+    hub: HubServer, content: bytes, other: str, right: str
+) -> None:
+    hub.repos[REPO] = {"config.json": b"{}", other: content, right: WEIGHTS}
+    _cached_by_another_library(REPO, "config.json", other)
+    assert cached(REPO) is None
+    found = fetch(REPO)
+    assert found.filename == right
+    assert found.path.read_bytes() == WEIGHTS
+    hub.requests.clear()
+    assert fetch(REPO) == found == cached(REPO)
+    assert hub.requests == []
+
+
+def test_a_general_name_is_known_once_the_hub_was_asked(hub: HubServer) -> None:
+    hub.repos[REPO] = {"model.safetensors": WEIGHTS}
+    _cached_by_another_library(REPO, "model.safetensors")
+    assert cached(REPO) is None
+    hub.requests.clear()
+    found = fetch(REPO)
+    assert steps(hub) == ["api", "head"]  # it is not fetched again
+    hub.requests.clear()
+    assert fetch(REPO) == found == cached(REPO)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("how", ["argument", "variable", "unreachable"])
+def test_without_the_hub_what_may_be_right_is_used(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    hub.repos[REPO] = {"model.safetensors": WEIGHTS}
+    hub.repos[MIRROR] = {"model.safetensors": THEIRS}
+    for name in (REPO, MIRROR):
+        _cached_by_another_library(name, "model.safetensors")
+    if how == "variable":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    elif how == "unreachable":
+        hub.stop()
+    offline = how == "argument"
+    assert fetch([MIRROR, REPO], offline=offline).repo == REPO
+    assert "using model.safetensors from the cache, unasked" in caplog.text
+    message = failure(MIRROR, offline=offline)
+    assert f"of {MIRROR} the cache has only model.safetensors, which is in the names of" in message
+
+
+def test_our_own_name_counts_beside_those_of_others(repo: HubServer) -> None:
+    repo.repos[REPO]["model.safetensors"] = THEIRS
+    found = fetch(REPO)
+    _cached_by_another_library(REPO, "model.safetensors")
+    repo.requests.clear()
+    assert fetch(REPO) == found
+    assert repo.requests == []
+
+
+# --- revisions
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "refs/pr/1", "a/branch", "release@2", "Ünïcode"])
+def test_branches_tags_and_pull_requests(repo: HubServer, revision: str) -> None:
+    repo.revisions.add(revision)
+    found = fetch(REPO, revision=revision)
+    assert found.revision == repo.commit(REPO)
+    repo.requests.clear()
+    assert fetch(REPO, revision=revision, offline=True) == found
+    assert fetch(REPO, revision=revision) == found == cached(REPO, revision=revision)
+    assert repo.requests == []
+
+
+def test_a_commit_may_be_shortened_and_spelled_in_capitals(repo: HubServer) -> None:
+    commit = repo.commit(REPO)
+    found = fetch(REPO, revision=commit.upper())
+    for revision in (commit, commit[:7], commit[:20]):
+        assert fetch(REPO, revision=revision, offline=True) == found
+    assert cached(REPO, revision=commit[:6]) is None
+    other = found.path.parents[1] / (commit[:8] + "0" * 32)
+    other.mkdir()
+    assert cached(REPO, revision=commit[:7]) is None  # two begin so
+    assert cached(REPO, revision=commit[:12]) == found
+
+
+@pytest.mark.parametrize(
+    "revision",
+    ["", ".", "..", "../x", "a/../../x", "/etc/passwd", "a//b", "main/", "a\0b", "a b", "a\nb",
+     "-x", "@", "a@{1}", "x.lock", "C:\\x", "a" * 300, ".hidden"],
+)  # fmt: skip
+def test_what_is_no_revision_is_refused_before_any_request(repo: HubServer, revision: str) -> None:
+    assert "is no revision" in failure(REPO, revision=revision)
+    with pytest.raises(HubError, match="is no revision"):
+        cached(REPO, revision=revision)
+    assert repo.requests == []
+
+
+def test_a_damaged_reference_counts_as_none(repo: HubServer) -> None:
+    fetch(REPO)
+    reference = Path(os.environ["HF_HUB_CACHE"]) / "models--owner--model" / "refs" / "main"
+    for content in ("", "../../..", "main"):
+        reference.write_text(content)
+        assert cached(REPO) is None
+    assert fetch(REPO).revision == repo.commit(REPO)
+
+
+# --- folders
+
+
+def _has_both(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "a.txt").is_file()
+
+
+def test_a_folder_is_fetched_once(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repos[REPO] = {"config.json": b"{}", "a.txt": b"a", "big.bin": WEIGHTS}
+    hub.revisions.add("v1")
+    _cached_by_another_library(REPO, "config.json")
+    wanted = [["*.json"], ["*.txt", "*.json"]]
+    for revision in (None, "v1"):
+        with pytest.raises(HubError, match=f"cannot fetch {REPO}.*the network is off"):
+            hub_module.fetch_folder(
+                REPO, wanted, is_complete=_has_both, offline=True, revision=revision
+            )
+        folder = hub_module.fetch_folder(REPO, wanted, is_complete=_has_both, revision=revision)
+        assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "config.json"]
+        hub.requests.clear()
+        for offline in (True, False):
+            again = hub_module.fetch_folder(
+                REPO, wanted, is_complete=_has_both, offline=offline, revision=revision
+            )
+            assert again == folder
+        assert hub.requests == []
+    with pytest.raises(HubError, match="is not a repository id"):
+        hub_module.fetch_folder("model", wanted, is_complete=_has_both)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HubError, match="the network is off"):
+        hub_module.fetch_folder(MIRROR, wanted, is_complete=_has_both)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with pytest.raises(HubError, match="was not found on http://127"):
+        hub_module.fetch_folder(MIRROR, wanted, is_complete=_has_both)
+
+
+def test_other_libraries_follow_the_environment_as_it_is_now(
+    repo: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    before = dict(vars(constants))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
+    with hub_module.environment(offline=True), pytest.raises(LocalEntryNotFoundError):
+        hf_hub_download(REPO, SAFE)
+    assert repo.requests == []
+    with hub_module.environment(offline=False):
+        path = hf_hub_download(REPO, SAFE)
+    assert Path(path).is_relative_to(tmp_path / "elsewhere")
+    with hub_module.environment(offline=True):
+        assert hf_hub_download(REPO, SAFE) == path
+    assert dict(vars(constants)) == before
+
+
+def test_a_pointer_of_git_lfs_is_known_by_its_beginning() -> None:
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    assert hub_module.is_lfs_pointer(text)
+    assert not hub_module.is_lfs_pointer(b"version 1.0 of something else")
+    assert not hub_module.is_lfs_pointer(b"")

@@ -24,6 +24,8 @@ LAYERS = {
     "pocketclip.types": 0,
     "pocketclip.zoo": 0,
     "pocketclip.hub": 0,
+    "pocketclip.archive": 0,
+    "pocketclip.embeddings": 0,
     "pocketclip.images": 0,
     "pocketclip.image_metadata": 0,
     "pocketclip.npyfile": 0,

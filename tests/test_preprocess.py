@@ -540,3 +540,11 @@ def test_damaged_bytes_give_an_image_or_an_error(
         mode, message = "RGB", str(error)
     assert mode == "RGB"
     assert message.startswith("image bytes: ")
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+    (tmp_path / "a.jpg").write_bytes(text)
+    for source in (tmp_path / "a.jpg", text):
+        with pytest.raises(ImageError, match=r"is a git-LFS pointer.*git lfs pull"):
+            open_image(source)

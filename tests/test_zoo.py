@@ -4,6 +4,7 @@ import pytest
 
 from pocketclip import zoo
 from pocketclip.errors import ConfigError, UnknownModelError
+from pocketclip.preprocess import Preprocess
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,58 @@ def test_a_configuration_of_another_form_is_an_error(raw):
 def test_values_that_make_no_sense(field, value):
     with pytest.raises(ConfigError):
         zoo.override(zoo.ZOO["tiny"].config, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("preprocess.std", (0.0, 1.0, 1.0)),
+        ("preprocess.std", (1.0, float("nan"), 1.0)),
+        ("preprocess.std", (1.0, 1.0, float("inf"))),
+        ("preprocess.std", (1.0, 1.0, -0.2)),
+        ("preprocess.std", (1e-300, 1.0, 1.0)),
+        ("preprocess.mean", (float("nan"), 0.0, 0.0)),
+        ("preprocess.mean", (0.0, 0.0, float("-inf"))),
+        ("image_size", 10**9),
+        pytest.param("image_size", 10**5000, id="thousands of digits"),
+        ("image_size", 0),
+        ("text.layers", 10**9),
+        ("text.width", 1 << 40),
+        ("text.mlp_ratio", float("nan")),
+        ("text.mlp_ratio", float("inf")),
+        pytest.param("text.mlp_ratio", 10**400, id="beyond any float"),
+        ("text.mlp_ratio", 0.0),
+        ("text.drop_path", float("nan")),
+        ("drop_path", -0.5),
+        ("image.depths", (1, 10**9, 1, 1)),
+        ("image.depths", (1,) * 1000),
+        ("image.layer_scale", float("inf")),
+        ("embed_dim", 1 << 40),
+    ],
+)
+def test_numbers_that_make_no_sense_are_named(field, value):
+    with pytest.raises(ConfigError, match=r"cannot (be|have)") as caught:
+        zoo.override(zoo.entry("tiny").config, **{field: value})
+    assert len(str(caught.value)) < 200
+    assert field.rpartition(".")[2].removeprefix("image_") in str(caught.value)
+
+
+def test_preprocessing_refuses_them_too():
+    for options in ({"std": (0.0, 1.0, 1.0)}, {"mean": (float("nan"),) * 3}, {"size": 10**9}):
+        config = zoo.PreprocessConfig(**{"size": 64, **options})
+        with pytest.raises(ConfigError, match="cannot be"):
+            Preprocess(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "ignores"),
+    [
+        ({"causal": True}, True),
+        ({"causal": False}, False),
+        ({"causal": True, "repmixer": True}, False),
+        ({"repmixer": True}, False),
+        ({"causal": True, "class_token": True}, False),
+    ],
+)
+def test_which_texts_ignore_their_padding(text, ignores):
+    assert zoo.TextConfig(width=64, layers=2, heads=2, **text).ignores_padding is ignores

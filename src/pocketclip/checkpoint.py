@@ -109,6 +109,7 @@ def save(
 
 
 def _load_folder(path: Path, name: str | None) -> CLIP:
+    hub.check_lfs_pointer(path / CONFIG)
     try:
         raw = read_json(path / CONFIG)
         if raw.get("format") != "pocketclip":
@@ -251,6 +252,11 @@ def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[st
 
 
 def _assign(model: CLIP, state: Mapping[str, Tensor]) -> None:
+    wanted = model.state_dict()
+    for name, value in state.items():
+        if wanted[name].is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"the weights do not fit: {name} has type {kind}, not float32")
     # Fresh memory: a mapped file that somebody truncates later would kill the process.
     own = {
         name: value.to(

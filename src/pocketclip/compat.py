@@ -15,14 +15,24 @@ from torch import Tensor, nn
 
 from pocketclip import checkpoint, zoo
 from pocketclip.errors import PocketclipError
-from pocketclip.nn.clip import CLIP, create_model
+from pocketclip.nn.clip import CLIP, build, create_model
 from pocketclip.nn.reparam import fuse
+from pocketclip.nn.space import architecture
 from pocketclip.nn.vit import ViT
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 
 # open_clip names published weights by tags. Each belongs to one set of weights of ours.
 _TAGS = {"datacompdr": "mobileclip-", "datacompdr_lt": "mobileclip-b-lt", "dfndr2b": "mobileclip2-"}
+
+
+# open_clip's names of options, and the fields that they stand for.
+_OPTIONS = {
+    "image_mean": "preprocess.mean",
+    "image_std": "preprocess.std",
+    "image_interpolation": "preprocess.interpolation",
+    "force_image_size": "preprocess.size",
+}
 
 
 class TensorPreprocess:
@@ -67,14 +77,20 @@ def create_model_and_transforms(
         reparameterize: fuse for inference. By default pretrained weights are fused, as Apple's
             function does, and random ones are not: they are there to be trained.
         device: where to put the model.
-        **overrides: fields of the configuration; `image_mean` and `image_std` as in open_clip.
+        **overrides: fields of the configuration; `image_mean`, `image_std`,
+            `image_interpolation` and `force_image_size` as in open_clip.
+
+    Returns:
+        The model, in evaluation mode if it has pretrained weights, and twice the transform. One
+        that was fused here refuses `train()`.
 
     Raises:
         PocketclipError: an unknown name or tag, or weights that do not fit.
     """
-    for old, new in (("image_mean", "preprocess.mean"), ("image_std", "preprocess.std")):
-        if old in overrides:
-            overrides[new] = tuple(overrides.pop(old))
+    for theirs, ours in _OPTIONS.items():
+        value = overrides.pop(theirs, None)
+        if value is not None:
+            overrides[ours] = value
     name = zoo.resolve(model_name)
     if pretrained is None or pretrained == "":
         model = create_model(name, **overrides)
@@ -85,6 +101,10 @@ def create_model_and_transforms(
         model = _reconfigured(model, overrides)
     if reparameterize is not False and not model.is_fused:
         model = fuse(model)
+        model.untrainable = (
+            "this model was fused for inference as it was loaded: pass reparameterize=False to "
+            "create_model_and_transforms for one to train"
+        )
     transform = TensorPreprocess(Preprocess(model.config.preprocess))
     return model.to(device), transform, transform
 
@@ -112,17 +132,29 @@ def _reconfigured(model: CLIP, overrides: dict[str, Any]) -> CLIP:
     if not overrides:
         return model
     old, config = model.config, zoo.override(model.config, **overrides)
-    model.space_stamp = None  # other preprocessing is another embedding space
-    if (config.image, config.text, config.embed_dim) == (old.image, old.text, old.embed_dim):
-        model.config = config
-        if isinstance(model.image, ViT) and config.image_size != old.image_size:
-            model.image.regrid(config.image_size)
-        return model
-    rebuilt = CLIP(config).eval()
+    if architecture(config) != architecture(old):
+        model.space_stamp = None  # other preprocessing is another embedding space
+    if isinstance(model.image, ViT) and config.image_size != old.image_size:
+        model.image.regrid(config.image_size)
+    if (config.image, config.text, config.decoder, config.embed_dim) != (
+        old.image, old.text, old.decoder, old.embed_dim,
+    ):  # fmt: skip
+        model = _rebuilt(model, config, overrides)
+    model.config = config
+    model.set_gradient_checkpointing(config.gradient_checkpointing)
+    return model
+
+
+def _rebuilt(model: CLIP, config: zoo.ModelConfig, overrides: dict[str, Any]) -> CLIP:
+    """Return the model of `config` with the weights of `model`."""
+    rebuilt = build(config).eval()
+    if model.is_fused:
+        rebuilt = fuse(rebuilt)
     try:
         rebuilt.load_state_dict(model.state_dict())
     except RuntimeError as error:
-        raise PocketclipError(f"{old.name}: the weights do not fit {overrides}") from error
+        raise PocketclipError(f"{model.config.name}: the weights do not fit {overrides}") from error
+    rebuilt.space_stamp = model.space_stamp
     return rebuilt
 
 

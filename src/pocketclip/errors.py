@@ -63,6 +63,24 @@ class HubError(PocketclipError):
     """A weight file that could not be found on, or fetched from, the model hub."""
 
 
+class EmbeddingError(PocketclipError):
+    """An embedding that is not finite, or has no direction; the message names its input.
+
+    Attributes:
+        reason: the message without the name.
+        index: which of the inputs that were given, counted from 0.
+    """
+
+    def __init__(self, name: str, reason: str, index: int = 0) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
+        self.index = index
+
+    def __reduce__(self) -> tuple[type[EmbeddingError], tuple[str, str, int]]:
+        name = str(self).removesuffix(f": {self.reason}")
+        return type(self), (name, self.reason, self.index)  # crosses between processes
+
+
 class ImageError(PocketclipError):
     """An image that cannot be opened or decoded."""
 

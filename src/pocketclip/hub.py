@@ -9,24 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import cast
 from urllib.parse import urlsplit
 
-from pocketclip.errors import HubError
+from pocketclip.errors import CheckpointError, HubError, PocketclipError
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _PICKLED = (".bin", ".pt", ".pth")
+_SUFFIXES = (".safetensors", *_PICKLED)
 _SHARD = re.compile(r"-\d{5}-of-(?!00001\.)\d{5}\.[a-z]+$")
 _PART = re.compile(r"\b[\w\-.]{1,96}\b", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
+# What git allows in no name, besides what is looked for by `check_revision`.
+_NOT_IN_REVISIONS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|^-|^@$")
 _DISK_ERRORS = {"ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "ENAMETOOLONG"}
+log = logging.getLogger(__name__)
+_GO_ONLINE = (
+    "go online once (without --offline and HF_HUB_OFFLINE), point HF_HUB_CACHE to a cache that has "
+    "them"
+)
 _BY_HAND = "download the file by hand and pass its path"
 
 
@@ -40,6 +50,29 @@ class HubFile:
     """The file's name within the repository."""
     revision: str | None
     """The commit that the file belongs to."""
+
+
+LFS_ADVICE = (
+    "is a git-LFS pointer, not the file itself: run `git lfs pull` in its repository, or download "
+    "the file by hand"
+)
+"""What to say of a file that `is_lfs_pointer` recognises."""
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Return whether a file that begins with `head` (100 bytes suffice) only points to another.
+
+    A repository that was cloned without git-lfs has such files of about 130 bytes in place of its
+    large ones.
+    """
+    return head.removeprefix(b"\xef\xbb\xbf").startswith(b"version https://git-lfs.github.com/")
+
+
+def check_lfs_pointer(path: Path, error: type[PocketclipError] = CheckpointError) -> None:
+    """Raise `error` if a file only points to another; one that cannot be read passes."""
+    with contextlib.suppress(OSError), path.open("rb") as handle:
+        if is_lfs_pointer(handle.read(100)):
+            raise error(f"{path} {LFS_ADVICE}")
 
 
 class _NotThereError(HubError):
@@ -72,7 +105,7 @@ def choose_weights(files: Sequence[str]) -> str:
     Raises:
         HubError: no weights, several that are equally good, or only a set of shards.
     """
-    weights = [f for f in files if f.lower().endswith((".safetensors", *_PICKLED))]
+    weights = [f for f in files if f.lower().endswith(_SUFFIXES)]
     weights = [f for f in weights if "/" not in f] or weights
     whole = [f for f in weights if not _SHARD.search(f.lower())]
     if weights and not whole:
@@ -105,14 +138,54 @@ def _listed(files: Sequence[str]) -> str:
 def cached(repo: str, *, revision: str | None = None) -> HubFile | None:
     """Return the weights of `repo` if they are in the local cache; the network is never used.
 
-    `revision` is a branch, a tag or a whole commit hash (default: `main`). None means that the
-    repository, this revision of it or its weight file is not there.
+    Other libraries keep their own files of a repository in the same cache, such as transformers'
+    `model.safetensors`. A file is returned only if it is known to be the one that `fetch` would
+    choose: by its name (`open_clip_*`, `mobileclip*`), or because `fetch` chose it.
+
+    Args:
+        repo: its id.
+        revision: a branch, a tag, a pull request (`refs/pr/1`) or a commit hash, which may be
+            shortened to seven digits; None for `main`.
+
+    Returns:
+        None if the repository, this revision of it or its weight file is not there.
+
+    Raises:
+        HubError: what is no revision.
     """
-    folder = _cache_dir() / ("models--" + repo.replace("/", "--"))
-    commit = revision or "main"
+    found = _in_cache(repo, check_revision(revision))
+    return None if found is None or not found.is_certain else found.file
+
+
+def check_revision(revision: str | None) -> str:
+    """Return the revision, `main` by default.
+
+    Raises:
+        HubError: it can be the name of neither a branch nor a tag nor a commit.
+    """
+    name = "main" if revision is None else revision
+    parts = name.split("/")
+    odd = any(part.startswith(".") or part.endswith((".", ".lock")) or not part for part in parts)
+    if odd or ".." in name or "@{" in name or _NOT_IN_REVISIONS.search(name) or len(name) > 250:
+        raise HubError(
+            f"{name!r} is no revision: give a branch, a tag, refs/pr/NUMBER or a commit hash"
+        )
+    return name.lower() if _COMMIT.fullmatch(name.lower()) else name
+
+
+@dataclass(frozen=True)
+class _Cached:
+    file: HubFile
+    is_certain: bool
+
+
+def _in_cache(repo: str, revision: str) -> _Cached | None:
+    """Return the best weight file of a repository in the cache, and if it is known to be right."""
+    folder = _folder_of(repo)
     try:
-        if not _COMMIT.fullmatch(commit):
-            commit = (folder / "refs" / commit).read_text(encoding="utf-8").strip()
+        commit = _commit_of(folder, revision)
+        if commit is None:
+            return None
         snapshot = folder / "snapshots" / commit
         # A file is a link to its blob; the blob comes into being only after a whole download.
         files = [
@@ -120,10 +193,41 @@ def cached(repo: str, *, revision: str | None = None) -> HubFile | None:
             for path in snapshot.rglob("*")
             if path.is_file() and path.stat().st_size > 0
         ]
-        filename = choose_weights(files)
+        chosen = _marker(folder, commit).is_file()
+        known = files if chosen else [name for name in files if _is_ours(name)]
+        certain = bool([name for name in known if name.lower().endswith(_SUFFIXES)])
+        filename = choose_weights(known if certain else files)
     except (OSError, ValueError, HubError):
         return None
-    return HubFile(repo=repo, path=snapshot / filename, filename=filename, revision=commit)
+    path = snapshot / filename
+    return _Cached(HubFile(repo=repo, path=path, filename=filename, revision=commit), certain)
+
+
+def _folder_of(repo: str) -> Path:
+    return _cache_dir() / ("models--" + repo.replace("/", "--"))
+
+
+def _commit_of(folder: Path, revision: str) -> str | None:
+    """Return the commit that the cache has for a revision."""
+    if _COMMIT.fullmatch(revision):
+        return revision
+    reference = folder / "refs" / revision
+    if reference.is_file():
+        commit = reference.read_text(encoding="utf-8").strip()
+        return commit if _COMMIT.fullmatch(commit) else None
+    if _SHORT_COMMIT.fullmatch(revision):
+        found = [path.name for path in (folder / "snapshots").glob(f"{revision}*")]
+        return found[0] if len(found) == 1 else None
+    return None
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.lower().startswith(("open_clip_", "mobileclip"))
+
+
+def _marker(folder: Path, commit: str) -> Path:
+    """Return the file by which huggingface_hub remembers that a repository lacks this name."""
+    return folder / ".no_exist" / commit / "open_clip_model.safetensors"
 
 
 def fetch(
@@ -133,12 +237,19 @@ def fetch(
 
     If any of them is cached, no request is made. Otherwise the first is downloaded; the next one
     is tried only if a repository is missing, closed to the caller or without usable weights. A
-    failure of the network would meet them all, and ends the search.
+    failure of the network would meet them all, and ends the search. Where the hub cannot be asked,
+    a cached file is used that may not be the one it would name (see `cached`), with a note in the
+    log, unless it is seen to be in the names of transformers.
+
+    Args:
+        repo_ids: one or several repositories.
+        offline: make no request; so does `HF_HUB_OFFLINE` in the environment.
+        revision: see `cached`.
 
     Raises:
-        HubError: an invalid id; nothing cached while offline (`offline`, or `HF_HUB_OFFLINE` in
-            the environment); no source has the weights; the hub cannot be reached; the download
-            broke off or could not be stored, in which case nothing of it counts as cached.
+        HubError: an invalid id or revision; nothing cached while offline; no source has the
+            weights; the hub cannot be reached; the download broke off or could not be stored, in
+            which case nothing of it counts as cached.
     """
     ids = (repo_ids,) if isinstance(repo_ids, str) else tuple(repo_ids)
     if not ids:
@@ -146,19 +257,49 @@ def fetch(
     for repo in ids:
         if not is_hub_id(repo):
             raise HubError(f"{repo!r} is not a repository id; the form is owner/name")
-    for repo in ids:
-        found = cached(repo, revision=revision)
-        if found is not None:
-            return found
-    if offline or _told_offline():
-        raise _offline_error(ids, revision)
+    wanted = check_revision(revision)
+    in_cache = [found for repo in ids if (found := _in_cache(repo, wanted)) is not None]
+    for found in in_cache:
+        if found.is_certain:
+            return found.file
+    if is_offline(offline):
+        return _makeshift(in_cache, _offline_error(ids, revision))
     reasons = []
     for repo in ids:
         try:
-            return _download(repo, revision)
+            return _download(repo, revision and wanted)
         except _NotThereError as error:
             reasons.append(str(error))
+        except HubError as error:
+            return _makeshift(in_cache, error)
     raise HubError(f"{'; '.join(reasons)}; or {_BY_HAND}")
+
+
+def _makeshift(in_cache: Sequence[_Cached], error: HubError) -> HubFile:
+    """Return a cached file of which nobody can say now whether it is the right one, or raise."""
+    for found in in_cache:
+        file = found.file
+        if not _is_of_transformers(file.path):
+            log.warning("%s: using %s from the cache, unasked", file.repo, file.filename)
+            return file
+    if in_cache:
+        file = in_cache[0].file
+        raise HubError(
+            f"of {file.repo} the cache has only {file.filename}, which is in the names of "
+            f"transformers; {error}"
+        ) from error
+    raise error
+
+
+def _is_of_transformers(path: Path) -> bool:
+    """Whether the header of a safetensors file says that transformers wrote it."""
+    try:
+        with path.open("rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            head = handle.read(min(size, 1 << 24))
+    except OSError:
+        return False
+    return b'"vision_model.' in head or b'"text_model.' in head
 
 
 def _download(repo: str, revision: str | None) -> HubFile:
@@ -170,7 +311,8 @@ def _download(repo: str, revision: str | None) -> HubFile:
         info = HfApi(endpoint=endpoint, library_name="pocketclip").model_info(
             repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
-        filename = choose_weights([sibling.rfilename for sibling in info.siblings or []])
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        filename = choose_weights(names)
         with _without_xet():
             # Not the commit from above but the name: only so does huggingface_hub record what
             # `main` stands for, which `cached` needs.
@@ -187,7 +329,73 @@ def _download(repo: str, revision: str | None) -> HubFile:
     except failures as error:
         raise _explained(error, repo, revision, endpoint) from error
     snapshot = Path(path).parents[filename.count("/")]
+    if not _is_ours(filename):
+        _remember(_marker(_folder_of(repo), snapshot.name))
     return HubFile(repo=repo, path=Path(path), filename=filename, revision=snapshot.name)
+
+
+def _remember(marker: Path) -> None:
+    # In a cache that cannot be written to, the hub is asked again the next time.
+    with contextlib.suppress(OSError):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+
+
+def fetch_folder(
+    repo: str,
+    wanted: Sequence[Sequence[str]],
+    *,
+    is_complete: Callable[[Path], bool],
+    offline: bool = False,
+    revision: str | None = None,
+) -> Path:
+    """Return a local folder with several files of a repository, under the rules of `fetch`.
+
+    Args:
+        repo: its id.
+        wanted: patterns of the files to fetch, and further ones for where the folder is not
+            complete with the first.
+        is_complete: says whether a folder has what is needed. A cached one that has is used
+            without a request.
+        offline: see `fetch`.
+        revision: see `cached`.
+
+    Raises:
+        HubError: as `fetch`.
+    """
+    if not is_hub_id(repo):
+        raise HubError(f"{repo!r} is not a repository id; the form is owner/name")
+    name = check_revision(revision)
+    with contextlib.suppress(OSError, ValueError):
+        commit = _commit_of(_folder_of(repo), name)
+        if commit is not None and is_complete(_folder_of(repo) / "snapshots" / commit):
+            return _folder_of(repo) / "snapshots" / commit
+    if is_offline(offline):
+        at = f" at revision {revision!r}" if revision else ""
+        raise HubError(
+            f"cannot fetch {repo}{at}: {_cache_dir()} does not have all of it and the network is "
+            f"off; {_GO_ONLINE}, or download its files by hand and pass their folder"
+        )
+    from huggingface_hub import snapshot_download
+
+    endpoint, failures, folder = _endpoint(), _failures(), Path()
+    try:
+        for patterns in wanted:
+            with _without_xet():
+                found = snapshot_download(
+                    repo,
+                    revision=revision and name,
+                    allow_patterns=list(patterns),
+                    cache_dir=_cache_dir(),
+                    endpoint=endpoint,
+                    library_name="pocketclip",
+                )
+            folder = Path(found)
+            if is_complete(folder):
+                break
+    except failures as error:
+        raise _explained(error, repo, revision, endpoint) from error
+    return folder
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -203,7 +411,37 @@ def _failures() -> tuple[type[Exception], ...]:
     return (base, invalid, OSError, ValueError, KeyError, TypeError, ImportError)
 
 
-_XET_LOCK = threading.Lock()
+_LOCK = threading.RLock()
+
+
+@contextlib.contextmanager
+def environment(*, offline: bool) -> Iterator[None]:
+    """Let other libraries use huggingface_hub under the rules of this module.
+
+    huggingface_hub reads the environment once, when it is imported; this sets what it read to what
+    the environment says now, and puts it back.
+
+    Args:
+        offline: allow no request.
+    """
+    from huggingface_hub import constants
+
+    endpoint = _endpoint()
+    values = {
+        "HF_HUB_OFFLINE": is_offline(offline),
+        "HF_HUB_CACHE": str(_cache_dir()),
+        "ENDPOINT": endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    }
+    with _LOCK, _without_xet():
+        before = {name: getattr(constants, name) for name in values if hasattr(constants, name)}
+        for name in before:
+            setattr(constants, name, values[name])
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(constants, name, value)
 
 
 @contextlib.contextmanager
@@ -214,7 +452,7 @@ def _without_xet() -> Iterator[None]:
     from huggingface_hub import constants
 
     name = "HF_HUB_DISABLE_XET"
-    with _XET_LOCK:
+    with _LOCK:
         constant, variable = getattr(constants, name, None), os.environ.get(name)
         setattr(constants, name, True)
         os.environ[name] = "1"
@@ -272,16 +510,16 @@ def _one_line(error: BaseException) -> str:
 def _offline_error(ids: Sequence[str], revision: str | None) -> HubError:
     at = f" at revision {revision!r}" if revision else ""
     return HubError(
-        f"no weights of {' or '.join(ids)}{at} in {_cache_dir()} and the network is off; go online "
-        f"once (without --offline and HF_HUB_OFFLINE), point HF_HUB_CACHE to a cache that has "
-        f"them, or {_BY_HAND}"
+        f"no weights of {' or '.join(ids)}{at} in {_cache_dir()} and the network is off; "
+        f"{_GO_ONLINE}, or {_BY_HAND}"
     )
 
 
-def _told_offline() -> bool:
+def is_offline(offline: bool = False) -> bool:
+    """Return whether no request may be made: `offline`, or the environment as it is now."""
     # The values, and the second name, are those that huggingface_hub accepts.
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in {"1", "ON", "YES", "TRUE"}
+    return offline or value.upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def _endpoint() -> str:
@@ -311,4 +549,16 @@ def _cache_dir() -> Path:
     return Path(os.path.expandvars(cache)).expanduser().resolve()
 
 
-__all__ = ["HubFile", "cached", "choose_weights", "fetch", "is_hub_id"]
+__all__ = [
+    "HubFile",
+    "cached",
+    "check_lfs_pointer",
+    "check_revision",
+    "choose_weights",
+    "environment",
+    "fetch",
+    "fetch_folder",
+    "is_hub_id",
+    "is_lfs_pointer",
+    "is_offline",
+]

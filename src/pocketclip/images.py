@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pocketclip.errors import ImageError, MissingDependencyError
+from pocketclip.hub import LFS_ADVICE, is_lfs_pointer
 from pocketclip.image_metadata import MAX_TAGS, size_of_tags, without_bombs
 
 ImageSource: TypeAlias = (
@@ -105,10 +106,12 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
 
 def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     with _explained(name):
-        head = stream.read(12)
+        head = stream.read(64)
         stream.seek(0)
         if not head:
             raise _UnfitError("empty (0 bytes)")
+        if is_lfs_pointer(head):
+            raise _UnfitError(f"it {LFS_ADVICE}")
         _check_file(stream, head)
         stream = without_bombs(stream)
         try:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from pocketclip.errors import ImageError
 from pocketclip.images import MAX_PIXELS, ImageSource, open_image
-from pocketclip.zoo import PreprocessConfig
+from pocketclip.zoo import PreprocessConfig, check_range
 
 __all__ = ["MAX_PIXELS", "ImageSource", "Preprocess", "open_image"]
 
@@ -34,9 +34,15 @@ _DOWN_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
 
 class Preprocess:
-    """The evaluation transform of a model: shortest side to S, centre crop, scale, normalise."""
+    """The evaluation transform of a model: shortest side to S, centre crop, scale, normalise.
+
+    Raises:
+        ConfigError: a size, mean or standard deviation that makes no sense.
+    """
 
     def __init__(self, config: PreprocessConfig, *, max_pixels: int = MAX_PIXELS) -> None:
+        for name in ("size", "mean", "std"):
+            check_range(name, getattr(config, name))
         self.config = config
         self.max_pixels = max_pixels
         self._scale_only = set(config.mean) == {0.0} and set(config.std) == {1.0}

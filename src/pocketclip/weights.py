@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import warnings
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from pocketclip import archive, hub
 from pocketclip.errors import CheckpointError
 
 PICKLED = (".pt", ".pth", ".bin")
 SUFFIXES = (*PICKLED, ".safetensors")
 
+_ZIP = b"PK\x03\x04"
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 """What `DistributedDataParallel`, `torch.compile` and trainers put before each name."""
+_PLAIN = (
+    "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params",
+    "weights",
+)  # fmt: skip
+"""Where training checkpoints have their weights."""
+_AVERAGED = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model",
+    "ema_model_state_dict", "model_state_dict_ema", "ema", "params_ema", "swa_state_dict",
+    "shadow",
+)  # fmt: skip
+"""Where they have running averages of the weights."""
+_MAX_DEPTH = 8
+_HEAD = 256
+log = logging.getLogger(__name__)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file, and its metadata.
 
-    A training checkpoint is unwrapped (`state_dict`), and what wrappers put before every name
-    (`module.`, `_orig_mod.`, `model.`, in any order) is removed. Pickles are read by torch's
-    restricted unpickler; one that holds anything but tensors and plain values is refused before
-    any of it runs.
+    A training checkpoint is unwrapped: the weights under `state_dict`, `model`, `module` and the
+    like, or the averaged ones (`model_ema`, `state_dict_ema`, ...) where there are no others. What
+    wrappers put before every name (`module.`, `_orig_mod.`, `model.`, in any order) is removed.
+    Pickles are read by torch's restricted unpickler; one that holds anything but tensors and plain
+    values is refused before any of it runs. Zip archives are checked first, see
+    `pocketclip.archive`.
 
     Raises:
         CheckpointError: the file is missing, empty, truncated, of another kind, or refused.
@@ -53,11 +72,15 @@ def _check_readable(path: Path) -> None:
         )
     try:
         with path.open("rb") as handle:
-            head = handle.read(9)
+            head = handle.read(_HEAD)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if not head:
         raise CheckpointError(f"{path} is empty")
+    if hub.is_lfs_pointer(head):
+        raise CheckpointError(f"{path} {hub.LFS_ADVICE}")
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise CheckpointError(f"{path} is a web page, not weights; download the file itself")
     # A safetensors file begins with the length of its JSON header.
     looks_safe = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
     if looks_safe != (path.suffix.lower() == ".safetensors") and (looks_safe or _is_pickled(head)):
@@ -69,7 +92,7 @@ def _check_readable(path: Path) -> None:
 
 
 def _is_pickled(head: bytes) -> bool:
-    return head.startswith((b"PK\x03\x04", b"\x80"))
+    return head.startswith((_ZIP, b"\x80"))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -85,11 +108,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickled(path: Path) -> Any:
     try:
-        # Older files are not zip archives and cannot be mapped.
-        mapped = zipfile.is_zipfile(path)
+        with path.open("rb") as handle:
+            is_archive = handle.read(len(_ZIP)) == _ZIP
+        # Older files are not zip archives and cannot be mapped; nor can what is compressed.
+        mapped = is_archive and archive.check(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what matters is an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         _refuse(path, error)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
@@ -117,18 +144,45 @@ def _refuse(path: Path, error: pickle.UnpicklingError) -> NoReturn:
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not named tensors")
+    """Return the named tensors of a training checkpoint, however deep they are."""
+    names: list[str] = []
+    for _ in range(_MAX_DEPTH):
+        name = _inner_name(loaded, path)
+        if name is None:
+            break
+        names.append(name)
+        loaded = loaded[name]
+    where = "".join(f"[{name!r}]" for name in names)
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path}{where} holds a {type(loaded).__name__}, not named tensors")
     state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
     if not state:
-        raise CheckpointError(f"{path} holds no tensors")
+        some = ", ".join(str(name)[:40] for name in list(loaded)[:5]) or "nothing"
+        raise CheckpointError(f"{path}{where} holds no tensors by name (its entries: {some})")
+    unusual = next((n for n, v in state.items() if v.layout != torch.strided or v.is_quantized), "")
+    if unusual:
+        raise CheckpointError(f"{path}: {unusual} is a sparse or quantised tensor")
     return state
 
 
+def _inner_name(loaded: Any, path: Path) -> str | None:
+    """Return under which name a training checkpoint has its weights; None if it is no such."""
+    if not isinstance(loaded, Mapping):
+        return None
+    inner = {str(name) for name, value in loaded.items() if isinstance(value, Mapping)}
+    plain = next((name for name in _PLAIN if name in inner), None)
+    averaged = next((name for name in _AVERAGED if name in inner), None)
+    if plain is not None and averaged is not None:
+        log.info("%s has plain and averaged weights: took %r, not %r", path, plain, averaged)
+    elif averaged is not None:
+        log.info("%s has only averaged weights: took %r", path, averaged)
+    return plain or averaged
+
+
 def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if "n_averaged" in state and any(name.startswith("module.") for name in state):
+        # `torch.optim.swa_utils.AveragedModel` counts in it.
+        state = {name: value for name, value in state.items() if name != "n_averaged"}
     while state:
         first = next(iter(state))
         prefix = next((known for known in _WRAPPERS if first.startswith(known)), None)

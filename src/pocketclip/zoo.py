@@ -93,6 +93,16 @@ class TextConfig:
     instead of storing one row per token; keeps the smallest models small."""
     drop_path: float = 0.0
 
+    @property
+    def ignores_padding(self) -> bool:
+        """Whether what follows the end of a text cannot change its embedding.
+
+        Then padding may be left out. Only a causal tower is blind to it, unless something else
+        looks ahead: RepMixer's convolutions over neighbouring tokens, or a class token that comes
+        after the padding.
+        """
+        return self.causal and not self.repmixer and not self.class_token
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
@@ -445,10 +455,26 @@ def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
         raise ConfigError(f"incomplete {where} configuration: {error}") from error
 
 
+MAX_IMAGE_SIZE = 2048
+"""Pixels on a side."""
+_LARGEST = 1 << 20
+# What a number may be, by the name of its field, where it is not a whole number up to the largest.
+# A standard deviation near 0 makes pixels infinite.
+_RANGES: dict[str, tuple[float, float]] = {
+    "size": (1, MAX_IMAGE_SIZE),
+    "mean": (-1e3, 1e3),
+    "std": (1e-3, 1e3),
+    "layers": (1, 1024),
+    "context_length": (1, 8192),
+    "depths": (0, 1024),
+    "mlp_ratio": (1e-3, 64),
+    "layer_scale": (-1e3, 1e3),
+    "drop_path": (0, 1),
+    "eps": (0, 1),
+}
+_LONGEST = 16  # stages of a tower
 # Of all the whole numbers, only these may be none.
 _MAY_BE_ZERO = {"attention_stages", "squeeze_excite_stages", "stem_padding"}
-_MOST = {"vocab_size": 1 << 20, "size": 8192, "layers": 1024, "context_length": 8192}
-_MOST_ELSE = 1 << 16
 
 
 def checked(config: ModelConfig) -> ModelConfig:
@@ -469,10 +495,8 @@ def checked(config: ModelConfig) -> ModelConfig:
             value = getattr(part, name)
             zero = value == 0 and hint is int and name not in _MAY_BE_ZERO
             if zero or not _fits(value, hint):
-                raise ConfigError(f"{where}{name} cannot be {value!r}")
-            most = _MOST.get(name, _MOST_ELSE)
-            if any(isinstance(v, int) and v > most for v in (value, *_parts(value))):
-                raise ConfigError(f"{where}{name} cannot be {value!r}; {most:,} is the most")
+                raise ConfigError(f"{where}{name} cannot be {_shown(value)}")
+            check_range(f"{where}{name}", value)
     image, text = config.image, config.text
     pairs = [("text", text.width, text.heads)]
     if config.decoder is not None:
@@ -495,8 +519,35 @@ def checked(config: ModelConfig) -> ModelConfig:
     return config
 
 
-def _parts(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else ()
+def check_range(name: str, value: Any) -> None:
+    """Check a number, or several, by the field's name; other values pass.
+
+    Args:
+        name: the field's name, perhaps with what it is a part of: `preprocess.std`.
+        value: its value.
+
+    Raises:
+        ConfigError: it is not finite, or beyond what makes sense.
+    """
+    field = name.rpartition(".")[2]
+    low, high = _RANGES.get(field, (-_LARGEST, _LARGEST))
+    values = value if isinstance(value, tuple) else (value,)
+    if len(values) > _LONGEST:
+        raise ConfigError(f"{name} cannot have {len(values)} entries, only up to {_LONGEST}")
+    for number in values:
+        # Written so that NaN fails.
+        if type(number) in (int, float) and not low <= number <= high:
+            raise ConfigError(
+                f"{name} cannot be {_shown(value)}: it has to be between {low:g} and {high:g}"
+            )
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "so large a number"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _check_captioner(config: ModelConfig) -> None:

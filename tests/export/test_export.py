@@ -23,6 +23,7 @@ from pocketclip.export import job, verify
 from pocketclip.export import onnx as to_onnx
 from pocketclip.export import openvino as to_openvino
 from pocketclip.export.job import export
+from pocketclip.infer import backends
 from pocketclip.infer.backends import openvino_runner
 from pocketclip.infer.bundle import read
 from pocketclip.nn.clip import random_model
@@ -564,3 +565,13 @@ def test_every_published_model_exports(name, target, tmp_path):
     for figures in bundle.verification["backends"].values():
         assert figures["passed"], figures
     shutil.rmtree(tmp_path / "bundle")  # gigabytes, all together
+
+
+def test_a_backend_that_gives_nan_passes_no_gate(exported, monkeypatch):
+    bundle = read(exported())
+    wanted = verify.reference(model())
+    for kind in backends.BACKENDS.values():
+        inside = kind.image
+        monkeypatch.setattr(kind, "image", lambda self, x, f=inside: f(self, x) * np.nan)
+    with pytest.raises(DriftError, match="its embedding is not finite"):
+        verify.verify(bundle, wanted)

@@ -69,7 +69,7 @@ def test_levels_are_scaled_by_the_weights(name):
 def test_a_causal_text_may_be_shorter():
     """The end of a text pools what stands before it: without the padding it is the same."""
     towers = prepare(model("mobileclip-b"))
-    assert towers.text_is_causal
+    assert towers.config.text.ignores_padding
     program, axes = exported(towers.text, towers.text_example, kind="text", towers=towers)
     assert axes == ("batch", "tokens")
     run = program.module()
@@ -83,7 +83,7 @@ def test_a_causal_text_may_be_shorter():
 
 def test_other_texts_are_of_full_length():
     towers = prepare(model())
-    assert not towers.text_is_causal
+    assert not towers.config.text.ignores_padding
     _, axes = exported(towers.text, towers.text_example, kind="text", towers=towers)
     assert axes == ("batch", None)
 
@@ -93,7 +93,7 @@ def test_a_captioner_gives_its_two_towers():
     coca = random_model("coca-tiny", seed=0)
     randomise(coca)
     towers = prepare(coca)
-    assert not towers.text_is_causal
+    assert not towers.config.text.ignores_padding
     ids = torch.zeros(2, coca.config.text.context_length, dtype=torch.int64)
     ids[:, :4] = torch.tensor([49406, 320, 1125, 49407])
     with torch.inference_mode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -144,3 +145,97 @@ def test_a_bundle_for_devices_is_not_run_here(folder):
     with pytest.raises(BundleError, match=r"coreml bundle, for devices.*--format openvino"):
         Encoder(folder)
     assert issubclass(BundleError, PocketclipError)
+
+
+def _moved(folder, tower, file):
+    """Let a tower's file, and its hash, have another name."""
+    raw = manifest(folder)
+    files = {file if n == raw[tower]["file"] else n: e for n, e in raw["files"].items()}
+    _signed(folder, files=files, **{tower: raw[tower] | {"file": file}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../image.onnx", "a/../../image.onnx", "/etc/passwd", "..", "a//b", "./image.onnx",
+     "..\\image.onnx", "C:\\image.onnx", "C:image.onnx", "\\\\host\\share", "image.onnx\0", ""],
+)  # fmt: skip
+def test_a_file_outside_of_the_bundle_is_refused(folder, name):
+    _moved(folder, "image", name)
+    with pytest.raises(BundleError, match="outside of the bundle"):
+        read(folder)
+    # nor without a hash
+    other = folder.parent / "other"
+    shutil.copytree(folder, other)
+    raw = manifest(other)
+    _signed(other, files={n: e for n, e in raw["files"].items() if n != name})
+    with pytest.raises(BundleError, match="not one of its files"):
+        read(other)
+
+
+def test_a_link_out_of_the_bundle_is_refused(folder, tmp_path):
+    (folder / "image.onnx").rename(tmp_path / "image.onnx")
+    (folder / "image.onnx").symlink_to(tmp_path / "image.onnx")
+    with pytest.raises(BundleError, match=r"'image\.onnx', which is outside of the bundle"):
+        read(folder)
+    (folder / "image.onnx").unlink()
+    (folder / "deep").mkdir()
+    (tmp_path / "image.onnx").rename(folder / "deep" / "image.onnx")
+    (folder / "image.onnx").symlink_to("deep/image.onnx")  # within it
+    (tmp_path / "link").symlink_to(folder)  # to it
+    assert read(tmp_path / "link").path("image").is_file()
+
+
+def test_a_snapshot_of_the_hub_may_link_to_its_blobs(folder, tmp_path):
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "main"
+    blobs = tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for file in folder.iterdir():
+        file.rename(blobs / file.name)
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    read(snapshot).check()
+
+
+@pytest.mark.parametrize("file", ["text.onnx", "image.onnx.data.more", 3, None, ["image.onnx"]])
+def test_a_tower_without_a_file_of_its_own(folder, file):
+    _signed(folder, image=manifest(folder)["image"] | {"file": file})
+    with pytest.raises(BundleError, match="is not one of its files"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"logit_scale": float("nan")}, {"logit_scale": float("inf")}, {"logit_scale": 0},
+        {"logit_scale": -3}, {"image_input": "film"}, {"image_input": ["photo"]},
+        {"verification": {"backends": {"onnxruntime": {"ms": "fast"}}}},
+        {"verification": {"backends": {"onnxruntime": 3}}},
+        {"verification": {"backends": {"onnxruntime": {"ms": float("nan")}}}},
+        {"verification": {"backends": 3}},
+        {"files": {"image.onnx": {"bytes": "1", "sha256": "0"}}},
+        {"files": {"image.onnx": {"bytes": 1}}},
+    ],
+)  # fmt: skip
+def test_values_that_make_no_sense(folder, changes):
+    _signed(folder, **changes)
+    with pytest.raises(BundleError, match="is damaged"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("std", [0, 1, 1]), ("std", [1, float("nan"), 1]), ("std", [1, 1, -1]), ("std", [1e-30] * 3),
+     ("std", [float("inf")] * 3), ("mean", [float("nan"), 0, 0]), ("size", 10**9), ("size", 0)],
+)  # fmt: skip
+def test_preprocessing_that_makes_no_sense(folder, field, value):
+    about = manifest(folder)["model"]
+    _signed(folder, model=about | {"preprocess": about["preprocess"] | {field: value}})
+    with pytest.raises(BundleError, match=f"is damaged.*preprocess.{field} cannot be"):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", ["image.onnx", "tokenizer.json", "bundle.json"])
+def test_a_pointer_of_git_lfs_is_named(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(BundleError, match=rf"{name} is a git-LFS pointer.*git lfs pull"):
+        read(folder).check()

@@ -10,8 +10,18 @@ from PIL import Image
 
 import pocketclip
 from pocketclip import checkpoint
-from pocketclip.errors import ImageError, PocketclipError, UnknownModelError
+from pocketclip.errors import (
+    EmbeddingError,
+    ImageError,
+    PocketclipError,
+    UnknownModelError,
+)
+from pocketclip.export.towers import exported, prepare
 from pocketclip.nn.clip import random_model
+from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.reinforce.teachers import Teacher, ZooTowers
+from pocketclip.train.recipe import LossSection
+from pocketclip.train.step import Stepper
 from pocketclip.types import Encoder
 from tests.golden_weights import randomise
 
@@ -151,3 +161,107 @@ def test_greyscale_and_transparent_images(encoder):
         buffer = io.BytesIO()
         image.save(buffer, "TIFF")
         assert encoder.encode_image(buffer.getvalue()).shape == (1, 64)
+
+
+def _damaged(part, value=float("nan")):
+    model = random_model("tiny", seed=0)
+    with torch.no_grad():
+        getattr(model, part).head.weight.fill_(value)
+    return pocketclip.Encoder(model, batch_size=3)
+
+
+@pytest.mark.parametrize(("value", "what"), [(float("nan"), "not finite"), (0.0, "zero")])
+def test_useless_embeddings_are_an_error_that_names_the_input(value, what):
+    encoder = _damaged("image", value)
+    if what == "zero":
+        torch.nn.init.zeros_(encoder.model.image.head.bias)
+    for call in (encoder.encode_image, lambda photos: encoder.classify(photos, ["a", "b"])):
+        with pytest.raises(EmbeddingError, match=rf"{PHOTOS[0].name}: its embedding is {what}"):
+            call(PHOTOS)
+    with pytest.raises(EmbeddingError, match=r"^image 0 \(counted from 0\): its"):
+        encoder.encode_image(PHOTOS[0].read_bytes())
+    prepared = [encoder.prepare(photo) for photo in PHOTOS]
+    for call in (encoder.encode_prepared, lambda rows: encoder.encode_pixels(np.stack(rows))):
+        with pytest.raises(EmbeddingError, match=r"^image 0 \(counted from 0\): its"):
+            call(prepared)
+    text = _damaged("text", value)
+    for call in (text.encode_text, text.classifier):
+        with pytest.raises(EmbeddingError, match=f"text 'a cat': its embedding is {what}"):
+            call(["a cat", "a dog"])
+
+
+def test_one_useless_embedding_among_good_ones_is_the_one_that_is_named(encoder, monkeypatch):
+    inside = encoder.backend.image
+
+    def overflowing(pixels):
+        rows = inside(pixels)
+        bright = pixels.mean((1, 2, 3)) > 0.99
+        rows[bright] = np.inf
+        return rows
+
+    monkeypatch.setattr(encoder.backend, "image", overflowing)
+    white = np.full((64, 64, 3), 255, np.uint8)
+    images = [*PHOTOS, white, PHOTOS[0]]
+    with pytest.raises(EmbeddingError, match=r"^image 4 \(counted from 0\)"):
+        encoder.encode_image(images)
+    with pytest.raises(EmbeddingError) as caught:
+        encoder.encode_prepared([encoder.prepare(image) for image in images])
+    assert caught.value.index == 4
+    assert encoder.encode_image(PHOTOS).shape == (4, 64)
+
+
+def test_a_scale_that_is_not_finite_gives_no_shares(encoder):
+    model = random_model("tiny", seed=0)
+    with torch.no_grad():
+        model.logit_scale.fill_(float("nan"))
+    with pytest.raises(EmbeddingError, match="logit scale: it is nan"):
+        pocketclip.Encoder(model).classify(PHOTOS, ["a", "b"])
+    rows = np.full((1, 64), np.nan, np.float32)
+    with pytest.raises(EmbeddingError, match="not finite"):
+        encoder.rank(rows, encoder.classifier(["a", "b"]), ["a", "b"])
+
+
+def _teacher(model):
+    return Teacher(
+        ZooTowers(model, torch.device("cpu"), torch.float32),
+        name="x", transform=SquareTransform.of(model.config.preprocess), scaling=Scaling(),
+        device=torch.device("cpu"), dtype=torch.float32,
+    )  # fmt: skip
+
+
+TEXTS = ["", "a cat", "a photo of two dogs that run along a beach in the evening " * 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "trims"),
+    [
+        ({"causal": True}, True),
+        ({"causal": False}, False),
+        ({"causal": True, "repmixer": True}, False),
+        ({"causal": False, "repmixer": True}, False),
+    ],
+)
+def test_texts_are_trimmed_only_where_that_changes_nothing(options, trims):
+    model = random_model("tiny", seed=0, text=options)
+    randomise(model)
+    assert model.config.text.ignores_padding is trims
+    encoder = pocketclip.Encoder(model)
+    ids = torch.from_numpy(encoder.tokenizer(TEXTS, model.config.text.context_length))
+    with torch.inference_mode():
+        wanted = model.encode_text(ids, normalize=True).numpy()
+        one = encoder.tokenizer(["a cat"])
+        short = model.encode_text(one[:, : one.argmax() + 1], normalize=True).numpy()
+    # The property says what is true of the tower itself.
+    assert np.allclose(short, wanted[1:2], atol=1e-5) is trims
+    np.testing.assert_allclose(encoder.encode_text(TEXTS), wanted, atol=1e-5)
+    for text, row in zip(TEXTS, wanted, strict=True):
+        np.testing.assert_allclose(encoder.encode_text(text)[0], row, atol=1e-5)
+    teacher = _teacher(model)
+    assert teacher.towers.trims is trims
+    np.testing.assert_allclose(teacher.encode_text(TEXTS), wanted, atol=1e-5)
+    towers = prepare(model, normalize=True)
+    _, axes = exported(towers.text, towers.text_example, kind="text", towers=towers)
+    assert axes == ("batch", "tokens" if trims else None)
+    np.testing.assert_allclose(towers.text(ids).numpy(), wanted, atol=1e-5)
+    step = Stepper(model, model, LossSection(), device=torch.device("cpu"))
+    assert step.trims is trims

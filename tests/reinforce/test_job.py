@@ -18,7 +18,7 @@ from PIL import Image
 
 from pocketclip import shards, storage
 from pocketclip.augment import Augmentation
-from pocketclip.errors import ConfigError, DataError, StorageError
+from pocketclip.errors import ConfigError, DataError, EmbeddingError, StorageError
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.job import Limit, run
@@ -430,3 +430,29 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(table, tmp_path):
     calm = contents(tmp_path / "calm")
     assert contents(out) == calm
     assert len(calm) == 2 + 2 * 4
+
+
+def test_useless_embeddings_are_never_stored(table, tmp_path, monkeypatch):
+    engine_teachers = Engine.__init__
+
+    def damaged(self, what):
+        engine_teachers(self, what)
+        inside = self.teachers[1].towers.encode_pixels
+        calls = []
+
+        def overflowing(pixels):
+            calls.append(len(pixels))
+            found = inside(pixels)
+            if sum(calls) > 8:  # a later image's second view
+                found[1] = float("inf")
+            return found
+
+        self.teachers[1].towers.encode_pixels = overflowing
+
+    monkeypatch.setattr(Engine, "__init__", damaged)
+    out = tmp_path / "dr"
+    with pytest.raises(EmbeddingError, match=r"^image '0000000\d', augmentation 1: .*not finite"):
+        run(pairs(table(8)), recipe(), str(out), workers=0)
+    assert not list(out.glob("*.tmp"))
+    for sample in (s for path in out.glob("*.tar") for s in shards.read(str(path))):
+        assert all(np.isfinite(rows).all() for rows in sample.embeddings.values())

@@ -17,6 +17,7 @@ from pocketclip import checkpoint, devices, zoo
 from pocketclip.errors import (
     CheckpointError,
     ConfigError,
+    EmbeddingError,
     HubError,
     MissingDependencyError,
     UnknownModelError,
@@ -26,7 +27,7 @@ from pocketclip.nn.reparam import fuse
 from pocketclip.preprocess import Preprocess
 from pocketclip.reinforce import specs, squares
 from pocketclip.reinforce.squares import SquareTransform
-from pocketclip.reinforce.teachers import Pixels, Teacher, load_teacher
+from pocketclip.reinforce.teachers import Pixels, Teacher, ZooTowers, load_teacher
 from pocketclip.types import Encoder
 from tests.golden_weights import randomise
 
@@ -501,7 +502,7 @@ def test_folders_that_hold_no_teacher(tmp_path):
 
 @pytest.mark.usefixtures("foreign_models")
 def test_offline_nothing_is_fetched(hub):
-    with pytest.raises(HubError, match="cannot fetch owner/model"):
+    with pytest.raises(HubError, match=r"cannot fetch owner/model: .* the network is off"):
         load_teacher("transformers:owner/model", offline=True)
     assert not hub.requests
 
@@ -598,3 +599,161 @@ def test_open_clips_description_of_preprocessing(facts, resize):
     assert scaling.std == (0.5, 0.5, 0.5)
     with pytest.raises(ConfigError, match="is not supported"):
         squares.from_open_clip(config | {"resize_mode": "longest"}, "x")
+
+
+def test_useless_embeddings_are_an_error_that_names_the_input(folder):
+    model = checkpoint.load(folder)
+    with torch.no_grad():
+        model.image.head.weight.fill_(float("nan"))
+        model.text.head.weight.mul_(1e30)
+    transform = SquareTransform.of(model.config.preprocess)
+    teacher = Teacher(
+        ZooTowers(model, torch.device("cpu"), torch.float16), name="mine", transform=transform,
+        scaling=squares.Scaling(), device=torch.device("cpu"), dtype=torch.float16,
+    )  # fmt: skip
+    with pytest.raises(EmbeddingError, match=r"^image 0 .*not finite.*of mine.*float16"):
+        teacher.encode_squares(_views(64))
+    with pytest.raises(EmbeddingError, match=r"^a\.jpg: its embedding"):
+        teacher.encode_squares(_views(64), lambda _row: "a.jpg")
+    with pytest.raises(EmbeddingError, match=r"^text 'a dog': .*precision float32 may mend it"):
+        teacher.encode_text(["a dog", "a cat"])
+    with torch.no_grad():
+        model.logit_scale.fill_(float("inf"))
+    checkpoint.save(model, folder.parent / "damaged")
+    with pytest.raises(EmbeddingError, match="logit scale: it is inf"):
+        load_teacher(str(folder.parent / "damaged"), device="cpu", precision="float32")
+
+
+def _served(hub, folder, repo="owner/model"):
+    hub.repos[repo] = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_teacher_of_the_hub_follows_its_rules(foreign_models, hub, tmp_path, monkeypatch):
+    (tmp_path / "made").mkdir()
+    foreign_models.clip(tmp_path / "made")
+    _served(hub, tmp_path / "made")
+    hub.repos["owner/model"]["open_clip_model.safetensors"] = b"x" * 100
+    hub.revisions.add("v1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))  # since it was imported
+    spec = "transformers:owner/model@v1"
+    with pytest.raises(HubError, match=r"cannot fetch owner/model at revision 'v1'.*is off"):
+        load_teacher(spec, device="cpu", precision="float32", offline=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HubError, match="the network is off"):
+        load_teacher(spec, device="cpu", precision="float32")
+    assert hub.requests == []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    space = load_teacher(spec, device="cpu", precision="float32").space_id
+    assert (tmp_path / "elsewhere" / "models--owner--model").is_dir()
+    assert not any("open_clip" in request.path for request in hub.requests)
+    hub.requests.clear()
+    for offline in (True, False):
+        teacher = load_teacher(spec, device="cpu", precision="float32", offline=offline)
+        assert teacher.space_id == space
+    assert hub.requests == []
+    # What another library left in the same folder is not part of the model.
+    (snapshot,) = (tmp_path / "elsewhere").glob("models--*/snapshots/*")
+    (snapshot / "open_clip_model.safetensors").write_bytes(b"y")
+    assert load_teacher(spec, device="cpu", precision="float32").space_id == space
+    # A cache with the weights alone is completed.
+    (snapshot / "tokenizer.json").unlink()
+    with pytest.raises(HubError, match="the network is off"):
+        load_teacher(spec, device="cpu", precision="float32", offline=True)
+    assert load_teacher(spec, device="cpu", precision="float32").space_id == space
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_of_git_lfs_in_a_folder_is_named(foreign_models, tmp_path, name):
+    foreign_models.clip(tmp_path)
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(CheckpointError, match=rf"{name} is a git-LFS pointer.*git lfs pull"):
+        load_teacher(f"transformers:{tmp_path}", device="cpu", precision="float32")
+
+
+class _OpenClip:
+    """What is asked of open_clip."""
+
+    def __init__(self, known):
+        self.known = known
+
+    def get_pretrained_cfg(self, name, tag):
+        return self.known.get((name, tag))
+
+
+def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch):
+    from pocketclip.reinforce.foreign_towers import _fetched
+
+    described = {"mean": (0.5, 0.5, 0.5), "interpolation": "bicubic", "quick_gelu": True}
+    library = _OpenClip(
+        {
+            ("ViT-B-32", "dfn"): {"hf_hub": "owner/b32/", "url": "", **described},
+            ("ViT-B-32", "named"): {"hf_hub": "owner/named/best.pt", "url": ""},
+            ("RN50", "openai"): {"url": "https://example.invalid/RN50.pt", "hf_hub": ""},
+        }
+    )
+    hub.repos["owner/b32"] = {
+        "open_clip_model.safetensors": b"a" * 50, "model.safetensors": b"b" * 50,
+        "open_clip_config.json": b"{}", "vocab.txt": b"a",
+    }  # fmt: skip
+    hub.repos["owner/named"] = {"best.pt": b"c" * 50, "other.pt": b"d" * 50}
+    for tag in ("dfn", "named"):
+        with pytest.raises(HubError, match="the network is off"):
+            _fetched(library, "ViT-B-32", tag, offline=True)
+    with pytest.raises(ConfigError, match="offline, give a file"):
+        _fetched(library, "RN50", "openai", offline=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="offline, give a file"):
+        _fetched(library, "RN50", "openai", offline=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert hub.requests == []
+    place, settings = _fetched(library, "ViT-B-32", "dfn", offline=False)
+    assert place == "ViT-B-32"
+    assert Path(settings.pop("pretrained")).read_bytes() == b"a" * 50
+    assert settings.pop("force_quick_gelu") is True
+    assert settings == {
+        "force_preprocess_cfg": {"mean": (0.5, 0.5, 0.5), "interpolation": "bicubic"}
+    }
+    _, settings = _fetched(library, "ViT-B-32", "named", offline=False)
+    assert Path(settings["pretrained"]).read_bytes() == b"c" * 50
+    place, settings = _fetched(library, "hf-hub:owner/b32", "", offline=False)
+    folder = Path(place.removeprefix("local-dir:"))
+    assert (folder / "open_clip_config.json").is_file()
+    assert settings == {}
+    hub.requests.clear()
+    for name, tag in (("ViT-B-32", "dfn"), ("ViT-B-32", "named"), ("hf-hub:owner/b32", "")):
+        for offline in (True, False):
+            _fetched(library, name, tag, offline=offline)
+    assert hub.requests == []
+    assert _fetched(library, "RN50", "openai", offline=False)[1]["pretrained"] == "openai"
+    (tmp_path / "x.pt").touch()
+    assert _fetched(library, "RN50", f"{tmp_path}/x.pt", offline=True)[1] == {
+        "pretrained": f"{tmp_path}/x.pt"
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"image_std": [0, 1, 1]}, "std cannot be"),
+        ({"image_std": float("nan")}, "std cannot be"),
+        ({"image_mean": [float("inf"), 0, 0]}, "mean cannot be"),
+        ({"rescale_factor": 0}, "cannot be followed"),
+        ({"rescale_factor": float("nan")}, "cannot be divided by"),
+        ({"crop_size": 10**9, "size": {"shortest_edge": 10**9}}, "size cannot be"),
+        ({"crop_size": -3}, "size cannot be"),
+    ],
+)
+def test_numbers_of_a_processor_that_make_no_sense(facts, reason):
+    with pytest.raises(ConfigError, match=rf"^x\.json cannot be followed.*{reason}|^x.*{reason}"):
+        squares.from_processor({"image_processor_type": "CLIPImageProcessor", **facts}, "x.json")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"std": (0.0, 1.0, 1.0)}, {"std": 0.0}, {"mean": (float("nan"),) * 3}, {"size": 10**9},
+     {"std": None}, {"mean": (0.0, 0.0)}],
+)  # fmt: skip
+def test_numbers_of_open_clip_that_make_no_sense(facts):
+    config = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "size": 64}
+    with pytest.raises(ConfigError, match=r"^x: its preprocessing cannot be followed"):
+        squares.from_open_clip(config | facts, "x")

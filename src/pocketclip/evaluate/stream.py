@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import storage
-from pocketclip.errors import ConfigError, DataError, ImageError, MissingDependencyError
+from pocketclip.errors import (
+    ConfigError,
+    DataError,
+    EmbeddingError,
+    ImageError,
+    MissingDependencyError,
+)
 from pocketclip.evaluate.ahead import load_ahead
 from pocketclip.evaluate.examples import Example, TaskData
 from pocketclip.evaluate.tasks import Metrics
@@ -156,11 +162,12 @@ def embed_images(
             good = [pair for pair in batch if not isinstance(pair[1], Skipped)]
             if good:
                 inputs = [loaded for _, loaded in good]
-                if ahead is None:
-                    found = encoder.encode_image(inputs)
-                else:
-                    found = ahead.encode_prepared(inputs)
                 names = [example.name for example, _ in good]
+                with _named(names):
+                    if ahead is None:
+                        found = encoder.encode_image(inputs)
+                    else:
+                        found = ahead.encode_prepared(inputs)
                 embeddings = _unit(found, encoder.embed_dim, names)
                 yield [example for example, _ in good], embeddings
             options.advance(len(batch))
@@ -203,6 +210,15 @@ def _refuse(bad: list[Skipped], rest: Iterator[list[tuple[E, Any]]]) -> NoReturn
     )
 
 
+@contextmanager
+def _named(names: Sequence[str]) -> Iterator[None]:
+    """Let an encoder's complaint about the embedding of one of its inputs name that input."""
+    try:
+        yield
+    except EmbeddingError as error:
+        raise DataError(f"{names[error.index]}: {error.reason}") from error
+
+
 def _unit(rows: Embeddings, width: int, names: Sequence[str]) -> Embeddings:
     """Return rows (B, D) at unit length.
 
@@ -242,7 +258,9 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], names: Sequence[str]) ->
     out = np.empty((len(texts), encoder.embed_dim), np.float32)
     for begin in range(0, len(texts), _TEXTS):
         part = slice(begin, begin + _TEXTS)
-        out[part] = _unit(encoder.encode_text(texts[part]), encoder.embed_dim, names[part])
+        with _named(names[part]):
+            found = encoder.encode_text(texts[part])
+        out[part] = _unit(found, encoder.embed_dim, names[part])
     return out
 
 

@@ -35,11 +35,10 @@ class Towers:
     image: nn.Module
     """Maps pixels (B, 3, S, S), see `Pixels`, to embeddings (B, D)."""
     text: nn.Module
-    """Maps token ids (B, T) to embeddings (B, D); T is any up to the context length where
-    `text_is_causal`, else exactly the context length."""
+    """Maps token ids (B, T) to embeddings (B, D); T is any up to the context length where the
+    configuration's text tower `ignores_padding`, else exactly the context length."""
     image_example: Tensor
     text_example: Tensor
-    text_is_causal: bool
     config: zoo.ModelConfig
     pixels: Pixels
     normalized: bool
@@ -85,7 +84,6 @@ def prepare(
         text=text,
         image_example=example if pixels == "preprocessed" else (example * 255).round(),
         text_example=ids,
-        text_is_causal=config.text.causal and not config.text.class_token,
         config=config,
         pixels=pixels,
         normalized=normalize,
@@ -147,7 +145,7 @@ def exported(
 ) -> tuple[ExportedProgram, tuple[str | None, ...]]:
     """Return a tower as torch's exported program, with a free batch.
 
-    The number of tokens is free too where the text tower is causal.
+    The number of tokens is free too where the text tower ignores padding.
 
     Args:
         tower: one of `towers`, or another form of it.
@@ -162,7 +160,7 @@ def exported(
 
     free: tuple[str | None, ...] = ("batch", *([None] * (example.ndim - 1)))
     shapes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
-    if kind == "text" and towers.text_is_causal:
+    if kind == "text" and towers.config.text.ignores_padding:
         free = ("batch", "tokens")
         shapes[1] = torch.export.Dim("tokens", min=3, max=towers.config.text.context_length)
     return program(tower, example, (shapes,)), free

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, DriftError, ExportError, ImageError
+from pocketclip.errors import (
+    BundleError,
+    DriftError,
+    EmbeddingError,
+    ExportError,
+    ImageError,
+)
 from pocketclip.infer.backends import has_bf16, installed, runs
 from pocketclip.infer.bundle import TOWERS, Bundle
 from pocketclip.infer.encoder import Encoder
@@ -105,11 +111,8 @@ def reference(model: CLIP, photos: Sequence[Any] = (), captions: Sequence[str] =
         image, text = encoder.encode_image(photos), encoder.encode_text(captions)
     except ImageError as error:
         raise ExportError(f"a photograph to compare with cannot be read: {error}") from error
-    for name, found in (("image", image), ("text", text)):
-        if not np.isfinite(found).all():
-            raise ExportError(
-                f"the model's own {name} embeddings are not finite: its weights are damaged"
-            )
+    except EmbeddingError as error:
+        raise ExportError(f"the model's own embeddings cannot be compared with: {error}") from error
     return Reference(photos=photos, captions=captions, image=image, text=text)
 
 
@@ -186,7 +189,7 @@ def verify(bundle: Bundle, wanted: Reference) -> dict[str, Any]:
     for name in filter(installed, runs(bundle)):
         try:
             found[name] = _in_backend(bundle, name, wanted, gates)
-        except BundleError as error:
+        except (BundleError, EmbeddingError) as error:
             found[name] = {"passed": False, "reason": str(error)}
     not_passed = [name for name, figures in found.items() if figures.get("passed") is False]
     if own in not_passed:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketclip import files, zoo
+from pocketclip import files, hub, zoo
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
 from pocketclip.parsing import read_json
 from pocketclip.tokenizer import fingerprint
@@ -89,6 +90,7 @@ class Bundle:
                     f"{self.folder}: {name} is missing; export the bundle again"
                 )
             if file.stat().st_size != entry["bytes"]:
+                hub.check_lfs_pointer(file, ChangedBundleError)
                 raise ChangedBundleError(_changed(self.folder, name))
         with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
             digests = pool.map(lambda name: files.digest(self.folder / name), names)
@@ -134,6 +136,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
     """
     folder = Path(path)
     files.recover(folder)
+    hub.check_lfs_pointer(folder / MANIFEST, BundleError)
     try:
         raw = read_json(folder / MANIFEST)
         if not isinstance(raw, dict) or raw.get("format") != "pocketclip-bundle":
@@ -149,20 +152,21 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
             folder=folder,
             config=zoo.from_dict(raw["model"]),
             space_id=str(raw["space_id"]),
-            logit_scale=float(raw["logit_scale"]),
+            logit_scale=_positive(raw["logit_scale"], "logit_scale"),
             target=str(raw["target"]),
             precision=str(raw["precision"]),
-            image_input=str(raw["image_input"]),
+            image_input=_one_of(raw["image_input"], IMAGE_INPUTS, "image_input"),
             normalized=bool(raw["normalized"]),
             towers={tower: dict(raw[tower]) for tower in TOWERS},
-            files={name: dict(entry) for name, entry in raw["files"].items()},
-            verification=dict(raw["verification"]),
+            files=_files(raw["files"]),
+            verification=_verification(raw["verification"]),
         )
         same_tokenizer = raw["tokenizer"] == fingerprint()
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise BundleError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+    _check_places(bundle)
     if not same_tokenizer:
         raise BundleError(
             f"{folder} was exported with another tokenizer than this pocketclip has: texts would "
@@ -174,6 +178,64 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
             "their embeddings cannot be compared"
         )
     return bundle
+
+
+def _positive(value: Any, what: str) -> float:
+    number = float(value)
+    if not 0 < number < math.inf:  # so written, NaN fails
+        raise ValueError(f"{what} cannot be {number}")
+    return number
+
+
+def _one_of(value: Any, known: Iterable[str], what: str) -> str:
+    if value not in known:
+        raise ValueError(f"{what} cannot be {value!r}")
+    return str(value)
+
+
+def _files(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    for name, entry in raw.items():
+        if type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
+            raise ValueError(f"the size or hash of {name} is of another type")
+    return {name: dict(entry) for name, entry in raw.items()}
+
+
+def _verification(raw: Mapping[str, Any]) -> dict[str, Any]:
+    for name, figures in dict(raw.get("backends", {})).items():
+        _positive(figures.get("ms", 1.0), f"ms of {name}")
+    return dict(raw)
+
+
+def _check_places(bundle: Bundle) -> None:
+    """Raise a BundleError for a file outside of the bundle, or one without a hash."""
+    for name in bundle.files:
+        if not _is_inside(bundle.folder, name):
+            raise BundleError(
+                f"{bundle.folder / MANIFEST} names the file {name!r}, which is outside of the "
+                "bundle: do not use it, it was not written by `pocketclip export`"
+            )
+    for tower in TOWERS:
+        file = bundle.towers[tower].get("file")
+        hashed = isinstance(file, str) and any(
+            name == file or name.startswith(f"{file}/") for name in bundle.files
+        )
+        if not hashed or not str(file).startswith(f"{tower}."):
+            raise BundleError(
+                f"{bundle.folder / MANIFEST} names the file {file!r} for the {tower} tower, which "
+                "is not one of its files: export the bundle again"
+            )
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a file's name, of any system's form, leads to a place within `folder`."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or any(c in name for c in "\\:\0"):
+        return False
+    home, place = folder.resolve(), (folder / name).resolve()
+    if place.is_relative_to(home):
+        return True
+    # The hub's cache holds links to its blobs, which lie beside all snapshots of a repository.
+    return home.parent.name == "snapshots" and place.parent == home.parents[1] / "blobs"
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any], names: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import devices, zoo
+from pocketclip.embeddings import (
+    check_finite,
+    check_scale,
+    image_name,
+    text_name,
+    unit_length,
+)
 from pocketclip.errors import BundleError, ChangedBundleError, ImageError, PocketclipError
 from pocketclip.infer.backends import BACKENDS, Backend, BundleBackend, TorchBackend, candidates
 from pocketclip.infer.bundle import Bundle, is_bundle, read
@@ -214,10 +221,14 @@ class Encoder:
 
     @property
     def logit_scale(self) -> float:
-        """The multiplier of cosine similarities before a softmax."""
+        """The multiplier of cosine similarities before a softmax.
+
+        Raises:
+            EmbeddingError: it is not finite.
+        """
         if self.bundle is not None:
             return self.bundle.logit_scale
-        return float(self.model.logit_scale.detach().exp())
+        return check_scale(float(self.model.logit_scale.detach().float().exp()))
 
     @property
     def space_id(self) -> str:
@@ -280,6 +291,8 @@ class Encoder:
 
         Raises:
             ImageError: an image cannot be opened.
+            EmbeddingError: an embedding is not finite, or zero where it is to be normalised; names
+                the image.
         """
         stacked = isinstance(images, np.ndarray) and images.ndim == 4
         many = list(images) if stacked or isinstance(images, (list, tuple)) else [images]
@@ -296,6 +309,9 @@ class Encoder:
         """Yield, per batch, which images were read, their embeddings, and which failed and why.
 
         Images are named by their position. Those of the next batch are decoded meanwhile.
+
+        Raises:
+            EmbeddingError: as in `encode_image`.
         """
         at_once = self._at_once()
         images = list(images)
@@ -319,7 +335,9 @@ class Encoder:
                     except ImageError as error:
                         bad.append((position, error))
                     if waiting and (len(waiting) == at_once or position == end - 1):
-                        parts.append(self.encode_prepared(waiting, normalize=normalize))
+                        places = good[-len(waiting) :]
+                        names = [image_name(images[place], place) for place in places]
+                        parts.append(self._encode_prepared(waiting, normalize, names.__getitem__))
                         waiting = []
                 yield good, np.concatenate(parts), bad
 
@@ -354,21 +372,34 @@ class Encoder:
     def encode_prepared(
         self, inputs: Sequence[NDArray[Any]], *, normalize: bool = True
     ) -> Embeddings:
-        """Return embeddings (B, D) of what `prepare` made of images, in one go per size."""
+        """Return embeddings (B, D) of what `prepare` made of images, in one go per size.
+
+        Raises:
+            EmbeddingError: as in `encode_image`; images are named by their position.
+        """
+        return self._encode_prepared(inputs, normalize, _name_by_position)
+
+    def _encode_prepared(
+        self, inputs: Sequence[NDArray[Any]], normalize: bool, name_of: Callable[[int], str]
+    ) -> Embeddings:
+        self.load("image")
         parts = [
-            self.encode_pixels(np.stack(list(same)), normalize=normalize)
+            np.asarray(self.backend.image(np.stack(list(same))), np.float32)
             for _, same in itertools.groupby(inputs, key=np.shape)
         ]
-        return np.concatenate(parts)
+        return _checked(np.concatenate(parts), normalize, name_of)
 
     def encode_pixels(self, pixels: NDArray[Any], *, normalize: bool = True) -> Embeddings:
         """Return embeddings (B, D) of what the image tower takes, in one go.
 
         That is (B, 3, S, S) as `preprocess` makes it, but for bundles that say otherwise in
         `bundle.image_input`.
+
+        Raises:
+            EmbeddingError: as in `encode_image`; images are named by their position.
         """
         self.load("image")
-        return _unit(self.backend.image(pixels)) if normalize else self.backend.image(pixels)
+        return _checked(self.backend.image(pixels), normalize, _name_by_position)
 
     def encode_text(self, texts: str | Sequence[str], *, normalize: bool = True) -> Embeddings:
         """Return embeddings (B, D) of texts; a bundle's are remembered.
@@ -377,6 +408,10 @@ class Encoder:
             texts: one text or a sequence of them; longer ones than the model's context are cut,
                 with a warning.
             normalize: scale the embeddings to unit length.
+
+        Raises:
+            EmbeddingError: an embedding is not finite, or zero where it is to be normalised; names
+                the text.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         with self._caching:
@@ -393,22 +428,22 @@ class Encoder:
         if not texts:
             return np.empty((0, self.embed_dim), np.float32)
         out = np.stack([known[text] for text in texts])
-        return _unit(out) if normalize else out
+        return _checked(out, normalize, lambda row: text_name(texts[row]))
 
     def _encode_text(self, texts: list[str]) -> Embeddings:
         """Return embeddings (B, D), as the tower gives them."""
         ids = self.tokenizer(texts, self.config.text.context_length)
         self.load("text")
         out = np.empty((len(ids), self.embed_dim), np.float32)
-        # In a causal tower nothing looks at what follows the end of the text, so that leaving it
-        # out is exact, and short texts among themselves are a fraction of the work.
-        trims = self.config.text.causal and not self.config.text.class_token
+        # Where padding changes nothing, leaving it out is exact, and short texts among themselves
+        # are a fraction of the work.
+        trims = self.config.text.ignores_padding
         lengths = ids.argmax(1) + 1 if trims else np.full(len(ids), ids.shape[1])
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(ids), self.batch_size):
             rows = order[start : start + self.batch_size]
             out[rows] = self.backend.text(ids[rows, : lengths[rows[-1]]])
-        return out
+        return check_finite(out, lambda row: text_name(texts[row]))
 
     def classifier(
         self, labels: Sequence[str], templates: str | Sequence[str] = ("{}",)
@@ -420,6 +455,7 @@ class Encoder:
             templates: prompts with `{}` where the label goes.
 
         Raises:
+            EmbeddingError: as in `encode_text`.
             PocketclipError: no label, a label twice, or a template without `{}`.
         """
         if isinstance(labels, str):
@@ -436,8 +472,7 @@ class Encoder:
             raise PocketclipError(f"template {(wrong or [''])[0]!r} needs one {{}} for the label")
         prompts = [t.replace("{}", label) for label in labels for t in templates]
         embedded = self.encode_text(prompts).reshape(len(labels), len(templates), -1).mean(1)
-        unit: Embeddings = embedded / np.linalg.norm(embedded, axis=-1, keepdims=True)
-        return unit
+        return unit_length(embedded, lambda row: text_name(labels[row]))
 
     def classify(
         self, images: Any, labels: Sequence[str], templates: str | Sequence[str] = ("{}",)
@@ -451,6 +486,7 @@ class Encoder:
 
         Raises:
             ImageError: an image cannot be opened.
+            EmbeddingError: as in `encode_image` and `encode_text`.
             PocketclipError: labels or templates that do not make sense.
         """
         classifier = self.classifier(labels, templates)
@@ -459,7 +495,13 @@ class Encoder:
     def rank(
         self, images: Embeddings, classifier: Embeddings, labels: Sequence[str]
     ) -> list[dict[str, float]]:
-        """Return, per image embedding (B, D), each label's probability, the highest first."""
+        """Return, per image embedding (B, D), each label's probability, the highest first.
+
+        Raises:
+            EmbeddingError: an embedding is not finite.
+        """
+        images = check_finite(images, _name_by_position)
+        classifier = check_finite(classifier, lambda row: text_name(labels[row]))
         logits = self.logit_scale * images.astype(np.float64) @ classifier.T.astype(np.float64)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares = odds / odds.sum(axis=1, keepdims=True)  # (B, L)
@@ -470,7 +512,9 @@ class Encoder:
         ]
 
 
-def _unit(embeddings: Embeddings) -> Embeddings:
-    lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True)
-    unit: Embeddings = embeddings / np.maximum(lengths, 1e-12)  # as torch's `normalize`
-    return unit
+def _name_by_position(row: int) -> str:
+    return image_name(None, row)
+
+
+def _checked(rows: Embeddings, normalize: bool, name_of: Callable[[int], str]) -> Embeddings:
+    return unit_length(rows, name_of) if normalize else check_finite(rows, name_of)

@@ -6,18 +6,22 @@ Shapes: B batch, H W height width, T tokens, D embedding.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy, nn, random, tensor
 
 from pocketclip import zoo
+from pocketclip.errors import PocketclipError
 from pocketclip.nn.mci import MCi
 from pocketclip.nn.space import Stamp, space_id
 from pocketclip.nn.text import TextTower
 from pocketclip.nn.transformer import HoldsStatistics
 from pocketclip.nn.vit import ViT
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Array = NDArray[Any]
 
@@ -33,6 +37,7 @@ class CLIP(HoldsStatistics):
             every published checkpoint; `logit_scale.exp()` is the multiplier itself.
         is_fused: whether `pocketclip.nn.reparam.fuse` made this model.
         inference_only: whether it is in a form that can neither be trained nor saved.
+        untrainable: why `train()` is refused; empty where it is not.
     """
 
     def __init__(self, config: zoo.ModelConfig) -> None:
@@ -40,6 +45,7 @@ class CLIP(HoldsStatistics):
         self.config = config
         self.is_fused = False
         self.inference_only = False
+        self.untrainable = ""
         self.space_stamp: Stamp | None = None
         self.image: MCi | ViT = (
             MCi(config.image, config.embed_dim)
@@ -106,10 +112,24 @@ class CLIP(HoldsStatistics):
         if not self.logit_scale.is_meta:
             fused.space_stamp = self.space_id, fused.space()[1]
 
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode.
+
+        Raises:
+            PocketclipError: `untrainable` says why not.
+        """
+        if mode and self.untrainable:
+            raise PocketclipError(self.untrainable)
+        return super().train(mode)
+
     def set_gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
         self.image.recompute = on
         self.text.recompute = on
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Do the same as `set_gradient_checkpointing`, under open_clip's name."""
+        self.set_gradient_checkpointing(enable)
 
     def freeze(self, tower: Literal["image", "text"], *, train_last: int = 0) -> None:
         """Stop training a tower: its parameters and its BatchNorm statistics.

@@ -98,7 +98,7 @@ class Engine:
             )
             for own, drawn in zip(captions, written, strict=True):
                 own[captioner.key] = drawn
-        views = self._embed_views([ready for _, ready in batch])
+        views = self._embed_views(batch)
         read = self._embed_captions(captions)
         return [
             Sample(
@@ -113,14 +113,18 @@ class Engine:
             for (pair, ready), own, seen, told in zip(batch, captions, views, read, strict=True)
         ]
 
-    def _embed_views(self, batch: Sequence[Prepared]) -> list[dict[str, Embeddings]]:
+    def _embed_views(self, batch: Sequence[tuple[Pair, Prepared]]) -> list[dict[str, Embeddings]]:
         count = self.recipe.augmentations
         if not count:
             return [{} for _ in batch]
+
+        def name_of(row: int) -> str:
+            return f"image {batch[row // count][0].uid!r}, augmentation {row % count}"
+
         parts = []
         for teacher in self.teachers:
-            squares = np.concatenate([ready.augmented[teacher.transform.key] for ready in batch])
-            parts.append(teacher.encode_squares(squares))
+            squares = np.concatenate([ready.augmented[teacher.transform.key] for _, ready in batch])
+            parts.append(teacher.encode_squares(squares, name_of))
         joined = np.concatenate(parts, axis=1)  # (B * A, D)
         return [{"image_emb": rows} for rows in joined.reshape(len(batch), count, -1)]
 

@@ -31,7 +31,13 @@ CAPTIONERS = {
     "vision-encoder-decoder": "VisionEncoderDecoderModel",
 }
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+_SAFE = "model*.safetensors"
 _PICKLED = "pytorch_model*.bin"
+_VOCABULARIES = (
+    ("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",),
+    ("tokenizer.model",),
+)  # fmt: skip
+"""Any of these groups is enough for a tokenizer."""
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model",
@@ -43,31 +49,54 @@ _VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "a
 def folder_of(target: str, *, offline: bool) -> Path:
     """Return the local folder of a model of transformers, fetched from the hub if need be.
 
+    Args:
+        target: a folder, or `OWNER/NAME` or `OWNER/NAME@REVISION` on the hub.
+        offline: make no request.
+
     Raises:
-        HubError: it is neither a folder nor an id, or it cannot be fetched.
+        HubError: it is neither a folder nor an id, or it cannot be fetched: `hub.fetch_folder`.
     """
     path = Path(target)
     if path.is_dir():
         return path
-    if path.exists() or not hub.is_hub_id(target):
+    repo, _, revision = target.partition("@")
+    if path.exists() or not hub.is_hub_id(repo):
         raise HubError(f"{target} is neither a folder nor a hub id of the form owner/name")
-    from huggingface_hub import snapshot_download
+    return hub.fetch_folder(
+        repo,
+        [[*_SMALL, _SAFE], [*_SMALL, _PICKLED]],
+        is_complete=_is_complete,
+        offline=offline,
+        revision=revision if "@" in target else None,
+    )
 
-    def fetch(patterns: list[str]) -> Path:
-        found = snapshot_download(target, allow_patterns=patterns, local_files_only=offline)
-        return Path(found)
 
-    try:
-        folder = fetch([*_SMALL, "*.safetensors"])
-        if not any(folder.glob("*.safetensors")):
-            folder = fetch([*_SMALL, _PICKLED])
-    except Exception as error:  # the HTTP library behind it differs between versions
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise HubError(
-            f"cannot fetch {target} from the hub ({reason}); try again, or download its files by "
-            "hand and give the folder: transformers:FOLDER"
-        ) from error
-    return folder
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder has a configuration, preprocessing, a tokenizer and all weights."""
+
+    def has(*names: str) -> bool:
+        return all((folder / name).is_file() for name in names)
+
+    return (
+        has("config.json")
+        and (has("preprocessor_config.json") or has("processor_config.json"))
+        and any(has(*names) for names in _VOCABULARIES)
+        and bool(_weights_of(folder))
+    )
+
+
+def _weights_of(folder: Path) -> list[Path]:
+    """Return the weight files that transformers would load, none if one of them is missing."""
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        whole, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
+        if whole.is_file():
+            return [whole]
+        if index.is_file():
+            shards = read_json(index).get("weight_map")
+            names = sorted(set(shards.values())) if isinstance(shards, dict) else []
+            paths = [folder / str(name) for name in names]
+            return paths if all(path.is_file() for path in paths) else []
+    return []
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -127,6 +156,7 @@ def config_of(folder: Path, known: Mapping[str, str], what: str) -> tuple[dict[s
     Raises:
         CheckpointError: no configuration, or a model that cannot serve as `what`.
     """
+    hub.check_lfs_pointer(folder / "config.json")
     config = read_json(folder / "config.json")
     kind = str(config.get("model_type"))
     if kind not in known:
@@ -148,6 +178,8 @@ def load_weights(folder: Path, class_name: str) -> Any:
     """
     transformers = need_transformers()
     cls = getattr(transformers, class_name)
+    for path in _weights_of(folder):
+        hub.check_lfs_pointer(path)
     # Named here, as a configuration could name attention code to be fetched.
     attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
     try:
@@ -190,6 +222,8 @@ def load_tokenizer(folder: Path) -> Any:
         CheckpointError: there is none, or it needs a package that is not installed.
     """
     transformers = need_transformers()
+    for name in _TOKENIZER:
+        hub.check_lfs_pointer(folder / name)
     try:
         with quiet(transformers):
             return transformers.AutoTokenizer.from_pretrained(
@@ -202,7 +236,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def identity(folder: Path, kind: str, config: Mapping[str, Any], processor: Any) -> str:
     """Return the id of what a folder's model computes: of its files and their meaning."""
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob(_PICKLED))
+    weights = _weights_of(folder)
     files = [*weights, *(folder / name for name in _TOKENIZER if (folder / name).is_file())]
     digests = {path.name: digest(path) for path in files}
     kept = {key: value for key, value in config.items() if key not in _VOLATILE}

@@ -6,12 +6,20 @@ Shapes: B batch, T tokens, N patches, p side of a patch, S side of a square in p
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketclip.errors import CheckpointError, ConfigError, MissingDependencyError
+from pocketclip import hub
+from pocketclip.errors import (
+    CheckpointError,
+    ConfigError,
+    HubError,
+    MissingDependencyError,
+    PocketclipError,
+)
 from pocketclip.reinforce import foreign, squares
 from pocketclip.reinforce.squares import Scaling, SquareTransform
 
@@ -20,6 +28,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pocketclip.reinforce.teachers import Ids, Towers
+
+
+# The files of a repository in open_clip's form, and what its list of weights says of preprocessing.
+_OPEN_CLIP = ("*.json", "*.txt", "*.model")
+_PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
 
 def features(output: Any) -> Tensor:
@@ -172,7 +185,7 @@ def open_clip_teacher(
     """Load `NAME/PRETRAINED` of open_clip: a tag of its list, or a file's path.
 
     Raises:
-        CheckpointError, ConfigError, MissingDependencyError: see `load_teacher`.
+        CheckpointError, ConfigError, HubError, MissingDependencyError: see `load_teacher`.
     """
     try:
         import open_clip
@@ -187,19 +200,11 @@ def open_clip_teacher(
         name, tag = target, ""
     elif not tag:
         raise ConfigError(f"open_clip:{target} does not say which weights: open_clip:NAME/TAG")
-    local = Path(tag).is_file() or target.startswith("local-dir:")
-    if offline and not local:
-        raise ConfigError(f"open_clip:{target} would be fetched: offline, give a file's path")
     try:
-        known = None if local else open_clip.get_pretrained_cfg(name, tag)
-        model = open_clip.create_model(
-            name,
-            pretrained=tag or None,
-            require_pretrained=True,
-            force_quick_gelu=bool((known or {}).get("quick_gelu")),
-            weights_only=True,
-        )
-        tokenizer = open_clip.get_tokenizer(name)
+        place, settings = _fetched(open_clip, name, tag, offline=offline)
+        model, tokenizer = _made(open_clip, place, settings, offline=offline)
+    except PocketclipError:
+        raise
     except Exception as error:  # it lets any type of exception escape
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"open_clip:{target} cannot be loaded ({reason})") from error
@@ -208,6 +213,87 @@ def open_clip_teacher(
     transform, scaling = squares.from_open_clip(preprocess, f"open_clip:{target}")
     space = foreign.space_of(["open_clip", name, preprocess, _state_digest(model)])
     return OpenClipTowers(model, tokenizer, space, device, dtype), transform, scaling
+
+
+def _fetched(open_clip: Any, name: str, tag: str, *, offline: bool) -> tuple[str, dict[str, Any]]:
+    """Return which model open_clip is to make, and how; its files are here by then.
+
+    They are fetched as all others are, by `pocketclip.hub`: open_clip reads the environment when it
+    is imported, and asks the network for what is in the cache.
+    """
+    repo = name.removeprefix("hf-hub:")
+    if repo != name:
+        repo, _, revision = repo.partition("@")
+        folder = hub.fetch_folder(
+            repo,
+            [[*_OPEN_CLIP, "open_clip_model.safetensors"], [*_OPEN_CLIP, "open_clip_*.bin"]],
+            is_complete=_has_open_clip,
+            offline=offline,
+            revision=revision or None,
+        )
+        return f"local-dir:{folder}", {}
+    if name.startswith("local-dir:"):
+        return name, {}
+    if Path(tag).is_file():
+        return name, {"pretrained": tag}
+    known = dict(open_clip.get_pretrained_cfg(name, tag) or {})
+    gelu = {"force_quick_gelu": bool(known.get("quick_gelu"))}
+    source = str(known.get("hf_hub") or "")
+    if not source:
+        if hub.is_offline(offline):
+            raise ConfigError(
+                f"open_clip:{name}/{tag} would be fetched: offline, give a file's path"
+            )
+        return name, {"pretrained": tag, **gelu}
+    weights = _weights(source, offline=offline)
+    described = {key: known[key] for key in _PREPROCESS if known.get(key) is not None}
+    return name, {
+        "pretrained": str(weights),
+        **gelu,
+        **({"force_preprocess_cfg": described} if described else {}),
+    }
+
+
+def _weights(source: str, *, offline: bool) -> Path:
+    """Return the file that open_clip's list means by `owner/name/file` or `owner/name/`."""
+    owner, name, *rest = source.split("/")
+    file = "/".join(rest) or "open_clip_pytorch_model.bin"
+    safe = "open_clip_model.safetensors" if not any(rest) else f"{Path(file).stem}.safetensors"
+
+    def found(folder: Path) -> list[Path]:
+        return [folder / name for name in (safe, file) if (folder / name).is_file()]
+
+    folder = hub.fetch_folder(
+        f"{owner}/{name}",
+        [[safe], [file]],
+        is_complete=lambda folder: bool(found(folder)),
+        offline=offline,
+    )
+    if not found(folder):
+        raise HubError(f"{owner}/{name} has neither {safe} nor {file}; give a file's path")
+    return found(folder)[0]
+
+
+def _made(
+    open_clip: Any, place: str, settings: Mapping[str, Any], *, offline: bool
+) -> tuple[Any, Any]:
+    """Return the model and its tokenizer, which may be one of the hub, from the cache if it can."""
+    for cached_only in (True, False):
+        try:
+            with hub.environment(offline=cached_only):
+                model = open_clip.create_model(
+                    place, require_pretrained=True, weights_only=True, **settings
+                )
+                return model, open_clip.get_tokenizer(place)
+        except Exception:
+            if not cached_only or hub.is_offline(offline):
+                raise
+    raise AssertionError("unreachable")
+
+
+def _has_open_clip(folder: Path) -> bool:
+    weights = [*folder.glob("open_clip_*.safetensors"), *folder.glob("open_clip_*.bin")]
+    return (folder / "open_clip_config.json").is_file() and bool(weights)
 
 
 def _state_digest(model: Any) -> dict[str, str]:

@@ -22,7 +22,7 @@ from PIL import Image
 from pocketclip.errors import ConfigError
 from pocketclip.images import ImageSource, open_image
 from pocketclip.preprocess import Preprocess
-from pocketclip.zoo import CLIP_MEAN, CLIP_STD, PreprocessConfig
+from pocketclip.zoo import CLIP_MEAN, CLIP_STD, PreprocessConfig, check_range
 
 Triple = tuple[float, float, float]
 
@@ -42,6 +42,12 @@ class Scaling:
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)
 
+    def __post_init__(self) -> None:
+        check_range("mean", self.mean)
+        check_range("std", self.std)
+        if not 1e-6 <= self.divisor <= 1e6:  # so written, NaN fails
+            raise ConfigError(f"pixels cannot be divided by {self.divisor}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SquareTransform:
@@ -57,6 +63,10 @@ class SquareTransform:
     rounding: Literal["even", "down"] = "even"
     """Where the crop begins if half a pixel would be left over: torchvision's rule or
     transformers'."""
+
+    def __post_init__(self) -> None:
+        check_range("size", self.size)
+        check_range("edge.size", self.edge)
 
     @classmethod
     def of(cls, config: PreprocessConfig) -> SquareTransform:
@@ -179,7 +189,7 @@ def from_processor(raw: Mapping[str, Any], where: str) -> tuple[SquareTransform,
     try:
         square = _naflex(config) if kind == "Siglip2" else _geometry(config)
         return square, _scaling(config)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, ConfigError) as error:
         reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
         raise ConfigError(f"{where} cannot be followed ({reason})") from error
 
@@ -257,10 +267,13 @@ def from_open_clip(config: Mapping[str, Any], where: str) -> tuple[SquareTransfo
     resample = _FILTERS.get(str(config.get("interpolation", "bicubic")))
     if not square or mode not in ("shortest", "squash") or resample is None:
         raise ConfigError(f"{where}: its preprocessing {dict(config)} is not supported")
-    transform = SquareTransform(
-        size=side,
-        edge=side,
-        resize="shortest" if mode == "shortest" else "exact",
-        resample=resample,
-    )
-    return transform, Scaling(mean=_triple(config["mean"]), std=_triple(config["std"]))
+    try:
+        transform = SquareTransform(
+            size=side,
+            edge=side,
+            resize="shortest" if mode == "shortest" else "exact",
+            resample=resample,
+        )
+        return transform, Scaling(mean=_triple(config["mean"]), std=_triple(config["std"]))
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise ConfigError(f"{where}: its preprocessing cannot be followed ({error})") from error

@@ -12,13 +12,14 @@ Shapes: B batch, T tokens, S side of a square in pixels, D embedding.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import devices, zoo
+from pocketclip.embeddings import check_lengths, check_scale, image_name, text_name
 from pocketclip.errors import CheckpointError
 from pocketclip.images import ImageSource
 from pocketclip.reinforce import specs
@@ -88,6 +89,7 @@ class Teacher:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
+        check_scale(towers.logit_scale)
         self.towers = towers
         self.name = name
         self.transform = transform
@@ -126,15 +128,24 @@ class Teacher:
 
         Raises:
             ImageError: an image cannot be opened.
+            EmbeddingError: an embedding is not finite, or zero; names the image.
         """
         size = self.transform.size
         squares = np.empty((len(images), size, size, 3), np.uint8)
         for row, image in zip(squares, images, strict=True):
             row[:] = self.transform.square(image)
-        return self.encode_squares(squares)
+        return self.encode_squares(squares, lambda row: image_name(images[row], row))
 
-    def encode_squares(self, squares: NDArray[np.uint8]) -> Embeddings:
-        """Return unit embeddings (B, D) of squares (B, S, S, 3) that `transform` made."""
+    def encode_squares(
+        self,
+        squares: NDArray[np.uint8],
+        name_of: Callable[[int], str] = lambda row: image_name(None, row),
+    ) -> Embeddings:
+        """Return unit embeddings (B, D) of squares (B, S, S, 3) that `transform` made.
+
+        Raises:
+            EmbeddingError: an embedding is not finite, or zero; `name_of` names the square.
+        """
         import torch
 
         size = self.transform.size
@@ -147,12 +158,16 @@ class Teacher:
             for start in range(0, len(squares), step):
                 pixels = self._pixels(squares[start : start + step])
                 out[start : start + len(pixels)] = _unit(self.towers.encode_pixels(pixels))
+        check_lengths(out, name_of, self._fault)
         return out
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         """Return unit embeddings (B, D) of texts; longer ones than the context are cut.
 
         Texts of similar length are encoded together: give many at once.
+
+        Raises:
+            EmbeddingError: an embedding is not finite, or zero; names the text.
         """
         import torch
 
@@ -171,7 +186,13 @@ class Teacher:
                     torch.from_numpy(block).to(self.device), torch.from_numpy(own).to(self.device)
                 )
                 out[rows] = _unit(found)
+        check_lengths(out, lambda row: text_name(many[row]), self._fault)
         return out
+
+    @property
+    def _fault(self) -> str:
+        other = "" if self.dtype == "float32" else "; precision float32 may mend it"
+        return f"the weights of {self.name}, or its precision ({self.dtype}), are at fault{other}"
 
     def over_length(self, texts: Sequence[str]) -> list[bool]:
         """Return which texts exceed the context, and are cut by `encode_text`."""
@@ -228,7 +249,7 @@ class ZooTowers:
         self.logit_bias = 0.0
         self.embed_dim: int = config.embed_dim
         self.context_length: int = config.text.context_length
-        self.trims = _trims(config)
+        self.trims = config.text.ignores_padding
         model = model if getattr(model, "is_fused", False) else reparam.fuse(model)
         self.model = model.eval().requires_grad_(False).to(device, dtype)
         # On a CPU, activations that stay in the cache count for more than a large product.
@@ -253,12 +274,6 @@ class ZooTowers:
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of `text`, uncut."""
         return len(self.tokenizer.encode(text)) + 2
-
-
-def _trims(config: zoo.ModelConfig) -> bool:
-    text = config.text
-    # CoCa's class token follows the padding.
-    return text.causal and not text.repmixer and not text.class_token
 
 
 def load_teacher(

@@ -94,7 +94,7 @@ class Stepper:
         self.teachers = tuple(teachers)
         self.channels_last = channels_last
         text = model.config.text
-        self.trims = trim and text.causal and not text.repmixer and not text.class_token
+        self.trims = trim and text.ignores_padding
         # float16's small gradients would vanish without a scale.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
