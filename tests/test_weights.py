@@ -209,6 +209,34 @@ def test_a_bomb_is_refused_before_it_unpacks(tmp_path, whole, monkeypatch):
         read_tensors(path)
 
 
+BYTES = b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+_LATIN1 = b"X\x06\x00\x00\x00latin1\x86R0"
+MANY = (
+    b"\x80\x02c_codecs\nencode\nX\x00\x00\x01\x00" + b"a" * 65536 + b"q\x01" + _LATIN1
+    + (b"c_codecs\nencode\nh\x01" + _LATIN1) * 1100 + b"}."
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("program", [BYTES, MANY])
+@pytest.mark.parametrize("form", ["archive", "bare"])
+def test_a_small_pickle_that_makes_many_bytes_is_refused(tmp_path, program, form):
+    path = tmp_path / "x.pt"
+    if form == "archive":
+        _rewritten(path, {"x/data.pkl": program, "x/version": b"3\n"})
+    else:
+        path.write_bytes(program)
+    with pytest.raises(CheckpointError, match="makes more bytes than any weight file needs"):
+        read_tensors(path)
+
+
+def test_bytes_beside_the_weights_are_fine(tmp_path):
+    state = {"state_dict": _state(), "note": b"\xff\x00" * 50, "more": bytearray(100)}
+    torch.save(state, tmp_path / "new.pt")
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("new.pt", "old.pt"):
+        _same(read_tensors(tmp_path / name)[0], _state())
+
+
 def test_mutated_archives_give_the_same_tensors_or_an_error(tmp_path, whole):
     data, wanted, chance = whole.read_bytes(), _state(), random.Random(0)
     path = tmp_path / "mutated.pt"

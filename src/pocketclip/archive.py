@@ -29,6 +29,8 @@ MAX_GROWTH = 20
 """How many times larger than the file its unpacked records may be, if they exceed `FREE`."""
 FREE = 1 << 28
 _CHUNK = 1 << 24
+_LEGACY_PICKLES = 5
+_MAKE_BYTES = {("_codecs", "encode"), ("builtins", "bytearray"), ("__builtin__", "bytearray")}
 _LOCAL = struct.Struct("<4s2xHH16xHH")
 _LONG = 0xFFFFFFFF
 _ITEMSIZE = {
@@ -68,6 +70,23 @@ def check(path: Path) -> bool:
         # A method that zipfile does not know, encryption, or a nonsensical directory.
         raise CheckpointError(f"{path} is damaged, or no archive of torch's: {error}") from error
     return all(record.compress_type == zipfile.ZIP_STORED for record in records.values())
+
+
+def check_legacy(path: Path) -> None:
+    """Look through the pickles of a file of before torch 1.6, or through a bare one.
+
+    Raises:
+        CheckpointError: they make more bytes than any weight file needs.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as handle:
+        for _ in range(_LEGACY_PICKLES):
+            try:
+                _Inert(handle).load()
+            except _DamageError as error:
+                raise CheckpointError(f"{path} is refused: {error}") from error
+            except Exception:  # bytes of any kind fail in any way; torch says what is wrong
+                return
 
 
 class _DamageError(Exception):
@@ -134,6 +153,8 @@ def _check_storages(data: bytes, folder: str, records: Mapping[str, zipfile.ZipI
     reader = _Inert(io.BytesIO(data))
     try:
         reader.load()
+    except _DamageError:
+        raise
     except Exception as error:  # bytes of any kind fail in any way
         raise _DamageError("its pickle cannot be read; nothing of it was run") from error
     for key, size in reader.storages.items():
@@ -154,17 +175,34 @@ class _Nothing:
 
     def _ignore(self, *_args: Any) -> None: ...
 
+    size = 0
+    """Bytes, of what would be bytes."""
+
     __init__ = __setstate__ = __setitem__ = append = extend = add = _ignore
 
 
 class _Inert(pickle._Unpickler):
     """Collects what a pickle says of its storages; the unpickler in C takes memory as told."""
 
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(self, file: Any) -> None:
         super().__init__(file)
         self.storages: dict[str, int] = {}
+        self._room = MAX_PICKLE
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ARG002
+    def _take(self, value: Any = b"", *_args: Any) -> _Nothing:
+        """Stand for what makes bytes: a program may do so any number of times, or many at once."""
+        made = _Nothing()
+        made.size = value if isinstance(value, int) else getattr(value, "size", 0)
+        if isinstance(value, (str, bytes, list)):
+            made.size = len(value)
+        self._room -= max(0, made.size)
+        if self._room < 0:
+            raise _DamageError("its pickle makes more bytes than any weight file needs")
+        return made
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _MAKE_BYTES:
+            return self._take
         return type(name.rpartition(".")[2], (_Nothing,), {})
 
     def get_extension(self, code: int) -> None:

@@ -112,6 +112,8 @@ def _read_pickled(path: Path) -> Any:
             is_archive = handle.read(len(_ZIP)) == _ZIP
         # Older files are not zip archives and cannot be mapped; nor can what is compressed.
         mapped = is_archive and archive.check(path)
+        if not is_archive:
+            archive.check_legacy(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what matters is an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
