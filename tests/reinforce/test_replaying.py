@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pocketclip.augment import Augmentation
-from pocketclip.errors import ConfigError
+from pocketclip.errors import ConfigError, EmbeddingError
 from pocketclip.images import open_image
 from pocketclip.reinforce import replaying
 from pocketclip.shards import Index
@@ -46,6 +46,20 @@ def test_replaying_through_teachers(monkeypatch):
         assert reason in message
     message = failure(replaying.replay_through, ["one"], Index(), device="cpu", offline=True)
     assert "nothing can be replayed" in message
+
+
+def test_a_useless_embedding_is_named_by_its_sample(monkeypatch):
+    def useless(_squares):
+        raise EmbeddingError("image 1", "its embedding is not finite; ...", 1)
+
+    teacher = fake_teacher("one", device="cpu", offline=True)
+    teacher.encode_squares = useless
+    monkeypatch.setattr(replaying, "load_teacher", lambda *_args, **_options: teacher)
+    index = Index(teachers=TEACHERS[:1], augmentation=CONFIG)
+    function = replaying.replay_through(["one"], index, device="cpu", offline=True)
+    samples = [sample(1), sample(2)]
+    with pytest.raises(EmbeddingError, match=rf"^image '{samples[1].uid}', augmentation 1: its"):
+        function(samples, [0, 1])
 
 
 def test_python_audits_with_teachers_in_one_call(monkeypatch, tmp_path):

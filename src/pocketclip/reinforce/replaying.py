@@ -17,7 +17,7 @@ import numpy as np
 
 from pocketclip import shards
 from pocketclip.augment import Augmentation
-from pocketclip.errors import ConfigError
+from pocketclip.errors import ConfigError, EmbeddingError
 from pocketclip.images import open_image
 from pocketclip.reinforce.teachers import Teacher, load_teacher
 from pocketclip.shards.recomputing import Recompute
@@ -99,7 +99,12 @@ def replay_through(
         parts = []
         for teacher in loaded:
             squares = np.stack([teacher.transform.square(array) for array in arrays])
-            parts.append(teacher.encode_squares(squares))
+            try:
+                parts.append(teacher.encode_squares(squares))
+            except EmbeddingError as error:
+                sample, k = samples[error.index], indices[error.index]
+                name = f"image {sample.uid!r}, augmentation {k}"
+                raise EmbeddingError(name, error.reason, error.index) from error
         found: Embeddings = np.concatenate(parts, axis=1)
         return found
 
