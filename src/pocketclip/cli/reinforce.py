@@ -123,7 +123,7 @@ def reinforce(
     tfrecords, patterns of them, or info.json lists; local or on an object store. One shard in,
     one shard out. Finished shards are skipped when the command is given again, so a run may be
     interrupted at any time. A pair that cannot be used is named in SHARD.bad.jsonl; the exit
-    code is then 1.
+    code is then 1, and 2 if there was no other.
 
     \b
     pocketclip reinforce pairs.csv --out dr --teacher vit-b16 --captioner coca-vit-l14
@@ -188,7 +188,7 @@ def reinforce(
     else:
         _print(facts)
     if facts["bad"]:
-        raise typer.Exit(1)
+        raise typer.Exit(1 if facts["samples"] else 2)
 
 
 def _absolute(pairs: list[str], out: str, recipe: Recipe) -> tuple[list[str], str, Recipe]:
