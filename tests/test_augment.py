@@ -668,7 +668,7 @@ def test_bad_entries(entry: int, value: Any, message: str) -> None:
         ("[" * 100_000, "is not JSON"),
         ("null", "must be a list"),
         ([], "must have 2 entries (random_resized_crop, rand_augment), not 0"),
-        ("[" * 900 + "]" * 900, "in whole pixels; found [[["),
+        ("[" * 900 + "]" * 900, "not JSON: [[["),
         ([[0, 0, 5, 5], None, None], "must have 2 entries"),
         ([[0, 0, 5, 5], True, None, None], "must have 2 entries"),
     ],

@@ -72,3 +72,34 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_digest_does_not_depend_on_the_order():
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("teachers: [tiny]\nteachers: [small]\n", "twice"),
+        ("teachers: [tiny]\nx: " + "[" * 10_000, "levels"),
+        ("teachers: &a [*a]\n", "levels"),
+        ("teachers: [tiny]\nbatch_size: 1000000000000\n", "batch_size"),
+        ("teachers: [tiny]\nsampling: {top_p: .nan}\n", "finite"),
+        ("teachers: !!python/name:os.system\n", "tag"),
+        ("teachers: {a: b}\n", "teachers"),
+        ("5\n", "must hold fields"),
+    ],
+)
+def test_hostile_recipes(tmp_path, text, says):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_is_read_as_json(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text('{"teachers":\n\t["tiny"], "captions": 2}')
+    assert load_recipe(path).captions == 2
+    path.write_text('{"teachers": ["tiny"], "captions": 1e999}')
+    with pytest.raises(ConfigError, match="too large"):
+        load_recipe(path)

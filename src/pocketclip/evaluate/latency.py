@@ -123,13 +123,13 @@ def _json(text: str, place: str) -> Any:
     if not lines:
         raise DataError(f"{place} is empty; give what benchmarks/encode.py printed")
     try:
-        return load_json(lines[-1], what="it")
+        return load_json(lines[-1], what="it", constants=True)
     except ParseError as error:
         last = error
     try:
-        return load_json(text, what="it")
+        return load_json(text, what="it", constants=True)
     except ParseError:
-        raise DataError(f"{place} line {len(lines)} cannot be read: {last}; give what "
+        raise DataError(f"{place} line {len(lines)} is not JSON ({last}); give what "
                         "benchmarks/encode.py printed") from last  # fmt: skip
 
 

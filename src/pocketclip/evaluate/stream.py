@@ -63,6 +63,9 @@ class PreparingEncoder(Protocol):
         ...
 
 
+_MOST = {"batch_size": 65_536, "workers": 1024}
+
+
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """An image that could not be read, and why."""
@@ -105,6 +108,8 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
+            if value is not None and value > _MOST[name]:
+                raise ConfigError(f"{name} is {value}; {_MOST[name]:,} is the most")
 
 
 @dataclass(slots=True, kw_only=True)

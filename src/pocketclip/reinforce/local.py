@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from pocketclip import devices
-from pocketclip.errors import PocketclipError
+from pocketclip.errors import ConfigError, PocketclipError
 from pocketclip.reinforce.prepare import Plan, Prepared, prepare
 from pocketclip.types import Bad, Pair
 
@@ -25,6 +25,9 @@ _T = TypeVar("_T")
 
 class WorkersDiedError(PocketclipError):
     """A process that decoded images is gone; the others will not do."""
+
+
+MOST_WORKERS = 1024
 
 
 @contextlib.contextmanager
@@ -45,12 +48,17 @@ class Workers:
 
     They start at once, so that they are ready when the models are loaded. With `count` 0
     everything happens in this process, when it is asked for.
+
+    Raises:
+        ConfigError: `count` is negative, or above 1,024.
     """
 
     def __init__(self, count: int | None = None, *, ahead: int = 32) -> None:
         self.ahead = ahead
         """How many images may be waiting for the model."""
         count = devices.cores() if count is None else count
+        if not 0 <= count <= MOST_WORKERS:
+            raise ConfigError(f"workers is {count}; it is from 0 to {MOST_WORKERS:,}")
         self._pool: ProcessPoolExecutor | None = None
         if count:
             # Not by fork: the model's threads do not survive it.
