@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -33,30 +35,92 @@ def place(tmp_path):
     return tmp_path
 
 
-def start(place, command):
+SERVER = """
+import json, os, sys
+
+import torch
+
+import pocketclip.reinforce.job
+import pocketclip.train.loop
+from pocketclip.cli.main import main
+
+# All that takes seconds to load, once for all processes below.
+weight = torch.nn.Parameter(torch.zeros(1))
+weight.grad = torch.zeros(1)
+torch.optim.AdamW([weight]).step()
+torch.utils.data.DataLoader([0])
+
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        told = os.open("told.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        answers = os.dup(1)
+        os.set_inheritable(answers, False)
+        os.dup2(told, 1)
+        os.dup2(told, 2)
+        os.close(answers)
+        sys.argv = ["pocketclip", *json.loads(line)]
+        main()
+        sys.exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Process:
+    """A `pocketclip` command in a process of its own, forked from one that has torch."""
+
+    def __init__(self, server, command):
+        self._server = server
+        server.stdin.write(json.dumps([str(word) for word in command]) + "\n")
+        server.stdin.flush()
+        self._pid = int(server.stdout.readline())
+        self._code = None
+
+    def poll(self):
+        if self._code is None and select.select([self._server.stdout], [], [], 0)[0]:
+            self._code = int(self._server.stdout.readline())
+        return self._code
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+
+    def wait(self):
+        deadline = time.monotonic() + LONGEST
+        while self.poll() is None:
+            assert time.monotonic() < deadline, "it hangs"
+            time.sleep(0.005)
+        return self._code
+
+
+@pytest.fixture
+def start(place):
+    """Starts a command, with a temporary folder and caches of its own."""
     environ = {
         **os.environ,
         "TMPDIR": str(place / "tmp"),
         "XDG_CACHE_HOME": str(place / "cache"),
         "OMP_NUM_THREADS": "1",
     }
-    told = (place / "told.txt").open("ab")
-    with told:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pocketclip", *map(str, command)],
-            stdout=told, stderr=told, env=environ,
-        )  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env=environ, cwd=place,
+    ) as server:  # fmt: skip
+        yield lambda command: Process(server, command)
+        server.stdin.close()
 
 
-def complete(place, command, code=0):
-    assert start(place, command).wait(LONGEST) == code, (place / "told.txt").read_text()
+def complete(start, place, command, code=0):
+    assert start(command).wait() == code, (place / "told.txt").read_text()
 
 
-def kill_at_random_moments(place, command_for, progress, check, *, seed, code=0):
+def kill_at_random_moments(start, place, command_for, progress, check, *, seed, code=0):
     """Kill forty processes; each folder that is finished meanwhile is checked, and a new begun.
 
     Args:
-        place: see the fixture.
+        start: see the fixture, like the next.
+        place: where all is.
         command_for: the command line for an output folder.
         progress: what changes with an output folder's progress.
         check: takes a finished output folder, and removes it.
@@ -67,11 +131,11 @@ def kill_at_random_moments(place, command_for, progress, check, *, seed, code=0)
     kills, number = 0, 0
     out = place / "out0"
     while kills < KILLS:
-        process = start(place, command_for(out))
+        process = start(command_for(out))
         begun, before = time.monotonic(), progress(out)
         # One in four at any moment, the others once it has come further: half of these at once.
         anywhere = moments.random() < 0.25
-        delay = moments.uniform(0, 6) if anywhere else moments.choice([0, moments.uniform(0, 1)])
+        delay = moments.uniform(0, 3) if anywhere else moments.choice([0, moments.uniform(0, 1)])
         while process.poll() is None and time.monotonic() < begun + LONGEST:
             if (anywhere and time.monotonic() > begun + delay) or (
                 not anywhere and progress(out) != before
@@ -81,7 +145,7 @@ def kill_at_random_moments(place, command_for, progress, check, *, seed, code=0)
         if not anywhere:
             time.sleep(delay)
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             kills += 1
         ended = process.wait()
         assert ended in (code, -signal.SIGKILL), (place / "told.txt").read_text()
@@ -89,15 +153,18 @@ def kill_at_random_moments(place, command_for, progress, check, *, seed, code=0)
             check(out)
             number += 1
             out = place / f"out{number}"
-    complete(place, command_for(out), code)
+    complete(start, place, command_for(out), code)
     check(out)
-    assert not left_over(place / "tmp")
-    assert not left_over(place / "cache")
+    deadline = time.monotonic() + 30  # workers notice within seconds that their parent is gone
+    while (left := left_over(place)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
 
 
 def left_over(place):
-    # Sockets of torch's loaders, which end within seconds of their parent.
-    return [p for p in place.rglob("*") if "pocketclip" in str(p.relative_to(place))]
+    """Return what is in the temporary folder and the caches; torch makes a folder in any case."""
+    found = [*(place / "tmp").iterdir(), *(place / "cache").rglob("*")]
+    return [path for path in found if not path.name.startswith("torchinductor")]
 
 
 def contents(place):
@@ -106,7 +173,7 @@ def contents(place):
     }
 
 
-def test_reinforce(place):
+def test_reinforce(start, place):
     (place / "raw").mkdir()
     with (place / "pairs.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
@@ -124,7 +191,7 @@ def test_reinforce(place):
         ]
 
     calm = place / "calm"
-    complete(place, command(calm), code=1)  # one bad pair
+    complete(start, place, command(calm), code=1)  # one bad pair
     expected = contents(calm)
     assert len(list(calm.glob("*.tar"))) == 17
 
@@ -135,10 +202,10 @@ def test_reinforce(place):
     def progress(out):
         return len(list(out.glob("*.json*")))
 
-    kill_at_random_moments(place, command, progress, check, seed=12, code=1)
+    kill_at_random_moments(start, place, command, progress, check, seed=12, code=1)
 
 
-def test_train(place):
+def test_train(start, place):
     (place / "dr").mkdir()
     source = folder(place / "dr", [[sample(i) for i in range(k, k + 9)] for k in (0, 9, 18)])
     recipe = {
@@ -177,7 +244,7 @@ def test_train(place):
             del found[name]
         return found
 
-    complete(place, command(place / "calm"))
+    complete(start, place, command(place / "calm"))
     expected, log = facts(place / "calm"), lines(place / "calm")
     assert [line["step"] for line in log] == list(range(1, 61))
     assert not [name for name in expected if Path(name).name.startswith(".")]
@@ -191,4 +258,4 @@ def test_train(place):
     def progress(out):
         return sorted(p.name for p in (out / "checkpoints").glob("*")) if out.exists() else []
 
-    kill_at_random_moments(place, command, progress, check, seed=21)
+    kill_at_random_moments(start, place, command, progress, check, seed=21)

@@ -346,6 +346,45 @@ def test_a_run_can_begin_with_other_weights(shards, undisturbed, tmp_path):
         train(wrong, tmp_path / "no", device="cpu")
 
 
+@pytest.mark.parametrize("step", [4, 6])
+@pytest.mark.parametrize("moment", ["scoring", "noting", "logging"])
+def test_a_run_killed_between_saving_and_scoring_has_its_scores(
+    shards, tmp_path, monkeypatch, step, moment
+):
+    """The checkpoint is scored by the process that goes on, once."""
+    run = tmp_path / "run"
+
+    def killed(where):
+        if where == moment and now == [step]:
+            raise KeyboardInterrupt
+
+    def score(_, at):
+        now[:] = [at]
+        killed("scoring")
+        return {"main_metric": float(at == 2)}
+
+    now = []
+    annotate, write = saving.annotate, loop.Log.write
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "annotate", lambda *args: (killed("noting"), annotate(*args)))
+        patch.setattr(
+            loop.Log,
+            "write",
+            lambda self, record: (
+                "eval/main_metric" in record and killed("logging"),
+                write(self, record),
+            ),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(shards), run, device="cpu", on_checkpoint=score)
+    moment = None
+    summary = train(recipe(shards), run, device="cpu", on_checkpoint=score)
+    assert (summary.best, summary.metrics) == ((2, 1.0), {"main_metric": 0.0})
+    scores = [(r["step"], r["eval/main_metric"]) for r in read(run / "log.jsonl") if len(r) == 2]
+    assert scores == [(2, 1.0), (4, 0.0), (6, 0.0)]
+    assert [saving.check(p).metrics["main_metric"] for p in saving.find(run)] == [0.0, 0.0, 1.0]
+
+
 def test_precision_checkpointing_and_layout(shards, tmp_path):
     plain = recipe(shards, steps=2)
     train(plain, tmp_path / "plain", device="cpu")

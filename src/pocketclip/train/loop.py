@@ -42,7 +42,7 @@ from pocketclip.train import distributed, logs, saving
 from pocketclip.train import recipe as recipes
 from pocketclip.train.data import DataConfig, Loader
 from pocketclip.train.distributed import World
-from pocketclip.train.logs import Log
+from pocketclip.train.logs import LOG, Log, read
 from pocketclip.train.optim import (
     WeightAverage,
     learning_rate,
@@ -206,6 +206,8 @@ class _Run:
         self.recipe, self.out, self.world = recipe, out, world
         self.teachers = teachers
         self.on_checkpoint, self.on_log = on_checkpoint, on_log
+        self.unscored: saving.Saved | None = None
+        """The checkpoint to go on from, if it was saved to be scored."""
         self.held = contextlib.ExitStack()
         """What is held until the end: the run's folder, on the main process."""
         self.step = self.skipped = self.failed_evaluations = 0
@@ -232,7 +234,7 @@ class _Run:
     def go(self, resume: str) -> Summary:
         saved = self._found(resume)
         trainer: dict[str, Any] = {}
-        if saved is None or saved.step < self.recipe.steps:
+        if saved is None or saved.step < self.recipe.steps or not self._has_model():
             self._find_scorer()  # its data are looked for before any work
         if saved is None:
             self._warn_of_frozen()
@@ -241,6 +243,7 @@ class _Run:
             model, trainer = self._restored(saved)
         if saved is not None and self.step >= self.recipe.steps:
             return self._finished_before(saved, model, trainer)
+        self.unscored = saved if trainer.get("score") else None
         self.loader = self._loader(trainer)
         with self.loader:
             self._prepare(model, trainer)
@@ -357,19 +360,24 @@ class _Run:
     def _finished_before(
         self, saved: saving.Saved, model: CLIP, trainer: Mapping[str, Any]
     ) -> Summary:
-        if self.world.is_main and not (self.out / MODEL / checkpoint.CONFIG).is_file():
+        if self.world.is_main and not self._has_model():
             # It was killed after its last checkpoint, or goes on from a finished one elsewhere.
             if trainer["average"] is not None:
                 model.load_state_dict(trainer["average"]["state"])
+            if saved.folder.parent.parent == self.out:
+                with Log(self.out, self.recipe, self.step) as writer:
+                    self._score_late(saved, model.to(self.world.device), writer)
+                self._prune()
             checkpoint.save(model, self.out / MODEL)
-        if self.world.is_main and saved.folder.parent.parent == self.out:
-            self._prune()  # the process was killed before it did
         distributed.barrier()
         return Summary(
             run=self.out, step=self.step, steps=self.recipe.steps,
             samples=self.step * self.recipe.batch_size, seconds=0.0, skipped=self.skipped,
             metrics=saved.metrics, best=saving.best(self.out), model=self.out / MODEL,
         )  # fmt: skip
+
+    def _has_model(self) -> bool:
+        return (self.out / MODEL / checkpoint.CONFIG).is_file()
 
     def _loader(self, trainer: Mapping[str, Any]) -> Loader:
         recipe = self.recipe
@@ -463,6 +471,8 @@ class _Run:
             stopped = stack.enter_context(stop_requested())
             batches = self.loader.batches(self.step * recipe.accumulate)
             stack.callback(getattr(batches, "close", lambda: None))
+            if self.unscored is not None and writer is not None:
+                self._score_late(self.unscored, self._result(), writer)
             window = Window()
             while self.step < recipe.steps:
                 self._one(batches, window)
@@ -630,18 +640,37 @@ class _Run:
         metrics: dict[str, float] = {}
         self._check_weights()
         # Before it is scored: an evaluation that fails costs nothing of what was learnt.
-        saved = saving.save(self.out, self.step, self.model, self._state(skipped))
+        state = {**self._state(skipped), "score": score}
+        saved = saving.save(self.out, self.step, self.model, state)
         self.last_good = saved.folder
         if self.on_checkpoint is not None and score:
-            metrics, failure = self._scored(self.on_checkpoint)
-            if failure is None:
-                saving.annotate(saved, metrics)
-            if writer is not None:
-                record: dict[str, Any] = {f"eval/{k}": v for k, v in metrics.items()}
-                record |= {} if failure is None else {"eval/error": failure}
-                writer.write({"step": self.step, **record})
+            metrics = self._score(self.on_checkpoint, saved, self._result(), writer)
         self._prune()
         return metrics
+
+    def _score(
+        self, score: OnCheckpoint, saved: saving.Saved, model: CLIP, writer: Log | None
+    ) -> dict[str, float]:
+        """Have a checkpoint scored; note its metrics, or why there are none."""
+        metrics, failure = self._scored(score, model)
+        if failure is None:
+            saving.annotate(saved, metrics)
+        if writer is not None:
+            record: dict[str, Any] = {f"eval/{k}": v for k, v in metrics.items()}
+            record |= {} if failure is None else {"eval/error": failure}
+            writer.write({"step": self.step, **record})
+        return metrics
+
+    def _score_late(self, saved: saving.Saved, model: CLIP, writer: Log) -> None:
+        """Score a checkpoint that was saved by a process that was killed before it did."""
+        told = any(
+            line.get("step") == self.step and any(key.startswith("eval/") for key in line)
+            for line in read(self.out / LOG)
+        )
+        if saved.metrics and not told:
+            writer.write({"step": self.step, **{f"eval/{k}": v for k, v in saved.metrics.items()}})
+        elif self.on_checkpoint is not None and not told:
+            saved.metrics = self._score(self.on_checkpoint, saved, model, writer)
 
     def _check_weights(self) -> None:
         """Refuse to save weights that are no numbers: the last good checkpoint would be none."""
@@ -650,10 +679,10 @@ class _Run:
         if wrong is not None:
             raise TrainingError(self._diverged(f"{wrong} holds values that are not finite"))
 
-    def _scored(self, score: OnCheckpoint) -> tuple[dict[str, float], str | None]:
+    def _scored(self, score: OnCheckpoint, model: CLIP) -> tuple[dict[str, float], str | None]:
         """Return the checkpoint's metrics, or why it cannot be scored: no reason to stop."""
         try:
-            return _checked(score(self._result(), self.step)), None
+            return _checked(score(model, self.step)), None
         except Exception as error:
             # Our own errors say what is wrong in a line; of others, one wants to know the place.
             ours = isinstance(error, (PocketclipError, OSError))
@@ -665,7 +694,7 @@ class _Run:
             self.failed_evaluations += 1
             return {}, reason
         finally:
-            self.model.train()
+            model.train()
 
     def _prune(self) -> None:
         settings = self.recipe.checkpoint
