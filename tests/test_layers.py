@@ -29,6 +29,8 @@ LAYERS = {
     "pocketclip.images": 0,
     "pocketclip.image_metadata": 0,
     "pocketclip.npyfile": 0,
+    "pocketclip.photos": 0,
+    "pocketclip.prompts": 0,
     "pocketclip.tarfiles": 0,
     "pocketclip.tokenizer": 0,
     "pocketclip.preprocess": 0,

@@ -359,3 +359,10 @@ def test_errors_can_be_sent_to_another_process(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
         storage.read_bytes(str(tmp_path / "a"))
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pipe.csv", "/dev/zero"])
+def test_a_pipe_or_device_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(StorageError, match="a pipe, socket or device, not a file"):
+        storage.open_read(str(tmp_path / name))

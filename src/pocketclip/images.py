@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import sys
 import threading
 import warnings
@@ -95,6 +96,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         kind = type(source).__name__
         raise ImageError(f"cannot read an image from {kind}: give a path, bytes, Pillow or numpy")
     name = os.fsdecode(source)
+    _refuse_special(name)
     try:
         # Closed by the `with` below, which must not be in here: errors of reading differ.
         stream = Path(name).open("rb")  # noqa: SIM115
@@ -102,6 +104,16 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     with stream:
         return _from_stream(stream, name, max_pixels)
+
+
+def _refuse_special(name: str) -> None:
+    """Refuse what is no file before it is opened: a pipe would wait for ever for its writer."""
+    try:
+        mode = os.stat(name).st_mode  # noqa: PTH116
+    except (OSError, ValueError):
+        return  # opening it says why
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ImageError(f"{name}: a pipe, socket or device, not a file")
 
 
 def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:

@@ -28,6 +28,7 @@ from urllib.parse import unquote_to_bytes
 from pocketclip import files
 from pocketclip.errors import ParseError, StorageError
 from pocketclip.parsing import load_json
+from pocketclip.photos import is_hidden, walk_files
 from pocketclip.stores import RemoteFile, connect, explained, missing_bucket, put, with_scheme
 from pocketclip.temporary import scratch_folder
 
@@ -162,10 +163,14 @@ def open_read(path: str) -> BinaryIO:
     """Return the file at `path`, open for reading and seeking; from a store, in blocks of 8 MiB.
 
     Raises:
-        StorageError: it is missing, or cannot be reached, now or while it is read.
+        StorageError: it is missing, or cannot be reached, now or while it is read; or it is a
+            pipe or device, which cannot be sought in, and could let the reader wait for ever.
     """
     if not is_remote(path):
         with explained(path, "read"):
+            mode = _local(path).stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise StorageError(f"{path}: a pipe, socket or device, not a file")
             return _local(path).open("rb")
     fs, name = connect(path)
     with explained(path, "read", fs, name):
@@ -269,8 +274,9 @@ def list_files(
 ) -> list[str]:
     """Return the paths of the files in `folder` whose names end in one of `suffixes`, sorted.
 
-    Without suffixes, all of them. Hidden files, which begin with a dot, are left out: so are
-    those that a killed process left half-written. A folder that is not there has no files.
+    Without suffixes, all of them. Hidden files and folders (`photos.is_hidden`) are left out: so
+    are those that a killed process left half-written. Linked folders are followed, each folder
+    once. A folder that is not there has no files.
 
     Raises:
         StorageError: the folder, or the store, cannot be read.
@@ -296,7 +302,8 @@ def _listed(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
     if not is_remote(folder):
         root = _local(folder)
         if root.exists():
-            yield from _walked(str(root), recursive=recursive)
+            for entry in walk_files(str(root), recursive=recursive):
+                yield entry.path.removeprefix("./"), _size_of(entry)
         return
     fs, name = connect(folder)
     prefix = name.rstrip("/") + "/"
@@ -306,20 +313,15 @@ def _listed(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
             raise FileNotFoundError(errno.ENOENT, "no such bucket", name)
     for path, info in found.items():
         below = path.lstrip("/").removeprefix(prefix.lstrip("/"))
-        if info.get("type") == "file" and not any(p.startswith(".") for p in below.split("/")):
+        if info.get("type") == "file" and not any(map(is_hidden, below.split("/"))):
             yield join(folder, below), int(info.get("size") or 0)
 
 
-def _walked(root: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                if recursive and not entry.is_symlink():  # a link upwards would never end
-                    yield from _walked(entry.path, recursive=True)
-            elif entry.is_file():
-                yield entry.path.removeprefix("./"), entry.stat().st_size
+def _size_of(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a link that leads nowhere: whoever reads it says so
+        return 0
 
 
 def expand(source: str) -> list[str]:
@@ -375,10 +377,13 @@ def _matched(pattern: str) -> list[str]:
             path = _local(pattern)
             root = Path(path.anchor)
             found = [str(p) for p in root.glob(str(path.relative_to(path.anchor)))]
-    # A pattern does not mean hidden files unless it says so.
-    last = pattern.rstrip("/").rsplit("/", 1)[-1]
-    if not last.startswith("."):
-        found = [p for p in found if not p.rstrip("/").rsplit("/", 1)[-1].startswith(".")]
+    # A pattern does not mean hidden files, nor what lies in hidden folders, unless it says so.
+    parts = pattern.split("/") if is_remote(pattern) else _local(pattern).parts
+    fixed = next(at for at, part in enumerate(parts) if re.search(r"[*?\[]", part))
+    if not any(part.startswith(".") for part in parts[fixed:]):
+        found = [
+            p for p in found if not any(map(is_hidden, re.split(r"[/\\]", p.rstrip("/"))[fixed:]))
+        ]
     if not found:
         raise StorageError(f"{pattern}: nothing matches this pattern; check its folder and quotes")
     return sorted(found)

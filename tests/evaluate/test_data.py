@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.data import DataOptions, find
+from pocketclip.evaluate.data import DataOptions, find, own_task
 from pocketclip.evaluate.tasks import Task, find_task
 from tests.evaluate.sets import (
     captioned,
@@ -152,6 +153,87 @@ def test_names_that_do_not_fit(tmp_path, lines, problem):
     options = DataOptions(classes_file=str(tmp_path / "names.txt"))
     with pytest.raises(DataError, match=problem):
         find(OWN, str(tmp_path), options)
+
+
+def test_folders_of_numbers_beside_a_list(tmp_path):
+    """Sorted as text, `10` would be the third class."""
+    words = [*("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+             *("ten", "eleven")]  # fmt: skip
+    shelf = write_folder(tmp_path, "own", {str(i): [photo(i)] for i in range(12)})
+    write_lines(shelf / "classnames.txt", words)
+    data = find(OWN, str(tmp_path))
+    assert {folder: name for name, folder in pairs(data)} == {
+        str(i): word for i, word in enumerate(words)
+    }
+    assert data.classes == words
+    (shelf / "test" / "7" / "0.jpg").unlink()  # an empty folder keeps its place
+    assert ("nine", "9") in pairs(find(OWN, str(tmp_path)))
+
+
+def test_what_computers_leave_in_folders_is_no_class(tmp_path):
+    shelf = write_folder(tmp_path, "own", FRUIT)
+    write_folder(shelf, "test", {"@eaDir": [photo(0)], "__MACOSX": [photo(0)]}, split=None)
+    write_folder(shelf / "test", "apple", {"@eaDir": [photo(0)]}, split=None)
+    (shelf / "test" / "apple" / "._1.jpg").write_bytes(b"resource fork")
+    (shelf / "test" / "apple" / "2.JFIF").write_bytes(photo(3))
+    (shelf / "test" / "loop").symlink_to(shelf / "test")
+    os.mkfifo(shelf / "test" / "apple" / "pipe.jpg")
+    data = find(OWN, str(tmp_path))
+    assert data.classes == ["Fig", "apple", "pear"]
+    assert [Path(e.image).name for e in data] == ["0.jpg", "0.jpg", "1.jpg", "2.JFIF", "0.jpg"]
+
+
+def test_images_that_lie_elsewhere_are_counted(tmp_path, caplog):
+    shelf = write_folder(tmp_path, "own", FRUIT)
+    assert find(OWN, str(tmp_path)).total == 4
+    assert not caplog.text
+    write_folder(shelf / "test", "apple", {"old/er": [photo(0), photo(1)]}, split=None)
+    (shelf / "test" / "loose.jpg").write_bytes(photo(0))
+    assert find(OWN, str(tmp_path)).total == 4
+    assert "own/test: 3 images are left out, since they lie in no class's folder" in caplog.text
+
+
+def test_a_link_that_leads_nowhere_is_an_unreadable_image(tmp_path):
+    shelf = write_folder(tmp_path, "own", FRUIT)
+    (shelf / "test" / "pear" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert find(OWN, str(tmp_path)).total == 5
+
+
+def test_a_folder_that_is_called_like_a_table(tmp_path):
+    shelf = write_folder(tmp_path, "photos.csv", FRUIT)
+    assert find(OWN, str(shelf)).total == 4
+    assert own_task(str(shelf)).key == "photos.csv"
+
+
+@pytest.mark.parametrize(
+    ("root", "key"),
+    [
+        ("shelf.v1", "shelf.v1"), ("shelf.v1/", "shelf.v1"), ("./in/../shelf.v2", "shelf.v2"),
+        (".", "here.now"), ("..", "up"), ("a/pairs.v2.csv", "pairs.v2"), ("X.JSONL", "X"),
+        (".csv", ".csv"), ("s3://bucket/sets/shelf.v1/", "shelf.v1"), ("s3://b/a.b.tsv", "a.b"),
+        ("file:///tmp/shelf.v1", "shelf.v1"), ("/", "data"),
+        ("flowers", "flowers"), ("vtab/cifar100", "cifar100"), ("imagenet", "imagenet"),
+        ("imagenet1k", "own/imagenet1k"), ("cifar10.csv", "own/cifar10"),
+        ("caf\udce9", "caf\\udce9"),
+    ],
+)  # fmt: skip
+def test_a_set_of_ones_own_has_its_own_name(tmp_path, monkeypatch, root, key):
+    (tmp_path / "up" / "here.now").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "up" / "here.now")
+    task = own_task(root)
+    assert task.key == key
+    assert task.dataset == key.removeprefix("own/")
+    assert (task.kind, task.main_metric, task.in_average) == (None, None, False)
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    shelf = write_folder(tmp_path, "own", {"caf\udce9": [photo(0)], "tea": [photo(1)]})
+    (shelf / "test" / "tea" / "\udcff.jpg").write_bytes(photo(2))
+    data = find(OWN, str(tmp_path))
+    assert data.classes == ["caf\\udce9", "tea"]
+    assert [Path(e.image).is_file() for e in data] == [True] * 3
+    write_lines(shelf / "classnames.txt", ["coffee", "tea"])
+    assert pairs(find(OWN, str(tmp_path)))[0] == ("coffee", "caf\udce9")
 
 
 def test_prompts_beside_the_folders(tmp_path):

@@ -72,6 +72,89 @@ def test_labels_that_are_numbers(tmp_path):
     assert labels(data) == [("a.jpg", "blue"), ("b.jpg", "red")]
 
 
+@pytest.mark.parametrize("name", ["own.csv", "own.jsonl"])
+def test_labels_that_are_one_number_in_several_ways(tmp_path, name):
+    write_lines(tmp_path / "classnames.txt", [f"name {i}" for i in range(12)])
+    written = [3.0, "3", " 3 ", "003", "3.0", 11, "11.0", 0.0]
+    rows = [{"image": f"{i}.jpg", "label": label} for i, label in enumerate(written)]
+    data = find_in(tmp_path, name, rows)
+    assert [e.label for e in data] == [3, 3, 3, 3, 3, 11, 11, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("NaN", "label is nan, neither a name nor a number"),
+        ("Infinity", "label is inf"),
+        ('"nan"', r"label is nan, and the others are numbers"),
+        ("[1]", r"label is \[1\], neither"),
+        ('{"a": 1}', "label is .*, neither"),
+        ("2.5", r"has 3 class names, and .*own\.jsonl has 2 classes"),
+    ],
+)
+def test_labels_that_are_none(tmp_path, value, why):
+    write_lines(tmp_path / "classnames.txt", ["a", "b", "c"])
+    text = f'{{"image": "a.jpg", "label": 1}}\n{{"image": "b.jpg", "label": {value}}}\n'
+    (tmp_path / "own.jsonl").write_text(text)
+    with pytest.raises(DataError, match=why):
+        find(OWN, str(tmp_path / "own.jsonl"))
+
+
+@pytest.mark.parametrize("value", ["NaN", "true", '{"a": "b"}', "3", '["a", NaN]', '"[NaN]"'])
+def test_captions_that_are_none(tmp_path, value):
+    text = f'{{"image": "a.jpg", "caption": "x"}}\n{{"image": "b.jpg", "caption": {value}}}\n'
+    (tmp_path / "own.jsonl").write_text(text)
+    with pytest.raises(DataError, match=r"own\.jsonl row 2: the captions are not texts"):
+        find(OWN, str(tmp_path / "own.jsonl"))
+
+
+def test_a_caption_of_deep_brackets_is_a_text(tmp_path):
+    deep = "[" * 100_000
+    data = find_in(tmp_path, "own.jsonl", [{"image": "a.jpg", "caption": deep}])
+    assert [e.captions for e in data] == [(deep,)]
+
+
+def test_headings_in_any_letter_case_and_with_spaces(tmp_path):
+    rows = [{" Image ": "a.jpg", "Label": "apple", "SPLIT ": "test"},
+            {" Image ": "b.jpg", "Label": "pear", "SPLIT ": "train"}]  # fmt: skip
+    data = find_in(tmp_path, "own.csv", rows, DataOptions(where=(("split", "test"),)))
+    assert labels(data) == [("a.jpg", "apple")]
+    named = DataOptions(image_column="IMAGE", label_column=" label")
+    assert labels(find_in(tmp_path, "own.csv", rows, named))[1] == ("b.jpg", "pear")
+    captions = [{"Filepath": "a.jpg", "Caption": "x", "Negative_Caption": "y"}]
+    (example,) = find_in(tmp_path, "choice.csv", captions)
+    assert example.captions == ("x", "y")
+    geode = [{"image": "a.jpg", "label": "x", "Region": 3, " country": "11"}]
+    (example,) = find_in(tmp_path, "geode.csv", geode, task=find_task("geode"))
+    assert example.metadata.tolist() == [3, 11]
+    puzzles = [{"Cue": "x", "Candidates": ["a.png", "b.png"], "ASSOCIATIONS": ["b.png"]}]
+    (puzzle,) = find_in(tmp_path, "puzzles.jsonl", puzzles)
+    assert puzzle.associated == (False, True)
+    twice = [{"image": "a.jpg", "Label": "apple", "LABEL": "pear"}]
+    with pytest.raises(DataError, match=r"no column 'label' for the labels"):
+        find_in(tmp_path, "twice.csv", twice, DataOptions(label_column="label"))
+    assert labels(find_in(tmp_path, "twice.csv", twice, DataOptions(label_column="LABEL"))) == [
+        ("a.jpg", "pear")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own.csv", "image;label\na.jpg;x, y\n"),
+        ("own.csv", "image\tlabel\na.jpg\tx, y\n"),
+        ("own.csv", 'sep=;\r\n"image";label\r\na.jpg;"x, y"\r\n'),
+        ("own.csv", "a,b|Image|label\n1|a.jpg|x, y\n"),
+        ("own.tsv", 'image,label\na.jpg,"x, y"\n'),
+        ("own.csv", 'image,label;\na.jpg,"x, y"\n'),
+    ],
+)
+def test_what_separates_the_columns_is_seen(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode())
+    options = DataOptions(label_column="label;" if ";" in text[:13] and "," in text[:7] else None)
+    assert labels(find(OWN, str(tmp_path / name), options)) == [("a.jpg", "x, y")]
+
+
 def test_names_for_the_labels(tmp_path):
     names = tmp_path / "names.txt"
     options = DataOptions(classes_file=str(names))
@@ -175,6 +258,9 @@ def test_metadata_from_columns(tmp_path):
     assert example.metadata.tolist() == [3, 11]
     with pytest.raises(DataError, match=r"own\.csv has no column 'region'.*region, country"):
         find_in(tmp_path, "own.csv", ROWS, task=task)
+    rows[0]["region"] = 3.0  # as pandas writes it where another row has none
+    (example,) = find_in(tmp_path, "c.csv", rows, task=task)
+    assert example.metadata.tolist() == [3, 11]
     rows[0]["region"] = "Asia"
     with pytest.raises(DataError, match=r"b\.csv row 2: region is 'Asia'"):
         list(find_in(tmp_path, "b.csv", rows, task=task))

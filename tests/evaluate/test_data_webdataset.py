@@ -217,7 +217,7 @@ def test_class_names_are_needed(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ("a\n\nb\n", "line 2 is empty"),
+        ("\n \n", "holds only blank lines"),
         ("", "is empty"),
     ],
 )
@@ -226,6 +226,36 @@ def test_a_bad_list_of_classes(tmp_path, lines, problem):
     (folder / "classnames.txt").write_text(lines)
     with pytest.raises(DataError, match=rf"classnames\.txt {problem}"):
         find(OWN, str(tmp_path))
+
+
+def test_blank_class_names_are_kept(tmp_path):
+    """As clip-benchmark has one for the task of distances in CLEVR."""
+    folder = write_wds(tmp_path, "own", examples(3), ["near", "", "far"])
+    assert find(OWN, str(tmp_path)).classes == ["near", "", "far"]
+    for text, classes in (
+        ("\nb\r\nc\n", ["", "b", "c"]),
+        ("a\nb\n\n\n\n", ["a", "b", ""]),  # the highest label is 2
+        ("a\nb\nc\n \n", ["a", "b", "c"]),
+        ("2\tc\n0\ta\n1\t\n", ["a", "", "c"]),
+        ("a\u2028b\n\x0c\n d \x85", ["a\u2028b", "", "d"]),
+    ):
+        (folder / "classnames.txt").write_bytes(text.encode())
+        assert find(OWN, str(tmp_path)).classes == classes, text
+
+
+@pytest.mark.parametrize("text", [b"2", b" 2\n", b"002", b"2.0", b"2e0", b"\xef\xbb\xbf2"])
+def test_ways_to_write_a_class_number(tmp_path, text):
+    write_wds(tmp_path, "own", [{"jpg": photo(0), "cls": text}], CLASSES, shards=1)
+    assert [example.label for example in find(OWN, str(tmp_path))] == [2]
+
+
+def test_captions_end_where_lines_end(tmp_path):
+    text = "one\u2028still one\r\ntwo\x0cstill two\x85\n\n three\x1c and\x1dmore\x1e\n"
+    write_wds(tmp_path, "own", [captioned(photo(0), [text])], shards=1)
+    (example,) = find(OWN, str(tmp_path))
+    assert example.captions == (
+        "one\u2028still one", "two\x0cstill two", "three\x1c and\x1dmore",
+    )  # fmt: skip
 
 
 def test_a_list_that_is_not_utf_8(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pocketclip import zoo
-from pocketclip.errors import ConfigError, DataError, StorageError
+from pocketclip.errors import ConfigError, DataError, MissingDependencyError, StorageError
 from pocketclip.evaluate import (
     DATACOMP38,
     TASKS,
@@ -21,12 +21,14 @@ from pocketclip.evaluate import (
     average_38,
     find,
     find_task,
+    own_task,
     plan,
     published_results,
     read_results,
     run,
     run_probe,
 )
+from pocketclip.evaluate.page import confusion_page, write_page
 from tests.evaluate.dummy import COLOURS, ColourEncoder
 from tests.evaluate.sets import captioned, colour_photo, labelled, write_folder, write_wds
 
@@ -267,6 +269,93 @@ def test_probes_learn_what_the_classes_are(tmp_path):
     assert metrics["knn_acc1"] == 1  # though the classes of the two splits are numbered otherwise
     with pytest.raises(ConfigError, match="no probe 'svm'"):
         run_probe(ColourEncoder(), test, train, ["svm"], OPTIONS)
+
+
+def test_classes_of_one_name_are_two_classes_for_a_probe(tmp_path):
+    """ImageNet has two cranes: what is learnt of one is not said of the other."""
+    rgb = {0: COLOURS["red"], 1: COLOURS["green"]}
+    for split in ("train", "test"):
+        shots = [labelled(colour_photo(rgb[i % 2]), i % 2) for i in range(6)]
+        shots[0] = labelled(colour_photo(rgb[0]), 1) if split == "test" else shots[0]
+        write_wds(tmp_path, "own", shots, ["crane", "crane"], split=split)
+    task = Task(key="own", dataset="own")
+    test, train = (find(task, str(tmp_path), DataOptions(split=s)) for s in ("test", "train"))
+    metrics, _ = run_probe(ColourEncoder(), test, train, ["knn"], OPTIONS)
+    assert metrics["knn_acc1"] == 5 / 6  # as one class it would be 1
+    other = replace(train, classes=["crane", "machine"])
+    with pytest.raises(DataError, match="two classes are called 'crane', and the lists"):
+        run_probe(ColourEncoder(), test, other, ["knn"], OPTIONS)
+    with pytest.raises(DataError, match="have no class name in common"):
+        run_probe(ColourEncoder(), replace(test, classes=["a", "b"]), other, ["knn"], OPTIONS)
+
+
+def test_another_set_of_ones_own_does_not_take_a_results_place(tmp_path):
+    out = str(tmp_path / "r.jsonl")
+    for place in ("a", "b"):
+        for number, folder in enumerate(("shelf", "cifar10")):
+            shots = {n: [colour_photo(rgb)] * (1 + number) for n, rgb in COLOURS.items()}
+            write_folder(tmp_path / place, folder, shots | {place: [colour_photo((9, 9, 9))]})
+
+    def evaluated(place, name=None):
+        root = str(tmp_path / place)
+        ready = plan([name or own_task(root)], root).ready
+        return list(run(ColourEncoder(), ready, out=out, options=OPTIONS))
+
+    (first,) = evaluated("a/shelf")
+    (refused,) = evaluated("b/shelf")
+    assert isinstance(refused, Failure)
+    assert f"r.jsonl holds the result of another set of this name, {tmp_path}/a/shelf/test" in (
+        refused.reason
+    )
+    assert read_results(out) == [first]
+    (named,) = evaluated("b/shelf", "other shelf")
+    assert [r.key for r in read_results(out)] == ["shelf", "other shelf"]
+    (tmp_path / "a" / "shelf" / "test" / "red" / "9.png").write_bytes(colour_photo((250, 9, 9)))
+    (changed,) = evaluated("a/shelf")  # the same set, which has changed
+    assert changed.about["samples"] == first.about["samples"] + 1
+    (own,) = evaluated("a/cifar10")
+    (published,) = evaluated("a", "cifar10")
+    assert [own.key, published.key] == ["own/cifar10", "cifar10"]
+    assert read_results(out) == [changed, named, own, published]
+
+
+def test_results_that_another_process_adds_are_kept(root, tmp_path):
+    out = str(tmp_path / "r.jsonl")
+    one = run(ColourEncoder(), plan(["cifar10", "dtd"], str(root)).ready, out=out, options=OPTIONS)
+    next(one)
+    list(run(ColourEncoder(), plan(["urban1k"], str(root)).ready, out=out, options=OPTIONS))
+    list(one)
+    assert {r.key for r in read_results(out)} == {"cifar10", "longclip/urban1k", "vtab/dtd"}
+
+
+def test_whatever_a_task_fails_by_the_others_go_on(root):
+    class Limited(ColourEncoder):
+        def encode_text(self, texts):
+            if any("wall" in text for text in texts):
+                raise MissingDependencyError("this tower needs more")
+            return super().encode_text(texts)
+
+    ready = plan(["dtd", "cifar10"], str(root)).ready
+    failed, done = run(Limited(), ready, options=OPTIONS)
+    assert (failed.key, failed.reason) == ("vtab/dtd", "this tower needs more")
+    assert done.key == "cifar10"
+
+
+def test_names_that_are_not_utf_8_in_results(tmp_path):
+    root = tmp_path / "caf\udce9"
+    write_folder(root, "", {"red \udcff": [colour_photo(COLOURS["red"])]})
+    out = str(root / "r.jsonl")
+    ready = plan([own_task(str(root))], str(root)).ready
+    (result,) = run(ColourEncoder(), ready, out=out, about={"source": "m\udce9"}, options=OPTIONS)
+    assert read_results(out) == [result]
+    line = json.loads((root / "r.jsonl").read_bytes())
+    assert json.dumps(line, ensure_ascii=False).encode()  # also for parsers that are strict
+    assert line["key"] == "caf\\udce9"
+    (again,) = run(ColourEncoder(), ready, out=out, options=OPTIONS)
+    assert again == result  # found again
+    page = confusion_page(np.eye(1, dtype=np.int64), ready[0][1].classes, str(root))
+    write_page(root / "page.html", page)
+    assert "red" in (root / "page.html").read_text("utf-8")
 
 
 def test_results_of_another_export_are_not_gone_on_with(root, tmp_path):

@@ -186,6 +186,23 @@ def test_eight_threads_at_once(exported, name):
             np.testing.assert_allclose(row, kind[(number + i) % len(kind)], atol=1e-5)
 
 
+def test_no_more_images_than_the_encoder_says_go_through_in_one_go(exported, monkeypatch):
+    """Also where whole batches come prepared, as they do in an evaluation."""
+    encoder = load(exported(), backend="onnxruntime")
+    encoder.load("image")
+    encoder.batch_size = 64
+    sizes = []
+    image = encoder.backend.image
+    monkeypatch.setattr(encoder.backend, "image", lambda x: sizes.append(len(x)) or image(x))
+    most = 256 * 256 // encoder.config.image_size**2
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (70, 70, 3), np.uint8) for _ in range(most + 3)]
+    whole = encoder.encode_image(photos)
+    prepared = encoder.encode_prepared([encoder.prepare(photo) for photo in photos])
+    assert sizes == [most, 3] * 2
+    np.testing.assert_array_equal(prepared, whole)
+
+
 def test_texts_are_remembered_and_forgotten(exported, monkeypatch):
     encoder = Encoder(exported(), threads=1)
     asked = []

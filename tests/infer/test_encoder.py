@@ -91,10 +91,16 @@ def test_templates_are_averaged_and_normalised(encoder):
     np.testing.assert_allclose(classifier[0], both / np.linalg.norm(both), atol=1e-5)
 
 
+def test_templates_are_written_as_for_evaluation(encoder):
+    plain = encoder.classifier(["a cat", "{x}"], ["the {}.", "{} or {}"])
+    np.testing.assert_array_equal(encoder.classifier(["a cat", "{x}"], ["the {c}.", "{} or {c}"]),
+                                  plain)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("labels", "templates", "message"),
     [([], ["{}"], "no labels"), (["a", "b", "a"], ["{}"], "'a' is given twice"),
-     (["a"], ["a photo"], "needs one {}"), (["a"], [], "needs one {}")],
+     (["a"], ["a photo"], "has no {c} or {}"), (["a"], [], "needs class names and prompts")],
 )  # fmt: skip
 def test_labels_and_templates_that_make_no_sense(encoder, labels, templates, message):
     with pytest.raises(PocketclipError, match=message):

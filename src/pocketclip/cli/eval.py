@@ -121,11 +121,13 @@ def evaluate(
     if not found.ready:
         raise PocketclipError(_nothing(found.missing))
     if confusion and found.ready[0][1].kind != "classification":
-        raise PocketclipError(f"--confusion: {names[0]} is no classification task")
-    training = {}
+        raise PocketclipError(f"--confusion: {found.ready[0][0].key} is no classification task")
+    training: dict[str, TaskData] = {}
+    untrained: dict[str, str] = {}
     if methods:
-        training = _training(found, train_data or data, train_split, options)
+        training, untrained = _training(found, train_data or data, train_split, options)
     encoder = load(model, model_name, offline=offline, backend=backend, threads=threads)
+    encoder.batch_size = batch_size
     settings = RunOptions(
         batch_size=batch_size, workers=workers, skip_bad=skip_bad, confusion=confusion is not None
     )
@@ -134,25 +136,27 @@ def evaluate(
     about = {"model": encoder.config.name, "source": model}
     shown = _Shown(confusion)
     results, failed = shown.run(encoder, found, out, about, settings)
-    probes = _probes(encoder, found, training, methods, settings) if methods else {}
+    failed |= untrained
+    probes = shown.probe(encoder, found, training, methods, settings, failed) if methods else {}
     facts = _facts(about, results, probes, failed)
     if json:
         print_json(facts)
     else:
         _print(facts, results)
     shown.report(failed)
-    if failed or any(result.about["skipped"] for result in results):
+    if failed or shown.skipped or any(result.about["skipped"] for result in results):
         raise typer.Exit(1)
 
 
-def _names(tasks: str, suite: str | None, data: str) -> tuple[str, ...]:
+def _names(tasks: str, suite: str | None, data: str) -> tuple[str | Task, ...]:
     """Return the tasks that are asked for; without any, the one set that `data` is."""
+    from pocketclip.evaluate import own_task
     from pocketclip.evaluate import tasks as table
 
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     if suite:
         names = table.suite(suite) + names
-    return names or (Path(data.rstrip("/")).stem,)
+    return names or (own_task(data),)
 
 
 def conditions(where: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -165,7 +169,7 @@ def conditions(where: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple((column.strip(), value.strip()) for column, _, value in pairs)
 
 
-def _check_confusion(page: Path | None, names: Sequence[str]) -> None:
+def _check_confusion(page: Path | None, names: Sequence[str | Task]) -> None:
     if page is None:
         return
     if len(names) != 1:
@@ -183,33 +187,29 @@ def _nothing(missing: Mapping[str, str]) -> str:
 
 def _training(
     found: Plan, root: str, split: str, options: DataOptions
-) -> dict[str, TaskData]:  # by task key
+) -> tuple[dict[str, TaskData], dict[str, str]]:
+    """Return the training sets by task key, and why there is none for others.
+
+    Raises:
+        PocketclipError: there is none for any task.
+    """
     from pocketclip.evaluate import find
 
     columns = tuple((name, split if name == "split" else value) for name, value in options.where)
     options = replace(options, split=split, where=columns)
-    return {task.key: find(task, root, options) for task, _ in found.ready}
+    training, missing = {}, {}
+    for task, _ in found.ready:
+        try:
+            training[task.key] = find(task, root, options)
+        except PocketclipError as error:
+            missing[_probe_of(task.key)] = str(error)
+    if not training:
+        raise PocketclipError(_nothing(missing))
+    return training, missing
 
 
-def _probes(
-    encoder: Encoder,
-    found: Plan,
-    training: Mapping[str, TaskData],
-    methods: Sequence[str],
-    settings: RunOptions,
-) -> dict[str, dict[str, Any]]:
-    from pocketclip.cli.inputs import progress
-    from pocketclip.evaluate import run_probe
-
-    results = {}
-    for task, test in found.ready:
-        train = training[task.key]
-        total = None if train.total is None or test.total is None else train.total + test.total
-        with progress(total, "images", f"{task.key}, for the probes") as advance:
-            options = replace(settings, advance=advance)
-            metrics, samples = run_probe(encoder, test, train, methods, options)
-        results[task.key] = {"train": train.place, "train_samples": samples} | metrics
-    return results
+def _probe_of(key: str) -> str:
+    return f"{key}, probes"
 
 
 class _Shown:
@@ -217,6 +217,7 @@ class _Shown:
 
     def __init__(self, page: Path | None) -> None:
         self.page = page
+        self.unwritten: dict[str, str] = {}
         self.title = ""
         self.skipped: list[str] = []
 
@@ -238,14 +239,56 @@ class _Shown:
             encoder, found.ready, out=out, about=about, options=settings,
             watch=self.watch, on_outcome=self.keep,
         )  # fmt: skip
-        for item in done:
-            if isinstance(item, Failure):
-                failed[item.key] = item.reason
-            else:
-                results.append(item)
+        try:
+            for item in done:
+                if isinstance(item, Failure):
+                    failed[item.key] = item.reason
+                else:
+                    results.append(item)
+        except (PocketclipError, OSError) as error:
+            # What was evaluated before is shown all the same.
+            if not results:
+                raise
+            failed["the tasks from here on"] = str(error)
+        failed |= self.unwritten
         if not results:
             raise PocketclipError(_nothing(failed))
         return results, failed
+
+    def probe(
+        self,
+        encoder: Encoder,
+        found: Plan,
+        training: Mapping[str, TaskData],
+        methods: Sequence[str],
+        settings: RunOptions,
+        failed: dict[str, str],
+    ) -> dict[str, dict[str, Any]]:
+        """Return what probes reach, by task key; `failed` gets why those failed that did."""
+        from pocketclip.cli.inputs import progress
+        from pocketclip.evaluate import run_probe
+        from pocketclip.evaluate.stream import Skipped
+
+        results = {}
+        for task, test in found.ready:
+            train = training.get(task.key)
+            if train is None or task.key in failed:
+                continue
+            total = None if train.total is None or test.total is None else train.total + test.total
+            left_out: list[Skipped] = []
+            try:
+                with progress(total, "images", f"{task.key}, for the probes") as advance:
+                    options = replace(settings, advance=advance)
+                    metrics, samples = run_probe(encoder, test, train, methods, options, left_out)
+            except PocketclipError as error:
+                failed[_probe_of(task.key)] = str(error)
+                continue
+            self.skipped += [f"{bad.name}: {bad.reason}" for bad in left_out]
+            about: dict[str, Any] = {"train": train.place, "train_samples": samples}
+            if left_out:
+                about["train_skipped"] = len(left_out)
+            results[task.key] = about | metrics
+        return results
 
     @contextmanager
     def watch(self, task: Task, data: TaskData) -> Iterator[Advance]:
@@ -257,16 +300,15 @@ class _Shown:
 
     def keep(self, outcome: Outcome) -> None:
         """Write the confusion page, and remember which images were left out."""
-        from pocketclip import files
+        from pocketclip.evaluate.page import confusion_page, write_page
 
         self.skipped += [f"{bad.name}: {bad.reason}" for bad in outcome.skipped]
         if self.page is None or outcome.confusion is None or outcome.classes is None:
             return
-        from pocketclip.evaluate.page import confusion_page
-
-        with files.write_whole(self.page) as temporary:
-            text = confusion_page(outcome.confusion, outcome.classes, self.title)
-            temporary.write_text(text, "utf-8")
+        try:
+            write_page(self.page, confusion_page(outcome.confusion, outcome.classes, self.title))
+        except (PocketclipError, OSError) as error:  # the result itself is good
+            self.unwritten[f"--confusion {self.page}"] = str(error)
 
     def report(self, failed: Mapping[str, str]) -> None:
         """Name on standard error what was left out or failed."""

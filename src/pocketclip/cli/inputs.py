@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import sys
 import time
@@ -17,25 +16,6 @@ if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
     from pocketclip.types import Embeddings
 
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".ppm",
-        ".pgm",
-    ]
-)
 MODEL_HELP = (
     "A bundle, model name (see `pocketclip models`), checkpoint folder, weight file or hub id."
 )
@@ -47,36 +27,31 @@ MODEL_NAME_HELP = "The model that a bare weight file holds, if the file does not
 def photographs(inputs: Sequence[str]) -> list[Path]:
     """Return the files that `inputs` name: files, folders (searched within) and patterns.
 
+    What was passed over in folders is counted on standard error.
+
     Raises:
-        PocketclipError: a folder or pattern without any photograph.
+        PocketclipError: an empty input; a folder or pattern without any photograph.
+        OSError: a folder cannot be read.
     """
-    found: list[Path] = []
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise PocketclipError(f"{text}: no photographs in this folder")
-            found += inside
-        elif path.exists() or not glob.has_magic(text):
-            found.append(path)  # a missing file is reported like any photograph that is bad
-        else:
-            matches = sorted(Path(p) for p in glob.glob(text, recursive=True))  # noqa: PTH207
-            if not matches:
-                raise PocketclipError(f"{text}: no file matches this pattern")
-            found += [p for p in matches if p.is_file()]
-    return list(dict.fromkeys(found))
+    from pocketclip.photos import find_photographs
+
+    found = find_photographs(inputs)
+    for note in found.passed_over:
+        print(note, file=sys.stderr)
+    return found.paths
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file.
+    """Return the lines of a text file, which end at LF or CR LF and nowhere else.
 
     Raises:
         PocketclipError: it is not UTF-8 text.
         OSError: it cannot be read.
     """
+    from pocketclip.parsing import split_lines
+
     try:
-        return path.read_text("utf-8-sig").splitlines()
+        return split_lines(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise PocketclipError(f"{path} is not UTF-8 text (byte {error.start})") from error
 

@@ -21,6 +21,7 @@ from numpy.lib import format as npy
 from pocketclip import files
 from pocketclip.errors import DataError
 from pocketclip.evaluate.stream import embed_texts
+from pocketclip.prompts import fill_templates
 from pocketclip.types import Embeddings, Encoder
 
 log = logging.getLogger(__name__)
@@ -34,20 +35,9 @@ def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Return the C x T prompts, class by class; `{c}` or `{}` is where the class goes.
 
     Raises:
-        DataError: no class or template, an empty class name, a template without its place.
+        DataError: no class or template, or a template without its place.
     """
-    if not classes or not templates:
-        raise DataError("a classifier needs class names and prompts")
-    for number, name in enumerate(classes):
-        if not name.strip():
-            raise DataError(f"the name of class {number} is empty")
-    parts = []
-    for template in templates:
-        pieces = template.replace("{c}", "{}").split("{}")
-        if len(pieces) < 2:
-            raise DataError(f"the prompt {template!r} has no {{c}} or {{}} for the class")
-        parts.append(pieces)
-    return [name.join(pieces) for name in classes for pieces in parts]
+    return fill_templates(classes, templates)
 
 
 def build_classifier(
@@ -97,7 +87,9 @@ def _mean(encoder: Encoder, texts: Sequence[str], templates: int) -> Embeddings:
 
 def _kept(cache: Path, encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> Path:
     def short(value: object) -> str:
-        return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:32]
+        text = json.dumps(value, ensure_ascii=False)
+        # A name of a file may hold what UTF-8 cannot.
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     space = encoder.space_id
     folder = space if space.isalnum() else short(space)

@@ -8,8 +8,18 @@ A set is read one sample at a time, and from its start again whenever it is iter
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from pocketclip import storage
-from pocketclip.evaluate.examples import DataOptions, Example, NoSetError, Puzzle, TaskData
+from pocketclip.evaluate.examples import (
+    DataOptions,
+    Example,
+    NoSetError,
+    Puzzle,
+    TaskData,
+    readable,
+)
 from pocketclip.evaluate.folders import open_folders, subfolders
 from pocketclip.evaluate.rows import SUFFIXES
 from pocketclip.evaluate.tables import open_table
@@ -40,7 +50,7 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
         StorageError: a place cannot be read.
     """
     options = options or DataOptions()
-    if root.lower().endswith(SUFFIXES) and storage.exists(root):
+    if root.lower().endswith(SUFFIXES) and _is_file(root):
         return open_table(root, task, options)
     folders, tables = _places(task.key, root, options.split)
     for folder in folders:
@@ -48,7 +58,7 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
         if found is not None:
             return found
     for table in tables:
-        if storage.exists(table):
+        if _is_file(table):
             return open_table(table, task, options)
     name = root.rstrip("/").rpartition("/")[2]
     if task.key not in TASKS or name in {folder.rpartition("/")[2] for folder in folders}:
@@ -64,9 +74,31 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
     )
 
 
+def own_task(root: str) -> Task:
+    """Return the task that a set of the user's own is, where `root` is that set.
+
+    It is named after its folder, whole and as it is called on the disk (also for `.`), or after
+    its table without the ending. It never has the key of a published task: a set of one's own
+    that is called `cifar10` is `own/cifar10`.
+    """
+    if storage.is_remote(root):
+        name = root.rstrip("/").rpartition("/")[2]
+    else:
+        name = Path(os.path.abspath(storage.absolute(root))).name  # noqa: PTH100
+    suffix = next((s for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), "")
+    if suffix and (storage.is_remote(root) or not storage.is_folder(root)):
+        name = name[: -len(suffix)]
+    name = readable(name) or "data"
+    return Task(key=f"own/{name}" if name in TASKS else name, dataset=name)
+
+
 def _holds(folder: str) -> str:
     names = subfolders(folder)
     return f" (only the folders {', '.join(names[:5])}{', ...' * (len(names) > 5)})"
+
+
+def _is_file(path: str) -> bool:
+    return storage.exists(path) and not storage.is_folder(path)
 
 
 def _places(key: str, root: str, split: str) -> tuple[list[str], list[str]]:
@@ -94,11 +126,11 @@ def _open_folder(folder: str, task: Task, options: DataOptions) -> TaskData | No
     for stem in (options.split, *_TABLE_STEMS):
         for suffix in SUFFIXES:
             table = storage.join(folder, f"{stem}{suffix}")
-            if storage.exists(table):
+            if _is_file(table):
                 return open_table(table, task, options)
     if task.kind not in (None, "classification"):
         return None
     return open_folders(folder, options)
 
 
-__all__ = ["DataOptions", "Example", "NoSetError", "Puzzle", "TaskData", "find"]
+__all__ = ["DataOptions", "Example", "NoSetError", "Puzzle", "TaskData", "find", "own_task"]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +16,14 @@ from numpy.typing import NDArray
 from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.evaluate.tasks import Kind
+from pocketclip.parsing import split_lines
+from pocketclip.prompts import split_template
 
 
 class NoSetError(DataError):
     """A task's set is in none of the places where it could be."""
 
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic"),
-    *(".heif", ".avif", ".jp2", ".ppm", ".pgm"),
-)
 CLASSES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 DEFAULT_TEMPLATES = ("a photo of {c}.",)
@@ -93,38 +90,49 @@ class TaskData:
         return self.samples()
 
 
+def readable(text: str) -> str:
+    """Return text that UTF-8 can hold: of a file's name, the bytes that are none are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def identity(*parts: object) -> str:
     """Return a hash of plain JSON values."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def lines_of(path: str) -> list[str]:
-    """Return the lines of a text file without empty ones at its end.
+def read_lines(path: str) -> list[str]:
+    """Return the lines of a text file, blank ones too; they end at LF or CR LF and nowhere else.
 
     Raises:
-        DataError: it is not UTF-8 text, or has an empty line between others.
+        DataError: it is empty, or not UTF-8 text.
         StorageError: it cannot be read.
     """
     try:
-        lines = storage.read_bytes(path).decode("utf-8-sig").split("\n")
+        lines = split_lines(storage.read_bytes(path).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    lines = [line.rstrip("\r") for line in lines]
-    while lines and not lines[-1].strip():
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise DataError(f"{path} line {number} is empty: one name or prompt stands in each")
     if not lines:
         raise DataError(f"{path} is empty")
     return lines
 
 
-def classes_in(options: DataOptions, *places: str) -> list[str] | None:
-    """Return the class names from the file the user gave, or the first of `places` there is."""
-    path = options.classes_file or next((p for p in places if storage.exists(p)), None)
-    return None if path is None else lines_of(path)
+def lines_of(path: str) -> list[str]:
+    """Return the lines of a text file without blank ones at its end.
+
+    Raises:
+        DataError: it is not UTF-8 text, or has a blank line between others.
+        StorageError: it cannot be read.
+    """
+    lines = read_lines(path)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise DataError(f"{path} line {number} is empty: something stands in each line")
+    if not lines:
+        raise DataError(f"{path} is empty")
+    return lines
 
 
 def templates_in(options: DataOptions, *places: str) -> list[str]:
@@ -141,26 +149,5 @@ def templates_in(options: DataOptions, *places: str) -> list[str]:
             return list(DEFAULT_TEMPLATES)
         found, path = lines_of(given), given
     for number, template in enumerate(found, 1):
-        if template.count("{c}") + template.count("{}") == 0:
-            raise DataError(
-                f"{path} line {number}: the prompt {template!r} has no {{c}} or {{}} for the class"
-            )
+        split_template(template, f"{path} line {number}")
     return found
-
-
-def label_from(text: str, classes: Sequence[str] | int, name: str) -> int:
-    """Return a class number.
-
-    Raises:
-        DataError: it is not a number, or there is no such class; the message begins with `name`.
-    """
-    count = classes if isinstance(classes, int) else len(classes)
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise DataError(f"{name}: the label {text[:40]!r} is not a whole number")
-    label = int(text)
-    if not 0 <= label < count:
-        raise DataError(
-            f"{name}: the label {label} is out of range: there are {count} classes, 0 to "
-            f"{count - 1}; is the list of class names whole?"
-        )
-    return label

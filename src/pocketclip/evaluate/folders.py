@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import logging
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from pocketclip import storage
-from pocketclip.errors import DataError
+from pocketclip.evaluate.classes import class_list, match_classes
 from pocketclip.evaluate.examples import (
     CLASSES,
-    IMAGE_SUFFIXES,
     TEMPLATES,
     DataOptions,
     Example,
     TaskData,
-    classes_in,
     identity,
     templates_in,
 )
+from pocketclip.photos import IMAGE_SUFFIXES, is_hidden, leads_above
 from pocketclip.stores import connect, explained
 
+log = logging.getLogger(__name__)
 _AT_ONCE = 16
 """Folders that are listed at the same time: a store takes its time for each."""
 
@@ -29,8 +30,9 @@ _AT_ONCE = 16
 def open_folders(place: str, options: DataOptions) -> TaskData | None:
     """Return the set in this folder, or None if it holds no folders with images in them.
 
-    The classes are the names of the folders with images, sorted, unless a list gives others: see
-    `named`. What lies deeper than in a class's folder is not read.
+    The classes are the names of the folders with images, unless a list gives others: see
+    `match_classes`. What lies deeper than in a class's folder, or beside the folders, is not read;
+    a warning says how many images that are.
 
     Raises:
         DataError: the list of class names does not fit the folders.
@@ -42,10 +44,11 @@ def open_folders(place: str, options: DataOptions) -> TaskData | None:
             break
     else:
         return None
-    lists = (storage.join(place, CLASSES), storage.join(base, CLASSES))
-    lines, source = classes_in(options, *lists), options.classes_file or lists[0]
+    listed = class_list(options, storage.join(place, CLASSES), storage.join(base, CLASSES))
     folders = {name: storage.join(base, name) for name in counted}
-    classes, number = named(folders, lines, base, source)
+    unused = [name for name in subfolders(base) if name not in counted]
+    classes, number = match_classes(folders, listed, base, unused=unused)
+    _warn_of_others(base, [*counted, *unused])
     templates = templates_in(options, storage.join(place, TEMPLATES))
 
     def samples() -> Iterator[Example]:
@@ -75,16 +78,33 @@ def subfolders(path: str) -> list[str]:
     if path.lower().startswith(("http://", "https://")) or not storage.is_folder(path):
         return []
     if not storage.is_remote(path):
-        with explained(path, "list"):
-            names = [entry.name for entry in Path(storage.absolute(path)).iterdir()
-                     if entry.is_dir()]  # fmt: skip
+        root = storage.absolute(path)
+        with explained(path, "list"), os.scandir(root) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()
+                     and not (entry.is_symlink() and leads_above(entry.path, root))]  # fmt: skip
     else:
         fs, name = connect(path)
         with explained(path, "list", fs, name):
             found = fs.ls(name, detail=True)
         names = [str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in found
                  if entry["type"] == "directory"]  # fmt: skip
-    return sorted(name for name in names if not name.startswith("."))
+    return sorted(name for name in names if not is_hidden(name))
+
+
+def _warn_of_others(base: str, names: list[str]) -> None:
+    """Say how many images lie where none are read, in the folder of a set and its classes."""
+    if storage.is_remote(base):
+        return  # where listing takes its time
+    others = list(storage.list_files(base, IMAGE_SUFFIXES))
+    for name in names:
+        folder = storage.join(base, name)
+        for inner in subfolders(folder):
+            others += storage.list_files(
+                storage.join(folder, inner), IMAGE_SUFFIXES, recursive=True
+            )
+    if others:
+        log.warning("%s: %d images are left out, since they lie in no class's folder itself: %s%s",
+                    base, len(others), others[0], ", ..." * (len(others) > 1))  # fmt: skip
 
 
 def _counted(base: str) -> dict[str, tuple[int, str]]:
@@ -104,60 +124,3 @@ def _counted(base: str) -> dict[str, tuple[int, str]]:
     with ThreadPoolExecutor(_AT_ONCE if storage.is_remote(base) else 1) as pool:
         counts = pool.map(count, names)
         return {name: found for name, found in zip(names, counts, strict=True) if found[0]}
-
-
-def named(
-    labels: Mapping[str, str], lines: list[str] | None, place: str, source: str
-) -> tuple[list[str], dict[str, int]]:
-    """Return the class names for prompts, and the number of each label among them.
-
-    A list is one of: `label<TAB>name` lines; the labels themselves; names in the order of the
-    sorted labels, as many as there are of these. In the first two there may be classes that do
-    not occur in the data.
-
-    Args:
-        labels: the labels that occur in the data, and where each does, for messages.
-        lines: the list; None for none: the sorted labels are the names.
-        place: the data, for messages.
-        source: the list, for messages.
-
-    Raises:
-        DataError: another number of names than of labels, a label without a name, or one twice;
-            names in the order of the labels of which one is another's label.
-    """
-    ordered = sorted(labels)
-    number = {label: position for position, label in enumerate(ordered)}
-    if lines is None:
-        return ordered, number
-    if any("\t" in line for line in lines):
-        return _by_label([line.partition("\t") for line in lines], labels, source)
-    if set(labels) <= set(lines):
-        return _by_label([(line, "\t", line) for line in lines], labels, source)
-    if len(lines) != len(labels):
-        raise DataError(
-            f"{source} has {len(lines)} class names, and {place} has {len(labels)} classes: one "
-            "name per line, in the order of the sorted labels, or label<TAB>name"
-        )
-    for position, line in enumerate(lines):
-        if number.get(line, position) != position:
-            raise DataError(
-                f"{source} line {position + 1}: {line!r} stands where the name of "
-                f"{ordered[position]!r} should: give the names in the order of the sorted labels, "
-                "or label<TAB>name"
-            )
-    return lines, number
-
-
-def _by_label(
-    lines: list[tuple[str, str, str]], labels: Mapping[str, str], source: str
-) -> tuple[list[str], dict[str, int]]:
-    number: dict[str, int] = {}
-    for position, (label, tab, name) in enumerate(lines):
-        if not tab or not name.strip() or label.strip() in number:
-            what = f"{label!r} comes twice" if label.strip() in number else "no label<TAB>name"
-            raise DataError(f"{source} line {position + 1}: {what}")
-        number[label.strip()] = position
-    for label, where in labels.items():
-        if label not in number:
-            raise DataError(f"{where}: {source} has no name for the class {label!r}")
-    return [name.strip() for _, _, name in lines], number

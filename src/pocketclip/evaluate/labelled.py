@@ -8,10 +8,9 @@ export(model, "out", target="onnx", accuracy=measure)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.data import DataOptions
+from pocketclip.evaluate.data import DataOptions, own_task
 from pocketclip.evaluate.stream import RunOptions
 from pocketclip.evaluate.suite import evaluate, plan
 from pocketclip.types import Encoder
@@ -38,8 +37,7 @@ def top1(
     """
     conditions = tuple(where.items()) if isinstance(where, Mapping) else tuple(where)
     options = DataOptions(label_column=label_column, where=conditions, templates=tuple(templates))
-    name = Path(data.rstrip("/")).stem
-    found = plan((name,), data, options)
+    found = plan((own_task(data),), data, options)
     if not found.ready:
         raise DataError(next(iter(found.missing.values())))
     task, samples = found.ready[0]

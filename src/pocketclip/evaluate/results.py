@@ -143,7 +143,8 @@ def write_results(path: str, results: Iterable[Result]) -> None:
         StorageError: the disk is full, or the place cannot be written to.
     """
     rows = [json.dumps(line.as_json(), ensure_ascii=False, allow_nan=False) for line in results]
-    storage.write_bytes(path, ("\n".join(rows) + "\n").encode())
+    # What UTF-8 cannot hold (of file names in files of others) is escaped, as JSON does.
+    storage.write_bytes(path, ("\n".join(rows) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def average_38(values: dict[str, float | None]) -> float | None:

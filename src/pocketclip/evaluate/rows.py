@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +19,13 @@ from pocketclip.pairs.tables import folder_of
 from pocketclip.parsing import load_json
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+IMAGES = ("image", "filepath", "path", "filename", "file")
+LABELS = ("label", "class_id", "cls", "class", "class_name")
+CAPTIONS = ("captions", "caption", "text", "raw")
+"""The usual names of columns, in the order in which they are looked for."""
+_DELIMITERS = (",", "\t", ";", "|")
+_LONGEST_HEADER = 1 << 20
+_SEPARATOR = re.compile(r'"?sep=([^"])"?', re.IGNORECASE)  # a first line that Excel writes
 _IMAGE_FOLDERS = ("images", "winogavil_images", "val2017", "coco/val2017")
 _Row = tuple[str, dict[str, Any]]
 
@@ -41,13 +50,15 @@ class Table:
     def column(self, given: str | None, usual: tuple[str, ...], what: str) -> str | None:
         """Return the column that the user named, or the first of the usual names there is."""
         if given is None:
-            return next((name for name in usual if name in self.columns), None)
-        if given not in self.columns:
+            found = (find_column(self.columns, name) for name in usual)
+            return next((name for name in found if name is not None), None)
+        column = find_column(self.columns, given)
+        if column is None:
             raise DataError(
                 f"{self.path} has no column {given!r} for the {what}; it has: "
                 f"{', '.join(self.columns)}"
             )
-        return given
+        return column
 
     def locator(self, first: object) -> Callable[[Any, str], str]:
         """Return what says where an image lies, by its path in the table and the row's name.
@@ -60,6 +71,12 @@ class Table:
         usual = [folder, *(storage.join(folder, *inner.split("/")) for inner in _IMAGE_FOLDERS)]
         there = (place for place in usual if name and storage.exists(_located(place, name, "")))
         return partial(_located, next(there, folder))
+
+
+def find_column(columns: Iterable[str], wanted: str) -> str | None:
+    """Return the column of this name, or else the only one but for letter case and spaces."""
+    alike = [c for c in columns if c.strip().lower() == wanted.strip().lower()]
+    return wanted if wanted in alike else alike[0] if len(alike) == 1 else None
 
 
 def _located(folder: str, text: Any, where: str) -> str:
@@ -91,14 +108,18 @@ def open_rows(path: str, options: DataOptions) -> Table:
 
 def _rows_of(path: str, options: DataOptions) -> Callable[[], Iterator[_Row]]:
     low = path.lower()
-    read = _json if low.endswith(".json") else _jsonl if low.endswith(".jsonl") else _csv
+    if low.endswith((".json", ".jsonl")):
+        read = _json if low.endswith(".json") else _jsonl
+    else:
+        read = partial(_csv, options=options)
 
     def rows() -> Iterator[_Row]:
         for where, row in read(path):
             for name, value in options.where:
-                if name not in row:
+                column = name if name in row else find_column(row, name)
+                if column is None:
                     raise DataError(f"{where} has no column {name!r} to choose rows by")
-                if as_text(row[name]) != value:
+                if as_text(row[column]) != value:
                     break
             else:
                 yield where, row
@@ -106,18 +127,38 @@ def _rows_of(path: str, options: DataOptions) -> Callable[[], Iterator[_Row]]:
     return rows
 
 
-def _csv(path: str) -> Iterator[_Row]:
+def _delimiter(path: str, options: DataOptions, first: str) -> str:
+    """Return what separates the columns of a table: by it the first line has the most known names.
+
+    The file's ending decides where that leaves a choice.
+    """
+    asked = [options.image_column, options.label_column, options.caption_column]
+    known = [*(name for name in asked if name), *(name for name, _ in options.where)]
+    known += [*IMAGES, *LABELS, *CAPTIONS]
+    usual = "\t" if path.lower().endswith(".tsv") else ","
+
+    def score(delimiter: str) -> tuple[int, bool]:
+        columns = next(csv.reader([first], delimiter=delimiter), [])
+        return sum(find_column(columns, name) is not None for name in known), delimiter == usual
+
+    return max(_DELIMITERS, key=score)
+
+
+def _csv(path: str, options: DataOptions) -> Iterator[_Row]:
     with storage.open_read(path) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-        tabs = path.lower().endswith(".tsv")
-        reader = csv.reader(text, delimiter="\t" if tabs else ",", strict=True)
         number = 0
         try:
+            first = text.readline(_LONGEST_HEADER)
+            stated = _SEPARATOR.fullmatch(first.strip("\r\n"))
+            lines = text if stated else itertools.chain([first], text)
+            delimiter = stated[1] if stated else _delimiter(path, options, first)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(reader, [])
             for name in header:
                 if header.count(name) > 1:
                     raise DataError(f"{path} has two columns {name!r}; rename one")
-            for number, row in enumerate(reader, 2):
+            for number, row in enumerate(reader, 3 if stated else 2):
                 if len(row) == len(header):
                     yield f"{path} row {number}", dict(zip(header, row, strict=True))
                 elif row:  # an empty line is no row
@@ -130,12 +171,17 @@ def _csv(path: str) -> Iterator[_Row]:
             raise DataError(f"{path} after row {max(number, 1)} is not UTF-8 text") from error
 
 
+def _row(line: bytes, where: str) -> Any:
+    # NaN is refused where it is of use; a path may hold what UTF-8 cannot.
+    return load_json(line, what=where, constants=True, surrogates=True)
+
+
 def _jsonl(path: str) -> Iterator[_Row]:
     with storage.open_read(path) as stream:
         for number, line in enumerate(stream, 1):
             where = f"{path} row {number}"
             try:
-                row = load_json(line, what=where, constants=True) if line.strip() else {}
+                row = _row(line, where) if line.strip() else {}
             except ParseError as error:
                 raise DataError(str(error)) from error
             if not isinstance(row, dict):

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import __version__, storage
-from pocketclip.errors import ConfigError, DataError, StorageError
+from pocketclip.errors import ConfigError, DataError, PocketclipError, StorageError
 from pocketclip.evaluate.data import DataOptions, NoSetError, TaskData, find
+from pocketclip.evaluate.examples import readable
 from pocketclip.evaluate.probe import knn, linear_probe, scikit_learn
 from pocketclip.evaluate.results import Result, read_results, writable, write_results
 from pocketclip.evaluate.retrieval import run_association, run_caption_choice, run_retrieval
-from pocketclip.evaluate.stream import Outcome, RunOptions, features
+from pocketclip.evaluate.stream import Outcome, RunOptions, Skipped, features
 from pocketclip.evaluate.tasks import (
     MAIN_METRICS,
     TASKS,
@@ -61,16 +62,18 @@ class Failure:
     reason: str
 
 
-def plan(names: Sequence[str], root: str, options: DataOptions | None = None) -> Plan:
+def plan(names: Sequence[str | Task], root: str, options: DataOptions | None = None) -> Plan:
     """Look for the data of every task before any is evaluated.
 
     Args:
-        names: tasks of the table, by key or short name, or names of the user's own sets.
+        names: tasks of the table, by key or short name, or names of the user's own sets; or tasks,
+            such as `own_task(root)` for the one set that `root` is.
         root: the folder, table or place in an object store where the data lie.
         options: how the user's own tables are to be read.
 
     Raises:
         ConfigError: no name, or one given twice.
+        StorageError: the store cannot be reached.
     """
     ready, missing = [], {}
     tasks = [_task(name) for name in names]
@@ -86,10 +89,16 @@ def plan(names: Sequence[str], root: str, options: DataOptions | None = None) ->
             missing[task.key] = f"{error}{_hint(task.key)}"
         except DataError as error:
             missing[task.key] = str(error)
+        except StorageError as error:
+            if storage.is_remote(root):  # the same of every task
+                raise
+            missing[task.key] = str(error)
     return Plan(ready, missing)
 
 
-def _task(name: str) -> Task:
+def _task(name: str | Task) -> Task:
+    if isinstance(name, Task):
+        return name
     try:
         return find_task(name)
     except ConfigError:  # the user's own
@@ -125,7 +134,7 @@ def evaluate(
         "skipped": len(outcome.skipped),
         "kind": data.kind,
         "metric": main,
-        "data": data.place,
+        "data": readable(data.place),
         "identity": data.identity,
         "seconds": round(time.monotonic() - begun, 2),
         "version": __version__,
@@ -147,6 +156,8 @@ def run(
     on_outcome: Callable[[Outcome], None] = lambda _outcome: None,
 ) -> Iterator[Result | Failure]:
     """Evaluate tasks one after the other; yield each result once it is in the file.
+
+    Where the file cannot be written any more, the result is yielded before that is raised.
 
     Results of the same data that stand in `out` already are yielded from there. A task that
     fails is yielded as a `Failure`, and the others go on.
@@ -170,6 +181,9 @@ def run(
     before = resumable(out, encoder) if out and storage.exists(out) else {}
     for task, data in ready:
         old = before.get(task.key)
+        if old and (reason := _other_set(old, task, data, str(out))):
+            yield Failure(task.key, reason)
+            continue
         # A matrix that is asked for is not in the file.
         if old and _still_good(old, data, options) and not options.confusion:
             yield old
@@ -178,15 +192,39 @@ def run(
             with watch(task, data) as advance:
                 settings = replace(options, advance=advance)
                 result, outcome = evaluate(encoder, task, data, settings)
-        except (DataError, StorageError) as error:
+        except PocketclipError as error:
             yield Failure(task.key, str(error))
             continue
-        result = replace(result, about={**(about or {}), **result.about})
-        before[task.key] = result
-        if out:
-            write_results(out, before.values())
+        told = {k: readable(v) if isinstance(v, str) else v for k, v in (about or {}).items()}
+        result = replace(result, about=told | result.about)
+        unwritten = _add(out, result, encoder) if out else None
         on_outcome(outcome)
         yield result
+        if unwritten is not None:
+            raise unwritten
+
+
+def _add(out: str, result: Result, encoder: Encoder) -> PocketclipError | None:
+    """Write a results file anew with one more result; return why that cannot be done, if so."""
+    try:
+        # Another process may have added to it meanwhile.
+        before = resumable(out, encoder) if storage.exists(out) else {}
+        write_results(out, (before | {result.key: result}).values())
+    except PocketclipError as error:
+        return error
+    return None
+
+
+def _other_set(old: Result, task: Task, data: TaskData, out: str) -> str | None:
+    """Return why a result may not take the place of another set's of the same name, if so."""
+    place = old.about.get("data")
+    if task.key in TASKS or not isinstance(place, str):
+        return None
+    same = old.about.get("identity") == data.identity
+    if same or storage.absolute(place) == readable(storage.absolute(data.place)):
+        return None
+    return (f"{out} holds the result of another set of this name, {place}: write to another file, "
+            "or name this one with --tasks NAME")  # fmt: skip
 
 
 def _still_good(result: Result, data: TaskData, options: RunOptions) -> bool:
@@ -243,6 +281,7 @@ def run_probe(
     train: TaskData,
     methods: Sequence[str],
     options: RunOptions | None = None,
+    skipped: list[Skipped] | None = None,
 ) -> tuple[Metrics, int]:
     """Return what classifiers trained on frozen embeddings reach, and the training samples.
 
@@ -252,6 +291,7 @@ def run_probe(
         train: labelled data to learn from.
         methods: `knn`, `linear` or both.
         options: as for `evaluate`.
+        skipped: gets the unreadable training images that were left out.
 
     Raises:
         ConfigError: an unknown method.
@@ -263,18 +303,40 @@ def run_probe(
         if not data.classes:
             raise DataError(f"{data.place} has no classes to learn or to tell apart")
     options = options or RunOptions()
-    names = sorted({*(train.classes or ()), *(test.classes or ())})
-    number = {name: position for position, name in enumerate(names)}
+    number, classes = _common_classes(train, test)
 
     def embedded(data: TaskData) -> tuple[Embeddings, NDArray[np.int64]]:
-        embeddings, labels, _ = features(encoder, data, options)
-        index = np.array([number[name] for name in data.classes or ()], np.int64)
-        return embeddings, index[labels]
+        embeddings, labels, left_out = features(encoder, data, options)
+        if skipped is not None and data is train:
+            skipped.extend(left_out)
+        return embeddings, number(data)[labels]
 
     learnt, scored = embedded(train), embedded(test)
     metrics: Metrics = {}
     if "knn" in methods:
-        metrics |= knn(*learnt, *scored, classes=len(names))
+        metrics |= knn(*learnt, *scored, classes=classes)
     if "linear" in methods:
-        metrics |= linear_probe(*learnt, *scored, classes=len(names))
+        metrics |= linear_probe(*learnt, *scored, classes=classes)
     return metrics, len(learnt[0])
+
+
+def _common_classes(
+    train: TaskData, test: TaskData
+) -> tuple[Callable[[TaskData], NDArray[np.int64]], int]:
+    """Return what gives a set's classes numbers that both sets share, and how many there are.
+
+    Raises:
+        DataError: the lists differ, and a name that comes twice in one cannot be told apart.
+    """
+    lists = [train.classes or [], test.classes or []]
+    if lists[0] == lists[1]:  # two classes may have one name, as in ImageNet
+        return lambda data: np.arange(len(data.classes or ())), len(lists[0])
+    for data, names in zip((train, test), lists, strict=True):
+        doubled = next((name for name in names if names.count(name) > 1), None)
+        if doubled is not None:
+            raise DataError(f"{data.place}: two classes are called {doubled!r}, and the lists of "
+                            "the two splits differ: which is which?")  # fmt: skip
+    if not {*lists[0]} & {*lists[1]}:
+        raise DataError(f"{train.place} and {test.place} have no class name in common")
+    shared = {name: position for position, name in enumerate(sorted({*lists[0], *lists[1]}))}
+    return lambda data: np.array([shared[n] for n in data.classes or ()], np.int64), len(shared)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import re
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,28 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import DataError
+from pocketclip.evaluate.classes import class_list, match_classes, whole_number
 from pocketclip.evaluate.examples import (
     CLASSES,
-    IMAGE_SUFFIXES,
     TEMPLATES,
     DataOptions,
     Example,
     Puzzle,
     TaskData,
-    classes_in,
     identity,
-    label_from,
     templates_in,
 )
-from pocketclip.evaluate.folders import named
-from pocketclip.evaluate.rows import Table, open_rows
+from pocketclip.evaluate.rows import CAPTIONS, IMAGES, LABELS, Table, find_column, open_rows
 from pocketclip.evaluate.tasks import Kind, Task
 from pocketclip.pairs.duplicates import SeenUids
 from pocketclip.parsing import load_json
+from pocketclip.photos import IMAGE_SUFFIXES
 
-_IMAGES = ("image", "filepath", "path", "filename", "file")
-_LABELS = ("label", "class_id", "cls", "class", "class_name")
-_CAPTIONS = ("captions", "caption", "text", "raw")
 _WRONG = "negative_caption"  # SugarCrepe's name
 _PUZZLE = ("cue", "candidates", "associations")
 
@@ -55,7 +50,7 @@ def open_table(path: str, task: Task, options: DataOptions) -> TaskData:
     kind = task.kind or _kind_of(table)
     if kind == "association":
         return _puzzles(table)
-    image = table.column(options.image_column, _IMAGES, "images")
+    image = table.column(options.image_column, IMAGES, "images")
     if image is None:
         raise DataError(f"{path} has no column of images; name it with --image-column (it has: "
                         f"{', '.join(table.columns)})")  # fmt: skip
@@ -64,25 +59,26 @@ def open_table(path: str, task: Task, options: DataOptions) -> TaskData:
     if kind != "classification":
         return _captioned(table, image, kind)
     fields = task.groupings[0].fields if task.groupings else ()
-    without = [field for field in fields if field not in table.columns]
+    columns = {field: find_column(table.columns, field) for field in fields}
+    without = [field for field, column in columns.items() if column is None]
     if without:
         raise DataError(f"{path} has no column {without[0]!r}: {task.key} is scored by the "
                         f"metadata {', '.join(fields)}, whole numbers")  # fmt: skip
-    return _labelled(table, image, fields)
+    return _labelled(table, image, [column for column in columns.values() if column is not None])
 
 
 def _kind_of(table: Table) -> Kind:
-    if all(name in table.columns for name in _PUZZLE):
+    if all(find_column(table.columns, name) for name in _PUZZLE):
         return "association"
     if table.options.label_column:
         return "classification"
     if table.options.caption_column:
         return "retrieval"
-    if table.path.lower().endswith(".json") or _WRONG in table.columns:
+    if table.path.lower().endswith(".json") or find_column(table.columns, _WRONG):
         return "caption_choice"
-    if any(name in table.columns for name in _LABELS):
+    if table.column(None, LABELS, "labels"):
         return "classification"
-    if any(name in table.columns for name in _CAPTIONS):
+    if table.column(None, CAPTIONS, "captions"):
         return "retrieval"
     raise DataError(
         f"{table.path} has no column of labels or captions; name it with --label-column or "
@@ -92,7 +88,7 @@ def _kind_of(table: Table) -> Kind:
 
 def _labelled(table: Table, image: str, fields: Sequence[str]) -> TaskData:
     path, options = table.path, table.options
-    column = table.column(options.label_column, _LABELS, "labels")
+    column = table.column(options.label_column, LABELS, "labels")
     if column is None:
         raise DataError(f"{path} has no column of labels; name it with --label-column (it has: "
                         f"{', '.join(table.columns)})")  # fmt: skip
@@ -100,25 +96,17 @@ def _labelled(table: Table, image: str, fields: Sequence[str]) -> TaskData:
     digest = hashlib.sha256()
     total = 0
     for where, row in table.rows():
-        text = _label(row, column)
-        if not text:
-            raise DataError(f"{where}: the label is empty")
+        text = _label(row, column, where)
         labels.setdefault(text, where)
         values = [row.get(image), text, *(row.get(field) for field in fields)]
         digest.update(json.dumps(values, default=str).encode())
         total += 1
     lists = table.beside(CLASSES)
-    lines = classes_in(options, *lists)
-    source = options.classes_file or lists[0]
-    numbers = all(text.lstrip("-").isdecimal() for text in labels)
-    if numbers and not (lines and all("\t" in line for line in lines)):
-        if lines is None:
-            raise DataError(f"{path}: the labels in column {column!r} are numbers: give their "
-                            f"names in --classes-file or {lists[0]}")  # fmt: skip
-        classes = lines
-        number = {t: label_from(t, classes, f"{w} ({source})") for t, w in labels.items()}
-    else:
-        classes, number = named(labels, lines, path, source)
+    listed = class_list(options, *lists)
+    if listed is None and all(whole_number(text) is not None for text in labels):
+        raise DataError(f"{path}: the labels in column {column!r} are numbers: give their "
+                        f"names in --classes-file or {lists[0]}")  # fmt: skip
+    classes, number = match_classes(labels, listed, path, indices=True)
     templates = templates_in(options, *table.beside(TEMPLATES))
     locate = table.locator(table.first[1].get(image))
 
@@ -127,7 +115,7 @@ def _labelled(table: Table, image: str, fields: Sequence[str]) -> TaskData:
             yield Example(
                 name=where,
                 image=locate(row.get(image), where),
-                label=number[_label(row, column)],
+                label=number[_label(row, column, where)],
                 metadata=_metadata(row, fields, where) if fields else None,
             )
 
@@ -142,25 +130,34 @@ def _labelled(table: Table, image: str, fields: Sequence[str]) -> TaskData:
     )
 
 
-def _label(row: dict[str, Any], column: str) -> str:
+def _label(row: dict[str, Any], column: str, where: str) -> str:
     value = row.get(column)
-    return "" if value is None else str(value).strip()
+    if isinstance(value, (list, dict)) or (isinstance(value, float) and not math.isfinite(value)):
+        raise DataError(f"{where}: the label is {str(value)[:40]}, neither a name nor a number")
+    text = "" if value is None else str(value).strip()
+    if not text:
+        raise DataError(f"{where}: the label is empty")
+    return text
 
 
 def _metadata(row: dict[str, Any], fields: Sequence[str], where: str) -> NDArray[np.int64]:
     texts = [str(row.get(field)).strip() for field in fields]
+    numbers = []
     for field, text in zip(fields, texts, strict=True):
-        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        number = whole_number(text)
+        if number is None:
             raise DataError(f"{where}: {field} is {text[:40]!r}, which is not a whole number")
-    return np.array([int(text) for text in texts], np.int64)
+        numbers.append(number)
+    return np.array(numbers, np.int64)
 
 
 def _captioned(table: Table, image: str, kind: Kind) -> TaskData:
     path = table.path
-    column = table.column(table.options.caption_column, _CAPTIONS, "captions")
+    column = table.column(table.options.caption_column, CAPTIONS, "captions")
     if column is None:
         raise DataError(f"{path} has no column of captions; name it with --caption-column (it "
                         f"has: {', '.join(table.columns)})")  # fmt: skip
+    wrong = find_column(table.columns, _WRONG)
     locate = table.locator(table.first[1].get(image))
     # SugarCrepe asks several questions about an image, one after the other.
     grouped = kind == "retrieval"
@@ -169,8 +166,8 @@ def _captioned(table: Table, image: str, kind: Kind) -> TaskData:
         before: Example | None = None
         for where, row in table.rows():
             place, captions = locate(row.get(image), where), _captions(row.get(column), where)
-            if _WRONG in row:
-                captions += _captions(row[_WRONG], where)
+            if wrong is not None:
+                captions += _captions(row.get(wrong), where)
             if grouped and before is not None and before.image == place:
                 captions = before.captions + captions
                 before = Example(name=before.name, image=place, captions=captions)
@@ -215,7 +212,7 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
     """Return the captions of a cell: a list, a JSON list, or one text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = load_json(value, what=where)
+            value = load_json(value, what=where, constants=True)
         except ValueError:
             value = [value]  # a caption that begins with a bracket
     found = value if isinstance(value, list) else [value]
@@ -228,14 +225,19 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
 
 
 def _puzzles(table: Table) -> TaskData:
-    missing = [name for name in _PUZZLE if name not in table.columns]
-    if missing:
-        raise DataError(f"{table.path} has no column {missing[0]!r}, as WinoGAViL's table has")
+    columns = [find_column(table.columns, name) for name in _PUZZLE]
+    if None in columns:
+        missing = _PUZZLE[columns.index(None)]
+        raise DataError(f"{table.path} has no column {missing!r}, as WinoGAViL's table has")
 
     def puzzles() -> Iterator[Puzzle]:
         for where, row in table.rows():
-            cue = str(row.get("cue") or "").strip()
-            candidates, chosen = (_names(row.get(name), f"{where}: {name}") for name in _PUZZLE[1:])
+            values = [row.get(str(column)) for column in columns]
+            cue = str(values[0] or "").strip()
+            candidates, chosen = (
+                _names(value, f"{where}: {name}")
+                for name, value in zip(_PUZZLE[1:], values[1:], strict=True)
+            )
             foreign = [name for name in chosen if name not in candidates]
             if not cue or foreign:
                 what = f"{foreign[0]!r} is no candidate" if foreign else "the cue is empty"
@@ -248,7 +250,8 @@ def _puzzles(table: Table) -> TaskData:
             )
 
     where, row = table.first
-    locate = table.locator(_file(_names(row.get("candidates"), f"{where}: candidates")[0]))
+    names = _names(row.get(str(columns[1])), f"{where}: candidates")
+    locate = table.locator(_file(names[0]))
     digest = hashlib.sha256()
     for found in puzzles():
         digest.update(repr((found.cue, found.images, found.associated)).encode())

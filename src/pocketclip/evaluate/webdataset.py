@@ -10,6 +10,7 @@ line), or `NAME.npy` (metadata). Nothing is unpickled.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,21 +18,21 @@ from numpy.typing import NDArray
 
 from pocketclip import storage
 from pocketclip.errors import DataError
+from pocketclip.evaluate.classes import class_index, class_list, indexed_names
 from pocketclip.evaluate.examples import (
     CLASSES,
-    IMAGE_SUFFIXES,
     TEMPLATES,
     DataOptions,
     Example,
     TaskData,
-    classes_in,
     identity,
-    label_from,
     lines_of,
     templates_in,
 )
 from pocketclip.evaluate.tasks import Kind, Task
 from pocketclip.npyfile import parse_npy
+from pocketclip.parsing import split_lines
+from pocketclip.photos import IMAGE_SUFFIXES
 from pocketclip.shards.tar import Group, groups, members
 from pocketclip.tarfiles import split_name
 
@@ -65,9 +66,13 @@ def open_webdataset(place: str, task: Task, options: DataOptions) -> TaskData | 
     classes = templates = None
     if kind in ("classification", "faces"):
         names = storage.join(place, CLASSES)
-        classes = classes_in(options, names)
-        if classes is None:
+        lines = class_list(options, names)
+        if lines is None:
             raise DataError(f"{names} is missing: it holds the class names, one per line")
+        if kind == "faces":  # whose lines are objective:text
+            classes = lines.names()
+        else:
+            classes = indexed_names(lines, lambda: _highest_label(tars))
         templates = templates_in(options, storage.join(place, TEMPLATES))
     sizes = [(tar.rpartition("/")[2], listed.get(tar)) for tar in tars]
     return TaskData(
@@ -126,6 +131,12 @@ def _is_part(name: str) -> bool:
     return split_name(name)[1] in _PARTS
 
 
+def _highest_label(tars: list[str]) -> int:
+    """Return the highest class number; -1 if there is no sample."""
+    labels = (example.label for example in _samples(tars, "classification", sys.maxsize))
+    return max((label for label in labels if label is not None), default=-1)
+
+
 def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
     name = f"{path}: {group.uid}"
     try:
@@ -140,11 +151,11 @@ def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
     if kind == "classification":
         if "cls" not in group.parts:
             raise DataError(f"{name} has no cls, which holds its class number")
-        label = label_from(_text(group.parts["cls"], f"{name}.cls").strip(), classes, name)
+        label = class_index(_text(group.parts["cls"], f"{name}.cls"), classes, name)
     elif kind in ("retrieval", "caption_choice"):
         if "txt" not in group.parts:
             raise DataError(f"{name} has no txt, which holds its captions")
-        lines = _text(group.parts["txt"], f"{name}.txt").splitlines()
+        lines = split_lines(_text(group.parts["txt"], f"{name}.txt"))
         captions = tuple(line.strip() for line in lines if line.strip())
         if not captions:
             raise DataError(f"{name}: the list of captions is empty")

@@ -34,6 +34,7 @@ from pocketclip.embeddings import (
 from pocketclip.errors import BundleError, ChangedBundleError, ImageError, PocketclipError
 from pocketclip.infer.backends import BACKENDS, Backend, BundleBackend, TorchBackend, candidates
 from pocketclip.infer.bundle import Bundle, is_bundle, read
+from pocketclip.prompts import fill_templates
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
@@ -372,7 +373,11 @@ class Encoder:
     def encode_prepared(
         self, inputs: Sequence[NDArray[Any]], *, normalize: bool = True
     ) -> Embeddings:
-        """Return embeddings (B, D) of what `prepare` made of images, in one go per size.
+        """Return embeddings (B, D) of what `prepare` made of images.
+
+        A bundle takes them in parts of at most as many as `encode_stream` gives it, since memory
+        and time grow with what goes through its tower in one go; a model in torch takes all of one
+        size together.
 
         Raises:
             EmbeddingError: as in `encode_image`; images are named by their position.
@@ -383,10 +388,13 @@ class Encoder:
         self, inputs: Sequence[NDArray[Any]], normalize: bool, name_of: Callable[[int], str]
     ) -> Embeddings:
         self.load("image")
-        parts = [
-            np.asarray(self.backend.image(np.stack(list(same))), np.float32)
-            for _, same in itertools.groupby(inputs, key=np.shape)
-        ]
+        step = len(inputs) if self.bundle is None else self._at_once()
+        parts = []
+        for _, same in itertools.groupby(inputs, key=np.shape):
+            alike = list(same)
+            for start in range(0, len(alike), step):
+                found = self.backend.image(np.stack(alike[start : start + step]))
+                parts.append(np.asarray(found, np.float32))
         return _checked(np.concatenate(parts), normalize, name_of)
 
     def encode_pixels(self, pixels: NDArray[Any], *, normalize: bool = True) -> Embeddings:
@@ -452,11 +460,11 @@ class Encoder:
 
         Args:
             labels: what to tell apart.
-            templates: prompts with `{}` where the label goes.
+            templates: prompts with `{}` or `{c}` where the label goes.
 
         Raises:
             EmbeddingError: as in `encode_text`.
-            PocketclipError: no label, a label twice, or a template without `{}`.
+            PocketclipError: no label, a label twice, no template, or one without `{}`.
         """
         if isinstance(labels, str):
             raise PocketclipError(f"labels is the text {labels!r}: give a list of labels")
@@ -467,10 +475,7 @@ class Encoder:
         doubled = sorted(label for label, count in Counter(labels).items() if count > 1)
         if doubled:
             raise PocketclipError(f"label {doubled[0]!r} is given twice")
-        wrong = [t for t in templates if t.count("{}") != 1]
-        if wrong or not templates:
-            raise PocketclipError(f"template {(wrong or [''])[0]!r} needs one {{}} for the label")
-        prompts = [t.replace("{}", label) for label in labels for t in templates]
+        prompts = fill_templates(labels, templates)
         embedded = self.encode_text(prompts).reshape(len(labels), len(templates), -1).mean(1)
         return unit_length(embedded, lambda row: text_name(labels[row]))
 
@@ -482,7 +487,8 @@ class Encoder:
         Args:
             images: one image or a sequence of them, as `encode_image` takes them.
             labels: what to tell apart.
-            templates: prompts with `{}` where the label goes; their embeddings are averaged.
+            templates: prompts with `{}` or `{c}` where the label goes; their embeddings are
+                averaged.
 
         Raises:
             ImageError: an image cannot be opened.

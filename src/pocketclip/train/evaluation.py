@@ -11,11 +11,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketclip.errors import ConfigError, DataError, ImageError, PocketclipError
-from pocketclip.evaluate import TASKS, DataOptions, Failure, Plan, RunOptions, plan
+from pocketclip.evaluate import TASKS, DataOptions, Failure, Plan, RunOptions, own_task, plan
 from pocketclip.evaluate import run as evaluate
 from pocketclip.evaluate.classifier import prompts
 from pocketclip.evaluate.examples import Puzzle, TaskData
@@ -66,7 +65,7 @@ def _found(wanted: EvaluationSection) -> Plan:
         label_column=wanted.label_column, caption_column=wanted.caption_column,
         where=tuple(wanted.where.items()), templates=wanted.templates,
     )  # fmt: skip
-    tasks = wanted.tasks or (Path(wanted.data.rstrip("/")).stem,)
+    tasks = wanted.tasks or (own_task(wanted.data),)
     try:
         found = plan(tasks, wanted.data, options)
         for reason in found.missing.values():
