@@ -337,7 +337,7 @@ def _in_folder(text: str, path: Path) -> ModelSource:
     suggested = _suggested(path, exactly=False)
     if SEAL in names or (CONFIG in names and (WEIGHTS in names or not weights)):
         return _local(text, "checkpoint", path, suggested=suggested)
-    if RUN_RECIPE in names:
+    if CONFIG not in names:
         files.recover(path / RUN_MODEL)
     if CONFIG not in names and (path / RUN_MODEL / CONFIG).is_file():
         return _local(text, "checkpoint", path / RUN_MODEL)
