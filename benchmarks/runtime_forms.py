@@ -15,14 +15,14 @@ from PIL import Image
 from torch import nn
 
 from encode import open_clip_peer
-from pocketclip import zoo
+from pocketclip import checkpoint, zoo
 from pocketclip.errors import PocketclipError
 from pocketclip.export.job import export
 from pocketclip.export.verify import CAPTIONS, own_photos
 from pocketclip.infer import backends
 from pocketclip.infer.backends import installed
 from pocketclip.infer.bundle import Bundle, is_bundle, read
-from pocketclip.infer.encoder import Encoder, checkpoint_model
+from pocketclip.infer.encoder import Encoder
 from pocketclip.nn.clip import CLIP, random_model
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ def make_model(name: str) -> CLIP:
     The weights of a name are never the published ones: they do not change the times.
     """
     if zoo.find(name) is None or Path(name).exists():
-        return checkpoint_model(name)
+        return checkpoint.load(name)
     model = random_model(zoo.resolve(name), seed=0)
     rows = inputs(model.config, crops(8))
     with torch.no_grad():

@@ -33,7 +33,7 @@ view = augmentation.apply(
     pocketclip.images.open_image(sample.image), augmentation.unpack(sample.param_aug[0])
 )
 assert view.shape == (224, 224, 3), view.shape
-for need in (lambda: pocketclip.create_model("tiny"), lambda: pocketclip.load("tiny")):
+for need in (lambda: pocketclip.create_model("tiny"), lambda: pocketclip.load("random:tiny")):
     try:
         need()
     except MissingDependencyError as error:
@@ -45,26 +45,26 @@ env/bin/pocketclip --help >/dev/null
 env/bin/pocketclip models >models.txt && grep -q mobileclip2-s4 models.txt
 env/bin/pocketclip embed --help >/dev/null
 code=0
-env/bin/pocketclip classify "$run/examples/photos/chelsea.jpg" --labels "a,b" --model tiny \
+env/bin/pocketclip classify "$run/examples/photos/chelsea.jpg" --labels "a,b" --model random:tiny \
     >out.txt 2>err.txt || code=$?
 [ "$code" = 2 ] && [ ! -s out.txt ] && grep -q "pip install 'pocketclip\[train\]'" err.txt
 code=0
-env/bin/pocketclip reinforce "$run/examples/photos/pairs.csv" --out dr --teacher tiny \
+env/bin/pocketclip reinforce "$run/examples/photos/pairs.csv" --out dr --teacher random:tiny \
     >out.txt 2>err.txt || code=$?
 [ "$code" = 2 ] && grep -q "pip install 'pocketclip\[reinforce\]'" err.txt && [ ! -e dr ]
 code=0
-env/bin/pocketclip eval tiny --data "$run/examples/photos/pairs.csv" >out.txt 2>err.txt || code=$?
+env/bin/pocketclip eval random:tiny --data "$run/examples/photos/pairs.csv" >out.txt 2>err.txt || code=$?
 [ "$code" = 2 ] && grep -q "pip install 'pocketclip\[train\]'" err.txt
 env/bin/pocketclip compare mobileclip-s0 mobileclip2-s0 --html page.html >compare.txt
 grep -q "38-task average" compare.txt && grep -q "<svg" page.html
 mkdir set && cp "$run/tests/golden/shards/v2_float32.tar" set/
 env/bin/pocketclip audit set --json >audit.json
 # A bundle is made where torch is, and used where it is not.
-"$run/.venv/bin/pocketclip" export tiny --format onnx --out bundle >export.txt 2>&1
+"$run/.venv/bin/pocketclip" export random:tiny --format onnx --out bundle >export.txt 2>&1
 env/bin/pocketclip classify "$run/examples/photos/chelsea.jpg" --labels "a cat,a rocket" \
     --model bundle --json >classified.json
 "$run/.venv/bin/pocketclip" classify "$run/examples/photos/chelsea.jpg" \
-    --labels "a cat,a rocket" --model tiny --json >wanted.json 2>/dev/null
+    --labels "a cat,a rocket" --model random:tiny --json >wanted.json 2>/dev/null
 env/bin/pocketclip embed "$run/examples/photos" --model bundle --out photos.npy >embedded.txt
 env/bin/python - <<'PY'
 import json

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pocketclip import checkpoint, naming, weights, zoo
-from pocketclip.errors import CheckpointError, HubError, UnknownModelError
+from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
 from pocketclip.nn.clip import random_model
 from pocketclip.nn.inference import rearranged
 from pocketclip.nn.reparam import fuse
@@ -453,8 +453,77 @@ def test_names_come_from_the_hub(hub, tmp_path, monkeypatch):
     assert len(hub.requests) == seen  # a cached file never touches the network
 
 
+def test_a_folder_from_the_hub_is_read_from_the_disk(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = random_model("tiny", seed=0)
+    light = zoo.Entry(config=model.config, hub=("apple/Tiny",))
+    monkeypatch.setattr(zoo, "ZOO", {"tiny": light})  # so that what fits is soon found
+    (tmp_path / "Tiny").mkdir()
+    torch.save(naming.to_foreign(model, "openclip"), "Tiny/tiny.pt")
+    (tmp_path / "Tiny" / "config.json").write_text('{"architectures": ["CLIPModel"]}')
+    found = [checkpoint.load(text) for text in ("Tiny", "./Tiny/", "Tiny/")]
+    # transformers' file beside it, as in many repositories
+    save_file({"text_model.embeddings": torch.zeros(2)}, "Tiny/model.safetensors")
+    found.append(checkpoint.load("Tiny"))
+    (tmp_path / "Tiny" / "tiny.pt").rename("Tiny/open_clip_pytorch_model.bin")
+    found.append(checkpoint.load("Tiny"))
+    for loaded in found:
+        assert torch.equal(loaded.image.head.weight, model.image.head.weight)
+    assert not hub.requests
+    (tmp_path / "Tiny" / "open_clip_pytorch_model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"not written by pocketclip, and .* known naming"):
+        checkpoint.load("Tiny")
+    with pytest.raises(HubError, match="apple/Tiny was not found"):
+        checkpoint.load("hf-hub:apple/Tiny")
+    with pytest.raises(HubError, match="there is no file or folder some/where here; "):
+        checkpoint.load("some/where")
+
+
+def test_a_revision_is_asked_of_the_hub(hub, tmp_path):
+    model = random_model("tiny", seed=0)
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file(naming.to_foreign(model, "openclip"), path)
+    hub.repos["me/tiny"] = {"open_clip_model.safetensors": path.read_bytes()}
+    commit = hub.commit("me/tiny")
+    for text, revision in ((f"me/tiny@{commit}", None), ("me/tiny", commit)):
+        loaded = checkpoint.load(text, "tiny", revision=revision)
+        assert torch.equal(loaded.image.head.weight, model.image.head.weight)
+    for text, revision in (("me/tiny@v9", None), ("me/tiny", "v9"), ("hf-hub:me/tiny@v9", None)):
+        with pytest.raises(HubError, match="no revision 'v9'"):
+            checkpoint.load(text, "tiny", revision=revision)
+
+
+def test_the_repositorys_name_says_what_shapes_do_not(tmp_path, monkeypatch):
+    cut = {"image.layers": 1, "text.layers": 1, "text.vocab_size": 600}
+    names = ("vit-l14", "vit-l14-quickgelu")
+    light = {
+        name: zoo.Entry(config=zoo.override(zoo.ZOO[name].config, **cut), hub=zoo.ZOO[name].hub)
+        for name in names
+    }
+    monkeypatch.setattr(zoo, "ZOO", light)
+    model = random_model("vit-l14-quickgelu", seed=0)
+    folder = tmp_path / "DFN2B-CLIP-ViT-L-14"
+    for place in (folder, tmp_path / "mine"):
+        place.mkdir()
+        save_file(naming.to_foreign(model, "openclip"), place / "open_clip_model.safetensors")
+    assert checkpoint.load(folder).config.name == "vit-l14-quickgelu"
+    with pytest.raises(CheckpointError, match=r"pass model=NAME, or write NAME=FILE"):
+        checkpoint.load(tmp_path / "mine")
+    named = checkpoint.load(f"vit-l14={tmp_path}/mine")
+    assert named.config.name == "vit-l14"
+
+
 def test_unknown_names_and_models_without_weights():
     with pytest.raises(UnknownModelError, match="did you mean mobileclip2-s0"):
         checkpoint.load("mobileclip2-s00")
-    with pytest.raises(CheckpointError, match="create_model"):
+    with pytest.raises(CheckpointError, match="random:tiny to try things out"):
         checkpoint.load("tiny")
+    loaded, wanted = checkpoint.load("random:tiny:3"), random_model("tiny", seed=3)
+    assert loaded.space_id == wanted.space_id != checkpoint.load("random:tiny").space_id
+    with pytest.raises(CheckpointError, match="random:tiny is tiny, not small"):
+        checkpoint.load("random:tiny", "small")
+    with pytest.raises(ConfigError, match="names another model than small"):
+        checkpoint.load("tiny=timm/MobileCLIP2-S0-OpenCLIP", "small")
+    for text in ("transformers:google/siglip", "open_clip:ViT-B-32/openai"):
+        with pytest.raises(ConfigError, match="teachers and captioners"):
+            checkpoint.load(text)

@@ -49,6 +49,7 @@ LAYERS = {
     "pocketclip.weights": 1,
     "pocketclip.checkpoint": 1,
     "pocketclip.devices": 1,
+    "pocketclip.resolve": 1,
     "pocketclip.evaluate": 2,
     "pocketclip.export": 2,
     "pocketclip.infer": 2,

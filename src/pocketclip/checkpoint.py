@@ -16,67 +16,81 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pocketclip import __version__, hub, naming, weights, zoo
-from pocketclip.errors import CheckpointError, ConfigError, UnknownModelError
-from pocketclip.files import recover, refuse_others, write_whole, write_whole_folder
+from pocketclip import __version__, hub, naming, resolve, weights, zoo
+from pocketclip.errors import BundleError, CheckpointError, ConfigError, HubError
+from pocketclip.files import refuse_others, write_whole, write_whole_folder
 from pocketclip.naming import Naming
 from pocketclip.nn import reparam
-from pocketclip.nn.clip import CLIP
+from pocketclip.nn.clip import CLIP, random_model
 from pocketclip.nn.space import architecture
 from pocketclip.parsing import load_json, read_json
+from pocketclip.resolve import ModelSource, resolve_model
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+CONFIG = resolve.CONFIG
+WEIGHTS = resolve.WEIGHTS
 VERSION = 1
-RUN_MODEL = "model"
+RUN_MODEL = resolve.RUN_MODEL
 """Where a training run's folder holds its finished model."""
 log = logging.getLogger(__name__)
 
 
 def load(
-    path_or_name: str | os.PathLike[str],
+    path_or_name: str | os.PathLike[str] | ModelSource,
     model: str | None = None,
     fuse: bool = False,
     *,
     offline: bool = False,
+    revision: str | None = None,
 ) -> CLIP:
     """Load a model: float32, evaluation mode.
 
     Args:
-        path_or_name: a checkpoint folder of ours, or a finished run's; a weight file (`.pt`,
-            `.pth`, `.bin`, `.safetensors`) in Apple's, open_clip's or our names; a zoo name, whose
-            published weights come from the hub; or a hub id such as
-            `timm/MobileCLIP2-S0-OpenCLIP`.
-        model: the zoo name of a weight file that does not say itself which model it holds.
+        path_or_name: whatever `pocketclip.resolve` takes for a model, other than a bundle: a
+            training run, a checkpoint folder of ours, a weight file (`.pt`, `.pth`, `.bin`,
+            `.safetensors`) in Apple's, open_clip's or our names, a folder with one as downloaded
+            from the hub; a zoo name, whose published weights come from the hub; a hub id such as
+            `timm/MobileCLIP2-S0-OpenCLIP`; or `random:tiny` for random weights.
+        model: the zoo name of a weight file that does not say itself which model it holds, as
+            `NAME=FILE` does.
         fuse: fold the training branches, see `pocketclip.nn.reparam.fuse`.
         offline: take hub files from the local cache only.
+        revision: of a repository on the hub: a branch, a tag or a commit; None for `main`.
 
     Returns:
         The model; `encode_image` and `encode_text` give embeddings (B, D), not normalised.
 
     Raises:
+        BundleError: it is a bundle, whose weights are in another form.
         CheckpointError: the file is damaged, refused, or does not fit; never a partial load.
+        ConfigError: the text is in none of the forms, or of another library's model.
         UnknownModelError: neither a file, nor a model, nor a hub id.
         HubError: the hub's file could not be had.
     """
-    text = os.fspath(path_or_name)
-    if not text:
-        raise UnknownModelError("no model given: a name, a folder, a file or a hub id is wanted")
-    path = Path(text)
-    recover(path)
-    recover(path / RUN_MODEL)
-    if (path / RUN_MODEL / CONFIG).is_file() and not (path / CONFIG).is_file():
-        path = path / RUN_MODEL
-    if (path / CONFIG).is_file():
-        loaded = _load_folder(path, model)
-    elif (
-        path.is_file()
-        or path.suffix.lower() in weights.SUFFIXES
-        or (path.exists() and zoo.find(text) is None)
-    ):
-        loaded = _load_file(path, model)
+    if isinstance(path_or_name, ModelSource):
+        source = path_or_name
     else:
-        loaded = _load_hub(text, model, offline=offline)
+        source = resolve_model(path_or_name, revision=revision)
+    if source.kind == "bundle":
+        raise BundleError(
+            f"{source.text} is a bundle, whose weights are in another form: name the checkpoint "
+            "that it was exported from"
+        )
+    if source.note:
+        log.warning("%s", source.note)
+    name = _expected_name(source, model)
+    if source.kind == "hub":
+        loaded = _load_hub(source, name, offline=offline)
+    elif source.kind == "random":
+        loaded = _load_random(source, name)
+    elif source.path is None:
+        raise ConfigError(
+            f"{source.text}: models of {source.kind} are teachers and captioners of `pocketclip "
+            "reinforce`, and nothing else"
+        )
+    elif source.kind == "checkpoint":
+        loaded = _load_folder(source.path, name, source.suggested)
+    else:
+        loaded = _load_file(source.path, name, source.suggested)
     return reparam.fuse(loaded) if fuse and not loaded.is_fused else loaded.eval()
 
 
@@ -108,18 +122,33 @@ def save(
         )
 
 
-def _load_folder(path: Path, name: str | None) -> CLIP:
-    hub.check_lfs_pointer(path / CONFIG)
-    try:
-        raw = read_json(path / CONFIG)
-        if raw.get("format") != "pocketclip":
-            raise CheckpointError(f"{path / CONFIG} was not written by pocketclip")
-        if raw["version"] > VERSION:
-            raise CheckpointError(f"{path} has format {raw['version']}; update pocketclip")
-        config, is_fused = zoo.from_dict(raw["model"]), bool(raw["fused"])
-        stamp = str(raw["space_id"]), str(raw["weights_digest"])
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"{path / CONFIG} is damaged: {error!r}") from error
+def _expected_name(source: ModelSource, model: str | None) -> str | None:
+    """Return the zoo name that the weights must fit, or None if they say it themselves.
+
+    Raises:
+        ConfigError: the source names another model than `model`.
+        UnknownModelError: no such model.
+    """
+    if model is None:
+        return source.model
+    name = zoo.resolve(model)
+    if "=" in source.text and source.model not in (None, name):
+        raise ConfigError(f"{source.text} names another model than {name}: give one of them")
+    return name
+
+
+def _load_random(source: ModelSource, name: str | None) -> CLIP:
+    assert source.model is not None
+    if name != source.model:
+        raise CheckpointError(f"{source.text} is {source.model}, not {name}")
+    return random_model(source.model, seed=source.seed)
+
+
+def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
+    facts = _read_config(path)
+    if facts is None:
+        return _load_foreign_folder(path, name, suggested)
+    config, is_fused, stamp = facts
     if name is not None and zoo.resolve(name) != config.name:
         raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
     state, _ = weights.read_tensors(path / WEIGHTS)
@@ -133,7 +162,33 @@ def _load_folder(path: Path, name: str | None) -> CLIP:
     return model
 
 
-def _load_file(path: Path, name: str | None) -> CLIP:
+def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str]] | None:
+    """Return a checkpoint's configuration, whether it is fused and its stamp; None if foreign."""
+    hub.check_lfs_pointer(path / CONFIG)
+    try:
+        raw = read_json(path / CONFIG)
+        if raw.get("format") != "pocketclip":
+            return None
+        if raw["version"] > VERSION:
+            raise CheckpointError(f"{path} has format {raw['version']}; update pocketclip")
+        stamp = str(raw["space_id"]), str(raw["weights_digest"])
+        return zoo.from_dict(raw["model"]), bool(raw["fused"]), stamp
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path / CONFIG} is damaged: {error!r}") from error
+
+
+def _load_foreign_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
+    """Load a folder with another library's `config.json`, as repositories of the hub have it."""
+    chosen = resolve.weights_in(path)
+    try:
+        return _load_file(chosen or path / WEIGHTS, name, suggested)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path / CONFIG} was not written by pocketclip, and {error}"
+        ) from error
+
+
+def _load_file(path: Path, name: str | None, suggested: str | None = None) -> CLIP:
     state, metadata = weights.read_tensors(path)
     convention = naming.detect(state)
     if convention is None:
@@ -144,30 +199,20 @@ def _load_file(path: Path, name: str | None) -> CLIP:
         )
     if convention == "pocketclip":
         raise CheckpointError(f"{path} is part of a checkpoint: load its folder instead")
-    config = _config_of(path, name, state, metadata, convention)
+    config = _config_of(path, name, state, metadata, convention, suggested)
     state = naming.canonical(state, config)
     model, entries = _fitting_shell(state, config, convention, path)
     _assign(model, naming.from_foreign(state, model, entries))
     return model
 
 
-def _load_hub(text: str, name: str | None, *, offline: bool) -> CLIP:
-    entry = zoo.find(text)
-    if entry is None and not hub.is_hub_id(text):
-        try:
-            zoo.resolve(text)
-        except UnknownModelError as error:
-            raise UnknownModelError(f"{error} (nor is there such a file or folder)") from None
-    if entry is not None and not entry.hub:
-        raise CheckpointError(
-            f"{entry.config.name} has no published weights: give a checkpoint folder, or make "
-            f"a random one with pocketclip.create_model({entry.config.name!r})"
-        )
-    repos = entry.hub if entry is not None else (text,)
-    if name is None:
-        known = {repo.lower(): e.config.name for e in zoo.ZOO.values() for repo in e.hub}
-        name = entry.config.name if entry is not None else known.get(text.lower())
-    found = hub.fetch(repos, offline=offline)
+def _load_hub(source: ModelSource, name: str | None, *, offline: bool) -> CLIP:
+    try:
+        found = hub.fetch(source.repos, offline=offline, revision=source.revision)
+    except HubError as error:
+        if "/" not in source.target or "hf-hub:" in source.text:
+            raise
+        raise HubError(f"there is no file or folder {source.target} here; {error}") from error
     return _load_file(found.path, name)
 
 
@@ -177,6 +222,7 @@ def _config_of(
     state: Mapping[str, Tensor],
     metadata: Mapping[str, str],
     convention: Naming,
+    suggested: str | None = None,
 ) -> zoo.ModelConfig:
     """Return the configuration that a weight file wants, from whichever source says it."""
     if "pocketclip" in metadata:
@@ -189,17 +235,20 @@ def _config_of(
     if name is not None:
         return naming.fitted(zoo.entry(name).config, state, convention)
     fits = _fitting_entries(state, convention)
-    by_stem = [n for n in fits if zoo.find(path.stem) is zoo.entry(n)]
-    configs = [naming.fitted(zoo.entry(n).config, state, convention) for n in by_stem or fits]
+    called = zoo.find(path.stem)
+    by_name = [n for n in fits if n == suggested or called is zoo.entry(n)]
+    configs = [naming.fitted(zoo.entry(n).config, state, convention) for n in by_name or fits]
     computed = {json.dumps(architecture(config), sort_keys=True) for config in configs}
     # Activations do not show in a file's shapes, so CLIP's own transformers must be named; all
     # published captioners have the same one.
-    if by_stem or (
+    if by_name or (
         len(computed) == 1 and (configs[0].is_captioner or not naming.is_plain_clip(configs[0]))
     ):
         return configs[0]
     hint = f"it fits {' or '.join(fits)}" if fits else "it fits no model of the zoo"
-    raise CheckpointError(f"{path} does not say which model it holds ({hint}); pass model=NAME")
+    raise CheckpointError(
+        f"{path} does not say which model it holds ({hint}); pass model=NAME, or write NAME=FILE"
+    )
 
 
 def _fitting_shell(

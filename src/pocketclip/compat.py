@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pocketclip import checkpoint, zoo
-from pocketclip.errors import PocketclipError
+from pocketclip.errors import PocketclipError, UnknownModelError
 from pocketclip.nn.clip import CLIP, build, create_model
 from pocketclip.nn.reparam import fuse
 from pocketclip.nn.space import architecture
@@ -71,9 +70,9 @@ def create_model_and_transforms(
 
     Args:
         model_name: a zoo name in any spelling.
-        pretrained: a weight file, checkpoint folder or hub id; a tag of open_clip's
-            (`datacompdr`, `datacompdr_lt`, `dfndr2b`) for the published weights; None for
-            random ones.
+        pretrained: whatever `pocketclip.resolve` takes for a model: a weight file, checkpoint
+            folder or hub id; a tag of open_clip's (`datacompdr`, `datacompdr_lt`, `dfndr2b`) for
+            the published weights; None for random ones.
         reparameterize: fuse for inference. By default pretrained weights are fused, as Apple's
             function does, and random ones are not: they are there to be trained.
         device: where to put the model.
@@ -96,9 +95,7 @@ def create_model_and_transforms(
         model = create_model(name, **overrides)
         reparameterize = bool(reparameterize)
     else:
-        source, name = _source(name, pretrained)
-        model = checkpoint.load(source, name)
-        model = _reconfigured(model, overrides)
+        model = _reconfigured(_load(name, pretrained), overrides)
     if reparameterize is not False and not model.is_fused:
         model = fuse(model)
         model.untrainable = (
@@ -109,22 +106,35 @@ def create_model_and_transforms(
     return model.to(device), transform, transform
 
 
-def _source(name: str, pretrained: str | os.PathLike[str]) -> tuple[str, str]:
-    text = os.fspath(pretrained)
-    prefix = _TAGS.get(text.lower())
-    is_word = "/" not in text and not Path(text).suffix and not Path(text).exists()
-    if is_word and prefix is None and zoo.find(text) is None:
-        raise PocketclipError(
-            f"no weights are called {text!r}: give a file, a folder, a hub id or one of the "
-            f"tags {', '.join(_TAGS)}"
-        )
-    if prefix is None or Path(text).exists():
-        return text, name
-    if text.lower() == "datacompdr_lt" and name in ("mobileclip-b", "mobileclip-b-lt"):
-        return "mobileclip-b-lt", "mobileclip-b-lt"
+def _published_name(name: str, pretrained: str | os.PathLike[str]) -> str | None:
+    """Return the zoo name whose weights a tag of open_clip's means; None if it is no tag.
+
+    Raises:
+        PocketclipError: the model has no published weights of that tag.
+    """
+    tag = str(pretrained).lower()
+    prefix = _TAGS.get(tag)
+    if prefix is None or isinstance(pretrained, os.PathLike) or os.path.lexists(pretrained):
+        return None
+    if tag == "datacompdr_lt" and name in ("mobileclip-b", "mobileclip-b-lt"):
+        return "mobileclip-b-lt"
     if not name.startswith(prefix):
-        raise PocketclipError(f"{name} has no published weights called {text!r}")
-    return name, name
+        raise PocketclipError(f"{name} has no published weights called {pretrained!r}")
+    return name
+
+
+def _load(name: str, pretrained: str | os.PathLike[str]) -> CLIP:
+    published = _published_name(name, pretrained)
+    if published is not None:
+        hub = zoo.entry(published).hub[0]
+        return checkpoint.load(f"hf-hub:{hub}", published)
+    try:
+        return checkpoint.load(pretrained, name)
+    except UnknownModelError as error:
+        raise UnknownModelError(
+            f"no weights are called {os.fspath(pretrained)!r}: give a file, a folder, a hub id or "
+            f"one of the tags {', '.join(_TAGS)}"
+        ) from error
 
 
 def _reconfigured(model: CLIP, overrides: dict[str, Any]) -> CLIP:

@@ -17,7 +17,9 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def place(device: str) -> torch.device:
-    """Return the device of a name; `auto` is a CUDA device if there is one, else the CPU.
+    """Return the device of a name; `auto` is a CUDA device if there is one, else Apple's `mps`.
+
+    Where there is neither, `auto` is the CPU.
 
     Raises:
         ConfigError: there is no such device here.
@@ -25,7 +27,9 @@ def place(device: str) -> torch.device:
     """
     torch = need_torch()
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -47,6 +51,15 @@ def number_type(precision: str, device: torch.device) -> torch.dtype:
     if precision not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"precision is auto, float32, bfloat16 or float16, not {precision!r}")
     return getattr(torch, precision)
+
+
+def set_threads(count: int) -> None:
+    """Let torch use `count` threads of the processor, in this whole process.
+
+    Raises:
+        MissingDependencyError: torch is not installed.
+    """
+    need_torch().set_num_threads(count)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -193,7 +193,8 @@ def recover(path: str | os.PathLike[str]) -> None:
     Whoever reads a folder that `write_whole_folder` writes calls this first. It does nothing if
     there is anything at `path`.
     """
-    with contextlib.suppress(OSError, ValueError):  # no such folder, or nothing may be changed
+    # No such folder, nothing may be changed, or (until Python 3.13) links in a circle.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
         if Path(path).exists():
             return
         target = Path(path).resolve()  # where a link leads

@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from pocketclip import archive, hub
+from pocketclip import archive, hub, resolve
 from pocketclip.errors import CheckpointError
 
-PICKLED = (".pt", ".pth", ".bin")
-SUFFIXES = (*PICKLED, ".safetensors")
+PICKLED = resolve.PICKLED
+SUFFIXES = resolve.SUFFIXES
 
 _ZIP = b"PK\x03\x04"
 _WRAPPERS = ("module.", "_orig_mod.", "model.")

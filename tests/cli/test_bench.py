@@ -146,7 +146,7 @@ def test_nothing_measured_is_2(tmp_path):
     ],
 )
 def test_bad_options_are_refused_before_any_work(arguments, message, tmp_path):
-    done = run("tiny", *arguments, cwd=tmp_path)
+    done = run("random:tiny", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

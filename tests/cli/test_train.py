@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +17,12 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from pocketclip import checkpoint
 from pocketclip.cli.main import build
 from pocketclip.errors import PocketclipError
 from pocketclip.train import saving
 from pocketclip.train.logs import read
+from tests.cli import inside
 from tests.shards.making import folder, sample
 
 app = build()
@@ -78,6 +82,54 @@ def test_a_run_from_the_shell(recipe, shards, tmp_path):
     again = call(recipe, "--data", shards, "--out", out, "--device", "cpu")
     assert again.exit_code == 0
     assert "24 samples seen" in again.stdout
+
+
+def test_a_run_called_like_a_model_is_the_run(recipe, shards, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    done = call(recipe, "--data", shards, "--out", "small", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    wanted = checkpoint.load("small/model").space_id
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (70, 70), "red").save("photos/a.png")
+    for text, noted in (("small", True), ("./small", False), ("small/", False)):
+        done = inside.run("classify", "photos", "--labels", "a,b", "-m", text, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["space_id"] == wanted
+        assert ("small is taken for what is here" in caplog.text) == noted
+        caplog.clear()
+    shutil.rmtree("small/model")  # as if it had been stopped
+    last = checkpoint.load("small/checkpoints/step-00000004").space_id
+    done = inside.run("classify", "photos", "--labels", "a,b", "-m", "./small", "--json")
+    assert json.loads(done.stdout)["space_id"] == last
+    assert "./small is a run that has not finished: its checkpoint of step 4 is" in caplog.text
+    shutil.rmtree("small")
+    for text in ("small", "./small", "small/"):
+        for verb in (("classify", "photos", "--labels", "a,b", "-m", text),
+                     ("embed", "photos", "--out", "x.npy", "-m", text),
+                     ("export", text, "--out", "bundle"),
+                     ("eval", text, "--data", "photos", "--tasks", "cifar10")):  # fmt: skip
+            done = inside.run(*verb)
+            assert done.returncode == 2, verb
+            assert done.stdout == ""
+            assert "random:small" in done.stderr or verb[0] == "eval"
+    assert not Path("bundle").exists()
+
+
+def test_the_weights_to_begin_with_are_any_model(recipe, shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = (recipe, "--data", shards, "--device", "cpu", "--offline", "--set", "steps=2")
+    for init, message in (
+        ("./tiny", "no such file"),
+        ("tiny", "random:tiny"),
+        ("apple/MobileCLIP-S0@main", "the network is off"),
+        ("laptop", "is a bundle"),
+        ("random:small", r"does not fit"),
+    ):
+        (tmp_path / "laptop").mkdir(exist_ok=True)
+        (tmp_path / "laptop" / "bundle.json").touch()
+        done = call(*common, "--set", f"model.init={init}", "--out", "run")
+        assert message in str(done.exception), init
+        assert not Path("run", "model").exists()
 
 
 @pytest.mark.parametrize(

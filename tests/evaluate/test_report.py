@@ -140,14 +140,21 @@ def test_what_is_not_there(tmp_path, monkeypatch):
         gather(["run"])
 
 
-def test_a_folder_called_like_a_model_is_given_as_a_path(tmp_path, monkeypatch):
+def test_results_that_are_here_come_before_published_ones(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "mobileclip2-s0" / "results.jsonl", {"cars": 0.5})
     write(tmp_path / "small" / "results.jsonl", {"cars": 0.5})
-    published, folder, small = gather(["mobileclip2-s0", "./mobileclip2-s0", "small"])
-    assert published.published
+    (tmp_path / "mobileclip2-s2").mkdir()  # as downloaded: no results
+    folder, published, small = gather(["mobileclip2-s0", "mobileclip2-s2", "small"])
     assert (folder.published, folder.title) == (False, "mobileclip2-s0 (mobileclip2-s0)")
+    assert "mobileclip2-s0 is taken for the results that are here" in caplog.text
+    assert published.published
     assert small.title == "small"
+    with pytest.raises(ConfigError, match="given twice"):
+        gather(["mobileclip2-s0", "./mobileclip2-s0"])
+    assert gather(["mobileclip2_s0"])[0].published
+    with pytest.raises(DataError, match="holds no results"):
+        gather(["./mobileclip2-s2"])
 
 
 @pytest.mark.parametrize(

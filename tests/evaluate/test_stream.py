@@ -75,7 +75,7 @@ def test_embeddings_are_those_of_the_model_itself(bare):
     import torch
     from torch.nn import functional
 
-    encoder = pocketclip.load("tiny")
+    encoder = pocketclip.load("random:tiny")
 
     class Bare:
         embed_dim = encoder.embed_dim

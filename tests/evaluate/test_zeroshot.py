@@ -47,7 +47,7 @@ def test_a_classifier_is_the_mean_of_unit_embeddings_at_unit_length():
     import torch
     from torch.nn import functional
 
-    encoder = pocketclip.load("tiny")
+    encoder = pocketclip.load("random:tiny")
     classes = [f"thing {i}" for i in range(40)] + ["thing 3"]  # two classes of one name
     templates = ["a photo of a {c}.", "{c}", "a bad drawing of {c}"]
     found = build_classifier(encoder, classes, templates)
@@ -358,7 +358,7 @@ def test_nothing_depends_on_batches_or_workers(tmp_path, workers):
 
 def test_scores_are_those_of_the_formula_on_a_real_model(tmp_path):
     """Accuracy on `tiny`, against one product of all embeddings, in numpy."""
-    encoder = pocketclip.load("tiny")
+    encoder = pocketclip.load("random:tiny")
     images = [photo(i, (64, 48)) for i in range(24)]
     names = [f"thing {i}" for i in range(7)]
     classifier = build_classifier(encoder, names, ["a photo of {c}."])

@@ -81,8 +81,8 @@ def test_what_cannot_run_it(exported):
         Encoder(exported(target="openvino"), "onnxruntime")
     with pytest.raises(BundleError, match="a model in torch is run by torch"):
         Encoder(model(), "onnxruntime")
-    with pytest.raises(BundleError, match=r"make one with `pocketclip export tiny"):
-        load("tiny", backend="openvino")
+    with pytest.raises(BundleError, match=r"make one with `pocketclip export random:tiny"):
+        load("random:tiny", backend="openvino")
     with pytest.raises(BundleError, match="precision is fp32 or bf16"):
         Encoder(exported(), precision="fp64")
     for options in ({"threads": 0}, {"batch_size": 0}):

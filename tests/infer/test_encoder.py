@@ -11,6 +11,9 @@ from PIL import Image
 import pocketclip
 from pocketclip import checkpoint
 from pocketclip.errors import (
+    BundleError,
+    CheckpointError,
+    ConfigError,
     EmbeddingError,
     ImageError,
     PocketclipError,
@@ -141,9 +144,10 @@ def test_load_a_folder_and_a_random_model(tmp_path, caplog):
     checkpoint.save(random_model("tiny", seed=5), tmp_path / "model")
     assert pocketclip.load(tmp_path / "model").model.is_fused
     assert not caplog.records
-    one, other = pocketclip.load("tiny"), pocketclip.load("Tiny", fuse=False)
-    assert "random" in caplog.text
+    one, other = pocketclip.load("random:tiny"), pocketclip.load("random:Tiny", fuse=False)
     assert one.space_id == other.space_id
+    with pytest.raises(CheckpointError, match="random:tiny to try things out"):
+        pocketclip.load("tiny")
     with pytest.raises(UnknownModelError, match="did you mean"):
         pocketclip.load("tinyy")
 
@@ -152,13 +156,72 @@ def test_a_folder_named_like_a_model_is_the_folder(tmp_path, monkeypatch, caplog
     monkeypatch.chdir(tmp_path)
     checkpoint.save(random_model("small", seed=5), "tiny")
     assert pocketclip.load("tiny").model.config.name == "small"
+    (record,) = caplog.records
+    assert record.message.startswith("tiny is taken for what is here under that name; ")
+    caplog.clear()
+    for text in ("./tiny", "tiny/", str(tmp_path / "tiny")):
+        assert pocketclip.load(text).model.config.name == "small"
     assert not caplog.records
+    # any other spelling is not what is here
+    with pytest.raises(CheckpointError, match="no published weights"):
+        pocketclip.load("Tiny")
 
 
-def test_any_other_folder_of_that_name_is_not_in_the_way(tmp_path, monkeypatch):
+def test_a_folder_of_that_name_without_a_model_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
-    assert pocketclip.load("tiny").model.config.name == "tiny"
+    with pytest.raises(CheckpointError, match=r"no model in it; .* is random:tiny"):
+        pocketclip.load("tiny")
+
+
+def test_encoder_takes_what_load_takes(tmp_path, exported):
+    checkpoint.save(random_model("tiny", seed=5), tmp_path / "run" / "model")
+    wanted = pocketclip.load(tmp_path / "run").encode_text(["a cat"])
+    made = pocketclip.Encoder(str(tmp_path / "run"), batch_size=3, device="cpu")
+    assert made.model.is_fused
+    assert made.batch_size == 3
+    np.testing.assert_array_equal(made.encode_text(["a cat"]), wanted)
+    random = pocketclip.Encoder("random:tiny:5")
+    np.testing.assert_array_equal(random.encode_text(["a cat"]), wanted)
+    assert pocketclip.Encoder(exported()).bundle is not None
+    with pytest.raises(CheckpointError, match="random:tiny"):
+        pocketclip.Encoder("tiny")
+
+
+def test_threads_of_a_model_in_torch_are_torchs_own(tmp_path):
+    checkpoint.save(random_model("tiny", seed=5), tmp_path / "model")
+    for call in (
+        lambda: pocketclip.load(tmp_path / "model", threads=1),
+        lambda: pocketclip.Encoder(random_model("tiny", seed=5), threads=1),
+        lambda: pocketclip.Encoder(tmp_path / "model", threads=1),
+    ):
+        before = torch.get_num_threads()
+        with pytest.raises(ConfigError, match=r"torch\.set_num_threads\(N\), which holds for"):
+            call()
+        assert torch.get_num_threads() == before
+    assert pocketclip.load(tmp_path / "model").threads == torch.get_num_threads()
+
+
+def test_precision_and_device_of_load(tmp_path, exported):
+    checkpoint.save(random_model("tiny", seed=5), tmp_path / "model")
+    whole = pocketclip.load(tmp_path / "model", precision="fp32", device="cpu", batch_size=7)
+    half = pocketclip.load(tmp_path / "model", precision="bf16")
+    assert whole.batch_size == 7
+    assert half.model.logit_scale.dtype == torch.bfloat16
+    # They are the same model, and a scale of three digits would move the probabilities.
+    assert (half.space_id, half.logit_scale) == (whole.space_id, whole.logit_scale)
+    cosine = (half.encode_image(PHOTOS) * whole.encode_image(PHOTOS)).sum(1)
+    assert 0.99 < cosine.min() <= cosine.max() < 1.01
+    with pytest.raises(ConfigError, match="precision is auto, float32"):
+        pocketclip.load(tmp_path / "model", precision="fp64")
+    with pytest.raises(ConfigError, match="no device 'cuda:9' here"):
+        pocketclip.load(tmp_path / "model", device="cuda:9")
+    with pytest.raises(ConfigError, match="runs on the processor: leave device 'cuda' out"):
+        pocketclip.load(exported(), device="cuda")
+    with pytest.raises(ConfigError, match="a revision belongs to a repository"):
+        pocketclip.load(tmp_path / "model", revision="main")
+    with pytest.raises(BundleError, match="holds tiny, not small"):
+        pocketclip.load(exported(), "small")
 
 
 def test_greyscale_and_transparent_images(encoder):

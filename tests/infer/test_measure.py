@@ -126,7 +126,7 @@ def test_memory_is_of_this_process_and_rises_with_what_it_holds():
 
 def test_size_on_disk(encoder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert measure.disk_bytes("tiny", encoder) is None
+    assert measure.disk_bytes("random:tiny", encoder) is None
     folder = tmp_path / "run"
     checkpoint.save(encoder.model, folder / "model")
     (folder / "trainer.pt").write_bytes(b"x" * 5000)

@@ -229,21 +229,27 @@ def test_workers_need_no_torch():
 @pytest.mark.parametrize(
     ("text", "kind", "target", "model", "label"),
     [
-        ("vit-b16", "model", "vit-b16", None, "vit-b16"),
-        ("timm/MobileCLIP2-S0-OpenCLIP", "model", "timm/MobileCLIP2-S0-OpenCLIP", None,
+        ("vit-b16", "hub", "vit-b16", "vit-b16", "vit-b16"),
+        ("timm/MobileCLIP2-S0-OpenCLIP", "hub", "timm/MobileCLIP2-S0-OpenCLIP", "mobileclip2-s0",
          "timm/MobileCLIP2-S0-OpenCLIP"),
-        ("ViT_L14-QuickGELU=w/openai.pt", "model", "w/openai.pt", "vit-l14-quickgelu",
+        ("ViT_L14-QuickGELU=w/openai.pt", "file", "w/openai.pt", "vit-l14-quickgelu",
          "vit-l14-quickgelu=openai"),
-        ("openai=vit-l14-quickgelu=w/a.pt", "model", "w/a.pt", "vit-l14-quickgelu", "openai"),
-        ("random:tiny", "random", "tiny", None, "random-tiny-0"),
-        ("mine=random:tiny:7", "random", "tiny", None, "mine"),
+        ("openai=vit-l14-quickgelu=w/openai.pt", "file", "w/openai.pt", "vit-l14-quickgelu",
+         "openai"),
+        ("random:tiny", "random", "tiny", "tiny", "random-tiny-0"),
+        ("mine=random:tiny:7", "random", "tiny:7", "tiny", "mine"),
+        ("small=random:tiny:7", "random", "tiny:7", "tiny", "small"),
         ("transformers:google/siglip-base", "transformers", "google/siglip-base", None,
          "google/siglip-base"),
         ("open_clip:ViT-L-14/openai", "open_clip", "ViT-L-14/openai", None, "ViT-L-14/openai"),
-        ("weights/a.b.safetensors", "model", "weights/a.b.safetensors", None, "a.b"),
+        ("w/a.b.safetensors", "file", "w/a.b.safetensors", None, "a.b"),
     ],
 )  # fmt: skip
-def test_specs(text, kind, target, model, label):
+def test_specs(text, kind, target, model, label, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w").mkdir()
+    for name in ("openai.pt", "a.b.safetensors"):
+        (tmp_path / "w" / name).touch()
     found = specs.parse(text)
     assert (found.kind, found.target, found.model, found.label) == (kind, target, model, label)
 
@@ -251,12 +257,13 @@ def test_specs(text, kind, target, model, label):
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("", ConfigError, "no model given"),
+        ("", UnknownModelError, "no model given"),
         ("transformers:", ConfigError, "transformers:ID"),
         ("random:tiny:x", ConfigError, "random:MODEL:SEED"),
         ("random:tyni", UnknownModelError, "did you mean tiny"),
-        ("a/b=c", ConfigError, "neither a model nor NAME=MODEL"),
-        ("vit-b16=", ConfigError, "neither a model nor NAME=MODEL"),
+        ("a/b=c", ConfigError, "nor NAME=FILE"),
+        ("vit-b16=", ConfigError, "the form is NAME=FILE"),
+        ("mine=", ConfigError, "LABEL=MODEL"),
     ],
 )
 def test_specs_that_make_no_sense(text, error, message):

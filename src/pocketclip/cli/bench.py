@@ -9,8 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import BACKEND_HELP, MODEL_NAME_HELP, THREADS_HELP
 from pocketclip.cli.labelled import LABELLED_HELP
+from pocketclip.cli.loading import (
+    BACKEND_HELP,
+    DEVICE_HELP,
+    MODEL_HELP,
+    MODEL_NAME_HELP,
+    REVISION_HELP,
+    THREADS_HELP,
+)
 from pocketclip.errors import PocketclipError
 
 
@@ -19,10 +26,11 @@ def bench(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Bundles, model names, checkpoints or training runs, weight files, hub ids.",
+            help=MODEL_HELP,
         ),
     ],
     backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long each figure may take.")] = 2.0,
     labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
@@ -38,6 +46,7 @@ def bench(
         typer.Option(help="Also draw latency against accuracy, or throughput, to this .svg file."),
     ] = None,
     model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
+    revision: Annotated[str | None, typer.Option(help=REVISION_HELP)] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use weights from the local cache only.")
     ] = False,
@@ -65,7 +74,7 @@ def bench(
     about = _labelled(labelled, label_column, where or [], template or [])
     job = {
         "backend": backend, "threads": threads, "seconds": seconds, "labelled": about,
-        "model_name": model_name, "offline": offline,
+        "device": device, "model_name": model_name, "revision": revision, "offline": offline,
     }  # fmt: skip
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import BACKEND_HELP, MODEL_HELP, MODEL_NAME_HELP, THREADS_HELP
+from pocketclip.cli.loading import (
+    BACKEND_HELP,
+    DEVICE_HELP,
+    MODEL_HELP,
+    MODEL_NAME_HELP,
+    REVISION_HELP,
+    THREADS_HELP,
+)
 from pocketclip.errors import PocketclipError
 
 FEW = 8
@@ -33,7 +40,9 @@ def classify(
     top: Annotated[int, typer.Option(min=1, help="How many labels to show per photograph.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Photographs encoded at a time.")] = 32,
     backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
+    revision: Annotated[str | None, typer.Option(help=REVISION_HELP)] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use weights from the local cache only.")
     ] = False,
@@ -49,17 +58,16 @@ def classify(
     pocketclip classify "shelf/*.jpg" --labels "apples,pears" --model my-checkpoint/
     """
     from pocketclip.cli.inputs import encode_photographs, photographs, print_json, report_bad
-    from pocketclip.infer.encoder import load
+    from pocketclip.cli.loading import load_encoder
 
     wanted = _labels(labels, labels_file)
     paths = photographs(photos)
     prompts = len(wanted) * len(template or ["{}"])
-    encoder = load(
-        model, model_name, offline=offline, backend=backend, threads=threads,
-        brief=prompts <= FEW and len(paths) <= FEW,
+    encoder = load_encoder(
+        model, model_name, backend=backend, device=device, threads=threads, batch_size=batch_size,
+        revision=revision, offline=offline, brief=prompts <= FEW and len(paths) <= FEW,
     )  # fmt: skip
     encoder.preload("image", "text")
-    encoder.batch_size = batch_size
     classifier = encoder.classifier(wanted, template or ["{}"])
     results: list[dict[str, Any]] = []
     bad: list[tuple[Path, str]] = []

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import BACKEND_HELP, MODEL_HELP, MODEL_NAME_HELP, THREADS_HELP
+from pocketclip.cli.loading import (
+    BACKEND_HELP,
+    DEVICE_HELP,
+    MODEL_HELP,
+    MODEL_NAME_HELP,
+    REVISION_HELP,
+    THREADS_HELP,
+)
 from pocketclip.errors import MissingDependencyError, PocketclipError
 
 if TYPE_CHECKING:
@@ -30,7 +37,9 @@ def embed(
     model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs encoded at a time.")] = 32,
     backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
+    revision: Annotated[str | None, typer.Option(help=REVISION_HELP)] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use weights from the local cache only.")
     ] = False,
@@ -47,7 +56,7 @@ def embed(
     pocketclip embed captions.txt --out captions.parquet --model mobileclip2-s2
     """
     from pocketclip.cli.inputs import print_json, report_bad
-    from pocketclip.infer.encoder import load
+    from pocketclip.cli.loading import load_encoder
 
     if out.suffix not in (".npy", ".parquet"):
         raise PocketclipError(f"{out}: write to a .npy or .parquet file")
@@ -57,9 +66,11 @@ def embed(
         _pyarrow()
     texts = _texts(inputs)
     photos = [] if texts is not None else _photographs(inputs)
-    encoder = load(model, model_name, offline=offline, backend=backend, threads=threads)
+    encoder = load_encoder(
+        model, model_name, backend=backend, device=device, threads=threads, batch_size=batch_size,
+        revision=revision, offline=offline,
+    )  # fmt: skip
     encoder.preload("image" if texts is None else "text")
-    encoder.batch_size = batch_size
     bad: list[tuple[Path, str]] = []
     if texts is not None:
         names, embeddings = texts, encoder.encode_text(texts)

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import BACKEND_HELP, MODEL_HELP, MODEL_NAME_HELP, THREADS_HELP
+from pocketclip.cli.loading import (
+    BACKEND_HELP,
+    DEVICE_HELP,
+    MODEL_HELP,
+    MODEL_NAME_HELP,
+    REVISION_HELP,
+    THREADS_HELP,
+)
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
@@ -84,7 +91,9 @@ def evaluate(
         bool, typer.Option("--cache/--no-cache", help="Keep the embeddings of class names.")
     ] = True,
     backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
+    revision: Annotated[str | None, typer.Option(help=REVISION_HELP)] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use weights from the local cache only.")
     ] = False,
@@ -104,8 +113,8 @@ def evaluate(
     pocketclip eval runs/small --data pairs.csv --label-column product --where split=test
     """
     from pocketclip.cli.inputs import print_json
+    from pocketclip.cli.loading import load_encoder
     from pocketclip.evaluate import DataOptions, RunOptions, check_probes, plan
-    from pocketclip.infer.encoder import load
 
     names = _names(tasks, suite, data)
     methods = [name.strip() for name in probe.split(",") if probe]
@@ -126,8 +135,10 @@ def evaluate(
     untrained: dict[str, str] = {}
     if methods:
         training, untrained = _training(found, train_data or data, train_split, options)
-    encoder = load(model, model_name, offline=offline, backend=backend, threads=threads)
-    encoder.batch_size = batch_size
+    encoder = load_encoder(
+        model, model_name, backend=backend, device=device, threads=threads, batch_size=batch_size,
+        revision=revision, offline=offline,
+    )  # fmt: skip
     settings = RunOptions(
         batch_size=batch_size, workers=workers, skip_bad=skip_bad, confusion=confusion is not None
     )

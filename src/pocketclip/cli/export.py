@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import MODEL_NAME_HELP
 from pocketclip.cli.labelled import LABELLED_HELP
+from pocketclip.cli.loading import MODEL_HELP, MODEL_NAME_HELP, REVISION_HELP
 
 if TYPE_CHECKING:
     from pocketclip.infer.bundle import Bundle
 
 
 def export(
-    model: Annotated[
-        str, typer.Argument(help="A checkpoint or training run, model name, weight file, hub id.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the bundle.")],
     target: Annotated[
         str, typer.Option("--format", "-f", help="onnx, openvino, coreml, executorch or litert.")
@@ -59,6 +57,7 @@ def export(
         str | None, typer.Option(help="Core ML's least system: ios16 or ios17.")
     ] = None,
     model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
+    revision: Annotated[str | None, typer.Option(help=REVISION_HELP)] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use weights from the local cache only.")
     ] = False,
@@ -77,11 +76,11 @@ def export(
         --labelled pairs.csv --label-column product
     pocketclip classify photo.jpg --labels "a dog,a cat" --model laptop/
     """
+    from pocketclip import checkpoint
     from pocketclip.cli.inputs import photographs, print_json, read_lines
     from pocketclip.cli.labelled import check_alone, top1
     from pocketclip.export.job import check
     from pocketclip.export.job import export as run
-    from pocketclip.infer.encoder import checkpoint_model
 
     options: dict[str, Any] = {} if deployment is None else {"deployment": deployment}
     calibrated = photographs(calibration) if calibration else []
@@ -99,7 +98,7 @@ def export(
     else:
         check_alone(label_column, where or [], template or [])
     bundle = run(
-        checkpoint_model(model, model_name, offline=offline),
+        checkpoint.load(model, model_name, offline=offline, revision=revision),
         out,
         target=target,
         precision=precision,

@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
     from pocketclip.types import Embeddings
 
-MODEL_HELP = (
-    "A bundle, model name (see `pocketclip models`), checkpoint folder, weight file or hub id."
-)
-BACKEND_HELP = "What runs a bundle: auto, onnxruntime or openvino."
-THREADS_HELP = "Threads of the processor that a bundle uses; all cores if not given."
-MODEL_NAME_HELP = "The model that a bare weight file holds, if the file does not say."
-
 
 def photographs(inputs: Sequence[str]) -> list[Path]:
     """Return the files that `inputs` name: files, folders (searched within) and patterns.

@@ -41,15 +41,17 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
         job: `source`, `begun` (the time when the process was started), `seconds` per figure, and
             the options of `load` and, in `labelled`, of `top1`.
     """
-    from pocketclip.infer.bundle import is_bundle
-    from pocketclip.infer.encoder import load
+    from pocketclip.cli.loading import load_encoder
     from pocketclip.infer.measure import disk_bytes, first_answer, measure
+    from pocketclip.resolve import resolve_model
 
     source = job["source"]
-    backend = job["backend"] if is_bundle(source) else "auto"  # it says what runs bundles
-    encoder = load(
-        source, job["model_name"], offline=job["offline"], backend=backend,
-        threads=job["threads"],
+    resolved = resolve_model(source, revision=job["revision"])
+    is_bundle = resolved.kind == "bundle"
+    encoder = load_encoder(
+        source, job["model_name"], backend=job["backend"] if is_bundle else "auto",
+        device="auto" if is_bundle else job["device"], threads=job["threads"],
+        revision=job["revision"], offline=job["offline"],
     )  # fmt: skip
     first_answer(encoder)
     startup = time.time() - job["begun"]
@@ -63,10 +65,10 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
         "target": encoder.bundle.target if encoder.bundle else "torch",
         "precision": encoder.bundle.precision if encoder.bundle else "fp32",
         "backend": encoder.backend.name,
-        "threads": job["threads"] or encoder.threads,
+        "threads": encoder.threads,
         "startup_s": startup,
         **measure(encoder, seconds=job["seconds"], say=say),
-        "disk_bytes": disk_bytes(source, encoder),
+        "disk_bytes": disk_bytes(resolved, encoder),
     }
     if job["labelled"] is not None:
         # Last, as it takes memory of its own.

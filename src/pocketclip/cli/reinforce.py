@@ -193,14 +193,11 @@ def reinforce(
 
 def _absolute(pairs: list[str], out: str, recipe: Recipe) -> tuple[list[str], str, Recipe]:
     """Return the same with local paths that hold everywhere on this machine."""
+    from pocketclip import resolve
     from pocketclip.storage import absolute
 
-    def model(spec: str) -> str:
-        name, equals, path = spec.rpartition("=")
-        return f"{name}{equals}{absolute(path)}" if Path(path).exists() else spec
-
     models = {
-        field: tuple(model(spec) for spec in getattr(recipe, field))
+        field: tuple(resolve.absolute(spec) for spec in getattr(recipe, field))
         for field in ("teachers", "captioners")
     }
     return [absolute(path) for path in pairs], absolute(out), recipe.model_copy(update=models)

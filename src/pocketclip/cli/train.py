@@ -156,6 +156,7 @@ def _run(recipe: Recipe, out: Path, resume: str, device: str, offline: bool) -> 
             device=device,
             teachers=_teachers(recipe, device, offline),
             on_log=shown.log,
+            offline=offline,
         )
 
 

@@ -6,16 +6,18 @@ runs[1].main("imagenet1k")             # 0.431; values are fractions, as in the 
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pocketclip import storage, zoo
+from pocketclip import resolve, storage, zoo
 from pocketclip.errors import ConfigError, DataError, PocketclipError, UnknownModelError
 from pocketclip.evaluate.results import read_results
 from pocketclip.evaluate.tasks import TASKS, Metrics, published_results
+
+log = logging.getLogger(__name__)
 
 RESULTS = "results.jsonl"
 """The file that a run folder holds."""
@@ -66,7 +68,8 @@ def gather(sources: Sequence[str]) -> list[Run]:
 
     Args:
         sources: published names in any spelling, results files, or folders that hold
-            `results.jsonl`; files and folders also in object stores. `./NAME` is always a path.
+            `results.jsonl`; files and folders also in object stores. `./NAME` is always a path,
+            and results that are here come before published ones of the same name.
 
     Raises:
         ConfigError: none is given, or one twice.
@@ -88,7 +91,9 @@ def gather(sources: Sequence[str]) -> list[Run]:
 def _run(source: str) -> Run:
     entry = zoo.find(source)
     if entry is not None and entry.published is not None and not _is_path(source):
-        return published_run(entry.config.name)
+        if not _holds_results(source):
+            return published_run(entry.config.name)
+        log.warning("%s is taken for the results that are here, not the published ones", source)
     if not storage.exists(source):
         raise _not_found(source)
     place = source
@@ -111,12 +116,17 @@ def _run(source: str) -> Run:
 
 
 def _is_path(source: str) -> bool:
-    # The zoo reads names without regard to signs; a folder called like a model is `./NAME`.
-    return storage.is_remote(source) or re.search(r"[./\\]", source) is not None
+    return storage.is_remote(source) or resolve.is_path(source)
+
+
+def _holds_results(source: str) -> bool:
+    """Return whether there is a file, or a folder with results, at a local path."""
+    path = Path(source)
+    return path.is_file() or (path / RESULTS).is_file()
 
 
 def _not_found(source: str) -> PocketclipError:
-    if _is_path(source):
+    if _is_path(source) or "/" in source or source.endswith(".jsonl"):
         return DataError(f"{source}: there is no such file or folder")
     try:
         name = zoo.resolve(source)

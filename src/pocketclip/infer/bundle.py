@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketclip import files, hub, zoo
+from pocketclip import files, hub, resolve, zoo
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
 from pocketclip.parsing import read_json
 from pocketclip.tokenizer import fingerprint
 
-MANIFEST = "bundle.json"
+MANIFEST = resolve.MANIFEST
 TOKENIZER = "tokenizer.json"
 VERSION = 1
 TOWERS = ("image", "text")

@@ -17,7 +17,6 @@ import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,13 +30,22 @@ from pocketclip.embeddings import (
     text_name,
     unit_length,
 )
-from pocketclip.errors import BundleError, ChangedBundleError, ImageError, PocketclipError
+from pocketclip.errors import (
+    BundleError,
+    ChangedBundleError,
+    ConfigError,
+    ImageError,
+    PocketclipError,
+)
 from pocketclip.infer.backends import BACKENDS, Backend, BundleBackend, TorchBackend, candidates
-from pocketclip.infer.bundle import Bundle, is_bundle, read
+from pocketclip.infer.bundle import Bundle, read
 from pocketclip.prompts import fill_templates
+from pocketclip.resolve import ModelSource, resolve_model
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
+    import torch
+
     from pocketclip.nn.clip import CLIP
     from pocketclip.preprocess import Preprocess
     from pocketclip.tokenizer import Tokenizer
@@ -45,70 +53,112 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CACHED_TEXTS = 1 << 16
+_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def load(
-    path_or_name: str | os.PathLike[str],
+    path_or_name: str | os.PathLike[str] | ModelSource,
     model: str | None = None,
     *,
     fuse: bool = True,
     offline: bool = False,
+    revision: str | None = None,
     backend: str = "auto",
+    device: str = "auto",
     threads: int | None = None,
+    batch_size: int = 32,
+    precision: str | None = None,
     brief: bool = False,
 ) -> Encoder:
     """Load a model for use.
 
     Args:
-        path_or_name: a bundle, a checkpoint folder, a weight file, a zoo name or a hub id, as
-            `pocketclip.checkpoint.load` takes them. `tiny` and `small`, which have no published
-            weights, are made with random ones, and a warning is logged.
+        path_or_name: whatever `pocketclip.resolve` takes for a model: a bundle, a training run, a
+            checkpoint folder, a weight file, a folder from the hub, a zoo name, a hub id, or
+            `random:NAME` for random weights.
         model: the zoo name of a weight file that does not say itself which model it holds.
         fuse: fold the training branches: the same embeddings, faster.
         offline: take hub files from the local cache only.
+        revision: of a repository on the hub: a branch, a tag or a commit; None for `main`.
         backend: what runs it: `auto`, `torch`, `onnxruntime` or `openvino`, see `Encoder`.
-        threads: how many threads of the processor it uses; None for all cores.
+        device: where a model in torch computes: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; see
+            `pocketclip.devices.place`.
+        threads: how many threads of the processor a bundle uses; None for all cores.
+        batch_size: how many images or texts go through the model at a time.
+        precision: what a model in torch computes in: `fp32` (None is the same), `bf16`, `fp16` or
+            `auto`, see `pocketclip.devices.number_type`; of a bundle see `Encoder`.
         brief: see `Encoder`.
 
     Raises:
+        ConfigError: an argument that does not go with this kind of model.
         MissingDependencyError: torch, or what runs the bundle, is not installed.
         PocketclipError: the model cannot be had; the message says why.
     """
-    text = os.fspath(path_or_name)
-    if is_bundle(text):
-        return Encoder(read(text), backend=backend, threads=threads, brief=brief)
+    opened = _open(
+        path_or_name, model, fuse, offline, revision, backend=backend, device=device,
+        threads=threads, precision=precision,
+    )  # fmt: skip
+    if isinstance(opened, Bundle):
+        return Encoder(
+            opened, backend, device=device, threads=threads, batch_size=batch_size,
+            precision=precision, brief=brief,
+        )  # fmt: skip
+    encoder = Encoder(opened, device=device, batch_size=batch_size)
+    encoder._compute_in(precision)
+    return encoder
+
+
+def _open(
+    source: str | os.PathLike[str] | ModelSource,
+    model: str | None = None,
+    fuse: bool = True,
+    offline: bool = False,
+    revision: str | None = None,
+    *,
+    backend: str,
+    device: str,
+    threads: int | None,
+    precision: str | None,
+) -> CLIP | Bundle:
+    """Return the model or bundle that `load` is to use; what cannot go together ends it first."""
+    if not isinstance(source, ModelSource):
+        source = resolve_model(source, revision=revision)
+    if source.kind == "bundle":
+        return _read_bundle(source, model)
     if backend not in ("auto", "torch"):
         raise BundleError(
-            f"backend {backend!r} runs bundles, and {text} is none: make one with "
-            f"`pocketclip export {text} --format openvino --out DIR`"
+            f"backend {backend!r} runs bundles, and {source.text} is none: make one with "
+            f"`pocketclip export {source.text} --format openvino --out DIR`"
         )
-    return Encoder(checkpoint_model(text, model, fuse=fuse, offline=offline), threads=threads)
-
-
-def checkpoint_model(
-    text: str, model: str | None = None, *, fuse: bool = False, offline: bool = False
-) -> CLIP:
-    """Return the model in torch that `load` would use, for anything but a bundle."""
-    if is_bundle(text):
-        raise BundleError(
-            f"{text} is a bundle, whose weights are in another form: name the checkpoint that it "
-            "was exported from"
-        )
+    _check_threads(threads)
     from pocketclip import checkpoint
-    from pocketclip.nn.clip import random_model
-    from pocketclip.nn.reparam import fuse as fold
 
-    is_checkpoint = Path(text).is_file() or (Path(text) / checkpoint.CONFIG).is_file()
-    entry = None if is_checkpoint else zoo.find(text)
-    if entry is not None and not entry.hub:
-        log.warning(
-            "%s has no published weights: they are random here, and so are the results; train "
-            "it, or choose a published model (`pocketclip models`)",
-            entry.config.name,
+    _dtype(precision, devices.place(device))
+    return checkpoint.load(source, model, fuse, offline=offline)
+
+
+def _read_bundle(source: ModelSource, model: str | None) -> Bundle:
+    assert source.path is not None
+    if source.note:
+        log.warning("%s", source.note)
+    bundle = read(source.path)
+    wanted = source.model if model is None else zoo.resolve(model)
+    if wanted not in (None, bundle.config.name):
+        raise BundleError(f"{source.path} holds {bundle.config.name}, not {wanted}")
+    return bundle
+
+
+def _check_threads(threads: int | None) -> None:
+    """Refuse `threads` for a model in torch.
+
+    Raises:
+        ConfigError: it is given.
+    """
+    if threads is not None:
+        raise ConfigError(
+            "threads is for bundles; for a model in torch call torch.set_num_threads(N), which "
+            "holds for the whole process"
         )
-        loaded = random_model(entry.config.name, seed=0)
-        return fold(loaded) if fuse else loaded
-    return checkpoint.load(text, model, fuse, offline=offline)
 
 
 class Encoder:
@@ -118,27 +168,34 @@ class Encoder:
     weights of a model in torch may change meanwhile).
 
     Args:
-        source: a bundle or its folder, or a model in torch, which is put into evaluation mode.
+        source: a model in torch, which is put into evaluation mode; a `Bundle`; or what `load`
+            takes for a model, which is then loaded as `load` does.
         backend: what runs a bundle: `openvino`, `onnxruntime`, or `auto` for the fastest that is
             installed and passed when the bundle was verified; the next is taken if it cannot load
             the model. A model in torch is run by `torch`.
-        threads: how many threads of the processor a bundle uses; None for all cores.
+        device: where a model in torch computes, and is moved to; None for where it is, and for
+            `auto` where it is loaded here.
+        threads: how many threads of the processor a bundle uses; None for all cores. For a model
+            in torch it is an error: `torch.set_num_threads` holds for the whole process.
         batch_size: how many images or texts go through the model at a time.
         precision: what OpenVINO computes in, `fp32` or `bf16`, which leaves no other backend; None
-            for the bundle's own.
+            for the bundle's own. A model in torch is brought into it, see `load`; None leaves it.
         brief: for a process that ends after a few texts and photographs: of a bundle's backends
             take the one that begins soonest, and let it begin sooner at the cost of each text.
 
     Raises:
         BundleError: the bundle is damaged, or nothing here can run it.
+        ConfigError: an argument that does not go with this kind of model.
         MissingDependencyError: what could run it is not installed.
+        PocketclipError: `source` is a name or path, and cannot be loaded; the message says why.
     """
 
     def __init__(
         self,
-        source: CLIP | Bundle | str | os.PathLike[str],
+        source: CLIP | Bundle | ModelSource | str | os.PathLike[str],
         backend: str = "auto",
         *,
+        device: str | None = None,
         threads: int | None = None,
         batch_size: int = 32,
         precision: str | None = None,
@@ -148,39 +205,39 @@ class Encoder:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
-        if isinstance(source, (str, os.PathLike)):
-            source = read(source)
+        is_loaded_here = isinstance(source, (str, os.PathLike, ModelSource))
+        if isinstance(source, (str, os.PathLike, ModelSource)):
+            device = device or "auto"
+            source = _open(
+                source, backend=backend, device=device, threads=threads, precision=precision
+            )
         self.batch_size = batch_size
         self.threads = threads or devices.cores()
         self.config: zoo.ModelConfig = source.config
         self.bundle = source if isinstance(source, Bundle) else None
+        self._space_id = source.space_id if isinstance(source, Bundle) else None
+        self._logit_scale = source.logit_scale if isinstance(source, Bundle) else None
         self._names: list[str] = []
+        self._brief = brief
         if isinstance(source, Bundle):
-            if precision not in (None, "fp32", "bf16"):
-                raise BundleError(f"precision is fp32 or bf16, not {precision!r}")
-            self._brief = brief
-            self._names = candidates(source, backend, brief=brief)
-            if precision == "bf16":
-                self._names = [name for name in self._names if name == "openvino"]
-                if not self._names:
-                    raise BundleError(
-                        f"{source.folder}: of what could run it here only OpenVINO computes in "
-                        "bf16: pip install 'pocketclip[openvino]', or leave the precision out"
-                    )
+            if device not in (None, "auto", "cpu"):
+                raise ConfigError(
+                    f"{source.folder} is a bundle, which runs on the processor: leave device "
+                    f"{device!r} out"
+                )
+            self._names = _backends(source, backend, precision, brief=brief)
             self.backend: Backend = self._made(self._names.pop(0), precision)
         elif backend not in ("auto", "torch"):
             raise BundleError(f"backend {backend!r} runs bundles; a model in torch is run by torch")
-        elif precision not in (None, "fp32"):
+        elif precision not in (None, "fp32") and not is_loaded_here:
             raise BundleError(
                 f"precision {precision!r} is for bundles; a model in torch has its own"
             )
         else:
-            self.backend = TorchBackend(source)
-            if threads is not None:
-                import torch
-
-                torch.set_num_threads(threads)
-        self._space_id = source.space_id if isinstance(source, Bundle) else None
+            _check_threads(threads)
+            self.threads = devices.need_torch().get_num_threads()
+            self.backend = TorchBackend(source if device is None else _moved(source, device))
+            self._compute_in(precision)
         self._cache: OrderedDict[str, Embeddings] = OrderedDict()
         self._caching, self._changing = threading.Lock(), threading.Lock()
 
@@ -199,6 +256,15 @@ class Encoder:
         from pocketclip.tokenizer import Tokenizer
 
         return Tokenizer()
+
+    def _compute_in(self, precision: str | None) -> None:
+        """Bring a model in torch that was loaded here into another precision."""
+        if precision in (None, "fp32", "float32"):
+            return
+        dtype = _dtype(precision, self.model.logit_scale.device)
+        # Both are of the weights in full precision.
+        self._space_id, self._logit_scale = self.space_id, self.logit_scale
+        self.model.to(dtype)
 
     def _made(self, name: str, precision: str | None) -> BundleBackend:
         assert self.bundle is not None
@@ -227,8 +293,8 @@ class Encoder:
         Raises:
             EmbeddingError: it is not finite.
         """
-        if self.bundle is not None:
-            return self.bundle.logit_scale
+        if self._logit_scale is not None:
+            return self._logit_scale
         return check_scale(float(self.model.logit_scale.detach().float().exp()))
 
     @property
@@ -524,3 +590,27 @@ def _name_by_position(row: int) -> str:
 
 def _checked(rows: Embeddings, normalize: bool, name_of: Callable[[int], str]) -> Embeddings:
     return unit_length(rows, name_of) if normalize else check_finite(rows, name_of)
+
+
+def _backends(bundle: Bundle, backend: str, precision: str | None, *, brief: bool) -> list[str]:
+    """Return the names of what can run a bundle here in a precision, the preferred one first."""
+    if precision not in (None, "fp32", "bf16"):
+        raise BundleError(f"precision is fp32 or bf16, not {precision!r}")
+    names = candidates(bundle, backend, brief=brief)
+    if precision == "bf16":
+        names = [name for name in names if name == "openvino"]
+        if not names:
+            raise BundleError(
+                f"{bundle.folder}: of what could run it here only OpenVINO computes in bf16: pip "
+                "install 'pocketclip[openvino]', or leave the precision out"
+            )
+    return names
+
+
+def _dtype(precision: str | None, device: torch.device) -> torch.dtype:
+    wanted = precision or "fp32"
+    return devices.number_type(_PRECISIONS.get(wanted, wanted), device)
+
+
+def _moved(model: CLIP, device: str) -> CLIP:
+    return model.to(devices.place(device))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import zoo
+from pocketclip.resolve import ModelSource, resolve_model
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
@@ -178,25 +178,23 @@ def peak_memory() -> int | None:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def disk_bytes(source: str, encoder: Encoder) -> int | None:
+def disk_bytes(source: str | ModelSource, encoder: Encoder) -> int | None:
     """Return what a model takes on disk, or None where it is not there (random weights).
 
     Args:
-        source: the bundle, folder, file, name or hub id that `encoder` was loaded from.
+        source: what `encoder` was loaded from.
         encoder: what was loaded.
     """
     if encoder.bundle is not None:
         return encoder.bundle.bytes
     from pocketclip import checkpoint, hub
 
-    path = Path(source)
-    for folder in (path, path / checkpoint.RUN_MODEL):
-        if (folder / checkpoint.CONFIG).is_file():
-            parts = (folder / name for name in (checkpoint.CONFIG, checkpoint.WEIGHTS))
-            return sum(part.stat().st_size for part in parts)
-    if path.is_file():
-        return path.stat().st_size
-    entry = zoo.find(source)
-    repositories = entry.hub if entry is not None else (source,)
-    found = (hub.cached(repository) for repository in repositories)
+    if not isinstance(source, ModelSource):
+        source = resolve_model(source)
+    if source.path is not None:
+        parts = [source.path]
+        if source.kind == "checkpoint":
+            parts = [source.path / name for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)]
+        return sum(part.stat().st_size for part in parts)
+    found = (hub.cached(repository, revision=source.revision) for repository in source.repos)
     return next((file.path.stat().st_size for file in found if file is not None), None)

@@ -29,6 +29,7 @@ from pocketclip.generation import Settings
 from pocketclip.reinforce import specs
 from pocketclip.reinforce.squares import Scaling, SquareTransform
 from pocketclip.reinforce.teachers import Pixels, geometry, load_model
+from pocketclip.resolve import ModelSource
 from pocketclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ _Parts = tuple[Writer, dict[str, Any], SquareTransform, Scaling]
 
 
 def _coca(
-    spec: specs.Spec, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
+    spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
 ) -> _Parts:
     if spec.kind == "open_clip":
         raise ConfigError(
@@ -272,7 +273,7 @@ def _coca(
 
 
 def _transformers(
-    spec: specs.Spec, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
+    spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
 ) -> _Parts:
     from pocketclip.reinforce import foreign, squares
     from pocketclip.reinforce.foreign_writer import TransformersWriter

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from pocketclip import devices, zoo
 from pocketclip.embeddings import check_lengths, check_scale, image_name, text_name
-from pocketclip.errors import CheckpointError
 from pocketclip.images import ImageSource
 from pocketclip.reinforce import specs
-from pocketclip.reinforce.specs import Spec
 from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.resolve import ModelSource
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.types import Embeddings
 
@@ -324,25 +323,11 @@ def load_teacher(
     )
 
 
-def load_model(spec: Spec, *, offline: bool) -> Any:
-    """Return the zoo model of a spec, in float32 and evaluation mode."""
+def load_model(source: ModelSource, *, offline: bool) -> Any:
+    """Return a model of ours, in float32 and evaluation mode."""
     from pocketclip import checkpoint
-    from pocketclip.nn.clip import random_model
 
-    if spec.kind == "random":
-        return random_model(spec.target, seed=spec.seed)
-    entry = zoo.find(spec.target)
-    missing = entry is not None and not entry.hub and spec.model is None
-    try:
-        return checkpoint.load(spec.target, spec.model, offline=offline)
-    except CheckpointError as error:
-        if missing and entry is not None and "no published weights" in str(error):
-            name = entry.config.name
-            raise CheckpointError(
-                f"{name} has no published weights: give a checkpoint folder or {name}=FILE, or "
-                f"random:{name} to try things out with random weights"
-            ) from None
-        raise
+    return checkpoint.load(source, offline=offline)
 
 
 def geometry(model: Any) -> tuple[SquareTransform, Scaling]:

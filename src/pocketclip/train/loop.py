@@ -98,6 +98,7 @@ def train(
     teachers: Sequence[Encoder] = (),
     on_checkpoint: OnCheckpoint | None = None,
     on_log: OnLog | None = None,
+    offline: bool = False,
 ) -> Summary:
     """Train as `recipe` says, and leave a run folder.
 
@@ -113,6 +114,7 @@ def train(
             as `recipe.evaluation` says, if it says so. If it raises an error, that is logged, and
             training goes on.
         on_log: called with each record of the log, on the main process.
+        offline: take the weights of `model.init` from the local cache only.
 
     Raises:
         ConfigError: a recipe that does not fit the data, the evaluation data or the processes.
@@ -129,7 +131,7 @@ def train(
     world = distributed.start(str(devices.place(device)) if device == "auto" else device)
     try:
         with Watchdog(world, ends=not joined_before):
-            run = _Run(recipe, Path(out), world, teachers, on_checkpoint, on_log)
+            run = _Run(recipe, Path(out), world, teachers, on_checkpoint, on_log, offline)
             with run.held:
                 return run.go(resume)
     finally:
@@ -157,8 +159,10 @@ def optimised_parts(recipe: Recipe, model: CLIP) -> tuple[torch.optim.AdamW, nn.
     return make_optimizer(groups, recipe.optimizer), bias
 
 
-def first_model(recipe: Recipe) -> CLIP:
+def first_model(recipe: Recipe, *, offline: bool = False) -> CLIP:
     """Return the model that a run begins with: random weights from the seed, or `model.init`.
+
+    With `offline`, `model.init` comes from the local cache only.
 
     Raises:
         CheckpointError: `model.init` does not fit the configuration.
@@ -174,7 +178,7 @@ def first_model(recipe: Recipe) -> CLIP:
             with torch.no_grad():
                 model.logit_scale.fill_(math.log(10))  # arXiv 2303.15343, section 3.2
     if recipe.model.init is not None:
-        loaded = checkpoint.load(recipe.model.init, None)
+        loaded = checkpoint.load(recipe.model.init, offline=offline)
         if loaded.is_fused:
             raise CheckpointError(
                 f"{recipe.model.init} is fused, which is for inference; give the unfused model"
@@ -202,7 +206,9 @@ class _Run:
         teachers: Sequence[Encoder],
         on_checkpoint: OnCheckpoint | None,
         on_log: OnLog | None,
+        offline: bool,
     ) -> None:
+        self.offline = offline
         self.recipe, self.out, self.world = recipe, out, world
         self.teachers = teachers
         self.on_checkpoint, self.on_log = on_checkpoint, on_log
@@ -238,7 +244,7 @@ class _Run:
             self._find_scorer()  # its data are looked for before any work
         if saved is None:
             self._warn_of_frozen()
-            model = first_model(self.recipe)
+            model = first_model(self.recipe, offline=self.offline)
         else:
             model, trainer = self._restored(saved)
         if saved is not None and self.step >= self.recipe.steps:

@@ -46,7 +46,8 @@ class ModelSection(Section):
     overrides: dict[str, Any] = {}
     """Fields of its configuration, as `pocketclip.zoo.override` takes them."""
     init: str | None = None
-    """A checkpoint, file or name whose weights the run begins with; else random ones."""
+    """A model, as `pocketclip.resolve` takes it, whose weights the run begins with; None: random
+    ones."""
     freeze_image: int | None = Field(default=None, ge=0, le=4096)
     """Train only so many last blocks of the image tower and its head; 0 freezes it whole."""
     freeze_text: int | None = Field(default=None, ge=0, le=4096)
