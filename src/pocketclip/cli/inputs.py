@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import glob
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from pocketclip.cli.output import note, progress_bar
 from pocketclip.errors import PocketclipError
+from pocketclip.escaping import argument_text, escape_controls
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
@@ -47,36 +48,52 @@ MODEL_NAME_HELP = "The model that a bare weight file holds, if the file does not
 def photographs(inputs: Sequence[str]) -> list[Path]:
     """Return the files that `inputs` name: files, folders (searched within) and patterns.
 
+    Their order is kept. A file that is written twice is there twice; what folders and patterns
+    find beside it is not repeated.
+
     Raises:
-        PocketclipError: a folder or pattern without any photograph.
+        PocketclipError: an empty input; a folder or pattern without any photograph.
     """
     found: list[Path] = []
+    searched: set[Path] = set()
+    """What a folder or pattern found, and nobody wrote."""
     for text in inputs:
         path = Path(text)
+        if not text.strip():
+            raise PocketclipError('an empty path: give a file, a folder ("." for this one) or a '
+                                  "pattern")  # fmt: skip
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not inside:
+            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not matches:
                 raise PocketclipError(f"{text}: no photographs in this folder")
-            found += inside
         elif path.exists() or not glob.has_magic(text):
-            found.append(path)  # a missing file is reported like any photograph that is bad
+            if path not in searched:
+                found.append(path)  # a missing file is reported like any photograph that is bad
+            searched.discard(path)
+            continue
         else:
             matches = sorted(Path(p) for p in glob.glob(text, recursive=True))  # noqa: PTH207
             if not matches:
                 raise PocketclipError(f"{text}: no file matches this pattern")
-            found += [p for p in matches if p.is_file()]
-    return list(dict.fromkeys(found))
+            matches = [p for p in matches if p.is_file()]
+        seen = set(found)
+        new = [p for p in matches if p not in seen]
+        found += new
+        searched.update(new)
+    return found
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file.
+    """Return the lines of a text file, which end at LF or CR LF and nowhere else.
 
     Raises:
         PocketclipError: it is not UTF-8 text.
         OSError: it cannot be read.
     """
+    from pocketclip.parsing import split_lines
+
     try:
-        return path.read_text("utf-8-sig").splitlines()
+        return split_lines(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise PocketclipError(f"{path} is not UTF-8 text (byte {error.start})") from error
 
@@ -111,11 +128,9 @@ def progress(total: int | None, unit: str, title: str = "") -> Iterator[Advance]
     if total is not None and total < 2:
         yield lambda _count: None
     elif sys.stderr.isatty():
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
-            Progress,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
@@ -128,8 +143,8 @@ def progress(total: int | None, unit: str, title: str = "") -> Iterator[Advance]
             unit,
             TimeElapsedColumn() if total is None else TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=total)
+        with progress_bar(*columns) as bar:
+            task = bar.add_task(escape_controls(title), total=total)
             yield lambda count: bar.advance(task, count)
     else:
         yield _line_a_minute(total, unit, title)
@@ -149,7 +164,7 @@ def _line_a_minute(total: int | None, unit: str, title: str) -> Advance:
         of, left = "", f"{done / (now - begun):.1f} per s"
         if total is not None:
             of, left = f" of {total}", f"about {(now - begun) / done * (total - done):.0f} s left"
-        print(f"{title}{': ' if title else ''}{done}{of} {unit}, {left}", file=sys.stderr)
+        note(f"{title}{': ' if title else ''}{done}{of} {unit}, {left}")
 
     return advance
 
@@ -161,12 +176,33 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
-
-
 def report_bad(bad: Sequence[tuple[Path, str]]) -> None:
     """Name each skipped input on standard error."""
     for _, reason in bad:
-        print(f"skipped: {reason}", file=sys.stderr)
+        note(f"skipped: {reason}")
+
+
+def check_some(good: Sequence[object], bad: Sequence[tuple[Path, str]]) -> None:
+    """Refuse to go on where no photograph could be read.
+
+    Raises:
+        PocketclipError: there are bad ones and no good ones.
+    """
+    if bad and not good:
+        many = f"none of the {len(bad)} photographs" if len(bad) > 1 else "the photograph"
+        raise PocketclipError(f"nothing was done: {many} could {'not ' * (len(bad) == 1)}be read")
+
+
+def text_arguments(arguments: Sequence[str], what: str) -> list[str]:
+    """Return arguments of the command line that are texts, not paths, in any locale.
+
+    Raises:
+        PocketclipError: one is not UTF-8.
+    """
+    texts = []
+    for argument in arguments:
+        text = argument_text(argument)
+        if text is None:
+            raise PocketclipError(f"{what} {argument} is not UTF-8 text")
+        texts.append(text)
+    return texts
