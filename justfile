@@ -26,9 +26,10 @@ test-all *args:
     pytest {{args}}
     pytest -n 1 -m slow {{args}}
 
-# show that the base install works without torch, in an environment of its own
-base-install:
-    bash tests/base_install.sh
+# show that the base install works without torch, in an environment of its own; `lowest`: on the
+# lowest versions that it accepts
+base-install *args:
+    bash tests/base_install.sh {{args}}
 
 # time models beside their peer
 bench *args:

@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# The base install has no torch: show that it imports and that its verbs answer.
+# The base install has no torch: show that it imports and that its verbs answer. With `lowest`, on
+# the lowest versions that it accepts, and with the tests that need no torch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+constraints=constraints.txt
+if [ "${1:-}" = lowest ]; then
+    constraints=$folder/lowest.txt
+    .venv/bin/python tests/lowest.py >"$constraints"
+fi
 python3 -m venv "$folder/env"
-"$folder/env/bin/pip" install -q -c constraints.txt .
+"$folder/env/bin/pip" install -q -c "$constraints" .
 run=$PWD
 cd "$folder" # so that the installed package is imported, not the sources
 env/bin/python - "$run/examples/photos/chelsea.jpg" "$run/tests/golden/shards" <<'PY'
@@ -79,3 +85,15 @@ embeddings = np.load("photos.npy")
 assert embeddings.shape == (4, 64) and np.allclose(np.linalg.norm(embeddings, axis=1), 1), embeddings
 PY
 echo "base install: imports and answers without torch"
+[ "${1:-}" = lowest ] || exit 0
+
+# The tests that need no torch; not those of object stores, nor those that take long.
+env/bin/pip install -q -c "$constraints" pytest pytest-xdist hypothesis httpx packaging
+cd "$run/tests"
+left_out="object_store or a_store or memory or replays_the_same_bytes or what_is_drawn or pth"
+"$folder/env/bin/python" -m pytest -n 0 -p no:cacheprovider -k "not ($left_out)" \
+    cli/test_output.py evaluate/test_data.py evaluate/test_data_tables.py \
+    evaluate/test_metrics.py evaluate/test_report.py evaluate/test_retrieval.py \
+    shards/test_index.py shards/test_quantise.py shards/test_tar.py test_augment.py \
+    test_escaping.py test_files.py test_hub.py test_packaging.py test_pairs.py test_parsing.py \
+    test_preprocess.py test_tokenizer.py test_zoo.py

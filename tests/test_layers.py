@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1] / "src" / "pocketclip"
 LAYERS = {
     "pocketclip": 4,
     "pocketclip.errors": 0,
+    "pocketclip.escaping": 0,
     "pocketclip.exchange": 0,
     "pocketclip.files": 0,
     "pocketclip.network": 0,

@@ -91,3 +91,7 @@ class TokenizerError(PocketclipError):
 
 class MissingDependencyError(PocketclipError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+
+class ImageSupportError(ImageError, MissingDependencyError):
+    """An image whose format needs an optional package; others may be read all the same."""

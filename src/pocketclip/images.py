@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from pocketclip.errors import ImageError, MissingDependencyError
+from pocketclip.errors import ImageError, ImageSupportError
 from pocketclip.hub import LFS_ADVICE, is_lfs_pointer
 from pocketclip.image_metadata import MAX_TAGS, size_of_tags, without_bombs
 
@@ -82,7 +82,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     Raises:
         ImageError: the source cannot be read, is damaged, or has more than `max_pixels` pixels
             (or more than Pillow's own limit); the message names it.
-        MissingDependencyError: HEIC, and pillow-heif is not installed.
+        ImageSupportError: HEIC, and pillow-heif is not installed; it is an ImageError too.
     """
     if isinstance(source, np.ndarray):
         with _explained("array"):
@@ -174,7 +174,7 @@ def _register_heif(*, avif: bool) -> None:
         import pillow_heif
     except ImportError:
         kind = "AVIF" if avif else "HEIC"
-        raise MissingDependencyError(
+        raise ImageSupportError(
             f'{kind} images need pillow-heif: pip install "pocketclip[heic]"'
         ) from None
     # Pillow reads AVIF itself since 11.3; pillow-heif did until its 1.0.
@@ -191,8 +191,8 @@ def _explained(name: str) -> Iterator[None]:
     try:
         with _quiet():
             yield
-    except MissingDependencyError as error:
-        raise MissingDependencyError(f"{name}: {error}") from error
+    except ImageSupportError as error:
+        raise ImageSupportError(f"{name}: {error}") from error
     except _UnfitError as error:
         raise ImageError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:

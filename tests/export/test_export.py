@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -392,6 +393,20 @@ def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):
     assert not list((tmp_path / "new").glob("float-*"))
 
 
+def test_photographs_that_cannot_be_read_do_not_count_for_the_calibration(tmp_path):
+    good, said = verify.own_photos()[0], []
+    calibration = [b"zz", *[good] * (job.MIN_CALIBRATION - 1)]
+    options = {"target": "onnx", "precision": "int8", "calibration": calibration}
+    with pytest.raises(ExportError, match="--calibration FOLDER"):
+        export(model(), tmp_path / "new", say=said.append, **options)
+    assert [text for text in said if "skipped" in text] == [
+        "skipped: image bytes: not an image, or in a format that Pillow cannot read"
+    ]
+    with pytest.raises(ExportError, match="none of the photographs"):
+        export(model(), tmp_path / "new", **(options | {"calibration": [b"zz"] * 100}))
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_is_not_finite_is_refused(tmp_path):
     broken = random_model("tiny", seed=0)
     with torch.no_grad():
@@ -454,6 +469,8 @@ def test_impossible_wishes_are_refused_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="the model itself"):
         export(rearranged(fuse(model())), place, target="onnx")
     assert not place.exists()
+    with pytest.raises(ExportError, match="not UTF-8"):
+        export(model(), tmp_path / os.fsdecode(b"bundle\xff"), target="onnx")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ExportError, match="current folder"):
         export(model(), ".", target="onnx")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -32,6 +33,12 @@ def test_round_trip(tmp_path):
     assert data["version"] == 1
     assert set(data["shards"][0]) >= {"name", "samples", "bytes", "sha256", "parts"}
     assert set(data["teachers"][0]) == {"name", "embed_dim", "logit_scale", "space_id"}
+
+
+def test_names_that_are_not_utf_8_come_back(tmp_path):
+    index = Index(teachers=[{"name": os.fsdecode(b"caf\xe9"), "space_id": "space-1"}])
+    write_index(str(tmp_path), index)
+    assert read_index(str(tmp_path)) == index
 
 
 def test_no_index(tmp_path):

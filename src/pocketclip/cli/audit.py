@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocketclip.cli.output import print_json, say
+
 if TYPE_CHECKING:
     from pocketclip.shards import AuditReport
 
@@ -56,7 +58,7 @@ def audit(
     """
     from dataclasses import asdict
 
-    from pocketclip.cli.inputs import print_json, progress
+    from pocketclip.cli.inputs import progress
     from pocketclip.reinforce.replaying import audit as run
     from pocketclip.shards.reader import shards_in
 
@@ -87,32 +89,32 @@ def show_parts(parts: dict[str, int], samples: int) -> None:
     """Print bytes per sample by part."""
     if samples:
         each = ", ".join(f"{part} {count / samples:,.0f}" for part, count in parts.items())
-        print(f"bytes per sample: {sum(parts.values()) / samples:,.0f} ({each})")
+        say(f"bytes per sample: {sum(parts.values()) / samples:,.0f} ({each})")
 
 
 def _show(report: AuditReport) -> None:
     index = "" if report.indexed else ", without index.json"
-    print(f"{report.folder}: {report.samples} samples in {report.shards} shards{index}")
+    say(f"{report.folder}: {report.samples} samples in {report.shards} shards{index}")
     show_parts(report.parts, report.samples)
     columns = ", ".join(f"{name} {count}" for name, count in sorted(report.columns.items()))
-    print(f"samples that have: {columns or 'nothing'}")
+    say(f"samples that have: {columns or 'nothing'}")
     if report.dtypes:
-        print(f"embeddings stored as {', '.join(report.dtypes)}")
+        say(f"embeddings stored as {', '.join(report.dtypes)}")
     for key, count in report.ignored.items():
-        print(f"{count} members {key} are no part of the layout and are not read")
+        say(f"{count} members {key} are no part of the layout and are not read")
     for drift in report.drift:
-        print(
+        say(
             f"teacher {drift.teacher}: {drift.compared} embeddings computed again, 1 - cosine "
             f"{drift.mean:.2g} on average, {drift.largest:.2g} at most ({drift.uid})"
         )
     for kind, count in report.counts.items():
-        print(f"{kind}: {count}")
+        say(f"{kind}: {count}")
         for problem in report.problems[kind][:5]:
             where = " ".join(filter(None, (problem.file, problem.uid)))
-            print(f"  {where}: {problem.reason}")
+            say(f"  {where}: {problem.reason}")
     if report.repaired is not None:
-        print(
+        say(
             f"{report.repaired}: {report.kept} samples kept, {report.dropped} dropped, each "
             "named in dropped.jsonl"
         )
-    print("clean" if report.clean else "not clean")
+    say("clean" if report.clean else "not clean")

@@ -18,6 +18,7 @@ from pocketclip.cli.loading import (
     REVISION_HELP,
     THREADS_HELP,
 )
+from pocketclip.cli.output import Column, note, print_json, print_table
 from pocketclip.errors import PocketclipError
 
 
@@ -68,8 +69,6 @@ def bench(
     pocketclip bench runs/small laptop/ laptop-int8/ --threads 2 --plot speed.svg
     pocketclip bench laptop/ laptop-int8/ --labelled pairs.csv --label-column product --json
     """
-    from pocketclip.cli.inputs import print_json
-
     _check_plot(plot)
     about = _labelled(labelled, label_column, where or [], template or [])
     job = {
@@ -80,7 +79,7 @@ def bench(
     failed: list[dict[str, str]] = []
     sources = list(dict.fromkeys(models))
     for number, source in enumerate(sources, 1):
-        print(f"{source}: model {number} of {len(sources)}", file=sys.stderr)
+        note(f"{source}: model {number} of {len(sources)}")
         found = _in_a_process({**job, "source": source})
         if "error" in found:
             failed.append({"source": source, "reason": found["error"]})
@@ -93,7 +92,7 @@ def bench(
     if plot is not None and rows:
         _draw(plot, rows)
     for one in failed:
-        print(f"failed: {one['source']}: {one['reason']}", file=sys.stderr)
+        note(f"failed: {one['source']}: {one['reason']}")
     if failed:
         raise typer.Exit(1 if rows else 2)
 
@@ -155,30 +154,26 @@ def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("model", overflow="fold")
-    table.add_column("runs on", overflow="fold")
+    columns = [Column("model", folds=True), Column("runs on", folds=True)]
     names = ["image ms\n(p95)", "text ms\n(p95)", "images/s\n(batch)", "memory\nMB", "disk\nMB",
              "startup\ns", *(["top-1\n%"] if "top1" in rows[0] else [])]  # fmt: skip
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    columns += [Column(name, right=True) for name in names]
+    lines = []
     for row in rows:
         best = row["throughput"]
-        table.add_row(
-            escape(row["source"]),
-            f"{row['backend']} {row['precision']}",
-            *(f"{row[t]['median_ms']:.1f} ({row[t]['p95_ms']:.1f})" for t in ("image", "text")),
-            f"{best['images_per_s']:.1f} ({best['batch']})",
-            _megabytes(row["memory_bytes"]),
-            _megabytes(row["disk_bytes"]),
-            f"{row['startup_s']:.2f}",
-            *([f"{row['top1']:.2f}"] if "top1" in row else []),
+        lines.append(
+            (
+                row["source"],
+                f"{row['backend']} {row['precision']}",
+                *(f"{row[t]['median_ms']:.1f} ({row[t]['p95_ms']:.1f})" for t in ("image", "text")),
+                f"{best['images_per_s']:.1f} ({best['batch']})",
+                _megabytes(row["memory_bytes"]),
+                _megabytes(row["disk_bytes"]),
+                f"{row['startup_s']:.2f}",
+                *([f"{row['top1']:.2f}"] if "top1" in row else []),
+            )
         )
-    Console().print(table)
+    print_table(columns, lines)
 
 
 def _megabytes(size: int | None) -> str:
@@ -208,4 +203,4 @@ def _draw(plot: Path, rows: Sequence[dict[str, Any]]) -> None:
             percent=accurate,
         ),
     )
-    print(f"{plot}: {len(spots)} models drawn", file=sys.stderr)
+    note(f"{plot}: {len(spots)} models drawn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from pocketclip.cli.loading import (
     REVISION_HELP,
     THREADS_HELP,
 )
+from pocketclip.cli.output import Column, note, print_json, print_table
 from pocketclip.errors import PocketclipError
 
 FEW = 8
@@ -23,7 +25,7 @@ FEW = 8
 
 def classify(
     photos: Annotated[
-        list[str], typer.Argument(metavar="PHOTO...", help="Files, folders or quoted patterns.")
+        list[str], typer.Argument(metavar="PHOTO", help="Files, folders or quoted patterns.")
     ],
     labels: Annotated[
         str, typer.Option(help='What to tell apart, separated by commas: "a dog,a cat".')
@@ -50,69 +52,79 @@ def classify(
 ) -> None:
     """Say which label fits each photograph, with probabilities.
 
-    A photograph that cannot be read is named and skipped; the exit code is then 1.
+    A photograph that cannot be read is named and skipped; the exit code is then 1, or 2 if none
+    can be read.
 
     \b
     pocketclip classify photo.jpg --labels "a dog,a cat"
     pocketclip classify holidays/ --labels-file places.txt --template "a photo of {}." --json
     pocketclip classify "shelf/*.jpg" --labels "apples,pears" --model my-checkpoint/
     """
-    from pocketclip.cli.inputs import encode_photographs, photographs, print_json, report_bad
+    from pocketclip.cli.inputs import (
+        check_some,
+        encode_photographs,
+        photographs,
+        report_bad,
+        text_arguments,
+    )
     from pocketclip.cli.loading import load_encoder
+    from pocketclip.escaping import name_text
 
     wanted = _labels(labels, labels_file)
+    templates = text_arguments(template or ["{}"], "--template")
     paths = photographs(photos)
-    prompts = len(wanted) * len(template or ["{}"])
+    prompts = len(wanted) * len(templates)
     encoder = load_encoder(
         model, model_name, backend=backend, device=device, threads=threads, batch_size=batch_size,
         revision=revision, offline=offline, brief=prompts <= FEW and len(paths) <= FEW,
     )  # fmt: skip
     encoder.preload("image", "text")
-    classifier = encoder.classifier(wanted, template or ["{}"])
+    classifier = encoder.classifier(wanted, templates)
     results: list[dict[str, Any]] = []
     bad: list[tuple[Path, str]] = []
     for good, embeddings, failed in encode_photographs(encoder, paths):
         ranked = encoder.rank(embeddings, classifier, wanted)
         results += [
-            {"photo": str(path), "labels": dict(list(row.items())[:top])}
+            {"photo": name_text(path), "labels": dict(list(row.items())[:top])}
             for path, row in zip(good, ranked, strict=True)
         ]
         bad += failed
+    report_bad(bad)
+    check_some(results, bad)
     if json:
-        skipped = [{"photo": str(path), "reason": reason} for path, reason in bad]
+        skipped = [{"photo": name_text(path), "reason": reason} for path, reason in bad]
         print_json({"model": encoder.config.name, "space_id": encoder.space_id,
                     "results": results, "skipped": skipped})  # fmt: skip
     else:
         _print_table(results)
-    report_bad(bad)
     if bad:
         raise typer.Exit(1)
 
 
 def _labels(text: str, file: Path | None) -> list[str]:
-    from pocketclip.cli.inputs import read_lines
+    from pocketclip.cli.inputs import read_lines, text_arguments
 
     lines = read_lines(file) if file is not None else []
-    labels = [part.strip() for part in [*text.split(","), *lines] if part.strip()]
+    given = text_arguments(text.split(","), "--labels")
+    labels = [part.strip() for part in [*given, *lines] if part.strip()]
     if not labels:
         raise PocketclipError('no labels: give --labels "a dog,a cat" or --labels-file FILE')
+    doubled = [label for label, count in Counter(labels).items() if count > 1]
+    if doubled:
+        raise PocketclipError(f"the label {doubled[0]!r} is given twice")
+    if len(labels) == 1:
+        note(f"warning: the only label, {labels[0]}, gets 100 % of every photograph")
     return labels
 
 
 def _print_table(results: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not results:
-        return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("photograph", overflow="fold")
-    table.add_column("label", overflow="fold")
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("next", overflow="fold", style="dim")
+    columns = (
+        Column("photograph", folds=True), Column("label", folds=True), Column("", right=True),
+        Column("next", folds=True, dim=True),
+    )  # fmt: skip
+    rows = []
     for row in results:
         (best, share), *others = row["labels"].items()
         following = ", ".join(f"{label} {part:.1%}" for label, part in others)
-        table.add_row(escape(row["photo"]), escape(best), f"{share:.1%}", escape(following))
-    Console().print(table)
+        rows.append((row["photo"], best, f"{share:.1%}", following))
+    print_table(columns, rows)

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketclip.cli.output import (
+    Bold,
+    Column,
+    on_terminal,
+    print_json,
+    print_table,
+    say,
+    table_width,
+)
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from pocketclip.evaluate.latency import Measured
     from pocketclip.evaluate.report import Comparison
 
@@ -22,7 +29,7 @@ def compare(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="A B ...",
+            metavar="SOURCE",
             help="Results files, run folders, or published models (see `pocketclip models`).",
         ),
     ],
@@ -51,7 +58,6 @@ def compare(
     pocketclip compare runs/a runs/b --tasks imagenet1k,cifar10
     pocketclip compare results.jsonl mobileclip2-s0 --html page.html --latency encode.log
     """
-    from pocketclip.cli.inputs import print_json
     from pocketclip.evaluate import page, report, runs
     from pocketclip.evaluate.latency import read_latency
     from pocketclip.evaluate.tasks import suite as keys_of
@@ -70,7 +76,8 @@ def compare(
         return
     _print(comparison, measured)
     if html is not None:
-        print(f"\n{html}: plots and tables")
+        say()
+        say(f"{html}: plots and tables")
 
 
 def _times(comparison: Comparison, measured: Measured) -> list[float | None]:
@@ -84,13 +91,16 @@ def _latency(comparison: Comparison, measured: Measured) -> dict[str, Any]:
 
 
 def _print(comparison: Comparison, measured: Measured | None) -> None:
-    """Print the table, in as many parts as the terminal's width asks for."""
-    from rich.console import Console
+    """Print the table, on a terminal in as many parts as its width asks for."""
+    from pocketclip.evaluate.report import averages
 
-    console = Console()
     titles = ["\n".join(_broken(run.title)) for run in comparison.runs]
-    first = max(len(name) for name in ("task", *(row.label for row in comparison.rows)))
-    room = console.width - min(first, 30) - 2
+    labels = [row.label for row in comparison.rows] + [name for name, _ in averages(comparison)]
+    first = max(len(name) for name in ("task", *labels))
+    width = table_width()
+    if on_terminal():
+        first = min(first, 30)  # it folds
+    room = float("inf") if width is None else width - first - 2
     start = 0
     while start < len(titles):
         stop, used = start, 0
@@ -98,48 +108,43 @@ def _print(comparison: Comparison, measured: Measured | None) -> None:
             used += max(6, *map(len, titles[stop].split("\n"))) + 2
             stop += used <= room or stop == start
         if start:
-            console.print()
-        console.print(_table(comparison, titles, slice(start, stop), measured))
+            say()
+        _print_part(comparison, titles, slice(start, stop), measured)
         start = stop
-    for note in comparison.notes:
-        console.print(note, style="dim", markup=False, highlight=False)
+    for remark in comparison.notes:
+        say(remark, dim=True)
 
 
 def _broken(title: str) -> list[str]:
     return textwrap.wrap(title, 15, break_on_hyphens=True) or [title]
 
 
-def _table(
-    comparison: Comparison, titles: Sequence[str], columns: slice, measured: Measured | None
-) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
+def _print_part(
+    comparison: Comparison, titles: Sequence[str], shown: slice, measured: Measured | None
+) -> None:
     from pocketclip.evaluate.report import averages, best, percent, points_between
 
     two = len(titles) == 2
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("task", overflow="fold")
-    for title in titles[columns]:
-        table.add_column(escape(title), justify="right", no_wrap=True)
-    if two:
-        table.add_column("difference", justify="right", no_wrap=True)
+    columns = [Column("task", folds=True)]
+    columns += [Column(title, right=True) for title in titles[shown]]
+    columns += [Column("difference", right=True)] * two
+    lines: list[list[str]] = []
 
     def add(label: str, values: Sequence[float | None]) -> None:
         highest = best(values)
         cells = [
-            f"[bold]{percent(v)}[/bold]" if v is not None and v == highest else percent(v)
-            for v in values[columns]
+            Bold(percent(v)) if v is not None and v == highest else percent(v)
+            for v in values[shown]
         ]
-        table.add_row(escape(label), *cells, *([points_between(values)] if two else []))
+        lines.append([label, *cells, *([points_between(values)] if two else [])])
 
     for row in comparison.rows:
         add(row.label, row.values)
-    table.add_row()
+    lines.append([""] * len(columns))
     for label, values in averages(comparison):
         add(label, values)
     if measured is not None:
         ms = ["-" if value is None else f"{value:.1f}" for value in _times(comparison, measured)]
         label = f"ms here, image + text ({measured.form}, {measured.threads} threads)"
-        table.add_row(label, *ms[columns], *([""] if two else []))
-    return table
+        lines.append([label, *ms[shown], *([""] if two else [])])
+    print_table(columns, lines)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +15,8 @@ from pocketclip.cli.loading import (
     REVISION_HELP,
     THREADS_HELP,
 )
-from pocketclip.errors import MissingDependencyError, PocketclipError
+from pocketclip.cli.output import print_json, say
+from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
@@ -27,7 +27,7 @@ def embed(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="Photographs (files, folders, quoted patterns), or one .txt file with a text "
             "per line.",
         ),
@@ -48,24 +48,22 @@ def embed(
     """Write unit embeddings of photographs or texts.
 
     A .npy file holds a float32 array (inputs, width); beside it FILE.json names the input of
-    each row, the model and its embedding space. A .parquet file holds both. Inputs that cannot
-    be read are named and left out; the exit code is then 1.
+    each row, the model, its embedding space and the hash of the .npy file. A .parquet file holds
+    both. Inputs that cannot be read are named and left out; the exit code is then 1. If none can
+    be read, nothing is written; the exit code is then 2.
 
     \b
     pocketclip embed photos/ --out photos.npy
     pocketclip embed captions.txt --out captions.parquet --model mobileclip2-s2
     """
-    from pocketclip.cli.inputs import print_json, report_bad
+    from pocketclip.cli.inputs import check_some, photographs, report_bad
     from pocketclip.cli.loading import load_encoder
+    from pocketclip.escaping import name_text
+    from pocketclip.infer.vectors import prepare_vectors, write_vectors
 
-    if out.suffix not in (".npy", ".parquet"):
-        raise PocketclipError(f"{out}: write to a .npy or .parquet file")
-    if not out.absolute().parent.is_dir():
-        raise PocketclipError(f"{out}: the folder does not exist")
-    if out.suffix == ".parquet":
-        _pyarrow()
+    prepare_vectors(out)
     texts = _texts(inputs)
-    photos = [] if texts is not None else _photographs(inputs)
+    photos = [] if texts is not None else photographs(inputs)
     encoder = load_encoder(
         model, model_name, backend=backend, device=device, threads=threads, batch_size=batch_size,
         revision=revision, offline=offline,
@@ -82,13 +80,15 @@ def embed(
         "embed_dim": encoder.embed_dim,
         "kind": "text" if texts is not None else "image",
     }
-    _write(out, names, embeddings, about)
-    summary = {**about, "out": str(out), "rows": len(names), "skipped": [r for _, r in bad]}
+    report_bad(bad)
+    check_some(names, bad)
+    write_vectors(out, embeddings, names, about)
+    skipped = [reason for _, reason in bad]
+    summary = {**about, "out": name_text(out), "rows": len(names), "skipped": skipped}
     if json:
         print_json(summary)
     else:
-        print(f"{out}: {len(names)} embeddings of width {encoder.embed_dim}")
-    report_bad(bad)
+        say(f"{out}: {len(names)} embeddings of width {encoder.embed_dim}")
     if bad:
         raise typer.Exit(1)
 
@@ -106,56 +106,19 @@ def _texts(inputs: list[str]) -> list[str] | None:
     return texts
 
 
-def _photographs(inputs: list[str]) -> list[Path]:
-    from pocketclip.cli.inputs import photographs
-
-    return photographs(inputs)
-
-
 def _embed_photographs(
     encoder: Encoder, photos: list[Path]
 ) -> tuple[list[str], Embeddings, list[tuple[Path, str]]]:
     import numpy as np
 
     from pocketclip.cli.inputs import encode_photographs
+    from pocketclip.escaping import name_text
 
     names: list[str] = []
     parts = [np.empty((0, encoder.embed_dim), np.float32)]
     bad: list[tuple[Path, str]] = []
     for good, embeddings, failed in encode_photographs(encoder, photos):
-        names += [str(path) for path in good]
+        names += [name_text(path) for path in good]
         parts.append(embeddings)
         bad += failed
     return names, np.concatenate(parts), bad
-
-
-def _write(out: Path, names: list[str], embeddings: Embeddings, about: dict[str, Any]) -> None:
-    import numpy as np
-
-    from pocketclip.files import write_whole
-
-    if out.suffix == ".parquet":
-        pa, parquet = _pyarrow()
-        width = embeddings.shape[1]
-        rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), width)
-        table = pa.table({"input": pa.array(names, pa.string()), "embedding": rows})
-        metadata = {f"pocketclip.{key}": str(value) for key, value in about.items()}
-        with write_whole(out) as temporary:
-            parquet.write_table(table.replace_schema_metadata(metadata), temporary)
-        return
-    with write_whole(out) as temporary, temporary.open("wb") as handle:
-        np.save(handle, embeddings)
-    with write_whole(out.with_name(out.name + ".json")) as temporary:
-        sidecar = {**about, "inputs": names}
-        temporary.write_text(jsonlib.dumps(sidecar, ensure_ascii=False, indent=1) + "\n", "utf-8")
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "writing parquet needs pyarrow: pip install 'pocketclip[parquet]'"
-        ) from error
-    return pyarrow, pyarrow.parquet

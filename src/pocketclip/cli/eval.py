@@ -18,6 +18,7 @@ from pocketclip.cli.loading import (
     REVISION_HELP,
     THREADS_HELP,
 )
+from pocketclip.cli.output import Column, note, print_json, print_table, say
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
@@ -112,7 +113,6 @@ def evaluate(
     pocketclip eval runs/small --data shelf/ --template "a photo of {} on a shelf."
     pocketclip eval runs/small --data pairs.csv --label-column product --where split=test
     """
-    from pocketclip.cli.inputs import print_json
     from pocketclip.cli.loading import load_encoder
     from pocketclip.evaluate import DataOptions, RunOptions, check_probes, plan
 
@@ -192,8 +192,8 @@ def _check_confusion(page: Path | None, names: Sequence[str | Task]) -> None:
 def _nothing(missing: Mapping[str, str]) -> str:
     if len(missing) == 1:
         return next(iter(missing.values()))
-    listed = "\n".join(f"  {key}: {reason}" for key, reason in missing.items())
-    return f"no task could be evaluated:\n{listed}"
+    listed = "; ".join(f"{key}: {reason}" for key, reason in missing.items())
+    return f"no task could be evaluated: {listed}"
 
 
 def _training(
@@ -323,12 +323,10 @@ class _Shown:
 
     def report(self, failed: Mapping[str, str]) -> None:
         """Name on standard error what was left out or failed."""
-        import sys
-
         lines = [f"skipped: {text}" for text in self.skipped]
         lines += [f"not evaluated: {key}: {reason}" for key, reason in failed.items()]
         for line in lines:
-            print(line, file=sys.stderr)
+            note(line)
 
 
 def _facts(
@@ -354,18 +352,14 @@ def _facts(
 
 
 def _print(facts: Mapping[str, Any], results: Sequence[Result]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:.1%}"
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("task", "metric", "value", "images", "skipped"):
-        table.add_column(
-            name, overflow="fold", justify="left" if name in ("task", "metric") else "right"
-        )
+    columns = (
+        Column("task", folds=True), Column("metric", folds=True),
+        *(Column(name, right=True) for name in ("value", "images", "skipped")),
+    )  # fmt: skip
+    lines = []
     for result in results:
         metric = result.about["metric"]
         rows = [(metric, result.main_metric)] if metric else _named(result)
@@ -374,13 +368,13 @@ def _print(facts: Mapping[str, Any], results: Sequence[Result]) -> None:
         for position, (name, value) in enumerate(rows):
             counts = [str(result.about["samples"]), str(result.about["skipped"] or "")]
             first = position == 0
-            table.add_row(
-                escape(result.key) if first else "", escape(str(name)), percent(value),
+            lines.append((
+                result.key if first else "", str(name), percent(value),
                 *(counts if first else ("", "")),
-            )  # fmt: skip
-    Console().print(table)
+            ))  # fmt: skip
+    print_table(columns, lines)
     if "average_38" in facts:
-        print(f"38-task average: {facts['average_38']:.1%}")
+        say(f"38-task average: {facts['average_38']:.1%}")
 
 
 def _named(result: Result) -> list[tuple[str, float | None]]:

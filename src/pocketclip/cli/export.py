@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from pocketclip.cli.labelled import LABELLED_HELP
 from pocketclip.cli.loading import MODEL_HELP, MODEL_NAME_HELP, REVISION_HELP
+from pocketclip.cli.output import note, print_json, say
 
 if TYPE_CHECKING:
     from pocketclip.infer.bundle import Bundle
@@ -77,7 +77,7 @@ def export(
     pocketclip classify photo.jpg --labels "a dog,a cat" --model laptop/
     """
     from pocketclip import checkpoint
-    from pocketclip.cli.inputs import photographs, print_json, read_lines
+    from pocketclip.cli.inputs import photographs, read_lines
     from pocketclip.cli.labelled import check_alone, top1
     from pocketclip.export.job import check
     from pocketclip.export.job import export as run
@@ -108,7 +108,7 @@ def export(
         captions=texts,
         calibration=calibrated,
         accuracy=accuracy,
-        say=lambda text: print(text, file=sys.stderr),
+        say=note,
         **options,
     )
     if json:
@@ -134,17 +134,17 @@ def facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _print(bundle: Bundle) -> None:
-    print(
+    say(
         f"{bundle.folder}: {bundle.config.name} for {bundle.target}, {bundle.precision}, "
         f"{bundle.bytes / 1e6:.1f} MB"
     )
     found = bundle.verification
     if not found.get("verified", True):
-        print(f"  not verified: {found['reason']}")
+        say(f"  not verified: {found['reason']}")
     for title, figures in found.get("backends", {"": found}).items():
         place = f"  {title}: " if title else "  "
         if figures.get("passed") is False:
-            print(f"{place}does not pass, and is not used: {figures['reason']}")
+            say(f"{place}does not pass, and is not used: {figures['reason']}")
             continue
         if "min_cosine" not in figures["image"]:  # nothing was executed
             continue
@@ -153,14 +153,14 @@ def _print(bundle: Bundle) -> None:
             f"{figures[tower]['max_abs_error']:.1e}"
             for tower in ("image", "text")
         ]
-        print(place + "; ".join(towers))
+        say(place + "; ".join(towers))
     if "accuracy" in found:
-        print(
+        say(
             f"  top-1: {found['accuracy']['top1']:.2f} %, the model "
             f"{found['accuracy']['model_top1']:.2f} %"
         )
     for tower, about in bundle.towers.items():
-        for note in about.get("notes", []):
-            print(f"  {tower} tower: {note}")
+        for remark in about.get("notes", []):
+            say(f"  {tower} tower: {remark}")
         if about.get("kept"):
-            print(f"  {tower} tower, kept in higher precision: {', '.join(about['kept'])}")
+            say(f"  {tower} tower, kept in higher precision: {', '.join(about['kept'])}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from pocketclip.cli.output import note, progress_bar
 from pocketclip.errors import PocketclipError
+from pocketclip.escaping import argument_text, escape_controls
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
@@ -29,8 +30,8 @@ def photographs(inputs: Sequence[str]) -> list[Path]:
     from pocketclip.photos import find_photographs
 
     found = find_photographs(inputs)
-    for note in found.passed_over:
-        print(note, file=sys.stderr)
+    for sentence in found.passed_over:
+        note(sentence)
     return found.paths
 
 
@@ -79,11 +80,9 @@ def progress(total: int | None, unit: str, title: str = "") -> Iterator[Advance]
     if total is not None and total < 2:
         yield lambda _count: None
     elif sys.stderr.isatty():
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
-            Progress,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
@@ -96,8 +95,8 @@ def progress(total: int | None, unit: str, title: str = "") -> Iterator[Advance]
             unit,
             TimeElapsedColumn() if total is None else TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=total)
+        with progress_bar(*columns) as bar:
+            task = bar.add_task(escape_controls(title), total=total)
             yield lambda count: bar.advance(task, count)
     else:
         yield _line_a_minute(total, unit, title)
@@ -117,7 +116,7 @@ def _line_a_minute(total: int | None, unit: str, title: str) -> Advance:
         of, left = "", f"{done / (now - begun):.1f} per s"
         if total is not None:
             of, left = f" of {total}", f"about {(now - begun) / done * (total - done):.0f} s left"
-        print(f"{title}{': ' if title else ''}{done}{of} {unit}, {left}", file=sys.stderr)
+        note(f"{title}{': ' if title else ''}{done}{of} {unit}, {left}")
 
     return advance
 
@@ -129,12 +128,33 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
-
-
 def report_bad(bad: Sequence[tuple[Path, str]]) -> None:
     """Name each skipped input on standard error."""
     for _, reason in bad:
-        print(f"skipped: {reason}", file=sys.stderr)
+        note(f"skipped: {reason}")
+
+
+def check_some(good: Sequence[object], bad: Sequence[tuple[Path, str]]) -> None:
+    """Refuse to go on where no photograph could be read.
+
+    Raises:
+        PocketclipError: there are bad ones and no good ones.
+    """
+    if bad and not good:
+        many = f"none of the {len(bad)} photographs" if len(bad) > 1 else "the photograph"
+        raise PocketclipError(f"nothing was done: {many} could {'not ' * (len(bad) == 1)}be read")
+
+
+def text_arguments(arguments: Sequence[str], what: str) -> list[str]:
+    """Return arguments of the command line that are texts, not paths, in any locale.
+
+    Raises:
+        PocketclipError: one is not UTF-8.
+    """
+    texts = []
+    for argument in arguments:
+        text = argument_text(argument)
+        if text is None:
+            raise PocketclipError(f"{what} {argument} is not UTF-8 text")
+        texts.append(text)
+    return texts

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocketclip.cli.output import print_json, say
 from pocketclip.cli.pairs import (
     CAPTION_HELP,
     DELIMITER_HELP,
@@ -35,7 +36,7 @@ def join(
     pairs: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PAIRS]",
+            metavar="PAIRS",
             help="Images and captions: a table (csv, tsv, jsonl, parquet), a folder, or tars.",
         ),
     ] = None,
@@ -81,7 +82,7 @@ def join(
     from dataclasses import asdict, replace
 
     from pocketclip import shards
-    from pocketclip.cli.inputs import Advance, print_json, progress
+    from pocketclip.cli.inputs import Advance, progress
     from pocketclip.fetch import FetchOptions
 
     fetching = FetchOptions(concurrency=concurrency, timeout=timeout, allow_private=allow_private)
@@ -115,12 +116,12 @@ def _show(report: JoinReport) -> None:
     from pocketclip.cli.audit import show_parts
     from pocketclip.shards.joining import KINDS, UNMATCHED
 
-    print(f"{report.out}: {report.samples} samples in {report.shards} shards")
+    say(f"{report.out}: {report.samples} samples in {report.shards} shards")
     show_parts(report.parts, report.samples)
     for kind, count in report.counts.items():
         if count:
-            print(f"{count} times {KINDS[kind]}:")
+            say(f"{count} times {KINDS[kind]}:")
             for example in report.examples[kind][:5]:
-                print(f"  {example}")
+                say(f"  {example}")
     if not report.complete:
-        print(f"all of them are in {UNMATCHED}")
+        say(f"all of them are in {UNMATCHED}")

@@ -7,7 +7,6 @@ file that gets the figures, as JSON.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -15,12 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pocketclip.cli.output import note, set_up
+
 
 def main() -> None:
     """Measure what the job asks for; a model that cannot be had is a result too."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says what there is to say
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.addLevelName(logging.WARNING, "warning")
+    set_up()
     job, result = json.loads(sys.argv[1]), Path(sys.argv[2])
     from pocketclip.errors import PocketclipError
 
@@ -57,7 +57,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
     startup = time.time() - job["begun"]
 
     def say(text: str) -> None:
-        print(f"{source}: {text}", file=sys.stderr)
+        note(f"{source}: {text}")
 
     figures = {
         "model": encoder.config.name,

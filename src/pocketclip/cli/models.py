@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated, Any
 
 import typer
 
 from pocketclip import zoo
+from pocketclip.cli.output import USUAL_WIDTH, Column, print_json, print_table, say
 
 
 def models(
@@ -21,8 +23,6 @@ def models(
     pocketclip models
     pocketclip models --json
     """
-    from pocketclip.cli.inputs import print_json
-
     rows = [_row(name, entry) for name, entry in zoo.ZOO.items()]
     if json:
         print_json(rows)
@@ -49,28 +49,24 @@ def _row(name: str, entry: zoo.Entry) -> dict[str, Any]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    for column in ("pixels", "img M", "txt M", "img ms", "txt ms", "IN-1k", "avg 38"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
+    figures = ("pixels", "img M", "txt M", "img ms", "txt ms", "IN-1k", "avg 38")
+    columns = [Column("model"), *(Column(name, right=True) for name in figures), Column("weights")]
+    lines = []
     keys = ("image_params_million", "text_params_million", "image_latency_ms", "text_latency_ms",
             "imagenet1k", "average38")  # fmt: skip
     for row in rows:
         facts = ["" if row[key] is None else f"{row[key]:.1f}" for key in keys]
         weights = "cached" if row["cached"] else "hub" if row["hub"] else "-"
         name = row["name"] + (" *" if row["captioner"] else "")
-        table.add_row(name, str(row["image_size"]), *facts, weights)
-    console = Console()
-    console.print(table)
-    console.print(
-        "\nPublished figures: millions of parameters after fusing, milliseconds on an iPhone 12 "
+        lines.append((name, str(row["image_size"]), *facts, weights))
+    print_table(columns, lines)
+    say()
+    text = (
+        "Published figures: millions of parameters after fusing, milliseconds on an iPhone 12 "
         "Pro Max, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in per cent. "
         "Weights: cached here, on the hub, or none published. * captioner: also writes captions. "
         "Apple's weights come under Apple's "
-        "own licence.",
-        style="dim",
+        "own licence."
     )
+    for line in textwrap.wrap(text, USUAL_WIDTH):
+        say(line, dim=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketclip.cli.output import note, overwrite, print_json, say
 from pocketclip.cli.pairs import IMAGE_HELP, PAIRS_HELP, WHERE_HELP, options
 from pocketclip.errors import ConfigError, MissingDependencyError
 
@@ -65,7 +66,6 @@ def quickstart(
     """
     # Before torch is loaded, as in `pocketclip reinforce`.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pocketclip.cli.inputs import print_json
 
     if not pairs:
         given = {"--teacher": teacher, "--image-column": image_column, "--where": where,
@@ -114,19 +114,19 @@ class Told:
     def stage(self, text: str) -> None:
         """Begin a line."""
         self.end()
-        print(f"[{time.monotonic() - self.begun:4.0f} s] {text}", file=sys.stderr, flush=True)
+        note(f"[{time.monotonic() - self.begun:4.0f} s] {text}")
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Show how far it is, over what stood there."""
         if self.live:
             line = f"         {done:,} of {total:,} {note}"
-            print(f"\r{line:<76}", end="", file=sys.stderr, flush=True)
+            overwrite(f"{line:<76}")
             self.open = True
 
     def end(self) -> None:
         """End an open line."""
         if self.open:
-            print(file=sys.stderr)
+            note("")
         self.open = False
 
 
@@ -136,11 +136,12 @@ def _print(result: dict[str, Any], out: Path, commands: list[str]) -> None:
         "labels": "zero-shot, labels",
         "retrieval": "retrieval, mean recall@1",
     }
-    print(f"{'':28}{'plain':>9}{'reinforced':>12}")
+    say(f"{'':28}{'plain':>9}{'reinforced':>12}")
     for task in result["arms"]["plain"]["metrics"]:
         values = [result["arms"][arm]["metrics"][task]["main_metric"] for arm in result["arms"]]
-        print(f"{names[task]:28}" + "".join(f"{100 * v:>{w}.1f} %" for v, w in
+        say(f"{names[task]:28}" + "".join(f"{100 * v:>{w}.1f} %" for v, w in
                                             zip(values, (7, 10), strict=True)))  # fmt: skip
-    print(f"\nmodel   {out / 'model'}\nreport  {out / 'report.html'}\n\nnext:")
+    for line in ("", f"model   {out / 'model'}", f"report  {out / 'report.html'}", "", "next:"):
+        say(line)
     for command in commands:
-        print(f"  {command}")
+        say(f"  {command}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketclip.cli.inputs import duration
+from pocketclip.cli.output import note, print_json, progress_bar, say
 from pocketclip.cli.pairs import (
     CAPTION_HELP,
     DELIMITER_HELP,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def reinforce(
-    pairs: Annotated[list[str], typer.Argument(metavar="PAIRS...", help=PAIRS_HELP)],
+    pairs: Annotated[list[str], typer.Argument(metavar="PAIRS", help=PAIRS_HELP)],
     out: Annotated[str, typer.Option("--out", "-o", help="A folder, or s3://bucket/folder.")],
     teacher: Annotated[
         list[str] | None,
@@ -130,8 +131,6 @@ def reinforce(
     pocketclip reinforce "s3://me/raw/{00000..00999}.tar" --out s3://me/dr --config recipe.yaml
     pocketclip reinforce photos/ --out dr --teacher ours=runs/7 --augmentations 5 --dtype int8
     """
-    from pocketclip.cli.inputs import print_json
-
     # Before torch is loaded: its threads share the cores with the worker processes, and by default
     # a thread that waits for another one keeps its core busy. (Several times slower on two cores.)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -234,17 +233,15 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
 
             columns = (
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 TimeRemainingColumn(),
             )
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar = progress_bar(*columns)
             self._bar.start()
             self._task = self._bar.add_task("loading the models", total=self.total)
         return self
@@ -258,7 +255,7 @@ class Progress:
         self.begun = self.last = time.monotonic()
         self.before, self.shards_before = pairs_finished, finished
         if finished:
-            print(f"{finished} of {shards} shards are finished already", file=sys.stderr)
+            note(f"{finished} of {shards} shards are finished already")
         if self._bar is not None:
             self._bar.advance(self._task, pairs_finished)
 
@@ -292,7 +289,7 @@ class Progress:
             else:
                 at = self.shards_before + len(self.finished) + 1
                 of = f" (shard {at} of {self.shards})"
-            print(f"{self.before + self.done}{of} pairs, {text}{left}", file=sys.stderr)
+            note(f"{self.before + self.done}{of} pairs, {text}{left}")
 
 
 def _facts(summary: Summary, out: str, seconds: float) -> dict[str, Any]:
@@ -315,13 +312,10 @@ def _facts(summary: Summary, out: str, seconds: float) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    print(f"{facts['out']}: {facts['samples']} samples in {facts['shards']} shards")
+    say(f"{facts['out']}: {facts['samples']} samples in {facts['shards']} shards")
     sizes = ", ".join(f"{part} {size}" for part, size in facts["bytes_per_sample"].items())
-    print(f"bytes per sample: {sizes}")
+    say(f"bytes per sample: {sizes}")
     if facts["captions_cut"]:
-        print(f"{facts['captions_cut']} captions are longer than a teacher reads (embedded cut)")
+        say(f"{facts['captions_cut']} captions are longer than a teacher reads (embedded cut)")
     if facts["bad"]:
-        print(
-            f"{facts['bad']} pairs were left out; the .bad.jsonl files beside the shards say why",
-            file=sys.stderr,
-        )
+        note(f"{facts['bad']} pairs were left out; the .bad.jsonl files beside the shards say why")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pocketclip.cli.output import say
 from pocketclip.errors import DataError, PocketclipError
 
 
@@ -37,4 +38,4 @@ def show(
     page = sheet(found, Augmentation.from_config(config) if config else None, views=views)
     with storage.write_whole(str(out)) as temporary:
         page.save(temporary, "PNG" if out.suffix.lower() == ".png" else "JPEG")
-    print(f"{out}: {len(found)} samples")
+    say(f"{out}: {len(found)} samples")

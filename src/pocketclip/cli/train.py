@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketclip.cli.inputs import duration
+from pocketclip.cli.output import note, print_json, progress_bar, say
 from pocketclip.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ def train(
     torchrun --nproc-per-node 8 -m pocketclip.train mobileclip-b-datacompdr12m --data dr12m
     pocketclip train --list
     """
-    from pocketclip.cli.inputs import print_json
-
     recipes = _recipes()
     if list_recipes:
         _list(recipes, json)
@@ -94,7 +93,8 @@ def train(
         merged = chosen.data.model_copy(update={"source": source})
         chosen = chosen.model_copy(update={"data": merged})
     if show:
-        print(recipes.dump(chosen), end="")
+        for line in recipes.dump(chosen).rstrip("\n").split("\n"):
+            say(line)
         return
     out = out or Path("runs") / Path(recipe).stem
     summary = _run(chosen, out, resume, device, offline)
@@ -123,7 +123,6 @@ def _recipes() -> Any:
 
 
 def _list(recipes: Any, json: bool) -> None:
-    from pocketclip.cli.inputs import print_json
 
     found = {name: recipes.load_recipe(name) for name in recipes.names()}
     if json:
@@ -131,7 +130,7 @@ def _list(recipes: Any, json: bool) -> None:
         return
     width = max(map(len, found))
     for name, recipe in found.items():
-        print(f"{name:{width}}  {recipe.about}")
+        say(f"{name:{width}}  {recipe.about}")
 
 
 def _run(recipe: Recipe, out: Path, resume: str, device: str, offline: bool) -> Summary:
@@ -185,12 +184,14 @@ class Shown:
 
     def __enter__(self) -> Shown:
         if sys.stderr.isatty() and int(os.environ.get("RANK", "0")) == 0:
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-            from rich.progress import Progress as Bar
 
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}", markup=False),
+            )
+            self._bar = progress_bar(*columns)
             self._bar.start()
             self._task = self._bar.add_task("starting", total=None)
         return self
@@ -210,7 +211,7 @@ class Shown:
         now = time.monotonic()
         if now - self._last >= self.EVERY or record["step"] == record["steps"]:
             self._last = now
-            print(f"step {record['step']} of {record['steps']}: {text}", file=sys.stderr)
+            note(f"step {record['step']} of {record['steps']}: {text}")
 
 
 def describe(record: Mapping[str, Any]) -> str:
@@ -246,22 +247,15 @@ def _facts(summary: Summary) -> dict[str, Any]:
 
 def _print(summary: Summary, facts: Mapping[str, Any]) -> None:
     if summary.interrupted:
-        print(
+        note(
             f"stopped after step {summary.step} of {summary.steps}, saved in {summary.run}; the "
-            "same command goes on",
-            file=sys.stderr,
+            "same command goes on"
         )
         return
-    print(f"{summary.model}: {summary.samples} samples seen in {summary.steps} steps")
+    say(f"{summary.model}: {summary.samples} samples seen in {summary.steps} steps")
     if facts["best"]:
-        print(f"best: {facts['best']['main_metric']:.4f} after step {facts['best']['step']}")
+        say(f"best: {facts['best']['main_metric']:.4f} after step {facts['best']['step']}")
     if summary.skipped:
-        print(
-            f"{summary.skipped} samples could not be used and were replaced (named above)",
-            file=sys.stderr,
-        )
+        note(f"{summary.skipped} samples could not be used and were replaced (named above)")
     if summary.failed_evaluations:
-        print(
-            f"{summary.failed_evaluations} checkpoints could not be scored (see above)",
-            file=sys.stderr,
-        )
+        note(f"{summary.failed_evaluations} checkpoints could not be scored (see above)")

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import __version__, devices, zoo
-from pocketclip.errors import DriftError, ExportError, MissingDependencyError
+from pocketclip.errors import DriftError, ExportError, ImageError, MissingDependencyError
+from pocketclip.escaping import escape_surrogates
 from pocketclip.export import quantize, verify
 from pocketclip.export.towers import Pixels, Towers, prepare
 from pocketclip.files import refuse_others, write_whole_folder
@@ -117,7 +118,13 @@ def export(
     towers = prepare(model, normalize=normalize, pixels=pixels, widen=widen)
     examples = None
     if precision in ("int8", "pal6"):
-        examples = _examples(towers, calibration or wanted.photos, wanted)
+        examples = _examples(towers, calibration or wanted.photos, wanted, say)
+        readable = len(examples["image"])
+        if not readable:
+            raise ExportError("none of the photographs to calibrate with can be read")
+        if readable < len(calibration):
+            check(target, precision, place, preprocessing=preprocessing, calibration=readable,
+                  labelled=accuracy is not None, **options)  # fmt: skip
     about = {
         "pocketclip": __version__,
         "space_id": model.space_id,
@@ -226,6 +233,8 @@ def check(
             "a coreml bundle cannot be executed here, so no accuracy can be measured: leave "
             "--labelled out"
         )
+    if escape_surrogates(str(place.absolute())) != str(place.absolute()):
+        raise ExportError(f"{place}: the runtimes open no path that is not UTF-8; name another")
     refuse_others(place, own_files, ExportError)
     module.package()
     if target == "openvino" and precision == "int8" and importlib.util.find_spec("nncf") is None:
@@ -305,9 +314,15 @@ class _Made:
 
 
 def _examples(
-    towers: Towers, calibration: Sequence[Any], wanted: verify.Reference
+    towers: Towers,
+    calibration: Sequence[Any],
+    wanted: verify.Reference,
+    say: Say = lambda _text: None,
 ) -> dict[str, list[NDArray[Any]]]:
-    """Return what int8 is calibrated with: rows for the image tower, rows for the text tower."""
+    """Return what int8 is calibrated with: rows for the image tower, rows for the text tower.
+
+    Photographs that cannot be read are named and left out.
+    """
     preprocess = Preprocess(towers.config.preprocess)
 
     def pixels(photo: Any) -> NDArray[Any]:
@@ -317,7 +332,13 @@ def _examples(
 
     texts = [*wanted.captions, *_TEXTS]
     ids = Tokenizer(warn=False)(texts, towers.config.text.context_length)
-    return {"image": [pixels(photo) for photo in calibration], "text": [row[None] for row in ids]}
+    images = []
+    for photo in calibration:
+        try:
+            images.append(pixels(photo))
+        except ImageError as error:
+            say(f"skipped: {error}")
+    return {"image": images, "text": [row[None] for row in ids]}
 
 
 def _unwritten(folder: Path, about: Mapping[str, Any], verification: Mapping[str, Any]) -> Bundle:

@@ -82,7 +82,9 @@ def write_index(folder: str, index: Index) -> None:
         StorageError: the place cannot be written to.
     """
     text = json.dumps(asdict(index), ensure_ascii=False, indent=1, allow_nan=False)
-    storage.write_bytes(storage.join(folder, NAME), text.encode() + b"\n")
+    storage.write_bytes(
+        storage.join(folder, NAME), text.encode("utf-8", "backslashreplace") + b"\n"
+    )
 
 
 def read_index(folder: str, *, others: bool = True) -> Index | None:
@@ -232,8 +234,9 @@ def _list(data: dict[str, Any], key: str) -> list[Any]:
 def _json(path: str) -> dict[str, Any]:
     try:
         data = load_json(
-            storage.read_bytes(path), what="it", max_bytes=_LARGEST, max_memory=_LARGEST_IN_MEMORY
-        )
+            storage.read_bytes(path), what="it", max_bytes=_LARGEST, max_memory=_LARGEST_IN_MEMORY,
+            surrogates=True,  # `write_index` writes names of files
+        )  # fmt: skip
         return typed(data, dict, what="it")
     except ParseError as error:
         raise DataError(f"{path} is damaged: {error}") from error

@@ -271,7 +271,7 @@ def _state(out: str, identity: str) -> JoinReport | None:
     state: dict[str, Any] = {}
     if storage.exists(path):
         with contextlib.suppress(ValueError):
-            state = load_json(storage.read_bytes(path), what=path)
+            state = load_json(storage.read_bytes(path), what=path, surrogates=True)
     elif storage.list_files(out, (*SUFFIXES, NAME)):
         raise DataError(f"{out} holds shards of another origin; give another --out")
     if state and state.get("config_hash") != identity:
@@ -287,7 +287,7 @@ def _state(out: str, identity: str) -> JoinReport | None:
 def _write_state(out: str, identity: str, report: JoinReport | None) -> None:
     state = {"config_hash": identity, "report": None if report is None else asdict(report)}
     text = json.dumps(state, ensure_ascii=False, indent=1) + "\n"
-    storage.write_bytes(storage.join(out, STATE), text.encode())
+    storage.write_bytes(storage.join(out, STATE), text.encode("utf-8", "backslashreplace"))
 
 
 def _read_notes(path: str) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,132 @@
+"""Embeddings in a file, with the names of their inputs.
+
+    write_vectors("photos.npy", embeddings, names, {"space_id": encoder.space_id})
+    embeddings, about = read_vectors("photos.npy")
+
+Shapes: N inputs, D embedding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketclip.errors import DataError, MissingDependencyError, ParseError, PocketclipError
+from pocketclip.escaping import dump_json, escape_surrogates
+from pocketclip.files import check_writable, digest, remove_abandoned, write_whole
+from pocketclip.parsing import field, items, read_json, typed
+from pocketclip.types import Embeddings
+
+SUFFIXES = (".npy", ".parquet")
+
+
+def prepare_vectors(path: str | os.PathLike[str]) -> None:
+    """Find out, before any work, whether `write_vectors` will be able to write to `path`.
+
+    Temporary files that killed processes left beside it are removed.
+
+    Raises:
+        PocketclipError: the suffix is neither `.npy` nor `.parquet`, or the folder does not exist.
+        MissingDependencyError: parquet, and pyarrow is not installed.
+        OSError: the place cannot be written to; the error names the file.
+    """
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise PocketclipError(f"{target}: write to a .npy or .parquet file")
+    if not target.absolute().parent.is_dir():
+        raise PocketclipError(f"{target}: the folder does not exist")
+    if target.suffix == ".parquet":
+        _pyarrow()
+    else:
+        check_writable(sidecar_of(target))
+    check_writable(target)
+    remove_abandoned(target.absolute().parent)
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return the file beside a .npy file that names the inputs."""
+    return path.with_name(path.name + ".json")
+
+
+def write_vectors(
+    path: str | os.PathLike[str],
+    embeddings: Embeddings,
+    inputs: Sequence[str],
+    about: Mapping[str, Any],
+) -> None:
+    """Write embeddings (N, D), the names of the N inputs, and facts about them.
+
+    A .parquet file holds all of it, in columns `input` and `embedding`. A .npy file holds float32
+    (N, D); `PATH.json` beside it holds the facts, `inputs`, and `sha256`, the hash of the .npy
+    file. Of two files one is replaced before the other; the hash tells whether they belong
+    together. Each file is written whole or not at all.
+
+    Bytes of a name that are not UTF-8 are lone surrogates in `inputs`; the JSON file keeps them
+    (as `\\udcff`, so that `os.fsencode` gives the bytes), parquet has the six characters instead.
+
+    Raises:
+        PocketclipError, MissingDependencyError, OSError: see `prepare_vectors`.
+    """
+    target = Path(path)
+    if target.suffix == ".parquet":
+        pa, parquet = _pyarrow()
+        rows = pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(embeddings).ravel()), embeddings.shape[1]
+        )
+        names = pa.array([escape_surrogates(name) for name in inputs], pa.string())
+        table = pa.table({"input": names, "embedding": rows})
+        facts = {f"pocketclip.{key}": escape_surrogates(str(v)) for key, v in about.items()}
+        # Through a handle: pyarrow takes no path that is not UTF-8.
+        with write_whole(target) as temporary, temporary.open("wb") as handle:
+            parquet.write_table(table.replace_schema_metadata(facts), handle)
+        return
+    with write_whole(sidecar_of(target)) as facts_file, write_whole(target) as vectors:
+        with vectors.open("wb") as handle:
+            np.save(handle, embeddings)
+        sidecar = {**about, "sha256": digest(vectors), "inputs": list(inputs)}
+        facts_file.write_text(dump_json(sidecar, indent=1) + "\n", "utf-8")
+
+
+def read_vectors(path: str | os.PathLike[str]) -> tuple[Embeddings, dict[str, Any]]:
+    """Return embeddings (N, D) from a .npy file, and the facts and `inputs` from beside it.
+
+    Raises:
+        DataError: the two files are damaged or do not belong together.
+        OSError: one cannot be read.
+    """
+    target = Path(path)
+    sidecar = sidecar_of(target)
+    try:
+        raw = read_json(sidecar, max_bytes=256 << 20, surrogates=True)
+        about: dict[str, Any] = typed(raw, dict, what=str(sidecar))
+        inputs = items(about, "inputs", str, what=str(sidecar))
+        wanted = field(about, "sha256", str, what=str(sidecar))
+    except ParseError as error:
+        raise DataError(f"{error}: it does not name the inputs of {target.name}") from error
+    if digest(target) != wanted:
+        raise DataError(
+            f"{target} and {sidecar.name} do not belong together (one was written without the "
+            "other): make them again"
+        )
+    try:
+        embeddings = np.load(target, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{target} is no .npy file of embeddings ({error})") from error
+    if embeddings.ndim != 2 or len(inputs) != len(embeddings):
+        raise DataError(f"{sidecar} names another number of inputs than {target.name} has rows")
+    return embeddings, about
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "writing parquet needs pyarrow: pip install 'pocketclip[parquet]'"
+        ) from error
+    return pyarrow, pyarrow.parquet

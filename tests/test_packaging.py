@@ -1,0 +1,84 @@
+"""What is declared: the versions that the base install accepts, and the names it offers."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("packaging")
+from packaging.requirements import Requirement
+
+import pocketclip
+from tests.lowest import base_requirements, lowest
+
+MODULES = {m.name for m in pkgutil.iter_modules(pocketclip.__path__) if m.name[0] != "_"}
+
+
+def test_the_base_install_declares_its_lowest_versions():
+    pins = lowest(base_requirements())
+    assert {pin.partition("==")[0] for pin in pins} == {
+        "numpy", "pillow", "tokenizers", "ftfy", "huggingface_hub", "safetensors", "typer", "rich",
+        "onnxruntime",
+    }  # fmt: skip
+    for pin, one in zip(pins, base_requirements(), strict=True):
+        assert one.specifier.contains(pin.partition("==")[2])
+
+
+def test_a_requirement_without_a_lowest_version_is_refused():
+    assert lowest([Requirement("a>=1.2,!=1.3")]) == ["a==1.2"]
+    for text in ("a", "a<2", "a!=1"):
+        with pytest.raises(ValueError, match="declare the lowest version"):
+            lowest([Requirement(text)])
+
+
+def test_versions_of_typer_that_do_not_work_are_refused():
+    """0.12 shows the version for every verb, up to 0.15.3 --help fails with today's click."""
+    [typer] = [one for one in base_requirements() if one.name == "typer"]
+    for version in ("0.12.0", "0.12.5", "0.13.1", "0.14.0", "0.15.3", "0.17.0", "0.17.3"):
+        assert not typer.specifier.contains(version), version
+    for version in ("0.15.4", "0.16.0", "0.17.5", "0.18.0", "0.29.2"):
+        assert typer.specifier.contains(version), version
+
+
+def test_every_module_opens_from_the_front_door():
+    """In a new process, in which none is imported yet."""
+    code = (
+        "import pkgutil, pocketclip\n"
+        "from pocketclip.errors import MissingDependencyError\n"
+        "for module in pkgutil.iter_modules(pocketclip.__path__):\n"
+        "    if module.name[0] != '_':\n"
+        "        assert module.name in dir(pocketclip), module.name\n"
+        "        try: assert getattr(pocketclip, module.name).__name__.startswith('pocketclip.')\n"
+        "        except MissingDependencyError as error: assert 'pip install' in str(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("nothing", "_nothing", "__wrapped__"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(pocketclip, name)
+
+
+def test_type_checkers_see_every_name():
+    tree = ast.parse(Path(pocketclip.__file__).read_text("utf-8"))
+    [block] = [
+        node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node)
+    ]
+    seen = {
+        alias.asname or alias.name: (node.module, alias.asname)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    modules = {name for name, (home, _) in seen.items() if home == "pocketclip"}
+    assert modules == MODULES, "add the module to src/pocketclip/__init__.py"
+    assert all(seen[name][1] == name for name in modules)  # `as` makes it public to mypy
+    functions = set(pocketclip.__all__) - {"__version__"}
+    assert set(seen) - modules == functions
+    assert {name: seen[name][0] for name in functions} == pocketclip._HOMES
+    assert resources.files("pocketclip").joinpath("py.typed").is_file()
