@@ -336,8 +336,8 @@ def own_files(folder: Path) -> set[str]:
     A folder with nothing but these may be replaced by another checkpoint.
     """
     try:
-        raw = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        raw = read_json(folder / CONFIG)
+    except (OSError, ValueError):
         return set()
     ours = isinstance(raw, dict) and raw.get("format") == "pocketclip"
     return {CONFIG, WEIGHTS} if ours else set()

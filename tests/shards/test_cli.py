@@ -44,6 +44,8 @@ def test_join_by_url(tmp_path, web):
     assert json.loads(done.stdout)["samples"] == 0
     assert "--allow-private" in (tmp_path / "out" / "unmatched.jsonl").read_text("utf-8")
     assert not web.asked
+    assert "other sets or settings" in run(*command, "--allow-private").stderr
+    command[4] = tmp_path / "other"
     done = run(*command, "--allow-private")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["samples"] == 1

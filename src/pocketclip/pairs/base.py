@@ -89,7 +89,8 @@ class PairOptions:
             dict(self.where),
         ]
         taken += [self.meta_columns, self.delimiter, self.columns, self.quotes]
-        return json.dumps([*taken, self.fetch_missing], sort_keys=True, default=str)
+        private = ["private"] if self.fetch.allow_private else []
+        return json.dumps([*taken, self.fetch_missing, *private], sort_keys=True, default=str)
 
 
 @dataclass

@@ -22,8 +22,8 @@ from pocketclip.shards.writer import ShardStats
 VERSION = 1
 NAME = "index.json"
 PUBLISHED_NAME = "config.json"
-_LARGEST = 256 << 20  # of a set of half a million shards
-_LARGEST_IN_MEMORY = 768 << 20
+_LARGEST = 128 << 20  # of a set of some 200,000 shards
+_LARGEST_IN_MEMORY = 448 << 20
 _WIDEST = 1 << 20
 _LARGEST_COUNT = 1 << 62
 

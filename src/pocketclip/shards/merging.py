@@ -116,6 +116,8 @@ class FetchShard:
         name = name_of(path)
         self.name = name.partition(".")[0]
         self.fingerprint = f"fetched:{name}:{storage.size(path)}"
+        if options.allow_private:  # a set that was fetched without is not complete
+            self.fingerprint += ":private"
 
     def __iter__(self) -> Iterator[Pair | Bad]:
         """Yield a pair, or why there is none, for each sample, in order."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from pocketclip import locks, storage
 from pocketclip.errors import DataError, StorageError
 from pocketclip.files import digest, remove_abandoned, write_whole
+from pocketclip.parsing import read_json
 
 CACHE_BYTES = 50 << 30
 """The shards of object stores that are kept at a time, about."""
@@ -134,7 +135,7 @@ def _state(target: Path) -> list[int]:
 def _is_whole(target: Path, size: int, sha256: str) -> bool:
     """Return whether the file is here, as it was fetched; it is hashed only if it was touched."""
     try:
-        noted = json.loads(target.with_suffix(".lock").read_text("utf-8"))
+        noted = read_json(target.with_suffix(".lock"))
         known, state = str(noted["sha256"]), noted["file"]
     except (OSError, ValueError, KeyError, TypeError):
         known, state = sha256, None
