@@ -9,6 +9,7 @@ import pytest
 
 from pocketclip import Encoder
 from pocketclip.errors import BundleError, ChangedBundleError, PocketclipError
+from pocketclip.files import refuse_others
 from pocketclip.infer import bundle as module
 from pocketclip.infer.bundle import is_bundle, read
 from tests.bundles import manifest, model, rewritten
@@ -241,3 +242,25 @@ def test_a_pointer_of_git_lfs_is_named(folder, name):
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(BundleError, match=rf"{name} is a git-LFS pointer.*git lfs pull"):
         read(folder).check()
+
+
+def test_a_bundle_that_a_killed_process_moved_aside_is_read(exported, tmp_path, caplog):
+    shutil.copytree(exported(), tmp_path / ".b.123.abcd.old")
+    assert is_bundle(tmp_path / "b")
+    assert read(tmp_path / "b").folder == tmp_path / "b"
+    assert "was put back" in caplog.text
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("other", ["thesis.txt", "notes/", "image.onnx.bak"])
+def test_a_folder_with_anything_but_a_bundle_is_not_replaced(exported, tmp_path, other):
+    target = tmp_path / "b"
+    shutil.copytree(exported(), target)
+    refuse_others(target, module.own_files)
+    if other.endswith("/"):
+        (target / other).mkdir()
+    else:
+        (target / other).write_text("mine")
+    with pytest.raises(PocketclipError, match=r"holds other files.*would be lost"):
+        refuse_others(target, module.own_files)
+    assert (target / other).exists()
