@@ -425,3 +425,10 @@ def test_a_folder_is_chosen_from_as_the_hub_is():
     for folder in ("both", "MobileCLIP2-S0", "MobileCLIP-S1-OpenCLIP"):
         names = [path.name for path in Path(folder).iterdir() if path.name[0] != "."]
         assert weights_in(Path(folder)).name == hub.choose_weights(names)
+
+
+def test_published_models_whatever_is_here():
+    source = resolve.published_model("MobileCLIP2_S2")
+    assert source.repos == ("apple/MobileCLIP2-S2", "timm/MobileCLIP2-S2-OpenCLIP")
+    with pytest.raises(CheckpointError, match="random:tiny"):
+        resolve.published_model("tiny")

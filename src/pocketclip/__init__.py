@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         preprocess as preprocess,
         quickstart as quickstart,
         reinforce as reinforce,
+        resolve as resolve,
         shards as shards,
         storage as storage,
         stores as stores,

@@ -19,6 +19,7 @@ from pocketclip.nn.reparam import fuse
 from pocketclip.nn.space import architecture
 from pocketclip.nn.vit import ViT
 from pocketclip.preprocess import Preprocess
+from pocketclip.resolve import published_model
 from pocketclip.tokenizer import Tokenizer
 
 # open_clip names published weights by tags. Each belongs to one set of weights of ours.
@@ -126,8 +127,7 @@ def _published_name(name: str, pretrained: str | os.PathLike[str]) -> str | None
 def _load(name: str, pretrained: str | os.PathLike[str]) -> CLIP:
     published = _published_name(name, pretrained)
     if published is not None:
-        hub = zoo.entry(published).hub[0]
-        return checkpoint.load(f"hf-hub:{hub}", published)
+        return checkpoint.load(published_model(published))
     try:
         return checkpoint.load(pretrained, name)
     except UnknownModelError as error:

@@ -111,6 +111,23 @@ def resolve_model(
     return _with_revision(source, revision)
 
 
+def published_model(name: str) -> ModelSource:
+    """Return the published weights of a model of the zoo, whatever there is on the disk.
+
+    Raises:
+        CheckpointError: it has none.
+        UnknownModelError: no such model.
+    """
+    name = zoo.resolve(name)
+    repos = zoo.ZOO[name].hub
+    if not repos:
+        raise CheckpointError(
+            f"{name} has no published weights: give a checkpoint folder or {name}=FILE, or "
+            f"random:{name} to try things out with random weights"
+        )
+    return ModelSource(text=name, kind="hub", target=name, repos=repos, model=name, label=name)
+
+
 def absolute(text: str) -> str:
     """Return a MODEL argument of teachers so that it means the same in every folder here.
 
@@ -433,13 +450,7 @@ def _by_name(text: str) -> ModelSource:
         name = zoo.resolve(text)
     except UnknownModelError as error:
         raise UnknownModelError(f"{error} (nor is there such a file or folder)") from None
-    repos = zoo.ZOO[name].hub
-    if not repos:
-        raise CheckpointError(
-            f"{name} has no published weights: give a checkpoint folder or {name}=FILE, or "
-            f"random:{name} to try things out with random weights"
-        )
-    return ModelSource(text=text, kind="hub", target=text, repos=repos, model=name, label=text)
+    return replace(published_model(name), text=text, target=text, label=text)
 
 
 def _with_revision(source: ModelSource, revision: str | None) -> ModelSource:
