@@ -115,6 +115,8 @@ SMALL = {"model": {"name": "tiny"}, "steps": 5, "batch_size": 8}
             "nothing would be learnt",
         ),
         (["batch_size=1"], "batch_size: .* must be 2 or more"),
+        (["optimizer.lr=1e300"], "optimizer.lr: 1e\\+300 is beyond what float32"),
+        (["loss.weights=[1, 1e200]"], "loss.weights: 1e\\+200 is beyond"),
         (["loss.weights=[0, 1]", "loss.teacher_dims=[0, 12]"], "a width is 1 or more, not 0"),
         (["loss.weights=[0, 1]", "loss.teacher_scales=[-1, 3]"], "a scale is above 0, not -1"),
         (

@@ -27,6 +27,7 @@ _MOST_WORKERS = 1024
 _DEEPEST_KEY = 8
 
 WARMUP = 1000
+_LARGEST = 1e30
 VOCABULARY = 49_408
 """The tokenizer's ids, the two special ones included."""
 
@@ -35,6 +36,14 @@ class Section(BaseModel):
     """A part of a recipe: unknown fields are errors, and nothing changes after it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _computable(cls, value: Any) -> Any:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and abs(number) > _LARGEST:
+                raise ValueError(f"{number:g} is beyond what float32 computes with")
+        return value
 
 
 class ModelSection(Section):
