@@ -424,7 +424,7 @@ def environment(*, offline: bool) -> Iterator[None]:
     Args:
         offline: allow no request.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
     endpoint = _endpoint()
     values = {
@@ -434,14 +434,30 @@ def environment(*, offline: bool) -> Iterator[None]:
         "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
     }
     with _LOCK, _without_xet():
-        before = {name: getattr(constants, name) for name in values if hasattr(constants, name)}
-        for name in before:
-            setattr(constants, name, values[name])
+        before = [
+            (module, name, getattr(module, name))
+            for module in (constants, file_download)  # older versions have copies in the latter
+            for name in values
+            if hasattr(module, name)
+        ]
+        for module, name, _ in before:
+            setattr(module, name, values[name])
+        _reset_sessions()
         try:
             yield
         finally:
-            for name, value in before.items():
-                setattr(constants, name, value)
+            for module, name, value in before:
+                setattr(module, name, value)
+            _reset_sessions()
+
+
+def _reset_sessions() -> None:
+    # Versions before 1.0 decide when a session is made whether it may use the network, and keep it.
+    from huggingface_hub import utils
+
+    reset = getattr(utils, "reset_sessions", None)
+    if reset is not None:
+        reset()
 
 
 @contextlib.contextmanager

@@ -124,6 +124,7 @@ def grocery():
     """Image and text embeddings (2640, 512) of a real set, in random order."""
     if not (SHARED / "grocery-dr").is_dir():
         pytest.skip("needs ../shared/data/grocery-dr")
+    pytest.importorskip("torch", reason="the set's bfloat16 embeddings are read with torch")
     image, text = [], []
     for number, one in enumerate(shards.read(SHARED / "grocery-dr")):
         image.append(one.embeddings["image_emb"][number % 5])
