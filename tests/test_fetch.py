@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import gc
+import socket
 import sys
 import threading
 import time
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 
 from pocketclip.errors import ConfigError, MissingDependencyError, StorageError
-from pocketclip.fetch import FetchOptions, fetch_many
+from pocketclip.fetch import Fetcher, FetchOptions, fetch_many
 from tests.image_server import ImageServer
 
 
@@ -69,6 +72,28 @@ def test_leaving_early_does_not_wait(web: ImageServer) -> None:
     started = time.monotonic()
     results.close()
     assert time.monotonic() - started < 5  # the time limit of a drip is 60 s
+
+
+@pytest.mark.parametrize("rounds", range(12))
+def test_leaving_while_it_connects(rounds: int) -> None:
+    """Stop after so many rounds of the event loop: one of them is when a connection begins."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a"
+        fetcher = Fetcher(hasty(retries=0))
+
+        async def stop() -> list[asyncio.Task[bytes | str]]:
+            tasks = [asyncio.ensure_future(fetcher._fetch(url)) for _ in range(3)]
+            for _ in range(rounds + 1):
+                await asyncio.sleep(0)
+            await fetcher._stop()
+            return tasks
+
+        tasks = asyncio.run_coroutine_threadsafe(stop(), fetcher._loop).result(20)
+        fetcher.close()
+    assert all(task.cancelled() for task in tasks)
+    gc.collect()  # a coroutine that nobody awaited warns when it is collected
 
 
 @pytest.mark.parametrize(

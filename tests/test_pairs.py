@@ -995,3 +995,49 @@ def test_the_images_of_img2dataset(tmp_path: Path) -> None:
     assert brief(read(folder)) == {"00000_000000000": JPEG, "00000_000000001": JPEG}
     assert len(read(folder / "00000")) == 2
     assert len(open_pairs(str(folder / "00000.parquet"))) == 1  # by its own name, the table
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tar"])
+def test_where_knows_numbers(photos: Path, name: str) -> None:
+    """3.0 is 3, as pandas writes whole numbers of a column that has empty cells."""
+    values = [3, 3.0, "3.0", None, "None", 30]
+    image = (photos / "0.jpg").read_bytes()
+    rows = [{"image": "0.jpg", "caption": str(i), "n": n} for i, n in enumerate(values)]
+    if name == "a.tar":
+        files = [
+            (f"{i}.{suffix}", data)
+            for i, row in enumerate(rows)
+            for suffix, data in (("jpg", image), ("json", json.dumps(row).encode()))
+        ]
+        with tarfile.open(photos / name, "w") as tar:
+            for path, data in files:
+                facts = tarfile.TarInfo(path)
+                facts.size = len(data)
+                tar.addfile(facts, io.BytesIO(data))
+    elif name == "a.jsonl":
+        (photos / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = [f"0.jpg,{i},{'' if n is None else n}" for i, n in enumerate(values)]
+        (photos / name).write_text("\n".join(["image,caption,n", *lines]) + "\n")
+
+    def taken(wanted: object) -> list[str]:
+        pairs = read(photos / name, where={"n": wanted})
+        return [pair.captions["text"][0] for pair in pairs if isinstance(pair, Pair)]
+
+    for wanted in (3, "3", "3.0", 3.0):
+        assert taken(wanted) == ["0", "1", "2"]
+    assert taken("") == ["3"]
+    assert taken("None") == ["4"]
+
+
+def test_a_caption_file_that_is_too_large_is_one_bad_pair(photos: Path) -> None:
+    (photos / "set").mkdir()
+    for stem in ("a", "b"):
+        (photos / "set" / f"{stem}.jpg").write_bytes((photos / "0.jpg").read_bytes())
+    (photos / "set" / "a.txt").write_text("a dog")
+    with (photos / "set" / "b.txt").open("wb") as stream:
+        stream.truncate(6 << 30)  # takes no room on the disk
+    good, bad = read(photos / "set")
+    assert isinstance(good, Pair)
+    assert isinstance(bad, Bad)
+    assert bad.reason == "b.txt is larger than 16,777,216 bytes"

@@ -366,3 +366,19 @@ def test_a_pipe_or_device_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(StorageError, match="a pipe, socket or device, not a file"):
         storage.open_read(str(tmp_path / name))
+
+
+def test_not_more_is_read_than_the_limit(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as stream:
+        stream.truncate(storage.MAX_BYTES + 1)
+    with pytest.raises(StorageError, match="large: larger than 268,435,456 bytes"):
+        storage.read_bytes(str(large))
+    large.write_bytes(b"1234")
+    assert storage.read_bytes(str(large), max_bytes=4) == b"1234"
+    with pytest.raises(StorageError, match="larger than 3 bytes"):
+        storage.read_bytes(str(large), max_bytes=3)
+    with pytest.raises(StorageError, match="larger than 5 bytes"):
+        storage.read_bytes("/dev/zero", max_bytes=5)
+    with pytest.raises(StorageError, match="a pipe or a device"):
+        storage.read_bytes("/dev/zero", max_bytes=5, regular=True)

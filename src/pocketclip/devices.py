@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+_MOST_THREADS = 1024
+
 
 def place(device: str) -> torch.device:
     """Return the device of a name; `auto` is a CUDA device if there is one, else Apple's `mps`.
@@ -53,12 +55,30 @@ def number_type(precision: str, device: torch.device) -> torch.dtype:
     return getattr(torch, precision)
 
 
+def check_threads(count: int | None) -> None:
+    """Refuse a number of threads that would only use up the machine's.
+
+    Raises:
+        ConfigError: `count` is above 1,024.
+        ValueError: it is below 1.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"threads must be at least 1, not {count}")
+    if count is not None and count > _MOST_THREADS:
+        raise ConfigError(
+            f"threads is {count:,}; {_MOST_THREADS:,} is the most, and the number of cores "
+            f"({cores()}) is usually the best"
+        )
+
+
 def set_threads(count: int) -> None:
     """Let torch use `count` threads of the processor, in this whole process.
 
     Raises:
+        ConfigError, ValueError: see `check_threads`.
         MissingDependencyError: torch is not installed.
     """
+    check_threads(count)
     need_torch().set_num_threads(count)
 
 

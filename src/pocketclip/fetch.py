@@ -83,6 +83,28 @@ class _FailedError(Exception):
         self.pause = pause
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that can close what is still connected.
+
+    anyio drops a connection that is made at the moment when its task is cancelled.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connected: set[asyncio.Transport] = set()
+
+    async def create_connection(self, *args: Any, **options: Any) -> Any:
+        made = await super().create_connection(*args, **options)
+        self._connected = {one for one in self._connected if not one.is_closing()}
+        self._connected.add(made[0])
+        return made
+
+    async def disconnect(self) -> None:
+        for transport in self._connected:
+            transport.abort()
+        await asyncio.sleep(0)  # in which they are closed
+
+
 class Fetcher:
     """A client with a thread of its own; URLs go in, futures of bytes or a reason come out.
 
@@ -96,8 +118,9 @@ class Fetcher:
     def __init__(self, options: FetchOptions) -> None:
         self._options = options
         self._client = _client(options)
-        self._loop = asyncio.new_event_loop()
+        self._loop = _Loop()
         self._free = asyncio.Semaphore(options.concurrency)
+        self._running: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
@@ -127,14 +150,26 @@ class Fetcher:
         self.close()
 
     async def _stop(self) -> None:
-        # Again, as one that connects may have begun a task of its own in the meantime.
-        while tasks := asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}:
-            for task in tasks:
+        # Only our own tasks. anyio begins tasks to connect, and ends them itself; one of its tasks
+        # that is cancelled before its first step leaves a coroutine that was never awaited.
+        while running := set(self._running):
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Again after a second: a time limit that ends just now may hide a cancellation.
+            await asyncio.wait(running, timeout=1)
         await self._client.aclose()
+        await self._loop.disconnect()
 
     async def _fetch(self, url: str) -> bytes | str:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            return await self._fetch_patiently(url)
+        finally:
+            self._running.discard(task)
+
+    async def _fetch_patiently(self, url: str) -> bytes | str:
         options = self._options
         async with self._free:
             for attempt in range(options.retries + 1):

@@ -213,6 +213,18 @@ def load_yaml(
     return value
 
 
+def read_yaml(path: str | Path, *, what: str = "") -> Any:
+    """Return the value of a local YAML file, as `load_yaml` does.
+
+    Raises:
+        ParseError: as `load_yaml`, beginning with the path unless there is `what`.
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as stream:
+        data = stream.read(MAX_YAML_BYTES + 1)
+    return load_yaml(data, what=what or str(path))
+
+
 def dump_yaml(value: Any) -> str:
     """Return a value of JSON's types as YAML; `load_yaml` returns an equal value."""
     import yaml

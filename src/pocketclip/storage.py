@@ -32,6 +32,8 @@ from pocketclip.photos import is_hidden, walk_files
 from pocketclip.stores import RemoteFile, connect, explained, missing_bucket, put, with_scheme
 from pocketclip.temporary import scratch_folder
 
+MAX_BYTES = 1 << 28
+"""The largest local file that is read whole: 256 MiB."""
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
@@ -177,12 +179,13 @@ def open_read(path: str) -> BinaryIO:
         return io.BufferedReader(RemoteFile(path, fs, name), 1 << 20)
 
 
-def read_bytes(path: str, *, max_bytes: int | None = None) -> bytes:
+def read_bytes(path: str, *, max_bytes: int = MAX_BYTES, regular: bool = False) -> bytes:
     """Return the whole file at `path`.
 
     Args:
         path: local, or of an object store.
-        max_bytes: a larger local file is refused, and so is what has no size: a pipe, a device.
+        max_bytes: a larger local file is refused; not more of it is read.
+        regular: refuse what is local and has no size, a pipe or a device, instead of reading it.
 
     Raises:
         StorageError: it is missing, cannot be reached, or is refused.
@@ -190,13 +193,16 @@ def read_bytes(path: str, *, max_bytes: int | None = None) -> bytes:
     if not is_remote(path):
         with explained(path, "read"):
             place = _local(path)
-            if max_bytes is not None:
-                facts = place.stat()
-                if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
-                    raise StorageError(f"{path}: this is a pipe or a device, not a file")
-                if facts.st_size > max_bytes and not stat.S_ISDIR(facts.st_mode):
-                    raise StorageError(f"{path}: larger than {max_bytes:,} bytes")
-            return place.read_bytes()
+            facts = place.stat()
+            if regular and not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+                raise StorageError(f"{path}: this is a pipe or a device, not a file")
+            data = b""
+            if facts.st_size <= max_bytes or stat.S_ISDIR(facts.st_mode):
+                with place.open("rb") as stream:
+                    data = stream.read(max_bytes + 1)
+            if max(facts.st_size, len(data)) > max_bytes:
+                raise StorageError(f"{path}: larger than {max_bytes:,} bytes")
+            return data
     fs, name = connect(path)
     with explained(path, "read", fs, name):
         return cast(bytes, fs.cat_file(name))

@@ -235,3 +235,16 @@ def test_vectors_with_another_number_of_names(tmp_path):
     (tmp_path / "x.npy.json").write_text(json.dumps(about))
     with pytest.raises(PocketclipError, match="another number"):
         read_vectors(tmp_path / "x.npy")
+
+
+def test_a_text_file_that_is_too_large_is_one_line(tmp_path):
+    texts = tmp_path / "texts.txt"
+    with texts.open("wb") as stream:
+        stream.truncate(6 << 30)  # takes no room on the disk
+    for args in (
+        ["embed", texts, "--out", tmp_path / "e.npy"],
+        ["classify", PHOTO, "--labels-file", texts],
+    ):
+        done = inside.run(*args, "--model", "random:tiny")
+        assert done.returncode == 2
+        assert "texts.txt is larger than 268,435,456 bytes; split it into parts" in done.stderr

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
 import types
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from pocketclip.cli.main import _optional_values
 from pocketclip.cli.reinforce import Progress
 from pocketclip.pairs import PairOptions, open_pairs
+from tests.cli.inside import run
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 FLAGS = ["--teacher", "random:tiny", "--augmentations", "2", "--workers", "0"]
@@ -122,3 +125,27 @@ def test_a_line_a_minute_where_there_is_no_terminal(table, capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "1 of 2 shards are finished already"
     assert lines[1:] == ["3 of 4 pairs, 0.0 pairs/s, 1 bad, about 0 min 30 s left"]
+
+
+def write_tar(path, *, files):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            facts = tarfile.TarInfo(name)
+            facts.size = len(data)
+            tar.addfile(facts, io.BytesIO(data))
+
+
+def test_a_run_that_makes_nothing_is_no_success(tmp_path):
+    write_tar(tmp_path / "empty.tar", files={})
+    for attempt in range(2):  # its shard is finished the second time
+        done = run("reinforce", tmp_path / "empty.tar", "--out", tmp_path / "dr", *FLAGS)
+        assert (attempt, done.returncode) == (attempt, 2)
+        assert "1 pairs were left out" in done.stderr
+    photo = (PHOTOS / "pairs.csv").parent.glob("*.jpg")
+    files = {"0.jpg": next(photo).read_bytes(), "0.txt": b"a dog", "0.json": b'{"split": "a"}'}
+    write_tar(tmp_path / "some.tar", files=files)
+    for column in ("splt=a", "split=b"):
+        flags = [*FLAGS, "--where", column]
+        done = run("reinforce", tmp_path / "some.tar", "--out", tmp_path / column, *flags)
+        assert done.returncode == 2
+        assert "no pair was taken: none has the values that --where asks for" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, PocketclipError
 from pocketclip.evaluate.data import DataOptions, Puzzle, find
 from pocketclip.evaluate.tasks import Task, find_task
 from tests.evaluate.sets import (
@@ -414,3 +414,25 @@ def test_a_table_in_an_object_store(s3, tmp_path):
     assert [e.image for e in data][1] == "s3://bucket/sets/in/b.jpg"
     assert next(iter(data)).name == "s3://bucket/sets/own.csv row 2"
     assert data.total == 3
+
+
+@pytest.mark.parametrize("name", ["large.jsonl", "large.json", "large.csv"])
+def test_tables_that_are_one_long_line(tmp_path, name):
+    with (tmp_path / name).open("wb") as stream:
+        if name.endswith("csv"):
+            stream.write(b"image,label\n")
+        stream.truncate(2 << 30)  # takes no room on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(PocketclipError, match="larger than"):
+            find(OWN, str(tmp_path / name), DataOptions())
+        assert tracemalloc.get_traced_memory()[1] < 600 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_numbers_to_choose_rows_by(tmp_path):
+    rows = [{"image": f"{i}.jpg", "label": "x", "n": n} for i, n in enumerate([3, 3.0, "3.0", 4])]
+    for name in ("own.jsonl", "own.csv"):
+        data = find_in(tmp_path, name, rows, DataOptions(where=(("n", "3"),)))
+        assert data.total == 3

@@ -26,6 +26,7 @@ from pocketclip.reinforce.teachers import Teacher, ZooTowers
 from pocketclip.train.recipe import LossSection
 from pocketclip.train.step import Stepper
 from pocketclip.types import Encoder
+from tests.cli import inside
 from tests.golden_weights import randomise
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples" / "photos").glob("*.jpg"))
@@ -334,3 +335,17 @@ def test_texts_are_trimmed_only_where_that_changes_nothing(options, trims):
     np.testing.assert_allclose(towers.text(ids).numpy(), wanted, atol=1e-5)
     step = Stepper(model, model, LossSection(), device=torch.device("cpu"))
     assert step.trims is trims
+
+
+def test_threads_beyond_any_machine_are_refused(tmp_path, monkeypatch):
+    torch_was_asked = []
+    monkeypatch.setattr(torch, "set_num_threads", torch_was_asked.append)
+    checkpoint.save(random_model("tiny", seed=5), tmp_path / "model")
+    done = inside.run(
+        "classify", PHOTOS[0], "--labels", "a,b", "--model", tmp_path / "model", "--threads", 20000
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: threads is 20,000; 1,024 is the most")
+    assert not torch_was_asked
+    with pytest.raises(ConfigError, match="20,000"):
+        pocketclip.Encoder(tmp_path / "model", threads=20_000)

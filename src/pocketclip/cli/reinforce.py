@@ -186,8 +186,10 @@ def reinforce(
         print_json(facts)
     else:
         _print(facts)
+    if not facts["samples"]:
+        raise typer.Exit(2)
     if facts["bad"]:
-        raise typer.Exit(1 if facts["samples"] else 2)
+        raise typer.Exit(1)
 
 
 def _absolute(pairs: list[str], out: str, recipe: Recipe) -> tuple[list[str], str, Recipe]:
@@ -319,3 +321,5 @@ def _print(facts: dict[str, Any]) -> None:
         say(f"{facts['captions_cut']} captions are longer than a teacher reads (embedded cut)")
     if facts["bad"]:
         note(f"{facts['bad']} pairs were left out; the .bad.jsonl files beside the shards say why")
+    elif not facts["samples"]:
+        note("no pair was taken: none has the values that --where asks for")

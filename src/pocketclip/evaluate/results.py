@@ -87,7 +87,7 @@ def _rows(place: str) -> Iterator[tuple[int, Any]]:
     try:
         # Others write NaN for what does not exist.
         yield from read_json_lines(
-            storage.read_bytes(place, max_bytes=MAX_BYTES), what=place, constants=True
+            storage.read_bytes(place, max_bytes=MAX_BYTES, regular=True), what=place, constants=True
         )
     except ParseError as error:
         raise DataError(f"{error}: is this a results file?") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +13,15 @@ from typing import Any
 from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
 from pocketclip.evaluate.examples import DataOptions
-from pocketclip.pairs.base import as_text
-from pocketclip.pairs.tables import folder_of
-from pocketclip.parsing import load_json
+from pocketclip.pairs.base import matches
+from pocketclip.pairs.tables import SEPARATOR_LINE, choose_delimiter, folder_of
+from pocketclip.parsing import MAX_BYTES, load_json
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 IMAGES = ("image", "filepath", "path", "filename", "file")
 LABELS = ("label", "class_id", "cls", "class", "class_name")
 CAPTIONS = ("captions", "caption", "text", "raw")
 """The usual names of columns, in the order in which they are looked for."""
-_DELIMITERS = (",", "\t", ";", "|")
-_LONGEST_HEADER = 1 << 20
-_SEPARATOR = re.compile(r'"?sep=([^"])"?', re.IGNORECASE)  # a first line that Excel writes
 _IMAGE_FOLDERS = ("images", "winogavil_images", "val2017", "coco/val2017")
 _Row = tuple[str, dict[str, Any]]
 
@@ -119,7 +115,7 @@ def _rows_of(path: str, options: DataOptions) -> Callable[[], Iterator[_Row]]:
                 column = name if name in row else find_column(row, name)
                 if column is None:
                     raise DataError(f"{where} has no column {name!r} to choose rows by")
-                if as_text(row[column]) != value:
+                if not matches(row[column], value):
                     break
             else:
                 yield where, row
@@ -128,20 +124,22 @@ def _rows_of(path: str, options: DataOptions) -> Callable[[], Iterator[_Row]]:
 
 
 def _delimiter(path: str, options: DataOptions, first: str) -> str:
-    """Return what separates the columns of a table: by it the first line has the most known names.
-
-    The file's ending decides where that leaves a choice.
-    """
+    """Return what separates the columns of a table with this first line."""
     asked = [options.image_column, options.label_column, options.caption_column]
     known = [*(name for name in asked if name), *(name for name, _ in options.where)]
     known += [*IMAGES, *LABELS, *CAPTIONS]
-    usual = "\t" if path.lower().endswith(".tsv") else ","
 
-    def score(delimiter: str) -> tuple[int, bool]:
-        columns = next(csv.reader([first], delimiter=delimiter), [])
-        return sum(find_column(columns, name) is not None for name in known), delimiter == usual
+    def count(columns: list[str]) -> int:
+        return sum(find_column(columns, name) is not None for name in known)
 
-    return max(_DELIMITERS, key=score)
+    return choose_delimiter(path, lambda by: next(csv.reader([first], delimiter=by), []), count)
+
+
+def _lines(path: str, text: io.TextIOWrapper) -> Iterator[str]:
+    for line in iter(partial(text.readline, MAX_BYTES), ""):
+        if len(line) == MAX_BYTES:
+            raise DataError(f"{path} has a line larger than {MAX_BYTES:,} bytes; is this a table?")
+        yield line
 
 
 def _csv(path: str, options: DataOptions) -> Iterator[_Row]:
@@ -149,9 +147,10 @@ def _csv(path: str, options: DataOptions) -> Iterator[_Row]:
         text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
         number = 0
         try:
-            first = text.readline(_LONGEST_HEADER)
-            stated = _SEPARATOR.fullmatch(first.strip("\r\n"))
-            lines = text if stated else itertools.chain([first], text)
+            whole = _lines(path, text)
+            first = next(whole, "")
+            stated = SEPARATOR_LINE.fullmatch(first)
+            lines = whole if stated else itertools.chain([first], whole)
             delimiter = stated[1] if stated else _delimiter(path, options, first)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(reader, [])
@@ -178,7 +177,8 @@ def _row(line: bytes, where: str) -> Any:
 
 def _jsonl(path: str) -> Iterator[_Row]:
     with storage.open_read(path) as stream:
-        for number, line in enumerate(stream, 1):
+        lines = iter(partial(stream.readline, MAX_BYTES + 1), b"")
+        for number, line in enumerate(lines, 1):
             where = f"{path} row {number}"
             try:
                 row = _row(line, where) if line.strip() else {}

@@ -203,8 +203,7 @@ class Encoder:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, not {threads}")
+        devices.check_threads(threads)
         is_loaded_here = isinstance(source, (str, os.PathLike, ModelSource))
         if isinstance(source, (str, os.PathLike, ModelSource)):
             device = device or "auto"

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pocketclip import photos
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.fetch import FetchOptions
 from pocketclip.types import Bad, Pair
 
-IMAGE_SUFFIXES = (
-    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"),
-    *("jp2", "avif", "heic", "heif", "img"),
-)
+IMAGE_SUFFIXES = (*(suffix[1:] for suffix in photos.IMAGE_SUFFIXES), "img")
+MAX_TEXT = 1 << 24
+"""No caption, and no JSON of a sample, may have more bytes: 16 MiB."""
 # Guessed in this order of classes: what is at hand comes before what has to be fetched.
 _HELD = (
     *("filepath", "image", "image_path", "img", "img_path", "path", "file", "file_path"),
@@ -31,6 +31,7 @@ _CAPTIONS = (
     *("image/caption", "image/text"),
 )
 _LONGEST_UID = 160
+_WHOLE = re.compile(r"^(-?[0-9]+)\.0+$")
 _LARGEST_SHARD = 1_000_000
 
 
@@ -49,7 +50,7 @@ class PairOptions:
     uid_column: str | None = None
     """Default: the row's number in its file, from 0, before `where`, in eight digits."""
     where: Mapping[str, Any] = field(default_factory=dict)
-    """Only rows with these values, compared as text, count; the others are not even Bad."""
+    """Only rows with these values count, see `matches`; the others are not even Bad."""
     meta_columns: tuple[str, ...] = ()
     """Further columns to carry along in `Pair.meta`."""
     shard_size: int = 1000
@@ -269,8 +270,16 @@ def is_empty(value: object) -> bool:
 
 
 def matches(value: object, wanted: object) -> bool:
-    """Return whether a cell has a value that `where` asks for."""
-    return as_text(wanted) in (as_text(value), cell_text(value))
+    """Return whether a cell has a value that `where` asks for.
+
+    They are compared as text; `3` and `3.0` are one number, and a cell of nothing is empty text.
+    """
+    return _compared(value) == _compared(wanted)
+
+
+def _compared(value: object) -> str:
+    text = "" if value is None else cell_text(value)
+    return _WHOLE.sub(r"\1", text)
 
 
 def plain(value: Any) -> Any:

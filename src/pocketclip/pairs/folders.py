@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from pocketclip import storage
 from pocketclip.errors import DataError
-from pocketclip.pairs.base import IMAGE_SUFFIXES, Draft, PairOptions, PairShard, clean_uid, digest
+from pocketclip.pairs.base import (
+    IMAGE_SUFFIXES,
+    MAX_TEXT,
+    Draft,
+    PairOptions,
+    PairShard,
+    clean_uid,
+    digest,
+)
 from pocketclip.pairs.loading import completed
 from pocketclip.types import Bad, Pair
 
@@ -69,7 +77,7 @@ def open_folder(folder: str, name: str | None, options: PairOptions) -> list[Fol
     sizes = dict(storage.list_sizes(folder, wanted, recursive=True))
     start = len(storage.join(folder, "x")) - 1
     names = {path[start:].replace("\\", "/"): size for path, size in sizes.items()}
-    entries = _entries(sorted(names), f"{name}_" if name else "")
+    entries = _entries(names, f"{name}_" if name else "")
     if not any(entry.image and entry.text for entry in entries):
         raise DataError(
             f"{folder}: no image in it has a text of the same name (x.jpg, x.txt), and there are "
@@ -94,15 +102,15 @@ def open_folder(folder: str, name: str | None, options: PairOptions) -> list[Fol
 
 def _told(folder: str, entry: _Entry, sizes: dict[str, int]) -> str:
     """Return what enters the fingerprint of a caption: the text itself where that is cheap."""
-    if not entry.text or storage.is_remote(folder):
+    if not entry.text or entry.problem or storage.is_remote(folder):
         return str(sizes.get(entry.text))
     return digest(storage.read_bytes(storage.join(folder, *entry.text.split("/"))))
 
 
-def _entries(names: list[str], prefix: str) -> list[_Entry]:
+def _entries(sizes: dict[str, int], prefix: str) -> list[_Entry]:
     images: dict[str, list[str]] = {}
     texts: dict[str, str] = {}
-    for name in names:
+    for name in sorted(sizes):
         stem, _, suffix = name.rpartition(".")
         if suffix.lower() in _TEXT:
             texts[stem] = name
@@ -118,6 +126,8 @@ def _entries(names: list[str], prefix: str) -> list[_Entry]:
                 problem = f"there is no image beside {text}"
             elif not text:
                 problem = f"there is no text beside {image}"
+            elif sizes[text] > MAX_TEXT:
+                problem = f"{text} is larger than {MAX_TEXT:,} bytes"
             elif uid in taken:
                 problem = f"duplicate uid {uid}: {taken[uid]} has it already"
             taken.setdefault(uid, image or text)

@@ -163,7 +163,7 @@ def _finished(draft: Pair | Bad | Draft, future: Future[Any] | None) -> Pair | B
 def _read(path: str) -> bytes | str:
     """Return a file's bytes, or why there are none."""
     try:
-        return storage.read_bytes(path, max_bytes=_LARGEST_IMAGE)
+        return storage.read_bytes(path, max_bytes=_LARGEST_IMAGE, regular=True)
     except NotThereError as error:
         return str(error)
     except StorageError as error:

@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -43,7 +43,8 @@ _LONGEST_LINE = 1 << 26
 _LARGEST_ROW = 1 << 28  # in memory, of a jsonl file
 _NUL = "\ue000\ufffd"  # stands for a NUL byte
 _DELIMITERS = (",", "\t", ";", "|")
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # which Excel writes, and reads
+SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)
+"""A first line that Excel writes, and reads."""
 _HEAD_ROWS = 100  # of a jsonl file, whose rows need not all have the same keys
 
 
@@ -283,7 +284,7 @@ def _form_of(path: str, options: PairOptions, lines: _Lines, stream: BinaryIO) -
     if path.lower().endswith((".jsonl", ".ndjson")):
         return _Form(path, None, quotes=False)
     first = next(_Lines(path, stream), "")
-    stated = _SEPARATOR_LINE.fullmatch(first)
+    stated = SEPARATOR_LINE.fullmatch(first)
     stream.seek(0)
     if stated:
         next(lines)
@@ -299,25 +300,45 @@ def _form_of(path: str, options: PairOptions, lines: _Lines, stream: BinaryIO) -
 
 
 def _guessed(path: str, options: PairOptions, stream: BinaryIO) -> str:
-    """Return the delimiter by which the first line has the columns that are asked for or known.
+    """Return what separates the columns. Leaves `stream` at its beginning."""
 
-    The file's suffix decides where that leaves a choice. Leaves `stream` at its beginning.
+    def first_row(delimiter: str) -> list[str]:
+        stream.seek(0)
+        return next(_Form(path, delimiter, options.quotes).fields(_Lines(path, stream)), [])
+
+    def count(row: list[str]) -> int:
+        if options.columns:
+            return int(len(row) == len(options.columns))
+        return count_known(row, options)
+
+    try:
+        return choose_delimiter(path, first_row, count)
+    finally:
+        stream.seek(0)
+
+
+def choose_delimiter(
+    path: str, first_row: Callable[[str], list[str]], count: Callable[[list[str]], int]
+) -> str:
+    """Return the delimiter by which the first row of a table makes the most sense.
+
+    The file's suffix decides where that leaves a choice, and then the number of columns.
+
+    Args:
+        path: of the table.
+        first_row: the first row as one delimiter separates it; DataError if it cannot.
+        count: how many of a row's columns are asked for or known.
     """
     usual = "\t" if path.lower().endswith(".tsv") else ","
 
     def score(delimiter: str) -> tuple[int, bool, int]:
-        stream.seek(0)
         try:
-            form = _Form(path, delimiter, options.quotes)
-            row = next(form.fields(_Lines(path, stream)), [])
+            row = first_row(delimiter)
         except DataError:
             return (-1, False, 0)  # quotes that do not fit, by this one
-        if options.columns:
-            return (int(len(row) == len(options.columns)), delimiter == usual, len(row))
-        return (count_known(row, options), delimiter == usual and len(row) > 1, len(row))
+        return (count(row), delimiter == usual and len(row) > 1, len(row))
 
     scores = {delimiter: score(delimiter) for delimiter in _DELIMITERS}
-    stream.seek(0)
     best = max(_DELIMITERS, key=scores.__getitem__)
     return best if scores[best][2] > 1 else usual
 

@@ -17,13 +17,15 @@ from pocketclip import storage
 from pocketclip.errors import ParseError
 from pocketclip.pairs.base import (
     IMAGE_SUFFIXES,
+    MAX_TEXT,
     Draft,
     PairOptions,
     PairShard,
-    as_text,
+    cell_text,
     clean_uid,
     collect_captions,
     digest,
+    matches,
     plain,
 )
 from pocketclip.pairs.loading import completed, is_url, with_bytes
@@ -34,7 +36,6 @@ from pocketclip.types import Bad, Pair
 _CAPTION_KEYS = ("caption", "text", "txt", "title", "alt_text")
 _URL_KEYS = ("url", "image_url")
 _NO_META = {"__key__"}
-MAX_TEXT = 1 << 24
 """Bytes of the largest `json`, `txt` and `url.txt`: 16 MiB."""
 MAX_JSON_MEMORY = 1 << 28
 """Bytes of the objects that a `json` may become, as estimated: 256 MiB."""
@@ -113,8 +114,7 @@ class TarShard(PairShard):
             yield Bad(uid=uid, reason=f"its json cannot be read: {error}")
             return
         facts = facts if isinstance(facts, dict) else {}
-        where = self.options.where.items()
-        if any(as_text(facts.get(name)) != as_text(value) for name, value in where):
+        if not all(matches(facts.get(name), value) for name, value in self.options.where.items()):
             return
         column = self.options.uid_column
         if column is not None:
@@ -188,7 +188,7 @@ def open_tar(path: str, name: str, options: PairOptions) -> list[TarShard]:
 
 def _given_uid(column: str, parts: dict[str, bytes], facts: dict[str, Any]) -> str:
     value: Any = parts.get(column.lower(), b"").decode("utf-8", "replace") or facts.get(column)
-    return "" if value is None or isinstance(value, (dict, list)) else as_text(value).strip()
+    return "" if value is None or isinstance(value, (dict, list)) else cell_text(value).strip()
 
 
 def _image_suffixes(options: PairOptions) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError, ParseError
-from pocketclip.parsing import kind_of, load_yaml, read_json
+from pocketclip.parsing import kind_of, read_json, read_yaml
 from pocketclip.reinforce.captioners import Sampling
 from pocketclip.shards import DTYPES
 
@@ -123,10 +123,7 @@ def load_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if path.suffix.lower() == ".json":
-            found = read_json(path)
-        else:
-            found = load_yaml(path.read_bytes(), what=str(path))
+        found = read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except ParseError as error:

@@ -17,12 +17,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError
-from pocketclip.parsing import load_json
+from pocketclip.parsing import MAX_BYTES, load_json
 from pocketclip.shards.foreign import SUFFIXES as LINES
 from pocketclip.shards.index import NAME, Index, describe, write_index
 from pocketclip.shards.lookup import Lookup
@@ -292,7 +293,7 @@ def _write_state(out: str, identity: str, report: JoinReport | None) -> None:
 
 def _read_notes(path: str) -> Iterator[dict[str, Any]]:
     with storage.open_read(path) as stream:
-        for line in stream:
+        for line in iter(partial(stream.readline, MAX_BYTES + 1), b""):
             yield load_json(line, what=path, surrogates=True)
 
 

@@ -111,7 +111,7 @@ class PairSource:
         """
         assert sample.url is not None
         try:
-            return storage.read_bytes(sample.url)
+            return storage.read_bytes(sample.url, regular=True)
         except StorageError as error:
             if storage.is_remote(sample.url) and not isinstance(error, NotThereError):
                 raise

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pocketclip import zoo
 from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError, ParseError, UnknownModelError
-from pocketclip.parsing import MAX_DEPTH, dump_yaml, kind_of, load_yaml
+from pocketclip.parsing import MAX_DEPTH, dump_yaml, kind_of, load_yaml, read_yaml
 
 _MOST_STEPS = 10**10
 _MOST_SAMPLES = 2**24
@@ -487,11 +487,10 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         )
     try:
         if _is_file(path):
-            content = path.read_bytes()
+            found = read_yaml(path, what=text)
         else:
             named = resources.files("pocketclip.train") / "recipes" / f"{text}.yaml"
-            content = named.read_bytes()
-        found = load_yaml(content, what=text)
+            found = load_yaml(named.read_bytes(), what=text)
     except OSError as error:
         raise ConfigError(f"{source}: {error.strerror or error}") from error
     except ParseError as error:
