@@ -14,6 +14,7 @@ or 0o.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import re
@@ -211,6 +212,12 @@ def load_yaml(
         raise ParseError(f"{what} is nested too deeply to be read") from None
     _check_surrogates(value, what)
     return value
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON value, independent of the order of keys and of blanks."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def dump_yaml(value: Any) -> str:
