@@ -64,9 +64,10 @@ def weights_digest(model: nn.Module) -> str:
         array = value.detach().float().contiguous().cpu().numpy()
         return f"{name} {array.shape} {hashlib.sha256(array.data).hexdigest()}"
 
+    state = {name.replace("_orig_mod.", ""): v for name, v in model.state_dict().items()}
     items = [
-        (name.replace("_orig_mod.", ""), value)
-        for name, value in sorted(model.state_dict().items())
+        (name, value)
+        for name, value in sorted(state.items())
         if not name.endswith("num_batches_tracked")
         and not (name == "image.head.bias" and not value.any())
     ]
