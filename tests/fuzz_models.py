@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pocketclip import checkpoint, load
+from pocketclip import Encoder, checkpoint, load
 from pocketclip.infer import bundle as bundles
 from pocketclip.nn.clip import random_model
 from pocketclip.nn.reparam import fuse
 from pocketclip.parsing import digest_json
+from pocketclip.train import saving
 from tests.fuzzing import mutate, put
 from tests.golden_weights import randomise
 from tests.mutations import change_json, change_zip
@@ -103,6 +104,21 @@ def bundle_seeds(folder):
     return [_files(folder / "bundle")]
 
 
+def run_seeds(folder):
+    """A run with two checkpoints; the older is what is left when the newer is damaged."""
+    optimizer = torch.optim.AdamW(model().parameters())
+    for step in (1, 2):
+        saving.save(folder / "run", step, model(), {"optimizer": optimizer.state_dict()})
+    return [_files(folder / "run")]
+
+
+def teacher_seeds(folder):
+    from tests.reinforce.foreign_models import clip
+
+    clip(folder / "teacher")
+    return [_files(folder / "teacher")]
+
+
 # --- mutations
 
 
@@ -149,11 +165,29 @@ def repacked(rng, files, _other):
     [(name, data)] = files.items()
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
-        for member in old.namelist():
+        names = old.namelist()
+        pickled = next(name for name in names if name.endswith("data.pkl"))
+        hit = pickled if rng.random() < 0.3 else rng.choice(names)
+        for member in names:
             inner = old.read(member)
-            hit = rng.random() < (0.5 if member.endswith("data.pkl") else 0.02)
-            new.writestr(member, mutate(rng, inner, data[:4096]) if hit else inner)
+            if member == hit:
+                inner = _numbers(rng, inner) if rng.random() < 0.6 else mutate(rng, inner, data)
+            new.writestr(member, inner)
     return {name: buffer.getvalue()}
+
+
+def _numbers(rng, data):
+    """Return bytes of the same length with other bits, or with NaN or infinity as float32."""
+    out = bytearray(data)
+    for _ in range(rng.choice([1, 5, 50])):
+        place = 4 * rng.randrange(max(1, len(out) // 4))
+        if rng.random() < 0.5 and len(out) >= 4:
+            out[place : place + 4] = rng.choice(
+                [b"\0\0\xc0\x7f", b"\0\0\x80\xff", b"\xff\xff\x7f\x7f"]
+            )
+        elif out:
+            out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
+    return bytes(out)
 
 
 def bare(rng, files, _other):
@@ -209,15 +243,9 @@ def embeddings(encoder):
     return rows
 
 
-def _encoder(made):
-    from pocketclip import Encoder
-
-    return Encoder(made)
-
-
 @functools.cache
 def _expected(which):
-    return embeddings(_encoder(_whole() if which == "whole" else model()))
+    return embeddings(Encoder(_whole() if which == "whole" else model()))
 
 
 def warm_up():
@@ -267,11 +295,33 @@ def read_sealed(path):
     return float(embeddings(load(path, backend="onnxruntime"))[0, 0])
 
 
+def read_run(path):
+    """Read what a resumed run reads: the weights that were saved, or nothing."""
+    saved = saving.newest(Path(path))
+    if saved is None:
+        return None
+    made, trainer = saving.load(saved)
+    assert list(trainer) == ["optimizer"]
+    _same(embeddings(Encoder(made)), "cut")
+    return saved.step
+
+
+def read_teacher(path):
+    from pocketclip.reinforce.teachers import load_teacher
+
+    teacher = load_teacher(f"transformers:{path}", device="cpu", precision="float32", offline=True)
+    rows = [teacher.encode_image([_photo(24)]), teacher.encode_text(["a red cup on a table"])]
+    assert all(np.isfinite(one).all() for one in rows)
+    return [list(one.shape) for one in rows]
+
+
 KINDS = {
     "checkpoints": (checkpoint_seeds, any_file, "", "read_checkpoint", 140),
     "weight files": (pt_seeds, zip_field, "", "read_pt", 60),
     "weight files, sums right": (packed_seeds, repacked, "", "read_weights", 60),
     "weight files of before 1.6": (legacy_seeds, bare, "", "read_weights", 60),
+    "runs": (run_seeds, any_file, "", "read_run", 80),
+    "teachers": (teacher_seeds, any_file, "", "read_teacher", 60),
     "folders of the hub": (hub_seeds, any_file, "", "read_folder", 80),
     "bundles": (bundle_seeds, any_file, "", "read_bundle", 80),
     "bundles, hashes right": (bundle_seeds, sealed, "", "read_sealed", 80),

@@ -26,7 +26,7 @@ from pocketclip.train.sources import ShardSource, augmentation_of
 from pocketclip.types import Bad
 from tests.evaluate.sets import write_folder, write_table
 from tests.fuzz_kinds import plain, read_shard, tarred  # noqa: F401  (readers)
-from tests.fuzzing import mutate, put
+from tests.fuzzing import mutate
 from tests.mutations import change, change_json, change_lines, dump
 from tests.shards.making import CONFIG, GOLDEN, folder, photo, sample
 
@@ -123,10 +123,13 @@ def evaluation_table_seeds(place):
     images = {f"i/{k}.jpg": photo(k) for k in range(4)}
     labelled = [{"image": f"i/{k}.jpg", "label": ["cat", "dog"][k % 2]} for k in range(4)]
     captioned = [{"image": f"i/{k}.jpg", "captions": [f"a {k}", f"b {k}"]} for k in range(4)]
+    negated = [
+        {"filename": f"i/{k}.jpg", "caption": "a", "negative_caption": "b"} for k in range(4)
+    ]
     out = []
     for number, (rows, suffix) in enumerate(
         [(labelled, ".csv"), (labelled, ".jsonl"), (captioned, ".csv"), (captioned, ".jsonl"),
-         (captioned, ".json"), (labelled, ".tsv")]
+         (negated, ".json"), (labelled, ".tsv")]
     ):  # fmt: skip
         made = place / f"t{number}"
         write_table(made / f"test{suffix}", rows, images)
@@ -155,7 +158,10 @@ def parquet_seeds(_place):
 
     out = []
     for options in ({}, {"compression": "none", "use_dictionary": False}, {"row_group_size": 2}):
-        for rows in (ROWS, [{"bytes": photo(k), "text": ["a", "b"], "n": {"x": k}} for k in (1, 2)]):
+        for rows in (
+            ROWS,
+            [{"bytes": photo(k), "text": ["a", "b"], "n": {"x": k}} for k in (1, 2)],
+        ):
             buffer = io.BytesIO()
             parquet.write_table(pyarrow.Table.from_pylist(rows), buffer, **options)
             out.append(buffer.getvalue())
@@ -311,8 +317,7 @@ def read_set(path):
 
 
 def read_table(path):
-    [table] = [p for p in Path(path).iterdir() if p.is_file()]
-    return read_parquet(table)
+    return read_parquet(next((p for p in Path(path).iterdir() if p.is_file()), path))
 
 
 def read_parquet(path):
@@ -331,8 +336,20 @@ KINDS = {
     "published configurations": (published_seeds, one_text, "", "read_published", 60),
     "published shards": (published_tar_seeds, tarred, ".tar", "read_shard", 60),
     "results": (results_seeds, lines, ".jsonl", "read_results_file", 120),
-    "recipes of training": (training_recipe_seeds, yaml_values, ".yaml", "read_training_recipe", 120),
-    "recipes of sets": (reinforcing_recipe_seeds, yaml_values, ".yaml", "read_reinforcing_recipe", 100),
+    "recipes of training": (
+        training_recipe_seeds,
+        yaml_values,
+        ".yaml",
+        "read_training_recipe",
+        120,
+    ),
+    "recipes of sets": (
+        reinforcing_recipe_seeds,
+        yaml_values,
+        ".yaml",
+        "read_reinforcing_recipe",
+        100,
+    ),
     "class folders": (class_folder_seeds, one_text, "", "read_set", 60),
     "tables of sets": (evaluation_table_seeds, one_text, "", "read_set", 120),
     "tables of pairs": (pair_table_seeds, one_text, "", "read_table", 120),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 _DEEP = "\0deep"
 _RAW = {
@@ -80,7 +81,7 @@ def change_lines(rng, data):
     for _ in range(rng.choice([1, 2])):
         at = rng.randrange(len(lines))
         try:
-            lines[at] = change_json(rng, lines[at])
+            lines[at] = dump(change(rng, json.loads(lines[at])))
         except (ValueError, RecursionError):  # what was changed before
             lines[at] = b"" if rng.random() < 0.5 else lines[at] * 2
     return b"\n".join(lines) + b"\n"
@@ -98,7 +99,7 @@ def change_zip(rng, data):
         mark, fields = rng.choice(
             [(b"PK\3\4", _LOCAL), (b"PK\1\2", _CENTRAL), (b"PK\1\2", _CENTRAL), (b"PK\5\6", _END)]
         )
-        places = [i for i in range(len(out)) if out.startswith(mark, i)]
+        places = [found.start() for found in re.finditer(re.escape(mark), out)]
         if not places:
             continue
         place, (offset, width) = rng.choice(places), rng.choice(fields)

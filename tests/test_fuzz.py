@@ -52,8 +52,6 @@ def test_damaged_files(module, kind, tmp_path):
 
 def test_there_are_two_thousand():
     counts = [
-        count
-        for name in MODULES
-        for *_, count in importlib.import_module(name).KINDS.values()
+        count for name in MODULES for *_, count in importlib.import_module(name).KINDS.values()
     ]
     assert sum(counts) >= 2000

@@ -186,8 +186,9 @@ def _tell_other_weights(path: Path, is_sealed: bool) -> None:
 
 
 def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str], bool] | None:
-    """Return a checkpoint's configuration, whether it is fused, its stamp, and whether its hash
-    was in it; None if it is another library's.
+    """Return a checkpoint's configuration, whether it is fused, its stamp, whether it was sealed.
+
+    None if it is another library's. It is sealed if its own hash stands in it.
     """
     hub.check_lfs_pointer(path / CONFIG)
     try:
