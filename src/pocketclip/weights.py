@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ def _read_pickled(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
             archive.check_legacy(path)
             with archive.mapped(path) as handle:
-                return torch.load(handle, map_location="cpu", weights_only=True)
+                return torch.load(cast(IO[bytes], handle), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:

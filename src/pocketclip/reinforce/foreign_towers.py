@@ -93,8 +93,8 @@ class TransformersTowers:
         known = self.model.config.text_config.vocab_size
         if ids.size and ids.max() >= known:
             raise CheckpointError(
-                f"the teacher's tokenizer is not that of its model: it gives the token {ids.max()}, "
-                f"and the model knows {known} tokens; fetch its folder again"
+                "the teacher's tokenizer is not that of its model: it gives the token "
+                f"{ids.max()}, and the model knows {known}; fetch its folder again"
             )
         return ids, np.array(found["attention_mask"], np.int64).sum(1)
 
