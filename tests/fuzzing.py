@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,13 +53,28 @@ def mutate(rng, data, other=b""):
     return bytes(out)
 
 
-class Child:
-    """A process that runs `function(path)` of a module of tests on one file after another."""
+def put(path, made):
+    """Write a file, or a folder of files by name, in the place of the last one."""
+    if isinstance(made, bytes):
+        path.write_bytes(made)
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    for name, data in made.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
 
-    def __init__(self, module):
+
+class Child:
+    """A process that runs `function(path)` of a module of tests on one file after another.
+
+    Before its memory is limited, `function` reads the good files `paths`, and so imports all.
+    """
+
+    def __init__(self, module, function="", paths=()):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fuzzing", module],
+            [sys.executable, "-m", "tests.fuzzing", module, function, *map(str, paths)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -88,11 +104,13 @@ def _interrupted(*_):
     raise TimeoutError("longer than the limit")
 
 
-def _serve(module):
+def _serve(module, function, *paths):
     from pocketclip.errors import PocketclipError
 
     functions = importlib.import_module(module)
     getattr(functions, "warm_up", lambda: None)()
+    for path in paths:
+        getattr(functions, function)(path)
     used = re.search(r"VmSize:\s*(\d+)", Path("/proc/self/status").read_text("utf-8"))
     limit = int(used[1]) * 1024 + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -115,4 +133,4 @@ def _serve(module):
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

@@ -281,7 +281,11 @@ def test_bad_files_each_get_one_clear_line(tmp_path):
         (lambda c: c["model"].update(surprise=1), "damaged.*surprise"),
         (lambda c: c["model"]["text"].pop("width"), "damaged.*width"),
         (lambda c: c["model"]["text"].update(layers="2"), "text.layers cannot be '2'"),
-        (lambda c: c["model"]["text"].update(layers=3), "text.blocks.2.* is missing"),
+        (lambda c: c["model"]["text"].update(layers=3), "not what was saved"),
+        (
+            lambda c: (c.pop("sha256"), c["model"]["text"].update(layers=3)),
+            "text.blocks.2.* is missing",
+        ),
     ],
 )
 def test_damaged_folders(tmp_path, change, message):
@@ -295,6 +299,41 @@ def test_damaged_folders(tmp_path, change, message):
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.load(folder)
+
+
+def test_weights_that_are_not_those_that_were_saved(tmp_path):
+    folder = tmp_path / "model"
+    saved = random_model("tiny", seed=0)
+    checkpoint.save(saved, folder)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-2] ^= 1  # of a float
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors does not hold the weights that"):
+        checkpoint.load(folder)
+    checkpoint.save(random_model("tiny", seed=1), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", folder)
+    with pytest.raises(CheckpointError, match="digest differs"):
+        checkpoint.load(folder)
+    for model in (saved.half(), fuse(random_model("tiny", seed=2)), saved.double()):
+        checkpoint.save(model, folder)
+        assert checkpoint.load(folder).space_id == model.space_id
+
+
+def test_a_configuration_that_is_not_the_one_that_was_saved(tmp_path, caplog):
+    folder = tmp_path / "model"
+    checkpoint.save(random_model("tiny", seed=0), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["preprocess"]["mean"] = [0.5, 0.5, 0.5]  # other embeddings, the same weights
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json is not what was saved"):
+        checkpoint.load(folder)
+    del config["sha256"]  # as earlier versions wrote it
+    (folder / "config.json").write_text(json.dumps(config))
+    assert checkpoint.load(folder).config.preprocess.mean == (0.5, 0.5, 0.5)
+    assert not caplog.messages
+    (folder / "config.json").write_text(json.dumps({**config, "weights_digest": "0"}))
+    checkpoint.load(folder)
+    assert "their digest differs" in caplog.text
 
 
 def test_a_folder_without_its_weights(tmp_path):
@@ -340,6 +379,7 @@ def test_compiled_and_wrapped_models_are_saved_as_the_model_inside(tmp_path):
     model.text = torch.compile(model.text, backend="eager")
     checkpoint.save(model, tmp_path / "towers")
     checkpoint.save(model, tmp_path / "towers.pt", naming="openclip")
+    assert model.space_id == space_id
     for place in ("whole", "towers"):
         loaded = checkpoint.load(tmp_path / place)
         assert loaded.space_id == space_id

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import random
+import resource
 import struct
+import sys
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -345,3 +348,31 @@ def test_whole_numbers_are_no_weights(tmp_path):
 
 def test_the_head_of_a_file_is_enough():
     assert len(POINTER) - 20 <= weights._HEAD
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process as Linux does")
+@pytest.mark.parametrize("length", [b"X\xff\xff\xff\x7f", b"\x8d" + b"\xff" * 5 + b"\0" * 3])
+def test_a_bare_pickle_takes_no_more_memory_than_it_has_bytes(tmp_path, length):
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"\x80\x02" + length + bytes(1000))  # a text of 2 GB, or of 1 TB
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            weights.read_tensors(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert "MemoryError" not in str(caught.value)
+
+
+def test_older_files_whose_tensors_are_longer_than_they_are(tmp_path):
+    path = tmp_path / "a.pt"
+    state = {"a": torch.arange(5.0), "b": torch.ones(3, 2)[1:]}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    read, _ = weights.read_tensors(path)
+    assert all(torch.equal(read[name], value) for name, value in state.items())
+    torch.save({"a": torch.zeros(1 << 14)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match="its tensors are longer"):
+        weights.read_tensors(path)

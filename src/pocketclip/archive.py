@@ -11,13 +11,14 @@ pickle, which is read with inert stand-ins for whatever it names.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +77,31 @@ def check_legacy(path: Path) -> None:
     """Look through the pickles of a file of before torch 1.6, or through a bare one.
 
     Raises:
-        CheckpointError: they make more bytes than any weight file needs.
+        CheckpointError: they make more bytes than any weight file needs, or name tensors that are
+            longer than the file.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as handle:
+    with mapped(path) as handle:
         for _ in range(_LEGACY_PICKLES):
+            reader = _Inert(handle)
             try:
-                _Inert(handle).load()
+                reader.load()
             except _DamageError as error:
                 raise CheckpointError(f"{path} is refused: {error}") from error
             except Exception:  # bytes of any kind fail in any way; torch says what is wrong
                 return
+            if sum(reader.storages.values()) > len(handle):
+                raise CheckpointError(f"{path} is truncated or damaged: its tensors are longer")
+
+
+@contextlib.contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap]:
+    """Yield a file as a map, which gives what there is where a pickle asks for gigabytes.
+
+    A file's own `read` takes the memory first.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        yield whole
 
 
 class _DamageError(Exception):
@@ -209,8 +224,8 @@ class _Inert(pickle._Unpickler):
         raise pickle.UnpicklingError(f"extension {code}")
 
     def persistent_load(self, pid: Any) -> Any:
-        """Note `("storage", class, key, device, elements)`."""
-        if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage":
+        """Note `("storage", class, key, device, elements)`, in older files with a view after it."""
+        if isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage":
             itemsize = _ITEMSIZE.get(getattr(pid[1], "__name__", ""), 1)
             key, size = str(pid[2]), int(pid[4]) * itemsize
             self.storages[key] = max(size, self.storages.get(key, 0))

@@ -17,13 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from pocketclip import __version__, hub, naming, resolve, weights, zoo
-from pocketclip.errors import BundleError, CheckpointError, ConfigError, HubError
+from pocketclip.errors import (
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    HubError,
+    ParseError,
+)
 from pocketclip.files import refuse_others, write_whole, write_whole_folder
 from pocketclip.naming import Naming
 from pocketclip.nn import reparam
 from pocketclip.nn.clip import CLIP, random_model
-from pocketclip.nn.space import architecture
-from pocketclip.parsing import load_json, read_json
+from pocketclip.nn.space import architecture, weights_digest
+from pocketclip.parsing import digest_json, load_json, read_json
 from pocketclip.resolve import ModelSource, resolve_model
 
 CONFIG = resolve.CONFIG
@@ -148,7 +154,7 @@ def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
     facts = _read_config(path)
     if facts is None:
         return _load_foreign_folder(path, name, suggested)
-    config, is_fused, stamp = facts
+    config, is_fused, stamp, is_sealed = facts
     if name is not None and zoo.resolve(name) != config.name:
         raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
     state, _ = weights.read_tensors(path / WEIGHTS)
@@ -158,12 +164,32 @@ def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _compare(state, expected, path / WEIGHTS, config.name, None)
     _assign(model, state)
+    if weights_digest(model) != stamp[1]:
+        _tell_other_weights(path, is_sealed)
     model.space_stamp = stamp
     return model
 
 
-def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str]] | None:
-    """Return a checkpoint's configuration, whether it is fused and its stamp; None if foreign."""
+def _tell_other_weights(path: Path, is_sealed: bool) -> None:
+    """Refuse weights that are not those of the configuration.
+
+    A flipped bit in a weight shows nowhere else: the answers are wrong by a little, or quite.
+    Earlier versions, which sealed nothing, wrote another digest of towers that were compiled.
+    """
+    differs = (
+        f"{path / WEIGHTS} does not hold the weights that were saved with {CONFIG} (their digest "
+        "differs)"
+    )
+    if is_sealed:
+        raise CheckpointError(f"{differs}: copy the checkpoint again, or save it again")
+    log.warning("%s: the file is damaged, unless its model had compiled towers", differs)
+
+
+def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str], bool] | None:
+    """Return a checkpoint's configuration, whether it is fused, its stamp, whether it was sealed.
+
+    None if it is another library's. It is sealed if its own hash stands in it.
+    """
     hub.check_lfs_pointer(path / CONFIG)
     try:
         raw = read_json(path / CONFIG)
@@ -172,8 +198,19 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str]] | 
         if raw["version"] > VERSION:
             raise CheckpointError(f"{path} has format {raw['version']}; update pocketclip")
         stamp = str(raw["space_id"]), str(raw["weights_digest"])
-        return zoo.from_dict(raw["model"]), bool(raw["fused"]), stamp
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        config = zoo.from_dict(raw["model"])
+        sealed = raw.pop("sha256", None)  # earlier versions wrote none
+        if sealed is not None and sealed != digest_json(raw):
+            raise CheckpointError(
+                f"{path / CONFIG} is not what was saved (its hash differs): copy the checkpoint "
+                "again, or save it again"
+            )
+        return config, bool(raw["fused"]), stamp, sealed is not None
+    except ParseError as error:
+        raise CheckpointError(f"{error}: the file is damaged") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path / CONFIG} is damaged: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / CONFIG} is damaged: {error!r}") from error
 
 
@@ -362,6 +399,7 @@ def write_files(model: CLIP, folder: Path) -> None:
         "fused": model.is_fused,
         "model": zoo.to_dict(model.config),
     }
+    config["sha256"] = digest_json(config)
     state = {n: v.detach().cpu().contiguous() for n, v in model.plain_state().items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -14,6 +14,7 @@ or 0o.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import re
@@ -223,6 +224,12 @@ def read_yaml(path: str | Path, *, what: str = "") -> Any:
     with Path(path).open("rb") as stream:
         data = stream.read(MAX_YAML_BYTES + 1)
     return load_yaml(data, what=what or str(path))
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON value, independent of the order of keys and of blanks."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def dump_yaml(value: Any) -> str:

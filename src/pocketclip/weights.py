@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -110,13 +110,14 @@ def _read_pickled(path: Path) -> Any:
     try:
         with path.open("rb") as handle:
             is_archive = handle.read(len(_ZIP)) == _ZIP
-        # Older files are not zip archives and cannot be mapped; nor can what is compressed.
-        mapped = is_archive and archive.check(path)
-        if not is_archive:
-            archive.check_legacy(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what matters is an error
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            if is_archive:
+                mmap = archive.check(path)  # what is compressed cannot be mapped
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            archive.check_legacy(path)
+            with archive.mapped(path) as handle:
+                return torch.load(cast(IO[bytes], handle), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:

@@ -12,6 +12,7 @@ from pocketclip.errors import BundleError, ChangedBundleError, PocketclipError
 from pocketclip.files import refuse_others
 from pocketclip.infer import bundle as module
 from pocketclip.infer.bundle import is_bundle, read
+from pocketclip.parsing import digest_json
 from tests.bundles import manifest, model, rewritten
 
 PHOTO = module.Path(__file__).parents[2] / "examples" / "photos" / "chelsea.jpg"
@@ -33,7 +34,7 @@ def _signed(folder, **changes):
     raw = manifest(folder) | changes
     del raw["sha256"]
     raw = {key: value for key, value in raw.items() if value is not None}
-    raw["sha256"] = module._digest(raw)
+    raw["sha256"] = digest_json(raw)
     (folder / "bundle.json").write_text(json.dumps(raw), "utf-8")
 
 

@@ -764,3 +764,15 @@ def test_numbers_of_open_clip_that_make_no_sense(facts):
     config = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "size": 64}
     with pytest.raises(ConfigError, match=r"^x: its preprocessing cannot be followed"):
         squares.from_open_clip(config | facts, "x")
+
+
+def test_a_tokenizer_with_more_tokens_than_its_model_knows(tmp_path):
+    foreign_models = pytest.importorskip("tests.reinforce.foreign_models")
+    foreign_models.clip(tmp_path)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["cup"] = 500
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    made = load_teacher(f"transformers:{tmp_path}", device="cpu", precision="float32", offline=True)
+    assert made.encode_text(["a red cat"]).shape == (1, 24)
+    with pytest.raises(CheckpointError, match="gives the token 500, and the model knows 16"):
+        made.encode_text(["a cat", "a red cup"])

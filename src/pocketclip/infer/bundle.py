@@ -26,7 +26,7 @@ from typing import Any
 
 from pocketclip import files, hub, resolve, zoo
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
-from pocketclip.parsing import read_json
+from pocketclip.parsing import digest_json, read_json
 from pocketclip.tokenizer import fingerprint
 
 MANIFEST = resolve.MANIFEST
@@ -146,7 +146,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
                 f"{folder} is a bundle of version {raw['version']}, and this pocketclip reads "
                 f"version {VERSION}: update pocketclip, or export the model again"
             )
-        if raw.pop("sha256") != _digest(raw):
+        if raw.pop("sha256") != digest_json(raw):
             raise ChangedBundleError(_changed(folder, MANIFEST))
         bundle = Bundle(
             folder=folder,
@@ -164,7 +164,11 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
         same_tokenizer = raw["tokenizer"] == fingerprint()
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except ParseError as error:
+        raise BundleError(f"{error}: the file is damaged") from error
+    except ConfigError as error:
+        raise BundleError(f"{folder / MANIFEST} is damaged: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{folder / MANIFEST} is damaged: {error!r}") from error
     _check_places(bundle)
     if not same_tokenizer:
@@ -251,10 +255,5 @@ def write_manifest(folder: Path, about: Mapping[str, Any], names: Iterable[str])
         "tokenizer": fingerprint(),
         "files": hashed,
     }
-    raw["sha256"] = _digest(raw)
+    raw["sha256"] = digest_json(raw)
     (folder / MANIFEST).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _digest(raw: Mapping[str, Any]) -> str:
-    text = json.dumps(raw, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()

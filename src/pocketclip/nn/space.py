@@ -26,7 +26,7 @@ def space_id(model: nn.Module, config: zoo.ModelConfig, stamp: Stamp | None) -> 
     whose weights are still those of `stamp` keeps the stamp's id: so do fused forms, which are
     stamped with the id of the model they were made from.
     """
-    digest = _digest(model)
+    digest = weights_digest(model)
     if stamp is not None and stamp[1] == digest:
         return stamp
     parts = [architecture(config), digest, Tokenizer().fingerprint]
@@ -53,17 +53,21 @@ def architecture(config: zoo.ModelConfig) -> dict[str, Any]:
     return out
 
 
-def _digest(model: nn.Module) -> str:
-    """Return a hash of the weights, independent of their order and of a bias of zeros."""
+def weights_digest(model: nn.Module) -> str:
+    """Return a hash of the weights, independent of their order and of a bias of zeros.
+
+    A tower that was compiled in its place has the hash of the tower inside.
+    """
 
     def one(item: tuple[str, Tensor]) -> str:
         name, value = item
         array = value.detach().float().contiguous().cpu().numpy()
         return f"{name} {array.shape} {hashlib.sha256(array.data).hexdigest()}"
 
+    state = {name.replace("_orig_mod.", ""): v for name, v in model.state_dict().items()}
     items = [
         (name, value)
-        for name, value in sorted(model.state_dict().items())
+        for name, value in sorted(state.items())
         if not name.endswith("num_batches_tracked")
         and not (name == "image.head.bias" and not value.any())
     ]

@@ -90,6 +90,12 @@ class TransformersTowers:
             return_attention_mask=True,
         )
         ids = np.array(found["input_ids"], np.int64)
+        known = self.model.config.text_config.vocab_size
+        if ids.size and ids.max() >= known:
+            raise CheckpointError(
+                "the teacher's tokenizer is not that of its model: it gives the token "
+                f"{ids.max()}, and the model knows {known}; fetch its folder again"
+            )
         return ids, np.array(found["attention_mask"], np.int64).sum(1)
 
     def encode_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
