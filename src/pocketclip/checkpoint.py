@@ -23,7 +23,7 @@ from pocketclip.naming import Naming
 from pocketclip.nn import reparam
 from pocketclip.nn.clip import CLIP, random_model
 from pocketclip.nn.space import architecture
-from pocketclip.parsing import load_json, read_json
+from pocketclip.parsing import field, load_json, read_json, reason_of, typed
 from pocketclip.resolve import ModelSource, resolve_model
 
 CONFIG = resolve.CONFIG
@@ -166,15 +166,17 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str]] | 
     """Return a checkpoint's configuration, whether it is fused and its stamp; None if foreign."""
     hub.check_lfs_pointer(path / CONFIG)
     try:
-        raw = read_json(path / CONFIG)
+        raw = typed(read_json(path / CONFIG, what="its text"), dict, what="its text")
         if raw.get("format") != "pocketclip":
             return None
-        if raw["version"] > VERSION:
+        if field(raw, "version", int, what="it") > VERSION:
             raise CheckpointError(f"{path} has format {raw['version']}; update pocketclip")
         stamp = str(raw["space_id"]), str(raw["weights_digest"])
         return zoo.from_dict(raw["model"]), bool(raw["fused"]), stamp
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"{path / CONFIG} is damaged: {error!r}") from error
+        raise CheckpointError(
+            f"{path / CONFIG} is damaged: {reason_of(error)}; copy the checkpoint again"
+        ) from error
 
 
 def _load_foreign_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:

@@ -26,7 +26,7 @@ from typing import Any
 
 from pocketclip import files, hub, resolve, zoo
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
-from pocketclip.parsing import read_json
+from pocketclip.parsing import read_json, reason_of
 from pocketclip.tokenizer import fingerprint
 
 MANIFEST = resolve.MANIFEST
@@ -138,7 +138,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
     files.recover(folder)
     hub.check_lfs_pointer(folder / MANIFEST, BundleError)
     try:
-        raw = read_json(folder / MANIFEST)
+        raw = read_json(folder / MANIFEST, what="its text")
         if not isinstance(raw, dict) or raw.get("format") != "pocketclip-bundle":
             raise BundleError(f"{folder / MANIFEST} was not written by `pocketclip export`")
         if raw["version"] != VERSION:
@@ -165,7 +165,10 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise BundleError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+        raise BundleError(
+            f"{folder / MANIFEST} is damaged: {reason_of(error)}; copy the bundle again, or export "
+            "it again"
+        ) from error
     _check_places(bundle)
     if not same_tokenizer:
         raise BundleError(
