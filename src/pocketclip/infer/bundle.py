@@ -255,7 +255,9 @@ def write_manifest(folder: Path, about: Mapping[str, Any], names: Iterable[str])
         "files": hashed,
     }
     raw["sha256"] = _digest(raw)
-    (folder / MANIFEST).write_text(json.dumps(raw, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    (folder / MANIFEST).write_text(
+        json.dumps(raw, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+    )
 
 
 def _digest(raw: Mapping[str, Any]) -> str:
