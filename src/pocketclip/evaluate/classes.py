@@ -330,7 +330,12 @@ def _check_order(ordered: Sequence[Key], names: Sequence[str], source: str) -> N
 
 
 def _natural(text: str) -> list[str | tuple[int, str]]:
-    """Return what sorts `class2` before `class10`."""
-    parts = re.split(r"([0-9]+)", text)
-    digits = [part.lstrip("0") for part in parts]
-    return [(len(digits[at]), digits[at]) if at % 2 else part for at, part in enumerate(parts)]
+    """Return what sorts `class2` before `class10`, in the digits of any script."""
+    parts: list[str | tuple[int, str]] = []
+    for at, part in enumerate(re.split(r"(\d+)", text)):
+        if at % 2:
+            digits = "".join(str(unicodedata.decimal(digit)) for digit in part).lstrip("0")
+            parts.append((len(digits), digits))
+        else:
+            parts.append(part)
+    return parts
