@@ -277,7 +277,8 @@ def test_bad_files_each_get_one_clear_line(tmp_path):
     [
         (lambda c: c.update(format="other"), "not written by pocketclip"),
         (lambda c: c.update(version=99), "update pocketclip"),
-        (lambda c: c.pop("fused"), "damaged"),
+        (lambda c: c.pop("fused"), 'config.json is damaged: "fused" is missing; copy'),
+        (lambda c: c.update(version="1"), 'damaged: it: "version" should be a whole number'),
         (lambda c: c["model"].update(surprise=1), "damaged.*surprise"),
         (lambda c: c["model"]["text"].pop("width"), "damaged.*width"),
         (lambda c: c["model"]["text"].update(layers="2"), "text.layers cannot be '2'"),
@@ -297,8 +298,9 @@ def test_damaged_folders(tmp_path, change, message):
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=r"its text is not JSON: .*; copy") as caught:
         checkpoint.load(folder)
+    assert str(caught.value).count("config.json") == 1
 
 
 def test_weights_that_are_not_those_that_were_saved(tmp_path):

@@ -55,6 +55,6 @@ def test_names():
 
 def test_a_scale():
     assert check_scale(14.3) == 14.3
-    for scale in (float("nan"), float("inf")):
+    for scale in (float("nan"), float("inf"), 0.0, -1.0):
         with pytest.raises(EmbeddingError, match=f"logit scale: it is {scale}"):
             check_scale(scale)

@@ -12,6 +12,7 @@ import pytest
 from pocketclip import hub as hub_module
 from pocketclip.errors import HubError
 from pocketclip.hub import cached, choose_weights, fetch, is_hub_id
+from pocketclip.resolve import weights_in
 from tests.hub_server import ForwardProxy, HubServer
 
 REPO = "owner/model"
@@ -46,9 +47,16 @@ def steps(hub: HubServer) -> list[str]:
 @pytest.mark.parametrize(
     ("files", "chosen"),
     [
-        (["model.safetensors", "mobileclip.pt"], "model.safetensors"),
+        (["model.safetensors", "mobileclip.pt"], "mobileclip.pt"),
+        (["model.safetensors", "pytorch_model.bin", "tf_model.h5"], "model.safetensors"),
+        (["pytorch_model.bin", "finetuned.safetensors"], "finetuned.safetensors"),
+        (["mobileclip_s0.pt", "mobileclip_s0.safetensors"], "mobileclip_s0.safetensors"),
+        (
+            ["model.safetensors", "training_args.bin", "optimizer.pt", "rng_state_0.pth"],
+            "model.safetensors",
+        ),
         ([SAFE, "model.safetensors", "open_clip_pytorch_model.bin"], SAFE),
-        (["open_clip_pytorch_model.bin", "model.safetensors"], "model.safetensors"),
+        (["open_clip_pytorch_model.bin", "model.safetensors"], "open_clip_pytorch_model.bin"),
         (["pytorch_model.bin", "open_clip_pytorch_model.bin"], "open_clip_pytorch_model.bin"),
         (["a.pt", "open_clip_a.pt"], "open_clip_a.pt"),
         (["README.md", "mobileclip2_s0.pt", ".gitattributes"], "mobileclip2_s0.pt"),
@@ -62,9 +70,14 @@ def steps(hub: HubServer) -> list[str]:
         (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", SAFE], SAFE),
     ],
 )
-def test_choose_weights(files: list[str], chosen: str) -> None:
+def test_choose_weights(files: list[str], chosen: str, tmp_path: Path) -> None:
     assert choose_weights(files) == chosen
     assert choose_weights(files[::-1]) == chosen
+    if "/" not in chosen:  # in a folder here as on the hub
+        for name in files:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        assert weights_in(tmp_path) == tmp_path / chosen
 
 
 @pytest.mark.parametrize(
@@ -75,6 +88,8 @@ def test_choose_weights(files: list[str], chosen: str) -> None:
         (["a.safetensors", "b.safetensors", "c.pt"], ["a.safetensors, b.safetensors", "several"]),
         (["open_clip_a.safetensors", "open_clip_b.safetensors"], ["several"]),
         (["a.pt", "b.bin"], ["a.pt, b.bin", "several"]),
+        (["mobileclip_s0.pt", "finetuned.safetensors"], ["several", "give the path"]),
+        (["training_args.bin", "optimizer.pt"], ["no .safetensors"]),
         ([f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)], ["3 shards", "not supported"]),
         ([f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)], ["2 shards"]),
         ([f"text_{i:02}.txt" for i in range(99)], ["text_07.txt, ..."]),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pocketclip import hub, resolve
+from pocketclip import resolve
 from pocketclip.errors import CheckpointError, ConfigError, UnknownModelError
-from pocketclip.resolve import is_path, newest_checkpoint, resolve_model, weights_in
+from pocketclip.resolve import is_path, newest_checkpoint, resolve_model
 
 CHECKPOINT = ("config.json", "model.safetensors")
 STEP = (*CHECKPOINT, "trainer.pt", "checkpoint.json")
@@ -243,7 +243,7 @@ WRONG = [
     ("vit-b16", CheckpointError, "published model is hf-hub:laion/CLIP-ViT-B-16"),
     ("begun", CheckpointError, "a training run without a checkpoint yet"),
     ("several", CheckpointError, "several files could be the weights (epoch_1.pt, epoch_2.pt)"),
-    ("mixed", CheckpointError, "(finetuned.safetensors, mobileclip_s0.pt); name one of them"),
+    ("mixed", CheckpointError, "(finetuned.safetensors, mobileclip_s0.pt); give the path"),
     # 4
     ("apple/X@", ConfigError, "hf-hub:OWNER/NAME@REVISION"),
     ("a b/c", UnknownModelError, "unknown model 'a b/c'"),
@@ -419,12 +419,6 @@ def test_the_names_of_a_runs_files_are_those_that_training_writes():
     )  # fmt: skip
     assert saving.place(Path("small"), 2) == newest_checkpoint(Path("small"))
     assert saving._SEAL == resolve.SEAL
-
-
-def test_a_folder_is_chosen_from_as_the_hub_is():
-    for folder in ("both", "MobileCLIP2-S0", "MobileCLIP-S1-OpenCLIP"):
-        names = [path.name for path in Path(folder).iterdir() if path.name[0] != "."]
-        assert weights_in(Path(folder)).name == hub.choose_weights(names)
 
 
 def test_published_models_whatever_is_here():

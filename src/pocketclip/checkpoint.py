@@ -22,14 +22,13 @@ from pocketclip.errors import (
     CheckpointError,
     ConfigError,
     HubError,
-    ParseError,
 )
 from pocketclip.files import refuse_others, write_whole, write_whole_folder
 from pocketclip.naming import Naming
 from pocketclip.nn import reparam
 from pocketclip.nn.clip import CLIP, random_model
 from pocketclip.nn.space import architecture, weights_digest
-from pocketclip.parsing import digest_json, load_json, read_json
+from pocketclip.parsing import digest_json, field, load_json, read_json, reason_of, typed
 from pocketclip.resolve import ModelSource, resolve_model
 
 CONFIG = resolve.CONFIG
@@ -192,10 +191,10 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str], bo
     """
     hub.check_lfs_pointer(path / CONFIG)
     try:
-        raw = read_json(path / CONFIG)
+        raw = typed(read_json(path / CONFIG, what="its text"), dict, what="its text")
         if raw.get("format") != "pocketclip":
             return None
-        if raw["version"] > VERSION:
+        if field(raw, "version", int, what="it") > VERSION:
             raise CheckpointError(f"{path} has format {raw['version']}; update pocketclip")
         stamp = str(raw["space_id"]), str(raw["weights_digest"])
         config = zoo.from_dict(raw["model"])
@@ -206,12 +205,10 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str], bo
                 "again, or save it again"
             )
         return config, bool(raw["fused"]), stamp, sealed is not None
-    except ParseError as error:
-        raise CheckpointError(f"{error}: the file is damaged") from error
-    except ConfigError as error:
-        raise CheckpointError(f"{path / CONFIG} is damaged: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / CONFIG} is damaged: {error!r}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path / CONFIG} is damaged: {reason_of(error)}; copy the checkpoint again"
+        ) from error
 
 
 def _load_foreign_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:

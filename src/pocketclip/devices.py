@@ -36,8 +36,10 @@ def place(device: str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"no device {device!r} here ({reason}); try cpu or auto") from error
+        # torch's reasons list all of its backends, on one line of up to 2,000 characters.
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        detail = f" ({reason})" if len(reason) <= 100 else ""
+        raise ConfigError(f"no device {device!r} here{detail}; try cpu or auto") from error
     return found
 
 

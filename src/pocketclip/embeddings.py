@@ -77,9 +77,9 @@ def check_scale(scale: float) -> float:
     """Return the multiplier of cosine similarities.
 
     Raises:
-        EmbeddingError: it is not finite.
+        EmbeddingError: it is not finite, or not above 0.
     """
-    if not math.isfinite(scale):
+    if not 0 < scale < math.inf:  # so written, NaN fails
         raise EmbeddingError("logit scale", f"it is {scale}; the model's weights are damaged")
     return scale
 

@@ -23,9 +23,16 @@ from urllib.parse import urlsplit
 from pocketclip.errors import CheckpointError, HubError, PocketclipError
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
-_PICKLED = (".bin", ".pt", ".pth")
-_SUFFIXES = (".safetensors", *_PICKLED)
+PICKLED = (".pt", ".pth", ".bin")
+SUFFIXES = (*PICKLED, ".safetensors")
+"""Of weight files."""
 _SHARD = re.compile(r"-\d{5}-of-(?!00001\.)\d{5}\.[a-z]+$")
+_OF_TRANSFORMERS = re.compile(
+    r"(model(-00001-of-00001)?\.safetensors|pytorch_model(-00001-of-00001)?\.bin)", re.IGNORECASE
+)
+_OF_TRAINERS = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state(_\d+)?)\.(bin|pt|pth)", re.IGNORECASE
+)
 _PART = re.compile(r"\b[\w\-.]{1,96}\b", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
@@ -95,39 +102,45 @@ def is_hub_id(text: str) -> bool:
 
 
 def choose_weights(files: Sequence[str]) -> str:
-    """Return the one of a repository's `files` that holds the weights.
+    """Return the one of `files` that holds the weights: of a repository, cached or downloaded.
 
-    Safetensors come before pickles and, within each, `open_clip_*` before others: repositories
-    often carry the same weights under the names of several libraries, and these are the names
-    that are understood here. Files in folders count only if there are no weights beside them at
-    the top level.
+    open_clip's file (`open_clip_*`) comes first and transformers' (`model.safetensors`,
+    `pytorch_model.bin`) last, for a repository may have both beside its own; safetensors come
+    before pickles of the same name. Files in folders count only if there are no weights beside
+    them at the top level.
 
     Raises:
-        HubError: no weights, several that are equally good, or only a set of shards.
+        HubError: no weights, several that could be meant, or only a set of shards.
     """
-    weights = [f for f in files if f.lower().endswith(_SUFFIXES)]
-    weights = [f for f in weights if "/" not in f] or weights
-    whole = [f for f in weights if not _SHARD.search(f.lower())]
+    weights = [name for name in files if is_weight_file(name)]
+    weights = [name for name in weights if "/" not in name] or weights
+    whole = [name for name in weights if not _SHARD.search(name.lower())]
     if weights and not whole:
         raise HubError(
             f"the weights are split into {len(weights)} shards ({_listed(weights)}), which is not "
             "supported; join them into one file and pass its path"
         )
-    tensors = [f for f in whole if f.lower().endswith(".safetensors")]
-    pickles = [f for f in whole if f not in tensors]
-    for matches in (_open_clip(tensors), tensors, _open_clip(pickles), pickles):
+    open_clip = [name for name in whole if PurePosixPath(name).name.startswith("open_clip_")]
+    transformers = [name for name in whole if _OF_TRANSFORMERS.fullmatch(PurePosixPath(name).name)]
+    others = [name for name in whole if name not in (*open_clip, *transformers)]
+    for group in (open_clip, others, transformers):
+        safe = [name for name in group if name.lower().endswith(".safetensors")]
+        if group is others and len({PurePosixPath(name).stem for name in others}) > 1:
+            safe = others  # of different names none comes before another
+        matches = safe or group
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise HubError(
                 f"several files could be the weights ({_listed(matches)}); "
-                "download the one that you want and pass its path"
+                "give the path of the one that you want"
             )
     raise HubError(f"no .safetensors, .bin, .pt or .pth file among: {_listed(files)}")
 
 
-def _open_clip(files: Sequence[str]) -> list[str]:
-    return [f for f in files if PurePosixPath(f).name.startswith("open_clip_")]
+def is_weight_file(name: str) -> bool:
+    """Return whether a file may hold weights, by its name; what trainers keep beside may not."""
+    return name.lower().endswith(SUFFIXES) and not _OF_TRAINERS.fullmatch(PurePosixPath(name).name)
 
 
 def _listed(files: Sequence[str]) -> str:
@@ -195,7 +208,7 @@ def _in_cache(repo: str, revision: str) -> _Cached | None:
         ]
         chosen = _marker(folder, commit).is_file()
         known = files if chosen else [name for name in files if _is_ours(name)]
-        certain = bool([name for name in known if name.lower().endswith(_SUFFIXES)])
+        certain = any(map(is_weight_file, known))
         filename = choose_weights(known if certain else files)
     except (OSError, ValueError, HubError):
         return None
@@ -566,6 +579,8 @@ def _cache_dir() -> Path:
 
 
 __all__ = [
+    "PICKLED",
+    "SUFFIXES",
     "HubFile",
     "cached",
     "check_lfs_pointer",
@@ -577,4 +592,5 @@ __all__ = [
     "is_hub_id",
     "is_lfs_pointer",
     "is_offline",
+    "is_weight_file",
 ]

@@ -299,6 +299,13 @@ def typed(value: object, kind: type[T], *, what: str) -> T:
     raise ParseError(f"{what} should be {_KINDS.get(kind, kind.__name__)}, not {kind_of(value)}")
 
 
+def reason_of(error: Exception) -> str:
+    """Return in words why a loaded value could not be used: a key that is missing, or the error."""
+    if isinstance(error, KeyError) and error.args:
+        return f'"{error.args[0]}" is missing'
+    return _one_line(error)
+
+
 def kind_of(value: object) -> str:
     """Return the type of a JSON value in words, with the value where that is short."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -28,12 +28,11 @@ from pathlib import Path
 from typing import Literal
 
 from pocketclip import files, hub, zoo
-from pocketclip.errors import CheckpointError, ConfigError, UnknownModelError
+from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
 
 Kind = Literal["random", "checkpoint", "file", "bundle", "hub", "transformers", "open_clip"]
 
-PICKLED = (".pt", ".pth", ".bin")
-SUFFIXES = (*PICKLED, ".safetensors")
+PICKLED, SUFFIXES = hub.PICKLED, hub.SUFFIXES
 """Of weight files."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """A checkpoint folder's files."""
@@ -160,29 +159,18 @@ def is_path(text: str, *, windows: bool = _WINDOWS) -> bool:
 def weights_in(folder: Path) -> Path | None:
     """Return the weight file of a folder as the hub has them, or None if there is none.
 
-    open_clip's file comes first and transformers' last, for a repository may have both beside its
-    own; safetensors come before pickles. Hidden files and folders within are not looked at.
+    `hub.choose_weights` chooses. Hidden files and folders within are not looked at.
 
     Raises:
         CheckpointError: several files could be the weights, or the folder cannot be read.
     """
-    found = [name for name in _files(folder) if Path(name).suffix.lower() in SUFFIXES]
-    open_clip = [name for name in found if name.startswith("open_clip_")]
-    transformers = [name for name in found if name in (WEIGHTS, "pytorch_model.bin")]
-    others = [name for name in found if name not in (*open_clip, *transformers)]
-    for group in (open_clip, others, transformers):
-        safe = [name for name in group if name.lower().endswith(".safetensors")]
-        if group is others and len({Path(name).stem for name in others}) > 1:
-            safe = others  # of different names none comes before another
-        matches = safe or group
-        if len(matches) == 1:
-            return folder / matches[0]
-        if matches:
-            shown = ", ".join(matches[:4]) + (", ..." if len(matches) > 4 else "")
-            raise CheckpointError(
-                f"{folder}: several files could be the weights ({shown}); name one of them"
-            )
-    return None
+    found = list(filter(hub.is_weight_file, _files(folder)))
+    if not found:
+        return None
+    try:
+        return folder / hub.choose_weights(found)
+    except HubError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
 
 
 # --- 1: prefixes
@@ -350,7 +338,7 @@ def _in_folder(text: str, path: Path) -> ModelSource:
     names = set(_files(path))
     if MANIFEST in names:
         return _local(text, "bundle", path)
-    weights = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    weights = list(filter(hub.is_weight_file, names))
     suggested = _suggested(path, exactly=False)
     if SEAL in names or (CONFIG in names and (WEIGHTS in names or not weights)):
         return _local(text, "checkpoint", path, suggested=suggested)

@@ -285,7 +285,7 @@ def list_files(
     once. A folder that is not there has no files.
 
     Raises:
-        StorageError: the folder, or the store, cannot be read.
+        StorageError: the folder, or the store, cannot be read, or it is a file.
     """
     return [path for path, _ in list_sizes(folder, suffixes, recursive=recursive)]
 
@@ -298,6 +298,8 @@ def list_sizes(
     Raises:
         StorageError: the folder, or the store, cannot be read.
     """
+    if not is_remote(folder) and _local(folder).is_file():
+        raise StorageError(f"{folder} is a file: give the folder that it is in")
     with explained(folder, "list"):
         found = list(_listed(folder, recursive=recursive))
     endings = tuple(suffix.lower() for suffix in suffixes)

@@ -90,6 +90,9 @@ def test_an_order_that_could_be_two_is_refused():
     labels = [f"class{i}" for i in range(12)]
     with pytest.raises(DataError, match=r"'class10' before 'class2'.*label<TAB>name"):
         matched(labels, TWELVE)
+    arabic = [str(i).translate({48 + k: 0x660 + k for k in range(10)}) for i in range(12)]
+    with pytest.raises(DataError, match="in doubt"):
+        matched(arabic, TWELVE)
     padded = [f"class{i:02d}" for i in range(12)]
     assert matched(padded, TWELVE)["class10"] == "name 10"
     assert matched([f"n0{i}" for i in range(9)], TWELVE[:9])["n03"] == "name 3"  # WordNet's

@@ -418,6 +418,14 @@ def test_what_is_not_finite_is_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_scale_that_is_not_finite_is_refused_before_anything_is_written(tmp_path):
+    broken = random_model("tiny", seed=0)
+    broken.logit_scale.data.fill_(float("nan"))
+    with pytest.raises(ExportError, match="model itself is not usable: logit scale: it is nan"):
+        export(broken, tmp_path / "phone", target="onnx")
+    assert not (tmp_path / "phone").exists()
+
+
 def test_the_accuracy_may_not_fall(tmp_path):
     answers = iter([90.0, 89.4])
     with pytest.raises(ExportError, match=r"89.40 %.*90.00 %.*nothing was written"):

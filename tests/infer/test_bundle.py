@@ -108,7 +108,18 @@ def test_a_manifest_of_something_else(folder, changes, message):
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", "{", '{"format"', "\xff\xfe"])
 def test_a_manifest_that_is_none(folder, text):
     (folder / "bundle.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(BundleError):
+    with pytest.raises(
+        BundleError, match=r"bundle.json (is damaged: its text is|was not)"
+    ) as caught:
+        read(folder)
+    assert str(caught.value).count("bundle.json") == 1
+    assert "export" in str(caught.value)  # what to do next
+    assert "Error(" not in str(caught.value)
+
+
+def test_a_manifest_without_an_entry(folder):
+    _signed(folder, logit_scale=None)
+    with pytest.raises(BundleError, match='is damaged: "logit_scale" is missing; copy'):
         read(folder)
 
 

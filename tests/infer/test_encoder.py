@@ -217,6 +217,12 @@ def test_precision_and_device_of_load(tmp_path, exported):
         pocketclip.load(tmp_path / "model", precision="fp64")
     with pytest.raises(ConfigError, match="no device 'cuda:9' here"):
         pocketclip.load(tmp_path / "model", device="cuda:9")
+    # torch's own reason is a page of backends and advice for its makers.
+    for name in ("mtia", "tpu"):
+        with pytest.raises(
+            ConfigError, match=rf"^no device '{name}' here.{{0,110}}; try cpu or auto$"
+        ):
+            pocketclip.load(tmp_path / "model", device=name)
     with pytest.raises(ConfigError, match="runs on the processor: leave device 'cuda' out"):
         pocketclip.load(exported(), device="cuda")
     with pytest.raises(ConfigError, match="a revision belongs to a repository"):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.cli import inside
 from tests.shards.making import folder, photo, sample, write
 from tests.shards.test_join import bare, table
 
@@ -36,6 +37,15 @@ def test_join_and_audit(tmp_path):
     assert "cut" in found["problems"]["tar"][0]["reason"]
 
 
+def test_nothing_joined_is_nothing_done(tmp_path):
+    write(tmp_path / "dr.tar", [bare(n) for n in (7, 8)])
+    done = inside.run(
+        "join", tmp_path / "dr.tar", table(tmp_path / "p", [0]), "--out", tmp_path / "out"
+    )
+    assert done.returncode == 2
+    assert "0 samples in 0 shards" in done.stdout
+
+
 def test_join_by_url(tmp_path, web):
     web.files["/0.jpg"] = photo()
     write(tmp_path / "dr.tar", [bare(0, url=f"{web.url}/0.jpg")])
@@ -58,6 +68,7 @@ def test_join_by_url(tmp_path, web):
         (["join", "nowhere.tar", "--fetch", "--out", "x"], "nowhere.tar"),
         (["join", "a.tar", "b.csv", "--out", "x", "--where", "split"], "COLUMN=VALUE"),
         (["audit", "nowhere"], "no such folder"),
+        (["audit", __file__], "test_cli.py is a file: give the folder that it is in"),
         (["audit", ".", "--recompute", "3"], "needs teachers (--teacher SPEC)"),
     ],
 )

@@ -92,6 +92,35 @@ def test_a_real_set(tmp_path):
     assert audit(str(tmp_path)).clean
 
 
+def test_an_image_that_is_not_the_one_that_was_embedded_is_left_out(tmp_path):
+    # Our own sets hold the image and no hash; 2 has another one, though a hash of its own.
+    samples = [sample(n) for n in range(4)]
+    samples[2].image = photo(7)
+    # 3 was encoded anew by img2dataset, which records the hash of the original.
+    samples[3].meta["sha256"] = hashlib.sha256(b"original").hexdigest()
+    write(tmp_path / "dr.tar", samples)
+    out = str(tmp_path / "out")
+    pairs = table(tmp_path / "p", range(4))
+    report = join(str(tmp_path / "dr.tar"), pairs, out)
+    assert (report.samples, report.counts["bad"]) == (3, 1)
+    [note] = [note for note in notes(out) if note["kind"] == "bad"]
+    assert note["uid"] == "00000002"
+    assert "the reinforced set has another one" in note["reason"]
+
+
+def test_a_stored_hash_that_is_not_the_images_leaves_it_out(tmp_path):
+    right, wrong = bare(0), bare(1)
+    right.meta["sha256"] = hashlib.sha256(photo(0)).hexdigest().upper()
+    wrong.meta["sha256"] = hashlib.sha256(photo(0)).hexdigest()
+    write(tmp_path / "dr.tar", [right, wrong, bare(2)])
+    out = str(tmp_path / "out")
+    report = join(str(tmp_path / "dr.tar"), table(tmp_path / "p", range(3)), out)
+    assert (report.samples, report.counts["bad"]) == (2, 1)
+    [note] = notes(out)
+    assert note["uid"] == "00000001"
+    assert "its SHA-256 is not the stored one" in note["reason"]
+
+
 def test_what_has_no_partner_is_named(tmp_path):
     dr = write(tmp_path / "dr.tar", [bare(n) for n in (0, 2, 4, 9)])
     assert dr.samples == 4

@@ -67,9 +67,9 @@ def join(
 ) -> None:
     """Write shards of PAIRS with the reinforcements that REINFORCED has for them, by uid.
 
-    What has no partner is counted, and named in DIR/unmatched.jsonl; the exit code is then 1.
-    A run that was stopped goes on where it was. Published DataCompDR sets hold URLs instead of
-    images: --fetch brings them.
+    What has no partner is counted, and named in DIR/unmatched.jsonl; the exit code is then 1, or 2
+    if nothing was joined. A run that was stopped goes on where it was. Published DataCompDR sets
+    hold URLs instead of images: --fetch brings them.
 
     \b
     pocketclip join grocery-dr pairs.csv --out joined --caption-column alt_text --where split=train
@@ -109,7 +109,7 @@ def join(
     else:
         _show(report)
     if not report.complete:
-        raise typer.Exit(1)
+        raise typer.Exit(1 if report.samples else 2)
 
 
 def _show(report: JoinReport) -> None:

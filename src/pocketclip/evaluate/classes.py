@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from pocketclip import storage
 from pocketclip.errors import DataError
-from pocketclip.evaluate.examples import DataOptions, read_lines, readable
+from pocketclip.escaping import escape_surrogates
+from pocketclip.evaluate.examples import DataOptions, read_lines
 
 Key = int | str
 """What tells labels apart: a whole number, or text."""
@@ -149,7 +150,7 @@ def _keys(labels: Mapping[str, str]) -> dict[str, Key]:
 
 
 def _text(label: str) -> str:
-    return unicodedata.normalize("NFC", readable(label).strip())
+    return unicodedata.normalize("NFC", escape_surrogates(label).strip())
 
 
 def _own_names(keys: Mapping[str, Key]) -> tuple[list[str], dict[str, int]]:
@@ -240,7 +241,8 @@ def _by_label(
         if len(there) != 1:
             what = "more than one name" if there else "no name"
             raise DataError(
-                f"{labels[label]}: {listed.source} has {what} for the class {readable(label)!r}"
+                f"{labels[label]}: {listed.source} has {what} for the class "
+                f"{escape_surrogates(label)!r}"
             )
         number[label] = there[0]
     _check_distinct(keys, number, listed)
@@ -261,7 +263,7 @@ def _among_names(
         if len(there) > 1:
             raise DataError(
                 f"{listed.source} line {there[1] + 1}: {names[there[1]]!r} comes twice, and "
-                f"{readable(label)!r} could be either; {_ADVICE}"
+                f"{escape_surrogates(label)!r} could be either; {_ADVICE}"
             )
         number[label] = there[0]
     _check_distinct(keys, number, listed)
@@ -275,8 +277,8 @@ def _check_distinct(keys: Mapping[str, Key], number: Mapping[str, int], listed: 
         key, other = taken.setdefault(position, (keys[label], label))
         if key != keys[label]:
             raise DataError(
-                f"{listed.source} line {position + 1} would be the name of {readable(other)!r} and "
-                f"of {readable(label)!r}; {_ADVICE}"
+                f"{listed.source} line {position + 1} would be the name of "
+                f"{escape_surrogates(other)!r} and of {escape_surrogates(label)!r}; {_ADVICE}"
             )
 
 
@@ -328,7 +330,12 @@ def _check_order(ordered: Sequence[Key], names: Sequence[str], source: str) -> N
 
 
 def _natural(text: str) -> list[str | tuple[int, str]]:
-    """Return what sorts `class2` before `class10`."""
-    parts = re.split(r"([0-9]+)", text)
-    digits = [part.lstrip("0") for part in parts]
-    return [(len(digits[at]), digits[at]) if at % 2 else part for at, part in enumerate(parts)]
+    """Return what sorts `class2` before `class10`, in the digits of any script."""
+    parts: list[str | tuple[int, str]] = []
+    for at, part in enumerate(re.split(r"(\d+)", text)):
+        if at % 2:
+            digits = "".join(str(unicodedata.decimal(digit)) for digit in part).lstrip("0")
+            parts.append((len(digits), digits))
+        else:
+            parts.append(part)
+    return parts

@@ -12,13 +12,13 @@ import os
 from pathlib import Path
 
 from pocketclip import storage
+from pocketclip.escaping import escape_surrogates
 from pocketclip.evaluate.examples import (
     DataOptions,
     Example,
     NoSetError,
     Puzzle,
     TaskData,
-    readable,
 )
 from pocketclip.evaluate.folders import open_folders, subfolders
 from pocketclip.evaluate.rows import SUFFIXES
@@ -88,7 +88,7 @@ def own_task(root: str) -> Task:
     suffix = next((s for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), "")
     if suffix and (storage.is_remote(root) or not storage.is_folder(root)):
         name = name[: -len(suffix)]
-    name = readable(name) or "data"
+    name = escape_surrogates(name) or "data"
     return Task(key=f"own/{name}" if name in TASKS else name, dataset=name)
 
 

@@ -90,11 +90,6 @@ class TaskData:
         return self.samples()
 
 
-def readable(text: str) -> str:
-    """Return text that UTF-8 can hold: of a file's name, the bytes that are none are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def identity(*parts: object) -> str:
     """Return a hash of plain JSON values."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from pocketclip import __version__, storage
 from pocketclip.errors import ConfigError, DataError, PocketclipError, StorageError
+from pocketclip.escaping import escape_surrogates
 from pocketclip.evaluate.data import DataOptions, NoSetError, TaskData, find
-from pocketclip.evaluate.examples import readable
 from pocketclip.evaluate.probe import knn, linear_probe, scikit_learn
 from pocketclip.evaluate.results import Result, read_results, writable, write_results
 from pocketclip.evaluate.retrieval import run_association, run_caption_choice, run_retrieval
@@ -134,7 +134,7 @@ def evaluate(
         "skipped": len(outcome.skipped),
         "kind": data.kind,
         "metric": main,
-        "data": readable(data.place),
+        "data": escape_surrogates(data.place),
         "identity": data.identity,
         "seconds": round(time.monotonic() - begun, 2),
         "version": __version__,
@@ -195,7 +195,10 @@ def run(
         except PocketclipError as error:
             yield Failure(task.key, str(error))
             continue
-        told = {k: readable(v) if isinstance(v, str) else v for k, v in (about or {}).items()}
+        told = {
+            key: escape_surrogates(value) if isinstance(value, str) else value
+            for key, value in (about or {}).items()
+        }
         result = replace(result, about=told | result.about)
         unwritten = _add(out, result, encoder) if out else None
         on_outcome(outcome)
@@ -221,7 +224,7 @@ def _other_set(old: Result, task: Task, data: TaskData, out: str) -> str | None:
     if task.key in TASKS or not isinstance(place, str):
         return None
     same = old.about.get("identity") == data.identity
-    if same or storage.absolute(place) == readable(storage.absolute(data.place)):
+    if same or storage.absolute(place) == escape_surrogates(storage.absolute(data.place)):
         return None
     return (f"{out} holds the result of another set of this name, {place}: write to another file, "
             "or name this one with --tasks NAME")  # fmt: skip

@@ -129,7 +129,7 @@ def export(
         "pocketclip": __version__,
         "space_id": model.space_id,
         "model": zoo.to_dict(model.config),
-        "logit_scale": float(model.logit_scale.detach().exp()),
+        "logit_scale": wanted.logit_scale,
         "target": target,
         "precision": precision,
         "image_input": (

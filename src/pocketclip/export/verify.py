@@ -88,6 +88,7 @@ class Reference:
     captions: Sequence[str]
     image: Embeddings  # (N, D)
     text: Embeddings  # (N, D)
+    logit_scale: float
 
 
 def own_photos() -> list[bytes]:
@@ -101,19 +102,21 @@ def reference(model: CLIP, photos: Sequence[Any] = (), captions: Sequence[str] =
     """Return what `model` says of the package's photographs and captions, and of those given.
 
     Raises:
-        ExportError: a photograph cannot be read, or the model gives no finite number for one.
+        ExportError: a photograph cannot be read, or the model gives no finite number for one, or
+            has no logit scale.
     """
     encoder = Encoder(model)
     photos = [*own_photos(), *photos]
     captions = [*CAPTIONS, *captions]
     encoder.tokenizer = type(encoder.tokenizer)(warn=False)  # one of ours is meant to be cut
     try:
+        scale = encoder.logit_scale
         image, text = encoder.encode_image(photos), encoder.encode_text(captions)
     except ImageError as error:
         raise ExportError(f"a photograph to compare with cannot be read: {error}") from error
     except EmbeddingError as error:
-        raise ExportError(f"the model's own embeddings cannot be compared with: {error}") from error
-    return Reference(photos=photos, captions=captions, image=image, text=text)
+        raise ExportError(f"the model itself is not usable: {error}") from error
+    return Reference(photos=photos, captions=captions, image=image, text=text, logit_scale=scale)
 
 
 def compare(found: Embeddings, wanted: Embeddings) -> dict[str, Any]:

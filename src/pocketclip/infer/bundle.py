@@ -26,7 +26,7 @@ from typing import Any
 
 from pocketclip import files, hub, resolve, zoo
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
-from pocketclip.parsing import digest_json, read_json
+from pocketclip.parsing import digest_json, read_json, reason_of
 from pocketclip.tokenizer import fingerprint
 
 MANIFEST = resolve.MANIFEST
@@ -138,7 +138,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
     files.recover(folder)
     hub.check_lfs_pointer(folder / MANIFEST, BundleError)
     try:
-        raw = read_json(folder / MANIFEST)
+        raw = read_json(folder / MANIFEST, what="its text")
         if not isinstance(raw, dict) or raw.get("format") != "pocketclip-bundle":
             raise BundleError(f"{folder / MANIFEST} was not written by `pocketclip export`")
         if raw["version"] != VERSION:
@@ -164,12 +164,11 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
         same_tokenizer = raw["tokenizer"] == fingerprint()
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
-    except ParseError as error:
-        raise BundleError(f"{error}: the file is damaged") from error
-    except ConfigError as error:
-        raise BundleError(f"{folder / MANIFEST} is damaged: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise BundleError(
+            f"{folder / MANIFEST} is damaged: {reason_of(error)}; copy the bundle again, or export "
+            "it again"
+        ) from error
     _check_places(bundle)
     if not same_tokenizer:
         raise BundleError(
@@ -256,4 +255,6 @@ def write_manifest(folder: Path, about: Mapping[str, Any], names: Iterable[str])
         "files": hashed,
     }
     raw["sha256"] = digest_json(raw)
-    (folder / MANIFEST).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder / MANIFEST).write_text(
+        json.dumps(raw, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+    )

@@ -52,13 +52,13 @@ def merge(
         keep: whether its embeddings may be copied as they are.
 
     Raises:
-        DataError: there is no image, it is not the one that was embedded by its stored SHA-256,
-            or captions and embeddings do not fit.
+        DataError: there is no image, it is not the one that was embedded, or captions and
+            embeddings do not fit.
     """
     image = pair.image if pair.image is not None else reinforced.image
     if image is None:
         raise DataError("neither the pair nor the reinforcement has an image")
-    _check_hash(image, pair, reinforced)
+    _check_image(image, pair, reinforced)
     captions = {**reinforced.captions, **pair.captions}
     differs = ""
     for key, own in reinforced.captions.items():
@@ -85,9 +85,18 @@ def merge(
     return Ready(sample, dtype, packed, differs)
 
 
-def _check_hash(image: bytes, pair: Pair, reinforced: Sample) -> None:
-    """Refuse an image that is not the one whose SHA-256 is stored, in either's metadata."""
+def _check_image(image: bytes, pair: Pair, reinforced: Sample) -> None:
+    """Refuse an image that is not the one that was embedded, as far as anything tells.
+
+    The reinforced set's own image tells; else the SHA-256 in either's metadata.
+    """
+    if image == reinforced.image:
+        return
     told = _sha256(reinforced.meta), _sha256(pair.meta)
+    if reinforced.image is not None and not told[0]:
+        raise DataError(
+            "the image is not the one that was embedded: the reinforced set has another one"
+        )
     expected = told[0] or told[1]
     if not expected or hashlib.sha256(image).hexdigest() == expected:
         return
