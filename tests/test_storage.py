@@ -366,3 +366,8 @@ def test_a_pipe_or_device_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(StorageError, match="a pipe, socket or device, not a file"):
         storage.open_read(str(tmp_path / name))
+
+
+def test_an_empty_path_is_no_folder_to_write_to():
+    with pytest.raises(StorageError, match="an empty path"):
+        storage.remove_abandoned("")

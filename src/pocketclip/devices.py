@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+MAX_THREADS = 1024
+"""More make OpenMP end the process, and no processor has so many cores."""
 
 
 def place(device: str) -> torch.device:
@@ -57,9 +59,23 @@ def set_threads(count: int) -> None:
     """Let torch use `count` threads of the processor, in this whole process.
 
     Raises:
+        ConfigError: there are more than `MAX_THREADS`.
         MissingDependencyError: torch is not installed.
     """
+    check_threads(count)
     need_torch().set_num_threads(count)
+
+
+def check_threads(count: int) -> None:
+    """Refuse a number of threads that no machine has; the system would kill the process.
+
+    Raises:
+        ConfigError: there are more than `MAX_THREADS`.
+    """
+    if count > MAX_THREADS:
+        raise ConfigError(
+            f"{count:,} threads are more than {MAX_THREADS:,}; one per core is fastest"
+        )
 
 
 def _has_bfloat16(device: torch.device) -> bool:

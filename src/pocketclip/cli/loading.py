@@ -41,6 +41,8 @@ def load_encoder(
     from pocketclip.resolve import resolve_model
 
     source = resolve_model(model, revision=revision)
+    if threads is not None:
+        devices.check_threads(threads)
     if threads is not None and source.kind != "bundle":
         devices.set_threads(threads)  # of the whole process, which is ours
         threads = None

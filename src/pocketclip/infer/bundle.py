@@ -25,7 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from pocketclip import files, hub, resolve, zoo
-from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
+from pocketclip.errors import (
+    BundleError,
+    ChangedBundleError,
+    ConfigError,
+    ParseError,
+    PocketclipError,
+)
 from pocketclip.parsing import read_json
 from pocketclip.tokenizer import fingerprint
 
@@ -165,7 +171,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise BundleError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+        raise BundleError(f"{folder / MANIFEST} is damaged: {_reason(error)}") from error
     _check_places(bundle)
     if not same_tokenizer:
         raise BundleError(
@@ -204,6 +210,10 @@ def _verification(raw: Mapping[str, Any]) -> dict[str, Any]:
     for name, figures in dict(raw.get("backends", {})).items():
         _positive(figures.get("ms", 1.0), f"ms of {name}")
     return dict(raw)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, PocketclipError) else repr(error)
 
 
 def _check_places(bundle: Bundle) -> None:
