@@ -277,7 +277,10 @@ def test_bad_files_each_get_one_clear_line(tmp_path):
     [
         (lambda c: c.update(format="other"), "not written by pocketclip"),
         (lambda c: c.update(version=99), "update pocketclip"),
-        (lambda c: c.pop("fused"), 'config.json is damaged: "fused" is missing; copy'),
+        (
+            lambda c: (c.pop("sha256"), c.pop("fused")),
+            'config.json is damaged: "fused" is missing; copy',
+        ),
         (lambda c: c.update(version="1"), 'damaged: it: "version" should be a whole number'),
         (lambda c: c["model"].update(surprise=1), "damaged.*surprise"),
         (lambda c: c["model"]["text"].pop("width"), "damaged.*width"),

@@ -51,6 +51,7 @@ HERE = {
     "mixed": ("mobileclip_s0.pt", "finetuned.safetensors"),
     "apple/MobileCLIP-S0": ("mobileclip_s0.pt",),
     "own/thing": CHECKPOINT,
+    "runs/small": CHECKPOINT,
     SNAPSHOT: ("open_clip_model.safetensors",),
     # no models
     "several": ("epoch_1.pt", "epoch_2.pt"),
@@ -276,6 +277,7 @@ def test_what_it_cannot_mean(text, error, message):
         ("unfinished", "a run that has not finished: its checkpoint of step 10 is used"),
         ("ViT-B/16", "the zoo's model is written vit-b16"),
         ("./small", ""), ("small/", ""), ("laptop", ""), ("own/thing", ""), ("random:tiny", ""),
+        ("runs/small", ""),
         ("mobileclip2_s2", ""), ("timm/MobileCLIP2-S0-OpenCLIP", ""),
     ],
 )  # fmt: skip

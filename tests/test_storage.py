@@ -382,3 +382,8 @@ def test_not_more_is_read_than_the_limit(tmp_path: Path) -> None:
         storage.read_bytes("/dev/zero", max_bytes=5)
     with pytest.raises(StorageError, match="a pipe or a device"):
         storage.read_bytes("/dev/zero", max_bytes=5, regular=True)
+
+
+def test_an_empty_path_is_no_folder_to_write_to():
+    with pytest.raises(StorageError, match="an empty path"):
+        storage.remove_abandoned("")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-
-_MOST_THREADS = 1024
+MAX_THREADS = 1024
+"""More can end the process or use up the machine's, and no processor has so many cores."""
 
 
 def place(device: str) -> torch.device:
@@ -66,9 +66,9 @@ def check_threads(count: int | None) -> None:
     """
     if count is not None and count < 1:
         raise ValueError(f"threads must be at least 1, not {count}")
-    if count is not None and count > _MOST_THREADS:
+    if count is not None and count > MAX_THREADS:
         raise ConfigError(
-            f"threads is {count:,}; {_MOST_THREADS:,} is the most, and the number of cores "
+            f"threads is {count:,}; {MAX_THREADS:,} is the most, and the number of cores "
             f"({cores()}) is usually the best"
         )
 

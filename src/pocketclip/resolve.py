@@ -257,11 +257,19 @@ def _on_disk(text: str) -> ModelSource | None:
     if not os.path.lexists(text):
         return None
     source = _at_path(text)
-    other = _alike(text)
+    # Of `runs/small` only the last part is called like a model: nobody can have meant that one.
+    other = _alike(text) if _means_a_model(text) else ""
     if not other:
         return source
     note = f"{text} is taken for what is here under that name; {other}"
     return replace(source, note="; ".join(filter(None, (note, source.note))))
+
+
+def _means_a_model(text: str) -> bool:
+    """Return whether a text would be a model of the zoo or the hub if nothing were on disk."""
+    return "/" not in text or any(
+        text.lower() == repo.lower() for known in zoo.ZOO.values() for repo in known.hub
+    )
 
 
 def _alike(text: str) -> str:

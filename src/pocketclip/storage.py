@@ -209,7 +209,14 @@ def read_bytes(path: str, *, max_bytes: int = MAX_BYTES, regular: bool = False) 
 
 
 def remove_abandoned(folder: str) -> None:
-    """Remove what killed processes left half-written in a local folder; a store has no such."""
+    """Remove what killed processes left half-written in a local folder; a store has no such.
+
+    Raises:
+        StorageError: the path is empty, as of an unset variable; it would be
+            the current folder.
+    """
+    if not folder:
+        raise StorageError('an empty path: name a folder to write to ("." for this one)')
     if not is_remote(folder):
         files.remove_abandoned(_local(folder))
 

@@ -52,3 +52,12 @@ def test_every_verb_names_the_input_and_fails(models, tmp_path, part):
         assert "nan%" not in done.stderr
     assert not (tmp_path / "rows.npy").exists()
     assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_more_threads_than_any_machine_has_are_refused(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    done = run(
+        "classify", tmp_path, "--labels", "a,b", "--model", "random:tiny", "--threads", "99999"
+    )
+    assert done.returncode == 2
+    assert "threads is 99,999; 1,024 is the most" in done.stderr

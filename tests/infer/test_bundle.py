@@ -276,3 +276,10 @@ def test_a_folder_with_anything_but_a_bundle_is_not_replaced(exported, tmp_path,
     with pytest.raises(PocketclipError, match=r"holds other files.*would be lost"):
         refuse_others(target, module.own_files)
     assert (target / other).exists()
+
+
+def test_a_manifest_that_is_no_json_is_said_in_words(folder):
+    (folder / "bundle.json").write_text("")
+    with pytest.raises(BundleError, match=r"is damaged: .* is not JSON") as caught:
+        read(folder)
+    assert "ParseError(" not in str(caught.value)

@@ -39,3 +39,8 @@ def test_samples_without_images_still_show_their_captions():
     bare = Sample(uid="b", image=None, captions={"text": ["words " * 100]})
     page = np.asarray(sheet([bare], None))
     assert (page < 128).any()
+
+
+def test_a_caption_of_a_megabyte_is_cut():
+    long = Sample(uid="c", image=None, captions={"text": ["x" * 1_000_000]})
+    assert sheet([long], None).height == sheet([_sample("red", ["x"])], None).height

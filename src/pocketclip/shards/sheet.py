@@ -87,6 +87,8 @@ def _lines(sample: Sample, width: int) -> list[tuple[str, tuple[int, int, int]]]
 
 def _cut(text: str, width: int) -> str:
     font = _font()
+    if len(text) > width:  # no character is narrower than a pixel; Pillow refuses very long texts
+        text = text[:width] + " ..."
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + " ...") > width:
