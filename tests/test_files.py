@@ -482,3 +482,25 @@ def test_a_lock_file_that_tells_nothing_good(tmp_path):
     assert "\x1b" not in machine
     assert len(machine) <= 500
     assert process == ""
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    kept, link = tmp_path / "there" / "kept", tmp_path / "link"
+    kept.write_text("old")
+    link.symlink_to(kept)
+    check_writable(link)
+    with write_whole(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert kept.read_text() == "new"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["kept", "link", "there"]
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for write in (check_writable, lambda path: write_whole(path).__enter__()):
+        with pytest.raises(OSError, match=r"not replaced by a file.*pipe"):
+            write(pipe)
+    assert pipe.is_fifo()

@@ -230,6 +230,12 @@ def test_shards_of_ours_that_are_empty_are_known_to_be(tmp_path):
     assert shards.join(str(home), f"{home}/00000000.tar", str(tmp_path / "joined")).complete
 
 
+def test_a_set_of_empty_shards_is_nothing_to_audit(tmp_path):
+    home = folder(tmp_path / "set", [[], []])
+    with pytest.raises(DataError, match="no samples in 2 shards"):
+        shards.audit(str(home))
+
+
 # --- keys
 
 

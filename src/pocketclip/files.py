@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 def write_whole(path: str | os.PathLike[str], *, tidy: bool = True) -> Iterator[Path]:
     """Yield a temporary path; on success flush it to disk and rename it to `path`.
 
-    The target is never seen half-written: if the block raises (or the process is interrupted),
-    the temporary file is removed and whatever stood at `path` before is untouched. Errors that
-    would name the temporary path name `path`.
+    A link is followed: the file it leads to is replaced, and the link stays. The target is never
+    seen half-written: if the block raises (or the process is interrupted), the temporary file is
+    removed and whatever stood at `path` before is untouched. Errors that would name the temporary
+    path name `path`.
 
     Args:
         path: the file.
@@ -43,9 +44,9 @@ def write_whole(path: str | os.PathLike[str], *, tidy: bool = True) -> Iterator[
             folder: whoever writes many files into one calls `remove_abandoned` once.
 
     Raises:
-        OSError: the folder does not exist, or the disk is full.
+        OSError: the folder does not exist, the disk is full, or `path` is a device or pipe.
     """
-    target = Path(path)
+    target = _target_of(Path(path))
     if tidy:
         remove_abandoned(target.parent, target.name)
     with _named(target), _beside(target) as temporary:
@@ -101,13 +102,26 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         OSError: it will not; the error names `path`. There is no such folder, `path` is a folder
             itself, or the place is read-only.
     """
-    target = Path(path)
+    target = _target_of(Path(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     with _named(target):
         with contextlib.suppress(FileNotFoundError):
             os.lstat(target)  # fails if the name is too long, or a parent is a file
         TemporaryFolder.beside(target).remove()
+
+
+def _target_of(path: Path) -> Path:
+    """Return the file that is replaced: `path`, or what it leads to if it is a link.
+
+    Raises:
+        OSError: it is a device, pipe or socket, which would be lost.
+    """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a device or pipe is not replaced by a file", str(path))
+    return path
 
 
 def other_entries(folder: Path, own: Collection[str]) -> list[str]:

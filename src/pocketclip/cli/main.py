@@ -39,6 +39,8 @@ VERBS = {
 """What each verb does, in the few words that the list of verbs has room for."""
 _WRITERS = frozenset({"quickstart", "embed", "reinforce", "join", "show", "train", "export"})
 """The verbs that print only after their work, which lies in files then."""
+_FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})
+"""The options by which the other verbs write files."""
 _WIDEST = 100  # characters of a line of help
 _FUNCTIONS = {"eval": "evaluate"}  # whose name is not the verb's
 
@@ -113,7 +115,9 @@ def main() -> None:
         output.set_up()
     except output.LostOutputError as error:
         sys.exit(_lost(error, worked=False))
-    worked = bool(args) and args[0] in _WRITERS
+    worked = bool(args) and (
+        args[0] in _WRITERS or any(arg.partition("=")[0] in _FILE_OPTIONS for arg in args)
+    )
     try:
         code = _run(args)
     except output.LostOutputError as error:

@@ -126,6 +126,10 @@ def audit(
         try:
             found = _inspected(paths, rules, max(1, workers))
             stats = _collect(found, ledger, report, index, on_progress)
+            if not report.samples and not ledger.has_problems():
+                raise DataError(
+                    f"{folder}: no samples in {report.shards} shards; there is nothing to audit"
+                )
             if recompute is not None:
                 report.drift = recompute_drift(
                     paths, stats, ledger, recompute, about.teacher_dims, tolerance, seed
@@ -163,6 +167,10 @@ class Ledger:
             (p.kind, p.file, _storable(p.uid), _storable(p.reason), p.position) for p in problems
         )
         self._base.executemany("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", rows)
+
+    def has_problems(self) -> bool:
+        """Return whether a problem was noted."""
+        return self._base.execute("SELECT 1 FROM problems LIMIT 1").fetchone() is not None
 
     def see(self, file: str, uids: Sequence[str]) -> Iterator[Problem]:
         """Note the uids of a shard, and yield what was there before."""
