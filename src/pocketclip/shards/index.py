@@ -105,6 +105,12 @@ def read_index(folder: str, *, others: bool = True) -> Index | None:
     data = _json(path)
     if not others and "version" not in data and "shards" not in data:
         return None
+    missing = [name for name in ("version", "shards") if name not in data]
+    if missing:
+        raise DataError(
+            f'{path} is not an index of shards ("{missing[0]}" is missing): restore it, or move it '
+            "away"
+        )
     try:
         version = field(data, "version", int, what=path)
         if version > VERSION:
