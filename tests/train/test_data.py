@@ -620,7 +620,7 @@ def test_jsonl_shards_are_refused(tmp_path):
 
 
 def test_a_store_that_cannot_be_reached_is_no_bad_sample(table, monkeypatch):
-    def unreachable(path):
+    def unreachable(path, **_limits):
         raise StorageError(f"{path}: cannot be reached")
 
     with open_loader(
