@@ -15,6 +15,7 @@ from pocketclip.parsing import (
     field,
     items,
     load_json,
+    load_lines,
     load_yaml,
     read_json,
     read_json_lines,
@@ -253,3 +254,15 @@ def test_fields() -> None:
     assert items({"a": ["x", "y"]}, "a", str) == ["x", "y"]
     with pytest.raises(ParseError, match=r'"a"\[1\] should be text, not the number 2'):
         items({"a": ["x", 2]}, "a", str)
+
+
+def test_lines_are_limited_by_the_memory_that_they_take():
+    assert load_lines(b"\xef\xbb\xbfa\r\nb\x0c\n") == ["a", "b\x0c"]
+    assert load_lines(b"a\n" * 100, max_memory=7_000) == ["a"] * 100
+    with pytest.raises(ParseError, match=r"x.txt holds too many lines; split"):
+        load_lines(b"a\n" * 100, what="x.txt", max_memory=6_999)
+    with pytest.raises(ParseError, match="not UTF-8"):
+        load_lines(b"\xff")
+    blank = b"\n" * (20 << 20)  # 1.2 GB as lines
+    with pytest.raises(ParseError, match="too many lines"):
+        load_lines(blank)

@@ -28,6 +28,8 @@ MAX_BYTES = 64 << 20
 """Largest JSON text, in bytes, unless a caller says otherwise."""
 MAX_MEMORY = 512 << 20
 """Largest JSON value, in bytes of memory as estimated from its text."""
+MAX_LINES_MEMORY = 1 << 30
+"""Largest list of lines, in bytes of memory as estimated from its text."""
 MAX_DEPTH = 100
 """Levels of nesting, of JSON and YAML."""
 MAX_YAML_BYTES = 256 << 10
@@ -80,6 +82,28 @@ def split_lines(text: str) -> list[str]:
     if not lines[-1]:
         lines.pop()
     return lines
+
+
+def load_lines(
+    data: bytes, *, what: str = "the text", max_memory: int = MAX_LINES_MEMORY
+) -> list[str]:
+    """Return the lines of UTF-8 text, as `split_lines` does, within a limit of memory.
+
+    Args:
+        data: the text.
+        what: begins error messages.
+        max_memory: largest size in bytes of the lines in memory, with what is needed to make them.
+
+    Raises:
+        ParseError: it is not UTF-8, or holds too many lines.
+    """
+    # The bytes, the whole text, and the lines; each line is an object of its own.
+    if 3 * len(data) + 64 * data.count(b"\n") > max_memory:
+        raise ParseError(f"{what} holds too many lines; split it into parts")
+    try:
+        return split_lines(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ParseError(f"{what} is not UTF-8 text (byte {error.start})") from error
 
 
 def load_json(

@@ -39,20 +39,18 @@ def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file, which end at LF or CR LF and nowhere else.
 
     Raises:
-        PocketclipError: it is not UTF-8 text, or is larger than `storage.MAX_BYTES`.
+        PocketclipError: it is not UTF-8 text, is larger than `storage.MAX_BYTES`, or holds too
+            many lines.
         OSError: it cannot be read.
     """
-    from pocketclip.parsing import split_lines
+    from pocketclip.parsing import load_lines
     from pocketclip.storage import MAX_BYTES
 
     with path.open("rb") as stream:
         data = stream.read(MAX_BYTES + 1) if path.stat().st_size <= MAX_BYTES else None
     if data is None or len(data) > MAX_BYTES:
         raise PocketclipError(f"{path} is larger than {MAX_BYTES:,} bytes; split it into parts")
-    try:
-        return split_lines(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise PocketclipError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    return load_lines(data, what=str(path))
 
 
 def encode_photographs(

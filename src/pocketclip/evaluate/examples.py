@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import storage
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, ParseError
 from pocketclip.evaluate.tasks import Kind
-from pocketclip.parsing import split_lines
+from pocketclip.parsing import load_lines
 from pocketclip.prompts import split_template
 
 
@@ -100,13 +100,13 @@ def read_lines(path: str) -> list[str]:
     """Return the lines of a text file, blank ones too; they end at LF or CR LF and nowhere else.
 
     Raises:
-        DataError: it is empty, or not UTF-8 text.
+        DataError: it is empty, not UTF-8 text, or holds too many lines.
         StorageError: it cannot be read.
     """
     try:
-        lines = split_lines(storage.read_bytes(path).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        lines = load_lines(storage.read_bytes(path), what=path)
+    except ParseError as error:
+        raise DataError(str(error)) from error
     if not lines:
         raise DataError(f"{path} is empty")
     return lines
