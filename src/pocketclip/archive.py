@@ -33,7 +33,6 @@ _CHUNK = 1 << 24
 _LEGACY_PICKLES = 5
 _MAKE_BYTES = {("_codecs", "encode"), ("builtins", "bytearray"), ("__builtin__", "bytearray")}
 _LOCAL = struct.Struct("<4s2xHH16xHH")
-_LONG = 0xFFFFFFFF
 _ITEMSIZE = {
     "ComplexDoubleStorage": 16, "DoubleStorage": 8, "ComplexFloatStorage": 8, "LongStorage": 8,
     "FloatStorage": 4, "IntStorage": 4, "QInt32Storage": 4, "HalfStorage": 2,

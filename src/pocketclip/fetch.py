@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pocketclip.errors import ConfigError, MissingDependencyError, StorageError
+from pocketclip.parsing import one_line
 
 if TYPE_CHECKING:
     import httpx
@@ -201,18 +202,18 @@ class Fetcher:
         try:
             return await self._follow(self._client.build_request("GET", url))
         except PrivateAddressError as error:
-            raise _FailedError(_one_line(error)) from error
+            raise _FailedError(one_line(error)) from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
-            raise _FailedError(f"not a usable address: {_one_line(error)}") from error
+            raise _FailedError(f"not a usable address: {one_line(error)}") from error
         except (httpx.TimeoutException, httpcore.TimeoutException) as error:
             raise _FailedError(timeout, again=True) from error
         except httpcore.UnsupportedProtocol as error:
-            raise _FailedError(f"not a usable address: {_one_line(error)}") from error
+            raise _FailedError(f"not a usable address: {one_line(error)}") from error
         except (httpx.HTTPError, httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise _FailedError(_one_line(error), again=True) from error
+            raise _FailedError(one_line(error), again=True) from error
         except (OSError, RuntimeError) as error:
             # Of sockets and TLS, and asyncio's own, which httpx does not wrap.
-            raise _FailedError(f"{type(error).__name__}: {_one_line(error)}", again=True) from error
+            raise _FailedError(f"{type(error).__name__}: {one_line(error)}", again=True) from error
 
     async def _follow(self, request: httpx.Request) -> bytes:
         # Not left to httpx, which reads and unpacks whatever comes with a redirect.
@@ -299,7 +300,7 @@ def _client(options: FetchOptions) -> httpx.AsyncClient:
         )
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
         raise StorageError(
-            f"cannot fetch anything: {_one_line(error)}; check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY "
+            f"cannot fetch anything: {one_line(error)}; check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY "
             "and SSL_CERT_FILE"
         ) from error
 
@@ -328,7 +329,7 @@ def _unpacker(answer: httpx.Response) -> Callable[[bytes, int], bytes]:
         try:
             return stream.decompress(chunk, most)
         except zlib.error as error:
-            raise _FailedError(f"broken compression: {_one_line(error)}") from error
+            raise _FailedError(f"broken compression: {one_line(error)}") from error
 
     return unpack
 
@@ -345,8 +346,3 @@ def _shown(url: str) -> str:
         tail = tail.partition("@")[2]
     text = " ".join((head + at + tail).split())
     return text if len(text) <= 200 else text[:200] + "..."
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:200] if text else type(error).__name__

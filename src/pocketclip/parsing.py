@@ -153,7 +153,7 @@ def load_json(
         )  # fmt: skip
         raise ParseError(f"{what} is not JSON: {error.msg} ({place})") from None
     except ValueError as error:  # of the hooks
-        raise ParseError(f"{what} is not usable JSON: {_one_line(error)}") from None
+        raise ParseError(f"{what} is not usable JSON: {one_line(error)}") from None
     if not surrogates and _SURROGATE_ESCAPE.search(data):
         _check_surrogates(value, what)
     return value
@@ -229,9 +229,9 @@ def load_yaml(
         place = f" (line {mark.line + 1} column {mark.column + 1})" if mark else ""
         reason = error.problem or error.context or "it does not fit together"
         kind = "usable YAML" if isinstance(error, _refusal()) else "YAML"
-        raise ParseError(f"{what} is not {kind}: {_one_line(reason)}{place}") from None
+        raise ParseError(f"{what} is not {kind}: {one_line(reason)}{place}") from None
     except yaml.YAMLError as error:
-        raise ParseError(f"{what} is not YAML: {_one_line(error)}") from None
+        raise ParseError(f"{what} is not YAML: {one_line(error)}") from None
     except RecursionError:
         raise ParseError(f"{what} is nested too deeply to be read") from None
     _check_surrogates(value, what)
@@ -327,7 +327,7 @@ def reason_of(error: Exception) -> str:
     """Return in words why a loaded value could not be used: a key that is missing, or the error."""
     if isinstance(error, KeyError) and error.args:
         return f'"{error.args[0]}" is missing'
-    return _one_line(error)
+    return one_line(error)
 
 
 def kind_of(value: object) -> str:
@@ -602,6 +602,7 @@ def _refuse(place: Any, problem: str) -> NoReturn:
     raise _refusal()(problem=problem, problem_mark=place.start_mark)
 
 
-def _one_line(error: object) -> str:
+def one_line(error: object) -> str:
+    """Return what an error says in one line of up to 200 characters, or its type."""
     text = " ".join(str(error).split())
     return text[:200] if text else type(error).__name__

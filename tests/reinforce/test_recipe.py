@@ -53,6 +53,14 @@ def test_the_published_nesting_is_read(tmp_path):
         ("- a\n- b\n", "must hold fields"),
         ("a: [", "is not YAML"),
         ("reinforce: 3\nteachers: [tiny]\n", "'reinforce' must hold fields"),
+        ("teachers: [tiny]\nteachers: [small]\n", "twice"),
+        ("teachers: [tiny]\nx: " + "[" * 10_000, "levels"),
+        ("teachers: &a [*a]\n", "levels"),
+        ("teachers: [tiny]\nbatch_size: 1000000000000\n", "batch_size"),
+        ("teachers: [tiny]\nsampling: {top_p: .nan}\n", "finite"),
+        ("teachers: !!python/name:os.system\n", "tag"),
+        ("teachers: {a: b}\n", "teachers"),
+        ("5\n", "must hold fields"),
     ],
 )
 def test_bad_recipes_say_what_is_wrong(tmp_path, text, says):
@@ -72,28 +80,6 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_digest_does_not_depend_on_the_order():
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("teachers: [tiny]\nteachers: [small]\n", "twice"),
-        ("teachers: [tiny]\nx: " + "[" * 10_000, "levels"),
-        ("teachers: &a [*a]\n", "levels"),
-        ("teachers: [tiny]\nbatch_size: 1000000000000\n", "batch_size"),
-        ("teachers: [tiny]\nsampling: {top_p: .nan}\n", "finite"),
-        ("teachers: !!python/name:os.system\n", "tag"),
-        ("teachers: {a: b}\n", "teachers"),
-        ("5\n", "must hold fields"),
-    ],
-)
-def test_hostile_recipes(tmp_path, text, says):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        load_recipe(path)
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_json_is_read_as_json(tmp_path):
