@@ -26,8 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from peers import import_open_clip
 from pocketclip import zoo
-from pocketclip.nn.clip import CLIP, random_model
-from pocketclip.nn.inference import compile_for_cpu
+from pocketclip.nn.build import random_model
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.cpu_optimize import compile_for_cpu
 from pocketclip.nn.reparam import fuse
 
 SIDE = 1536  # of the matrices whose product gives the rate

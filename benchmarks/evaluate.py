@@ -29,7 +29,7 @@ import torch
 from pocketclip.evaluate import DataOptions, RunOptions, Task, evaluate, find
 from pocketclip.evaluate.zeroshot import build_classifier
 from pocketclip.infer.encoder import Encoder
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"

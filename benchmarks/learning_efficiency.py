@@ -40,12 +40,12 @@ from learning_convs import quicken
 from learning_report import averages, plot, show, summary
 from pocketclip.augment import Augmentation
 from pocketclip.evaluate.classifier import build_classifier
-from pocketclip.files import write_whole
 from pocketclip.infer.encoder import Encoder
 from pocketclip.pairs import PairOptions
 from pocketclip.preprocess import Preprocess
 from pocketclip.shards import join, read
 from pocketclip.shards.index import describe
+from pocketclip.storage.local import write_whole
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.data import Batch
 from pocketclip.train.loop import first_model, optimised_parts

@@ -34,7 +34,8 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from peers import import_open_clip
-from pocketclip import pixel_ops, zoo
+from pocketclip import zoo
+from pocketclip.augment import pixel_ops
 from pocketclip.tokenizer import Tokenizer
 
 Tokenise = Callable[[str], torch.Tensor]

@@ -47,7 +47,7 @@ import torch
 
 import runtime_forms as forms
 from pocketclip import zoo
-from pocketclip.cli.inputs import photographs
+from pocketclip.cli._inputs import photographs
 from pocketclip.infer.bundle import Bundle
 from pocketclip.nn.reparam import fuse
 from runtime_parts import THREADS, cold_start, measure_throughput, measure_tower

@@ -23,7 +23,8 @@ from pocketclip.infer import backends
 from pocketclip.infer.backends import installed
 from pocketclip.infer.bundle import Bundle, is_bundle, read
 from pocketclip.infer.encoder import Encoder
-from pocketclip.nn.clip import CLIP, random_model
+from pocketclip.nn.build import random_model
+from pocketclip.nn.clip import CLIP
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from pocketclip import devices
-from pocketclip.nn.clip import CLIP, create_model
+from pocketclip.nn.build import create_model
+from pocketclip.nn.clip import CLIP
 from pocketclip.train.data import Batch, normalise
 from pocketclip.train.optim import make_optimizer, parameter_groups
 from pocketclip.train.recipe import LossSection, OptimizerSection

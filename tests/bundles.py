@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pocketclip.export.job import export
 from pocketclip.infer import bundle as bundles
-from pocketclip.nn.clip import CLIP, random_model
+from pocketclip.nn.build import random_model
+from pocketclip.nn.clip import CLIP
 from tests.golden_weights import randomise
 
 # Every kind of tower, cut to what exports in seconds: hybrid; hybrid with five stages and a mean

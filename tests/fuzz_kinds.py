@@ -25,9 +25,9 @@ from pocketclip.images import open_image
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.pairs.crc32c import masked_crc32c
 from pocketclip.shards import codec
-from pocketclip.shards.inspecting import Rules, inspect
-from pocketclip.shards.mapped import MappedShard
-from pocketclip.shards.sample import parse
+from pocketclip.shards.audit.inspect import Rules, inspect
+from pocketclip.shards.layout import parse
+from pocketclip.shards.random_access import MappedShard
 from pocketclip.types import Bad
 from tests.fuzzing import mutate
 from tests.shards.making import photo, sample, write
@@ -255,7 +255,7 @@ def read_mapped(path):
 
 
 def read_evaluation(path):
-    from pocketclip.evaluate.webdataset import _samples
+    from pocketclip.evaluate.datasets.webdataset import _samples
 
     return sum(1 for _ in _samples([path], "retrieval", 3))
 

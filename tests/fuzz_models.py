@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from pocketclip import Encoder, checkpoint, load
+from pocketclip.formats.parsing import digest_json
 from pocketclip.infer import bundle as bundles
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse
-from pocketclip.parsing import digest_json
-from pocketclip.train import saving
+from pocketclip.train import checkpoints as saving
 from tests.fuzzing import mutate, put
 from tests.golden_weights import randomise
 from tests.mutations import change_json, change_zip

@@ -11,7 +11,7 @@ from PIL import Image
 import pocketclip
 from pocketclip import checkpoint
 from pocketclip.errors import ConfigError, PocketclipError, UnknownModelError
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"

@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pocketclip import images, shards, tarfiles
+from pocketclip import images, shards
 from pocketclip.errors import DataError, ImageError
-from pocketclip.evaluate.webdataset import _metadata, _samples
+from pocketclip.evaluate.datasets.webdataset import _metadata, _samples
+from pocketclip.formats import tar as tarfiles
 from pocketclip.images import open_image
 from pocketclip.pairs import PairOptions, open_pairs, tfrecords
-from pocketclip.shards import codec, foreign
-from pocketclip.shards.inspecting import Rules, inspect
-from pocketclip.shards.mapped import MappedShard
+from pocketclip.shards import codec
+from pocketclip.shards import jsonl as foreign
+from pocketclip.shards.audit.inspect import Rules, inspect
+from pocketclip.shards.random_access import MappedShard
 from pocketclip.shards.tar import ending, entry, groups, members
 from pocketclip.types import Bad
 from tests.fuzz_kinds import example, frame

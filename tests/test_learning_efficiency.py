@@ -16,7 +16,7 @@ import learning_efficiency as benchmark
 import learning_trials
 from learning_convs import MatrixConv, RepeatedConv, quicken
 from learning_report import averages, plot, summary
-from pocketclip.nn.clip import create_model
+from pocketclip.nn.build import create_model
 from pocketclip.shards import ShardWriter
 from pocketclip.types import Sample
 

@@ -13,56 +13,37 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from pocketclip import _moved
+from pocketclip._version import __version__
 
 if TYPE_CHECKING:
     # What type checkers and editors see. To them, `import x as x` means that x is public.
     # isort: off
     from pocketclip import (
-        archive as archive,
         augment as augment,
-        augment_config as augment_config,
-        augment_params as augment_params,
+        caption_settings as caption_settings,
         checkpoint as checkpoint,
         cli as cli,
         compat as compat,
         devices as devices,
         embeddings as embeddings,
         errors as errors,
-        escaping as escaping,
         evaluate as evaluate,
-        exchange as exchange,
         export as export,
-        fetch as fetch,
-        files as files,
-        generation as generation,
-        hub as hub,
-        image_metadata as image_metadata,
+        formats as formats,
         images as images,
         infer as infer,
-        locks as locks,
-        naming as naming,
-        network as network,
         nn as nn,
-        npyfile as npyfile,
         pairs as pairs,
-        parsing as parsing,
-        photos as photos,
-        pixel_ops as pixel_ops,
         preprocess as preprocess,
         prompts as prompts,
         quickstart as quickstart,
         reinforce as reinforce,
-        resolve as resolve,
         shards as shards,
         storage as storage,
-        stores as stores,
-        tarfiles as tarfiles,
-        temporary as temporary,
         tokenizer as tokenizer,
         train as train,
         types as types,
-        weights as weights,
         zoo as zoo,
     )
 
@@ -73,16 +54,17 @@ if TYPE_CHECKING:
         reparameterize_model,
     )
     from pocketclip.infer.encoder import Encoder, load
-    from pocketclip.nn.clip import create_model
+    from pocketclip.nn.build import create_model
 
 _HOMES = {
     "Encoder": "pocketclip.infer.encoder",
     "load": "pocketclip.infer.encoder",
-    "create_model": "pocketclip.nn.clip",
+    "create_model": "pocketclip.nn.build",
     "create_model_and_transforms": "pocketclip.compat",
     "get_tokenizer": "pocketclip.compat",
     "reparameterize_model": "pocketclip.compat",
 }
+_moved.install()
 # The modules, by the names of their files: `pkgutil` takes longer than all else here.
 _ROOMS = frozenset(
     name.removesuffix(".py")

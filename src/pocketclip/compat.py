@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from pocketclip import checkpoint, zoo
+from pocketclip.checkpoint.resolve import published_model
 from pocketclip.errors import PocketclipError, UnknownModelError
-from pocketclip.nn.clip import CLIP, build, create_model
+from pocketclip.nn.build import build, create_model
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.identity import architecture
 from pocketclip.nn.reparam import fuse
-from pocketclip.nn.space import architecture
 from pocketclip.nn.vit import ViT
 from pocketclip.preprocess import Preprocess
-from pocketclip.resolve import published_model
 from pocketclip.tokenizer import Tokenizer
 
 # open_clip names published weights by tags. Each belongs to one set of weights of ours.
@@ -71,9 +72,9 @@ def create_model_and_transforms(
 
     Args:
         model_name: a zoo name in any spelling.
-        pretrained: whatever `pocketclip.resolve` takes for a model: a weight file, checkpoint
-            folder or hub id; a tag of open_clip's (`datacompdr`, `datacompdr_lt`, `dfndr2b`) for
-            the published weights; None for random ones.
+        pretrained: whatever `pocketclip.checkpoint.resolve` takes for a model: a weight file,
+            checkpoint folder or hub id; a tag of open_clip's (`datacompdr`, `datacompdr_lt`,
+            `dfndr2b`) for the published weights; None for random ones.
         reparameterize: fuse for inference. By default pretrained weights are fused, as Apple's
             function does, and random ones are not: they are there to be trained.
         device: where to put the model.

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pocketclip.errors import ImageError, ImageSupportError
-from pocketclip.hub import LFS_ADVICE, is_lfs_pointer
-from pocketclip.image_metadata import MAX_TAGS, size_of_tags, without_bombs
+from pocketclip.formats.image_metadata import MAX_TAGS, size_of_tags, without_bombs
+from pocketclip.formats.lfs import LFS_ADVICE, is_lfs_pointer
 
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"

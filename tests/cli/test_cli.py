@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pocketclip import checkpoint
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from tests.cli import inside
 from tests.golden_weights import randomise
 

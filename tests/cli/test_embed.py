@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketclip import checkpoint, files
+from pocketclip import checkpoint
 from pocketclip.errors import PocketclipError
 from pocketclip.infer.vectors import read_vectors
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
+from pocketclip.storage import local as files
 from tests.cli import inside
 from tests.golden_weights import randomise
 

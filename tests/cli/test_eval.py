@@ -9,7 +9,7 @@ import pytest
 from pocketclip import checkpoint
 from pocketclip.errors import StorageError
 from pocketclip.evaluate import results
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from tests.cli import inside
 from tests.cli.test_cli import run
 from tests.evaluate.dummy import COLOURS

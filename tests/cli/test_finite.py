@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pocketclip import checkpoint
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from tests.cli.inside import run
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "chelsea.jpg"

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from pocketclip import checkpoint
 from pocketclip.cli.main import build
 from pocketclip.errors import PocketclipError
-from pocketclip.train import saving
+from pocketclip.train import checkpoints as saving
 from pocketclip.train.logs import read
 from tests.cli import inside
 from tests.shards.making import folder, sample

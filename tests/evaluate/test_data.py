@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.data import DataOptions, find, own_task
+from pocketclip.evaluate.datasets.find import DataOptions, find, own_task
 from pocketclip.evaluate.tasks import Task, find_task
 from tests.evaluate.sets import (
     captioned,

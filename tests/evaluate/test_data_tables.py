@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pocketclip.errors import DataError, PocketclipError
-from pocketclip.evaluate.data import DataOptions, Puzzle, find
+from pocketclip.evaluate.datasets.find import DataOptions, Puzzle, find
 from pocketclip.evaluate.tasks import Task, find_task
 from tests.evaluate.sets import (
     photo,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.data import DataOptions, Example, find
+from pocketclip.evaluate.datasets.find import DataOptions, Example, find
 from pocketclip.evaluate.tasks import Task, find_task
 from tests.evaluate.sets import (
     captioned,

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from pocketclip.errors import DataError, PocketclipError
-from pocketclip.evaluate.latency import published_ms, read_latency
-from pocketclip.evaluate.page import comparison_page, confusion_page, write_page
-from pocketclip.evaluate.placing import overlap
-from pocketclip.evaluate.plot import linear_ticks, log_ticks
-from pocketclip.evaluate.report import compare
-from pocketclip.evaluate.runs import PUBLISHED, gather
+from pocketclip.evaluate.report.compare import compare
+from pocketclip.evaluate.report.latency import published_ms, read_latency
+from pocketclip.evaluate.report.page import comparison_page, confusion_page, write_page
+from pocketclip.evaluate.report.placing import overlap
+from pocketclip.evaluate.report.plot import linear_ticks, log_ticks
+from pocketclip.evaluate.report.runs import PUBLISHED, gather
 from pocketclip.evaluate.tasks import DATACOMP38
 from tests.evaluate.test_report import timing, write, write_latency
 

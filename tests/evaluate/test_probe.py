@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketclip.errors import ConfigError, DataError, MissingDependencyError
-from pocketclip.evaluate import scores as scores_module
+from pocketclip.evaluate.metrics import scores as scores_module
 from pocketclip.evaluate.probe import knn, linear_probe
 
 Set = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]

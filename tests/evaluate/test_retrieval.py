@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.data import find
-from pocketclip.evaluate.examples import Example, TaskData
+from pocketclip.evaluate.datasets.examples import Example, TaskData
+from pocketclip.evaluate.datasets.find import find
 from pocketclip.evaluate.retrieval import (
     cue_prompt,
     run_association,

@@ -15,7 +15,7 @@ import pocketclip
 from pocketclip import storage
 from pocketclip.errors import ConfigError, DataError, MissingDependencyError, StorageError
 from pocketclip.evaluate.ahead import LOADING, READING, load_ahead
-from pocketclip.evaluate.examples import Example, TaskData
+from pocketclip.evaluate.datasets.examples import Example, TaskData
 from pocketclip.evaluate.stream import (
     RunOptions,
     default_cache,
@@ -23,7 +23,7 @@ from pocketclip.evaluate.stream import (
     embed_texts,
     features,
 )
-from pocketclip.stores import NotThereError
+from pocketclip.storage.stores import NotThereError
 from tests.evaluate.dummy import COLOURS, ColourEncoder, PixelColourEncoder
 from tests.evaluate.sets import colour_photo, photo
 

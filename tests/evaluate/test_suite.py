@@ -28,7 +28,7 @@ from pocketclip.evaluate import (
     run,
     run_probe,
 )
-from pocketclip.evaluate.page import confusion_page, write_page
+from pocketclip.evaluate.report.page import confusion_page, write_page
 from tests.evaluate.dummy import COLOURS, ColourEncoder
 from tests.evaluate.sets import captioned, colour_photo, labelled, write_folder, write_wds
 

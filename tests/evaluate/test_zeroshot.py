@@ -11,8 +11,8 @@ import pytest
 
 import pocketclip
 from pocketclip.errors import DataError
-from pocketclip.evaluate.data import DataOptions, find
-from pocketclip.evaluate.examples import CLASSES, TEMPLATES, Example, TaskData
+from pocketclip.evaluate.datasets.examples import CLASSES, TEMPLATES, Example, TaskData
+from pocketclip.evaluate.datasets.find import DataOptions, find
 from pocketclip.evaluate.stream import RunOptions
 from pocketclip.evaluate.suite import evaluate
 from pocketclip.evaluate.tasks import Task, find_task, published_results

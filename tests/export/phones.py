@@ -12,7 +12,7 @@ from pocketclip.export.device import embeddings, rows
 from pocketclip.export.sensitivity import cosines
 from pocketclip.export.towers import Towers, prepare
 from pocketclip.export.verify import CAPTIONS, own_photos
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 from tests.golden_weights import randomise

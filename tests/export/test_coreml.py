@@ -16,7 +16,7 @@ from pocketclip.data import check_on_mac
 from pocketclip.errors import BundleError, DriftError, ExportError, MissingDependencyError
 from pocketclip.export import coreml, device
 from pocketclip.export.towers import prepare
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from tests.export import phones
 from tests.golden_weights import randomise
 

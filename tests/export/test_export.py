@@ -27,8 +27,8 @@ from pocketclip.export.job import export
 from pocketclip.infer import backends
 from pocketclip.infer.backends import openvino_runner
 from pocketclip.infer.bundle import read
-from pocketclip.nn.clip import random_model
-from pocketclip.nn.inference import rearranged
+from pocketclip.nn.build import random_model
+from pocketclip.nn.cpu_optimize import rearranged
 from pocketclip.nn.reparam import fuse
 from pocketclip.preprocess import Preprocess
 from tests.bundles import CUTS, manifest, model

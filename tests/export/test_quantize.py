@@ -113,7 +113,7 @@ def exports(tmp_path_factory):
     from pocketclip.export import openvino as to_openvino
     from pocketclip.export.quantize import named
     from pocketclip.export.towers import prepare
-    from pocketclip.nn.clip import random_model
+    from pocketclip.nn.build import random_model
     from pocketclip.nn.reparam import fuse
     from tests.golden_weights import randomise
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from pocketclip.export.towers import exported, prepare
-from pocketclip.nn.clip import CLIP, random_model
+from pocketclip.nn.build import random_model
+from pocketclip.nn.clip import CLIP
 from tests.bundles import CUTS, model
 from tests.golden_weights import randomise, relative_error
 

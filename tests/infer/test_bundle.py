@@ -9,10 +9,10 @@ import pytest
 
 from pocketclip import Encoder
 from pocketclip.errors import BundleError, ChangedBundleError, PocketclipError
-from pocketclip.files import refuse_others
+from pocketclip.formats.parsing import digest_json
 from pocketclip.infer import bundle as module
 from pocketclip.infer.bundle import is_bundle, read
-from pocketclip.parsing import digest_json
+from pocketclip.storage.local import refuse_others
 from tests.bundles import manifest, model, rewritten
 
 PHOTO = module.Path(__file__).parents[2] / "examples" / "photos" / "chelsea.jpg"

@@ -20,7 +20,7 @@ from pocketclip.errors import (
     UnknownModelError,
 )
 from pocketclip.export.towers import exported, prepare
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from pocketclip.reinforce.squares import Scaling, SquareTransform
 from pocketclip.reinforce.teachers import Teacher, ZooTowers
 from pocketclip.train.recipe import LossSection

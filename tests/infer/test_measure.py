@@ -12,7 +12,7 @@ import pytest
 from pocketclip import checkpoint
 from pocketclip.infer import measure
 from pocketclip.infer.encoder import Encoder
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 
 
 class Clock:

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from peers import import_open_clip
-from pocketclip import checkpoint, naming, zoo
+from pocketclip import checkpoint, zoo
+from pocketclip.checkpoint import names as naming
 from pocketclip.errors import CheckpointError, ConfigError
 from pocketclip.infer.encoder import Encoder
-from pocketclip.nn.clip import create_model, random_model
+from pocketclip.nn.build import create_model, random_model
 from pocketclip.nn.coca import CoCa
+from pocketclip.nn.identity import architecture
 from pocketclip.nn.reparam import fuse
-from pocketclip.nn.space import architecture
 from pocketclip.tokenizer import Tokenizer
 from tests.golden_weights import FOLDER, fill, golden, randomise, relative_error
 

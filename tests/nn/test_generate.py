@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from pocketclip.caption_settings import Settings
 from pocketclip.errors import ConfigError, PocketclipError
-from pocketclip.generation import Settings
-from pocketclip.nn.clip import random_model
-from pocketclip.nn.inference import compile_for_cpu
+from pocketclip.nn.build import random_model
+from pocketclip.nn.cpu_optimize import compile_for_cpu
 from pocketclip.nn.sampling import choose, uniforms
 from tests.golden_weights import randomise
 

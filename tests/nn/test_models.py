@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from pocketclip import checkpoint, naming, zoo
-from pocketclip.nn.clip import CLIP, create_model, random_model
+from pocketclip import checkpoint, zoo
+from pocketclip.checkpoint import names as naming
+from pocketclip.nn.build import create_model, random_model
+from pocketclip.nn.clip import CLIP
 from pocketclip.nn.reparam import fuse
 from pocketclip.tokenizer import Tokenizer
 from tests.golden_weights import FOLDER, LARGE, TAGS, golden, randomise, relative_error

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pocketclip.errors import ConfigError
-from pocketclip.nn.clip import create_model, random_model
+from pocketclip.nn.build import create_model, random_model
 from pocketclip.nn.transformer import DropPath
 
 

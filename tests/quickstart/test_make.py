@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pocketclip import checkpoint, zoo
-from pocketclip.nn.clip import create_model
+from pocketclip.nn.build import create_model
 from pocketclip.quickstart import make
 from pocketclip.quickstart.describing import Narrow
 from pocketclip.quickstart.lessons import crop, draw_lessons

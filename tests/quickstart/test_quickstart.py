@@ -9,7 +9,6 @@ import pytest
 
 from pocketclip import checkpoint
 from pocketclip.errors import ConfigError, DataError, PocketclipError
-from pocketclip.locks import claim
 from pocketclip.quickstart.captions import alt_text, names_in
 from pocketclip.quickstart.collection import jpeg, read_rows, write_table
 from pocketclip.quickstart.course import Quiet
@@ -17,6 +16,7 @@ from pocketclip.quickstart.curves import curves
 from pocketclip.quickstart.run import next_commands, quickstart_pairs, quickstart_scenes
 from pocketclip.quickstart.scenes import draw_scene
 from pocketclip.shards import read
+from pocketclip.storage.locks import claim
 
 SMALL = {"scale": 0.02, "workers": 0}
 

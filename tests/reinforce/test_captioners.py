@@ -9,7 +9,7 @@ import torch
 
 from pocketclip import checkpoint
 from pocketclip.errors import CheckpointError, ConfigError
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from pocketclip.preprocess import Preprocess
 from pocketclip.reinforce import captioners
 from pocketclip.reinforce.captioners import Captioner, Sampling, load_captioner, seed_of

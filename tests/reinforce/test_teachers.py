@@ -22,7 +22,7 @@ from pocketclip.errors import (
     MissingDependencyError,
     UnknownModelError,
 )
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse
 from pocketclip.preprocess import Preprocess
 from pocketclip.reinforce import specs, squares
@@ -337,7 +337,7 @@ def test_saved_processors_are_read_back(tmp_path):
     transformers = pytest.importorskip("transformers")
     theirs = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
     theirs(size={"shortest_edge": 48}, crop_size=40).save_pretrained(tmp_path)
-    from pocketclip.reinforce.foreign import processor_of
+    from pocketclip.reinforce.hf import processor_of
 
     transform, _ = squares.from_processor(*processor_of(tmp_path))
     assert (transform.edge, transform.size, transform.resize) == (48, 40, "shortest")
@@ -688,7 +688,7 @@ class _OpenClip:
 
 
 def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch):
-    from pocketclip.reinforce.foreign_towers import _fetched
+    from pocketclip.reinforce.hf_towers import _fetched
 
     described = {"mean": (0.5, 0.5, 0.5), "interpolation": "bicubic", "quick_gelu": True}
     library = _OpenClip(

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pocketclip import shards
-from pocketclip.fetch import FetchOptions
 from pocketclip.pairs import PairOptions
 from pocketclip.shards import Index, JsonlWriter, audit, join, read_index, write_index
 from pocketclip.shards.joining import UNMATCHED
+from pocketclip.storage.http import FetchOptions
 from tests.shards.making import SHARED, failure, folder, photo, sample, tar, write
 
 HASTY = FetchOptions(timeout=2, retries=0, allow_private=True)

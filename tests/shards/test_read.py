@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from pocketclip import shards
-from pocketclip.shards.sample import image_key
+from pocketclip.shards.layout import image_key
 from tests.shards.making import GOLDEN, SHARED, failure, folder, photo, same, sample, tar, write
 
 

@@ -11,7 +11,7 @@ import torch
 
 from pocketclip.errors import DataError
 from pocketclip.shards import codec, torchfile
-from pocketclip.shards.mapped import MappedShard
+from pocketclip.shards.random_access import MappedShard
 from tests.shards.making import GOLDEN
 
 RNG = np.random.default_rng(0)

@@ -19,7 +19,7 @@ import torch
 from pocketclip import shards
 from pocketclip.errors import DataError
 from pocketclip.shards import JsonlWriter, ShardWriter
-from pocketclip.shards.sample import image_key
+from pocketclip.shards.layout import image_key
 from pocketclip.types import Sample
 from tests.shards.making import GOLDEN, failure, photo, same, sample, write
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from pocketclip.train import loop, saving, watchdog
+from pocketclip.train import checkpoints as saving
+from pocketclip.train import loop, watchdog
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pocketclip.errors import ConfigError
-from pocketclip.nn.clip import CLIP, random_model
+from pocketclip.nn.build import random_model
+from pocketclip.nn.clip import CLIP
 from pocketclip.train import distributed
 from pocketclip.train.distributed import SyncBatchNorm, convert_sync_batch_norm
 from pocketclip.train.loss import (

@@ -448,7 +448,7 @@ def test_what_a_killed_fetch_left_goes_with_the_next(store, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
     killed = (
-        "import os, sys, signal; from pocketclip.files import write_whole\n"
+        "import os, sys, signal; from pocketclip.storage.local import write_whole\n"
         "with write_whole(sys.argv[1]) as part:\n"
         "    part.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -13,7 +13,7 @@ from torch import nn
 
 from pocketclip import checkpoint
 from pocketclip.errors import ConfigError
-from pocketclip.nn.clip import create_model, random_model
+from pocketclip.nn.build import create_model, random_model
 from pocketclip.nn.reparam import fuse
 from pocketclip.train import distributed
 from pocketclip.train.distributed import SyncBatchNorm, World, convert_sync_batch_norm

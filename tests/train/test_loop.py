@@ -27,9 +27,10 @@ from pocketclip.errors import (
     PocketclipError,
     TrainingError,
 )
-from pocketclip.files import write_whole_folder
 from pocketclip.nn.reparam import fuse
-from pocketclip.train import loop, saving
+from pocketclip.storage.local import write_whole_folder
+from pocketclip.train import checkpoints as saving
+from pocketclip.train import loop
 from pocketclip.train.logs import read
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe, names
@@ -570,7 +571,7 @@ def test_half_written_folders_of_killed_processes_go(shards, tmp_path, monkeypat
     killed = """
         import os, signal, sys
         from pathlib import Path
-        from pocketclip.files import write_whole, write_whole_folder
+        from pocketclip.storage.local import write_whole, write_whole_folder
         run = Path(sys.argv[1])
         with (
             write_whole_folder(run / "checkpoints" / "step-00000006") as folder,
@@ -596,7 +597,7 @@ def test_a_start_that_was_killed_at_once_is_begun_again(shards, tmp_path):
         import os, signal, sys
         from pathlib import Path
         from pocketclip import locks
-        from pocketclip.files import write_whole
+        from pocketclip.storage.local import write_whole
         run = Path(sys.argv[1])
         with locks.claim(run, "a training"), write_whole(run / "recipe.yaml"):
             os.kill(os.getpid(), signal.SIGKILL)

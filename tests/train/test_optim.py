@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from pocketclip.train.optim import WeightAverage, learning_rate, parameter_groups
 from pocketclip.train.recipe import ScheduleSection
 

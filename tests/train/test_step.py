@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pocketclip.errors import ConfigError
-from pocketclip.nn.clip import random_model
+from pocketclip.nn.build import random_model
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train import loss as losses
 from pocketclip.train.data import Batch, normalise

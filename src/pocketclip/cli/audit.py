@@ -58,7 +58,7 @@ def audit(
     """
     from dataclasses import asdict
 
-    from pocketclip.cli.inputs import progress
+    from pocketclip.cli._inputs import progress
     from pocketclip.reinforce.replaying import audit as run
     from pocketclip.shards.reader import shards_in
 

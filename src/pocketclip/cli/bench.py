@@ -129,14 +129,14 @@ def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
     import subprocess
     import time
 
-    from pocketclip.temporary import scratch_folder
+    from pocketclip.storage.temporary import scratch_folder
 
     with scratch_folder("bench") as folder:
         result = folder / "figures.json"
         told = json.dumps({**job, "begun": time.time()})
         # What a library prints on standard output is none of our answer.
         done = subprocess.run(
-            [sys.executable, "-m", "pocketclip.cli.measuring", told, str(result)],
+            [sys.executable, "-m", "pocketclip.cli._bench_worker", told, str(result)],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             check=False,
@@ -181,8 +181,8 @@ def _megabytes(size: int | None) -> str:
 
 
 def _draw(plot: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from pocketclip.evaluate.markup import write_page
-    from pocketclip.evaluate.scatter import Spot, scatter
+    from pocketclip.evaluate.report.markup import write_page
+    from pocketclip.evaluate.report.scatter import Spot, scatter
 
     accurate = "top1" in rows[0]
     spots = [

@@ -60,7 +60,7 @@ def classify(
     pocketclip classify holidays/ --labels-file places.txt --template "a photo of {}." --json
     pocketclip classify "shelf/*.jpg" --labels "apples,pears" --model my-checkpoint/
     """
-    from pocketclip.cli.inputs import (
+    from pocketclip.cli._inputs import (
         check_some,
         encode_photographs,
         photographs,
@@ -68,7 +68,7 @@ def classify(
         text_arguments,
     )
     from pocketclip.cli.loading import load_encoder
-    from pocketclip.escaping import name_text
+    from pocketclip.formats.escaping import name_text
 
     wanted = _labels(labels, labels_file)
     templates = text_arguments(template or ["{}"], "--template")
@@ -102,7 +102,7 @@ def classify(
 
 
 def _labels(text: str, file: Path | None) -> list[str]:
-    from pocketclip.cli.inputs import read_lines, text_arguments
+    from pocketclip.cli._inputs import read_lines, text_arguments
 
     lines = read_lines(file) if file is not None else []
     given = text_arguments(text.split(","), "--labels")

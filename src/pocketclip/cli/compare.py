@@ -21,8 +21,8 @@ from pocketclip.cli.output import (
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
-    from pocketclip.evaluate.latency import Measured
-    from pocketclip.evaluate.report import Comparison
+    from pocketclip.evaluate.report.compare import Comparison
+    from pocketclip.evaluate.report.latency import Measured
 
 
 def compare(
@@ -58,14 +58,15 @@ def compare(
     pocketclip compare runs/a runs/b --tasks imagenet1k,cifar10
     pocketclip compare results.jsonl mobileclip2-s0 --html page.html --latency encode.log
     """
-    from pocketclip.evaluate import page, report, runs
-    from pocketclip.evaluate.latency import read_latency
+    from pocketclip.evaluate.report import page, runs
+    from pocketclip.evaluate.report.compare import compare as compare_runs
+    from pocketclip.evaluate.report.latency import read_latency
     from pocketclip.evaluate.tasks import suite as keys_of
 
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
         raise PocketclipError(f"--html {html}: give an .html file")
     wanted = [name.strip() for name in tasks.split(",") if name.strip()]
-    comparison = report.compare(runs.gather(sources), [*(keys_of(suite) if suite else ()), *wanted])
+    comparison = compare_runs(runs.gather(sources), [*(keys_of(suite) if suite else ()), *wanted])
     times = read_latency(latency) if latency else None
     measured = page.measured_models(comparison, times) if times else None
     if html is not None:
@@ -92,7 +93,7 @@ def _latency(comparison: Comparison, measured: Measured) -> dict[str, Any]:
 
 def _print(comparison: Comparison, measured: Measured | None) -> None:
     """Print the table, on a terminal in as many parts as its width asks for."""
-    from pocketclip.evaluate.report import averages
+    from pocketclip.evaluate.report.compare import averages
 
     titles = ["\n".join(_broken(run.title)) for run in comparison.runs]
     labels = [row.label for row in comparison.rows] + [name for name, _ in averages(comparison)]
@@ -122,7 +123,7 @@ def _broken(title: str) -> list[str]:
 def _print_part(
     comparison: Comparison, titles: Sequence[str], shown: slice, measured: Measured | None
 ) -> None:
-    from pocketclip.evaluate.report import averages, best, percent, points_between
+    from pocketclip.evaluate.report.compare import averages, best, percent, points_between
 
     two = len(titles) == 2
     columns = [Column("task", folds=True)]

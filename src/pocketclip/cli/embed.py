@@ -56,9 +56,9 @@ def embed(
     pocketclip embed photos/ --out photos.npy
     pocketclip embed captions.txt --out captions.parquet --model mobileclip2-s2
     """
-    from pocketclip.cli.inputs import check_some, photographs, report_bad
+    from pocketclip.cli._inputs import check_some, photographs, report_bad
     from pocketclip.cli.loading import load_encoder
-    from pocketclip.escaping import name_text
+    from pocketclip.formats.escaping import name_text
     from pocketclip.infer.vectors import prepare_vectors, write_vectors
 
     prepare_vectors(out)
@@ -98,7 +98,7 @@ def _texts(inputs: list[str]) -> list[str] | None:
         return None
     if len(inputs) > 1:
         raise PocketclipError("give one .txt file of texts, or photographs, not both")
-    from pocketclip.cli.inputs import read_lines
+    from pocketclip.cli._inputs import read_lines
 
     texts = read_lines(Path(inputs[0]))
     if not texts:
@@ -111,8 +111,8 @@ def _embed_photographs(
 ) -> tuple[list[str], Embeddings, list[tuple[Path, str]]]:
     import numpy as np
 
-    from pocketclip.cli.inputs import encode_photographs
-    from pocketclip.escaping import name_text
+    from pocketclip.cli._inputs import encode_photographs
+    from pocketclip.formats.escaping import name_text
 
     names: list[str] = []
     parts = [np.empty((0, encoder.embed_dim), np.float32)]

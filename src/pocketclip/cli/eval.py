@@ -22,7 +22,7 @@ from pocketclip.cli.output import Column, note, print_json, print_table, say
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
-    from pocketclip.cli.inputs import Advance
+    from pocketclip.cli._inputs import Advance
     from pocketclip.evaluate import DataOptions, Outcome, Plan, Result, RunOptions, Task, TaskData
     from pocketclip.types import Encoder
 
@@ -276,7 +276,7 @@ class _Shown:
         failed: dict[str, str],
     ) -> dict[str, dict[str, Any]]:
         """Return what probes reach, by task key; `failed` gets why those failed that did."""
-        from pocketclip.cli.inputs import progress
+        from pocketclip.cli._inputs import progress
         from pocketclip.evaluate import run_probe
         from pocketclip.evaluate.stream import Skipped
 
@@ -304,14 +304,14 @@ class _Shown:
     @contextmanager
     def watch(self, task: Task, data: TaskData) -> Iterator[Advance]:
         """Show the progress of one task."""
-        from pocketclip.cli.inputs import progress
+        from pocketclip.cli._inputs import progress
 
         with progress(data.total, "images", task.key) as advance:
             yield advance
 
     def keep(self, outcome: Outcome) -> None:
         """Write the confusion page, and remember which images were left out."""
-        from pocketclip.evaluate.page import confusion_page, write_page
+        from pocketclip.evaluate.report.page import confusion_page, write_page
 
         self.skipped += [f"{bad.name}: {bad.reason}" for bad in outcome.skipped]
         if self.page is None or outcome.confusion is None or outcome.classes is None:

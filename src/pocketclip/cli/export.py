@@ -77,7 +77,7 @@ def export(
     pocketclip classify photo.jpg --labels "a dog,a cat" --model laptop/
     """
     from pocketclip import checkpoint
-    from pocketclip.cli.inputs import photographs, read_lines
+    from pocketclip.cli._inputs import photographs, read_lines
     from pocketclip.cli.labelled import check_alone, top1
     from pocketclip.export.job import check
     from pocketclip.export.job import export as run

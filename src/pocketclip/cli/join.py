@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pocketclip.cli.output import print_json, say
-from pocketclip.cli.pairs import (
+from pocketclip.cli._options import (
     CAPTION_HELP,
     DELIMITER_HELP,
     IMAGE_HELP,
@@ -16,7 +15,8 @@ from pocketclip.cli.pairs import (
     UID_HELP,
     WHERE_HELP,
 )
-from pocketclip.cli.pairs import options as pair_options
+from pocketclip.cli._options import options as pair_options
+from pocketclip.cli.output import print_json, say
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def join(
     from dataclasses import asdict, replace
 
     from pocketclip import shards
-    from pocketclip.cli.inputs import Advance, progress
-    from pocketclip.fetch import FetchOptions
+    from pocketclip.cli._inputs import Advance, progress
+    from pocketclip.storage.http import FetchOptions
 
     fetching = FetchOptions(concurrency=concurrency, timeout=timeout, allow_private=allow_private)
     options = replace(

@@ -37,8 +37,8 @@ def load_encoder(
         PocketclipError: see `pocketclip.load`.
     """
     from pocketclip import devices
+    from pocketclip.checkpoint.resolve import resolve_model
     from pocketclip.infer.encoder import load
-    from pocketclip.resolve import resolve_model
 
     source = resolve_model(model, revision=revision)
     if threads is not None and source.kind != "bundle":

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from pocketclip import __version__
+from pocketclip._version import __version__
 from pocketclip.cli import output
 from pocketclip.errors import PocketclipError
 

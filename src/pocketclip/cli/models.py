@@ -31,7 +31,7 @@ def models(
 
 
 def _row(name: str, entry: zoo.Entry) -> dict[str, Any]:
-    from pocketclip import hub
+    from pocketclip.checkpoint import hub
 
     facts = entry.published
     row: dict[str, Any] = {

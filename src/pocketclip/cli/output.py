@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pocketclip.errors import PocketclipError
-from pocketclip.escaping import dump_json, escape_controls
+from pocketclip.formats.escaping import dump_json, escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,7 +103,7 @@ def overwrite(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output, see `pocketclip.escaping.dump_json`.
+    """Print one JSON document on standard output, see `pocketclip.formats.escaping.dump_json`.
 
     Raises:
         LostOutputError: it cannot be written.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketclip.cli._options import IMAGE_HELP, PAIRS_HELP, WHERE_HELP, options
 from pocketclip.cli.output import note, overwrite, print_json, say
-from pocketclip.cli.pairs import IMAGE_HELP, PAIRS_HELP, WHERE_HELP, options
 from pocketclip.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import duration
-from pocketclip.cli.output import note, print_json, progress_bar, say
-from pocketclip.cli.pairs import (
+from pocketclip.cli._inputs import duration
+from pocketclip.cli._options import (
     CAPTION_HELP,
     DELIMITER_HELP,
     IMAGE_HELP,
@@ -24,6 +23,7 @@ from pocketclip.cli.pairs import (
     WHERE_HELP,
     options,
 )
+from pocketclip.cli.output import note, print_json, progress_bar, say
 from pocketclip.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def reinforce(
 
 def _absolute(pairs: list[str], out: str, recipe: Recipe) -> tuple[list[str], str, Recipe]:
     """Return the same with local paths that hold everywhere on this machine."""
-    from pocketclip import resolve
+    from pocketclip.checkpoint import resolve
     from pocketclip.storage import absolute
 
     models = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli.inputs import duration
+from pocketclip.cli._inputs import duration
 from pocketclip.cli.output import note, print_json, progress_bar, say
 from pocketclip.errors import ConfigError, MissingDependencyError
 

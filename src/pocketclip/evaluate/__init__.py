@@ -1,6 +1,6 @@
 """Evaluate any `Encoder` the way the published tables were made."""
 
-from pocketclip.evaluate.data import DataOptions, TaskData, find, own_task
+from pocketclip.evaluate.datasets.find import DataOptions, TaskData, find, own_task
 from pocketclip.evaluate.labelled import top1
 from pocketclip.evaluate.results import Result, average_38, read_results, write_results
 from pocketclip.evaluate.stream import Outcome, RunOptions

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from pocketclip import storage
 from pocketclip.errors import DataError
-from pocketclip.escaping import escape_surrogates
-from pocketclip.evaluate.examples import DataOptions, read_lines
+from pocketclip.evaluate.datasets.examples import DataOptions, read_lines
+from pocketclip.formats.escaping import escape_surrogates
 
 Key = int | str
 """What tells labels apart: a whole number, or text."""

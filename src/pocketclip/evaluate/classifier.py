@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from pocketclip import files
 from pocketclip.errors import DataError
 from pocketclip.evaluate.stream import embed_texts
 from pocketclip.prompts import fill_templates
+from pocketclip.storage.local import write_whole
 from pocketclip.types import Embeddings, Encoder
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _read(path: Path, shape: tuple[int, int]) -> Embeddings | None:
 def _write(path: Path, classifier: Embeddings) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with files.write_whole(path) as temporary, temporary.open("wb") as stream:
+        with write_whole(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, classifier, allow_pickle=False)
     except OSError as error:
         log.warning("the embeddings of class names are not kept: %s", error)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.data import DataOptions, own_task
+from pocketclip.evaluate.datasets.find import DataOptions, own_task
 from pocketclip.evaluate.stream import RunOptions
 from pocketclip.evaluate.suite import evaluate, plan
 from pocketclip.types import Encoder

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import ConfigError, DataError, MissingDependencyError
-from pocketclip.evaluate.counts import ClassificationCounts
-from pocketclip.evaluate.scores import (
+from pocketclip.evaluate.metrics.counts import ClassificationCounts
+from pocketclip.evaluate.metrics.scores import (
     Candidates,
     Flags,
     Floats,

@@ -20,8 +20,8 @@ from typing import Any
 from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
 from pocketclip.evaluate.tasks import DATACOMP38, Metrics
-from pocketclip.parsing import MAX_BYTES, field, read_json_lines, typed
-from pocketclip.stores import explained
+from pocketclip.formats.parsing import MAX_BYTES, field, read_json_lines, typed
+from pocketclip.storage.stores import explained
 
 _OURS = "pocketclip"
 _ABOUT: dict[str, type] = {

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.examples import Example, Puzzle, TaskData
+from pocketclip.evaluate.datasets.examples import Example, Puzzle, TaskData
 from pocketclip.evaluate.metrics import (
     association_metrics,
     choice_hits,

@@ -24,10 +24,10 @@ from pocketclip.errors import (
     MissingDependencyError,
 )
 from pocketclip.evaluate.ahead import load_ahead
-from pocketclip.evaluate.examples import Example, TaskData
+from pocketclip.evaluate.datasets.examples import Example, TaskData
 from pocketclip.evaluate.tasks import Metrics
 from pocketclip.images import open_image
-from pocketclip.stores import NotThereError
+from pocketclip.storage.stores import NotThereError
 from pocketclip.types import Embeddings, Encoder
 
 _NAMED = 10

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import __version__, storage
+from pocketclip import storage
+from pocketclip._version import __version__
 from pocketclip.errors import ConfigError, DataError, PocketclipError, StorageError
-from pocketclip.escaping import escape_surrogates
-from pocketclip.evaluate.data import DataOptions, NoSetError, TaskData, find
+from pocketclip.evaluate.datasets.find import DataOptions, NoSetError, TaskData, find
 from pocketclip.evaluate.probe import knn, linear_probe, scikit_learn
 from pocketclip.evaluate.results import Result, read_results, writable, write_results
 from pocketclip.evaluate.retrieval import run_association, run_caption_choice, run_retrieval
@@ -33,6 +33,7 @@ from pocketclip.evaluate.tasks import (
     find_task,
 )
 from pocketclip.evaluate.zeroshot import run_classification, run_faces
+from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.types import Embeddings, Encoder
 
 _RUNS: dict[Kind, Callable[[Encoder, Task, TaskData, RunOptions], Outcome]] = {

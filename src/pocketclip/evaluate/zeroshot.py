@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pocketclip.errors import DataError
 from pocketclip.evaluate.classifier import build_classifier, prompts
-from pocketclip.evaluate.examples import Example, TaskData
+from pocketclip.evaluate.datasets.examples import Example, TaskData
 from pocketclip.evaluate.metrics import ClassificationCounts, GroupCounts, top_hits
-from pocketclip.evaluate.scores import Candidates
+from pocketclip.evaluate.metrics.scores import Candidates
 from pocketclip.evaluate.stream import (
     Outcome,
     RunOptions,

@@ -29,7 +29,7 @@ from pocketclip.errors import BundleError, DriftError, ExportError, MissingDepen
 from pocketclip.export import device, verify
 from pocketclip.export.device import Kind, Run, quiet
 from pocketclip.export.towers import Towers
-from pocketclip.files import files_in, write_whole_folder
+from pocketclip.storage.local import files_in, write_whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

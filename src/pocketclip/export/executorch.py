@@ -24,7 +24,7 @@ from pocketclip.errors import BundleError, ExportError, MissingDependencyError, 
 from pocketclip.export import device
 from pocketclip.export.device import Kind, Run, quiet
 from pocketclip.export.towers import Towers
-from pocketclip.files import write_whole
+from pocketclip.storage.local import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

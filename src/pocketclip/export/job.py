@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import __version__, devices, zoo
+from pocketclip import devices, zoo
+from pocketclip._version import __version__
 from pocketclip.errors import DriftError, ExportError, ImageError, MissingDependencyError
-from pocketclip.escaping import escape_surrogates
 from pocketclip.export import quantize, verify
 from pocketclip.export.towers import Pixels, Towers, prepare
-from pocketclip.files import refuse_others, write_whole_folder
+from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.infer.backends import RUNS, Run, TorchBackend
 from pocketclip.infer.bundle import (
     TOKENIZER,
@@ -36,6 +36,7 @@ from pocketclip.infer.bundle import (
 )
 from pocketclip.infer.encoder import Encoder
 from pocketclip.preprocess import Preprocess
+from pocketclip.storage.local import refuse_others, write_whole_folder
 from pocketclip.tokenizer import Tokenizer, portable
 from pocketclip.types import Embeddings
 

@@ -72,7 +72,7 @@ def module_path(node: Any, tower: str) -> str:
 
 def plain_path(path: str) -> str:
     """Return a module's path in the fused model, given that in its form for export."""
-    path = path.replace(".mixer.attn.", ".attn.")  # see `pocketclip.nn.inference.unscaled`
+    path = path.replace(".mixer.attn.", ".attn.")  # see `pocketclip.nn.cpu_optimize.unscaled`
     return re.sub(r"\b(downsample\.conv|expand)\.conv\.conv$", r"\1.conv", path)  # `widened`
 
 

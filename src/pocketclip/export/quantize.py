@@ -61,7 +61,7 @@ def quantise_onnx(
     Args:
         source: the tower in fp32, as `pocketclip.export.onnx` writes it.
         target: the file to write, the weights beside it, in a folder that nobody reads yet (see
-            `pocketclip.files.write_whole_folder`); not `source`.
+            `pocketclip.storage.local.write_whole_folder`); not `source`.
         calibration: batches for the tower: pixels float32 (B, 3, S, S) or ids int64 (B, T).
         keep: layers to leave in fp32 in any case.
         min_cosine: the smallest cosine of an embedding of `calibration` to the fp32 tower's.

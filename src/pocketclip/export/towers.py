@@ -58,11 +58,11 @@ def prepare(
         normalize: let both towers return unit embeddings.
         pixels: what the image tower takes.
         widen: repeat the input of depthwise convolutions that widen, see
-            `pocketclip.nn.inference.widened`; for runtimes that are slow at them otherwise.
+            `pocketclip.nn.cpu_optimize.widened`; for runtimes that are slow at them otherwise.
     """
     import torch
 
-    from pocketclip.nn.inference import unscaled, widened
+    from pocketclip.nn.cpu_optimize import unscaled, widened
     from pocketclip.nn.reparam import fuse
 
     ready = unscaled(model if model.is_fused else fuse(model)).float().cpu()

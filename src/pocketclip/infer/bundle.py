@@ -24,9 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketclip import files, hub, resolve, zoo
+from pocketclip import zoo
+from pocketclip.checkpoint import resolve
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
-from pocketclip.parsing import digest_json, read_json, reason_of
+from pocketclip.formats.lfs import check_lfs_pointer
+from pocketclip.formats.parsing import digest_json, read_json, reason_of
+from pocketclip.storage import local as files
 from pocketclip.tokenizer import fingerprint
 
 MANIFEST = resolve.MANIFEST
@@ -90,7 +93,7 @@ class Bundle:
                     f"{self.folder}: {name} is missing; export the bundle again"
                 )
             if file.stat().st_size != entry["bytes"]:
-                hub.check_lfs_pointer(file, ChangedBundleError)
+                check_lfs_pointer(file, ChangedBundleError)
                 raise ChangedBundleError(_changed(self.folder, name))
         with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
             digests = pool.map(lambda name: files.digest(self.folder / name), names)
@@ -136,7 +139,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
     """
     folder = Path(path)
     files.recover(folder)
-    hub.check_lfs_pointer(folder / MANIFEST, BundleError)
+    check_lfs_pointer(folder / MANIFEST, BundleError)
     try:
         raw = read_json(folder / MANIFEST, what="its text")
         if not isinstance(raw, dict) or raw.get("format") != "pocketclip-bundle":

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import devices, zoo
+from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 from pocketclip.embeddings import (
     check_finite,
     check_scale,
@@ -40,7 +41,6 @@ from pocketclip.errors import (
 from pocketclip.infer.backends import BACKENDS, Backend, BundleBackend, TorchBackend, candidates
 from pocketclip.infer.bundle import Bundle, read
 from pocketclip.prompts import fill_templates
-from pocketclip.resolve import ModelSource, resolve_model
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def load(
     """Load a model for use.
 
     Args:
-        path_or_name: whatever `pocketclip.resolve` takes for a model: a bundle, a training run, a
-            checkpoint folder, a weight file, a folder from the hub, a zoo name, a hub id, or
-            `random:NAME` for random weights.
+        path_or_name: whatever `pocketclip.checkpoint.resolve` takes for a model: a bundle, a
+            training run, a checkpoint folder, a weight file, a folder from the hub, a zoo name, a
+            hub id, or `random:NAME` for random weights.
         model: the zoo name of a weight file that does not say itself which model it holds.
         fuse: fold the training branches: the same embeddings, faster.
         offline: take hub files from the local cache only.

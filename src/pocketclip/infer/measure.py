@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.resolve import ModelSource, resolve_model
+from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
@@ -187,7 +187,8 @@ def disk_bytes(source: str | ModelSource, encoder: Encoder) -> int | None:
     """
     if encoder.bundle is not None:
         return encoder.bundle.bytes
-    from pocketclip import checkpoint, hub
+    from pocketclip import checkpoint
+    from pocketclip.checkpoint import hub
 
     if not isinstance(source, ModelSource):
         source = resolve_model(source)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from pocketclip.errors import DataError, MissingDependencyError, ParseError, PocketclipError
-from pocketclip.escaping import dump_json, escape_surrogates
-from pocketclip.files import check_writable, digest, remove_abandoned, write_whole
-from pocketclip.parsing import field, items, read_json, typed
+from pocketclip.formats.escaping import dump_json, escape_surrogates
+from pocketclip.formats.parsing import field, items, read_json, typed
+from pocketclip.storage.local import check_writable, digest, remove_abandoned, write_whole
 from pocketclip.types import Embeddings
 
 SUFFIXES = (".npy", ".parquet")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, from_numpy, nn, random, tensor
+from torch import Tensor, from_numpy, nn, tensor
 
 from pocketclip import zoo
 from pocketclip.errors import PocketclipError
+from pocketclip.nn.identity import Stamp, space_id
 from pocketclip.nn.mci import MCi
-from pocketclip.nn.space import Stamp, space_id
 from pocketclip.nn.text import TextTower
 from pocketclip.nn.transformer import HoldsStatistics
 from pocketclip.nn.vit import ViT
@@ -97,7 +97,7 @@ class CLIP(HoldsStatistics):
 
     @property
     def space_id(self) -> str:
-        """The identity of the embedding space, see `pocketclip.nn.space`; hashes all weights."""
+        """The identity of the embedding space, see `pocketclip.nn.identity`; hashes all weights."""
         return self.space()[0]
 
     def space(self) -> Stamp:
@@ -182,34 +182,3 @@ class CLIP(HoldsStatistics):
 def _hold_statistics(norm: nn.BatchNorm2d) -> None:
     norm.statistics_frozen = True  # type: ignore[assignment]
     norm.eval()
-
-
-def create_model(name: str, **overrides: Any) -> CLIP:
-    """Return the named model, unfused, with random weights, in training mode.
-
-    A captioner is a `pocketclip.nn.coca.CoCa`.
-
-    Args:
-        name: a zoo name in any spelling (`mobileclip2-s0`, `MobileCLIP2_S0`, ...).
-        **overrides: fields of its configuration, see `pocketclip.zoo.override`.
-
-    Raises:
-        UnknownModelError: no such model or field.
-    """
-    return build(zoo.override(zoo.entry(name).config, **overrides))
-
-
-def build(config: zoo.ModelConfig) -> CLIP:
-    """Return the model that `config` describes: a `CLIP`, or with a decoder a `coca.CoCa`."""
-    if config.decoder is None:
-        return CLIP(config)
-    from pocketclip.nn.coca import CoCa
-
-    return CoCa(config)
-
-
-def random_model(name: str, *, seed: int, **overrides: Any) -> CLIP:
-    """Return `create_model(name)` in evaluation mode with weights decided by `seed` alone."""
-    with random.fork_rng(devices=[]):
-        random.manual_seed(seed)
-        return create_model(name, **overrides).eval()

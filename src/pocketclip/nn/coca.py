@@ -32,7 +32,7 @@ from pocketclip.nn.vit import ViT
 from pocketclip.zoo import DecoderConfig, ModelConfig
 
 if TYPE_CHECKING:
-    from pocketclip.generation import Method
+    from pocketclip.caption_settings import Method
 
 KeysValues = tuple[Tensor, Tensor]  # (B, h, S, C/h) each
 

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pocketclip.caption_settings import Settings
 from pocketclip.errors import ConfigError, PocketclipError
-from pocketclip.generation import Settings
 from pocketclip.nn.sampling import choose, uniforms
 from pocketclip.nn.text import PAD, TextTower
 from pocketclip.nn.transformer import Past

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketclip import photos
 from pocketclip.errors import ConfigError, DataError
-from pocketclip.fetch import FetchOptions
+from pocketclip.storage import photos
+from pocketclip.storage.http import FetchOptions
 from pocketclip.types import Bad, Pair
 
 IMAGE_SUFFIXES = (*(suffix[1:] for suffix in photos.IMAGE_SUFFIXES), "img")

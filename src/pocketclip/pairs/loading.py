@@ -14,10 +14,10 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import StorageError
-from pocketclip.fetch import Fetcher, FetchOptions
+from pocketclip.formats.parsing import kind_of
 from pocketclip.pairs.base import Columns, Draft, PairOptions, collect_captions, is_empty, plain
-from pocketclip.parsing import kind_of
-from pocketclip.stores import OBJECT_STORES, NotThereError
+from pocketclip.storage.http import Fetcher, FetchOptions
+from pocketclip.storage.stores import OBJECT_STORES, NotThereError
 from pocketclip.types import Bad, Pair
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/\-_\s]{400,}={0,2}\s*")

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal
 
 from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
+from pocketclip.formats.parsing import load_json
 from pocketclip.pairs.base import (
     Columns,
     Draft,
@@ -34,7 +35,6 @@ from pocketclip.pairs.base import (
 )
 from pocketclip.pairs.duplicates import SeenUids, Twins
 from pocketclip.pairs.loading import completed, pair_of_row
-from pocketclip.parsing import load_json
 from pocketclip.types import Bad, Pair
 
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"BZh", b"\xfd7zXZ")

@@ -1,7 +1,7 @@
 """Pairs from webdataset tars, ours and the published ones among them.
 
 A sample is what follows one another under the same key: the name up to the last dot before its
-suffix, folders included, see `pocketclip.tarfiles`. The image is the member with an image's
+suffix, folders included, see `pocketclip.formats.tar`. The image is the member with an image's
 suffix, the caption `txt` (or a key of `json`), the URL `url.txt` (or `url` in `json`).
 Reinforcements in it are passed over.
 """
@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, cast
 
 from pocketclip import storage
 from pocketclip.errors import ParseError
+from pocketclip.formats.parsing import load_json
+from pocketclip.formats.tar import MAX_MEMBER, Member, TarError, keyed, members, split_name
 from pocketclip.pairs.base import (
     IMAGE_SUFFIXES,
     MAX_TEXT,
@@ -29,8 +31,6 @@ from pocketclip.pairs.base import (
     plain,
 )
 from pocketclip.pairs.loading import completed, is_url, with_bytes
-from pocketclip.parsing import load_json
-from pocketclip.tarfiles import MAX_MEMBER, Member, TarError, keyed, members, split_name
 from pocketclip.types import Bad, Pair
 
 _CAPTION_KEYS = ("caption", "text", "txt", "title", "alt_text")

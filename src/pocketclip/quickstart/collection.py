@@ -18,11 +18,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from pocketclip.files import write_whole
 from pocketclip.quickstart.captions import TEMPLATES, alt_text, class_name, full_caption
 from pocketclip.quickstart.chance import Chance
 from pocketclip.quickstart.drawing import render
 from pocketclip.quickstart.scenes import UNSEEN, Scene, Split, draw_scene
+from pocketclip.storage.local import write_whole
 
 PAIRS, TESTS = "pairs.csv", "tests"
 SIDE = 96

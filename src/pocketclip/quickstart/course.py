@@ -15,21 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pocketclip import __version__, checkpoint
+from pocketclip import checkpoint
+from pocketclip._version import __version__
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.evaluate import Failure, RunOptions, evaluate, plan
 from pocketclip.evaluate import run as run_tasks
-from pocketclip.evaluate.data import TaskData
+from pocketclip.evaluate.datasets.find import TaskData
 from pocketclip.evaluate.tasks import Task
-from pocketclip.files import remove_abandoned, write_whole
+from pocketclip.formats.parsing import read_json
 from pocketclip.infer.encoder import Encoder
-from pocketclip.locks import LOCK, claim
 from pocketclip.nn.clip import CLIP
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.parsing import read_json
 from pocketclip.quickstart.collection import PAIRS
 from pocketclip.reinforce import job
 from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
+from pocketclip.storage.local import remove_abandoned, write_whole
+from pocketclip.storage.locks import LOCK, claim
 from pocketclip.train.logs import LOG, read
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import Recipe

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pocketclip import checkpoint
-from pocketclip.files import write_whole_folder
 from pocketclip.nn import reparam
-from pocketclip.nn.clip import CLIP, create_model
+from pocketclip.nn.build import create_model
+from pocketclip.nn.clip import CLIP
 from pocketclip.nn.coca import CoCa
 from pocketclip.quickstart.captions import TEMPLATES, class_name, full_caption
 from pocketclip.quickstart.chance import Chance
@@ -38,6 +38,7 @@ from pocketclip.quickstart.describing import Narrow, described, readers, spread_
 from pocketclip.quickstart.drawing import render
 from pocketclip.quickstart.lessons import CONTEXT, SEED, SIDE, Lessons, draw_lessons
 from pocketclip.quickstart.scenes import UNSEEN, draw_scene
+from pocketclip.storage.local import write_whole_folder
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.loss import captioning_loss, contrastive_loss
 

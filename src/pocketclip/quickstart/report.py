@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pocketclip import checkpoint
-from pocketclip.evaluate.markup import document, table, text
+from pocketclip.evaluate.report.markup import document, table, text
 from pocketclip.infer.encoder import Encoder
 from pocketclip.quickstart.captions import names_in
 from pocketclip.quickstart.collection import PAIRS, read_rows

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import devices
+from pocketclip.caption_settings import Settings
+from pocketclip.checkpoint.resolve import ModelSource
 from pocketclip.errors import ConfigError
-from pocketclip.generation import Settings
 from pocketclip.reinforce import specs
 from pocketclip.reinforce.squares import Scaling, SquareTransform
 from pocketclip.reinforce.teachers import Pixels, geometry, load_model
-from pocketclip.resolve import ModelSource
 from pocketclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -275,21 +275,32 @@ def _coca(
 def _transformers(
     spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
 ) -> _Parts:
-    from pocketclip.reinforce import foreign, squares
-    from pocketclip.reinforce.foreign_writer import TransformersWriter
+    from pocketclip.reinforce import squares
+    from pocketclip.reinforce.hf import (
+        CAPTIONERS,
+        config_of,
+        folder_of,
+        identity,
+        load_tokenizer,
+        load_weights,
+        need_transformers,
+        processor_of,
+        read_json,
+    )
+    from pocketclip.reinforce.hf_captioner import TransformersWriter
 
-    foreign.need_transformers()
-    folder = foreign.folder_of(spec.target, offline=offline)
-    config, class_name = foreign.config_of(folder, foreign.CAPTIONERS, "captioner")
-    processor, where = foreign.processor_of(folder)
+    need_transformers()
+    folder = folder_of(spec.target, offline=offline)
+    config, class_name = config_of(folder, CAPTIONERS, "captioner")
+    processor, where = processor_of(folder)
     transform, scaling = squares.from_processor(processor, where)
-    model, tokenizer = foreign.load_weights(folder, class_name), foreign.load_tokenizer(folder)
+    model, tokenizer = load_weights(folder, class_name), load_tokenizer(folder)
     generation = folder / "generation_config.json"
-    extra = foreign.read_json(generation) if generation.is_file() else {}
+    extra = read_json(generation) if generation.is_file() else {}
     facts = {
         "kind": "transformers",
         "model": str(config["model_type"]),
-        "space_id": foreign.identity(folder, "transformers", {**config, "gen": extra}, processor),
+        "space_id": identity(folder, "transformers", {**config, "gen": extra}, processor),
     }
     writer = TransformersWriter(model.to(device, dtype), tokenizer, sampling)
     return writer, facts, transform, scaling

@@ -19,8 +19,8 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import ConfigError, DataError, ParseError
+from pocketclip.formats.parsing import load_json
 from pocketclip.pairs import PairShard
-from pocketclip.parsing import load_json
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.local import Workers
 from pocketclip.reinforce.prepare import Prepared

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError, ParseError
-from pocketclip.parsing import kind_of, read_json, read_yaml
+from pocketclip.formats.parsing import kind_of, read_json, read_yaml
 from pocketclip.reinforce.captioners import Sampling
 from pocketclip.shards import DTYPES
 

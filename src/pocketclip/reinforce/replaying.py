@@ -20,7 +20,7 @@ from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, EmbeddingError
 from pocketclip.images import open_image
 from pocketclip.reinforce.teachers import Teacher, load_teacher
-from pocketclip.shards.recomputing import Recompute
+from pocketclip.shards.audit.drift import Recompute
 from pocketclip.types import Embeddings, Sample
 
 

@@ -1,4 +1,4 @@
-"""How teachers and captioners are named: as every MODEL argument, see `pocketclip.resolve`.
+"""Names of teachers and captioners: MODEL arguments, see `pocketclip.checkpoint.resolve`.
 
 mobileclip2-s0                        a zoo name, a checkpoint folder, a file or a hub id
 vit-l14-quickgelu=openai.pt           a bare file, and the zoo model whose weights it holds
@@ -10,13 +10,13 @@ datacomp=open_clip:ViT-L-14/datacomp_xl_s13b_b90k        any of these with a nam
 
 from __future__ import annotations
 
-from pocketclip.resolve import ModelSource, resolve_model
+from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 
 
 def parse(text: str) -> ModelSource:
     """Return what `text` asks for; the forms are in the module's docstring.
 
     Raises:
-        PocketclipError: see `pocketclip.resolve.resolve_model`.
+        PocketclipError: see `pocketclip.checkpoint.resolve.resolve_model`.
     """
     return resolve_model(text, labels=True)

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import devices, zoo
+from pocketclip.checkpoint.resolve import ModelSource
 from pocketclip.embeddings import check_lengths, check_scale, image_name, text_name
 from pocketclip.images import ImageSource
 from pocketclip.reinforce import specs
 from pocketclip.reinforce.squares import Scaling, SquareTransform
-from pocketclip.resolve import ModelSource
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.types import Embeddings
 
@@ -303,17 +303,15 @@ def load_teacher(
     wanted = specs.parse(spec)
     towers: Towers
     if wanted.kind == "transformers":
-        from pocketclip.reinforce import foreign_towers
+        from pocketclip.reinforce.hf_towers import open_clip_teacher, transformers_teacher
 
-        towers, transform, scaling = foreign_towers.transformers_teacher(
+        towers, transform, scaling = transformers_teacher(
             wanted.target, where, dtype, offline=offline
         )
     elif wanted.kind == "open_clip":
-        from pocketclip.reinforce import foreign_towers
+        from pocketclip.reinforce.hf_towers import open_clip_teacher, transformers_teacher
 
-        towers, transform, scaling = foreign_towers.open_clip_teacher(
-            wanted.target, where, dtype, offline=offline
-        )
+        towers, transform, scaling = open_clip_teacher(wanted.target, where, dtype, offline=offline)
     else:
         model = load_model(wanted, offline=offline)
         towers = ZooTowers(model, where, dtype)

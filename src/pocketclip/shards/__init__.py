@@ -11,10 +11,10 @@ them says how they were made. `sample` holds the table of members, `codec` the e
 
 from __future__ import annotations
 
-from pocketclip.shards.auditing import AuditReport, audit
+from pocketclip.shards.audit.inspect import Problem
+from pocketclip.shards.audit.run import AuditReport, audit
 from pocketclip.shards.codec import DTYPES
 from pocketclip.shards.index import Index, describe, read_index, write_index
-from pocketclip.shards.inspecting import Problem
 from pocketclip.shards.joining import JoinReport, join
 from pocketclip.shards.reader import read, read_shard, shard_paths
 from pocketclip.shards.writer import JsonlWriter, ShardStats, ShardWriter

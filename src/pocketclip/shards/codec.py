@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import DataError, MissingDependencyError
-from pocketclip.npyfile import parse_npy
+from pocketclip.formats.npy import parse_npy
 from pocketclip.shards import torchfile
 from pocketclip.shards.quantise import (
     QUANTISED,

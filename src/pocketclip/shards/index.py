@@ -16,7 +16,7 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
-from pocketclip.parsing import field, items, load_json, typed
+from pocketclip.formats.parsing import field, items, load_json, typed
 from pocketclip.shards.writer import ShardStats
 
 VERSION = 1

@@ -23,20 +23,20 @@ from typing import TYPE_CHECKING, Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError
-from pocketclip.parsing import MAX_BYTES, load_json
-from pocketclip.shards.foreign import SUFFIXES as LINES
+from pocketclip.formats.parsing import MAX_BYTES, load_json
 from pocketclip.shards.index import NAME, Index, describe, write_index
+from pocketclip.shards.jsonl import SUFFIXES as LINES
 from pocketclip.shards.lookup import Lookup
 from pocketclip.shards.merging import FetchShard, merge
 from pocketclip.shards.reader import SUFFIXES, home_of, name_of, read_shard, sample_of, shard_paths
 from pocketclip.shards.tar import groups, members
 from pocketclip.shards.writer import ShardStats, ShardWriter
-from pocketclip.temporary import scratch_folder
+from pocketclip.storage.temporary import scratch_folder
 from pocketclip.types import Bad, Pair
 
 if TYPE_CHECKING:
-    from pocketclip.fetch import FetchOptions
     from pocketclip.pairs import PairOptions, PairShard
+    from pocketclip.storage.http import FetchOptions
 
 STATE = "join.json"
 UNMATCHED = "unmatched.jsonl"
@@ -115,7 +115,7 @@ def join(
     about = (describe(home) if home is not None else None) or Index()
     sources: list[Any]
     if pairs is None:
-        from pocketclip.fetch import FetchOptions
+        from pocketclip.storage.http import FetchOptions
 
         sources = [FetchShard(path, fetch or FetchOptions()) for path in paths]
     else:

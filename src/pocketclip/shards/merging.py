@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.shards.codec import MEMBERS
+from pocketclip.shards.layout import image_key
 from pocketclip.shards.reader import name_of, read_shard
-from pocketclip.shards.sample import image_key
 from pocketclip.types import Bad, Pair, Sample
 
 if TYPE_CHECKING:
-    from pocketclip.fetch import FetchOptions
+    from pocketclip.storage.http import FetchOptions
 
 
 _ORIGINAL = {"original_width", "original_height"}  # what img2dataset says of what it fetched
@@ -130,7 +130,7 @@ class FetchShard:
 
     def __iter__(self) -> Iterator[Pair | Bad]:
         """Yield a pair, or why there is none, for each sample, in order."""
-        from pocketclip.fetch import fetch_many
+        from pocketclip.storage.http import fetch_many
 
         waiting: deque[tuple[str, str | None, str]] = deque()
 

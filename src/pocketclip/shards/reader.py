@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from pocketclip import storage
 from pocketclip.errors import DataError
-from pocketclip.shards.foreign import SUFFIXES as LINES
-from pocketclip.shards.foreign import read_lines
 from pocketclip.shards.index import read_index
-from pocketclip.shards.sample import PART_OF, parse
+from pocketclip.shards.jsonl import SUFFIXES as LINES
+from pocketclip.shards.jsonl import read_lines
+from pocketclip.shards.layout import PART_OF, parse
 from pocketclip.shards.tar import Group, groups, members
 from pocketclip.types import Sample
 

@@ -4,7 +4,7 @@
         group.uid, group.parts["jpg"]
 
 One sample is held at a time, and each says where it begins, so that a reader with a map of
-offsets can fetch any sample by itself. The headers are read by `pocketclip.tarfiles`.
+offsets can fetch any sample by itself. The headers are read by `pocketclip.formats.tar`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from pocketclip.errors import DataError
-from pocketclip.tarfiles import (
+from pocketclip.formats.tar import (
     BLOCK,
     MAX_MEMBER,
     Member,

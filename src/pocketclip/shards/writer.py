@@ -20,8 +20,8 @@ from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.shards.check import faults
 from pocketclip.shards.codec import DTYPES
-from pocketclip.shards.foreign import record_of, zstandard_module
-from pocketclip.shards.sample import LAYOUTS, PART_OF, build, dump, finite, plain
+from pocketclip.shards.jsonl import record_of, zstandard_module
+from pocketclip.shards.layout import LAYOUTS, PART_OF, build, dump, finite, plain
 from pocketclip.shards.tar import ending, entry
 from pocketclip.types import Sample
 

@@ -17,7 +17,7 @@ from pocketclip.errors import ConfigError, DataError, ImageError, PocketclipErro
 from pocketclip.evaluate import TASKS, DataOptions, Failure, Plan, RunOptions, own_task, plan
 from pocketclip.evaluate import run as evaluate
 from pocketclip.evaluate.classifier import prompts
-from pocketclip.evaluate.examples import Puzzle, TaskData
+from pocketclip.evaluate.datasets.examples import Puzzle, TaskData
 from pocketclip.evaluate.tasks import MAIN_METRICS, Task
 from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder

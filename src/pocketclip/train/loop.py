@@ -5,7 +5,7 @@
     RUN/recipe.yaml     the resolved recipe
         run.json        versions, machine, the data's index hash, one entry per start
         log.jsonl       a record every `log_every` steps
-        checkpoints/    see `pocketclip.train.saving`
+        checkpoints/    see `pocketclip.train.checkpoints`
         model/          the finished model: the average of the weights, where one is kept
 
 A step is a pure function of (weights, seed, step, world size): random choices of the model are
@@ -33,12 +33,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from pocketclip import __version__, checkpoint, devices, locks, zoo
+from pocketclip import checkpoint, devices, zoo
+from pocketclip._version import __version__
 from pocketclip.errors import CheckpointError, ConfigError, PocketclipError, TrainingError
-from pocketclip.files import remove_abandoned, write_whole
-from pocketclip.nn.clip import CLIP, build
-from pocketclip.parsing import read_json
-from pocketclip.train import distributed, logs, saving
+from pocketclip.formats.parsing import read_json
+from pocketclip.nn.build import build
+from pocketclip.nn.clip import CLIP
+from pocketclip.storage import locks
+from pocketclip.storage.local import remove_abandoned, write_whole
+from pocketclip.train import checkpoints as saving
+from pocketclip.train import distributed, logs
 from pocketclip.train import recipe as recipes
 from pocketclip.train.data import DataConfig, Loader
 from pocketclip.train.distributed import World

@@ -20,8 +20,8 @@ from pocketclip.pairs import PairOptions, PairShard, open_pairs
 from pocketclip.pairs.base import Draft, digest
 from pocketclip.pairs.loading import is_url
 from pocketclip.shards.index import Index
-from pocketclip.stores import NotThereError
-from pocketclip.temporary import TemporaryFolder
+from pocketclip.storage.stores import NotThereError
+from pocketclip.storage.temporary import TemporaryFolder
 from pocketclip.types import Bad, Sample
 
 _FIRST = 3  # reasons that a message tells

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pocketclip import zoo
 from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError, ParseError, UnknownModelError
-from pocketclip.parsing import MAX_DEPTH, dump_yaml, kind_of, load_yaml, read_yaml
+from pocketclip.formats.parsing import MAX_DEPTH, dump_yaml, kind_of, load_yaml, read_yaml
 
 _MOST_STEPS = 10**10
 _MOST_SAMPLES = 2**24
@@ -54,8 +54,8 @@ class ModelSection(Section):
     overrides: dict[str, Any] = {}
     """Fields of its configuration, as `pocketclip.zoo.override` takes them."""
     init: str | None = None
-    """A model, as `pocketclip.resolve` takes it, whose weights the run begins with; None: random
-    ones."""
+    """A model, as `pocketclip.checkpoint.resolve` takes it, whose weights the run begins with;
+    None: random ones."""
     freeze_image: int | None = Field(default=None, ge=0, le=4096)
     """Train only so many last blocks of the image tower and its head; 0 freezes it whole."""
     freeze_text: int | None = Field(default=None, ge=0, le=4096)

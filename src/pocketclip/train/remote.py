@@ -15,10 +15,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pocketclip import locks, storage
+from pocketclip import storage
 from pocketclip.errors import DataError, StorageError
-from pocketclip.files import digest, remove_abandoned, write_whole
-from pocketclip.parsing import read_json
+from pocketclip.formats.parsing import read_json
+from pocketclip.storage import locks
+from pocketclip.storage.local import digest, remove_abandoned, write_whole
 
 CACHE_BYTES = 50 << 30
 """The shards of object stores that are kept at a time, about."""

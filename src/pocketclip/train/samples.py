@@ -29,7 +29,7 @@ from pocketclip.errors import (
     PocketclipError,
     TokenizerError,
 )
-from pocketclip.shards.sample import MORE
+from pocketclip.shards.layout import MORE
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.order import WINDOW, Order
 from pocketclip.train.rawpairs import PairSource

@@ -21,11 +21,11 @@ from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.pairs import PairOptions
 from pocketclip.shards.index import Index, describe, read_index
-from pocketclip.shards.mapped import MappedShard
+from pocketclip.shards.layout import parse
+from pocketclip.shards.random_access import MappedShard
 from pocketclip.shards.reader import name_of, shard_paths
-from pocketclip.shards.sample import parse
 from pocketclip.shards.writer import ShardStats
-from pocketclip.temporary import TemporaryFolder
+from pocketclip.storage.temporary import TemporaryFolder
 from pocketclip.train.rawpairs import PairSource
 from pocketclip.train.remote import ShardCache
 from pocketclip.types import Sample

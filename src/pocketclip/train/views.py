@@ -22,11 +22,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from pocketclip import pixel_ops
-from pocketclip.augment import Augmentation, Params
-from pocketclip.augment_params import Box
+from pocketclip.augment import Augmentation, Params, pixel_ops
+from pocketclip.augment.fast_ops import Canvas, flipped, operate
+from pocketclip.augment.params import Box
 from pocketclip.images import open_image
-from pocketclip.train.canvas import Canvas, flipped, operate
 
 try:
     import simplejpeg

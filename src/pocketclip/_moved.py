@@ -1,0 +1,99 @@
+"""Modules under the paths that they had before 0.1.0: they work for one release, with a warning.
+
+import pocketclip.files  # DeprecationWarning: pocketclip.files is now pocketclip.storage.local
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "archive": "formats.torch_zip",
+    "augment_config": "augment.config",
+    "augment_params": "augment.params",
+    "escaping": "formats.escaping",
+    "evaluate.confusion": "evaluate.report.confusion",
+    "evaluate.counts": "evaluate.metrics.counts",
+    "evaluate.data": "evaluate.datasets.find",
+    "evaluate.examples": "evaluate.datasets.examples",
+    "evaluate.folders": "evaluate.datasets.folders",
+    "evaluate.latency": "evaluate.report.latency",
+    "evaluate.markup": "evaluate.report.markup",
+    "evaluate.page": "evaluate.report.page",
+    "evaluate.placing": "evaluate.report.placing",
+    "evaluate.plot": "evaluate.report.plot",
+    "evaluate.report": "evaluate.report.compare",
+    "evaluate.rows": "evaluate.datasets.rows",
+    "evaluate.runs": "evaluate.report.runs",
+    "evaluate.scatter": "evaluate.report.scatter",
+    "evaluate.scores": "evaluate.metrics.scores",
+    "evaluate.tables": "evaluate.datasets.tables",
+    "evaluate.webdataset": "evaluate.datasets.webdataset",
+    "exchange": "storage.exchange",
+    "fetch": "storage.http",
+    "files": "storage.local",
+    "generation": "caption_settings",
+    "hub": "checkpoint.hub",
+    "image_metadata": "formats.image_metadata",
+    "locks": "storage.locks",
+    "naming": "checkpoint.names",
+    "network": "storage.network",
+    "nn.inference": "nn.cpu_optimize",
+    "nn.space": "nn.identity",
+    "npyfile": "formats.npy",
+    "parsing": "formats.parsing",
+    "photos": "storage.photos",
+    "pixel_ops": "augment.pixel_ops",
+    "reinforce.foreign": "reinforce.hf",
+    "reinforce.foreign_towers": "reinforce.hf_towers",
+    "reinforce.foreign_writer": "reinforce.hf_captioner",
+    "resolve": "checkpoint.resolve",
+    "shards.auditing": "shards.audit.run",
+    "shards.foreign": "shards.jsonl",
+    "shards.inspecting": "shards.audit.inspect",
+    "shards.mapped": "shards.random_access",
+    "shards.recomputing": "shards.audit.drift",
+    "shards.repairing": "shards.audit.repair",
+    "shards.sample": "shards.layout",
+    "stores": "storage.stores",
+    "tarfiles": "formats.tar",
+    "temporary": "storage.temporary",
+    "train.canvas": "augment.fast_ops",
+    "train.saving": "train.checkpoints",
+    "weights": "checkpoint.safe_load",
+}
+"""New paths by old ones, both below `pocketclip`."""
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds the modules of `MOVED`: the module at the new path, not a second copy."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        del path, target
+        found = fullname.removeprefix("pocketclip.") in MOVED and fullname.startswith("pocketclip.")
+        return ModuleSpec(fullname, self) if found else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = "pocketclip." + MOVED[spec.name.removeprefix("pocketclip.")]
+        warnings.warn(f"{spec.name} is now {new}", DeprecationWarning, stacklevel=2)
+        module = importlib.import_module(new)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system has just given the module the specification of its old path.
+        module.__spec__ = self._spec
+
+
+def install() -> None:
+    """Let `import` find the modules of `MOVED`; those that exist come first."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

@@ -1,0 +1,15 @@
+"""Augmentations as data: drawn once, stored as parameters, applied again to the same pixels.
+
+    augmentation = Augmentation.from_config(config)
+    params = augmentation.draw(rng_for(seed, uid, 0), image.size)
+    pixels = augmentation.apply(image, params)
+
+Source: MobileCLIP (arXiv 2311.17049), section 4.
+"""
+
+from __future__ import annotations
+
+from pocketclip.augment.augmentation import Augmentation, rng_for
+from pocketclip.augment.params import Params
+
+__all__ = ["Augmentation", "Params", "rng_for"]

@@ -1,0 +1,155 @@
+"""The parameters of one augmentation of one image, and how they are read back.
+
+read_box([137, 24, 347, 405])  # (137, 24, 347, 405)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pocketclip.augment.pixel_ops import OP_NAMES, POSTERIZE
+
+Box: TypeAlias = "tuple[int, int, int, int]"
+"""(top, left, height, width), in pixels."""
+
+_LARGEST = 1 << 31  # no coordinate is so large
+_STEEPEST = 1e6  # and no magnitude
+_DEEPEST = 3  # lists within each other: all, operations, (operation, magnitude)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """One augmentation; what the configuration does not have stays as it is here."""
+
+    crop: Box | None = None
+    """The part of the source that is kept."""
+    tone: tuple[float, float, float, int] | None = None
+    """RangeAugment: brightness factor, contrast factor, noise deviation (0 to 1), noise seed."""
+    flip: bool = False
+    ops: tuple[tuple[int, float], ...] | None = None
+    """RandAugment: positions in `OP_NAMES`, with magnitudes; None where it was skipped."""
+    erase: Box | None = None
+    """The part of the result that is black; it may reach beyond the edge."""
+
+
+class MalformedError(Exception):
+    """What an entry of the packed form should have been; the caller names the entry."""
+
+
+def read_crop(entry: Any) -> Box:
+    """Return the part of the source, or raise MalformedError."""
+    box = _box(entry)
+    if min(box[:2]) < 0 or min(box[2:]) < 1:
+        raise MalformedError("expected [top, left, height, width] with pixels in it")
+    return box
+
+
+def read_tone(entry: Any) -> tuple[float, float, float, int]:
+    """Return RangeAugment's parameters, or raise MalformedError."""
+    if isinstance(entry, (list, tuple)) and len(entry) == 4:
+        *factors, seed = entry
+        brightness, contrast, noise = map(_number, factors)
+        number = whole(seed)
+        if min(brightness, contrast, noise) >= 0 and number is not None and 0 <= number < 1 << 63:
+            return brightness, contrast, noise, number
+    raise MalformedError("expected [brightness, contrast, noise_std, noise_seed]")
+
+
+def read_flip(entry: Any) -> bool:
+    """Return whether the image is mirrored (None: it is not), or raise MalformedError."""
+    if entry is None or isinstance(entry, bool):
+        return bool(entry)
+    if whole(entry) not in (0, 1):
+        raise MalformedError("expected true or false")
+    return whole(entry) == 1
+
+
+def read_ops(entry: Any) -> tuple[tuple[int, float], ...] | None:
+    """Return RandAugment's operations (None: skipped), or raise MalformedError."""
+    if entry is None:
+        return None
+    if not isinstance(entry, (list, tuple)):
+        raise MalformedError("expected [[operation, magnitude], ...] or null")
+    return tuple(map(_op, entry))
+
+
+def read_erasure(entry: Any) -> Box | None:
+    """Return the black part (None: none), or raise MalformedError."""
+    if entry is None:
+        return None
+    box = _box(entry)
+    if box[0] == -1:
+        return None
+    if min(box) < 0:
+        raise MalformedError("expected [top, left, height, width] from 0 up")
+    return box
+
+
+ENTRIES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("random_resized_crop", "crop", read_crop),
+    ("range_augment", "tone", read_tone),
+    ("random_horizontal_flip", "flip", read_flip),
+    ("rand_augment", "ops", read_ops),
+    ("random_erase", "erase", read_erasure),
+)
+"""(transform, field of Params, reader) in the order of the packed form."""
+
+OPTIONAL = ("random_horizontal_flip", "rand_augment", "random_erase")
+"""What is not applied where its entry is null, or where a list ends before it."""
+
+
+def plain(value: Any) -> Any:
+    """Return a field of Params as JSON has it: lists for tuples."""
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def bare(value: Any, deepest: int = _DEEPEST) -> Any:
+    """Return `value` with lists for arrays and tuples, and Python's own numbers for numpy's."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, (list, tuple)) and deepest > 0:
+        return [bare(item, deepest - 1) for item in value]
+    return value
+
+
+def whole(value: Any) -> int | None:
+    """Return a whole number as an int, 7.0 too; None for anything else, and for a bool."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    return None
+
+
+def _number(value: Any) -> float:
+    known = isinstance(value, Real) and not isinstance(value, bool)
+    if known and -_STEEPEST <= value <= _STEEPEST:  # which not-a-number is not
+        return float(value)
+    raise MalformedError(f"expected numbers up to {_STEEPEST:g}")
+
+
+def _box(entry: Any) -> Box:
+    four = isinstance(entry, (list, tuple)) and len(entry) == 4
+    numbers = [whole(item) for item in entry] if four else []
+    known = [number for number in numbers if number is not None and abs(number) < _LARGEST]
+    if len(known) == 4:
+        return known[0], known[1], known[2], known[3]
+    raise MalformedError("expected [top, left, height, width] in whole pixels")
+
+
+def _op(entry: Any) -> tuple[int, float]:
+    pair = isinstance(entry, (list, tuple)) and len(entry) == 2
+    op = whole(entry[0]) if pair else None
+    if op is None:
+        raise MalformedError("expected [operation, magnitude] pairs")
+    magnitude = _number(entry[1])
+    if not 0 <= op < len(OP_NAMES):
+        raise MalformedError(f"operations go from 0 to {len(OP_NAMES) - 1}")
+    if op == POSTERIZE and not 1 <= int(magnitude) <= 8:
+        raise MalformedError("Posterize keeps 1 to 8 bits")
+    return op, magnitude

@@ -1,0 +1,440 @@
+"""Checkpoints: load and save models, ours and foreign ones, from disk or the hub.
+
+A checkpoint of ours is a folder with `config.json` and `model.safetensors`. Apple's and
+open_clip's files are read and written through `pocketclip.checkpoint.names`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pocketclip import zoo
+from pocketclip._version import __version__
+from pocketclip.checkpoint import hub, resolve
+from pocketclip.checkpoint import names as naming
+from pocketclip.checkpoint.names import Naming
+from pocketclip.checkpoint.resolve import ModelSource, resolve_model
+from pocketclip.checkpoint.safe_load import PICKLED, SUFFIXES, read_tensors
+from pocketclip.errors import (
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    HubError,
+)
+from pocketclip.formats.lfs import check_lfs_pointer
+from pocketclip.formats.parsing import digest_json, field, load_json, read_json, reason_of, typed
+from pocketclip.nn import reparam
+from pocketclip.nn.build import random_model
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.identity import architecture, weights_digest
+from pocketclip.storage.local import refuse_others, write_whole, write_whole_folder
+
+CONFIG = resolve.CONFIG
+WEIGHTS = resolve.WEIGHTS
+VERSION = 1
+RUN_MODEL = resolve.RUN_MODEL
+"""Where a training run's folder holds its finished model."""
+log = logging.getLogger(__name__)
+
+
+def load(
+    path_or_name: str | os.PathLike[str] | ModelSource,
+    model: str | None = None,
+    fuse: bool = False,
+    *,
+    offline: bool = False,
+    revision: str | None = None,
+) -> CLIP:
+    """Load a model: float32, evaluation mode.
+
+    Args:
+        path_or_name: whatever `pocketclip.checkpoint.resolve` takes for a model, other than a
+            bundle: a training run, a checkpoint folder of ours, a weight file (`.pt`, `.pth`,
+            `.bin`, `.safetensors`) in Apple's, open_clip's or our names, a folder with one as
+            downloaded from the hub; a zoo name, whose published weights come from the hub; a hub id
+            such as `timm/MobileCLIP2-S0-OpenCLIP`; or `random:tiny` for random weights.
+        model: the zoo name of a weight file that does not say itself which model it holds, as
+            `NAME=FILE` does.
+        fuse: fold the training branches, see `pocketclip.nn.reparam.fuse`.
+        offline: take hub files from the local cache only.
+        revision: of a repository on the hub: a branch, a tag or a commit; None for `main`.
+
+    Returns:
+        The model; `encode_image` and `encode_text` give embeddings (B, D), not normalised.
+
+    Raises:
+        BundleError: it is a bundle, whose weights are in another form.
+        CheckpointError: the file is damaged, refused, or does not fit; never a partial load.
+        ConfigError: the text is in none of the forms, or of another library's model.
+        UnknownModelError: neither a file, nor a model, nor a hub id.
+        HubError: the hub's file could not be had.
+    """
+    if isinstance(path_or_name, ModelSource):
+        source = path_or_name
+    else:
+        source = resolve_model(path_or_name, revision=revision)
+    if source.kind == "bundle":
+        raise BundleError(
+            f"{source.text} is a bundle, whose weights are in another form: name the checkpoint "
+            "that it was exported from"
+        )
+    if source.note:
+        log.warning("%s", source.note)
+    name = _expected_name(source, model)
+    if source.kind == "hub":
+        loaded = _load_hub(source, name, offline=offline)
+    elif source.kind == "random":
+        loaded = _load_random(source, name)
+    elif source.path is None:
+        raise ConfigError(
+            f"{source.text}: models of {source.kind} are teachers and captioners of `pocketclip "
+            "reinforce`, and nothing else"
+        )
+    elif source.kind == "checkpoint":
+        loaded = _load_folder(source.path, name, source.suggested)
+    else:
+        loaded = _load_file(source.path, name, source.suggested)
+    return reparam.fuse(loaded) if fuse and not loaded.is_fused else loaded.eval()
+
+
+def save(
+    model: CLIP,
+    path: str | os.PathLike[str],
+    naming: Literal["pocketclip", "apple", "openclip"] = "pocketclip",
+) -> None:
+    """Write `model` whole or not at all.
+
+    Args:
+        model: fused or not; the foreign namings take unfused models only.
+        path: with `pocketclip` a folder, which may hold an older checkpoint but nothing else;
+            otherwise a file: `.pt` or `.bin`, with `openclip` also `.safetensors`.
+        naming: whose parameter names to write.
+
+    Raises:
+        CheckpointError: the naming cannot express the model, or the path will not do.
+        OSError: the disk is full or the place cannot be written to.
+    """
+    target, model = Path(path), _uncompiled(model)
+    if naming == "pocketclip":
+        _save_folder(model, target)
+    elif naming in ("apple", "openclip"):
+        _save_file(model, target, naming)
+    else:
+        raise CheckpointError(
+            f"unknown naming {naming!r}; it is 'pocketclip', 'apple' or 'openclip'"
+        )
+
+
+def _expected_name(source: ModelSource, model: str | None) -> str | None:
+    """Return the zoo name that the weights must fit, or None if they say it themselves.
+
+    Raises:
+        ConfigError: the source names another model than `model`.
+        UnknownModelError: no such model.
+    """
+    if model is None:
+        return source.model
+    name = zoo.resolve(model)
+    if "=" in source.text and source.model not in (None, name):
+        raise ConfigError(f"{source.text} names another model than {name}: give one of them")
+    return name
+
+
+def _load_random(source: ModelSource, name: str | None) -> CLIP:
+    assert source.model is not None
+    if name != source.model:
+        raise CheckpointError(f"{source.text} is {source.model}, not {name}")
+    return random_model(source.model, seed=source.seed)
+
+
+def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
+    facts = _read_config(path)
+    if facts is None:
+        return _load_foreign_folder(path, name, suggested)
+    config, is_fused, stamp, is_sealed = facts
+    if name is not None and zoo.resolve(name) != config.name:
+        raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
+    state, _ = read_tensors(path / WEIGHTS)
+    model = naming.shell(config)
+    if is_fused:
+        model = reparam.fuse(model)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    _compare(state, expected, path / WEIGHTS, config.name, None)
+    _assign(model, state)
+    if weights_digest(model) != stamp[1]:
+        _tell_other_weights(path, is_sealed)
+    model.space_stamp = stamp
+    return model
+
+
+def _tell_other_weights(path: Path, is_sealed: bool) -> None:
+    """Refuse weights that are not those of the configuration.
+
+    A flipped bit in a weight shows nowhere else: the answers are wrong by a little, or quite.
+    Earlier versions, which sealed nothing, wrote another digest of towers that were compiled.
+    """
+    differs = (
+        f"{path / WEIGHTS} does not hold the weights that were saved with {CONFIG} (their digest "
+        "differs)"
+    )
+    if is_sealed:
+        raise CheckpointError(f"{differs}: copy the checkpoint again, or save it again")
+    log.warning("%s: the file is damaged, unless its model had compiled towers", differs)
+
+
+def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str], bool] | None:
+    """Return a checkpoint's configuration, whether it is fused, its stamp, whether it was sealed.
+
+    None if it is another library's. It is sealed if its own hash stands in it.
+    """
+    check_lfs_pointer(path / CONFIG)
+    try:
+        raw = typed(read_json(path / CONFIG, what="its text"), dict, what="its text")
+        if raw.get("format") != "pocketclip":
+            return None
+        if field(raw, "version", int, what="it") > VERSION:
+            raise CheckpointError(f"{path} has format {raw['version']}; update pocketclip")
+        stamp = str(raw["space_id"]), str(raw["weights_digest"])
+        config = zoo.from_dict(raw["model"])
+        sealed = raw.pop("sha256", None)  # earlier versions wrote none
+        if sealed is not None and sealed != digest_json(raw):
+            raise CheckpointError(
+                f"{path / CONFIG} is not what was saved (its hash differs): copy the checkpoint "
+                "again, or save it again"
+            )
+        return config, bool(raw["fused"]), stamp, sealed is not None
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path / CONFIG} is damaged: {reason_of(error)}; copy the checkpoint again"
+        ) from error
+
+
+def _load_foreign_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
+    """Load a folder with another library's `config.json`, as repositories of the hub have it."""
+    chosen = resolve.weights_in(path)
+    try:
+        return _load_file(chosen or path / WEIGHTS, name, suggested)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path / CONFIG} was not written by pocketclip, and {error}"
+        ) from error
+
+
+def _load_file(path: Path, name: str | None, suggested: str | None = None) -> CLIP:
+    state, metadata = read_tensors(path)
+    convention = naming.detect(state)
+    if convention is None:
+        some = ", ".join(list(state)[:3])
+        raise CheckpointError(
+            f"{path} is not in a known naming (its entries begin {some}); "
+            "Apple's, open_clip's and ours are"
+        )
+    if convention == "pocketclip":
+        raise CheckpointError(f"{path} is part of a checkpoint: load its folder instead")
+    config = _config_of(path, name, state, metadata, convention, suggested)
+    state = naming.canonical(state, config)
+    model, entries = _fitting_shell(state, config, convention, path)
+    _assign(model, naming.from_foreign(state, model, entries))
+    return model
+
+
+def _load_hub(source: ModelSource, name: str | None, *, offline: bool) -> CLIP:
+    try:
+        found = hub.fetch(source.repos, offline=offline, revision=source.revision)
+    except HubError as error:
+        if "/" not in source.target or "hf-hub:" in source.text:
+            raise
+        raise HubError(f"there is no file or folder {source.target} here; {error}") from error
+    return _load_file(found.path, name)
+
+
+def _config_of(
+    path: Path,
+    name: str | None,
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    convention: Naming,
+    suggested: str | None = None,
+) -> zoo.ModelConfig:
+    """Return the configuration that a weight file wants, from whichever source says it."""
+    if "pocketclip" in metadata:
+        try:
+            config = zoo.from_dict(load_json(metadata["pocketclip"]))
+        except (ValueError, ConfigError) as error:
+            raise CheckpointError(f"{path} has damaged metadata: {error}") from error
+        if name is None or zoo.resolve(name) == config.name:
+            return config
+    if name is not None:
+        return naming.fitted(zoo.entry(name).config, state, convention)
+    fits = _fitting_entries(state, convention)
+    called = zoo.find(path.stem)
+    by_name = [n for n in fits if n == suggested or called is zoo.entry(n)]
+    configs = [naming.fitted(zoo.entry(n).config, state, convention) for n in by_name or fits]
+    computed = {json.dumps(architecture(config), sort_keys=True) for config in configs}
+    # Activations do not show in a file's shapes, so CLIP's own transformers must be named; all
+    # published captioners have the same one.
+    if by_name or (
+        len(computed) == 1 and (configs[0].is_captioner or not naming.is_plain_clip(configs[0]))
+    ):
+        return configs[0]
+    hint = f"it fits {' or '.join(fits)}" if fits else "it fits no model of the zoo"
+    raise CheckpointError(
+        f"{path} does not say which model it holds ({hint}); pass model=NAME, or write NAME=FILE"
+    )
+
+
+def _fitting_shell(
+    state: Mapping[str, Tensor], config: zoo.ModelConfig, convention: Naming, path: Path
+) -> tuple[CLIP, dict[str, naming.ForeignEntry]]:
+    model = naming.shell(config)
+    entries = naming.layout(model, convention)
+    expected = {entry.name: entry.shape for entry in entries.values()}
+    _compare(state, expected, path, config.name, convention)
+    return model, entries
+
+
+def _compare(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    path: Path,
+    name: str,
+    convention: Naming | None,
+) -> None:
+    """Raise with the first differences if a file's names and shapes are not those expected."""
+    problems = [f"{n} is missing" for n in expected if n not in state]
+    problems += [f"{n} is not part of the model" for n in state if n not in expected]
+    problems += [
+        f"{n} has shape {tuple(state[n].shape)}, not {shape}"
+        for n, shape in expected.items()
+        if n in state and tuple(state[n].shape) != shape
+    ]
+    if not problems:
+        return
+    more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    message = f"{path} does not fit {name}: {'; '.join(problems[:3])}{more}"
+    if convention is not None:
+        fits = _fitting_entries(state, convention)
+        message += f". It fits {' or '.join(fits)}" if fits else ". It fits no model of the zoo"
+    raise CheckpointError(message)
+
+
+def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[str]:
+    """Return the zoo names whose names and shapes are exactly a file's."""
+    found = []
+    for name, entry in zoo.ZOO.items():
+        config = naming.fitted(entry.config, state, convention)
+        if naming.refusal(config, convention):
+            continue
+        ours = {n: tuple(v.shape) for n, v in naming.canonical(state, config).items()}
+        entries = naming.layout(naming.shell(config), convention).values()
+        if ours == {e.name: e.shape for e in entries}:
+            found.append(name)
+    return found
+
+
+def _assign(model: CLIP, state: Mapping[str, Tensor]) -> None:
+    wanted = model.state_dict()
+    for name, value in state.items():
+        if wanted[name].is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"the weights do not fit: {name} has type {kind}, not float32")
+    # Fresh memory: a mapped file that somebody truncates later would kill the process.
+    own = {
+        name: value.to(
+            torch.float32 if value.is_floating_point() else value.dtype,
+            copy=True,
+            memory_format=torch.contiguous_format,
+        )
+        for name, value in state.items()
+    }
+    model.load_state_dict(own, assign=True)
+
+
+def _uncompiled(model: nn.Module) -> CLIP:
+    """Return the model inside the wrappers of `torch.compile` and distributed training."""
+    while not isinstance(model, CLIP):
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise CheckpointError(f"a {type(model).__name__} cannot be saved, only a whole model")
+        model = inner
+    if model.inference_only:
+        raise CheckpointError("this form is for inference only; save the model it was made from")
+    return model
+
+
+def own_files(folder: Path) -> set[str]:
+    """Return the files of a checkpoint of ours; none where `folder` holds something else.
+
+    A folder with nothing but these may be replaced by another checkpoint.
+    """
+    try:
+        raw = read_json(folder / CONFIG)
+    except (OSError, ValueError):
+        return set()
+    ours = isinstance(raw, dict) and raw.get("format") == "pocketclip"
+    return {CONFIG, WEIGHTS} if ours else set()
+
+
+def write_files(model: CLIP, folder: Path) -> None:
+    """Write a checkpoint's files into an existing folder that nobody reads yet.
+
+    Raises:
+        OSError: the disk is full or the place cannot be written to.
+    """
+    from safetensors.torch import save_file
+
+    model = _uncompiled(model)
+    space, digest = model.space()
+    config = {
+        "format": "pocketclip",
+        "version": VERSION,
+        "pocketclip": __version__,
+        "space_id": space,
+        "weights_digest": digest,
+        "fused": model.is_fused,
+        "model": zoo.to_dict(model.config),
+    }
+    config["sha256"] = digest_json(config)
+    state = {n: v.detach().cpu().contiguous() for n, v in model.plain_state().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _save_folder(model: CLIP, target: Path) -> None:
+    if target.suffix.lower() in SUFFIXES:
+        raise CheckpointError(f"{target}: a checkpoint is a folder; leave the suffix out")
+    refuse_others(target, own_files, CheckpointError)
+    with write_whole_folder(target, own_files) as folder:
+        write_files(model, folder)
+
+
+def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
+    suffixes = PICKLED if convention == "apple" else SUFFIXES
+    if target.suffix.lower() not in suffixes:
+        raise CheckpointError(
+            f"{target}: with naming={convention!r} the file ends in {', '.join(suffixes)}"
+        )
+    state = naming.to_foreign(model, convention)
+    if convention == "openclip" and getattr(model.config.image, "stem_padding", False):
+        log.warning(
+            "open_clip's code does not pad this model's stem as Apple's does: with this file "
+            "open_clip computes slightly other embeddings"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(target) as temporary:
+        if target.suffix.lower() == ".safetensors":
+            from safetensors.torch import save_file
+
+            config = naming.written(model.config, convention)
+            metadata = {"format": "pt", "pocketclip": json.dumps(zoo.to_dict(config))}
+            save_file(state, temporary, metadata=metadata)
+        else:
+            torch.save(state, temporary)

@@ -1,0 +1,464 @@
+"""What a MODEL argument means: the one place that decides it, for the library and every verb.
+
+    source = resolve_model("runs/small")
+    source.kind, source.path                 # "checkpoint", Path("runs/small/model")
+
+Only spellings and file names are looked at; no file is opened and no network is used. A folder that
+a killed process moved aside is put back (`recover`). In order:
+
+1. `random:NAME[:SEED]`, `NAME=FILE`, `transformers:ID`, `open_clip:NAME/TAG`, `hf-hub:OWNER/NAME`
+2. what is written as a path: a leading `.`, `~` or `/`, a separator at the end, two or more
+   separators, or a weight file's suffix; a missing one is an error
+3. a file or folder that exists, also where a model of the zoo has the same name
+4. `OWNER/NAME[@REVISION]` on the Hugging Face hub
+5. a name of the zoo, whose published weights are on the hub
+
+A path is a training run, a checkpoint folder, a bundle, a weight file, or a folder downloaded from
+the hub. `docs/naming-models.md` says it for users.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pocketclip import zoo
+from pocketclip.checkpoint import hub
+from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
+from pocketclip.storage.local import recover
+
+Kind = Literal["random", "checkpoint", "file", "bundle", "hub", "transformers", "open_clip"]
+
+PICKLED, SUFFIXES = hub.PICKLED, hub.SUFFIXES
+"""Of weight files."""
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+"""A checkpoint folder's files."""
+MANIFEST = "bundle.json"
+"""The file that makes a folder a bundle."""
+RUN_MODEL, RUN_CHECKPOINTS, RUN_RECIPE = "model", "checkpoints", "recipe.yaml"
+"""Where a training run's folder holds its finished model, its checkpoints and its recipe."""
+SEAL = "checkpoint.json"
+"""The file that a run's checkpoint has beside the model's."""
+
+_FORMS = {
+    "random": "the form is random:MODEL or random:MODEL:SEED",
+    "transformers": "the form is transformers:ID or transformers:FOLDER",
+    "open_clip": "the form is open_clip:NAME/PRETRAINED",
+    "hf-hub": "the form is hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION",
+}
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_STEP = re.compile(r"step-(\d+)")
+_WINDOWS = os.name == "nt"
+_MAX_SEED = 2**64 - 1  # the largest that torch takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where a model comes from."""
+
+    text: str
+    """As it was written."""
+    kind: Kind
+    target: str
+    """`text` without a label, `NAME=` or prefix."""
+    path: Path | None = None
+    """Of a `checkpoint` or `bundle` the folder, of a `file` the weight file."""
+    model: str | None = None
+    """The zoo name, where the text or the repository says it."""
+    suggested: str | None = None
+    """The zoo name that a downloaded folder's name hints at; the weights decide."""
+    seed: int = 0
+    """Of `random` weights."""
+    repos: tuple[str, ...] = ()
+    """Of `hub`: repositories with the same weights, the preferred one first."""
+    revision: str | None = None
+    """Of `hub`: a branch, a tag or a commit; None for `main`."""
+    label: str = ""
+    """A short name for people; carries no folder."""
+    note: str = ""
+    """One line that the user should read, or nothing."""
+
+
+def resolve_model(
+    model: str | os.PathLike[str], *, revision: str | None = None, labels: bool = False
+) -> ModelSource:
+    """Return what `model` means; the forms and their order are in the module's docstring.
+
+    Args:
+        model: what somebody gave as a model; a `Path` is a path whatever it is called.
+        revision: of a repository on the hub: a branch, a tag or a commit.
+        labels: also take `LABEL=MODEL`, where LABEL is a name for people (teachers, captioners).
+
+    Raises:
+        CheckpointError: a path without a model, or a zoo name without published weights.
+        ConfigError: a prefix that is not followed by what belongs there, or a wrong revision.
+        UnknownModelError: none of the forms, or no such model.
+    """
+    text = os.fsdecode(model)
+    if not text.strip():
+        raise UnknownModelError("no model given: a name, a folder, a file or a hub id is wanted")
+    if "\0" in text:
+        raise UnknownModelError(f"{text!r} is no model: it holds a null character")
+    if isinstance(model, os.PathLike):
+        return _with_revision(_at_path(text), revision)
+    if not os.path.lexists(text):
+        text = text.strip()
+    source = _prefixed(text, labels) or _on_disk(text) or _by_name(text)
+    return _with_revision(source, revision)
+
+
+def published_model(name: str) -> ModelSource:
+    """Return the published weights of a model of the zoo, whatever there is on the disk.
+
+    Raises:
+        CheckpointError: it has none.
+        UnknownModelError: no such model.
+    """
+    name = zoo.resolve(name)
+    repos = zoo.ZOO[name].hub
+    if not repos:
+        raise CheckpointError(
+            f"{name} has no published weights: give a checkpoint folder or {name}=FILE, or "
+            f"random:{name} to try things out with random weights"
+        )
+    return ModelSource(text=name, kind="hub", target=name, repos=repos, model=name, label=name)
+
+
+def absolute(text: str) -> str:
+    """Return a MODEL argument of teachers so that it means the same in every folder here.
+
+    Raises:
+        PocketclipError: see `resolve_model`.
+    """
+    source = resolve_model(text, labels=True)
+    local = source.path is not None
+    if source.kind == "transformers":
+        local = os.path.lexists(source.target)
+    if not local:
+        return text
+    before = text.strip().removesuffix(source.target)
+    whole = os.path.abspath(_expanded(source.target))  # noqa: PTH100 - links stay links
+    return before + whole
+
+
+def is_path(text: str, *, windows: bool = _WINDOWS) -> bool:
+    """Return whether `text` is written as a path, which it then is and nothing else."""
+    separators = "/\\" if windows else "/"
+    return (
+        text.startswith((".", "~", *separators))
+        or text.endswith(tuple(separators))
+        or sum(text.count(separator) for separator in separators) > 1
+        or os.path.splitext(text)[1].lower() in SUFFIXES  # noqa: PTH122 - of any text
+        or (windows and ("\\" in text or re.match("[A-Za-z]:", text) is not None))
+    )
+
+
+def weights_in(folder: Path) -> Path | None:
+    """Return the weight file of a folder as the hub has them, or None if there is none.
+
+    `hub.choose_weights` chooses. Hidden files and folders within are not looked at.
+
+    Raises:
+        CheckpointError: several files could be the weights, or the folder cannot be read.
+    """
+    found = list(filter(hub.is_weight_file, _files(folder)))
+    if not found:
+        return None
+    try:
+        return folder / hub.choose_weights(found)
+    except HubError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+
+
+# --- 1: prefixes
+
+
+def _prefixed(text: str, labels: bool) -> ModelSource | None:
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in _FORMS:
+        if not rest.strip():
+            raise ConfigError(f"{text!r} does not say which model; {_FORMS[prefix]}")
+        return _of_prefix(text, prefix, rest.strip())
+    name, equals, rest = (part.strip() for part in text.partition("="))
+    if not equals or not name[:1].isalnum() or any(sep in name for sep in "/\\"):
+        return None
+    entry = zoo.find(name)
+    with_prefix = rest.partition(":")[0] in _FORMS and not rest.startswith("hf-hub:")
+    if entry is not None and not (labels and with_prefix):
+        return _named_file(text, entry.config.name, rest)
+    if not labels or not _LABEL.fullmatch(name) or os.path.lexists(text):
+        return None
+    if not rest:
+        raise ConfigError(f"{text!r}: the form is LABEL=MODEL or NAME=FILE")
+    inner = _prefixed(rest, labels=False) or _on_disk(rest) or _by_name(rest)
+    return replace(inner, text=text, label=name)
+
+
+def _of_prefix(text: str, prefix: str, rest: str) -> ModelSource:
+    if prefix == "random":
+        return _random(text, rest)
+    if prefix == "hf-hub":
+        return _repository(text, rest)
+    label = _name_of(rest) if os.path.lexists(rest) else rest.replace("//", "/")
+    kind: Kind = "transformers" if prefix == "transformers" else "open_clip"
+    return ModelSource(text=text, kind=kind, target=rest, label=label)
+
+
+def _random(text: str, rest: str) -> ModelSource:
+    name, colon, seed = rest.partition(":")
+    digits = seed.isascii() and seed.isdecimal() and len(seed) <= 20
+    if not name.strip() or (colon and not (digits and int(seed) <= _MAX_SEED)):
+        raise ConfigError(f"{text!r}: {_FORMS['random']}, with a seed from 0 to {_MAX_SEED}")
+    if is_path(name):
+        raise ConfigError(f"{text!r}: random weights are of a model of the zoo, not of a path")
+    name, number = zoo.resolve(name), int(seed or 0)
+    return ModelSource(
+        text=text, kind="random", target=rest, model=name, seed=number,
+        label=f"random-{name}-{number}",
+    )  # fmt: skip
+
+
+def _named_file(text: str, name: str, rest: str) -> ModelSource:
+    if not rest:
+        raise ConfigError(f"{text!r}: the form is NAME=FILE")
+    if rest.startswith("hf-hub:"):
+        inner: ModelSource | None = _prefixed(rest, labels=False)
+    else:
+        inner = _on_disk(rest)
+        if inner is None and hub.is_hub_id(rest.partition("@")[0]):
+            inner = _repository(rest, rest)
+    if inner is None:
+        literal = f"; the file of that whole name is ./{text}" if os.path.lexists(text) else ""
+        raise CheckpointError(f"{rest}: no such file or folder, in NAME=FILE{literal}")
+    return replace(inner, text=text, model=name, label=f"{name}={inner.label}")
+
+
+def _repository(text: str, target: str) -> ModelSource:
+    repo, at, revision = target.partition("@")
+    if not hub.is_hub_id(repo) or (at and not revision):
+        raise ConfigError(f"{text!r}: {_FORMS['hf-hub']}")
+    known = {known.lower(): name for name, e in zoo.ZOO.items() for known in e.hub}
+    return ModelSource(
+        text=text, kind="hub", target=target, repos=(repo,), revision=revision or None,
+        model=known.get(repo.lower()), label=target,
+    )  # fmt: skip
+
+
+# --- 2 and 3: paths
+
+
+def _on_disk(text: str) -> ModelSource | None:
+    if is_path(text):
+        return _at_path(text)
+    recover(text)
+    if not os.path.lexists(text):
+        return None
+    source = _at_path(text)
+    # Of `runs/small` only the last part is called like a model: nobody can have meant that one.
+    other = _alike(text) if _means_a_model(text) else ""
+    if not other:
+        return source
+    note = f"{text} is taken for what is here under that name; {other}"
+    return replace(source, note="; ".join(filter(None, (note, source.note))))
+
+
+def _means_a_model(text: str) -> bool:
+    """Return whether a text would be a model of the zoo or the hub if nothing were on disk."""
+    return "/" not in text or any(
+        text.lower() == repo.lower() for known in zoo.ZOO.values() for repo in known.hub
+    )
+
+
+def _alike(text: str) -> str:
+    """Return how to write the model of the zoo, or the hub, that is called like a path."""
+    entry = zoo.find(Path(text).name)
+    if entry is not None and not entry.hub:
+        return f"a model of the zoo with random weights is random:{entry.config.name}"
+    if entry is not None:
+        return f"the published model is hf-hub:{entry.hub[0]}"
+    repos = {repo.lower() for known in zoo.ZOO.values() for repo in known.hub}
+    return f"the hub's is hf-hub:{text}" if text.lower() in repos else ""
+
+
+def _expanded(text: str) -> str:
+    written = text.startswith("~") and not os.path.lexists(text)
+    return os.path.expanduser(text) if written else text  # noqa: PTH111 - a separator may end it
+
+
+def _at_path(text: str) -> ModelSource:
+    """Return the model at a path."""
+    place = _expanded(text)
+    recover(place)
+    try:
+        mode = os.stat(place).st_mode  # noqa: PTH116 - `Path` drops a separator at the end
+    except (OSError, ValueError) as error:
+        raise CheckpointError(_missing(text, place, error)) from None
+    path = Path(place)
+    if stat.S_ISDIR(mode):
+        return _in_folder(text, path)
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{text} is neither a file nor a folder; give a model's")
+    if path.name in (MANIFEST, CONFIG, SEAL):
+        raise CheckpointError(f"{text} is part of a model: name its folder, {path.parent}")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise CheckpointError(
+            f"{text}: {suffix or 'no suffix'} is not a weight file's suffix ({', '.join(SUFFIXES)})"
+        )
+    suggested = _suggested(path.parent, exactly=True)
+    return _local(text, "file", path, suggested=suggested)
+
+
+def _local(
+    text: str, kind: Kind, path: Path, *, suggested: str | None = None, note: str = ""
+) -> ModelSource:
+    return ModelSource(
+        text=text, kind=kind, target=text, path=path, suggested=suggested, note=note,
+        label=_name_of(_expanded(text)),
+    )  # fmt: skip
+
+
+def _missing(text: str, place: str, error: OSError | ValueError) -> str:
+    if os.path.islink(place):  # noqa: PTH114
+        why = "is a link to nothing" if isinstance(error, FileNotFoundError) else "is a bad link"
+        return f"{text} {why} ({os.readlink(place)})"  # noqa: PTH115
+    if not isinstance(error, FileNotFoundError):
+        reason = getattr(error, "strerror", None) or str(error)
+        return f"{text}: no such file or folder ({reason})"
+    if "://" in text:
+        return f"{text}: addresses are not read; download the model and give its path, or a hub id"
+    repo = text.partition("@")[0]
+    if "@" in text and hub.is_hub_id(repo):
+        return f"{text}: no such file or folder; of the hub it is hf-hub:{text}"
+    entry = zoo.find(os.path.basename(text.rstrip("/\\")))  # noqa: PTH119
+    hint = ""
+    if entry is not None:
+        name = entry.config.name
+        hint = f"; the published model is {name}" if entry.hub else f"; did you mean random:{name}?"
+    return f"{text}: no such file or folder{hint}"
+
+
+def _in_folder(text: str, path: Path) -> ModelSource:
+    """Return the model in a folder."""
+    names = set(_files(path))
+    if MANIFEST in names:
+        return _local(text, "bundle", path)
+    weights = list(filter(hub.is_weight_file, names))
+    suggested = _suggested(path, exactly=False)
+    if SEAL in names or (CONFIG in names and (WEIGHTS in names or not weights)):
+        return _local(text, "checkpoint", path, suggested=suggested)
+    if CONFIG not in names:
+        recover(path / RUN_MODEL)
+    if CONFIG not in names and (path / RUN_MODEL / CONFIG).is_file():
+        return _local(text, "checkpoint", path / RUN_MODEL)
+    newest = newest_checkpoint(path)
+    if newest is not None:
+        step = int(newest.name.removeprefix("step-"))
+        note = f"{text} is a run that has not finished: its checkpoint of step {step} is used"
+        return _local(text, "checkpoint", newest, note=note)
+    chosen = weights_in(path)
+    if chosen is not None:
+        return _local(text, "file", chosen, suggested=suggested)
+    if RUN_RECIPE in names:
+        raise CheckpointError(f"{text} is a training run without a checkpoint yet: let it go on")
+    snapshots = _folders(path / "snapshots") if path.name.startswith("models--") else []
+    if len(snapshots) == 1:
+        return replace(_in_folder(str(snapshots[0]), snapshots[0]), text=text, target=text)
+    if snapshots:
+        raise CheckpointError(
+            f"{text} holds {len(snapshots)} revisions: name one, as {snapshots[0]}"
+        )
+    other = _alike(text)
+    raise CheckpointError(
+        f"{text} is a folder without config.json, bundle.json or weights, so there is no model in "
+        f"it{f'; {other}' if other else ''}"
+    )
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the folder of a run's checkpoint with the most steps that has all its files."""
+    steps = [(int(found[1]), folder) for folder in _folders(run / RUN_CHECKPOINTS)
+             if (found := _STEP.fullmatch(folder.name)) is not None
+             and all((folder / name).is_file() for name in (CONFIG, WEIGHTS, SEAL))]  # fmt: skip
+    return max(steps)[1] if steps else None
+
+
+def _suggested(folder: Path, *, exactly: bool) -> str | None:
+    """Return the zoo's name of a folder that is called like a repository with its weights.
+
+    Args:
+        folder: as downloaded, or a snapshot of the hub's cache.
+        exactly: only the owner's and the name, as the cache has them.
+    """
+    whole = Path(os.path.abspath(folder))  # noqa: PTH100 - a snapshot's links lead elsewhere
+    called = whole.name
+    if whole.parent.name == "snapshots":
+        called = whole.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    elif exactly:
+        return None
+    for name, entry in zoo.ZOO.items():
+        for repo in entry.hub:
+            if called.lower() in (repo.lower(), repo.rpartition("/")[2].lower()):
+                return name
+    return None
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(e.name for e in _entries(folder) if os.path.isfile(e))  # noqa: PTH113 - no errors
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not os.path.isdir(folder):  # noqa: PTH112
+        return []
+    return sorted(entry for entry in _entries(folder) if os.path.isdir(entry))  # noqa: PTH112
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    try:
+        return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def _name_of(place: str) -> str:
+    path = Path(place)
+    # A folder may have a dot in its name, as in "clip-0.5".
+    return path.stem if path.suffix.lower() in SUFFIXES else path.resolve().name
+
+
+# --- 4 and 5: the hub and the zoo
+
+
+def _by_name(text: str) -> ModelSource:
+    entry = zoo.find(text)
+    if hub.is_hub_id(text.partition("@")[0]):
+        source = _repository(text, text)
+        if entry is None:
+            return source
+        return replace(source, note=f"{text} is read as OWNER/NAME of the hub; the zoo's model is "
+                       f"written {entry.config.name}")  # fmt: skip
+    if "=" in text:
+        raise ConfigError(f"{text!r} is no file or folder, nor NAME=FILE with a model of the zoo")
+    try:
+        name = zoo.resolve(text)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{error} (nor is there such a file or folder)") from None
+    return replace(published_model(name), text=text, target=text, label=text)
+
+
+def _with_revision(source: ModelSource, revision: str | None) -> ModelSource:
+    if revision is None:
+        return source
+    if source.kind != "hub":
+        raise ConfigError(
+            f"a revision belongs to a repository on the hub, and {source.text} is none: leave the "
+            "revision out"
+        )
+    if not revision.strip() or source.revision not in (None, revision):
+        raise ConfigError(f"revision {revision!r} does not fit {source.text}: give one of them")
+    return replace(source, revision=revision)

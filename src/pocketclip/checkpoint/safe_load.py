@@ -1,0 +1,202 @@
+"""Reading foreign weight files safely: tensors come out, no code runs."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NoReturn, cast
+
+import torch
+from torch import Tensor
+
+from pocketclip.checkpoint import resolve
+from pocketclip.errors import CheckpointError
+from pocketclip.formats.lfs import LFS_ADVICE, is_lfs_pointer
+from pocketclip.formats.torch_zip import check, check_legacy, mapped
+
+PICKLED = resolve.PICKLED
+SUFFIXES = resolve.SUFFIXES
+
+_ZIP = b"PK\x03\x04"
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What `DistributedDataParallel`, `torch.compile` and trainers put before each name."""
+_PLAIN = (
+    "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params",
+    "weights",
+)  # fmt: skip
+"""Where training checkpoints have their weights."""
+_AVERAGED = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model",
+    "ema_model_state_dict", "model_state_dict_ema", "ema", "params_ema", "swa_state_dict",
+    "shadow",
+)  # fmt: skip
+"""Where they have running averages of the weights."""
+_MAX_DEPTH = 8
+_HEAD = 256
+log = logging.getLogger(__name__)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file, and its metadata.
+
+    A training checkpoint is unwrapped: the weights under `state_dict`, `model`, `module` and the
+    like, or the averaged ones (`model_ema`, `state_dict_ema`, ...) where there are no others. What
+    wrappers put before every name (`module.`, `_orig_mod.`, `model.`, in any order) is removed.
+    Pickles are read by torch's restricted unpickler; one that holds anything but tensors and plain
+    values is refused before any of it runs. Zip archives are checked first, see
+    `pocketclip.formats.torch_zip`.
+
+    Raises:
+        CheckpointError: the file is missing, empty, truncated, of another kind, or refused.
+    """
+    _check_readable(path)
+    metadata: dict[str, str] = {}
+    if path.suffix.lower() == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    else:
+        state = _unwrap(_read_pickled(path), path)
+    return _without_wrappers(state), metadata
+
+
+def _check_readable(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder without config.json, not a checkpoint")
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file")
+    if path.suffix.lower() not in SUFFIXES:
+        raise CheckpointError(
+            f"{path}: {path.suffix or 'no suffix'} is not a weight file's suffix "
+            f"({', '.join(SUFFIXES)})"
+        )
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(_HEAD)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if not head:
+        raise CheckpointError(f"{path} is empty")
+    if is_lfs_pointer(head):
+        raise CheckpointError(f"{path} {LFS_ADVICE}")
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise CheckpointError(f"{path} is a web page, not weights; download the file itself")
+    # A safetensors file begins with the length of its JSON header.
+    looks_safe = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
+    if looks_safe != (path.suffix.lower() == ".safetensors") and (looks_safe or _is_pickled(head)):
+        actual = "a safetensors file" if looks_safe else "a pickled torch file"
+        right = ".safetensors" if looks_safe else ".pt"
+        raise CheckpointError(f"{path} is {actual} with a wrong suffix; rename it to {right}")
+    if path.suffix.lower() != ".safetensors" and not _is_pickled(head):
+        raise CheckpointError(f"{path} is not a torch file: it begins with neither zip nor pickle")
+
+
+def _is_pickled(head: bytes) -> bool:
+    return head.startswith((_ZIP, b"\x80"))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as handle:
+            names = list(handle.keys())
+            return {n: handle.get_tensor(n) for n in names}, dict(handle.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {_line(error)}") from error
+
+
+def _read_pickled(path: Path) -> Any:
+    try:
+        with path.open("rb") as handle:
+            is_archive = handle.read(len(_ZIP)) == _ZIP
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what matters is an error
+            if is_archive:
+                mmap = check(path)  # what is compressed cannot be mapped
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            check_legacy(path)
+            with mapped(path) as handle:
+                return torch.load(cast(IO[bytes], handle), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        _refuse(path, error)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path} is a TorchScript archive; save its state_dict() as .pt and load that"
+            ) from error
+        raise CheckpointError(f"{path} is truncated or damaged") from error
+    except Exception as error:
+        # The restricted unpickler meets arbitrary bytes here and fails in as many ways.
+        raise CheckpointError(f"{path} cannot be read: {_line(error)}") from error
+
+
+def _refuse(path: Path, error: pickle.UnpicklingError) -> NoReturn:
+    found = re.search(r"(?:GLOBAL|class|function|[Gg]lobal) ([\w.]+\.[\w.]+)", str(error))
+    if found:
+        raise CheckpointError(
+            f"{path} is refused: its pickle holds {found[1]} and not only tensors; nothing of it "
+            "was run. Save the bare state_dict and load that"
+        ) from error
+    raise CheckpointError(
+        f"{path} is refused: its pickle is damaged, or holds more than tensors; nothing of it "
+        "was run"
+    ) from error
+
+
+def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a training checkpoint, however deep they are."""
+    names: list[str] = []
+    for _ in range(_MAX_DEPTH):
+        name = _inner_name(loaded, path)
+        if name is None:
+            break
+        names.append(name)
+        loaded = loaded[name]
+    where = "".join(f"[{name!r}]" for name in names)
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path}{where} holds a {type(loaded).__name__}, not named tensors")
+    state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
+    if not state:
+        some = ", ".join(str(name)[:40] for name in list(loaded)[:5]) or "nothing"
+        raise CheckpointError(f"{path}{where} holds no tensors by name (its entries: {some})")
+    unusual = next((n for n, v in state.items() if v.layout != torch.strided or v.is_quantized), "")
+    if unusual:
+        raise CheckpointError(f"{path}: {unusual} is a sparse or quantised tensor")
+    return state
+
+
+def _inner_name(loaded: Any, path: Path) -> str | None:
+    """Return under which name a training checkpoint has its weights; None if it is no such."""
+    if not isinstance(loaded, Mapping):
+        return None
+    inner = {str(name) for name, value in loaded.items() if isinstance(value, Mapping)}
+    plain = next((name for name in _PLAIN if name in inner), None)
+    averaged = next((name for name in _AVERAGED if name in inner), None)
+    if plain is not None and averaged is not None:
+        log.info("%s has plain and averaged weights: took %r, not %r", path, plain, averaged)
+    elif averaged is not None:
+        log.info("%s has only averaged weights: took %r", path, averaged)
+    return plain or averaged
+
+
+def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if "n_averaged" in state and any(name.startswith("module.") for name in state):
+        # `torch.optim.swa_utils.AveragedModel` counts in it.
+        state = {name: value for name, value in state.items() if name != "n_averaged"}
+    while state:
+        first = next(iter(state))
+        prefix = next((known for known in _WRAPPERS if first.startswith(known)), None)
+        if prefix is None or not all(name.startswith(prefix) for name in state):
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,83 @@
+"""The process in which `pocketclip bench` measures one model.
+
+It is started as `python -m pocketclip.cli._bench_worker JOB RESULT`, where JOB is JSON and RESULT
+the file that gets the figures, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pocketclip.cli.output import note, set_up
+
+
+def main() -> None:
+    """Measure what the job asks for; a model that cannot be had is a result too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says what there is to say
+    set_up()
+    job, result = json.loads(sys.argv[1]), Path(sys.argv[2])
+    from pocketclip.errors import PocketclipError
+
+    try:
+        figures = measured(job)
+    except (PocketclipError, OSError) as error:
+        figures = {"error": str(error)}
+    result.write_text(json.dumps(figures), "utf-8")
+    # A tower may still be loading in a thread; ending in the usual way under it aborts.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def measured(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of one model.
+
+    Args:
+        job: `source`, `begun` (the time when the process was started), `seconds` per figure, and
+            the options of `load` and, in `labelled`, of `top1`.
+    """
+    from pocketclip.checkpoint.resolve import resolve_model
+    from pocketclip.cli.loading import load_encoder
+    from pocketclip.infer.measure import disk_bytes, first_answer, measure
+
+    source = job["source"]
+    resolved = resolve_model(source, revision=job["revision"])
+    is_bundle = resolved.kind == "bundle"
+    encoder = load_encoder(
+        source, job["model_name"], backend=job["backend"] if is_bundle else "auto",
+        device="auto" if is_bundle else job["device"], threads=job["threads"],
+        revision=job["revision"], offline=job["offline"],
+    )  # fmt: skip
+    first_answer(encoder)
+    startup = time.time() - job["begun"]
+
+    def say(text: str) -> None:
+        note(f"{source}: {text}")
+
+    figures = {
+        "model": encoder.config.name,
+        "space_id": encoder.space_id,
+        "target": encoder.bundle.target if encoder.bundle else "torch",
+        "precision": encoder.bundle.precision if encoder.bundle else "fp32",
+        "backend": encoder.backend.name,
+        "threads": encoder.threads,
+        "startup_s": startup,
+        **measure(encoder, seconds=job["seconds"], say=say),
+        "disk_bytes": disk_bytes(resolved, encoder),
+    }
+    if job["labelled"] is not None:
+        # Last, as it takes memory of its own.
+        from pocketclip.cli.labelled import top1
+
+        say("accuracy")
+        figures["top1"] = top1(**job["labelled"])(encoder)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Evaluation sets in every form that is read: folders by class, tables, webdatasets."""

@@ -1,0 +1,189 @@
+"""Sets in DataComp's layout: tars of samples beside lists of class names and prompts.
+
+    wds_TASK_test/classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt
+    wds_TASK_test/test/nshards.txt, 0.tar, 1.tar, ...
+
+A tar holds `NAME.jpg|png|webp` with `NAME.cls` (the class number), or `NAME.txt` (captions by
+line), or `NAME.npy` (metadata). Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.evaluate.classes import class_index, class_list, indexed_names
+from pocketclip.evaluate.datasets.examples import (
+    CLASSES,
+    TEMPLATES,
+    DataOptions,
+    Example,
+    TaskData,
+    identity,
+    lines_of,
+    templates_in,
+)
+from pocketclip.evaluate.tasks import Kind, Task
+from pocketclip.formats.npy import parse_npy
+from pocketclip.formats.parsing import split_lines
+from pocketclip.formats.tar import split_name
+from pocketclip.shards.tar import Group, groups, members
+from pocketclip.storage.photos import IMAGE_SUFFIXES
+
+_COUNT = "nshards.txt"
+MAX_TEXT = 1 << 24
+"""Bytes of the largest text of a sample: 16 MiB."""
+_PARTS = frozenset({"cls", "txt", "npy", *(suffix[1:] for suffix in IMAGE_SUFFIXES)})
+_KINDS: dict[str, Kind] = {
+    "classification": "classification",
+    "retrieval": "retrieval",
+    "image_caption_selection": "caption_choice",
+}
+
+
+def open_webdataset(place: str, task: Task, options: DataOptions) -> TaskData | None:
+    """Return the set in this folder, or None if it has none of this form.
+
+    Raises:
+        DataError: a tar is missing, or a list is not what it should be.
+    """
+    folder = storage.join(place, options.split)
+    listed = dict(storage.list_sizes(folder, (".tar",)))
+    count = storage.join(folder, _COUNT)
+    if storage.exists(count):
+        tars = _counted(count, folder, listed)
+    elif listed:
+        tars = sorted(listed, key=_by_number)
+    else:
+        return None
+    kind = task.kind or _kind(place)
+    classes = templates = None
+    if kind in ("classification", "faces"):
+        names = storage.join(place, CLASSES)
+        lines = class_list(options, names)
+        if lines is None:
+            raise DataError(f"{names} is missing: it holds the class names, one per line")
+        if kind == "faces":  # whose lines are objective:text
+            classes = lines.names()
+        else:
+            classes = indexed_names(lines, lambda: _highest_label(tars))
+        templates = templates_in(options, storage.join(place, TEMPLATES))
+    sizes = [(tar.rpartition("/")[2], listed.get(tar)) for tar in tars]
+    return TaskData(
+        place=place,
+        kind=kind,
+        classes=classes,
+        templates=templates,
+        identity=identity("webdataset", kind, sizes, classes, templates),
+        samples=lambda: _samples(tars, kind, len(classes or ())),
+    )
+
+
+def _counted(path: str, folder: str, listed: dict[str, int]) -> list[str]:
+    text = lines_of(path)[0].strip()
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
+        raise DataError(f"{path}: {text[:40]!r} is not the number of tars")
+    tars = [storage.join(folder, f"{number}.tar") for number in range(int(text))]
+    # Some places (a plain web server) cannot be listed; there a missing tar shows when it is read.
+    missing = [tar for tar in tars if tar not in listed] if listed else []
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"{missing[0]}{more} of the {text} tars that {path} announces are missing")
+    extra = sorted(set(listed) - set(tars), key=_by_number)
+    if extra:
+        raise DataError(f"{extra[0]} is not among the {text} tars that {path} announces")
+    return tars
+
+
+def _by_number(path: str) -> tuple[int, str]:
+    found = re.search(r"(\d+)\.tar$", path)
+    return (int(found[1]) if found else -1, path)
+
+
+def _kind(place: str) -> Kind:
+    declared = storage.join(place, "dataset_type.txt")
+    if storage.exists(declared):
+        name = lines_of(declared)[0].strip()
+        if name not in _KINDS:
+            raise DataError(f"{declared}: {name!r} is none of {', '.join(_KINDS)}")
+        return _KINDS[name]
+    return "classification" if storage.exists(storage.join(place, CLASSES)) else "retrieval"
+
+
+def _samples(tars: list[str], kind: Kind, classes: int) -> Iterator[Example]:
+    for path in tars:
+        some = False
+        with storage.open_read(path) as stream:
+            for group in groups(members(stream, path, load=_is_part)):
+                yield _example(group, path, kind, classes)
+                some = True
+        if not some:
+            raise DataError(f"{path}: the tar holds no samples")
+
+
+def _is_part(name: str) -> bool:
+    return split_name(name)[1] in _PARTS
+
+
+def _highest_label(tars: list[str]) -> int:
+    """Return the highest class number; -1 if there is no sample."""
+    labels = (example.label for example in _samples(tars, "classification", sys.maxsize))
+    return max((label for label in labels if label is not None), default=-1)
+
+
+def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
+    name = f"{path}: {group.uid}"
+    try:
+        group.check(_PARTS)
+    except DataError as error:
+        raise DataError(f"{name}.{error}") from error
+    image = next((group.parts[s[1:]] for s in IMAGE_SUFFIXES if s[1:] in group.parts), None)
+    if image is None:
+        raise DataError(f"{name} has no image, only {', '.join(sorted(group.parts))}")
+    label = None
+    captions: tuple[str, ...] = ()
+    if kind == "classification":
+        if "cls" not in group.parts:
+            raise DataError(f"{name} has no cls, which holds its class number")
+        label = class_index(_text(group.parts["cls"], f"{name}.cls"), classes, name)
+    elif kind in ("retrieval", "caption_choice"):
+        if "txt" not in group.parts:
+            raise DataError(f"{name} has no txt, which holds its captions")
+        lines = split_lines(_text(group.parts["txt"], f"{name}.txt"))
+        captions = tuple(line.strip() for line in lines if line.strip())
+        if not captions:
+            raise DataError(f"{name}: the list of captions is empty")
+    metadata = _metadata(group.parts["npy"], name) if "npy" in group.parts else None
+    return Example(name=name, image=image, label=label, captions=captions, metadata=metadata)
+
+
+def _text(data: bytes, name: str) -> str:
+    if len(data) > MAX_TEXT:
+        raise DataError(f"{name} has {len(data):,} bytes, more than the limit of {MAX_TEXT:,}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 text (byte {error.start})") from error
+
+
+def _metadata(data: bytes, name: str) -> NDArray[np.int64]:
+    """Return the numbers (F,) of an npy file, which numpy's own reader would take for a pickle."""
+    try:
+        values = parse_npy(data)
+        if values.ndim > 1:
+            raise ValueError(f"{values.dtype} {values.shape} is no row of numbers")
+        values = values.reshape(-1)
+        whole = values.dtype.kind in "iuf" and np.isfinite(values).all()
+        if not whole or not np.array_equal(values, np.trunc(values)):
+            raise ValueError(f"{values.dtype} {values[:5].tolist()} are not whole numbers")
+        if len(values) and np.abs(values.astype(np.float64)).max() >= 2.0**63:
+            raise ValueError("there are numbers too large")
+    except (ValueError, TypeError, DataError) as error:
+        raise DataError(f"{name}: its npy cannot be read as metadata: {error}") from error
+    return values.astype(np.int64)

@@ -1,0 +1,1 @@
+"""Results put side by side: as a table, a page and plots."""

@@ -1,0 +1,143 @@
+"""Latency of models: as published, and as `benchmarks/encode.py` measured it on this machine.
+
+    measured = read_latency("encode.log").of({"small", "mobileclip2-s0"})
+    measured.form, measured.ms["small"]    # "compiled", 12.3
+
+The two are of different machines and never share an axis.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pocketclip import storage, zoo
+from pocketclip.errors import DataError, ParseError
+from pocketclip.formats.parsing import load_json, split_lines
+
+DEVICE = "iPhone 12 Pro Max"
+"""What the published latency was measured on."""
+TOWERS = ("image", "text")
+# Of the forms that the benchmark times, those that are ours in both towers, the better first.
+_FORMS = ("compiled", "eager")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Milliseconds for one image and one text, all in one form of the model."""
+
+    form: str
+    threads: int
+    ms: dict[str, float]
+    """By model."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyFile:
+    """What a benchmark wrote."""
+
+    place: str
+    threads: int
+    times: dict[tuple[str, str], dict[str, float]]
+    """Milliseconds by form, by model and tower; batch 1."""
+
+    def of(self, models: Iterable[str]) -> Measured:
+        """Return the times of those of `models` that were measured, in one form for all.
+
+        Raises:
+            DataError: none of them was measured, or no form of all of them.
+        """
+        names = list(dict.fromkeys(models))
+        whole = [m for m in names if all((m, tower) in self.times for tower in TOWERS)]
+        if not whole:
+            has = ", ".join(dict.fromkeys(model for model, _ in self.times)) or "none"
+            raise DataError(
+                f"{self.place} has no times of both towers at batch 1 for {', '.join(names)}; "
+                f"measured there: {has}. Run benchmarks/encode.py on them"
+            )
+        for form in _FORMS:
+            times = {model: self.total(model, form) for model in whole}
+            ms = {model: time for model, time in times.items() if time is not None}
+            if len(ms) == len(whole):
+                return Measured(form, self.threads, ms)
+        raise DataError(
+            f"{self.place}: {', '.join(whole)} were not all measured compiled, nor all eager; "
+            "run benchmarks/encode.py on all of them"
+        )
+
+    def total(self, model: str, form: str) -> float | None:
+        """Return the milliseconds for one image and one text, or None where one is missing."""
+        parts = [self.times.get((model, tower), {}).get(form) for tower in TOWERS]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+
+def published_ms(name: str) -> float | None:
+    """Return the published milliseconds for one image and one text, or None."""
+    entry = zoo.find(name)
+    if entry is None or entry.published is None:
+        return None
+    return entry.published.image_latency_ms + entry.published.text_latency_ms
+
+
+def read_latency(path: str | os.PathLike[str]) -> LatencyFile:
+    """Read what `benchmarks/encode.py` printed: its last line is JSON, as may be the whole file.
+
+    Raises:
+        DataError: it is not; the message names the line or the row.
+        StorageError: it cannot be read.
+    """
+    place = os.fspath(path)
+    try:
+        text = storage.read_bytes(place).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} is not a latency file: byte {error.start} is no text") from error
+    facts = _json(text, place)
+    if not isinstance(facts, dict) or not isinstance(facts.get("rows"), list):
+        raise DataError(f'{place}: its JSON has no "rows"; give what benchmarks/encode.py printed')
+    threads = facts.get("threads")
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise DataError(f'{place}: "threads" is {threads!r}, not a number')
+    times: dict[tuple[str, str], dict[str, float]] = {}
+    for number, row in enumerate(facts["rows"], 1):
+        where = f"{place} row {number}"
+        if not isinstance(row, dict) or not isinstance(row.get("model"), str):
+            raise DataError(f'{where} has no "model"')
+        if row.get("tower") not in TOWERS:
+            raise DataError(f"{where} ({row['model']}): tower is {row.get('tower')!r}")
+        if row.get("batch") != 1:
+            continue
+        entry = zoo.find(row["model"])
+        key = (entry.config.name if entry else row["model"], row["tower"])
+        if key in times:
+            raise DataError(f"{where}: {key[0]} {key[1]} at batch 1 comes twice: remove one")
+        times[key] = _times(row.get("ms"), f"{where} ({key[0]} {key[1]})")
+    return LatencyFile(place, threads, times)
+
+
+def _json(text: str, place: str) -> Any:
+    lines = split_lines(text.rstrip())
+    if not lines:
+        raise DataError(f"{place} is empty; give what benchmarks/encode.py printed")
+    try:
+        return load_json(lines[-1], what="it", constants=True)
+    except ParseError as error:
+        last = error
+    try:
+        return load_json(text, what="it", constants=True)
+    except ParseError:
+        raise DataError(f"{place} line {len(lines)} is not JSON ({last}); give what "
+                        "benchmarks/encode.py printed") from last  # fmt: skip
+
+
+def _times(found: object, where: str) -> dict[str, float]:
+    if not isinstance(found, dict) or not found:
+        raise DataError(f'{where} has no "ms"')
+    for form, value in found.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value <= 0:
+            raise DataError(f"{where}: {form} is {value!r}, not a time in milliseconds")
+    return {str(form): float(value) for form, value in found.items()}

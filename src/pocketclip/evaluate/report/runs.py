@@ -1,0 +1,178 @@
+"""One model's results, from wherever they stand: a file, a run folder, the published tables.
+
+runs = gather(["results.jsonl", "runs/small", "mobileclip2-s0"])
+runs[1].main("imagenet1k")             # 0.431; values are fractions, as in the files
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pocketclip import storage, zoo
+from pocketclip.checkpoint import resolve
+from pocketclip.errors import ConfigError, DataError, PocketclipError, UnknownModelError
+from pocketclip.evaluate.results import read_results
+from pocketclip.evaluate.tasks import TASKS, Metrics, published_results
+
+log = logging.getLogger(__name__)
+
+RESULTS = "results.jsonl"
+"""The file that a run folder holds."""
+PUBLISHED = tuple(name for name, entry in zoo.ZOO.items() if entry.published is not None)
+"""The models whose results and latency are published, in the zoo's order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One model's results, from wherever they came."""
+
+    title: str
+    """Its name in tables and plots; no two of a comparison have the same."""
+    model: str | None
+    """The zoo's name of its architecture, where that is known."""
+    origin: str
+    """The file the results stand in, or "published"."""
+    published: bool
+    metrics: dict[str, Metrics]
+    """By task key."""
+    datasets: dict[str, str] = field(default_factory=dict)
+    """By task key, the name for people."""
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By task key, what the file says about how the values were made."""
+
+    @property
+    def space_id(self) -> str | None:
+        """The embedding space, where the file says it."""
+        return next((a["space_id"] for a in self.about.values() if a.get("space_id")), None)
+
+    def main(self, key: str) -> float | None:
+        """Return the value of a task that counts, or None."""
+        metrics = self.metrics.get(key, {})
+        task = TASKS.get(key)
+        # Files of others may lack `main_metric`; the task's own name for it serves as well.
+        named = task.main_metric if task is not None else None
+        return metrics.get("main_metric", metrics.get(named) if named else None)
+
+
+def published_run(name: str) -> Run:
+    """Return the published results of one of `PUBLISHED`."""
+    results = published_results()[name]
+    return Run(title=name, model=name, origin="published", published=True, metrics=results)
+
+
+def gather(sources: Sequence[str]) -> list[Run]:
+    """Return the results that each source stands for.
+
+    Args:
+        sources: published names in any spelling, results files, or folders that hold
+            `results.jsonl`; files and folders also in object stores. `./NAME` is always a path,
+            and results that are here come before published ones of the same name.
+
+    Raises:
+        ConfigError: none is given, or one twice.
+        UnknownModelError: neither a file nor a published name; the message says what is near.
+        DataError: no such file, a folder without results, or a line that is no result (see
+            `read_results`).
+    """
+    if not sources:
+        raise ConfigError("nothing to compare: name a results file, a run folder or a model")
+    runs = [_run(source) for source in sources]
+    places = [run.title if run.published else storage.absolute(run.origin) for run in runs]
+    for source, place in zip(sources, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"{source} is given twice")
+    titles = _distinct_titles(runs)
+    return [replace(run, title=title) for run, title in zip(runs, titles, strict=True)]
+
+
+def _run(source: str) -> Run:
+    entry = zoo.find(source)
+    if entry is not None and entry.published is not None and not _is_path(source):
+        if not _holds_results(source):
+            return published_run(entry.config.name)
+        log.warning("%s is taken for the results that are here, not the published ones", source)
+    if not storage.exists(source):
+        raise _not_found(source)
+    place = source
+    if storage.is_folder(source):
+        place = storage.join(source, RESULTS)
+        if not storage.exists(place):
+            raise DataError(f"{source} holds no {RESULTS}: `pocketclip eval MODEL --out {place}` "
+                            "writes one")  # fmt: skip
+    results = read_results(place)
+    model = next((r.about["model"] for r in results if isinstance(r.about.get("model"), str)), None)
+    return Run(
+        title=" ".join(model.split()) if model else _stem(place),
+        model=canonical(model) if model else None,
+        origin=place,
+        published=False,
+        metrics={r.key: r.metrics for r in results},
+        datasets={r.key: r.dataset for r in results},
+        about={r.key: r.about for r in results},
+    )
+
+
+def _is_path(source: str) -> bool:
+    return storage.is_remote(source) or resolve.is_path(source)
+
+
+def _holds_results(source: str) -> bool:
+    """Return whether there is a file, or a folder with results, at a local path."""
+    path = Path(source)
+    return path.is_file() or (path / RESULTS).is_file()
+
+
+def _not_found(source: str) -> PocketclipError:
+    if _is_path(source) or "/" in source or source.endswith(".jsonl"):
+        return DataError(f"{source}: there is no such file or folder")
+    try:
+        name = zoo.resolve(source)
+    except UnknownModelError as error:
+        return UnknownModelError(f"{error} There is no file or folder {source!r} either")
+    return UnknownModelError(
+        f"{name} has no published results (those that have: {', '.join(PUBLISHED)}); name a "
+        "results file or a run folder"
+    )
+
+
+def canonical(model: str) -> str:
+    """Return the zoo's spelling of a model's name, or the name itself where it has none."""
+    entry = zoo.find(model)
+    return model if entry is None else entry.config.name
+
+
+def _stem(place: str) -> str:
+    path = PurePosixPath(place.replace("\\", "/"))
+    return (path.parent.name if path.name == RESULTS else path.stem) or path.stem
+
+
+def _distinct_titles(runs: Sequence[Run]) -> list[str]:
+    """Return titles; a name that comes twice, or is a published one, gets its path beside it."""
+    names = [run.title for run in runs]
+    tails = _short_paths([run.origin for run in runs if not run.published])
+    titles = []
+    for run in runs:
+        shared = names.count(run.title) > 1 or canonical(run.title) in PUBLISHED
+        told = shared and not run.published
+        titles.append(f"{run.title} ({tails[run.origin]})" if told else run.title)
+    # A file may call its model anything, also what another one's title became.
+    return [f"{t} [{i + 1}]" if titles.count(t) > 1 else t for i, t in enumerate(titles)]
+
+
+def _short_paths(places: Sequence[str]) -> dict[str, str]:
+    """Return the shortest ends of paths that tell them apart."""
+    parts = {}
+    for place in places:
+        path = PurePosixPath(place.replace("\\", "/"))
+        named = path.parent if path.name == RESULTS and path.parent.name else path
+        parts[place] = named.parts
+    longest = max(map(len, parts.values()), default=0)
+    for length in range(1, longest + 1):
+        short = {place: "/".join(p[-length:]) for place, p in parts.items()}
+        if len(set(short.values())) == len(short):
+            return short
+    return {place: place for place in places}

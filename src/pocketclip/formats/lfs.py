@@ -1,0 +1,30 @@
+"""Pointers of git-LFS: small text files that stand where a large file should be."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from pocketclip.errors import CheckpointError, PocketclipError
+
+LFS_ADVICE = (
+    "is a git-LFS pointer, not the file itself: run `git lfs pull` in its repository, or download "
+    "the file by hand"
+)
+"""What to say of a file that `is_lfs_pointer` recognises."""
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Return whether a file that begins with `head` (100 bytes suffice) only points to another.
+
+    A repository that was cloned without git-lfs has such files of about 130 bytes in place of its
+    large ones.
+    """
+    return head.removeprefix(b"\xef\xbb\xbf").startswith(b"version https://git-lfs.github.com/")
+
+
+def check_lfs_pointer(path: Path, error: type[PocketclipError] = CheckpointError) -> None:
+    """Raise `error` if a file only points to another; one that cannot be read passes."""
+    with contextlib.suppress(OSError), path.open("rb") as handle:
+        if is_lfs_pointer(handle.read(100)):
+            raise error(f"{path} {LFS_ADVICE}")

@@ -1,0 +1,40 @@
+"""Models built from a configuration: a `CLIP`, or a `CoCa` where there is a decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import random
+
+from pocketclip import zoo
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.coca import CoCa
+
+
+def create_model(name: str, **overrides: Any) -> CLIP:
+    """Return the named model, unfused, with random weights, in training mode.
+
+    A captioner is a `pocketclip.nn.coca.CoCa`.
+
+    Args:
+        name: a zoo name in any spelling (`mobileclip2-s0`, `MobileCLIP2_S0`, ...).
+        **overrides: fields of its configuration, see `pocketclip.zoo.override`.
+
+    Raises:
+        UnknownModelError: no such model or field.
+    """
+    return build(zoo.override(zoo.entry(name).config, **overrides))
+
+
+def build(config: zoo.ModelConfig) -> CLIP:
+    """Return the model that `config` describes: a `CLIP`, or with a decoder a `coca.CoCa`."""
+    if config.decoder is None:
+        return CLIP(config)
+    return CoCa(config)
+
+
+def random_model(name: str, *, seed: int, **overrides: Any) -> CLIP:
+    """Return `create_model(name)` in evaluation mode with weights decided by `seed` alone."""
+    with random.fork_rng(devices=[]):
+        random.manual_seed(seed)
+        return create_model(name, **overrides).eval()

@@ -1,0 +1,83 @@
+"""Captions from image-to-text models of `transformers`.
+
+Shapes: B images, n captions per image, R rows (B n), V vocabulary, S side of a square in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pocketclip.reinforce.hf import need_transformers, quiet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pocketclip.reinforce.captioners import Sampling
+
+
+class TransformersWriter:
+    """An image-to-text model of transformers.
+
+    Its own `generate` draws from one stream for the whole batch. Here every caption has a stream
+    of its own: at each step a token is drawn from it, and no other is left to choose from.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, sampling: Sampling) -> None:
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.transformers = need_transformers()
+        self.settings: dict[str, Any] = {
+            "max_new_tokens": sampling.max_length - 1,
+            "min_new_tokens": max(0, sampling.min_length - 1),
+            "repetition_penalty": sampling.repetition_penalty,
+        }
+        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+            self.settings["pad_token_id"] = tokenizer.eos_token_id
+
+    def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
+        """Return the captions of pixels (B, 3, S, S), B times n, those of an image together."""
+        import torch
+
+        settings = self.settings | {"num_return_sequences": per_image, "num_beams": 1}
+        if self.sampling.draws:
+            # The library's sampling, though nothing is left to it: only so does it write several
+            # captions of an image. What it draws from must be left as it was.
+            drawing = self.transformers.LogitsProcessorList([self._drawing(seeds)])
+            settings |= {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            settings["logits_processor"] = drawing
+        elif self.sampling.method == "beam":
+            settings |= {
+                "do_sample": False,
+                "num_beams": self.sampling.beams,
+                "length_penalty": self.sampling.length_penalty,
+            }
+        else:
+            settings["do_sample"] = False
+        devices = [pixels.device] if pixels.device.type == "cuda" else []
+        with quiet(self.transformers), torch.random.fork_rng(devices):
+            ids = self.model.generate(pixel_values=pixels, **settings)
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def _drawing(self, seeds: Sequence[int]) -> Any:
+        """Return a logits processor that draws each row's token from that row's stream."""
+        import torch
+
+        from pocketclip.nn.sampling import choose, uniforms
+
+        sampling = self.sampling
+        nucleus = sampling.method == "nucleus"
+        cut: dict[str, Any] = {"top_p": sampling.top_p} if nucleus else {"top_k": sampling.top_k}
+        streams = torch.from_numpy(uniforms(seeds, sampling.max_length))
+
+        base: Any = self.transformers.LogitsProcessor
+
+        class Draw(base):  # type: ignore[misc]
+            step = 0
+
+            def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
+                draws = streams[:, self.step].to(scores.device)
+                self.step += 1
+                tokens = choose(scores.float() / sampling.temperature, draws, **cut)
+                return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
+
+        return Draw()

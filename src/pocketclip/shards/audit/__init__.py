@@ -1,0 +1,1 @@
+"""Is a reinforced set whole and right: inspected, repaired, recomputed."""

@@ -1,0 +1,250 @@
+"""jsonl shards, as the `ml-mobileclip-dr` generator reads and writes them.
+
+    for sample in read_lines(stream, "00000000.jsonl.gz"):
+        ...
+
+One JSON object a line: `uid`, `url`, `image` (base64), `text` (or `caption`, `texts`), lists of
+synthetic captions (`syn_text...`, `..._captions`), `param_aug`, embeddings by names with `emb`
+or `embedding` in them (nested lists, or base64 of a gzipped pickle of a float array), and
+anything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import io
+import pickle
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from pocketclip.errors import DataError, MissingDependencyError
+from pocketclip.shards.codec import MAX_PICKLE, gunzip
+from pocketclip.shards.layout import CAPTIONS, MORE, json_of, parameters, separate
+from pocketclip.shards.unpickle import floats_from_pickle
+from pocketclip.types import Embeddings, Sample
+
+MAX_LINE = 1 << 26
+"""No line may have more bytes: 64 MiB, as text up to four times as many."""
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.zstd")
+_EMBEDDING = re.compile(r"(^|_)emb(eddings?)?[0-9]*$")
+_PERHAPS = re.compile(r"(^|[^a-zA-Z])emb")
+_UNFILLED = "{self.tag_suffix}"  # which the generator leaves in the names of its own
+_GZIP = "H4sI"  # how base64 of gzip begins
+
+
+def read_lines(stream: BinaryIO, name: str) -> Iterator[Sample]:
+    """Yield the samples of a jsonl file, which is unpacked on the way.
+
+    Args:
+        stream: its bytes; gzip and Zstandard are known by their first bytes.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: the file is cut or damaged, or a line is not what it should be.
+        MissingDependencyError: the file is in Zstandard, and zstandard is not installed.
+    """
+    number = 0
+    try:
+        lines = _unpacked(stream)
+        while line := lines.readline(MAX_LINE):
+            number += 1
+            if len(line) >= MAX_LINE:
+                raise DataError(f"longer than the limit of {MAX_LINE:,} bytes")
+            if line.strip():
+                yield sample_of(_parse(line), number)
+    except DataError as error:
+        raise DataError(f"{name}: line {number}: {error}") from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{name}: cut or damaged after line {number} ({error})") from error
+
+
+def sample_of(record: dict[str, Any], number: int = 0) -> Sample:
+    """Return the sample of one record; `number` names it if it has no uid.
+
+    Raises:
+        DataError: a value is not of the right kind.
+    """
+    record = dict(record)
+    uid = record.pop("uid", None)
+    if uid is None or uid == "":
+        uid = record.pop("id", None)
+    if uid is None or uid == "":
+        uid = f"{max(number - 1, 0):08d}"
+    sample = Sample(uid=str(uid), image=_image(record.pop("image", None)))
+    url = record.pop("url", None)
+    sample.url = None if url is None else str(url)
+    for key in ("text", "texts", "caption"):
+        value = record.pop(key, None)
+        if value is not None and "text" not in sample.captions:
+            sample.captions["text"] = _texts(key, [value] if isinstance(value, str) else value)
+    sample.param_aug = parameters(record.pop("param_aug", None))
+    for key, value in record.items():
+        if _is_embedding(key, value):
+            sample.embeddings[_plain(key)] = _embedding(key, value)
+        elif CAPTIONS.search(key) and isinstance(value, list):
+            sample.captions[key] = _texts(key, value)
+        else:
+            sample.meta[key] = value
+    for other in ("texts", "caption"):  # named after the key that its captions had
+        if f"{other}_emb" in sample.embeddings and "text_emb" not in sample.embeddings:
+            sample.embeddings["text_emb"] = sample.embeddings.pop(f"{other}_emb")
+    separate(sample)
+    return sample
+
+
+def record_of(sample: Sample) -> dict[str, Any]:
+    """Return the record of a sample, embeddings as float32, as the generator's reader takes it."""
+    record: dict[str, Any] = {**sample.meta, "uid": sample.uid}
+    if sample.url is not None:
+        record["url"] = sample.url
+    if sample.image is not None:
+        record["image"] = base64.b64encode(sample.image).decode()
+    texts = sample.captions.get("text", [])
+    if texts:
+        record["text"] = texts[0]
+    if len(texts) > 1:
+        record[MORE] = texts[1:]
+    record.update({key: value for key, value in sample.captions.items() if key != "text"})
+    if sample.param_aug is not None:
+        record["param_aug"] = sample.param_aug
+    for key, array in sample.embeddings.items():
+        if key == "text_emb" and len(texts) > 1:
+            record[f"{MORE}_emb"] = _pickled(array[1:])
+            array = array[:1]
+        record[key] = _pickled(array)
+    return record
+
+
+def _pickled(array: Embeddings) -> str:
+    data = pickle.dumps(np.ascontiguousarray(array, np.float32), protocol=4)
+    return base64.b64encode(gzip.compress(data, compresslevel=6, mtime=0)).decode()
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    record = json_of(line, "it", MAX_LINE)
+    if not isinstance(record, dict):
+        raise DataError(f"a {type(record).__name__}, not an object")
+    return record
+
+
+def _image(value: Any) -> bytes | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise DataError(f"image is a {type(value).__name__}, not base64 text")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"image is not base64 ({error})") from error
+
+
+def _texts(key: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise DataError(f"{key} is not a list of captions")
+    return value
+
+
+def _is_embedding(key: str, value: Any) -> bool:
+    """Tell embeddings from what is about them: the generator takes any key with `emb` in it."""
+    named = _EMBEDDING.search(key.replace(_UNFILLED, "")) is not None
+    if isinstance(value, str):
+        return named or ("emb" in key and value.startswith(_GZIP))
+    first = value
+    while isinstance(first, list) and first:
+        first = first[0]
+    numbers = isinstance(first, float) and _PERHAPS.search(key) is not None
+    return isinstance(value, list) and (named or numbers)
+
+
+def _plain(key: str) -> str:
+    return re.sub("embeddings?", "emb", key.replace(_UNFILLED, ""))
+
+
+def _embedding(key: str, value: Any) -> Embeddings:
+    if isinstance(value, str):
+        try:
+            array = floats_from_pickle(gunzip(base64.b64decode(value, validate=True), MAX_PICKLE))
+        except (binascii.Error, ValueError) as error:
+            raise DataError(f"{key} is not base64 ({error})") from error
+        except DataError as error:
+            raise DataError(f"{key}: {error}") from error
+    else:
+        try:
+            with np.errstate(over="ignore"):
+                array = np.array(value, np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{key} is not an array of floats") from error
+    return array[None] if array.ndim == 1 else array
+
+
+def _unpacked(stream: BinaryIO) -> BinaryIO:
+    head = stream.read(4)
+    stream.seek(0)
+    if head[:2] == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
+    if head == b"\x28\xb5\x2f\xfd":
+        return io.BufferedReader(_Zstandard(stream), 1 << 16)
+    return stream
+
+
+class _Zstandard(io.RawIOBase):
+    """The bytes of a Zstandard stream; a cut one raises, which the library's reader does not."""
+
+    _CHUNK = 1024  # what this unpacks to, 32 MiB at worst, is held in memory
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._frame = self._new_frame()
+        self._fed = False  # whether the frame has begun
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            packed = self._stream.read(self._CHUNK)
+            if not packed:
+                if self._fed:
+                    raise EOFError("the Zstandard data end too soon")
+                return 0
+            self._rest = memoryview(self._unpack(packed))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+    def _unpack(self, packed: bytes) -> bytes:
+        out = b""
+        while packed:
+            try:
+                out += self._frame.decompress(packed)
+            except zstandard_module().ZstdError as error:
+                raise EOFError(str(error)) from error
+            self._fed, packed = not self._frame.eof, b""
+            if self._frame.eof:
+                packed, self._frame = self._frame.unused_data, self._new_frame()
+        return out
+
+    def _new_frame(self) -> Any:
+        return zstandard_module().ZstdDecompressor().decompressobj()
+
+
+def zstandard_module() -> Any:
+    """Return the package zstandard.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import zstandard
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            'Zstandard files need zstandard: pip install "pocketclip[reinforce]"'
+        ) from error
+    return zstandard

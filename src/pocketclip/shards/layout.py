@@ -1,0 +1,328 @@
+"""A sample as the members of a tar, and back.
+
+    sample, dtype = parse({"jpg": b"...", "txt": b"...", "npz": b"..."}, "00000042")
+    members, parts = build(sample, dtype="bfloat16")
+
+| member | holds |
+|---|---|
+| `jpg` (`png`, `webp`, ...) | the image file |
+| `txt` | the ground-truth caption, `captions["text"][0]` |
+| `syn.json` | every other list of captions by key |
+| `paug.json` | `{"param_aug": [...]}`, one entry per augmentation |
+| `npz` or `pth.gz` | embeddings by key, see `codec` |
+| `url.txt`, `json` | where the image came from; whatever else is known |
+
+Published sets come in two layouts. `named` (v2): captions K have their embeddings in `K_emb`.
+`v1`: `text_emb` holds the ground truth's rows and, after them, those of the synthetic captions.
+Parsed samples are always named.
+
+Shapes: A augmentations, n captions under one key, D width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pocketclip.errors import DataError, ParseError
+from pocketclip.formats.parsing import load_json
+from pocketclip.shards.codec import MEMBERS, decode, encode
+from pocketclip.types import Embeddings, Sample
+
+IMAGES = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif", "heic")
+LAYOUTS = ("named", "v1")
+MAX_JSON = 1 << 24
+"""No JSON of a sample, and no caption, may have more bytes: 16 MiB."""
+MAX_JSON_MEMORY = 1 << 28
+"""No JSON of a sample may become objects of more bytes, as estimated: 256 MiB."""
+OTHERS = ("txt", "url.txt", "json", "syn.json", "paug.json")
+PART_OF = {
+    **dict.fromkeys(IMAGES, "image"),
+    **dict.fromkeys(MEMBERS, "embeddings"),
+    "txt": "captions",
+    "syn.json": "captions",
+    "paug.json": "augmentations",
+    "url.txt": "meta",
+    "json": "meta",
+}
+"""What a member counts as when bytes are reported by part."""
+MORE = "text_more"
+"""The key of ground-truth captions after the first, for which `txt` has no room."""
+CAPTIONS = re.compile(r"syn_text|_captions|^text_")
+"""Keys of captions, wherever other things may stand beside them."""
+_MAGIC = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+    (b"\0\0\0\x0cjP  ", "jp2"),
+)
+
+
+def image_key(data: bytes) -> str | None:
+    """Return the member key of an image file by its first bytes, or None if it is none known."""
+    for magic, key in _MAGIC:
+        if data.startswith(magic):
+            return key
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:8] == b"ftyp":
+        return "avif" if data[8:12] in (b"avif", b"avis") else "heic"
+    return None
+
+
+def parse(parts: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
+    """Return the sample that `parts` (bytes by member key) hold, and its embeddings' dtype.
+
+    The dtype is "" without embeddings. Members of other keys are ignored.
+
+    Raises:
+        DataError: a member is damaged; the message begins with its key.
+        MissingDependencyError: `pth.gz`, and torch is not installed.
+    """
+    sample = Sample(uid=uid, image=next((parts[k] for k in IMAGES if k in parts), None))
+    if "txt" in parts:
+        sample.captions["text"] = [_text(parts, "txt")]
+    if "url.txt" in parts:
+        sample.url = _text(parts, "url.txt").strip()
+    if "json" in parts:
+        sample.meta = _object(parts, "json")
+    if "syn.json" in parts:
+        _add_captions(sample, _object(parts, "syn.json"))
+    if "paug.json" in parts:
+        about = _object(parts, "paug.json")
+        if "param_aug" not in about:
+            raise DataError("paug.json: param_aug is missing")
+        sample.param_aug = parameters(about["param_aug"])
+    dtype = ""
+    member = next((k for k in MEMBERS if k in parts), None)
+    if member is not None:
+        try:
+            sample.embeddings, dtype = decode(member, parts[member])
+            separate(sample)
+        except DataError as error:
+            raise DataError(f"{member}: {error}") from error
+    return sample, dtype
+
+
+def _add_captions(sample: Sample, found: Mapping[str, Any]) -> None:
+    """Take lists of texts as captions; other writers' notes beside them go to the metadata."""
+    for key, value in found.items():
+        if key == "text" and key in sample.captions:
+            sample.meta.setdefault(key, value)  # `txt` is the ground truth
+        elif isinstance(value, list) and all(isinstance(text, str) for text in value):
+            sample.captions[key] = value
+        elif isinstance(value, list) and CAPTIONS.search(key):
+            raise DataError(f"syn.json: {key} is not a list of captions")
+        elif isinstance(value, str) and CAPTIONS.search(key):
+            sample.captions[key] = [value]
+        else:
+            sample.meta.setdefault(key, value)
+
+
+def parameters(value: Any) -> list[Any] | None:
+    """Return `param_aug`, which published sets hold as a list or as its JSON text.
+
+    Raises:
+        DataError: it is neither, nor null.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = json_of(value, "paug.json: param_aug is text that")
+    if not isinstance(value, list):
+        raise DataError("paug.json: param_aug is not a list")
+    return value
+
+
+def separate(sample: Sample) -> None:
+    """Give each key of captions its own embeddings, in place.
+
+    Raises:
+        DataError: `text_emb` holds rows of several keys, and their counts do not add up.
+    """
+    found, captions = sample.embeddings, sample.captions
+    synthetic = [k for k in captions if k not in ("text", MORE) and f"{k}_emb" not in found]
+    rows = found.get("text_emb")
+    truths = len(captions.get("text", [0]))
+    if rows is not None and rows.ndim == 2 and len(rows) > truths and synthetic:
+        counts = [len(captions[k]) for k in synthetic]
+        ends = [truths, *(truths + total for total in itertools.accumulate(counts))]
+        if len(rows) not in ends:  # keys at the end may have no embeddings at all
+            texts = f"{truths} + {' + '.join(map(str, counts))}"
+            raise DataError(f"text_emb has {len(rows)} rows, the captions are {texts}")
+        found["text_emb"] = rows[:truths]
+        for k, begin, end in zip(synthetic, ends[:-1], ends[1:], strict=True):
+            if end <= len(rows):
+                found[f"{k}_emb"] = rows[begin:end]
+    if MORE in captions:
+        captions["text"] = captions.get("text", []) + captions.pop(MORE)
+    if f"{MORE}_emb" in found and "text_emb" in found:
+        found["text_emb"] = np.concatenate([found["text_emb"], found.pop(f"{MORE}_emb")])
+
+
+def build(
+    sample: Sample,
+    *,
+    dtype: str = "bfloat16",
+    layout: str = "named",
+    teacher_dims: Sequence[int] = (),
+    packed: tuple[str, bytes] | None = None,
+) -> dict[str, bytes]:
+    """Return the bytes of `sample` by member key, in the order to write them.
+
+    Args:
+        sample: what `check` admits.
+        dtype: of the embeddings, one of `codec.DTYPES`.
+        layout: `named` or `v1`.
+        teacher_dims: see `codec.encode`.
+        packed: the embeddings' member as it stands elsewhere, to be written unchanged.
+
+    Raises:
+        DataError: the sample does not fit the layout or the dtype.
+    """
+    captions = dict(sample.captions)
+    embeddings = dict(sample.embeddings)
+    if layout == "v1":
+        _join_rows(captions, embeddings)
+    out: dict[str, bytes] = {}
+    if sample.image is not None:
+        out[image_key(sample.image) or "jpg"] = sample.image
+    if sample.meta:
+        out["json"] = dump(finite(sample.meta))
+    if sample.param_aug is not None:
+        out["paug.json"] = dump({"param_aug": sample.param_aug})
+    texts = captions.pop("text", [])
+    if len(texts) > 1:
+        captions[MORE] = texts[1:]
+        if "text_emb" in embeddings:
+            rows = embeddings["text_emb"]
+            embeddings["text_emb"], embeddings[f"{MORE}_emb"] = rows[:1], rows[1:]
+    if packed is not None:
+        out[packed[0]] = packed[1]
+    elif embeddings:
+        member, data = encode(embeddings, dtype, teacher_dims)
+        out[member] = data
+    if captions:
+        out["syn.json"] = dump(captions)
+    if texts:
+        out["txt"] = texts[0].encode()
+    if sample.url is not None:
+        out["url.txt"] = sample.url.encode()
+    return out
+
+
+def _join_rows(captions: Mapping[str, list[str]], embeddings: dict[str, Embeddings]) -> None:
+    others = [k for k in captions if k != "text"]
+    if len(others) > 1 or len(captions.get("text", [0])) > 1:
+        raise DataError("layout v1 has room for one ground truth and one key of captions; use v2")
+    for key in others:
+        if f"{key}_emb" in embeddings:
+            rows = embeddings.pop(f"{key}_emb")
+            embeddings["text_emb"] = np.concatenate([embeddings.get("text_emb", rows[:0]), rows])
+
+
+def _text(parts: Mapping[str, bytes], key: str) -> str:
+    if len(parts[key]) > MAX_JSON:
+        raise DataError(f"{key}: has {len(parts[key])} bytes, more than the limit of {MAX_JSON}")
+    try:
+        return parts[key].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{key}: not UTF-8 text (byte {error.start})") from error
+
+
+def _object(parts: Mapping[str, bytes], key: str) -> dict[str, Any]:
+    value = json_of(parts[key], f"{key}:", surrogates=key == "json")
+    if value is None and key == "json":
+        return {}
+    if not isinstance(value, dict):
+        raise DataError(f"{key}: JSON of a {type(value).__name__}, not of an object")
+    return value
+
+
+def json_of(
+    text: bytes | str, what: str, max_bytes: int = MAX_JSON, *, surrogates: bool = False
+) -> Any:
+    """Return the value of JSON that may hold NaN, which other people's metadata do.
+
+    Args:
+        text: the JSON.
+        what: begins messages.
+        max_bytes: its largest size.
+        surrogates: whether halves of characters are taken, which no caption may hold.
+
+    Raises:
+        DataError: it is not JSON, or too large; the message begins with `what`.
+    """
+    try:
+        return load_json(
+            text,
+            what=what,
+            max_bytes=max_bytes,
+            max_memory=MAX_JSON_MEMORY,
+            constants=True,
+            surrogates=surrogates,
+        )
+    except ParseError as error:
+        raise DataError(str(error)) from error
+
+
+def finite(value: Any) -> Any:
+    """Return JSON without NaN, which other people's metadata hold and JSON does not know."""
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return value
+
+
+def _of_numpy(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def plain(sample: Sample) -> Sample:
+    """Return `sample` as the reader would give it, whatever arrays of floats it came with.
+
+    Raises:
+        DataError: its uid is no text, or a value cannot be taken for what it should be.
+    """
+    if not isinstance(sample.uid, str):
+        raise DataError(f"the uid {sample.uid!r} is of type {type(sample.uid).__name__}, not str")
+    embeddings = {}
+    for key, array in sample.embeddings.items():
+        try:
+            if hasattr(array, "detach"):  # a tensor; numpy knows no bfloat16
+                array = array.detach().cpu().float().numpy()
+            with np.errstate(over="ignore"):
+                embeddings[key] = np.asarray(array, np.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{sample.uid!r}: {key} is not an array of floats") from error
+    params = parameters(sample.param_aug) if isinstance(sample.param_aug, str) else sample.param_aug
+    return replace(sample, embeddings=embeddings, param_aug=params)
+
+
+def dump(value: Any) -> bytes:
+    """Return `value` as one line of JSON.
+
+    Raises:
+        DataError: it holds what JSON has no form for.
+    """
+    try:
+        text = json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "), default=_of_numpy
+        )
+        return text.encode()
+    except (TypeError, ValueError) as error:  # the latter also: a lone surrogate
+        raise DataError(f"cannot be written as JSON ({error})") from error

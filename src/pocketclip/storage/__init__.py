@@ -1,0 +1,59 @@
+"""Files, here and on object stores: read, listed, fetched, and written whole or not at all.
+
+    from pocketclip import storage
+
+    data = storage.read_bytes("s3://bucket/out/00000000.tar")
+
+| module | holds |
+|---|---|
+| `paths` | one set of functions for local paths and object stores; all of them are here too |
+| `stores` | what `paths` needs to know of fsspec |
+| `local` | local files and folders, written whole |
+| `temporary`, `exchange`, `locks` | what `local` is made of |
+| `photos` | which files are photographs |
+| `http`, `network` | images from the web, and the rule for private addresses |
+"""
+
+from __future__ import annotations
+
+from pocketclip.storage.paths import (
+    MAX_BYTES,
+    absolute,
+    exists,
+    expand,
+    is_absolute,
+    is_folder,
+    is_remote,
+    join,
+    list_files,
+    list_sizes,
+    open_read,
+    read_bytes,
+    remove,
+    remove_abandoned,
+    size,
+    version,
+    write_bytes,
+    write_whole,
+)
+
+__all__ = [
+    "MAX_BYTES",
+    "absolute",
+    "exists",
+    "expand",
+    "is_absolute",
+    "is_folder",
+    "is_remote",
+    "join",
+    "list_files",
+    "list_sizes",
+    "open_read",
+    "read_bytes",
+    "remove",
+    "remove_abandoned",
+    "size",
+    "version",
+    "write_bytes",
+    "write_whole",
+]

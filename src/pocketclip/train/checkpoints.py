@@ -1,0 +1,208 @@
+"""Checkpoints of a run: written whole, checked by hash, the newest readable one found again.
+
+RUN/checkpoints/step-00001000/config.json         the model, as every checkpoint of ours
+model.safetensors
+trainer.pt          optimiser, average, counts: own tensors only
+checkpoint.json     step, metrics, and the files' hashes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pocketclip import checkpoint
+from pocketclip.errors import CheckpointError, TrainingError
+from pocketclip.formats.parsing import read_json
+from pocketclip.nn.clip import CLIP
+from pocketclip.storage import local as files
+from pocketclip.storage.local import digest, write_whole, write_whole_folder
+
+FOLDER = "checkpoints"
+_TRAINER = "trainer.pt"
+_SEAL = "checkpoint.json"
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Saved:
+    """A checkpoint that was found whole."""
+
+    folder: Path
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def place(run: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` steps."""
+    return run / FOLDER / f"step-{step:08d}"
+
+
+def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved:
+    """Write a checkpoint whole; if it cannot be, those that are there stay as they are.
+
+    Raises:
+        TrainingError: the disk is full or cannot be written to; the message names the last good
+            checkpoint.
+    """
+    target = place(run, step)
+    try:
+        with write_whole_folder(target, own_files) as folder:
+            checkpoint.write_files(model, folder)
+            torch.save(dict(trainer), folder / _TRAINER)
+            hashes = {f.name: digest(f) for f in sorted(folder.iterdir())}
+            (folder / _SEAL).write_text(_seal(step, hashes, {}), "utf-8")
+    except (OSError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):  # torch raises it wherever the process happens to be
+            raise
+        # torch reports a failed write as a RuntimeError, safetensors as one of its own class.
+        raise TrainingError(_not_written(run, target, error)) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "safetensors":
+            raise
+        raise TrainingError(_not_written(run, target, error)) from error
+    return Saved(folder=target, step=step)
+
+
+def own_files(folder: Path) -> set[str]:
+    """Return the files of a run's checkpoint, which another one may replace, whole or not."""
+    del folder
+    return {checkpoint.CONFIG, checkpoint.WEIGHTS, _TRAINER, _SEAL}
+
+
+def annotate(saved: Saved, metrics: Mapping[str, float]) -> None:
+    """Note what a checkpoint scored.
+
+    Raises:
+        OSError: it cannot be written; the checkpoint is as it was.
+    """
+    hashes = read_json(saved.folder / _SEAL)["sha256"]
+    with write_whole(saved.folder / _SEAL) as temporary:
+        temporary.write_text(_seal(saved.step, hashes, metrics), "utf-8")
+
+
+def _seal(step: int, hashes: Mapping[str, str], metrics: Mapping[str, float]) -> str:
+    facts = {"step": step, "metrics": dict(metrics), "sha256": dict(hashes)}
+    return json.dumps(facts, indent=1) + "\n"
+
+
+def best(run: Path) -> tuple[int, float] | None:
+    """Return step and main metric of the checkpoint that scored best, or None if none did."""
+    found = []
+    for folder in find(run):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            seal = read_json(folder / _SEAL)
+            found.append((float(seal["metrics"]["main_metric"]), -int(seal["step"])))
+    if not found:
+        return None
+    metric, step = max(found)
+    return -step, metric
+
+
+def _not_written(run: Path, target: Path, error: Exception) -> str:
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    full = full or "No space left" in str(error)
+    last = newest(run)
+    good = f"the last good one is {last.folder}" if last else "there is none before it"
+    reason = "the disk is full" if full else " ".join(str(error).split())
+    return (
+        f"{target}: the checkpoint could not be written ({reason}); {good}; free some space "
+        "and resume"
+    )
+
+
+def find(run: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, newest first, whole or not."""
+    found = sorted((run / FOLDER).glob("step-*"), reverse=True)
+    return [f for f in found if any((f / name).exists() for name in own_files(f))]
+
+
+def check(folder: Path) -> Saved:
+    """Return what `folder` holds, if every file is what was written.
+
+    Raises:
+        CheckpointError: a file is missing, cut or changed.
+    """
+    try:
+        seal = read_json(folder / _SEAL)
+        hashes, step = dict(seal["sha256"]), int(seal["step"])
+        metrics = {str(k): float(v) for k, v in seal["metrics"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / _SEAL} is missing or damaged") from error
+    for name, expected in hashes.items():
+        file = folder / Path(name).name
+        if not file.is_file() or digest(file) != expected:
+            raise CheckpointError(f"{file} is missing, cut or changed")
+    if not {_TRAINER, checkpoint.CONFIG, checkpoint.WEIGHTS} <= hashes.keys():
+        raise CheckpointError(f"{folder} is not a checkpoint of a run")
+    return Saved(folder=folder, step=step, metrics=metrics)
+
+
+def remove_abandoned(run: Path) -> None:
+    """Remove what killed processes left half-written in a run."""
+    files.remove_abandoned(run)
+    files.remove_abandoned(run / FOLDER)
+    for folder in (run / FOLDER).glob("step-*"):
+        files.remove_abandoned(folder)
+        with contextlib.suppress(OSError):  # unless it is empty, which a killed `prune` left
+            folder.rmdir()
+
+
+def newest(run: Path) -> Saved | None:
+    """Return a run's newest readable checkpoint; the unreadable ones are named in a warning."""
+    for folder in find(run):
+        try:
+            return check(folder)
+        except CheckpointError as error:
+            log.warning("%s; an older checkpoint is tried", error)
+    return None
+
+
+def load(saved: Saved) -> tuple[CLIP, dict[str, Any]]:
+    """Return the model and what was saved as `trainer`.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    model = checkpoint.load(saved.folder)
+    try:
+        trainer = torch.load(saved.folder / _TRAINER, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler meets in a file that is not what it seems
+        raise CheckpointError(f"{saved.folder / _TRAINER} cannot be read: {error}") from error
+    if not isinstance(trainer, dict):
+        raise CheckpointError(f"{saved.folder / _TRAINER} is not what a run saves")
+    return model, trainer
+
+
+def prune(run: Path, step: int, keep_last: int, *, keep_best: bool) -> None:
+    """Remove all checkpoints but the last `keep_last` and, if wanted, the one that scored best.
+
+    Those after `step`, which was just saved, are damaged or of a past that was given up.
+    """
+    found = find(run)
+    later = [folder for folder in found if folder > place(run, step)]
+    for folder in later:
+        _discard(folder)
+    winner = best(run) if keep_best else None
+    kept = place(run, winner[0]) if winner is not None else None
+    for folder in found[len(later) + keep_last :]:
+        if folder != kept:
+            _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint's files, and its folder unless somebody put something else there."""
+    for name in sorted(own_files(folder)):  # the seal first: without it, the others count no more
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+    files.remove_abandoned(folder)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pocketclip.nn.build import random_model
+from pocketclip.nn.cpu_optimize import CompiledTower, compile_for_cpu, rearranged
+from pocketclip.nn.reparam import fuse
+from tests.golden_weights import randomise, relative_error
+
+CUTS = {
+    "tiny": {},
+    "mobileclip-s0": {"image.depths": (1, 2, 1, 1), "text.layers": 1},
+    "mobileclip-s3": {"image.depths": (1, 1, 1, 1, 1), "image.widths": (32, 64, 128, 256, 512),
+                      "text.layers": 1},
+    "mobileclip-b": {"image.layers": 2, "text.layers": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_rearranging_is_exact(name):
+    model = random_model(name, seed=0, **CUTS[name])
+    randomise(model)
+    fused = fuse(model).double()
+    other = rearranged(fused)
+    size = model.config.image_size
+    pixels = torch.rand(3, 3, size, size).double()
+    ids = torch.randint(1, 49407, (3, 77))
+    with torch.inference_mode():
+        for out, ref in (
+            (other.encode_image(pixels), fused.encode_image(pixels)),
+            (other.encode_text(ids), fused.encode_text(ids)),
+        ):
+            assert relative_error(out, ref.numpy()) < 1e-12
+
+
+def test_micro_batches_are_put_together_in_order(monkeypatch):
+    sizes = []
+
+    def compiler(tower, **_options):
+        def run(x):
+            sizes.append(len(x))
+            return tower(x)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    tower = CompiledTower(torch.nn.Flatten())
+    x = torch.arange(11.0).reshape(11, 1)
+    assert torch.equal(tower(x), x)
+    assert sizes == [4, 4, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_compiled_agrees():
+    model = random_model("tiny", seed=0)
+    randomise(model)
+    compiled = compile_for_cpu(model)
+    pixels, ids = torch.rand(5, 3, 64, 64), torch.randint(1, 49407, (5, 77))
+    with torch.inference_mode():
+        for out, ref in (
+            (compiled.encode_image(pixels), model.encode_image(pixels)),
+            (compiled.encode_text(ids), model.encode_text(ids)),
+        ):
+            assert relative_error(out, ref.numpy()) < 1e-5
+    assert not model.is_fused
