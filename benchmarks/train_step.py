@@ -43,8 +43,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = devices.place(args.device)
-    dtype = devices.number_type(args.precision, device)
+    device = devices.resolve_device(args.device)
+    dtype = devices.resolve_dtype(args.precision, device)
     batch = made_batch(args.model, args.batch)
     forms = {
         "plain": our_step(args.model, (1.0, 0.0), batch, device, dtype),

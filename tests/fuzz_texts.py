@@ -16,8 +16,8 @@ import yaml
 from pocketclip import shards
 from pocketclip.evaluate.datasets.examples import Example
 from pocketclip.evaluate.datasets.find import find, own_task
+from pocketclip.evaluate.report import runs
 from pocketclip.evaluate.report.compare import compare as report
-from pocketclip.evaluate.report.compare import runs
 from pocketclip.evaluate.results import read_results, write_results
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce import recipe as reinforcing

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "src" / "pocketclip"
 # Layer of a module, by the longest prefix. Within a layer, rooms of layer 2 are siblings.
 LAYERS = {
     "pocketclip": 5,
-    "pocketclip._moved": 0,
+    "pocketclip._deprecated": 0,
     "pocketclip._version": 0,
     "pocketclip.augment": 0,
     "pocketclip.caption_settings": 0,

@@ -13,7 +13,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from pocketclip import _moved
+from pocketclip import _deprecated
 from pocketclip._version import __version__
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ _HOMES = {
     "get_tokenizer": "pocketclip.compat",
     "reparameterize_model": "pocketclip.compat",
 }
-_moved.install()
+_deprecated.install()
 # The modules, by the names of their files: `pkgutil` takes longer than all else here.
 _ROOMS = frozenset(
     name.removesuffix(".py")

@@ -1,4 +1,4 @@
-"""Where a model computes, and in which numbers: names such as `auto` made definite."""
+"""Devices and dtypes: resolves names such as `auto` for the machine at hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_THREADS = 1024
 """More can end the process or use up the machine's, and no processor has so many cores."""
 
 
-def place(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
     """Return the device of a name; `auto` is a CUDA device if there is one, else Apple's `mps`.
 
     Where there is neither, `auto` is the CPU.
@@ -43,8 +43,8 @@ def place(device: str) -> torch.device:
     return found
 
 
-def number_type(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type to compute in; `auto` is bfloat16 where the device has it natively.
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype to compute in; `auto` is bfloat16 where the device has it natively.
 
     Raises:
         ConfigError: no such precision.

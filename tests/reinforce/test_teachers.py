@@ -173,16 +173,16 @@ def test_half_precision(folder, teacher):
 def test_precision_and_device_by_themselves(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda: True)
-    assert devices.number_type("auto", cpu) is torch.bfloat16
+    assert devices.resolve_dtype("auto", cpu) is torch.bfloat16
     monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda: False)
-    assert devices.number_type("auto", cpu) is torch.float32
-    assert devices.number_type("float16", cpu) is torch.float16
+    assert devices.resolve_dtype("auto", cpu) is torch.float32
+    assert devices.resolve_dtype("float16", cpu) is torch.float16
     with pytest.raises(ConfigError, match="float32, bfloat16 or float16, not 'double'"):
-        devices.number_type("double", cpu)
+        devices.resolve_dtype("double", cpu)
     with pytest.raises(ConfigError, match="no device 'gpu'"):
-        devices.place("gpu")
+        devices.resolve_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert devices.place("auto") == cpu
+    assert devices.resolve_device("auto") == cpu
 
 
 @pytest.mark.parametrize(

@@ -842,7 +842,7 @@ def test_an_interruption_while_it_is_scored_ends_the_run(shards, tmp_path):
 
 def test_the_precision_of_the_beginning_is_kept(shards, tmp_path, monkeypatch, caplog):
     def machine(number_type):
-        real = devices.number_type
+        real = devices.resolve_dtype
         return lambda name, device: number_type if name == "auto" else real(name, device)
 
     whole = recipe(shards, precision="auto", steps=4)

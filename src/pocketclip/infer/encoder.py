@@ -82,11 +82,11 @@ def load(
         revision: of a repository on the hub: a branch, a tag or a commit; None for `main`.
         backend: what runs it: `auto`, `torch`, `onnxruntime` or `openvino`, see `Encoder`.
         device: where a model in torch computes: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; see
-            `pocketclip.devices.place`.
+            `pocketclip.devices.resolve_device`.
         threads: how many threads of the processor a bundle uses; None for all cores.
         batch_size: how many images or texts go through the model at a time.
         precision: what a model in torch computes in: `fp32` (None is the same), `bf16`, `fp16` or
-            `auto`, see `pocketclip.devices.number_type`; of a bundle see `Encoder`.
+            `auto`, see `pocketclip.devices.resolve_dtype`; of a bundle see `Encoder`.
         brief: see `Encoder`.
 
     Raises:
@@ -133,7 +133,7 @@ def _open(
     _check_threads(threads)
     from pocketclip import checkpoint
 
-    _dtype(precision, devices.place(device))
+    _dtype(precision, devices.resolve_device(device))
     return checkpoint.load(source, model, fuse, offline=offline)
 
 
@@ -608,8 +608,8 @@ def _backends(bundle: Bundle, backend: str, precision: str | None, *, brief: boo
 
 def _dtype(precision: str | None, device: torch.device) -> torch.dtype:
     wanted = precision or "fp32"
-    return devices.number_type(_PRECISIONS.get(wanted, wanted), device)
+    return devices.resolve_dtype(_PRECISIONS.get(wanted, wanted), device)
 
 
 def _moved(model: CLIP, device: str) -> CLIP:
-    return model.to(devices.place(device))
+    return model.to(devices.resolve_device(device))

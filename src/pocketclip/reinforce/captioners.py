@@ -237,8 +237,8 @@ def load_captioner(
     chosen = sampling if isinstance(sampling, Sampling) else Sampling.from_dict(sampling or {})
     wanted = specs.parse(spec)
     called = _checked_name(name, wanted.label)
-    where = devices.place(device)
-    dtype = devices.number_type(precision, where)
+    where = devices.resolve_device(device)
+    dtype = devices.resolve_dtype(precision, where)
     load = _transformers if wanted.kind == "transformers" else _coca
     writer, facts, transform, scaling = load(wanted, chosen, where, dtype, offline)
     return Captioner(

@@ -298,8 +298,8 @@ def load_teacher(
             why.
         MissingDependencyError: torch, transformers or open_clip is wanted and not installed.
     """
-    where = devices.place(device)
-    dtype = devices.number_type(precision, where)
+    where = devices.resolve_device(device)
+    dtype = devices.resolve_dtype(precision, where)
     wanted = specs.parse(spec)
     towers: Towers
     if wanted.kind == "transformers":

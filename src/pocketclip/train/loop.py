@@ -132,7 +132,7 @@ def train(
             "(pocketclip.reinforce.teachers.load_teacher loads them)"
         )
     joined_before = distributed.world_size() > 1
-    world = distributed.start(str(devices.place(device)) if device == "auto" else device)
+    world = distributed.start(str(devices.resolve_device(device)) if device == "auto" else device)
     try:
         with Watchdog(world, ends=not joined_before):
             run = _Run(recipe, Path(out), world, teachers, on_checkpoint, on_log, offline)
@@ -441,9 +441,9 @@ class _Run:
         wanted, device = self.recipe.precision, self.world.device
         before = trainer.get("precision") if wanted == "auto" else None
         if before is None:
-            return devices.number_type(wanted, device)
-        dtype = devices.number_type(before, device)
-        here = devices.number_type("auto", device)
+            return devices.resolve_dtype(wanted, device)
+        dtype = devices.resolve_dtype(before, device)
+        here = devices.resolve_dtype("auto", device)
         if here != dtype and self.world.is_main:
             log.warning(
                 "the run computes in %s, as it began; `auto` would be %s on this %s, and %s may "

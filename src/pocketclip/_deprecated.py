@@ -5,14 +5,17 @@ import pocketclip.files  # DeprecationWarning: pocketclip.files is now pocketcli
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 MOVED = {
     "archive": "formats.torch_zip",
     "augment_config": "augment.config",
@@ -28,7 +31,6 @@ MOVED = {
     "evaluate.page": "evaluate.report.page",
     "evaluate.placing": "evaluate.report.placing",
     "evaluate.plot": "evaluate.report.plot",
-    "evaluate.report": "evaluate.report.compare",
     "evaluate.rows": "evaluate.datasets.rows",
     "evaluate.runs": "evaluate.report.runs",
     "evaluate.scatter": "evaluate.report.scatter",
@@ -71,7 +73,8 @@ MOVED = {
 """New paths by old ones, both below `pocketclip`."""
 
 
-class _Finder(MetaPathFinder, Loader):
+# Not derived from importlib.abc's classes: importing those takes 20 ms.
+class _Finder:
     """Finds the modules of `MOVED`: the module at the new path, not a second copy."""
 
     def find_spec(
@@ -79,7 +82,7 @@ class _Finder(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         del path, target
         found = fullname.removeprefix("pocketclip.") in MOVED and fullname.startswith("pocketclip.")
-        return ModuleSpec(fullname, self) if found else None
+        return ModuleSpec(fullname, self) if found else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = "pocketclip." + MOVED[spec.name.removeprefix("pocketclip.")]
@@ -97,3 +100,30 @@ def install() -> None:
     """Let `import` find the modules of `MOVED`; those that exist come first."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+
+
+def renamed_arguments(**new_names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Return a decorator that accepts keyword arguments under their old names too.
+
+    Args:
+        **new_names: new names by old ones.
+
+    Raises:
+        TypeError: from the decorated function, if an argument is given under both names.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        @functools.wraps(function)
+        def accept(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            for old in new_names.keys() & kwargs.keys():
+                new = new_names[old]
+                name = function.__qualname__
+                if new in kwargs:
+                    raise TypeError(f"{name}(): {old}= is the old name of {new}=; pass only {new}=")
+                warnings.warn(f"{name}(): {old}= is now {new}=", DeprecationWarning, stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return accept
+
+    return decorate

@@ -1,0 +1,51 @@
+"""Old module paths and argument names work for one release, with a warning."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from pocketclip._deprecated import MOVED, renamed_arguments
+
+
+def test_every_old_path_is_the_module_at_the_new_one():
+    code = (
+        "import importlib, warnings\n"
+        "from pocketclip._deprecated import MOVED\n"
+        "for old, new in MOVED.items():\n"
+        "    with warnings.catch_warnings(record=True) as caught:\n"
+        "        warnings.simplefilter('always')\n"
+        "        module = importlib.import_module(f'pocketclip.{old}')\n"
+        "    assert any(f'is now pocketclip.{new}' in str(w.message) for w in caught), old\n"
+        "    assert module is importlib.import_module(f'pocketclip.{new}'), old\n"
+        "    assert module.__spec__.name == f'pocketclip.{new}', old\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_old_names_are_imported_and_said():
+    with pytest.warns(
+        DeprecationWarning, match=r"pocketclip\.locks is now pocketclip\.storage\.locks"
+    ):
+        from pocketclip.locks import acquire
+    from pocketclip.storage import locks
+
+    assert acquire is locks.acquire
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("pocketclip.never_was")
+    assert "never_was" not in MOVED
+
+
+def test_old_arguments():
+    @renamed_arguments(old="new")
+    def double(*, new=1):
+        """Double."""
+        return 2 * new
+
+    assert double(new=3) == 6
+    assert double.__doc__ == "Double."
+    with pytest.warns(DeprecationWarning, match=r"double\(\): old= is now new="):
+        assert double(old=4) == 8
+    with pytest.raises(TypeError, match="old= is the old name of new="):
+        double(old=1, new=2)
