@@ -44,7 +44,7 @@ def test_the_faster_one_is_taken(folder, times, first):
     assert backends.candidates(read(folder))[0] == first
     assert Encoder(folder).backend.name == first
     # For a few texts what counts is who begins first.
-    assert backends.candidates(read(folder), brief=True)[0] == "onnxruntime"
+    assert backends.candidates(read(folder), low_latency_start=True)[0] == "onnxruntime"
 
 
 def test_one_that_failed_the_verification_is_not_taken(folder):

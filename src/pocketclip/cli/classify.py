@@ -76,7 +76,7 @@ def classify(
     prompts = len(wanted) * len(templates)
     encoder = load_encoder(
         model, model_name, backend=backend, device=device, threads=threads, batch_size=batch_size,
-        revision=revision, offline=offline, brief=prompts <= FEW and len(paths) <= FEW,
+        revision=revision, offline=offline, low_latency_start=prompts <= FEW and len(paths) <= FEW,
     )  # fmt: skip
     encoder.preload("image", "text")
     classifier = encoder.classifier(wanted, templates)

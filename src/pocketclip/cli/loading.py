@@ -29,7 +29,7 @@ def load_encoder(
     batch_size: int = 32,
     revision: str | None = None,
     offline: bool = False,
-    brief: bool = False,
+    low_latency_start: bool = False,
 ) -> Encoder:
     """Return the model of a verb's arguments, ready for use; see `pocketclip.load`.
 
@@ -46,5 +46,5 @@ def load_encoder(
         threads = None
     return load(
         source, model_name, offline=offline, backend=backend, device=device, threads=threads,
-        batch_size=batch_size, brief=brief,
+        batch_size=batch_size, low_latency_start=low_latency_start,
     )  # fmt: skip

@@ -77,16 +77,21 @@ class BundleBackend:
         bundle: what to run.
         threads: how many threads one call uses.
         precision: what OpenVINO computes in, `fp32` or `bf16`; None for the bundle's own.
-        brief: begin sooner, and then be slower with each text.
+        low_latency_start: start sooner and encode each text more slowly.
     """
 
     name = ""
 
     def __init__(
-        self, bundle: Bundle, threads: int, precision: str | None = None, *, brief: bool = False
+        self,
+        bundle: Bundle,
+        threads: int,
+        precision: str | None = None,
+        *,
+        low_latency_start: bool = False,
     ) -> None:
         self.bundle, self.threads, self.precision = bundle, threads, precision
-        self.brief = brief
+        self.low_latency_start = low_latency_start
         self._towers: dict[str, Run] = {}
         self._locks = {tower: threading.Lock() for tower in TOWERS}
 
@@ -151,7 +156,7 @@ class OnnxRuntimeBackend(BundleBackend):
     name = "onnxruntime"
 
     def _open(self, tower: str) -> Run:
-        lasting = not (self.brief and tower == "text")
+        lasting = not (self.low_latency_start and tower == "text")
         path = os.fspath(self.bundle.path(tower))
         session = onnx_session(path, self.threads, repack=lasting)
         name = session.get_inputs()[0].name
@@ -273,12 +278,14 @@ def runs(bundle: Bundle) -> tuple[str, ...]:
     return able
 
 
-def candidates(bundle: Bundle, backend: str = "auto", *, brief: bool = False) -> list[str]:
+def candidates(
+    bundle: Bundle, backend: str = "auto", *, low_latency_start: bool = False
+) -> list[str]:
     """Return the backends that can run `bundle` here, the fastest first.
 
     Speed and exactness were measured when the bundle was verified; a backend that failed there is
-    left out. Those that were not installed then come last. With `brief`, the first is the one
-    that begins soonest.
+    left out. Those that were not installed then come last. With `low_latency_start`, the
+    one that starts soonest comes first.
 
     Raises:
         BundleError: there is none, or `backend` cannot run such a bundle.
@@ -308,7 +315,7 @@ def candidates(bundle: Bundle, backend: str = "auto", *, brief: bool = False) ->
             f"{bundle.folder}: {' and '.join(found)} did not compute what the model does when the "
             "bundle was verified; install another backend, or export again"
         )
-    if brief:
+    if low_latency_start:
         return sorted(passed, key=_BEGINS.index)
     return sorted(passed, key=lambda name: measured.get(name, {}).get("ms", float("inf")))
 

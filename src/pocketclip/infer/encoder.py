@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import devices, zoo
+from pocketclip._deprecated import renamed_arguments
 from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 from pocketclip.embeddings import (
     check_finite,
@@ -56,6 +57,7 @@ CACHED_TEXTS = 1 << 16
 _PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
+@renamed_arguments(brief="low_latency_start")
 def load(
     path_or_name: str | os.PathLike[str] | ModelSource,
     model: str | None = None,
@@ -68,7 +70,7 @@ def load(
     threads: int | None = None,
     batch_size: int = 32,
     precision: str | None = None,
-    brief: bool = False,
+    low_latency_start: bool = False,
 ) -> Encoder:
     """Load a model for use.
 
@@ -87,7 +89,7 @@ def load(
         batch_size: how many images or texts go through the model at a time.
         precision: what a model in torch computes in: `fp32` (None is the same), `bf16`, `fp16` or
             `auto`, see `pocketclip.devices.resolve_dtype`; of a bundle see `Encoder`.
-        brief: see `Encoder`.
+        low_latency_start: see `Encoder`.
 
     Raises:
         ConfigError: an argument that does not go with this kind of model.
@@ -101,7 +103,7 @@ def load(
     if isinstance(opened, Bundle):
         return Encoder(
             opened, backend, device=device, threads=threads, batch_size=batch_size,
-            precision=precision, brief=brief,
+            precision=precision, low_latency_start=low_latency_start,
         )  # fmt: skip
     encoder = Encoder(opened, device=device, batch_size=batch_size)
     encoder._compute_in(precision)
@@ -180,8 +182,8 @@ class Encoder:
         batch_size: how many images or texts go through the model at a time.
         precision: what OpenVINO computes in, `fp32` or `bf16`, which leaves no other backend; None
             for the bundle's own. A model in torch is brought into it, see `load`; None leaves it.
-        brief: for a process that ends after a few texts and photographs: of a bundle's backends
-            take the one that begins soonest, and let it begin sooner at the cost of each text.
+        low_latency_start: choose the bundle's backend that starts soonest, and shorten its start
+            at the cost of slower texts: for a process that ends after a few inputs.
 
     Raises:
         BundleError: the bundle is damaged, or nothing here can run it.
@@ -190,6 +192,7 @@ class Encoder:
         PocketclipError: `source` is a name or path, and cannot be loaded; the message says why.
     """
 
+    @renamed_arguments(brief="low_latency_start")
     def __init__(
         self,
         source: CLIP | Bundle | ModelSource | str | os.PathLike[str],
@@ -199,7 +202,7 @@ class Encoder:
         threads: int | None = None,
         batch_size: int = 32,
         precision: str | None = None,
-        brief: bool = False,
+        low_latency_start: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -217,14 +220,14 @@ class Encoder:
         self._space_id = source.space_id if isinstance(source, Bundle) else None
         self._logit_scale = source.logit_scale if isinstance(source, Bundle) else None
         self._names: list[str] = []
-        self._brief = brief
+        self._low_latency_start = low_latency_start
         if isinstance(source, Bundle):
             if device not in (None, "auto", "cpu"):
                 raise ConfigError(
                     f"{source.folder} is a bundle, which runs on the processor: leave device "
                     f"{device!r} out"
                 )
-            self._names = _backends(source, backend, precision, brief=brief)
+            self._names = _backends(source, backend, precision, low_latency_start=low_latency_start)
             self.backend: Backend = self._made(self._names.pop(0), precision)
         elif backend not in ("auto", "torch"):
             raise BundleError(f"backend {backend!r} runs bundles; a model in torch is run by torch")
@@ -267,7 +270,9 @@ class Encoder:
 
     def _made(self, name: str, precision: str | None) -> BundleBackend:
         assert self.bundle is not None
-        return BACKENDS[name](self.bundle, self.threads, precision, brief=self._brief)
+        return BACKENDS[name](
+            self.bundle, self.threads, precision, low_latency_start=self._low_latency_start
+        )
 
     @property
     def model(self) -> CLIP:
@@ -591,11 +596,13 @@ def _checked(rows: Embeddings, normalize: bool, name_of: Callable[[int], str]) -
     return unit_length(rows, name_of) if normalize else check_finite(rows, name_of)
 
 
-def _backends(bundle: Bundle, backend: str, precision: str | None, *, brief: bool) -> list[str]:
+def _backends(
+    bundle: Bundle, backend: str, precision: str | None, *, low_latency_start: bool
+) -> list[str]:
     """Return the names of what can run a bundle here in a precision, the preferred one first."""
     if precision not in (None, "fp32", "bf16"):
         raise BundleError(f"precision is fp32 or bf16, not {precision!r}")
-    names = candidates(bundle, backend, brief=brief)
+    names = candidates(bundle, backend, low_latency_start=low_latency_start)
     if precision == "bf16":
         names = [name for name in names if name == "openvino"]
         if not names:
