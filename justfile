@@ -34,3 +34,11 @@ base-install *args:
 # time models beside their peer
 bench *args:
     python benchmarks/encode.py {{args}}
+
+# build the documentation's site into site/; warnings are errors
+docs:
+    mkdocs build --strict
+
+# show the documentation at http://127.0.0.1:8000, built again when a page changes
+docs-serve:
+    mkdocs serve

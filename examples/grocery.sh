@@ -3,7 +3,7 @@
 #
 #   bash examples/grocery.sh PAIRS.csv OUT
 #
-# PAIRS.csv is that of the Grocery Store Dataset in docs/grocery.md: filepath, split, caption,
+# PAIRS.csv is that of the Grocery Store Dataset in docs/how-to/grocery.md: filepath, split, caption,
 # class_id, class_name. Nothing is downloaded: the teacher is
 # trained on the same photographs first. Every step that is finished is skipped when the script is
 # started again.

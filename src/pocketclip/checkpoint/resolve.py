@@ -14,7 +14,7 @@ a killed process moved aside is put back (`recover`). In order:
 5. a name of the zoo, whose published weights are on the hub
 
 A path is a training run, a checkpoint folder, a bundle, a weight file, or a folder downloaded from
-the hub. `docs/naming-models.md` says it for users.
+the hub. `docs/how-to/naming-models.md` says it for users.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 MODEL_HELP = (
     "A model name (see `pocketclip models`), training run, checkpoint, bundle, weight file, "
     "NAME=FILE, hub id OWNER/NAME, or random:NAME. A folder here comes before a name: see "
-    "docs/naming-models.md."
+    "docs/how-to/naming-models.md."
 )
 MODEL_NAME_HELP = "The model that a bare weight file holds, if the file does not say; as NAME=FILE."
 BACKEND_HELP = "What runs a bundle: auto, onnxruntime or openvino."

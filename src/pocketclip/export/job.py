@@ -114,7 +114,7 @@ def export(
 
     wanted = verify.reference(model, photos, captions)
     pixels: Pixels = "levels" if preprocessing else "preprocessed"
-    # ONNX Runtime is slower with it, but for int8 (docs/performance.md).
+    # ONNX Runtime is slower with it, but for int8 (docs/internals/performance.md).
     widen = target == "openvino" or (target == "onnx" and precision == "int8")
     towers = prepare(model, normalize=normalize, pixels=pixels, widen=widen)
     examples = None

@@ -4,7 +4,7 @@
           towers=towers)
 
 Operator set 18: of the later ones, 20 has GELU as one operator, which ONNX Runtime runs more slowly
-than the pattern that it recognises in 18 (docs/performance.md).
+than the pattern that it recognises in 18 (docs/internals/performance.md).
 
 Shapes: B batch, H W height and width of a photograph, S side, T tokens, D embedding.
 """

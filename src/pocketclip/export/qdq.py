@@ -5,7 +5,7 @@ one scale per output channel, symmetric, of 7 bits. Seven, because processors wi
 instructions add two products of 8 by 8 bits in 16, where they saturate (255 * 127 * 2 > 32767).
 Activations are uint8 with a zero point. Embedding tables become int8 with a scale per row.
 Everything else stays float; depthwise convolutions do because ONNX Runtime's int8 kernels for them
-are slower than its float ones (docs/performance.md).
+are slower than its float ones (docs/internals/performance.md).
 
 Source: arXiv 1712.05877, section 2, for the affine scheme and int32 biases.
 

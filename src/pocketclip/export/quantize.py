@@ -235,7 +235,7 @@ def _nncf_model(nncf: Any, plain: Any, calibration: Sequence[Array]) -> Any:
             nncf.Dataset(list(calibration)),
             subset_size=len(calibration),
             # Zero points for activations: GELU's are hardly ever below zero, and a symmetric range
-            # would waste a bit on them. All figures: docs/performance.md.
+            # would waste a bit on them. All figures: docs/internals/performance.md.
             preset=nncf.QuantizationPreset.MIXED,
             # No model type: the smoothing that `TRANSFORMER` brings fits few captions too closely.
             ignored_scope=nncf.IgnoredScope(types=_FLOAT, validate=False),

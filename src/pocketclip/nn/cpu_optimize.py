@@ -1,7 +1,7 @@
 """A fused model made fast on a CPU in torch, without changing what it computes.
 
-Four things were measured to matter (`docs/performance.md`): depthwise convolutions that widen
-(oneDNN has fast kernels only for as many channels out as in), layer scales (without them a
+Four things were measured to matter (`docs/internals/performance.md`): depthwise convolutions that
+widen (oneDNN has fast kernels only for as many channels out as in), layer scales (without them a
 residual sum becomes part of the convolution before it), linear layers over few tokens (packed
 1x1 convolutions run faster than the matrix product), and batches whose activations leave the
 cache.

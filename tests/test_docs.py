@@ -1,0 +1,108 @@
+"""The documentation: every link leads somewhere, and every file and module that it names exists."""
+
+from __future__ import annotations
+
+import re
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"],
+    key=lambda page: page.relative_to(ROOT),
+)
+PAGE_IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+HISTORY = {"docs/internals/decisions.md"}  # names what was there when a decision was made
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
+FENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
+REPOSITORY_PATH = re.compile(r"\b(?:src|tests|benchmarks|examples|docs|scripts)/[\w./-]*\w")
+MODULE = re.compile(r"\bpocketclip(?:\.[a-z_][a-z0-9_]*)+")
+
+
+def prose(page: Path) -> str:
+    """Return a page's text without its blocks of code."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as Python-Markdown makes them."""
+    found = set()
+    for line in prose(page).splitlines():
+        if line.startswith("#"):
+            title = line.lstrip("#").strip()
+            if explicit := re.search(r"\{ *#([\w-]+)[^}]*\}$", title):
+                found.add(explicit[1])
+            plain = re.sub(r"[`*]", "", title).lower()
+            found.add(re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip()))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(prose(page)):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        assert file.is_relative_to(ROOT), f"{page.name} links to {target}"
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_pages_of_the_site_link_within_it(page):
+    """`mkdocs build --strict` refuses the other links, and this needs no mkdocs."""
+    if not page.is_relative_to(ROOT / "docs"):
+        return
+    for target in LINK.findall(prose(page)):
+        if "://" not in target and not target.startswith("#"):
+            file = (page.parent / target.partition("#")[0]).resolve()
+            assert file.is_relative_to(ROOT / "docs"), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_files_that_a_page_names_exist(page):
+    if str(page.relative_to(ROOT)) in HISTORY:
+        return
+    for path in REPOSITORY_PATH.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_modules_that_a_page_names_exist(page):
+    """The last name may be a class, function or constant: then the file must define it."""
+    if str(page.relative_to(ROOT)) in HISTORY:
+        return
+    for name in MODULE.findall(page.read_text(encoding="utf-8")):
+        assert _defined(name), f"{page.name} names {name}"
+
+
+def _defined(name: str) -> bool:
+    parts = name.split(".")
+    path = ROOT / "src"
+    for i, part in enumerate(parts):
+        if (path / part).is_dir():
+            path = path / part
+        elif (path / f"{part}.py").is_file():
+            rest = parts[i + 1 :]
+            return _names(path / f"{part}.py", rest)
+        else:
+            return _names(path / "__init__.py", parts[i:])
+    return (path / "__init__.py").is_file()
+
+
+def _names(file: Path, names: list[str]) -> bool:
+    text = file.read_text(encoding="utf-8")
+    return not names or re.search(rf"\b{re.escape(names[0])}\b", text) is not None
+
+
+def test_every_page_stands_in_the_navigation():
+    if not util.find_spec("yaml"):
+        pytest.skip("needs pyyaml")
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    in_navigation = set(re.findall(r"[\w/-]+\.md", text[text.index("\nnav:") :]))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
+    assert pages == in_navigation
