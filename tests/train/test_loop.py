@@ -596,7 +596,7 @@ def test_a_start_that_was_killed_at_once_is_begun_again(shards, tmp_path):
     killed = """
         import os, signal, sys
         from pathlib import Path
-        from pocketclip import locks
+        from pocketclip.storage import locks
         from pocketclip.storage.local import write_whole
         run = Path(sys.argv[1])
         with locks.claim(run, "a training"), write_whole(run / "recipe.yaml"):
@@ -841,21 +841,21 @@ def test_an_interruption_while_it_is_scored_ends_the_run(shards, tmp_path):
 
 
 def test_the_precision_of_the_beginning_is_kept(shards, tmp_path, monkeypatch, caplog):
-    def machine(number_type):
+    def machine(dtype):
         real = devices.resolve_dtype
-        return lambda name, device: number_type if name == "auto" else real(name, device)
+        return lambda name, device: dtype if name == "auto" else real(name, device)
 
     whole = recipe(shards, precision="auto", steps=4)
     run = tmp_path / "run"
     with monkeypatch.context() as first:
-        first.setattr(devices, "number_type", machine(torch.bfloat16))
+        first.setattr(devices, "resolve_dtype", machine(torch.bfloat16))
         train(whole, run, device="cpu")
     assert saving.load(saving.newest(run))[1]["precision"] == "bfloat16"
     shutil.rmtree(run / "model")
     shutil.rmtree(saving.find(run)[0])
     expected = (run / "log.jsonl").read_text().splitlines()[-1]
     with monkeypatch.context() as second:
-        second.setattr(devices, "number_type", machine(torch.float32))
+        second.setattr(devices, "resolve_dtype", machine(torch.float32))
         train(whole, run, device="cpu")
         train(whole, tmp_path / "other", device="cpu", resume=str(saving.find(run)[1]))
     assert "the run computes in bfloat16, as it began; `auto` would be float32" in caplog.text

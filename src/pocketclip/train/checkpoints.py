@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from pocketclip import checkpoint
+from pocketclip.checkpoint.folder import write_files
 from pocketclip.errors import CheckpointError, TrainingError
 from pocketclip.formats.parsing import read_json
 from pocketclip.nn.clip import CLIP
@@ -56,7 +57,7 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
     target = place(run, step)
     try:
         with write_whole_folder(target, own_files) as folder:
-            checkpoint.write_files(model, folder)
+            write_files(model, folder)
             torch.save(dict(trainer), folder / _TRAINER)
             hashes = {f.name: digest(f) for f in sorted(folder.iterdir())}
             (folder / _SEAL).write_text(_seal(step, hashes, {}), "utf-8")
