@@ -22,7 +22,8 @@ from pocketclip.errors import (
 from pocketclip.export.towers import exported, prepare
 from pocketclip.nn.build import random_model
 from pocketclip.reinforce.squares import Scaling, SquareTransform
-from pocketclip.reinforce.teachers import Teacher, ZooTowers
+from pocketclip.reinforce.teachers import Teacher
+from pocketclip.reinforce.zoo_towers import ZooTowers
 from pocketclip.train.recipe import LossSection
 from pocketclip.train.step import Stepper
 from pocketclip.types import Encoder

@@ -12,9 +12,11 @@ from pocketclip.errors import CheckpointError, ConfigError
 from pocketclip.nn.build import random_model
 from pocketclip.preprocess import Preprocess
 from pocketclip.reinforce import captioners
-from pocketclip.reinforce.captioners import Captioner, Sampling, load_captioner, seed_of
+from pocketclip.reinforce.captioners import Captioner, load_captioner, seed_of
+from pocketclip.reinforce.protocols import Pixels
+from pocketclip.reinforce.sampling import Sampling
 from pocketclip.reinforce.squares import Scaling, SquareTransform
-from pocketclip.reinforce.teachers import Pixels, load_teacher
+from pocketclip.reinforce.teachers import load_teacher
 from pocketclip.tokenizer import Tokenizer
 
 UIDS = ["00000000", "00000001", "apple", "b"]

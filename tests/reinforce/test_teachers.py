@@ -26,8 +26,10 @@ from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse
 from pocketclip.preprocess import Preprocess
 from pocketclip.reinforce import specs, squares
+from pocketclip.reinforce.protocols import Pixels
 from pocketclip.reinforce.squares import SquareTransform
-from pocketclip.reinforce.teachers import Pixels, Teacher, ZooTowers, load_teacher
+from pocketclip.reinforce.teachers import Teacher, load_teacher
+from pocketclip.reinforce.zoo_towers import ZooTowers
 from pocketclip.types import Encoder
 from tests.golden_weights import randomise
 
@@ -130,8 +132,6 @@ def test_wrong_squares_are_refused(teacher):
 def test_causal_texts_are_cut_to_their_length_and_stay_what_they_are(monkeypatch):
     model = random_model("vit-b16", seed=0, image={"layers": 1}, text={"layers": 2})
     seen = []
-    from pocketclip.reinforce.teachers import ZooTowers
-
     towers = ZooTowers(model, torch.device("cpu"), torch.float32)
     assert towers.trims
     real = towers.model.encode_text
@@ -212,11 +212,12 @@ def test_random_teachers_are_the_same_everywhere():
     assert one.space_id == same != other
 
 
-def test_workers_need_no_torch():
+def test_workers_and_recipes_need_no_torch():
     code = (
         "import sys\n"
-        "import pocketclip.reinforce.squares\n"
-        "assert 'torch' not in sys.modules\n"
+        "sys.modules['torch'] = None\n"
+        "import pocketclip.reinforce.prepare, pocketclip.reinforce.recipe\n"
+        "del sys.modules['torch']\n"
         "import pocketclip.reinforce.teachers, pocketclip.reinforce.captioners\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
@@ -688,7 +689,7 @@ class _OpenClip:
 
 
 def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch):
-    from pocketclip.reinforce.hf_towers import _fetched
+    from pocketclip.reinforce.open_clip_towers import _fetched
 
     described = {"mean": (0.5, 0.5, 0.5), "interpolation": "bicubic", "quick_gelu": True}
     library = _OpenClip(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +50,23 @@ def kinds(report):
         kind: [(problem.file[7:8], problem.uid[-1:]) for problem in problems]
         for kind, problems in report.problems.items()
     }
+
+
+@pytest.mark.parametrize(
+    "first", ["", "import pocketclip.shards.audit.run", "from pocketclip.shards.audit import drift"]
+)
+def test_the_function_has_the_name_of_its_package(first):
+    code = (
+        f"{first}\n"
+        "from pocketclip import shards\n"
+        "import pocketclip.shards.audit.inspect\n"
+        "assert shards.audit.__module__ == 'pocketclip.shards.audit.run'\n"
+        "shards.audit('/nowhere')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stderr.splitlines()[-1] == (
+        "pocketclip.errors.DataError: /nowhere: no such folder; audit takes a folder of shards"
+    )
 
 
 def test_a_clean_set(place):

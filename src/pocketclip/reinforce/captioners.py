@@ -17,24 +17,19 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import devices
-from pocketclip.caption_settings import Settings
-from pocketclip.checkpoint.resolve import ModelSource
 from pocketclip.errors import ConfigError
 from pocketclip.reinforce import specs
-from pocketclip.reinforce.squares import Scaling, SquareTransform
-from pocketclip.reinforce.teachers import Pixels, geometry, load_model
-from pocketclip.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from pocketclip.reinforce.coca_captioner import load_coca
+from pocketclip.reinforce.hf_captioner import load_transformers
+from pocketclip.reinforce.protocols import Pixels, Writer
+from pocketclip.reinforce.sampling import Sampling
+from pocketclip.reinforce.squares import SquareTransform
 
 RETRIES = 3
 """How often a caption that came out empty is drawn again."""
@@ -42,59 +37,6 @@ ROWS = 128
 """Captions that are written side by side."""
 
 _NAME = re.compile(r"[a-z0-9_-]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling(Settings):
-    """How captions are drawn, as a recipe says it."""
-
-    def __post_init__(self) -> None:
-        for name in ("top_k", "beams", "max_length", "min_length"):
-            if type(getattr(self, name)) is not int:
-                raise ConfigError(
-                    f"sampling: {name} is a whole number, not {getattr(self, name)!r}"
-                )
-        try:
-            self.checked()
-        except ConfigError as error:
-            raise ConfigError(f"sampling: {error}") from error
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Sampling:
-        """Return the sampling that a recipe describes.
-
-        Raises:
-            ConfigError: a field that does not exist, or a value that makes no sense.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = [key for key in raw if key not in known]
-        if unknown:
-            raise ConfigError(
-                f"sampling: unknown field {unknown[0]!r} (fields: {', '.join(known)})"
-            )
-        try:
-            return cls(**raw)
-        except TypeError as error:  # a text where a number belongs
-            raise ConfigError(f"sampling: {error}") from error
-
-    def per_image(self, count: int) -> int:
-        """Return how many captions this gives of an image if `count` are wanted."""
-        if self.method == "greedy":
-            return min(count, 1)
-        return min(count, self.beams) if self.method == "beam" else count
-
-    @property
-    def draws(self) -> bool:
-        """Whether chance plays a part."""
-        return self.method in ("nucleus", "top_k")
-
-
-class Writer(Protocol):
-    """What differs between the kinds of captioners."""
-
-    def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
-        """Return the captions of pixels (B, 3, S, S), B times n, those of an image together."""
-        ...
 
 
 class Captioner:
@@ -195,21 +137,6 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
-class CocaWriter:
-    """A CoCa of ours."""
-
-    def __init__(self, model: Any, sampling: Sampling) -> None:
-        self.model, self.tokenizer = model, Tokenizer()
-        self.settings = dataclasses.asdict(sampling)
-
-    def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
-        """Return the captions of pixels (B, 3, S, S)."""
-        rows = self.model.generate(
-            pixels, captions_per_image=per_image, seeds=seeds, **self.settings
-        )
-        return self.tokenizer.decode([list(row) for row in rows])
-
-
 def load_captioner(
     spec: str,
     *,
@@ -239,7 +166,7 @@ def load_captioner(
     called = _checked_name(name, wanted.label)
     where = devices.resolve_device(device)
     dtype = devices.resolve_dtype(precision, where)
-    load = _transformers if wanted.kind == "transformers" else _coca
+    load = load_transformers if wanted.kind == "transformers" else load_coca
     writer, facts, transform, scaling = load(wanted, chosen, where, dtype, offline)
     return Captioner(
         writer,
@@ -249,61 +176,6 @@ def load_captioner(
         transform=transform,
         pixels=Pixels(scaling, where, dtype),
     )
-
-
-_Parts = tuple[Writer, dict[str, Any], SquareTransform, Scaling]
-
-
-def _coca(
-    spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
-) -> _Parts:
-    if spec.kind == "open_clip":
-        raise ConfigError(
-            "open_clip's captioners are in the zoo: coca-vit-b32 and coca-vit-l14, or "
-            "coca-vit-l14=FILE for other weights"
-        )
-    model = load_model(spec, offline=offline)
-    config = model.config
-    if not config.is_captioner:
-        raise ConfigError(f"{config.name} writes no captions; coca-vit-l14 does")
-    sampling.checked(config.text.context_length)
-    facts = {"kind": "coca", "model": config.name, "space_id": model.space_id}
-    model = model.requires_grad_(False).to(device, dtype)
-    return CocaWriter(model, sampling), facts, *geometry(model)
-
-
-def _transformers(
-    spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
-) -> _Parts:
-    from pocketclip.reinforce import squares
-    from pocketclip.reinforce.hf import (
-        CAPTIONERS,
-        config_of,
-        folder_of,
-        identity,
-        load_tokenizer,
-        load_weights,
-        need_transformers,
-        processor_of,
-        read_json,
-    )
-    from pocketclip.reinforce.hf_captioner import TransformersWriter
-
-    need_transformers()
-    folder = folder_of(spec.target, offline=offline)
-    config, class_name = config_of(folder, CAPTIONERS, "captioner")
-    processor, where = processor_of(folder)
-    transform, scaling = squares.from_processor(processor, where)
-    model, tokenizer = load_weights(folder, class_name), load_tokenizer(folder)
-    generation = folder / "generation_config.json"
-    extra = read_json(generation) if generation.is_file() else {}
-    facts = {
-        "kind": "transformers",
-        "model": str(config["model_type"]),
-        "space_id": identity(folder, "transformers", {**config, "gen": extra}, processor),
-    }
-    writer = TransformersWriter(model.to(device, dtype), tokenizer, sampling)
-    return writer, facts, transform, scaling
 
 
 def _checked_name(name: str | None, label: str) -> str:

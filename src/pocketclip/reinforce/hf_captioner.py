@@ -8,12 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pocketclip.reinforce.hf import need_transformers, quiet
+from pocketclip.checkpoint.resolve import ModelSource
+from pocketclip.reinforce import squares
+from pocketclip.reinforce.hf import (
+    CAPTIONERS,
+    config_of,
+    folder_of,
+    identity,
+    load_tokenizer,
+    load_weights,
+    need_transformers,
+    processor_of,
+    quiet,
+    read_json,
+)
+from pocketclip.reinforce.protocols import Captioning
+from pocketclip.reinforce.sampling import Sampling
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
-
-    from pocketclip.reinforce.captioners import Sampling
 
 
 class TransformersWriter:
@@ -81,3 +95,28 @@ class TransformersWriter:
                 return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
         return Draw()
+
+
+def load_transformers(
+    spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
+) -> Captioning:
+    """Load a captioner: its writer, what identifies it, its transform and its scaling.
+
+    Raises:
+        CheckpointError, ConfigError, HubError, MissingDependencyError: see `load_captioner`.
+    """
+    need_transformers()
+    folder = folder_of(spec.target, offline=offline)
+    config, class_name = config_of(folder, CAPTIONERS, "captioner")
+    processor, where = processor_of(folder)
+    transform, scaling = squares.from_processor(processor, where)
+    model, tokenizer = load_weights(folder, class_name), load_tokenizer(folder)
+    generation = folder / "generation_config.json"
+    extra = read_json(generation) if generation.is_file() else {}
+    facts = {
+        "kind": "transformers",
+        "model": str(config["model_type"]),
+        "space_id": identity(folder, "transformers", {**config, "gen": extra}, processor),
+    }
+    writer = TransformersWriter(model.to(device, dtype), tokenizer, sampling)
+    return writer, facts, transform, scaling

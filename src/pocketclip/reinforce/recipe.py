@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError, ParseError
 from pocketclip.formats.parsing import kind_of, read_json, read_yaml
-from pocketclip.reinforce.captioners import Sampling
+from pocketclip.reinforce.sampling import Sampling
 from pocketclip.shards import DTYPES
 
 DATACOMPDR = {
@@ -44,7 +44,7 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     image_augmentation: dict[str, Any] = Field(default_factory=lambda: dict(DATACOMPDR))
     sampling: dict[str, Any] = Field(default_factory=dict)
-    """How captions are drawn, see `pocketclip.reinforce.captioners.Sampling`."""
+    """How captions are drawn, see `pocketclip.reinforce.sampling.Sampling`."""
     dtype: str = "bfloat16"
     """How embeddings are stored, see `pocketclip.shards`."""
     layout: Literal["named", "v1"] = "named"

@@ -11,58 +11,24 @@ Shapes: B batch, T tokens, S side of a square in pixels, D embedding.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import devices, zoo
-from pocketclip.checkpoint.resolve import ModelSource
+from pocketclip import devices
 from pocketclip.embeddings import check_lengths, check_scale, image_name, text_name
 from pocketclip.images import ImageSource
 from pocketclip.reinforce import specs
+from pocketclip.reinforce.protocols import Pixels, Towers
 from pocketclip.reinforce.squares import Scaling, SquareTransform
-from pocketclip.tokenizer import Tokenizer
+from pocketclip.reinforce.zoo_towers import ZooTowers, geometry, load_model
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-Ids = NDArray[np.int64]
-
-
-class Towers(Protocol):
-    """What differs between the kinds of teachers."""
-
-    embed_dim: int
-    logit_scale: float
-    """The multiplier of cosine similarities, not its logarithm."""
-    logit_bias: float
-    space_id: str
-    context_length: int
-    trims: bool
-    """Whether what follows a caption's end cannot change its embedding, and may be left out."""
-    image_batch: int
-    """Images per forward pass."""
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Map pixels (B, 3, S, S) to embeddings (B, D) of any length."""
-        ...
-
-    def tokenize(self, texts: list[str]) -> tuple[Ids, Ids]:
-        """Return ids (B, T), cut to the context, and how many of each row are text (B,)."""
-        ...
-
-    def encode_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Map ids (B, T) and their lengths (B,) to embeddings (B, D) of any length."""
-        ...
-
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of `text`, uncut, with those that begin and end it."""
-        ...
 
 
 class Teacher:
@@ -199,80 +165,11 @@ class Teacher:
         return [self.towers.count_tokens(text) > limit for text in texts]
 
 
-class Pixels:
-    """Squares (B, S, S, 3) to the pixels (B, 3, S, S) that a model expects, on its device."""
-
-    def __init__(self, scaling: Scaling, device: torch.device, dtype: torch.dtype) -> None:
-        import torch
-
-        def column(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)
-
-        self.device, self.dtype = device, dtype
-        # Tensors, not numbers: a GPU divides by a number by way of its inverse, which rounds.
-        self.divisor = column([scaling.divisor])
-        self.mean, self.std = column(scaling.mean), column(scaling.std)
-        self.plain = set(scaling.mean) == {0.0} and set(scaling.std) == {1.0}
-
-    def __call__(self, squares: NDArray[np.uint8]) -> Tensor:
-        """Return pixels, scaled in float32 as `pocketclip.preprocess.Preprocess` does."""
-        import torch
-
-        # Read-only arrays (from other processes) make torch warn, though nobody writes here.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
-            batch = torch.from_numpy(np.ascontiguousarray(squares)).to(self.device)
-        out = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        out = out.div_(self.divisor)
-        if not self.plain:
-            out = out.sub_(self.mean).div_(self.std)
-        return out.to(self.dtype)
-
-
 def _unit(embeddings: Tensor) -> Embeddings:
     import torch.nn.functional as F
 
     out: Embeddings = F.normalize(embeddings.float(), dim=-1).cpu().numpy()
     return out
-
-
-class ZooTowers:
-    """A model of ours."""
-
-    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
-        from pocketclip.nn import reparam
-
-        config = model.config
-        self.space_id: str = model.space_id  # of the weights in full precision
-        self.logit_scale = float(model.logit_scale.detach().exp())
-        self.logit_bias = 0.0
-        self.embed_dim: int = config.embed_dim
-        self.context_length: int = config.text.context_length
-        self.trims = config.text.ignores_padding
-        model = model if getattr(model, "is_fused", False) else reparam.fuse(model)
-        self.model = model.eval().requires_grad_(False).to(device, dtype)
-        # On a CPU, activations that stay in the cache count for more than a large product.
-        small = 4 if isinstance(config.image, zoo.MCiConfig) else 8  # at 256 pixels
-        small *= max(1, (256 // config.preprocess.size) ** 2)
-        self.image_batch = small if device.type == "cpu" else 128
-        self.tokenizer = Tokenizer(warn=False)
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Map pixels (B, 3, S, S) to embeddings (B, D)."""
-        return self.model.encode_image(pixels)
-
-    def tokenize(self, texts: list[str]) -> tuple[Ids, Ids]:
-        """Return ids (B, T) and their lengths (B,)."""
-        ids = self.tokenizer(texts, self.context_length)
-        return ids, (ids == self.tokenizer.end_id).argmax(1) + 1
-
-    def encode_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002
-        """Map ids (B, T) to embeddings (B, D)."""
-        return self.model.encode_text(ids)
-
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of `text`, uncut."""
-        return len(self.tokenizer.encode(text)) + 2
 
 
 def load_teacher(
@@ -303,13 +200,13 @@ def load_teacher(
     wanted = specs.parse(spec)
     towers: Towers
     if wanted.kind == "transformers":
-        from pocketclip.reinforce.hf_towers import open_clip_teacher, transformers_teacher
+        from pocketclip.reinforce.hf_towers import transformers_teacher
 
         towers, transform, scaling = transformers_teacher(
             wanted.target, where, dtype, offline=offline
         )
     elif wanted.kind == "open_clip":
-        from pocketclip.reinforce.hf_towers import open_clip_teacher, transformers_teacher
+        from pocketclip.reinforce.open_clip_towers import open_clip_teacher
 
         towers, transform, scaling = open_clip_teacher(wanted.target, where, dtype, offline=offline)
     else:
@@ -319,16 +216,3 @@ def load_teacher(
     return Teacher(
         towers, name=wanted.label, transform=transform, scaling=scaling, device=where, dtype=dtype
     )
-
-
-def load_model(source: ModelSource, *, offline: bool) -> Any:
-    """Return a model of ours, in float32 and evaluation mode."""
-    from pocketclip import checkpoint
-
-    return checkpoint.load(source, offline=offline)
-
-
-def geometry(model: Any) -> tuple[SquareTransform, Scaling]:
-    """Return the evaluation transform of a zoo model."""
-    config = model.config.preprocess
-    return SquareTransform.of(config), Scaling(mean=config.mean, std=config.std)

@@ -12,7 +12,8 @@ them says how they were made. `sample` holds the table of members, `codec` the e
 from __future__ import annotations
 
 from pocketclip.shards.audit.inspect import Problem
-from pocketclip.shards.audit.run import AuditReport, audit
+from pocketclip.shards.audit.ledger import AuditReport
+from pocketclip.shards.audit.run import audit
 from pocketclip.shards.codec import DTYPES
 from pocketclip.shards.index import Index, describe, read_index, write_index
 from pocketclip.shards.joining import JoinReport, join

@@ -10,38 +10,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.shards.audit.inspect import Problem
+from pocketclip.shards.audit.ledger import Drift, Ledger
 from pocketclip.shards.jsonl import SUFFIXES as LINES
 from pocketclip.shards.reader import name_of, read_shard, sample_of
 from pocketclip.shards.tar import groups, members
 from pocketclip.shards.writer import ShardStats
 from pocketclip.types import Embeddings, Sample
 
-if TYPE_CHECKING:
-    from pocketclip.shards.audit.run import Ledger
-
 Recompute: TypeAlias = Callable[[list[Sample], list[int]], Embeddings]
 """Takes B samples and for each the number of an augmentation; returns embeddings (B, D)."""
 BATCH = 32
-
-
-@dataclass(slots=True, frozen=True)
-class Drift:
-    """How far recomputed embeddings are from the stored ones, in 1 - cosine."""
-
-    teacher: int
-    compared: int
-    mean: float
-    largest: float
-    uid: str
-    """Where it is largest."""
 
 
 def recompute_drift(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.shards.audit.inspect import Problem
+from pocketclip.shards.audit.ledger import AuditReport, Ledger
 from pocketclip.shards.codec import MEMBERS
 from pocketclip.shards.index import Index, write_index
 from pocketclip.shards.jsonl import SUFFIXES as LINES
@@ -23,9 +23,6 @@ from pocketclip.shards.reader import name_of, sample_of
 from pocketclip.shards.tar import Group, groups, members
 from pocketclip.shards.writer import JsonlWriter, ShardStats, ShardWriter
 from pocketclip.types import Sample
-
-if TYPE_CHECKING:
-    from pocketclip.shards.audit.run import AuditReport, Ledger
 
 DROPPED = "dropped.jsonl"
 

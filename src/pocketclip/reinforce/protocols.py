@@ -1,0 +1,95 @@
+"""What teachers and captioners of all libraries have in common.
+
+Shapes: B images or texts, n captions per image, T tokens, S side of a square in pixels,
+D embedding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip.reinforce.squares import Scaling, SquareTransform
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Ids = NDArray[np.int64]
+
+
+class Towers(Protocol):
+    """What differs between the kinds of teachers."""
+
+    embed_dim: int
+    logit_scale: float
+    """The multiplier of cosine similarities, not its logarithm."""
+    logit_bias: float
+    space_id: str
+    context_length: int
+    trims: bool
+    """Whether what follows a caption's end cannot change its embedding, and may be left out."""
+    image_batch: int
+    """Images per forward pass."""
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Map pixels (B, 3, S, S) to embeddings (B, D) of any length."""
+        ...
+
+    def tokenize(self, texts: list[str]) -> tuple[Ids, Ids]:
+        """Return ids (B, T), cut to the context, and how many of each row are text (B,)."""
+        ...
+
+    def encode_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Map ids (B, T) and their lengths (B,) to embeddings (B, D) of any length."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of `text`, uncut, with those that begin and end it."""
+        ...
+
+
+class Writer(Protocol):
+    """What differs between the kinds of captioners."""
+
+    def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
+        """Return the captions of pixels (B, 3, S, S), B times n, those of an image together."""
+        ...
+
+
+Captioning = tuple[Writer, dict[str, Any], SquareTransform, Scaling]
+"""A captioner's parts: its writer, what identifies it, its transform and its scaling."""
+
+
+class Pixels:
+    """Squares (B, S, S, 3) to the pixels (B, 3, S, S) that a model expects, on its device."""
+
+    def __init__(self, scaling: Scaling, device: torch.device, dtype: torch.dtype) -> None:
+        import torch
+
+        def column(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)
+
+        self.device, self.dtype = device, dtype
+        # Tensors, not numbers: a GPU divides by a number by way of its inverse, which rounds.
+        self.divisor = column([scaling.divisor])
+        self.mean, self.std = column(scaling.mean), column(scaling.std)
+        self.plain = set(scaling.mean) == {0.0} and set(scaling.std) == {1.0}
+
+    def __call__(self, squares: NDArray[np.uint8]) -> Tensor:
+        """Return pixels, scaled in float32 as `pocketclip.preprocess.Preprocess` does."""
+        import torch
+
+        # Read-only arrays (from other processes) make torch warn, though nobody writes here.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+            batch = torch.from_numpy(np.ascontiguousarray(squares)).to(self.device)
+        out = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        out = out.div_(self.divisor)
+        if not self.plain:
+            out = out.sub_(self.mean).div_(self.std)
+        return out.to(self.dtype)
