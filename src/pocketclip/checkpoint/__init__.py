@@ -22,9 +22,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pocketclip.checkpoint.folder import CONFIG, RUN_MODEL, VERSION, WEIGHTS, load, save
+    from pocketclip.checkpoint.folder import (
+        CONFIG,
+        RUN_MODEL,
+        VERSION,
+        WEIGHTS,
+        load,
+        own_files,
+        save,
+        write_files,
+    )
 
-__all__ = ["CONFIG", "RUN_MODEL", "VERSION", "WEIGHTS", "load", "save"]
+__all__ = [
+    "CONFIG",
+    "RUN_MODEL",
+    "VERSION",
+    "WEIGHTS",
+    "load",
+    "own_files",
+    "save",
+    "write_files",
+]
 
 
 def __getattr__(name: str) -> Any:
