@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from pocketclip import Encoder, checkpoint, load
-from pocketclip.formats.parsing import digest_json
+from pocketclip.formats.json_text import digest_json
 from pocketclip.infer import bundle as bundles
 from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse

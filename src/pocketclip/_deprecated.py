@@ -49,7 +49,7 @@ MOVED = {
     "nn.inference": "nn.cpu_optimize",
     "nn.space": "nn.identity",
     "npyfile": "formats.npy",
-    "parsing": "formats.parsing",
+    "parsing": "formats",
     "photos": "storage.photos",
     "pixel_ops": "augment.pixel_ops",
     "reinforce.foreign": "reinforce.hf",

@@ -95,3 +95,9 @@ class MissingDependencyError(PocketclipError, ImportError):
 
 class ImageSupportError(ImageError, MissingDependencyError):
     """An image whose format needs an optional package; others may be read all the same."""
+
+
+def one_line(error: object) -> str:
+    """Return the message of an error in one line of up to 200 characters, or its type if empty."""
+    text = " ".join(str(error).split())
+    return text[:200] if text else type(error).__name__

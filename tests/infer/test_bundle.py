@@ -9,7 +9,7 @@ import pytest
 
 from pocketclip import Encoder
 from pocketclip.errors import BundleError, ChangedBundleError, PocketclipError
-from pocketclip.formats.parsing import digest_json
+from pocketclip.formats.json_text import digest_json
 from pocketclip.infer import bundle as module
 from pocketclip.infer.bundle import is_bundle, read
 from pocketclip.storage.local import refuse_others

@@ -899,7 +899,7 @@ def test_rows_that_are_hostile(photos: Path) -> None:
     assert found[0] == JPEG + b"0"
     reasons = [
         "levels deep",
-        "half of a character",
+        "half of a surrogate pair",
         "twice",
         "too large",
         "too many values",

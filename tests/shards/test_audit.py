@@ -280,7 +280,7 @@ def test_repair_drops_what_cannot_be_written(tmp_path):
     tar(tmp_path / "set" / "a.tar", files)
     report = audit(str(tmp_path / "set"), repair=str(tmp_path / "clean"))
     assert (report.kept, report.dropped) == (1, 1)
-    assert "half of a character" in (tmp_path / "clean" / "dropped.jsonl").read_text()
+    assert "half of a surrogate pair" in (tmp_path / "clean" / "dropped.jsonl").read_text()
 
 
 def test_repairing_what_is_clean_changes_nothing(place, tmp_path):

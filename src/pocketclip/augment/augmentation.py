@@ -61,7 +61,7 @@ from pocketclip.augment.params import (
     plain,
 )
 from pocketclip.errors import AugmentationError, ParseError
-from pocketclip.formats.parsing import load_json
+from pocketclip.formats.json_text import load_json
 from pocketclip.images import MAX_PIXELS, open_image
 
 __all__ = ["Augmentation", "Params", "rng_for"]

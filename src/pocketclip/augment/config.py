@@ -20,7 +20,7 @@ from PIL import Image
 
 from pocketclip.augment.params import whole
 from pocketclip.errors import AugmentationError, ParseError
-from pocketclip.formats.parsing import load_json
+from pocketclip.formats.json_text import load_json
 
 Size: TypeAlias = "int | tuple[int, int]"
 Pair: TypeAlias = "tuple[float, float]"

@@ -29,8 +29,9 @@ from pocketclip.errors import (
     ConfigError,
     HubError,
 )
+from pocketclip.formats.fields import field, reason_of, typed
+from pocketclip.formats.json_text import digest_json, load_json, read_json
 from pocketclip.formats.lfs import check_lfs_pointer
-from pocketclip.formats.parsing import digest_json, field, load_json, read_json, reason_of, typed
 from pocketclip.nn import reparam
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP

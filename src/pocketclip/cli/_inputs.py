@@ -43,7 +43,7 @@ def read_lines(path: Path) -> list[str]:
             many lines.
         OSError: it cannot be read.
     """
-    from pocketclip.formats.parsing import load_lines
+    from pocketclip.formats.lines import load_lines
     from pocketclip.storage import MAX_BYTES
 
     with path.open("rb") as stream:

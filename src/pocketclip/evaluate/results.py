@@ -20,7 +20,8 @@ from typing import Any
 from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
 from pocketclip.evaluate.tasks import DATACOMP38, Metrics
-from pocketclip.formats.parsing import MAX_BYTES, field, read_json_lines, typed
+from pocketclip.formats.fields import field, typed
+from pocketclip.formats.json_text import MAX_BYTES, read_json_lines
 from pocketclip.storage.stores import explained
 
 _OURS = "pocketclip"

@@ -2,11 +2,61 @@
 
 | module | reads |
 |---|---|
-| `parsing` | lines, JSON and YAML |
+| `lines` | lines of text |
+| `json_text`, `yaml_text` | JSON and YAML documents |
+| `fields` | fields of a loaded document, with their types checked |
 | `tar` | tar archives |
 | `npy` | numpy's arrays |
 | `torch_zip` | the zip archives that `torch.save` writes |
-| `image_metadata` | what stands beside the pixels of an image |
-| `lfs` | pointers of git-LFS, which stand where a file should be |
+| `image_metadata` | the metadata of an image file, with whatever is too large left out |
+| `lfs` | git-LFS pointers, which stand in for a file that was not downloaded |
 | `escaping` | names, labels and captions, made safe to show and store |
+
+The functions that read text can be imported from here too.
 """
+
+from __future__ import annotations
+
+from pocketclip.errors import one_line
+from pocketclip.formats.fields import field, items, kind_of, reason_of, typed
+from pocketclip.formats.json_text import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_MEMORY,
+    digest_json,
+    load_json,
+    read_json,
+    read_json_lines,
+)
+from pocketclip.formats.lines import MAX_LINES_MEMORY, load_lines, split_lines
+from pocketclip.formats.yaml_text import (
+    MAX_YAML_BYTES,
+    MAX_YAML_NODES,
+    dump_yaml,
+    load_yaml,
+    read_yaml,
+)
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "MAX_LINES_MEMORY",
+    "MAX_MEMORY",
+    "MAX_YAML_BYTES",
+    "MAX_YAML_NODES",
+    "digest_json",
+    "dump_yaml",
+    "field",
+    "items",
+    "kind_of",
+    "load_json",
+    "load_lines",
+    "load_yaml",
+    "one_line",
+    "read_json",
+    "read_json_lines",
+    "read_yaml",
+    "reason_of",
+    "split_lines",
+    "typed",
+]

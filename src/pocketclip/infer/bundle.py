@@ -27,8 +27,9 @@ from typing import Any
 from pocketclip import zoo
 from pocketclip.checkpoint import resolve
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
+from pocketclip.formats.fields import reason_of
+from pocketclip.formats.json_text import digest_json, read_json
 from pocketclip.formats.lfs import check_lfs_pointer
-from pocketclip.formats.parsing import digest_json, read_json, reason_of
 from pocketclip.storage import local as files
 from pocketclip.tokenizer import fingerprint
 

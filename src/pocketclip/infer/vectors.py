@@ -17,7 +17,8 @@ import numpy as np
 
 from pocketclip.errors import DataError, MissingDependencyError, ParseError, PocketclipError
 from pocketclip.formats.escaping import dump_json, escape_surrogates
-from pocketclip.formats.parsing import field, items, read_json, typed
+from pocketclip.formats.fields import field, items, typed
+from pocketclip.formats.json_text import read_json
 from pocketclip.storage.local import check_writable, digest, remove_abandoned, write_whole
 from pocketclip.types import Embeddings
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import StorageError
-from pocketclip.formats.parsing import kind_of
+from pocketclip.formats.fields import kind_of
 from pocketclip.pairs.base import Columns, Draft, PairOptions, collect_captions, is_empty, plain
 from pocketclip.storage.http import Fetcher, FetchOptions
 from pocketclip.storage.stores import OBJECT_STORES, NotThereError

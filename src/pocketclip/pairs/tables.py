@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 
 from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
-from pocketclip.formats.parsing import load_json
+from pocketclip.formats.json_text import load_json
 from pocketclip.pairs.base import (
     Columns,
     Draft,

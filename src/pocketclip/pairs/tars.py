@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from pocketclip import storage
 from pocketclip.errors import ParseError
-from pocketclip.formats.parsing import load_json
+from pocketclip.formats.json_text import load_json
 from pocketclip.formats.tar import MAX_MEMBER, Member, TarError, keyed, members, split_name
 from pocketclip.pairs.base import (
     IMAGE_SUFFIXES,

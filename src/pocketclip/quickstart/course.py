@@ -22,7 +22,7 @@ from pocketclip.evaluate import Failure, RunOptions, evaluate, plan
 from pocketclip.evaluate import run as run_tasks
 from pocketclip.evaluate.datasets.find import TaskData
 from pocketclip.evaluate.tasks import Task
-from pocketclip.formats.parsing import read_json
+from pocketclip.formats.json_text import read_json
 from pocketclip.infer.encoder import Encoder
 from pocketclip.nn.clip import CLIP
 from pocketclip.pairs import PairOptions, open_pairs

@@ -22,7 +22,7 @@ from pocketclip.errors import (
     MissingDependencyError,
     ParseError,
 )
-from pocketclip.formats import parsing
+from pocketclip.formats import json_text
 from pocketclip.formats.lfs import check_lfs_pointer
 from pocketclip.storage.local import digest
 
@@ -108,7 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it is missing, or something else.
     """
     try:
-        found = parsing.read_json(path)
+        found = json_text.read_json(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     except ParseError as error:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import ConfigError, DataError, ParseError
-from pocketclip.formats.parsing import load_json
+from pocketclip.formats.json_text import load_json
 from pocketclip.pairs import PairShard
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.local import Workers

@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError, ParseError
-from pocketclip.formats.parsing import kind_of, read_json, read_yaml
+from pocketclip.formats.fields import kind_of
+from pocketclip.formats.json_text import read_json
+from pocketclip.formats.yaml_text import read_yaml
 from pocketclip.reinforce.sampling import Sampling
 from pocketclip.shards import DTYPES
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
-from pocketclip.formats.parsing import field, items, load_json, typed
+from pocketclip.formats.fields import field, items, typed
+from pocketclip.formats.json_text import load_json
 from pocketclip.shards.writer import ShardStats
 
 VERSION = 1

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError
-from pocketclip.formats.parsing import MAX_BYTES, load_json
+from pocketclip.formats.json_text import MAX_BYTES, load_json
 from pocketclip.shards.index import NAME, Index, describe, write_index
 from pocketclip.shards.jsonl import SUFFIXES as LINES
 from pocketclip.shards.lookup import Lookup

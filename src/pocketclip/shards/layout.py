@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from pocketclip.errors import DataError, ParseError
-from pocketclip.formats.parsing import load_json
+from pocketclip.formats.json_text import load_json
 from pocketclip.shards.codec import MEMBERS, decode, encode
 from pocketclip.types import Embeddings, Sample
 

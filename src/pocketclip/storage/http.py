@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pocketclip.errors import ConfigError, MissingDependencyError, StorageError
-from pocketclip.formats.parsing import one_line
+from pocketclip.errors import ConfigError, MissingDependencyError, StorageError, one_line
 
 if TYPE_CHECKING:
     import httpx

@@ -26,7 +26,7 @@ from typing import BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
 from pocketclip.errors import ParseError, StorageError
-from pocketclip.formats.parsing import load_json
+from pocketclip.formats.json_text import load_json
 from pocketclip.storage import local as files
 from pocketclip.storage.photos import is_hidden, walk_files
 from pocketclip.storage.stores import (

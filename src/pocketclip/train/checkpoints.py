@@ -22,7 +22,7 @@ import torch
 from pocketclip import checkpoint
 from pocketclip.checkpoint.folder import write_files
 from pocketclip.errors import CheckpointError, TrainingError
-from pocketclip.formats.parsing import read_json
+from pocketclip.formats.json_text import read_json
 from pocketclip.nn.clip import CLIP
 from pocketclip.storage import local as files
 from pocketclip.storage.local import digest, write_whole, write_whole_folder

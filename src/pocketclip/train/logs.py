@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketclip.errors import MissingDependencyError, ParseError
-from pocketclip.formats.parsing import load_json, split_lines
+from pocketclip.formats.json_text import load_json
+from pocketclip.formats.lines import split_lines
 from pocketclip.storage.local import write_whole
 from pocketclip.train.recipe import Recipe
 

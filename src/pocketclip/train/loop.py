@@ -36,7 +36,7 @@ from torch import nn
 from pocketclip import checkpoint, devices, zoo
 from pocketclip._version import __version__
 from pocketclip.errors import CheckpointError, ConfigError, PocketclipError, TrainingError
-from pocketclip.formats.parsing import read_json
+from pocketclip.formats.json_text import read_json
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
 from pocketclip.storage import locks

@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pocketclip import zoo
 from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError, ParseError, UnknownModelError
-from pocketclip.formats.parsing import MAX_DEPTH, dump_yaml, kind_of, load_yaml, read_yaml
+from pocketclip.formats.fields import kind_of
+from pocketclip.formats.json_text import MAX_DEPTH
+from pocketclip.formats.yaml_text import dump_yaml, load_yaml, read_yaml
 
 _MOST_STEPS = 10**10
 _MOST_SAMPLES = 2**24

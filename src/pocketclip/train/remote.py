@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pocketclip import storage
 from pocketclip.errors import DataError, StorageError
-from pocketclip.formats.parsing import read_json
+from pocketclip.formats.json_text import read_json
 from pocketclip.storage import locks
 from pocketclip.storage.local import digest, remove_abandoned, write_whole
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
 from pocketclip.evaluate.tasks import Kind
-from pocketclip.formats.parsing import load_lines
+from pocketclip.formats.lines import load_lines
 from pocketclip.prompts import split_template
 
 

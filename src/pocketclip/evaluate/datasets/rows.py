@@ -13,7 +13,7 @@ from typing import Any
 from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
 from pocketclip.evaluate.datasets.examples import DataOptions
-from pocketclip.formats.parsing import MAX_BYTES, load_json
+from pocketclip.formats.json_text import MAX_BYTES, load_json
 from pocketclip.pairs.base import matches
 from pocketclip.pairs.tables import SEPARATOR_LINE, choose_delimiter, folder_of
 

@@ -37,7 +37,7 @@ from pocketclip.evaluate.datasets.rows import (
     open_rows,
 )
 from pocketclip.evaluate.tasks import Kind, Task
-from pocketclip.formats.parsing import load_json
+from pocketclip.formats.json_text import load_json
 from pocketclip.pairs.duplicates import SeenUids
 from pocketclip.storage.photos import IMAGE_SUFFIXES
 

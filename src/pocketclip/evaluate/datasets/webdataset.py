@@ -30,8 +30,8 @@ from pocketclip.evaluate.datasets.examples import (
     templates_in,
 )
 from pocketclip.evaluate.tasks import Kind, Task
+from pocketclip.formats.lines import split_lines
 from pocketclip.formats.npy import parse_npy
-from pocketclip.formats.parsing import split_lines
 from pocketclip.formats.tar import split_name
 from pocketclip.shards.tar import Group, groups, members
 from pocketclip.storage.photos import IMAGE_SUFFIXES

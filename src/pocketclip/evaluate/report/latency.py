@@ -16,7 +16,8 @@ from typing import Any
 
 from pocketclip import storage, zoo
 from pocketclip.errors import DataError, ParseError
-from pocketclip.formats.parsing import load_json, split_lines
+from pocketclip.formats.json_text import load_json
+from pocketclip.formats.lines import split_lines
 
 DEVICE = "iPhone 12 Pro Max"
 """What the published latency was measured on."""

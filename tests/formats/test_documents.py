@@ -9,18 +9,10 @@ from typing import Any
 import pytest
 
 from pocketclip.errors import ParseError
-from pocketclip.formats.parsing import (
-    MAX_DEPTH,
-    dump_yaml,
-    field,
-    items,
-    load_json,
-    load_lines,
-    load_yaml,
-    read_json,
-    read_json_lines,
-    split_lines,
-)
+from pocketclip.formats.fields import field, items
+from pocketclip.formats.json_text import MAX_DEPTH, load_json, read_json, read_json_lines
+from pocketclip.formats.lines import load_lines, split_lines
+from pocketclip.formats.yaml_text import dump_yaml, load_yaml
 
 
 @pytest.mark.parametrize(
@@ -59,9 +51,9 @@ def test_lines_end_at_newlines_only(text: str, lines: list[str]) -> None:
         (b'["1e999", 1e300]', ["1e999", 1e300]),
     ],
 )  # fmt: skip
-def test_json_that_is_good(text: bytes | str, value: Any) -> None:
-    found = load_json(text)
-    assert value is None or found == value
+def test_valid_json(text: bytes | str, value: Any) -> None:
+    loaded = load_json(text)
+    assert value is None or loaded == value
 
 
 @pytest.mark.parametrize(
@@ -77,9 +69,9 @@ def test_json_that_is_good(text: bytes | str, value: Any) -> None:
         (b"[" + b"9" * 400 + b".0]", "too large"),
         (b"[" + b"9" * 400 + b"]", "too large"),
         (b"[" + b"9" * 5_000 + b"]", "too large"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "'c' stands twice"),
-        (b'["cut \\ud83d"]', "half of a character"),
-        ('["\udcff"]', "half of a character"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "'c' occurs twice"),
+        (b'["cut \\ud83d"]', "half of a surrogate pair"),
+        ('["\udcff"]', "half of a surrogate pair"),
         (b'["\xed\xa0\x80"]', "not UTF-8"),
         (b'["\xff"]', "not UTF-8"),
         (b"[" * 100_000, "100 levels"),
@@ -92,7 +84,7 @@ def test_json_that_is_good(text: bytes | str, value: Any) -> None:
         (b"[" + b"1," * 6_000_000 + b"1]", "too many values"),
     ],
 )
-def test_json_that_is_refused(text: bytes | str, reason: str) -> None:
+def test_invalid_json_is_refused(text: bytes | str, reason: str) -> None:
     with pytest.raises(ParseError, match=reason) as error:
         load_json(text, what="x.json")
     assert str(error.value).startswith("x.json ")
@@ -121,10 +113,10 @@ def test_deep_json_is_refused_where_little_recursion_is_left() -> None:
     within(sys.getrecursionlimit() // 3)
 
 
-def test_what_callers_may_allow() -> None:
-    found = load_json(b"[NaN, Infinity, 1e999]", constants=True)
-    assert found[0] != found[0]
-    assert found[1:] == [float("inf")] * 2
+def test_constants_and_surrogates_on_request() -> None:
+    values = load_json(b"[NaN, Infinity, 1e999]", constants=True)
+    assert values[0] != values[0]
+    assert values[1:] == [float("inf")] * 2
     assert load_json(json.dumps("\udcff.jpg"), surrogates=True) == "\udcff.jpg"
     assert load_json('"\udcff.jpg"', surrogates=True) == "\udcff.jpg"
 
@@ -133,7 +125,7 @@ def test_json_files_and_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"a": 1}')
     assert read_json(path) == {"a": 1}
-    with pytest.raises(ParseError, match=r"a\.json is larger than 4 bytes"):
+    with pytest.raises(ParseError, match=r"a\.json is larger than the limit of 4 bytes"):
         read_json(path, max_bytes=4)
     lines = '\ufeff{"a": "x\u2028y"}\r\n\n[2]\n{'.encode()
     rows = read_json_lines(lines, what="l")
@@ -159,17 +151,17 @@ def test_json_files_and_lines(tmp_path: Path) -> None:
         ("a: \u00e9".encode("utf-16"), {"a": "\u00e9"}),
     ],
 )  # fmt: skip
-def test_yaml_that_is_good(text: str | bytes, value: Any) -> None:
-    found = load_yaml(text)
-    assert found == value
-    assert repr(found) == repr(value)  # True is not 1
+def test_valid_yaml(text: str | bytes, value: Any) -> None:
+    loaded = load_yaml(text)
+    assert loaded == value
+    assert repr(loaded) == repr(value)  # True is not 1
     assert load_yaml(dump_yaml(value)) == value
 
 
-def _aliases(first: str, form: str) -> str:
+def _aliases(first: str, template: str) -> str:
     lines = [f"a0: &a0 {first}"]
     for i in range(1, 10):
-        lines.append(f"a{i}: &a{i} " + form.format(", ".join([f"*a{i - 1}"] * 10)))
+        lines.append(f"a{i}: &a{i} " + template.format(", ".join([f"*a{i - 1}"] * 10)))
     return "\n".join(lines)
 
 
@@ -207,11 +199,11 @@ def _aliases(first: str, form: str) -> str:
         ("x: @", "line 1 column 4"),
         ("\x00", "not YAML"),
         (b"a: \xe9", "not UTF-8"),
-        ('x: "\\ud83d"', "half of a character"),
+        ('x: "\\ud83d"', "half of a surrogate pair"),
         ("x: " + "a" * 300_000, "larger than"),
     ],
 )
-def test_yaml_that_is_refused(text: str | bytes, reason: str) -> None:
+def test_invalid_yaml_is_refused(text: str | bytes, reason: str) -> None:
     with pytest.raises(ParseError, match=reason) as error:
         load_yaml(text, what="x.yaml")
     assert str(error.value).startswith("x.yaml ")
@@ -256,7 +248,7 @@ def test_fields() -> None:
         items({"a": ["x", 2]}, "a", str)
 
 
-def test_lines_are_limited_by_the_memory_that_they_take():
+def test_lines_have_a_memory_limit():
     assert load_lines(b"\xef\xbb\xbfa\r\nb\x0c\n") == ["a", "b\x0c"]
     assert load_lines(b"a\n" * 100, max_memory=7_000) == ["a"] * 100
     with pytest.raises(ParseError, match=r"x.txt holds too many lines; split"):
