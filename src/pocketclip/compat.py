@@ -17,7 +17,7 @@ from pocketclip.checkpoint.resolve import published_model
 from pocketclip.errors import PocketclipError, UnknownModelError
 from pocketclip.nn.build import build, create_model
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.identity import architecture
+from pocketclip.nn.identity import embedding_fields
 from pocketclip.nn.reparam import fuse
 from pocketclip.nn.vit import ViT
 from pocketclip.preprocess import Preprocess
@@ -143,8 +143,8 @@ def _reconfigured(model: CLIP, overrides: dict[str, Any]) -> CLIP:
     if not overrides:
         return model
     old, config = model.config, zoo.override(model.config, **overrides)
-    if architecture(config) != architecture(old):
-        model.space_stamp = None  # other preprocessing is another embedding space
+    if embedding_fields(config) != embedding_fields(old):
+        model.space_identity = None  # other preprocessing is another embedding space
     if isinstance(model.image, ViT) and config.image_size != old.image_size:
         model.image.regrid(config.image_size)
     if (config.image, config.text, config.decoder, config.embed_dim) != (
@@ -165,7 +165,7 @@ def _rebuilt(model: CLIP, config: zoo.ModelConfig, overrides: dict[str, Any]) ->
         rebuilt.load_state_dict(model.state_dict())
     except RuntimeError as error:
         raise PocketclipError(f"{model.config.name}: the weights do not fit {overrides}") from error
-    rebuilt.space_stamp = model.space_stamp
+    rebuilt.space_identity = model.space_identity
     return rebuilt
 
 

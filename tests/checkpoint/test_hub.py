@@ -11,7 +11,7 @@ import pytest
 
 from pocketclip.checkpoint import hub as hub_module
 from pocketclip.checkpoint.hub import cached, choose_weights, fetch, is_hub_id
-from pocketclip.checkpoint.resolve import weights_in
+from pocketclip.checkpoint.resolve import find_weights
 from pocketclip.errors import HubError
 from pocketclip.formats.lfs import is_lfs_pointer
 from tests.hub_server import ForwardProxy, HubServer
@@ -78,7 +78,7 @@ def test_choose_weights(files: list[str], chosen: str, tmp_path: Path) -> None:
         for name in files:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).touch()
-        assert weights_in(tmp_path) == tmp_path / chosen
+        assert find_weights(tmp_path) == tmp_path / chosen
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_revision(repo: HubServer) -> None:
     assert "'v9'" in failure(REPO, revision="v9", offline=True)
 
 
-def test_weights_in_a_folder(hub: HubServer) -> None:
+def test_find_weights_in_a_folder(hub: HubServer) -> None:
     hub.repos[REPO] = {"README.md": b"", "weights/a.pt": WEIGHTS}
     found = fetch(REPO)
     assert found.path.read_bytes() == WEIGHTS

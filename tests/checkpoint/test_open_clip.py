@@ -103,8 +103,8 @@ def test_every_open_clip_mobileclip_has_our_layout(open_clip):
         if entry is None or name == "mobileclip-b":
             continue
         theirs = open_clip.create_model(name, device="meta")
-        config = naming.adapt(entry.config, set(theirs.state_dict()), "openclip")
-        entries = naming.layout(naming.shell(config), "openclip").values()
+        config = naming.adapt_config(entry.config, set(theirs.state_dict()), "openclip")
+        entries = naming.map_entries(naming.build_empty(config), "openclip").values()
         assert {e.name: e.shape for e in entries} == {
             key: tuple(value.shape) for key, value in theirs.state_dict().items()
         }, name

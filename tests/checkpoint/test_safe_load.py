@@ -328,7 +328,7 @@ def test_what_holds_no_weights_is_named(tmp_path, saved, message):
 
 def test_a_model_from_a_deflated_training_checkpoint(tmp_path):
     model = random_model("tiny", seed=0)
-    state = naming.to_foreign(model, "openclip")
+    state = naming.to_third_party(model, "openclip")
     torch.save({"model_state_dict": {f"module.{n}": v for n, v in state.items()}},
                tmp_path / "whole.pt")  # fmt: skip
     odd = _rewritten(
@@ -342,7 +342,7 @@ def test_a_model_from_a_deflated_training_checkpoint(tmp_path):
 
 
 def test_whole_numbers_are_no_weights(tmp_path):
-    state = naming.to_foreign(random_model("tiny", seed=0), "openclip")
+    state = naming.to_third_party(random_model("tiny", seed=0), "openclip")
     for value in (torch.tensor(2), torch.tensor(2.0 + 1j)):
         save_file({**state, "logit_scale": value}, tmp_path / "x.safetensors")
         with pytest.raises(CheckpointError, match=r"logit_scale has type \w+, not float32"):

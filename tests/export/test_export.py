@@ -28,7 +28,7 @@ from pocketclip.infer import backends
 from pocketclip.infer.backends import openvino_runner
 from pocketclip.infer.bundle import read
 from pocketclip.nn.build import random_model
-from pocketclip.nn.cpu_optimize import rearranged
+from pocketclip.nn.cpu_optimize import optimize_for_onednn
 from pocketclip.nn.reparam import fuse
 from pocketclip.preprocess import Preprocess
 from tests.bundles import CUTS, manifest, model
@@ -475,7 +475,7 @@ def test_impossible_wishes_are_refused_before_any_work(tmp_path, monkeypatch):
         with pytest.raises(ExportError, match=message):
             export(model(), place, **options)
     with pytest.raises(ExportError, match="the model itself"):
-        export(rearranged(fuse(model())), place, target="onnx")
+        export(optimize_for_onednn(fuse(model())), place, target="onnx")
     assert not place.exists()
     with pytest.raises(ExportError, match="not UTF-8"):
         export(model(), tmp_path / os.fsdecode(b"bundle\xff"), target="onnx")

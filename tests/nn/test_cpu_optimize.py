@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pocketclip.nn.build import random_model
-from pocketclip.nn.cpu_optimize import CompiledTower, compile_for_cpu, rearranged
+from pocketclip.nn.cpu_optimize import CompiledTower, compile_for_cpu, optimize_for_onednn
 from pocketclip.nn.reparam import fuse
 from tests.golden_weights import randomise, relative_error
 
@@ -22,7 +22,7 @@ def test_rearranging_is_exact(name):
     model = random_model(name, seed=0, **CUTS[name])
     randomise(model)
     fused = fuse(model).double()
-    other = rearranged(fused)
+    other = optimize_for_onednn(fused)
     size = model.config.image_size
     pixels = torch.rand(3, 3, size, size).double()
     ids = torch.randint(1, 49407, (3, 77))

@@ -12,7 +12,7 @@ from pocketclip.caption_settings import Settings
 from pocketclip.errors import ConfigError, PocketclipError
 from pocketclip.nn.build import random_model
 from pocketclip.nn.cpu_optimize import compile_for_cpu
-from pocketclip.nn.sampling import choose, uniforms
+from pocketclip.nn.sampling import draw_uniforms, sample_ids
 from tests.golden_weights import randomise
 
 
@@ -85,7 +85,7 @@ def test_kept_keys_and_values_give_the_logits_of_the_whole_pass(context):
     ids[:, 0] = 38
     settings = Settings(max_length=context + 1)
     with torch.inference_mode():
-        state = generate._State(model, model.image_tokens(pixels), 3, settings)
+        state = generate._DecodingState(model, model.image_tokens(pixels), 3, settings)
         steps = []
         for place in range(context):
             steps.append(state.logits())
@@ -175,7 +175,7 @@ def test_wrong_settings_are_said(model):
     with pytest.raises(ValueError, match="3 seeds for 2 captions"):
         model.generate(pixels, seeds=[1, 2, 3])
     for images in ((None, None), (pixels, pixels)):
-        with pytest.raises(ValueError, match="and not both"):
+        with pytest.raises(ValueError, match="give either"):
             model.generate(images[0], image_tokens=images[1])
     with pytest.raises(ConfigError, match="only embeds"):
         compile_for_cpu(model).generate(pixels)
@@ -186,7 +186,7 @@ def test_damaged_weights_are_said():
     with torch.no_grad():
         model.decoder.norm.weight.fill_(torch.nan)
     for method in ("nucleus", "top_k", "greedy", "beam"):
-        with pytest.raises(PocketclipError, match="not a number"):
+        with pytest.raises(PocketclipError, match="is NaN"):
             model.generate(_pixels(1), method=method)
 
 
@@ -200,8 +200,8 @@ def test_no_images(model):
 
 def _draw(probabilities, count=20_000, seed=0, **cut):
     logits = torch.tensor(probabilities).log().float().expand(count, -1)
-    draws = torch.from_numpy(uniforms([seed], count)[0])
-    ids = choose(logits, draws, **cut)
+    draws = torch.from_numpy(draw_uniforms([seed], count)[0])
+    ids = sample_ids(logits, draws, **cut)
     return np.bincount(ids.numpy(), minlength=len(probabilities)) / count
 
 
@@ -249,12 +249,12 @@ def test_the_ends_of_the_unit_interval():
     for cut in ({"top_p": 0.7}, {"top_k": 2}):
         logits = torch.tensor([[-torch.inf, 1.0, 0.5, -1.0, -torch.inf]] * 2)
         draws = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-        assert choose(logits, draws, **cut).tolist() == [1, 2]
+        assert sample_ids(logits, draws, **cut).tolist() == [1, 2]
 
 
 def test_draws_are_those_of_numpys_generator():
     # A change of these would change every seeded caption.
-    assert uniforms([7, 8], 4).tolist() == [
+    assert draw_uniforms([7, 8], 4).tolist() == [
         np.random.default_rng(seed).random(4).tolist() for seed in (7, 8)
     ]
 

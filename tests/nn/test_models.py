@@ -52,7 +52,7 @@ def test_golden_model(tag, tmp_path):
 @pytest.mark.parametrize("name", [n for n, entry in zoo.ZOO.items() if entry.published])
 def test_fused_parameter_counts_are_the_published_ones(name):
     facts = zoo.entry(name).published
-    model = fuse(naming.shell(zoo.entry(name).config))
+    model = fuse(naming.build_empty(zoo.entry(name).config))
     image, text = (
         sum(p.numel() for p in tower.parameters()) / 1e6 for tower in (model.image, model.text)
     )
@@ -77,7 +77,7 @@ def test_published_facts_are_those_of_the_table():
 @pytest.mark.parametrize("name", _slow(zoo.ZOO, LARGE_NAMES))
 def test_fused_agrees_with_unfused(name):
     # In float64, since random weights of great depth magnify the rounding of float32.
-    model = naming.shell(zoo.entry(name).config).to_empty(device="cpu").eval().double()
+    model = naming.build_empty(zoo.entry(name).config).to_empty(device="cpu").eval().double()
     randomise(model)
     before = copy.deepcopy(model.state_dict()) if name == "tiny" else None
     fused = fuse(model)

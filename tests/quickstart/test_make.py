@@ -70,7 +70,7 @@ def test_the_recipe_makes_a_model_that_loads(lessons, tmp_path, monkeypatch):
     save_half(model, tmp_path / "captioner")
     loaded = checkpoint.load(tmp_path / "captioner")
     facts = json.loads((tmp_path / "captioner" / "config.json").read_text())
-    loaded.space_stamp = None  # computed anew from the weights
+    loaded.space_identity = None  # computed anew from the weights
     assert loaded.space_id == facts["space_id"]
     weights = (tmp_path / "captioner" / "model.safetensors").stat().st_size
     assert weights < 2.1 * sum(p.numel() for p in model.parameters())

@@ -35,7 +35,7 @@ from pocketclip.formats.lfs import check_lfs_pointer
 from pocketclip.nn import reparam
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.identity import architecture, weights_digest
+from pocketclip.nn.identity import SpaceIdentity, embedding_fields, weights_digest
 from pocketclip.storage.local import refuse_others, write_whole, write_whole_folder
 
 CONFIG = resolve.CONFIG
@@ -160,19 +160,19 @@ def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
     facts = _read_config(path)
     if facts is None:
         return _load_foreign_folder(path, name, suggested)
-    config, is_fused, stamp, is_sealed = facts
+    config, is_fused, identity, is_sealed = facts
     if name is not None and zoo.resolve(name) != config.name:
         raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
     state, _ = read_tensors(path / WEIGHTS)
-    model = naming.shell(config)
+    model = naming.build_empty(config)
     if is_fused:
         model = reparam.fuse(model)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _compare(state, expected, path / WEIGHTS, config.name, None)
     _assign(model, state)
-    if weights_digest(model) != stamp[1]:
+    if weights_digest(model) != identity.weights_digest:
         _tell_other_weights(path, is_sealed)
-    model.space_stamp = stamp
+    model.space_identity = identity
     return model
 
 
@@ -191,10 +191,10 @@ def _tell_other_weights(path: Path, is_sealed: bool) -> None:
     log.warning("%s: the file is damaged, unless its model had compiled towers", differs)
 
 
-def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str], bool] | None:
-    """Return a checkpoint's configuration, whether it is fused, its stamp, whether it was sealed.
+def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, SpaceIdentity, bool] | None:
+    """Return a checkpoint's configuration, whether it is fused, its space, whether it is sealed.
 
-    None if it is another library's. It is sealed if its own hash stands in it.
+    None if another library wrote `config.json`. A sealed one contains its own hash.
     """
     check_lfs_pointer(path / CONFIG)
     try:
@@ -203,7 +203,7 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str], bo
             return None
         if field(raw, "version", int, what="it") > VERSION:
             raise CheckpointError(f"{path} has format {raw['version']}; update pocketclip")
-        stamp = str(raw["space_id"]), str(raw["weights_digest"])
+        identity = SpaceIdentity(str(raw["space_id"]), str(raw["weights_digest"]))
         config = zoo.from_dict(raw["model"])
         sealed = raw.pop("sha256", None)  # earlier versions wrote none
         if sealed is not None and sealed != digest_json(raw):
@@ -211,7 +211,7 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str], bo
                 f"{path / CONFIG} is not what was saved (its hash differs): copy the checkpoint "
                 "again, or save it again"
             )
-        return config, bool(raw["fused"]), stamp, sealed is not None
+        return config, bool(raw["fused"]), identity, sealed is not None
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{path / CONFIG} is damaged: {reason_of(error)}; copy the checkpoint again"
@@ -220,7 +220,7 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, tuple[str, str], bo
 
 def _load_foreign_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
     """Load a folder with another library's `config.json`, as repositories of the hub have it."""
-    chosen = resolve.weights_in(path)
+    chosen = resolve.find_weights(path)
     try:
         return _load_file(chosen or path / WEIGHTS, name, suggested)
     except CheckpointError as error:
@@ -231,7 +231,7 @@ def _load_foreign_folder(path: Path, name: str | None, suggested: str | None) ->
 
 def _load_file(path: Path, name: str | None, suggested: str | None = None) -> CLIP:
     state, metadata = read_tensors(path)
-    convention = naming.detect(state)
+    convention = naming.detect_naming(state)
     if convention is None:
         some = ", ".join(list(state)[:3])
         raise CheckpointError(
@@ -241,9 +241,9 @@ def _load_file(path: Path, name: str | None, suggested: str | None = None) -> CL
     if convention == "pocketclip":
         raise CheckpointError(f"{path} is part of a checkpoint: load its folder instead")
     config = _config_of(path, name, state, metadata, convention, suggested)
-    state = naming.canonical(state, config)
+    state = naming.normalize_text_prefix(state, config)
     model, entries = _fitting_shell(state, config, convention, path)
-    _assign(model, naming.from_foreign(state, model, entries))
+    _assign(model, naming.from_third_party(state, model, entries))
     return model
 
 
@@ -274,12 +274,12 @@ def _config_of(
         if name is None or zoo.resolve(name) == config.name:
             return config
     if name is not None:
-        return naming.fitted(zoo.entry(name).config, state, convention)
+        return naming.fit_config(zoo.entry(name).config, state, convention)
     fits = _fitting_entries(state, convention)
     called = zoo.find(path.stem)
     by_name = [n for n in fits if n == suggested or called is zoo.entry(n)]
-    configs = [naming.fitted(zoo.entry(n).config, state, convention) for n in by_name or fits]
-    computed = {json.dumps(architecture(config), sort_keys=True) for config in configs}
+    configs = [naming.fit_config(zoo.entry(n).config, state, convention) for n in by_name or fits]
+    computed = {json.dumps(embedding_fields(config), sort_keys=True) for config in configs}
     # Activations do not show in a file's shapes, so CLIP's own transformers must be named; all
     # published captioners have the same one.
     if by_name or (
@@ -294,9 +294,9 @@ def _config_of(
 
 def _fitting_shell(
     state: Mapping[str, Tensor], config: zoo.ModelConfig, convention: Naming, path: Path
-) -> tuple[CLIP, dict[str, naming.ForeignEntry]]:
-    model = naming.shell(config)
-    entries = naming.layout(model, convention)
+) -> tuple[CLIP, dict[str, naming.ThirdPartyEntry]]:
+    model = naming.build_empty(config)
+    entries = naming.map_entries(model, convention)
     expected = {entry.name: entry.shape for entry in entries.values()}
     _compare(state, expected, path, config.name, convention)
     return model, entries
@@ -331,11 +331,11 @@ def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[st
     """Return the zoo names whose names and shapes are exactly a file's."""
     found = []
     for name, entry in zoo.ZOO.items():
-        config = naming.fitted(entry.config, state, convention)
-        if naming.refusal(config, convention):
+        config = naming.fit_config(entry.config, state, convention)
+        if naming.unsupported_reason(config, convention):
             continue
-        ours = {n: tuple(v.shape) for n, v in naming.canonical(state, config).items()}
-        entries = naming.layout(naming.shell(config), convention).values()
+        ours = {n: tuple(v.shape) for n, v in naming.normalize_text_prefix(state, config).items()}
+        entries = naming.map_entries(naming.build_empty(config), convention).values()
         if ours == {e.name: e.shape for e in entries}:
             found.append(name)
     return found
@@ -393,7 +393,7 @@ def write_files(model: CLIP, folder: Path) -> None:
     from safetensors.torch import save_file
 
     model = _uncompiled(model)
-    space, digest = model.space()
+    space, digest = model.identify_space()
     config = {
         "format": "pocketclip",
         "version": VERSION,
@@ -423,7 +423,7 @@ def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
         raise CheckpointError(
             f"{target}: with naming={convention!r} the file ends in {', '.join(suffixes)}"
         )
-    state = naming.to_foreign(model, convention)
+    state = naming.to_third_party(model, convention)
     if convention == "openclip" and getattr(model.config.image, "stem_padding", False):
         log.warning(
             "open_clip's code does not pad this model's stem as Apple's does: with this file "
@@ -434,7 +434,7 @@ def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
         if target.suffix.lower() == ".safetensors":
             from safetensors.torch import save_file
 
-            config = naming.written(model.config, convention)
+            config = naming.written_config(model.config, convention)
             metadata = {"format": "pt", "pocketclip": json.dumps(zoo.to_dict(config))}
             save_file(state, temporary, metadata=metadata)
         else:

@@ -7,8 +7,8 @@ facts (names and shapes) are those of the released files.
 Foreign tensors differ from ours only by a transposition (projections stored as (in, out)) or by
 dimensions of size 1. A few things depend on the file rather than on the zoo: whether the image
 projection has a bias, whether token embeddings are a plain table, MobileCLIP-B's stem, which
-Apple's code pads and open_clip's does not, and how long a captioner's texts are; `adapt` and
-`fitted` settle them.
+Apple's code pads and open_clip's does not, and how long a captioner's texts are; `adapt_config` and
+`fit_config` settle them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from pocketclip import zoo
 from pocketclip.errors import CheckpointError
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.coca import CrossBlock, Decoder
-from pocketclip.nn.mci import AttentionBlock, Downsample, MCi, RepMixerBlock, Stage
-from pocketclip.nn.reparam import ConditionalPosition, LargeKernelConv, RepConv, RepMixer
-from pocketclip.nn.text import ComposedEmbedding, TextTower, TokenMixerBlock
+from pocketclip.nn.decoder import CrossBlock, Decoder
+from pocketclip.nn.mci import AttentionBlock, Downsample, MCi, Stage
+from pocketclip.nn.reparam import ConditionalPosition, LargeKernelConv, RepConv
+from pocketclip.nn.repmixer import RepMixer, RepMixerBlock, TokenMixerBlock
+from pocketclip.nn.text import ComposedEmbedding, TextTower
 from pocketclip.nn.transformer import TransformerBlock
 from pocketclip.nn.vit import AttentionPool, ConvStem, ViT
 
@@ -223,7 +224,7 @@ def _has_conv_stem(config: zoo.ModelConfig) -> bool:
     return isinstance(config.image, zoo.ViTConfig) and config.image.stem == "conv"
 
 
-def refusal(config: zoo.ModelConfig, naming: Naming) -> str | None:
+def unsupported_reason(config: zoo.ModelConfig, naming: Naming) -> str | None:
     """Return why `naming` cannot express such a model, or None if it can."""
     if naming == "openclip":
         if config.text.repmixer:
@@ -246,13 +247,13 @@ def _check(model: CLIP, naming: Naming) -> None:
             f"a fused model cannot be written in {naming} naming: its branches are gone; save "
             "the unfused model, or this one with naming='pocketclip'"
         )
-    reason = refusal(model.config, naming)
+    reason = unsupported_reason(model.config, naming)
     if reason:
         raise CheckpointError(f"{model.config.name}: {reason}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ForeignEntry:
+class ThirdPartyEntry:
     """Where one of our entries stands in a foreign file, and in which form."""
 
     name: str
@@ -260,7 +261,7 @@ class ForeignEntry:
     transposed: bool = False
 
 
-def layout(model: CLIP, naming: Naming) -> dict[str, ForeignEntry]:
+def map_entries(model: CLIP, naming: Naming) -> dict[str, ThirdPartyEntry]:
     """Return, for each entry of `model`'s state, where it stands in a foreign file.
 
     Raises:
@@ -273,20 +274,20 @@ def layout(model: CLIP, naming: Naming) -> dict[str, ForeignEntry]:
     }
 
 
-def _foreign_entry(name: str, shape: tuple[int, ...], naming: Naming) -> ForeignEntry:
+def _foreign_entry(name: str, shape: tuple[int, ...], naming: Naming) -> ThirdPartyEntry:
     leaf = name.rpartition(".")[2]
     if leaf in ("proj", "text_projection", "projection_layer"):
-        return ForeignEntry(name, shape[::-1], transposed=True)
+        return ThirdPartyEntry(name, shape[::-1], transposed=True)
     if leaf == "pos_embed" and naming == "apple":
-        return ForeignEntry(name, (1, 1, *shape[-2:]))
+        return ThirdPartyEntry(name, (1, 1, *shape[-2:]))
     if leaf in ("class_embedding", "cls_emb"):
-        return ForeignEntry(name, shape[-1:])
+        return ThirdPartyEntry(name, shape[-1:])
     if leaf == "positional_embedding":
-        return ForeignEntry(name, shape[-2:])
-    return ForeignEntry(name, shape)
+        return ThirdPartyEntry(name, shape[-2:])
+    return ThirdPartyEntry(name, shape)
 
 
-def to_foreign(model: CLIP, naming: Naming) -> dict[str, Tensor]:
+def to_third_party(model: CLIP, naming: Naming) -> dict[str, Tensor]:
     """Return `model`'s state under foreign names.
 
     Composed token embeddings are written as the plain table they stand for. Where open_clip
@@ -303,7 +304,7 @@ def to_foreign(model: CLIP, naming: Naming) -> dict[str, Tensor]:
         table = model.text.embedding.table(model.config.text.vocab_size)
         state["text.embedding.weight"] = table.detach()
     bias = state.get("image.head.bias")
-    config = written(model.config, naming)
+    config = written_config(model.config, naming)
     wants_bias = config.image.head_bias
     if bias is None and wants_bias:
         state["image.head.bias"] = torch.zeros_like(state["image.head.weight"][:, 0])
@@ -318,23 +319,23 @@ def to_foreign(model: CLIP, naming: Naming) -> dict[str, Tensor]:
         entry.name: (state[ours].T if entry.transposed else state[ours].reshape(entry.shape))
         .contiguous()
         .cpu()
-        for ours, entry in layout(shell(config), naming).items()
+        for ours, entry in map_entries(build_empty(config), naming).items()
     }
 
 
-def written(config: zoo.ModelConfig, naming: Naming) -> zoo.ModelConfig:
-    """Return the configuration of what `to_foreign` writes of such a model."""
+def written_config(config: zoo.ModelConfig, naming: Naming) -> zoo.ModelConfig:
+    """Return the configuration of what `to_third_party` writes of such a model."""
     has_bias = naming == "openclip" and not is_plain_clip(config)
     return zoo.override(config, image={"head_bias": has_bias}, text={"embedding_buckets": None})
 
 
-def shell(config: zoo.ModelConfig) -> CLIP:
+def build_empty(config: zoo.ModelConfig) -> CLIP:
     """Return the model with shapes but no storage."""
     with torch.device("meta"):
         return build(config)
 
 
-def detect(names: Iterable[str]) -> Naming | Literal["pocketclip"] | None:
+def detect_naming(names: Iterable[str]) -> Naming | Literal["pocketclip"] | None:
     """Return the convention that a file's entry names follow, or None."""
     tops = {name.partition(".")[0] for name in names}
     if "image_encoder" in tops:
@@ -344,7 +345,7 @@ def detect(names: Iterable[str]) -> Naming | Literal["pocketclip"] | None:
     return "pocketclip" if {"image", "text"} <= tops else None
 
 
-def adapt(config: zoo.ModelConfig, names: Set[str], naming: Naming) -> zoo.ModelConfig:
+def adapt_config(config: zoo.ModelConfig, names: Set[str], naming: Naming) -> zoo.ModelConfig:
     """Return `config` with what the file decides (see the head of this module)."""
     if isinstance(config.image, zoo.ViTConfig) and config.image.stem == "patch":
         # The bias decides which code builds such a tower, and so all of the names.
@@ -356,16 +357,18 @@ def adapt(config: zoo.ModelConfig, names: Set[str], naming: Naming) -> zoo.Model
     return zoo.override(config, image=image, text={"embedding_buckets": None})
 
 
-def fitted(config: zoo.ModelConfig, state: Mapping[str, Any], naming: Naming) -> zoo.ModelConfig:
-    """Return `adapt`'s configuration with a captioner's context length taken from the file."""
-    config = adapt(config, state.keys(), naming)
+def fit_config(
+    config: zoo.ModelConfig, state: Mapping[str, Any], naming: Naming
+) -> zoo.ModelConfig:
+    """Return `adapt_config`'s result, with a captioner's context length taken from the file."""
+    config = adapt_config(config, state.keys(), naming)
     positions = state.get("text.positional_embedding")
     if not config.is_captioner or positions is None or positions.ndim != 2 or len(positions) < 4:
         return config
     return zoo.override(config, text={"context_length": len(positions) - 1})
 
 
-def canonical(state: Mapping[str, Any], config: zoo.ModelConfig) -> dict[str, Any]:
+def normalize_text_prefix(state: Mapping[str, Any], config: zoo.ModelConfig) -> dict[str, Any]:
     """Return an open_clip state with the text tower where this configuration's stands.
 
     open_clip writes the text tower of the same model with or without the prefix `text.`,
@@ -382,8 +385,8 @@ def canonical(state: Mapping[str, Any], config: zoo.ModelConfig) -> dict[str, An
     return out
 
 
-def from_foreign(
-    state: Mapping[str, Tensor], model: CLIP, entries: Mapping[str, ForeignEntry]
+def from_third_party(
+    state: Mapping[str, Tensor], model: CLIP, entries: Mapping[str, ThirdPartyEntry]
 ) -> dict[str, Tensor]:
     """Return a foreign state, whose names and shapes fit `entries`, under our names."""
     out = {}

@@ -158,7 +158,7 @@ def is_path(text: str, *, windows: bool = _WINDOWS) -> bool:
     )
 
 
-def weights_in(folder: Path) -> Path | None:
+def find_weights(folder: Path) -> Path | None:
     """Return the weight file of a folder as the hub has them, or None if there is none.
 
     `hub.choose_weights` chooses. Hidden files and folders within are not looked at.
@@ -361,7 +361,7 @@ def _in_folder(text: str, path: Path) -> ModelSource:
         step = int(newest.name.removeprefix("step-"))
         note = f"{text} is a run that has not finished: its checkpoint of step {step} is used"
         return _local(text, "checkpoint", newest, note=note)
-    chosen = weights_in(path)
+    chosen = find_weights(path)
     if chosen is not None:
         return _local(text, "file", chosen, suggested=suggested)
     if RUN_RECIPE in names:

@@ -72,8 +72,12 @@ def module_path(node: Any, tower: str) -> str:
 
 def plain_path(path: str) -> str:
     """Return a module's path in the fused model, given that in its form for export."""
-    path = path.replace(".mixer.attn.", ".attn.")  # see `pocketclip.nn.cpu_optimize.unscaled`
-    return re.sub(r"\b(downsample\.conv|expand)\.conv\.conv$", r"\1.conv", path)  # `widened`
+    path = path.replace(
+        ".mixer.attn.", ".attn."
+    )  # see `pocketclip.nn.cpu_optimize.fold_layer_scales`
+    return re.sub(
+        r"\b(downsample\.conv|expand)\.conv\.conv$", r"\1.conv", path
+    )  # `repeat_depthwise_inputs`
 
 
 def _axis(node: Any, weight: Any) -> int | None:

@@ -57,17 +57,17 @@ def prepare(
         model: fused or not; unchanged.
         normalize: let both towers return unit embeddings.
         pixels: what the image tower takes.
-        widen: repeat the input of depthwise convolutions that widen, see
-            `pocketclip.nn.cpu_optimize.widened`; for runtimes that are slow at them otherwise.
+        widen: repeat the inputs of depthwise convolutions with several outputs per channel, which
+            some runtimes are slow at; see `pocketclip.nn.cpu_optimize.repeat_depthwise_inputs`.
     """
     import torch
 
-    from pocketclip.nn.cpu_optimize import unscaled, widened
+    from pocketclip.nn.cpu_optimize import fold_layer_scales, repeat_depthwise_inputs
     from pocketclip.nn.reparam import fuse
 
-    ready = unscaled(model if model.is_fused else fuse(model)).float().cpu()
+    ready = fold_layer_scales(model if model.is_fused else fuse(model)).float().cpu()
     if widen:
-        ready = widened(ready)
+        ready = repeat_depthwise_inputs(ready)
     config = model.config
     generator = torch.Generator().manual_seed(0)
     image = _image_form(ready.image, config.preprocess, normalize, pixels)

@@ -14,10 +14,10 @@ from torch import Tensor, from_numpy, nn, tensor
 
 from pocketclip import zoo
 from pocketclip.errors import PocketclipError
-from pocketclip.nn.identity import Stamp, space_id
+from pocketclip.nn.identity import SpaceIdentity, identify_space
 from pocketclip.nn.mci import MCi
 from pocketclip.nn.text import TextTower
-from pocketclip.nn.transformer import HoldsStatistics
+from pocketclip.nn.transformer import FrozenBatchNormMixin
 from pocketclip.nn.vit import ViT
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-class CLIP(HoldsStatistics):
+class CLIP(FrozenBatchNormMixin):
     """An image tower and a text tower that embed into one space (arXiv 2103.00020).
 
     Attributes:
@@ -46,7 +46,7 @@ class CLIP(HoldsStatistics):
         self.is_fused = False
         self.inference_only = False
         self.untrainable = ""
-        self.space_stamp: Stamp | None = None
+        self.space_identity: SpaceIdentity | None = None
         self.image: MCi | ViT = (
             MCi(config.image, config.embed_dim)
             if isinstance(config.image, zoo.MCiConfig)
@@ -62,7 +62,7 @@ class CLIP(HoldsStatistics):
         H and W are multiples of the tower's total stride (MCi: 32 or 64) or patch side.
         With `normalize` they have unit length.
         """
-        out = self.image(self._tensor(pixels))
+        out = self.image(self.as_tensor(pixels))
         return F.normalize(out, dim=-1) if normalize else out
 
     def encode_text(self, ids: Tensor | Array, *, normalize: bool = False) -> Tensor:
@@ -70,11 +70,14 @@ class CLIP(HoldsStatistics):
 
         With `normalize` they have unit length.
         """
-        out = self.text(self._tensor(ids))
+        out = self.text(self.as_tensor(ids))
         return F.normalize(out, dim=-1) if normalize else out
 
-    def _tensor(self, array: Tensor | Array) -> Tensor:
-        # Preprocessing and tokenizer know no torch; their arrays go to where the model is.
+    def as_tensor(self, array: Tensor | Array) -> Tensor:
+        """Return a tensor as it is, and an array as a tensor on the model's device.
+
+        Preprocessing and the tokenizer are free of torch and return arrays.
+        """
         if isinstance(array, Tensor):
             return array
         return from_numpy(array).to(self.logit_scale.device)
@@ -98,19 +101,20 @@ class CLIP(HoldsStatistics):
     @property
     def space_id(self) -> str:
         """The identity of the embedding space, see `pocketclip.nn.identity`; hashes all weights."""
-        return self.space()[0]
+        return self.identify_space().space_id
 
-    def space(self) -> Stamp:
-        """Return the space's id and the digest of the weights, and remember them."""
-        self.space_stamp = space_id(self, self.config, self.space_stamp)
-        return self.space_stamp
+    def identify_space(self) -> SpaceIdentity:
+        """Hash the weights, record the identity of the embedding space and return it."""
+        self.space_identity = identify_space(self, self.config, self.space_identity)
+        return self.space_identity
 
-    def fused_as(self, fused: nn.Module) -> None:
+    def mark_fused(self, fused: nn.Module) -> None:
         """Mark `fused` as this model's fused form; it stays in this model's space."""
         assert isinstance(fused, CLIP)
         fused.is_fused = True
         if not self.logit_scale.is_meta:
-            fused.space_stamp = self.space_id, fused.space()[1]
+            digest = fused.identify_space().weights_digest
+            fused.space_identity = SpaceIdentity(self.space_id, digest)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode.
@@ -158,13 +162,13 @@ class CLIP(HoldsStatistics):
                 module.requires_grad_(True)
         for module in part.modules():
             if isinstance(module, nn.BatchNorm2d) and id(module) not in kept:
-                _hold_statistics(module)
+                _freeze_statistics(module)
 
     def freeze_batch_norm_statistics(self) -> None:
         """Use the running statistics of every BatchNorm, in training too, and leave them be."""
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                _hold_statistics(module)
+                _freeze_statistics(module)
 
     def unfreeze(self) -> None:
         """Make everything trainable again, BatchNorm statistics included."""
@@ -179,6 +183,6 @@ class CLIP(HoldsStatistics):
         return {n.replace("_orig_mod.", ""): v for n, v in self.state_dict().items()}
 
 
-def _hold_statistics(norm: nn.BatchNorm2d) -> None:
+def _freeze_statistics(norm: nn.BatchNorm2d) -> None:
     norm.statistics_frozen = True  # type: ignore[assignment]
     norm.eval()

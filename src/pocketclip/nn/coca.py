@@ -13,28 +13,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pocketclip.nn.clip import CLIP, Array
-from pocketclip.nn.text import TextTower, initialise
-from pocketclip.nn.transformer import (
-    MLP,
-    Attention,
-    Past,
-    TransformerBlock,
-    checkpointed,
-    join_heads,
-    split_heads,
-)
+from pocketclip.nn.decoder import Decoder
+from pocketclip.nn.generate import generate
+from pocketclip.nn.text import TextTower
 from pocketclip.nn.vit import ViT
-from pocketclip.zoo import DecoderConfig, ModelConfig
+from pocketclip.zoo import ModelConfig
 
 if TYPE_CHECKING:
     from pocketclip.caption_settings import Method
-
-KeysValues = tuple[Tensor, Tensor]  # (B, h, S, C/h) each
 
 
 class Output(NamedTuple):
@@ -48,115 +38,6 @@ class Output(NamedTuple):
     """The multiplier of their similarity, a scalar."""
     logits: Tensor | None
     """(B, T, V); place i is about the id at place i + 1, given the image and the ids up to i."""
-
-
-class CrossAttention(Attention):
-    """Multi-head attention of a text's tokens to an image's."""
-
-    def keys_values(self, image_tokens: Tensor) -> KeysValues:
-        """Return keys and values (B, h, S, C/h) of image tokens (B, S, C)."""
-        width = image_tokens.shape[-1]
-        both = F.linear(image_tokens, self.qkv.weight[width:], self.qkv.bias[width:])
-        keys, values = both.chunk(2, dim=-1)
-        return split_heads(keys, self.heads), split_heads(values, self.heads)
-
-    def look(self, x: Tensor, seen: KeysValues) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        width = x.shape[-1]
-        q = split_heads(F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width]), self.heads)
-        return self.proj(join_heads(F.scaled_dot_product_attention(q, *seen)))
-
-
-class CrossBlock(nn.Module):
-    """`x + attention(norm(x), norm(image))`, then `x + mlp(norm(x))`."""
-
-    def __init__(self, width: int, config: DecoderConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.norm_kv = nn.LayerNorm(width)
-        self.attn = CrossAttention(width, config.heads)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = MLP(width, int(width * config.mlp_ratio), config.activation)
-
-    def forward(self, x: Tensor, image_tokens: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C), looking at image tokens (B, S, C)."""
-        return self.look(x, self.keys_values(image_tokens))
-
-    def keys_values(self, image_tokens: Tensor) -> KeysValues:
-        """Return what `look` needs of image tokens (B, S, C)."""
-        return self.attn.keys_values(self.norm_kv(image_tokens))
-
-    def look(self, x: Tensor, seen: KeysValues) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        x = x + self.attn.look(self.norm1(x), seen)
-        return x + self.mlp(self.norm2(x))
-
-
-class Decoder(nn.Module):
-    """Causal blocks over the text's states, each followed by one that looks at the image.
-
-    Args:
-        config: the zoo's description.
-        width: C, of text and image tokens.
-        vocab_size: V.
-    """
-
-    def __init__(self, config: DecoderConfig, width: int, vocab_size: int) -> None:
-        super().__init__()
-        self.recompute = False
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                width,
-                config.heads,
-                mlp_ratio=config.mlp_ratio,
-                activation=config.activation,
-                causal=True,
-            )
-            for _ in range(config.layers)
-        )
-        self.cross = nn.ModuleList(CrossBlock(width, config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, vocab_size, bias=False)
-        residual_std = width**-0.5 * (4 * config.layers) ** -0.5
-        for block, cross in self._layers():
-            initialise(block.attn, block.mlp, residual_std)
-            initialise(cross.attn, cross.mlp, residual_std)
-        nn.init.normal_(self.head.weight, std=width**-0.5)
-
-    def forward(self, x: Tensor, image_tokens: Tensor) -> Tensor:
-        """Map a text's states (B, T, C) and image tokens (B, S, C) to logits (B, T, V)."""
-        for block, cross in self._layers():
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpointed(cross, checkpointed(block, x), image_tokens)
-            else:
-                x = cross(block(x), image_tokens)
-        return self.head(self.norm(x))
-
-    def keys_values(self, image_tokens: Tensor) -> list[KeysValues]:
-        """Return, per layer, what `step` needs of image tokens (B, S, C)."""
-        return [cross.keys_values(image_tokens) for _, cross in self._layers()]
-
-    def step(self, x: Tensor, pasts: Sequence[Past], seen: Sequence[KeysValues]) -> Tensor:
-        """Map the next states of several texts per image to logits.
-
-        Args:
-            x: (B n, 1, C), n texts per image, those of an image beside each other.
-            pasts: per layer, what came before.
-            seen: per layer, what `keys_values` returned for the B images.
-
-        Returns:
-            (B n, V).
-        """
-        rows, _, width = x.shape
-        images = seen[0][0].shape[0]
-        for (block, cross), past, keys_values in zip(self._layers(), pasts, seen, strict=True):
-            x = block.step(x, past)
-            # The texts of an image look at it side by side: nothing of it is repeated.
-            x = cross.look(x.reshape(images, -1, width), keys_values).reshape(rows, 1, width)
-        return self.head(self.norm(x.squeeze(1)))
-
-    def _layers(self) -> list[tuple[TransformerBlock, CrossBlock]]:
-        return list(zip(self.blocks, self.cross, strict=True))  # type: ignore[arg-type]
 
 
 class CoCa(CLIP):
@@ -188,10 +69,10 @@ class CoCa(CLIP):
         """
         image = text = image_tokens = states = logits = None
         if pixels is not None:
-            image, image_tokens = self.image.with_tokens(self._tensor(pixels))
+            image, image_tokens = self.image.with_tokens(self.as_tensor(pixels))
             image = F.normalize(image, dim=-1)
         if ids is not None:
-            text, states = self.text.with_tokens(self.text.fit(self._tensor(ids)))
+            text, states = self.text.with_tokens(self.text.fit(self.as_tensor(ids)))
             text = F.normalize(text, dim=-1)
         if image_tokens is not None and states is not None:
             logits = self.decoder(states, image_tokens)
@@ -199,7 +80,7 @@ class CoCa(CLIP):
 
     def image_tokens(self, pixels: Tensor | Array) -> Tensor:
         """Return what the decoder sees of pixels (B, 3, H, W): tokens (B, S, D)."""
-        return self.image.with_tokens(self._tensor(pixels))[1]
+        return self.image.with_tokens(self.as_tensor(pixels))[1]
 
     def generate(
         self,
@@ -212,8 +93,6 @@ class CoCa(CLIP):
         **settings: Any,
     ) -> list[list[int]]:
         """Write captions; see `pocketclip.nn.generate.generate`."""
-        from pocketclip.nn.generate import generate
-
         return generate(
             self,
             pixels,

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor
 
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.mci import AttentionBlock, Downsample, MCi, RepMixerBlock
+from pocketclip.nn.mci import AttentionBlock, Downsample, MCi
 from pocketclip.nn.reparam import SqueezeExcite, fuse
+from pocketclip.nn.repmixer import RepMixerBlock
 
 MICRO_BATCH = 4
 
@@ -60,13 +61,13 @@ def compile_for_cpu(model: CLIP) -> CLIP:
     Args:
         model: fused or not; unchanged.
     """
-    fast = rearranged(model if model.is_fused else fuse(model))
+    fast = optimize_for_onednn(model if model.is_fused else fuse(model))
     fast.image = CompiledTower(fast.image)  # type: ignore[assignment]
     fast.text = CompiledTower(fast.text)  # type: ignore[assignment]
     return fast
 
 
-def unscaled(model: CLIP) -> CLIP:
+def fold_layer_scales(model: CLIP) -> CLIP:
     """Return a copy of the fused `model` whose layer scales are part of the weights before them."""
     out = copy.deepcopy(model).eval()
     out.inference_only = True
@@ -74,11 +75,11 @@ def unscaled(model: CLIP) -> CLIP:
         for module in list(out.modules()):
             for name, child in module.named_children():
                 if type(child) is RepMixerBlock or isinstance(child, AttentionBlock):
-                    setattr(module, name, _Unscaled(child))
+                    setattr(module, name, _FoldedScales(child))
     return out
 
 
-def widened(model: CLIP) -> CLIP:
+def repeat_depthwise_inputs(model: CLIP) -> CLIP:
     """Return a copy of the fused `model` whose depthwise convolutions keep the channel count.
 
     Those that widen read repeated inputs instead; runtimes have fast kernels only for as many
@@ -89,15 +90,15 @@ def widened(model: CLIP) -> CLIP:
     with torch.no_grad():
         for module in list(out.modules()):
             if isinstance(module, Downsample):
-                _widen(module.conv, module.proj.conv)
+                _repeat_inputs(module.conv, module.proj.conv)
             elif isinstance(module, MCi):
-                _widen(module.expand, module.head)
+                _repeat_inputs(module.expand, module.head)
     return out
 
 
-def rearranged(model: CLIP) -> CLIP:
+def optimize_for_onednn(model: CLIP) -> CLIP:
     """Return a copy of the fused `model` in forms that oneDNN has fast kernels for."""
-    out = widened(unscaled(model))
+    out = repeat_depthwise_inputs(fold_layer_scales(model))
     with torch.no_grad():
         for tower in (out.image, out.text):
             for module in list(tower.modules()):
@@ -108,7 +109,7 @@ def rearranged(model: CLIP) -> CLIP:
     return out
 
 
-class _Widening(nn.Module):
+class _RepeatedInputConv(nn.Module):
     """A depthwise convolution with several outputs per channel, as one with a single output.
 
     The input is repeated, so that output channels come in another order: first the first output
@@ -138,13 +139,13 @@ class _Widening(nn.Module):
         return self.conv(torch.cat([x] * self.times, dim=1))
 
 
-def _widen(block: nn.Module, consumer: nn.Module) -> None:
+def _repeat_inputs(block: nn.Module, consumer: nn.Module) -> None:
     """Replace `block.conv`, and reorder the weights that read its channels."""
     conv = block.conv
     assert isinstance(conv, nn.Conv2d)
     if conv.in_channels == conv.out_channels:
         return
-    widening = _Widening(conv)
+    widening = _RepeatedInputConv(conv)
     block.conv, order = widening, widening.order
     if isinstance(block.se, SqueezeExcite):
         _reorder(block.se.fc1.weight, order, 1)
@@ -159,7 +160,7 @@ def _reorder(parameter: Tensor, order: Tensor, dim: int) -> None:
     parameter.copy_(parameter.index_select(dim, order))
 
 
-class _Unscaled(nn.Module):
+class _FoldedScales(nn.Module):
     """A block whose layer scales are part of the weights before them."""
 
     def __init__(self, block: RepMixerBlock | AttentionBlock) -> None:

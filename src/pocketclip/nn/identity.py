@@ -1,7 +1,7 @@
 """The identity of an embedding space.
 
-Embeddings are comparable only within one space: every index, bundle, shard and result carries
-its id, and mixing two is refused.
+Embeddings are comparable within one space only. Every index, bundle, shard and result carries the
+id of its space, and mixing two is refused.
 """
 
 from __future__ import annotations
@@ -9,40 +9,52 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from pocketclip import zoo
 from pocketclip.tokenizer import Tokenizer
 
-Stamp = tuple[str, str]  # a space id, and the digest of the weights that carry it
+
+class SpaceIdentity(NamedTuple):
+    """The id of an embedding space, and the digest of the weights that have it."""
+
+    space_id: str
+    weights_digest: str
 
 
-def space_id(model: nn.Module, config: zoo.ModelConfig, stamp: Stamp | None) -> Stamp:
-    """Return the id of a model's embedding space, and the digest of its weights.
+def identify_space(
+    model: nn.Module, config: zoo.ModelConfig, known: SpaceIdentity | None
+) -> SpaceIdentity:
+    """Return the identity of a model's embedding space.
 
-    The id hashes the architecture, the weights, the preprocessing and the tokenizer. A model
-    whose weights are still those of `stamp` keeps the stamp's id: so do fused forms, which are
-    stamped with the id of the model they were made from.
+    The id hashes the architecture, the weights, the preprocessing and the tokenizer. Fused models
+    keep the id of the model that they were made from: it is recorded in `known`.
+
+    Args:
+        model: all of its weights are hashed.
+        config: its configuration.
+        known: an identity recorded earlier; returned if its digest is that of the weights.
     """
     digest = weights_digest(model)
-    if stamp is not None and stamp[1] == digest:
-        return stamp
-    parts = [architecture(config), digest, Tokenizer().fingerprint]
+    if known is not None and known.weights_digest == digest:
+        return known
+    parts = [embedding_fields(config), digest, Tokenizer().fingerprint]
     name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    return f"space-{name}", digest
+    return SpaceIdentity(f"space-{name}", digest)
 
 
-def architecture(config: zoo.ModelConfig) -> dict[str, Any]:
-    """Return what of a configuration decides the embeddings."""
+def embedding_fields(config: zoo.ModelConfig) -> dict[str, Any]:
+    """Return the configuration fields that affect embeddings."""
     out = zoo.to_dict(config)
     del out["name"], out["gradient_checkpointing"]
-    for part in ("image", "text"):
+    for tower in ("image", "text"):
         for training_only in ("drop_path", "layer_scale"):
-            out[part].pop(training_only, None)
-    del out["image"]["head_bias"]  # a zero bias is no bias; another one is in the weights
-    # What came later is left out where it is absent, so that older ids stay what they were.
+            out[tower].pop(training_only, None)
+    # A zero bias equals no bias, and any other bias is among the hashed weights.
+    del out["image"]["head_bias"]
+    # Fields added later are omitted where unset, so that earlier ids stay the same.
     if out["decoder"] is None:
         del out["decoder"]
     if out["image"].get("pool_queries") is None:
@@ -54,12 +66,13 @@ def architecture(config: zoo.ModelConfig) -> dict[str, Any]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return a hash of the weights, independent of their order and of a bias of zeros.
+    """Return a hash of the weights.
 
-    A tower that was compiled in its place has the hash of the tower inside.
+    It does not depend on the order of the weights, on an all-zero bias of the image head, or on
+    whether `torch.compile` wrapped a tower.
     """
 
-    def one(item: tuple[str, Tensor]) -> str:
+    def describe(item: tuple[str, Tensor]) -> str:
         name, value = item
         array = value.detach().float().contiguous().cpu().numpy()
         return f"{name} {array.shape} {hashlib.sha256(array.data).hexdigest()}"
@@ -72,5 +85,5 @@ def weights_digest(model: nn.Module) -> str:
         and not (name == "image.head.bias" and not value.any())
     ]
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        lines = list(pool.map(one, items))
+        lines = list(pool.map(describe, items))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -16,61 +16,19 @@ from torch import Tensor, nn
 
 from pocketclip.nn.reparam import (
     ConditionalPosition,
-    ConvBN,
     LargeKernelConv,
     RepConv,
-    RepMixer,
     batch_norm_affine,
 )
+from pocketclip.nn.repmixer import ConvMLP, RepMixerBlock
 from pocketclip.nn.transformer import (
     Attention,
     DropPath,
-    HoldsStatistics,
+    FrozenBatchNormMixin,
     drop_path_rates,
     run_blocks,
 )
 from pocketclip.zoo import MCiConfig
-
-
-class ConvMLP(nn.Module):
-    """A depthwise convolution with BatchNorm, then two 1x1 convolutions with GELU between."""
-
-    def __init__(self, channels: int, hidden: int, size: int | tuple[int, int] = 7) -> None:
-        super().__init__()
-        self.conv = ConvBN(channels, channels, size, groups=channels)
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
-        self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        return self.fc2(self.act(self.fc1(self.conv(x))))
-
-
-class RepMixerBlock(nn.Module):
-    """RepMixer over neighbouring tokens, then a convolutional MLP."""
-
-    def __init__(
-        self,
-        channels: int,
-        mlp_ratio: float,
-        *,
-        layer_scale: float,
-        mixer_size: int | tuple[int, int] = 3,
-        mlp_size: int | tuple[int, int] = 7,
-        mixer_scale: bool = True,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.mixer = RepMixer(channels, mixer_size, scale=mixer_scale, layer_scale=layer_scale)
-        self.mlp = ConvMLP(channels, int(channels * mlp_ratio), mlp_size)
-        self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), layer_scale))
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        x = self.mixer(x)
-        return x + self.drop_path(self.layer_scale * self.mlp(x))
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -184,7 +142,7 @@ class Stage(nn.Module):
         return run_blocks(self.blocks, self.position(self.downsample(x)), recompute=recompute)
 
 
-class MCi(HoldsStatistics):
+class MCi(FrozenBatchNormMixin):
     """The image tower: stem of stride 4, stages, expansion to twice the width, mean, projection.
 
     Args:

@@ -36,7 +36,7 @@ class Foldable(Protocol):
 class Fusable(Protocol):
     """A whole model that wants to mark its fused form."""
 
-    def fused_as(self, fused: nn.Module) -> None:
+    def mark_fused(self, fused: nn.Module) -> None:
         """Note on `fused` that it was made from `self`."""
         ...
 
@@ -54,7 +54,7 @@ def fuse(model: ModuleT) -> ModuleT:
     with torch.no_grad():
         folded = _fold(copy.deepcopy(model))
     if isinstance(model, Fusable):
-        model.fused_as(folded)
+        model.mark_fused(folded)
     return folded.eval()  # type: ignore[return-value]
 
 
@@ -261,36 +261,6 @@ class LargeKernelConv(nn.Module):
         weight = weight + _centred(small_weight, (weight.shape[2], weight.shape[3]))
         conv = conv_from_kernel((weight, bias + small_bias), self.large.conv)
         return _Epilogue(conv, self.se, self.act)
-
-
-class RepMixer(nn.Module):
-    """FastViT's token mixer `x + s * (mixer(x) - norm(x))`, one depthwise kernel when folded.
-
-    arXiv 2303.14189, section 3.1, with layer scale `s` (C, 1, 1).
-    """
-
-    def __init__(
-        self, channels: int, size: int | tuple[int, int], *, scale: bool, layer_scale: float
-    ) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
-        self.mixer = RepConv(channels, channels, size, groups=channels, scale=scale, act=False)
-        self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), layer_scale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        return x + self.layer_scale * (self.mixer(x) - self.norm(x))
-
-    def fused(self) -> nn.Conv2d:
-        """Return one depthwise convolution; identity and layer scale are in its kernel."""
-        weight, bias = self.mixer.kernel()
-        scale, shift = batch_norm_affine(self.norm)
-        channels, size = len(scale), (weight.shape[2], weight.shape[3])
-        eye = identity_kernel(channels, channels, size, weight)
-        gain = self.layer_scale.double()[:, None]
-        weight = eye + gain * (weight - eye * scale[:, None, None, None])
-        bias = gain.flatten() * (bias - shift)
-        return conv_from_kernel((weight, bias), self.mixer.conv.conv)
 
 
 class ConditionalPosition(nn.Module):

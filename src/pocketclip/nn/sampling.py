@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def uniforms(seeds: Sequence[int], count: int) -> NDArray[np.float64]:
+def draw_uniforms(seeds: Sequence[int], count: int) -> NDArray[np.float64]:
     """Return `count` numbers in [0, 1) for each seed, (seeds, count).
 
     From the raw bits, whose stream numpy promises never to change.
@@ -22,7 +22,7 @@ def uniforms(seeds: Sequence[int], count: int) -> NDArray[np.float64]:
     return (np.stack(raw) >> np.uint64(11)) * 2.0**-53
 
 
-def choose(
+def sample_ids(
     logits: Tensor, draws: Tensor, *, top_p: float = 1.0, top_k: int | None = None
 ) -> Tensor:
     """Return one id per row, sampled.
@@ -35,7 +35,7 @@ def choose(
         top_k: instead, sample among so many of the most probable ids.
     """
     if logits.device.type == "mps":  # has no float64
-        return choose(logits.cpu(), draws.cpu(), top_p=top_p, top_k=top_k).to(logits.device)
+        return sample_ids(logits.cpu(), draws.cpu(), top_p=top_p, top_k=top_k).to(logits.device)
     # Sums are in float64; for the weights themselves float32 is exact enough and twice as fast.
     weights = logits.float()
     weights = (weights - weights.amax(-1, keepdim=True)).exp()

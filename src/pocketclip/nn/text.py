@@ -14,39 +14,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pocketclip.nn.mci import RepMixerBlock
+from pocketclip.nn.repmixer import TokenMixerBlock
 from pocketclip.nn.transformer import (
     MLP,
     Attention,
-    HoldsStatistics,
-    Past,
+    FrozenBatchNormMixin,
+    KVCache,
     TransformerBlock,
     drop_path_rates,
     run_blocks,
-    run_pooled,
+    run_blocks_pooled,
 )
 from pocketclip.zoo import TextConfig
 
 PAD = 0  # what the tokenizer fills rows with
-
-
-class TokenMixerBlock(RepMixerBlock):
-    """A RepMixer block over the token axis, with kernels of 11 tokens."""
-
-    def __init__(self, width: int, mlp_ratio: float, *, drop_path: float = 0.0) -> None:
-        super().__init__(
-            width,
-            mlp_ratio,
-            layer_scale=0.1,
-            mixer_size=(1, 11),
-            mlp_size=(1, 11),
-            mixer_scale=False,
-            drop_path=drop_path,
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        return super().forward(x.transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
 
 
 class ComposedEmbedding(nn.Module):
@@ -71,7 +52,7 @@ class ComposedEmbedding(nn.Module):
         return self.forward(torch.arange(vocabulary, device=self.remainder.weight.device))
 
 
-class TextTower(HoldsStatistics):
+class TextTower(FrozenBatchNormMixin):
     """The text tower; the state at the end-of-text token, normalised and projected.
 
     With `config.class_token`, a learned token after the last id stands for the end-of-text token,
@@ -130,7 +111,7 @@ class TextTower(HoldsStatistics):
         blocks = list(self.blocks)
         if self.class_token is not None:
             x, mask = self._with_class(self.fit(ids))
-            x = run_pooled(blocks, x, lambda y: y[:, -1], mask, recompute=self.recompute)
+            x = run_blocks_pooled(blocks, x, lambda y: y[:, -1], mask, recompute=self.recompute)
             return self.head(self.norm(x))
         if ids.shape[1] > self.context_length:
             raise ValueError(f"{ids.shape[1]} tokens; this tower takes {self.context_length}")
@@ -140,7 +121,9 @@ class TextTower(HoldsStatistics):
         end = ids == ids.amax(-1, keepdim=True)
         end = end & (end.cumsum(-1) == 1)
         weight = end.unsqueeze(-1).to(x.dtype)  # (B, T, 1)
-        pooled = run_pooled(blocks, x, lambda y: (y * weight).sum(1), recompute=self.recompute)
+        pooled = run_blocks_pooled(
+            blocks, x, lambda y: (y * weight).sum(1), recompute=self.recompute
+        )
         return self.head(self.norm(pooled))
 
     def with_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,16 +135,16 @@ class TextTower(HoldsStatistics):
         x = run_blocks(self.blocks, x, mask, recompute=self.recompute)
         return self.head(self.norm(x[:, -1])), x[:, :-1]
 
-    def step(self, ids: Tensor, pasts: Sequence[Past]) -> Tensor:
+    def step(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """Return the states (B, 1, C) of the next ids (B,), given those before.
 
         The same as `with_tokens` gives: a causal tower sees neither the class token nor, within
         a text, any padding.
         """
-        x = self.embedding(ids.unsqueeze(1)) + self.position[pasts[0].length]
-        for block, past in zip(self.blocks, pasts, strict=True):
+        x = self.embedding(ids.unsqueeze(1)) + self.position[caches[0].length]
+        for block, cache in zip(self.blocks, caches, strict=True):
             assert isinstance(block, TransformerBlock)
-            x = block.step(x, past)
+            x = block.step(x, cache)
         return x
 
     def fit(self, ids: Tensor) -> Tensor:

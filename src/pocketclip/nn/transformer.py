@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class HoldsStatistics(nn.Module):
+class FrozenBatchNormMixin(nn.Module):
     """A module that leaves frozen BatchNorm statistics alone when it is set to training."""
 
     def train(self, mode: bool = True) -> Self:
@@ -68,7 +68,7 @@ def drop_path_rates(highest: float, blocks: int) -> list[float]:
     return [highest * i / max(1, blocks - 1) for i in range(blocks)]
 
 
-class Past:
+class KVCache:
     """The keys and values (B, h, T, C/h) of one causal layer for the tokens that came before."""
 
     def __init__(self) -> None:
@@ -125,10 +125,10 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.proj(join_heads(out))
 
-    def step(self, x: Tensor, past: Past) -> Tensor:
-        """Map the next token (B, 1, C) to (B, 1, C); it looks at itself and at `past`."""
+    def step(self, x: Tensor, cache: KVCache) -> Tensor:
+        """Map the next token (B, 1, C) to (B, 1, C); it looks at itself and at `cache`."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.proj(join_heads(F.scaled_dot_product_attention(q, *past.add(k, v))))
+        return self.proj(join_heads(F.scaled_dot_product_attention(q, *cache.add(k, v))))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -180,17 +180,17 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C); for `mask` see `Attention`."""
-        return self.feed(self.mix(x, mask))
+        return self.mlp_residual(self.attn_residual(x, mask))
 
-    def mix(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def attn_residual(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (B, T, C) after the attention half."""
         return x + self.drop_path(self.attn(self.norm1(x), mask))
 
-    def step(self, x: Tensor, past: Past) -> Tensor:
+    def step(self, x: Tensor, cache: KVCache) -> Tensor:
         """Map the next token (B, 1, C) to (B, 1, C); evaluation mode only."""
-        return self.feed(x + self.attn.step(self.norm1(x), past))
+        return self.mlp_residual(x + self.attn.step(self.norm1(x), cache))
 
-    def feed(self, x: Tensor) -> Tensor:
+    def mlp_residual(self, x: Tensor) -> Tensor:
         """Return (B, T, C) after the MLP half, which treats each token by itself."""
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -202,13 +202,13 @@ def run_blocks(
     extra = () if mask is None else (mask,)
     for block in blocks:
         if recompute and torch.is_grad_enabled():
-            x = checkpointed(block, x, *extra)
+            x = checkpoint_block(block, x, *extra)
         else:
             x = block(x, *extra)
     return x
 
 
-def run_pooled(
+def run_blocks_pooled(
     blocks: Sequence[nn.Module],
     x: Tensor,
     pool: Callable[[Tensor], Tensor],
@@ -224,21 +224,21 @@ def run_pooled(
     last = blocks[-1]
     if not isinstance(last, TransformerBlock):
         return pool(run_blocks(blocks, x, mask, recompute=recompute))
-    x = last.mix(run_blocks(blocks[:-1], x, mask, recompute=recompute), mask)
-    return last.feed(pool(x).unsqueeze(1)).squeeze(1)
+    x = last.attn_residual(run_blocks(blocks[:-1], x, mask, recompute=recompute), mask)
+    return last.mlp_residual(pool(x).unsqueeze(1)).squeeze(1)
 
 
-def checkpointed(block: nn.Module, *inputs: Tensor) -> Tensor:
+def checkpoint_block(block: nn.Module, *inputs: Tensor) -> Tensor:
     """Return `block(*inputs)`, keeping only the inputs for the backward pass."""
 
     def contexts() -> tuple[Any, Any]:
-        return contextlib.nullcontext(), statistics_held(block)
+        return contextlib.nullcontext(), preserve_batch_norm_statistics(block)
 
     return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextlib.contextmanager
-def statistics_held(block: nn.Module) -> Iterator[None]:
+def preserve_batch_norm_statistics(block: nn.Module) -> Iterator[None]:
     """Within it, forward passes leave the running statistics of every BatchNorm as they are."""
     # The recomputation sees the same batch again; BatchNorm must not count it twice.
     # Recomputing without running statistics would save fewer tensors than the first pass did,

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from pocketclip.nn.reparam import ConvBN
 from pocketclip.nn.transformer import (
-    HoldsStatistics,
+    FrozenBatchNormMixin,
     TransformerBlock,
     drop_path_rates,
     join_heads,
     run_blocks,
-    run_pooled,
+    run_blocks_pooled,
     split_heads,
 )
 from pocketclip.zoo import ViTConfig
@@ -69,7 +69,7 @@ class AttentionPool(nn.Module):
         return self.proj(join_heads(F.scaled_dot_product_attention(q, k, v)))
 
 
-class ViT(HoldsStatistics):
+class ViT(FrozenBatchNormMixin):
     """The image tower; the class token's last state, normalised and projected.
 
     With `config.pool_queries`, the first query of a pooling by attention stands for the class
@@ -128,7 +128,7 @@ class ViT(HoldsStatistics):
         """
         x, blocks = self._embedded(pixels), list(self.blocks)
         if self.pool is None:
-            x = run_pooled(blocks, x, lambda y: y[:, 0], recompute=self.recompute)
+            x = run_blocks_pooled(blocks, x, lambda y: y[:, 0], recompute=self.recompute)
         else:
             x = self.pool(run_blocks(blocks, x, recompute=self.recompute), 1).squeeze(1)
         return self.head(self.norm(x))

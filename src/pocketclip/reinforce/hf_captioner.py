@@ -34,7 +34,7 @@ class TransformersWriter:
     """An image-to-text model of transformers.
 
     Its own `generate` draws from one stream for the whole batch. Here every caption has a stream
-    of its own: at each step a token is drawn from it, and no other is left to choose from.
+    of its own: at each step a token is drawn from it, and no other is left to sample_ids from.
     """
 
     def __init__(self, model: Any, tokenizer: Any, sampling: Sampling) -> None:
@@ -76,12 +76,12 @@ class TransformersWriter:
         """Return a logits processor that draws each row's token from that row's stream."""
         import torch
 
-        from pocketclip.nn.sampling import choose, uniforms
+        from pocketclip.nn.sampling import draw_uniforms, sample_ids
 
         sampling = self.sampling
         nucleus = sampling.method == "nucleus"
         cut: dict[str, Any] = {"top_p": sampling.top_p} if nucleus else {"top_k": sampling.top_k}
-        streams = torch.from_numpy(uniforms(seeds, sampling.max_length))
+        streams = torch.from_numpy(draw_uniforms(seeds, sampling.max_length))
 
         base: Any = self.transformers.LogitsProcessor
 
@@ -91,7 +91,7 @@ class TransformersWriter:
             def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
                 draws = streams[:, self.step].to(scores.device)
                 self.step += 1
-                tokens = choose(scores.float() / sampling.temperature, draws, **cut)
+                tokens = sample_ids(scores.float() / sampling.temperature, draws, **cut)
                 return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
         return Draw()

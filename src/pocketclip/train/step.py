@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pocketclip.errors import ConfigError
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.transformer import statistics_held
+from pocketclip.nn.transformer import preserve_batch_norm_statistics
 from pocketclip.train import distributed
 from pocketclip.train import loss as losses
 from pocketclip.train.data import Batch, normalise
@@ -187,7 +187,7 @@ class Stepper:
     def _accumulated(self, batches: Sequence[Batch], targets: Targets) -> dict[str, Tensor]:
         states, parts = [], []
         # The first pass is not to count in BatchNorm's statistics: the second one does.
-        with torch.no_grad(), statistics_held(self.model):
+        with torch.no_grad(), preserve_batch_norm_statistics(self.model):
             for batch in batches:
                 states.append(_random_state(self.device))
                 parts.append(self._forward(batch))
