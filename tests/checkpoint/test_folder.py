@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pocketclip import checkpoint, zoo
+from pocketclip.checkpoint import folder
 from pocketclip.checkpoint import names as naming
 from pocketclip.checkpoint import safe_load as weights
 from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
@@ -191,7 +192,7 @@ def test_activations_do_not_show_in_a_file_so_clip_must_be_named(tmp_path):
         naming.build_empty(zoo.entry("vit-b16").config), "openclip").values()}  # fmt: skip
     state = {name: torch.zeros(()).expand(size) for name, size in shape.items()}
     with pytest.raises(CheckpointError, match=r"it fits vit-b16\); pass model=NAME"):
-        checkpoint._config_of(tmp_path / "x.pt", None, state, {}, "openclip")
+        folder._config_of(tmp_path / "x.pt", None, state, {}, "openclip")
 
 
 def test_a_wrong_model_names_the_differences_and_what_would_fit(tmp_path):
@@ -409,9 +410,9 @@ def test_clips_own_towers_are_not_taken_for_each_other(tmp_path):
             naming.build_empty(zoo.entry(inside).config), "openclip"
         ).values()
         state = {e.name: torch.zeros(()).expand(e.shape) for e in entries}
-        config = checkpoint._config_of(tmp_path / "x.pt", asked, state, {}, "openclip")
+        config = folder._config_of(tmp_path / "x.pt", asked, state, {}, "openclip")
         with pytest.raises(CheckpointError, match="does not fit"):
-            checkpoint._fitting_shell(
+            folder._fitting_shell(
                 naming.normalize_text_prefix(state, config), config, "openclip", tmp_path / "x.pt"
             )
 
