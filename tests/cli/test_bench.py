@@ -109,9 +109,7 @@ def test_the_plot_stands_alone_and_has_the_figures(several):
         assert row["source"] in point.get("data-name")
         assert float(point.get("data-x")) == pytest.approx(row["image"]["median_ms"], abs=1e-3)
         assert float(point.get("data-y")) == pytest.approx(row["top1"], abs=1e-3)
-    marks = {
-        (circle.get("cx"), circle.get("cy")) for circle in root.iter(f"{{{space['svg']}}}circle")
-    }
+    marks = {path.get("transform") for path in root.findall(".//svg:g/svg:path", space)}
     assert len(marks) == 2
     assert "top-1" in (folder / "plot.svg").read_text()
 

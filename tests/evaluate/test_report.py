@@ -242,9 +242,9 @@ def test_measured_latency(tmp_path):
     ]
     file = read_latency(write_latency(tmp_path / "encode.log", rows))
     assert file.of(["small", "nobody", "tiny"]).ms == {"small": 4.0}
-    assert file.of(["small"]).form == "compiled"
+    assert file.of(["small"]).variant == "compiled"
     both = file.of(["small", "mobileclip2-s0"])
-    assert (both.form, both.threads) == ("eager", 2)
+    assert (both.variant, both.threads) == ("eager", 2)
     assert both.ms == {"small": 6.0, "mobileclip2-s0": 60.0}
     with pytest.raises(DataError, match=r"for tiny; measured there: small, mobileclip2-s0, tiny"):
         file.of(["tiny"])

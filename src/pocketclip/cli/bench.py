@@ -181,26 +181,24 @@ def _megabytes(size: int | None) -> str:
 
 
 def _draw(plot: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from pocketclip.evaluate.report.markup import write_page
-    from pocketclip.evaluate.report.scatter import Spot, scatter
+    from pocketclip.evaluate.report.render import write_page
+    from pocketclip.evaluate.report.svg import Chart, Mark, svg_file
 
     accurate = "top1" in rows[0]
-    spots = [
-        Spot(
-            f"{row['source']} ({row['backend']} {row['precision']})",
-            row["image"]["median_ms"],
-            row["top1"] if accurate else row["throughput"]["images_per_s"],
-        )
-        for row in rows
-    ]
-    write_page(
-        plot,
-        scatter(
-            spots,
-            title="Accuracy against latency" if accurate else "Throughput against latency",
-            x_label="ms per photograph, image tower alone, batch 1",
-            y_label="zero-shot top-1, %" if accurate else "photographs per second, best batch",
-            percent=accurate,
-        ),
+    marks = []
+    for row in rows:
+        name = f"{row['source']} ({row['backend']} {row['precision']})"
+        ms = row["image"]["median_ms"]
+        y = row["top1"] if accurate else row["throughput"]["images_per_s"]
+        tooltip = f"{name}: {y:.1f}{' %' if accurate else ' per s'}, {ms:.3g} ms"
+        marks.append(Mark(name=name, label=name, x=ms, y=y, tooltip=tooltip))
+    chart = Chart(
+        name="bench",
+        title="Accuracy against latency" if accurate else "Throughput against latency",
+        x_label="ms per photograph, image tower alone, batch 1",
+        y_label="zero-shot top-1, %" if accurate else "photographs per second, best batch",
+        y_scale="linear" if accurate else "log",
+        marks=marks,
     )
-    note(f"{plot}: {len(spots)} models drawn")
+    write_page(plot, svg_file(chart))
+    note(f"{plot}: {len(marks)} models drawn")

@@ -88,7 +88,7 @@ def _times(comparison: Comparison, measured: Measured) -> list[float | None]:
 def _latency(comparison: Comparison, measured: Measured) -> dict[str, Any]:
     titles = [run.title for run in comparison.runs]
     ms = dict(zip(titles, _times(comparison, measured), strict=True))
-    return {"form": measured.form, "threads": measured.threads, "ms": ms}
+    return {"form": measured.variant, "threads": measured.threads, "ms": ms}
 
 
 def _print(comparison: Comparison, measured: Measured | None) -> None:
@@ -146,6 +146,6 @@ def _print_part(
         add(label, values)
     if measured is not None:
         ms = ["-" if value is None else f"{value:.1f}" for value in _times(comparison, measured)]
-        label = f"ms here, image + text ({measured.form}, {measured.threads} threads)"
+        label = f"ms here, image + text ({measured.variant}, {measured.threads} threads)"
         lines.append([label, *ms[shown], *([""] if two else [])])
     print_table(columns, lines)

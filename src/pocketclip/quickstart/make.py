@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pocketclip import checkpoint
+from pocketclip.checkpoint.folder import own_files
 from pocketclip.nn import reparam
 from pocketclip.nn.build import create_model
 from pocketclip.nn.clip import CLIP
@@ -230,7 +231,7 @@ def save_half(model: CLIP, folder: Path) -> None:
     checkpoint.save(model, folder)
     config = (folder / checkpoint.CONFIG).read_text("utf-8")
     full = load_file(folder / checkpoint.WEIGHTS)
-    with write_whole_folder(folder, checkpoint.own_files) as target:
+    with write_whole_folder(folder, own_files) as target:
         save_file({n: state[n] for n in full}, target / checkpoint.WEIGHTS, {"format": "pt"})
         (target / checkpoint.CONFIG).write_text(config, "utf-8")
 

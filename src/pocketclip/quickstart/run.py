@@ -21,7 +21,7 @@ from pocketclip.pairs import PairOptions, PairShard, open_pairs
 from pocketclip.quickstart.collection import PAIRS, Sizes, write_collection
 from pocketclip.quickstart.course import ARMS, DATA, MODEL, SHARDS, Course, Quiet, Tell
 from pocketclip.quickstart.own_pairs import copy_pairs, with_labels
-from pocketclip.quickstart.report import commands, pairs_page, scenes_page
+from pocketclip.quickstart.report import commands, report_page
 from pocketclip.train.recipe import Recipe, load_recipe
 
 TEACHERS, CAPTIONER = ("teacher-a", "teacher-b"), "captioner"
@@ -148,7 +148,7 @@ def _scenes(course: Course) -> None:
                 for name in TEACHERS
             }
     with course.timed("report", "writing the report"):
-        page = scenes_page(course)
+        page = report_page(course)
     course.finish(page)
 
 
@@ -195,7 +195,7 @@ def _pairs(course: Course, found: Sequence[PairShard]) -> None:
         with course.timed("teachers", "evaluating the teacher"):
             course.result["teachers"] = {"teacher": course.score("teacher", Path(specs[0]), tests)}
     with course.timed("report", "writing the report"):
-        page = pairs_page(course, own_teacher=not teachers)
+        page = report_page(course)
     course.finish(page)
 
 

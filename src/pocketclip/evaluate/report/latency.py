@@ -1,7 +1,7 @@
 """Latency of models: as published, and as `benchmarks/encode.py` measured it on this machine.
 
     measured = read_latency("encode.log").of({"small", "mobileclip2-s0"})
-    measured.form, measured.ms["small"]    # "compiled", 12.3
+    measured.variant, measured.ms["small"]    # "compiled", 12.3
 
 The two are of different machines and never share an axis.
 """
@@ -22,15 +22,15 @@ from pocketclip.formats.lines import split_lines
 DEVICE = "iPhone 12 Pro Max"
 """What the published latency was measured on."""
 TOWERS = ("image", "text")
-# Of the forms that the benchmark times, those that are ours in both towers, the better first.
-_FORMS = ("compiled", "eager")
+# The variants whose two towers are both ours, the faster first.
+_VARIANTS = ("compiled", "eager")
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Milliseconds for one image and one text, all in one form of the model."""
+    """Milliseconds for one image and one text, all of one variant of the model."""
 
-    form: str
+    variant: str
     threads: int
     ms: dict[str, float]
     """By model."""
@@ -43,13 +43,13 @@ class LatencyFile:
     place: str
     threads: int
     times: dict[tuple[str, str], dict[str, float]]
-    """Milliseconds by form, by model and tower; batch 1."""
+    """Milliseconds by variant, by model and tower; batch 1."""
 
     def of(self, models: Iterable[str]) -> Measured:
-        """Return the times of those of `models` that were measured, in one form for all.
+        """Return the times of those of `models` that were measured, of one variant for all.
 
         Raises:
-            DataError: none of them was measured, or no form of all of them.
+            DataError: none of them was measured, or no variant of all of them.
         """
         names = list(dict.fromkeys(models))
         whole = [m for m in names if all((m, tower) in self.times for tower in TOWERS)]
@@ -59,19 +59,19 @@ class LatencyFile:
                 f"{self.place} has no times of both towers at batch 1 for {', '.join(names)}; "
                 f"measured there: {has}. Run benchmarks/encode.py on them"
             )
-        for form in _FORMS:
-            times = {model: self.total(model, form) for model in whole}
+        for variant in _VARIANTS:
+            times = {model: self.total(model, variant) for model in whole}
             ms = {model: time for model, time in times.items() if time is not None}
             if len(ms) == len(whole):
-                return Measured(form, self.threads, ms)
+                return Measured(variant, self.threads, ms)
         raise DataError(
             f"{self.place}: {', '.join(whole)} were not all measured compiled, nor all eager; "
             "run benchmarks/encode.py on all of them"
         )
 
-    def total(self, model: str, form: str) -> float | None:
+    def total(self, model: str, variant: str) -> float | None:
         """Return the milliseconds for one image and one text, or None where one is missing."""
-        parts = [self.times.get((model, tower), {}).get(form) for tower in TOWERS]
+        parts = [self.times.get((model, tower), {}).get(variant) for tower in TOWERS]
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) else None
 
@@ -134,11 +134,11 @@ def _json(text: str, place: str) -> Any:
                         "benchmarks/encode.py printed") from last  # fmt: skip
 
 
-def _times(found: object, where: str) -> dict[str, float]:
-    if not isinstance(found, dict) or not found:
+def _times(timings: object, where: str) -> dict[str, float]:
+    if not isinstance(timings, dict) or not timings:
         raise DataError(f'{where} has no "ms"')
-    for form, value in found.items():
+    for variant, value in timings.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value <= 0:
-            raise DataError(f"{where}: {form} is {value!r}, not a time in milliseconds")
-    return {str(form): float(value) for form, value in found.items()}
+            raise DataError(f"{where}: {variant} is {value!r}, not a time in milliseconds")
+    return {str(variant): float(value) for variant, value in timings.items()}
