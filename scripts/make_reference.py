@@ -19,8 +19,6 @@ import importlib
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent)]  # run as a script or imported
-
 from reference import api, commands, recipes
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ HISTORY = {"docs/internals/decisions.md"}  # names what was there when a decisio
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 FENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 REPOSITORY_PATH = re.compile(r"\b(?:src|tests|benchmarks|examples|docs|scripts)/[\w./-]*\w")
-MODULE = re.compile(r"\bpocketclip(?:\.[a-z_][a-z0-9_]*)+")
+MODULE = re.compile(r"\bpocketclip(?:\.(?!md\b)[a-z_][a-z0-9_]*)+")
 
 
 def prose(page: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib
 import inspect
 import re
@@ -109,7 +110,7 @@ def _type(kind: Any) -> str:
         return f"{_type(typing.get_args(inner)[0])} …"
     if typing.get_origin(inner) is typing.Literal:
         return " ".join(code(one) for one in typing.get_args(inner))
-    if isinstance(inner, type) and hasattr(inner, "__members__"):
+    if isinstance(inner, type) and issubclass(inner, enum.Enum):
         return " ".join(code(one.value) for one in inner)
     return _NAMES.get(inner, getattr(inner, "__name__", str(inner)))
 

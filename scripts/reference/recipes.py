@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import json
 import re
 import textwrap
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from pocketclip.augment import config as augment_config
-from pocketclip.reinforce import captioners
+from pocketclip.caption_settings import Settings
 from pocketclip.reinforce import recipe as reinforce_recipe
 from pocketclip.train import recipe as train_recipe
 from reference.markdown import code, plain, table
@@ -46,8 +47,8 @@ def page() -> str:
             "[Reinforce a dataset](../how-to/reinforce.md).",
             table(_HEAD, _rows(reinforce_recipe.Recipe)),
             "### sampling",
-            plain(_first_paragraph(captioners.Sampling)),
-            table(_HEAD, _dataclass_rows(captioners.Sampling)),
+            "How captions are sampled: a mapping under `sampling`.",
+            table(_HEAD, _dataclass_rows(Settings)),
             "## image_augmentation",
             "Both recipes take it, under `image_augmentation` or `data.image_augmentation`. The "
             "transforms are applied in this order, whatever their order in the file. Each also "
@@ -59,7 +60,7 @@ def page() -> str:
 
 def _sections(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Return the table of a model's own keys, then a heading and a table for each section."""
-    nested = {name: inner for name, inner in _nested(model).items()}
+    nested = _nested(model)
     parts = [table(_HEAD, _rows(model, prefix, leave_out=nested))]
     for name, inner in nested.items():
         optional = "" if model.model_fields[name].default is not None else " Absent by default."
@@ -156,7 +157,7 @@ def _attribute_docs(model: type) -> dict[str, str]:
         except (OSError, TypeError):  # a built-in class
             continue
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for above, below in zip(body, body[1:], strict=False):
+        for above, below in itertools.pairwise(body):
             if (
                 isinstance(above, ast.AnnAssign)
                 and isinstance(above.target, ast.Name)

@@ -15,21 +15,24 @@ class Settings:
     """How captions are written."""
 
     method: Method = "nucleus"
+    """How the next token is chosen."""
     max_length: int = 77
-    """The most ids in a text, start and end included; a text that comes so far ends there."""
+    """Maximum length in tokens, counting the start and end tokens; a longer text is cut there."""
     min_length: int = 5
-    """How many ids, the start included, come before the end may."""
+    """Minimum length in tokens, counting the start token; the end token cannot be sampled
+    earlier."""
     temperature: float = 1.0
-    """Divides the logits, before anything is cut off."""
+    """Divides the logits, before the nucleus or the top k are taken."""
     top_p: float = 0.9
-    """Nucleus: sample among the fewest ids that together have this probability."""
+    """Nucleus: sample from the smallest set of tokens that together have this probability."""
     top_k: int = 50
-    """Top-k: sample among so many of the most probable ids."""
+    """Top-k: sample from this number of most probable tokens."""
     repetition_penalty: float = 1.0
-    """Logits of ids that came before are divided by this if positive, else multiplied."""
+    """The logit of a token that already occurs is divided by this if positive, else multiplied."""
     beams: int = 6
+    """Beam: number of beams."""
     length_penalty: float = 1.0
-    """Beams: a text's log-probability is divided by its number of ids to this power."""
+    """Beam: a text's log-probability is divided by its length in tokens to this power."""
 
     def checked(self, context_length: int | None = None) -> Settings:
         """Return the settings if they make sense, for a model of this context length if given.

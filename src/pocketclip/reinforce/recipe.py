@@ -36,28 +36,36 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     teachers: tuple[str, ...] = Field(min_length=1)
-    """Specs as `pocketclip.reinforce.teachers.load_teacher` takes them; embeddings concatenate."""
+    """The teachers, each MODEL or LABEL=MODEL; their embeddings are concatenated in this order."""
     captioners: tuple[str, ...] = ()
-    """Specs as `load_captioner` takes them, or `NAME=SPEC`; each writes `syn_text_NAME`."""
+    """The captioners, each MODEL or LABEL=MODEL; captions are stored under `syn_text_LABEL`."""
     augmentations: int = Field(default=10, ge=0, le=1000)
-    """Augmented views per image (A)."""
+    """Number of augmented views per image."""
     captions: int = Field(default=5, ge=1, le=1000)
-    """Synthetic captions per image and captioner."""
+    """Number of synthetic captions per image and captioner."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """The seed of every random choice."""
     image_augmentation: dict[str, Any] = Field(default_factory=lambda: dict(DATACOMPDR))
+    """The augmentation that views are drawn from; the default is DataCompDR's."""
     sampling: dict[str, Any] = Field(default_factory=dict)
     """How captions are drawn, see `pocketclip.reinforce.sampling.Sampling`."""
     dtype: str = "bfloat16"
-    """How embeddings are stored, see `pocketclip.shards`."""
+    """How embeddings are stored: float32, float16, bfloat16, int8 or int6."""
     layout: Literal["named", "v1"] = "named"
+    """The layout of samples: `named` gives each captioner's captions embeddings of their own; `v1`
+    is that of the first published sets, with one captioner."""
     format: Literal["tar", "jsonl"] = "tar"
+    """The file format of shards."""
     images: bool = True
     """Store the images too; without them the set is as small as the published ones."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The dtype to compute in; `auto` is bfloat16 where the device supports it natively."""
     device: str = "auto"
+    """Where the models compute: cpu, cuda, cuda:1, mps or auto."""
     batch_size: int = Field(default=16, ge=1, le=2**20)
-    """Pairs handed to the models at a time; they divide their work further themselves."""
+    """Number of pairs handed to the models at a time; they split them further as suits them."""
     offline: bool = False
+    """Use weights from the local cache only."""
 
     @field_validator("teachers", "captioners", mode="before")
     @classmethod

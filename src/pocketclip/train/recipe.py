@@ -35,7 +35,7 @@ VOCABULARY = 49_408
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown fields are errors, and nothing changes after it was read."""
+    """A section of a recipe. Unknown keys are errors; nothing changes after it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -52,17 +52,19 @@ class ModelSection(Section):
     """Which model is trained, and from where."""
 
     name: str
-    """A zoo name."""
+    """The model's name in the zoo, see `pocketclip models`."""
     overrides: dict[str, Any] = {}
-    """Fields of its configuration, as `pocketclip.zoo.override` takes them."""
+    """Fields of its configuration to change, for example `{image_size: 96}`; see
+    `pocketclip.zoo.override`."""
     init: str | None = None
-    """A model, as `pocketclip.checkpoint.resolve` takes it, whose weights the run begins with;
-    None: random ones."""
+    """The MODEL whose weights the run starts from; None: random weights."""
     freeze_image: int | None = Field(default=None, ge=0, le=4096)
-    """Train only so many last blocks of the image tower and its head; 0 freezes it whole."""
+    """Number of final image-tower blocks to train, plus the head; 0 freezes the whole tower.
+    None: the whole tower is trained."""
     freeze_text: int | None = Field(default=None, ge=0, le=4096)
+    """The same for the text tower."""
     freeze_batch_norm: bool = False
-    """Keep BatchNorm's running statistics, and use them in training too."""
+    """Use BatchNorm's running statistics in training too, and leave them unchanged."""
 
     @field_validator("overrides")
     @classmethod
@@ -82,33 +84,38 @@ class ModelSection(Section):
 
 
 class DataSection(Section):
-    """Where the samples come from, and what of each is used."""
+    """Where the samples come from, and which parts of each are used."""
 
     source: str | tuple[str, ...] = ()
-    """Reinforced shards, or with `reinforced: false` also raw pairs; local or in a store."""
+    """Reinforced shards, or with `reinforced: false` also raw pairs; local or on an object
+    store. `--data` sets it."""
     reinforced: bool = True
     """Replay stored augmentations and use stored embeddings."""
     captions: Literal["both", "mix", "truth", "synthetic"] = "both"
-    """Ground truth and a synthetic caption of each sample, one of them by ratio, or only one."""
+    """The captions of each sample: the ground truth and a synthetic one (`both`), one of the two
+    at random (`mix`), or only one kind."""
     truth_ratio: float = Field(default=0.5, ge=0, le=1)
-    """With `mix`: how often it is the ground truth."""
+    """With `mix`: the probability of the ground truth."""
     caption_pattern: str = ".*"
-    """Of the keys that hold synthetic captions; a regular expression."""
+    """A regular expression that chooses among the keys of synthetic captions."""
     augmentation: Literal["random", "sequential"] = "random"
-    """Which of the stored augmentations."""
+    """How one of the stored augmentations is chosen: at random, or in turn, epoch by epoch."""
     image_augmentation: dict[str, Any] | None = None
-    """With `reinforced: false`: what is drawn anew for each sample."""
+    """With `reinforced: false`: the augmentation to draw anew for each sample."""
     fast: bool = False
     """Scaled JPEG decoding and a faster resize; pixels differ by a few levels."""
     image_column: str | None = None
+    """Tables of raw pairs: the column with image paths, URLs or bytes; None: guessed from common
+    names."""
     caption_columns: tuple[str, ...] = ()
-    """Of tables of raw pairs: the first is the ground truth, others count as synthetic."""
+    """Tables of raw pairs: the first column is the ground truth, the others count as synthetic."""
     where: dict[str, str] = {}
-    """Of tables of raw pairs: only rows with these values."""
+    """Tables of raw pairs: use only rows with these values."""
     workers: int | None = Field(default=None, ge=0, le=_MOST_WORKERS)
-    """Processes that decode; None: the cores of this process less one, but at least one."""
+    """Number of decoding processes; None: one less than the cores of this process, at least one."""
     cache_dir: str | None = None
-    """Where shards of an object store are kept while they are used."""
+    """The folder for local copies of an object store's shards; None:
+    `~/.cache/pocketclip/shards`."""
 
     @field_validator("where", mode="before")
     @classmethod
@@ -135,19 +142,19 @@ class LossSection(Section):
     """The terms and their weights."""
 
     kind: Literal["clip", "siglip", "captioning"] = "clip"
-    """CLIP's softmax, SigLIP's sigmoid, or CoCa's (contrastive and captioning)."""
+    """CLIP's softmax loss, SigLIP's sigmoid loss, or CoCa's (contrastive and captioning)."""
     weights: tuple[float, float] = (1.0, 0.0)
-    """Of the contrastive term and of the distillation: (1 - lambda, lambda) in the paper."""
+    """Weights of the contrastive and the distillation term: (1 - lambda, lambda) in the paper."""
     captioning_weight: float = Field(default=2.0, ge=0)
-    """With `captioning`: of the next-token loss."""
+    """With `captioning`: the weight of the next-token loss."""
     teacher_scales: tuple[float, ...] | None = None
-    """The logit scale of each teacher; None: what the dataset says."""
+    """The logit scale of each teacher; None: as recorded in the dataset."""
     teacher_dims: tuple[int, ...] | None = None
-    """The width of each teacher's part of an embedding; None: what the dataset says."""
+    """The embedding width of each teacher; None: as recorded in the dataset."""
     teacher_biases: tuple[float, ...] | None = None
-    """With `siglip`: added to each teacher's scaled similarities."""
+    """With `siglip`: the bias added to each teacher's scaled similarities."""
     chunk: int | None = Field(default=None, ge=1, le=_MOST_SAMPLES)
-    """Rows of the similarity matrix at a time, for large batches; None: all."""
+    """Number of rows of the similarity matrix to compute at a time, to save memory; None: all."""
 
     @field_validator("weights")
     @classmethod
@@ -161,44 +168,59 @@ class OptimizerSection(Section):
     """AdamW (arXiv 1711.05101); norms, biases and scales have no weight decay."""
 
     lr: float = Field(default=1e-3, gt=0)
+    """The highest learning rate."""
     weight_decay: float = Field(default=0.2, ge=0)
+    """Decoupled weight decay."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the average of the gradients."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the average of the squared gradients."""
     eps: float = Field(default=1e-6, gt=0)
+    """Added to the denominator for numerical stability."""
     clip_norm: float | None = Field(default=1.0, gt=0)
-    """The largest norm of the whole gradient; None: not clipped."""
+    """The norm to which the whole gradient is clipped; None: no clipping."""
 
 
 class ScheduleSection(Section):
-    """Linear warm-up, then a constant rate, a cosine to zero, or the one after the other."""
+    """Linear warm-up, then a constant rate, a cosine to zero, or first the one, then the other."""
 
     kind: Literal["cosine", "constant"] = "cosine"
+    """The shape of the schedule after the warm-up."""
     warmup: int = Field(default=WARMUP, ge=0)
-    """Steps of rising rate. Where it is not given and a run has no more than 1,000 steps: a tenth
-    of them."""
+    """Number of warm-up steps. If it is not set and the run has at most 1,000 steps: a tenth of
+    the steps."""
     constant: int = Field(default=0, ge=0, le=_MOST_STEPS)
-    """With `cosine`: so many steps, warm-up included, before the rate falls."""
+    """With `cosine`: the number of steps, warm-up included, before the rate begins to fall."""
 
 
 class CheckpointSection(Section):
-    """When a run is saved, and what is kept."""
+    """When checkpoints are written, and which are kept."""
 
     every_steps: int | None = Field(default=1000, ge=1, le=_MOST_STEPS)
+    """Steps between checkpoints; None: the number of steps does not matter."""
     every_minutes: float | None = Field(default=30.0, gt=0, le=10**7)
+    """Minutes between checkpoints; None: the time does not matter."""
     keep_last: int = Field(default=3, ge=1, le=10**6)
+    """Number of newest checkpoints to keep."""
     keep_best: bool = True
-    """Keep the one with the best figure of the evaluation too."""
+    """Also keep the checkpoint with the best evaluation score."""
 
 
 class EvaluationSection(Section):
     """What `pocketclip train` scores at each checkpoint, as `pocketclip eval` takes it."""
 
     data: str
+    """The evaluation set, or the folder of sets; as `--data`."""
     tasks: tuple[str, ...] = ()
+    """Names of published tasks in `data`; empty: `data` is one set of your own."""
     label_column: str | None = None
+    """Tables: the column of labels."""
     caption_column: str | None = None
+    """Tables: the column of captions."""
     where: dict[str, str] = {}
+    """Tables: use only rows with these values."""
     templates: tuple[str, ...] = ()
+    """Prompts, with `{}` for the class name; empty: those of the set, or `a photo of {}.`."""
 
     @field_validator("where", mode="before")
     @classmethod
@@ -220,6 +242,7 @@ class Recipe(Section):
     """Everything that decides a run."""
 
     about: str = ""
+    """A description, for readers."""
     model: ModelSection
     data: DataSection = DataSection()
     teachers: tuple[str, ...] = ()
@@ -229,26 +252,34 @@ class Recipe(Section):
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
     steps: int = Field(ge=1, le=_MOST_STEPS)
+    """Number of optimizer steps of the run."""
     batch_size: int = Field(ge=1, le=_MOST_SAMPLES)
-    """Samples per step of all processes together."""
+    """Samples per step, over all processes together."""
     accumulate: int = Field(default=1, ge=1, le=_MOST_SAMPLES)
-    """Micro-batches per step and process; the loss is that of the whole batch."""
+    """Micro-batches per step and process; the loss is computed over the whole batch."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """The seed of every random choice."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The dtype to compute in; `auto` is bfloat16 where the device supports it natively."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, to save memory."""
     compile: bool = False
+    """Use `torch.compile`."""
     sync_batch_norm: bool = True
-    """With several processes: one BatchNorm statistic of all of them."""
+    """With several processes: BatchNorm takes its statistics over all of them."""
     channels_last: bool = False
+    """Use the channels-last memory format for images and convolutions."""
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """The decay per step of the moving average of the weights; None: no average."""
+    """Decay per step of the moving average of the weights; None: no average is kept."""
     max_logit_scale: float = Field(default=100.0, gt=0)
+    """The upper limit of the student's logit scale."""
     checkpoint: CheckpointSection = CheckpointSection()
     log_every: int = Field(default=50, ge=1, le=_MOST_STEPS)
+    """Steps between records in `log.jsonl`."""
     tensorboard: bool = True
-    """Write TensorBoard's files where it is installed."""
+    """Also write TensorBoard files, if TensorBoard is installed."""
     wandb: str | None = None
-    """A project of Weights & Biases to report to."""
+    """A Weights & Biases project to report to as well."""
     evaluation: EvaluationSection | None = None
 
     @field_validator("teachers", mode="before")
