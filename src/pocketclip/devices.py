@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pocketclip.errors import ConfigError, MissingDependencyError
+from pocketclip.errors import ConfigError, MissingDependencyError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def resolve_device(device: str) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # torch's reasons list all of its backends, on one line of up to 2,000 characters.
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        reason = first_line(error).partition(". ")[0]
         detail = f" ({reason})" if len(reason) <= 100 else ""
         raise ConfigError(f"no device {device!r} here{detail}; try cpu or auto") from error
     return found

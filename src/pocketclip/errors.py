@@ -6,6 +6,8 @@ as it is and exits with code 2; anything else that escapes is a defect of ours.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class PocketclipError(Exception):
     """Something about the input or the environment that the caller can put right."""
@@ -97,7 +99,21 @@ class ImageSupportError(ImageError, MissingDependencyError):
     """An image whose format needs an optional package; others may be read all the same."""
 
 
-def one_line(error: object) -> str:
-    """Return the message of an error in one line of up to 200 characters, or its type if empty."""
+def one_line(error: object, limit: int = 200) -> str:
+    """Return a whole message in one line, cut after `limit` characters; its type if it is empty."""
     text = " ".join(str(error).split())
-    return text[:200] if text else type(error).__name__
+    return text[:limit] if text else type(error).__name__
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return the first line of a message that is not blank; the error's type if there is none."""
+    return one_line(next(_lines(error), error), limit)
+
+
+def last_line(error: BaseException, limit: int = 300) -> str:
+    """Return the last line of a message that is not blank; the error's type if there is none."""
+    return one_line(next(reversed([*_lines(error)]), error), limit)
+
+
+def _lines(error: BaseException) -> Iterator[str]:
+    return (line for line in str(error).splitlines() if line.strip())

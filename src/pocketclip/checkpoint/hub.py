@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 from urllib.parse import urlsplit
 
-from pocketclip.errors import HubError
+from pocketclip.errors import HubError, first_line
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 PICKLED = (".pt", ".pth", ".bin")
@@ -494,7 +494,7 @@ def _explained(error: Exception, repo: str, revision: str | None, endpoint: str)
         return _NotThereError(
             f"{repo} was not found on {host}; if it is private, set HF_TOKEN to a valid token"
         )
-    reason = _one_line(cause).replace(endpoint, host)
+    reason = _named_reason(cause).replace(endpoint, host)
     if isinstance(cause, OSError) and errno.errorcode.get(cause.errno or 0) in _DISK_ERRORS:
         return HubError(
             f"cannot store the weights of {repo} in {_cache_dir()}: {reason}; make room or choose "
@@ -506,11 +506,10 @@ def _explained(error: Exception, repo: str, revision: str | None, endpoint: str)
     )
 
 
-def _one_line(error: BaseException) -> str:
+def _named_reason(error: BaseException) -> str:
     # The first line says what happened; the others repeat the address or point to documentation.
-    lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    text = next((line for line in lines if line), "").rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name, text = type(error).__name__, first_line(error, limit=1000).rstrip(".")
+    return name if text == name else f"{name}: {text}"
 
 
 def _offline_error(ids: Sequence[str], revision: str | None) -> HubError:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pocketclip.checkpoint import resolve
-from pocketclip.errors import CheckpointError
+from pocketclip.errors import CheckpointError, first_line
 from pocketclip.formats.lfs import LFS_ADVICE, is_lfs_pointer
 from pocketclip.formats.torch_zip import check, check_legacy, mapped
 
@@ -105,7 +105,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             names = list(handle.keys())
             return {n: handle.get_tensor(n) for n in names}, dict(handle.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {_line(error)}") from error
+        raise CheckpointError(f"{path} is truncated or damaged: {first_line(error)}") from error
 
 
 def _read_pickled(path: Path) -> Any:
@@ -132,7 +132,7 @@ def _read_pickled(path: Path) -> Any:
         raise CheckpointError(f"{path} is truncated or damaged") from error
     except Exception as error:
         # The restricted unpickler meets arbitrary bytes here and fails in as many ways.
-        raise CheckpointError(f"{path} cannot be read: {_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _refuse(path: Path, error: pickle.UnpicklingError) -> NoReturn:
@@ -195,8 +195,3 @@ def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
             break
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

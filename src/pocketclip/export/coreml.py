@@ -25,7 +25,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, DriftError, ExportError, MissingDependencyError
+from pocketclip.errors import (
+    BundleError,
+    DriftError,
+    ExportError,
+    MissingDependencyError,
+    first_line,
+)
 from pocketclip.export import device, verify
 from pocketclip.export.device import Kind, Run, quiet
 from pocketclip.export.towers import Towers
@@ -412,7 +418,7 @@ def inspect(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         raise BundleError(
-            f"{path} is not a Core ML package, or damaged: {device.first_line(error)}"
+            f"{path} is not a Core ML package, or damaged: {first_line(error)}"
         ) from error
 
 

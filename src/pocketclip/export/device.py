@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, ExportError
+from pocketclip.errors import BundleError, ExportError, first_line
 from pocketclip.export.sensitivity import Build, search
 
 if TYPE_CHECKING:
@@ -137,12 +137,6 @@ def _said(error: BaseException | None) -> Iterator[str]:
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else repr(error)
 
 
 def rows(arrays: Sequence[NDArray[Any]] | None, example: Tensor) -> list[NDArray[Any]]:

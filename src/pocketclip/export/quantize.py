@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.errors import ExportError, MissingDependencyError, last_line
 from pocketclip.export.device import quiet
 from pocketclip.export.qdq import plain_path
 from pocketclip.export.sensitivity import Found, Run, search
@@ -94,7 +94,7 @@ def quantise_onnx(
         reference = run(proto.SerializeToString())
         ranges = qdq.calibrate(proto, lambda m: onnx_session(m, threads), calibration)
     except Exception as error:
-        raise ExportError(f"{source}: ONNX Runtime cannot run it: {_last_line(error)}") from error
+        raise ExportError(f"{source}: ONNX Runtime cannot run it: {last_line(error)}") from error
     names = _unique(layer.name for layer in qdq.layers(proto))
     _check_names(keep, names)
     found = search(
@@ -145,7 +145,7 @@ def quantise_openvino(
         reference = openvino_runner(plain, threads)
         reference(calibration[0])
     except Exception as error:
-        raise ExportError(f"{source}: OpenVINO cannot run it: {_last_line(error)}") from error
+        raise ExportError(f"{source}: OpenVINO cannot run it: {last_line(error)}") from error
     names = quantisable(plain)
     _check_names(keep, names)
     full = _nncf_model(nncf, plain, calibration)
@@ -324,7 +324,3 @@ def _check_names(keep: Collection[str], names: Sequence[str]) -> None:
 
 def _unique(names: Any) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[-1]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, MissingDependencyError
+from pocketclip.errors import BundleError, MissingDependencyError, last_line
 from pocketclip.infer.bundle import TOKENIZER, TOWERS, Bundle
 from pocketclip.types import Embeddings
 
@@ -110,7 +110,7 @@ class BundleBackend:
         except Exception as error:  # as below
             raise BundleError(
                 f"{self.bundle.path(tower)}: {self.name} cannot run the {tower} tower on "
-                f"{array.dtype} {array.shape}: {_reason(error)}"
+                f"{array.dtype} {array.shape}: {last_line(error)}"
             ) from error
 
     def load(self, tower: str) -> None:
@@ -138,16 +138,11 @@ class BundleBackend:
             return self._open(tower)
         except Exception as error:  # whatever the runtime raises on a file that it cannot use
             raise BundleError(
-                f"{self.bundle.path(tower)}: {self.name} cannot load it: {_reason(error)}"
+                f"{self.bundle.path(tower)}: {self.name} cannot load it: {last_line(error)}"
             ) from error
 
     def _open(self, tower: str) -> Run:
         raise NotImplementedError
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else repr(error)
 
 
 class OnnxRuntimeBackend(BundleBackend):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pocketclip import storage
-from pocketclip.errors import DataError, MissingDependencyError, PocketclipError
+from pocketclip.errors import DataError, MissingDependencyError, PocketclipError, first_line
 from pocketclip.pairs import PairShard
 from pocketclip.reinforce import job
 from pocketclip.reinforce.driver import Cluster, Driver
@@ -156,7 +156,7 @@ def _session(address: str | None) -> Iterator[Any]:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise PocketclipError(
             f"no Ray cluster at {address or 'this machine'} ({reason}): start one with "
             "`ray start --head`, or leave the address out"

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pocketclip.errors import MissingDependencyError, PocketclipError, StorageError
+from pocketclip.errors import MissingDependencyError, PocketclipError, StorageError, one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -91,10 +91,10 @@ def connect(path: str) -> tuple[Any, str]:
         fs, name = url_to_fs(path, **options)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{path}: {_one_line(error)}; {_how_to_install(scheme)}"
+            f"{path}: {_reason(error)}; {_how_to_install(scheme)}"
         ) from error
     except Exception as error:
-        raise StorageError(f"{path}: cannot set up {scheme}://: {_one_line(error)}") from error
+        raise StorageError(f"{path}: cannot set up {scheme}://: {_reason(error)}") from error
     return fs, str(name)
 
 
@@ -216,21 +216,17 @@ def _explanation(path: str, verb: str, error: Exception, fs: Any, name: str) -> 
         )
     if isinstance(error, PermissionError):
         if remote:
-            return f"{path}: access denied ({_one_line(error)}); check credentials and rights"
+            return f"{path}: access denied ({_reason(error)}); check credentials and rights"
         return f"{path}: cannot {verb}: permission denied; check its owner and rights"
     if remote and (kinds & _NO_CONNECTION or (isinstance(error, OSError) and error.errno is None)):
         return (
-            f"{path}: the store cannot be reached ({_one_line(error)}); check the network and "
+            f"{path}: the store cannot be reached ({_reason(error)}); check the network and "
             "AWS_ENDPOINT_URL"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{path}: cannot {verb}: the disk is full; make room and run it again"
-    return f"{path}: cannot {verb}: {_one_line(error)}"
+    return f"{path}: cannot {verb}: {_reason(error)}"
 
 
-def _one_line(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    text = " ".join(str(text).split()).rstrip(".")
-    if len(text) > 300:
-        text = text[:300] + " ..."
-    return text or type(error).__name__
+def _reason(error: BaseException) -> str:
+    return one_line(getattr(error, "strerror", None) or error, limit=300).rstrip(".")

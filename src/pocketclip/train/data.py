@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from pocketclip import zoo
-from pocketclip.errors import ConfigError, DataError, PocketclipError
+from pocketclip.errors import ConfigError, DataError, PocketclipError, first_line
 from pocketclip.pairs import PairOptions
 from pocketclip.train.order import Order
 from pocketclip.train.samples import Batch, Batches, DataConfig, normalise
@@ -164,7 +164,7 @@ class Loader:
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                f"a worker of the data loader died ({str(error).splitlines()[0]}); where memory is "
+                f"a worker of the data loader died ({first_line(error)}); where memory is "
                 "short, lower data.workers or the batch size"
             ) from error
         finally:

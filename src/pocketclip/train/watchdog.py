@@ -21,7 +21,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pocketclip.errors import PocketclipError, TrainingError
+from pocketclip.errors import PocketclipError, TrainingError, first_line
 from pocketclip.train.distributed import World
 
 POLL = 0.25
@@ -85,7 +85,7 @@ class Watchdog:
         if lost:
             raise TrainingError(
                 "another process of the training is gone (killed, or out of memory): see its own "
-                f"output; the same command goes on ({_first_line(error)})"
+                f"output; the same command goes on ({first_line(error)})"
             ) from error
 
     def _tell(self, reason: str) -> None:
@@ -129,13 +129,8 @@ class Watchdog:
 def _described(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    text = _first_line(error)
+    text = first_line(error)
     return text if isinstance(error, PocketclipError) else f"{type(error).__name__}: {text}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else repr(error)
 
 
 def _is_lost_connection(error: BaseException) -> bool:
