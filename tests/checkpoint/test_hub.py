@@ -11,6 +11,7 @@ import pytest
 
 from pocketclip.checkpoint import hub as hub_module
 from pocketclip.checkpoint.hub import cached, choose_weights, fetch, is_hub_id
+from pocketclip.checkpoint.hub_client import get_endpoint
 from pocketclip.checkpoint.resolve import find_weights
 from pocketclip.errors import HubError
 from pocketclip.formats.lfs import is_lfs_pointer
@@ -89,7 +90,7 @@ def test_choose_weights(files: list[str], chosen: str, tmp_path: Path) -> None:
         (["a.safetensors", "b.safetensors", "c.pt"], ["a.safetensors, b.safetensors", "several"]),
         (["open_clip_a.safetensors", "open_clip_b.safetensors"], ["several"]),
         (["a.pt", "b.bin"], ["a.pt, b.bin", "several"]),
-        (["mobileclip_s0.pt", "finetuned.safetensors"], ["several", "give the path"]),
+        (["mobileclip_s0.pt", "finetuned.safetensors"], ["several", "pass the path"]),
         (["training_args.bin", "optimizer.pt"], ["no .safetensors"]),
         ([f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)], ["3 shards", "not supported"]),
         ([f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)], ["2 shards"]),
@@ -508,7 +509,7 @@ def test_endpoint_has_to_be_an_address(
 
 def test_default_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    assert hub_module._endpoint() == "https://huggingface.co"
+    assert get_endpoint() == "https://huggingface.co"
 
 
 def test_password_of_a_mirror_is_not_shown(
@@ -610,9 +611,9 @@ def test_without_the_hub_what_may_be_right_is_used(
         hub.stop()
     offline = how == "argument"
     assert fetch([MIRROR, REPO], offline=offline).repo == REPO
-    assert "using model.safetensors from the cache, unasked" in caplog.text
+    assert "using model.safetensors from the cache without asking the hub" in caplog.text
     message = failure(MIRROR, offline=offline)
-    assert f"of {MIRROR} the cache has only model.safetensors, which is in the names of" in message
+    assert f"the cache has only model.safetensors of {MIRROR}, whose parameter names are" in message
 
 
 def test_our_own_name_counts_beside_those_of_others(repo: HubServer) -> None:
@@ -656,8 +657,8 @@ def test_a_commit_may_be_shortened_and_spelled_in_capitals(repo: HubServer) -> N
      "-x", "@", "a@{1}", "x.lock", "C:\\x", "a" * 300, ".hidden"],
 )  # fmt: skip
 def test_what_is_no_revision_is_refused_before_any_request(repo: HubServer, revision: str) -> None:
-    assert "is no revision" in failure(REPO, revision=revision)
-    with pytest.raises(HubError, match="is no revision"):
+    assert "is not a revision" in failure(REPO, revision=revision)
+    with pytest.raises(HubError, match="is not a revision"):
         cached(REPO, revision=revision)
     assert repo.requests == []
 

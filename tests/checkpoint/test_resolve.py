@@ -244,7 +244,7 @@ WRONG = [
     ("vit-b16", CheckpointError, "published model is hf-hub:laion/CLIP-ViT-B-16"),
     ("begun", CheckpointError, "a training run without a checkpoint yet"),
     ("several", CheckpointError, "several files could be the weights (epoch_1.pt, epoch_2.pt)"),
-    ("mixed", CheckpointError, "(finetuned.safetensors, mobileclip_s0.pt); give the path"),
+    ("mixed", CheckpointError, "(finetuned.safetensors, mobileclip_s0.pt); pass the path"),
     # 4
     ("apple/X@", ConfigError, "hf-hub:OWNER/NAME@REVISION"),
     ("a b/c", UnknownModelError, "unknown model 'a b/c'"),

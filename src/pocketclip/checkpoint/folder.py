@@ -20,9 +20,10 @@ from pocketclip import zoo
 from pocketclip._version import __version__
 from pocketclip.checkpoint import hub, resolve
 from pocketclip.checkpoint import names as naming
+from pocketclip.checkpoint.hub_files import PICKLED, SUFFIXES
 from pocketclip.checkpoint.names import Naming
 from pocketclip.checkpoint.resolve import ModelSource, resolve_model
-from pocketclip.checkpoint.safe_load import PICKLED, SUFFIXES, read_tensors
+from pocketclip.checkpoint.safe_load import read_tensors
 from pocketclip.errors import (
     BundleError,
     CheckpointError,

@@ -28,14 +28,13 @@ from pathlib import Path
 from typing import Literal
 
 from pocketclip import zoo
-from pocketclip.checkpoint import hub
+from pocketclip.checkpoint.hub_cache import is_hub_id
+from pocketclip.checkpoint.hub_files import SUFFIXES, choose_weights, is_weight_file
 from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
 from pocketclip.storage.local import recover
 
 Kind = Literal["random", "checkpoint", "file", "bundle", "hub", "transformers", "open_clip"]
 
-PICKLED, SUFFIXES = hub.PICKLED, hub.SUFFIXES
-"""Of weight files."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """A checkpoint folder's files."""
 MANIFEST = "bundle.json"
@@ -161,16 +160,16 @@ def is_path(text: str, *, windows: bool = _WINDOWS) -> bool:
 def find_weights(folder: Path) -> Path | None:
     """Return the weight file of a folder as the hub has them, or None if there is none.
 
-    `hub.choose_weights` chooses. Hidden files and folders within are not looked at.
+    `choose_weights` chooses. Hidden files and folders within are not looked at.
 
     Raises:
         CheckpointError: several files could be the weights, or the folder cannot be read.
     """
-    found = list(filter(hub.is_weight_file, _files(folder)))
+    found = list(filter(is_weight_file, _files(folder)))
     if not found:
         return None
     try:
-        return folder / hub.choose_weights(found)
+        return folder / choose_weights(found)
     except HubError as error:
         raise CheckpointError(f"{folder}: {error}") from None
 
@@ -230,7 +229,7 @@ def _named_file(text: str, name: str, rest: str) -> ModelSource:
         inner: ModelSource | None = _prefixed(rest, labels=False)
     else:
         inner = _on_disk(rest)
-        if inner is None and hub.is_hub_id(rest.partition("@")[0]):
+        if inner is None and is_hub_id(rest.partition("@")[0]):
             inner = _repository(rest, rest)
     if inner is None:
         literal = f"; the file of that whole name is ./{text}" if os.path.lexists(text) else ""
@@ -240,7 +239,7 @@ def _named_file(text: str, name: str, rest: str) -> ModelSource:
 
 def _repository(text: str, target: str) -> ModelSource:
     repo, at, revision = target.partition("@")
-    if not hub.is_hub_id(repo) or (at and not revision):
+    if not is_hub_id(repo) or (at and not revision):
         raise ConfigError(f"{text!r}: {_FORMS['hf-hub']}")
     known = {known.lower(): name for name, e in zoo.ZOO.items() for known in e.hub}
     return ModelSource(
@@ -333,7 +332,7 @@ def _missing(text: str, place: str, error: OSError | ValueError) -> str:
     if "://" in text:
         return f"{text}: addresses are not read; download the model and give its path, or a hub id"
     repo = text.partition("@")[0]
-    if "@" in text and hub.is_hub_id(repo):
+    if "@" in text and is_hub_id(repo):
         return f"{text}: no such file or folder; of the hub it is hf-hub:{text}"
     entry = zoo.find(os.path.basename(text.rstrip("/\\")))  # noqa: PTH119
     hint = ""
@@ -348,7 +347,7 @@ def _in_folder(text: str, path: Path) -> ModelSource:
     names = set(_files(path))
     if MANIFEST in names:
         return _local(text, "bundle", path)
-    weights = list(filter(hub.is_weight_file, names))
+    weights = list(filter(is_weight_file, names))
     suggested = _suggested(path, exactly=False)
     if SEAL in names or (CONFIG in names and (WEIGHTS in names or not weights)):
         return _local(text, "checkpoint", path, suggested=suggested)
@@ -436,7 +435,7 @@ def _name_of(place: str) -> str:
 
 def _by_name(text: str) -> ModelSource:
     entry = zoo.find(text)
-    if hub.is_hub_id(text.partition("@")[0]):
+    if is_hub_id(text.partition("@")[0]):
         source = _repository(text, text)
         if entry is None:
             return source

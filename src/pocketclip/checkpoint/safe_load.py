@@ -13,13 +13,10 @@ from typing import IO, Any, NoReturn, cast
 import torch
 from torch import Tensor
 
-from pocketclip.checkpoint import resolve
+from pocketclip.checkpoint.hub_files import SUFFIXES
 from pocketclip.errors import CheckpointError, first_line
 from pocketclip.formats.lfs import LFS_ADVICE, is_lfs_pointer
 from pocketclip.formats.torch_zip import check, check_legacy, mapped
-
-PICKLED = resolve.PICKLED
-SUFFIXES = resolve.SUFFIXES
 
 _ZIP = b"PK\x03\x04"
 _WRAPPERS = ("module.", "_orig_mod.", "model.")

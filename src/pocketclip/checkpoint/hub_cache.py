@@ -1,0 +1,170 @@
+"""Weight files in the Hugging Face hub's local cache; no network is used.
+
+The folders are those of `huggingface_hub`: `models--OWNER--NAME/` with `refs/`, `snapshots/` and
+`.no_exist/`. The environment is read at call time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketclip.checkpoint.hub_files import choose_weights, is_weight_file
+from pocketclip.errors import HubError
+
+_ID_PART = re.compile(r"\b[\w\-.]{1,96}\b", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
+# What git allows in no name, besides what `check_revision` looks for.
+_NOT_IN_REVISIONS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|^-|^@$")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A weight file in the local cache, and its origin."""
+
+    repo: str
+    path: Path
+    filename: str
+    """The file's name within the repository."""
+    revision: str | None
+    """The commit that the file belongs to."""
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A weight file that the cache has."""
+
+    file: HubFile
+    is_certain: bool
+    """Whether `pocketclip.checkpoint.hub.fetch` would choose this file."""
+
+
+def is_hub_id(text: str) -> bool:
+    """Return whether `text` is an `owner/name` that the hub allows.
+
+    A relative path can look the same: check the file system first.
+    """
+    parts = text.split("/")
+    return (
+        len(parts) == 2
+        and all(_ID_PART.fullmatch(part) for part in parts)
+        and "--" not in text
+        and ".." not in text
+        and not text.endswith(".git")
+    )
+
+
+def check_revision(revision: str | None) -> str:
+    """Return the revision, `main` by default.
+
+    Raises:
+        HubError: it cannot be the name of a branch, a tag or a commit.
+    """
+    name = "main" if revision is None else revision
+    parts = name.split("/")
+    odd = any(part.startswith(".") or part.endswith((".", ".lock")) or not part for part in parts)
+    if odd or ".." in name or "@{" in name or _NOT_IN_REVISIONS.search(name) or len(name) > 250:
+        raise HubError(
+            f"{name!r} is not a revision: pass a branch, a tag, refs/pr/NUMBER or a commit hash"
+        )
+    return name.lower() if _COMMIT.fullmatch(name.lower()) else name
+
+
+def cached(repo: str, *, revision: str | None = None) -> HubFile | None:
+    """Return the weights of `repo` if the local cache has them.
+
+    Other libraries store their own files of a repository in the same cache, such as transformers'
+    `model.safetensors`. A file is returned only if `pocketclip.checkpoint.hub.fetch` would choose
+    it: because of its name (`open_clip_*`, `mobileclip*`), or because `fetch` chose it before.
+
+    Args:
+        repo: the repository's id.
+        revision: a branch, a tag, a pull request (`refs/pr/1`) or a commit hash, which may be
+            shortened to seven digits; None for `main`.
+
+    Returns:
+        None if the cache lacks the repository, this revision of it or its weight file.
+
+    Raises:
+        HubError: an invalid revision.
+    """
+    match = find_cached(repo, check_revision(revision))
+    return None if match is None or not match.is_certain else match.file
+
+
+def find_cached(repo: str, revision: str) -> CachedFile | None:
+    """Return a repository's most likely weight file in the cache, or None."""
+    folder = repo_folder(repo)
+    try:
+        commit = find_commit(folder, revision)
+        if commit is None:
+            return None
+        snapshot = folder / "snapshots" / commit
+        # A file is a link to its blob, and the blob appears only once its download is complete.
+        files = [
+            path.relative_to(snapshot).as_posix()
+            for path in snapshot.rglob("*")
+            if path.is_file() and path.stat().st_size > 0
+        ]
+        was_chosen = choice_marker(folder, commit).is_file()
+        known = files if was_chosen else [name for name in files if has_own_name(name)]
+        is_certain = any(map(is_weight_file, known))
+        filename = choose_weights(known if is_certain else files)
+    except (OSError, ValueError, HubError):
+        return None
+    path = snapshot / filename
+    return CachedFile(HubFile(repo=repo, path=path, filename=filename, revision=commit), is_certain)
+
+
+def has_own_name(filename: str) -> bool:
+    """Return whether only open_clip's or MobileCLIP's weights are called like this file."""
+    return filename.lower().startswith(("open_clip_", "mobileclip"))
+
+
+def choice_marker(folder: Path, commit: str) -> Path:
+    """Return the file that marks a commit whose weights `fetch` chose among all files.
+
+    With it, huggingface_hub records that a repository has no file of this name.
+    """
+    return folder / ".no_exist" / commit / "open_clip_model.safetensors"
+
+
+def record_choice(folder: Path, commit: str) -> None:
+    """Create `choice_marker`. A read-only cache is left alone; the hub is then asked again."""
+    marker = choice_marker(folder, commit)
+    with contextlib.suppress(OSError):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+
+
+def find_commit(folder: Path, revision: str) -> str | None:
+    """Return the commit that the cache has for a revision."""
+    if _COMMIT.fullmatch(revision):
+        return revision
+    reference = folder / "refs" / revision
+    if reference.is_file():
+        commit = reference.read_text(encoding="utf-8").strip()
+        return commit if _COMMIT.fullmatch(commit) else None
+    if _SHORT_COMMIT.fullmatch(revision):
+        commits = [path.name for path in (folder / "snapshots").glob(f"{revision}*")]
+        return commits[0] if len(commits) == 1 else None
+    return None
+
+
+def repo_folder(repo: str) -> Path:
+    """Return the cache's folder of a repository."""
+    return cache_dir() / ("models--" + repo.replace("/", "--"))
+
+
+def cache_dir() -> Path:
+    """Return the hub's cache: `HF_HUB_CACHE`, or `hub` within `HF_HOME`."""
+    env = os.environ.get
+    cache = env("HF_HUB_CACHE") or env("HUGGINGFACE_HUB_CACHE")
+    if not cache:
+        home = env("HF_HOME") or f"{env('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+        cache = f"{home}/hub"
+    return Path(os.path.expandvars(cache)).expanduser().resolve()
