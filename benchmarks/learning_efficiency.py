@@ -48,9 +48,9 @@ from pocketclip.shards.index import describe
 from pocketclip.storage.local import write_whole
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.data import Batch
-from pocketclip.train.loop import first_model, optimised_parts
 from pocketclip.train.optim import WeightAverage, learning_rate
 from pocketclip.train.recipe import Recipe, load_recipe
+from pocketclip.train.setup import build_optimizer, initial_model
 from pocketclip.train.step import Stepper
 from pocketclip.train.views import View
 
@@ -203,13 +203,13 @@ def run(
         views: how many of the stored views are used; all otherwise.
     """
     begun = time.process_time()
-    model = first_model(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = initial_model(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = model.config.image_size
     quicken(model.image, torch.zeros(1, 3, size, size))
     if first_scale is not None:
         with torch.no_grad():
             model.logit_scale.fill_(float(np.log(first_scale)))
-    optimizer, _ = optimised_parts(recipe, model)
+    optimizer, _ = build_optimizer(recipe, model)
     for group in optimizer.param_groups:
         group["fused"] = True
     stepper = Stepper(

@@ -22,7 +22,7 @@ from pocketclip.formats.json_text import digest_json
 from pocketclip.infer import bundle as bundles
 from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse
-from pocketclip.train import checkpoints as saving
+from pocketclip.train import checkpoints
 from tests.fuzzing import mutate, put
 from tests.golden_weights import randomise
 from tests.mutations import change_json, change_zip
@@ -108,7 +108,7 @@ def run_seeds(folder):
     """A run with two checkpoints; the older is what is left when the newer is damaged."""
     optimizer = torch.optim.AdamW(model().parameters())
     for step in (1, 2):
-        saving.save(folder / "run", step, model(), {"optimizer": optimizer.state_dict()})
+        checkpoints.save(folder / "run", step, model(), {"optimizer": optimizer.state_dict()})
     return [_files(folder / "run")]
 
 
@@ -297,10 +297,10 @@ def read_sealed(path):
 
 def read_run(path):
     """Read what a resumed run reads: the weights that were saved, or nothing."""
-    saved = saving.newest(Path(path))
+    saved = checkpoints.newest(Path(path))
     if saved is None:
         return None
-    made, trainer = saving.load(saved)
+    made, trainer = checkpoints.load(saved)
     assert list(trainer) == ["optimizer"]
     _same(embeddings(Encoder(made)), "cut")
     return saved.step

@@ -414,14 +414,13 @@ def test_a_name_that_the_terminal_cannot_show(here):
 
 
 def test_the_names_of_a_runs_files_are_those_that_training_writes():
-    from pocketclip.train import checkpoints as saving
-    from pocketclip.train import loop
+    from pocketclip.train import checkpoints, reporting, run
 
-    assert (saving.FOLDER, loop.MODEL, loop.RECIPE) == (
+    assert (checkpoints.FOLDER, run.MODEL_DIR, reporting.RECIPE) == (
         resolve.RUN_CHECKPOINTS, resolve.RUN_MODEL, resolve.RUN_RECIPE
     )  # fmt: skip
-    assert saving.place(Path("small"), 2) == newest_checkpoint(Path("small"))
-    assert saving._SEAL == resolve.SEAL
+    assert checkpoints.checkpoint_dir(Path("small"), 2) == newest_checkpoint(Path("small"))
+    assert checkpoints._SEAL == resolve.SEAL
 
 
 def test_published_models_whatever_is_here():

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from pocketclip import checkpoint
 from pocketclip.cli.main import build
 from pocketclip.errors import PocketclipError
-from pocketclip.train import checkpoints as saving
+from pocketclip.train import checkpoints
 from pocketclip.train.logs import read
 from tests.cli import inside
 from tests.shards.making import folder, sample
@@ -137,7 +137,7 @@ def test_the_weights_to_begin_with_are_any_model(recipe, shards, tmp_path, monke
     [
         ((), "--list"),
         (("no-such-recipe",), "neither a file nor a recipe"),
-        (("grocery-small",), "no data"),
+        (("grocery-small",), "no training data"),
         (("grocery-small", "--data", "nowhere"), "nowhere"),
         (("grocery-small", "--set", "optimizer.lrr=1"), "did you mean 'lr'"),
         (("grocery-small", "--data", "x", "--set", "steps=40"), "schedule.warmup: 40 steps"),
@@ -185,7 +185,7 @@ def test_checkpoints_are_scored_as_eval_would(recipe, shards, tmp_path):
     assert facts["best"]["step"] in (2, 4)
     scored = [line for line in read(out / "log.jsonl") if "eval/main_metric" in line]
     assert [line["step"] for line in scored] == [2, 4]
-    assert saving.best(out) == (facts["best"]["step"], facts["best"]["main_metric"])
+    assert checkpoints.best(out) == (facts["best"]["step"], facts["best"]["main_metric"])
 
 
 def test_an_evaluation_that_fails_is_counted_and_with_strict_the_exit_code_tells(
@@ -251,7 +251,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, shards, tmp_path):
     assert "the same command goes on" in told
     assert "Traceback" not in told
     step = read(out / "log.jsonl")[-1]["step"]
-    assert saving.newest(out).step == step
+    assert checkpoints.newest(out).step == step
     assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
-    state = torch.load(saving.newest(out).folder / "trainer.pt", weights_only=True)
+    state = torch.load(checkpoints.newest(out).folder / "trainer.pt", weights_only=True)
     assert state["world_size"] == 1

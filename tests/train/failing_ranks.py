@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from pocketclip.train import checkpoints as saving
-from pocketclip.train import loop, watchdog
+from pocketclip.train import checkpoints, watchdog
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe
+from pocketclip.train.run import Run
 
 RANKS = 2
 STEPS = 4
@@ -83,14 +83,14 @@ def _case(name, rank, shards):
     """Return what is replaced on this rank, and the recipe."""
     recipe = _recipe(shards)
     if name == "main rank" and rank == 0:
-        return _Replaced(saving, "save", _save), recipe
+        return _Replaced(checkpoints, "save", _save), recipe
     if name in ("other rank", "stuck") and rank == 1:
-        return _Replaced(loop._Run, "_one", _step), recipe
+        return _Replaced(Run, "update_weights", _step), recipe
     if name == "stuck":
-        return _Replaced(loop._Run, "_one", _stuck), recipe
+        return _Replaced(Run, "update_weights", _stuck), recipe
     if name == "data" and rank == 1:
-        return _Replaced(loop._Run, "_one", _nothing), _recipe(f"{shards}/nowhere")
-    return _Replaced(loop._Run, "_one", _nothing), recipe
+        return _Replaced(Run, "update_weights", _nothing), _recipe(f"{shards}/nowhere")
+    return _Replaced(Run, "update_weights", _nothing), recipe
 
 
 CASES = ("evaluation", "main rank", "other rank", "data", "stuck")

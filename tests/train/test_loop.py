@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -29,11 +30,14 @@ from pocketclip.errors import (
 )
 from pocketclip.nn.reparam import fuse
 from pocketclip.storage.local import write_whole_folder
-from pocketclip.train import checkpoints as saving
-from pocketclip.train import loop
-from pocketclip.train.logs import read
+from pocketclip.train import checkpoints
+from pocketclip.train import run as running
+from pocketclip.train.logs import Log, read
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe, names
+from pocketclip.train.run import Run
+from pocketclip.train.setup import initial_model
+from pocketclip.train.step import Stepper
 from tests.shards.making import folder, sample
 
 SMALL = {
@@ -63,6 +67,16 @@ def recipe(shards, **fields):
         "tensorboard": False,
     }
     return load_recipe(base, fields)
+
+
+def stop_in(step, number):
+    """Return an `on_log` that sends this process a signal, so that `step` is its last one."""
+
+    def on_log(record):
+        if record["step"] == step - 1:
+            os.kill(os.getpid(), number)
+
+    return on_log
 
 
 def weights(run):
@@ -99,11 +113,11 @@ def test_a_run_leaves_what_the_documentation_says(undisturbed, shards):
         assert line["samples_per_second"] > 0
         assert 0 <= line["data_wait"] <= 1
     assert log[-1]["seconds_left"] == 0
-    assert [p.name for p in saving.find(undisturbed)] == [
+    assert [p.name for p in checkpoints.find(undisturbed)] == [
         "step-00000006", "step-00000004", "step-00000002",
     ]  # fmt: skip
     model = checkpoint.load(undisturbed)
-    assert same(model.state_dict(), weights(saving.find(undisturbed)[0]))
+    assert same(model.state_dict(), weights(checkpoints.find(undisturbed)[0]))
     fuse(model)
 
 
@@ -122,20 +136,11 @@ def test_the_same_command_twice_does_nothing_more(undisturbed, shards):
 
 
 @pytest.mark.parametrize("fields", [{}, {"ema": 0.9, "accumulate": 2}])
-def test_a_stopped_run_ends_with_the_same_bits(shards, tmp_path, fields, monkeypatch):
+def test_a_stopped_run_ends_with_the_same_bits(shards, tmp_path, fields):
     whole = recipe(shards, **fields)
     train(whole, tmp_path / "whole", device="cpu")
-    real = loop._Run._one
-
-    def stops(self, batches, window):
-        real(self, batches, window)
-        if self.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop._Run, "_one", stops)
-    summary = train(whole, tmp_path / "parts", device="cpu")
+    summary = train(whole, tmp_path / "parts", device="cpu", on_log=stop_in(3, signal.SIGTERM))
     assert (summary.interrupted, summary.step, summary.model) == (True, 3, None)
-    monkeypatch.setattr(loop._Run, "_one", real)
     assert not train(whole, tmp_path / "parts", device="cpu").interrupted
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     steps = [line["step"] for line in read(tmp_path / "parts" / "log.jsonl")]
@@ -171,28 +176,17 @@ def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
-def _resumable(shards, tmp_path, monkeypatch):
+def _resumable(shards, tmp_path):
     """A run that was stopped after step 5, with checkpoints 2, 4 and 5."""
-    real = loop._Run._one
-
-    def stops(self, batches, window):
-        real(self, batches, window)
-        if self.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(loop._Run, "_one", stops)
     run = tmp_path / "run"
-    assert train(recipe(shards), run, device="cpu").step == 5
-    monkeypatch.setattr(loop._Run, "_one", real)
+    assert train(recipe(shards), run, device="cpu", on_log=stop_in(5, signal.SIGINT)).step == 5
     return run
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "seal", "gone"])
-def test_a_corrupt_checkpoint_is_passed_over(
-    shards, tmp_path, monkeypatch, damage, caplog, undisturbed
-):
-    run = _resumable(shards, tmp_path, monkeypatch)
-    newest = saving.find(run)[0]
+def test_a_corrupt_checkpoint_is_passed_over(shards, tmp_path, damage, caplog, undisturbed):
+    run = _resumable(shards, tmp_path)
+    newest = checkpoints.find(run)[0]
     file = newest / ("model.safetensors" if damage in ("cut", "gone") else "trainer.pt")
     data = bytearray(file.read_bytes())
     if damage == "cut":
@@ -210,9 +204,9 @@ def test_a_corrupt_checkpoint_is_passed_over(
     assert same(weights(run), weights(undisturbed))
 
 
-def test_nothing_readable_is_an_error(shards, tmp_path, monkeypatch):
-    run = _resumable(shards, tmp_path, monkeypatch)
-    for found in saving.find(run):
+def test_nothing_readable_is_an_error(shards, tmp_path):
+    run = _resumable(shards, tmp_path)
+    for found in checkpoints.find(run):
         (found / "trainer.pt").unlink()
     with pytest.raises(TrainingError, match="none of the checkpoints"):
         train(recipe(shards), run, device="cpu")
@@ -236,15 +230,15 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good(shards, tmp_path, mon
 
 
 def test_a_loss_that_is_no_number_stops_the_run(shards, tmp_path, monkeypatch):
-    real = loop._Run._one
+    real, steps = Stepper.backward, itertools.count(1)
 
-    def poisons(self, batches, window):
-        if self.step == 3:
+    def poisons(self, batches):
+        if next(steps) == 4:
             with torch.no_grad():
                 self.model.logit_scale.fill_(float("nan"))
-        real(self, batches, window)
+        return real(self, batches)
 
-    monkeypatch.setattr(loop._Run, "_one", poisons)
+    monkeypatch.setattr(Stepper, "backward", poisons)
     with pytest.raises(TrainingError, match=r"is nan at step 4.*step-00000002.*optimizer.lr"):
         train(recipe(shards), tmp_path / "run", device="cpu")
 
@@ -259,24 +253,24 @@ def test_another_recipe_or_folder_is_refused(shards, undisturbed, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(TrainingError, match="holds other files"):
         train(recipe(shards), tmp_path, device="cpu")
-    with pytest.raises(CheckpointError, match="no checkpoint of a run there"):
+    with pytest.raises(CheckpointError, match="no training checkpoint"):
         train(recipe(shards), tmp_path / "new", device="cpu", resume=str(tmp_path / "nowhere"))
 
 
-def test_changed_data_are_refused(tmp_path, monkeypatch):
+def test_changed_data_are_refused(tmp_path):
     made = tmp_path / "dr"
     made.mkdir()
     folder(made, [[sample(i) for i in range(20)]])
-    run = _resumable(str(made), tmp_path, monkeypatch)
+    run = _resumable(str(made), tmp_path)
     for path in made.iterdir():
         path.unlink()
     folder(made, [[sample(i) for i in range(1, 21)]])
-    with pytest.raises(TrainingError, match="no longer those of the checkpoint"):
+    with pytest.raises(TrainingError, match="changed since the checkpoint"):
         train(recipe(str(made)), run, device="cpu")
 
 
 def test_a_checkpoint_elsewhere_can_be_gone_on_from(shards, undisturbed, tmp_path):
-    second = str(saving.find(undisturbed)[2])
+    second = str(checkpoints.find(undisturbed)[2])
     summary = train(recipe(shards), tmp_path / "other", device="cpu", resume=second)
     assert summary.step == 6
     assert [line["step"] for line in read(tmp_path / "other" / "log.jsonl")] == [3, 4, 5, 6]
@@ -296,7 +290,10 @@ def test_the_best_checkpoint_is_kept(shards, tmp_path):
     summary = train(recipe(shards, **fields), tmp_path / "run", device="cpu", on_checkpoint=score)
     assert seen == [2, 4, 6, 8, 10]
     assert summary.best == (4, 0.9)
-    assert [p.name for p in saving.find(tmp_path / "run")] == ["step-00000010", "step-00000004"]
+    assert [p.name for p in checkpoints.find(tmp_path / "run")] == [
+        "step-00000010",
+        "step-00000004",
+    ]
     scored = [line for line in read(tmp_path / "run" / "log.jsonl") if "eval/main_metric" in line]
     assert [line["step"] for line in scored] == seen
 
@@ -311,7 +308,7 @@ def test_an_average_is_what_is_scored_and_finished(shards, tmp_path):
     run = tmp_path / "run"
     train(recipe(shards, ema=0.9), run, device="cpu", on_checkpoint=score)
     assert same(weights(run), models[-1])
-    assert not same(weights(run), weights(saving.find(run)[0]))
+    assert not same(weights(run), weights(checkpoints.find(run)[0]))
 
 
 def test_the_scale_is_clamped(shards, tmp_path):
@@ -324,9 +321,9 @@ def test_the_scale_is_clamped(shards, tmp_path):
 def test_what_is_frozen_stays(shards, tmp_path, caplog):
     fields = {"model.freeze_text": 0, "model.freeze_image": 1, "model.freeze_batch_norm": True}
     changed = recipe(shards, **fields)
-    before = loop.first_model(changed).state_dict()
+    before = initial_model(changed).state_dict()
     train(changed, tmp_path / "run", device="cpu")
-    assert "model.freeze_image without model.init" in caplog.text
+    assert "model.freeze_image is set without model.init" in caplog.text
     after = weights(tmp_path / "run")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert "image.head.weight" in moved or any(n.startswith("image.") for n in moved)
@@ -365,11 +362,13 @@ def test_a_run_killed_between_saving_and_scoring_has_its_scores(
         return {"main_metric": float(at == 2)}
 
     now = []
-    annotate, write = saving.annotate, loop.Log.write
+    record, write = checkpoints.record_metrics, Log.write
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "annotate", lambda *args: (killed("noting"), annotate(*args)))
         patch.setattr(
-            loop.Log,
+            checkpoints, "record_metrics", lambda *args: (killed("noting"), record(*args))
+        )
+        patch.setattr(
+            Log,
             "write",
             lambda self, record: (
                 "eval/main_metric" in record and killed("logging"),
@@ -383,7 +382,11 @@ def test_a_run_killed_between_saving_and_scoring_has_its_scores(
     assert (summary.best, summary.metrics) == ((2, 1.0), {"main_metric": 0.0})
     scores = [(r["step"], r["eval/main_metric"]) for r in read(run / "log.jsonl") if len(r) == 2]
     assert scores == [(2, 1.0), (4, 0.0), (6, 0.0)]
-    assert [saving.check(p).metrics["main_metric"] for p in saving.find(run)] == [0.0, 0.0, 1.0]
+    assert [checkpoints.check(p).metrics["main_metric"] for p in checkpoints.find(run)] == [
+        0.0,
+        0.0,
+        1.0,
+    ]
 
 
 def test_precision_checkpointing_and_layout(shards, tmp_path):
@@ -410,7 +413,7 @@ def test_precision_checkpointing_and_layout(shards, tmp_path):
 
 
 def test_errors_before_the_first_step_leave_no_folder(shards, tmp_path):
-    with pytest.raises(ConfigError, match="no data"):
+    with pytest.raises(ConfigError, match="no training data"):
         train(recipe(()), tmp_path / "run", device="cpu")
     with pytest.raises(DataError):
         train(recipe(str(tmp_path / "nowhere")), tmp_path / "run", device="cpu")
@@ -521,13 +524,13 @@ def test_two_processes_by_torchrun_and_one_goes_on(shards, tmp_path):
         assert torch.isfinite(value.float()).all(), name
     # One process goes on where two stopped, and says so.
     (run / "model").rename(tmp_path / "finished")
-    for path in saving.find(run)[:1]:
+    for path in checkpoints.find(run)[:1]:
         path.rename(tmp_path / "last")
     done = subprocess.run(
         [sys.executable, "-m", "pocketclip", "train", *arguments], check=True, timeout=120,
         capture_output=True, text=True,
     )  # fmt: skip
-    assert "had 2 processes and goes on with 1" in done.stderr
+    assert "had 2 processes and resumes with 1" in done.stderr
     assert json.loads((run / "run.json").read_text())["starts"][1]["step"] == 2
     assert (run / "model" / "model.safetensors").is_file()
 
@@ -547,12 +550,12 @@ def test_what_was_just_saved_outlives_damaged_later_ones(shards, tmp_path):
     run = tmp_path / "run"
     train(recipe(shards), run, device="cpu")
     shutil.rmtree(run / "model")
-    for found in saving.find(run)[:2]:
+    for found in checkpoints.find(run)[:2]:
         (found / "trainer.pt").unlink()
     fields = {"checkpoint.every_steps": 3, "checkpoint.keep_last": 1}
     train(recipe(shards, **fields), run, device="cpu")
-    assert [p.name for p in saving.find(run)] == ["step-00000006"]
-    assert saving.newest(run).step == 6
+    assert [p.name for p in checkpoints.find(run)] == ["step-00000006"]
+    assert checkpoints.newest(run).step == 6
 
 
 def test_resuming_does_not_want_the_first_weights_again(shards, undisturbed, tmp_path):
@@ -562,12 +565,12 @@ def test_resuming_does_not_want_the_first_weights_again(shards, undisturbed, tmp
     run = tmp_path / "run"
     train(begun, run, device="cpu")
     shutil.rmtree(first)
-    shutil.rmtree(saving.find(run)[0])
+    shutil.rmtree(checkpoints.find(run)[0])
     assert train(begun, run, device="cpu").step == 6
 
 
-def test_half_written_folders_of_killed_processes_go(shards, tmp_path, monkeypatch):
-    run = _resumable(shards, tmp_path, monkeypatch)
+def test_half_written_folders_of_killed_processes_go(shards, tmp_path):
+    run = _resumable(shards, tmp_path)
     killed = """
         import os, signal, sys
         from pathlib import Path
@@ -627,13 +630,13 @@ def test_a_run_that_was_killed_while_it_removed_old_checkpoints(shards, undistur
     run = tmp_path / "run"
     whole = recipe(shards, **{"checkpoint.keep_last": 1})
     train(whole, run, device="cpu")
-    for found in saving.find(undisturbed)[1:]:
+    for found in checkpoints.find(undisturbed)[1:]:
         shutil.copytree(found, run / "checkpoints" / found.name)
     (run / "checkpoints" / "step-00000004" / "checkpoint.json").unlink()
     (run / "checkpoints" / "step-00000002" / "notes.txt").write_text("mine")
     shutil.rmtree(run / "model")
     train(whole, run, device="cpu")
-    assert [p.name for p in saving.find(run)] == ["step-00000006"]
+    assert [p.name for p in checkpoints.find(run)] == ["step-00000006"]
     assert [p.name for p in (run / "checkpoints" / "step-00000002").iterdir()] == ["notes.txt"]
     assert not (run / "checkpoints" / "step-00000004").exists()
 
@@ -650,7 +653,7 @@ def test_a_disk_that_fills_outside_of_a_checkpoint(shards, tmp_path, monkeypatch
         if record["step"] == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(loop.Log, "write", full)
+    monkeypatch.setattr(Log, "write", full)
     with pytest.raises(TrainingError, match=r"No space left.*step-00000002"):
         train(recipe(shards), tmp_path / "run", device="cpu")
 
@@ -688,23 +691,23 @@ def test_a_schedulers_sigterm_to_all_processes_saves(shards, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     assert process.returncode == 130, told
-    assert saving.newest(run) is not None
+    assert checkpoints.newest(run) is not None
 
 
 def test_siglip_with_its_bias_goes_on(shards, tmp_path):
     fields = {"loss.kind": "siglip", "loss.teacher_biases": [-5.0, -6.0], "optimizer.lr": 1e-2}
     whole = recipe(shards, **fields)
     train(whole, tmp_path / "whole", device="cpu")
-    saved = saving.newest(tmp_path / "whole")
-    bias = saving.load(saved)[1]["bias"]
+    saved = checkpoints.newest(tmp_path / "whole")
+    bias = checkpoints.load(saved)[1]["bias"]
     assert -10.5 < float(bias) < -9.5
     assert float(bias) != -10.0
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "model")
-    shutil.rmtree(saving.find(tmp_path / "again")[0])
+    shutil.rmtree(checkpoints.find(tmp_path / "again")[0])
     train(whole, tmp_path / "again", device="cpu")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "again"))
-    assert torch.equal(saving.load(saving.newest(tmp_path / "again"))[1]["bias"], bias)
+    assert torch.equal(checkpoints.load(checkpoints.newest(tmp_path / "again"))[1]["bias"], bias)
 
 
 # Evaluation
@@ -820,11 +823,11 @@ def test_an_evaluation_that_fails_is_said_and_the_run_goes_on(
     run = tmp_path / "run"
     summary = train(recipe(shards), run, device="cpu", on_checkpoint=score)
     assert (summary.step, summary.failed_evaluations, summary.best) == (6, 1, (6, 0.6))
-    assert f"the evaluation after step 4 failed, training goes on: {reason}" in caplog.text
+    assert f"the evaluation after step 4 failed; training continues: {reason}" in caplog.text
     (line,) = [line for line in read(run / "log.jsonl") if "eval/error" in line]
     assert line["step"] == 4
     assert line["eval/error"].startswith(reason)
-    assert saving.check(saving.place(run, 4)).metrics == {}
+    assert checkpoints.check(checkpoints.checkpoint_dir(run, 4)).metrics == {}
     # And what is learnt is what is learnt without.
     assert same(weights(run), weights(undisturbed))
 
@@ -850,15 +853,15 @@ def test_the_precision_of_the_beginning_is_kept(shards, tmp_path, monkeypatch, c
     with monkeypatch.context() as first:
         first.setattr(devices, "resolve_dtype", machine(torch.bfloat16))
         train(whole, run, device="cpu")
-    assert saving.load(saving.newest(run))[1]["precision"] == "bfloat16"
+    assert checkpoints.load(checkpoints.newest(run))[1]["precision"] == "bfloat16"
     shutil.rmtree(run / "model")
-    shutil.rmtree(saving.find(run)[0])
+    shutil.rmtree(checkpoints.find(run)[0])
     expected = (run / "log.jsonl").read_text().splitlines()[-1]
     with monkeypatch.context() as second:
         second.setattr(devices, "resolve_dtype", machine(torch.float32))
         train(whole, run, device="cpu")
-        train(whole, tmp_path / "other", device="cpu", resume=str(saving.find(run)[1]))
-    assert "the run computes in bfloat16, as it began; `auto` would be float32" in caplog.text
+        train(whole, tmp_path / "other", device="cpu", resume=str(checkpoints.find(run)[1]))
+    assert "the run continues in bfloat16, as it began; `auto` would choose float32" in caplog.text
     for place in (run, tmp_path / "other"):
         starts = json.loads((place / "run.json").read_text())["starts"]
         assert {start["precision"] for start in starts} == {"bfloat16"}
@@ -866,7 +869,7 @@ def test_the_precision_of_the_beginning_is_kept(shards, tmp_path, monkeypatch, c
         assert json.loads(last)["loss"] == json.loads(expected)["loss"]
     # A precision that is named counts, in a folder of its own.
     named = recipe(shards, precision="float32", steps=4)
-    train(named, tmp_path / "named", device="cpu", resume=str(saving.find(run)[1]))
+    train(named, tmp_path / "named", device="cpu", resume=str(checkpoints.find(run)[1]))
     starts = json.loads((tmp_path / "named" / "run.json").read_text())["starts"]
     assert [start["precision"] for start in starts] == ["float32"]
 
@@ -874,32 +877,33 @@ def test_the_precision_of_the_beginning_is_kept(shards, tmp_path, monkeypatch, c
 @pytest.mark.parametrize("where", ["weights", "statistics", "average"])
 def test_weights_that_are_no_numbers_are_not_saved(shards, tmp_path, monkeypatch, where):
     """The loss of a step is of the weights before it."""
-    real = loop._Run._one
+    real = Run.update_weights
 
-    def poisons(self, batches, window):
-        real(self, batches, window)
-        if self.step == 4:
+    def poisons(self):
+        norm = real(self)
+        if self.step == 3:  # the fourth step's update
             state = self.average.state if where == "average" else self.model.state_dict()
             wanted = "running_var" if where == "statistics" else "weight"
             next(v for n, v in state.items() if n.endswith(wanted)).fill_(float("inf"))
+        return norm
 
-    monkeypatch.setattr(loop._Run, "_one", poisons)
-    message = r"holds values that are not finite at step 4; the last good .*step-00000002\. Go on"
+    monkeypatch.setattr(Run, "update_weights", poisons)
+    message = r"holds non-finite values at step 4; the last good .*step-00000002\. Resume"
     with pytest.raises(TrainingError, match=message):
         train(recipe(shards, ema=0.9), tmp_path / "run", device="cpu")
-    assert [path.name for path in saving.find(tmp_path / "run")] == ["step-00000002"]
+    assert [path.name for path in checkpoints.find(tmp_path / "run")] == ["step-00000002"]
 
 
 def test_float16_that_never_steps_ends_the_run(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_LEAST_SCALE", 2.0**14)
-    real = loop._Run._update
+    monkeypatch.setattr(running, "MIN_LOSS_SCALE", 2.0**14)
+    real = Run.update_weights
 
     def overflows(self):
         next(self.model.image.parameters()).grad.fill_(float("inf"))
         return real(self)
 
-    monkeypatch.setattr(loop._Run, "_update", overflows)
-    with pytest.raises(TrainingError, match=r"float16 holds no gradient any more.*step 3"):
+    monkeypatch.setattr(Run, "update_weights", overflows)
+    with pytest.raises(TrainingError, match=r"every float16 gradient overflows.*step 3"):
         train(recipe(shards, precision="float16"), tmp_path / "run", device="cpu")
 
 
@@ -910,7 +914,7 @@ def test_what_cannot_be_known_from_the_recipe_alone_is_said_before_any_work(shar
     run = tmp_path / "run"
     with pytest.raises(ConfigError, match="micro-batches of 1 sample"):
         train(recipe(shards, accumulate=8), run, device="cpu")
-    with pytest.raises(ConfigError, match=r"12 numbers.* \[8, 5\] add up to 13"):
+    with pytest.raises(ConfigError, match=r"12 values.* \[8, 5\] add up to 13"):
         train(recipe(shards, **{"loss.teacher_dims": [8, 5]}), run, device="cpu")
     raw = {"data.reinforced": False, "loss.weights": [1.0, 0.0], "data.where.split": "train"}
     with pytest.raises(ConfigError, match="tar shards have no columns"):

@@ -42,7 +42,7 @@ class Saved:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def place(run: Path, step: int) -> Path:
+def checkpoint_dir(run: Path, step: int) -> Path:
     """Return the folder of the checkpoint after `step` steps."""
     return run / FOLDER / f"step-{step:08d}"
 
@@ -54,7 +54,7 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
         TrainingError: the disk is full or cannot be written to; the message names the last good
             checkpoint.
     """
-    target = place(run, step)
+    target = checkpoint_dir(run, step)
     try:
         with write_whole_folder(target, own_files) as folder:
             write_files(model, folder)
@@ -79,7 +79,7 @@ def own_files(folder: Path) -> set[str]:
     return {checkpoint.CONFIG, checkpoint.WEIGHTS, _TRAINER, _SEAL}
 
 
-def annotate(saved: Saved, metrics: Mapping[str, float]) -> None:
+def record_metrics(saved: Saved, metrics: Mapping[str, float]) -> None:
     """Note what a checkpoint scored.
 
     Raises:
@@ -189,11 +189,11 @@ def prune(run: Path, step: int, keep_last: int, *, keep_best: bool) -> None:
     Those after `step`, which was just saved, are damaged or of a past that was given up.
     """
     found = find(run)
-    later = [folder for folder in found if folder > place(run, step)]
+    later = [folder for folder in found if folder > checkpoint_dir(run, step)]
     for folder in later:
         _discard(folder)
     winner = best(run) if keep_best else None
-    kept = place(run, winner[0]) if winner is not None else None
+    kept = checkpoint_dir(run, winner[0]) if winner is not None else None
     for folder in found[len(later) + keep_last :]:
         if folder != kept:
             _discard(folder)

@@ -16,7 +16,7 @@ import itertools
 import re
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 
 import torch
@@ -135,7 +135,7 @@ class Loader:
         """Let go of the files."""
         self._source.close()
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
+    def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Yield batch `start` and those after it, without end.
 
         Raises:

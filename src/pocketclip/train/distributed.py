@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.distributed.rendezvous import rendezvous
 
-from pocketclip.errors import ConfigError
+from pocketclip.errors import ConfigError, PocketclipError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 ObjectT = TypeVar("ObjectT")
@@ -170,6 +170,24 @@ def broadcast_object(value: ObjectT, source: int = 0) -> ObjectT:
     box: list[Any] = [value]
     dist.broadcast_object_list(box, src=source)
     return box[0]
+
+
+def on_main(call: Callable[[], ObjectT]) -> ObjectT:
+    """Return on every rank what `call` returns on the main one; the others wait for it.
+
+    A PocketclipError or OSError that `call` raises is raised on every rank.
+    """
+    result: Any = None
+    problem: Exception | None = None
+    if is_main():
+        try:
+            result = call()
+        except (PocketclipError, OSError) as error:  # the others are waiting
+            problem = error
+    result, problem = broadcast_object((result, problem))
+    if problem is not None:
+        raise problem
+    return result
 
 
 def average(values: dict[str, float]) -> dict[str, float]:

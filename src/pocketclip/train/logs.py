@@ -26,7 +26,7 @@ _NO_WANDB = (
 log = logging.getLogger(__name__)
 
 
-def check(recipe: Recipe) -> None:
+def check_trackers(recipe: Recipe) -> None:
     """Refuse a tracker that is not installed, before any work.
 
     Raises:

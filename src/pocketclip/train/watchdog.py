@@ -10,18 +10,22 @@ ends with the reason. Without this, the others would wait until the collectives'
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import torch.distributed as dist
 
+from pocketclip.devices import resolve_device
 from pocketclip.errors import PocketclipError, TrainingError, first_line
+from pocketclip.train import distributed
 from pocketclip.train.distributed import World
 
 POLL = 0.25
@@ -33,6 +37,25 @@ GRACE = 30.0
 _LONGEST = 2000  # characters of a reason
 _entered = itertools.count()  # all ranks enter equally often: each time has a key of its own
 log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[World]:
+    """Join the processes that `torchrun` started, under a watchdog, and leave them at the end.
+
+    If the caller has joined them already, they stay joined. See `distributed.start`.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto`.
+    """
+    joined_before = distributed.world_size() > 1
+    world = distributed.start(str(resolve_device(device)) if device == "auto" else device)
+    try:
+        with Watchdog(world, ends=not joined_before):
+            yield world
+    finally:
+        if not joined_before:
+            distributed.stop()
 
 
 class Watchdog:

@@ -1,0 +1,167 @@
+"""Resuming: claims a run's folder, chooses the checkpoint to resume from, and restores it.
+
+Exact resume needs nothing else: the order of samples is a pure function of the step, see `order`,
+and the model's random choices too, see `setup.seed_step`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from pocketclip import checkpoint
+from pocketclip.errors import CheckpointError, TrainingError
+from pocketclip.nn.clip import CLIP
+from pocketclip.storage import locks
+from pocketclip.storage.local import remove_abandoned
+from pocketclip.train import checkpoints, distributed
+from pocketclip.train import recipe as recipes
+from pocketclip.train.checkpointing import CheckpointScorer, OnCheckpoint, prune
+from pocketclip.train.checkpoints import Saved
+from pocketclip.train.distributed import World
+from pocketclip.train.logs import Log
+from pocketclip.train.recipe import Recipe
+from pocketclip.train.reporting import RECIPE
+from pocketclip.train.run import MODEL_DIR, Summary
+
+# Fields that may change when a run is resumed: they do not affect the weights.
+_FREE_FIELDS = (
+    "about", "log_every", "tensorboard", "wandb", "checkpoint.", "evaluation", "data.workers",
+    "data.cache_dir", "data.source",
+)  # fmt: skip
+log = logging.getLogger(__name__)
+
+
+def find_checkpoint(
+    recipe: Recipe, folder: Path, resume: str, stack: contextlib.ExitStack
+) -> Saved | None:
+    """Claim the run's folder and return the checkpoint to resume from, the same on all processes.
+
+    Args:
+        recipe: what is to be trained.
+        folder: the run's folder.
+        resume: `auto`, `no` or a path, as `train` takes it.
+        stack: holds the claim of the folder, on the main process.
+
+    Raises:
+        CheckpointError: there is no checkpoint at the path.
+        TrainingError: the folder holds another run or other files, or none of its checkpoints
+            can be read.
+    """
+    return distributed.on_main(lambda: _find_checkpoint(recipe, folder, resume, stack))
+
+
+def _find_checkpoint(
+    recipe: Recipe, folder: Path, resume: str, stack: contextlib.ExitStack
+) -> Saved | None:
+    holds_run = _claim_folder(folder, stack)
+    if holds_run:
+        _check_same_recipe(folder, recipe)
+    if resume not in ("auto", "no"):
+        path = Path(resume)
+        saved = checkpoints.check(path) if path.name.startswith("step-") else None
+        saved = saved or checkpoints.newest(path)
+        if saved is None:
+            raise CheckpointError(f"{resume}: no training checkpoint at this path")
+        return saved
+    if not holds_run:
+        return None
+    if resume == "no":
+        raise TrainingError(
+            f"{folder} holds a run; continue it with --resume auto, or choose another folder"
+        )
+    checkpoints.remove_abandoned(folder)
+    saved = checkpoints.newest(folder)
+    if saved is None and checkpoints.find(folder):
+        raise TrainingError(
+            f"none of the checkpoints in {folder / checkpoints.FOLDER} can be read; remove the "
+            "folder to start again"
+        )
+    return saved
+
+
+def _claim_folder(folder: Path, stack: contextlib.ExitStack) -> bool:
+    """Lock the run's folder until the end; return whether it holds a run."""
+    remove_abandoned(folder)
+    other_files = folder.exists() and (
+        not folder.is_dir() or any(path.name != locks.LOCK for path in folder.iterdir())
+    )
+    if other_files and not (folder / RECIPE).is_file():
+        raise TrainingError(
+            f"{folder} holds other files; choose an empty or new folder for the run"
+        )
+    stack.enter_context(locks.claim(folder, "a training"))
+    return (folder / RECIPE).is_file()
+
+
+def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    old = recipes.load_recipe(folder / RECIPE)
+    changed = {
+        key: values
+        for key, values in recipes.differences(old, recipe).items()
+        if not key.startswith(_FREE_FIELDS)
+    }
+    if changed:
+        shown = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
+        raise TrainingError(
+            f"{folder} holds a run of another recipe ({shown}); choose another folder"
+        )
+
+
+def restore(saved: Saved, recipe: Recipe, world: World) -> tuple[CLIP, dict[str, Any]]:
+    """Return a checkpoint's model, ready to train, and its trainer state.
+
+    Raises:
+        CheckpointError: it cannot be read, or its model is not the recipe's.
+    """
+    model, trainer_state = checkpoints.load(saved)
+    if model.config != recipe.model.config():
+        raise CheckpointError(f"the model in {saved.folder} is not the one the recipe describes")
+    model.set_gradient_checkpointing(recipe.gradient_checkpointing)
+    if world.is_main:
+        log.info("resuming from %s", saved.folder)
+        if trainer_state["world_size"] != world.size:
+            log.warning(
+                "the run had %d processes and resumes with %d: the batch size stays the same, the "
+                "order of the samples within this epoch changes",
+                trainer_state["world_size"],
+                world.size,
+            )
+    return model.train(), trainer_state
+
+
+def has_model(folder: Path) -> bool:
+    """Return whether a run's folder holds a finished model."""
+    return (folder / MODEL_DIR / checkpoint.CONFIG).is_file()
+
+
+def complete_finished_run(
+    recipe: Recipe,
+    folder: Path,
+    world: World,
+    saved: Saved,
+    model: CLIP,
+    trainer_state: dict[str, Any],
+    score: OnCheckpoint | None,
+) -> Summary:
+    """Return the summary of a run whose last step was done by an earlier start.
+
+    If that start was killed before it wrote the finished model, or stands in another folder, the
+    model is written now.
+    """
+    if world.is_main and not has_model(folder):
+        if trainer_state["average"] is not None:
+            model.load_state_dict(trainer_state["average"]["state"])
+        if saved.folder.parent.parent == folder:
+            with Log(folder, recipe, saved.step) as writer:
+                CheckpointScorer(score, writer).score_late(saved, model.to(world.device), folder)
+            prune(folder, saved.step, recipe)
+        checkpoint.save(model, folder / MODEL_DIR)
+    distributed.barrier()
+    return Summary(
+        run=folder, step=saved.step, steps=recipe.steps, samples=saved.step * recipe.batch_size,
+        seconds=0.0, skipped=int(trainer_state["skipped"]) if world.is_main else 0,
+        metrics=saved.metrics, best=checkpoints.best(folder), model=folder / MODEL_DIR,
+    )  # fmt: skip

@@ -1,0 +1,224 @@
+"""The state of a run while it trains, and how it ends.
+
+`setup.build_run` builds a `Run`, `loop.train` steps it, `checkpointing` saves it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pocketclip import checkpoint
+from pocketclip.errors import TrainingError
+from pocketclip.nn.build import build
+from pocketclip.nn.clip import CLIP
+from pocketclip.train import checkpoints, distributed
+from pocketclip.train.data import Loader
+from pocketclip.train.distributed import World
+from pocketclip.train.optim import WeightAverage
+from pocketclip.train.recipe import Recipe
+from pocketclip.train.step import Stepper
+
+MODEL_DIR = checkpoint.RUN_MODEL
+"""The folder of the finished model, within the run's."""
+MIN_LOSS_SCALE = 2.0**-10
+"""Of float16 training: the scale begins at 65,536, and each step that overflows halves it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Summary:
+    """How a run ended."""
+
+    run: Path
+    """The run's folder."""
+    step: int
+    """Optimiser steps done, earlier starts included."""
+    steps: int
+    """Optimiser steps that the recipe asks for."""
+    samples: int
+    """Training samples seen, earlier starts included."""
+    seconds: float
+    """Seconds of this start."""
+    interrupted: bool = False
+    skipped: int = 0
+    """Samples that could not be used and were replaced by others."""
+    failed_evaluations: int = 0
+    """Checkpoints of this start that could not be scored; the log says why."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last checkpoint's metrics by name."""
+    best: tuple[int, float] | None = None
+    """Step and main metric of the best checkpoint; None if none was scored."""
+    model: Path | None = None
+    """The folder of the finished model; None if the run was interrupted."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One start of a run: model, data, optimiser, and how far it has come."""
+
+    recipe: Recipe
+    folder: Path
+    world: World
+    loader: Loader
+    model: CLIP
+    stepper: Stepper
+    optimizer: torch.optim.Optimizer
+    logit_bias: nn.Parameter | None
+    """SigLIP's, which is not part of the model."""
+    average: WeightAverage | None
+    step: int = 0
+    """Optimiser steps done."""
+    skipped: int = 0
+    """Samples replaced; on the main process it includes earlier starts."""
+    last_good: Path | None = None
+    """The newest checkpoint."""
+
+    def update_weights(self) -> float:
+        """Clip the gradient, step the optimiser and the average; return the norm before."""
+        settings, scaler = self.recipe.optimizer, self.stepper.scaler
+        bias = self.logit_bias
+        if bias is not None and self.world.size > 1 and bias.grad is not None:
+            # DistributedDataParallel averages the model's gradients only. Before unscaling, so
+            # that all processes see the same overflow.
+            torch.distributed.all_reduce(bias.grad)
+            bias.grad /= self.world.size
+        scaler.unscale_(self.optimizer)
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(weights, settings.clip_norm or math.inf)
+        if scaler.is_enabled() or bool(torch.isfinite(norm)):
+            scaler.step(self.optimizer)
+            scaler.update()
+            with torch.no_grad():
+                highest = math.log(self.recipe.max_logit_scale)
+                self.model.logit_scale.clamp_(0, highest)  # CLIP, section 2.5
+            if self.average is not None:
+                self.average.update(self.model)
+        return float(norm)
+
+    def check_step(self, values: Mapping[str, float]) -> None:
+        """Refuse to go on after a step with a non-finite loss or gradient.
+
+        Raises:
+            TrainingError: it is; the message names the last good checkpoint.
+        """
+        # In float16 a gradient may overflow: the scaler skips that step and halves its scale.
+        scaler = self.stepper.scaler
+        ignored = {"grad_norm"} if scaler.is_enabled() else set()
+        wrong = [k for k, v in values.items() if not math.isfinite(v) and k not in ignored]
+        if wrong:
+            raise TrainingError(self._diverged(f"{wrong[0]} is {values[wrong[0]]}"))
+        if ignored and scaler.get_scale() < MIN_LOSS_SCALE:
+            raise TrainingError(self._diverged("every float16 gradient overflows"))
+
+    def check_weights(self) -> None:
+        """Refuse to save non-finite weights: the newest checkpoint would be useless.
+
+        Raises:
+            TrainingError: a tensor of the model or of the average holds NaN or an infinity.
+        """
+        average = self.average.state if self.average is not None else {}
+        for state in (self.model.state_dict(), average):
+            for name, value in state.items():
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    raise TrainingError(self._diverged(f"{name} holds non-finite values"))
+
+    def _diverged(self, problem: str) -> str:
+        return (
+            f"{problem} at step {self.step}; {self._last_good()}. Resume from a checkpoint into "
+            "another folder (--resume CHECKPOINT --out OTHER), with a lower optimizer.lr or with "
+            "precision=float32"
+        )
+
+    def _last_good(self) -> str:
+        if self.last_good is None:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {self.last_good}"
+
+    @contextlib.contextmanager
+    def disk_errors_explained(self) -> Iterator[None]:
+        """Turn an OSError of the block into a TrainingError that says how to go on."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{self.folder}: the run cannot continue ({error}); {self._last_good()}; fix the "
+                "cause (if the disk is full, free some space) and resume"
+            ) from error
+
+    def result(self) -> CLIP:
+        """Return the model to use: a copy with the averaged weights, or the model itself."""
+        if self.average is None:
+            return self.model
+        model = build(self.recipe.model.config()).to(self.world.device)
+        model.load_state_dict(self.average.state)
+        return model
+
+    def skipped_by_all(self) -> int:
+        """Return the number of replaced samples, all processes together."""
+        mean = distributed.average({"skipped": float(self.skipped)})["skipped"]
+        return round(mean * self.world.size)
+
+    def summary(
+        self,
+        *,
+        seconds: float,
+        metrics: dict[str, float],
+        failed_evaluations: int,
+        interrupted: bool,
+    ) -> Summary:
+        """Return how this start ended; all processes must call it."""
+        return Summary(
+            run=self.folder,
+            step=self.step,
+            steps=self.recipe.steps,
+            samples=self.step * self.recipe.batch_size,
+            seconds=seconds,
+            interrupted=interrupted,
+            skipped=self.skipped_by_all(),
+            failed_evaluations=failed_evaluations,
+            metrics=metrics,
+            best=checkpoints.best(self.folder),
+            model=None if interrupted else self.folder / MODEL_DIR,
+        )
+
+    def trainer_state(self, *, skipped: int, score: bool) -> dict[str, Any]:
+        """Return what `trainer.pt` holds: everything but the model that resuming needs.
+
+        Args:
+            skipped: replaced samples of all processes.
+            score: whether the checkpoint is to be scored: the next start does so if this one is
+                killed before.
+        """
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.stepper.scaler.state_dict(),
+            "precision": dtype_name(self.stepper.dtype),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "bias": self.logit_bias.detach() if self.logit_bias is not None else None,
+            "skipped": skipped,
+            "world_size": self.world.size,
+            "index_hash": self.loader.index_hash,
+            "score": score,
+        }
+
+    def load_trainer_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from the `trainer_state` of a checkpoint."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.scaler.load_state_dict(state["scaler"])
+        if self.average is not None and state["average"] is not None:
+            self.average.load_state_dict(state["average"])
+        if self.logit_bias is not None:
+            with torch.no_grad():
+                self.logit_bias.copy_(state["bias"])
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name without `torch.`, as recipes and `run.json` have it."""
+    return str(dtype).removeprefix("torch.")

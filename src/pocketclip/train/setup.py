@@ -1,0 +1,327 @@
+"""What a run is built from: checked settings, the first model, the optimiser, the data loader.
+
+model = initial_model(recipe)
+optimizer, logit_bias = build_optimizer(recipe, model)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pocketclip import checkpoint, devices, zoo
+from pocketclip.errors import CheckpointError, ConfigError, TrainingError
+from pocketclip.nn.build import build
+from pocketclip.nn.clip import CLIP
+from pocketclip.train import distributed
+from pocketclip.train.data import DataConfig, Loader
+from pocketclip.train.distributed import World
+from pocketclip.train.optim import WeightAverage, make_optimizer, parameter_groups
+from pocketclip.train.recipe import Recipe
+from pocketclip.train.run import Run, dtype_name
+from pocketclip.train.step import Stepper
+from pocketclip.types import Encoder
+
+log = logging.getLogger(__name__)
+
+
+def build_run(
+    recipe: Recipe,
+    folder: Path,
+    world: World,
+    *,
+    model: CLIP,
+    loader: Loader,
+    teachers: Sequence[Encoder],
+    step: int,
+    trainer_state: Mapping[str, Any],
+) -> Run:
+    """Return a run that is ready for its next step.
+
+    Args:
+        recipe: what to train.
+        folder: the run's folder.
+        world: this process among those that train together.
+        model: from `initial_model`, or from a checkpoint.
+        loader: the data.
+        teachers: live teachers.
+        step: optimiser steps done.
+        trainer_state: of the checkpoint to resume from; empty for a new run.
+
+    Raises:
+        ConfigError: settings that do not fit the data or the model.
+    """
+    model = model.to(world.device)
+    if world.size > 1 and recipe.sync_batch_norm:
+        model = distributed.convert_sync_batch_norm(model)
+    if recipe.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer, logit_bias = build_optimizer(recipe, model)
+    average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
+    dtype = resolve_precision(recipe, world, trainer_state.get("precision"))
+    dims, scales, biases = teacher_settings(recipe, loader, teachers)
+    stepper = Stepper(
+        model, wrap_model(recipe, world, model), recipe.loss,
+        teacher_dims=dims, teacher_scales=scales, teacher_biases=biases,
+        logit_bias=logit_bias, device=world.device, dtype=dtype, gathered=world.size > 1,
+        teachers=teachers, channels_last=recipe.channels_last, trim=not recipe.compile,
+    )  # fmt: skip
+    run = Run(
+        recipe=recipe, folder=folder, world=world, loader=loader, model=model, stepper=stepper,
+        optimizer=optimizer, logit_bias=logit_bias, average=average, step=step,
+    )  # fmt: skip
+    if trainer_state:
+        run.load_trainer_state(trainer_state)
+        # A checkpoint counts the replaced samples of all processes: one of them carries that on.
+        run.skipped = int(trainer_state["skipped"]) if world.is_main else 0
+    return run
+
+
+def check_batch_size(recipe: Recipe, world: World) -> int:
+    """Return the micro-batch size of one process.
+
+    Raises:
+        ConfigError: the batch does not divide, or BatchNorm would have no statistics.
+    """
+    parts = world.size * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise ConfigError(
+            f"batch_size {recipe.batch_size} does not divide by {world.size} processes x "
+            f"{recipe.accumulate} micro-batches"
+        )
+    micro_batch = recipe.batch_size // parts
+    shares_statistics = world.size > 1 and recipe.sync_batch_norm
+    if micro_batch == 1 and not (shares_statistics or recipe.model.freeze_batch_norm):
+        config = recipe.model.config()
+        if not isinstance(config.image, zoo.ViTConfig) or config.text.repmixer:
+            raise ConfigError(
+                "BatchNorm has no statistics in micro-batches of 1 sample: raise batch_size, "
+                "lower accumulate, or set model.freeze_batch_norm=true"
+            )
+    return micro_batch
+
+
+def initial_model(recipe: Recipe, *, offline: bool = False) -> CLIP:
+    """Return the model that a new run starts with: `model.init`'s weights, or random ones.
+
+    Args:
+        recipe: random weights are drawn from its seed.
+        offline: take `model.init` from the local cache only.
+
+    Raises:
+        ConfigError: overrides that do not make a model.
+        CheckpointError: `model.init` does not fit the configuration.
+    """
+    config = recipe.model.config()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        try:
+            model = build(config)
+        except ValueError as error:
+            raise ConfigError(f"model.overrides: {error}") from error
+        if recipe.loss.kind == "siglip":
+            with torch.no_grad():
+                model.logit_scale.fill_(math.log(10))  # arXiv 2303.15343, section 3.2
+    if recipe.model.init is not None:
+        _load_initial_weights(model, recipe.model.init, offline=offline)
+    model.set_gradient_checkpointing(recipe.gradient_checkpointing)
+    return model.train()
+
+
+def _load_initial_weights(model: CLIP, init: str, *, offline: bool) -> None:
+    loaded = checkpoint.load(init, offline=offline)
+    if loaded.is_fused:
+        raise CheckpointError(
+            f"{init} is a fused model, which is for inference only; give the unfused one"
+        )
+    try:
+        model.load_state_dict(loaded.state_dict())
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[1].strip()
+        raise CheckpointError(
+            f"{init} ({loaded.config.name}) does not fit {model.config.name} as the recipe "
+            f"describes it: {first}"
+        ) from error
+
+
+def warn_of_random_frozen_weights(recipe: Recipe) -> None:
+    """Warn if a new run freezes weights that are random."""
+    settings = recipe.model
+    for tower in ("image", "text"):
+        if getattr(settings, f"freeze_{tower}") is not None and settings.init is None:
+            log.warning(
+                "model.freeze_%s is set without model.init: the frozen weights stay random", tower
+            )
+            return
+
+
+def build_optimizer(recipe: Recipe, model: CLIP) -> tuple[torch.optim.AdamW, nn.Parameter | None]:
+    """Freeze what the recipe freezes; return the optimiser, and SigLIP's bias for that loss.
+
+    Raises:
+        ConfigError: more blocks to train than the tower has.
+    """
+    settings = recipe.model
+    for tower, last in (("image", settings.freeze_image), ("text", settings.freeze_text)):
+        if last is not None:
+            try:
+                model.freeze(tower, train_last=last)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise ConfigError(f"model.freeze_{tower}: {error}") from error
+    if settings.freeze_batch_norm:
+        model.freeze_batch_norm_statistics()
+    groups = parameter_groups(model, recipe.optimizer.weight_decay)
+    logit_bias = None
+    if recipe.loss.kind == "siglip":
+        device = model.logit_scale.device
+        logit_bias = nn.Parameter(torch.tensor(-10.0, device=device))  # 2303.15343, section 3.2
+        groups[1]["params"].append(logit_bias)
+    return make_optimizer(groups, recipe.optimizer), logit_bias
+
+
+def wrap_model(recipe: Recipe, world: World, model: CLIP) -> nn.Module:
+    """Return the model as it is called: compiled, distributed, or as it is."""
+    wrapped: nn.Module = model
+    if recipe.compile:
+        wrapped = torch.compile(wrapped)  # type: ignore[assignment]
+    if world.size > 1:
+        on_cuda = world.device.type == "cuda"
+        wrapped = nn.parallel.DistributedDataParallel(
+            wrapped,
+            device_ids=[world.device.index] if on_cuda else None,
+            broadcast_buffers=not recipe.sync_batch_norm,
+            # A captioner without a contrastive term leaves its heads without gradients.
+            find_unused_parameters=recipe.loss.kind == "captioning",
+        )
+    return wrapped
+
+
+def resolve_precision(recipe: Recipe, world: World, saved: str | None) -> torch.dtype:
+    """Return the dtype to compute in; `auto` stays what it was when the run began.
+
+    Args:
+        recipe: its `precision`.
+        world: for the device.
+        saved: the dtype's name in the checkpoint to resume from.
+    """
+    device = world.device
+    if recipe.precision != "auto" or saved is None:
+        return devices.resolve_dtype(recipe.precision, device)
+    dtype = devices.resolve_dtype(saved, device)
+    here = devices.resolve_dtype("auto", device)
+    if here != dtype and world.is_main:
+        log.warning(
+            "the run continues in %s, as it began; `auto` would choose %s on this %s, and %s may "
+            "be slow here",
+            saved, dtype_name(here), device.type, saved,
+        )  # fmt: skip
+    return dtype
+
+
+def data_config(recipe: Recipe) -> DataConfig:
+    """Return the loader's configuration.
+
+    Raises:
+        ConfigError: the recipe names no data.
+    """
+    data = recipe.data
+    if not data.source:
+        raise ConfigError(
+            "no training data: set data.source (--data), to a folder of reinforced shards for "
+            "instance"
+        )
+    fields = data.model_dump(exclude={"workers"})
+    return DataConfig(**fields, embeddings=recipe.loss.weights[1] > 0)
+
+
+def open_loader(
+    recipe: Recipe, world: World, micro_batch: int, saved_index_hash: str | None
+) -> Loader:
+    """Return the loader of this process.
+
+    Args:
+        recipe: its data and seed.
+        world: which part of the data is this process's.
+        micro_batch: samples per batch.
+        saved_index_hash: of the data in the checkpoint to resume from; None for a new run.
+
+    Raises:
+        ConfigError: settings that do not fit the data.
+        DataError: data that cannot be used.
+        TrainingError: the data changed since the checkpoint.
+    """
+    loader = Loader(
+        data_config(recipe),
+        model=recipe.model.config(),
+        batch_size=micro_batch,
+        seed=recipe.seed,
+        rank=world.rank,
+        world_size=world.size,
+        workers=_worker_count(recipe),
+    )
+    if saved_index_hash is not None and saved_index_hash != loader.index_hash:
+        loader.close()
+        raise TrainingError(
+            f"{recipe.data.source} changed since the checkpoint was written (the hash of its index "
+            "differs); restore the data, or start a new run with model.init"
+        )
+    return loader
+
+
+def _worker_count(recipe: Recipe) -> int:
+    if recipe.data.workers is not None:
+        return recipe.data.workers
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(devices.cores() // processes - 1, 1)
+
+
+def teacher_settings(
+    recipe: Recipe, loader: Loader, teachers: Sequence[Encoder]
+) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return each teacher's embedding dimension, logit scale and bias.
+
+    What the recipe sets comes first, then the live teachers, then the dataset. All are empty
+    without distillation.
+
+    Raises:
+        ConfigError: a number is missing, or the dimensions do not fit the stored embeddings.
+    """
+    loss = recipe.loss
+    if loss.weights[1] == 0:
+        return (), (), ()
+    dims = loss.teacher_dims or tuple(t.embed_dim for t in teachers) or loader.teacher_dims
+    if not dims:
+        raise ConfigError(
+            "the dataset does not state the teachers' embedding dimensions; set "
+            "loss.teacher_dims=[768,768] for instance"
+        )
+    known = tuple(t.logit_scale for t in teachers) or loader.teacher_scales
+    scales = loss.teacher_scales or known
+    if len(scales) != len(dims) or any(scale is None for scale in scales):
+        raise ConfigError(
+            f"{len(dims)} teachers need {len(dims)} logit scales; the recipe or the dataset "
+            f"states {list(scales)}; set loss.teacher_scales"
+        )
+    if loader.width and not teachers and loader.width != sum(dims):
+        raise ConfigError(
+            f"the stored embeddings have {loader.width} values, but the teachers' dimensions "
+            f"{list(dims)} add up to {sum(dims)}; set loss.teacher_dims"
+        )
+    biases = loss.teacher_biases or tuple(getattr(t, "logit_bias", 0.0) for t in teachers)
+    if loss.kind == "siglip" and len(biases) != len(dims):
+        raise ConfigError(f"{len(dims)} teachers need {len(dims)} biases; set loss.teacher_biases")
+    return tuple(dims), tuple(float(s) for s in scales if s is not None), tuple(biases)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make the model's random choices (drop path) a function of seed, step and rank."""
+    digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
