@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
-# The base install has no torch: show that it imports and that its verbs answer. With `lowest`, on
-# the lowest versions that it accepts, and with the tests that need no torch.
+# The base install has no torch: show that it imports and that its verbs answer.
+#
+#   bash tests/base_install.sh [latest|lowest] [PACKAGE]
+#
+# With `lowest`, on the lowest versions that it accepts, and with the tests that need no torch.
+# PACKAGE is what pip installs: a wheel or an sdist; by default this checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 constraints=constraints.txt
-if [ "${1:-}" = lowest ]; then
+versions=${1:-latest}
+package=${2:-.}
+if [ "$versions" = lowest ]; then
     constraints=$folder/lowest.txt
     .venv/bin/python tests/lowest.py >"$constraints"
 fi
 python3 -m venv "$folder/env"
-"$folder/env/bin/pip" install -q -c "$constraints" .
+"$folder/env/bin/pip" install -q -c "$constraints" "$package"
 run=$PWD
 cd "$folder" # so that the installed package is imported, not the sources
 env/bin/python - "$run/examples/photos/chelsea.jpg" "$run/tests/golden/shards" <<'PY'
@@ -70,22 +76,22 @@ env/bin/pocketclip audit set --json >audit.json
 env/bin/pocketclip classify "$run/examples/photos/chelsea.jpg" --labels "a cat,a rocket" \
     --model bundle --json >classified.json
 "$run/.venv/bin/pocketclip" classify "$run/examples/photos/chelsea.jpg" \
-    --labels "a cat,a rocket" --model random:tiny --json >wanted.json 2>/dev/null
+    --labels "a cat,a rocket" --model random:tiny --json >by_model.json 2>/dev/null
 env/bin/pocketclip embed "$run/examples/photos" --model bundle --out photos.npy >embedded.txt
 env/bin/python - <<'PY'
 import json
 
 import numpy as np
 
-found, wanted = (json.load(open(name)) for name in ("classified.json", "wanted.json"))
-assert found["space_id"] == wanted["space_id"]
-ours, theirs = (x["results"][0]["labels"] for x in (found, wanted))
+bundle, model = (json.load(open(name)) for name in ("classified.json", "by_model.json"))
+assert bundle["space_id"] == model["space_id"]
+ours, theirs = (x["results"][0]["labels"] for x in (bundle, model))
 assert ours.keys() == theirs.keys() and all(abs(ours[k] - theirs[k]) < 1e-3 for k in ours), ours
 embeddings = np.load("photos.npy")
 assert embeddings.shape == (4, 64) and np.allclose(np.linalg.norm(embeddings, axis=1), 1), embeddings
 PY
-echo "base install: imports and answers without torch"
-[ "${1:-}" = lowest ] || exit 0
+echo "base install of $package on $versions versions: imports and answers without torch"
+[ "$versions" = lowest ] || exit 0
 
 # The tests that need no torch; not those of object stores, nor those that take long.
 env/bin/pip install -q -c "$constraints" pytest pytest-xdist hypothesis httpx packaging

@@ -2,7 +2,7 @@
 
     python tests/lowest.py > lowest.txt && pip install -c lowest.txt .
 
-They are taken from pyproject.toml, so that what is declared is what is tested.
+They are taken from pyproject.toml, so that the tests cover what is declared.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -21,18 +22,22 @@ else:
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
+def toml() -> dict[str, Any]:
+    """Return pyproject.toml."""
+    return tomllib.loads(PYPROJECT.read_text("utf-8"))
+
+
 def base_requirements() -> list[Requirement]:
-    """Return what the base install declares, for the Python that runs this."""
-    declared = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["dependencies"]
-    found = map(Requirement, declared)
-    return [one for one in found if one.marker is None or one.marker.evaluate()]
+    """Return the requirements of the base install, for the Python that runs this."""
+    declared = map(Requirement, toml()["project"]["dependencies"])
+    return [one for one in declared if one.marker is None or one.marker.evaluate()]
 
 
 def lowest(requirements: Iterable[Requirement]) -> list[str]:
     """Return `name==version` per requirement.
 
     Raises:
-        ValueError: one does not say its lowest version.
+        ValueError: a requirement has no lowest version.
     """
     pins = []
     for one in requirements:

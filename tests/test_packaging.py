@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import pkgutil
 import subprocess
 import sys
@@ -15,9 +16,40 @@ pytest.importorskip("packaging")
 from packaging.requirements import Requirement
 
 import pocketclip
-from tests.lowest import base_requirements, lowest
+from tests.lowest import base_requirements, lowest, toml
 
+ROOT = Path(__file__).parents[1]
 MODULES = {m.name for m in pkgutil.iter_modules(pocketclip.__path__) if m.name[0] != "_"}
+
+
+def test_the_version_is_written_once():
+    """Elsewhere it is taken from `_version.py`; the citation, which cannot do that, agrees."""
+    assert "version" in toml()["project"]["dynamic"]
+    assert toml()["tool"]["hatch"]["version"]["path"] == "src/pocketclip/_version.py"
+    citation = (ROOT / "CITATION.cff").read_text("utf-8").splitlines()
+    assert f"version: {pocketclip.__version__}" in citation
+    [date] = [line.partition('"')[2].rstrip('"') for line in citation if "date-released" in line]
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"## {pocketclip.__version__}" not in changelog or date in changelog
+
+
+def test_the_declared_pythons_are_those_of_the_hosted_workflow():
+    classifiers = toml()["project"]["classifiers"]
+    declared = [c.rpartition(" ")[2] for c in classifiers if ":: 3." in c]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    assert f"python: {json.dumps(declared)}" in workflow
+
+
+def test_what_ci_runs_exists():
+    """`.ci/run` takes the test command from the README; `.ci/full` runs the examples."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    commands = [line for line in readme.splitlines() if line.endswith(".venv/bin/pytest")]
+    assert len(commands) == 1
+    assert " && .venv/bin/pytest" in commands[0]
+    full = (ROOT / ".ci" / "full").read_text("utf-8")
+    [line] = [line for line in full.splitlines() if line.startswith("for name in ")]
+    named = line.removeprefix("for name in ").removesuffix("; do").split()
+    assert sorted(named) == sorted(p.stem for p in (ROOT / "examples").glob("*.py"))
 
 
 def test_the_base_install_declares_its_lowest_versions():
