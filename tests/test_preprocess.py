@@ -112,15 +112,18 @@ def test_equals_the_published_formula(width: int, height: int, config: Preproces
 
 @settings(deadline=None)
 @given(st.integers(1, 30), st.integers(3, 12), st.booleans(), _CONFIGS)
-def test_a_window_equals_the_whole(
+def test_long_images_are_nearly_equal_to_those_resized_whole(
     short: int, ratio: int, tall: bool, config: PreprocessConfig
 ) -> None:
     long = short * ratio + 1
     image = Image.fromarray(_noise(short, long) if tall else _noise(long, short))
     expected = Preprocess(config)(image)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_WHOLE", 0)
-        assert np.array_equal(Preprocess(config)(image), expected)
+        patch.setattr(module, "_MAX_RESIZED", 0)
+        difference = np.abs(Preprocess(config)(image) - expected) * min(config.std) * 255
+    # Pillow may swap the two passes, and bicubic values are clipped between them.
+    assert difference.mean() < 1.5
+    assert config.interpolation == "bicubic" or difference.max() < 1.01
 
 
 @pytest.mark.parametrize("shape", [(20_000, 1), (1, 20_000), (300_000, 2), (3, 300_000)])
@@ -131,9 +134,11 @@ def test_a_line_of_pixels_takes_little_memory(
     image = Image.new("RGB", shape, (255, 0, 51))
     resize = Image.Image.resize
 
-    def bounded(self: Image.Image, size: tuple[int, int], *args: Any) -> Image.Image:
+    def bounded(
+        self: Image.Image, size: tuple[int, int], *args: Any, **options: Any
+    ) -> Image.Image:
         assert size[0] * size[1] <= 1 << 24
-        return resize(self, size, *args)
+        return resize(self, size, *args, **kwargs)
 
     monkeypatch.setattr(Image.Image, "resize", bounded)
     out = Preprocess(config).to_uint8(image)

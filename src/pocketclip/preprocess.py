@@ -3,19 +3,18 @@
     pixels = Preprocess(zoo.entry("mobileclip2-s0").config.preprocess)("photo.jpg")  # (3, 256, 256)
 
 One implementation, Pillow and numpy, for every backend. It equals the published evaluation
-(torchvision's Resize, CenterCrop, ToTensor and Normalize on Pillow images) to the bit.
+(torchvision's Resize, CenterCrop, ToTensor and Normalize on Pillow images) to the bit, except for
+aspects over about 256:1, of which only the crop is computed: single pixels differ.
 
-Shapes: B batch, H W height and width of a source, S side of the result, in pixels.
+Shapes: B batch, S side of the result in pixels.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,19 +24,16 @@ from pocketclip.zoo import PreprocessConfig, check_range
 
 __all__ = ["MAX_PIXELS", "ImageSource", "Preprocess", "open_image"]
 
-_WHOLE = 1 << 24
-"""Up to this many pixels an image is resized whole and then cut; beyond, only the part that is
-kept is computed, as a line of pixels would otherwise grow to gigabytes."""
-
-# Which pass comes first changes the rounding. Pillow 13 resizes tall images down before across.
-_DOWN_FIRST = int(PIL.__version__.split(".")[0]) >= 13
+_MAX_RESIZED = 1 << 24
+"""Pixels of the largest image that is resized whole and then cropped. Of a longer one (aspects
+over about 256:1) only the crop is computed, else a line of pixels would grow to gigabytes."""
 
 
 class Preprocess:
     """The evaluation transform of a model: shortest side to S, centre crop, scale, normalise.
 
     Raises:
-        ConfigError: a size, mean or standard deviation that makes no sense.
+        ConfigError: a size, mean or standard deviation is out of range.
     """
 
     def __init__(self, config: PreprocessConfig, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -68,7 +64,7 @@ class Preprocess:
         """
         single = isinstance(sources, np.ndarray) and sources.ndim != 4
         if single or isinstance(sources, (str, os.PathLike, bytes, Image.Image)):
-            raise ImageError(f"batch wants a list of images, not one {type(sources).__name__}")
+            raise ImageError(f"batch takes a list of images, not one {type(sources).__name__}")
         out = np.empty((len(sources), 3, self.config.size, self.config.size), np.float32)
         for position, source in enumerate(sources):
             try:
@@ -78,7 +74,7 @@ class Preprocess:
         return out
 
     def to_uint8(self, source: ImageSource) -> NDArray[np.uint8]:
-        """Return `source` resized and cropped, not yet scaled: uint8 (S, S, 3).
+        """Return `source` resized and cropped, before scaling: uint8 (S, S, 3).
 
         Raises:
             ImageError, MissingDependencyError: as `open_image`.
@@ -101,82 +97,15 @@ class Preprocess:
             size = side, int(side * height / width)
         else:
             size = int(side * width / height), side
-        # Halves round to even here, and the longer side is cut off above, as was published.
+        # As published: halves round to even here, and the longer side is truncated above.
         left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
-        if size[0] * size[1] > _WHOLE:
-            return _resized_window(image, size, (left, top), side, bicubic=bicubic)
+        resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+        if size[0] * size[1] > _MAX_RESIZED:
+            x, y = width / size[0], height / size[1]
+            box = left * x, top * y, (left + side) * x, (top + side) * y
+            return image.resize((side, side), resample, box=box)
         if size != image.size:
-            way = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
-            image = image.resize(size, way)
+            image = image.resize(size, resample)
         if size != (side, side):
             image = image.crop((left, top, left + side, top + side))
         return image
-
-
-def _resized_window(
-    image: Image.Image, size: tuple[int, int], corner: tuple[int, int], side: int, *, bicubic: bool
-) -> Image.Image:
-    """Return `image` resized to `size` and cut to S x S at `corner`, computing only that part.
-
-    Pixel for pixel what Pillow gives: its weights in fixed point, one direction after the other,
-    rounded to 8 bits in between. (Its own `box` argument is in single precision, which does not
-    give the same pixels.)
-    """
-    across, down = (
-        [_weights(n, m, x, bicubic=bicubic) for x in range(start, start + side)]
-        for n, m, start in zip(image.size, size, corner, strict=True)
-    )
-    box = across[0][0], down[0][0], _stop(across[-1]), _stop(down[-1])
-    block = np.asarray(image.crop(box)).astype(np.float64)  # (h, w, 3)
-    if _DOWN_FIRST and image.width < image.height and size[1] < image.height:
-        block = _weighted_down(block, down, box[1])  # (S, w, 3)
-        block = _weighted(block, across, box[0])  # (S, S, 3)
-    else:
-        block = _weighted(block, across, box[0])  # (h, S, 3)
-        block = _weighted_down(block, down, box[1])  # (S, S, 3)
-    return Image.fromarray(block.astype(np.uint8))
-
-
-_FIXED_POINT = 1 << 22
-_Weights: TypeAlias = "tuple[int, NDArray[np.float64]]"
-
-
-def _weights(length: int, target: int, x: int, *, bicubic: bool) -> _Weights:
-    """Return which pixels of a line make pixel `x` of its resized form: the first, and weights."""
-    scale = length / target
-    stretch = max(scale, 1.0)
-    reach = (2.0 if bicubic else 1.0) * stretch
-    center = (x + 0.5) * scale
-    first = max(int(center - reach + 0.5), 0)
-    last = min(int(center + reach + 0.5), length)
-    t = np.abs((np.arange(first, last) - center + 0.5) * (1.0 / stretch))
-    if bicubic:  # Keys' cubic convolution with a = -1/2
-        near, far = (1.5 * t - 2.5) * t * t + 1.0, (((t - 5.0) * t + 8.0) * t - 4.0) * -0.5
-        weights = np.where(t < 1.0, near, np.where(t < 2.0, far, 0.0))
-    else:
-        weights = np.maximum(1.0 - t, 0.0)
-    weights = weights / weights.cumsum()[-1]  # added up one by one, as Pillow does
-    return first, np.trunc(weights * _FIXED_POINT + np.copysign(0.5, weights))
-
-
-def _stop(weights: _Weights) -> int:
-    return weights[0] + len(weights[1])
-
-
-def _weighted(
-    block: NDArray[np.float64], weights: Sequence[_Weights], origin: int
-) -> NDArray[np.float64]:
-    """Return (n, S, 3): each of S weights applied along the second axis of `block` (n, m, 3)."""
-    # Whole numbers below 2 ** 53 throughout, so floating point adds them up exactly.
-    out = np.empty((block.shape[0], len(weights), 3))
-    for i, (first, weight) in enumerate(weights):
-        part = block[:, first - origin : first - origin + len(weight)]
-        out[:, i] = np.einsum("nmc,m->nc", part, weight)
-    return np.floor((out + _FIXED_POINT / 2) / _FIXED_POINT).clip(0, 255)
-
-
-def _weighted_down(
-    block: NDArray[np.float64], weights: Sequence[_Weights], origin: int
-) -> NDArray[np.float64]:
-    """Return (S, m, 3): the same along the first axis of `block` (n, m, 3)."""
-    return _weighted(block.swapaxes(0, 1), weights, origin).swapaxes(0, 1)

@@ -232,7 +232,7 @@ def test_a_damaged_sidecar_is_one_error(tmp_path, sidecar):
 
 def test_vectors_with_another_number_of_names(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 2), np.float32))
-    about = {"inputs": ["a", "b"], "sha256": files.digest(tmp_path / "x.npy")}
+    about = {"inputs": ["a", "b"], "sha256": files.digest_file(tmp_path / "x.npy")}
     (tmp_path / "x.npy.json").write_text(json.dumps(about))
     with pytest.raises(PocketclipError, match="another number"):
         read_vectors(tmp_path / "x.npy")

@@ -924,7 +924,7 @@ def test_other_schemes_are_bad_pairs(photos: Path, monkeypatch: pytest.MonkeyPat
     def dialled(path: str) -> None:
         raise AssertionError(path)
 
-    monkeypatch.setattr(storage, "connect", dialled)
+    monkeypatch.setattr(storage.paths, "connect", dialled)
     places = ["ftp://host/a.jpg", "zip://a.jpg::/etc/passwd", "memory://a/b.jpg", "sftp://h/a"]
     places += [
         "github://a:b@/c.jpg",

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -120,9 +120,12 @@ def read_json_lines(
             yield number, load_json(line, what=f"{what} line {number}", **limits)
 
 
-def digest_json(value: Any) -> str:
-    """Return the SHA-256 of a JSON value as hex; the order of keys does not matter."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+def digest_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Return the SHA-256 of a JSON value as hex; the order of keys does not matter.
+
+    `default` converts values that JSON has no type for, as for `json.dumps`.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=default)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

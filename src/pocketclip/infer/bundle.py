@@ -97,7 +97,7 @@ class Bundle:
                 check_lfs_pointer(file, ChangedBundleError)
                 raise ChangedBundleError(_changed(self.folder, name))
         with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-            digests = pool.map(lambda name: files.digest(self.folder / name), names)
+            digests = pool.map(lambda name: files.digest_file(self.folder / name), names)
             for name, digest in zip(names, digests, strict=True):
                 if digest != self.files[name]["sha256"]:
                     raise ChangedBundleError(_changed(self.folder, name))
@@ -248,7 +248,7 @@ def _is_inside(folder: Path, name: str) -> bool:
 def write_manifest(folder: Path, about: Mapping[str, Any], names: Iterable[str]) -> None:
     """Write `bundle.json` into `folder`, with the hashes of the files `names` (relative)."""
     hashed = {
-        name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size}
+        name: {"sha256": files.digest_file(folder / name), "bytes": (folder / name).stat().st_size}
         for name in sorted(names)
     }
     raw = {

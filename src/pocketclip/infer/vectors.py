@@ -19,7 +19,7 @@ from pocketclip.errors import DataError, MissingDependencyError, ParseError, Poc
 from pocketclip.formats.escaping import dump_json, escape_surrogates
 from pocketclip.formats.fields import field, items, typed
 from pocketclip.formats.json_text import read_json
-from pocketclip.storage.local import check_writable, digest, remove_abandoned, write_whole
+from pocketclip.storage.local import check_writable, digest_file, remove_abandoned, write_whole
 from pocketclip.types import Embeddings
 
 SUFFIXES = (".npy", ".parquet")
@@ -88,7 +88,7 @@ def write_vectors(
     with write_whole(sidecar_of(target)) as facts_file, write_whole(target) as vectors:
         with vectors.open("wb") as handle:
             np.save(handle, embeddings)
-        sidecar = {**about, "sha256": digest(vectors), "inputs": list(inputs)}
+        sidecar = {**about, "sha256": digest_file(vectors), "inputs": list(inputs)}
         facts_file.write_text(dump_json(sidecar, indent=1) + "\n", "utf-8")
 
 
@@ -108,7 +108,7 @@ def read_vectors(path: str | os.PathLike[str]) -> tuple[Embeddings, dict[str, An
         wanted = field(about, "sha256", str, what=str(sidecar))
     except ParseError as error:
         raise DataError(f"{error}: it does not name the inputs of {target.name}") from error
-    if digest(target) != wanted:
+    if digest_file(target) != wanted:
         raise DataError(
             f"{target} and {sidecar.name} do not belong together (one was written without the "
             "other): make them again"

@@ -7,13 +7,13 @@ id of its space, and mixing two is refused.
 from __future__ import annotations
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from pocketclip import zoo
+from pocketclip.formats.json_text import digest_json
 from pocketclip.tokenizer import Tokenizer
 
 
@@ -41,8 +41,7 @@ def identify_space(
     if known is not None and known.weights_digest == digest:
         return known
     parts = [embedding_fields(config), digest, Tokenizer().fingerprint]
-    name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    return SpaceIdentity(f"space-{name}", digest)
+    return SpaceIdentity(f"space-{digest_json(parts)[:16]}", digest)
 
 
 def embedding_fields(config: zoo.ModelConfig) -> dict[str, Any]:

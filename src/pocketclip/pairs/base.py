@@ -16,7 +16,7 @@ from pocketclip.storage import photos
 from pocketclip.storage.http import FetchOptions
 from pocketclip.types import Bad, Pair
 
-IMAGE_SUFFIXES = (*(suffix[1:] for suffix in photos.IMAGE_SUFFIXES), "img")
+IMAGE_SUFFIXES = (*photos.IMAGE_EXTENSIONS, "img")
 MAX_TEXT = 1 << 24
 """No caption, and no JSON of a sample, may have more bytes: 16 MiB."""
 # Guessed in this order of classes: what is at hand comes before what has to be fetched.
@@ -133,7 +133,7 @@ class PairShard(abc.ABC):
         return self._drafts()
 
 
-def digest(*parts: str | bytes) -> str:
+def digest_parts(*parts: str | bytes) -> str:
     """Return a SHA-256 of `parts` and where they end."""
     total = hashlib.sha256()
     for part in parts:
@@ -151,7 +151,7 @@ def clean_uid(text: str) -> str:
     """
     uid = re.sub(r"[^\w\-]", "_", text.strip())
     if len(uid.encode()) > _LONGEST_UID:
-        uid = f"{uid.encode()[:100].decode(errors='ignore')}_{digest(text)[:16]}"
+        uid = f"{uid.encode()[:100].decode(errors='ignore')}_{digest_parts(text)[:16]}"
     return uid
 
 

@@ -14,7 +14,7 @@ from pocketclip.pairs.base import (
     PairOptions,
     PairShard,
     clean_uid,
-    digest,
+    digest_parts,
 )
 from pocketclip.pairs.loading import completed
 from pocketclip.types import Bad, Pair
@@ -90,7 +90,7 @@ def open_folder(folder: str, name: str | None, options: PairOptions) -> list[Fol
         shards.append(
             FolderShard(
                 name=f"{name + '_' if name else ''}{len(shards):08d}",
-                fingerprint=digest(options.identity(), *known),
+                fingerprint=digest_parts(options.identity(), *known),
                 size=len(part),
                 folder=folder,
                 entries=tuple(part),
@@ -104,7 +104,7 @@ def _told(folder: str, entry: _Entry, sizes: dict[str, int]) -> str:
     """Return what enters the fingerprint of a caption: the text itself where that is cheap."""
     if not entry.text or entry.problem or storage.is_remote(folder):
         return str(sizes.get(entry.text))
-    return digest(storage.read_bytes(storage.join(folder, *entry.text.split("/"))))
+    return digest_parts(storage.read_bytes(storage.join(folder, *entry.text.split("/"))))
 
 
 def _entries(sizes: dict[str, int], prefix: str) -> list[_Entry]:

@@ -15,7 +15,14 @@ from typing import Any, BinaryIO
 
 from pocketclip import storage
 from pocketclip.errors import DataError, MissingDependencyError, PocketclipError
-from pocketclip.pairs.base import Columns, Draft, PairOptions, PairShard, choose_columns, digest
+from pocketclip.pairs.base import (
+    Columns,
+    Draft,
+    PairOptions,
+    PairShard,
+    choose_columns,
+    digest_parts,
+)
 from pocketclip.pairs.duplicates import SeenUids, Twins
 from pocketclip.pairs.loading import completed
 from pocketclip.pairs.tables import counts, draft_of_row, folder_of, uid_of_row
@@ -83,7 +90,7 @@ def open_parquet(path: str, name: str | None, options: PairOptions) -> list[Parq
     return [
         ParquetShard(
             name=f"{prefix}{index:08d}",
-            fingerprint=digest(footer, options.identity(), prefix, json.dumps([first, end])),
+            fingerprint=digest_parts(footer, options.identity(), prefix, json.dumps([first, end])),
             size=size,
             path=path,
             columns=columns,
@@ -171,7 +178,7 @@ def _footer(stream: BinaryIO) -> str:
         raise DataError(f"{getattr(stream, 'name', 'this')}: not a parquet file, or a cut one")
     length = int.from_bytes(tail[:4], "little")
     stream.seek(max(0, total - 8 - length))
-    found = digest(str(total), stream.read(length))
+    found = digest_parts(str(total), stream.read(length))
     stream.seek(0)
     return found
 

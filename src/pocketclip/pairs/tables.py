@@ -29,7 +29,7 @@ from pocketclip.pairs.base import (
     choose_columns,
     clean_uid,
     count_known,
-    digest,
+    digest_parts,
     is_empty,
     matches,
 )
@@ -371,7 +371,9 @@ def _ranges(
     form: _Form, options: PairOptions, lines: _Lines, prefix: str, seen: SeenUids | None
 ) -> Iterator[_Range]:
     """Read all rows; yield the ranges that hold `shard_size` rows that count."""
-    identity = digest(options.identity(), json.dumps(form.header), str(form.delimiter), prefix)
+    identity = digest_parts(
+        options.identity(), json.dumps(form.header), str(form.delimiter), prefix
+    )
     looked_at = form.delimiter is not None or options.where or seen is not None
     rows = form.rows(lines) if looked_at else form.unread(lines)
     part = _Range(lines.position, 0)
@@ -391,5 +393,5 @@ def _ranges(
 
 def _closed(part: _Range, lines: _Lines, identity: str) -> _Range:
     part.end = lines.position
-    part.fingerprint = digest(identity, str(part.first_row), lines.hash.digest())
+    part.fingerprint = digest_parts(identity, str(part.first_row), lines.hash.digest())
     return part

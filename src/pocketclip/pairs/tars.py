@@ -26,7 +26,7 @@ from pocketclip.pairs.base import (
     cell_text,
     clean_uid,
     collect_captions,
-    digest,
+    digest_parts,
     matches,
     plain,
 )
@@ -182,7 +182,7 @@ def open_tar(path: str, name: str, options: PairOptions) -> list[TarShard]:
     """
     size = storage.size(path)
     base = path.replace("\\", "/").rpartition("/")[2]
-    fingerprint = digest(base, str(size), options.identity())
+    fingerprint = digest_parts(base, str(size), options.identity())
     return [TarShard(name=name, fingerprint=fingerprint, size=None, path=path, options=options)]
 
 

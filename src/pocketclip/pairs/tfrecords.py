@@ -16,7 +16,7 @@ from itertools import chain, islice
 from typing import Any, BinaryIO, cast
 
 from pocketclip import storage
-from pocketclip.pairs.base import Draft, PairOptions, PairShard, choose_columns, digest
+from pocketclip.pairs.base import Draft, PairOptions, PairShard, choose_columns, digest_parts
 from pocketclip.pairs.crc32c import masked_crc32c
 from pocketclip.pairs.loading import completed
 from pocketclip.pairs.tables import counts, draft_of_row, folder_of, uid_of_row
@@ -85,7 +85,7 @@ def open_tfrecord(
     return [
         TfrecordShard(
             name=name,
-            fingerprint=digest(base, str(size), options.identity(), prefix),
+            fingerprint=digest_parts(base, str(size), options.identity(), prefix),
             size=None,
             path=path,
             options=options,

@@ -7,8 +7,6 @@ restricted unpickler. Preprocessing follows the model's own file, see `squares.f
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +22,7 @@ from pocketclip.errors import (
 )
 from pocketclip.formats import json_text
 from pocketclip.formats.lfs import check_lfs_pointer
-from pocketclip.storage.local import digest
+from pocketclip.storage.local import digest_file
 
 TEACHERS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
 CAPTIONERS = {
@@ -240,12 +238,11 @@ def identity(folder: Path, kind: str, config: Mapping[str, Any], processor: Any)
     """Return the id of what a folder's model computes: of its files and their meaning."""
     weights = _weights_of(folder)
     files = [*weights, *(folder / name for name in _TOKENIZER if (folder / name).is_file())]
-    digests = {path.name: digest(path) for path in files}
+    digests = {path.name: digest_file(path) for path in files}
     kept = {key: value for key, value in config.items() if key not in _VOLATILE}
     return space_of([kind, kept, processor, digests])
 
 
 def space_of(parts: Any) -> str:
     """Return a space's id for JSON values."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return f"space-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"space-{json_text.digest_json(parts, default=str)[:16]}"

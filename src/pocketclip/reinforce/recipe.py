@@ -8,8 +8,6 @@ that DataCompDR was made with.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError, ParseError
 from pocketclip.formats.fields import kind_of
-from pocketclip.formats.json_text import read_json
+from pocketclip.formats.json_text import digest_json, read_json
 from pocketclip.formats.yaml_text import read_yaml
 from pocketclip.reinforce.sampling import Sampling
 from pocketclip.shards import DTYPES
@@ -144,6 +142,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def digest(facts: Mapping[str, Any]) -> str:
-    """Return a hash of JSON facts, independent of their order."""
-    text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Return the hash of a job's JSON facts that shards and the index carry."""
+    return digest_json(facts)[:16]

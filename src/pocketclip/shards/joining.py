@@ -13,7 +13,6 @@ In `out`, `unmatched.jsonl` has a line for everything that is not in the result,
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError
-from pocketclip.formats.json_text import MAX_BYTES, load_json
+from pocketclip.formats.json_text import MAX_BYTES, digest_json, load_json
 from pocketclip.shards.index import NAME, Index, describe, write_index
 from pocketclip.shards.jsonl import SUFFIXES as LINES
 from pocketclip.shards.lookup import Lookup
@@ -262,7 +261,7 @@ def _identity(paths: list[str], sources: list[Any], dtype: str | None) -> str:
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
         raise DataError(f"two shards are named {double}; join them one after the other")
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return digest_json(facts)
 
 
 def _state(out: str, identity: str) -> JoinReport | None:

@@ -33,9 +33,9 @@ import numpy as np
 from pocketclip.errors import DataError, ParseError
 from pocketclip.formats.json_text import load_json
 from pocketclip.shards.codec import MEMBERS, decode, encode
+from pocketclip.storage.photos import IMAGE_EXTENSIONS
 from pocketclip.types import Embeddings, Sample
 
-IMAGES = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif", "heic")
 LAYOUTS = ("named", "v1")
 MAX_JSON = 1 << 24
 """No JSON of a sample, and no caption, may have more bytes: 16 MiB."""
@@ -43,7 +43,7 @@ MAX_JSON_MEMORY = 1 << 28
 """No JSON of a sample may become objects of more bytes, as estimated: 256 MiB."""
 OTHERS = ("txt", "url.txt", "json", "syn.json", "paug.json")
 PART_OF = {
-    **dict.fromkeys(IMAGES, "image"),
+    **dict.fromkeys(IMAGE_EXTENSIONS, "image"),
     **dict.fromkeys(MEMBERS, "embeddings"),
     "txt": "captions",
     "syn.json": "captions",
@@ -88,7 +88,7 @@ def parse(parts: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
         DataError: a member is damaged; the message begins with its key.
         MissingDependencyError: `pth.gz`, and torch is not installed.
     """
-    sample = Sample(uid=uid, image=next((parts[k] for k in IMAGES if k in parts), None))
+    sample = Sample(uid=uid, image=next((parts[k] for k in IMAGE_EXTENSIONS if k in parts), None))
     if "txt" in parts:
         sample.captions["text"] = [_text(parts, "txt")]
     if "url.txt" in parts:

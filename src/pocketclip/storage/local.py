@@ -186,7 +186,7 @@ def tidy_folder(folder: Path) -> None:
     remove_abandoned(folder)
 
 
-def digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file.
 
     In one call on the mapped file: read in pieces, a thread that hashes would wait for the

@@ -22,6 +22,8 @@ IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 """The endings of photographs' names, in small letters."""
+IMAGE_EXTENSIONS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
+"""The same without the dot: keys of the members of a webdataset."""
 _SYSTEM = frozenset(
     ["@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "__macosx"]
 )

@@ -25,7 +25,7 @@ from pocketclip.errors import CheckpointError, TrainingError
 from pocketclip.formats.json_text import read_json
 from pocketclip.nn.clip import CLIP
 from pocketclip.storage import local as files
-from pocketclip.storage.local import digest, write_whole, write_whole_folder
+from pocketclip.storage.local import digest_file, write_whole, write_whole_folder
 
 FOLDER = "checkpoints"
 _TRAINER = "trainer.pt"
@@ -59,7 +59,7 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
         with write_whole_folder(target, own_files) as folder:
             write_files(model, folder)
             torch.save(dict(trainer), folder / _TRAINER)
-            hashes = {f.name: digest(f) for f in sorted(folder.iterdir())}
+            hashes = {f.name: digest_file(f) for f in sorted(folder.iterdir())}
             (folder / _SEAL).write_text(_seal(step, hashes, {}), "utf-8")
     except (OSError, RuntimeError) as error:
         if "DataLoader worker" in str(error):  # torch raises it wherever the process happens to be
@@ -140,7 +140,7 @@ def check(folder: Path) -> Saved:
         raise CheckpointError(f"{folder / _SEAL} is missing or damaged") from error
     for name, expected in hashes.items():
         file = folder / Path(name).name
-        if not file.is_file() or digest(file) != expected:
+        if not file.is_file() or digest_file(file) != expected:
             raise CheckpointError(f"{file} is missing, cut or changed")
     if not {_TRAINER, checkpoint.CONFIG, checkpoint.WEIGHTS} <= hashes.keys():
         raise CheckpointError(f"{folder} is not a checkpoint of a run")

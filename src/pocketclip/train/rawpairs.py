@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pocketclip import storage
 from pocketclip.errors import DataError, StorageError
 from pocketclip.pairs import PairOptions, PairShard, open_pairs
-from pocketclip.pairs.base import Draft, digest
+from pocketclip.pairs.base import Draft, digest_parts
 from pocketclip.pairs.loading import is_url
 from pocketclip.shards.index import Index
 from pocketclip.storage.stores import NotThereError
@@ -65,7 +65,8 @@ class PairSource:
         if not self.sizes[0]:
             why = f"; the first: {'; '.join(self._reasons)}" if self.bad else ""
             raise DataError(f"{source}: no pair that can be used ({self.bad} cannot{why})")
-        self.identity = digest(*(text for s in shards for text in (s.name, s.fingerprint)))[:16]
+        names = (text for shard in shards for text in (shard.name, shard.fingerprint))
+        self.identity = digest_parts(*names)[:16]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_map": None, "_tidy": None}

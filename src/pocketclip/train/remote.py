@@ -19,7 +19,7 @@ from pocketclip import storage
 from pocketclip.errors import DataError, StorageError
 from pocketclip.formats.json_text import read_json
 from pocketclip.storage import locks
-from pocketclip.storage.local import digest, remove_abandoned, write_whole
+from pocketclip.storage.local import digest_file, remove_abandoned, write_whole
 
 CACHE_BYTES = 50 << 30
 """The shards of object stores that are kept at a time, about."""
@@ -110,7 +110,7 @@ def _fetch(path: str, target: Path, size: int) -> None:
 
 def _check(path: str, target: Path, sha256: str, version: str | None) -> None:
     """Verify what was just fetched, and note that it was."""
-    found = digest(target)
+    found = digest_file(target)
     replaced = version is not None and storage.version(path) != version
     if (sha256 and found != sha256) or replaced:
         target.unlink()
@@ -147,7 +147,7 @@ def _is_whole(target: Path, size: int, sha256: str) -> bool:
         if now[0] != size:
             return False
         if now != state:
-            if digest(target) != known:
+            if digest_file(target) != known:
                 return False
             _note(target, known)
     except FileNotFoundError:

@@ -8,8 +8,6 @@ pairs that are no tars are in `rawpairs`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import weakref
 from collections import OrderedDict
@@ -19,6 +17,7 @@ from typing import Any
 from pocketclip import storage
 from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, DataError
+from pocketclip.formats.json_text import digest_json
 from pocketclip.pairs import PairOptions
 from pocketclip.shards.index import Index, describe, read_index
 from pocketclip.shards.layout import parse
@@ -78,7 +77,7 @@ class ShardSource:
         self.sizes: list[int] = []
         self._contents: list[dict[str, Any]] = []
         try:
-            self.identity = _digest(list(self._open_all()))
+            self.identity = digest_json(list(self._open_all()))[:16]
         except BaseException:
             self.close()
             raise
@@ -225,7 +224,3 @@ def augmentation_of(source: ShardSource | PairSource, place: object) -> Augmenta
             "drawn; put the set's config.json beside its shards"
         )
     return Augmentation.from_config(index.augmentation)
-
-
-def _digest(facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

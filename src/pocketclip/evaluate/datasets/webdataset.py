@@ -34,12 +34,12 @@ from pocketclip.formats.lines import split_lines
 from pocketclip.formats.npy import parse_npy
 from pocketclip.formats.tar import split_name
 from pocketclip.shards.tar import Group, groups, members
-from pocketclip.storage.photos import IMAGE_SUFFIXES
+from pocketclip.storage.photos import IMAGE_EXTENSIONS
 
 _COUNT = "nshards.txt"
 MAX_TEXT = 1 << 24
 """Bytes of the largest text of a sample: 16 MiB."""
-_PARTS = frozenset({"cls", "txt", "npy", *(suffix[1:] for suffix in IMAGE_SUFFIXES)})
+_PARTS = frozenset({"cls", "txt", "npy", *IMAGE_EXTENSIONS})
 _KINDS: dict[str, Kind] = {
     "classification": "classification",
     "retrieval": "retrieval",
@@ -143,7 +143,7 @@ def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
         group.check(_PARTS)
     except DataError as error:
         raise DataError(f"{name}.{error}") from error
-    image = next((group.parts[s[1:]] for s in IMAGE_SUFFIXES if s[1:] in group.parts), None)
+    image = next((group.parts[key] for key in IMAGE_EXTENSIONS if key in group.parts), None)
     if image is None:
         raise DataError(f"{name} has no image, only {', '.join(sorted(group.parts))}")
     label = None
