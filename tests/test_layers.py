@@ -24,6 +24,7 @@ LAYERS = {
     "pocketclip.images": 0,
     "pocketclip.pairs": 0,
     "pocketclip.preprocess": 0,
+    "pocketclip.progress": 0,
     "pocketclip.prompts": 0,
     "pocketclip.shards": 0,
     "pocketclip.storage": 0,

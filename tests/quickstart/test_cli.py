@@ -6,7 +6,7 @@ import sys
 from typer.testing import CliRunner
 
 from pocketclip.cli.main import build
-from pocketclip.cli.quickstart import Told
+from pocketclip.cli.quickstart import ConsoleReporter
 
 app = build()
 
@@ -36,11 +36,11 @@ def test_help_names_the_whole_way():
     assert "--pairs" in shown.output
 
 
-def test_stages_are_told_in_order(capsys):
-    told = Told()
-    told.stage("drawing")
-    told.progress(1, 2, "scenes")
-    told.stage("training")
-    told.end()
+def test_stages_are_written_in_order(capsys):
+    reporter = ConsoleReporter()
+    reporter.stage("drawing")
+    reporter.progress(1, 2, "scenes")
+    reporter.stage("training")
+    reporter.end()
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("] ")[1] for line in lines] == ["drawing", "training"]

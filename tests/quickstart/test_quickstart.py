@@ -9,9 +9,9 @@ import pytest
 
 from pocketclip import checkpoint
 from pocketclip.errors import ConfigError, DataError, PocketclipError
+from pocketclip.progress import ProgressReporter
 from pocketclip.quickstart.captions import alt_text, names_in
 from pocketclip.quickstart.collection import jpeg, read_rows, write_table
-from pocketclip.quickstart.course import Quiet
 from pocketclip.quickstart.run import next_commands, quickstart_pairs, quickstart_scenes
 from pocketclip.quickstart.scenes import draw_scene
 from pocketclip.shards import read
@@ -20,7 +20,7 @@ from pocketclip.storage.locks import claim
 SMALL = {"scale": 0.02, "workers": 0}
 
 
-class Stages(Quiet):
+class Stages(ProgressReporter):
     def __init__(self):
         self.seen = []
 
@@ -32,7 +32,7 @@ class Stages(Quiet):
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("quickstart") / "out"
     stages = Stages()
-    return out, quickstart_scenes(out, tell=stages, **SMALL), stages.seen
+    return out, quickstart_scenes(out, reporter=stages, **SMALL), stages.seen
 
 
 class Page(HTMLParser):
@@ -153,7 +153,7 @@ def test_three_commands_of_which_the_first_works_on_what_is_there(finished):
     assert (out.parent / model / "config.json").is_file()
 
 
-def test_every_step_was_told(finished):
+def test_every_stage_was_reported(finished):
     _, result, stages = finished
     assert len(stages) == len(set(stages)) == len(result["seconds"]) - 1
 
@@ -170,13 +170,13 @@ def test_a_finished_folder_is_not_done_again(finished):
 def test_an_interrupted_one_goes_on_to_the_same_result(finished, tmp_path):
     out, result, _ = finished
 
-    class Stop(Quiet):
+    class Stop(ProgressReporter):
         def progress(self, done, total, note=""):  # noqa: ARG002
             if "steps" in note and done == 2:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quickstart_scenes(tmp_path / "again", tell=Stop(), **SMALL)
+        quickstart_scenes(tmp_path / "again", reporter=Stop(), **SMALL)
     assert not (tmp_path / "again" / "result.json").exists()
     again = quickstart_scenes(tmp_path / "again", **SMALL)
     assert again["arms"] == result["arms"]

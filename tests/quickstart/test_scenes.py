@@ -14,8 +14,8 @@ from pocketclip.quickstart.captions import (
     names_in,
     right_caption,
 )
-from pocketclip.quickstart.chance import Chance
 from pocketclip.quickstart.drawing import render
+from pocketclip.quickstart.replay_rng import ReplayRNG
 from pocketclip.quickstart.scenes import BACKGROUNDS, COLOURS, SHAPES, UNSEEN, Scene, draw_scene
 
 SPLITS = ("train", "test", "unseen", "teaching")
@@ -30,12 +30,12 @@ LITERAL = {
 
 
 def test_chance_is_what_it_was():
-    chance = Chance(1, 2, 3)
-    drawn = [chance.below(1000) for _ in range(6)]
+    rng = ReplayRNG(1, 2, 3)
+    drawn = [rng.integers(1000) for _ in range(6)]
     assert drawn == [int(u * 1000) for u in _uniforms(6)]
     assert drawn == DRAWN
-    assert Chance(1, 2, 3).below(1000) == drawn[0]
-    assert Chance(1, 2, 4).below(1000) != drawn[0]
+    assert ReplayRNG(1, 2, 3).integers(1000) == drawn[0]
+    assert ReplayRNG(1, 2, 4).integers(1000) != drawn[0]
 
 
 def _uniforms(count):
@@ -46,7 +46,7 @@ def _uniforms(count):
 @pytest.mark.parametrize(("number", "split"), list(enumerate(SPLITS)))
 def test_scenes_and_their_pixels_are_what_they_were(number, split):
     scene = draw_scene(split, seed=7, index=number + 3)
-    pixels = render(scene, side=32, chance=Chance(7, number))
+    pixels = render(scene, side=32, rng=ReplayRNG(7, number))
     assert (full_caption(scene), hashlib.sha256(pixels.tobytes()).hexdigest()[:16]) == LITERAL[
         split
     ]
@@ -130,8 +130,8 @@ def test_a_thing_shows_on_every_background(shape):
         red = type(thing)(shape=shape, colour="red", x=0.5, y=0.5, radius=0.3, angle=0.0)
         bare = Scene(kind="one", things=(), background=background)
         full = Scene(kind="one", things=(red,), background=background)
-        ground = render(bare, side=48, chance=Chance(1)).astype(int)
-        image = render(full, side=48, chance=Chance(1)).astype(int)
+        ground = render(bare, side=48, rng=ReplayRNG(1)).astype(int)
+        image = render(full, side=48, rng=ReplayRNG(1)).astype(int)
         inside = np.abs(image - ground).max(2) > 40
         # A ring or a moon covers a fifth of its square, a square two thirds.
         assert 0.15 * 29**2 < inside.sum() < 29**2

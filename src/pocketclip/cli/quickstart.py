@@ -13,6 +13,7 @@ import typer
 from pocketclip.cli._options import IMAGE_HELP, PAIRS_HELP, WHERE_HELP, options
 from pocketclip.cli.output import note, overwrite, print_json, say
 from pocketclip.errors import ConfigError, MissingDependencyError
+from pocketclip.progress import ProgressReporter
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -74,17 +75,22 @@ def quickstart(
             if value:
                 raise ConfigError(f"{name} goes with --pairs: the drawn scenes have their own")
     module = _module()
-    told = Told()
-    shared: dict[str, Any] = {"seed": seed, "scale": scale, "workers": workers, "tell": told}
+    reporter = ConsoleReporter()
+    shared: dict[str, Any] = {
+        "seed": seed,
+        "scale": scale,
+        "workers": workers,
+        "reporter": reporter,
+    }
     if pairs:
         columns = [caption_column] if caption_column else None
         result = module.quickstart_pairs(
             out, pairs, options=options(image_column, columns, None, where, 1000),
-            label_column=label_column, teachers=teacher or (), **shared,
+            label_column=label_column, teachers=teacher or (), reporter=reporter, **shared,
         )  # fmt: skip
     else:
-        result = module.quickstart_scenes(out, **shared)
-    told.end()
+        result = module.quickstart_scenes(out, reporter=reporter, **shared)
+    reporter.end()
     if json:
         print_json(result)
     else:
@@ -103,21 +109,21 @@ def _module() -> ModuleType:
     return run
 
 
-class Told:
-    """Steps with their times on standard error, and where there is a terminal how far each is."""
+class ConsoleReporter(ProgressReporter):
+    """Writes stages and times to standard error and, on a terminal, the progress of each stage."""
 
     def __init__(self) -> None:
-        self.begun = time.monotonic()
+        self.start = time.monotonic()
         self.live = sys.stderr.isatty()
         self.open = False
 
     def stage(self, text: str) -> None:
-        """Begin a line."""
+        """Write a line."""
         self.end()
-        note(f"[{time.monotonic() - self.begun:4.0f} s] {text}")
+        note(f"[{time.monotonic() - self.start:4.0f} s] {text}")
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Show how far it is, over what stood there."""
+        """Replace the progress line."""
         if self.live:
             line = f"         {done:,} of {total:,} {note}"
             overwrite(f"{line:<76}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pocketclip.quickstart.chance import Chance
+from pocketclip.quickstart.replay_rng import ReplayRNG
 from pocketclip.quickstart.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -76,13 +76,13 @@ def full_caption(scene: Scene) -> str:
 def right_caption(split: Split, *, seed: int, index: int, draw: int = 0) -> str:
     """Return a caption that is right: caption number `draw` of a scene."""
     scene = draw_scene(split, seed=seed, index=index)
-    return _right(scene, Chance(seed, _RIGHT, index, draw))
+    return _right(scene, ReplayRNG(seed, _RIGHT, index, draw))
 
 
-def _right(scene: Scene, chance: Chance) -> str:
-    subject = _subject(scene, everything=chance.happens(0.6), turn=chance.happens(0.5))
-    behind = f" {BACKGROUNDS[scene.background]}" if chance.happens(0.5) else ""
-    return f"{chance.pick(_PREFIXES)}{subject}{behind}"
+def _right(scene: Scene, rng: ReplayRNG) -> str:
+    subject = _subject(scene, everything=rng.bernoulli(0.6), turn=rng.bernoulli(0.5))
+    behind = f" {BACKGROUNDS[scene.background]}" if rng.bernoulli(0.5) else ""
+    return f"{rng.choice(_PREFIXES)}{subject}{behind}"
 
 
 def _subject(scene: Scene, *, everything: bool, turn: bool = False) -> str:
@@ -119,32 +119,32 @@ def _where(place: str) -> str:
 
 def alt_text(split: Split, *, seed: int, index: int) -> tuple[str, Noise]:
     """Return the alt-text of a scene, and of which kind it is; a missing one is empty."""
-    chance = Chance(seed, _ALT, index)
-    kind = chance.weighted(NOISE)
+    rng = ReplayRNG(seed, _ALT, index)
+    kind = rng.weighted_choice(NOISE)
     if kind == "missing":
         return "", kind
     if kind == "vague":
-        return chance.pick(_VAGUE), kind
+        return rng.choice(_VAGUE), kind
     if kind == "useless":
-        return _file_name(chance), kind
+        return _file_name(rng), kind
     scene = draw_scene(split, seed=seed, index=index)
     if kind == "right":
-        return _right(scene, chance), kind
+        return _right(scene, rng), kind
     if kind == "partial":
-        return _partial(scene, chance), kind
+        return _partial(scene, rng), kind
     names = set(scene.names)
     while True:
         # Some other scene of the same collection: nothing that it names is here.
         other = draw_scene(
-            split, seed=seed, index=Chance(seed, _OTHER, chance.below(2**30)).below(2**20)
+            split, seed=seed, index=ReplayRNG(seed, _OTHER, rng.integers(2**30)).integers(2**20)
         )
         if not names & set(other.names):
-            return _right(other, chance), kind
+            return _right(other, rng), kind
 
 
-def _file_name(chance: Chance) -> str:
-    number = chance.below(10000)
-    return chance.pick(
+def _file_name(rng: ReplayRNG) -> str:
+    number = rng.integers(10000)
+    return rng.choice(
         (
             f"IMG_{number:04d}.jpg",
             f"DSC{number:05d}",
@@ -155,10 +155,10 @@ def _file_name(chance: Chance) -> str:
     )
 
 
-def _partial(scene: Scene, chance: Chance) -> str:
-    thing = chance.pick(scene.things)
+def _partial(scene: Scene, rng: ReplayRNG) -> str:
+    thing = rng.choice(scene.things)
     behind = BACKGROUNDS[scene.background]
-    return chance.pick(
+    return rng.choice(
         (
             _article(thing.shape),
             f"something {thing.colour}",

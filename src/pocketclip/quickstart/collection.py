@@ -19,8 +19,8 @@ from pathlib import Path
 from PIL import Image
 
 from pocketclip.quickstart.captions import TEMPLATES, alt_text, class_name, full_caption
-from pocketclip.quickstart.chance import Chance
 from pocketclip.quickstart.drawing import render
+from pocketclip.quickstart.replay_rng import ReplayRNG
 from pocketclip.quickstart.scenes import UNSEEN, Scene, Split, draw_scene
 from pocketclip.storage.local import write_whole
 
@@ -49,7 +49,7 @@ class Sizes:
 def jpeg(split: Split, *, seed: int, index: int) -> bytes:
     """Return scene `index` of a split as a JPEG file."""
     scene = draw_scene(split, seed=seed, index=index)
-    pixels = render(scene, side=SIDE, chance=Chance(seed, _TEXTURE, len(split), index))
+    pixels = render(scene, side=SIDE, rng=ReplayRNG(seed, _TEXTURE, len(split), index))
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "jpeg", quality=92)
     return out.getvalue()

@@ -1,6 +1,6 @@
 """Scenes to pixels, by signed distances: the same bytes on every machine.
 
-    image = render(scene, side=96, chance=Chance(0, 1))  # uint8 (96, 96, 3)
+    image = render(scene, side=96, rng=ReplayRNG(0, 1))  # uint8 (96, 96, 3)
 
 A shape is a function from points to their distance from its outline, negative inside, in units
 where the shape fills the square from -1 to 1 and y grows downwards. From the distance, in pixels,
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.quickstart.chance import Chance
+from pocketclip.quickstart.replay_rng import ReplayRNG
 from pocketclip.quickstart.scenes import COLOURS, Scene, Thing
 
 Plane = NDArray[np.float32]
@@ -133,17 +133,17 @@ _DETAILS: dict[str, Distance] = {
 }
 
 
-def render(scene: Scene, *, side: int, chance: Chance) -> NDArray[np.uint8]:
+def render(scene: Scene, *, side: int, rng: ReplayRNG) -> NDArray[np.uint8]:
     """Return a scene's pixels, uint8 (S, S, 3), with textures and shades by `chance`."""
-    canvas = _background(scene.background, side, chance)  # float32 (S, S, 3), 0 to 255
+    canvas = _background(scene.background, side, rng)  # float32 (S, S, 3), 0 to 255
     for thing in scene.things:
-        _draw(canvas, thing, side, chance)
-    canvas += chance.uniform(-8, 8)
-    canvas += (chance.many(side * side).reshape(side, side, 1) - np.float32(0.5)) * np.float32(6)
+        _draw(canvas, thing, side, rng)
+    canvas += rng.uniform(-8, 8)
+    canvas += (rng.random(side * side).reshape(side, side, 1) - np.float32(0.5)) * np.float32(6)
     return np.clip(canvas + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def _draw(canvas: NDArray[np.float32], thing: Thing, side: int, chance: Chance) -> None:
+def _draw(canvas: NDArray[np.float32], thing: Thing, side: int, rng: ReplayRNG) -> None:
     radius = thing.radius * side
     left, top = (math.floor(c * side - 1.15 * radius) - 3 for c in (thing.x, thing.y))
     length = math.ceil(2.3 * radius) + 7
@@ -160,7 +160,7 @@ def _draw(canvas: NDArray[np.float32], thing: Thing, side: int, chance: Chance) 
     shadow = np.zeros_like(inside)
     shadow[2:, 2:] = inside[:-2, :-2]
     patch *= 1 - np.float32(0.3) * shadow[..., None]
-    shade = np.array([c + chance.uniform(-12, 12) for c in COLOURS[thing.colour]], np.float32)
+    shade = np.array([c + rng.uniform(-12, 12) for c in COLOURS[thing.colour]], np.float32)
     rim = _contrast(shade)
     lit = shade + (-y * np.float32(14))[..., None]  # light from above
     _blend(patch, rim, inside)
@@ -186,53 +186,53 @@ def _blend(patch: NDArray[np.float32], colour: NDArray[np.float32], share: Plane
     patch += (colour - patch) * share[..., None]
 
 
-def _plain(side: int, colour: tuple[int, int, int], chance: Chance) -> NDArray[np.float32]:
-    tone = np.array([c + chance.uniform(-10, 10) for c in colour], np.float32)
+def _plain(side: int, colour: tuple[int, int, int], rng: ReplayRNG) -> NDArray[np.float32]:
+    tone = np.array([c + rng.uniform(-10, 10) for c in colour], np.float32)
     return np.broadcast_to(tone, (side, side, 3)).copy()
 
 
-def _background(name: str, side: int, chance: Chance) -> NDArray[Any]:
+def _background(name: str, side: int, rng: ReplayRNG) -> NDArray[Any]:
     """Return a background, float32 (S, S, 3), 0 to 255."""
     unit = (np.arange(side, dtype=np.float32) + 0.5) / side
     x: NDArray[Any] = unit[None, :]
     y: NDArray[Any] = unit[:, None]
-    noise: NDArray[Any] = chance.many(side * side).reshape(side, side)
+    noise: NDArray[Any] = rng.random(side * side).reshape(side, side)
     out: NDArray[Any]
     if name == "grass":
-        out = _plain(side, (132, 190, 96), chance)
+        out = _plain(side, (132, 190, 96), rng)
         blades = np.repeat(noise[::6], 6, axis=0)[:side] * (noise > 0.2)
         out += ((blades - 0.5) * 46)[..., None] - (y * 18)[..., None]
     elif name == "sky":
-        out = _plain(side, (158, 208, 246), chance) + (y * 34)[..., None]
+        out = _plain(side, (158, 208, 246), rng) + (y * 34)[..., None]
         for _ in range(3):
-            cx, cy, r = chance.uniform(), chance.uniform(), chance.uniform(0.08, 0.16)
+            cx, cy, r = rng.uniform(), rng.uniform(), rng.uniform(0.08, 0.16)
             far = np.sqrt((x - cx) ** 2 + (3 * (y - cy)) ** 2) / r
             cloud = (0.8 * np.clip(1.2 - far, 0, 1)).astype(np.float32)
             _blend(out, np.full(3, 250, np.float32), cloud)
     elif name == "sand":
-        out = _plain(side, (232, 208, 160), chance) + ((noise - 0.5) * 34)[..., None]
-        ripple = np.sin((y * 9 + np.sin(x * 5 + np.float32(chance.uniform(0, 6)))) * 6)
+        out = _plain(side, (232, 208, 160), rng) + ((noise - 0.5) * 34)[..., None]
+        ripple = np.sin((y * 9 + np.sin(x * 5 + np.float32(rng.uniform(0, 6)))) * 6)
         out += (ripple * 5).astype(np.float32)[..., None]
     elif name == "night":
-        out = _plain(side, (30, 36, 78), chance) + (y * 22)[..., None]
+        out = _plain(side, (30, 36, 78), rng) + (y * 22)[..., None]
         out += ((noise > 0.985) * np.float32(170))[..., None]
     elif name == "stripes":
-        out = _plain(side, (222, 214, 228), chance)
-        lines = (x + y * chance.pick((0.0, 1.0, -1.0))) * 8 + chance.uniform()
+        out = _plain(side, (222, 214, 228), rng)
+        lines = (x + y * rng.choice((0.0, 1.0, -1.0))) * 8 + rng.uniform()
         out -= ((lines % 1 < 0.5) * np.float32(24))[..., None]
     elif name == "dots":
-        out = _plain(side, (214, 226, 220), chance)
+        out = _plain(side, (214, 226, 220), rng)
         cells = 7
-        dx, dy = (x * cells + chance.uniform()) % 1 - 0.5, (y * cells + chance.uniform()) % 1 - 0.5
+        dx, dy = (x * cells + rng.uniform()) % 1 - 0.5, (y * cells + rng.uniform()) % 1 - 0.5
         dots = np.clip((0.3 - np.sqrt(dx**2 + dy**2)) * side / cells + 0.5, 0, 1)
         out -= (dots * 34).astype(np.float32)[..., None]
     elif name == "wood":
-        out = _plain(side, (196, 152, 104), chance)
-        waves = np.sin((y * 10 + np.sin(x * 3 + np.float32(chance.uniform(0, 6))) * 0.5) * 7)
+        out = _plain(side, (196, 152, 104), rng)
+        waves = np.sin((y * 10 + np.sin(x * 3 + np.float32(rng.uniform(0, 6))) * 0.5) * 7)
         out += (waves * 9 + (noise - 0.5) * 10).astype(np.float32)[..., None]
         out -= ((y * 4 % 1 < 0.05) * np.float32(40))[..., None]
     else:
-        out = _plain(side, (240, 238, 230), chance)
+        out = _plain(side, (240, 238, 230), rng)
         out -= ((y * 12 % 1 < 0.1) * np.float32(28))[..., None] * np.array(
             [1.3, 1, 0.5], np.float32
         )

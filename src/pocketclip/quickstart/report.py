@@ -1,6 +1,6 @@
 """The report of a quickstart: one HTML page that holds everything, pictures too.
 
-Every figure comes from `Course.result` or is computed here from the files of the course.
+Every figure comes from `QuickstartRun.result` or is computed here from the run's files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder
 from pocketclip.quickstart.captions import names_in
 from pocketclip.quickstart.collection import PAIRS, read_rows
-from pocketclip.quickstart.course import ARMS, DATA, MODEL, REPORT, SHARDS, Course
+from pocketclip.quickstart.quickstart_run import ARMS, DATA, MODEL, REPORT, SHARDS, QuickstartRun
 from pocketclip.shards import read
 
 _CARDS, _QUERIES, _PICTURES = 8, 4, 400
@@ -34,11 +34,11 @@ _TASKS = {
 }
 
 
-def commands(course: Course) -> list[str]:
+def commands(run: QuickstartRun) -> list[str]:
     """Return three commands to go on with."""
-    out, model = shlex.quote(str(course.out)), shlex.quote(str(course.out / MODEL))
-    tests = course.out / DATA / "tests"
-    if course.settings["mode"] == "scenes":
+    out, model = shlex.quote(str(run.out)), shlex.quote(str(run.out / MODEL))
+    tests = run.out / DATA / "tests"
+    if run.settings["mode"] == "scenes":
         first = read_rows(tests / "unseen" / "test.csv")[0]["image"]
         picture = shlex.quote(str(tests / "unseen" / first))
         labels = '"a black circle,a blue circle,a yellow star,a red house"'
@@ -48,7 +48,7 @@ def commands(course: Course) -> list[str]:
             "pocketclip reinforce my.csv --out dr --teacher mobileclip2-s4 "
             "--captioner coca-vit-l14",
         ]
-    recipe = shlex.quote(str(course.out / "runs" / "reinforced" / "recipe.yaml"))
+    recipe = shlex.quote(str(run.out / "runs" / "reinforced" / "recipe.yaml"))
     return [
         f"pocketclip eval {model} --data {shlex.quote(str(tests))} --tasks retrieval",
         f"pocketclip train {recipe} --set steps=2000 --out longer",
@@ -56,14 +56,14 @@ def commands(course: Course) -> list[str]:
     ]
 
 
-def report_page(course: Course) -> str:
+def report_page(run: QuickstartRun) -> str:
     """Return the page; with scenes, adds the shares of correct captions to the result."""
-    result, settings = course.result, course.settings
+    result, settings = run.result, run.settings
     scenes = settings["mode"] == "scenes"
     task, metric = ("unseen", "acc1") if scenes else ("retrieval", "mean_recall@1")
-    chances = _chances(course)
+    chances = _chances(run)
     if scenes:
-        result["captions"] = _correct_captions(course)
+        result["captions"] = _correct_captions(run)
     arms = {arm: result["arms"][arm]["metrics"] for arm in ARMS}
     scored = {f"{arm} student": arms[arm] for arm in ARMS} | result.get("teachers", {})
     page = render(
@@ -74,7 +74,7 @@ def report_page(course: Course) -> str:
         arms=ARMS,
         scores={arm: 100 * metrics[task][metric] for arm, metrics in arms.items()},
         chances=chances,
-        colours_alone=_colours_alone(course) if scenes else None,
+        colours_alone=_colours_alone(run) if scenes else None,
         views=result["arms"][ARMS[0]]["samples"],
         reinforced=result["reinforced"],
         captions=result.get("captions"),
@@ -86,12 +86,12 @@ def report_page(course: Course) -> str:
               for name, metrics in scored.items()),
             ["guessing", *(f"{100 * chance:.1f}" for chance in chances.values())],
         ],
-        curve=_curve(course, *next(iter(chances.items()))),
-        training=list(_training_cards(course)),
-        **_matches(course),
-        commands=commands(course),
-        model=course.out / MODEL,
-        report=course.out / REPORT,
+        curve=_curve(run, *next(iter(chances.items()))),
+        training=list(_training_cards(run)),
+        **_matches(run),
+        commands=commands(run),
+        model=run.out / MODEL,
+        report=run.out / REPORT,
         seconds=result["seconds"],
     )  # fmt: skip
     if not scenes:
@@ -99,29 +99,29 @@ def report_page(course: Course) -> str:
     return page
 
 
-def _chances(course: Course) -> dict[str, float]:
+def _chances(run: QuickstartRun) -> dict[str, float]:
     """Return the accuracy of guessing, by task."""
-    tests = course.out / DATA / "tests"
+    tests = run.out / DATA / "tests"
     out = {}
-    for name in course.result["arms"]["plain"]["metrics"]:
+    for name in run.result["arms"]["plain"]["metrics"]:
         rows = read_rows(tests / name / "test.csv")
         out[name] = 1 / max(len({row.get("label", row["image"]) for row in rows}), 1)
     return out
 
 
-def _colours_alone(course: Course) -> float:
+def _colours_alone(run: QuickstartRun) -> float:
     """Return the accuracy of knowing the colours and guessing among the shapes they come in."""
-    rows = read_rows(course.out / DATA / "tests" / "unseen" / "test.csv")
+    rows = read_rows(run.out / DATA / "tests" / "unseen" / "test.csv")
     labels = {row["label"] for row in rows}
     return len({label.split()[1] for label in labels}) / len(labels)
 
 
-def _curve(course: Course, task: str, chance: float) -> list[Drawing]:
+def _curve(run: QuickstartRun, task: str, chance: float) -> list[Drawing]:
     """Return the scores against samples seen, in both sizes."""
     marks = []
     colours: tuple[Series, ...] = ("v2", "v1")
     for arm, series in zip(ARMS, colours, strict=True):
-        points = course.result["arms"][arm]["curve"]
+        points = run.result["arms"][arm]["curve"]
         for number, point in enumerate(points, 1):
             samples, score = point["samples"], 100 * point["score"]
             marks.append(
@@ -156,22 +156,22 @@ def _data_uri(data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _correct_captions(course: Course) -> dict[str, float]:
+def _correct_captions(run: QuickstartRun) -> dict[str, float]:
     """Return the shares of alt-texts and synthetic captions that name exactly what is shown."""
-    rows = read_rows(course.out / DATA / PAIRS)
+    rows = read_rows(run.out / DATA / PAIRS)
     correct: dict[str, list[bool]] = {"alt_texts": [], "synthetic": []}
-    for sample in read(str(course.out / SHARDS)):
+    for sample in read(str(run.out / SHARDS)):
         truth = names_in(rows[int(sample.uid)]["truth"])
         correct["alt_texts"].append(names_in(sample.captions["text"][0]) == truth)
         correct["synthetic"] += [names_in(t) == truth for t in sample.captions["syn_text_scenes"]]
     return {name: round(sum(flags) / max(len(flags), 1), 4) for name, flags in correct.items()}
 
 
-def _training_cards(course: Course) -> Iterator[dict[str, Any]]:
+def _training_cards(run: QuickstartRun) -> Iterator[dict[str, Any]]:
     """Yield some samples, of scenes at most two per kind of alt-text."""
-    rows = read_rows(course.out / DATA / PAIRS)
+    rows = read_rows(run.out / DATA / PAIRS)
     count: dict[str, int] = {}
-    for sample in read(str(course.out / SHARDS)):
+    for sample in read(str(run.out / SHARDS)):
         kind = rows[int(sample.uid)].get("kind", "")
         if count.get(kind, 0) < (2 if kind else _CARDS) and sum(count.values()) < _CARDS:
             count[kind] = count.get(kind, 0) + 1
@@ -185,14 +185,14 @@ def _training_cards(course: Course) -> Iterator[dict[str, Any]]:
             }
 
 
-def _matches(course: Course) -> dict[str, list[dict[str, Any]]]:
+def _matches(run: QuickstartRun) -> dict[str, list[dict[str, Any]]]:
     """Return each student's best matches both ways, in the retrieval set."""
-    pictures, captions = _readable(course.out / DATA / "tests" / "retrieval")
+    pictures, captions = _readable(run.out / DATA / "tests" / "retrieval")
     if not pictures:
         return {"matches": [], "queries": []}
     scores = {}
     for arm in ARMS:
-        encoder = Encoder(checkpoint.load(course.out / "runs" / arm / MODEL, fuse=True))
+        encoder = Encoder(checkpoint.load(run.out / "runs" / arm / MODEL, fuse=True))
         scores[arm] = encoder.encode_image(pictures) @ encoder.encode_text(captions).T
 
     def best(row: NDArray[np.float32], true: str, most: int) -> list[tuple[int, bool]]:

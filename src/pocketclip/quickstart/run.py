@@ -1,11 +1,11 @@
-"""`pocketclip quickstart`: the whole way in minutes, with rendered scenes or with the user's pairs.
+"""`pocketclip quickstart`: the whole pipeline in minutes, on drawn scenes or the user's pairs.
 
     result = quickstart_scenes("quickstart-out")
 
-Two students begin with the same weights and see the same views of the same pictures in the same
-order. The plain one learns from the alt-texts alone (CLIP's loss); the other one from what was
-stored by reinforcing: the captioner's captions and the teachers' embeddings (MobileCLIP, arXiv
-2311.17049, section 4).
+Two students start from the same weights and see the same views of the same pictures in the same
+order. The plain student learns from the alt-texts alone (CLIP's loss). The reinforced student
+learns from what reinforcing stored: the captioner's captions and the teachers' embeddings
+(MobileCLIP, arXiv 2311.17049, section 4).
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pocketclip._deprecated import renamed_arguments
 from pocketclip.errors import ConfigError
 from pocketclip.pairs import PairOptions, PairShard, open_pairs
+from pocketclip.progress import ProgressReporter
 from pocketclip.quickstart.collection import PAIRS, Sizes, write_collection
-from pocketclip.quickstart.course import ARMS, DATA, MODEL, SHARDS, Course, Quiet, Tell
 from pocketclip.quickstart.own_pairs import copy_pairs, with_labels
+from pocketclip.quickstart.quickstart_run import ARMS, DATA, MODEL, SHARDS, QuickstartRun
 from pocketclip.quickstart.report import commands, report_page
 from pocketclip.train.recipe import Recipe, load_recipe
 
@@ -30,40 +32,45 @@ _CROPS = {
         "size": 64, "scale": [0.65, 1.0], "ratio": [0.85, 1.18], "interpolation": "bicubic",
     }
 }  # fmt: skip
-"""Mild: a caption says where things are, and how many."""
+"""Mild crops, because captions say where things are and how many there are."""
 
 
+@renamed_arguments(tell="reporter")
 def quickstart_scenes(
     out: str | Path,
     *,
     seed: int = 0,
     scale: float = 1.0,
     workers: int | None = None,
-    tell: Tell | None = None,
+    reporter: ProgressReporter | None = None,
 ) -> dict[str, Any]:
-    """Do the whole way with rendered scenes and the models that ship with the package.
+    """Run the pipeline on drawn scenes, with the models that ship with the package.
 
     Args:
-        out: the folder; the same command given again goes on where it was interrupted.
-        seed: of the scenes and of everything else.
-        scale: times the scenes and the training steps; 1 takes some minutes on two cores.
-        workers: processes that decode; None for as many as suit the machine.
-        tell: is told how far it is.
+        out: the output folder; a second call with the same arguments resumes an interrupted one.
+        seed: for the scenes and all other random choices.
+        scale: multiplies the number of scenes and training steps; 1 takes some minutes on two
+            cores.
+        workers: decode processes; None chooses a number for the machine.
+        reporter: receives the progress.
 
     Returns:
-        What stands in `result.json`.
+        The contents of `result.json`.
 
     Raises:
         ConfigError: a scale out of range, or a folder that holds something else.
     """
     _check(scale)
     settings = {"mode": "scenes", "seed": seed, "scale": scale}
-    course = Course(out=Path(out), settings=settings, tell=tell or Quiet(), workers=workers)
-    with course.begun():
-        _scenes(course)
-    return course.result
+    run = QuickstartRun(
+        out=Path(out), settings=settings, reporter=reporter or ProgressReporter(), workers=workers
+    )
+    with run.claim_folder():
+        _scenes(run)
+    return run.result
 
 
+@renamed_arguments(tell="reporter")
 def quickstart_pairs(
     out: str | Path,
     pairs: Sequence[str],
@@ -74,57 +81,59 @@ def quickstart_pairs(
     seed: int = 0,
     scale: float = 1.0,
     workers: int | None = None,
-    tell: Tell | None = None,
+    reporter: ProgressReporter | None = None,
 ) -> dict[str, Any]:
-    """Do the whole way with the user's pairs; without a teacher, train one on them first.
+    """Run the pipeline on the user's pairs; without a teacher, train one on them first.
 
     Args:
-        out: as `quickstart_scenes`; gets a copy of the pairs that can be read.
-        pairs: what `pocketclip.pairs.open_pairs` takes.
-        options: how they are read.
+        out: as in `quickstart_scenes`; also gets a copy of the readable pairs.
+        pairs: sources, as `pocketclip.pairs.open_pairs` takes them.
+        options: how to read the pairs.
         label_column: a column with class names, for zero-shot classification.
         teachers: as `pocketclip.reinforce.teachers.load_teacher` takes them.
-        seed: of everything.
-        scale: times the training steps.
-        workers: processes that decode; None for as many as suit the machine.
-        tell: is told how far it is.
+        seed: for all random choices.
+        scale: multiplies the number of training steps.
+        workers: decode processes; None chooses a number for the machine.
+        reporter: receives the progress.
 
     Raises:
         ConfigError, DataError: bad settings, or pairs that cannot be used.
     """
     _check(scale)
     options = options or PairOptions()
-    named = [str(Path(p).resolve()) if Path(p).exists() else p for p in pairs]
+    sources = [str(Path(p).resolve()) if Path(p).exists() else p for p in pairs]
     settings = {
-        "mode": "pairs", "seed": seed, "scale": scale, "pairs": named,
+        "mode": "pairs", "seed": seed, "scale": scale, "pairs": sources,
         "options": options.identity(), "label_column": label_column, "teachers": list(teachers),
     }  # fmt: skip
-    found = open_pairs(list(pairs), with_labels(options, label_column))
-    course = Course(out=Path(out), settings=settings, tell=tell or Quiet(), workers=workers)
-    with course.begun():
-        _pairs(course, found)
-    return course.result
+    shards = open_pairs(list(pairs), with_labels(options, label_column))
+    run = QuickstartRun(
+        out=Path(out), settings=settings, reporter=reporter or ProgressReporter(), workers=workers
+    )
+    with run.claim_folder():
+        _pairs(run, shards)
+    return run.result
 
 
-def _scenes(course: Course) -> None:
-    seed, scale = course.settings["seed"], course.settings["scale"]
+def _scenes(run: QuickstartRun) -> None:
+    seed, scale = run.settings["seed"], run.settings["scale"]
     sizes = Sizes().scaled(scale)
     total = sizes.train + sizes.unseen + sizes.retrieval
-    with course.timed("data", f"drawing {total} scenes"):
+    with run.timed("data", f"drawing {total} scenes"):
         done = 0
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            course.tell.progress(done, total, "scenes")
+            run.reporter.progress(done, total, "scenes")
 
-        write_collection(course.out / DATA, sizes, seed, advance)
+        write_collection(run.out / DATA, sizes, seed, advance)
     with ExitStack() as stack:
         shipped = stack.enter_context(
             resources.as_file(resources.files("pocketclip") / "data" / "quickstart")
         )
-        with course.timed("reinforce", "reinforcing: captions, views, teachers' embeddings"):
-            course.result["reinforced"] = course.reinforce(
+        with run.timed("reinforce", "reinforcing: captions, views, teachers' embeddings"):
+            run.result["reinforced"] = run.reinforce(
                 PairOptions(image_column="image", caption_columns=("alt_text",), shard_size=400),
                 {
                     "teachers": [str(shipped / name) for name in TEACHERS],
@@ -141,33 +150,33 @@ def _scenes(course: Course) -> None:
                     },
                 },
             )
-        _arms(course, ("unseen", "retrieval"), {})
-        with course.timed("teachers", "evaluating the teachers"):
-            course.result["teachers"] = {
-                name: course.score(name, shipped / name, ("unseen", "retrieval"))
+        _arms(run, ("unseen", "retrieval"), {})
+        with run.timed("teachers", "evaluating the teachers"):
+            run.result["teachers"] = {
+                name: run.evaluate(name, shipped / name, ("unseen", "retrieval"))
                 for name in TEACHERS
             }
-    with course.timed("report", "writing the report"):
-        page = report_page(course)
-    course.finish(page)
+    with run.timed("report", "writing the report"):
+        page = report_page(run)
+    run.finish(page)
 
 
-def _pairs(course: Course, found: Sequence[PairShard]) -> None:
-    seed, label_column = course.settings["seed"], course.settings["label_column"]
-    teachers = course.settings["teachers"]
+def _pairs(run: QuickstartRun, shards: Sequence[PairShard]) -> None:
+    seed, label_column = run.settings["seed"], run.settings["label_column"]
+    teachers = run.settings["teachers"]
     tests = ("labels", "retrieval") if label_column else ("retrieval",)
-    with course.timed("data", "reading the pairs"):
-        course.result["pairs"] = copy_pairs(
-            course.out / DATA,
-            found,
+    with run.timed("data", "reading the pairs"):
+        run.result["pairs"] = copy_pairs(
+            run.out / DATA,
+            shards,
             label_column,
-            lambda done, total: course.tell.progress(done, total, "pairs"),
+            lambda done, total: run.reporter.progress(done, total, "pairs"),
         )
     specs = list(teachers)
     if not specs:
-        with course.timed("teacher", "training a teacher on the pairs themselves"):
+        with run.timed("teacher", "training a teacher on the pairs themselves"):
             recipe = _recipe(
-                course, course.out / DATA / PAIRS, course.result["pairs"]["train"],
+                run, run.out / DATA / PAIRS, run.result["pairs"]["train"],
                 {
                     "data.reinforced": False, "data.captions": "truth",
                     "data.image_column": "image", "data.caption_columns": ["caption"],
@@ -175,10 +184,10 @@ def _pairs(course: Course, found: Sequence[PairShard]) -> None:
                     "model.overrides": _PAIR_MODEL, "seed": seed + 1,
                 },
             )  # fmt: skip
-            specs = [str(course.learn("teacher", recipe, None))]
-    with course.timed("reinforce", "reinforcing: views and the teacher's embeddings"):
+            specs = [str(run.train("teacher", recipe, None))]
+    with run.timed("reinforce", "reinforcing: views and the teacher's embeddings"):
         size = 224 if teachers else 64
-        course.result["reinforced"] = course.reinforce(
+        run.result["reinforced"] = run.reinforce(
             PairOptions(image_column="image", caption_columns=("caption",), shard_size=400),
             {
                 "teachers": specs,
@@ -190,18 +199,18 @@ def _pairs(course: Course, found: Sequence[PairShard]) -> None:
                 },
             },
         )
-    _arms(course, tests, {"model.overrides": _PAIR_MODEL, "data.captions": "truth"})
+    _arms(run, tests, {"model.overrides": _PAIR_MODEL, "data.captions": "truth"})
     if not teachers:
-        with course.timed("teachers", "evaluating the teacher"):
-            course.result["teachers"] = {"teacher": course.score("teacher", Path(specs[0]), tests)}
-    with course.timed("report", "writing the report"):
-        page = report_page(course)
-    course.finish(page)
+        with run.timed("teachers", "evaluating the teacher"):
+            run.result["teachers"] = {"teacher": run.evaluate("teacher", Path(specs[0]), tests)}
+    with run.timed("report", "writing the report"):
+        page = report_page(run)
+    run.finish(page)
 
 
 def next_commands(out: str | Path, result: Mapping[str, Any]) -> list[str]:
-    """Return three commands that a user would want after this."""
-    return commands(Course(out=Path(out), settings=result["settings"]))
+    """Return three commands to go on with."""
+    return commands(QuickstartRun(out=Path(out), settings=result["settings"]))
 
 
 _PAIR_CROPS: dict[str, Any] = {
@@ -212,11 +221,11 @@ _PAIR_MODEL = {"text.context_length": 48}
 
 def _check(scale: float) -> None:
     if not 0.01 <= scale <= 100:
-        raise ConfigError(f"the scale is {scale:g}; it is from 0.01 to 100")
+        raise ConfigError(f"the scale is {scale:g}; it must be from 0.01 to 100")
 
 
-def _recipe(course: Course, source: Path, samples: int, changes: Mapping[str, Any]) -> Recipe:
-    seed, scale = course.settings["seed"], course.settings["scale"]
+def _recipe(run: QuickstartRun, source: Path, samples: int, changes: Mapping[str, Any]) -> Recipe:
+    seed, scale = run.settings["seed"], run.settings["scale"]
     base = load_recipe("scenes-tiny")
     steps = max(4, round(base.steps * scale))
     return load_recipe(
@@ -228,7 +237,7 @@ def _recipe(course: Course, source: Path, samples: int, changes: Mapping[str, An
             "schedule.warmup": min(base.schedule.warmup, steps // 4),
             "batch_size": _batch_size(base.batch_size, samples),
             "checkpoint.every_steps": max(1, steps // 8),
-            "data.workers": course.workers,
+            "data.workers": run.workers,
             "log_every": max(1, min(base.log_every, steps // 8)),
             **changes,
         },
@@ -236,9 +245,9 @@ def _recipe(course: Course, source: Path, samples: int, changes: Mapping[str, An
 
 
 def _batch_size(most: int, samples: int) -> int:
-    """Return a power of 2 of which the samples fill at least four, from 16 to `most`.
+    """Return a power of 2 from 16 to `most`; an epoch has at least four batches if possible.
 
-    A sample that is twice in a batch would be its own wrong answer.
+    A sample that occurs twice in a batch would be its own negative.
     """
     size = most
     while size > 16 and 4 * size > samples:
@@ -246,29 +255,29 @@ def _batch_size(most: int, samples: int) -> int:
     return size
 
 
-def _arms(course: Course, tests: Sequence[str], changes: Mapping[str, Any]) -> None:
+def _arms(run: QuickstartRun, tests: Sequence[str], changes: Mapping[str, Any]) -> None:
     """Train the two students and evaluate them; the reinforced one becomes `model`."""
-    watched = course.tasks(tests[:1])[0]
-    samples = course.result["reinforced"]["samples"]
-    fields: dict[str, Mapping[str, Any]] = {
+    task = run.tasks(tests[:1])[0]
+    samples = run.result["reinforced"]["samples"]
+    overrides: dict[str, Mapping[str, Any]] = {
         "plain": {**changes, "data.captions": "truth", "loss.weights": [1.0, 0.0]},
         "reinforced": changes,
     }
-    what = {
+    stages = {
         "plain": "training a student on the texts as they were found",
         "reinforced": "training the same student on the reinforced pairs",
     }
-    course.result["arms"] = {}
+    run.result["arms"] = {}
     for name in ARMS:
-        recipe = _recipe(course, course.out / SHARDS, samples, fields[name])
-        with course.timed(f"train {name}", what[name]):
-            model = course.learn(name, recipe, watched)
-        with course.timed(f"evaluate {name}", f"evaluating the {name} student"):
-            metrics = course.score(name, model, tests)
-        course.result["arms"][name] = {
+        recipe = _recipe(run, run.out / SHARDS, samples, overrides[name])
+        with run.timed(f"train {name}", stages[name]):
+            model = run.train(name, recipe, task)
+        with run.timed(f"evaluate {name}", f"evaluating the {name} student"):
+            metrics = run.evaluate(name, model, tests)
+        run.result["arms"][name] = {
             "steps": recipe.steps,
             "samples": recipe.steps * recipe.batch_size,
             "metrics": metrics,
-            "curve": course.curve(name),
+            "curve": run.curve(name),
         }
-    course.keep(course.out / "runs" / "reinforced" / MODEL)
+    run.publish(run.out / "runs" / "reinforced" / MODEL)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pocketclip.quickstart.chance import Chance
+from pocketclip.quickstart.replay_rng import ReplayRNG
 
 Split = Literal["train", "test", "unseen", "teaching"]
 Kind = Literal["one", "several", "two", "three"]
@@ -129,56 +129,56 @@ def draw_scene(split: Split, *, seed: int, index: int) -> Scene:
     The split `unseen` has scenes of one thing, in the pairs of `UNSEEN` in turn; the others have
     all kinds of scenes, without those pairs.
     """
-    chance = Chance(seed, _SPLITS[split], index)
-    background = chance.pick(list(BACKGROUNDS))
+    rng = ReplayRNG(seed, _SPLITS[split], index)
+    background = rng.choice(list(BACKGROUNDS))
     if split == "unseen":
         pairs = sorted(UNSEEN)
         colour, shape = pairs[index % len(pairs)]
         while (colour, background) in _HIDDEN:
-            background = chance.pick(list(BACKGROUNDS))
-        return _one(chance, background, colour, shape)
-    kind = chance.weighted(_KINDS)
+            background = rng.choice(list(BACKGROUNDS))
+        return _one(rng, background, colour, shape)
+    kind = rng.weighted_choice(_KINDS)
     if kind == "one":
-        return _one(chance, background, *_pair(chance, background))
+        return _one(rng, background, *_pair(rng, background))
     if kind == "several":
-        return _several(chance, background, *_pair(chance, background))
+        return _several(rng, background, *_pair(rng, background))
     if kind == "two":
-        return _two(chance, background)
-    return _three(chance, background)
+        return _two(rng, background)
+    return _three(rng, background)
 
 
-def _pair(chance: Chance, background: str) -> tuple[str, str]:
+def _pair(rng: ReplayRNG, background: str) -> tuple[str, str]:
     """Return a colour that shows on the background, and a shape that may have it."""
     while True:
-        colour, shape = chance.pick(list(COLOURS)), chance.pick(SHAPES)
+        colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
         if (colour, background) not in _HIDDEN and (colour, shape) not in UNSEEN:
             return colour, shape
 
 
-def _thing(chance: Chance, pair: tuple[str, str], x: float, y: float, radius: float) -> Thing:
+def _thing(rng: ReplayRNG, pair: tuple[str, str], x: float, y: float, radius: float) -> Thing:
     colour, shape = pair
     return Thing(
         shape=shape,
         colour=colour,
-        x=x + chance.uniform(-0.03, 0.03),
-        y=y + chance.uniform(-0.03, 0.03),
+        x=x + rng.uniform(-0.03, 0.03),
+        y=y + rng.uniform(-0.03, 0.03),
         radius=radius,
-        angle=chance.uniform(-0.2, 0.2),
+        angle=rng.uniform(-0.2, 0.2),
     )
 
 
-def _one(chance: Chance, background: str, colour: str, shape: str) -> Scene:
-    place = "middle" if chance.happens(0.4) else chance.pick(list(PLACES))
+def _one(rng: ReplayRNG, background: str, colour: str, shape: str) -> Scene:
+    place = "middle" if rng.bernoulli(0.4) else rng.choice(list(PLACES))
     size: Literal["small", "big"] | None = None
-    radius = chance.uniform(0.19, 0.22)
+    radius = rng.uniform(0.19, 0.22)
     if place == "middle":
-        if chance.happens(0.3):
-            size, radius = "big", chance.uniform(0.32, 0.4)
-        elif chance.happens(0.3):
-            size, radius = "small", chance.uniform(0.11, 0.13)
+        if rng.bernoulli(0.3):
+            size, radius = "big", rng.uniform(0.32, 0.4)
+        elif rng.bernoulli(0.3):
+            size, radius = "small", rng.uniform(0.11, 0.13)
         else:
-            radius = chance.uniform(0.2, 0.27)
-    thing = _thing(chance, (colour, shape), *PLACES[place], radius)
+            radius = rng.uniform(0.2, 0.27)
+    thing = _thing(rng, (colour, shape), *PLACES[place], radius)
     return Scene(kind="one", things=(thing,), background=background, place=place, size=size)
 
 
@@ -189,39 +189,37 @@ _LAYOUTS = {
 }
 
 
-def _several(chance: Chance, background: str, colour: str, shape: str) -> Scene:
-    places = _LAYOUTS[2 + chance.below(3)]
-    things = tuple(
-        _thing(chance, (colour, shape), x, y, chance.uniform(0.16, 0.2)) for x, y in places
-    )
+def _several(rng: ReplayRNG, background: str, colour: str, shape: str) -> Scene:
+    places = _LAYOUTS[2 + rng.integers(3)]
+    things = tuple(_thing(rng, (colour, shape), x, y, rng.uniform(0.16, 0.2)) for x, y in places)
     return Scene(kind="several", things=things, background=background)
 
 
-def _different(chance: Chance, background: str, count: int) -> list[tuple[str, str]]:
+def _different(rng: ReplayRNG, background: str, count: int) -> list[tuple[str, str]]:
     """Return pairs that share neither colour nor shape."""
     pairs: list[tuple[str, str]] = []
     while len(pairs) < count:
-        pair = _pair(chance, background)
+        pair = _pair(rng, background)
         if all(pair[0] != other[0] and pair[1] != other[1] for other in pairs):
             pairs.append(pair)
     return pairs
 
 
-def _two(chance: Chance, background: str) -> Scene:
-    relation: Literal["left", "above"] = chance.pick(("left", "above"))
+def _two(rng: ReplayRNG, background: str) -> Scene:
+    relation: Literal["left", "above"] = rng.choice(("left", "above"))
     places = {"left": ((0.28, 0.5), (0.72, 0.5)), "above": ((0.5, 0.28), (0.5, 0.72))}[relation]
-    pairs = _different(chance, background, 2)
+    pairs = _different(rng, background, 2)
     things = tuple(
-        _thing(chance, pair, x, y, chance.uniform(0.17, 0.21))
+        _thing(rng, pair, x, y, rng.uniform(0.17, 0.21))
         for pair, (x, y) in zip(pairs, places, strict=True)
     )
     return Scene(kind="two", things=things, background=background, relation=relation)
 
 
-def _three(chance: Chance, background: str) -> Scene:
-    pairs = _different(chance, background, 3)
+def _three(rng: ReplayRNG, background: str) -> Scene:
+    pairs = _different(rng, background, 3)
     things = tuple(
-        _thing(chance, pair, x, y, chance.uniform(0.16, 0.2))
+        _thing(rng, pair, x, y, rng.uniform(0.16, 0.2))
         for pair, (x, y) in zip(pairs, _LAYOUTS[3], strict=True)
     )
     return Scene(kind="three", things=things, background=background)

@@ -1,7 +1,7 @@
-"""The steps of a quickstart, one after the other, each of which may be done again.
+"""The steps of a quickstart; all of them resume.
 
-What is finished is not repeated: the reinforced shards, each training run and each results file
-know themselves how far they came.
+Finished work is not repeated: the reinforced shards, each training run and each results file
+record their own state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pocketclip import checkpoint
 from pocketclip._version import __version__
@@ -26,6 +26,7 @@ from pocketclip.formats.json_text import read_json
 from pocketclip.infer.encoder import Encoder
 from pocketclip.nn.clip import CLIP
 from pocketclip.pairs import PairOptions, open_pairs
+from pocketclip.progress import ProgressReporter
 from pocketclip.quickstart.collection import PAIRS
 from pocketclip.reinforce import job
 from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
@@ -41,58 +42,38 @@ ARMS = ("plain", "reinforced")
 log = logging.getLogger(__name__)
 
 
-class Tell(Protocol):
-    """Somebody who is told how far it is."""
-
-    def stage(self, text: str) -> None:
-        """Begin with something."""
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        """So much of it is done."""
-
-
-class Quiet:
-    """Nobody is told."""
-
-    def stage(self, text: str) -> None:
-        """Do nothing."""
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        """Do nothing."""
-
-
 @dataclass(slots=True, kw_only=True)
-class Course:
-    """One quickstart: its folder, and what became known of it."""
+class QuickstartRun:
+    """One quickstart: its output folder and its results so far."""
 
     out: Path
     settings: dict[str, Any]
-    tell: Tell = field(default_factory=Quiet)
+    reporter: ProgressReporter = field(default_factory=ProgressReporter)
     workers: int | None = None
-    """Processes that decode; None for as many as suit the machine."""
+    """Decode processes; None chooses a number for the machine."""
     result: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
-    def begun(self) -> Iterator[None]:
-        """Claim the folder for the block: a new one, or one where this quickstart began before.
+    def claim_folder(self) -> Iterator[None]:
+        """Hold the output folder for the block: a new one, or one with this quickstart unfinished.
 
         Raises:
-            ConfigError: it holds something else, or a quickstart that is finished.
+            ConfigError: the folder holds something else, or a finished quickstart.
             PocketclipError: another process is at work there.
         """
-        self._refuse_others()
+        self._refuse_other_files()
         with claim(self.out, "a quickstart"):
-            self._begin()
+            self._start_or_resume()
             yield
 
-    def _refuse_others(self) -> None:
+    def _refuse_other_files(self) -> None:
         remove_abandoned(self.out)
         if (self.out / SETTINGS).is_file() or not self.out.exists():
             return
         if not self.out.is_dir() or any(path.name != LOCK for path in self.out.iterdir()):
             raise ConfigError(f"{self.out} holds other files; choose another --out")
 
-    def _begin(self) -> None:
+    def _start_or_resume(self) -> None:
         path = self.out / SETTINGS
         if not path.is_file():
             self._write(SETTINGS, self.settings)
@@ -106,7 +87,7 @@ class Course:
             if before != self.settings:
                 changed = [k for k in self.settings if before.get(k) != self.settings[k]]
                 raise ConfigError(
-                    f"{self.out} holds a quickstart of other settings ({', '.join(changed)} "
+                    f"{self.out} holds a quickstart with other settings ({', '.join(changed)} "
                     "changed); choose another --out"
                 )
             if (self.out / RESULT).is_file():
@@ -117,14 +98,14 @@ class Course:
 
     @contextmanager
     def timed(self, name: str, text: str) -> Iterator[None]:
-        """Tell of a step, and take its time."""
-        self.tell.stage(text)
-        begun = time.monotonic()
+        """Report a stage and record its duration."""
+        self.reporter.stage(text)
+        start = time.monotonic()
         yield
-        self.result["seconds"][name] = round(time.monotonic() - begun, 1)
+        self.result["seconds"][name] = round(time.monotonic() - start, 1)
 
     def finish(self, page: str) -> None:
-        """Write the report, and last the result, which marks the quickstart as finished."""
+        """Write the report, then the result, which marks the quickstart as finished."""
         with write_whole(self.out / REPORT) as temporary:
             temporary.write_text(page, "utf-8")
         seconds = self.result["seconds"]
@@ -138,7 +119,7 @@ class Course:
     # --- the steps
 
     def reinforce(self, options: PairOptions, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Reinforce `data/pairs.csv` into `reinforced`; `fields` are of the recipe.
+        """Reinforce `data/pairs.csv` into `reinforced`; `fields` override the reinforce recipe.
 
         Raises:
             PocketclipError: as `pocketclip.reinforce.job.run`.
@@ -147,14 +128,14 @@ class Course:
         total = sum(shard.size or 0 for shard in shards)
         done = 0
 
-        def start(_shards: int, _finished: int, pairs: int) -> None:
+        def on_start(_shards: int, _finished: int, pairs: int) -> None:
             nonlocal done
             done = pairs
 
-        def add(pairs: int, _bad: int) -> None:
+        def on_pairs(pairs: int, _bad: int) -> None:
             nonlocal done
             done += pairs
-            self.tell.progress(done, total, "pairs")
+            self.reporter.progress(done, total, "pairs")
 
         recipe = load_reinforcement(None, precision="float32", batch_size=64, **fields)
         summary = job.run(
@@ -162,8 +143,8 @@ class Course:
             recipe,
             str(self.out / SHARDS),
             workers=self.workers,
-            on_start=start,
-            on_pairs=add,
+            on_start=on_start,
+            on_pairs=on_pairs,
         )
         samples = sum(report.samples for report in summary.reports)
         if not samples:
@@ -182,45 +163,42 @@ class Course:
             "captions": recipe.captions if recipe.captioners else 0,
         }
 
-    def learn(self, name: str, recipe: Recipe, watched: tuple[Task, TaskData] | None) -> Path:
-        """Train into `runs/NAME`, scoring `watched` at each checkpoint; return the model's folder.
+    def train(self, name: str, recipe: Recipe, task: tuple[Task, TaskData] | None) -> Path:
+        """Train into `runs/NAME`, evaluating `task` at each checkpoint; return the model's folder.
 
         Raises:
-            KeyboardInterrupt: it was asked to stop, and wrote a checkpoint.
+            KeyboardInterrupt: the training was interrupted and wrote a checkpoint.
             PocketclipError: as `pocketclip.train.loop.train`.
         """
 
         def score(model: CLIP, _step: int) -> dict[str, float]:
-            assert watched is not None
-            result, _ = evaluate(Encoder(model), *watched, self.scoring())
+            assert task is not None
+            result, _ = evaluate(Encoder(model), *task, _EVALUATION)
             return {"main_metric": result.main_metric or 0.0}
 
-        def tell(record: Mapping[str, Any]) -> None:
+        def on_log(record: Mapping[str, Any]) -> None:
             note = f"steps, loss {record['loss']:.2f}, {record['samples_per_second']:.0f} samples/s"
-            self.tell.progress(int(record["step"]), int(record["steps"]), note)
+            self.reporter.progress(int(record["step"]), int(record["steps"]), note)
 
-        run = self.out / "runs" / name
-        summary = train(recipe, run, on_log=tell, on_checkpoint=None if watched is None else score)
+        folder = self.out / "runs" / name
+        on_checkpoint = None if task is None else score
+        summary = train(recipe, folder, on_log=on_log, on_checkpoint=on_checkpoint)
         if summary.interrupted or summary.model is None:
             raise KeyboardInterrupt
         return summary.model
 
-    def scoring(self) -> RunOptions:
-        """Return how everything here is evaluated."""
-        return RunOptions(batch_size=128, skip_bad=True, cache=None)
-
-    def score(self, name: str, model: Path, names: Sequence[str]) -> dict[str, Any]:
-        """Return a model's metrics by task; they also stand in `NAME.results.jsonl`.
+    def evaluate(self, name: str, model: Path, task_names: Sequence[str]) -> dict[str, Any]:
+        """Return a model's metrics by task; `NAME.results.jsonl` holds them too.
 
         Raises:
             DataError: a task could not be evaluated.
         """
         encoder = Encoder(checkpoint.load(model, fuse=True))
-        found = self.tasks(names)
+        tasks = self.tasks(task_names)
         metrics: dict[str, Any] = {}
-        place = str(self.out / f"{name}.results.jsonl")
+        path = str(self.out / f"{name}.results.jsonl")
         about = {"model": name}
-        for result in run_tasks(encoder, found, out=place, about=about, options=self.scoring()):
+        for result in run_tasks(encoder, tasks, out=path, about=about, options=_EVALUATION):
             if isinstance(result, Failure):
                 raise DataError(f"{result.key}: {result.reason}")
             metrics[result.key] = {k: v for k, v in result.metrics.items() if k in _SHOWN}
@@ -230,17 +208,16 @@ class Course:
         """Return the evaluation sets of these names.
 
         Raises:
-            DataError: one is not there, or damaged.
+            DataError: a set is missing or damaged.
         """
-        found = plan(list(names), str(self.out / DATA / "tests"))
-        for reason in found.missing.values():
+        planned = plan(list(names), str(self.out / DATA / "tests"))
+        for reason in planned.missing.values():
             raise DataError(reason)
-        return found.ready
+        return planned.ready
 
     def curve(self, name: str) -> list[dict[str, float]]:
-        """Return samples seen and the watched task's score at each checkpoint of a run."""
-        run = self.out / "runs" / name
-        lines = read(run / LOG)
+        """Return samples seen and the task's score at each checkpoint of a training run."""
+        lines = read(self.out / "runs" / name / LOG)
         samples = {line["step"]: line["samples"] for line in lines if "samples" in line}
         return [
             {"samples": samples[line["step"]], "score": line["eval/main_metric"]}
@@ -248,11 +225,12 @@ class Course:
             if "eval/main_metric" in line and line["step"] in samples
         ]
 
-    def keep(self, model: Path) -> None:
-        """Copy the finished model to `model`, whole."""
+    def publish(self, model: Path) -> None:
+        """Copy the finished model to the folder `model`."""
         checkpoint.save(checkpoint.load(model), self.out / MODEL)
 
 
+_EVALUATION = RunOptions(batch_size=128, skip_bad=True, cache=None)
 _SHOWN = (
     *("acc1", "acc5", "mean_recall@1", "main_metric"),
     *("image_retrieval_recall@1", "text_retrieval_recall@1"),

@@ -1,0 +1,1 @@
+"""Training of the small models that `pocketclip quickstart` uses as teachers and captioner."""
