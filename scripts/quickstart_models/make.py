@@ -2,9 +2,10 @@
 
     model, scores = train_model("teacher-a", draw_dataset(16000))
 
-`scripts/make_quickstart_models.py` draws a separate split of scenes with correct captions, without the pairs of `UNSEEN`,
-and uses fixed seeds. It writes three checkpoint folders in half precision. It does not use the
-students' loop (`pocketclip.train`), which reads reinforced shards and knows no captioning loss.
+`scripts/make_quickstart_models.py` draws a separate split of scenes with correct captions, without
+the pairs of `UNSEEN`, and writes three checkpoint folders in half precision. The seeds are fixed.
+It does not use the students' loop (`pocketclip.train`), which reads reinforced shards and knows no
+captioning loss.
 
 Shapes: B batch, S side in pixels, T tokens, V vocabulary, U ids that occur in captions.
 """
