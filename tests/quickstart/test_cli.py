@@ -1,39 +1,34 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import pytest
 
-from typer.testing import CliRunner
-
-from pocketclip.cli.main import build
 from pocketclip.cli.quickstart import ConsoleReporter
+from tests.cli import inside
 
-app = build()
 
-
-def pocketclip(*args, cwd):
-    command = [sys.executable, "-m", "pocketclip", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def test_options_of_pairs_need_pairs(tmp_path):
-    done = pocketclip("quickstart", "--teacher", "random:tiny", cwd=tmp_path)
+    done = inside.run("quickstart", "--teacher", "random:tiny")
     assert done.returncode == 2
     assert "--teacher goes with --pairs" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_table_that_is_not_there(tmp_path):
-    done = pocketclip("quickstart", "--pairs", "none.csv", cwd=tmp_path)
+    done = inside.run("quickstart", "--pairs", "none.csv")
     assert done.returncode == 2
     assert "none.csv" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_help_names_the_whole_way():
-    shown = CliRunner().invoke(app, ["quickstart", "--help"])
-    assert shown.exit_code == 0
-    assert "--pairs" in shown.output
+    done = inside.run("quickstart", "--help")
+    assert done.returncode == 0
+    assert "--pairs" in done.stdout
 
 
 def test_stages_are_written_in_order(capsys):

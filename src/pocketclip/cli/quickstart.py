@@ -69,27 +69,27 @@ def quickstart(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     if not pairs:
-        given = {"--teacher": teacher, "--image-column": image_column, "--where": where,
-                 "--caption-column": caption_column, "--label-column": label_column}  # fmt: skip
-        for name, value in given.items():
+        only_with_pairs = {
+            "--teacher": teacher,
+            "--image-column": image_column,
+            "--where": where,
+            "--caption-column": caption_column,
+            "--label-column": label_column,
+        }
+        for name, value in only_with_pairs.items():
             if value:
                 raise ConfigError(f"{name} goes with --pairs: the drawn scenes have their own")
     module = _module()
-    reporter = ConsoleReporter()
-    shared: dict[str, Any] = {
-        "seed": seed,
-        "scale": scale,
-        "workers": workers,
-        "reporter": reporter,
-    }
+    shared: dict[str, Any] = {"seed": seed, "scale": scale, "workers": workers}
+    shared["reporter"] = reporter = ConsoleReporter()
     if pairs:
         columns = [caption_column] if caption_column else None
         result = module.quickstart_pairs(
             out, pairs, options=options(image_column, columns, None, where, 1000),
-            label_column=label_column, teachers=teacher or (), reporter=reporter, **shared,
+            label_column=label_column, teachers=teacher or (), **shared,
         )  # fmt: skip
     else:
-        result = module.quickstart_scenes(out, reporter=reporter, **shared)
+        result = module.quickstart_scenes(out, **shared)
     reporter.end()
     if json:
         print_json(result)
