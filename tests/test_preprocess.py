@@ -138,7 +138,7 @@ def test_a_line_of_pixels_takes_little_memory(
         self: Image.Image, size: tuple[int, int], *args: Any, **options: Any
     ) -> Image.Image:
         assert size[0] * size[1] <= 1 << 24
-        return resize(self, size, *args, **kwargs)
+        return resize(self, size, *args, **options)
 
     monkeypatch.setattr(Image.Image, "resize", bounded)
     out = Preprocess(config).to_uint8(image)
