@@ -362,10 +362,10 @@ def test_results_of_another_export_are_not_gone_on_with(root, tmp_path):
     """A quantised form has its model's space, but results of its own."""
     out = str(tmp_path / "results.jsonl")
     model, small, other = ColourEncoder(), ColourEncoder(), ColourEncoder()
-    small.form, other.form = "onnx int8 01234567", "onnx int8 89abcdef"
+    small.variant, other.variant = "onnx int8 01234567", "onnx int8 89abcdef"
     ready = plan(["cifar10"], str(root)).ready
     (result,) = run(small, ready, out=out, options=OPTIONS)
-    assert result.about["form"] == small.form
+    assert result.about["form"] == small.variant
     (again,) = run(small, ready, out=out, options=OPTIONS)
     assert again == read_results(out)[0]
     for encoder, name in ((model, "the model itself"), (other, "its export onnx int8 89abcdef")):

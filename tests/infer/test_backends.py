@@ -17,7 +17,6 @@ from pocketclip import Encoder
 from pocketclip.errors import BundleError, MissingDependencyError
 from pocketclip.export.verify import CAPTIONS, own_photos
 from pocketclip.infer import backends
-from pocketclip.infer import encoder as module
 from pocketclip.infer.bundle import read
 from pocketclip.infer.encoder import load
 from tests.bundles import manifest, model, rewritten
@@ -81,7 +80,7 @@ def test_what_cannot_run_it(exported):
         Encoder(exported(target="openvino"), "onnxruntime")
     with pytest.raises(BundleError, match="a model in torch is run by torch"):
         Encoder(model(), "onnxruntime")
-    with pytest.raises(BundleError, match=r"make one with `pocketclip export random:tiny"):
+    with pytest.raises(BundleError, match=r"export it with `pocketclip export random:tiny"):
         load("random:tiny", backend="openvino")
     with pytest.raises(BundleError, match="precision is fp32 or bf16"):
         Encoder(exported(), precision="fp64")
@@ -203,7 +202,7 @@ def test_no_more_images_than_the_encoder_says_go_through_in_one_go(exported, mon
     np.testing.assert_array_equal(prepared, whole)
 
 
-def test_texts_are_remembered_and_forgotten(exported, monkeypatch):
+def test_text_embeddings_are_cached_and_dropped(exported, monkeypatch):
     encoder = Encoder(exported(), threads=1)
     asked = []
     honest = encoder.backend.text
@@ -222,13 +221,15 @@ def test_texts_are_remembered_and_forgotten(exported, monkeypatch):
     np.testing.assert_array_equal(encoder.encode_text("b"), first[1:2])
     raw = encoder.encode_text(["b"], normalize=False)
     assert np.linalg.norm(raw) != pytest.approx(1, abs=1e-3)
-    monkeypatch.setattr(module, "CACHED_TEXTS", 4)
-    encoder.encode_text([f"text {i}" for i in range(10)])
-    assert len(encoder._cache) == 4
+    cache = encoder._text_cache
+    monkeypatch.setattr(cache, "max_texts", 4)
+    texts = [f"text {i}" for i in range(10)]
+    encoder.encode_text(texts)
+    assert list(cache.lookup(texts)) == texts[-4:]
     encoder.encode_text("a")
-    assert asked[-1] == 1  # it had been forgotten
-    # A remembered text must not hold on to all those that it came with.
-    assert all(row.base is None for row in encoder._cache.values())
+    assert asked[-1] == 1  # it had been dropped
+    # A cached row must not keep its whole batch in memory.
+    assert all(row.base is None for row in cache.lookup([*texts, "a"]).values())
 
 
 def test_a_model_in_torch_has_its_own_precision():
@@ -236,10 +237,10 @@ def test_a_model_in_torch_has_its_own_precision():
         Encoder(model(), precision="bf16")
 
 
-def test_a_model_in_torch_remembers_nothing():
+def test_a_model_in_torch_caches_nothing():
     encoder = Encoder(model())
     encoder.encode_text("a")
-    assert not encoder._cache
+    assert not encoder._text_cache.lookup("a")
 
 
 def test_preloading_says_nothing_of_what_goes_wrong(folder, capfd):

@@ -244,7 +244,7 @@ def test_preprocessing_that_makes_no_sense(folder, field, value):
     about = manifest(folder)["model"]
     _signed(folder, model=about | {"preprocess": about["preprocess"] | {field: value}})
     # JSON itself has neither NaN nor infinity.
-    reason = f"preprocess.{field} cannot be|(NaN|Infinity) is not a number"
+    reason = f"preprocess.{field} cannot be|(NaN|Infinity) is not a JSON number"
     with pytest.raises(BundleError, match=f"is damaged.*({reason})"):
         read(folder)
 

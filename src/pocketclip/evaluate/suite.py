@@ -140,7 +140,7 @@ def evaluate(
         "seconds": round(time.monotonic() - begun, 2),
         "version": __version__,
     }
-    form = getattr(encoder, "form", None)
+    form = getattr(encoder, "variant", None)
     if form is not None:
         about["form"] = form
     return Result(key=task.key, dataset=task.dataset, metrics=metrics, about=about), outcome
@@ -252,7 +252,7 @@ def resumable(path: str, encoder: Encoder) -> dict[str, Result]:
                 f"{path} line {line} ({result.key}) is {whose}, and this model's is "
                 f"{encoder.space_id}: write to another file"
             )
-        form, ours = result.about.get("form"), getattr(encoder, "form", None)
+        form, ours = result.about.get("form"), getattr(encoder, "variant", None)
         if form != ours:
             raise DataError(
                 f"{path} line {line} ({result.key}) was made by {_called(form)}, and this is "

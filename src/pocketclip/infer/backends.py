@@ -315,6 +315,34 @@ def candidates(
     return sorted(passed, key=lambda name: measured.get(name, {}).get("ms", float("inf")))
 
 
+def select_backends(
+    bundle: Bundle, backend: str, precision: str | None, *, low_latency_start: bool
+) -> list[str]:
+    """Return the backends that can run `bundle` here in a precision, the preferred one first.
+
+    Args:
+        bundle: the bundle to run.
+        backend: `auto`, or the only backend to use.
+        precision: `fp32`, `bf16`, or None for the bundle's own.
+        low_latency_start: see `candidates`.
+
+    Raises:
+        BundleError: see `candidates`; or no such precision, or no backend for it.
+    """
+    if precision not in (None, "fp32", "bf16"):
+        raise BundleError(f"precision is fp32 or bf16, not {precision!r}")
+    names = candidates(bundle, backend, low_latency_start=low_latency_start)
+    if precision == "bf16":
+        names = [name for name in names if name == "openvino"]
+        if not names:
+            raise BundleError(
+                f"{bundle.folder}: only OpenVINO computes in bf16, and it is not installed or "
+                "cannot run this bundle: pip install 'pocketclip[openvino]', or leave out the "
+                "precision"
+            )
+    return names
+
+
 def _missing(bundle: Bundle, backend: str) -> MissingDependencyError:
     return MissingDependencyError(
         f"{bundle.folder} needs {backend}: pip install '{_EXTRAS[backend]}'"

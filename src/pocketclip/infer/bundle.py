@@ -70,8 +70,8 @@ class Bundle:
         return self.folder / str(self.towers[tower]["file"])
 
     @property
-    def form(self) -> str:
-        """Which export it is, of the many that share a `space_id`: target, precision, hash."""
+    def variant(self) -> str:
+        """Target, precision and hash: tells exports of one `space_id` apart."""
         digests = "".join(str(self.files[name]["sha256"]) for name in sorted(self.files))
         return f"{self.target} {self.precision} {hashlib.sha256(digests.encode()).hexdigest()[:8]}"
 

@@ -1,0 +1,70 @@
+"""Zero-shot classification: classifiers from labels, and labels ranked for image embeddings.
+
+Source: CLIP (arXiv 2103.00020), section 3.1.4, for the ensemble of prompts.
+
+Shapes: B images, L labels, P templates, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pocketclip.embeddings import check_finite, image_name, text_name, unit_length
+from pocketclip.errors import PocketclipError
+from pocketclip.prompts import fill_templates
+from pocketclip.types import Embeddings
+
+
+def build_classifier(
+    encode_text: Callable[[Sequence[str]], Embeddings],
+    labels: Sequence[str],
+    templates: str | Sequence[str],
+) -> Embeddings:
+    """Return one unit embedding (L, D) per label; see `pocketclip.infer.encoder.Encoder`.
+
+    Args:
+        encode_text: from texts to unit embeddings.
+        labels: the classes.
+        templates: prompts with `{}` or `{c}` in place of the label.
+    """
+    if isinstance(labels, str):
+        raise PocketclipError(f"labels is the text {labels!r}: pass a list of labels")
+    labels = list(labels)
+    templates = [templates] if isinstance(templates, str) else list(templates)
+    if not labels:
+        raise PocketclipError("no labels: pass at least one")
+    doubled = sorted(label for label, count in Counter(labels).items() if count > 1)
+    if doubled:
+        raise PocketclipError(f"label {doubled[0]!r} is given twice: remove one of them")
+    prompts = fill_templates(labels, templates)
+    embedded = encode_text(prompts).reshape(len(labels), len(templates), -1).mean(1)  # (L, P, D)
+    return unit_length(embedded, lambda row: text_name(labels[row]))
+
+
+def rank_labels(
+    images: Embeddings, classifier: Embeddings, labels: Sequence[str], logit_scale: float
+) -> list[dict[str, float]]:
+    """Return, per image embedding (B, D), each label's probability, the highest first.
+
+    Args:
+        images: (B, D), of unit length.
+        classifier: (L, D), one unit embedding per label.
+        labels: L.
+        logit_scale: the multiplier of cosine similarities before the softmax.
+
+    Raises:
+        EmbeddingError: an embedding is not finite.
+    """
+    images = check_finite(images, lambda row: image_name(None, row))
+    classifier = check_finite(classifier, lambda row: text_name(labels[row]))
+    logits = logit_scale * images.astype(np.float64) @ classifier.T.astype(np.float64)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)  # (B, L)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return [
+        {labels[i]: float(row[i]) for i in ranked}
+        for row, ranked in zip(probabilities, order, strict=True)
+    ]
