@@ -25,7 +25,7 @@ from pocketclip.nn.build import create_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.train.data import Batch, normalise
 from pocketclip.train.optim import make_optimizer, parameter_groups
-from pocketclip.train.recipe import LossSection, OptimizerSection
+from pocketclip.train.sections import LossSection, OptimizerSection
 from pocketclip.train.step import Stepper
 
 TEACHERS = (768, 768)

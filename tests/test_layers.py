@@ -49,6 +49,10 @@ LAYERS = {
 # Layer 1 without torch: a MODEL argument is understood in the base install.
 TORCH_FREE = {"pocketclip.checkpoint", "pocketclip.checkpoint.hub", "pocketclip.checkpoint.resolve"}
 TORCH = {"torch", "safetensors.torch"}
+# Recipes are read and checked in an install without torch.
+TORCH_FREE_TRAINING = {
+    "pocketclip.train.recipe", "pocketclip.train.recipe_settings", "pocketclip.train.sections"
+}  # fmt: skip
 # Published embeddings are torch files: read and written inside two functions of this module.
 MAY_ASK_FOR_TORCH = {"pocketclip.shards.codec"}
 SIBLINGS = {
@@ -111,7 +115,7 @@ def test_imports_point_down(name, path):
         if imported in TORCH and torch_free and (early or name not in MAY_ASK_FOR_TORCH):
             pytest.fail(f"{name} is torch-free and imports {imported}")
         if imported.partition(".")[0] == "torch" and early:
-            trains = room == "pocketclip.train" and name != "pocketclip.train.recipe"
+            trains = room == "pocketclip.train" and name not in TORCH_FREE_TRAINING
             assert layer in (1, 3) or trains, f"{name} imports torch when it is imported itself"
         if imported.partition(".")[0] != "pocketclip":
             continue

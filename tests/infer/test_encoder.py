@@ -24,7 +24,7 @@ from pocketclip.nn.build import random_model
 from pocketclip.reinforce.squares import Scaling, SquareTransform
 from pocketclip.reinforce.teachers import Teacher
 from pocketclip.reinforce.zoo_towers import ZooTowers
-from pocketclip.train.recipe import LossSection
+from pocketclip.train.sections import LossSection
 from pocketclip.train.step import Stepper
 from pocketclip.types import Encoder
 from tests.cli import inside

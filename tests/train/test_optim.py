@@ -10,7 +10,7 @@ from torch import nn
 
 from pocketclip.nn.build import random_model
 from pocketclip.train.optim import WeightAverage, learning_rate, parameter_groups
-from pocketclip.train.recipe import ScheduleSection
+from pocketclip.train.sections import ScheduleSection
 
 
 def _names(model, group):

@@ -12,7 +12,7 @@ from pocketclip.nn.build import random_model
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train import loss as losses
 from pocketclip.train.data import Batch, normalise
-from pocketclip.train.recipe import LossSection
+from pocketclip.train.sections import LossSection
 from pocketclip.train.step import Stepper
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from pocketclip.evaluate.datasets.examples import Puzzle, TaskData
 from pocketclip.evaluate.tasks import MAIN_METRICS, Task
 from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder
-from pocketclip.train.recipe import EvaluationSection
+from pocketclip.train.sections import EvaluationSection
 
 if TYPE_CHECKING:
     from pocketclip.nn.clip import CLIP

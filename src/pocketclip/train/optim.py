@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pocketclip.train.recipe import OptimizerSection, ScheduleSection
+from pocketclip.train.sections import OptimizerSection, ScheduleSection
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 

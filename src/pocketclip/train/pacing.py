@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from pocketclip.train import distributed
-from pocketclip.train.recipe import CheckpointSection
+from pocketclip.train.sections import CheckpointSection
 
 log = logging.getLogger(__name__)
 

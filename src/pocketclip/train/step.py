@@ -26,7 +26,7 @@ from pocketclip.nn.transformer import preserve_batch_norm_statistics
 from pocketclip.train import distributed
 from pocketclip.train import loss as losses
 from pocketclip.train.data import Batch, normalise
-from pocketclip.train.recipe import LossSection
+from pocketclip.train.sections import LossSection
 from pocketclip.types import Encoder
 
 

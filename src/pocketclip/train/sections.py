@@ -1,0 +1,244 @@
+"""The sections of a train recipe: every key with its type, its limits, its default and its meaning.
+
+The reference page of recipes is made from the texts below the keys. No torch is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pocketclip import zoo
+from pocketclip.augment import Augmentation
+from pocketclip.errors import AugmentationError
+from pocketclip.formats.fields import kind_of
+
+MAX_STEPS = 10**10
+MAX_SAMPLES = 2**24
+_MAX_WORKERS = 1024
+_MAX_NUMBER = 1e30
+DEFAULT_WARMUP = 1000
+
+
+class Section(BaseModel):
+    """A section of a recipe. Unknown keys are errors; nothing changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _computable(cls, value: Any) -> Any:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and abs(number) > _MAX_NUMBER:
+                raise ValueError(f"{number:g} is too large to compute with in float32")
+        return value
+
+
+class ModelSection(Section):
+    """Which model is trained, and from where."""
+
+    name: str
+    """The model's name in the zoo, see `pocketclip models`."""
+    overrides: dict[str, Any] = {}
+    """Fields of its configuration to change, for example `{image_size: 96}`; see
+    `pocketclip.zoo.override`."""
+    init: str | None = None
+    """The MODEL whose weights the run starts from; None: random weights."""
+    freeze_image: int | None = Field(default=None, ge=0, le=4096)
+    """Number of final image-tower blocks to train, plus the head; 0 freezes the whole tower.
+    None: the whole tower is trained."""
+    freeze_text: int | None = Field(default=None, ge=0, le=4096)
+    """The same for the text tower."""
+    freeze_batch_norm: bool = False
+    """Use BatchNorm's running statistics in training too, and leave them unchanged."""
+
+    @field_validator("overrides")
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if any(not isinstance(key, str) for key in value):
+            raise ValueError("the names of overrides must be text")
+        return value
+
+    def config(self) -> zoo.ModelConfig:
+        """Return the model's configuration with the overrides applied.
+
+        Raises:
+            UnknownModelError: there is no such model.
+            ConfigError: an override does not exist or has a bad value.
+        """
+        return zoo.override(zoo.entry(self.name).config, **self.overrides)
+
+
+class DataSection(Section):
+    """Where the training samples come from, and which captions and views of each are used."""
+
+    source: str | tuple[str, ...] = ()
+    """Reinforced shards, or with `reinforced: false` also raw pairs; local or on an object
+    store. `--data` sets it."""
+    reinforced: bool = True
+    """Replay stored augmentations and use stored embeddings."""
+    captions: Literal["both", "mix", "truth", "synthetic"] = "both"
+    """The captions of each sample: the ground truth and a synthetic one (`both`), one of the two
+    at random (`mix`), or only one kind."""
+    truth_ratio: float = Field(default=0.5, ge=0, le=1)
+    """With `mix`: the probability of the ground truth."""
+    caption_pattern: str = ".*"
+    """A regular expression that chooses among the keys of synthetic captions."""
+    augmentation: Literal["random", "sequential"] = "random"
+    """How one of the stored augmentations is chosen: at random, or in turn, epoch by epoch."""
+    image_augmentation: dict[str, Any] | None = None
+    """With `reinforced: false`: the augmentation to draw anew for each sample."""
+    fast: bool = False
+    """Scaled JPEG decoding and a faster resize; pixels differ by a few levels."""
+    image_column: str | None = None
+    """Tables of raw pairs: the column with image paths, URLs or bytes; None: guessed from common
+    names."""
+    caption_columns: tuple[str, ...] = ()
+    """Tables of raw pairs: the first column is the ground truth, the others count as synthetic."""
+    where: dict[str, str] = {}
+    """Tables of raw pairs: use only rows with these values."""
+    workers: int | None = Field(default=None, ge=0, le=_MAX_WORKERS)
+    """Number of decoding processes; None: one less than the cores of this process, at least one."""
+    cache_dir: str | None = None
+    """The folder for local copies of an object store's shards; None:
+    `~/.cache/pocketclip/shards`."""
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return _texts(value)
+
+    @field_validator("caption_columns", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("image_augmentation")
+    @classmethod
+    def _drawable(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            if value is not None:
+                Augmentation.from_config(value)
+        except AugmentationError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
+class LossSection(Section):
+    """The terms and their weights."""
+
+    kind: Literal["clip", "siglip", "captioning"] = "clip"
+    """CLIP's softmax loss, SigLIP's sigmoid loss, or CoCa's (contrastive and captioning)."""
+    weights: tuple[float, float] = (1.0, 0.0)
+    """Weights of the contrastive and the distillation term: (1 - lambda, lambda) in the paper."""
+    captioning_weight: float = Field(default=2.0, ge=0)
+    """With `captioning`: the weight of the next-token loss."""
+    teacher_scales: tuple[float, ...] | None = None
+    """The logit scale of each teacher; None: as recorded in the dataset."""
+    teacher_dims: tuple[int, ...] | None = None
+    """The embedding width of each teacher; None: as recorded in the dataset."""
+    teacher_biases: tuple[float, ...] | None = None
+    """With `siglip`: the bias added to each teacher's scaled similarities."""
+    chunk: int | None = Field(default=None, ge=1, le=MAX_SAMPLES)
+    """Number of rows of the similarity matrix to compute at a time, to save memory; None: all."""
+
+    @field_validator("weights")
+    @classmethod
+    def _sensible(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if min(value) < 0:
+            raise ValueError("weights must not be negative")
+        return value
+
+
+class OptimizerSection(Section):
+    """AdamW (arXiv 1711.05101); norms, biases and scales have no weight decay."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    """The highest learning rate."""
+    weight_decay: float = Field(default=0.2, ge=0)
+    """Decoupled weight decay."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the average of the gradients."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the average of the squared gradients."""
+    eps: float = Field(default=1e-6, gt=0)
+    """Added to the denominator for numerical stability."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """The norm to which the whole gradient is clipped; None: no clipping."""
+
+
+class ScheduleSection(Section):
+    """Linear warm-up, then a constant rate, a cosine to zero, or first the one, then the other."""
+
+    kind: Literal["cosine", "constant"] = "cosine"
+    """The shape of the schedule after the warm-up."""
+    warmup: int = Field(default=DEFAULT_WARMUP, ge=0)
+    """Number of warm-up steps. If it is not set and the run has at most 1,000 steps: a tenth of
+    the steps."""
+    constant: int = Field(default=0, ge=0, le=MAX_STEPS)
+    """With `cosine`: the number of steps, warm-up included, before the rate begins to fall."""
+
+
+class CheckpointSection(Section):
+    """When checkpoints are written, and which are kept."""
+
+    every_steps: int | None = Field(default=1000, ge=1, le=MAX_STEPS)
+    """Steps between checkpoints; None: the number of steps does not matter."""
+    every_minutes: float | None = Field(default=30.0, gt=0, le=10**7)
+    """Minutes between checkpoints; None: the time does not matter."""
+    keep_last: int = Field(default=3, ge=1, le=10**6)
+    """Number of newest checkpoints to keep."""
+    keep_best: bool = True
+    """Also keep the checkpoint with the best evaluation score."""
+
+
+class EvaluationSection(Section):
+    """What `pocketclip train` scores at each checkpoint, as `pocketclip eval` takes it."""
+
+    data: str
+    """The evaluation set, or the folder of sets; as `--data`."""
+    tasks: tuple[str, ...] = ()
+    """Names of published tasks in `data`; empty: `data` is one set of your own."""
+    label_column: str | None = None
+    """Tables: the column of labels."""
+    caption_column: str | None = None
+    """Tables: the column of captions."""
+    where: dict[str, str] = {}
+    """Tables: use only rows with these values."""
+    templates: tuple[str, ...] = ()
+    """Prompts, with `{}` for the class name; empty: those of the set, or `a photo of {}.`."""
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return _texts(value)
+
+
+def _texts(value: Any) -> Any:
+    """Return the values of `where` as tables hold them: 2020 as text, true in lower case.
+
+    Values that are neither integers nor booleans stay as they are, and are checked as such.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    return {key: str(one).lower() if isinstance(one, int) else one for key, one in value.items()}
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSection,
+    "data": DataSection,
+    "loss": LossSection,
+    "optimizer": OptimizerSection,
+    "schedule": ScheduleSection,
+    "checkpoint": CheckpointSection,
+    "evaluation": EvaluationSection,
+}
+"""The sections by their key in a recipe."""
+
+
+def not_a_section(name: str, value: object) -> str:
+    """Return what is wrong with a `value` that stands in place of a section."""
+    first = next(iter(SECTIONS[name].model_fields))
+    return f"should hold fields such as `{first}:`, not {kind_of(value)}"
