@@ -16,8 +16,7 @@ import yaml
 from pocketclip import shards
 from pocketclip.evaluate.datasets.examples import Example
 from pocketclip.evaluate.datasets.find import find, own_task
-from pocketclip.evaluate.report import runs
-from pocketclip.evaluate.report.compare import compare as report
+from pocketclip.evaluate.report import compare, runs
 from pocketclip.evaluate.results import read_results, write_results
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce import recipe as reinforcing
@@ -287,7 +286,7 @@ def read_results_file(path):
     copy = Path(path).with_suffix(".copy")
     write_results(str(copy), results)
     assert read_results(copy) == results
-    table = report.compare(runs.gather([str(path), "mobileclip-s0"]))
+    table = compare(runs.gather([str(path), "mobileclip-s0"]))
     json.dumps(table.as_json(), allow_nan=False)
     return len(results)
 

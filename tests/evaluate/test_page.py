@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pocketclip.errors import DataError, PocketclipError
-from pocketclip.evaluate.report.compare import compare
+from pocketclip.evaluate.report.comparison import compare
 from pocketclip.evaluate.report.latency import published_ms, read_latency
 from pocketclip.evaluate.report.page import comparison_page, confusion_page, write_page
 from pocketclip.evaluate.report.runs import PUBLISHED, gather

@@ -8,7 +8,7 @@ import pytest
 
 from pocketclip import zoo
 from pocketclip.errors import ConfigError, DataError, UnknownModelError
-from pocketclip.evaluate.report.compare import averages, compare, measure, points_between
+from pocketclip.evaluate.report.comparison import averages, compare, measure, points_between
 from pocketclip.evaluate.report.latency import published_ms, read_latency
 from pocketclip.evaluate.report.runs import PUBLISHED, gather, published_run
 from pocketclip.evaluate.tasks import DATACOMP38, TASKS

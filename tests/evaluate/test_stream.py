@@ -14,8 +14,8 @@ import pytest
 import pocketclip
 from pocketclip import storage
 from pocketclip.errors import ConfigError, DataError, MissingDependencyError, StorageError
-from pocketclip.evaluate.ahead import LOADING, READING, load_ahead
 from pocketclip.evaluate.datasets.examples import Example, TaskData
+from pocketclip.evaluate.prefetch import LOADING, READING, prefetch
 from pocketclip.evaluate.stream import (
     RunOptions,
     default_cache,
@@ -379,7 +379,7 @@ def test_reading_stops_within_a_batch():
                 time.sleep(0.01)
             yield number
 
-    batches = load_ahead(counted(), str, size=1000, workers=1)
+    batches = prefetch(counted(), str, size=1000, workers=1)
     next(batches)
     assert slow.wait(10)  # the batch beyond those that are loaded is being read
     batches.close()
@@ -394,7 +394,7 @@ def test_reading_that_hangs_does_not_hold_up_an_interrupt():
         yield from range(12)
         hanging.wait(20)
 
-    batches = load_ahead(stalled(), str, size=3, workers=1)
+    batches = prefetch(stalled(), str, size=3, workers=1)
     assert next(batches) == [(0, "0"), (1, "1"), (2, "2")]
     begun = time.monotonic()
     batches.close()

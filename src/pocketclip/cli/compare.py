@@ -21,7 +21,7 @@ from pocketclip.cli.output import (
 from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
-    from pocketclip.evaluate.report.compare import Comparison
+    from pocketclip.evaluate.report.comparison import Comparison
     from pocketclip.evaluate.report.latency import Measured
 
 
@@ -59,7 +59,7 @@ def compare(
     pocketclip compare results.jsonl mobileclip2-s0 --html page.html --latency encode.log
     """
     from pocketclip.evaluate.report import page, runs
-    from pocketclip.evaluate.report.compare import compare as compare_runs
+    from pocketclip.evaluate.report.comparison import compare as compare_runs
     from pocketclip.evaluate.report.latency import read_latency
     from pocketclip.evaluate.tasks import suite as keys_of
 
@@ -93,7 +93,7 @@ def _latency(comparison: Comparison, measured: Measured) -> dict[str, Any]:
 
 def _print(comparison: Comparison, measured: Measured | None) -> None:
     """Print the table, on a terminal in as many parts as its width asks for."""
-    from pocketclip.evaluate.report.compare import averages
+    from pocketclip.evaluate.report.comparison import averages
 
     titles = ["\n".join(_broken(run.title)) for run in comparison.runs]
     labels = [row.label for row in comparison.rows] + [name for name, _ in averages(comparison)]
@@ -123,7 +123,7 @@ def _broken(title: str) -> list[str]:
 def _print_part(
     comparison: Comparison, titles: Sequence[str], shown: slice, measured: Measured | None
 ) -> None:
-    from pocketclip.evaluate.report.compare import averages, best, percent, points_between
+    from pocketclip.evaluate.report.comparison import averages, best, percent, points_between
 
     two = len(titles) == 2
     columns = [Column("task", folds=True)]

@@ -1,4 +1,20 @@
-"""Evaluate any `Encoder` the way the published tables were made."""
+"""Evaluate any `Encoder` the way the published tables were made.
+
+    results = list(run(encoder, plan(["imagenet1k"], "data").ready, out="results.jsonl"))
+
+| module | holds |
+|---|---|
+| `suite` | many tasks, resumed after an interruption; trained probes |
+| `tasks` | the tasks of the published tables, and the published results |
+| `results` | the results file |
+| `zeroshot`, `classifier` | zero-shot classification; class names and prompts to embeddings |
+| `retrieval` | retrieval, multiple choice, association |
+| `probe` | nearest neighbours and linear probe on frozen embeddings |
+| `labelled` | top-1 on labelled photographs as one function |
+| `stream`, `prefetch` | images to embeddings, decoded ahead |
+| `classes` | lists of class names, matched to labels |
+| `metrics/`, `datasets/`, `report/` | metrics on arrays; evaluation sets; comparisons and pages |
+"""
 
 from pocketclip.evaluate.datasets.find import DataOptions, TaskData, find, own_task
 from pocketclip.evaluate.labelled import top1

@@ -23,8 +23,8 @@ from pocketclip.errors import (
     ImageError,
     MissingDependencyError,
 )
-from pocketclip.evaluate.ahead import load_ahead
 from pocketclip.evaluate.datasets.examples import Example, TaskData
+from pocketclip.evaluate.prefetch import prefetch
 from pocketclip.evaluate.tasks import Metrics
 from pocketclip.images import open_image
 from pocketclip.storage.stores import NotThereError
@@ -157,7 +157,7 @@ def embed_images(
     def load(example: E) -> Any:
         return _loaded(example.name, image_of(example), prepare)
 
-    batches = load_ahead(examples, load, size=options.batch_size, workers=options.workers)
+    batches = prefetch(examples, load, size=options.batch_size, workers=options.workers)
     with closing(batches):
         for batch in batches:
             bad = [loaded for _, loaded in batch if isinstance(loaded, Skipped)]

@@ -1,22 +1,23 @@
-"""The metrics of the published tables, on arrays: no model, no files.
+"""The metrics of the published tables, as functions of arrays: no model, no files.
 
     retrieval_metrics(images, texts, image_of)["mean_recall@1"]
 
 | module | holds |
 |---|---|
-| `retrieval` | recall, multiple choice and association |
-| `counts` | metrics that are summed batch by batch |
-| `scores` | top k, ranks, and the rule for equal scores: the lowest index comes first |
+| `retrieval` | recall at k in both directions |
+| `puzzles` | multiple choice and association |
+| `counts` | classification metrics, summed batch by batch |
+| `scores` | top k, ranks, and the rule for ties: the lowest index comes first |
 """
 
 from pocketclip.evaluate.metrics.counts import ClassificationCounts, GroupCounts
-from pocketclip.evaluate.metrics.retrieval import (
+from pocketclip.evaluate.metrics.puzzles import (
     association_metrics,
     choice_hits,
     choice_metrics,
     jaccard,
-    retrieval_metrics,
 )
+from pocketclip.evaluate.metrics.retrieval import retrieval_metrics
 from pocketclip.evaluate.metrics.scores import predictions, top_hits
 
 __all__ = [

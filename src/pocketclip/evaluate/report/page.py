@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pocketclip.evaluate.report.compare import (
+from pocketclip.evaluate.report.comparison import (
     Comparison,
     Measure,
     averages,

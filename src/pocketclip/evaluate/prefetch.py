@@ -1,6 +1,6 @@
-"""Read and load ahead of whoever consumes: in threads, in order, in a bounded memory.
+"""Prefetching: read and load batches in threads ahead of the consumer, in order, in bounded memory.
 
-for batch in load_ahead(examples, decode, size=64):
+for batch in prefetch(examples, decode, size=64):
     for example, loaded in batch: ...
 """
 
@@ -18,41 +18,41 @@ E = TypeVar("E")
 V = TypeVar("V")
 
 LOADING = 2
-"""Batches that are being loaded, or are loaded already, while one is consumed."""
+"""Batches that are loading or loaded while one is consumed."""
 READING = 1
-"""Batches that are being read, or are read already, besides these."""
+"""Batches that are being read or waiting to be loaded, besides those."""
 _CLOSING_SECONDS = 1.0
 
 
-def load_ahead(
+def prefetch(
     examples: Iterable[E],
     load: Callable[[E], V],
     *,
     size: int,
     workers: int | None = None,
 ) -> Generator[list[tuple[E, V]], None, None]:
-    """Yield examples in their order, in batches, each with what `load` made of it.
+    """Yield batches of examples in their order, each example with the result of `load`.
 
-    One thread reads `examples`, others load: neither waits for the consumer, unless they are far
-    ahead. Close the iterator (`contextlib.closing`) to stop them before the end; it does not wait
-    for what has begun. An error of reading is raised after all that was read before it.
+    One thread reads `examples` and others load; they wait for the consumer only when they are far
+    ahead. Close the iterator (`contextlib.closing`) to stop early; closing does not wait for calls
+    of `load` that have begun. A read error is raised after everything that was read before it.
 
     Args:
-        examples: read from a single thread, which is not the caller's.
-        load: called in several threads at once; what it raises is raised here.
-        size: of a batch; the last one may be smaller.
+        examples: read from a single thread, not the caller's.
+        load: called from several threads at once; its exceptions are raised here.
+        size: batch size; the last batch may be smaller.
         workers: threads that load; None for one per core.
     """
     reader = _Reader(examples, size)
     pool = ThreadPoolExecutor(workers or os.cpu_count(), "pocketclip-load")
-    waiting: deque[list[tuple[E, Future[V]]]] = deque()
+    pending: deque[list[tuple[E, Future[V]]]] = deque()
     try:
         for batch in reader.batches():
-            waiting.append([(example, pool.submit(load, example)) for example in batch])
-            if len(waiting) > LOADING:
-                yield [(example, future.result()) for example, future in waiting.popleft()]
-        while waiting:
-            yield [(example, future.result()) for example, future in waiting.popleft()]
+            pending.append([(example, pool.submit(load, example)) for example in batch])
+            if len(pending) > LOADING:
+                yield [(example, future.result()) for example, future in pending.popleft()]
+        while pending:
+            yield [(example, future.result()) for example, future in pending.popleft()]
         if reader.error is not None:
             raise reader.error
     finally:
@@ -61,29 +61,29 @@ def load_ahead(
 
 
 class _Reader(Generic[E]):
-    """Takes batches off an iterator in a thread of its own, one ahead."""
+    """Reads batches from an iterator in its own thread, one batch ahead."""
 
     def __init__(self, examples: Iterable[E], size: int) -> None:
         self.error: Exception | None = None
-        """What ended the reading before its time."""
+        """The error that ended the reading early."""
         self._source = iter(examples)
         self._size = size
         self._stopped = threading.Event()
         self._thread = ThreadPoolExecutor(1, "pocketclip-read")
 
     def batches(self) -> Iterator[list[E]]:
-        following = self._thread.submit(self._take)
+        next_batch = self._thread.submit(self._read_batch)
         while True:
-            batch = following.result()
-            whole = len(batch) == self._size
-            if whole:
-                following = self._thread.submit(self._take)
+            batch = next_batch.result()
+            full = len(batch) == self._size
+            if full:
+                next_batch = self._thread.submit(self._read_batch)
             if batch:
                 yield batch
-            if not whole:
+            if not full:
                 return
 
-    def _take(self) -> list[E]:
+    def _read_batch(self) -> list[E]:
         batch: list[E] = []
         try:
             for example in islice(self._source, self._size):
@@ -95,7 +95,7 @@ class _Reader(Generic[E]):
         return batch
 
     def close(self) -> None:
-        """Stop after the example that is being read, and close the files behind the iterator."""
+        """Stop after the current example, and close the files behind the iterator."""
         self._stopped.set()
         closing = self._thread.submit(getattr(self._source, "close", lambda: None))
         self._thread.shutdown(wait=False)
