@@ -167,7 +167,7 @@ def test_sparse_files_are_bad_samples_and_the_others_are_read(tmp_path, kind):
 
 
 def test_a_member_beyond_the_limit_is_a_bad_sample(tmp_path, monkeypatch):
-    for module in (tarfiles, shards.tar, shards.mapped):
+    for module in (tarfiles, shards.tar, shards.random_access):
         monkeypatch.setattr(module, "MAX_MEMBER", 10_000)
     path = tmp_path / "a.tar"
     large = [("1.jpg", photo(1) + bytes(10_000)), ("1.txt", b"one")]

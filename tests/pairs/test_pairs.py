@@ -11,6 +11,7 @@ import pickle
 import struct
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from pocketclip import storage
 from pocketclip.errors import ConfigError, DataError, MissingDependencyError, StorageError
 from pocketclip.pairs import PairOptions, PairShard, open_pairs
-from pocketclip.pairs.crc32c import crc32c, masked_crc32c
+from pocketclip.pairs.crc32c import crc32c, crc32c_numpy, masked_crc32c
 from pocketclip.pairs.duplicates import SeenUids
 from pocketclip.storage.http import FetchOptions
 from pocketclip.types import Bad, Pair
@@ -517,7 +518,7 @@ def test_tars_cut_anywhere(tmp_path: Path, packed: bool) -> None:
             # A sample is known to be whole once the next one's header is there.
             assert len(good) == min(2, max(0, (cut - 512) // (2 * blocks)))
             if cut >= 512:
-                assert f"cut at byte {cut:,}" in bad.reason
+                assert f"truncated at byte {cut:,}" in bad.reason
     path.write_bytes(whole)
     assert [pair.uid for pair in read(path)] == ["0", "1", "2"]
 
@@ -658,7 +659,7 @@ def test_tfrecords_cut_and_damaged(tmp_path: Path) -> None:
         assert len(good) == sum(end <= cut for end in ends)
         if cut not in ends:
             assert pairs[-1] == Bad(
-                uid="train-00000-of-00002", reason=f"{path}: the file is cut at byte {cut:,}"
+                uid="train-00000-of-00002", reason=f"{path}: the file is truncated at byte {cut:,}"
             )
     for place, reason in ((0, "not a tfrecord file"), (ends[0] + 20, "in the record at byte")):
         data = bytearray(whole)
@@ -669,12 +670,13 @@ def test_tfrecords_cut_and_damaged(tmp_path: Path) -> None:
         assert reason in bad.reason
 
 
-def test_crc32c() -> None:
+@pytest.mark.parametrize("function", [crc32c, crc32c_numpy])
+def test_crc32c(function: Callable[[bytes], int]) -> None:
     # RFC 3720, B.4.
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(b"\xff" * 32) == 0x62A8AB43
-    assert crc32c(bytes(range(32))) == 0x46DD794E
-    assert crc32c(b"123456789") == 0xE3069283
+    assert function(bytes(32)) == 0x8A9136AA
+    assert function(b"\xff" * 32) == 0x62A8AB43
+    assert function(bytes(range(32))) == 0x46DD794E
+    assert function(b"123456789") == 0xE3069283
 
 
 @given(st.binary(max_size=50), st.integers(1000, 5000))
@@ -685,7 +687,13 @@ def test_crc32c_of_long_data(seed: bytes, length: int) -> None:
         crc ^= byte
         for _ in range(8):
             crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    assert crc32c(data) == crc ^ 0xFFFFFFFF
+    assert crc32c_numpy(data) == crc ^ 0xFFFFFFFF
+
+
+@given(st.binary(max_size=5000))
+def test_google_crc32c_agrees(data: bytes) -> None:
+    google_crc32c = pytest.importorskip("google_crc32c")
+    assert crc32c(memoryview(data)) == crc32c_numpy(data) == google_crc32c.value(data)
 
 
 # --- object stores, processes, real data

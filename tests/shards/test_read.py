@@ -183,7 +183,7 @@ def test_a_cut_shard_gives_what_came_before(tmp_path):
     (tmp_path / "cut.tar").write_bytes(data[: len(data) // 2])
     found = shards.read(tmp_path / "cut.tar")
     assert next(found).uid == "00000000"
-    assert "cut.tar: the tar is cut" in failure(list, found)
+    assert "cut.tar: the tar is truncated" in failure(list, found)
 
 
 def record(one, pack):

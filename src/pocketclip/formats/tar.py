@@ -1,12 +1,12 @@
-"""Tar archives from anywhere, streamed: plain, concatenated, cut, damaged and hostile ones.
+"""Tar archives from anywhere, streamed: plain, concatenated, truncated, damaged or hostile.
 
     for key, suffix, member in keyed(members(stream, "00000000.tar")):
         key, suffix, member.data  # "cat/0001", "syn.json", b"..."
 
-The one reader of tar headers of this package. The standard library's keeps every header in
-memory, ends at the first block of zeros, takes a file that was cut between two members for a
-whole one, and reads a negative size forever. This one holds one member at a time and has a limit
-for everything that it allocates.
+The only reader of tar headers in this package. The standard library's reader keeps every header
+in memory, ends at the first block of zeros, accepts a file that was cut between two members, and
+loops forever on a negative size. This one holds one member at a time and limits all that it
+allocates.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pocketclip.errors import DataError
 
 BLOCK = 512
 MAX_MEMBER = 1 << 28
-"""Bytes of the largest member that is read, and of all that is read of one sample: 256 MiB."""
+"""Limit on the bytes of a member, and on the bytes read for one sample: 256 MiB."""
 MAX_EXTENDED = 1 << 20
-"""Bytes of the largest extended header, which holds a long name: 1 MiB."""
+"""Limit on the bytes of an extended header, which holds a long name: 1 MiB."""
 _LARGEST_SIZE = 1 << 62
 _ZEROS = bytes(BLOCK)
 _SKIP = 1 << 20
@@ -40,18 +40,18 @@ _SPARSE = "is stored as a sparse file; pack the tar again without --sparse"
 
 
 class TarError(DataError):
-    """An archive that is cut or damaged; what came before is good.
+    """A truncated or damaged archive; the members before the damage are good.
 
     Attributes:
-        after_end: whether the end of an archive stands before the damage.
-        within: the name of the member that the damage is in, or empty.
+        after_end: whether an end-of-archive mark precedes the damage.
+        within: the name of the damaged member, or empty.
     """
 
     after_end = False
     within = ""
 
     def spares(self, key: str) -> bool:
-        """Return whether a sample of this key, which stands before the damage, is whole."""
+        """Return whether a sample of this key, which precedes the damage, is complete."""
         return self.after_end or (self.within != "" and split_name(self.within)[0] != key)
 
 
@@ -61,14 +61,14 @@ class Member:
 
     name: str
     begin: int
-    """Where its first header stands, extended headers included."""
+    """Offset of its first header, which may be an extended one."""
     end: int
-    """Where the next member begins."""
+    """Offset of the next member."""
     size: int
     data: bytes = b""
-    """Empty if it was not asked for, or cannot be had."""
+    """Its bytes; empty if they were not requested or cannot be read."""
     fault: str = ""
-    """Why its data cannot be had; empty if they can."""
+    """Why its data cannot be read; empty if it can."""
 
 
 def members(
@@ -78,22 +78,22 @@ def members(
     load: bool | Callable[[str], bool] = True,
     end: int | None = None,
 ) -> Iterator[Member]:
-    """Yield the files of the archives that begin where `stream` stands, folders left out.
+    """Yield the files, not the folders, of the archive at the current position of `stream`.
 
-    Archives that were put one after another are read like one.
+    Concatenated archives are read like one.
 
     Args:
-        stream: positioned at a header; one that cannot seek is only read forwards.
-        name: of the archive, for messages.
-        load: whether to read the members' bytes, or a function that says so of a name.
-        end: where to stop, as an offset; None: at the end of the file.
+        stream: positioned at a header; a stream that cannot seek is read forwards.
+        name: the archive's name in error messages.
+        load: whether to read the members' bytes, or a function that decides by name.
+        end: offset to stop at; None for the end of the file.
 
     Raises:
-        TarError: the archive is empty, cut or damaged. What came before it is good.
+        TarError: the archive is empty, truncated or damaged; the members yielded before are good.
     """
     source = _Source(stream, name)
-    begin, about = source.place, _About()
-    while end is None or source.place < end:
+    begin, about = source.offset, _About()
+    while end is None or source.offset < end:
         header = source.read(BLOCK)
         if not header.strip(b"\0"):
             if len(header) < BLOCK and source.zeros < 2:
@@ -101,7 +101,7 @@ def members(
             if len(header) < BLOCK:
                 return
             source.skip_zeros()
-            begin, about = source.place, _About()
+            begin, about = source.offset, _About()
             continue
         if len(header) < BLOCK:
             raise source.error(source.cut())
@@ -117,14 +117,14 @@ def members(
         fault, source.within = _fault(kind, size, about), title
         if kind == b"S":
             source.skip_map(header)
-        wanted = load if isinstance(load, bool) else load(title)
-        data = source.take(size) if wanted and not fault else b""
+        loads = load if isinstance(load, bool) else load(title)
+        data = source.take(size) if loads and not fault else b""
         if not data:
-            source.skip(_padded(size))
+            source.skip(padded(size))
         source.within = ""
         if kind != b"5" and not title.endswith("/"):
-            yield Member(title, begin, source.place, size, data, fault)
-        begin, about = source.place, _About()
+            yield Member(title, begin, source.offset, size, data, fault)
+        begin, about = source.offset, _About()
 
 
 def _fault(kind: bytes, size: int, about: _About) -> str:
@@ -140,10 +140,10 @@ def _fault(kind: bytes, size: int, about: _About) -> str:
 
 
 def read_number(digits: bytes) -> int:
-    """Return the number in a header's field: octal, or base 256 where its first bit is set.
+    """Return the number in a header's field: octal, or base 256 if its first bit is set.
 
     Raises:
-        ValueError: it is no number, negative, or 2^62 or more.
+        ValueError: the field is not a number, or it is negative or at least 2^62.
     """
     if digits[0] & 0x80:
         value = int.from_bytes(digits, "big") - (0x80 << 8 * (len(digits) - 1))
@@ -155,8 +155,22 @@ def read_number(digits: bytes) -> int:
             raise ValueError("not an octal number")
         value = int(text or b"0", 8)
     if value >= _LARGEST_SIZE:
-        raise ValueError("a number beyond the size of any file")
+        raise ValueError("a number larger than any file")
     return value
+
+
+def parse_plain_header(header: bytes) -> tuple[str, int] | None:
+    """Return name and size of a header of the simplest kind, else None; it is not verified.
+
+    Simple is what shards are made of: a ustar header of a plain file, whose name has no prefix.
+    """
+    if header[257:262] != b"ustar" or header[156] not in b"0\0" or header[345]:
+        return None
+    try:
+        size = read_number(header[124:136])
+        return header[:100].split(b"\0", 1)[0].decode("utf-8"), size
+    except ValueError:
+        return None
 
 
 def _read_decimal(digits: bytes) -> int:
@@ -166,7 +180,7 @@ def _read_decimal(digits: bytes) -> int:
 
 
 class _About:
-    """What extended headers say of the member that follows."""
+    """The fields of the next member that extended headers override."""
 
     def __init__(
         self, path: str | None = None, size: int | None = None, *, sparse: bool = False
@@ -174,7 +188,7 @@ class _About:
         self.path, self.size, self.sparse = path, size, sparse
 
     def extended(self, kind: bytes, data: bytes, source: _Source) -> _About:
-        """Return this with what one more extended header says."""
+        """Return these fields, updated by one more extended header."""
         if kind == b"L":
             path = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
             return _About(path, self.size, sparse=self.sparse)
@@ -194,37 +208,37 @@ class _About:
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield key and value of the records `LENGTH KEY=VALUE` of an extended header."""
-    place = 0
-    while place < len(data) and data[place : place + 1] != b"\0":
-        space = data.find(b" ", place, place + 12)
+    """Yield key and value of each record `LENGTH KEY=VALUE` of an extended header."""
+    offset = 0
+    while offset < len(data) and data[offset : offset + 1] != b"\0":
+        space = data.find(b" ", offset, offset + 12)
         if space < 0:
             raise ValueError("a record without a length")
-        length = _read_decimal(data[place:space])
-        if length <= space - place or place + length > len(data):
-            raise ValueError("a record that is longer than its header")
-        key, _, value = data[space + 1 : place + length - 1].partition(b"=")
+        length = _read_decimal(data[offset:space])
+        if length <= space - offset or offset + length > len(data):
+            raise ValueError("a record longer than its header")
+        key, _, value = data[space + 1 : offset + length - 1].partition(b"=")
         yield key, value
-        place += length
+        offset += length
 
 
 class _Source:
-    """The bytes of an archive, with their place; raises a TarError where they end too early."""
+    """The bytes of an archive and the offset in it; raises TarError where they end too early."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.stream, self.name = stream, name
-        self.place, self.size = 0, -1
+        self.offset, self.size = 0, -1
         self.seekable = stream.seekable()
         if self.seekable:
-            self.place = stream.tell()
+            self.offset = stream.tell()
             self.size = stream.seek(0, io.SEEK_END)
-            stream.seek(self.place)
-        self.first = self.place
+            stream.seek(self.offset)
+        self.first = self.offset
         self.within = ""
         self.extended_before = False
         self.zeros = 0
-        """How many blocks of zeros stand before this place."""
-        self._rest = b""  # of what was read too far
+        """Number of zero blocks directly before this offset."""
+        self._ahead = b""  # read ahead, not consumed yet
 
     def error(self, reason: str) -> TarError:
         error = TarError(f"{self.name}: {reason}")
@@ -232,36 +246,36 @@ class _Source:
         return error
 
     def cut(self) -> str:
-        if self.place == 0:
+        if self.offset == 0:
             return "the tar is empty (0 bytes)"
-        return f"the tar is cut at byte {self.place:,}: its end is missing"
+        return f"the tar is truncated at byte {self.offset:,}"
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes, fewer at the end."""
-        data, self._rest = self._rest[:size], self._rest[size:]
+        """Return the next bytes, fewer at the end of the stream."""
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
         if len(data) < size:
             try:
                 data = data + self.stream.read(size - len(data)) if data else self.stream.read(size)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise self.error(f"the tar is cut or damaged: {error}") from error
-        self.place += len(data)
+                raise self.error(f"the tar is truncated or damaged: {error}") from error
+        self.offset += len(data)
         return data
 
     def take(self, size: int) -> bytes:
-        """Return the bytes of a member, and stand behind its padding."""
+        """Return the bytes of a member and skip its padding."""
         self._check(size)
         data = self.read(size)
         if len(data) < size:
             raise self.error(self.cut())
-        self.skip(_padded(size) - size)
+        self.skip(padded(size) - size)
         return data
 
     def skip(self, size: int) -> None:
         self._check(size)
-        if self.seekable and not self._rest:
-            self.place += size
+        if self.seekable and not self._ahead:
+            self.offset += size
             if size:
-                self.stream.seek(self.place)
+                self.stream.seek(self.offset)
             return
         while size > 0:
             data = self.read(min(size, _SKIP))
@@ -270,34 +284,34 @@ class _Source:
             size -= len(data)
 
     def _check(self, size: int) -> None:
-        if self.seekable and self.place + size > self.size:
-            self.place = self.size
+        if self.seekable and self.offset + size > self.size:
+            self.offset = self.size
             raise self.error(self.cut())
 
     def skip_zeros(self) -> None:
-        """Stand behind all blocks of zeros that follow one."""
+        """Skip the zero blocks that follow the one just read."""
         self.zeros += 1
         while True:
             data = self.read(_SKIP if self.zeros > 1 else BLOCK)
             blank = len(data) - len(data.lstrip(b"\0"))
             whole = (blank if blank < len(data) else len(data)) // BLOCK
             self.zeros += whole
-            rest = data[whole * BLOCK :]
-            self.place -= len(rest)
-            self._rest = rest + self._rest
-            if rest or not data:
+            excess = data[whole * BLOCK :]
+            self.offset -= len(excess)
+            self._ahead = excess + self._ahead
+            if excess or not data:
                 return
 
     def parse(self, header: bytes) -> tuple[str, int, bytes]:
         """Return name, size and type of a header that was just read."""
         try:
-            said = read_number(header[148:156])
+            checksum = read_number(header[148:156])
             body = header[:148] + header[156:]
-            signed = sum(body) - 256 * sum(byte > 127 for byte in body)  # as old programs sum
-            if said not in (sum(body) + 8 * 32, signed + 8 * 32):
-                raise ValueError("a wrong sum")
+            signed = sum(body) - 256 * sum(byte > 127 for byte in body)  # as old programs add up
+            if checksum not in (sum(body) + 8 * 32, signed + 8 * 32):
+                raise ValueError("a wrong checksum")
             title = header[:100].split(b"\0", 1)[0]
-            if header[257:263] == b"ustar\0":  # GNU's own form has other things in the prefix
+            if header[257:263] == b"ustar\0":  # GNU's format uses the prefix for other fields
                 prefix = header[345:500].split(b"\0", 1)[0]
                 title = prefix + b"/" + title if prefix else title
             name, kind = title.decode("utf-8", "surrogateescape"), header[156:157]
@@ -305,11 +319,11 @@ class _Source:
                 self.within = name
             size = read_number(header[124:136])
         except ValueError as error:
-            place = self.place - BLOCK
-            if place == self.first == 0 and header[:2] == b"\x1f\x8b":
+            begin = self.offset - BLOCK
+            if begin == self.first == 0 and header[:2] == b"\x1f\x8b":
                 raise self.error("the tar is gzipped; unpack it first (gunzip)") from error
-            what = f"damaged at byte {place:,}" if place else "not a tar archive"
-            raise self.error(f"{what}: no header stands there") from error
+            what = f"damaged at byte {begin:,}" if begin else "not a tar archive"
+            raise self.error(f"{what}: there is no valid header") from error
         self.within = ""
         self.extended_before = kind in _EXTENDED
         return name, size, kind
@@ -318,12 +332,12 @@ class _Source:
         """Return the contents of an extended header."""
         if size > MAX_EXTENDED:
             raise self.error(
-                f"damaged extended header: it has {size:,} bytes, the limit is {MAX_EXTENDED:,}"
+                f"damaged extended header: {size:,} bytes exceed the limit of {MAX_EXTENDED:,}"
             )
         return self.take(size)
 
     def skip_map(self, header: bytes) -> None:
-        """Skip the blocks that continue the map of a sparse file."""
+        """Skip the blocks that continue a sparse file's map."""
         more = header[482]
         while more:
             block = self.read(BLOCK)
@@ -332,17 +346,18 @@ class _Source:
             more = block[504]
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """Return `size` rounded up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
 def split_name(name: str, known: frozenset[str] = frozenset()) -> tuple[str, str]:
-    """Return key and suffix of a member's name; both are empty if it belongs to no sample.
+    """Return the key and suffix of a member's name; both are empty if it belongs to no sample.
 
-    The key is what stands before the last dot, folders included; the suffix what follows it, in
-    small letters. Suffixes with a dot in them are those of samples (`syn.json`, `pth.gz`, ...),
-    those of packed files (`npy.gz`) and those in `known`. Hidden files, and what macOS and tar
-    programs add, belong to no sample.
+    The key is the path up to the last dot, the suffix the text after it in lower case. Suffixes
+    that contain a dot themselves are those of shards (`syn.json`, `pth.gz`, ...), of compressed
+    files (`npy.gz`) and those in `known`. Hidden files, and files that macOS and tar programs add,
+    belong to no sample.
     """
     folder, _, base = name.rpartition("/")
     if folder:
@@ -367,51 +382,51 @@ def split_name(name: str, known: frozenset[str] = frozenset()) -> tuple[str, str
 
 
 def keyed(
-    found: Iterable[Member], known: frozenset[str] = frozenset()
+    files: Iterable[Member], known: frozenset[str] = frozenset()
 ) -> Iterator[tuple[str, str, Member]]:
     """Yield (key, suffix, member) for each member that belongs to a sample, see `split_name`.
 
-    One file `0001.mask.png` beside others of the key `0001` belongs to that sample, with the
-    suffix `mask.png`; two files of the key `0001.mask` are a sample of their own.
+    A single file `0001.mask.png` next to others with the key `0001` belongs to that sample, with
+    the suffix `mask.png`. Two files with the key `0001.mask` are a sample of their own.
 
     Raises:
-        TarError: what `members` raises.
+        TarError: as `members`.
     """
     current = ""
-    held: tuple[str, str, Member] | None = None
+    pending: tuple[str, str, Member] | None = None
     try:
-        for member in found:
+        for member in files:
             key, suffix = split_name(member.name, known)
             if not key:
                 continue
-            if held is not None:
-                yield _settled(held, current, key)
-                current, held = _settled(held, current, key)[0], None
+            if pending is not None:
+                yield _assigned(pending, current, key)
+                current, pending = _assigned(pending, current, key)[0], None
             if key != current and "." in key.rpartition("/")[2]:
-                held = key, suffix, member  # what follows decides
+                pending = key, suffix, member  # the next member decides
                 continue
             current = key
             yield key, suffix, member
     except TarError as error:
-        if held is not None and error.spares(held[0]):
-            yield _settled(held, current, split_name(error.within, known)[0])
+        if pending is not None and error.spares(pending[0]):
+            yield _assigned(pending, current, split_name(error.within, known)[0])
         raise
-    if held is not None:
-        yield _settled(held, current, "")
+    if pending is not None:
+        yield _assigned(pending, current, "")
 
 
-def _settled(held: tuple[str, str, Member], before: str, after: str) -> tuple[str, str, Member]:
-    """Return `held` with the key of the sample before or after it, if it is one more file of it."""
-    key, suffix, member = held
+def _assigned(pending: tuple[str, str, Member], before: str, after: str) -> tuple[str, str, Member]:
+    """Return `pending`, with the key of the sample before or after if it belongs to that one."""
+    key, suffix, member = pending
     if key == after:
-        return held
+        return pending
     for other in (before, after):
         middle = key[len(other) + 1 :]
         if other and key.startswith(f"{other}.") and _WORD.fullmatch(middle):
             return other, f"{middle}.{suffix}".lower(), member
-    return held
+    return pending
 
 
 def uid_of_key(key: str) -> str:
-    """Return the uid of the sample of a key: uids have neither dots nor slashes."""
+    """Return the uid for a sample's key: uids have neither dots nor slashes."""
     return key.replace("/", "_").replace(".", "_")

@@ -107,7 +107,7 @@ def _records(stream: BinaryIO) -> Iterator[memoryview | str]:
     try:
         while head := source.read(_LENGTH.size):
             if len(head) < _LENGTH.size:
-                raise CutError(f"the file is cut at byte {offset + len(head):,}")
+                raise CutError(f"the file is truncated at byte {offset + len(head):,}")
             length, check = _LENGTH.unpack(head)
             if masked_crc32c(head[:8]) != check:
                 what = "the file is damaged" if offset else "not a tfrecord file, or damaged"
@@ -119,14 +119,14 @@ def _records(stream: BinaryIO) -> Iterator[memoryview | str]:
                 continue
             body = source.read(length + 4)
             if len(body) < length + 4:
-                raise CutError(f"the file is cut at byte {offset + len(head) + len(body):,}")
+                raise CutError(f"the file is truncated at byte {offset + len(head) + len(body):,}")
             data = memoryview(body)[:-4]
             if masked_crc32c(data) != int.from_bytes(body[-4:], "little"):
                 raise CutError(f"the file is damaged in the record at byte {offset:,}")
             yield data
             offset += len(head) + len(body)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CutError(f"the compressed file is cut or damaged: {error}") from error
+        raise CutError(f"the compressed file is truncated or damaged: {error}") from error
     if not offset:
         raise CutError("the file is empty")
 
@@ -135,7 +135,7 @@ def _skip(source: BinaryIO, size: int, offset: int) -> None:
     while size > 0:
         data = source.read(min(size, 1 << 20))
         if not data:
-            raise CutError(f"the file is cut at byte {offset:,}")
+            raise CutError(f"the file is truncated at byte {offset:,}")
         size, offset = size - len(data), offset + len(data)
 
 

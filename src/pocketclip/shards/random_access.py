@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import DataError
-from pocketclip.formats.tar import MAX_MEMBER, read_number
+from pocketclip.formats.tar import MAX_MEMBER, padded, parse_plain_header
 from pocketclip.shards.layout import PART_OF
 from pocketclip.shards.tar import BLOCK, group_at, groups, members
 from pocketclip.storage.local import write_whole
@@ -125,7 +125,7 @@ class MappedShard:
                     begins.append(place - BLOCK)
                     stem, seen = uid, set()
                 seen.add(key)
-                end = _padded(place + size)
+                end = padded(place + size)
             # Another archive may follow the end of this one.
             if not begins or len(self._map) < end + 2 * BLOCK or not self._blank(end):
                 raise _UnusualError
@@ -159,19 +159,15 @@ class MappedShard:
                 return
             if len(header) < BLOCK:
                 raise _UnusualError
-            # The magic, a plain file (0), no prefix of the name: what shards are made of.
-            if header[257:262] != b"ustar" or header[156] not in b"0\0" or header[345]:
+            parsed = parse_plain_header(header)
+            if parsed is None:
                 raise _UnusualError
-            try:
-                size = read_number(header[124:136])
-                title = header[:100].split(b"\0", 1)[0].decode("utf-8")
-            except ValueError as error:
-                raise _UnusualError from error
+            title, size = parsed
             place += BLOCK
-            if _padded(place + size) > end:
+            if padded(place + size) > end:
                 raise _UnusualError
             yield place, title, size
-            place = _padded(place + size)
+            place = padded(place + size)
 
 
 def _plain_name(title: str) -> tuple[str, str]:
@@ -181,10 +177,6 @@ def _plain_name(title: str) -> tuple[str, str]:
     if not uid or not dot or "/" in title or ("." in suffix and suffix not in PART_OF):
         raise _UnusualError
     return uid, suffix
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
 
 
 def _read(path: Path) -> NDArray[np.int64] | None:
