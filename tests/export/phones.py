@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pocketclip.export.device import embeddings, rows
+from pocketclip.export.mobile import embeddings, rows
 from pocketclip.export.sensitivity import cosines
 from pocketclip.export.towers import Towers, prepare
 from pocketclip.export.verify import CAPTIONS, own_photos

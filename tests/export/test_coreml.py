@@ -14,7 +14,7 @@ pytest.importorskip("coremltools")
 
 from pocketclip.data import check_on_mac
 from pocketclip.errors import BundleError, DriftError, ExportError, MissingDependencyError
-from pocketclip.export import coreml, device
+from pocketclip.export import coreml, mobile
 from pocketclip.export.towers import prepare
 from pocketclip.nn.build import random_model
 from tests.export import phones
@@ -80,13 +80,13 @@ def test_the_image_tower_in_int8(image):
 def test_a_weight_that_is_another_is_noticed(text):
     values = coreml._read_weights(text[0])
     tower, example = phones.of(phones.towers(), "text")
-    rows = device.rows(phones.inputs(phones.towers(), "text"), example)
-    wanted = device.embeddings(tower, rows)
+    rows = mobile.rows(phones.inputs(phones.towers(), "text"), example)
+    wanted = mobile.embeddings(tower, rows)
     coreml._round_trip(tower, values, "fp16", rows, wanted)
     name = next(n for n in values if coreml._parameter(n, tower) == "tower.head.weight")
     values[name] = values[name].copy()
     values[name][3, 5] += 0.01
-    with pytest.raises(ExportError, match=r"tower\.head\.weight did not come back"):
+    with pytest.raises(ExportError, match=r"tower\.head\.weight in the package differ"):
         coreml._round_trip(tower, values, "fp16", rows, wanted)
 
 
@@ -94,9 +94,9 @@ def test_fp32_is_judged_by_the_gate_of_fp32(text, monkeypatch):
     """Weights of half precision are not those of an fp32 package, nor are the embeddings."""
     values = coreml._read_weights(text[0])
     tower, example = phones.of(phones.towers(), "text")
-    rows = device.rows(phones.inputs(phones.towers(), "text"), example)
-    wanted = device.embeddings(tower, rows)
-    with pytest.raises(ExportError, match=r"did not come back .* fp32 explains"):
+    rows = mobile.rows(phones.inputs(phones.towers(), "text"), example)
+    wanted = mobile.embeddings(tower, rows)
+    with pytest.raises(ExportError, match=r"in the package differ .* fp32 explains"):
         coreml._round_trip(tower, values, "fp32", rows, wanted)
     monkeypatch.setattr(coreml, "_bound", lambda *_: 1.0)
     with pytest.raises(DriftError, match=r"the largest error is .*, and 0\.0001 is allowed"):

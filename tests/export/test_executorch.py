@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("executorch")
 
 from pocketclip.errors import BundleError, ExportError, MissingDependencyError
-from pocketclip.export import device, executorch
+from pocketclip.export import executorch, tracing
 from tests.export import phones
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|executorch)")
@@ -99,7 +99,7 @@ def test_layers_are_kept_until_int8_is_good_enough():
     assert kept
     linear = {name for name, m in tower.named_modules() if isinstance(m, torch.nn.Linear)}
     quantised = {
-        device.layer_of(node)
+        tracing.layer_of(node)
         for node in program.graph.nodes
         if "linear" in str(node.target)
         and any("dequantize" in str(given.target) for given in node.all_input_nodes)

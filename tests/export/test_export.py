@@ -20,7 +20,7 @@ from PIL import Image
 
 from pocketclip import Encoder, zoo
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
-from pocketclip.export import job, verify
+from pocketclip.export import gates, job, verify, written
 from pocketclip.export import onnx as to_onnx
 from pocketclip.export import openvino as to_openvino
 from pocketclip.export.job import export
@@ -333,9 +333,9 @@ def test_the_gates_that_are_written_are_those_that_were_applied(exported, monkey
     assert (plain["verified"], plain["not_passed"]) == (True, [])
     # The photograph in the graph has a wider gate, for its tower alone.
     asked = []
-    real = verify.failure
+    real = gates.gate_failure
     monkeypatch.setattr(
-        verify, "failure", lambda figures, gate: asked.append(gate) or real(figures, gate)
+        verify, "gate_failure", lambda figures, gate: asked.append(gate) or real(figures, gate)
     )
     bundle = dataclasses.replace(read(exported()), image_input="photo")
     monkeypatch.setattr(verify, "_in_backend", _asking(verify._in_backend))
@@ -343,11 +343,10 @@ def test_the_gates_that_are_written_are_those_that_were_applied(exported, monkey
     found = verify.verify(bundle, wanted)
     wide = {"min_cosine": 0.9995, "max_abs_error": None}
     assert found["gate"] == {**wide, "image": wide, "text": strict}
-    assert asked == [verify.PREPROCESSED_IN_GRAPH, verify.GATES["fp32"]]
-    for precision, gate in verify.GATES.items():
-        gates = verify.gates_of(precision, "preprocessed")
-        assert list(gates.values()) == [gate, gate]
-    assert verify.gates_of("int8", "photo")["image"] == verify.GATES["int8"]
+    assert asked == [gates.PREPROCESSED_IN_GRAPH, gates.GATES["fp32"]]
+    for precision, gate in gates.GATES.items():
+        assert list(gates.gates_of(precision, "preprocessed").values()) == [gate, gate]
+    assert gates.gates_of("int8", "photo")["image"] == gates.GATES["int8"]
 
 
 def _asking(real):
@@ -369,10 +368,10 @@ def test_the_accuracy_is_that_of_the_backend_that_decides(tmp_path):
 
     bundle = export(model(), tmp_path / "new", target="onnx", accuracy=top1)
     assert seen == ["torch", "onnxruntime"]  # however fast OpenVINO is
-    assert bundle.verification["gate"]["max_points_lost"] == verify.MAX_POINTS_LOST
+    assert bundle.verification["gate"]["max_points_lost"] == gates.MAX_POINTS_LOST
     for before, after in ((50.0, float("nan")), (float("nan"), 50.0)):
         with pytest.raises(DriftError):
-            job._compared(before, after)
+            written.compare_accuracies(before, after)
 
 
 def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):
@@ -388,7 +387,7 @@ def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):
     calibration = verify.own_photos() * 4
     options = {"target": "onnx", "precision": "int8", "calibration": calibration}
     bundle = export(model(), tmp_path / "new", say=said.append, **options)
-    assert said.count("not near enough; keeping more layers in higher precision") == 1
+    assert said.count("beyond a gate; keeping more layers in higher precision") == 1
     assert bundle.verification["backends"]["onnxruntime"]["image"]["min_cosine"] >= 0.99
     assert not list((tmp_path / "new").glob("float-*"))
 
@@ -413,8 +412,8 @@ def test_what_is_not_finite_is_refused(tmp_path):
         next(p for n, p in broken.text.named_parameters() if p.ndim == 2).fill_(float("nan"))
     with pytest.raises(ExportError, match="not finite"):
         export(broken, tmp_path / "new", target="onnx")
-    assert verify.failure({"min_cosine": float("nan"), "max_abs_error": 0}, verify.GATES["fp32"])
-    assert verify.failure({"min_cosine": 1, "max_abs_error": float("nan")}, verify.GATES["fp32"])
+    assert gates.gate_failure({"min_cosine": float("nan"), "max_abs_error": 0}, gates.GATES["fp32"])
+    assert gates.gate_failure({"min_cosine": 1, "max_abs_error": float("nan")}, gates.GATES["fp32"])
 
 
 @pytest.mark.usefixtures("quick")
@@ -564,11 +563,11 @@ def test_an_unreadable_photograph_is_named(tmp_path):
 
 
 def test_gates_are_those_that_were_promised():
-    gates = {name: dataclasses.astuple(gate) for name, gate in verify.GATES.items()}
-    assert gates["fp32"] == (0.99999, 1e-4)
-    assert gates["fp16"][0] == gates["bf16"][0] == 0.9995
-    assert gates["int8"][0] == 0.99
-    assert verify.MAX_POINTS_LOST == 0.5
+    limits = {name: dataclasses.astuple(gate) for name, gate in gates.GATES.items()}
+    assert limits["fp32"] == (0.99999, 1e-4)
+    assert limits["fp16"][0] == limits["bf16"][0] == 0.9995
+    assert limits["int8"][0] == 0.99
+    assert gates.MAX_POINTS_LOST == 0.5
 
 
 @pytest.mark.slow

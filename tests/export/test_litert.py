@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("litert_torch")
 
 from pocketclip.errors import BundleError, ExportError, MissingDependencyError
-from pocketclip.export import device, litert
+from pocketclip.export import litert, mobile
 from tests.export import phones
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|litert|ai_edge)")
@@ -80,14 +80,16 @@ def test_int8_of_the_text_tower(tmp_path, text):
 def _int8(text, keep=(), min_cosine=0.99998):
     made = phones.towers()
     tower, example = phones.of(made, "text")
-    rows = device.rows(phones.inputs(made, "text"), example.int())
+    rows = mobile.rows(phones.inputs(made, "text"), example.int())
     return litert._int8(text[0].read_bytes(), tower, rows, keep, min_cosine)
 
 
 def test_layers_are_kept_until_int8_is_good_enough(text):
     model, kept, notes = _int8(text)
     assert kept
-    assert len(kept) < len(litert._weighted(text[0].read_bytes(), phones.towers().text))
+    assert len(kept) < len(
+        litert._operations_with_weights(text[0].read_bytes(), phones.towers().text)
+    )
     assert len(model) < len(text[0].read_bytes())
     assert any("without the kept layers" in note for note in notes)
     run = litert._runner(litert._interpreter(model))

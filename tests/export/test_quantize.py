@@ -84,7 +84,7 @@ def test_the_search_is_bounded_and_repeatable():
 
 def test_a_model_that_is_wrong_in_any_case_is_refused():
     build, reference, _ = fake({"of no layer": 1.0})
-    with pytest.raises(ExportError, match=r"every layer kept .* 0\.540302 \(wanted: 0\.99\)"):
+    with pytest.raises(ExportError, match=r"every layer kept .* 0\.540302 \(the gate is 0\.99\)"):
         search(LAYERS, build, INPUTS, reference, 0.99)
 
 
@@ -111,7 +111,7 @@ def exports(tmp_path_factory):
     openvino = pytest.importorskip("openvino")
     from pocketclip.export import onnx as to_onnx
     from pocketclip.export import openvino as to_openvino
-    from pocketclip.export.quantize import named
+    from pocketclip.export.openvino import name_operations
     from pocketclip.export.towers import prepare
     from pocketclip.nn.build import random_model
     from pocketclip.nn.reparam import fuse
@@ -127,7 +127,7 @@ def exports(tmp_path_factory):
         to_onnx.write(tower, example, folder / f"{kind}.onnx", **common)
         to_openvino.write(tower, example, folder / f"opaque-{kind}.xml", **common)
         graph = openvino.Core().read_model(os.fspath(folder / f"opaque-{kind}.xml"))
-        named(graph, tower, kind)
+        name_operations(graph, tower, kind)
         to_openvino.save(graph, folder / f"{kind}.xml")
     rng = np.random.RandomState(0)
     size, length = model.config.image_size, model.config.text.context_length
@@ -151,11 +151,12 @@ def _ids(rng, length):
 
 
 def _quantise(folder, target, kind, calibration, out, **options):
-    from pocketclip.export.quantize import quantise_onnx, quantise_openvino
+    from pocketclip.export.quantize_onnx import quantize_onnx
+    from pocketclip.export.quantize_openvino import quantize_openvino
 
     suffix, function = {
-        "onnx": (".onnx", quantise_onnx),
-        "openvino": (".xml", quantise_openvino),
+        "onnx": (".onnx", quantize_onnx),
+        "openvino": (".xml", quantize_openvino),
     }[target]
     path = out / f"{kind}{suffix}"
     return path, function(folder / f"{kind}{suffix}", path, calibration[kind], **options)
@@ -221,7 +222,7 @@ def test_a_strict_gate_keeps_layers_by_their_module_paths(exports, tmp_path, tar
 def test_layers_have_the_names_of_the_models_modules(exports):
     onnx = pytest.importorskip("onnx")
     openvino = pytest.importorskip("openvino")
-    from pocketclip.export import qdq, quantize
+    from pocketclip.export import qdq, quantize_openvino
 
     folder, _, modules = exports
     for kind in ("image", "text"):
@@ -230,26 +231,31 @@ def test_layers_have_the_names_of_the_models_modules(exports):
         names = [layer.name for layer in qdq.layers(proto)]
         assert set(names) <= modules
         assert len(set(names)) == len(names)
-        assert set(names) <= set(quantize.quantisable(graph)) <= modules
+        assert set(names) <= set(quantize_openvino.quantizable_operations(graph)) <= modules
 
 
 def test_with_every_layer_kept_openvino_computes_the_same(exports):
     openvino = pytest.importorskip("openvino")
-    from pocketclip.export import quantize
+    from pocketclip.export import quantize_openvino
     from pocketclip.infer.backends import openvino_runner
 
     folder, calibration, _ = exports
     plain = openvino.Core().read_model(os.fspath(folder / "image.xml"))
-    full = quantize._nncf_model(quantize._nncf(), plain, calibration["image"])
-    names = quantize.quantisable(plain)
+    full = quantize_openvino._quantize_all(
+        quantize_openvino._import_nncf(), plain, calibration["image"]
+    )
+    names = quantize_openvino.quantizable_operations(plain)
     row = calibration["image"][0]
     wanted = openvino_runner(plain, 1)(row)
-    float_again = openvino_runner(quantize.reverted(full, plain, names), 1)(row)
+    float_again = openvino_runner(quantize_openvino.revert_operations(full, plain, names), 1)(row)
     np.testing.assert_allclose(float_again, wanted, atol=1e-6 * np.abs(wanted).max())
-    kinds = [o.get_type_name() for o in quantize.reverted(full, plain, names[:-1]).get_ops()]
+    kinds = [
+        o.get_type_name()
+        for o in quantize_openvino.revert_operations(full, plain, names[:-1]).get_ops()
+    ]
     assert "FakeQuantize" in kinds
     before = [o.get_type_name() for o in full.get_ops()].count("FakeQuantize")
-    quantize.reverted(full, plain, names[:3])
+    quantize_openvino.revert_operations(full, plain, names[:3])
     assert [o.get_type_name() for o in full.get_ops()].count("FakeQuantize") == before
 
 
@@ -343,7 +349,9 @@ def test_bad_input_is_said(exports, tmp_path, target):
         _quantise(folder, target, "image", {"image": []}, tmp_path)
     with pytest.raises(ExportError, match="write to another file"):
         _quantise(folder, target, "image", calibration, folder)
-    with pytest.raises(ExportError, match=r"no layer 'image\.nothing' to keep; layers are image"):
+    with pytest.raises(
+        ExportError, match=r"no layer 'image\.nothing' to keep; the layers are image"
+    ):
         _quantise(folder, target, "image", calibration, tmp_path, keep=["image.nothing"])
     damaged = tmp_path / "damaged"
     damaged.mkdir()

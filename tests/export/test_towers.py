@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pocketclip.export.towers import exported, prepare
+from pocketclip.export.towers import export_program, prepare
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
 from tests.bundles import CUTS, model
@@ -71,7 +71,7 @@ def test_a_causal_text_may_be_shorter():
     """The end of a text pools what stands before it: without the padding it is the same."""
     towers = prepare(model("mobileclip-b"))
     assert towers.config.text.ignores_padding
-    program, axes = exported(towers.text, towers.text_example, kind="text", towers=towers)
+    program, axes = export_program(towers.text, towers.text_example, kind="text", towers=towers)
     assert axes == ("batch", "tokens")
     run = program.module()
     ids = torch.zeros(5, 77, dtype=torch.int64)
@@ -85,7 +85,7 @@ def test_a_causal_text_may_be_shorter():
 def test_other_texts_are_of_full_length():
     towers = prepare(model())
     assert not towers.config.text.ignores_padding
-    _, axes = exported(towers.text, towers.text_example, kind="text", towers=towers)
+    _, axes = export_program(towers.text, towers.text_example, kind="text", towers=towers)
     assert axes == ("batch", None)
 
 

@@ -19,7 +19,7 @@ from pocketclip.errors import (
     PocketclipError,
     UnknownModelError,
 )
-from pocketclip.export.towers import exported, prepare
+from pocketclip.export.towers import export_program, prepare
 from pocketclip.nn.build import random_model
 from pocketclip.reinforce.squares import Scaling, SquareTransform
 from pocketclip.reinforce.teachers import Teacher
@@ -337,7 +337,7 @@ def test_texts_are_trimmed_only_where_that_changes_nothing(options, trims):
     assert teacher.towers.trims is trims
     np.testing.assert_allclose(teacher.encode_text(TEXTS), wanted, atol=1e-5)
     towers = prepare(model, normalize=True)
-    _, axes = exported(towers.text, towers.text_example, kind="text", towers=towers)
+    _, axes = export_program(towers.text, towers.text_example, kind="text", towers=towers)
     assert axes == ("batch", "tokens" if trims else None)
     np.testing.assert_allclose(towers.text(ids).numpy(), wanted, atol=1e-5)
     step = Stepper(model, model, LossSection(), device=torch.device("cpu"))

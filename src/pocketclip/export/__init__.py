@@ -1,1 +1,16 @@
-"""Export: a trained model to a bundle that runs without torch, checked against the original."""
+"""Export: a model to a bundle for a runtime, refused unless it computes what the model does.
+
+| module | holds |
+|---|---|
+| `job` | one export from beginning to end: `export`, `check` |
+| `gates` | how close an export must come to its model: the gates of fp32, fp16, bf16, int8, pal6 |
+| `towers` | the two towers of a model, ready for every exporter |
+| `tracing` | tracing a tower with torch; naming an operation that a runtime lacks |
+| `onnx` `openvino` `coreml` `executorch` `litert` | one writer per runtime |
+| `mobile` | what the writers for phones share |
+| `quantize` `sensitivity` | int8 for any runtime: which layers stay in higher precision |
+| `quantize_onnx` `qdq` | int8 for ONNX Runtime, as quantise-dequantise pairs |
+| `quantize_openvino` | int8 for OpenVINO, with NNCF |
+| `tower_files` | the files of both towers in a bundle's folder |
+| `verify` `written` | comparison with the model, before the bundle is written whole |
+"""

@@ -1,13 +1,13 @@
-"""A tower to Core ML's `.mlpackage`, whose graph cannot be executed except on a Mac or a phone.
+"""A tower to Core ML's `.mlpackage`, which only Apple's systems can execute.
 
     write(towers.image, towers.image_example, Path("image.mlpackage"), kind="image",
           precision="fp16", towers=towers)
 
-Here the package is read back: its input and output types, its operations, and every weight, which
-is put into a copy of the tower and compared. `add_check` leaves in a bundle what a Mac needs to
-execute both towers and to compare.
+Instead of executing the package, `write` reads it back: its input and output types, its operations,
+and every weight, which goes into a copy of the tower for comparison. `add_check` adds a script to a
+bundle with which a Mac executes both towers and compares.
 
-The image tower takes an image of the operating system, RGB, S x S, and scales it itself.
+The image tower takes an image of the operating system, RGB, S x S, and scales its values itself.
 
 Shapes: N photographs or captions, B batch, S side, T tokens, D embedding.
 """
@@ -32,9 +32,12 @@ from pocketclip.errors import (
     MissingDependencyError,
     first_line,
 )
-from pocketclip.export import device, verify
-from pocketclip.export.device import Kind, Run, quiet
-from pocketclip.export.towers import Towers
+from pocketclip.export import verify
+from pocketclip.export.gates import GATES, MOBILE_SEARCH_COSINE, gate_failure
+from pocketclip.export.mobile import Run, embeddings, rows
+from pocketclip.export.quantize import choose_layers
+from pocketclip.export.towers import Port, Towers, tower_facts
+from pocketclip.export.tracing import Kind, missing_operation, quiet, trace
 from pocketclip.storage.local import files_in, write_whole_folder
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ DEPLOYMENTS = ("ios16", "ios17")
 NOT_EXECUTED = "not executed here: Core ML runs on Apple's systems only; run check_on_mac.py there"
 MAX_BATCH = 64
 LEAST_COMPARED = 0.99
-"""The share of the weights that has to be found again in a package."""
+"""The smallest share of the weights that must be recognised in a package."""
 _SCRIPT = "check_on_mac.py"
 _ARRAYS = "check_on_mac.npz"
 
@@ -84,7 +87,7 @@ def write(
     towers: Towers,
     calibration: Sequence[NDArray[Any]] | None = None,
     keep: Collection[str] = (),
-    min_cosine: float = device.INT8_COSINE,
+    min_cosine: float = MOBILE_SEARCH_COSINE,
     deployment: str = "ios16",
 ) -> dict[str, Any]:
     """Write one tower, and read its weights back.
@@ -96,58 +99,54 @@ def write(
         kind: which tower.
         precision: `fp32`; `fp16`; `int8`, fp16 with weights in int8, a scale per channel; `pal6`,
             fp16 with weights as 6-bit indices into 64 values found by k-means.
-        towers: where it comes from.
-        calibration: rows, as the example's, on which int8 and pal6 have to stay near the tower.
-        keep: layers that int8 and pal6 leave alone in any case, named as the tower's parameters.
+        towers: the pair that `tower` belongs to.
+        calibration: rows shaped like `example`, on which int8 and pal6 must stay near the tower.
+        keep: layers that stay in fp16 in any case, named as the tower's parameters.
         deployment: the oldest system: `ios16` (macOS 13) or `ios17` (macOS 14).
-        min_cosine: how near int8 has to stay to the tower on `calibration`.
+        min_cosine: the smallest cosine, on `calibration`, of int8 and pal6 to the tower.
 
     Returns:
-        What the bundle says of it; `weights` holds the figures of the round trip.
+        The bundle's entry of the tower; `weights` holds the figures of the round trip.
 
     Raises:
         MissingDependencyError: the package is not installed.
-        ExportError: the target lacks an operation (the message names the layer), a weight does not
-            come back, or the weights that do give something else.
+        ExportError: the target lacks an operation (the message names the layer), or a weight
+            cannot be read back as it was.
+        DriftError: the tower with the weights of the package computes something else.
     """
     package()
     check_options(deployment=deployment)
     model = _converted(tower, example, kind, precision, towers, deployment)
     kept: list[str] = []
     notes = [NOT_EXECUTED, f"for {deployment} and later"]
-    inputs = device.rows(calibration, example)
-    wanted = device.embeddings(tower, inputs)
+    inputs = rows(calibration, example)
+    expected = embeddings(tower, inputs)
     if precision in ("int8", "pal6"):
-        model, kept, more = _smaller(model, tower, precision, inputs, wanted, keep, min_cosine)
+        model, kept, more = _compress(model, tower, precision, inputs, expected, keep, min_cosine)
         notes += more
     path.parent.mkdir(parents=True, exist_ok=True)
     # An earlier attempt may be there; the bundle's own folder is a temporary one.
     with write_whole_folder(path, files_in) as temporary, quiet():
         saved = temporary / f"tower{SUFFIX}"
         model.save(os.fspath(saved))
-        for part in list(saved.iterdir()):
-            part.rename(temporary / part.name)
+        for file in list(saved.iterdir()):
+            file.rename(temporary / file.name)
         saved.rmdir()
-    found = inspect(path)
-    weights = _round_trip(tower, _read_weights(path), precision, inputs, wanted)
+    structure = inspect(path)
+    weights = _round_trip(tower, _read_weights(path), precision, inputs, expected)
     batch: int | None = None if kind == "text" else 1
-    given = {**found["input"], "shape": [batch, *found["input"]["shape"][1:]]}
-    output = {**found["output"], "shape": [batch, _width(wanted)]}
-    return {
-        "file": path.name,
-        "input": given,
-        "output": output,
-        "dynamic_batch": batch is None,
-        "kept": kept,
-        "notes": notes,
-        "weights": weights,
-        "operations": found["operations"],
-        "deployment": deployment,
-    }
-
-
-def _width(embeddings: NDArray[Any]) -> int:
-    return int(embeddings.shape[-1])
+    image, features = structure["input"], structure["output"]
+    return tower_facts(
+        path.name,
+        Port(image["name"], image["dtype"], [batch, *image["shape"][1:]]),
+        Port(features["name"], features["dtype"], [batch, int(expected.shape[-1])]),
+        dynamic_batch=batch is None,
+        kept=kept,
+        notes=notes,
+        weights=weights,
+        operations=structure["operations"],
+        deployment=deployment,
+    )
 
 
 def _converted(
@@ -163,21 +162,21 @@ def _converted(
         one = example.int()
         shapes = ({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},)
         batch = ct.RangeDim(1, MAX_BATCH, default=1)
-        given = ct.TensorType(name="ids", shape=(batch, example.shape[1]), dtype=np.int32)
+        input_type = ct.TensorType(name="ids", shape=(batch, example.shape[1]), dtype=np.int32)
     else:
         one = example[:1].contiguous()
-        tower, given = _image_input(tower, towers)
-    program = device.program(tower, one, shapes)
+        tower, input_type = _image_input(tower, towers)
+    program = trace(tower, one, shapes)
     with quiet():
         try:
             program = program.run_decompositions({})
-            for node in program.graph.nodes:  # the one spelling of "and" that it has no name for
+            for node in program.graph.nodes:  # coremltools does not know this "and"
                 if node.target is torch.ops.aten.__and__.Tensor:
                     node.target = torch.ops.aten.logical_and.default
             return ct.convert(
                 program,
                 convert_to="mlprogram",
-                inputs=[given],
+                inputs=[input_type],
                 outputs=[ct.TensorType(name=f"{kind}_features", dtype=np.float32)],
                 minimum_deployment_target=target,
                 compute_precision=ct.precision.FLOAT32
@@ -186,13 +185,14 @@ def _converted(
                 skip_model_load=True,
             )
         except Exception as error:
-            raise device.lacking("Core ML", kind, program, error) from error
+            raise missing_operation("Core ML", kind, program, error) from error
 
 
 def _image_input(tower: nn.Module, towers: Towers) -> tuple[nn.Module, Any]:
-    """Return the tower as it takes what the image type can scale to, and that type.
+    """Return the tower for Core ML's image input, and the type of that input.
 
-    The type knows one factor and a shift per channel: enough unless the deviations differ.
+    The type has one factor for all channels and a shift per channel. Where the channels' standard
+    deviations differ, the tower scales instead.
     """
     import torch
     from torch import nn
@@ -220,69 +220,69 @@ def _image_input(tower: nn.Module, towers: Towers) -> tuple[nn.Module, Any]:
                 return self.inner((image - self.shift) * self.gain)
 
         tower = Scaled().eval()
-    given = ct.ImageType(
+    input_type = ct.ImageType(
         name="image",
         shape=(1, 3, size, size),
         scale=scale,
         bias=bias,
         color_layout=ct.colorlayout.RGB,
     )
-    return tower, given
+    return tower, input_type
 
 
-def _smaller(
+def _compress(
     model: Any,
     tower: nn.Module,
     precision: str,
     inputs: Sequence[NDArray[Any]],
-    wanted: NDArray[Any],
+    expected: NDArray[Any],
     keep: Collection[str],
     min_cosine: float,
 ) -> tuple[Any, list[str], list[str]]:
-    """Return the model with small weights, the layers that were left alone, and notes."""
+    """Return the model with compressed weights, the layers that stay in fp16, and notes."""
     import coremltools.optimize.coreml as cto
 
     with quiet():
         names = {m: str(_parameter(m, tower)) for m in cto.get_weights_metadata(model)
                  if _parameter(m, tower)}  # fmt: skip
     if precision == "int8":
-        change, config = (
+        compress, config = (
             cto.linear_quantize_weights,
             cto.OpLinearQuantizerConfig(
                 mode="linear_symmetric", dtype="int8", granularity="per_channel"
             ),
         )
     else:
-        change, config = (
+        compress, config = (
             cto.palettize_weights,
             cto.OpPalettizerConfig(mode="kmeans", nbits=6),
         )
 
-    def made(kept: Collection[str]) -> Any:
-        alone = {name: None for name, layer in names.items() if layer in kept}
-        settings = cto.OptimizationConfig(global_config=config, op_name_configs=alone)
+    def compressed(kept: Collection[str]) -> Any:
+        uncompressed = {name: None for name, layer in names.items() if layer in kept}
+        settings = cto.OptimizationConfig(global_config=config, op_name_configs=uncompressed)
         with quiet():
-            return change(model, settings)
+            return compress(model, settings)
 
     def build(kept: frozenset[str]) -> Run:
-        return _with_weights(tower, _values(made(kept)._mil_program))
+        return _with_weights(tower, _values(compressed(kept)._mil_program))
 
     layers = [name for name, _ in tower.named_parameters() if name in set(names.values())]
-    kept, notes = device.keep_until_good(layers, build, inputs, wanted, keep, min_cosine)
-    return made(kept), kept, notes
+    choice = choose_layers(layers, build, inputs, expected, keep=keep, min_cosine=min_cosine)
+    return compressed(choice.kept), choice.kept, choice.notes()
 
 
 def _parameter(name: str, tower: nn.Module) -> str | None:
-    """Return which parameter of the tower a constant of the package holds, by its name."""
+    """Return the name of the tower's parameter that a constant of the package holds."""
     for suffix in ("_to_fp16", "_quantized", "_palettized"):
         name = name.replace(suffix, "")
-    found = {f"p_{p.replace('.', '_')}": p for p, _ in tower.named_parameters()}
-    return found.get(name) or found.get(name.replace("p_inner_", "p_", 1))
+    parameters = {f"p_{p.replace('.', '_')}": p for p, _ in tower.named_parameters()}
+    return parameters.get(name) or parameters.get(name.replace("p_inner_", "p_", 1))
 
 
 def _values(program: Any) -> dict[str, NDArray[Any]]:
-    """Return the constants of a MIL program by name, small weights as what they stand for."""
-    found: dict[str, NDArray[Any]] = {}
+    """Return the constants of a MIL program by name; compressed weights are decompressed."""
+    values: dict[str, NDArray[Any]] = {}
     for function in program.functions.values():
         for operation in function.operations:
             if operation.op_type == "const":
@@ -292,8 +292,8 @@ def _values(program: Any) -> dict[str, NDArray[Any]]:
             else:
                 continue
             if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                found[operation.name] = value
-    return found
+                values[operation.name] = value
+    return values
 
 
 def _read_weights(path: Path) -> dict[str, NDArray[Any]]:
@@ -308,7 +308,7 @@ def _read_weights(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _with_weights(tower: nn.Module, values: Mapping[str, NDArray[Any]]) -> Run:
-    """Return what runs a copy of the tower in torch with the values of a package."""
+    """Return a function that runs a copy of the tower in torch, with the values of a package."""
     import torch
 
     other = copy.deepcopy(tower)
@@ -318,7 +318,7 @@ def _with_weights(tower: nn.Module, values: Mapping[str, NDArray[Any]]) -> Run:
         if parameter is not None and parameters[parameter].shape == value.shape:
             with torch.no_grad():
                 parameters[parameter].copy_(torch.from_numpy(value.astype(np.float32)))
-    return lambda row: device.embeddings(other, [row])
+    return lambda row: embeddings(other, [row])
 
 
 def _round_trip(
@@ -326,13 +326,13 @@ def _round_trip(
     values: Mapping[str, NDArray[Any]],
     precision: str,
     inputs: Sequence[NDArray[Any]],
-    wanted: NDArray[Any],
+    expected: NDArray[Any],
 ) -> dict[str, Any]:
-    """Compare the weights of a package to the tower's, and what both give in torch.
+    """Compare the weights of a package with the tower's, and the embeddings by both in torch.
 
     Raises:
-        ExportError: a weight differs by more than the precision explains, or is not found.
-        DriftError: the tower with them gives something else.
+        ExportError: a weight differs by more than the precision explains, or is missing.
+        DriftError: the tower with these weights computes something else.
     """
     source = {name: p.detach().numpy() for name, p in tower.named_parameters()}
     errors: dict[str, float] = {}
@@ -341,29 +341,30 @@ def _round_trip(
         if parameter is None or source[parameter].shape != value.shape:
             continue
         ours = source[parameter].astype(np.float64)
-        small = "quantized" in name or "palettized" in name
+        compressed = "quantized" in name or "palettized" in name
         errors[parameter] = _relative(ours, value)
-        bound = _bound(ours, precision if small or precision == "fp32" else "fp16")
+        bound = _bound(ours, precision if compressed or precision == "fp32" else "fp16")
         if not np.abs(ours - value).max() <= bound:
             raise ExportError(
-                f"the weights of {parameter} did not come back from the package: they are off by "
-                f"{np.abs(ours - value).max():.2e}, and {precision} explains {bound:.2e}"
+                f"the weights of {parameter} in the package differ from the model's by up to "
+                f"{np.abs(ours - value).max():.2e}; {precision} explains {bound:.2e}; nothing was "
+                "written"
             )
-    found = np.concatenate([_with_weights(tower, values)(row) for row in inputs])
-    figures = verify.compare(found, wanted)
-    why = verify.failure(figures, verify.GATES[precision])
+    actual = np.concatenate([_with_weights(tower, values)(row) for row in inputs])
+    figures = verify.compare(actual, expected)
+    why = gate_failure(figures, GATES[precision])
     if why is not None:
         raise DriftError(
-            f"the tower with the weights of the package gives something else: {why}; nothing was "
-            "written"
+            "the tower with the weights of the package does not compute what the model does: "
+            f"{why}; nothing was written"
         )
     count = sum(p.size for p in source.values())
     share = sum(source[name].size for name in errors) / count
     if share < LEAST_COMPARED:
         raise ExportError(
-            f"only {100 * share:.1f} % of the weights were found again in the package: this "
-            "version of coremltools names them otherwise; install one that "
-            "pocketclip[coreml] asks for"
+            f"only {100 * share:.1f} % of the weights were recognised in the package, because this "
+            "version of coremltools names them differently; install a supported one: "
+            "pip install 'pocketclip[coreml]'"
         )
     return {
         "compared": len(errors),
@@ -380,38 +381,37 @@ def _relative(ours: NDArray[Any], value: NDArray[Any]) -> float:
 
 
 def _bound(ours: NDArray[Any], precision: str) -> float:
-    """Return how far a weight may be off: half a step of its storage, and some rounding."""
+    """Return the largest error of a weight: half a step of its storage, and some rounding."""
     largest = float(np.abs(ours).max())
-    if precision == "int8":  # half a step, and the rounding of its scale to fp16
+    if precision == "int8":  # half a step, plus the rounding of its scale to fp16
         return largest / 127 / 2 + largest * 2**-10
-    if precision == "fp32":  # stored as they are
+    if precision == "fp32":  # stored unchanged
         return largest * 2**-23
-    if precision == "pal6":  # the distance to the nearest of 64 values, which crowd in the middle
+    if precision == "pal6":  # the distance to the nearest of 64 values, which are dense near zero
         return 0.25 * largest
     return largest * 2**-11 + 2**-24
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Return what a package holds: `input`, `output` and `operations`, without executing it.
+    """Return a package's `input`, `output` and `operations`, without executing it.
 
     Raises:
         MissingDependencyError: coremltools is not installed.
-        BundleError: it is no package, or damaged.
+        BundleError: it is not a package, or it is damaged.
     """
     ct = package()
     try:
         with quiet():
             spec = ct.utils.load_spec(os.fspath(path))
         description = spec.description
-        given, found = description.input[0], description.output[0]
         block = next(iter(spec.mlProgram.functions["main"].block_specializations.values()))
         operations = Counter(operation.type for operation in block.operations)
         weights = path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
         if not weights.is_file():
             raise BundleError(f"{path} has no weights; copy the bundle again, or export it again")
         return {
-            "input": _port(given),
-            "output": _port(found),
+            "input": _port(description.input[0]),
+            "output": _port(description.output[0]),
             "operations": {k: v for k, v in sorted(operations.items()) if k != "const"},
         }
     except BundleError:
@@ -442,16 +442,16 @@ def add_check(
     min_cosine: float,
     max_abs_error: float | None = None,
 ) -> list[str]:
-    """Leave in a bundle what a Mac needs to execute both towers and compare.
+    """Add to a bundle the script and the arrays with which a Mac executes and compares it.
 
     Args:
         folder: the bundle's.
         images: photographs after resize and crop, (N, S, S, 3).
         ids: captions, (N, T).
-        image_embeddings: what the model says of the photographs, (N, D).
-        text_embeddings: what it says of the captions, (N, D).
-        min_cosine: what the embeddings computed there have to reach.
-        max_abs_error: how far a component of theirs may be off; None: any.
+        image_embeddings: the model's embeddings of the photographs, (N, D).
+        text_embeddings: the model's embeddings of the captions, (N, D).
+        min_cosine: the smallest cosine that passes.
+        max_abs_error: the largest difference of a component that passes; None for no limit.
 
     Returns:
         The names of the files.

@@ -1,4 +1,4 @@
-"""A tower to ExecuTorch's `.pte`, lowered to XNNPACK, and executed by its own runtime.
+"""A tower to ExecuTorch's `.pte`, lowered to XNNPACK and executed by ExecuTorch's own runtime.
 
     write(towers.image, towers.image_example, Path("image.pte"), kind="image", precision="fp32",
           towers=towers)
@@ -11,8 +11,6 @@ Shapes: B batch, S side, T tokens, D embedding.
 from __future__ import annotations
 
 import copy
-import importlib
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, ExportError, MissingDependencyError, PocketclipError
-from pocketclip.export import device
-from pocketclip.export.device import Kind, Run, quiet
-from pocketclip.export.towers import Towers
-from pocketclip.storage.local import write_whole
+from pocketclip.export.gates import MOBILE_SEARCH_COSINE
+from pocketclip.export.mobile import (
+    ConvertedTower,
+    LoadedTower,
+    MobileFormat,
+    Run,
+    embeddings,
+    rows,
+    write_file,
+)
+from pocketclip.export.quantize import choose_layers
+from pocketclip.export.towers import Port, Towers
+from pocketclip.export.tracing import Kind, layer_of, layers_of, missing_operation, quiet, trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,26 +52,20 @@ method = program.load_method("forward")
 if method is None:
     raise SystemExit("it has no method 'forward'")
 import torch
-given = method.metadata.input_tensor_meta(0)
+tensor = method.metadata.input_tensor_meta(0)
 types = {4: torch.int64, 6: torch.float32}
-method.execute([torch.ones(given.sizes(), dtype=types[given.dtype()])])
+method.execute([torch.ones(tensor.sizes(), dtype=types[tensor.dtype()])])
 """
 
 
-def package() -> None:
-    """Load the packages that write and run this format.
-
-    Raises:
-        MissingDependencyError: one is not installed.
-    """
-    try:
-        with quiet():
-            for name in _PACKAGES:
-                importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            "exporting to ExecuTorch needs executorch: pip install 'pocketclip[executorch]'"
-        ) from error
+FORMAT = MobileFormat(
+    name="ExecuTorch",
+    packages=_PACKAGES,
+    package_name="executorch",
+    extra="executorch",
+    probe_code=_PROBE,
+)
+package = FORMAT.load_packages
 
 
 def write(
@@ -78,7 +78,7 @@ def write(
     towers: Towers,  # noqa: ARG001  (every target is called alike)
     calibration: Sequence[NDArray[Any]] | None = None,
     keep: Collection[str] = (),
-    min_cosine: float = device.INT8_COSINE,
+    min_cosine: float = MOBILE_SEARCH_COSINE,
 ) -> dict[str, Any]:
     """Write one tower.
 
@@ -89,14 +89,14 @@ def write(
         kind: which tower.
         precision: `fp32`; `fp16`, computed in half precision inside; `int8`: the image tower with
             weights and activations in int8 (static), the text tower's linear layers with int8
-            weights and activations scaled as they come (dynamic).
-        towers: where it comes from.
-        calibration: rows for int8, as the example's.
-        keep: layers (module paths) that int8 leaves alone in any case.
-        min_cosine: how near int8 has to stay to the tower on `calibration`.
+            weights and activations scaled at run time (dynamic).
+        towers: the pair that `tower` belongs to.
+        calibration: rows for int8, shaped like `example`.
+        keep: layers (module paths) that stay in higher precision in any case.
+        min_cosine: the smallest cosine, on `calibration`, of int8 to the tower.
 
     Returns:
-        What the bundle says of it.
+        The bundle's entry of the tower.
 
     Raises:
         MissingDependencyError: the package is not installed.
@@ -108,43 +108,42 @@ def write(
     kept: list[str] = []
     notes = ["the batch is 1", "lowered to XNNPACK"]
     if precision == "fp32":
-        ready = device.program(tower, one)
+        program = trace(tower, one)
     elif precision == "fp16":
-        ready = device.program(_half(tower), one)
+        program = trace(_half(tower), one)
     else:
-        ready, kept, more = _int8(tower, one, kind, calibration, keep, min_cosine)
+        inputs = rows(calibration, one)
+        program, kept, more = _int8(tower, one, kind, inputs, keep, min_cosine)
         notes += more
-    buffer = _lower(ready, kind)
-    with write_whole(path) as temporary:
-        temporary.write_bytes(buffer)
-    dtype = str(one.numpy().dtype)
-    width = ready.graph_module.graph.output_node().args[0][0].meta["val"].shape[-1]
-    return device.facts(
-        path.name,
-        ("pixels" if kind == "image" else "ids", dtype, tuple(one.shape)),
-        (f"{kind}_features", "float32", (1, int(width))),
+    width = program.graph_module.graph.output_node().args[0][0].meta["val"].shape[-1]
+    name, dtype = "pixels" if kind == "image" else "ids", str(one.numpy().dtype)
+    converted = ConvertedTower(
+        content=_lower(program, kind),
+        input=Port(name, dtype, tuple(one.shape)),
+        output=Port(f"{kind}_features", "float32", (1, int(width))),
         kept=kept,
         notes=notes,
     )
+    return write_file(path, converted)
 
 
-def _lower(ready: ExportedProgram, kind: Kind) -> bytes:
+def _lower(program: ExportedProgram, kind: Kind) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     with quiet():
         try:
-            edge = to_edge_transform_and_lower(ready, partitioner=[XnnpackPartitioner()])
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             return bytes(edge.to_executorch().buffer)
         except Exception as error:
-            raise device.lacking("ExecuTorch", kind, ready, error) from error
+            raise missing_operation("ExecuTorch", kind, program, error) from error
 
 
 def _half(tower: nn.Module) -> nn.Module:
     """Return a copy that computes in half precision between float32 ends.
 
-    Layer norms stay in float32: the kernel of the runtime (1.5) is wrong in half precision from
-    some 200 channels on (cosine 0.7 to 0.96 on random rows of 256 to 768).
+    Layer norms stay in float32: the runtime's kernel (1.5) is wrong in half precision from about
+    200 channels on (cosine 0.7 to 0.96 on random rows of 256 to 768).
     """
     from torch import nn
 
@@ -155,8 +154,8 @@ def _half(tower: nn.Module) -> nn.Module:
             for module in self.inner.modules():
                 if isinstance(module, nn.LayerNorm):
                     module.float()
-                    module.register_forward_pre_hook(lambda _module, given: (given[0].float(),))
-                    module.register_forward_hook(lambda _module, _given, out: out.half())
+                    module.register_forward_pre_hook(lambda _module, inputs: (inputs[0].float(),))
+                    module.register_forward_hook(lambda _module, _inputs, out: out.half())
 
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x.half() if x.is_floating_point() else x).float()
@@ -168,17 +167,15 @@ def _int8(
     tower: nn.Module,
     one: Tensor,
     kind: Kind,
-    calibration: Sequence[NDArray[Any]] | None,
+    inputs: Sequence[NDArray[Any]],
     keep: Collection[str],
     min_cosine: float,
 ) -> tuple[ExportedProgram, list[str], list[str]]:
-    """Return the quantised program, the layers that were left alone, and notes."""
+    """Return the quantised program, the layers kept in higher precision, and notes."""
     import torch
 
-    inputs = device.rows(calibration, one)
-    wanted = device.embeddings(tower, inputs)
     source = _half_embeddings(tower) if kind == "text" else tower
-    graph = device.program(source, one).module()
+    graph = trace(source, one).module()
 
     def quantised(kept: Collection[str]) -> Any:
         with quiet():
@@ -193,17 +190,20 @@ def _int8(
 
         return run
 
-    layers = device.layers_of(graph.graph)
-    kept, notes = device.keep_until_good(layers, build, inputs, wanted, keep, min_cosine)
+    reference = embeddings(tower, inputs)
+    choice = choose_layers(
+        layers_of(graph.graph), build, inputs, reference, keep=keep, min_cosine=min_cosine
+    )
+    notes = choice.notes()
     if kind == "text":
         notes.append("int8 weights of linear layers; token embeddings are fp16")
-    return device.program(quantised(kept), one), kept, notes
+    return trace(quantised(choice.kept), one), choice.kept, notes
 
 
 def _quantised(
     graph: Any, inputs: Sequence[NDArray[Any]], kept: Collection[str], *, dynamic: bool
 ) -> Any:
-    """Return a traced tower with pairs of quantising operations, but none in layers `kept`."""
+    """Return a traced tower with quantise-dequantise pairs, except in the layers `kept`."""
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
@@ -213,7 +213,7 @@ def _quantised(
 
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     quantizer = XNNPACKQuantizer().set_global(config)
-    quantizer.set_filter_function(lambda node: device.layer_of(node) not in kept)
+    quantizer.set_filter_function(lambda node: layer_of(node) not in kept)
     prepared = prepare_pt2e(copy.deepcopy(graph), quantizer)
     with torch.no_grad():
         for row in inputs:
@@ -224,7 +224,7 @@ def _quantised(
 def _half_embeddings(tower: nn.Module) -> nn.Module:
     """Return a copy whose token embeddings are stored in half precision.
 
-    XNNPACK has no int8 embedding, and in the published text towers they are most of the size.
+    XNNPACK has no int8 embedding, and embeddings are most of a published text tower's size.
     """
     from torch import nn
 
@@ -245,48 +245,27 @@ def _half_embeddings(tower: nn.Module) -> nn.Module:
 
 
 def open_tower(path: Path, *, trusted: bool = False) -> Run:
-    """Return a function that runs a tower here: a row (1, ...) to its embedding (1, D).
+    """Return a function that runs a `.pte` here; see `MobileFormat.open_tower`."""
+    return FORMAT.open_tower(path, _load, trusted=trusted)
 
-    Args:
-        path: the `.pte`.
-        trusted: it was written by this process or its hash was compared; otherwise it is first
-            loaded in a process of its own, because a damaged file can crash the one that loads it.
 
-    Raises:
-        MissingDependencyError: the package is not installed.
-        BundleError: the file cannot be loaded; or, when running, the input does not fit.
-    """
+def _load(path: str) -> LoadedTower:
     import torch
-
-    package()
-    if not trusted:
-        device.probe(path, _PROBE, "ExecuTorch")
     from executorch.runtime import Runtime, Verification
 
-    try:
-        with quiet():
-            loaded = Runtime.get().load_program(
-                os.fspath(path), verification=Verification.InternalConsistency
-            )
-            method = loaded.load_method("forward")
-        assert method is not None
-        given = method.metadata.input_tensor_meta(0)
-    except PocketclipError:
-        raise
-    except Exception as error:
-        raise BundleError(f"{path}: ExecuTorch cannot load it: {error}") from error
-    shape, dtype = tuple(given.sizes()), np.int64 if given.dtype() == 4 else np.float32
+    with quiet():
+        program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+        method = program.load_method("forward")
+    assert method is not None
+    metadata = method.metadata.input_tensor_meta(0)
 
-    def run(row: NDArray[Any]) -> NDArray[Any]:
-        if tuple(row.shape) != shape:
-            raise BundleError(f"{path} takes {shape}, not {tuple(row.shape)}")
-        tensor = torch.from_numpy(np.ascontiguousarray(row, dtype))
-        try:
-            (out,) = method.execute([tensor])
-        except Exception as error:
-            raise ExportError(f"{path}: ExecuTorch cannot run it: {error}") from error
-        # Copied: the next run writes its result to the same place.
-        return np.array(out.numpy())
+    def execute(row: NDArray[Any]) -> NDArray[Any]:
+        (out,) = method.execute([torch.from_numpy(row)])
+        return np.asarray(out.numpy())
 
-    run.program = loaded  # type: ignore[attr-defined]  # lives as long as what runs it
-    return run
+    return LoadedTower(
+        shape=tuple(metadata.sizes()),
+        dtype=np.int64 if metadata.dtype() == 4 else np.float32,
+        execute=execute,
+        program=program,
+    )

@@ -1,35 +1,41 @@
-"""A tower to LiteRT's `.tflite`, and executed by its own interpreter.
+"""A tower to LiteRT's `.tflite`, executed by LiteRT's own interpreter.
 
     write(towers.image, towers.image_example, Path("image.tflite"), kind="image", precision="fp32",
           towers=towers)
 
-The batch is one, as LiteRT's delegates for phones want it. Token ids are int32.
+The batch is one, because LiteRT's delegates for phones require it. Token ids are int32.
 
-int8 keeps the weights in int8; linear layers compute with them on activations that are scaled as
-they come, convolutions widen them. Activations of fixed scales were tried: the whole tower so gave
-cosines of 0.77 (S0, image) and 0.93 (text), convolutions alone 0.995 at two to three times the
-time of this.
+int8 stores the weights in int8. Linear layers compute in int8, on activations that are scaled at
+run time; convolutions convert their weights back to float. Fixed activation scales were tried: for
+the whole tower they gave cosines of 0.77 (S0, image) and 0.93 (text), for convolutions alone 0.995
+at two to three times the time.
 
 Shapes: B batch, S side, T tokens, D embedding.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, MissingDependencyError
-from pocketclip.export import device
-from pocketclip.export.device import Kind, Run, quiet
-from pocketclip.export.towers import Towers
-from pocketclip.storage.local import write_whole
+from pocketclip.export.gates import MOBILE_SEARCH_COSINE
+from pocketclip.export.mobile import (
+    ConvertedTower,
+    LoadedTower,
+    MobileFormat,
+    Run,
+    embeddings,
+    rows,
+    write_file,
+)
+from pocketclip.export.quantize import choose_layers
+from pocketclip.export.towers import Port, Towers
+from pocketclip.export.tracing import Kind, missing_operation, quiet, trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,26 +51,20 @@ import numpy
 from ai_edge_litert.interpreter import Interpreter
 interpreter = Interpreter(sys.argv[1], num_threads=1)
 interpreter.allocate_tensors()
-given = interpreter.get_input_details()[0]
-interpreter.set_tensor(given["index"], numpy.zeros(given["shape"], given["dtype"]))
+details = interpreter.get_input_details()[0]
+interpreter.set_tensor(details["index"], numpy.zeros(details["shape"], details["dtype"]))
 interpreter.invoke()
 """
 
 
-def package() -> None:
-    """Load the packages that write and run this format.
-
-    Raises:
-        MissingDependencyError: one is not installed.
-    """
-    try:
-        with quiet():
-            for name in _PACKAGES:
-                importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            "exporting to LiteRT needs litert-torch: pip install 'pocketclip[litert]'"
-        ) from error
+FORMAT = MobileFormat(
+    name="LiteRT",
+    packages=_PACKAGES,
+    package_name="litert-torch",
+    extra="litert",
+    probe_code=_PROBE,
+)
+package = FORMAT.load_packages
 
 
 def write(
@@ -77,7 +77,7 @@ def write(
     towers: Towers,  # noqa: ARG001  (every target is called alike)
     calibration: Sequence[NDArray[Any]] | None = None,
     keep: Collection[str] = (),
-    min_cosine: float = device.INT8_COSINE,
+    min_cosine: float = MOBILE_SEARCH_COSINE,
 ) -> dict[str, Any]:
     """Write one tower.
 
@@ -87,13 +87,13 @@ def write(
         path: the `.tflite` to write.
         kind: which tower.
         precision: `fp32`; `fp16`, the weights in half the space; `int8`, in a quarter.
-        towers: where it comes from.
-        calibration: rows, as the example's, on which int8 has to stay near the tower.
-        keep: layers that int8 leaves alone in any case, named as the facts name them.
-        min_cosine: how near int8 has to stay to the tower on `calibration`.
+        towers: the pair that `tower` belongs to.
+        calibration: rows for int8, shaped like `example`.
+        keep: layers that stay in higher precision in any case, named as in the bundle's entry.
+        min_cosine: the smallest cosine, on `calibration`, of int8 to the tower.
 
     Returns:
-        What the bundle says of it.
+        The bundle's entry of the tower.
 
     Raises:
         MissingDependencyError: the package is not installed.
@@ -110,19 +110,18 @@ def write(
     if precision == "fp16":
         model = _quantised(model, _casting)
     elif precision == "int8":
-        inputs = device.rows(calibration, one)
+        inputs = rows(calibration, one)
         model, kept, more = _int8(model, tower, inputs, keep, min_cosine)
         notes += more
-    with write_whole(path) as temporary:
-        temporary.write_bytes(model)
-    given, found = _ports(_interpreter(model))
-    return device.facts(
-        path.name,
-        ("pixels" if kind == "image" else "ids", str(np.dtype(given["dtype"])), _shape(given)),
-        (f"{kind}_features", str(np.dtype(found["dtype"])), _shape(found)),
+    input_details, output_details = _details(_interpreter(model))
+    converted = ConvertedTower(
+        content=model,
+        input=_port("pixels" if kind == "image" else "ids", input_details),
+        output=_port(f"{kind}_features", output_details),
         kept=kept,
         notes=notes,
     )
+    return write_file(path, converted)
 
 
 def _converted(tower: nn.Module, one: Tensor, kind: Kind) -> bytes:
@@ -137,48 +136,52 @@ def _converted(tower: nn.Module, one: Tensor, kind: Kind) -> bytes:
             super().__init__()
             self.inner = tower
 
-        def forward(self, **given: Tensor) -> dict[str, Tensor]:
-            return {f"{kind}_features": self.inner(given[name])}
+        def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+            return {f"{kind}_features": self.inner(inputs[name])}
 
-    source = device.program(tower, one)
+    program = trace(tower, one)
     with quiet():
         try:
-            made = litert_torch.convert(Named().eval(), sample_kwargs={name: one})
-            return bytes(made.model_content())
+            model = litert_torch.convert(Named().eval(), sample_kwargs={name: one})
+            return bytes(model.model_content())
         except Exception as error:
-            raise device.lacking("LiteRT", kind, source, error) from error
+            raise missing_operation("LiteRT", kind, program, error) from error
 
 
 def _interpreter(model: bytes | str) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet():
-        given = {"model_content": model} if isinstance(model, bytes) else {"model_path": model}
-        interpreter = Interpreter(**given, num_threads=1)
+        source = {"model_content": model} if isinstance(model, bytes) else {"model_path": model}
+        interpreter = Interpreter(**source, num_threads=1)
         interpreter.allocate_tensors()
     return interpreter
 
 
-def _ports(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _details(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
 
-def _shape(port: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(int(size) for size in port["shape"])
+def _shape(details: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(int(size) for size in details["shape"])
 
 
-def _quantised(model: bytes, recipe: Any) -> bytes:
-    """Return a model after what `recipe` sets in a quantiser."""
+def _port(name: str, details: dict[str, Any]) -> Port:
+    return Port(name, str(np.dtype(details["dtype"])), _shape(details))
+
+
+def _quantised(model: bytes, configure: Callable[[Any], None]) -> bytes:
+    """Return a model quantised as `configure` sets up the quantiser."""
     from ai_edge_quantizer import quantizer
 
     with quiet():
         worker = quantizer.Quantizer(bytearray(model))
-        recipe(worker)
+        configure(worker)
         return bytes(worker.quantize().quantized_model)
 
 
 def _casting(worker: Any) -> None:
-    """Set: every weight in fp16."""
+    """Set up a quantiser to store every weight in fp16."""
     from ai_edge_quantizer import algorithm_manager, qtyping
 
     worker.update_quantization_recipe(
@@ -202,123 +205,107 @@ def _int8(
     keep: Collection[str],
     min_cosine: float,
 ) -> tuple[bytes, list[str], list[str]]:
-    """Return the quantised model, the layers that were left alone, and notes."""
-    scopes = _weighted(model, tower)
-    wanted = device.embeddings(tower, inputs)
+    """Return the quantised model, the layers kept in higher precision, and notes."""
+    operations = _operations_with_weights(model, tower)
 
     def quantised(kept: Collection[str]) -> bytes:
-        if not set(scopes) - set(kept):
+        if not set(operations) - set(kept):
             return model
-        return _quantised(model, lambda worker: _weights(worker, scopes, kept))
+        return _quantised(model, lambda worker: _int8_weights(worker, operations, kept))
 
-    kept, notes = device.keep_until_good(
-        list(scopes),
-        lambda some: _runner(_interpreter(quantised(some))),
+    choice = choose_layers(
+        list(operations),
+        lambda kept: FORMAT.checked_runner(_load(quantised(kept)), "the model"),
         inputs,
-        wanted,
-        keep,
-        min_cosine,
+        embeddings(tower, inputs),
+        keep=keep,
+        min_cosine=min_cosine,
     )
-    return quantised(kept), kept, notes
+    return quantised(choice.kept), choice.kept, choice.notes()
 
 
-def _weights(worker: Any, scopes: dict[str, tuple[str, str]], kept: Collection[str]) -> None:
-    """Set: int8 for the operations `scopes` that are not `kept`."""
+def _int8_weights(
+    worker: Any, operations: dict[str, tuple[str, str]], kept: Collection[str]
+) -> None:
+    """Set up a quantiser for int8 in the operations that are not `kept`."""
     from ai_edge_quantizer import qtyping
 
-    for name, (operation, scope) in scopes.items():
+    for name, (operation, scope) in operations.items():
         if name in kept:
             continue
-        place = {
+        settings = {
             "regex": f"^{re.escape(scope)};$",
             "operation_name": qtyping.TFLOperationName[operation],
             "num_bits": 8,
         }
         if _INT8[operation] == "dynamic":
-            worker.add_dynamic_config(**place)
+            worker.add_dynamic_config(**settings)
         else:
-            worker.add_weight_only_config(**place)
+            worker.add_weight_only_config(**settings)
 
 
-def _weighted(model: bytes, tower: nn.Module) -> dict[str, tuple[str, str]]:
-    """Return the operations that int8 changes: layer -> (operation, name of its output)."""
+def _operations_with_weights(model: bytes, tower: nn.Module) -> dict[str, tuple[str, str]]:
+    """Return the operations that int8 changes: layer -> (operation, name of its output tensor)."""
     from ai_edge_litert import schema_py_generated as schema
 
     content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(model), 0))
     kinds = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
     layers = _fingerprints(tower)
-    graph, found = content.subgraphs[0], {}
+    graph, operations = content.subgraphs[0], {}
     for operator in graph.operators:
         code = content.operatorCodes[operator.opcodeIndex]
-        # Codes below 128 stand in the older field too; the larger one counts.
+        # Codes below 128 are also in the older field; the larger one counts.
         operation = kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
         if operation not in _INT8:
             continue
-        data = content.buffers[graph.tensors[operator.inputs[1]].buffer].data
-        if data is None:
+        weights = content.buffers[graph.tensors[operator.inputs[1]].buffer].data
+        if weights is None:
             continue
         scope = graph.tensors[operator.outputs[0]].name.decode()
-        layer = layers.get(_fingerprint(np.frombuffer(bytes(data), np.float32)), scope)
-        found[layer if layer not in found else scope] = (operation, scope)
-    return found
+        layer = layers.get(_fingerprint(np.frombuffer(bytes(weights), np.float32)), scope)
+        operations[layer if layer not in operations else scope] = (operation, scope)
+    return operations
 
 
 def _fingerprints(tower: nn.Module) -> dict[tuple[int, str], str]:
-    """Return the layers by what their weights are, as the converter leaves them.
+    """Return the layers' names by fingerprints of their weights.
 
-    Its own names leave out the numbers of blocks. A normalisation's weight becomes part of the
-    linear layer after it.
+    The converter's names leave out the numbers of blocks, and it folds a normalisation's weight
+    into the linear layer after it.
     """
     from torch import nn
 
     modules = dict(tower.named_modules())
     norms = {n: m.weight for n, m in modules.items() if type(m) is nn.LayerNorm}
-    found = {}
+    names = {}
     for name, module in modules.items():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
-            found[_fingerprint(module.weight.detach().numpy())] = name
+            names[_fingerprint(module.weight.detach().numpy())] = name
         for norm, gain in norms.items() if isinstance(module, nn.Linear) else ():
             same_block = name.startswith(norm.rpartition(".")[0] + ".")
             if same_block and gain.numel() == module.in_features:
                 scaled = (module.weight * gain).detach().numpy()
-                found.setdefault(_fingerprint(scaled), name)
-    return found
+                names.setdefault(_fingerprint(scaled), name)
+    return names
 
 
 def _fingerprint(weights: NDArray[Any]) -> tuple[int, str]:
-    # The same in whatever order and shape a format holds them.
+    # Independent of the order and shape in which a format stores them.
     return weights.size, f"{np.sum(np.square(weights, dtype=np.float64)):.7e}"
 
 
-def _runner(interpreter: Any, path: str = "the model") -> Run:
-    given, found = _ports(interpreter)
-
-    def run(row: NDArray[Any]) -> NDArray[Any]:
-        if tuple(row.shape) != _shape(given):
-            raise BundleError(f"{path} takes {_shape(given)}, not {tuple(row.shape)}")
-        interpreter.set_tensor(given["index"], np.ascontiguousarray(row, given["dtype"]))
-        interpreter.invoke()
-        return np.array(interpreter.get_tensor(found["index"]))
-
-    return run
-
-
 def open_tower(path: Path, *, trusted: bool = False) -> Run:
-    """Return a function that runs a tower here: a row (1, ...) to its embedding (1, D).
+    """Return a function that runs a `.tflite` here; see `MobileFormat.open_tower`."""
+    return FORMAT.open_tower(path, _load, trusted=trusted)
 
-    Args:
-        path: the `.tflite`.
-        trusted: it was written by this process or its hash was compared; otherwise it is first
-            loaded in a process of its own, because a damaged file can crash the one that loads it.
 
-    Raises:
-        MissingDependencyError: the package is not installed.
-        BundleError: the file cannot be loaded; or, when running, the input does not fit.
-    """
-    package()
-    if not trusted:
-        device.probe(path, _PROBE, "LiteRT")
-    try:
-        return _runner(_interpreter(os.fspath(path)), os.fspath(path))
-    except Exception as error:
-        raise BundleError(f"{path}: LiteRT cannot load it: {error}") from error
+def _load(model: bytes | str) -> LoadedTower:
+    interpreter = _interpreter(model)
+    input_details, output_details = _details(interpreter)
+
+    def execute(row: NDArray[Any]) -> NDArray[Any]:
+        interpreter.set_tensor(input_details["index"], row)
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(output_details["index"]))
+
+    return LoadedTower(shape=_shape(input_details), dtype=input_details["dtype"], execute=execute)

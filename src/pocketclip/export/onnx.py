@@ -1,10 +1,10 @@
-"""A tower to ONNX, for ONNX Runtime and whatever else reads it.
+"""A tower to ONNX, for ONNX Runtime and other readers of ONNX.
 
     write(towers.image, towers.image_example, Path("image.onnx"), kind="image", precision="fp32",
           towers=towers)
 
-Operator set 18: of the later ones, 20 has GELU as one operator, which ONNX Runtime runs more slowly
-than the pattern that it recognises in 18 (docs/internals/performance.md).
+Operator set 18: from set 20 on GELU is one operator, which ONNX Runtime runs more slowly than the
+pattern that it recognises in set 18 (docs/internals/performance.md).
 
 Shapes: B batch, H W height and width of a photograph, S side, T tokens, D embedding.
 """
@@ -15,14 +15,14 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pocketclip import zoo
 from pocketclip.errors import MissingDependencyError
-from pocketclip.export.device import lacking, quiet
-from pocketclip.export.towers import Towers, exported
+from pocketclip.export.towers import Port, Towers, export_program, tower_facts
+from pocketclip.export.tracing import Kind, missing_operation, quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".onnx"
 _OPSET = 18
-# What ONNX Runtime of the last two years reads.
+# Read by the versions of ONNX Runtime of the last two years.
 _IR_VERSION = 10
 
 
@@ -39,29 +39,29 @@ def write(
     example: Tensor,
     path: Path,
     *,
-    kind: Literal["image", "text"],
+    kind: Kind,
     precision: str,
     towers: Towers,
 ) -> dict[str, Any]:
-    """Write one tower in fp32 or fp16; int8 is made from the former, see `quantize`.
+    """Write one tower in fp32 or fp16; int8 is made from fp32, see `quantize_onnx`.
 
     Args:
         tower: maps `example` to embeddings (B, D).
         example: pixels (2, 3, S, S) or ids (2, T).
         path: the file to write.
         kind: which tower.
-        precision: `fp32`, or `fp16` for the weights and what is computed with them.
-        towers: where both come from.
+        precision: `fp32`, or `fp16` for the weights and their computations.
+        towers: the pair that `tower` belongs to.
 
     Returns:
-        What the bundle says of it.
+        The bundle's entry of the tower.
 
     Raises:
         MissingDependencyError: the package is not installed.
         ExportError: the target lacks an operation; the message names the layer.
     """
     package()
-    program, dynamic = exported(tower, example, kind=kind, towers=towers)
+    program, dynamic = export_program(tower, example, kind=kind, towers=towers)
     with quiet():
         import torch
 
@@ -75,17 +75,17 @@ def write(
                 verbose=False,
             )
         except Exception as error:
-            raise lacking("ONNX", kind, program, error) from error
+            raise missing_operation("ONNX", kind, program, error) from error
         assert made is not None
         proto = made.model_proto
     _name_axes(proto, kind, dynamic)
     proto.ir_version = _IR_VERSION
     if precision == "fp16":
         proto = _half(proto)
-    for node in proto.graph.node:  # the source's file names and lines are nobody's business
-        kept = [p for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+    for node in proto.graph.node:  # drop the file names and lines of this machine
+        scopes = [p for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
         del node.metadata_props[:]
-        node.metadata_props.extend(kept)
+        node.metadata_props.extend(scopes)
     save(proto, path)
     return facts(proto, path.name)
 
@@ -93,11 +93,11 @@ def write(
 def save(proto: Any, path: Path) -> None:
     """Write a model to `path` and its weights to `path`.data, which is mapped into memory."""
     data = f"{path.name}.data"
-    path.with_name(data).unlink(missing_ok=True)  # it would be appended to
+    path.with_name(data).unlink(missing_ok=True)  # onnx would append to it
     package().save(
         proto, os.fspath(path), save_as_external_data=True, location=data, size_threshold=1024
     )
-    if path.with_name(data).exists():  # made for nobody but its owner
+    if path.with_name(data).exists():  # created readable by its owner only
         path.with_name(data).chmod(path.stat().st_mode)
 
 
@@ -118,30 +118,27 @@ def package() -> Any:
 
 
 def facts(proto: Any, file: str) -> dict[str, Any]:
-    """Return what a bundle says of a model: its file, input and output."""
+    """Return a bundle's entry of a model."""
     onnx = package()
 
-    def describe(value: Any) -> dict[str, Any]:
+    def port(value: Any) -> Port:
         tensor = value.type.tensor_type
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        shape = [d.dim_value or None for d in tensor.shape.dim]
-        return {"name": value.name, "dtype": str(dtype), "shape": shape}
+        return Port(value.name, str(dtype), [d.dim_value or None for d in tensor.shape.dim])
 
-    given, found = proto.graph.input[0], proto.graph.output[0]
-    return {
-        "file": file,
-        "input": describe(given),
-        "output": describe(found),
-        "dynamic_batch": not given.type.tensor_type.shape.dim[0].dim_value,
-        "kept": [],
-        "notes": [],
-    }
+    graph = proto.graph
+    return tower_facts(
+        file,
+        port(graph.input[0]),
+        port(graph.output[0]),
+        dynamic_batch=not graph.input[0].type.tensor_type.shape.dim[0].dim_value,
+    )
 
 
 def _name_axes(proto: Any, kind: str, dynamic: Sequence[str | None]) -> None:
-    for place, name in enumerate(dynamic):
+    for axis, name in enumerate(dynamic):
         if name is not None:
-            proto.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+            proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
     proto.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     proto.graph.name = f"{kind}_tower"
 
@@ -150,18 +147,18 @@ def _half(proto: Any) -> Any:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weights too small for it, which verification judges
+        warnings.simplefilter("ignore")  # weights too small for fp16: verification judges
         return convert_float_to_float16(proto, keep_io_types=True)
 
 
 def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any]:
     """Put the evaluation transform before an image tower that takes levels, in its file.
 
-    The graph then takes uint8 (B, H, W, 3) of any size. The resize is ONNX's with antialiasing,
-    whose weights are Pillow's.
+    The graph then takes uint8 (B, H, W, 3) of any size. ONNX's antialiased resize has
+    Pillow's weights.
 
     Returns:
-        What the bundle says of it.
+        The bundle's entry of the tower.
     """
     onnx = package()
     from onnx import TensorProto, helper, numpy_helper
@@ -176,8 +173,8 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
     }  # fmt: skip
 
     def node(kind: str, inputs: Sequence[str], out: str, **attributes: Any) -> Any:
-        given = [f"photo_{name}" if name in numbers else name for name in inputs]
-        return helper.make_node(kind, given, [out], **attributes)
+        names = [f"photo_{name}" if name in numbers else name for name in inputs]
+        return helper.make_node(kind, names, [out], **attributes)
 
     steps = [
         node("Shape", ["photo"], "photo_shape"),
@@ -185,7 +182,7 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
         node("Slice", ["photo_shape", "rows", "three"], "photo_size"),  # H, W
         node("ReduceMin", ["photo_size"], "photo_short", keepdims=1),
         node("Mul", ["photo_size", "side"], "photo_scaled"),
-        node("Div", ["photo_scaled", "photo_short"], "photo_target"),  # whole numbers: cut off
+        node("Div", ["photo_scaled", "photo_short"], "photo_target"),  # rounds down
         node("Concat", ["photo_batch", "photo_target", "three"], "photo_sizes", axis=0),
         node("Resize", ["photo", "", "", "photo_sizes"], "photo_resized", antialias=1,
              mode="cubic" if config.interpolation == "bicubic" else "linear", cubic_coeff_a=-0.5,

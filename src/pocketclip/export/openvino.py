@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pocketclip import zoo
 from pocketclip.errors import MissingDependencyError
-from pocketclip.export.device import lacking, quiet
-from pocketclip.export.towers import Towers, exported
+from pocketclip.export.towers import Port, Towers, export_program, source_path, tower_facts
+from pocketclip.export.tracing import Kind, missing_operation, quiet
 from pocketclip.infer.backends import openvino_core
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 SUFFIX = ".xml"
+_WEIGHT_INPUTS = {"Convolution": 1, "MatMul": 1, "Gather": 0}
+"""Operations with weights, and the index of the weights among their inputs."""
 
 
 def write(
@@ -34,43 +36,41 @@ def write(
     example: Tensor,
     path: Path,
     *,
-    kind: Literal["image", "text"],
+    kind: Kind,
     precision: str,
     towers: Towers,
 ) -> dict[str, Any]:
-    """Write one tower; int8 is made from fp32, see `quantize`.
+    """Write one tower; int8 is made from fp32, see `quantize_openvino`.
 
     Args:
         tower: maps `example` to embeddings (B, D).
         example: pixels (2, 3, S, S) or ids (2, T).
         path: the `.xml` to write, a `.bin` beside it.
         kind: which tower.
-        precision: `fp32`; `fp16` stores the weights in half the space; `bf16` is computed in
-            where the processor can (the weights stay `fp32`).
-        towers: where both come from.
+        precision: `fp32`; `fp16` stores the weights in half the space; `bf16` stores fp32 weights
+            and computes in bf16 where the processor can.
+        towers: the pair that `tower` belongs to.
 
     Returns:
-        What the bundle says of it.
+        The bundle's entry of the tower.
 
     Raises:
         MissingDependencyError: the package is not installed.
         ExportError: the target lacks an operation; the message names the layer.
     """
-    from pocketclip.export.quantize import named
-
     openvino = package()
-    program, dynamic = exported(tower, example, kind=kind, towers=towers)
+    program, dynamic = export_program(tower, example, kind=kind, towers=towers)
     with quiet():
         try:
             model = openvino.convert_model(program)
         except Exception as error:
-            raise lacking("OpenVINO", kind, program, error) from error
+            raise missing_operation("OpenVINO", kind, program, error) from error
     port = model.inputs[0]
     port.get_tensor().set_names({"pixels" if kind == "image" else "ids"})
     model.outputs[0].get_tensor().set_names({f"{kind}_features"})
     shape = [-1 if name else size for name, size in zip(dynamic, example.shape, strict=True)]
     model.reshape({port: openvino.PartialShape(shape)})
-    named(model, tower, kind)
+    name_operations(model, tower, kind)
     save(model, path, half=precision == "fp16")
     return facts(model, path.name)
 
@@ -96,21 +96,55 @@ def save(model: Any, path: Path, *, half: bool = False) -> None:
 
 
 def facts(model: Any, file: str) -> dict[str, Any]:
-    """Return what a bundle says of a model: its file, input and output."""
+    """Return a bundle's entry of a model."""
 
-    def describe(port: Any) -> dict[str, Any]:
-        shape = [d.get_length() if d.is_static else None for d in port.get_partial_shape()]
-        dtype = str(np.dtype(port.get_element_type().to_dtype()))
-        return {"name": port.get_any_name(), "dtype": dtype, "shape": shape}
+    def port(node: Any) -> Port:
+        shape = [d.get_length() if d.is_static else None for d in node.get_partial_shape()]
+        dtype = str(np.dtype(node.get_element_type().to_dtype()))
+        return Port(node.get_any_name(), dtype, shape)
 
-    return {
-        "file": file,
-        "input": describe(model.inputs[0]),
-        "output": describe(model.outputs[0]),
-        "dynamic_batch": model.inputs[0].get_partial_shape()[0].is_dynamic,
-        "kept": [],
-        "notes": [],
-    }
+    return tower_facts(
+        file,
+        port(model.inputs[0]),
+        port(model.outputs[0]),
+        dynamic_batch=model.inputs[0].get_partial_shape()[0].is_dynamic,
+    )
+
+
+def name_operations(model: Any, tower: nn.Module, kind: str) -> None:
+    """Name the operations of an OpenVINO model after the modules that hold their weights.
+
+    The converter drops the modules' names; equal weights identify them.
+
+    Args:
+        model: the `openvino.Model`, converted from `tower`.
+        tower: as in `Towers`: the model's tower is its attribute `tower`.
+        kind: `image` or `text`.
+    """
+    paths: dict[bytes, str] = {}
+    for name, value in tower.state_dict().items():
+        path, _, leaf = name.rpartition(".")
+        if leaf == "weight" and value.ndim > 1:
+            array = value.detach().numpy()
+            paths.setdefault(array.tobytes(), source_path(f"{kind}.{path.removeprefix('tower.')}"))
+    for operation in model.get_ordered_ops():
+        constant = weights_of(operation)
+        if constant is not None:
+            path_of_weights = paths.pop(np.ascontiguousarray(constant.get_data()).tobytes(), None)
+            if path_of_weights is not None:
+                operation.set_friendly_name(path_of_weights)
+
+
+def weights_of(operation: Any) -> Any:
+    """Return the constant that holds an operation's float weights, or None."""
+    index = _WEIGHT_INPUTS.get(operation.get_type_name())
+    if index is None:
+        return None
+    node = operation.input_value(index).get_node()
+    while node.get_type_name() == "Convert":  # weights stored in fewer bits
+        node = node.input_value(0).get_node()
+    floats = node.get_type_name() == "Constant" and node.get_element_type().is_real()
+    return node if floats else None
 
 
 def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any]:
@@ -120,7 +154,7 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
     Pillow's.
 
     Returns:
-        What the bundle says of it.
+        The bundle's entry of the tower.
     """
     package()
     import openvino.opset11 as ops
@@ -135,7 +169,7 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
     photo.output(0).get_tensor().set_names({"photo"})
     size = ops.gather(ops.shape_of(photo), whole(1, 2), whole(0))  # H, W
     short = ops.reduce_min(size, whole(0), keep_dims=True)
-    target = ops.divide(ops.multiply(size, whole(config.size)), short)  # whole numbers: cut off
+    target = ops.divide(ops.multiply(size, whole(config.size)), short)  # rounds down
     resized = ops.interpolate(
         photo,
         target,
@@ -154,7 +188,7 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
     model.add_parameters([photo])
     model.remove_parameter(old)
     model.validate_nodes_and_infer_types()
-    # Not over the file whose weights are mapped into memory.
+    # Not onto the file itself: its weights are mapped into memory.
     beside = path.with_name(f"with-{path.name}")
     save(model, beside)
     out = facts(model, path.name)

@@ -1,11 +1,11 @@
 """A float ONNX graph with its layers in int8, as quantise-dequantise pairs that runtimes fuse.
 
-Quantised are what computes much on constant weights: dense convolutions and matrix products, with
-one scale per output channel, symmetric, of 7 bits. Seven, because processors without dot-product
-instructions add two products of 8 by 8 bits in 16, where they saturate (255 * 127 * 2 > 32767).
-Activations are uint8 with a zero point. Embedding tables become int8 with a scale per row.
-Everything else stays float; depthwise convolutions do because ONNX Runtime's int8 kernels for them
-are slower than its float ones (docs/internals/performance.md).
+Dense convolutions and matrix products with constant weights are quantised: symmetric weights of 7
+bits, one scale per output channel. Seven, because processors without dot-product instructions add
+two products of 8 by 8 bits in 16 bits, where they saturate (255 * 127 * 2 > 32767). Activations are
+uint8 with a zero point. Embedding tables become int8 with one scale per row. Everything else stays
+float, depthwise convolutions too: ONNX Runtime's int8 kernels for them are slower than its float
+ones (docs/internals/performance.md).
 
 Source: arXiv 1712.05877, section 2, for the affine scheme and int32 biases.
 
@@ -14,7 +14,6 @@ Shapes: O output channels, C input channels, V vocabulary.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.export.towers import source_path
+
 WEIGHT_LEVELS = 63
-"""The largest magnitude of a quantised weight, see above."""
+"""The largest magnitude of a quantised weight: 7 bits, see above."""
 TABLE_LEVELS = 127
 MIN_WEIGHTS = 512
-"""Smaller weights gain nothing worth a rounding."""
+"""Smaller weight tensors stay float: int8 would save next to nothing."""
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -42,13 +43,13 @@ class Layer:
 
 
 def layers(proto: Any) -> list[Layer]:
-    """Return what can be quantised in a model, in the order of its graph."""
+    """Return the layers of a model that can be quantised, in the order of its graph."""
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     tower = proto.graph.name.removesuffix("_tower")
     out = []
     for node in proto.graph.node:
-        place = {"Conv": 1, "MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
-        weight = None if place is None else constants.get(node.input[place])
+        index = {"Conv": 1, "MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
+        weight = None if index is None else constants.get(node.input[index])
         if weight is not None and (axis := _axis(node, weight)) is not None:
             out.append(Layer(module_path(node, tower), node.name, weight.name, axis))
     return out
@@ -57,8 +58,8 @@ def layers(proto: Any) -> list[Layer]:
 def module_path(node: Any, tower: str) -> str:
     """Return the path of the module that a node comes from, or the node's name.
 
-    The exporter of torch leaves the modules around a node in its metadata; the tower itself is
-    called `tower` there and `tower`'s argument in the model.
+    Torch's exporter writes the modules around a node into its metadata, where the tower itself is
+    called `tower`; the model calls it `image` or `text`, the argument.
     """
     for entry in node.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":
@@ -66,22 +67,12 @@ def module_path(node: Any, tower: str) -> str:
             paths = [s for s in scopes[:-1] if s]
             if paths:
                 head, _, rest = paths[-1].partition(".")
-                return plain_path(f"{tower}.{rest}") if head == "tower" else paths[-1]
+                return source_path(f"{tower}.{rest}") if head == "tower" else paths[-1]
     return str(node.name)
 
 
-def plain_path(path: str) -> str:
-    """Return a module's path in the fused model, given that in its form for export."""
-    path = path.replace(
-        ".mixer.attn.", ".attn."
-    )  # see `pocketclip.nn.cpu_optimize.fold_layer_scales`
-    return re.sub(
-        r"\b(downsample\.conv|expand)\.conv\.conv$", r"\1.conv", path
-    )  # `repeat_depthwise_inputs`
-
-
 def _axis(node: Any, weight: Any) -> int | None:
-    """Return the axis of the output channels, or None if the node is better left alone."""
+    """Return the axis of the output channels, or None if the node should stay float."""
     if weight.data_type != 1 or np.prod(weight.dims) < MIN_WEIGHTS:  # 1: float32
         return None
     attributes = {a.name: a for a in node.attribute}
@@ -106,32 +97,32 @@ def calibrate(
     *,
     percentile: float = 100.0,
 ) -> dict[str, tuple[float, float]]:
-    """Return the range of every activation that quantisation needs, over all of `calibration`.
+    """Return the range of every activation to quantise, over all of `calibration`.
 
     Args:
         proto: the float model.
         open_session: opens an ONNX Runtime session on a serialised model.
         calibration: batches for the model's input.
-        percentile: how much of a batch's values a range covers, the rest being cut off at its
-            ends; the widest range of all batches counts.
+        percentile: the share of a batch's values that a range covers, in percent; values beyond it
+            are clipped. The widest range of all batches counts.
     """
     import onnx
 
-    wanted = _activations(proto, layers(proto))
+    activations = _activations(proto, layers(proto))
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     known = {value.name for value in (*proto.graph.input, *proto.graph.output)}
     watched.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in wanted if name not in known
+        onnx.ValueInfoProto(name=name) for name in activations if name not in known
     )
     session = open_session(watched.SerializeToString())
-    given = session.get_inputs()[0].name
-    fetched = [name for name in wanted if name != given]
-    ranges = dict.fromkeys(wanted, (0.0, 0.0))  # zero itself has to be representable
+    input_name = session.get_inputs()[0].name
+    fetched = [name for name in activations if name != input_name]
+    ranges = dict.fromkeys(activations, (0.0, 0.0))  # zero itself has to be representable
     for batch in calibration:
-        values = dict(zip(fetched, session.run(fetched, {given: batch}), strict=True))
-        values[given] = batch
-        for name in wanted:
+        values = dict(zip(fetched, session.run(fetched, {input_name: batch}), strict=True))
+        values[input_name] = batch
+        for name in activations:
             low, high = _range(values[name], percentile)
             ranges[name] = min(low, ranges[name][0]), max(high, ranges[name][1])
     return ranges
@@ -145,7 +136,7 @@ def _range(values: NDArray[Any], percentile: float) -> tuple[float, float]:
 
 
 def _activations(proto: Any, chosen: Iterable[Layer]) -> list[str]:
-    """Return the names of what goes into the layers, and what comes out of convolutions."""
+    """Return the names of the layers' inputs and of the convolutions' outputs."""
     names = {layer.node for layer in chosen}
     out: dict[str, None] = {}
     for node in proto.graph.node:
@@ -161,7 +152,7 @@ def quantised(proto: Any, ranges: Ranges, keep: Collection[str] = ()) -> Any:
 
     Args:
         proto: the model.
-        ranges: what `calibrate` returned for it.
+        ranges: from `calibrate`.
         keep: names of layers, see `layers`, that stay float.
     """
     return _Writer(proto, ranges, [x for x in layers(proto) if x.name not in set(keep)]).write()
@@ -179,11 +170,11 @@ class _Writer:
         self.constants = {t.name: t for t in self.graph.initializer}
         self.nodes: list[Any] = []
         self.added: list[Any] = []
-        self.pairs: dict[str, str] = {}  # activation -> its dequantised form
+        self.pairs: dict[str, str] = {}  # activation -> its dequantised name
         self.weights: dict[str, str] = {}
 
     def write(self) -> Any:
-        """Rewrite the graph and drop the float weights that nothing reads any more."""
+        """Rewrite the graph and drop float weights that no node reads any more."""
         for node in list(self.graph.node):
             layer = self.chosen.get(node.name)
             if layer is None:
@@ -196,9 +187,9 @@ class _Writer:
         self.graph.node.extend(self.nodes)
         self.graph.initializer.extend(self.added)
         read = {name for node in self.graph.node for name in node.input}
-        kept = [t for t in self.graph.initializer if t.name in read]
+        still_read = [t for t in self.graph.initializer if t.name in read]
         del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        self.graph.initializer.extend(still_read)
         return self.proto
 
     def _product(self, node: Any, layer: Layer) -> None:
@@ -209,12 +200,12 @@ class _Writer:
             self.nodes.append(node)
             return
         if len(node.input) > 2 and node.input[2] in self.constants:
-            # Fused kernels add it in their 32-bit sums, and so in the scale of those.
+            # Fused kernels add the bias to their 32-bit sums, so it needs their scale.
             node.input[2] = self._bias(node, scale * self._affine(activation)[0])
         if node.op_type == "Gemm":
             self.nodes.append(node)
             return
-        # The kernels of convolutions return uint8: the readers get the pair's other end.
+        # Kernels of convolutions return uint8: readers take the dequantised output.
         name = node.output[0]
         node.output[0] = f"{name}_float"
         self.nodes.append(node)
@@ -242,7 +233,7 @@ class _Writer:
         return scale, int(np.clip(round(-low / scale), 0, 255))
 
     def _pair(self, name: str, source: str | None = None, result: str | None = None) -> str:
-        """Add a quantise-dequantise pair for an activation, once; return what comes out of it."""
+        """Add a quantise-dequantise pair for an activation, once; return its output."""
         if name in self.pairs:
             return self.pairs[name]
         scale, zero = self._affine(name)
@@ -259,7 +250,7 @@ class _Writer:
         return out
 
     def _weight(self, layer: Layer) -> tuple[str, NDArray[np.float32]]:
-        """Add int8 weights; return their dequantised form and their scales (O,)."""
+        """Add int8 weights; return their dequantised name and their scales (O,)."""
         name, array = layer.weight, self._array(layer.weight)
         scale = _scales(array, layer.axis, WEIGHT_LEVELS)
         out = f"{name}_dequantised"
@@ -270,7 +261,7 @@ class _Writer:
         return out, scale
 
     def _bias(self, node: Any, scale: NDArray[Any]) -> str:
-        """Add a node's bias in its scale; named after the node, as equal biases are one tensor."""
+        """Add a bias in `scale`; named after its node, because equal biases share a tensor."""
         name = f"{node.name}_bias"
         array = self._array(node.input[2]).astype(np.float64) / scale
         limit = 2**31 - 1

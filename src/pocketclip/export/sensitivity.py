@@ -1,12 +1,12 @@
-"""Which layers int8 must leave alone: found by measurement, for any runtime.
+"""The search for the layers that int8 must leave in higher precision, by measurement.
 
-    found = search(layers, build, inputs, reference, min_cosine=0.99)
-    found.kept, found.before.min_cosine, found.after.min_cosine
+    result = search(layers, build, inputs, reference, min_cosine=0.995)
+    result.kept, result.before.min_cosine, result.after.min_cosine
 
-The sum of the damages of single layers says little of the damage of all of them together, so
-groups of neighbouring layers are measured where it counts: with all others quantised. The groups
-whose keeping helps most are kept until the gate holds; then as much of them as the gate allows is
-given back to int8.
+The errors of single layers say little about the error of all of them together, so groups of
+neighbouring layers are measured with all other layers quantised. The groups that help most are kept
+in higher precision until the gate holds; then as many of their layers as the gate allows return to
+int8.
 
 Shapes: N rows to compare, D embedding.
 """
@@ -40,7 +40,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SearchResult:
     """The outcome of `search`."""
 
     kept: tuple[str, ...]
@@ -48,9 +48,9 @@ class Found:
     before: Score
     """With every layer quantised."""
     after: Score
-    """With `kept` left alone."""
+    """With `kept` in higher precision."""
     tried: int
-    """How many models were built."""
+    """Number of models built."""
 
 
 def search(
@@ -61,19 +61,20 @@ def search(
     min_cosine: float,
     *,
     max_builds: int = MAX_BUILDS,
-) -> Found:
+) -> SearchResult:
     """Return a small set of layers to keep in higher precision so that the gate holds.
 
     The same arguments give the same result.
 
     Args:
         layers: names of all layers that can be quantised, in the order of the model.
-        build: returns what runs the model with the named layers kept, all others quantised.
+        build: returns what runs the model with the named layers kept and all others quantised.
         inputs: batches for it, N rows together.
         reference: the embeddings (N, D) that it should give.
-        min_cosine: what is good enough.
-        max_builds: stop making the set smaller after so many; at least 24. (Before that come at
-            most one model with nothing kept, one per group, and one per step of a bisection.)
+        min_cosine: the smallest cosine that is good enough.
+        max_builds: number of models after which the set is no longer made smaller; at least 24.
+            (The set is found with at most one model with nothing kept, one per group, and one per
+            step of a bisection.)
 
     Raises:
         ExportError: the gate does not hold even with every layer kept.
@@ -83,13 +84,13 @@ def search(
     trials = _Trials(build, inputs, reference, min_cosine)
     before = trials.score(frozenset())
     if trials.passes(frozenset()):
-        return Found(kept=(), before=before, after=before, tried=trials.built)
+        return SearchResult(kept=(), before=before, after=before, tried=trials.built)
     groups = _split(list(layers), GROUPS)
-    # What remains of the error when this group is kept. Stable: equals stay in the model's order.
+    # The error that remains when a group is kept. A stable sort: ties stay in the model's order.
     groups.sort(key=lambda group: -_finite(trials.score(frozenset(group)).mean_cosine))
     kept = _grow(groups, trials)
     kept = _shrink([name for name in layers if name in kept], trials, max_builds)
-    return Found(
+    return SearchResult(
         kept=tuple(name for name in layers if name in kept),
         before=before,
         after=trials.score(kept),
@@ -98,12 +99,13 @@ def search(
 
 
 class _Trials:
-    """Builds and measures, each set of layers once."""
+    """Builds and measures models; each set of kept layers once."""
 
     def __init__(
-        self, build: Build, inputs: Sequence[NDArray[Any]], reference: Embeddings, wanted: float
+        self, build: Build, inputs: Sequence[NDArray[Any]], reference: Embeddings, min_cosine: float
     ) -> None:
-        self.build, self.inputs, self.reference, self.wanted = build, inputs, reference, wanted
+        self.build, self.inputs, self.reference = build, inputs, reference
+        self.min_cosine = min_cosine
         self.known: dict[frozenset[str], Score] = {}
 
     @property
@@ -116,13 +118,12 @@ class _Trials:
         return self.known[keep]
 
     def passes(self, keep: frozenset[str]) -> bool:
-        return self.score(keep).min_cosine >= self.wanted  # NaN is not
+        return self.score(keep).min_cosine >= self.min_cosine  # NaN fails
 
 
 def measure(run: Run, inputs: Sequence[NDArray[Any]], reference: Embeddings) -> Score:
     """Return the cosines of a model's embeddings to the reference's (N, D)."""
-    found = np.concatenate([run(batch) for batch in inputs])
-    cosine = cosines(found, reference)
+    cosine = cosines(np.concatenate([run(batch) for batch in inputs]), reference)
     return Score(min_cosine=float(cosine.min()), mean_cosine=float(cosine.mean()))
 
 
@@ -130,7 +131,7 @@ def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """Return the cosines (N,) of the rows of two arrays (N, D)."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):  # NaN is what a gate refuses
+    with np.errstate(invalid="ignore", divide="ignore"):  # a gate refuses NaN
         return np.asarray((a * b).sum(-1) / norms)
 
 
@@ -146,7 +147,7 @@ def _split(names: Sequence[str], parts: int) -> list[list[str]]:
 
 
 def _grow(groups: Sequence[Sequence[str]], trials: _Trials) -> frozenset[str]:
-    """Return the union of the first groups, of as few as hold the gate."""
+    """Return the union of the first groups, as few of them as hold the gate."""
 
     def union(count: int) -> frozenset[str]:
         return frozenset(name for group in groups[:count] for name in group)
@@ -156,7 +157,7 @@ def _grow(groups: Sequence[Sequence[str]], trials: _Trials) -> frozenset[str]:
         score = trials.score(union(high))
         raise ExportError(
             "even with every layer kept in higher precision the smallest cosine is "
-            f"{score.min_cosine:.6f} (wanted: {trials.wanted}): the fault is not int8's; "
+            f"{score.min_cosine:.6f} (the gate is {trials.min_cosine}): int8 is not the cause; "
             "check the model that is quantised"
         )
     while high - low > 1:
@@ -166,13 +167,13 @@ def _grow(groups: Sequence[Sequence[str]], trials: _Trials) -> frozenset[str]:
 
 
 def _shrink(names: Sequence[str], trials: _Trials, max_builds: int) -> frozenset[str]:
-    """Return `names` without what can be quantised after all, found by halving."""
+    """Return `names` without the layers that can be quantised after all, found by halving."""
     kept, waiting = frozenset(names), _split(names, 2)
     while waiting and trials.built < max_builds:
-        part = waiting.pop()
-        smaller = kept - frozenset(part)
+        group = waiting.pop()
+        smaller = kept - frozenset(group)
         if trials.passes(smaller):
             kept = smaller
-        elif len(part) > 1:
-            waiting += _split(part, 2)
+        elif len(group) > 1:
+            waiting += _split(group, 2)
     return kept

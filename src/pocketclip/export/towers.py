@@ -3,18 +3,20 @@
     towers = prepare(checkpoint.load("runs/small"), normalize=True)
     torch.export.export(towers.image, (towers.image_example,))
 
-Layer scales are folded into the weights before them and the input's scaling into the first
-convolution, so that a target has nothing to do that the weights can do.
+Layer scales are folded into the weights before them, and the input's scaling into the first
+convolution, so that a target computes nothing that the weights can hold.
 
 Shapes: B batch, S side of the image in pixels, T tokens, D embedding.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pocketclip.export.device import program
+from pocketclip.export.tracing import Kind, trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
     from pocketclip.nn.clip import CLIP
 
 Pixels = Literal["preprocessed", "levels"]
-"""What the image tower takes, both float32 (B, 3, S, S): what `pocketclip.preprocess` returns, or
-levels 0 to 255 of the resized and cropped image, whose scaling is then part of the weights."""
+"""The image tower's input, float32 (B, 3, S, S): `preprocessed` as `pocketclip.preprocess` returns
+it, or `levels` 0 to 255 of the resized and cropped image, whose scaling is part of the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Towers:
-    """What an exporter is given; both modules are in evaluation mode and need no gradient."""
+    """The input of an exporter; both modules are in evaluation mode and need no gradient."""
 
     image: nn.Module
     """Maps pixels (B, 3, S, S), see `Pixels`, to embeddings (B, D)."""
@@ -51,12 +53,12 @@ def prepare(
     pixels: Pixels = "preprocessed",
     widen: bool = False,
 ) -> Towers:
-    """Return the towers of `model`, fused if it was not, in export form.
+    """Return the towers of `model`, fused, for export.
 
     Args:
         model: fused or not; unchanged.
-        normalize: let both towers return unit embeddings.
-        pixels: what the image tower takes.
+        normalize: both towers return unit embeddings.
+        pixels: the image tower's input.
         widen: repeat the inputs of depthwise convolutions with several outputs per channel, which
             some runtimes are slow at; see `pocketclip.nn.cpu_optimize.repeat_depthwise_inputs`.
     """
@@ -70,8 +72,8 @@ def prepare(
         ready = repeat_depthwise_inputs(ready)
     config = model.config
     generator = torch.Generator().manual_seed(0)
-    image = _image_form(ready.image, config.preprocess, normalize, pixels)
-    text = _text_form(ready.text, normalize)
+    image = _image_module(ready.image, config.preprocess, normalize, pixels)
+    text = _text_module(ready.text, normalize)
     for tower in (image, text):
         tower.eval().requires_grad_(False)
     size = config.image_size
@@ -90,7 +92,7 @@ def prepare(
     )
 
 
-def _image_form(
+def _image_module(
     tower: nn.Module, preprocess: zoo.PreprocessConfig, normalize: bool, pixels: Pixels
 ) -> nn.Module:
     import torch
@@ -124,7 +126,7 @@ def _image_form(
     return Image()
 
 
-def _text_form(tower: nn.Module, normalize: bool) -> nn.Module:
+def _text_module(tower: nn.Module, normalize: bool) -> nn.Module:
     import torch.nn.functional as F
     from torch import nn
 
@@ -140,18 +142,18 @@ def _text_form(tower: nn.Module, normalize: bool) -> nn.Module:
     return Text()
 
 
-def exported(
-    tower: nn.Module, example: Tensor, *, kind: Literal["image", "text"], towers: Towers
+def export_program(
+    tower: nn.Module, example: Tensor, *, kind: Kind, towers: Towers
 ) -> tuple[ExportedProgram, tuple[str | None, ...]]:
     """Return a tower as torch's exported program, with a free batch.
 
     The number of tokens is free too where the text tower ignores padding.
 
     Args:
-        tower: one of `towers`, or another form of it.
-        example: what it takes, two rows of it.
-        kind: which one.
-        towers: where it comes from.
+        tower: one of `towers`, or another variant of it.
+        example: two rows of its input.
+        kind: which tower.
+        towers: the pair that `tower` belongs to.
 
     Returns:
         The program, and per axis of its input the name of a free one or None.
@@ -163,4 +165,56 @@ def exported(
     if kind == "text" and towers.config.text.ignores_padding:
         free = ("batch", "tokens")
         shapes[1] = torch.export.Dim("tokens", min=3, max=towers.config.text.context_length)
-    return program(tower, example, (shapes,)), free
+    return trace(tower, example, (shapes,)), free
+
+
+def source_path(path: str) -> str:
+    """Return a module's path in the fused model, given its path in the exported tower."""
+    # `fold_layer_scales` and `repeat_depthwise_inputs` of `pocketclip.nn.cpu_optimize` wrap these.
+    path = path.replace(".mixer.attn.", ".attn.")
+    return re.sub(r"\b(downsample\.conv|expand)\.conv\.conv$", r"\1.conv", path)
+
+
+class Port(NamedTuple):
+    """An input or output of an exported tower."""
+
+    name: str
+    dtype: str
+    shape: Sequence[int | None]
+    """None for an axis of any size."""
+
+
+def tower_facts(
+    file: str,
+    input_port: Port,
+    output_port: Port,
+    *,
+    kept: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    dynamic_batch: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return the entry of a tower in `bundle.json`.
+
+    Args:
+        file: its name in the bundle.
+        input_port: its input.
+        output_port: its output.
+        kept: layers that int8 left in higher precision.
+        notes: sentences for people.
+        dynamic_batch: the batch may have any size.
+        more: further keys.
+    """
+
+    def describe(port: Port) -> dict[str, Any]:
+        return {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)}
+
+    return {
+        "file": file,
+        "input": describe(input_port),
+        "output": describe(output_port),
+        "dynamic_batch": dynamic_batch,
+        "kept": list(kept),
+        "notes": list(notes),
+        **more,
+    }

@@ -1,8 +1,8 @@
-"""Proof that an export computes what the model computes, on photographs and captions.
+"""Compares an export with its model, on photographs and captions.
 
-Both sides get the same photographs and captions, and their unit embeddings are compared: the
-largest absolute difference of a component, and the smallest cosine. Beyond a gate there is no
-bundle.
+Both get the same photographs and captions, and their unit embeddings are compared: the largest
+absolute difference of a component, and the smallest cosine. An export beyond a gate (`gates.py`) is
+refused, and no bundle is written.
 
 Shapes: N photographs or captions, D embedding.
 """
@@ -26,6 +26,7 @@ from pocketclip.errors import (
     ExportError,
     ImageError,
 )
+from pocketclip.export.gates import Gate, describe_gates, gate_failure, gates_of
 from pocketclip.infer.backends import has_bf16, installed, runs
 from pocketclip.infer.bundle import TOWERS, Bundle
 from pocketclip.infer.encoder import Encoder
@@ -53,36 +54,15 @@ CAPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """How far an export may be from the model."""
-
-    cosine: float
-    """The smallest cosine of an embedding to the model's."""
-    error: float | None = None
-    """The largest absolute difference of a component of unit embeddings; None: any."""
-
-
-GATES = {
-    "fp32": Gate(cosine=0.99999, error=1e-4),
-    "fp16": Gate(cosine=0.9995),
-    "bf16": Gate(cosine=0.9995),
-    "int8": Gate(cosine=0.99),
-    "pal6": Gate(cosine=0.99),
-}
-# A resize in a graph rounds in other places than Pillow: single pixels differ by up to 3 levels.
-PREPROCESSED_IN_GRAPH = Gate(cosine=0.9995)
 NO_BF16 = (
-    "this processor has no bf16: the towers were computed in fp32 here, so that bf16 itself is not "
+    "this processor has no bf16: the towers were computed in fp32 here, so bf16 itself is not "
     "verified; export on a processor that has it, or compare results there"
 )
-MAX_POINTS_LOST = 0.5
-"""Of top-1, in percent, where labelled photographs are given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """Photographs and captions, and what the model in torch says of them."""
+    """Photographs and captions, and their embeddings by the model in torch."""
 
     photos: Sequence[Any]
     captions: Sequence[str]
@@ -99,16 +79,16 @@ def own_photos() -> list[bytes]:
 
 
 def reference(model: CLIP, photos: Sequence[Any] = (), captions: Sequence[str] = ()) -> Reference:
-    """Return what `model` says of the package's photographs and captions, and of those given.
+    """Return the embeddings by `model` of the package's photographs and captions, and of more.
 
     Raises:
-        ExportError: a photograph cannot be read, or the model gives no finite number for one, or
-            has no logit scale.
+        ExportError: a photograph cannot be read, the model gives a non-finite embedding, or it has
+            no logit scale.
     """
     encoder = Encoder(model)
     photos = [*own_photos(), *photos]
     captions = [*CAPTIONS, *captions]
-    encoder.tokenizer = type(encoder.tokenizer)(warn=False)  # one of ours is meant to be cut
+    encoder.tokenizer = type(encoder.tokenizer)(warn=False)  # one caption is too long on purpose
     try:
         scale = encoder.logit_scale
         image, text = encoder.encode_image(photos), encoder.encode_text(captions)
@@ -119,14 +99,14 @@ def reference(model: CLIP, photos: Sequence[Any] = (), captions: Sequence[str] =
     return Reference(photos=photos, captions=captions, image=image, text=text, logit_scale=scale)
 
 
-def compare(found: Embeddings, wanted: Embeddings) -> dict[str, Any]:
-    """Return how far embeddings (N, D) are from those wanted; scaled to unit length first."""
-    if found.shape != wanted.shape:
-        raise ExportError(f"it returns embeddings {found.shape}, not {wanted.shape}")
+def compare(actual: Embeddings, expected: Embeddings) -> dict[str, Any]:
+    """Return how far embeddings (N, D) are from the expected ones, both scaled to unit length."""
+    if actual.shape != expected.shape:
+        raise ExportError(f"it returns embeddings {actual.shape}, not {expected.shape}")
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # a gate refuses NaN
-        a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in _doubles(found, wanted))
+        a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in _doubles(actual, expected))
     return {
-        "count": len(wanted),
+        "count": len(expected),
         "max_abs_error": float(np.abs(a - b).max()),
         "min_cosine": float((a * b).sum(-1).min()),
     }
@@ -136,97 +116,65 @@ def _doubles(*arrays: NDArray[Any]) -> list[NDArray[np.float64]]:
     return [np.asarray(array, np.float64) for array in arrays]
 
 
-def gates_of(precision: str, image_input: str) -> dict[str, Gate]:
-    """Return the gate of each tower, by which a bundle is judged and which is written into it."""
-    gates = dict.fromkeys(TOWERS, GATES[precision])
-    if image_input == "photo" and gates["image"].cosine > PREPROCESSED_IN_GRAPH.cosine:
-        gates["image"] = PREPROCESSED_IN_GRAPH
-    return gates
+def verify(bundle: Bundle, expected: Reference) -> dict[str, Any]:
+    """Run `bundle` in every installed backend; return the figures.
 
-
-def described(gates: Mapping[str, Gate]) -> dict[str, Any]:
-    """Return gates as a bundle holds them: what both towers had to reach, and each of them."""
-    errors = [gate.error for gate in gates.values()]
-    return {
-        "min_cosine": min(gate.cosine for gate in gates.values()),
-        "max_abs_error": None if None in errors else max(errors),  # type: ignore[type-var]
-        **{
-            tower: {"min_cosine": gate.cosine, "max_abs_error": gate.error}
-            for tower, gate in gates.items()
-        },
-    }
-
-
-def failure(figures: Mapping[str, Any], gate: Gate) -> str | None:
-    """Return what of `figures` is beyond `gate`, in words, or None."""
-    # Written so that NaN fails.
-    if not figures["min_cosine"] >= gate.cosine:
-        return f"the smallest cosine is {figures['min_cosine']:.6f}, and {gate.cosine} is wanted"
-    if gate.error is not None and not figures["max_abs_error"] <= gate.error:
-        return f"the largest error is {figures['max_abs_error']:.2e}, and {gate.error} is allowed"
-    return None
-
-
-def verify(bundle: Bundle, wanted: Reference) -> dict[str, Any]:
-    """Run `bundle` in every backend that is installed; return the figures.
-
-    Its own backend (ONNX Runtime for `onnx`, OpenVINO for `openvino`) decides. Others are
-    recorded, and not used where they fail.
+    The target's own backend (ONNX Runtime for `onnx`, OpenVINO for `openvino`) decides. The results
+    of other backends are recorded; those that fail are not used.
 
     Returns:
         `backends`: per backend `image` and `text` with `max_abs_error`, `min_cosine` and `count`,
-        `passed`, and `ms`, the median time of one photograph through the image tower;
-        `not_passed`: the names of the backends beyond the gate; `executed` and `verified`, which
-        are false, with a `reason`, where bf16 could not be computed here; `gate`.
+        `passed`, and `ms`, the median time of the image tower for one photograph; `not_passed`:
+        the names of the backends beyond the gate; `executed` and `verified`, which are false, with
+        a `reason`, where this processor has no bf16; `gate`.
 
     Raises:
-        ExportError: its own backend is not installed.
-        DriftError: its own backend does not compute what the model does; the message says how far
-            off it is.
+        ExportError: the target's own backend is not installed.
+        DriftError: the result of that backend is beyond the gate; the message gives the figures.
     """
     own = runs(bundle)[0]
     if not installed(own):
-        raise ExportError(f"nothing here can run the export to verify it: install {own}")
+        raise ExportError(f"no installed backend can run the export to verify it: install {own}")
     gates = gates_of(bundle.precision, bundle.image_input)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in filter(installed, runs(bundle)):
         try:
-            found[name] = _in_backend(bundle, name, wanted, gates)
+            results[name] = _in_backend(bundle, name, expected, gates)
         except (BundleError, EmbeddingError) as error:
-            found[name] = {"passed": False, "reason": str(error)}
-    not_passed = [name for name, figures in found.items() if figures.get("passed") is False]
+            results[name] = {"passed": False, "reason": str(error)}
+    not_passed = [name for name, figures in results.items() if figures.get("passed") is False]
     if own in not_passed:
         raise DriftError(
-            "the export computes something else, so nothing was written: "
-            f"{own}: {found[own]['reason']}"
+            "the export does not compute what the model does; nothing was written: "
+            f"{own}: {results[own]['reason']}"
         )
-    tried = "passed" in found[own]
+    executed = "passed" in results[own]
     return {
-        "executed": tried,
-        "verified": tried,
-        **({} if tried else {"reason": NO_BF16}),
-        "backends": found,
+        "executed": executed,
+        "verified": executed,
+        **({} if executed else {"reason": NO_BF16}),
+        "backends": results,
         "not_passed": not_passed,
-        "gate": described(gates),
+        "gate": describe_gates(gates),
     }
 
 
 def _in_backend(
-    bundle: Bundle, name: str, wanted: Reference, gates: Mapping[str, Gate]
+    bundle: Bundle, name: str, expected: Reference, gates: Mapping[str, Gate]
 ) -> dict[str, Any]:
     """Return the figures of a backend; without `passed` where bf16 was computed in fp32."""
     encoder = Encoder(bundle, name)
     encoder.tokenizer = type(encoder.tokenizer)(warn=False)
     figures: dict[str, Any] = {
-        "image": compare(encoder.encode_image(wanted.photos), wanted.image),
-        "text": compare(encoder.encode_text(wanted.captions), wanted.text),
+        "image": compare(encoder.encode_image(expected.photos), expected.image),
+        "text": compare(encoder.encode_text(expected.captions), expected.text),
     }
-    failed = [f"{t} tower: {why}" for t in TOWERS if (why := failure(figures[t], gates[t]))]
-    figures["ms"] = round(1e3 * _seconds(encoder, wanted.photos[0]), 3)
-    other = bundle.precision == "bf16" and not has_bf16()
+    failed = [f"{t} tower: {why}" for t in TOWERS if (why := gate_failure(figures[t], gates[t]))]
+    figures["ms"] = round(1e3 * _seconds(encoder, expected.photos[0]), 3)
+    computed_in_fp32 = bundle.precision == "bf16" and not has_bf16()
     if bundle.precision == "bf16":
-        figures["computed_in"] = "fp32" if other else "bf16"
-    if failed or not other:
+        figures["computed_in"] = "fp32" if computed_in_fp32 else "bf16"
+    if failed or not computed_in_fp32:
         figures["passed"] = not failed
     if failed:
         figures["reason"] = "; ".join(failed)
@@ -248,27 +196,28 @@ def _seconds(encoder: Encoder, photo: Any) -> float:
 def compare_towers(
     runs: Mapping[str, Callable[[NDArray[Any]], Embeddings]],
     inputs: Mapping[str, NDArray[Any]],
-    wanted: Reference,
+    expected: Reference,
     gate: Gate,
 ) -> dict[str, Any]:
-    """Run the towers of a target that has no backend of ours, one row at a time.
+    """Run the towers of a target without a backend in `infer`, one row at a time.
 
     Args:
-        runs: per tower, what runs it.
-        inputs: per tower, rows for it: pixels of `wanted.photos`, ids of `wanted.captions`.
-        wanted: what they should give.
-        gate: how far they may be off.
+        runs: a function that runs each tower.
+        inputs: rows for each tower: pixels of `expected.photos`, ids of `expected.captions`.
+        expected: the model's embeddings.
+        gate: how far the towers' embeddings may be from them.
 
     Raises:
-        ExportError: they are further off.
+        DriftError: they are further away.
     """
     figures: dict[str, Any] = {"executed": True, "verified": True}
-    for tower, embeddings in (("image", wanted.image), ("text", wanted.text)):
+    for tower, embeddings in (("image", expected.image), ("text", expected.text)):
         rows = [runs[tower](row[None]) for row in inputs[tower]]
         figures[tower] = compare(np.concatenate(rows), embeddings)
-        why = failure(figures[tower], gate)
+        why = gate_failure(figures[tower], gate)
         if why is not None:
             raise DriftError(
-                f"the export computes something else; nothing was written: {tower} tower: {why}"
+                "the export does not compute what the model does; nothing was written: "
+                f"{tower} tower: {why}"
             )
     return figures

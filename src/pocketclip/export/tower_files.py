@@ -1,0 +1,157 @@
+"""The files of both towers in the folder that is to become a bundle.
+
+    files = TowerFiles(module, folder, towers, rows, options, about)
+    files.write(cosine=None, say=print)
+
+Shapes: C channels, H W height and width, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip import devices
+from pocketclip.errors import ImageError
+from pocketclip.export.quantize_onnx import quantize_onnx
+from pocketclip.export.quantize_openvino import quantize_openvino
+from pocketclip.export.towers import Towers
+from pocketclip.infer.bundle import TOWERS
+from pocketclip.preprocess import Preprocess
+from pocketclip.tokenizer import Tokenizer
+
+_MAX_ROWS = 64
+"""How many calibration rows the writers for phones compare for each set of layers."""
+_QUANTIZE = {"onnx": quantize_onnx, "openvino": quantize_openvino}
+_TEXTS = tuple(
+    prompt.format(name)
+    for prompt in ("a photo of {}.", "{}", "{} on a table, seen from above", "a drawing of {}")
+    for name in ("a dog", "two children", "red apples", "the old town", "a cup", "snow", "bread")
+)
+"""What the text tower is calibrated with beside the captions that it is verified with."""
+"""Texts that calibrate the text tower, besides the captions that verify it."""
+
+
+class TowerFiles:
+    """Both towers in a bundle's folder, written once or, in int8, until they pass the gates.
+
+    Args:
+        module: of the target, such as `pocketclip.export.onnx`.
+        folder: the bundle's, which nothing reads yet.
+        towers: the towers to write.
+        rows: calibration rows for each tower, see `calibration_rows`; None without quantisation.
+        options: of the target.
+        about: the bundle's manifest; each write adds the towers' entries to a copy.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        folder: Path,
+        towers: Towers,
+        rows: Mapping[str, Sequence[NDArray[Any]]] | None,
+        options: Mapping[str, Any],
+        about: Mapping[str, Any],
+    ) -> None:
+        self.module, self.folder, self.towers = module, folder, towers
+        self.rows, self.options = rows, options
+        self.about: dict[str, Any] = dict(about)
+        self.target: str = about["target"]
+        self.precision: str = about["precision"]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether some layers may have to stay in higher precision."""
+        return self.precision in ("int8", "pal6")
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The towers' files."""
+        return {tower: self.folder / str(self.about[tower]["file"]) for tower in TOWERS}
+
+    def write(self, cosine: float | None, say: Callable[[str], None]) -> None:
+        """Write both towers; with `cosine`, in int8 that reaches it on the calibration rows."""
+        for kind in TOWERS:
+            say(f"writing the {kind} tower")
+            self.about[kind] = self._write_tower(kind, cosine)
+        if self.about["image_input"] == "photo":
+            entry = self.about["image"]
+            path = self.folder / str(entry["file"])
+            described = self.module.add_preprocessing(path, self.towers.config.preprocess)
+            entry |= {key: described[key] for key in ("input", "output", "dynamic_batch")}
+
+    def _write_tower(self, kind: str, cosine: float | None) -> dict[str, Any]:
+        path = self.folder / f"{kind}{self.module.SUFFIX}"
+        if self.target not in _QUANTIZE:
+            options = dict(self.options)
+            if self.rows is not None and cosine is not None:
+                # Every set of layers is compared on all of these rows.
+                rows = self.rows[kind]
+                options |= {
+                    "calibration": rows[:: -(-len(rows) // _MAX_ROWS)],
+                    "min_cosine": cosine,
+                }
+            return self._write_float(kind, path, self.precision, **options)
+        for file in self.folder.glob(f"{kind}.*"):
+            file.unlink()  # an earlier attempt is still mapped into memory: never write over it
+        if cosine is None:
+            return self._write_float(kind, path, self.precision)
+        assert self.rows is not None
+        source = self.folder / f"float-{kind}{self.module.SUFFIX}"
+        # Inputs and outputs of int8 are those of fp32, which an earlier attempt described.
+        exists = source.exists()
+        entry = self.about[kind] if exists else self._write_float(kind, source, "fp32")
+        choice = _QUANTIZE[self.target](
+            source, path, self.rows[kind], min_cosine=cosine, threads=devices.cores()
+        )
+        return {**entry, "file": path.name, "kept": choice["kept"], "quantisation": choice}
+
+    def _write_float(self, kind: str, path: Path, precision: str, **options: Any) -> dict[str, Any]:
+        towers = self.towers
+        tower = towers.image if kind == "image" else towers.text
+        example = towers.image_example if kind == "image" else towers.text_example
+        return dict(
+            self.module.write(
+                tower, example, path, kind=kind, precision=precision, towers=towers, **options
+            )
+        )
+
+    def remove_sources(self) -> None:
+        """Remove the fp32 towers that int8 was made from."""
+        for file in self.folder.glob("float-*"):
+            file.unlink()
+
+
+def calibration_rows(
+    towers: Towers,
+    photos: Sequence[Any],
+    captions: Sequence[str],
+    say: Callable[[str], None] = lambda _text: None,
+) -> dict[str, list[NDArray[Any]]]:
+    """Return rows for both towers: pixels (1, C, H, W) and ids (1, T).
+
+    Args:
+        towers: the towers that the rows are for.
+        photos: photographs; one that cannot be read is reported and left out.
+        captions: captions; the package's own texts follow them.
+        say: called with one sentence per unreadable photograph.
+    """
+    preprocess = Preprocess(towers.config.preprocess)
+
+    def pixels(photo: Any) -> NDArray[Any]:
+        if towers.pixels == "levels":
+            return preprocess.to_uint8(photo).transpose(2, 0, 1).astype(np.float32)[None]
+        return preprocess(photo)[None]
+
+    ids = Tokenizer(warn=False)([*captions, *_TEXTS], towers.config.text.context_length)
+    images = []
+    for photo in photos:
+        try:
+            images.append(pixels(photo))
+        except ImageError as error:
+            say(f"skipped: {error}")
+    return {"image": images, "text": [row[None] for row in ids]}
