@@ -350,7 +350,7 @@ def test_bad_input_is_said(exports, tmp_path, target):
     with pytest.raises(ExportError, match="write to another file"):
         _quantise(folder, target, "image", calibration, folder)
     with pytest.raises(
-        ExportError, match=r"no layer 'image\.nothing' to keep; the layers are image"
+        ExportError, match=r"no layer 'image\.nothing' to keep; the layers"
     ):
         _quantise(folder, target, "image", calibration, tmp_path, keep=["image.nothing"])
     damaged = tmp_path / "damaged"
