@@ -99,7 +99,7 @@ def test_fp32_is_judged_by_the_gate_of_fp32(text, monkeypatch):
     with pytest.raises(ExportError, match=r"in the package differ .* fp32 explains"):
         coreml._round_trip(tower, values, "fp32", rows, wanted)
     monkeypatch.setattr(coreml, "_bound", lambda *_: 1.0)
-    with pytest.raises(DriftError, match=r"the largest error is .*, and 0\.0001 is allowed"):
+    with pytest.raises(DriftError, match=r"the largest error is .*; the gate is 0\.0001"):
         coreml._round_trip(tower, values, "fp32", rows, wanted)
     broken = {name: np.full_like(value, np.nan) for name, value in values.items()}
     monkeypatch.setattr(coreml, "_bound", lambda *_: np.inf)

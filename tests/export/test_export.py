@@ -20,7 +20,7 @@ from PIL import Image
 
 from pocketclip import Encoder, zoo
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
-from pocketclip.export import gates, job, verify, written
+from pocketclip.export import gates, job, tower_files, verify, written
 from pocketclip.export import onnx as to_onnx
 from pocketclip.export import openvino as to_openvino
 from pocketclip.export.job import export
@@ -462,7 +462,7 @@ def test_impossible_wishes_are_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "reference", None)  # which is the first work
     place = tmp_path / "new"
     for options, message in (
-        ({"target": "tensorrt"}, r"unknown format 'tensorrt'; it is onnx,"),
+        ({"target": "tensorrt"}, r"unknown format 'tensorrt'; the formats are onnx,"),
         ({"target": "onnx", "precision": "fp4"}, r"unknown precision 'fp4'"),
         ({"target": "onnx", "precision": "bf16"}, r"onnx has no bf16"),
         ({"target": "openvino", "precision": "pal6"}, r"openvino has no pal6"),
@@ -510,8 +510,12 @@ def test_the_accuracy_of_what_has_no_backend_of_ours():
 
             return one
 
-    about = {"target": "litert", "image": {"file": "image.x"}, "text": {"file": "text.x"}}
-    encoder = job._runnable(Module, Path(), about, {}, model())
+    about = {
+        "target": "litert", "precision": "fp32", "image": {"file": "image.x"},
+        "text": {"file": "text.x"},
+    }  # fmt: skip
+    files = tower_files.TowerFiles(Module, Path(), None, None, {}, about)
+    encoder = written.open_encoder(files, {}, model())
     photos, labels = verify.own_photos(), ["a dog", "a cat"]
     for found, wanted in zip(
         encoder.classify(photos, labels), whole.classify(photos, labels), strict=True

@@ -92,7 +92,7 @@ def test_layers_are_kept_until_int8_is_good_enough(text):
     )
     assert len(model) < len(text[0].read_bytes())
     assert any("without the kept layers" in note for note in notes)
-    run = litert._runner(litert._interpreter(model))
+    run = litert.FORMAT.checked_runner(litert._load(model), "the model")
     assert phones.figures(run, phones.towers(), "text")[0] >= 0.99998
     again, also, _ = _int8(text, keep=kept)
     assert also == kept

@@ -349,9 +349,7 @@ def test_bad_input_is_said(exports, tmp_path, target):
         _quantise(folder, target, "image", {"image": []}, tmp_path)
     with pytest.raises(ExportError, match="write to another file"):
         _quantise(folder, target, "image", calibration, folder)
-    with pytest.raises(
-        ExportError, match=r"no layer 'image\.nothing' to keep; the layers"
-    ):
+    with pytest.raises(ExportError, match=r"no layer 'image\.nothing' to keep; the layers"):
         _quantise(folder, target, "image", calibration, tmp_path, keep=["image.nothing"])
     damaged = tmp_path / "damaged"
     damaged.mkdir()
