@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pocketclip.nn.coca import CoCa
 from pocketclip.nn.transformer import run_blocks
-from pocketclip.train.loss import captioning_loss
+from pocketclip.train.losses import captioning_loss
 from quickstart_models.dataset import CAPTIONS, SceneDataset, crop
 
 _CHUNK = 250  # images per forward pass of the frozen tower

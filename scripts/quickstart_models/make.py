@@ -37,7 +37,7 @@ from pocketclip.quickstart.replay_rng import ReplayRNG
 from pocketclip.quickstart.scenes import UNSEEN, draw_scene
 from pocketclip.storage.local import write_whole_folder
 from pocketclip.tokenizer import Tokenizer
-from pocketclip.train.loss import captioning_loss, contrastive_loss
+from pocketclip.train.losses import captioning_loss, contrastive_loss
 from quickstart_models.captioner import (
     NarrowHead,
     decoder_losses,

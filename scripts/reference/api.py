@@ -25,7 +25,7 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "shards": ("shards", ["shards.*"]),
-    "train": ("train", ["train.*", "train.loss"]),
+    "train": ("train", ["train.*", "train.losses"]),
     "evaluate": ("evaluate", ["evaluate.*"]),
     "checkpoint": (
         "checkpoint",

@@ -63,6 +63,7 @@ MOVED = {
     "tarfiles": "formats.tar",
     "temporary": "storage.temporary",
     "train.canvas": "augment.fast_ops",
+    "train.loss": "train.losses",
     "train.saving": "train.checkpoints",
     "weights": "checkpoint.safe_load",
 }

@@ -14,7 +14,7 @@ from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.train import distributed
 from pocketclip.train.distributed import SyncBatchNorm, convert_sync_batch_norm
-from pocketclip.train.loss import (
+from pocketclip.train.losses import (
     captioning_loss,
     contrastive_loss,
     distillation_loss,
@@ -42,11 +42,11 @@ def embeddings(name, rows, **options):
     known = [torch.cat([unit(dim) for dim in DIMS], 1) for _ in range(3)]
     scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
-    taught = (*known[:2], DIMS, SCALES)
+    teacher = (*known[:2], DIMS, SCALES)
     if name == "contrastive":
         loss = contrastive_loss(image, texts[0], scale, **options)
     elif name == "distillation":
-        loss = distillation_loss(image, texts[0], scale, *taught, **options)
+        loss = distillation_loss(image, texts[0], scale, *teacher, **options)
     elif name == "reinforced":
         given = (known[0], known[1:], scale, DIMS, SCALES)
         terms = reinforced_loss(image, texts, *given, weights=(0.25, 0.75), **options)
@@ -54,7 +54,7 @@ def embeddings(name, rows, **options):
     elif name == "siglip":
         loss = siglip_loss(image, texts[0], scale, bias, **options)
     else:
-        loss = siglip_distillation_loss(image, texts[0], scale, bias, *taught, BIASES, **options)
+        loss = siglip_distillation_loss(image, texts[0], scale, bias, *teacher, BIASES, **options)
     loss.backward()
     found = {"loss": loss.detach(), "image": image.grad, "text": texts[0].grad}
     found |= {"synthetic": texts[1].grad, "scale": scale.grad, "bias": bias.grad}

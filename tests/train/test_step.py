@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pocketclip.errors import ConfigError
 from pocketclip.nn.build import random_model
 from pocketclip.tokenizer import Tokenizer
-from pocketclip.train import loss as losses
+from pocketclip.train import losses
 from pocketclip.train.data import Batch, normalise
 from pocketclip.train.sections import LossSection
 from pocketclip.train.step import Stepper
@@ -271,7 +271,7 @@ def test_live_teachers_see_the_students_view():
 def test_dimensions_that_do_not_fit_are_named():
     model = random_model("vit-b16", seed=0, **VIT)
     engine = stepper(model, weights=(0.0, 1.0), teacher_dims=(8, 8))
-    with pytest.raises(ConfigError, match=r"12 numbers.*add up to 16.*loss.teacher_dims"):
+    with pytest.raises(ConfigError, match=r"12 values.*add up to 16.*loss.teacher_dims"):
         engine.backward([batch(model, 3)])
 
 

@@ -166,14 +166,14 @@ class Batches(Dataset["Batch | PocketclipError"]):
         texts = [list(column) for column in zip(*(row.texts for row in rows), strict=True)]
         ids = [torch.from_numpy(self.tokenizer(column, self.context)) for column in texts]
         images = np.stack([row.pixels for row in rows])
-        taught = [row.teacher_image for row in rows if row.teacher_image is not None]
+        teacher_rows = [row.teacher_image for row in rows if row.teacher_image is not None]
         columns = zip(*(row.teacher_captions for row in rows), strict=True)
         return Batch(
             images=torch.from_numpy(images).permute(0, 3, 1, 2),
             captions=ids,
             uids=[row.uid for row in rows],
             texts=texts,
-            teacher_image=torch.from_numpy(np.stack(taught)) if taught else None,
+            teacher_image=torch.from_numpy(np.stack(teacher_rows)) if teacher_rows else None,
             teacher_captions=[torch.from_numpy(np.stack(column)) for column in columns],
             skipped=skipped,
         )

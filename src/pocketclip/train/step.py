@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from pocketclip.errors import ConfigError
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.transformer import preserve_batch_norm_statistics
-from pocketclip.train import distributed
-from pocketclip.train import loss as losses
+from pocketclip.train import distributed, losses
 from pocketclip.train.data import Batch, normalise
 from pocketclip.train.sections import LossSection
 from pocketclip.types import Encoder
@@ -45,8 +44,8 @@ class Features:
 
 
 @dataclass(slots=True, kw_only=True)
-class Targets:
-    """What the teachers say of a batch."""
+class TeacherTargets:
+    """The teachers' embeddings of a batch."""
 
     image: Tensor | None
     captions: list[Tensor]
@@ -107,7 +106,7 @@ class Stepper:
         Raises:
             ConfigError: embeddings that do not fit the teachers' dimensions.
         """
-        targets = self._targets(batches)
+        targets = self._teacher_targets(batches)
         if len(batches) == 1:
             features = self._forward(batches[0])
             if features.captioning is not None:
@@ -146,7 +145,7 @@ class Stepper:
             captioning=captioning,
         )
 
-    def _terms(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+    def _terms(self, features: Features, targets: TeacherTargets) -> dict[str, Tensor]:
         settings = self.settings
         shared: dict[str, Any] = {"gathered": self.gathered, "chunk": settings.chunk}
         image, captions, scale = features.image, features.captions, features.scale
@@ -163,7 +162,7 @@ class Stepper:
         return terms
 
     def _siglip(
-        self, features: Features, targets: Targets, shared: dict[str, Any]
+        self, features: Features, targets: TeacherTargets, shared: dict[str, Any]
     ) -> dict[str, Tensor]:
         plain, distilled = self.settings.weights
         bias = self.logit_bias
@@ -184,7 +183,7 @@ class Stepper:
                 terms["distill_loss"] = terms["distill_loss"] + distilled * term
         return terms
 
-    def _accumulated(self, batches: Sequence[Batch], targets: Targets) -> dict[str, Tensor]:
+    def _accumulated(self, batches: Sequence[Batch], targets: TeacherTargets) -> dict[str, Tensor]:
         states, parts = [], []
         # The first pass is not to count in BatchNorm's statistics: the second one does.
         with torch.no_grad(), preserve_batch_norm_statistics(self.model):
@@ -241,20 +240,22 @@ class Stepper:
         with contextlib.nullcontext() if last or quiet is None else quiet():
             yield
 
-    def _targets(self, batches: Sequence[Batch]) -> Targets:
+    def _teacher_targets(self, batches: Sequence[Batch]) -> TeacherTargets:
         if self.settings.weights[1] == 0:
-            return Targets(image=None, captions=[])
-        found = [self._taught(batch) for batch in batches]
-        image = torch.cat([image for image, _ in found])
-        captions = [torch.cat(rows) for rows in zip(*(texts for _, texts in found), strict=True)]
+            return TeacherTargets(image=None, captions=[])
+        embeddings = [self._teacher_embeddings(batch) for batch in batches]
+        image = torch.cat([image for image, _ in embeddings])
+        captions = [
+            torch.cat(rows) for rows in zip(*(texts for _, texts in embeddings), strict=True)
+        ]
         if image.shape[1] != sum(self.dims):
             raise ConfigError(
-                f"the stored embeddings have {image.shape[1]} numbers, the teachers' dimensions "
+                f"the teachers' embeddings have {image.shape[1]} values, but their dimensions "
                 f"{list(self.dims)} add up to {sum(self.dims)}; set loss.teacher_dims"
             )
-        return Targets(image=image, captions=captions)
+        return TeacherTargets(image=image, captions=captions)
 
-    def _taught(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    def _teacher_embeddings(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Return the teachers' embeddings of a batch: stored, or computed now."""
         if not self.teachers:
             assert batch.teacher_image is not None
@@ -262,12 +263,12 @@ class Stepper:
             return batch.teacher_image.to(self.device, non_blocking=True), moved
         views = list(np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy()))
 
-        def joined(parts: list[Any]) -> Tensor:
+        def side_by_side(parts: list[Any]) -> Tensor:
             return torch.from_numpy(np.concatenate(parts, axis=1)).to(self.device)
 
-        image = joined([teacher.encode_image(views) for teacher in self.teachers])
+        image = side_by_side([teacher.encode_image(views) for teacher in self.teachers])
         captions = [
-            joined([teacher.encode_text(texts) for teacher in self.teachers])
+            side_by_side([teacher.encode_text(texts) for teacher in self.teachers])
             for texts in batch.texts
         ]
         return image, captions

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pocketclip.errors import ConfigError
-from pocketclip.train.loss import (
+from pocketclip.train.losses import (
     captioning_loss,
     contrastive_loss,
     distillation_loss,
@@ -39,16 +39,16 @@ def _teacher(rows, seed, dims=DIMS):
     return torch.cat([_unit(rows, dim, seed + 50 * k) for k, dim in enumerate(dims, 1)], 1)
 
 
-def _every(image, text, scale, bias, taught, **options):
+def _every(image, text, scale, bias, teacher, **options):
     """Yield name and value of each loss on one image and one caption."""
-    given = (*taught, DIMS, SCALES)
+    given = (*teacher, DIMS, SCALES)
     yield "contrastive", contrastive_loss(image, text, scale, **options)
     yield "distillation", distillation_loss(image, text, scale, *given, **options)
     terms = reinforced_loss(
         image,
         [text, text.roll(1, 0)],
-        taught[0],
-        [taught[1], taught[1].roll(1, 0)],
+        teacher[0],
+        [teacher[1], teacher[1].roll(1, 0)],
         scale,
         DIMS,
         SCALES,
@@ -65,14 +65,14 @@ def _inputs(rows, dim=4, seed=0):
     """Return fresh leaves image, text, scale, bias, and the teachers' two matrices."""
     leaves = [_unit(rows, dim, seed), _unit(rows, dim, seed + 1)]
     leaves += [torch.tensor(7.0, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64)]
-    taught = _teacher(rows, seed + 2), _teacher(rows, seed + 3)
-    return [x.requires_grad_() for x in leaves], taught
+    teacher = _teacher(rows, seed + 2), _teacher(rows, seed + 3)
+    return [x.requires_grad_() for x in leaves], teacher
 
 
 def _values_and_gradients(rows, dim=4, seed=0, **options):
-    leaves, taught = _inputs(rows, dim, seed)
+    leaves, teacher = _inputs(rows, dim, seed)
     found = {}
-    for name, value in _every(*leaves, taught, **options):
+    for name, value in _every(*leaves, teacher, **options):
         gradients = torch.autograd.grad(value, leaves, allow_unused=True)
         found[name] = [value.detach(), *(g for g in gradients if g is not None)]
     return found
@@ -105,7 +105,7 @@ def test_values_and_gradients_are_the_references(case, chunk):
 def _golden_terms(case, leaves, given, chunk):
     config, (image, text, synthetic, scale) = case["settings"], leaves.values()
     teachers = (config.get("teacher_dimension"), config.get("teacher_logit_scale"))
-    taught = given["teacher_image"], given["teacher_text"]
+    teacher = given["teacher_image"], given["teacher_text"]
     if case["case"] == "clip":
         return {"contrastive_loss": contrastive_loss(image, text, scale, chunk=chunk)}
     if case["case"].startswith("siglip"):
@@ -114,7 +114,7 @@ def _golden_terms(case, leaves, given, chunk):
         if "distill" in case["case"]:
             shifts = config["teacher_logit_bias"]
             terms["distill_loss"] = siglip_distillation_loss(
-                image, text, scale, bias, *taught, *teachers, shifts, chunk=chunk
+                image, text, scale, bias, *teacher, *teachers, shifts, chunk=chunk
             )
         return terms
     captions, known = [text], [given["teacher_text"]]
@@ -122,7 +122,7 @@ def _golden_terms(case, leaves, given, chunk):
         captions, known = [text, synthetic], [*known, given["teacher_syn_text"]]
     weights = tuple(config["weights"])
     return reinforced_loss(
-        image, captions, taught[0], known, scale, *teachers, weights=weights, chunk=chunk
+        image, captions, teacher[0], known, scale, *teachers, weights=weights, chunk=chunk
     )
 
 
@@ -134,9 +134,9 @@ def _softmax(x):
     return powers / powers.sum(1, keepdims=True)
 
 
-def _by_hand(image, text, scale, bias, taught):
+def _by_hand(image, text, scale, bias, teacher):
     ends = np.cumsum((0, *DIMS))
-    pairs = [tuple(x[:, a:b] for x in taught) for a, b in itertools.pairwise(ends)]
+    pairs = [tuple(x[:, a:b] for x in teacher) for a, b in itertools.pairwise(ends)]
     logits = scale * image @ text.T
     known = [s * i @ t.T for s, (i, t) in zip(SCALES, pairs, strict=True)]
     contrastive, distillation = 0.0, 0.0
@@ -160,12 +160,12 @@ def _by_hand(image, text, scale, bias, taught):
 @settings(max_examples=30, deadline=None)
 @given(rows=st.integers(1, 9), dim=st.integers(1, 6), seed=st.integers(0, 10**6))
 def test_values_are_the_papers_formulas(rows, dim, seed):
-    leaves, taught = _inputs(rows, dim, seed)
+    leaves, teacher = _inputs(rows, dim, seed)
     plain = [x.detach().numpy() for x in leaves]
-    wanted = _by_hand(*plain, [x.numpy() for x in taught])
-    found = {name: value.item() for name, value in _every(*leaves, taught)}
+    wanted = _by_hand(*plain, [x.numpy() for x in teacher])
+    found = {name: value.item() for name, value in _every(*leaves, teacher)}
     shifted = [plain[0], np.roll(plain[1], 1, 0), *plain[2:]]
-    other = _by_hand(*shifted, [taught[0].numpy(), np.roll(taught[1].numpy(), 1, 0)])
+    other = _by_hand(*shifted, [teacher[0].numpy(), np.roll(teacher[1].numpy(), 1, 0)])
     wanted["reinforced"] = sum(
         0.25 * x["contrastive"] + 0.75 * x["distillation"] for x in (wanted, other)
     )
@@ -174,10 +174,10 @@ def test_values_are_the_papers_formulas(rows, dim, seed):
 
 @pytest.mark.parametrize(("rows", "dim", "chunk"), [(1, 3, None), (4, 3, None), (5, 2, 2)])
 def test_gradients_are_the_finite_differences(rows, dim, chunk):
-    leaves, taught = _inputs(rows, dim, seed=rows)
+    leaves, teacher = _inputs(rows, dim, seed=rows)
 
     def losses(*inputs):
-        return tuple(value for _, value in _every(*inputs, taught, chunk=chunk))
+        return tuple(value for _, value in _every(*inputs, teacher, chunk=chunk))
 
     assert torch.autograd.gradcheck(losses, leaves)
 
@@ -187,9 +187,9 @@ def test_gradients_are_the_finite_differences(rows, dim, chunk):
 
 def test_one_row_is_certain():
     image, text = _unit(1, 4, 0), _unit(1, 4, 1)
-    taught = _teacher(1, 2), _teacher(1, 3)
+    teacher = _teacher(1, 2), _teacher(1, 3)
     assert contrastive_loss(image, text, 50.0).item() == 0
-    assert distillation_loss(image, text, 50.0, *taught, DIMS, SCALES).item() == 0
+    assert distillation_loss(image, text, 50.0, *teacher, DIMS, SCALES).item() == 0
 
 
 def test_equal_rows_share_the_probability():
@@ -201,10 +201,10 @@ def test_equal_rows_share_the_probability():
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(6)))
 def test_the_order_of_pairs_does_not_matter(seed, order):
-    leaves, taught = _inputs(6, seed=seed)
+    leaves, teacher = _inputs(6, seed=seed)
     bias = leaves[3]
-    turned = [x[list(order)] for x in leaves[:2]], [x[list(order)] for x in taught]
-    plain = dict(_every(*leaves, taught))
+    turned = [x[list(order)] for x in leaves[:2]], [x[list(order)] for x in teacher]
+    plain = dict(_every(*leaves, teacher))
     found = dict(_every(*turned[0], leaves[2], bias, turned[1]))
     for name in plain.keys() - {"reinforced"}:  # there the second caption is a neighbour's
         torch.testing.assert_close(found[name], plain[name])
@@ -214,12 +214,12 @@ def test_the_order_of_pairs_does_not_matter(seed, order):
 @given(seed=st.integers(0, 10**6))
 def test_distillation_is_least_where_the_student_is_the_teacher(seed):
     image, text = _unit(6, 4, seed).requires_grad_(), _unit(6, 4, seed + 1).requires_grad_()
-    taught = image.detach(), text.detach()
+    teacher = image.detach(), text.detach()
     scale = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
-    least = distillation_loss(image, text, scale, *taught, [4], [8.0])
+    least = distillation_loss(image, text, scale, *teacher, [4], [8.0])
     for gradient in torch.autograd.grad(least, (image, text, scale)):
         assert gradient.abs().max() < 1e-12
-    other = distillation_loss(_unit(6, 4, seed + 2), text, scale, *taught, [4], [8.0])
+    other = distillation_loss(_unit(6, 4, seed + 2), text, scale, *teacher, [4], [8.0])
     assert other > least
 
 
@@ -258,19 +258,19 @@ class _Memory(TorchDispatchMode):
 
 
 def _memory(rows, chunk, name):
-    leaves, taught = _inputs(rows)
+    leaves, teacher = _inputs(rows)
     index = [found for found, _ in _every(*_inputs(2)[0], _inputs(2)[1])].index(name)
     calls = [
         lambda: contrastive_loss(*leaves[:3], chunk=chunk),
-        lambda: distillation_loss(*leaves[:3], *taught, DIMS, SCALES, chunk=chunk),
+        lambda: distillation_loss(*leaves[:3], *teacher, DIMS, SCALES, chunk=chunk),
         lambda: sum(
             reinforced_loss(
-                leaves[0], [leaves[1]] * 2, taught[0], [taught[1]] * 2, leaves[2], DIMS, SCALES,
+                leaves[0], [leaves[1]] * 2, teacher[0], [teacher[1]] * 2, leaves[2], DIMS, SCALES,
                 chunk=chunk,
             ).values()
         ),
         lambda: siglip_loss(*leaves, chunk=chunk),
-        lambda: siglip_distillation_loss(*leaves, *taught, DIMS, SCALES, BIASES, chunk=chunk),
+        lambda: siglip_distillation_loss(*leaves, *teacher, DIMS, SCALES, BIASES, chunk=chunk),
     ]  # fmt: skip
     with _Memory() as memory:
         calls[index]().backward()
@@ -295,13 +295,13 @@ def test_memory_in_chunks_grows_with_the_rows_and_not_with_their_square(name):
 
 
 def test_half_precision_embeddings_are_computed_in_float32():
-    leaves, taught = _inputs(6)
+    leaves, teacher = _inputs(6)
     image, text = (x.detach().bfloat16() for x in leaves[:2])
-    taught = [x.bfloat16() for x in taught]
-    wanted = dict(_every(image.float(), text.float(), *leaves[2:], [x.float() for x in taught]))
+    teacher = [x.bfloat16() for x in teacher]
+    wanted = dict(_every(image.float(), text.float(), *leaves[2:], [x.float() for x in teacher]))
     with torch.autocast("cpu", torch.bfloat16):
-        found = dict(_every(image, text, *leaves[2:], taught))
-        parts = dict(_every(image, text, *leaves[2:], taught, chunk=2))
+        found = dict(_every(image, text, *leaves[2:], teacher))
+        parts = dict(_every(image, text, *leaves[2:], teacher, chunk=2))
     for name, value in wanted.items():
         assert value.dtype == torch.float32
         assert torch.equal(found[name], value), name
@@ -327,11 +327,11 @@ def test_large_logits_do_not_overflow():
 
 
 def test_no_gradient_reaches_the_teachers():
-    leaves, taught = _inputs(4)
-    taught = [x.requires_grad_() for x in taught]
-    for _, value in _every(*leaves, taught):
+    leaves, teacher = _inputs(4)
+    teacher = [x.requires_grad_() for x in teacher]
+    for _, value in _every(*leaves, teacher):
         value.backward()
-    assert all(x.grad is None for x in taught)
+    assert all(x.grad is None for x in teacher)
     assert leaves[0].grad is not None
 
 
@@ -349,10 +349,17 @@ class _Names(TorchDispatchMode):
 
 
 def _weighted(weights):
-    leaves, taught = _inputs(6)
+    leaves, teacher = _inputs(6)
     with _Names() as seen:
         terms = reinforced_loss(
-            leaves[0], [leaves[1]], taught[0], [taught[1]], leaves[2], DIMS, SCALES, weights=weights
+            leaves[0],
+            [leaves[1]],
+            teacher[0],
+            [teacher[1]],
+            leaves[2],
+            DIMS,
+            SCALES,
+            weights=weights,
         )
     return terms, seen.names
 
@@ -380,15 +387,15 @@ def test_plain_training_needs_no_teacher():
 
 
 def test_the_terms_of_captions_are_summed():
-    leaves, taught = _inputs(6)
+    leaves, teacher = _inputs(6)
     image, text, scale, _ = leaves
     terms = reinforced_loss(
-        image, [text] * 3, taught[0], [taught[1]] * 3, scale, DIMS, SCALES, weights=(0.5, 2.0)
+        image, [text] * 3, teacher[0], [teacher[1]] * 3, scale, DIMS, SCALES, weights=(0.5, 2.0)
     )
     torch.testing.assert_close(
         terms["contrastive_loss"], 1.5 * contrastive_loss(image, text, scale)
     )
-    alone = distillation_loss(image, text, scale, *taught, DIMS, SCALES)
+    alone = distillation_loss(image, text, scale, *teacher, DIMS, SCALES)
     torch.testing.assert_close(terms["distill_loss"], 6 * alone)
 
 
@@ -416,7 +423,7 @@ def test_captioning_is_the_mean_over_the_labels_that_are_no_padding():
     [
         (torch.zeros(2, 3), torch.ones(2, 3).long(), "expected"),
         (torch.zeros(2, 3, 5), torch.ones(2, 4).long(), "expected"),
-        (torch.zeros(2, 3, 5), torch.ones(2, 3), "whole numbers"),
+        (torch.zeros(2, 3, 5), torch.ones(2, 3), "must be integers"),
         (torch.zeros(2, 3, 5), torch.full((2, 3), 5), "6 labels are outside .* of 5"),
         (torch.zeros(2, 3, 5), torch.full((2, 3), -1), "outside"),
         (torch.zeros(2, 3, 5), torch.zeros(2, 3).long(), "all labels are padding"),
@@ -439,7 +446,7 @@ _KNOWN = torch.ones(4, 8)
         (_SQUARE, torch.ones(5, 3), 1.0, {}, r"\(4, 3\), \(5, 3\)"),
         (_SQUARE, torch.ones(4, 2), 1.0, {}, r"\(4, 3\), \(4, 2\)"),
         (torch.ones(3), torch.ones(3), 1.0, {}, "rows, dimension"),
-        (torch.ones(0, 3), torch.ones(0, 3), 1.0, {}, "one row or more"),
+        (torch.ones(0, 3), torch.ones(0, 3), 1.0, {}, "at least one row"),
         (_SQUARE.long(), _SQUARE.long(), 1.0, {}, "floating point"),
         (_SQUARE, _SQUARE, torch.ones(2), {}, "logit_scale must be one number"),
         (_SQUARE, _SQUARE, 1.0, {"chunk": 0}, "chunk must be"),
@@ -484,7 +491,7 @@ def test_a_bias_per_teacher_is_wanted():
     ("captions", "known", "weights", "message"),
     [
         ([], [], (1.0, 1.0), "no caption"),
-        ([_SQUARE] * 2, [_KNOWN], (1.0, 1.0), "2 captions have 1 embeddings"),
+        ([_SQUARE] * 2, [_KNOWN], (1.0, 1.0), "2 captions have 1 teacher embeddings"),
         ([_SQUARE], [_KNOWN], (1.0, -1.0), "weights"),
         ([_SQUARE], [_KNOWN], (1.0, float("nan")), "weights"),
         ([_SQUARE], [_KNOWN], (1.0,), "weights"),
