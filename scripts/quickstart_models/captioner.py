@@ -100,7 +100,7 @@ def decoder_losses(
             [
                 run_blocks(
                     model.image.blocks,
-                    model.image._embedded(crop(dataset.images[i : i + _CHUNK], generator)),
+                    model.image.embed_patches(crop(dataset.images[i : i + _CHUNK], generator)),
                     recompute=False,
                 )
                 for i in range(0, len(dataset.images), _CHUNK)

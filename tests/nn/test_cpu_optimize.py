@@ -18,7 +18,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_rearranging_is_exact(name):
+def test_optimized_models_compute_the_same(name):
     model = random_model(name, seed=0, **CUTS[name])
     randomise(model)
     fused = fuse(model).double()

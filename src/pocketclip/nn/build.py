@@ -1,4 +1,4 @@
-"""Models built from a configuration: a `CLIP`, or a `CoCa` where there is a decoder."""
+"""Models built from a configuration: a `CLIP`, or a `CoCa` if it has a decoder."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pocketclip.nn.coca import CoCa
 def create_model(name: str, **overrides: Any) -> CLIP:
     """Return the named model, unfused, with random weights, in training mode.
 
-    A captioner is a `pocketclip.nn.coca.CoCa`.
+    Captioners are instances of `pocketclip.nn.coca.CoCa`.
 
     Args:
         name: a zoo name in any spelling (`mobileclip2-s0`, `MobileCLIP2_S0`, ...).
-        **overrides: fields of its configuration, see `pocketclip.zoo.override`.
+        **overrides: configuration fields, see `pocketclip.zoo.override`.
 
     Raises:
-        UnknownModelError: no such model or field.
+        UnknownModelError: unknown model or field.
     """
     return build(zoo.override(zoo.entry(name).config, **overrides))
 
 
 def build(config: zoo.ModelConfig) -> CLIP:
-    """Return the model that `config` describes: a `CLIP`, or with a decoder a `coca.CoCa`."""
+    """Return a model of this configuration: a `CLIP`, or a `CoCa` if it has a decoder."""
     if config.decoder is None:
         return CLIP(config)
     return CoCa(config)
 
 
 def random_model(name: str, *, seed: int, **overrides: Any) -> CLIP:
-    """Return `create_model(name)` in evaluation mode with weights decided by `seed` alone."""
+    """Return `create_model(name)` in evaluation mode, with weights that depend on `seed` only."""
     with random.fork_rng(devices=[]):
         random.manual_seed(seed)
         return create_model(name, **overrides).eval()

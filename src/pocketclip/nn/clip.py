@@ -30,14 +30,15 @@ class CLIP(FrozenBatchNormMixin):
     """An image tower and a text tower that embed into one space (arXiv 2103.00020).
 
     Attributes:
-        config: what the model is made of.
+        config: the configuration that the model was built from.
         image: the image tower.
         text: the text tower.
         logit_scale: the natural logarithm of the multiplier of cosine similarities, as in
             every published checkpoint; `logit_scale.exp()` is the multiplier itself.
         is_fused: whether `pocketclip.nn.reparam.fuse` made this model.
-        inference_only: whether it is in a form that can neither be trained nor saved.
-        untrainable: why `train()` is refused; empty where it is not.
+        inference_only: whether it was rearranged so that it can be neither trained nor saved.
+        untrainable: the reason why `train()` is refused; empty if it is not.
+        space_identity: the identity of the embedding space as last computed or loaded.
     """
 
     def __init__(self, config: zoo.ModelConfig) -> None:
@@ -57,18 +58,22 @@ class CLIP(FrozenBatchNormMixin):
         self.set_gradient_checkpointing(config.gradient_checkpointing)
 
     def encode_image(self, pixels: Tensor | Array, *, normalize: bool = False) -> Tensor:
-        """Return embeddings (B, D) of preprocessed pixels (B, 3, H, W), a tensor or an array.
+        """Return embeddings (B, D) of images.
 
-        H and W are multiples of the tower's total stride (MCi: 32 or 64) or patch side.
-        With `normalize` they have unit length.
+        Args:
+            pixels: preprocessed, (B, 3, H, W). H and W are multiples of the tower's total stride
+                (MCi: 32 or 64) or patch size.
+            normalize: scale the embeddings to unit length.
         """
         out = self.image(self.as_tensor(pixels))
         return F.normalize(out, dim=-1) if normalize else out
 
     def encode_text(self, ids: Tensor | Array, *, normalize: bool = False) -> Tensor:
-        """Return embeddings (B, D) of token ids (B, T), a tensor or what `Tokenizer` returns.
+        """Return embeddings (B, D) of texts.
 
-        With `normalize` they have unit length.
+        Args:
+            ids: token ids (B, T), as `pocketclip.tokenizer.Tokenizer` returns them.
+            normalize: scale the embeddings to unit length.
         """
         out = self.text(self.as_tensor(ids))
         return F.normalize(out, dim=-1) if normalize else out
@@ -85,11 +90,11 @@ class CLIP(FrozenBatchNormMixin):
     def forward(
         self, pixels: Tensor | None = None, ids: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """Return unit embeddings of what is given, and the multiplier of their similarity.
+        """Return unit embeddings of the inputs, and the multiplier of their similarity.
 
         Args:
-            pixels: (B, 3, H, W), or None to leave the image tower out.
-            ids: (B, T), or None to leave the text tower out.
+            pixels: (B, 3, H, W), or None to skip the image tower.
+            ids: (B, T), or None to skip the text tower.
 
         Returns:
             Image embeddings (B, D) or None, text embeddings (B, D) or None, and a scalar.
@@ -100,7 +105,7 @@ class CLIP(FrozenBatchNormMixin):
 
     @property
     def space_id(self) -> str:
-        """The identity of the embedding space, see `pocketclip.nn.identity`; hashes all weights."""
+        """The id of the embedding space, see `pocketclip.nn.identity`; hashes all weights."""
         return self.identify_space().space_id
 
     def identify_space(self) -> SpaceIdentity:
@@ -109,7 +114,7 @@ class CLIP(FrozenBatchNormMixin):
         return self.space_identity
 
     def mark_fused(self, fused: nn.Module) -> None:
-        """Mark `fused` as this model's fused form; it stays in this model's space."""
+        """Mark `fused` as the fused copy of this model; it keeps this model's embedding space."""
         assert isinstance(fused, CLIP)
         fused.is_fused = True
         if not self.logit_scale.is_meta:
@@ -120,7 +125,7 @@ class CLIP(FrozenBatchNormMixin):
         """Set training mode.
 
         Raises:
-            PocketclipError: `untrainable` says why not.
+            PocketclipError: the model cannot be trained; `untrainable` is the message.
         """
         if mode and self.untrainable:
             raise PocketclipError(self.untrainable)
@@ -132,40 +137,40 @@ class CLIP(FrozenBatchNormMixin):
         self.text.recompute = on
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Do the same as `set_gradient_checkpointing`, under open_clip's name."""
+        """Call `set_gradient_checkpointing`; open_clip's name for it."""
         self.set_gradient_checkpointing(enable)
 
     def freeze(self, tower: Literal["image", "text"], *, train_last: int = 0) -> None:
         """Stop training a tower: its parameters and its BatchNorm statistics.
 
         Args:
-            tower: which one.
-            train_last: leave the head and this many of the last blocks trainable; 0 freezes
-                the whole tower, position embedding included.
+            tower: the tower to freeze.
+            train_last: number of final blocks to keep trainable, plus the head; 0 freezes the
+                whole tower, position embedding included.
 
         Raises:
-            ValueError: no such tower, or it has fewer blocks.
+            ValueError: an unknown tower, or a tower with fewer blocks.
         """
         if tower not in ("image", "text"):
             raise ValueError(f"tower must be 'image' or 'text', not {tower!r}")
-        part = self.image if tower == "image" else self.text
-        groups = part.groups()
+        module = self.image if tower == "image" else self.text
+        groups = module.groups()
         blocks = len(groups) - 2  # between the input layers and the head
         if not 0 <= train_last <= blocks:
             raise ValueError(f"train_last must be 0 to {blocks} for this tower, not {train_last}")
-        for parameter in part.parameters():
+        for parameter in module.parameters():
             parameter.requires_grad_(False)
         trained = groups[-1 - train_last :] if train_last else []
-        kept = {id(m) for group in trained for module in group for m in module.modules()}
+        trained_ids = {id(m) for group in trained for layer in group for m in layer.modules()}
         for group in trained:
-            for module in group:
-                module.requires_grad_(True)
-        for module in part.modules():
-            if isinstance(module, nn.BatchNorm2d) and id(module) not in kept:
-                _freeze_statistics(module)
+            for layer in group:
+                layer.requires_grad_(True)
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d) and id(layer) not in trained_ids:
+                _freeze_statistics(layer)
 
     def freeze_batch_norm_statistics(self) -> None:
-        """Use the running statistics of every BatchNorm, in training too, and leave them be."""
+        """Use the running statistics of every BatchNorm during training too, unchanged."""
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 _freeze_statistics(module)
@@ -179,7 +184,7 @@ class CLIP(FrozenBatchNormMixin):
         self.train(self.training)
 
     def plain_state(self) -> dict[str, Tensor]:
-        """Return the state without the marks that `torch.compile` leaves in its names."""
+        """Return the state dict without the prefixes that `torch.compile` adds to names."""
         return {n.replace("_orig_mod.", ""): v for n, v in self.state_dict().items()}
 
 

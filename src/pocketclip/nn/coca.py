@@ -1,11 +1,12 @@
-"""The captioner: two towers that embed into one space, and a decoder that describes the image.
+"""The captioner: two towers that embed into one space, and a caption decoder.
 
-Source: CoCa (arXiv 2205.01917), in the form that open_clip trains and MobileCLIP2's captioners
-have: the text tower reads the caption without looking at the image, and the decoder goes on from
-its states and looks at what the image tower's attentional pooling gives.
+Source: CoCa (arXiv 2205.01917), section 3.2, in open_clip's form, which MobileCLIP2 (arXiv
+2508.20691) uses for its captioners: the text tower reads the caption without the image, and the
+decoder continues from its states and attends to the tokens of the image tower's attentional
+pooling.
 
-Shapes: B batch, H W height width, T tokens, S tokens of the image, C channels, h heads,
-D embedding (equal to C), V vocabulary.
+Shapes: B batch, H W height width, T text tokens, S image tokens, D embedding (equal to the width),
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Output(NamedTuple):
-    """What a captioner computes; an absent input leaves its parts None."""
+    """The outputs of a captioner; those of an absent input are None."""
 
     image: Tensor | None
     """Unit embeddings (B, D)."""
@@ -37,14 +38,14 @@ class Output(NamedTuple):
     logit_scale: Tensor
     """The multiplier of their similarity, a scalar."""
     logits: Tensor | None
-    """(B, T, V); place i is about the id at place i + 1, given the image and the ids up to i."""
+    """(B, T, V); position i predicts id i + 1 from the image and the ids up to i."""
 
 
 class CoCa(CLIP):
     """A `CLIP` that also writes captions.
 
     Attributes:
-        decoder: from the states of a text and the tokens of an image to the next ids.
+        decoder: maps the states of a text and the tokens of an image to logits of the next ids.
     """
 
     image: ViT
@@ -60,12 +61,12 @@ class CoCa(CLIP):
     def forward(  # type: ignore[override]
         self, pixels: Tensor | None = None, ids: Tensor | None = None
     ) -> Output:
-        """Return unit embeddings of what is given and, where both are, the decoder's logits.
+        """Return unit embeddings of the inputs and, with both inputs, the decoder's logits.
 
         Args:
-            pixels: (B, 3, H, W), or None to leave the image tower out.
-            ids: (B, T), T <= context length, or None to leave the text tower out. Rows of the
-                tokenizer's 77 ids are cut to 76 (`TextTower.fit`), and the logits are for those.
+            pixels: (B, 3, H, W), or None to skip the image tower.
+            ids: (B, T), T <= context length, or None to skip the text tower. Rows of the
+                tokenizer's 77 ids are cut to 76 (`TextTower.fit`), and so are the logits.
         """
         image = text = image_tokens = states = logits = None
         if pixels is not None:
@@ -79,7 +80,7 @@ class CoCa(CLIP):
         return Output(image, text, self.logit_scale.exp(), logits)
 
     def image_tokens(self, pixels: Tensor | Array) -> Tensor:
-        """Return what the decoder sees of pixels (B, 3, H, W): tokens (B, S, D)."""
+        """Return the tokens (B, S, D) of pixels (B, 3, H, W) that the decoder attends to."""
         return self.image.with_tokens(self.as_tensor(pixels))[1]
 
     def generate(
@@ -92,7 +93,7 @@ class CoCa(CLIP):
         seeds: Sequence[int] | None = None,
         **settings: Any,
     ) -> list[list[int]]:
-        """Write captions; see `pocketclip.nn.generate.generate`."""
+        """Generate captions; see `pocketclip.nn.generate.generate`."""
         return generate(
             self,
             pixels,
@@ -106,5 +107,5 @@ class CoCa(CLIP):
     def set_gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
         super().set_gradient_checkpointing(on)
-        if "decoder" in self._modules:  # not yet, when the base class is initialised
+        if "decoder" in self._modules:  # absent while the base class is initialised
             self.decoder.recompute = on

@@ -1,12 +1,14 @@
-"""A fused model made fast on a CPU in torch, without changing what it computes.
+"""Fused models rearranged and compiled for CPUs; they compute the same to rounding.
 
-Four things were measured to matter (`docs/internals/performance.md`): depthwise convolutions that
-widen (oneDNN has fast kernels only for as many channels out as in), layer scales (without them a
-residual sum becomes part of the convolution before it), linear layers over few tokens (packed
-1x1 convolutions run faster than the matrix product), and batches whose activations leave the
-cache.
+Four changes pay off in measurements (`docs/internals/performance.md`):
 
-Shapes: B batch, C channels in, O channels out, H W height width, T tokens.
+- depthwise convolutions with several outputs per channel get repeated inputs, since oneDNN has
+  fast kernels only for equal numbers of input and output channels;
+- layer scales are folded into weights, so that a residual sum fuses with the convolution before it;
+- linear layers over few tokens become 1x1 convolutions, whose packed kernels are faster;
+- batches are split, so that activations stay in the CPU cache.
+
+Shapes: B batch, C input channels, O output channels, H W height width, T tokens.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ MICRO_BATCH = 4
 
 
 class CompiledTower(nn.Module):
-    """A tower compiled for batches of one and of `MICRO_BATCH`; others are put together.
+    """A tower compiled for batches of one and of `MICRO_BATCH`; other batches are split.
 
-    The two compilations happen at the first calls that need them and take some tens of seconds.
+    Each of the two compilations happens at its first use and takes tens of seconds.
     """
 
     def __init__(self, tower: nn.Module) -> None:
@@ -40,23 +42,22 @@ class CompiledTower(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map the tower's input (B, ...) to embeddings (B, D)."""
         whole = len(x) - len(x) % MICRO_BATCH
-        parts = [*torch.split(x[:whole], MICRO_BATCH), *torch.split(x[whole:], 1)]
-        # Freezing lets the compiler pack the weights, which is where most of the gain is. As an
-        # option of `torch.compile` it comes too late to have an effect (torch 2.13).
+        chunks = [*torch.split(x[:whole], MICRO_BATCH), *torch.split(x[whole:], 1)]
+        # Freezing lets the compiler pack the weights, which gives most of the gain. As an option
+        # of `torch.compile` it has no effect (torch 2.13).
         with torch.no_grad(), inductor.patch(freezing=True):
-            return torch.cat([self.compiled(_channels_last(part)) for part in parts])
+            return torch.cat([self.compiled(_channels_last(chunk)) for chunk in chunks])
 
 
-def _channels_last(part: Tensor) -> Tensor:
-    # Part by part: a whole batch would go through memory once more.
-    return part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part
+def _channels_last(x: Tensor) -> Tensor:
+    # Chunk by chunk: converting the whole batch would be another pass through memory.
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def compile_for_cpu(model: CLIP) -> CLIP:
     """Return a copy of `model`, fused, rearranged and compiled, for inference on a CPU.
 
-    The copy computes the same to rounding. It is for use only: it can neither be trained nor
-    saved.
+    It computes the same to rounding, and can be neither trained nor saved.
 
     Args:
         model: fused or not; unchanged.
@@ -68,7 +69,7 @@ def compile_for_cpu(model: CLIP) -> CLIP:
 
 
 def fold_layer_scales(model: CLIP) -> CLIP:
-    """Return a copy of the fused `model` whose layer scales are part of the weights before them."""
+    """Return a copy of the fused `model` with layer scales folded into the weights before them."""
     out = copy.deepcopy(model).eval()
     out.inference_only = True
     with torch.no_grad():
@@ -82,8 +83,8 @@ def fold_layer_scales(model: CLIP) -> CLIP:
 def repeat_depthwise_inputs(model: CLIP) -> CLIP:
     """Return a copy of the fused `model` whose depthwise convolutions keep the channel count.
 
-    Those that widen read repeated inputs instead; runtimes have fast kernels only for as many
-    channels out as in.
+    Those with several outputs per channel read repeated inputs instead, since runtimes have fast
+    kernels only for equal numbers of input and output channels.
     """
     out = copy.deepcopy(model).eval()
     out.inference_only = True
@@ -97,7 +98,7 @@ def repeat_depthwise_inputs(model: CLIP) -> CLIP:
 
 
 def optimize_for_onednn(model: CLIP) -> CLIP:
-    """Return a copy of the fused `model` in forms that oneDNN has fast kernels for."""
+    """Return a copy of the fused `model` made of layers that oneDNN has fast kernels for."""
     out = repeat_depthwise_inputs(fold_layer_scales(model))
     with torch.no_grad():
         for tower in (out.image, out.text):
@@ -112,8 +113,8 @@ def optimize_for_onednn(model: CLIP) -> CLIP:
 class _RepeatedInputConv(nn.Module):
     """A depthwise convolution with several outputs per channel, as one with a single output.
 
-    The input is repeated, so that output channels come in another order: first the first output
-    of every input channel, then the second ones. `order` maps new places to old.
+    Since the input is repeated, the output channels are reordered: the first output of every input
+    channel, then the second ones, and so on. `order` maps new channel indices to old ones.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -140,13 +141,13 @@ class _RepeatedInputConv(nn.Module):
 
 
 def _repeat_inputs(block: nn.Module, consumer: nn.Module) -> None:
-    """Replace `block.conv`, and reorder the weights that read its channels."""
+    """Replace `block.conv`, and reorder the weights of the layers that read its channels."""
     conv = block.conv
     assert isinstance(conv, nn.Conv2d)
     if conv.in_channels == conv.out_channels:
         return
-    widening = _RepeatedInputConv(conv)
-    block.conv, order = widening, widening.order
+    repeated = _RepeatedInputConv(conv)
+    block.conv, order = repeated, repeated.order
     if isinstance(block.se, SqueezeExcite):
         _reorder(block.se.fc1.weight, order, 1)
         _reorder(block.se.fc2.weight, order, 0)
@@ -161,7 +162,7 @@ def _reorder(parameter: Tensor, order: Tensor, dim: int) -> None:
 
 
 class _FoldedScales(nn.Module):
-    """A block whose layer scales are part of the weights before them."""
+    """A block with layer scales folded into the weights before them."""
 
     def __init__(self, block: RepMixerBlock | AttentionBlock) -> None:
         super().__init__()
@@ -198,7 +199,7 @@ def _scale_rows(layer: nn.Linear | nn.Conv2d, scale: Tensor) -> None:
 
 
 class _TokenConv(nn.Module):
-    """A linear layer over tokens as a 1x1 convolution in channels-last memory (no copies)."""
+    """A linear layer over tokens, as a 1x1 convolution in channels-last memory (no copies)."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()

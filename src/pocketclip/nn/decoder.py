@@ -1,6 +1,6 @@
 """The caption decoder: causal blocks over a text's states that also attend to the image.
 
-Source: CoCa (arXiv 2205.01917), section 3.1, in open_clip's form (`MultimodalTransformer`): one
+Source: CoCa (arXiv 2205.01917), section 3.2, in open_clip's form (`MultimodalTransformer`): one
 cross-attention block follows each causal block.
 
 Shapes: B images, n texts per image, T text tokens, S image tokens, C channels (width), h heads,
@@ -31,7 +31,7 @@ KeysValues = tuple[Tensor, Tensor]  # (B, h, S, C/h) each
 
 
 class CrossAttention(Attention):
-    """Multi-head attention of a text's tokens to an image's."""
+    """Multi-head attention from text tokens to image tokens."""
 
     def keys_values(self, image_tokens: Tensor) -> KeysValues:
         """Return keys and values (B, h, S, C/h) of image tokens (B, S, C)."""
@@ -40,11 +40,11 @@ class CrossAttention(Attention):
         keys, values = both.chunk(2, dim=-1)
         return split_heads(keys, self.heads), split_heads(values, self.heads)
 
-    def cross_attend(self, x: Tensor, seen: KeysValues) -> Tensor:
+    def cross_attend(self, x: Tensor, image_kv: KeysValues) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         width = x.shape[-1]
         q = split_heads(F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width]), self.heads)
-        return self.proj(join_heads(F.scaled_dot_product_attention(q, *seen)))
+        return self.proj(join_heads(F.scaled_dot_product_attention(q, *image_kv)))
 
 
 class CrossBlock(nn.Module):
@@ -59,21 +59,21 @@ class CrossBlock(nn.Module):
         self.mlp = MLP(width, int(width * config.mlp_ratio), config.activation)
 
     def forward(self, x: Tensor, image_tokens: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C), looking at image tokens (B, S, C)."""
+        """Map (B, T, C) to (B, T, C), attending to image tokens (B, S, C)."""
         return self.cross_attend(x, self.keys_values(image_tokens))
 
     def keys_values(self, image_tokens: Tensor) -> KeysValues:
-        """Return what `cross_attend` needs of image tokens (B, S, C)."""
+        """Return the keys and values of image tokens (B, S, C) for `cross_attend`."""
         return self.attn.keys_values(self.norm_kv(image_tokens))
 
-    def cross_attend(self, x: Tensor, seen: KeysValues) -> Tensor:
+    def cross_attend(self, x: Tensor, image_kv: KeysValues) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        x = x + self.attn.cross_attend(self.norm1(x), seen)
+        x = x + self.attn.cross_attend(self.norm1(x), image_kv)
         return x + self.mlp(self.norm2(x))
 
 
 class Decoder(nn.Module):
-    """Causal blocks over the text's states, each followed by one that looks at the image.
+    """Causal blocks over the text's states, each followed by a cross-attention block.
 
     Args:
         config: the zoo's description.
@@ -113,25 +113,27 @@ class Decoder(nn.Module):
         return self.head(self.norm(x))
 
     def keys_values(self, image_tokens: Tensor) -> list[KeysValues]:
-        """Return, per layer, what `step` needs of image tokens (B, S, C)."""
+        """Return each layer's keys and values of image tokens (B, S, C) for `step`."""
         return [cross.keys_values(image_tokens) for _, cross in self._layers()]
 
-    def step(self, x: Tensor, caches: Sequence[KVCache], seen: Sequence[KeysValues]) -> Tensor:
+    def step(self, x: Tensor, caches: Sequence[KVCache], image_kv: Sequence[KeysValues]) -> Tensor:
         """Map the next states of several texts per image to logits.
 
         Args:
-            x: (B n, 1, C), n texts per image, those of an image beside each other.
-            caches: per layer, what came before.
-            seen: per layer, what `keys_values` returned for the B images.
+            x: (B n, 1, C), n texts per image; texts of one image are adjacent.
+            caches: per layer, the KV cache of the text so far; the new state is appended.
+            image_kv: per layer, the result of `keys_values` for the B images.
 
         Returns:
             (B n, V).
         """
         rows, _, width = x.shape
-        images = seen[0][0].shape[0]
-        for (block, cross), cache, keys_values in zip(self._layers(), caches, seen, strict=True):
+        images = image_kv[0][0].shape[0]
+        for (block, cross), cache, keys_values in zip(
+            self._layers(), caches, image_kv, strict=True
+        ):
             x = block.step(x, cache)
-            # The texts of an image look at it side by side: nothing of it is repeated.
+            # The n texts of an image share its keys and values, which are not repeated.
             x = cross.cross_attend(x.reshape(images, -1, width), keys_values).reshape(
                 rows, 1, width
             )

@@ -72,7 +72,7 @@ class AttentionBlock(nn.Module):
         return x + self.drop_path(self.layer_scale_2 * self.mlp(x))
 
     def fused(self) -> AttentionBlock:
-        """Return a block with a BatchNorm before attention folded into the q, k, v projection."""
+        """Return a copy with the BatchNorm before attention folded into the q, k, v projection."""
         block = copy.deepcopy(self)
         if isinstance(block.norm, nn.BatchNorm2d):
             scale, shift = batch_norm_affine(block.norm)
@@ -106,7 +106,7 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """Down-sampling, position encoding where attention follows, and blocks."""
+    """Down-sampling, a position encoding in attention stages, and blocks."""
 
     def __init__(self, config: MCiConfig, index: int, rates: list[float]) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class MCi(FrozenBatchNormMixin):
     """The image tower: stem of stride 4, stages, expansion to twice the width, mean, projection.
 
     Args:
-        config: the zoo's description.
+        config: the tower's configuration.
         embed_dim: D, the width of the embedding.
     """
 
@@ -171,7 +171,7 @@ class MCi(FrozenBatchNormMixin):
         self.apply(_initialise)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels (B, 3, H, W), preprocessed, to embeddings (B, D), not normalised.
+        """Map preprocessed pixels (B, 3, H, W) to embeddings (B, D), not normalised.
 
         H and W are multiples of the total stride: 32 with four stages, 64 with five.
         """
@@ -193,7 +193,7 @@ class MCi(FrozenBatchNormMixin):
 
 
 def _initialise(module: nn.Module) -> None:
-    # The values of FastViT's code: narrow normal weights where no BatchNorm follows directly.
+    # As in FastViT's code: a truncated normal for layers without a BatchNorm right after them.
     if isinstance(module, (nn.Linear, ConvMLP)):
         layers = [module] if isinstance(module, nn.Linear) else [module.fc1, module.fc2]
         for layer in layers:

@@ -3,11 +3,12 @@
 Sources: MobileOne (arXiv 2206.04040), section 3; FastViT (arXiv 2303.14189), section 3;
 RepLKNet (arXiv 2203.06717), section 3.1.
 
-Shapes: B batch, C channels in, O channels out, H W height width, k kernel side.
+Shapes: B batch, C input channels, O output channels, H W height width, kh kw kernel size.
 
-A module that can be folded has a method `fused()` that returns a new, equivalent module for
-evaluation and leaves itself unchanged; `fuse` applies it to a copy of a whole model. Kernels are
-merged in float64, so that folding costs no more than one rounding.
+A foldable module has a method `fused()` that returns a new, equivalent module for evaluation and
+leaves the original unchanged; `fuse` applies it throughout a copy of a model. Kernels are merged in
+float64, so that folding costs one rounding at most. RepMixer, which is built from these branches,
+is in `pocketclip.nn.repmixer`.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ class Foldable(Protocol):
 
 @runtime_checkable
 class Fusable(Protocol):
-    """A whole model that wants to mark its fused form."""
+    """A model that records facts about itself on its fused copy."""
 
     def mark_fused(self, fused: nn.Module) -> None:
-        """Note on `fused` that it was made from `self`."""
+        """Mark `fused` as the fused copy of `self`."""
         ...
 
 
 def fuse(model: ModuleT) -> ModuleT:
     """Return a copy of `model` in evaluation mode with every foldable branch folded.
 
-    BatchNorm's running statistics become part of the convolutions and linear layers around it
-    (FastViT, section 3.1). The argument keeps its branches and stays trainable. Layer scales
-    outside the RepMixer are kept: folding those is an export optimisation.
+    The running statistics of BatchNorm are folded into the convolutions and linear layers around
+    it (FastViT, section 3.1). The argument keeps its branches and stays trainable. Layer scales
+    outside the RepMixer are kept: `pocketclip.nn.cpu_optimize.fold_layer_scales` folds those.
 
     Args:
-        model: any module; a module without foldable parts comes back as a plain copy.
+        model: any module; one without foldable branches is only copied.
     """
     with torch.no_grad():
         folded = _fold(copy.deepcopy(model))
@@ -59,7 +60,7 @@ def fuse(model: ModuleT) -> ModuleT:
 
 
 def _fold(module: nn.Module) -> nn.Module:
-    # Parents first: a block reads the branches of its children, which must still be there.
+    # Parents first: a block reads the branches of its children before they are folded.
     if isinstance(module, Foldable):
         module = module.fused()
     for name, child in module.named_children():
@@ -79,10 +80,10 @@ def identity_kernel(channels: int, groups: int, size: tuple[int, int], like: Ten
     """Return the kernel (C, C/groups, kh, kw) in float64 of a convolution that copies its input."""
     per_group = channels // groups
     rows = torch.eye(per_group, dtype=torch.float64, device=like.device).repeat(groups, 1)
-    return _centred(rows[:, :, None, None], size)
+    return _pad_kernel(rows[:, :, None, None], size)
 
 
-def _centred(weight: Tensor, size: tuple[int, int]) -> Tensor:
+def _pad_kernel(weight: Tensor, size: tuple[int, int]) -> Tensor:
     """Zero-pad an odd kernel to a larger odd one with the same centre."""
     pad_h, pad_w = (size[0] - weight.shape[2]) // 2, (size[1] - weight.shape[3]) // 2
     return F.pad(weight, (pad_w, pad_w, pad_h, pad_h))
@@ -107,7 +108,7 @@ def conv_from_kernel(kernel: Kernel, like: nn.Conv2d) -> nn.Conv2d:
 
 
 class ConvBN(nn.Module):
-    """A convolution without bias, followed by BatchNorm."""
+    """A convolution without bias, then BatchNorm."""
 
     def __init__(
         self,
@@ -126,9 +127,9 @@ class ConvBN(nn.Module):
             in_channels, out_channels, (height, width), stride, pad, groups=groups, bias=False
         )
         self.bn = nn.BatchNorm2d(out_channels)
-        # On CPUs the library behind torch writes past its workspace in the backward pass of a
-        # strided 1x1 convolution of few channels in channels-last memory (oneDNN issue 6035):
-        # wrong gradients, or a crash. Leaving out pixels first is the same.
+        # On CPUs, oneDNN writes past its workspace in the backward pass of a strided 1x1
+        # convolution with few channels in channels-last memory (oneDNN issue 6035): wrong
+        # gradients, or a crash. Subsampling the input first is equivalent.
         self.subsample = stride if (height, width, groups) == (1, 1, 1) and in_channels < 16 else 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class ConvBN(nn.Module):
         return self.bn(self.conv(x))
 
     def kernel(self) -> Kernel:
-        """Return the kernel that this pair applies in evaluation mode."""
+        """Return the kernel that convolution and BatchNorm apply in evaluation mode."""
         scale, shift = batch_norm_affine(self.bn)
         return self.conv.weight.double() * scale[:, None, None, None], shift
 
@@ -163,7 +164,7 @@ class SqueezeExcite(nn.Module):
 
 
 class _Epilogue(nn.Module):
-    """What follows a re-parameterised convolution: optional gates, optional activation."""
+    """A folded convolution with optional squeeze-and-excitation and activation."""
 
     def __init__(self, conv: nn.Module, se: nn.Module, act: nn.Module) -> None:
         super().__init__()
@@ -178,8 +179,8 @@ class _Epilogue(nn.Module):
 class RepConv(nn.Module):
     """MobileOne's block: a k x k branch, a 1x1 scale branch and an identity branch, summed.
 
-    The identity branch (a BatchNorm) exists where the shape allows it: stride 1 and as many
-    channels out as in (arXiv 2206.04040, figure 3).
+    The identity branch (a BatchNorm) exists if stride is 1 and the number of channels stays the
+    same (arXiv 2206.04040, figure 3).
     """
 
     def __init__(
@@ -219,7 +220,7 @@ class RepConv(nn.Module):
         size = (weight.shape[2], weight.shape[3])
         if self.scale is not None:
             scale_weight, scale_bias = self.scale.kernel()
-            weight, bias = weight + _centred(scale_weight, size), bias + scale_bias
+            weight, bias = weight + _pad_kernel(scale_weight, size), bias + scale_bias
         if self.identity is not None:
             scale, shift = batch_norm_affine(self.identity)
             eye = identity_kernel(len(scale), self.conv.conv.groups, size, weight)
@@ -227,12 +228,15 @@ class RepConv(nn.Module):
         return weight, bias
 
     def fused(self) -> nn.Module:
-        """Return one convolution, its gates and its activation."""
+        """Return one convolution with its squeeze-and-excitation and activation."""
         return _Epilogue(conv_from_kernel(self.kernel(), self.conv.conv), self.se, self.act)
 
 
 class LargeKernelConv(nn.Module):
-    """A large depthwise kernel helped by a small one in training (arXiv 2203.06717), then GELU."""
+    """A large depthwise kernel, with a parallel small one in training, then GELU.
+
+    RepLKNet (arXiv 2203.06717), section 3.1.
+    """
 
     def __init__(
         self,
@@ -255,10 +259,10 @@ class LargeKernelConv(nn.Module):
         return self.act(self.se(self.large(x) + self.small(x)))
 
     def fused(self) -> nn.Module:
-        """Return one convolution, its gates and its activation."""
+        """Return one convolution with its squeeze-and-excitation and activation."""
         weight, bias = self.large.kernel()
         small_weight, small_bias = self.small.kernel()
-        weight = weight + _centred(small_weight, (weight.shape[2], weight.shape[3]))
+        weight = weight + _pad_kernel(small_weight, (weight.shape[2], weight.shape[3]))
         conv = conv_from_kernel((weight, bias + small_bias), self.large.conv)
         return _Epilogue(conv, self.se, self.act)
 

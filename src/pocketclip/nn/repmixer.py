@@ -22,9 +22,9 @@ from pocketclip.nn.transformer import DropPath
 
 
 class RepMixer(nn.Module):
-    """FastViT's token mixer `x + s * (mixer(x) - norm(x))`, one depthwise kernel when folded.
+    """FastViT's token mixer, `x + s * (mixer(x) - norm(x))` with layer scale `s` (C, 1, 1).
 
-    arXiv 2303.14189, section 3.1, with layer scale `s` (C, 1, 1).
+    Folded, it is one depthwise convolution (arXiv 2303.14189, section 3.1).
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RepMixer(nn.Module):
         return x + self.layer_scale * (self.mixer(x) - self.norm(x))
 
     def fused(self) -> nn.Conv2d:
-        """Return one depthwise convolution; identity and layer scale are in its kernel."""
+        """Return one depthwise convolution that includes the identity and the layer scale."""
         weight, bias = self.mixer.kernel()
         scale, shift = batch_norm_affine(self.norm)
         channels, size = len(scale), (weight.shape[2], weight.shape[3])

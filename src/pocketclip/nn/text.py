@@ -1,7 +1,7 @@
 """Text towers: CLIP's transformer, causal or not, MobileCLIP's MCt, and CoCa's.
 
 Sources: CLIP (arXiv 2103.00020), section 2.4; MobileCLIP (arXiv 2311.17049), section 3.3, for
-MCt, which puts a RepMixer block over the token axis before and after four transformer layers;
+MCt, with a RepMixer block over the token axis before and after four transformer layers;
 CoCa (arXiv 2205.01917), section 3.2, for the class token after the text.
 
 Shapes: B batch, T tokens, C channels, D embedding, V vocabulary.
@@ -27,13 +27,13 @@ from pocketclip.nn.transformer import (
 )
 from pocketclip.zoo import TextConfig
 
-PAD = 0  # what the tokenizer fills rows with
+PAD = 0  # the tokenizer's padding id
 
 
 class ComposedEmbedding(nn.Module):
     """Token embeddings from two small tables: `remainder[i % n] + quotient[i // n]`.
 
-    Every token has a pair of rows of its own (arXiv 1909.02107, section 3), so none collide.
+    Each token has its own pair of rows (arXiv 1909.02107, section 3), so tokens never collide.
     """
 
     def __init__(self, vocabulary: int, buckets: int, width: int) -> None:
@@ -53,13 +53,13 @@ class ComposedEmbedding(nn.Module):
 
 
 class TextTower(FrozenBatchNormMixin):
-    """The text tower; the state at the end-of-text token, normalised and projected.
+    """The text tower: the state at the end-of-text token, normalised and projected.
 
-    With `config.class_token`, a learned token after the last id stands for the end-of-text token,
-    and the states of the ids themselves are what a caption decoder reads.
+    With `config.class_token`, the state of a learned token after the last id is used instead, and
+    a caption decoder reads the states of the ids.
 
     Args:
-        config: the zoo's description.
+        config: the tower's configuration.
         embed_dim: D, the width of the embedding.
     """
 
@@ -103,10 +103,10 @@ class TextTower(FrozenBatchNormMixin):
     def forward(self, ids: Tensor) -> Tensor:
         """Map token ids (B, T), T <= context length, to embeddings (B, D), not normalised.
 
-        A tower with a class token takes one id more, see `fit`.
+        A tower with a class token also takes rows of one more id, see `fit`.
 
         Raises:
-            ValueError: T is more than the context length.
+            ValueError: T exceeds the context length.
         """
         blocks = list(self.blocks)
         if self.class_token is not None:
@@ -114,10 +114,12 @@ class TextTower(FrozenBatchNormMixin):
             x = run_blocks_pooled(blocks, x, lambda y: y[:, -1], mask, recompute=self.recompute)
             return self.head(self.norm(x))
         if ids.shape[1] > self.context_length:
-            raise ValueError(f"{ids.shape[1]} tokens; this tower takes {self.context_length}")
+            raise ValueError(
+                f"{ids.shape[1]} tokens; this tower takes at most {self.context_length}"
+            )
         x = self.embedding(ids) + self.position[: ids.shape[1]]
-        # The end-of-text token has the highest id. A mask of its first occurrence, unlike
-        # indexing with argmax, exports to every target.
+        # The end-of-text token has the highest id. A mask of its first occurrence exports to every
+        # target; indexing with argmax does not.
         end = ids == ids.amax(-1, keepdim=True)
         end = end & (end.cumsum(-1) == 1)
         weight = end.unsqueeze(-1).to(x.dtype)  # (B, T, 1)
@@ -129,17 +131,20 @@ class TextTower(FrozenBatchNormMixin):
     def with_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings (B, D) of ids (B, T) and their states (B, T, C), not normalised.
 
-        For towers with a class token; `ids` are as `fit` returns them.
+        For towers with a class token only.
+
+        Args:
+            ids: as `fit` returns them.
         """
         x, mask = self._with_class(ids)
         x = run_blocks(self.blocks, x, mask, recompute=self.recompute)
         return self.head(self.norm(x[:, -1])), x[:, :-1]
 
     def step(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        """Return the states (B, 1, C) of the next ids (B,), given those before.
+        """Return the states (B, 1, C) of the next ids (B,), and append them to the KV caches.
 
-        The same as `with_tokens` gives: a causal tower sees neither the class token nor, within
-        a text, any padding.
+        They equal those of `with_tokens`: in a causal tower the ids of a text attend neither to
+        the class token nor to padding.
         """
         x = self.embedding(ids.unsqueeze(1)) + self.position[caches[0].length]
         for block, cache in zip(self.blocks, caches, strict=True):
@@ -148,42 +153,42 @@ class TextTower(FrozenBatchNormMixin):
         return x
 
     def fit(self, ids: Tensor) -> Tensor:
-        """Return ids (B, T) with T <= context length.
+        """Return ids (B, T) with T <= context length, cut by one id if necessary.
 
-        The tokenizer's default, 77, is one more than CoCa's 76, since the class token has the last
-        position. Such rows are cut as the tokenizer cuts: a full one keeps its end token.
+        The tokenizer's default length is 77, CoCa's context length 76, since the class token takes
+        the last position. Rows are truncated as by the tokenizer: a full row keeps its end token.
 
         Raises:
-            ValueError: T is larger by more than one.
+            ValueError: T exceeds the context length by more than one.
         """
         length = self.context_length
         if ids.shape[1] == length + 1:
             last = torch.where(ids[:, -1] == PAD, ids[:, -2], ids[:, -1])
             ids = torch.cat([ids[:, : length - 1], last.unsqueeze(1)], dim=1)
         if ids.shape[1] > length:
-            raise ValueError(f"{ids.shape[1]} tokens; this tower takes {length}")
+            raise ValueError(f"{ids.shape[1]} tokens; this tower takes at most {length}")
         return ids
 
     def _with_class(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens and the class token (B, T + 1, C), and which of them see which.
+        """Return the embedded ids and class token (B, T + 1, C), and their attention mask.
 
-        As open_clip has it, and so the published weights: padding is masked one place late, so
-        that the first padded place is seen and the class token itself is not (unless there is no
-        padding).
+        As in open_clip, and hence in the published weights, padding is masked one position late:
+        tokens attend to the first padding position, and the class token does not attend to itself
+        unless there is no padding.
         """
         assert self.class_token is not None, "this tower has no class token"
         batch, count = ids.shape
         x = torch.cat([self.embedding(ids), self.class_token.expand(batch, -1, -1)], dim=1)
-        seen = torch.cat([torch.ones_like(ids[:, :1], dtype=torch.bool), ids != PAD], dim=1)
+        visible = torch.cat([torch.ones_like(ids[:, :1], dtype=torch.bool), ids != PAD], dim=1)
         causal = torch.ones(count + 1, count + 1, dtype=torch.bool, device=ids.device).tril()
-        return x + self.position[: count + 1], seen[:, None, None, :] & causal
+        return x + self.position[: count + 1], visible[:, None, None, :] & causal
 
     def groups(self) -> list[list[nn.Module]]:
         """Return the modules from input to output, one list per block, for freezing."""
         return [[self.embedding], *([b] for b in self.blocks), [self.norm, self.head]]
 
     def _initialise(self, config: TextConfig) -> None:
-        # CLIP, section 2.4 and its code: residual projections shrink with depth.
+        # As in CLIP's code: the standard deviation of residual projections falls with depth.
         width = config.width
         for module in self.embedding.modules():
             if isinstance(module, nn.Embedding):
@@ -199,7 +204,7 @@ class TextTower(FrozenBatchNormMixin):
 
 
 def initialise(attn: Attention, mlp: MLP, residual_std: float) -> None:
-    """Draw the weights of a text block as CLIP's code does; the residual ones as given."""
+    """Initialise a text block as CLIP's code does; `residual_std` is for its two projections."""
     width = attn.proj.in_features
     nn.init.normal_(attn.qkv.weight, std=width**-0.5)
     nn.init.normal_(attn.proj.weight, std=residual_std)

@@ -1,6 +1,9 @@
 """Pre-norm transformer blocks, shared by the vision transformers, the text towers and MCi.
 
-Shapes: B batch, T tokens, S tokens that are looked at, C channels, h heads.
+Sources: "Attention is all you need" (arXiv 1706.03762); pre-norm residual blocks as in ViT
+(arXiv 2010.11929), section 3.1.
+
+Shapes: B batch, T tokens, C channels (width), h heads.
 """
 
 from __future__ import annotations
@@ -19,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class FrozenBatchNormMixin(nn.Module):
-    """A module that leaves frozen BatchNorm statistics alone when it is set to training."""
+    """A module that keeps BatchNorm layers with frozen statistics in evaluation mode."""
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, except for BatchNorm layers marked `statistics_frozen`."""
+        """Set training mode; BatchNorm layers marked `statistics_frozen` stay in evaluation."""
         super().train(mode)
         for module in self.modules():
             if getattr(module, "statistics_frozen", False):
@@ -42,7 +45,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "quick_gelu"
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): a residual branch is dropped per sample."""
+    """Stochastic depth (arXiv 1603.09382): drops a residual branch per row of the batch."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -51,7 +54,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, ...) to the same shape; surviving samples are scaled up."""
+        """Map (B, ...) to the same shape; rows that are not dropped are divided by 1 - rate."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -69,40 +72,40 @@ def drop_path_rates(highest: float, blocks: int) -> list[float]:
 
 
 class KVCache:
-    """The keys and values (B, h, T, C/h) of one causal layer for the tokens that came before."""
+    """The keys and values (B, h, T, C/h) of one causal layer for the tokens so far."""
 
     def __init__(self) -> None:
-        self.length = 0
-        self._room: tuple[Tensor, Tensor] | None = None
+        self.length = 0  # T
+        self._buffers: tuple[Tensor, Tensor] | None = None
 
     def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Take in the next token's (B, h, 1, C/h); return all so far, (B, h, T, C/h) each."""
+        """Append the next token's (B, h, 1, C/h); return all so far, (B, h, T, C/h) each."""
         at, self.length = self.length, self.length + 1
-        if self._room is None or self._room[0].shape[2] == at:
-            # Twice the room each time: what came before is copied only now and then.
-            old, self._room = self._room, (self._wider(keys, at), self._wider(values, at))
+        if self._buffers is None or self._buffers[0].shape[2] == at:
+            # Doubling the capacity amortises the copies.
+            old, self._buffers = self._buffers, (self._grow(keys, at), self._grow(values, at))
             if old is not None:
-                for room, tensor in zip(self._room, old, strict=True):
-                    room[:, :, :at] = tensor
-        for room, tensor in zip(self._room, (keys, values), strict=True):
-            room[:, :, at : at + 1] = tensor
-        return self._room[0][:, :, : at + 1], self._room[1][:, :, : at + 1]
+                for buffer, tensor in zip(self._buffers, old, strict=True):
+                    buffer[:, :, :at] = tensor
+        for buffer, tensor in zip(self._buffers, (keys, values), strict=True):
+            buffer[:, :, at : at + 1] = tensor
+        return self._buffers[0][:, :, : at + 1], self._buffers[1][:, :, : at + 1]
 
     def select(self, rows: Tensor) -> None:
-        """Keep the given rows of the batch, in their order; a row may come several times."""
-        if self._room is not None:
-            # With the room that is still empty: otherwise the next token would copy all again.
-            keys, values = (room.index_select(0, rows) for room in self._room)
-            self._room = keys, values
+        """Keep the given rows of the batch, in that order; rows may be repeated."""
+        if self._buffers is not None:
+            # Spare capacity included: otherwise the next token would copy everything again.
+            keys, values = (buffer.index_select(0, rows) for buffer in self._buffers)
+            self._buffers = keys, values
 
     @staticmethod
-    def _wider(like: Tensor, at: int) -> Tensor:
+    def _grow(like: Tensor, at: int) -> Tensor:
         batch, heads, _, width = like.shape
         return like.new_empty((batch, heads, max(16, 2 * at), width))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention on explicit q, k, v of four dimensions, as exporters know it."""
+    """Multi-head self-attention with explicit four-dimensional q, k, v, as exporters need it."""
 
     def __init__(self, width: int, heads: int, *, bias: bool = True, causal: bool = False) -> None:
         super().__init__()
@@ -118,16 +121,17 @@ class Attention(nn.Module):
 
         Args:
             x: the tokens.
-            mask: which tokens each one looks at, boolean (B, 1, T, T); instead of causality.
+            mask: boolean (B, 1, T, T), true where a row's token attends to a column's; replaces
+                the causal mask.
         """
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (split_heads(chunk, self.heads) for chunk in self.qkv(x).chunk(3, dim=-1))
         causal = self.causal and mask is None
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.proj(join_heads(out))
 
     def step(self, x: Tensor, cache: KVCache) -> Tensor:
-        """Map the next token (B, 1, C) to (B, 1, C); it looks at itself and at `cache`."""
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        """Map the next token (B, 1, C) to (B, 1, C), attending to itself and the cached tokens."""
+        q, k, v = (split_heads(chunk, self.heads) for chunk in self.qkv(x).chunk(3, dim=-1))
         return self.proj(join_heads(F.scaled_dot_product_attention(q, *cache.add(k, v))))
 
 
@@ -183,7 +187,7 @@ class TransformerBlock(nn.Module):
         return self.mlp_residual(self.attn_residual(x, mask))
 
     def attn_residual(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (B, T, C) after the attention half."""
+        """Return `x + attention(norm(x))`, (B, T, C)."""
         return x + self.drop_path(self.attn(self.norm1(x), mask))
 
     def step(self, x: Tensor, cache: KVCache) -> Tensor:
@@ -191,14 +195,14 @@ class TransformerBlock(nn.Module):
         return self.mlp_residual(x + self.attn.step(self.norm1(x), cache))
 
     def mlp_residual(self, x: Tensor) -> Tensor:
-        """Return (B, T, C) after the MLP half, which treats each token by itself."""
+        """Return `x + mlp(norm(x))`, (B, T, C); each token is independent of the others."""
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 def run_blocks(
     blocks: Iterable[nn.Module], x: Tensor, mask: Tensor | None = None, *, recompute: bool
 ) -> Tensor:
-    """Apply `blocks` in turn; with `recompute`, keep only their inputs for the backward pass."""
+    """Apply `blocks` in turn; `recompute` stores only their inputs for the backward pass."""
     extra = () if mask is None else (mask,)
     for block in blocks:
         if recompute and torch.is_grad_enabled():
@@ -218,8 +222,8 @@ def run_blocks_pooled(
 ) -> Tensor:
     """Apply `blocks`, then `pool` from (B, T, C) to (B, C).
 
-    The last MLP runs on what is pooled only: the same result, a twentieth fewer operations in a
-    tower of twelve layers.
+    The last MLP runs after pooling, on the pooled state only. The result is the same, with 5 %
+    fewer operations in a tower of twelve layers.
     """
     last = blocks[-1]
     if not isinstance(last, TransformerBlock):
@@ -229,7 +233,7 @@ def run_blocks_pooled(
 
 
 def checkpoint_block(block: nn.Module, *inputs: Tensor) -> Tensor:
-    """Return `block(*inputs)`, keeping only the inputs for the backward pass."""
+    """Return `block(*inputs)`, storing only the inputs for the backward pass."""
 
     def contexts() -> tuple[Any, Any]:
         return contextlib.nullcontext(), preserve_batch_norm_statistics(block)
@@ -239,17 +243,17 @@ def checkpoint_block(block: nn.Module, *inputs: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def preserve_batch_norm_statistics(block: nn.Module) -> Iterator[None]:
-    """Within it, forward passes leave the running statistics of every BatchNorm as they are."""
-    # The recomputation sees the same batch again; BatchNorm must not count it twice.
-    # Recomputing without running statistics would save fewer tensors than the first pass did,
-    # which torch refuses; so they are updated with weight zero.
-    kept = []
+    """Within this context, forward passes do not update running statistics of BatchNorm."""
+    # The recomputation sees the same batch again, and BatchNorm must not count it twice.
+    # Without running statistics it would save fewer tensors than the first pass, which torch
+    # refuses; so they are updated with weight zero.
+    saved = []
     for norm in block.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.num_batches_tracked is not None:
-            kept.append((norm, norm.momentum, norm.num_batches_tracked))
+            saved.append((norm, norm.momentum, norm.num_batches_tracked))
             norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:
-        for norm, momentum, count in kept:
+        for norm, momentum, count in saved:
             norm.momentum, norm.num_batches_tracked = momentum, count

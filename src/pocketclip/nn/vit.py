@@ -1,8 +1,8 @@
 """Vision transformer image towers: MobileCLIP-B's hybrid, CLIP's plain ones and CoCa's.
 
-Sources: arXiv 2010.11929; MobileCLIP (arXiv 2311.17049), appendix, for the convolutional stem of
-B (MCi-like, position embedding on patches only); CLIP (arXiv 2103.00020) for the normalisation
-before the first block; CoCa (arXiv 2205.01917), section 3.2, for pooling by attention.
+Sources: ViT (arXiv 2010.11929), section 3.1; MobileCLIP (arXiv 2311.17049), appendix, for the
+convolutional stem of B (position embedding on patches only); CLIP (arXiv 2103.00020) for the
+normalisation before the first block; CoCa (arXiv 2205.01917), section 3.2, for attentional pooling.
 
 Shapes: B batch, H W height width, C channels, N patches, T tokens (N + 1), Q queries,
 D embedding.
@@ -28,7 +28,7 @@ from pocketclip.zoo import ViTConfig
 
 
 class ConvStem(nn.Sequential):
-    """Three convolutions without overlap (strides 4, 2, 2), BatchNorm and GELU after two."""
+    """Three non-overlapping convolutions (strides 4, 2, 2); BatchNorm and GELU follow two."""
 
     def __init__(self, width: int, padding: int) -> None:
         super().__init__(
@@ -41,9 +41,9 @@ class ConvStem(nn.Sequential):
 
 
 class AttentionPool(nn.Module):
-    """Learned queries that look at the tower's tokens once.
+    """Attentional pooling: learned queries attend to the tower's tokens once.
 
-    The published files hold one bias for queries, keys and values together; so does this.
+    Queries, keys and values share one bias parameter, as in the published files.
     """
 
     def __init__(self, queries: int, width: int, tokens_width: int, heads: int) -> None:
@@ -59,7 +59,7 @@ class AttentionPool(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, first: int | None = None) -> Tensor:
-        """Map tokens (B, T, C) to (B, Q, D); with `first`, to what so many queries give."""
+        """Map tokens (B, T, C) to (B, Q, D); `first` uses only this many of the queries."""
         x = self.norm_k(x)
         query = self.norm_q(self.query[:first]).unsqueeze(0)
         bias_q, bias_k, bias_v = self.bias.chunk(3)
@@ -70,15 +70,15 @@ class AttentionPool(nn.Module):
 
 
 class ViT(FrozenBatchNormMixin):
-    """The image tower; the class token's last state, normalised and projected.
+    """The image tower: the class token's last state, normalised and projected.
 
-    With `config.pool_queries`, the first query of a pooling by attention stands for the class
-    token, and the other queries give the tokens that a caption decoder looks at.
+    With `config.pool_queries`, the first query of an attentional pooling replaces the class token,
+    and a caption decoder attends to the results of the other queries.
 
     Args:
-        config: the zoo's description.
+        config: the tower's configuration.
         embed_dim: D, the width of the embedding.
-        image_size: side in pixels of the images that the position embedding is made for.
+        image_size: side length in pixels that the position embedding is for.
     """
 
     def __init__(self, config: ViTConfig, embed_dim: int, image_size: int) -> None:
@@ -118,15 +118,14 @@ class ViT(FrozenBatchNormMixin):
         self.apply(_initialise)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels (B, 3, H, W), preprocessed, to embeddings (B, D), not normalised.
+        """Map preprocessed pixels (B, 3, H, W) to embeddings (B, D), not normalised.
 
-        H and W are multiples of the patch side; another grid than the trained one interpolates
-        the position embedding.
+        For a grid of patches other than the trained one, the position embedding is interpolated.
 
         Raises:
-            ValueError: a side is not a multiple of the patch side.
+            ValueError: H or W is not a multiple of the patch size.
         """
-        x, blocks = self._embedded(pixels), list(self.blocks)
+        x, blocks = self.embed_patches(pixels), list(self.blocks)
         if self.pool is None:
             x = run_blocks_pooled(blocks, x, lambda y: y[:, 0], recompute=self.recompute)
         else:
@@ -137,16 +136,21 @@ class ViT(FrozenBatchNormMixin):
         """Return the embeddings (B, D) and the tokens for a caption decoder (B, Q - 1, D).
 
         Raises:
-            ValueError: a side is not a multiple of the patch side, or the tower does not pool by
-                attention.
+            ValueError: H or W is not a multiple of the patch size, or the tower has no attentional
+                pooling.
         """
         if self.pool is None:
-            raise ValueError("only a tower with pool_queries has tokens for a decoder")
-        x = run_blocks(self.blocks, self._embedded(pixels), recompute=self.recompute)
+            raise ValueError("only a tower with pool_queries has tokens for a caption decoder")
+        x = run_blocks(self.blocks, self.embed_patches(pixels), recompute=self.recompute)
         x = self.norm(self.pool(x))
         return self.head(x[:, 0]), x[:, 1:]
 
-    def _embedded(self, pixels: Tensor) -> Tensor:
+    def embed_patches(self, pixels: Tensor) -> Tensor:
+        """Return the input of the first block (B, T, C): class token and patches with positions.
+
+        Raises:
+            ValueError: H or W is not a multiple of the patch size.
+        """
         if pixels.shape[2] % self.stride or pixels.shape[3] % self.stride:
             raise ValueError(
                 f"image sides must be multiples of {self.stride}, not {tuple(pixels.shape[2:])}"
@@ -168,7 +172,7 @@ class ViT(FrozenBatchNormMixin):
         split = 1 if self.class_position else 0
         first, patches = self.position[:, :split], self.position[:, split:]
         patches = patches.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
-        # Bicubic interpolation on the CPU has no half-precision kernel everywhere: use float32.
+        # Some CPUs have no half-precision kernel for bicubic interpolation: use float32.
         resized = F.interpolate(
             patches.float(), size=(height, width), mode="bicubic", antialias=True
         ).to(patches.dtype)
