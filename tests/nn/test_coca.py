@@ -93,7 +93,8 @@ def test_texts_of_one_id_too_many_are_cut_as_the_tokenizer_cuts(context):
     with torch.inference_mode():
         assert torch.equal(model.encode_text(long), model.encode_text(fitting))
         assert model(torch.rand(3, 3, 64, 64), torch.from_numpy(long)).logits.shape[1] == context
-    with pytest.raises(ValueError, match=f"{context + 2} tokens; this tower takes at most {context}"):
+    message = f"{context + 2} tokens; this tower takes at most {context}"
+    with pytest.raises(ValueError, match=message):
         model.encode_text(torch.ones(1, context + 2, dtype=torch.int64))
 
 
