@@ -102,7 +102,7 @@ def test_sizes_that_no_file_has(tmp_path, kind):
     # Where the name that follows cannot be read, it may be one more file of the same sample.
     named = b"1.jpg" in SIZES[kind][:512] and SIZES[kind][156:157] == b"0"
     assert [(pair.uid, pair.image) for pair in good] == [("0", photo(0))] * named
-    assert named or "the sample 0 before it is not whole" in bad.reason
+    assert named or "the last sample, 0, is incomplete" in bad.reason
     for reader in (shards.read, lambda path: _samples([str(path)], "retrieval", 0)):
         found = iter(reader(path))
         assert len([next(found) for _ in range(named)]) == named

@@ -129,7 +129,7 @@ def test_shards_of_a_table(photos: Path, form: str, shard_size: int) -> None:
     assert [pair.uid for shard in some for pair in shard] == [f"{i:08d}" for i in (0, 3, 6, 9)]
     assert sum(shard.size or 0 for shard in some) == 4
     assert max(shard.size or 0 for shard in some) <= shard_size
-    assert "no row has the asked values" in failure(table, where={"split": "c"})
+    assert "no row has the values that `where` requires" in failure(table, where={"split": "c"})
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -187,10 +187,10 @@ def test_uid_column(photos: Path, form: str) -> None:
         pairs = read(photos / f"pairs.{form}", uid_column="key", shard_size=shard_size)
         assert [pair.uid for pair in pairs][:5] == ["a", "b_c_d", "a", "00000003", "b_c_d"]
         assert [pair.reason for pair in pairs if isinstance(pair, Bad)] == [
-            "duplicate uid a: pair 0 of the table has it already",
+            "duplicate uid a: pair 0 of the table has the same uid",
             "no uid",
-            "duplicate uid b_c_d: pair 1 of the table has it already",
-            "duplicate uid a: pair 0 of the table has it already",
+            "duplicate uid b_c_d: pair 1 of the table has the same uid",
+            "duplicate uid a: pair 0 of the table has the same uid",
         ]
         assert len(pairs[5].uid) < 200
 
@@ -217,7 +217,7 @@ def test_twins_are_what_a_set_finds(uids: list[int], shard_size: int) -> None:
             "no caption column; choose with --caption-column among: filepath, label",
         ),
         ("a,caption", "no image column; choose with --image-column among: a, caption"),
-        ("caption,caption,url", "two columns 'caption'"),
+        ("caption,caption,url", "two columns are named 'caption'"),
     ],
 )
 def test_columns_that_cannot_be_guessed(tmp_path: Path, header: str, message: str) -> None:
@@ -232,7 +232,7 @@ def test_columns_that_are_missing(photos: Path, form: str) -> None:
     write_table(table, [{"image": "0.jpg", "text": "a"}])
     named = {"image_column": "x", "caption_columns": ("x",), "uid_column": "x"}
     for name, value in {**named, "where": {"x": 1}, "meta_columns": ("x",)}.items():
-        assert "there is no column 'x'; there are: image, text" in failure(table, **{name: value})
+        assert "there is no column 'x'; the columns are: image, text" in failure(table, **{name: value})
 
 
 def test_guessed_columns(photos: Path) -> None:
@@ -391,9 +391,9 @@ def test_folder(tmp_path: Path) -> None:
     assert [pair.captions["text"] for pair in good] == [["an a"], ["a b"], ["a c"]]
     assert [pair.meta["filepath"] for pair in good] == ["a.jpg", "b.PNG", "c/d.e.jpeg"]
     assert [pair.reason for pair in pairs if isinstance(pair, Bad)] == [
-        "duplicate uid c_d_e: c/d.e.jpeg has it already",
-        "there is no text beside f.jpg",
-        "there is no image beside g.txt",
+        "duplicate uid c_d_e: c/d.e.jpeg has the same uid",
+        "there is no text for f.jpg",
+        "there is no image for g.txt",
         "empty caption",
         "the image is empty (0 bytes)",
         "j.txt is not UTF-8",
@@ -410,7 +410,7 @@ def test_a_folder_named_by_a_dot(photos: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_folders_without_pairs(photos: Path) -> None:
-    assert "for a table, give its own path" in failure(photos)
+    assert "give the path of its file" in failure(photos)
     assert "no such file" in failure(photos / "nowhere")
 
 
@@ -465,7 +465,7 @@ def test_tar(tmp_path: Path, name: str) -> None:
         ("0", JPEG + b"0"),
         ("x_1", JPEG + b"1"),
         ("2", "the image is empty (0 bytes)"),
-        ("3", "no image, only its URL, and fetching was not asked for"),
+        ("3", "no image, only a URL; fetching is off"),
         ("4", "no caption: there is no txt"),
         ("5", "empty caption"),
         ("6", pairs[6].reason if isinstance(pairs[6], Bad) else ""),
@@ -754,9 +754,9 @@ def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
 
 def test_unknown_forms(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"")
-    assert "not a form of pairs" in failure(tmp_path / "a.xlsx")
+    assert "unknown format of pairs" in failure(tmp_path / "a.xlsx")
     assert "no such file" in failure(tmp_path / "a.csv")
-    assert "no pairs were named" in failure([])
+    assert "no input given" in failure([])
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared is absent")
@@ -881,8 +881,8 @@ def test_lines_end_at_newlines(photos: Path) -> None:
     ("data", "reason"),
     [
         ("image,caption\n0.jpg,caf\u00e9\n".encode("cp1252"), "line 2 is not UTF-8"),
-        ("image\tcaption\n0.jpg\tcaf\u00e9\n".encode("utf-16"), "this is UTF-16"),
-        ("image,caption\n0.jpg,caf\u00e9\n".encode("utf-16-le"), "this is UTF-16"),
+        ("image\tcaption\n0.jpg\tcaf\u00e9\n".encode("utf-16"), "is UTF-16"),
+        ("image,caption\n0.jpg,caf\u00e9\n".encode("utf-16-le"), "is UTF-16"),
         (b"image,caption\n" + b"0.jpg," + b"a" * (1 << 26), "longer than"),
         (b'image,caption\n0.jpg,"never closed\n' + b"1.jpg,b\n" * 20, "--no-quotes"),
     ],

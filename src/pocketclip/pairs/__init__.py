@@ -5,9 +5,9 @@
         for pair in shard:  # Pair | Bad
             ...
 
-Whatever the form, it comes as shards: small picklable descriptions that another process can
-iterate. Images are not decoded here. What is wrong with a single pair is yielded as `Bad`; what
-is wrong with the whole input is an error.
+Every input is opened as shards: small picklable descriptions that any process can iterate. Images
+are not decoded here. A pair that cannot be used is yielded as `Bad`; a problem of the whole input
+is an error.
 """
 
 from pocketclip.pairs.base import PairOptions, PairShard

@@ -1,4 +1,4 @@
-"""Uids that come twice in a table, found in 8 bytes per row (16 for a moment, at the end)."""
+"""Duplicate uids in a table, found with 8 bytes per row (16 briefly, at the end)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 _AT_ONCE = 1 << 20
 
 Twins = tuple[tuple[int, int], ...]
-"""Pairs of a shard whose uid another pair of the table has already: (index within the shard,
-number of the first one among all pairs of the table), both from 0."""
+"""Duplicates in a shard: (index within the shard, number of the first pair with that uid among all
+pairs of the table), both counted from 0."""
 
 
 class SeenUids:
-    """The uids of a table, in order, as 64 bits of a hash each.
+    """The uids of a table in order, each as a 64-bit hash.
 
     Two different uids share a hash with a probability of 0.0003 among 100 million; a good pair
     would then be reported as a duplicate.
@@ -31,20 +31,20 @@ class SeenUids:
         self._hashes.append(int.from_bytes(hashed, "little"))
 
     def twins(self, shard_size: int) -> dict[int, Twins]:
-        """Return the twins by shard, if each but the last has `shard_size` pairs."""
-        every = np.frombuffer(self._hashes, np.uint64) if self._hashes else np.empty(0, np.uint64)
-        ordered = np.sort(every)
+        """Return duplicates by shard; each shard but the last has `shard_size` pairs."""
+        hashes = np.frombuffer(self._hashes, np.uint64) if self._hashes else np.empty(0, np.uint64)
+        ordered = np.sort(hashes)
         repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
         del ordered
         if not len(repeated):
             return {}
         first: dict[int, int] = {}
-        found: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for start in range(0, len(every), _AT_ONCE):
-            part = every[start : start + _AT_ONCE]
-            # Only those that come twice are looked at one by one: few, one hopes.
-            for place in (start + np.flatnonzero(np.isin(part, repeated))).tolist():
-                earlier = first.setdefault(int(every[place]), place)
-                if earlier != place:
-                    found[place // shard_size].append((place % shard_size, earlier))
-        return {shard: tuple(pairs) for shard, pairs in found.items()}
+        twins: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for start in range(0, len(hashes), _AT_ONCE):
+            block = hashes[start : start + _AT_ONCE]
+            # Only repeated hashes, usually few, are visited one by one.
+            for number in (start + np.flatnonzero(np.isin(block, repeated))).tolist():
+                earlier = first.setdefault(int(hashes[number]), number)
+                if earlier != number:
+                    twins[number // shard_size].append((number % shard_size, earlier))
+        return {shard: tuple(pairs) for shard, pairs in twins.items()}

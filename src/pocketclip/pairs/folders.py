@@ -1,4 +1,4 @@
-"""Pairs from a folder of `x.jpg` beside `x.txt`, also in folders within it."""
+"""Pairs from a folder with `x.jpg` next to `x.txt`, including its subfolders."""
 
 from __future__ import annotations
 
@@ -57,51 +57,59 @@ class FolderShard(PairShard):
                 yield Bad(uid=entry.uid, reason="empty caption")
                 continue
             pair = Pair(uid=entry.uid, image=None, captions={"text": [caption]})
-            # A file name may be no UTF-8, JSON must.
+            # File names need not be UTF-8, JSON must be.
             name = entry.image.encode("utf-8", "backslashreplace").decode("utf-8")
             pair.meta["filepath"] = name
             yield Draft(pair, storage.join(self.folder, *entry.image.split("/")))
 
 
 def open_folder(folder: str, name: str | None, options: PairOptions) -> list[FolderShard]:
-    """Return the shards of a folder; `name` is given if there are other inputs.
+    """Return the shards of a folder.
 
-    A uid is the path within the folder without the extension; what is no letter, digit, `_` or
-    `-` becomes `_`. If two end up with the same uid, the second is Bad.
+    The uid is the path within the folder without extension, cleaned by `clean_uid`. If two images
+    get the same uid, the second is Bad.
+
+    Args:
+        folder: local or in an object store.
+        name: prefix of shard names and uids, if there are other inputs.
+        options: how pairs are read.
 
     Raises:
-        DataError: there are no images with texts.
-        StorageError: it cannot be listed.
+        DataError: no image has a text.
+        StorageError: the folder cannot be listed.
     """
-    wanted = tuple(f".{suffix}" for suffix in (*IMAGE_SUFFIXES, *_TEXT))
-    sizes = dict(storage.list_sizes(folder, wanted, recursive=True))
+    suffixes = tuple(f".{suffix}" for suffix in (*IMAGE_SUFFIXES, *_TEXT))
+    sizes = dict(storage.list_sizes(folder, suffixes, recursive=True))
     start = len(storage.join(folder, "x")) - 1
     names = {path[start:].replace("\\", "/"): size for path, size in sizes.items()}
     entries = _entries(names, f"{name}_" if name else "")
     if not any(entry.image and entry.text for entry in entries):
         raise DataError(
-            f"{folder}: no image in it has a text of the same name (x.jpg, x.txt), and there are "
-            "no tars; for a table, give its own path"
+            f"{folder}: no image has a text of the same name (x.jpg, x.txt) and there are no tars; "
+            "for a table, give the path of its file"
         )
     shards: list[FolderShard] = []
     for index in range(0, len(entries), options.shard_size):
-        part = entries[index : index + options.shard_size]
-        known = [f"{e.uid}:{e.image}:{names.get(e.image)}:{_told(folder, e, names)}" for e in part]
+        chunk = entries[index : index + options.shard_size]
+        identities = [
+            f"{e.uid}:{e.image}:{names.get(e.image)}:{_text_identity(folder, e, names)}"
+            for e in chunk
+        ]
         shards.append(
             FolderShard(
                 name=f"{name + '_' if name else ''}{len(shards):08d}",
-                fingerprint=digest_parts(options.identity(), *known),
-                size=len(part),
+                fingerprint=digest_parts(options.identity(), *identities),
+                size=len(chunk),
                 folder=folder,
-                entries=tuple(part),
+                entries=tuple(chunk),
                 options=options,
             )
         )
     return shards
 
 
-def _told(folder: str, entry: _Entry, sizes: dict[str, int]) -> str:
-    """Return what enters the fingerprint of a caption: the text itself where that is cheap."""
+def _text_identity(folder: str, entry: _Entry, sizes: dict[str, int]) -> str:
+    """Return the fingerprint of a caption file: of its text if local, else only its size."""
     if not entry.text or entry.problem or storage.is_remote(folder):
         return str(sizes.get(entry.text))
     return digest_parts(storage.read_bytes(storage.join(folder, *entry.text.split("/"))))
@@ -117,19 +125,19 @@ def _entries(sizes: dict[str, int], prefix: str) -> list[_Entry]:
         else:
             images.setdefault(stem, []).append(name)
     entries: list[_Entry] = []
-    taken: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for stem in sorted({*images, *texts}):
         uid = prefix + clean_uid(stem)
         for image in images.get(stem, [""]):
             text, problem = texts.get(stem, ""), ""
             if not image:
-                problem = f"there is no image beside {text}"
+                problem = f"there is no image for {text}"
             elif not text:
-                problem = f"there is no text beside {image}"
+                problem = f"there is no text for {image}"
             elif sizes[text] > MAX_TEXT:
                 problem = f"{text} is larger than {MAX_TEXT:,} bytes"
-            elif uid in taken:
-                problem = f"duplicate uid {uid}: {taken[uid]} has it already"
-            taken.setdefault(uid, image or text)
+            elif uid in owners:
+                problem = f"duplicate uid {uid}: {owners[uid]} has the same uid"
+            owners.setdefault(uid, image or text)
             entries.append(_Entry(uid, image, text, problem))
     return entries

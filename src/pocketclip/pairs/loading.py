@@ -1,4 +1,4 @@
-"""From a row to a pair: its image read, fetched or decoded from base64."""
+"""Turns rows into pairs: reads, fetches or base64-decodes their images."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from pocketclip.types import Bad, Pair
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/\-_\s]{400,}={0,2}\s*")
 _STORE_READERS = 16
-"""Objects read from a store at the same time."""
+"""Number of objects read from a store concurrently."""
 _LARGEST_IMAGE = 1 << 28
 
 
 def is_url(text: str) -> bool:
-    """Return whether `text` is to be fetched from a web server."""
+    """Return whether `text` is an http(s) URL."""
     return text[:8].lower().startswith(("http://", "https://"))
 
 
 def pair_of_row(
     uid: str, row: Mapping[str, Any], columns: Columns, options: PairOptions, folder: str
 ) -> Pair | Bad | Draft:
-    """Return what a row stands for; its image, where it is elsewhere, is not read yet.
+    """Return the pair of a row; a draft if its image has to be read or fetched.
 
-    Relative paths are relative to `folder`.
+    Relative image paths are relative to `folder`.
     """
     captions = collect_captions((name, row.get(name)) for name in columns.captions)
     if captions is None:
@@ -57,7 +57,7 @@ def pair_of_row(
 
 
 def _with_image(pair: Pair, value: Any, folder: str) -> Pair | Bad | Draft:
-    if isinstance(value, Mapping):  # how Hugging Face's datasets keep images
+    if isinstance(value, Mapping):  # as Hugging Face datasets store images
         value = value.get("bytes") or value.get("path")
     if isinstance(value, (bytes, bytearray, memoryview)):
         return with_bytes(pair, bytes(value))
@@ -77,12 +77,12 @@ def _from_text(pair: Pair, text: str, folder: str) -> Pair | Bad | Draft:
         return Draft(pair, text)
     if text[:5].lower() == "data:":
         text = text.partition(",")[2]
-    # A path of this length would have a dot or another sign that base64 does not know.
+    # A path of this length would contain a dot or another character that base64 lacks.
     elif not _BASE64.fullmatch(text):
         pair.meta.setdefault("filepath", text)
-        place = text if storage.is_absolute(text) else storage.join(folder, text)
-        problem = _not_read(place, folder)
-        return Bad(uid=pair.uid, reason=problem) if problem else Draft(pair, place)
+        path = text if storage.is_absolute(text) else storage.join(folder, text)
+        problem = _refusal(path, folder)
+        return Bad(uid=pair.uid, reason=problem) if problem else Draft(pair, path)
     try:
         data = base64.b64decode(text, altchars=b"-_" if re.search("[-_]", text) else None)
     except (binascii.Error, ValueError) as error:
@@ -90,29 +90,30 @@ def _from_text(pair: Pair, text: str, folder: str) -> Pair | Bad | Draft:
     return with_bytes(pair, data)
 
 
-def _not_read(place: str, folder: str) -> str:
-    """Return why `place` is neither dialled nor read, if it is of a kind that tables do not name.
+def _refusal(path: str, folder: str) -> str:
+    """Return why an image path from a table is not opened, or an empty text if it is allowed.
 
-    Files, web addresses and object stores are; a table in another kind of store may name that
-    store's. fsspec takes `::` for one address within another.
+    Files, URLs and objects of S3-like stores are allowed, and for a table on another host, files
+    on that host. fsspec reads `::` as one path within another, which is not.
     """
-    if not storage.is_remote(place):
+    if not storage.is_remote(path):
         return ""
-    scheme, _, rest = place.partition("://")
-    if "::" in place:
-        return f"{place[:200]}: addresses within addresses are not read"
-    own, _, own_rest = folder.partition("://")
-    same = storage.is_remote(folder) and own.lower() == scheme.lower()
-    if scheme.lower() in OBJECT_STORES or (same and rest.split("/")[0] == own_rest.split("/")[0]):
+    scheme, _, location = path.partition("://")
+    if "::" in path:
+        return f"{path[:200]}: nested paths (::) are not read"
+    own_scheme, _, own_location = folder.partition("://")
+    same_scheme = storage.is_remote(folder) and own_scheme.lower() == scheme.lower()
+    same_host = same_scheme and location.split("/")[0] == own_location.split("/")[0]
+    if scheme.lower() in OBJECT_STORES or same_host:
         return ""
     return (
-        f"{place[:200]}: images are not read by {scheme}://; give files, http(s) addresses or "
+        f"{path[:200]}: images are not read from {scheme}://; give files, http(s) URLs or "
         "objects of a store"
     )
 
 
 def with_bytes(pair: Pair, data: bytes) -> Pair | Bad:
-    """Return `pair` with its image, or why that is none."""
+    """Return `pair` with its image; a Bad if the image is empty."""
     if not data:
         return Bad(uid=pair.uid, reason="the image is empty (0 bytes)")
     pair.image = data
@@ -120,12 +121,12 @@ def with_bytes(pair: Pair, data: bytes) -> Pair | Bad:
 
 
 def completed(drafts: Iterable[Pair | Bad | Draft], options: FetchOptions) -> Iterator[Pair | Bad]:
-    """Yield `drafts` in order with their images: URLs and objects are loaded some ahead.
+    """Yield `drafts` in order with their images; URLs and objects are loaded ahead.
 
-    The SHA-256 of a fetched image is recorded in `meta["sha256"]`: the web forgets.
+    The SHA-256 of a fetched image is recorded in `meta["sha256"]`, as images on the web change.
 
     Raises:
-        StorageError: a store cannot be reached. (That an object is missing is a Bad.)
+        StorageError: a store cannot be reached. A missing object is a Bad instead.
     """
     waiting: deque[tuple[Pair | Bad | Draft, Future[Any] | None]] = deque()
     with ExitStack() as stack:
@@ -142,7 +143,7 @@ def completed(drafts: Iterable[Pair | Bad | Draft], options: FetchOptions) -> It
                     stack.callback(readers.shutdown, wait=True, cancel_futures=True)
                 future = readers.submit(_read, draft.source)
             waiting.append((draft, future))
-            # What needs no waiting, with nothing before it, goes out at once.
+            # Pairs that need no loading are yielded at once if nothing before them is pending.
             while waiting and (waiting[0][1] is None or len(waiting) >= options.concurrency):
                 yield _finished(*waiting.popleft())
         while waiting:
@@ -161,12 +162,12 @@ def _finished(draft: Pair | Bad | Draft, future: Future[Any] | None) -> Pair | B
 
 
 def _read(path: str) -> bytes | str:
-    """Return a file's bytes, or why there are none."""
+    """Return a file's bytes, or the reason why it cannot be read."""
     try:
         return storage.read_bytes(path, max_bytes=_LARGEST_IMAGE, regular=True)
     except NotThereError as error:
         return str(error)
     except StorageError as error:
         if storage.is_remote(path):
-            raise  # it concerns all of them, and may be over tomorrow
+            raise  # it concerns all pairs, and may be temporary
         return str(error)

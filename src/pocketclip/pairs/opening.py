@@ -1,4 +1,4 @@
-"""From what the user names to shards: which reader takes which path."""
+"""Opens pairs: chooses the reader for each path that the user names."""
 
 from __future__ import annotations
 
@@ -24,33 +24,37 @@ _RECORDS = re.compile(r"\.tfrecords?(\.gz)?(-\d+-of-\d+)?$", re.IGNORECASE)
 
 
 def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) -> list[PairShard]:
-    """Return the shards of `source`, in order: one or several paths or patterns.
+    """Return the shards of one or several paths or patterns, in order.
 
-    - `.csv`, `.tsv`, `.jsonl`, `.parquet`: tables; `PairOptions` say which column is what.
+    - `.csv`, `.tsv`, `.jsonl`, `.parquet`: tables; `PairOptions` name the columns.
     - `.tar`, `.tar.gz`: webdataset tars. `.tfrecord`: files of `tf.train.Example`.
-    - A folder: the tars in it, else its tfrecords, else its parquet files, else its images with
-      texts of the same name (`x.jpg`, `x.txt`), recursively. Where `00000.parquet` lies beside a
-      folder `00000`, as img2dataset writes them, the images are taken.
+    - A folder: its tars, else its tfrecords, else its parquet files, else its images with texts
+      of the same name (`x.jpg`, `x.txt`), recursively. If a folder `00000` is next to
+      `00000.parquet`, as img2dataset writes them, the folder's images are read.
     - `{00000..00012}`, `*`, and `.json` lists of paths: see `storage.expand`.
 
-    Shards are named by numbers if there is one table or folder, else by their files. So are the
-    uids of rows that have none: `00000042`, or `NAME_00000042`.
+    A single table or folder gives numbered shards, several inputs shards named after their files.
+    Rows without a uid get `00000042` or `NAME_00000042` accordingly.
+
+    Args:
+        source: the paths or patterns, local or in object stores.
+        options: how pairs are read; the defaults guess columns.
 
     Raises:
-        ConfigError, DataError: the options do not fit the data, or there is none.
+        ConfigError, DataError: the options do not fit the input, or it has no pairs.
         MissingDependencyError: an optional package is needed.
         StorageError: a file is missing or a store cannot be reached.
     """
     options = options or PairOptions()
     sources = (source,) if isinstance(source, str) else tuple(source)
-    paths = [found for one in sources for path in storage.expand(one) for found in _inside(path)]
+    paths = [file for each in sources for path in storage.expand(each) for file in _inside(path)]
     if not paths:
-        raise DataError("no pairs were named; give a table, a folder or tars")
+        raise DataError("no input given; name a table, a folder or tars")
     names, several = _unique_names(paths), len(paths) > 1
     if not several or not any(map(storage.is_remote, paths)):
         opened = (_open(*each, several, options) for each in zip(paths, names, strict=True))
         return list(chain.from_iterable(opened))
-    # A store takes its time for each question.
+    # Each request to a store takes a while.
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         tasks = [
             pool.submit(_open, *each, several, options) for each in zip(paths, names, strict=True)
@@ -62,24 +66,24 @@ def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) 
 
 
 def _inside(path: str) -> list[str]:
-    """Return the files of a folder that are shards or tables of their own, else the path."""
+    """Return the tars, tfrecords or tables in a folder, else the path itself."""
     if path.lower().endswith((*_TARS, *_TABLES, ".parquet")) or not storage.is_folder(path):
         return [path]
-    there = storage.list_files(path)
+    files = storage.list_files(path)
     for kind in (_TARS, None, (".parquet",)):
         if kind is None:
-            found = [file for file in there if _RECORDS.search(file)]
+            matching = [file for file in files if _RECORDS.search(file)]
         else:
-            found = [file for file in there if file.lower().endswith(kind)]
-        if found and not (kind == (".parquet",) and _is_downloaded(path, found)):
-            return found
+            matching = [file for file in files if file.lower().endswith(kind)]
+        if matching and not (kind == (".parquet",) and _is_downloaded(path, matching)):
+            return matching
     return [path]
 
 
 def _is_downloaded(path: str, tables: list[str]) -> bool:
-    """Return whether there is a folder beside a table, and of its name.
+    """Return whether a folder is next to a table of the same name.
 
-    So img2dataset writes `00000.parquet`, the URLs, beside `00000`, their images and texts.
+    img2dataset writes `00000.parquet` with the URLs next to `00000` with images and texts.
     """
     names = {_stem(re.split(r"[/\\]", table)[-1]) for table in tables[:_LOOKED_AT]}
     return any(storage.is_folder(storage.join(path, name)) for name in sorted(names))
@@ -97,18 +101,18 @@ def _open(path: str, name: str, several: bool, options: PairOptions) -> Sequence
         return open_parquet(path, name if several else None, options)
     if storage.is_folder(path):
         return open_folder(path, name if several else None, options)
-    storage.size(path)  # raises if it is not there, which is the better message
+    storage.size(path)  # a missing file gets a better message
     raise DataError(
-        f"{path}: not a form of pairs that is known; those are .csv, .tsv, .jsonl, .parquet, .tar, "
-        ".tfrecord, a folder, or a .json list of them"
+        f"{path}: unknown format of pairs; give .csv, .tsv, .jsonl, .parquet, .tar, .tfrecord, "
+        "a folder, or a .json list of them"
     )
 
 
 def _unique_names(paths: list[str]) -> list[str]:
-    """Return a name per path: the file's, with its folders' where needed to tell them apart.
+    """Return a name per path: the file's, with as many of its folders as make it unique.
 
     Raises:
-        DataError: a path stands there twice, or two differ in signs only that names cannot have.
+        DataError: a path is given twice, or two paths differ only in characters that names lack.
     """
     split = [re.split(r"[/\\]+", path.rstrip("/\\")) for path in paths]
     for depth in range(1, max(map(len, split)) + 1):
@@ -120,7 +124,7 @@ def _unique_names(paths: list[str]) -> list[str]:
         if name in first:
             raise DataError(
                 f"{path}: its shards would have the same names as those of {first[name]}; "
-                "name each once, or rename one"
+                "give each path once, or rename one"
             )
         first[name] = path
     return names

@@ -1,8 +1,8 @@
 """Pairs from parquet tables.
 
-Opening reads the footer only, unless there are `where` or a column of uids: then those columns.
-A shard is a range of rows; to reach it, what stands before it in its row group is read and
-dropped, so groups of up to some ten thousand rows are best.
+Opening reads only the footer, and the columns of `where` and of the uids if there are any. A shard
+is a range of rows. Reading it also reads the earlier rows of its row group, so row groups of up to
+some ten thousand rows are best.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pocketclip import storage
-from pocketclip.errors import DataError, MissingDependencyError, PocketclipError
+from pocketclip.errors import DataError, MissingDependencyError, PocketclipError, one_line
 from pocketclip.pairs.base import (
     Columns,
     Draft,
@@ -29,7 +29,7 @@ from pocketclip.pairs.tables import counts, draft_of_row, folder_of, uid_of_row
 from pocketclip.types import Bad, Pair
 
 _BATCH = 64
-"""Rows in memory at a time: they may hold photographs."""
+"""Rows in memory at a time; few, as rows may hold photographs."""
 _SCAN_BATCH = 8192
 
 
@@ -54,7 +54,7 @@ class ParquetShard(PairShard):
         options, twins, index = self.options, dict(self.twins), 0
         names = [self.columns.image, *self.columns.captions, *options.meta_columns, *options.where]
         names += [name for name in (self.columns.url, options.uid_column) if name is not None]
-        with storage.open_read(self.path) as stream, _about(self.path):
+        with storage.open_read(self.path) as stream, _errors_naming(self.path):
             if _footer(stream) != self.footer:
                 raise DataError(
                     f"{self.path}: the file has changed since it was opened; start again"
@@ -69,22 +69,25 @@ class ParquetShard(PairShard):
 
 
 def open_parquet(path: str, name: str | None, options: PairOptions) -> list[ParquetShard]:
-    """Return the shards of a parquet file; `name` is given if there are other files.
+    """Return the shards of a parquet file; `name` prefixes their names if there are other files.
 
     Raises:
-        DataError: columns are missing or cannot be guessed, there are no rows, or it is damaged.
+        DataError: columns are missing or cannot be guessed, there are no rows, or the file is
+            damaged.
         MissingDependencyError: pyarrow is not installed.
-        StorageError: it cannot be read.
+        StorageError: the file cannot be read.
     """
     prefix = f"{name}_" if name else ""
-    with storage.open_read(path) as stream, _about(path):
+    with storage.open_read(path) as stream, _errors_naming(path):
         footer = _footer(stream)
         table = _table(stream)
         columns = choose_columns(table.schema_arrow.names, options, path)
         seen = SeenUids() if options.uid_column is not None else None
         ranges = list(_ranges(stream, table.metadata.num_rows, options, prefix, seen))
     if not ranges:
-        rows = "no row has the asked values" if options.where else "there are no rows"
+        rows = (
+            "no row has the values that `where` requires" if options.where else "there are no rows"
+        )
         raise DataError(f"{path}: {rows}; nothing to do")
     twins = seen.twins(options.shard_size) if seen else {}
     return [
@@ -109,7 +112,7 @@ def open_parquet(path: str, name: str | None, options: PairOptions) -> list[Parq
 def _ranges(
     stream: BinaryIO, total: int, options: PairOptions, prefix: str, seen: SeenUids | None
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield (first row, row behind the last, pairs) of each shard."""
+    """Yield (first row, end row, number of pairs) of each shard; the end is exclusive."""
     step = options.shard_size
     if seen is None and not options.where:
         for first in range(0, total, step):
@@ -136,55 +139,55 @@ def _table(stream: BinaryIO) -> Any:
         raise MissingDependencyError(
             'parquet tables need pyarrow: pip install "pocketclip[parquet]"'
         ) from None
-    # With a buffer a column is read in pieces, not a whole row group at once.
+    # With a buffer, a column is read in chunks, not a whole row group at once.
     return parquet.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
 
 
 def _rows(
     stream: BinaryIO, names: Sequence[str], first: int, end: int, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows from `first` to before `end`, with the columns `names` only."""
+    """Yield rows `first` to `end` (exclusive) with only the columns `names`."""
     table = _table(stream)
     groups: list[int] = []
     skip = start = 0
     for group in range(table.metadata.num_row_groups):
-        behind = start + table.metadata.row_group(group).num_rows
-        if start < end and behind > first:
+        stop = start + table.metadata.row_group(group).num_rows
+        if start < end and stop > first:
             skip = first - start if not groups else skip
             groups.append(group)
-        start = behind
-    left = end - first
-    # One thread: a process that was forked has no others.
+        start = stop
+    remaining = end - first
+    # Single-threaded: a forked process lacks the thread pool.
     for batch in table.iter_batches(
         batch_size=batch_size,
         row_groups=groups,
         columns=list(dict.fromkeys(names)),
         use_threads=False,
     ):
-        taken = batch.slice(skip, left)
+        selected = batch.slice(skip, remaining)
         skip = max(0, skip - batch.num_rows)
-        left -= taken.num_rows
-        yield from taken.to_pylist()
-        if left <= 0:
+        remaining -= selected.num_rows
+        yield from selected.to_pylist()
+        if remaining <= 0:
             return
 
 
 def _footer(stream: BinaryIO) -> str:
-    """Return a hash of the footer: schema, and size, place and statistics of every column."""
+    """Return a hash of the footer: the schema, and size, offset and statistics of every column."""
     total = stream.seek(0, 2)
     stream.seek(max(0, total - 8))
     tail = stream.read(8)
     if tail[4:] != b"PAR1":
-        raise DataError(f"{getattr(stream, 'name', 'this')}: not a parquet file, or a cut one")
+        raise DataError(f"{getattr(stream, 'name', 'this')}: not a parquet file, or truncated")
     length = int.from_bytes(tail[:4], "little")
     stream.seek(max(0, total - 8 - length))
-    found = digest_parts(str(total), stream.read(length))
+    digest = digest_parts(str(total), stream.read(length))
     stream.seek(0)
-    return found
+    return digest
 
 
 @contextlib.contextmanager
-def _about(path: str) -> Iterator[None]:
+def _errors_naming(path: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
@@ -192,6 +195,5 @@ def _about(path: str) -> Iterator[None]:
         raise DataError(text if text.startswith(path) else f"{path}: {text}") from error
     except PocketclipError:
         raise
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:  # pyarrow's own are these
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: cannot be read as parquet: {reason}") from error
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:  # of pyarrow
+        raise DataError(f"{path}: cannot be read as parquet: {one_line(error)}") from error

@@ -1,8 +1,8 @@
 """Pairs from csv, tsv and jsonl tables.
 
-Opening reads the table once, row by row, to find where each shard begins and to hash its rows;
-nothing of it is kept but some hundred bytes per shard (and 8 bytes per pair, if there is a column
-of uids, to find those that come twice). A shard reads its own range of bytes.
+Opening reads the table once, row by row, to find where each shard begins and to hash its rows. It
+keeps some hundred bytes per shard and, if there is a uid column, 8 bytes per pair to find
+duplicates. A shard reads its own range of bytes.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"BZh", b"\xfd7z
 _LARGEST_FIELD = 1 << 26
 _LONGEST_LINE = 1 << 26
 _LARGEST_ROW = 1 << 28  # in memory, of a jsonl file
-_NUL = "\ue000\ufffd"  # stands for a NUL byte
+_NUL = "\ue000\ufffd"  # replaces a NUL byte
 _DELIMITERS = (",", "\t", ";", "|")
 SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)
-"""A first line that Excel writes, and reads."""
-_HEAD_ROWS = 100  # of a jsonl file, whose rows need not all have the same keys
+"""A first line that Excel writes and reads to set the separator."""
+_HEAD_ROWS = 100  # of a jsonl file, whose rows may have different keys
 
 
 class _Lines:
-    """The lines of a file, decoded, with the position behind the last one and a running hash."""
+    """The decoded lines of a file, with the current byte position and a running hash."""
 
     def __init__(self, path: str, stream: BinaryIO, *, start: int = 0, end: int | None = None):
         self._path = path
@@ -76,7 +76,7 @@ class _Lines:
                 "is this a table?"
             )
         if self.position == 0:
-            line = self._without_mark(line)
+            line = self._without_bom(line)
         self.position += len(line)
         self.number += 1
         self.hash.update(line)
@@ -84,16 +84,16 @@ class _Lines:
             return line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{self._path}: line {self.number} is not UTF-8 (byte {error.start + 1} of it); "
+                f"{self._path}: line {self.number} is not UTF-8 (at its byte {error.start + 1}); "
                 "convert the file, for example with iconv -f cp1252 -t utf-8"
             ) from error
 
-    def _without_mark(self, line: bytes) -> bytes:
+    def _without_bom(self, line: bytes) -> bytes:
         if line.startswith(_COMPRESSED):
-            raise DataError(f"{self._path}: this is a compressed file; unpack it first")
+            raise DataError(f"{self._path}: the file is compressed; unpack it first")
         if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
             raise DataError(
-                f"{self._path}: this is UTF-16, or no text; convert it with "
+                f"{self._path}: the file is UTF-16 or not text; convert it with "
                 "iconv -f utf-16 -t utf-8"
             )
         if line.startswith(b"\xef\xbb\xbf"):
@@ -103,20 +103,20 @@ class _Lines:
 
 
 @dataclass(frozen=True)
-class _Form:
-    """How a table's lines become rows."""
+class _TableFormat:
+    """How to read a table's lines as rows."""
 
     path: str
     delimiter: str | None
-    """None: jsonl."""
+    """None for jsonl."""
     quotes: bool
     header: tuple[str, ...] = ()
 
     def rows(self, lines: _Lines) -> Iterator[dict[str, Any] | str]:
-        """Yield rows, or what is wrong with one; an empty line is none.
+        """Yield each row, or what is wrong with it; empty lines are skipped.
 
         Raises:
-            DataError: the quotes do not fit, so that nobody knows where rows end.
+            DataError: quotes are unbalanced, so the ends of rows are unknown.
         """
         return self._json(lines) if self.delimiter is None else self._csv(lines)
 
@@ -132,7 +132,7 @@ class _Form:
                 yield row if isinstance(row, dict) else "the line is not a JSON object"
 
     def unread(self, lines: _Lines) -> Iterator[dict[str, Any] | str]:
-        """Yield an empty row for each row of a jsonl file."""
+        """Yield an empty row for each row of a jsonl file, without parsing it."""
         return ({} for line in lines if line.strip())
 
     def _csv(self, lines: _Lines) -> Iterator[dict[str, Any] | str]:
@@ -146,14 +146,14 @@ class _Form:
 
     def fields(self, lines: _Lines) -> Iterator[list[str]]:
         """Yield the fields of each row of a csv."""
-        # A limit of the whole process, by default 128 KiB: too little for an image in base64.
+        # A process-wide limit, by default 128 KiB: too little for an image in base64.
         csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
         try:
-            # Python before 3.11 takes no NUL.
-            whole = (line.replace("\0", _NUL) for line in lines)
+            # Python before 3.11 refuses NUL bytes.
+            escaped = (line.replace("\0", _NUL) for line in lines)
             for row in csv.reader(
-                whole, delimiter=str(self.delimiter), quoting=quoting, strict=self.quotes
+                escaped, delimiter=str(self.delimiter), quoting=quoting, strict=self.quotes
             ):
                 if row:
                     yield row
@@ -168,7 +168,7 @@ class _Form:
 class TableShard(PairShard):
     """A range of bytes of a csv, tsv or jsonl file."""
 
-    form: _Form
+    table_format: _TableFormat
     columns: Columns
     options: PairOptions
     folder: str
@@ -183,13 +183,13 @@ class TableShard(PairShard):
         return completed(self._drafts(), self.options.fetch)
 
     def _drafts(self) -> Iterator[Pair | Bad | Draft]:
-        path = self.form.path
+        path = self.table_format.path
         if storage.size(path) != self.file_bytes:
             raise DataError(f"{path}: the file has changed since it was opened; start again")
         twins, index = dict(self.twins), 0
         with storage.open_read(path) as stream:
             lines = _Lines(path, stream, start=self.start, end=self.end)
-            for number, row in enumerate(self.form.rows(lines), start=self.first_row):
+            for number, row in enumerate(self.table_format.rows(lines), start=self.first_row):
                 if counts(row, self.options):
                     uid = uid_of_row(row, number, self.options, self.prefix)
                     yield draft_of_row(
@@ -206,26 +206,28 @@ def draft_of_row(
     options: PairOptions,
     folder: str,
 ) -> Pair | Bad | Draft:
-    """Return what a row stands for; `twin` is the number of the pair that has its uid already."""
+    """Return the pair of a row; `twin` is the number of an earlier pair with its uid, if any."""
     if isinstance(row, str):
         return Bad(uid=uid, reason=row)
     if options.uid_column is not None and is_empty(row.get(options.uid_column)):
         return Bad(uid=uid, reason="no uid")
     if twin is not None:
-        return Bad(uid=uid, reason=f"duplicate uid {uid}: pair {twin} of the table has it already")
+        return Bad(
+            uid=uid, reason=f"duplicate uid {uid}: pair {twin} of the table has the same uid"
+        )
     return pair_of_row(uid, row, columns, options, folder)
 
 
 def counts(row: dict[str, Any] | str, options: PairOptions) -> bool:
-    """Return whether `where` admits a row."""
-    # Of a broken row nobody knows: it is reported.
+    """Return whether a row has the values that `where` requires."""
+    # Malformed rows count, so that they are reported.
     if isinstance(row, str):
         return True
     return all(matches(row.get(name), value) for name, value in options.where.items())
 
 
 def uid_of_row(row: dict[str, Any] | str, number: int, options: PairOptions, prefix: str) -> str:
-    """Return the uid of the row at `number`, also of one that is broken."""
+    """Return the uid of row `number`, which may be malformed."""
     value = None
     if options.uid_column is not None and isinstance(row, dict):
         value = row.get(options.uid_column)
@@ -235,43 +237,47 @@ def uid_of_row(row: dict[str, Any] | str, number: int, options: PairOptions, pre
 
 
 def open_table(path: str, name: str | None, options: PairOptions) -> list[TableShard]:
-    """Return the shards of a csv, tsv or jsonl file; `name` is given if there are other files.
+    """Return the shards of a csv, tsv or jsonl file.
+
+    `name` prefixes the names of shards and the numbers of rows if there are other files.
 
     Raises:
         DataError: columns are missing or cannot be guessed, there are no rows, the file is not
-            UTF-8, or its quotes do not fit.
-        StorageError: it cannot be read.
+            UTF-8, or its quotes are unbalanced.
+        StorageError: the file cannot be read.
     """
     prefix = f"{name}_" if name else ""
     folder = folder_of(path)
     file_bytes = storage.size(path)
     with storage.open_read(path) as stream:
         lines = _Lines(path, stream)
-        form = _form_of(path, options, lines, stream)
-        columns = _columns_of(form, options, lines, stream)
+        table_format = _detect_format(path, options, lines, stream)
+        columns = _columns_of(table_format, options, lines, stream)
         seen = SeenUids() if options.uid_column is not None else None
-        ranges = list(_ranges(form, options, lines, prefix, seen))
+        ranges = list(_ranges(table_format, options, lines, prefix, seen))
     if not ranges:
-        rows = "no row has the asked values" if options.where else "there are no rows"
+        rows = (
+            "no row has the values that `where` requires" if options.where else "there are no rows"
+        )
         raise DataError(f"{path}: {rows}; nothing to do")
     twins = seen.twins(options.shard_size) if seen else {}
     return [
         TableShard(
             name=f"{prefix}{index:08d}",
-            fingerprint=part.fingerprint,
-            size=part.size,
-            form=form,
+            fingerprint=shard_range.fingerprint,
+            size=shard_range.size,
+            table_format=table_format,
             columns=columns,
             options=options,
             folder=folder,
             prefix=prefix,
             file_bytes=file_bytes,
-            start=part.start,
-            end=part.end,
-            first_row=part.first_row,
+            start=shard_range.start,
+            end=shard_range.end,
+            first_row=shard_range.first_row,
             twins=twins.get(index, ()),
         )
-        for index, part in enumerate(ranges)
+        for index, shard_range in enumerate(ranges)
     ]
 
 
@@ -280,31 +286,34 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0] if storage.is_remote(path) else str(Path(path).parent)
 
 
-def _form_of(path: str, options: PairOptions, lines: _Lines, stream: BinaryIO) -> _Form:
+def _detect_format(
+    path: str, options: PairOptions, lines: _Lines, stream: BinaryIO
+) -> _TableFormat:
     if path.lower().endswith((".jsonl", ".ndjson")):
-        return _Form(path, None, quotes=False)
+        return _TableFormat(path, None, quotes=False)
     first = next(_Lines(path, stream), "")
-    stated = SEPARATOR_LINE.fullmatch(first)
+    separator_line = SEPARATOR_LINE.fullmatch(first)
     stream.seek(0)
-    if stated:
+    if separator_line:
         next(lines)
-    delimiter = options.delimiter or (stated[1] if stated else _guessed(path, options, stream))
-    form = _Form(path, delimiter, options.quotes)
-    header = list(options.columns) or next(form.fields(lines), [])
+    stated = separator_line[1] if separator_line else ""
+    delimiter = options.delimiter or stated or _guess_delimiter(path, options, stream)
+    table_format = _TableFormat(path, delimiter, options.quotes)
+    header = list(options.columns) or next(table_format.fields(lines), [])
     if not header:
         raise DataError(f"{path}: the file is empty; nothing to do")
     if len(set(header)) != len(header):
-        twice = next(column for column in header if header.count(column) > 1)
-        raise DataError(f"{path}: there are two columns {twice!r}; rename one")
-    return _Form(path, delimiter, options.quotes, tuple(header))
+        repeated = next(column for column in header if header.count(column) > 1)
+        raise DataError(f"{path}: two columns are named {repeated!r}; rename one")
+    return _TableFormat(path, delimiter, options.quotes, tuple(header))
 
 
-def _guessed(path: str, options: PairOptions, stream: BinaryIO) -> str:
-    """Return what separates the columns. Leaves `stream` at its beginning."""
+def _guess_delimiter(path: str, options: PairOptions, stream: BinaryIO) -> str:
+    """Guess the delimiter. Leaves `stream` at its beginning."""
 
     def first_row(delimiter: str) -> list[str]:
         stream.seek(0)
-        return next(_Form(path, delimiter, options.quotes).fields(_Lines(path, stream)), [])
+        return next(_TableFormat(path, delimiter, options.quotes).fields(_Lines(path, stream)), [])
 
     def count(row: list[str]) -> int:
         if options.columns:
@@ -320,14 +329,14 @@ def _guessed(path: str, options: PairOptions, stream: BinaryIO) -> str:
 def choose_delimiter(
     path: str, first_row: Callable[[str], list[str]], count: Callable[[list[str]], int]
 ) -> str:
-    """Return the delimiter by which the first row of a table makes the most sense.
+    """Return the delimiter that gives the most known columns in the first row of a table.
 
-    The file's suffix decides where that leaves a choice, and then the number of columns.
+    Ties are broken by the file's suffix, then by the number of columns.
 
     Args:
-        path: of the table.
-        first_row: the first row as one delimiter separates it; DataError if it cannot.
-        count: how many of a row's columns are asked for or known.
+        path: path of the table.
+        first_row: returns the first row split by a delimiter; raises DataError if it cannot.
+        count: returns how many columns of a row are requested or known.
     """
     usual = "\t" if path.lower().endswith(".tsv") else ","
 
@@ -335,7 +344,7 @@ def choose_delimiter(
         try:
             row = first_row(delimiter)
         except DataError:
-            return (-1, False, 0)  # quotes that do not fit, by this one
+            return (-1, False, 0)  # unbalanced quotes with this delimiter
         return (count(row), delimiter == usual and len(row) > 1, len(row))
 
     scores = {delimiter: score(delimiter) for delimiter in _DELIMITERS}
@@ -343,19 +352,21 @@ def choose_delimiter(
     return best if scores[best][2] > 1 else usual
 
 
-def _columns_of(form: _Form, options: PairOptions, lines: _Lines, stream: BinaryIO) -> Columns:
-    """Choose the columns; leaves `lines` where it is."""
-    if form.delimiter is not None:
-        return choose_columns(form.header, options, form.path)
-    head = _Lines(form.path, stream)
+def _columns_of(
+    table_format: _TableFormat, options: PairOptions, lines: _Lines, stream: BinaryIO
+) -> Columns:
+    """Choose the columns; the position of `lines` stays."""
+    if table_format.delimiter is not None:
+        return choose_columns(table_format.header, options, table_format.path)
+    head = _Lines(table_format.path, stream)
     names: dict[str, None] = {}
-    for row in islice(form.rows(head), _HEAD_ROWS):
+    for row in islice(table_format.rows(head), _HEAD_ROWS):
         if isinstance(row, dict):
             names.update(dict.fromkeys(row))
     stream.seek(lines.position)
     if not names:
-        raise DataError(f"{form.path}: there is no JSON object in its first lines")
-    return choose_columns(names, options, form.path)
+        raise DataError(f"{table_format.path}: none of the first lines is a JSON object")
+    return choose_columns(names, options, table_format.path)
 
 
 @dataclass
@@ -368,30 +379,36 @@ class _Range:
 
 
 def _ranges(
-    form: _Form, options: PairOptions, lines: _Lines, prefix: str, seen: SeenUids | None
+    table_format: _TableFormat,
+    options: PairOptions,
+    lines: _Lines,
+    prefix: str,
+    seen: SeenUids | None,
 ) -> Iterator[_Range]:
-    """Read all rows; yield the ranges that hold `shard_size` rows that count."""
+    """Read all rows; yield ranges with `shard_size` rows that match `where`."""
     identity = digest_parts(
-        options.identity(), json.dumps(form.header), str(form.delimiter), prefix
+        options.identity(), json.dumps(table_format.header), str(table_format.delimiter), prefix
     )
-    looked_at = form.delimiter is not None or options.where or seen is not None
-    rows = form.rows(lines) if looked_at else form.unread(lines)
-    part = _Range(lines.position, 0)
+    needs_values = table_format.delimiter is not None or options.where or seen is not None
+    rows = table_format.rows(lines) if needs_values else table_format.unread(lines)
+    shard_range = _Range(lines.position, 0)
     lines.hash = hashlib.sha256()
     for number, row in enumerate(rows):
         if counts(row, options):
-            part.size += 1
+            shard_range.size += 1
             if seen is not None:
                 seen.add(uid_of_row(row, number, options, prefix))
-        if part.size == options.shard_size:
-            yield _closed(part, lines, identity)
-            part = _Range(lines.position, number + 1)
+        if shard_range.size == options.shard_size:
+            yield _closed(shard_range, lines, identity)
+            shard_range = _Range(lines.position, number + 1)
             lines.hash = hashlib.sha256()
-    if part.size:
-        yield _closed(part, lines, identity)
+    if shard_range.size:
+        yield _closed(shard_range, lines, identity)
 
 
-def _closed(part: _Range, lines: _Lines, identity: str) -> _Range:
-    part.end = lines.position
-    part.fingerprint = digest_parts(identity, str(part.first_row), lines.hash.digest())
-    return part
+def _closed(shard_range: _Range, lines: _Lines, identity: str) -> _Range:
+    shard_range.end = lines.position
+    shard_range.fingerprint = digest_parts(
+        identity, str(shard_range.first_row), lines.hash.digest()
+    )
+    return shard_range

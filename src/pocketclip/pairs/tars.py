@@ -1,9 +1,8 @@
 """Pairs from webdataset tars, ours and the published ones among them.
 
-A sample is what follows one another under the same key: the name up to the last dot before its
-suffix, folders included, see `pocketclip.formats.tar`. The image is the member with an image's
-suffix, the caption `txt` (or a key of `json`), the URL `url.txt` (or `url` in `json`).
-Reinforcements in it are passed over.
+A sample is a run of consecutive members with the same key: the path up to the suffix, see
+`pocketclip.formats.tar`. The image is the member with an image suffix, the caption `txt` (or a key
+of `json`), the URL `url.txt` (or `url` in `json`). Reinforcements are ignored.
 """
 
 from __future__ import annotations
@@ -36,17 +35,16 @@ from pocketclip.types import Bad, Pair
 _CAPTION_KEYS = ("caption", "text", "txt", "title", "alt_text")
 _URL_KEYS = ("url", "image_url")
 _NO_META = {"__key__"}
-"""Bytes of the largest `json`, `txt` and `url.txt`: 16 MiB."""
 MAX_JSON_MEMORY = 1 << 28
-"""Bytes of the objects that a `json` may become, as estimated: 256 MiB."""
+"""Limit on the memory of a parsed `json` member, as estimated: 256 MiB."""
 
 
 class CutError(Exception):
-    """A file of records ends before it should, or is damaged; says what and where."""
+    """A file of records is truncated or damaged; the message says where."""
 
 
-class _Found:
-    """What was read of one sample."""
+class _Members:
+    """The members of one sample, with faults."""
 
     def __init__(self) -> None:
         self.parts: dict[str, bytes] = {}
@@ -67,7 +65,7 @@ class _Found:
 
 @dataclass(frozen=True, kw_only=True)
 class TarShard(PairShard):
-    """A tar. If it is cut or damaged, what is whole before comes, then a Bad named after it."""
+    """A tar. If it is damaged, its complete pairs come first, then a Bad with the shard's name."""
 
     path: str
     options: PairOptions
@@ -77,31 +75,31 @@ class TarShard(PairShard):
 
     def _drafts(self) -> Iterator[Pair | Bad | Draft]:
         seen: set[str] = set()
-        current, found = "", _Found()
-        some = False
+        current, gathered = "", _Members()
+        has_samples = False
         with storage.open_read(self.path) as stream:
             try:
                 for key, suffix, member in _members(stream, self.path, self.options):
-                    # The name of the next sample shows that the one before is whole.
+                    # A new key shows that the previous sample is complete.
                     if key != current and current:
-                        yield from self._sample(current, found, seen)
-                        found = _Found()
-                    current, some = key, True
-                    found.add(suffix, member)
+                        yield from self._sample(current, gathered, seen)
+                        gathered = _Members()
+                    current, has_samples = key, True
+                    gathered.add(suffix, member)
             except TarError as error:
                 if current and error.spares(current):
-                    yield from self._sample(current, found, seen)
+                    yield from self._sample(current, gathered, seen)
                     current = ""
-                lost = f"; the sample {current} before it is not whole" if current else ""
+                lost = f"; the last sample, {current}, is incomplete" if current else ""
                 yield Bad(uid=self.name, reason=f"{error}{lost}")
                 return
         if current:
-            yield from self._sample(current, found, seen)
-        if not some:
+            yield from self._sample(current, gathered, seen)
+        if not has_samples:
             yield Bad(uid=self.name, reason=f"{self.path}: the tar holds no samples")
 
-    def _sample(self, key: str, found: _Found, seen: set[str]) -> Iterator[Pair | Bad | Draft]:
-        uid, parts = clean_uid(key), found.parts
+    def _sample(self, key: str, gathered: _Members, seen: set[str]) -> Iterator[Pair | Bad | Draft]:
+        uid, parts = clean_uid(key), gathered.parts
         try:
             facts = load_json(
                 parts.get("json", b"{}"),
@@ -118,33 +116,33 @@ class TarShard(PairShard):
             return
         column = self.options.uid_column
         if column is not None:
-            given = _given_uid(column, parts, facts)
-            if not given:
+            text = _uid_text(column, parts, facts)
+            if not text:
                 yield Bad(uid=uid, reason=f"no uid: there is no {column}")
                 return
-            uid = clean_uid(given)
+            uid = clean_uid(text)
         if uid in seen:
-            yield Bad(uid=uid, reason=f"duplicate uid {uid}: an earlier sample has it already")
+            yield Bad(uid=uid, reason=f"duplicate uid {uid}: an earlier sample has the same uid")
             return
         seen.add(uid)
-        if found.faults:
-            yield Bad(uid=uid, reason="; ".join(found.faults))
+        if gathered.faults:
+            yield Bad(uid=uid, reason="; ".join(gathered.faults))
             return
         yield self._pair(uid, parts, facts)
 
     def _pair(self, uid: str, parts: dict[str, bytes], facts: dict[str, Any]) -> Pair | Bad | Draft:
         try:
-            found = list(self._captions(parts, facts))
-            captions = collect_captions(found)
+            values = list(self._captions(parts, facts))
+            captions = collect_captions(values)
             url = parts["url.txt"].decode().strip() if "url.txt" in parts else None
         except UnicodeDecodeError:
-            return Bad(uid=uid, reason="a text of it is not UTF-8")
+            return Bad(uid=uid, reason="one of its texts is not UTF-8")
         if captions is None:
-            if found[0][1] is None:
-                return Bad(uid=uid, reason=f"no caption: there is no {found[0][0]}")
+            if values[0][1] is None:
+                return Bad(uid=uid, reason=f"no caption: there is no {values[0][0]}")
             return Bad(uid=uid, reason="empty caption")
-        given = [facts.get(key) for key in _URL_KEYS]
-        url = url or next((text for text in given if isinstance(text, str)), None)
+        urls = [facts.get(key) for key in _URL_KEYS]
+        url = url or next((text for text in urls if isinstance(text, str)), None)
         meta = {name: plain(fact) for name, fact in facts.items() if name not in _NO_META}
         pair = Pair(uid=uid, image=None, captions=captions, url=url, meta=meta)
         images = [suffix for suffix in parts if suffix in _image_suffixes(self.options)]
@@ -157,7 +155,7 @@ class TarShard(PairShard):
         if url is None or not is_url(url):
             return Bad(uid=uid, reason="no image")
         if not self.options.fetch_missing:
-            return Bad(uid=uid, reason="no image, only its URL, and fetching was not asked for")
+            return Bad(uid=uid, reason="no image, only a URL; fetching is off")
         return Draft(pair, url)
 
     def _captions(
@@ -170,15 +168,15 @@ class TarShard(PairShard):
                 yield "txt", next((facts[key] for key in _CAPTION_KEYS if facts.get(key)), None)
             return
         for name in self.options.caption_columns:
-            found = parts.get(name.lower())
-            yield name, facts.get(name) if found is None else found.decode("utf-8-sig")
+            data = parts.get(name.lower())
+            yield name, facts.get(name) if data is None else data.decode("utf-8-sig")
 
 
 def open_tar(path: str, name: str, options: PairOptions) -> list[TarShard]:
-    """Return the one shard of a tar.
+    """Return the single shard of a tar, in a list.
 
     Raises:
-        StorageError: it is missing, or the store cannot be reached.
+        StorageError: the tar is missing, or the store cannot be reached.
     """
     size = storage.size(path)
     base = path.replace("\\", "/").rpartition("/")[2]
@@ -186,7 +184,7 @@ def open_tar(path: str, name: str, options: PairOptions) -> list[TarShard]:
     return [TarShard(name=name, fingerprint=fingerprint, size=None, path=path, options=options)]
 
 
-def _given_uid(column: str, parts: dict[str, bytes], facts: dict[str, Any]) -> str:
+def _uid_text(column: str, parts: dict[str, bytes], facts: dict[str, Any]) -> str:
     value: Any = parts.get(column.lower(), b"").decode("utf-8", "replace") or facts.get(column)
     return "" if value is None or isinstance(value, (dict, list)) else cell_text(value).strip()
 
@@ -198,26 +196,26 @@ def _image_suffixes(options: PairOptions) -> tuple[str, ...]:
 def _members(
     stream: BinaryIO, path: str, options: PairOptions
 ) -> Iterator[tuple[str, str, Member]]:
-    """Yield (key, suffix, member) of each file; what no pair needs is not read.
+    """Yield (key, suffix, member) of each file; the bytes of unneeded members are not read.
 
     Raises:
-        TarError: the archive ends early, or is damaged.
+        TarError: the archive is truncated or damaged.
     """
     named = [options.image_column or "", *options.caption_columns, options.uid_column or ""]
     columns = frozenset(name.lower() for name in named if name)
-    wanted = {*_image_suffixes(options), *columns, "txt", "json", "url.txt"}
+    suffixes = {*_image_suffixes(options), *columns, "txt", "json", "url.txt"}
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
     source = cast(BinaryIO, _Forwards(gzip.GzipFile(fileobj=stream))) if packed else stream
 
     def needed(name: str) -> bool:
-        return split_name(name, columns)[1] in wanted
+        return split_name(name, columns)[1] in suffixes
 
     yield from keyed(members(source, path, load=needed), columns)
 
 
 class _Forwards:
-    """A stream that is read forwards only: to seek in packed data is to unpack it anew."""
+    """A stream that cannot seek: seeking in compressed data would decompress it again."""
 
     def __init__(self, stream: gzip.GzipFile) -> None:
         self.read = stream.read

@@ -1,6 +1,6 @@
 """Pairs from tfrecord files of `tf.train.Example`, without TensorFlow.
 
-A file is a row of frames: length (8 bytes, little-endian), its masked CRC-32C, the data, its
+A file is a sequence of frames: length (8 bytes, little-endian), its masked CRC-32C, the data, its
 masked CRC-32C. The data is an Example: features by name, each a list of bytes, floats or
 integers. Features are chosen as a table's columns are; the uid is the record's number.
 """
@@ -24,16 +24,16 @@ from pocketclip.pairs.tars import CutError
 from pocketclip.types import Bad, Pair
 
 MAX_RECORD = 1 << 28
-"""Bytes of the largest record that is read: 256 MiB."""
+"""Limit on the bytes of a record: 256 MiB."""
 MAX_VALUES = 1 << 20
-"""The most values of a record, each of which takes some 100 bytes of memory."""
-_LARGEST_TEXT = 1 << 26  # in memory a text takes up to four times its bytes
+"""Limit on the values of a record; each takes some 100 bytes of memory."""
+_LARGEST_TEXT = 1 << 26  # decoded, a text takes up to four times the memory
 _LENGTH = struct.Struct("<QI")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TfrecordShard(PairShard):
-    """A tfrecord file. If it is cut or damaged, what comes before does, then a Bad of its name."""
+    """A tfrecord file. If it is damaged, the pairs before come first, then a Bad of its name."""
 
     path: str
     options: PairOptions
@@ -66,18 +66,18 @@ class TfrecordShard(PairShard):
 def open_tfrecord(
     path: str, name: str, options: PairOptions, *, several: bool
 ) -> list[TfrecordShard]:
-    """Return the one shard of a tfrecord file.
+    """Return the single shard of a tfrecord file, in a list.
 
     Raises:
-        DataError: its first record lacks a feature that is needed, or leaves a choice.
-        StorageError: it is missing, or the store cannot be reached.
+        DataError: features are missing in the first record, or cannot be guessed.
+        StorageError: the file is missing, or the store cannot be reached.
     """
     size = storage.size(path)
     with storage.open_read(path) as stream:
         try:
             row = _row(next(_records(stream), ""))
         except CutError:
-            row = ""  # reported when it is read
+            row = ""  # reported when the shard is read
         if isinstance(row, dict) and row:
             choose_columns(row, options, path)
     prefix = f"{name}_" if several else ""
@@ -95,10 +95,10 @@ def open_tfrecord(
 
 
 def _records(stream: BinaryIO) -> Iterator[memoryview | str]:
-    """Yield the data of each frame, or why there are none.
+    """Yield the bytes of each frame, or why it cannot be read.
 
     Raises:
-        CutError: the file is empty, ends within a frame, or a checksum does not fit.
+        CutError: the file is empty, truncated, or a checksum is wrong.
     """
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
@@ -140,7 +140,7 @@ def _skip(source: BinaryIO, size: int, offset: int) -> None:
 
 
 def _row(data: memoryview | str) -> dict[str, Any] | str:
-    """Return the features of an Example, or why it is none."""
+    """Return the features of an Example, or why it cannot be read."""
     if isinstance(data, str):
         return data
     try:
@@ -152,39 +152,39 @@ def _row(data: memoryview | str) -> dict[str, Any] | str:
 def parse_example(data: bytes | memoryview) -> dict[str, Any]:
     """Return the features by name of a serialised `tf.train.Example`.
 
-    A list of one comes as its element, an empty one as None. Bytes come as text where they are
-    UTF-8 without a zero byte, which no form of image is.
+    A list with one element becomes that element, an empty list None. Bytes become text if they
+    are UTF-8 without a zero byte, which no image format is.
 
     Raises:
-        ValueError: it is not one, or has more than `MAX_VALUES` values.
+        ValueError: it is malformed, or has more than `MAX_VALUES` values.
     """
     row: dict[str, Any] = {}
-    room = MAX_VALUES
-    for _, features in _fields(data, wanted=1):
-        for _, entry in _fields(features, wanted=1):
+    remaining = MAX_VALUES
+    for _, features in _fields(data, only=1):
+        for _, entry in _fields(features, only=1):
             parts = dict(_fields(entry))
             name = bytes(_message(parts.get(1, b""))).decode("utf-8")
-            found = chain.from_iterable(map(_values, _fields(parts.get(2, b""))))
-            values = list(islice(found, room + 1))
-            room -= len(values) + 1
-            if room < 0:
+            decoded = chain.from_iterable(map(_values, _fields(parts.get(2, b""))))
+            values = list(islice(decoded, remaining + 1))
+            remaining -= len(values) + 1
+            if remaining < 0:
                 raise ValueError(f"more than {MAX_VALUES:,} values")
             row[name] = values if len(values) > 1 else values[0] if values else None
     return row
 
 
 def _message(value: Any) -> memoryview | bytes:
-    if isinstance(value, int):  # `bytes` would make as many zeros of it
-        raise ValueError("a number where bytes should be")
+    if isinstance(value, int):  # bytes(n) would return n zeros
+        raise ValueError("a number instead of bytes")
     return value
 
 
 def _values(kind_and_list: tuple[int, Any]) -> Iterator[Any]:
     kind, items = kind_and_list
-    for _, item in _fields(items, wanted=1):
+    for _, item in _fields(items, only=1):
         if kind == 1:
             yield _text_or_bytes(_message(item))
-        elif kind == 2:  # packed, or one by one
+        elif kind == 2:  # packed or not
             yield from (value for (value,) in struct.iter_unpack("<f", _message(item)))
         elif kind == 3 and isinstance(item, int):
             yield _signed(item)
@@ -209,8 +209,8 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _fields(data: Any, wanted: int | None = None) -> Iterator[tuple[int, Any]]:
-    """Yield (number, value) of a message of protocol buffers: an int for varints, else bytes."""
+def _fields(data: Any, only: int | None = None) -> Iterator[tuple[int, Any]]:
+    """Yield (number, value) of each field of a protocol buffer: ints for varints, else bytes."""
     view = memoryview(_message(data))
     position = count = 0
     while position < len(view):
@@ -232,7 +232,7 @@ def _fields(data: Any, wanted: int | None = None) -> Iterator[tuple[int, Any]]:
             position += length
         else:
             raise ValueError(f"wire type {wire}")
-        if wanted is None or number == wanted:
+        if only is None or number == only:
             yield number, value
 
 
@@ -245,4 +245,4 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
         if byte < 128:
             return value & ((1 << 64) - 1), position
         if shift > 63:
-            raise ValueError("a number of more than 64 bits")
+            raise ValueError("a number with more than 64 bits")
