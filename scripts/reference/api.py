@@ -49,7 +49,9 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
     "storage": ("storage", ["storage.*"]),
     "errors": ("errors, types, devices", ["errors", "types", "devices"]),
 }
-_NO_MEMBERS = "    options:\n      members: false\n"
+_NO_MEMBERS = "    options:\n      members: false"
+_KEYS = {"pocketclip.train.Recipe", "pocketclip.reinforce.recipe.Recipe"}
+"""Recipes, whose fields stand on a page of their own."""
 
 
 def pages() -> dict[str, str]:
@@ -77,7 +79,10 @@ def _page(title: str, names: list[str], room: str) -> str:
     parts = [f"# {title}"]
     if names != [room]:  # else mkdocstrings shows the module's own docstring below
         parts.append(_docstring(module))
-    parts += [f"::: {name}" for pattern in names for name in _expanded(pattern)]
+    for name in (name for pattern in names for name in _expanded(pattern)):
+        parts.append(f"::: {name}" + (f"\n{_NO_MEMBERS}" if name in _KEYS else ""))
+        if name in _KEYS:
+            parts.append("The fields are described under [Recipes](../recipes.md).")
     return "\n\n".join(part for part in parts if part)
 
 
