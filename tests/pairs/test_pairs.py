@@ -232,7 +232,9 @@ def test_columns_that_are_missing(photos: Path, form: str) -> None:
     write_table(table, [{"image": "0.jpg", "text": "a"}])
     named = {"image_column": "x", "caption_columns": ("x",), "uid_column": "x"}
     for name, value in {**named, "where": {"x": 1}, "meta_columns": ("x",)}.items():
-        assert "there is no column 'x'; the columns are: image, text" in failure(table, **{name: value})
+        assert "there is no column 'x'; the columns are: image, text" in failure(
+            table, **{name: value}
+        )
 
 
 def test_guessed_columns(photos: Path) -> None:
