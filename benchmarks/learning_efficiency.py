@@ -47,12 +47,12 @@ from pocketclip.shards import join, read
 from pocketclip.shards.index import describe
 from pocketclip.storage.local import write_whole
 from pocketclip.tokenizer import Tokenizer
-from pocketclip.train.data import Batch
+from pocketclip.train.loader import Batch
 from pocketclip.train.optim import WeightAverage, learning_rate
 from pocketclip.train.recipe import Recipe, load_recipe
+from pocketclip.train.replay import AugmentationReplay
 from pocketclip.train.setup import build_optimizer, initial_model
 from pocketclip.train.step import Stepper
-from pocketclip.train.views import View
 
 STUDENT = {
     "name": "small",
@@ -108,7 +108,7 @@ def prepare(data: Path, out: Path, size: int, split: str = "test") -> Set:
     about = describe(str(out / "joined"))
     assert about is not None
     assert about.augmentation is not None
-    view = View(Augmentation.from_config(about.augmentation), size)
+    view = AugmentationReplay(Augmentation.from_config(about.augmentation), size)
     samples = list(read(str(out / "joined")))
     with pairs.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))

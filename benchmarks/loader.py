@@ -37,8 +37,8 @@ from pocketclip import zoo
 from pocketclip.augment import Augmentation, rng_for
 from pocketclip.images import open_image
 from pocketclip.shards import Index, ShardWriter, write_index
-from pocketclip.train.data import DataConfig, Loader, normalise
-from pocketclip.train.views import View
+from pocketclip.train.loader import DataConfig, Loader, normalise
+from pocketclip.train.replay import AugmentationReplay
 from pocketclip.types import Sample
 from published_reader import Replay, read_published
 
@@ -116,7 +116,7 @@ def rate(batches: Iterator[list[Any]], count: int) -> float:
 
 def difference(replay: Replay, augmentation: Augmentation, model: zoo.ModelConfig) -> float:
     """Return by how much normalised floats of the published replay and of ours differ at most."""
-    view, largest = View(augmentation, model.image_size), 0.0
+    view, largest = AugmentationReplay(augmentation, model.image_size), 0.0
     for path in sorted(PHOTOS.glob("*.jpg")):
         data = path.read_bytes()
         image = open_image(data)
@@ -133,7 +133,10 @@ def pixel_error(augmentation: Augmentation, size: int) -> dict[str, float]:
 
     `resize` is without RandAugment, whose operations stretch differences (Equalize, Contrast).
     """
-    exact, fast = View(augmentation, size), View(augmentation, size, fast=True)
+    exact, fast = (
+        AugmentationReplay(augmentation, size),
+        AugmentationReplay(augmentation, size, fast=True),
+    )
     found: dict[str, list[np.ndarray[Any, Any]]] = {"resize": [], "whole": []}
     for path in sorted(PHOTOS.glob("*.jpg")):
         data = path.read_bytes()

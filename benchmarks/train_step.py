@@ -23,7 +23,7 @@ import torch
 from pocketclip import devices
 from pocketclip.nn.build import create_model
 from pocketclip.nn.clip import CLIP
-from pocketclip.train.data import Batch, normalise
+from pocketclip.train.loader import Batch, normalise
 from pocketclip.train.optim import make_optimizer, parameter_groups
 from pocketclip.train.sections import LossSection, OptimizerSection
 from pocketclip.train.step import Stepper

@@ -63,8 +63,13 @@ MOVED = {
     "tarfiles": "formats.tar",
     "temporary": "storage.temporary",
     "train.canvas": "augment.fast_ops",
+    "train.data": "train.loader",
     "train.loss": "train.losses",
+    "train.rawpairs": "train.raw_pairs",
+    "train.remote": "train.shard_cache",
+    "train.samples": "train.batches",
     "train.saving": "train.checkpoints",
+    "train.views": "train.replay",
     "weights": "checkpoint.safe_load",
 }
 """New paths by old ones, both below `pocketclip`."""

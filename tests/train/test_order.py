@@ -124,5 +124,5 @@ def test_a_large_set_costs_little():
 
 
 def test_fewer_samples_than_ranks():
-    with pytest.raises(DataError, match="3 samples cannot be shared out to 4 processes"):
+    with pytest.raises(DataError, match="3 samples cannot be shared among 4 processes"):
         Order((3,), seed=0, world_size=4)

@@ -11,7 +11,7 @@ from pocketclip.errors import ConfigError
 from pocketclip.nn.build import random_model
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train import losses
-from pocketclip.train.data import Batch, normalise
+from pocketclip.train.loader import Batch, normalise
 from pocketclip.train.sections import LossSection
 from pocketclip.train.step import Stepper
 

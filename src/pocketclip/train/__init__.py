@@ -1,8 +1,23 @@
-"""Training: losses, batches from reinforced shards, one loop, and the published recipes.
+"""Training: recipes, the loop, losses, and batches from reinforced shards or raw pairs.
 
     from pocketclip.train import load_recipe, train
 
     summary = train(load_recipe("grocery-small", ["data.source=dr"]), "runs/small")
+
+| module | holds |
+|---|---|
+| `loop` | `train`: setup, then the loop over steps |
+| `recipe`, `sections`, `recipe_settings` | train recipes: loaded and checked, every key, `key=value` |
+| `setup`, `run` | what a run is built from; its state while it trains |
+| `step`, `losses`, `affinities` | one step's gradients; contrastive, distillation and other losses |
+| `optim` | AdamW's groups, the learning rate, the average of the weights |
+| `loader`, `batches`, `order` | the stream of batches; what each holds; the order of samples |
+| `replay` | stored augmentations replayed on encoded images |
+| `sources`, `shard_cache`, `raw_pairs` | shards, local copies of remote ones, raw pairs |
+| `checkpoints`, `checkpointing`, `resume` | a checkpoint's files; saving and scoring; exact resume |
+| `evaluation` | scores checkpoints as `pocketclip eval` does |
+| `logs`, `reporting`, `pacing` | log files; what they say; when to save and stop |
+| `distributed`, `watchdog` | several processes; they end together |
 
 Names are loaded when they are first used: recipes do not need torch.
 """
@@ -16,12 +31,12 @@ if TYPE_CHECKING:
     from pocketclip.train.loop import Summary, train
     from pocketclip.train.recipe import Recipe, load_recipe
 
-_HOMES = {"Summary": "loop", "train": "loop", "Recipe": "recipe", "load_recipe": "recipe"}
+_MODULES = {"Summary": "loop", "train": "loop", "Recipe": "recipe", "load_recipe": "recipe"}
 
 __all__ = ["Recipe", "Summary", "load_recipe", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'pocketclip.train' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"pocketclip.train.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"pocketclip.train.{_MODULES[name]}"), name)

@@ -30,7 +30,7 @@ from pocketclip.errors import ConfigError
 from pocketclip.train import distributed, logs
 from pocketclip.train.checkpointing import CheckpointScorer, OnCheckpoint, save_checkpoint
 from pocketclip.train.checkpoints import Saved
-from pocketclip.train.data import Batch
+from pocketclip.train.loader import Batch
 from pocketclip.train.optim import learning_rate
 from pocketclip.train.pacing import CheckpointClock, agree, stop_requested
 from pocketclip.train.recipe import Recipe

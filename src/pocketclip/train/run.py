@@ -20,8 +20,8 @@ from pocketclip.errors import TrainingError
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
 from pocketclip.train import checkpoints, distributed
-from pocketclip.train.data import Loader
 from pocketclip.train.distributed import World
+from pocketclip.train.loader import Loader
 from pocketclip.train.optim import WeightAverage
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.step import Stepper

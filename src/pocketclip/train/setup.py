@@ -22,8 +22,8 @@ from pocketclip.errors import CheckpointError, ConfigError, TrainingError
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
 from pocketclip.train import distributed
-from pocketclip.train.data import DataConfig, Loader
 from pocketclip.train.distributed import World
+from pocketclip.train.loader import DataConfig, Loader
 from pocketclip.train.optim import WeightAverage, make_optimizer, parameter_groups
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.run import Run, dtype_name

@@ -25,8 +25,8 @@ from pocketclip.shards.random_access import MappedShard
 from pocketclip.shards.reader import name_of, shard_paths
 from pocketclip.shards.writer import ShardStats
 from pocketclip.storage.temporary import TemporaryFolder
-from pocketclip.train.rawpairs import PairSource
-from pocketclip.train.remote import ShardCache
+from pocketclip.train.raw_pairs import PairSource
+from pocketclip.train.shard_cache import ShardCache
 from pocketclip.types import Sample
 
 _OPEN = 128  # mapped shards per process: a file descriptor and addresses each, no memory

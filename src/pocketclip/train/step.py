@@ -24,7 +24,7 @@ from pocketclip.errors import ConfigError
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.transformer import preserve_batch_norm_statistics
 from pocketclip.train import distributed, losses
-from pocketclip.train.data import Batch, normalise
+from pocketclip.train.loader import Batch, normalise
 from pocketclip.train.sections import LossSection
 from pocketclip.types import Encoder
 

@@ -1,11 +1,11 @@
-"""From an encoded image and stored parameters to pixels at the student's size.
+"""Replays stored augmentations: an encoded image and its parameters become pixels for the student.
 
 A stored crop is a box in the source's pixels, so it is resized directly to the student's size.
-RandAugment's translations and an erasure are in pixels of the stored size: they are scaled. Where
-the sizes agree, pixels are those of `Augmentation.apply` to the bit.
+RandAugment's translations and an erasure are in pixels of the stored size, so they are scaled. If
+the sizes agree, the pixels equal those of `Augmentation.apply` to the bit.
 
-The fast form decodes a JPEG at a fraction of its size where the crop keeps at least the wanted
-pixels, and resizes with torch's uint8 kernels; both differ from the exact form by a few levels.
+The fast mode decodes a JPEG at a fraction of its size if the crop still has enough pixels, and
+resizes with torch's uint8 kernels; both differ from the exact mode by a few levels.
 
 Shapes: S side of the student's square, H W of a decoded image.
 """
@@ -33,7 +33,7 @@ except ModuleNotFoundError:  # Pillow decodes to the same pixels
     simplejpeg = None
 
 _TRANSLATIONS = (3, 4)  # of pixel_ops.OP_NAMES, in pixels of the result
-_SHRINK = 1.5  # scaled decoding to 6/8 or 7/8 takes as long as all of it
+_MIN_REDUCTION = 1.5  # scaled decoding to 6/8 or 7/8 takes as long as full decoding
 _Pixels = NDArray[np.uint8]
 
 
@@ -41,16 +41,16 @@ def decode(data: bytes) -> Image.Image:
     """Return an encoded image upright and in RGB, as `open_image` does, by the fastest decoder.
 
     Raises:
-        ImageError: it is damaged, or no image.
+        ImageError: it is damaged, or not an image.
     """
-    pixels = _jpeg(data)
+    pixels = _decode_jpeg(data)
     return open_image(data) if pixels is None else Image.fromarray(pixels)
 
 
-def _jpeg(data: bytes, least: tuple[int, int] = (0, 0)) -> _Pixels | None:
-    """Return the pixels (H, W, 3) of a plain JPEG, or None where Pillow is to decide.
+def _decode_jpeg(data: bytes, min_size: tuple[int, int] = (0, 0)) -> _Pixels | None:
+    """Return the pixels (H, W, 3) of a plain JPEG; None if Pillow has to decode it.
 
-    With `least` (height, width) it is decoded at the smallest size that has these.
+    With `min_size` (height, width), it is decoded at the smallest scale that is at least as large.
     """
     if not _is_plain_jpeg(data):
         return None
@@ -59,20 +59,20 @@ def _jpeg(data: bytes, least: tuple[int, int] = (0, 0)) -> _Pixels | None:
             data,
             fastdct=False,
             fastupsample=False,
-            min_height=least[0],
-            min_width=least[1],
-            min_factor=_SHRINK,
+            min_height=min_size[0],
+            min_width=min_size[1],
+            min_factor=_MIN_REDUCTION,
         )
-    except ValueError:  # damaged: Pillow says how, or reads it all the same
+    except ValueError:  # damaged: Pillow says how, or reads it nevertheless
         return None
     return pixels
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Return the (width, height) that `decode` would give, without decoding where that can be.
+    """Return the (width, height) of `decode`'s result, without decoding if possible.
 
     Raises:
-        ImageError: it is no image.
+        ImageError: it is not an image.
     """
     if _is_plain_jpeg(data):
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -81,7 +81,7 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
-    """Return whether the bytes are a colour JPEG without an orientation."""
+    """Return whether the bytes are a colour JPEG without orientation metadata."""
     if simplejpeg is None or data[:3] != b"\xff\xd8\xff":
         return False
     if _has_metadata(data):
@@ -90,29 +90,29 @@ def _is_plain_jpeg(data: bytes) -> bool:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return False
-    # Of the rare colour spaces (CMYK, Adobe's) Pillow knows more; what is huge it refuses.
+    # Pillow handles the rare colour spaces (CMYK, Adobe's), and refuses huge images.
     return bool(colours == "YCbCr" and height * width < 1 << 26)
 
 
 def _has_metadata(data: bytes) -> bool:
     """Return whether a JPEG has an APP1 segment: EXIF or XMP, which may hold an orientation."""
-    place = 2
-    while data[place : place + 1] == b"\xff":
-        marker = data[place + 1 : place + 2]
-        if marker in (b"\xe1", b"", b"\xff"):  # or fill bytes, which are for Pillow
+    offset = 2
+    while data[offset : offset + 1] == b"\xff":
+        marker = data[offset + 1 : offset + 2]
+        if marker in (b"\xe1", b"", b"\xff"):  # or fill bytes, which Pillow handles
             return True
         if marker == b"\xda":  # the image begins
             return False
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
     return True
 
 
-class View:
-    """Replays augmentations at one size. May be sent to other processes.
+class AugmentationReplay:
+    """Replays one augmentation's parameters at one size. Can be pickled.
 
     Args:
-        augmentation: as its parameters were drawn.
-        size: S.
+        augmentation: the one that the parameters were drawn from.
+        size: S, the side of the result in pixels.
         fast: decode and resize approximately.
     """
 
@@ -120,21 +120,21 @@ class View:
         self.stored, self.size, self.fast = augmentation, size, fast
         config = augmentation.config
         crop = config.get("random_resized_crop")
-        self._across = self._down = 1.0
+        self._x_scale = self._y_scale = 1.0
         self._replayed = augmentation
         if crop is not None:
             width, height = augmentation.output_size or (size, size)
-            self._across, self._down = size / width, size / height
+            self._x_scale, self._y_scale = size / width, size / height
             self._replayed = Augmentation.from_config(
                 {**config, "random_resized_crop": {**crop, "size": size}}
             )
-        way = str((crop or {}).get("interpolation", "bilinear"))
-        # torch's uint8 kernels know these two; nearest is quick anyway.
-        mode = way if way in ("bilinear", "bicubic") else None
-        # What comes before the crop, or between it and the flip, is left to `Augmentation`.
-        before = {"resize", "center_crop", "range_augment"} & config.keys()
-        self._direct = crop is not None and not before
-        self._way = Image.Resampling[way.upper()]
+        interpolation = str((crop or {}).get("interpolation", "bilinear"))
+        # torch's uint8 kernels support these two; nearest is quick anyway.
+        mode = interpolation if interpolation in ("bilinear", "bicubic") else None
+        # `Augmentation` applies transforms before the crop, and between it and the flip.
+        others = {"resize", "center_crop", "range_augment"} & config.keys()
+        self._direct = crop is not None and not others
+        self._resampling = Image.Resampling[interpolation.upper()]
         self._mode = mode if fast and self._direct else None
 
     def __call__(self, data: bytes, packed: Any) -> _Pixels:
@@ -142,12 +142,12 @@ class View:
 
         Raises:
             ImageError: the image is damaged.
-            AugmentationError: the parameters are not of this augmentation or image.
+            AugmentationError: the parameters do not fit this augmentation or image.
         """
         return self.apply(data, self.stored.unpack(packed))
 
     def apply(self, data: bytes, params: Params) -> _Pixels:
-        """Return the same for parameters that were unpacked, or drawn."""
+        """Return the pixels (S, S, 3) for parameters that are unpacked already."""
         params = self._scaled(params)
         if self._mode is not None and params.crop is not None:
             pixels = self._fast(data, params, params.crop)
@@ -165,67 +165,71 @@ class View:
         return pixels
 
     def _cropped(self, data: bytes, params: Params, crop: Box) -> _Pixels | None:
-        """Return what `Augmentation.apply` does, with only the crop made a Pillow image."""
-        pixels = _jpeg(data)
+        """Return what `Augmentation.apply` returns, making a Pillow image of the crop only."""
+        pixels = _decode_jpeg(data)
         top, left, h, w = crop
         if pixels is None or top + h > pixels.shape[0] or left + w > pixels.shape[1]:
-            return None  # `Augmentation` says that it does not fit
-        # The crop's rows as they lie in the whole image; Pillow steps over the rest of each.
+            return None  # `Augmentation` raises that it does not fit
+        # The crop's rows within the whole image; Pillow skips the remainder of each.
         row, first = pixels.shape[1] * 3, (top * pixels.shape[1] + left) * 3
         view = pixels.data.cast("B")[first : first + row * (h - 1) + w * 3]
         image = Image.frombytes("RGB", (w, h), view, "raw", "RGB", row, 1)
-        square = pixel_ops.resize(image, (self.size, self.size), self._way)
+        square = pixel_ops.resize(image, (self.size, self.size), self._resampling)
         return _finished(Canvas(image=square), params)
 
     def _scaled(self, params: Params) -> Params:
-        across, down = self._across, self._down
-        if across == down == 1.0:
+        x_scale, y_scale = self._x_scale, self._y_scale
+        if x_scale == y_scale == 1.0:
             return params
         ops, erase = params.ops, params.erase
         if ops is not None:
-            factors = dict(zip(_TRANSLATIONS, (across, down), strict=True))
+            factors = dict(zip(_TRANSLATIONS, (x_scale, y_scale), strict=True))
             ops = tuple((op, magnitude * factors.get(op, 1.0)) for op, magnitude in ops)
         if erase is not None:
-            top, left = round(erase[0] * down), round(erase[1] * across)
+            top, left = round(erase[0] * y_scale), round(erase[1] * x_scale)
             bottom, right = (
-                round((erase[0] + erase[2]) * down),
-                round((erase[1] + erase[3]) * across),
+                round((erase[0] + erase[2]) * y_scale),
+                round((erase[1] + erase[3]) * x_scale),
             )
             erase = (top, left, bottom - top, right - left)
         return dataclasses.replace(params, ops=ops, erase=erase)
 
     def _fast(self, data: bytes, params: Params, crop: Box) -> _Pixels | None:
-        """Return approximate pixels, or None where the exact way has to decide."""
+        """Return approximate pixels, or None if only the exact mode can handle the image."""
         if not _is_plain_jpeg(data):
             return None
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         top, left, h, w = crop
         if top + h > height or left + w > width:
             return None
-        least = math.ceil(height * self.size / h), math.ceil(width * self.size / w)
-        pixels = _jpeg(data, (min(height, least[0]), min(width, least[1])))
+        needed = math.ceil(height * self.size / h), math.ceil(width * self.size / w)
+        pixels = _decode_jpeg(data, (min(height, needed[0]), min(width, needed[1])))
         if pixels is None:
             return None
-        down, across = pixels.shape[0] / height, pixels.shape[1] / width
-        if (down, across) != (1.0, 1.0):
-            # Between pixels now, where only Pillow's resize can begin; few are left to resize.
-            box = left * across, top * down, (left + w) * across, (top + h) * down
+        y_scale, x_scale = pixels.shape[0] / height, pixels.shape[1] / width
+        if (y_scale, x_scale) != (1.0, 1.0):
+            # The box may lie between pixels now, which only Pillow's resize supports.
+            box = left * x_scale, top * y_scale, (left + w) * x_scale, (top + h) * y_scale
             image = Image.fromarray(pixels)
-            square = image.resize((self.size, self.size), self._way, box)
+            square = image.resize((self.size, self.size), self._resampling, box)
             return _finished(Canvas(image=square), params)
-        # A copy: of an image whose channels lie together in memory the kernel is fastest.
-        part = torch.from_numpy(np.ascontiguousarray(pixels[top : top + h, left : left + w]))
-        # Not `[None]`, whose stride hides from torch how the channels lie.
-        part = part.unsqueeze(0).permute(0, 3, 1, 2)
+        # A copy: the kernel is fastest on contiguous channels-last pixels.
+        cropped = torch.from_numpy(np.ascontiguousarray(pixels[top : top + h, left : left + w]))
+        # Not `[None]`, whose stride hides the channels-last layout from torch.
+        cropped = cropped.unsqueeze(0).permute(0, 3, 1, 2)
         resized = F.interpolate(
-            part, (self.size, self.size), mode=str(self._mode), antialias=True, align_corners=False
+            cropped,
+            (self.size, self.size),
+            mode=str(self._mode),
+            antialias=True,
+            align_corners=False,
         )
         out: _Pixels = np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
         return _finished(Canvas(array=out), params)
 
 
 def _finished(canvas: Canvas, params: Params) -> _Pixels:
-    """Return a resized crop after what comes behind it: mirrored, altered, erased."""
+    """Return a resized crop after the steps that follow: flip, RandAugment, erasing."""
     if params.flip:
         canvas = flipped(canvas)
     for op, magnitude in params.ops or ():

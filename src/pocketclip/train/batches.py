@@ -1,9 +1,9 @@
-"""What becomes of a sample: which view, which caption, which embeddings; and batches of them.
+"""Batches: for each sample the augmentation to replay, the captions and the teachers' embeddings.
 
 Choices are pure functions of (seed, epoch, uid). A sample that cannot be used is replaced by
-another one, which its position decides, and is named in the batch.
+another one, chosen by the position alone, and named in the batch.
 
-Shapes: B batch, S side of the image, T tokens, D the teachers' dimensions together.
+Shapes: B batch, S side of the image, T tokens, D the sum of the teachers' dimensions.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from pocketclip.errors import (
 from pocketclip.shards.layout import MORE
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.order import WINDOW, Order
-from pocketclip.train.rawpairs import PairSource
+from pocketclip.train.raw_pairs import PairSource
+from pocketclip.train.replay import AugmentationReplay, size_of
 from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
-from pocketclip.train.views import View, size_of
 from pocketclip.types import Embeddings, Sample
 
 _ATTEMPTS = 16
@@ -47,12 +47,12 @@ _BAD = (DataError, ImageError, AugmentationError, TokenizerError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """What of which samples is used; the fields are those of a recipe's `data`."""
+    """Which samples are used, and what of each; see the recipe's `data` section."""
 
     source: str | tuple[str, ...]
     reinforced: bool = True
     embeddings: bool = True
-    """With `reinforced`: whether the stored embeddings are wanted."""
+    """With `reinforced`: whether to read the stored embeddings."""
     captions: Literal["both", "mix", "truth", "synthetic"] = "both"
     truth_ratio: float = 0.5
     caption_pattern: str = ".*"
@@ -64,29 +64,30 @@ class DataConfig:
     where: dict[str, str] = field(default_factory=dict)
     cache_dir: str | None = None
     shuffle_window: int = WINDOW
-    """Samples among which a process shuffles; shards are shuffled as wholes beyond it."""
+    """Number of samples that a process shuffles together; in larger sets, whole shards are
+    shuffled first."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """Samples of one step, or of one micro-batch, and process."""
+    """The samples of one process for one step or micro-batch."""
 
     images: Tensor
-    """uint8 (B, 3, S, S), before `normalise`; in memory the channels lie together."""
+    """uint8 (B, 3, S, S) in channels-last memory, before `normalise`."""
     captions: list[Tensor]
-    """One or two of int64 (B, T)."""
+    """Token ids, int64 (B, T), for one or two captions of each sample."""
     uids: list[str]
     texts: list[list[str]] = field(default_factory=list)
-    """The captions as they were."""
+    """The captions' texts, parallel to `captions`."""
     teacher_image: Tensor | None = None
-    """float32 (B, D), of the views in `images`."""
+    """float32 (B, D): the teachers' embeddings of `images`."""
     teacher_captions: list[Tensor] = field(default_factory=list)
-    """float32 (B, D) each, parallel to `captions`."""
+    """float32 (B, D) each: the teachers' embeddings, parallel to `captions`."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    """Samples that others stand in for, and why."""
+    """Samples that were replaced by others, and why."""
 
     def pin_memory(self) -> Batch:
-        """Put the tensors where a GPU can fetch them; the data loader calls this."""
+        """Move the tensors to pinned memory; the data loader calls this."""
         self.images = self.images.pin_memory()
         self.captions = [ids.pin_memory() for ids in self.captions]
         if self.teacher_image is not None:
@@ -96,23 +97,23 @@ class Batch:
 
 
 def normalise(images: Tensor, preprocess: zoo.PreprocessConfig) -> Tensor:
-    """Return what the image tower takes, float32 (B, 3, S, S), of uint8 images."""
+    """Return the image tower's input, float32 (B, 3, S, S), for uint8 images (B, 3, S, S)."""
     pixels = torch.empty(images.shape, dtype=torch.float32, device=images.device)
     mean = pixels.new_tensor(preprocess.mean).view(3, 1, 1)
     std = pixels.new_tensor(preprocess.std).view(3, 1, 1)
     plain = preprocess.mean == (0.0, 0.0, 0.0) and preprocess.std == (1.0, 1.0, 1.0)
-    # A processor takes one image after the other, which its cache holds; an accelerator all.
-    parts = zip(pixels, images, strict=True) if images.is_cpu else [(pixels, images)]
-    for out, given in parts:
-        out.copy_(given).div_(255)
+    # On a CPU one image at a time, which fits its cache; on an accelerator all at once.
+    pairs = zip(pixels, images, strict=True) if images.is_cpu else [(pixels, images)]
+    for out, image in pairs:
+        out.copy_(image).div_(255)
         if not plain:
             out.sub_(mean).div_(std)
     return pixels
 
 
 @dataclass(slots=True)
-class _Chosen:
-    """What is used of one sample."""
+class _Row:
+    """One row of a batch: the pixels, captions and embeddings chosen of a sample."""
 
     uid: str
     pixels: NDArray[np.uint8]
@@ -121,7 +122,7 @@ class _Chosen:
     teacher_captions: list[Embeddings]
 
 
-def _chance(seed: int, epoch: int, uid: str) -> list[int]:
+def _random_words(seed: int, epoch: int, uid: str) -> list[int]:
     """Return three random words of 64 bits, a pure function of the arguments."""
     identity = json.dumps(["sample", seed, epoch, uid]).encode("ascii")
     digest = hashlib.sha256(identity).digest()
@@ -129,7 +130,7 @@ def _chance(seed: int, epoch: int, uid: str) -> list[int]:
 
 
 class Batches(Dataset["Batch | PocketclipError"]):
-    """Batch k by its number; a copy of this is in each worker."""
+    """A torch dataset whose item k is batch k; each worker process has a copy."""
 
     def __init__(
         self,
@@ -150,10 +151,10 @@ class Batches(Dataset["Batch | PocketclipError"]):
             augmentation = augmentation_of(source, config.source)
         else:
             augmentation = Augmentation.from_config(config.image_augmentation or _PLAIN)
-        self.view = View(augmentation, model.image_size, fast=config.fast)
+        self.replay = AugmentationReplay(augmentation, model.image_size, fast=config.fast)
 
     def __getitem__(self, number: int) -> Batch | PocketclipError:
-        # Torch would wrap what a worker raises in a text of many lines: errors come as values.
+        # Torch would wrap a worker's error in a message of many lines, so errors are returned.
         try:
             return self._batch(number)
         except PocketclipError as error:
@@ -178,16 +179,25 @@ class Batches(Dataset["Batch | PocketclipError"]):
             skipped=skipped,
         )
 
-    def sample(self, position: int, skipped: list[tuple[str, str]]) -> _Chosen:
-        """Return the sample at a position, or the first usable one that can stand in for it."""
+    def sample(self, position: int, skipped: list[tuple[str, str]]) -> _Row:
+        """Return the sample at a position, or the first usable replacement for it.
+
+        Args:
+            position: in the order of this process.
+            skipped: uid and reason of each sample that cannot be used are appended.
+
+        Raises:
+            DataError: many samples in a row cannot be used, or a shard is damaged.
+            StorageError: a store cannot be reached.
+        """
         reason = ""
         for attempt in range(_ATTEMPTS):
-            place = self.order.at(position, attempt)
-            uid = f"{place.index} of shard {place.shard}"
+            location = self.order.at(position, attempt)
+            uid = f"{location.index} of shard {location.shard}"
             try:
-                sample = self.source.read(place.shard, place.index)
+                sample = self.source.read(location.shard, location.index)
                 uid = sample.uid
-                return self._chosen(sample, place.epoch)
+                return self._make_row(sample, location.epoch)
             except ShardError:
                 raise
             except _BAD as error:
@@ -198,62 +208,64 @@ class Batches(Dataset["Batch | PocketclipError"]):
             f"{skipped[-1][0]}: {reason}"
         )
 
-    def _chosen(self, sample: Sample, epoch: int) -> _Chosen:
-        chance = _chance(self.seed, epoch, sample.uid)
-        captions = self._captions(sample, chance)
+    def _make_row(self, sample: Sample, epoch: int) -> _Row:
+        words = _random_words(self.seed, epoch, sample.uid)
+        captions = self._captions(sample, words)
         image = self.source.image(sample)
         if not self.config.reinforced:
             size = size_of(image)
-            params = self.view.stored.draw(rng_for(self.seed, sample.uid, epoch), size)
-            pixels = self.view.apply(image, params)
+            params = self.replay.stored.draw(rng_for(self.seed, sample.uid, epoch), size)
+            pixels = self.replay.apply(image, params)
             texts = [text for text, _, _ in captions]
-            return _Chosen(sample.uid, pixels, texts, None, [])
+            return _Row(sample.uid, pixels, texts, None, [])
         views = sample.param_aug
         if not views:
-            raise DataError("no stored augmentation")
-        number = (chance[0] if self.config.augmentation == "random" else epoch) % len(views)
-        pixels = self.view(image, views[number])
+            raise DataError("it has no stored augmentation")
+        number = (words[0] if self.config.augmentation == "random" else epoch) % len(views)
+        pixels = self.replay(image, views[number])
         texts = [text for text, _, _ in captions]
         if not self.config.embeddings:
-            return _Chosen(sample.uid, pixels, texts, None, [])
-        rows = [self._row(sample, f"{key}_emb", index) for _, key, index in captions]
-        return _Chosen(sample.uid, pixels, texts, self._row(sample, "image_emb", number), rows)
+            return _Row(sample.uid, pixels, texts, None, [])
+        rows = [self._embedding(sample, f"{key}_emb", index) for _, key, index in captions]
+        return _Row(sample.uid, pixels, texts, self._embedding(sample, "image_emb", number), rows)
 
-    def _row(self, sample: Sample, key: str, index: int) -> Embeddings:
+    def _embedding(self, sample: Sample, key: str, index: int) -> Embeddings:
         rows = sample.embeddings.get(key)
         if rows is None or index >= len(rows):
-            raise DataError(f"no embedding {index} under {key}")
+            raise DataError(f"it has no embedding {index} under {key}")
         row: Embeddings = rows[index]
         if self.width and len(row) != self.width:
-            raise DataError(f"{key} has {len(row)} dimensions, the teachers have {self.width}")
+            raise DataError(
+                f"{key} has {len(row)} dimensions, the teachers together have {self.width}"
+            )
         if not np.isfinite(row).all():
-            raise DataError(f"{key} has values that are not finite")
+            raise DataError(f"{key} has non-finite values")
         return row
 
-    def _captions(self, sample: Sample, chance: list[int]) -> list[tuple[str, str, int]]:
-        """Return the captions to use: text, key, and position under that key."""
+    def _captions(self, sample: Sample, words: list[int]) -> list[tuple[str, str, int]]:
+        """Return the captions to use: text, key, and index under that key."""
         config = self.config
-        wanted = config.captions
-        if wanted == "mix":
-            wanted = "truth" if chance[2] < config.truth_ratio * 2.0**64 else "synthetic"
+        kinds = config.captions
+        if kinds == "mix":
+            kinds = "truth" if words[2] < config.truth_ratio * 2.0**64 else "synthetic"
         out = []
-        if wanted in ("both", "truth"):
+        if kinds in ("both", "truth"):
             truth = sample.captions.get("text")
             if not truth:
-                raise DataError("no ground-truth caption")
+                raise DataError("it has no ground-truth caption")
             out.append((truth[0], "text", 0))
-        if wanted in ("both", "synthetic"):
-            found = [
+        if kinds in ("both", "synthetic"):
+            synthetic = [
                 (text, key, index)
                 for key, texts in sample.captions.items()
                 if key not in ("text", MORE) and self.pattern.search(key)
                 for index, text in enumerate(texts)
             ]
-            if not found:
+            if not synthetic:
                 raise DataError(
-                    f"no synthetic caption whose key matches {config.caption_pattern!r} (the keys "
-                    f"are {', '.join(sorted(sample.captions.keys() - {'text'})) or 'none'}; with "
-                    "data.captions=truth none is needed)"
+                    f"no synthetic caption's key matches {config.caption_pattern!r} (the keys: "
+                    f"{', '.join(sorted(sample.captions.keys() - {'text'})) or 'none'}; set "
+                    "data.captions=truth to do without)"
                 )
-            out.append(found[chance[1] % len(found)])
+            out.append(synthetic[words[1] % len(synthetic)])
         return out

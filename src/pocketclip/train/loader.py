@@ -1,12 +1,12 @@
-"""Batches for training: an endless stream, of which any part can be computed at any time.
+"""The data loader: an endless stream of batches that can start at any batch.
 
     with Loader(DataConfig(source="dr"), model=config, batch_size=256, seed=0, workers=4) as loader:
         for batch in loader.batches(start=1000):
             ...
 
-Batch k is a pure function of (data, configuration, seed, world size, rank, k): its samples by
-`order`, and for each the stored augmentation and the caption by (seed, epoch, uid), see
-`samples`. The number of workers changes nothing.
+Batch k is a pure function of (dataset, configuration, seed, world size, rank, k): `order` gives
+its samples, and (seed, epoch, uid) the augmentation and captions of each, see `batches`. The
+number of workers changes nothing.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from torch.utils.data import DataLoader, Sampler
 from pocketclip import zoo
 from pocketclip.errors import ConfigError, DataError, PocketclipError, first_line
 from pocketclip.pairs import PairOptions
+from pocketclip.train.batches import Batch, Batches, DataConfig, normalise
 from pocketclip.train.order import Order
-from pocketclip.train.samples import Batch, Batches, DataConfig, normalise
 from pocketclip.train.sources import open_source
 
 __all__ = ["Batch", "DataConfig", "Loader", "normalise"]
 
 
-class _From(Sampler[int]):
-    """The numbers from `start`, without end."""
+class _CountFrom(Sampler[int]):
+    """The integers from `start`, without end."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -43,28 +43,29 @@ class _From(Sampler[int]):
 
 
 class Loader:
-    """The stream of one process; a context manager.
+    """The stream of batches of one process; a context manager.
 
     Args:
-        config: what is used.
-        model: for image size and context length.
-        batch_size: B, of this process and step or micro-batch.
-        seed: of order and choices.
-        rank, world_size: which process of how many.
-        workers: processes that read, decode and tokenise; 0 does it in this one.
-        prefetch: batches that each worker may be ahead.
+        config: the samples to use, and what of each.
+        model: gives the image size and the context length.
+        batch_size: B, samples per batch of this process.
+        seed: for the order of samples and for random choices.
+        rank: this process's number, from 0.
+        world_size: the number of processes that share the dataset.
+        workers: processes that read, decode and tokenise; 0: this process does.
+        prefetch: batches that each worker prepares ahead.
 
     Attributes:
-        samples: in the whole set.
-        index_hash: changes when the data do.
-        teacher_dims: the width of each teacher's part of an embedding; empty if not known.
-        teacher_scales: each teacher's logit scale, None where it is not known.
-        width: of a stored embedding, all teachers together; 0 where none is used.
+        samples: number of samples in the whole dataset.
+        index_hash: changes when the dataset does.
+        teacher_dims: each teacher's embedding dimension; empty if not known.
+        teacher_scales: each teacher's logit scale; None if not known.
+        width: dimension of a stored embedding, all teachers together; 0 if none is used.
 
     Raises:
-        ConfigError: a pattern or column that makes no sense.
-        DataError: no data, or none that can be used.
-        StorageError: they cannot be reached.
+        ConfigError: a bad pattern or column.
+        DataError: there are no samples, or none that can be used.
+        StorageError: the dataset cannot be reached.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Loader:
         self._batches = Batches(config, self._source, order, model, batch_size, seed)
         self.width = 0
         try:
-            # What is wrong with all samples is said at once, and here.
+            # Problems that all samples share are reported here, before any worker starts.
             first = self._batches.sample(0, [])
             if first.teacher_image is not None:
                 self._batches.width = self.width = len(first.teacher_image)
@@ -132,34 +133,34 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._source.close()
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield batch `start` and those after it, without end.
+        """Yield batch `start` and all after it, without end.
 
         Raises:
-            DataError: many samples in a row cannot be used.
+            DataError: many samples in a row cannot be used, or a worker died.
             StorageError: a store cannot be reached.
         """
         with warnings.catch_warnings():
-            # That a process with threads is forked: the workers use none of the parent's.
+            # Forking a process with threads is safe here: workers use none of the parent's.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            # More workers than cores: whoever asked for so many may know of slow storage.
+            # More workers than cores can make sense with slow storage.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             loader = DataLoader(
                 self._batches,
                 batch_size=None,
-                sampler=_From(start),
+                sampler=_CountFrom(start),
                 num_workers=self.workers,
                 prefetch_factor=self._prefetch if self.workers else None,
                 worker_init_fn=_start_worker,
                 pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator(),  # else each start would draw from everybody's
+                generator=torch.Generator(),  # otherwise each start draws from the global one
             )
-            found = iter(loader)
+            iterator = iter(loader)
         try:
-            yield from map(_unwrapped, found)
+            yield from map(_raise_errors, iterator)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -168,19 +169,19 @@ class Loader:
                 "short, lower data.workers or the batch size"
             ) from error
         finally:
-            # The workers end now, not whenever the iterator is forgotten.
+            # End the workers now, not when the iterator is garbage-collected.
             with contextlib.suppress(AttributeError):
-                found._shutdown_workers()  # type: ignore[attr-defined]
+                iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _unwrapped(found: Batch | PocketclipError) -> Batch:
-    if isinstance(found, PocketclipError):
-        raise found
-    return found
+def _raise_errors(item: Batch | PocketclipError) -> Batch:
+    if isinstance(item, PocketclipError):
+        raise item
+    return item
 
 
 def _start_worker(_number: int) -> None:
-    # Ctrl-C goes to all processes of a terminal; the main one decides what becomes of the run.
-    # So does a scheduler's SIGTERM; a worker that died of it would take the last steps along.
+    # A terminal's Ctrl-C and a scheduler's SIGTERM reach all processes. The main one decides how
+    # the run ends; a worker that died of the signal would lose the last steps.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
