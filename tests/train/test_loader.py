@@ -611,7 +611,7 @@ def test_embeddings_of_another_width_or_not_finite(tmp_path):
         batches.width = 12
         one = sample(0)
         one.embeddings["image_emb"] = np.full((3, 12), np.nan, np.float32)
-        assert "not finite" in failure(batches._make_row, one, 0)
+        assert "non-finite" in failure(batches._make_row, one, 0)
 
 
 def test_jsonl_shards_are_refused(tmp_path):

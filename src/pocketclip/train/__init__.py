@@ -7,14 +7,15 @@
 | module | holds |
 |---|---|
 | `loop` | `train`: setup, then the loop over steps |
-| `recipe`, `sections`, `recipe_settings` | train recipes: loaded and checked, every key, `key=value` |
+| `recipe`, `sections`, `recipe_settings` | train recipes, every key of them, `key=value` |
 | `setup`, `run` | what a run is built from; its state while it trains |
-| `step`, `losses`, `affinities` | one step's gradients; contrastive, distillation and other losses |
+| `step`, `losses`, `affinities` | one step's gradients; contrastive and distillation loss |
 | `optim` | AdamW's groups, the learning rate, the average of the weights |
 | `loader`, `batches`, `order` | the stream of batches; what each holds; the order of samples |
 | `replay` | stored augmentations replayed on encoded images |
 | `sources`, `shard_cache`, `raw_pairs` | shards, local copies of remote ones, raw pairs |
-| `checkpoints`, `checkpointing`, `resume` | a checkpoint's files; saving and scoring; exact resume |
+| `checkpoints`, `save_and_score` | a checkpoint's files; saved and scored in a run |
+| `resume` | finds the checkpoint to resume from and restores it |
 | `evaluation` | scores checkpoints as `pocketclip eval` does |
 | `logs`, `reporting`, `pacing` | log files; what they say; when to save and stop |
 | `distributed`, `watchdog` | several processes; they end together |

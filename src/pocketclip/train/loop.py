@@ -28,7 +28,6 @@ from typing import Any
 from pocketclip import checkpoint
 from pocketclip.errors import ConfigError
 from pocketclip.train import distributed, logs
-from pocketclip.train.checkpointing import CheckpointScorer, OnCheckpoint, save_checkpoint
 from pocketclip.train.checkpoints import Saved
 from pocketclip.train.loader import Batch
 from pocketclip.train.optim import learning_rate
@@ -37,6 +36,7 @@ from pocketclip.train.recipe import Recipe
 from pocketclip.train.reporting import OnLog, Window, report, write_run_files
 from pocketclip.train.resume import complete_finished_run, find_checkpoint, has_model, restore
 from pocketclip.train.run import MODEL_DIR, Run, Summary
+from pocketclip.train.save_and_score import CheckpointScorer, OnCheckpoint, save_checkpoint
 from pocketclip.train.setup import (
     build_run,
     check_batch_size,

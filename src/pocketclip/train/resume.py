@@ -18,13 +18,13 @@ from pocketclip.storage import locks
 from pocketclip.storage.local import remove_abandoned
 from pocketclip.train import checkpoints, distributed
 from pocketclip.train import recipe as recipes
-from pocketclip.train.checkpointing import CheckpointScorer, OnCheckpoint, prune
 from pocketclip.train.checkpoints import Saved
 from pocketclip.train.distributed import World
 from pocketclip.train.logs import Log
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.reporting import RECIPE
 from pocketclip.train.run import MODEL_DIR, Summary
+from pocketclip.train.save_and_score import CheckpointScorer, OnCheckpoint, prune
 
 # Fields that may change when a run is resumed: they do not affect the weights.
 _FREE_FIELDS = (

@@ -1,6 +1,6 @@
 """The state of a run while it trains, and how it ends.
 
-`setup.build_run` builds a `Run`, `loop.train` steps it, `checkpointing` saves it.
+`setup.build_run` builds a `Run`, `loop.train` steps it, `save_and_score` saves it.
 """
 
 from __future__ import annotations
