@@ -373,7 +373,7 @@ def test_the_image_is_left_alone() -> None:
 
 def test_a_crop_of_another_image_is_refused() -> None:
     augmentation = Augmentation.from_config(CROP)
-    with pytest.raises(AugmentationError, match="60 x 40: the parameters were drawn for another"):
+    with pytest.raises(AugmentationError, match="60 x 40: the parameters belong to another"):
         augmentation.apply(_picture(60, 40, 0), augmentation.unpack([[10, 0, 31, 60]]))
     with pytest.raises(AugmentationError, match="have no crop"):
         augmentation.apply(_picture(60, 40, 0), Params())
@@ -466,13 +466,13 @@ def test_output_size(config: dict[str, Any], expected: tuple[int, int] | None) -
         ({"rand_augment": {"num_op": 2}}, "unknown rand_augment setting 'num_op'; did you mean"),
         ({"to_rgb": {"x": 1}}, "unknown to_rgb setting 'x'; known: none"),
         ({"rand_augment": {"magnitude": 31}}, "magnitude must be below num_magnitude_bins"),
-        ({"rand_augment": {"interpolation": "bicubic"}}, "nearest, nothing else"),
-        ({"rand_augment": {"fill": 128}}, "None or 0, nothing else can be replayed; found 128"),
-        ({"rand_augment": {"fill": [0, 0, 9]}}, "None or 0, nothing else can be replayed"),
-        ({"rand_augment": {"fill": []}}, "None or 0, nothing else can be replayed"),
-        ({"rand_augment": {"p": 2}}, "rand_augment.p must be a number from 0 to 1; found 2"),
+        ({"rand_augment": {"interpolation": "bicubic"}}, "nearest, other values"),
+        ({"rand_augment": {"fill": 128}}, "None or 0, other values cannot be replayed; got 128"),
+        ({"rand_augment": {"fill": [0, 0, 9]}}, "None or 0, other values cannot be replayed"),
+        ({"rand_augment": {"fill": []}}, "None or 0, other values cannot be replayed"),
+        ({"rand_augment": {"p": 2}}, "rand_augment.p must be a number from 0 to 1; got 2"),
         ({"rand_augment": {"num_ops": 1.5}}, "num_ops must be a whole number from 1"),
-        ({"random_resized_crop": {}}, "random_resized_crop lacks size"),
+        ({"random_resized_crop": {}}, "random_resized_crop needs the setting size"),
         ({"random_resized_crop": {"size": 0}}, "size must be a whole number of pixels"),
         ({"random_resized_crop": {"size": [1, 2, 3]}}, "size must be a whole number of pixels"),
         ({"random_resized_crop": {"size": 8, "scale": [1, 0.5]}}, "two rising numbers"),
@@ -486,7 +486,7 @@ def test_output_size(config: dict[str, Any], expected: tuple[int, int] | None) -
         ({"range_augment": {"noise": [0, float("nan")]}}, "range_augment.noise must be two"),
         ({"normalize": {"mean": [0, 0]}}, "normalize.mean must be three numbers"),
         ({"range_augment": {"noise_std": [0.2, 0.1]}}, "range_augment.noise_std must be two"),
-        ({"range_augment": {"noise_std": [0, 1], "noise": [0, 1]}}, "give one of them"),
+        ({"range_augment": {"noise_std": [0, 1], "noise": [0, 1]}}, "give only one"),
         ({"mixup": {"alpha": 0.1}}, "mixup cannot be replayed"),
         ({"random_resized_crop": None}, "random_resized_crop must be a dict"),
         ("{", "configuration is not valid JSON"),
@@ -613,14 +613,14 @@ _GOOD = [[0, 0, 5, 5], [1.0, 1.0, 0.1, 7], True, [[1, 0.1], [12, 0.0]], [0, 0, 3
     [
         (0, None, "random_resized_crop: expected [top, left, height, width] in whole pixels"),
         (0, [0, 0, 5], "random_resized_crop: expected [top, left, height, width]"),
-        (0, [0, 0, 5, 0], "with pixels in it"),
-        (0, [-1, 0, 5, 5], "with pixels in it"),
-        (0, [0.5, 0, 5, 5], "in whole pixels; found [0.5, 0, 5, 5]"),
+        (0, [0, 0, 5, 0], "of at least one pixel"),
+        (0, [-1, 0, 5, 5], "of at least one pixel"),
+        (0, [0.5, 0, 5, 5], "in whole pixels; got [0.5, 0, 5, 5]"),
         (0, [True, 0, 5, 5], "in whole pixels"),
         (0, [0, 0, 5, 1 << 40], "in whole pixels"),
         (0, [0, 0, 5, float("nan")], "in whole pixels"),
         (0, [0, 0, 5, float("inf")], "in whole pixels"),
-        (0, np.array([0, 0, 5, np.nan]), "in whole pixels; found [0.0, 0.0, 5.0, nan]"),
+        (0, np.array([0, 0, 5, np.nan]), "in whole pixels; got [0.0, 0.0, 5.0, nan]"),
         (0, np.array([1, 1, 1, 1], bool), "in whole pixels"),
         (0, ["0", 0, 5, 5], "in whole pixels"),
         (1, [1, 1, 0.1], "range_augment: expected [brightness"),
@@ -630,7 +630,7 @@ _GOOD = [[0, 0, 5, 5], [1.0, 1.0, 0.1, 7], True, [[1, 0.1], [12, 0.0]], [0, 0, 3
         (1, [1, 1, 0.1, True], "range_augment: expected [brightness"),
         (1, [1, 1, "a", 3], "range_augment: expected numbers"),
         (1, np.array([1, 1, np.nan, 3]), "range_augment: expected numbers"),
-        (2, 2, "random_horizontal_flip: expected true or false; found 2"),
+        (2, 2, "random_horizontal_flip: expected true or false; got 2"),
         (2, 0.5, "random_horizontal_flip: expected true or false"),
         (2, float("nan"), "random_horizontal_flip: expected true or false"),
         (2, [True], "random_horizontal_flip: expected true or false"),
@@ -643,7 +643,7 @@ _GOOD = [[0, 0, 5, 5], [1.0, 1.0, 0.1, 7], True, [[1, 0.1], [12, 0.0]], [0, 0, 3
         (3, [[1, 0.1], [2, float("inf")]], "expected numbers"),
         (3, [[1, 0.1], [2, float("nan")]], "expected numbers"),
         (3, "x" * 500, "rand_augment: expected [[operation, magnitude], ...] or null"),
-        (4, [0, -1, 3, 3], "random_erase: expected [top, left, height, width] from 0 up"),
+        (4, [0, -1, 3, 3], "random_erase: expected [top, left, height, width], none negative"),
     ],
 )
 def test_bad_entries(entry: int, value: Any, message: str) -> None:

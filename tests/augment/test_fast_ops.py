@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pocketclip.augment import pixel_ops
-from pocketclip.augment.fast_ops import Canvas, flipped, operate
+from pocketclip.augment.fast_ops import Canvas, apply_op, flip
 
 # Less than a 3 x 3 neighbourhood, odd sides, and more than is blended at once.
 SIZES = ((1, 1), (2, 5), (3, 3), (37, 53), (200, 150))
@@ -32,7 +32,7 @@ def test_operations_are_those_of_pixel_ops(op, size):
             magnitude = sign * pixel_ops.op_magnitude(op, level, 31, size)
             right = np.asarray(pixel_ops.apply_op(image, op, magnitude))
             for canvas in (Canvas(image=image), Canvas(array=before)):
-                after = operate(canvas, op, magnitude)
+                after = apply_op(canvas, op, magnitude)
                 assert np.array_equal(after.array, right), (level, sign)
                 assert np.array_equal(np.asarray(after.image), right), (level, sign)
     assert np.array_equal(np.asarray(image), before)
@@ -44,25 +44,25 @@ def test_moving_further_than_the_image(op, magnitude):
     image = picture(20, 10)
     right = np.asarray(pixel_ops.apply_op(image, op, magnitude))
     assert not right.any()
-    assert np.array_equal(operate(Canvas(image=image), op, magnitude).array, right)
+    assert np.array_equal(apply_op(Canvas(image=image), op, magnitude).array, right)
 
 
 @pytest.mark.parametrize("magnitude", [-3.0, 0.0, 0.5, 254.5, 255.0, 255.5, 300.0])
 def test_solarizing_at_the_ends(magnitude):
     image = picture(20, 10)
     right = np.asarray(pixel_ops.apply_op(image, 11, magnitude))
-    assert np.array_equal(operate(Canvas(image=image), 11, magnitude).array, right)
+    assert np.array_equal(apply_op(Canvas(image=image), 11, magnitude).array, right)
 
 
 def test_one_operation_after_another():
     image = picture(40, 30)
     canvas, right = Canvas(image=image), image
     for op, magnitude in ((7, 0.4), (1, 0.2), (9, -0.5), (3, 5.0), (12, 0.0), (6, 0.3), (8, -0.6)):
-        canvas = operate(canvas, op, magnitude)
+        canvas = apply_op(canvas, op, magnitude)
         right = pixel_ops.apply_op(right, op, magnitude)
     assert np.array_equal(canvas.array, np.asarray(right))
 
 
 def test_mirrored():
     pixels = np.asarray(picture(7, 4))
-    assert np.array_equal(flipped(Canvas(array=pixels)).array, pixels[:, ::-1])
+    assert np.array_equal(flip(Canvas(array=pixels)).array, pixels[:, ::-1])

@@ -4,6 +4,14 @@
     params = augmentation.draw(rng_for(seed, uid, 0), image.size)
     pixels = augmentation.apply(image, params)
 
+| module | holds |
+|---|---|
+| `augmentation` | `Augmentation`: draws, packs, unpacks and applies |
+| `config` | the configuration in the published format, checked |
+| `params` | `Params`: the numbers of one augmentation, and how their stored entries are read |
+| `pixel_ops` | the operations on pixels, which define the result |
+| `fast_ops` | the same operations, faster, for replaying stored augmentations in training |
+
 Source: MobileCLIP (arXiv 2311.17049), section 4.
 """
 

@@ -1,27 +1,27 @@
-"""Augmentations as data: drawn once, stored as numbers, replayed to the same bytes.
+"""The augmentation: drawn once, stored as numbers, replayed to the same bytes.
 
     augmentation = Augmentation.from_config({"random_resized_crop": {"size": 224}, ...})
     params = augmentation.draw(rng_for(seed=0, uid="00000012", index=3), image.size)
     stored = json.dumps(augmentation.pack(params))
     pixels = augmentation.apply(image, augmentation.unpack(stored))  # uint8 (224, 224, 3)
 
-The configuration and the packed form are those of the published DataCompDR sets (Vasu et al.,
-2024, arXiv 2311.17049; Faghri et al., 2023, arXiv 2303.08983), plus `range_augment`, our own.
-A packed augmentation is a list with one entry per enabled transform of these, in this order,
+The configuration and the packed format are those of the published DataCompDR sets (Vasu et al.,
+2024, arXiv 2311.17049; Faghri et al., 2023, arXiv 2303.08983), plus `range_augment`, an addition of
+this package. A packed augmentation is a list with one entry per enabled transform, in this order,
 which is also the order of application:
 
-    resize                   its size, as configured; a list without this entry is read too
+    resize                   its size, as configured; may be missing
     random_resized_crop      [top, left, height, width] in pixels of the source
     range_augment            [brightness, contrast, noise_std, noise_seed]
     random_horizontal_flip   true or false (1 or 0, null for false)
-    rand_augment             [[operation, magnitude], ...], or null where it was skipped
+    rand_augment             [[operation, magnitude], ...], or null if it was skipped
     random_erase             [top, left, height, width] of the result, or null (or a top of -1)
 
-`center_crop`, applied after resize, has no entry: there is nothing to remember. A list may end
-early: flip, operations and erasure that it does not reach are not applied. Whole numbers may be
-numpy's, or floats such as 7.0.
+`center_crop`, applied after resize, is deterministic and has no entry. A list may end early: flip,
+operations and erasure without an entry are not applied. Whole numbers may be numpy integers or
+floats such as 7.0.
 
-Shapes: H W height and width of the result, in pixels. Sizes are (width, height), as Pillow's.
+Shapes: H W height and width of the result, in pixels. Sizes are (width, height), as in Pillow.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ from pocketclip.images import MAX_PIXELS, open_image
 __all__ = ["Augmentation", "Params", "rng_for"]
 
 _T = TypeVar("_T", bound=Transform)
-_ATTEMPTS = 10  # at a rectangle that fits, as was published
+_ATTEMPTS = 10  # to draw a rectangle that fits, as published
 
 
 def rng_for(seed: int, uid: str, index: int) -> np.random.Generator:
-    """Return the source of chance for augmentation `index` of the image `uid`.
+    """Return the random generator for augmentation `index` of the image `uid`.
 
-    A pure function of its arguments: the first 16 bytes of a SHA-256 are the key of a Philox
-    counter, so that it does not matter who draws, where, and in which order.
+    A pure function of its arguments: the first 16 bytes of their SHA-256 are the key of a Philox
+    counter. The process, machine and order of drawing do not matter.
     """
     identity = json.dumps([int(seed), str(uid), int(index)]).encode("ascii")
     key = int.from_bytes(hashlib.sha256(identity).digest()[:16], "little")
@@ -82,7 +82,7 @@ def rng_for(seed: int, uid: str, index: int) -> np.random.Generator:
 
 
 class Augmentation:
-    """A configured augmentation. Equal configurations are equal; may be pickled."""
+    """A configured augmentation. Compared by configuration; can be pickled."""
 
     def __init__(self, transforms: dict[str, Transform]) -> None:
         self._transforms = transforms
@@ -100,7 +100,7 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, config: dict[str, Any] | str) -> Augmentation:
-        """Return the augmentation of a configuration in the published form.
+        """Return the augmentation of a configuration in the published format.
 
         Args:
             config: settings by the name of the transform (`{"enable": false}` turns one off), or
@@ -108,7 +108,7 @@ class Augmentation:
                 JSON text of either.
 
         Raises:
-            AugmentationError: a transform or setting that does not exist, or makes no sense.
+            AugmentationError: a transform or setting does not exist, or its value is not allowed.
         """
         return cls(parse(config))
 
@@ -123,12 +123,12 @@ class Augmentation:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What is enabled, every setting spelled out, as plain JSON; `from_config` reads it."""
+        """The enabled transforms with all settings, as plain JSON; `from_config` reads it."""
         return to_config(self._transforms)
 
     @property
     def output_size(self) -> tuple[int, int] | None:
-        """The (width, height) of every result; None where it depends on the image."""
+        """The (width, height) of every result; None if it depends on the image."""
         for sized in (self._crop, self._center_crop):
             if sized is not None:
                 return _width_height(sized.size)
@@ -141,7 +141,7 @@ class Augmentation:
     ) -> Params:
         """Draw one augmentation for an upright image of `size` (width, height).
 
-        Of `rng` only `random()` is used, the part of a Generator least likely ever to change.
+        Only `rng.random()` is used, the method of a Generator that is least likely to change.
 
         Raises:
             AugmentationError: `size` is not two positive whole numbers.
@@ -166,10 +166,10 @@ class Augmentation:
         return Params(crop=crop, tone=tone, flip=flip, ops=ops, erase=erase)
 
     def pack(self, params: Params) -> list[Any]:
-        """Return `params` in the published compressed form, plain JSON types throughout.
+        """Return `params` in the published packed format, in plain JSON types.
 
         Raises:
-            AugmentationError: `params` are not of this configuration.
+            AugmentationError: `params` do not fit this configuration.
         """
         checked = self.unpack([getattr(params, field) for _, field, _ in self._entries])
         if checked != params:
@@ -180,40 +180,47 @@ class Augmentation:
         return packed
 
     def unpack(self, packed: Any) -> Params:
-        """Return the parameters in `packed`: what `pack` or the published sets hold, or its JSON.
+        """Return the parameters of a packed augmentation.
+
+        Args:
+            packed: a list as `pack` returns it or published sets hold it, or its JSON text.
 
         Raises:
-            AugmentationError: it is not of that form, or not of this configuration.
+            AugmentationError: `packed` is malformed, or does not fit this configuration.
         """
         names = ", ".join(name for name, _, _ in self._entries)
         if isinstance(packed, (str, bytes)):
             try:
                 packed = load_json(packed)
             except ParseError:
-                raise AugmentationError(f"augmentation is not JSON: {_short(packed)}") from None
+                raise AugmentationError(
+                    f"the augmentation is not JSON: {_shorten(packed)}"
+                ) from None
         entries = bare(packed)
         if not isinstance(entries, list):
-            raise AugmentationError(f"augmentation must be a list ({names}), not {_short(packed)}")
+            raise AugmentationError(
+                f"augmentation must be a list ({names}), not {_shorten(packed)}"
+            )
         if self._begins_with_resize(entries):
-            del entries[0]  # the size, which the configuration says too
+            del entries[0]  # the size, which the configuration has too
         missing = self._entries[len(entries) :]
         if all(name in OPTIONAL for name, _, _ in missing):
             entries += [None] * len(missing)
         if len(entries) != len(self._entries):
             raise AugmentationError(
                 f"augmentation must have {len(self._entries)} entries ({names}), "
-                f"not {len(entries)}: {_short(packed)}"
+                f"not {len(entries)}: {_shorten(packed)}"
             )
         values: dict[str, Any] = {}
         for (name, field, read), entry in zip(self._entries, entries, strict=True):
             try:
                 values[field] = read(entry)
             except MalformedError as error:
-                raise AugmentationError(f"{name}: {error}; found {_short(entry)}") from None
+                raise AugmentationError(f"{name}: {error}; got {_shorten(entry)}") from None
         params, augment = Params(**values), self._rand_augment
         if augment and params.ops is not None and len(params.ops) != augment.num_ops:
             raise AugmentationError(
-                f"rand_augment: expected {augment.num_ops} operations; found {_short(params.ops)}"
+                f"rand_augment: expected {augment.num_ops} operations; got {_shorten(params.ops)}"
             )
         return params
 
@@ -222,19 +229,18 @@ class Augmentation:
             return False
         if len(entries) == len(self._entries) + 1:
             return True
-        # In a list that ends early only the size itself tells; no other entry looks like one.
+        # In a list that ends early only the value tells: no other entry looks like a size.
         size = plain(self._resize.size)
         return size != 1 and entries[:1] in ([size], [[size]])
 
     def apply(self, image: Image.Image, params: Params | Sequence[Any] | str) -> NDArray[np.uint8]:
-        """Return `image` augmented, before scaling and mean: uint8 (H, W, 3), writable.
+        """Return the augmented image before normalisation: uint8 (H, W, 3), writable.
 
-        The image is made upright RGB first, as `open_image` does, so that parameters are of the
-        upright image. Equal arguments give equal bytes, in whatever process. `params` may be
-        in the packed form too.
+        The image is converted to upright RGB first, as by `open_image`: parameters refer to the
+        upright image. Equal arguments give equal bytes in every process. `params` may be packed.
 
         Raises:
-            AugmentationError: `params` are not of an image of this size, or cannot be unpacked.
+            AugmentationError: `params` do not fit an image of this size, or cannot be unpacked.
             ImageError: the image cannot be decoded.
         """
         if not isinstance(params, Params):
@@ -246,8 +252,8 @@ class Augmentation:
             image = pixel_ops.center_crop(image, _width_height(self._center_crop.size))
         if self._crop is not None:
             image = _cropped(image, params.crop)
-            way = _way(self._crop.interpolation)
-            image = pixel_ops.resize(image, _width_height(self._crop.size), way)
+            resample = _resampling(self._crop.interpolation)
+            image = pixel_ops.resize(image, _width_height(self._crop.size), resample)
         if params.tone is not None:
             image = pixel_ops.change_tone(image, *params.tone)
         if params.flip:
@@ -275,9 +281,9 @@ def _below(rng: np.random.Generator, count: int) -> int:
 def _draw_shape(
     rng: np.random.Generator, scale: Pair, ratio: Pair, area: int
 ) -> tuple[float, float]:
-    """Return the area and the aspect of a rectangle: uniform, and uniform in the logarithm."""
-    part = area * _uniform(rng, *scale)
-    return part, math.exp(_uniform(rng, math.log(ratio[0]), math.log(ratio[1])))
+    """Return area (uniform) and aspect (log-uniform) of a random rectangle."""
+    drawn_area = area * _uniform(rng, *scale)
+    return drawn_area, math.exp(_uniform(rng, math.log(ratio[0]), math.log(ratio[1])))
 
 
 def _draw_crop(rng: np.random.Generator, config: RandomResizedCrop, size: tuple[int, int]) -> Box:
@@ -287,7 +293,7 @@ def _draw_crop(rng: np.random.Generator, config: RandomResizedCrop, size: tuple[
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return _below(rng, height - h + 1), _below(rng, width - w + 1), h, w
-    # The largest centred rectangle whose aspect is allowed.
+    # Fall back to the largest centred rectangle with an allowed aspect.
     low, high = config.ratio
     w = max(1, min(width, round(height * high)))
     h = max(1, min(height, round(width / low)))
@@ -328,8 +334,10 @@ def _draw_erasure(
 def _resized(image: Image.Image, config: Resize) -> Image.Image:
     size = config.target(image.size)
     if size[0] * size[1] > MAX_PIXELS:
-        raise AugmentationError(f"resize would make {size[0]} x {size[1]} pixels of {image.size}")
-    return pixel_ops.resize(image, size, _way(config.interpolation))
+        raise AugmentationError(
+            f"resize would enlarge {image.size} to {size[0]} x {size[1]} pixels, over the limit"
+        )
+    return pixel_ops.resize(image, size, _resampling(config.interpolation))
 
 
 def _cropped(image: Image.Image, crop: Box | None) -> Image.Image:
@@ -339,12 +347,12 @@ def _cropped(image: Image.Image, crop: Box | None) -> Image.Image:
     if left + width > image.width or top + height > image.height:
         raise AugmentationError(
             f"the crop {list(crop)} does not fit an image of {image.width} x {image.height}: "
-            "the parameters were drawn for another image, or for another size of it"
+            "the parameters belong to another image, or to another size of this one"
         )
     return image.crop((left, top, left + width, top + height))
 
 
-def _way(interpolation: str) -> Image.Resampling:
+def _resampling(interpolation: str) -> Image.Resampling:
     return Image.Resampling[interpolation.upper()]
 
 
@@ -354,13 +362,13 @@ def _width_height(size: Size) -> tuple[int, int]:
 
 def _checked(size: Any) -> tuple[int, int]:
     sides = bare(size)
-    known = isinstance(sides, list) and len(sides) == 2
-    if not known or not all(type(side) is int and side > 0 for side in sides):
-        raise AugmentationError(f"the size must be (width, height) in pixels, not {_short(size)}")
+    is_pair = isinstance(sides, list) and len(sides) == 2
+    if not is_pair or not all(type(side) is int and side > 0 for side in sides):
+        raise AugmentationError(f"the size must be (width, height) in pixels, not {_shorten(size)}")
     return sides[0], sides[1]
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = value if isinstance(value, str) else repr(bare(value))
     text = " ".join(text.split())
     return text if len(text) <= 120 else text[:117] + "..."

@@ -1,11 +1,11 @@
-"""The published form of an augmentation's configuration, checked.
+"""Reads and checks an augmentation's configuration in the published format.
 
     parse({"random_resized_crop": {"size": 224}, "rand_augment": {"enable": False}})
     # {"random_resized_crop": RandomResizedCrop(size=224, scale=(0.08, 1.0), ...)}
 
-Every setting is named as where it was published, has the published default, and is checked; a
-setting that nobody reads is an error. Sizes are a side in pixels, or (height, width). Settings
-that change no byte of the result are read in whatever form the published code takes them.
+Settings have their published names and defaults; an unknown setting is an error. Sizes are a side
+in pixels or (height, width). Settings that cannot change the result are accepted as the published
+code accepts them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_SIDE = 16384
 
 
 class _InvalidError(Exception):
-    """What a setting should have been; `_build` puts the setting's name before it."""
+    """Says what a setting must be; `_build` prefixes the setting's name."""
 
 
 def _is_number(value: Any) -> bool:
@@ -44,7 +44,7 @@ def _side(value: Any) -> int:
 
 
 def _size(value: Any) -> Size:
-    """Return a side, or (height, width) where these differ."""
+    """Return a side, or (height, width) if these differ."""
     if isinstance(value, (list, tuple)) and 1 <= len(value) <= 2:
         height, width = _side(value[0]), _side(value[-1])
         return height if height == width else (height, width)
@@ -102,7 +102,7 @@ def _black_or(*allowed: Any) -> Callable[[Any], Any]:
         black = len(channels) in (1, 3) and all(_is_number(c) and c == 0 for c in channels)
         if not black and value not in allowed:
             raise _InvalidError(
-                " or ".join(map(str, (*allowed, 0))) + ", nothing else can be replayed"
+                " or ".join(map(str, (*allowed, 0))) + ", other values cannot be replayed"
             )
         return value
 
@@ -110,7 +110,7 @@ def _black_or(*allowed: Any) -> Callable[[Any], Any]:
 
 
 def _interpolation(value: Any) -> str:
-    names = [way.name.lower() for way in Image.Resampling]
+    names = [resampling.name.lower() for resampling in Image.Resampling]
     if whole(value) is not None and value in list(Image.Resampling):
         value = Image.Resampling(value).name
     if not isinstance(value, str) or value.lower() not in names:
@@ -125,14 +125,14 @@ def _flag(value: Any) -> bool:
 
 
 def _antialias(value: Any) -> None:
-    # Of tensors only: a Pillow image is always resized with antialiasing, whatever this says.
+    # Affects tensors only: Pillow images are always resized with antialiasing.
     if value is not None and not isinstance(value, bool) and value != "warn":
         raise _InvalidError("true, false or null")
 
 
 def _nearest(value: Any) -> str:
     if _interpolation(value) != "nearest":
-        raise _InvalidError("nearest, nothing else can be replayed")
+        raise _InvalidError("nearest, other values cannot be replayed")
     return "nearest"
 
 
@@ -146,10 +146,10 @@ def _by(check: Callable[[Any], Any]) -> dict[str, Callable[[Any], Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
-    """A transform that is enabled, with its settings."""
+    """An enabled transform with its settings."""
 
     FIXED: ClassVar[dict[str, Callable[[Any], Any]]] = {}
-    """Settings that can have one effect only: checked, and left out of `to_config`."""
+    """Settings without effect here: checked, and left out of `to_config`."""
 
     ALIASES: ClassVar[dict[str, str]] = {}
     """Other names of settings."""
@@ -165,7 +165,7 @@ class Resize(Transform):
     max_size: int | None = field(default=None, metadata=_by(_optional_side))
 
     def target(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return what an image of `size` (width, height) is resized to."""
+        """Return the size to which an image of `size` is resized; both are (width, height)."""
         if not isinstance(self.size, int):
             return self.size[1], self.size[0]
         short, long = self.size, int(self.size * max(size) / min(size))
@@ -176,14 +176,17 @@ class Resize(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CenterCrop(Transform):
-    """The middle of the image, black beyond its edges."""
+    """The centre of the image, padded with black."""
 
     size: Size = field(metadata=_by(_size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomResizedCrop(Transform):
-    """A part of `scale` of the area and of an aspect within `ratio`, resized to `size`."""
+    """A random rectangle, resized to `size`.
+
+    `scale` is the range of its share of the area, `ratio` that of its width divided by height.
+    """
 
     FIXED: ClassVar = {"antialias": _antialias}
     size: Size = field(metadata=_by(_size))
@@ -204,14 +207,17 @@ class RangeAugment(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomHorizontalFlip(Transform):
-    """A mirror image with probability `p`."""
+    """Mirrors the image with probability `p`."""
 
     p: float = field(default=0.5, metadata=_by(_between(0, 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandAugment(Transform):
-    """`num_ops` operations at level `magnitude` of `num_magnitude_bins`, with probability `p`."""
+    """Applies, with probability `p`, `num_ops` random operations.
+
+    Their strength is level `magnitude` of `num_magnitude_bins`.
+    """
 
     FIXED: ClassVar = {"interpolation": _nearest, "fill": _black_or(None)}
     p: float = field(default=1.0, metadata=_by(_between(0, 1)))
@@ -229,9 +235,12 @@ class RandAugment(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomErasing(Transform):
-    """A black rectangle with probability `p`, of `scale` of the area, an aspect in `ratio`."""
+    """Blackens a random rectangle with probability `p`.
 
-    # The published code erases to black even where it is told "random".
+    `scale` is the range of its share of the area, `ratio` that of its height divided by width.
+    """
+
+    # The published code erases to black even if the value is "random".
     FIXED: ClassVar = {"inplace": _flag, "value": _black_or("random")}
     p: float = field(default=0.5, metadata=_by(_between(0, 1)))
     scale: Pair = field(default=(0.02, 0.33), metadata=_by(_range(1e-6, 1)))
@@ -240,7 +249,7 @@ class RandomErasing(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalize(Transform):
-    """For the training that reads the configuration; changes no bytes here."""
+    """Mean and deviation for training; not applied here."""
 
     FIXED: ClassVar = {"inplace": _flag}
     mean: tuple[float, ...] = field(metadata=_by(_channels))
@@ -260,7 +269,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "random_erase": RandomErasing,
     "normalize": Normalize,
 }
-"""In the order in which they are applied, whatever their order in a configuration."""
+"""In the order of application, whatever the order in a configuration."""
 
 _UNSUPPORTED = (
     "random_crop",
@@ -276,11 +285,11 @@ def parse(config: Any) -> dict[str, Transform]:
     """Return the enabled transforms of a configuration by name, in the order of application.
 
     Args:
-        config: the transforms by name, or a whole reinforcement configuration that holds them
-            under `reinforce` and `image_augmentation`; or the JSON text of either.
+        config: the transforms by name, or a whole reinforcement configuration with the transforms
+            in `reinforce.image_augmentation`; or the JSON text of either.
 
     Raises:
-        AugmentationError: a transform or setting that does not exist, or that makes no sense.
+        AugmentationError: a transform or setting does not exist, or its value is not allowed.
     """
     if isinstance(config, (str, bytes)):
         try:
@@ -297,7 +306,7 @@ def parse(config: Any) -> dict[str, Transform]:
         if name not in TRANSFORMS and name not in _UNSUPPORTED:
             raise AugmentationError(_unknown("transform", name, TRANSFORMS))
         if TRANSFORMS.get(name) is Transform and (settings is None or isinstance(settings, bool)):
-            settings = {"enable": settings is not False}  # there is nothing else to say of it
+            settings = {"enable": settings is not False}  # it has no other setting
         if not isinstance(settings, dict):
             raise AugmentationError(
                 f'{name} must be a dict, as {{"enable": false}}, not {_kind(settings)}'
@@ -307,39 +316,41 @@ def parse(config: Any) -> dict[str, Transform]:
         if not isinstance(enable, bool):
             raise AugmentationError(f"{name}.enable must be true or false, not {enable!r}")
         if enable and name in _UNSUPPORTED:
-            raise AugmentationError(f"{name} cannot be replayed; disable it, or remove it")
+            raise AugmentationError(f"{name} cannot be replayed; disable or remove it")
         if enable:
             enabled[name] = _build(TRANSFORMS[name], name, settings)
     return {name: enabled[name] for name in TRANSFORMS if name in enabled}
 
 
 def to_config(transforms: dict[str, Transform]) -> dict[str, dict[str, Any]]:
-    """Return what `parse` gave as plain JSON types, every setting spelled out."""
+    """Return parsed transforms as plain JSON types with all settings."""
     return {
-        name: {part.name: _plain(getattr(transform, part.name)) for part in fields(transform)}
+        name: {each.name: _plain(getattr(transform, each.name)) for each in fields(transform)}
         for name, transform in transforms.items()
     }
 
 
 def _build(kind: type[Transform], name: str, settings: dict[str, Any]) -> Transform:
-    known = {part.name: part for part in fields(kind)}
+    known = {each.name: each for each in fields(kind)}
     values = {}
-    for given, value in settings.items():
-        key = kind.ALIASES.get(given, given)
-        if key != given and key in settings:
-            raise AugmentationError(f"{name}.{given} is {name}.{key}: give one of them")
+    for setting, value in settings.items():
+        key = kind.ALIASES.get(setting, setting)
+        if key != setting and key in settings:
+            raise AugmentationError(
+                f"{name}.{setting} is another name of {name}.{key}: give only one"
+            )
         check = known[key].metadata["check"] if key in known else kind.FIXED.get(key)
         if check is None:
-            raise AugmentationError(_unknown(f"{name} setting", given, known))
+            raise AugmentationError(_unknown(f"{name} setting", setting, known))
         try:
             checked = check(value)
         except _InvalidError as error:
-            raise AugmentationError(f"{name}.{given} must be {error}; found {value!r}") from None
+            raise AugmentationError(f"{name}.{setting} must be {error}; got {value!r}") from None
         if key in known:
             values[key] = checked
     missing = [key for key in known if key not in values and known[key].default is MISSING]
     if missing:
-        raise AugmentationError(f"{name} lacks {', '.join(missing)}")
+        raise AugmentationError(f"{name} needs the setting {', '.join(missing)}")
     return kind(**values)
 
 

@@ -1,14 +1,13 @@
-"""Augmenting a small view quickly: the bytes of `pixel_ops`, each operation where it is cheapest.
+"""Fast versions of `pixel_ops` for training: the same bytes, in less time.
 
     canvas = Canvas(array=pixels)  # or Canvas(image=...)
     for op, magnitude in params.ops:
-        canvas = operate(canvas, op, magnitude)
+        canvas = apply_op(canvas, op, magnitude)
     pixels = canvas.array
 
-Pillow is quick at geometry and at counting, arrays and `bytes.translate` are at tones; a third of
-an operation's time was going from one to the other. A canvas is either and becomes the other when
-it is asked to. `pixel_ops`, by which views are drawn and stored, stays the definition: tests hold
-every operation here against it.
+Pillow is fast at geometry and histograms, numpy and `bytes.translate` at tones. Converting between
+them took a third of an operation's time, so a canvas holds either and converts on demand. The
+operations are defined by `pixel_ops`; tests compare each of these with it.
 
 Shapes: H W height and width, in pixels.
 """
@@ -26,12 +25,13 @@ from PIL import Image
 from pocketclip.augment import pixel_ops
 
 _Pixels = NDArray[np.uint8]
-_PART = 24576
-"""Values that are blended at once: as floats they stay in the cache, and in memory that is had."""
+_BLOCK = 24576
+"""Values blended at once: small enough that their float32 copy stays in the cache, and that its
+memory is reused instead of requested from the system."""
 
 
 class Canvas:
-    """8-bit RGB pixels, as a Pillow image, as an array, or both. Neither is ever written to."""
+    """8-bit RGB pixels as a Pillow image, as an array, or both. Neither is ever modified."""
 
     __slots__ = ("_array", "_image")
 
@@ -40,32 +40,32 @@ class Canvas:
 
     @property
     def image(self) -> Image.Image:
-        """The pixels for Pillow."""
+        """The pixels as a Pillow image."""
         if self._image is None:
             self._image = Image.fromarray(self.array)
         return self._image
 
     @property
     def array(self) -> _Pixels:
-        """The pixels (H, W, 3); read-only where they were an image's."""
+        """The pixels (H, W, 3); read-only if they come from an image."""
         if self._array is None:
             assert self._image is not None
             width, height = self._image.size
-            # Half the time of `np.array`, which copies once more.
+            # Takes half the time of `np.array`, which copies once more.
             self._array = np.frombuffer(self._image.tobytes(), np.uint8).reshape(height, width, 3)
         return self._array
 
 
-def operate(canvas: Canvas, op: int, magnitude: float) -> Canvas:
-    """Return the canvas after operation `op`, as `pixel_ops.apply_op` has it."""
-    quick = _QUICK.get(pixel_ops.OP_NAMES[op])
-    if quick is not None:
-        return quick(canvas, magnitude)
+def apply_op(canvas: Canvas, op: int, magnitude: float) -> Canvas:
+    """Return the canvas after operation `op`; gives the bytes of `pixel_ops.apply_op`."""
+    fast = _FAST.get(pixel_ops.OP_NAMES[op])
+    if fast is not None:
+        return fast(canvas, magnitude)
     return Canvas(image=pixel_ops.apply_op(canvas.image, op, magnitude))
 
 
-def flipped(canvas: Canvas) -> Canvas:
-    """Return the canvas mirrored, left to right."""
+def flip(canvas: Canvas) -> Canvas:
+    """Return the canvas mirrored horizontally."""
     return Canvas(image=canvas.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
@@ -87,13 +87,13 @@ def _moved(pixels: _Pixels, right: int, down: int) -> Canvas:
 
 def _mapped(canvas: Canvas, table: bytes) -> Canvas:
     pixels = canvas.array
-    found = np.frombuffer(pixels.tobytes().translate(table), np.uint8)
-    return Canvas(array=found.reshape(pixels.shape))
+    mapped = np.frombuffer(pixels.tobytes().translate(table), np.uint8)
+    return Canvas(array=mapped.reshape(pixels.shape))
 
 
 @functools.lru_cache(maxsize=1024)
 def _from_grey(grey: int, magnitude: float) -> bytes:
-    """Return the table of a blend of `grey` with the image."""
+    """Return the lookup table that blends `grey` with the image."""
     table = np.empty(256, np.uint8)
     _blend(np.full(256, grey, np.uint8), np.arange(256, dtype=np.uint8), magnitude, table)
     return table.tobytes()
@@ -102,20 +102,20 @@ def _from_grey(grey: int, magnitude: float) -> bytes:
 def _blend(
     base: NDArray[np.uint8 | np.uint16], pixels: _Pixels, magnitude: float, out: _Pixels
 ) -> None:
-    """Put base + (1 + magnitude) * (pixels - base) in `out`; all have one dimension.
+    """Write base + (1 + magnitude) * (pixels - base) into `out`; all have one dimension.
 
-    In parts: floats of a whole image would be memory asked of the system anew each time, which
-    took longer than all computing.
+    Works in blocks: the memory for a whole image of floats would be requested from the system each
+    time, which took longer than the computation.
     """
     factor, black, white = np.float32(1.0 + magnitude), np.float32(0), np.float32(255)
-    for begin in range(0, len(pixels), _PART):
-        part = slice(begin, begin + _PART)
-        start = base[part].astype(np.float32)
-        values = pixels[part] - start
+    for begin in range(0, len(pixels), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        start = base[block].astype(np.float32)
+        values = pixels[block] - start
         values *= factor
         values += start
         np.clip(values, black, white, out=values)
-        out[part] = values
+        out[block] = values
 
 
 def _contrast(canvas: Canvas, magnitude: float) -> Canvas:
@@ -137,11 +137,11 @@ def _sharpness(canvas: Canvas, magnitude: float) -> Canvas:
     height, width = pixels.shape[:2]
     if min(height, width) < 3:
         return canvas
-    out = pixels.copy()  # of which the rim stays
+    out = pixels.copy()  # the rim stays unchanged
     flat, into, row = pixels.reshape(-1), out.reshape(-1), width * 3
-    some = max(1, _PART // row)
-    for top in range(1, height - 1, some):
-        begin, end = top * row + 3, min(top + some, height - 1) * row - 3
+    step = max(1, _BLOCK // row)  # rows
+    for top in range(1, height - 1, step):
+        begin, end = top * row + 3, min(top + step, height - 1) * row - 3
         smooth = _smooth(flat[begin - row - 3 : end + row + 3], row)
         _blend(smooth, flat[begin:end], magnitude, into[begin:end])
     out[:, 0], out[:, -1] = pixels[:, 0], pixels[:, -1]
@@ -149,9 +149,9 @@ def _sharpness(canvas: Canvas, magnitude: float) -> Canvas:
 
 
 def _smooth(flat: _Pixels, row: int) -> NDArray[np.uint16]:
-    """Return the means over 3 x 3 pixels, the middle counting five times, of rows `row` wide.
+    """Return means over 3 x 3 pixels, with weight 5 for the middle; rows are `row` values long.
 
-    Rows follow one another, so that all sums are of numbers in a row; at the edges they are wrong.
+    The rows are concatenated, so all sums are over contiguous values; at the edges they are wrong.
     """
     wide = flat.astype(np.uint16)
     rows = wide[: -2 * row] + wide[row:-row]
@@ -159,7 +159,7 @@ def _smooth(flat: _Pixels, row: int) -> NDArray[np.uint16]:
     total = rows[:-6] + rows[3:-3]
     total += rows[6:]
     total += wide[row + 3 : -row - 3] << 2
-    total += 6  # thirteenths, rounded: no half is possible
+    total += 6  # rounds to the nearest thirteenth; ties are impossible
     total //= 13
     return total
 
@@ -172,11 +172,11 @@ def _solarize(canvas: Canvas, magnitude: float) -> Canvas:
     pixels, first = canvas.array, max(0, math.ceil(magnitude))
     if first > 255:
         return canvas
-    # True is 1, and minus 1 is 255: those values are inverted.
+    # True is 1, and -1 as uint8 is 255: XOR inverts those values.
     return Canvas(array=pixels ^ -(pixels >= np.uint8(first)).view(np.uint8))
 
 
-_QUICK: dict[str, Callable[[Canvas, float], Canvas]] = {
+_FAST: dict[str, Callable[[Canvas, float], Canvas]] = {
     "Identity": lambda canvas, _: canvas,
     "TranslateX": lambda canvas, magnitude: _moved(canvas.array, int(magnitude), 0),
     "TranslateY": lambda canvas, magnitude: _moved(canvas.array, 0, int(magnitude)),

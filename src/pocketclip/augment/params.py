@@ -1,4 +1,4 @@
-"""The parameters of one augmentation of one image, and how they are read back.
+"""The parameters of one augmentation of one image, and the readers of their stored entries.
 
 read_box([137, 24, 347, 405])  # (137, 24, 347, 405)
 """
@@ -17,35 +17,35 @@ from pocketclip.augment.pixel_ops import OP_NAMES, POSTERIZE
 Box: TypeAlias = "tuple[int, int, int, int]"
 """(top, left, height, width), in pixels."""
 
-_LARGEST = 1 << 31  # no coordinate is so large
-_STEEPEST = 1e6  # and no magnitude
-_DEEPEST = 3  # lists within each other: all, operations, (operation, magnitude)
+_MAX_COORDINATE = 1 << 31
+_MAX_MAGNITUDE = 1e6
+_MAX_DEPTH = 3  # nested lists: entries, operations, (operation, magnitude)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    """One augmentation; what the configuration does not have stays as it is here."""
+    """One augmentation; transforms that are not configured keep these defaults."""
 
     crop: Box | None = None
-    """The part of the source that is kept."""
+    """The rectangle of the source to keep."""
     tone: tuple[float, float, float, int] | None = None
     """RangeAugment: brightness factor, contrast factor, noise deviation (0 to 1), noise seed."""
     flip: bool = False
     ops: tuple[tuple[int, float], ...] | None = None
-    """RandAugment: positions in `OP_NAMES`, with magnitudes; None where it was skipped."""
+    """RandAugment: positions in `OP_NAMES`, with magnitudes; None if it was skipped."""
     erase: Box | None = None
-    """The part of the result that is black; it may reach beyond the edge."""
+    """The black rectangle of the result; may extend beyond the edge."""
 
 
 class MalformedError(Exception):
-    """What an entry of the packed form should have been; the caller names the entry."""
+    """Says what an entry of the packed format must be; the caller names the entry."""
 
 
 def read_crop(entry: Any) -> Box:
-    """Return the part of the source, or raise MalformedError."""
+    """Return the crop rectangle, or raise MalformedError."""
     box = _box(entry)
     if min(box[:2]) < 0 or min(box[2:]) < 1:
-        raise MalformedError("expected [top, left, height, width] with pixels in it")
+        raise MalformedError("expected [top, left, height, width] of at least one pixel")
     return box
 
 
@@ -79,14 +79,14 @@ def read_ops(entry: Any) -> tuple[tuple[int, float], ...] | None:
 
 
 def read_erasure(entry: Any) -> Box | None:
-    """Return the black part (None: none), or raise MalformedError."""
+    """Return the erased rectangle (None: none), or raise MalformedError."""
     if entry is None:
         return None
     box = _box(entry)
     if box[0] == -1:
         return None
     if min(box) < 0:
-        raise MalformedError("expected [top, left, height, width] from 0 up")
+        raise MalformedError("expected [top, left, height, width], none negative")
     return box
 
 
@@ -97,28 +97,28 @@ ENTRIES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("rand_augment", "ops", read_ops),
     ("random_erase", "erase", read_erasure),
 )
-"""(transform, field of Params, reader) in the order of the packed form."""
+"""(transform, field of Params, reader) in the order of the packed format."""
 
 OPTIONAL = ("random_horizontal_flip", "rand_augment", "random_erase")
-"""What is not applied where its entry is null, or where a list ends before it."""
+"""Transforms that are not applied if their entry is null or missing at the end."""
 
 
 def plain(value: Any) -> Any:
-    """Return a field of Params as JSON has it: lists for tuples."""
+    """Return a field of Params in JSON types: tuples become lists."""
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def bare(value: Any, deepest: int = _DEEPEST) -> Any:
-    """Return `value` with lists for arrays and tuples, and Python's own numbers for numpy's."""
+def bare(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """Return `value` with arrays and tuples as lists, and numpy numbers as Python numbers."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
-    if isinstance(value, (list, tuple)) and deepest > 0:
-        return [bare(item, deepest - 1) for item in value]
+    if isinstance(value, (list, tuple)) and depth > 0:
+        return [bare(item, depth - 1) for item in value]
     return value
 
 
 def whole(value: Any) -> int | None:
-    """Return a whole number as an int, 7.0 too; None for anything else, and for a bool."""
+    """Return a whole number such as 7 or 7.0 as an int; None for bools and anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()):
@@ -127,24 +127,24 @@ def whole(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float:
-    known = isinstance(value, Real) and not isinstance(value, bool)
-    if known and -_STEEPEST <= value <= _STEEPEST:  # which not-a-number is not
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and -_MAX_MAGNITUDE <= value <= _MAX_MAGNITUDE:  # False for NaN
         return float(value)
-    raise MalformedError(f"expected numbers up to {_STEEPEST:g}")
+    raise MalformedError(f"expected numbers up to {_MAX_MAGNITUDE:g}")
 
 
 def _box(entry: Any) -> Box:
-    four = isinstance(entry, (list, tuple)) and len(entry) == 4
-    numbers = [whole(item) for item in entry] if four else []
-    known = [number for number in numbers if number is not None and abs(number) < _LARGEST]
-    if len(known) == 4:
-        return known[0], known[1], known[2], known[3]
+    is_box = isinstance(entry, (list, tuple)) and len(entry) == 4
+    numbers = [whole(item) for item in entry] if is_box else []
+    box = [number for number in numbers if number is not None and abs(number) < _MAX_COORDINATE]
+    if len(box) == 4:
+        return box[0], box[1], box[2], box[3]
     raise MalformedError("expected [top, left, height, width] in whole pixels")
 
 
 def _op(entry: Any) -> tuple[int, float]:
-    pair = isinstance(entry, (list, tuple)) and len(entry) == 2
-    op = whole(entry[0]) if pair else None
+    is_pair = isinstance(entry, (list, tuple)) and len(entry) == 2
+    op = whole(entry[0]) if is_pair else None
     if op is None:
         raise MalformedError("expected [operation, magnitude] pairs")
     magnitude = _number(entry[1])

@@ -1,11 +1,11 @@
-"""What augmentations do to pixels, exactly as the published ones do it to Pillow images.
+"""The pixel operations of augmentations, equal to the byte to the published ones on Pillow images.
 
     image = apply_op(image, OP_NAMES.index("Rotate"), -9.0)
 
 The operations are those of RandAugment (Cubuk et al., 2020, arXiv 1909.13719) with torchvision's
-ranges: nearest neighbour, black where nothing comes from, and the size kept. `tests/golden`
-holds what torchvision makes of them. `resize` and `change_tone` fix what the version of Pillow or
-the processor would otherwise decide: stored embeddings belong to these very bytes.
+ranges: nearest neighbour, black outside the image, unchanged size. `tests/golden` holds
+torchvision's results. `resize` and `change_tone` do not depend on the version of Pillow or on the
+processor, because stored embeddings belong to exactly these bytes.
 
 Shapes: H W height and width of an image, in pixels. Every image is 8-bit RGB.
 """
@@ -37,10 +37,10 @@ OP_NAMES = (
     "AutoContrast",
     "Equalize",
 )
-"""The operations of RandAugment; the packed form names them by position."""
+"""The operations of RandAugment; the packed format refers to them by position."""
 
 SIGNED_OPS = frozenset(range(1, 10))
-"""ShearX to Sharpness: these go either way."""
+"""ShearX to Sharpness: their magnitude may be negative."""
 
 POSTERIZE = OP_NAMES.index("Posterize")
 
@@ -48,27 +48,27 @@ POSTERIZE = OP_NAMES.index("Posterize")
 # --- geometry
 
 
-def resize(image: Image.Image, size: tuple[int, int], way: Image.Resampling) -> Image.Image:
-    """Return `image` resized to `size` (width, height), the same bytes with every Pillow.
+def resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """Return `image` resized to `size` (width, height), with equal bytes in every Pillow version.
 
-    Pillow resizes in one direction after the other and rounds to 8 bits in between, so that the
-    order shows in the last bit. Up to version 12 it went across first; from 13 on it goes down
-    first where the height shrinks by over twice what the width shrinks by, in pixels. The golden
-    values have the latter, and each direction is asked for by itself here.
+    Pillow resizes one direction after the other and rounds to 8 bits in between, so the order
+    affects the last bit. Up to version 12 the horizontal pass came first. Version 13 starts with
+    the vertical pass if the height shrinks by more than twice as many pixels as the width. The
+    golden values follow version 13, so this function requests each pass separately.
     """
     (width, height), (to_width, to_height) = image.size, size
-    if way is Image.Resampling.NEAREST or to_width == width or to_height == height:
-        return image.resize(size, way)
+    if resample is Image.Resampling.NEAREST or to_width == width or to_height == height:
+        return image.resize(size, resample)
     down_first = height - to_height > max(2 * (width - to_width), 0)
     between = (width, to_height) if down_first else (to_width, height)
-    return image.resize(between, way).resize(size, way)
+    return image.resize(between, resample).resize(size, resample)
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return the middle `size` (width, height) of `image`, black beyond its edges."""
+    """Return the centre of `image` in `size` (width, height), padded with black."""
     left, top = (
-        -((wanted - given) // 2) if wanted > given else round((given - wanted) / 2)
-        for given, wanted in zip(image.size, size, strict=True)
+        -((target - source) // 2) if target > source else round((source - target) / 2)
+        for source, target in zip(image.size, size, strict=True)
     )
     return image.crop((left, top, left + size[0], top + size[1]))
 
@@ -81,7 +81,7 @@ def _sheared(image: Image.Image, across: float, down: float) -> Image.Image:
 
 
 def _shear_x(image: Image.Image, magnitude: float) -> Image.Image:
-    # By way of the angle in degrees, as was published: it costs some last bits.
+    # Converted to degrees and back, as published: this changes the last bits.
     return _sheared(image, math.tan(math.radians(math.degrees(math.atan(magnitude)))), 0.0)
 
 
@@ -109,7 +109,7 @@ def _mapped(image: Image.Image, table: Iterable[int]) -> Image.Image:
 
 
 def _from_grey(grey: int, magnitude: float) -> list[int]:
-    """Return the table of a blend of `grey` with the image: as Pillow's, in single precision."""
+    """Return the lookup table that blends `grey` with the image; single precision, as Pillow."""
     base, factor = np.float32(grey), np.float32(1.0 + magnitude)
     values = base + factor * (np.arange(256, dtype=np.float32) - base)
     return [int(value) for value in values.clip(0, 255)]
@@ -138,7 +138,7 @@ def _sharpness(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def _blended(base: NDArray[np.uint8], image: Image.Image, magnitude: float) -> Image.Image:
-    # Pillow's formula. Pillow itself may fuse it where the processor can, and round otherwise.
+    # Pillow's formula. Pillow itself may use fused multiply-add, which rounds differently.
     start = base.astype(np.float32)
     values = np.asarray(image) - start
     values *= np.float32(1.0 + magnitude)
@@ -148,7 +148,7 @@ def _blended(base: NDArray[np.uint8], image: Image.Image, magnitude: float) -> I
 
 
 def _smooth(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (H, W, 3) averaged over 3 x 3, the middle counting five times; the rim stays."""
+    """Return means over 3 x 3 pixels (H, W, 3), with weight 5 for the middle; the rim stays."""
     out = pixels.copy()
     if min(pixels.shape[:2]) < 3:
         return out
@@ -158,7 +158,7 @@ def _smooth(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     total = rows[:, :-2] + rows[:, 1:-1]
     total += rows[:, 2:]
     total += wide[1:-1, 1:-1] << 2
-    total *= 2  # thirteenths, rounded: no half is possible
+    total *= 2  # rounds to the nearest thirteenth; ties are impossible
     total += 13
     total //= 26
     out[1:-1, 1:-1] = total
@@ -195,9 +195,10 @@ _OPS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
 def apply_op(image: Image.Image, op: int, magnitude: float) -> Image.Image:
     """Return `image` after operation `op`, a position in `OP_NAMES`.
 
-    Shears are slopes, translations pixels (cut to whole ones, towards zero), rotations degrees
-    counterclockwise, 1 + magnitude is the factor of Brightness to Sharpness, Posterize keeps so
-    many bits (1 to 8), Solarize inverts from that value up; the others take no magnitude.
+    The magnitude is a slope for shears, pixels for translations (truncated to whole pixels),
+    degrees counterclockwise for rotations, the factor minus 1 for Brightness to Sharpness, the
+    number of bits to keep (1 to 8) for Posterize, and the lowest value to invert for Solarize. The
+    other operations ignore it.
     """
     return _OPS[op](image, magnitude)
 
@@ -205,7 +206,7 @@ def apply_op(image: Image.Image, op: int, magnitude: float) -> Image.Image:
 def op_magnitude(op: int, level: int, bins: int, size: tuple[int, int]) -> float:
     """Return the magnitude of operation `op` at `level` of `bins` for an image (width, height).
 
-    The published single-precision values: torch.linspace over the range of the operation.
+    Equals the published single-precision values: torch.linspace over the operation's range.
     """
     name = OP_NAMES[op]
     if name in ("Identity", "AutoContrast", "Equalize"):
@@ -221,7 +222,7 @@ def op_magnitude(op: int, level: int, bins: int, size: tuple[int, int]) -> float
 
 
 def _linspace(start: float, end: float, position: int, steps: int) -> float:
-    # From the nearer end, as torch counts.
+    # Counted from the nearer end, as in torch.
     first, last = np.float32(start), np.float32(end)
     step = (last - first) / np.float32(steps - 1)
     if position < steps // 2:
@@ -235,11 +236,11 @@ def _linspace(start: float, end: float, position: int, steps: int) -> float:
 def change_tone(
     image: Image.Image, brightness: float, contrast: float, noise_std: float, noise_seed: int
 ) -> Image.Image:
-    """Return `image` brightened, then stretched around its mean, then with Gaussian noise.
+    """Return `image` after a change of brightness, then of contrast, then with Gaussian noise.
 
-    RangeAugment's three operations (Mehta et al., 2022, arXiv 2212.10553). The factors are 1 for
-    no change; `noise_std` is in units of the whole range from black to white. After each step the
-    values are rounded to 8 bits. The bytes depend on no libm, SIMD path, Pillow or numpy version.
+    The three operations of RangeAugment (Mehta et al., 2022, arXiv 2212.10553). A factor of 1
+    changes nothing; `noise_std` is relative to the range from black to white. Values are rounded
+    to 8 bits after each step. The bytes do not depend on libm, SIMD, Pillow or numpy versions.
     """
     image = _mapped(image, _rounded(0.0, brightness))
     image = _mapped(image, _rounded(_mean_luma(image), contrast))
@@ -259,11 +260,11 @@ def _rounded(base: float, factor: float) -> list[int]:
 
 
 def gaussian_noise(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return standard normal noise of `shape`, the same bits on every machine.
+    """Return standard normal noise of `shape`, with the same bits on every machine.
 
-    Philox, whose stream numpy keeps for good (`Generator.standard_normal` is not kept, and a
-    Box-Muller of one's own takes sines and logarithms that differ between processors), gives 16
-    bits per value, and a table turns these into quantiles of the normal distribution.
+    Philox gives 16 bits per value, and a table maps these to quantiles of the normal distribution.
+    numpy guarantees the stream of Philox but not that of `Generator.standard_normal`; a Box-Muller
+    transform would use sines and logarithms, which differ between processors.
     """
     count = math.prod(shape)
     words = np.random.Philox(key=seed).random_raw(-(-count // 4)).astype("<u8")
@@ -272,8 +273,8 @@ def gaussian_noise(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 @functools.cache
 def _quantiles() -> NDArray[np.float32]:
-    # Whole multiples of 1/4096. No quantile is so near to a half multiple that the last bit of
-    # a logarithm decides; a test pins the table.
+    # Multiples of 1/4096. No quantile is so near to a half multiple that the last bit of a
+    # logarithm matters; a test pins the table.
     normal = NormalDist()
     upper = [round(4096 * normal.inv_cdf(0.5 + (k + 0.5) / 65536)) for k in range(32768)]
     return np.array([-value for value in reversed(upper)] + upper, np.float32) / np.float32(4096)

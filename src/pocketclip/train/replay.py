@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocketclip.augment import Augmentation, Params, pixel_ops
-from pocketclip.augment.fast_ops import Canvas, flipped, operate
+from pocketclip.augment.fast_ops import Canvas, apply_op, flip
 from pocketclip.augment.params import Box
 from pocketclip.images import open_image
 
@@ -231,9 +231,9 @@ class AugmentationReplay:
 def _finished(canvas: Canvas, params: Params) -> _Pixels:
     """Return a resized crop after the steps that follow: flip, RandAugment, erasing."""
     if params.flip:
-        canvas = flipped(canvas)
+        canvas = flip(canvas)
     for op, magnitude in params.ops or ():
-        canvas = operate(canvas, op, magnitude)
+        canvas = apply_op(canvas, op, magnitude)
     if params.erase is None:
         return canvas.array
     pixels = canvas.array.copy()
