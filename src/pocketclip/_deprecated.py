@@ -51,6 +51,8 @@ MOVED = {
     "reinforce.foreign": "reinforce.hf",
     "reinforce.foreign_towers": "reinforce.hf_towers",
     "reinforce.foreign_writer": "reinforce.hf_captioner",
+    "reinforce.local": "reinforce.workers",
+    "reinforce.replaying": "reinforce.audit",
     "resolve": "checkpoint.resolve",
     "shards.auditing": "shards.audit.run",
     "shards.foreign": "shards.jsonl",

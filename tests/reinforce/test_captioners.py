@@ -209,20 +209,20 @@ def test_a_captioner_teaches_too():
 
 
 @pytest.fixture(scope="module")
-def foreign_models():
+def hf_models():
     pytest.importorskip("transformers", reason="the extra `teachers` is not installed")
-    return importlib.import_module("tests.reinforce.foreign_models")
+    return importlib.import_module("tests.reinforce.hf_models")
 
 
 @pytest.fixture(scope="module", params=["blip", "encoder_decoder", "git"])
-def folder(request, foreign_models, tmp_path_factory):
-    path = tmp_path_factory.mktemp("foreign") / request.param
+def folder(request, hf_models, tmp_path_factory):
+    path = tmp_path_factory.mktemp("hf") / request.param
     path.mkdir()
-    getattr(foreign_models, request.param)(path)
+    getattr(hf_models, request.param)(path)
     return path
 
 
-def _foreign(folder, **sampling):
+def _load_hf(folder, **sampling):
     return load_captioner(
         f"transformers:{folder}", device="cpu", precision="float32",
         sampling={"max_length": 10, **sampling},
@@ -230,8 +230,8 @@ def _foreign(folder, **sampling):
 
 
 @pytest.mark.parametrize("method", ["nucleus", "top_k"])
-def test_foreign_captions_depend_on_their_seed_alone(folder, method):
-    captioner = _foreign(folder, method=method, top_k=9)
+def test_hf_captions_depend_on_their_seed_alone(folder, method):
+    captioner = _load_hf(folder, method=method, top_k=9)
     assert captioner.identity["kind"] == "transformers"
     assert captioner.name == folder.name
     squares = _squares(32, 3)
@@ -249,13 +249,13 @@ def test_foreign_captions_depend_on_their_seed_alone(folder, method):
     assert captioner.caption_squares(squares, UIDS[:3], 3, 1) != whole
 
 
-def test_foreign_beams_and_greedy_are_the_librarys_own(folder, foreign_models):
-    transformers = foreign_models.transformers
+def test_hf_beams_and_greedy_are_the_librarys_own(folder, hf_models):
+    transformers = hf_models.transformers
     squares = _squares(32, 2)
-    beam = _foreign(folder, method="beam", beams=3)
+    beam = _load_hf(folder, method="beam", beams=3)
     rows = beam.caption_squares(squares, UIDS[:2], 2, 0)
     assert [len(row) for row in rows] == [2, 2]
-    greedy = _foreign(folder, method="greedy")
+    greedy = _load_hf(folder, method="greedy")
     assert [len(row) for row in greedy.caption_squares(squares, UIDS[:2], 4, 0)] == [1, 1]
 
     kind = {"blip": "Blip", "git": "Git"}.get(folder.name)
@@ -274,18 +274,18 @@ def test_foreign_beams_and_greedy_are_the_librarys_own(folder, foreign_models):
     assert [text for row in rows for text in row] == [" ".join(text.split()) for text in wanted]
 
 
-def test_foreign_nucleus_draws_from_the_right_distribution(foreign_models, tmp_path):
+def test_hf_nucleus_draws_from_the_right_distribution(hf_models, tmp_path):
     """The first word over many seeds, against the model's own probabilities."""
-    foreign_models.encoder_decoder(tmp_path)
-    captioner = _foreign(tmp_path, max_length=3, min_length=2, top_p=0.8, temperature=0.2)
+    hf_models.encoder_decoder(tmp_path)
+    captioner = _load_hf(tmp_path, max_length=3, min_length=2, top_p=0.8, temperature=0.2)
     squares = _squares(32, 1)
     count = 2000
     (rows,) = captioner.caption_squares(squares, ["a"], count, 0)
-    model, transformers = captioner.writer.model, foreign_models.transformers
+    model, transformers = captioner.writer.model, hf_models.transformers
     with torch.inference_mode():
         logits = model(
             pixel_values=captioner._pixels(squares),
-            decoder_input_ids=torch.tensor([[foreign_models.BOS]]),
+            decoder_input_ids=torch.tensor([[hf_models.BOS]]),
         ).logits[:, -1]
         logits[:, :4] = -torch.inf  # suppressed by its configuration, and no end yet
         warpers = transformers.LogitsProcessorList(
@@ -294,12 +294,12 @@ def test_foreign_nucleus_draws_from_the_right_distribution(foreign_models, tmp_p
         shares = warpers(None, logits).softmax(-1)[0, 4:]
     assert 2 < (shares > 0).sum() < len(shares)
     first = [text.split()[0] for text in rows]
-    for word, share in zip(foreign_models.WORDS, shares.tolist(), strict=True):
+    for word, share in zip(hf_models.WORDS, shares.tolist(), strict=True):
         slack = 5 * (share * (1 - share) / count) ** 0.5  # standard errors; none for a zero
         assert abs(first.count(word) / count - share) <= slack
 
 
-def test_folders_that_hold_no_captioner(foreign_models, tmp_path):
-    foreign_models.clip(tmp_path)
+def test_folders_that_hold_no_captioner(hf_models, tmp_path):
+    hf_models.clip(tmp_path)
     with pytest.raises(CheckpointError, match=r"serve as a captioner \(it is a teacher"):
         load_captioner(f"transformers:{tmp_path}")

@@ -1,4 +1,4 @@
-"""The driver's decisions, on a cluster that is made up: when to hire, to pause and to give up."""
+"""The driver's decisions, on a scripted cluster: when to start actors, to pause and to give up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pocketclip.errors import ConfigError, PocketclipError
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce import driver as module
 from pocketclip.reinforce.driver import Cluster, Driver
-from pocketclip.reinforce.job import Report
+from pocketclip.reinforce.resume import Report
 
 FACTS = {"recipe": "abc"}
 
@@ -31,8 +31,8 @@ class Method:
     def __init__(self, answer):
         self.answer = answer
 
-    def remote(self, *given):
-        return Promise(lambda: self.answer(*given))
+    def remote(self, *arguments):
+        return Promise(lambda: self.answer(*arguments))
 
 
 class Promise:
@@ -41,7 +41,7 @@ class Promise:
 
 
 class Ray:
-    """Actors by script: what each new one's loading ends with, and each shard in turn."""
+    """Actors by script: the outcome of each new actor's loading, and of each shard."""
 
     exceptions = types.SimpleNamespace(
         RayActorError=ActorDied, OutOfMemoryError=ActorDied, RayError=ActorDied
@@ -50,10 +50,10 @@ class Ray:
     def __init__(self, loads, shards=()):
         self.loads, self.shards = list(loads), list(shards)
         self.now = 0.0
-        self.hired: list[float] = []
+        self.started: list[float] = []
 
-    def make(self):
-        self.hired.append(self.now)
+    def make_actor(self):
+        self.started.append(self.now)
         load = self.loads.pop(0)
         return types.SimpleNamespace(
             facts=Method(lambda: load),
@@ -67,10 +67,10 @@ class Ray:
         return references[:num_returns], references[num_returns:]
 
     def get(self, reference):
-        found = reference.answer()
-        if isinstance(found, ActorDied):
-            raise found
-        return found
+        result = reference.answer()
+        if isinstance(result, ActorDied):
+            raise result
+        return result
 
     def kill(self, actor):
         pass
@@ -103,15 +103,15 @@ def drive(monkeypatch: pytest.MonkeyPatch):
 
         clock = types.SimpleNamespace(monotonic=lambda: ray.now, sleep=sleep)
         monkeypatch.setattr(module, "time", clock)
-        return Driver(ray, ray.make, Cluster(**cluster), lambda _done, _bad: None)
+        return Driver(ray, ray.make_actor, Cluster(**cluster), lambda _done, _bad: None)
 
     return make
 
 
 def test_actors_that_die_at_once_are_replaced_together_after_a_pause(drive):
     ray = Ray([DEATH, DEATH, FACTS, FACTS])
-    assert drive(ray, min_actors=2, max_actors=2, retries=1).muster(2) == FACTS
-    first, second, *later = ray.hired
+    assert drive(ray, min_actors=2, max_actors=2, retries=1).wait_ready(2) == FACTS
+    first, second, *later = ray.started
     assert first == second == 0
     assert all(when >= 1 + 2 for when in later)  # the first death is seen after a second
 
@@ -119,45 +119,45 @@ def test_actors_that_die_at_once_are_replaced_together_after_a_pause(drive):
 def test_pauses_grow_and_then_it_gives_up_saying_why(drive):
     ray = Ray([DEATH] * 9)
     with pytest.raises(PocketclipError, match=r"4 times in a row.*End of file.*memory") as caught:
-        drive(ray, retries=3).muster(1)
-    gaps = [b - a for a, b in zip(ray.hired, ray.hired[1:], strict=False)]
-    assert len(ray.hired) == 4
+        drive(ray, retries=3).wait_ready(1)
+    gaps = [b - a for a, b in zip(ray.started, ray.started[1:], strict=False)]
+    assert len(ray.started) == 4
     assert all(gap >= pause for gap, pause in zip(gaps, (2, 4, 8), strict=True))
     assert "\n" not in str(caught.value)
 
 
-def test_an_actor_that_loads_ends_the_row_of_deaths(drive, shards):
+def test_an_actor_that_loads_resets_the_count_of_failed_starts(drive, shards):
     ray = Ray([DEATH, FACTS, DEATH, FACTS, DEATH, FACTS], [DEATH, DEATH])
     driver = drive(ray, retries=2)
-    driver.muster(1)
-    assert [found.name for found in driver.work(shards)] == [shard.name for shard in shards]
-    assert driver.rounds == 0
+    driver.wait_ready(1)
+    assert [report.name for report in driver.run_shards(shards)] == [shard.name for shard in shards]
+    assert driver.failed_starts == 0
 
 
-def test_others_work_on_while_one_machine_only_kills(drive, shards):
+def test_other_actors_go_on_while_one_machine_kills_every_actor(drive, shards):
     ray = Ray([FACTS, *[DEATH] * 50])
     driver = drive(ray, max_actors=2, retries=0)
-    driver.muster(1)
-    assert len(list(driver.work(shards))) == 3
+    driver.wait_ready(1)
+    assert len(list(driver.run_shards(shards))) == 3
 
 
 def test_a_shard_whose_actor_always_dies_ends_the_run(drive, shards):
     ray = Ray([FACTS] * 9, [DEATH] * 9)
     driver = drive(ray, retries=2)
-    driver.muster(1)
-    with pytest.raises(PocketclipError, match=rf"shard {shards[0].name} was begun 3 times"):
-        list(driver.work(shards))
+    driver.wait_ready(1)
+    with pytest.raises(PocketclipError, match=rf"shard {shards[0].name} was started 3 times"):
+        list(driver.run_shards(shards))
 
 
 def test_machines_must_agree_on_the_facts(drive):
     ray = Ray([FACTS, {"recipe": "other"}])
-    with pytest.raises(ConfigError, match="do not agree on recipe"):
-        drive(ray, min_actors=2, max_actors=2).muster(2)
+    with pytest.raises(ConfigError, match="differ in recipe"):
+        drive(ray, min_actors=2, max_actors=2).wait_ready(2)
 
 
 def test_an_actor_that_cannot_be_made_ends_the_run_at_once(drive):
     error = ActorDied("The actor died because of an error raised in its creation task\nNo torch")
     ray = Ray([error])
-    with pytest.raises(PocketclipError, match="could not be made: No torch"):
-        drive(ray).muster(1)
-    assert len(ray.hired) == 1
+    with pytest.raises(PocketclipError, match="could not be created: No torch"):
+        drive(ray).wait_ready(1)
+    assert len(ray.started) == 1

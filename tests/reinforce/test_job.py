@@ -22,8 +22,8 @@ from pocketclip.errors import ConfigError, DataError, EmbeddingError, StorageErr
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.job import Limit, run
-from pocketclip.reinforce.local import WorkersDiedError
 from pocketclip.reinforce.recipe import load_recipe
+from pocketclip.reinforce.workers import WorkersDiedError
 
 TEACHERS = ["random:tiny:0", "random:tiny:1"]
 CROP = {"random_resized_crop": {"size": 64}, "rand_augment": {"p": 1.0}}
@@ -143,7 +143,7 @@ def test_two_runs_into_one_folder_at_the_same_time(table, tmp_path, seed):
     if seed == 0:
         first()
     else:
-        with pytest.raises(ConfigError, match="another run has begun"):
+        with pytest.raises(ConfigError, match="another run with another recipe"):
             first()
     assert contents(tmp_path / "dr") == contents(tmp_path / "calm")
 
@@ -154,7 +154,7 @@ def test_an_index_never_mixes_recipes(table, tmp_path):
     (tmp_path / "0" / "another.report.json").write_bytes(
         next((tmp_path / "1").glob("*.report.json")).read_bytes()
     )
-    with pytest.raises(ConfigError, match="another was made by another recipe"):
+    with pytest.raises(ConfigError, match="another was made with another recipe"):
         run(pairs(table(2)), recipe(), str(tmp_path / "0"), workers=0)
 
 
@@ -325,7 +325,7 @@ def test_layout_v1_has_one_captioner():
 
 
 def test_a_worker_that_dies_is_one_message(table, tmp_path, monkeypatch):
-    monkeypatch.setattr("pocketclip.reinforce.local.prepare", _die)
+    monkeypatch.setattr("pocketclip.reinforce.workers.prepare", _die)
     with pytest.raises(WorkersDiedError, match="worker process died"):
         run(pairs(table(3)), recipe(), str(tmp_path / "dr"), workers=1)
     assert not list((tmp_path / "dr").glob("*.tar"))
@@ -336,7 +336,7 @@ def _die(*_):
 
 
 def test_two_captioners_of_one_name_are_refused():
-    with pytest.raises(ConfigError, match="name them"):
+    with pytest.raises(ConfigError, match="give each a name"):
         Engine(recipe(captioners=["random:coca-tiny:0", "random:coca-tiny:0"]))
 
 

@@ -381,9 +381,9 @@ def test_an_endless_strip_stays_small():
 
 
 @pytest.fixture(scope="module")
-def foreign_models():
+def hf_models():
     pytest.importorskip("transformers", reason="the extra `teachers` is not installed")
-    return importlib.import_module("tests.reinforce.foreign_models")
+    return importlib.import_module("tests.reinforce.hf_models")
 
 
 def _theirs(model, tokenizer, processor, texts, **tokens):
@@ -398,9 +398,9 @@ def _theirs(model, tokenizer, processor, texts, **tokens):
     return unit(out.image_embeds, dim=-1).numpy(), unit(out.text_embeds, dim=-1).numpy(), out
 
 
-def test_clip_of_transformers(foreign_models, tmp_path):
-    transformers = foreign_models.transformers
-    foreign_models.clip(tmp_path)
+def test_clip_of_transformers(hf_models, tmp_path):
+    transformers = hf_models.transformers
+    hf_models.clip(tmp_path)
     teacher = load_teacher(f"transformers:{tmp_path}", device="cpu", precision="float32")
     assert isinstance(teacher, Encoder)
     assert (teacher.name, teacher.embed_dim, teacher.logit_bias) == (tmp_path.name, 24, 0.0)
@@ -424,11 +424,11 @@ def test_clip_of_transformers(foreign_models, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["Siglip", "Siglip2"])
-def test_siglip_of_transformers(foreign_models, tmp_path, kind):
-    transformers = foreign_models.transformers
+def test_siglip_of_transformers(hf_models, tmp_path, kind):
+    transformers = hf_models.transformers
     if not hasattr(transformers, f"{kind}Model"):
         pytest.skip(f"this transformers has no {kind}Model")
-    foreign_models.siglip(tmp_path, kind)
+    hf_models.siglip(tmp_path, kind)
     teacher = load_teacher(f"transformers:{tmp_path}", device="cpu", precision="float32")
     assert teacher.logit_scale == pytest.approx(np.exp(2.0), rel=1e-6)
     assert teacher.logit_bias == -5.0
@@ -463,11 +463,11 @@ def test_siglip_of_transformers(foreign_models, tmp_path, kind):
     np.testing.assert_allclose(ours, images, atol=1e-6)
 
 
-def test_the_space_of_a_foreign_model(foreign_models, tmp_path):
+def test_the_space_of_an_hf_model(hf_models, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     for folder in (one, other):
         folder.mkdir()
-        foreign_models.clip(folder)
+        hf_models.clip(folder)
     space = load_teacher(f"transformers:{one}").space_id
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "_name_or_path": "elsewhere"}))
@@ -477,21 +477,21 @@ def test_the_space_of_a_foreign_model(foreign_models, tmp_path):
     assert load_teacher(f"transformers:{other}").space_id != space
 
 
-def test_a_missing_preprocessing_file(foreign_models, tmp_path):
-    foreign_models.clip(tmp_path)
+def test_a_missing_preprocessing_file(hf_models, tmp_path):
+    hf_models.clip(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(ConfigError, match=r"has no preprocessor_config\.json .* copy the file"):
         load_teacher(f"transformers:{tmp_path}")
 
 
-def test_preprocessing_of_another_model(foreign_models, tmp_path):
-    foreign_models.clip(tmp_path)
-    foreign_models.processor(tmp_path, image_processor_type="CLIPImageProcessor")
+def test_preprocessing_of_another_model(hf_models, tmp_path):
+    hf_models.clip(tmp_path)
+    hf_models.processor(tmp_path, image_processor_type="CLIPImageProcessor")
     with pytest.raises(ConfigError, match="squares of 224 pixels, and the model takes 32"):
         load_teacher(f"transformers:{tmp_path}")
 
 
-@pytest.mark.usefixtures("foreign_models")
+@pytest.mark.usefixtures("hf_models")
 def test_folders_that_hold_no_teacher(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json: No such file"):
         load_teacher(f"transformers:{tmp_path}")
@@ -508,17 +508,17 @@ def test_folders_that_hold_no_teacher(tmp_path):
         load_teacher(f"transformers:{tmp_path}/none/at/all")
 
 
-@pytest.mark.usefixtures("foreign_models")
+@pytest.mark.usefixtures("hf_models")
 def test_offline_nothing_is_fetched(hub):
     with pytest.raises(HubError, match=r"cannot fetch owner/model: .* the network is off"):
         load_teacher("transformers:owner/model", offline=True)
     assert not hub.requests
 
 
-def test_incomplete_and_damaged_weights(foreign_models, tmp_path):
+def test_incomplete_and_damaged_weights(hf_models, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    foreign_models.clip(tmp_path)
+    hf_models.clip(tmp_path)
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     state = load_file(weights)
@@ -539,10 +539,10 @@ class _Bomb:
         return Path.touch, (self.path,)
 
 
-def test_no_pickle_runs(foreign_models, tmp_path):
+def test_no_pickle_runs(hf_models, tmp_path):
     from safetensors.torch import load_file
 
-    foreign_models.clip(tmp_path)
+    hf_models.clip(tmp_path)
     weights = tmp_path / "model.safetensors"
     state = load_file(weights)
     space = load_teacher(f"transformers:{tmp_path}").space_id
@@ -636,9 +636,9 @@ def _served(hub, folder, repo="owner/model"):
     hub.repos[repo] = {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_teacher_of_the_hub_follows_its_rules(foreign_models, hub, tmp_path, monkeypatch):
+def test_a_teacher_of_the_hub_follows_its_rules(hf_models, hub, tmp_path, monkeypatch):
     (tmp_path / "made").mkdir()
-    foreign_models.clip(tmp_path / "made")
+    hf_models.clip(tmp_path / "made")
     _served(hub, tmp_path / "made")
     hub.repos["owner/model"]["open_clip_model.safetensors"] = b"x" * 100
     hub.revisions.add("v1")
@@ -671,8 +671,8 @@ def test_a_teacher_of_the_hub_follows_its_rules(foreign_models, hub, tmp_path, m
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_a_pointer_of_git_lfs_in_a_folder_is_named(foreign_models, tmp_path, name):
-    foreign_models.clip(tmp_path)
+def test_a_pointer_of_git_lfs_in_a_folder_is_named(hf_models, tmp_path, name):
+    hf_models.clip(tmp_path)
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(CheckpointError, match=rf"{name} is a git-LFS pointer.*git lfs pull"):
         load_teacher(f"transformers:{tmp_path}", device="cpu", precision="float32")
@@ -689,7 +689,7 @@ class _OpenClip:
 
 
 def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch):
-    from pocketclip.reinforce.open_clip_towers import _fetched
+    from pocketclip.reinforce.open_clip_towers import _fetch
 
     described = {"mean": (0.5, 0.5, 0.5), "interpolation": "bicubic", "quick_gelu": True}
     library = _OpenClip(
@@ -706,35 +706,35 @@ def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch)
     hub.repos["owner/named"] = {"best.pt": b"c" * 50, "other.pt": b"d" * 50}
     for tag in ("dfn", "named"):
         with pytest.raises(HubError, match="the network is off"):
-            _fetched(library, "ViT-B-32", tag, offline=True)
+            _fetch(library, "ViT-B-32", tag, offline=True)
     with pytest.raises(ConfigError, match="offline, give a file"):
-        _fetched(library, "RN50", "openai", offline=True)
+        _fetch(library, "RN50", "openai", offline=True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match="offline, give a file"):
-        _fetched(library, "RN50", "openai", offline=False)
+        _fetch(library, "RN50", "openai", offline=False)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert hub.requests == []
-    place, settings = _fetched(library, "ViT-B-32", "dfn", offline=False)
+    place, settings = _fetch(library, "ViT-B-32", "dfn", offline=False)
     assert place == "ViT-B-32"
     assert Path(settings.pop("pretrained")).read_bytes() == b"a" * 50
     assert settings.pop("force_quick_gelu") is True
     assert settings == {
         "force_preprocess_cfg": {"mean": (0.5, 0.5, 0.5), "interpolation": "bicubic"}
     }
-    _, settings = _fetched(library, "ViT-B-32", "named", offline=False)
+    _, settings = _fetch(library, "ViT-B-32", "named", offline=False)
     assert Path(settings["pretrained"]).read_bytes() == b"c" * 50
-    place, settings = _fetched(library, "hf-hub:owner/b32", "", offline=False)
+    place, settings = _fetch(library, "hf-hub:owner/b32", "", offline=False)
     folder = Path(place.removeprefix("local-dir:"))
     assert (folder / "open_clip_config.json").is_file()
     assert settings == {}
     hub.requests.clear()
     for name, tag in (("ViT-B-32", "dfn"), ("ViT-B-32", "named"), ("hf-hub:owner/b32", "")):
         for offline in (True, False):
-            _fetched(library, name, tag, offline=offline)
+            _fetch(library, name, tag, offline=offline)
     assert hub.requests == []
-    assert _fetched(library, "RN50", "openai", offline=False)[1]["pretrained"] == "openai"
+    assert _fetch(library, "RN50", "openai", offline=False)[1]["pretrained"] == "openai"
     (tmp_path / "x.pt").touch()
-    assert _fetched(library, "RN50", f"{tmp_path}/x.pt", offline=True)[1] == {
+    assert _fetch(library, "RN50", f"{tmp_path}/x.pt", offline=True)[1] == {
         "pretrained": f"{tmp_path}/x.pt"
     }
 
@@ -768,8 +768,8 @@ def test_numbers_of_open_clip_that_make_no_sense(facts):
 
 
 def test_a_tokenizer_with_more_tokens_than_its_model_knows(tmp_path):
-    foreign_models = pytest.importorskip("tests.reinforce.foreign_models")
-    foreign_models.clip(tmp_path)
+    hf_models = pytest.importorskip("tests.reinforce.hf_models")
+    hf_models.clip(tmp_path)
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["cup"] = 500
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))

@@ -59,7 +59,7 @@ def audit(
     from dataclasses import asdict
 
     from pocketclip.cli._inputs import progress
-    from pocketclip.reinforce.replaying import audit as run
+    from pocketclip.reinforce.audit import audit as run
     from pocketclip.shards.reader import shards_in
 
     total = len(shards_in(folder))

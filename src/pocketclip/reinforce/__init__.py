@@ -1,1 +1,27 @@
-"""Reinforcing a dataset: captioners, teachers, and the job that runs them over shards of pairs."""
+"""Reinforcing a dataset: synthetic captions, augmentations and teachers' embeddings, stored once.
+
+    from pocketclip.pairs import open_pairs
+    from pocketclip.reinforce.job import run
+    from pocketclip.reinforce.recipe import load_recipe
+
+    run(open_pairs("pairs.csv"), load_recipe(teachers=["vit-b16"]), "reinforced")
+
+| module | holds |
+|---|---|
+| `recipe` | the reinforce recipe: what to make, from a YAML file or arguments |
+| `job` | the job on one machine: pairs in, reinforced shards out |
+| `resume` | which shards are finished; reports, lists of bad pairs, claims on the folder |
+| `cluster`, `driver` | the job on a Ray cluster; when actors start, and what follows their death |
+| `engine` | a recipe with its models loaded: prepared pairs in, samples out |
+| `prepare`, `workers` | decoding and augmenting, without torch; the processes that do it |
+| `teachers` | models that embed: `Teacher`, `load_teacher` |
+| `captioners` | models that write captions: `Captioner`, `load_captioner` |
+| `sampling` | how captioners sample |
+| `protocols` | what the kinds of teachers and captioners have in common |
+| `zoo_towers`, `hf_towers`, `open_clip_towers` | teachers of the zoo, transformers, open_clip |
+| `coca_captioner`, `hf_captioner` | captioners of the zoo and of transformers |
+| `hf` | folders of transformers: files, weights, tokenizer, identity |
+| `squares` | from any image to the square that a model takes |
+| `specs` | names of teachers and captioners |
+| `audit` | embed stored augmentations again, and compare |
+"""

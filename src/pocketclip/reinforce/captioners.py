@@ -1,12 +1,12 @@
-"""Captioners: models that write captions, stored beside the found ones in a reinforced dataset.
+"""Captioners: models that write synthetic captions, stored beside each pair's own captions.
 
     captioner = load_captioner("coca-vit-l14", sampling=Sampling(top_p=0.9))
     captioner.caption_squares(squares, uids, count=5, seed=0)  # list of lists of captions
 
-CoCa of ours, and image-to-text models of `transformers`. Several captioners add up, each under a
-key of its own. A caption depends on its image and on (seed, uid, k), whatever else is in the
-batch, apart from the rounding of matrix products. Source: MobileCLIP (arXiv 2311.17049),
-section 3.1; MobileCLIP2 (arXiv 2508.20691), section 3.2.
+They are CoCa models of the zoo, or image-to-text models of `transformers`. A dataset may have
+several captioners, each with its own key. Caption k of an image depends only on the image and on
+(seed, uid, k), not on the rest of the batch, apart from the rounding of matrix products. Source:
+MobileCLIP (arXiv 2311.17049), section 3.1; MobileCLIP2 (arXiv 2508.20691), section 3.2.
 
 Shapes: B images, n captions per image, S side of a square in pixels.
 """
@@ -32,9 +32,9 @@ from pocketclip.reinforce.sampling import Sampling
 from pocketclip.reinforce.squares import SquareTransform
 
 RETRIES = 3
-"""How often a caption that came out empty is drawn again."""
+"""Times that an empty caption is sampled again."""
 ROWS = 128
-"""Captions that are written side by side."""
+"""Captions that are generated in one batch."""
 
 _NAME = re.compile(r"[a-z0-9_-]+")
 
@@ -43,11 +43,11 @@ class Captioner:
     """A model that writes captions, with its preprocessing.
 
     Attributes:
-        name: what distinguishes it from others.
-        key: what its captions are stored under.
-        identity: what decides its captions, apart from image and seed, as JSON types.
-        transform: brings an image to the square that `caption_squares` takes.
-        dtype: the type that it computes in.
+        name: distinguishes it from other captioners of the dataset.
+        key: the key of its captions in a sample, `syn_text_NAME`.
+        identity: everything that decides its captions apart from image and seed, as JSON types.
+        transform: turns an image into the square that `caption_squares` takes.
+        dtype: the type that the model computes in.
     """
 
     def __init__(
@@ -80,16 +80,19 @@ class Captioner:
     def caption_squares(
         self, squares: NDArray[np.uint8], uids: Sequence[str], count: int, seed: int
     ) -> list[list[str]]:
-        """Return captions of squares (B, S, S, 3) that `transform` made.
+        """Return B lists of captions of squares (B, S, S, 3) that `transform` made.
 
-        A caption that comes out empty is drawn again, up to `RETRIES` times, and then left out:
-        a list may be shorter than `count`, as it is with `greedy` (one) and few beams.
+        A list may be shorter than `count`: `greedy` gives one caption, beam search at most
+        `beams`, and a caption that stays empty after `RETRIES` further samples is left out.
 
         Args:
             squares: the images.
-            uids: their names (B,), which seed the drawing.
-            count: how many captions each is to have.
-            seed: the job's.
+            uids: the images' uids (B,), which seed the sampling.
+            count: captions per image.
+            seed: the seed of the job.
+
+        Raises:
+            ValueError: there are not as many squares as uids.
         """
         if len(squares) != len(uids):
             raise ValueError(f"{len(squares)} squares and {len(uids)} uids")
@@ -99,8 +102,8 @@ class Captioner:
         step = max(1, ROWS // number)
         out: list[list[str]] = []
         for start in range(0, len(uids), step):
-            part = slice(start, start + step)
-            out += self._caption(squares[part], uids[part], number, seed)
+            batch = slice(start, start + step)
+            out += self._caption(squares[batch], uids[batch], number, seed)
         return out
 
     def _caption(
@@ -112,7 +115,7 @@ class Captioner:
             pixels = self._pixels(squares)
             seeds = [seed_of(seed, uid, k) for uid in uids for k in range(number)]
             texts = [clean(text) for text in self.writer.write(pixels, number, seeds)]
-            for attempt in range(1, RETRIES + 1 if self.sampling.draws else 0):
+            for attempt in range(1, RETRIES + 1 if self.sampling.is_random else 0):
                 empty = [row for row, text in enumerate(texts) if not text]
                 if not empty:
                     break
@@ -133,7 +136,7 @@ def seed_of(seed: int, uid: str, k: int, attempt: int = 0) -> int:
 
 
 def clean(text: str) -> str:
-    """Return `text` with single blanks and none at its ends."""
+    """Return `text` with single spaces, and none at its ends."""
     return " ".join(text.split())
 
 
@@ -149,32 +152,33 @@ def load_captioner(
     """Load a captioner.
 
     Args:
-        spec: which one, in a form of `pocketclip.reinforce.specs`: a CoCa of ours, or
-            `transformers:` with a BLIP, GIT or VisionEncoderDecoder model.
-        name: distinguishes its captions from those of others; by default made from the spec.
+        spec: the model, see `pocketclip.reinforce.specs`: a CoCa of the zoo, or `transformers:`
+            with a BLIP, GIT or VisionEncoderDecoder model.
+        name: small letters, digits, - and _, for the key of its captions; None: from the spec.
         device: as `load_teacher`.
         precision: as `load_teacher`.
-        offline: take nothing from the network.
-        sampling: how captions are drawn.
+        offline: use local files and the cache only.
+        sampling: how captions are sampled; None: the defaults of `Sampling`.
 
     Raises:
-        ConfigError: an argument makes no sense, or the model writes no captions.
+        ConfigError: an argument is invalid, or the model cannot write captions.
         CheckpointError, HubError, UnknownModelError, MissingDependencyError: as `load_teacher`.
     """
-    chosen = sampling if isinstance(sampling, Sampling) else Sampling.from_dict(sampling or {})
-    wanted = specs.parse(spec)
-    called = _checked_name(name, wanted.label)
-    where = devices.resolve_device(device)
-    dtype = devices.resolve_dtype(precision, where)
-    load = load_transformers if wanted.kind == "transformers" else load_coca
-    writer, facts, transform, scaling = load(wanted, chosen, where, dtype, offline)
+    if not isinstance(sampling, Sampling):
+        sampling = Sampling.from_dict(sampling or {})
+    source = specs.parse(spec)
+    name = _checked_name(name, source.label)
+    resolved = devices.resolve_device(device)
+    dtype = devices.resolve_dtype(precision, resolved)
+    load = load_transformers if source.kind == "transformers" else load_coca
+    writer, facts, transform, scaling = load(source, sampling, resolved, dtype, offline)
     return Captioner(
         writer,
-        name=called,
+        name=name,
         facts=facts,
-        sampling=chosen,
+        sampling=sampling,
         transform=transform,
-        pixels=Pixels(scaling, where, dtype),
+        pixels=Pixels(scaling, resolved, dtype),
     )
 
 
@@ -183,6 +187,6 @@ def _checked_name(name: str | None, label: str) -> str:
         return re.sub(r"[^a-z0-9_]+", "-", label.lower()).strip("-") or "captioner"
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"a captioner's name has small letters, digits, - and _ only, not {name!r}"
+            f"a captioner's name may have small letters, digits, - and _ only, not {name!r}"
         )
     return name

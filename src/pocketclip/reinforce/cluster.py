@@ -1,7 +1,7 @@
-"""The same job on a Ray cluster: actors that hold the models, shards handed out one by one.
+"""The job on a Ray cluster: actors hold the models and get one shard at a time.
 
-Ray core actors, not Ray Data: a pipeline of two steps does not pay for the latter's start. This
-is the only file that imports ray.
+It uses Ray core actors, not Ray Data: a pipeline of two steps does not repay Ray Data's start-up
+time. This is the only file that imports ray.
 """
 
 from __future__ import annotations
@@ -17,17 +17,27 @@ from pocketclip.pairs import PairShard
 from pocketclip.reinforce import job
 from pocketclip.reinforce.driver import Cluster, Driver
 from pocketclip.reinforce.engine import Engine
-from pocketclip.reinforce.job import Limit, OnPairs, OnShard, OnStart, Report, Summary
-from pocketclip.reinforce.local import Workers
+from pocketclip.reinforce.job import Summary
 from pocketclip.reinforce.recipe import Recipe
+from pocketclip.reinforce.resume import (
+    Limit,
+    OnPairs,
+    OnShard,
+    OnStart,
+    Report,
+    ignore,
+    resume,
+    write_set_index,
+)
+from pocketclip.reinforce.workers import Workers
 
 __all__ = ["Cluster", "run"]
 
 
 class _Worker:
-    """The actor: a recipe's models, and how far it is in its shard.
+    """The actor: a recipe's models, and the progress of its current shard.
 
-    Expected errors are returned, not raised, so that they reach the driver as they are.
+    Expected errors are returned, not raised, so that they reach the driver unchanged.
     """
 
     def __init__(self, recipe: Recipe, out: str, workers: int) -> None:
@@ -43,15 +53,15 @@ class _Worker:
             self.error = error
 
     def facts(self) -> dict[str, Any] | Exception:
-        """Return what decides the shards; comes once the models are loaded."""
+        """Return the facts of the recipe, once the models are loaded."""
         return self.error if self.engine is None else self.engine.facts
 
     def progress(self) -> tuple[str, int, int]:
-        """Return the shard's name, how many pairs were done so far, and how many were bad."""
+        """Return the shard's name, the number of pairs done, and of bad ones among them."""
         return self.shard, self.done, self.bad
 
     def stop(self) -> None:
-        """End the shard at its next step."""
+        """Stop the shard after its current batch."""
         self.stopping = True
 
     def run(self, shard: PairShard) -> Report | Exception:
@@ -62,7 +72,7 @@ class _Worker:
             self.done += done
             self.bad += bad
             if self.stopping:
-                raise DataError("stopped")  # once the bad pairs so far are written down
+                raise DataError("stopped")  # `run_shard` then writes the bad pairs so far
 
         assert self.engine is not None
         try:
@@ -79,15 +89,30 @@ def run(
     *,
     workers: int | None = None,
     limit: Limit | None = None,
-    on_start: OnStart = job.ignore,
-    on_pairs: OnPairs = job.ignore,
-    on_shard: OnShard = job.ignore,
+    on_start: OnStart = ignore,
+    on_pairs: OnPairs = ignore,
+    on_shard: OnShard = ignore,
 ) -> Summary:
-    """Reinforce shards on a cluster; arguments and errors as in `pocketclip.reinforce.job.run`.
+    """Reinforce shards on a cluster.
 
-    `out`, the pairs and local checkpoints must be there for every machine under the same path,
-    which is absolute unless the cluster was started here. `workers` is the number of processes
-    that decode and augment beside each actor.
+    Every machine must reach `out`, the pairs and local checkpoints under the same paths. The paths
+    must be absolute unless this call starts the cluster.
+
+    Args:
+        shards: from `pocketclip.pairs.open_pairs`.
+        recipe: what to make of them.
+        out: a folder or an object store.
+        cluster: where to run, and with how many actors.
+        workers: number of processes per actor that decode and augment; None: the actor's cores.
+        limit: as `pocketclip.reinforce.job.run`, like the callbacks.
+        on_start: called once, with the numbers of shards.
+        on_pairs: called with the progress in pairs; negative after an actor died.
+        on_shard: called for each finished shard.
+
+    Raises:
+        MissingDependencyError: ray is not installed.
+        PocketclipError: as `pocketclip.reinforce.job.run`; or the cluster cannot be reached, or
+            actors died more often than `cluster.retries` allows.
     """
     limit = limit or Limit()
     out = storage.absolute(out)
@@ -98,7 +123,7 @@ def run(
 
     workers = max(1, int(cluster.cpus)) if workers is None else workers
     with _cleaned(out), _session(cluster.address) as ray:
-        # Two at a time: the shard, and the driver's question how far it is.
+        # Two calls at a time: `run`, and the driver's `progress` during it.
         remote = ray.remote(
             num_cpus=cluster.cpus,
             num_gpus=cluster.gpus,
@@ -108,29 +133,28 @@ def run(
         )(_Worker)
         driver = Driver(ray, lambda: remote.remote(recipe, out, workers), cluster, count)
         try:
-            facts = driver.muster(min(cluster.min_actors, max(1, len(shards))))
-            done, todo = job.resume(shards, facts, out, limit, on_start)
-            skipped = len(done)
-            for report in driver.work(todo):
-                done[report.name] = report
+            facts = driver.wait_ready(min(cluster.min_actors, max(1, len(shards))))
+            finished, pending = resume(shards, facts, out, limit, on_start)
+            skipped = len(finished)
+            for report in driver.run_shards(pending):
+                finished[report.name] = report
                 on_shard(report.samples + report.bad)
         finally:
-            driver.dismiss()
-    reports = [done[shard.name] for shard in shards]
-    index = job.finish(out, facts, done)
-    here = {shard.name for shard in index.shards}
-    elsewhere = [report.name for report in reports if report.stats["name"] not in here]
-    if elsewhere:
+            driver.stop_actors()
+    reports = [finished[shard.name] for shard in shards]
+    index = write_set_index(out, facts, finished)
+    indexed = {shard.name for shard in index.shards}
+    missing = [report.name for report in reports if report.stats["name"] not in indexed]
+    if missing:
         raise PocketclipError(
-            f"the actors wrote {elsewhere[0]} elsewhere: --out must be the same place on every "
-            "machine"
+            f"shard {missing[0]} is not in {out}: --out must mean the same folder on every machine"
         )
     return Summary(index=index, reports=reports, skipped=skipped)
 
 
 @contextlib.contextmanager
 def _cleaned(out: str) -> Iterator[None]:
-    """Remove what actors of this machine left half-written when they were ended."""
+    """Remove the unfinished files of this machine's actors in the end."""
     try:
         yield
     finally:
@@ -143,7 +167,7 @@ def _session(address: str | None) -> Iterator[Any]:
         import ray
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            "a cluster needs ray: pip install 'pocketclip[ray]'"
+            'running on a cluster needs ray: pip install "pocketclip[ray]"'
         ) from error
     if ray.is_initialized():
         yield ray
@@ -159,7 +183,7 @@ def _session(address: str | None) -> Iterator[Any]:
         reason = first_line(error)
         raise PocketclipError(
             f"no Ray cluster at {address or 'this machine'} ({reason}): start one with "
-            "`ray start --head`, or leave the address out"
+            "`ray start --head`, or pass no address"
         ) from error
     try:
         yield ray

@@ -1,6 +1,6 @@
 """Captions from a CoCa of the zoo.
 
-Shapes: B images, S side of a square in pixels.
+Shapes: B images, n captions per image, S side of a square in pixels.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class CocaWriter:
-    """A CoCa of ours."""
+    """A CoCa of the zoo."""
 
     def __init__(self, model: Any, sampling: Sampling) -> None:
         self.model, self.tokenizer = model, Tokenizer()
         self.settings = dataclasses.asdict(sampling)
 
     def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
-        """Return the captions of pixels (B, 3, S, S)."""
+        """Return the B n captions of pixels (B, 3, S, S), in the order of the images."""
         rows = self.model.generate(
             pixels, captions_per_image=per_image, seeds=seeds, **self.settings
         )
@@ -39,7 +39,7 @@ class CocaWriter:
 def load_coca(
     spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
 ) -> Captioning:
-    """Load a captioner: its writer, what identifies it, its transform and its scaling.
+    """Load the parts of a captioner from a CoCa of the zoo.
 
     Raises:
         CheckpointError, ConfigError, HubError, UnknownModelError, MissingDependencyError: see
@@ -47,13 +47,13 @@ def load_coca(
     """
     if spec.kind == "open_clip":
         raise ConfigError(
-            "open_clip's captioners are in the zoo: coca-vit-b32 and coca-vit-l14, or "
+            "captioners of open_clip are in the zoo: use coca-vit-b32 or coca-vit-l14, or "
             "coca-vit-l14=FILE for other weights"
         )
     model = load_model(spec, offline=offline)
     config = model.config
     if not config.is_captioner:
-        raise ConfigError(f"{config.name} writes no captions; coca-vit-l14 does")
+        raise ConfigError(f"{config.name} cannot write captions: use coca-vit-l14 or coca-vit-b32")
     sampling.checked(config.text.context_length)
     facts = {"kind": "coca", "model": config.name, "space_id": model.space_id}
     model = model.requires_grad_(False).to(device, dtype)

@@ -1,7 +1,7 @@
-"""Keeps a cluster's actors busy until no shard is left: hires, replaces the dead, counts.
+"""Keep a cluster's actors busy until no shard is left: start them, replace dead ones, count pairs.
 
-It is given Ray as an object and imports nothing of it, so that its decisions can be tested
-without a cluster.
+The driver gets Ray as an object and imports nothing of it, so that tests can run it without a
+cluster.
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ from typing import Any
 
 from pocketclip.errors import ConfigError, PocketclipError
 from pocketclip.pairs import PairShard
-from pocketclip.reinforce.job import OnPairs, Report
-from pocketclip.reinforce.local import WorkersDiedError
+from pocketclip.reinforce.resume import OnPairs, Report
+from pocketclip.reinforce.workers import WorkersDiedError
 
 log = logging.getLogger(__name__)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PAUSE = 2.0
-"""Seconds until an actor that died while it was loading is replaced; doubled each time."""
+"""Seconds before an actor that died while loading its models is replaced; doubles each time."""
 _LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Where to run, and with how much."""
+    """The Ray cluster to run on, and the actors to start there."""
 
     address: str | None = None
     """`auto`, `ray://host:10001`, or None for a cluster on this machine."""
     min_actors: int = 1
-    """Work starts once so many are ready."""
+    """Number of actors that must be ready before the first shard starts."""
     max_actors: int = 1
-    """More start as the cluster has room for them."""
+    """Most actors at a time; those above `min_actors` start when the cluster has room."""
     cpus: float = 1
-    """Cores per actor."""
+    """CPU cores per actor."""
     gpus: float = 0
     """GPUs per actor."""
     retries: int = 3
-    """How often a shard is begun again after its actor died, and how often actors are asked for
-    again when all died while they were loading."""
+    """Times a shard is retried after its actor died, and times in a row that actors are started
+    again after they died while loading their models."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_actors <= self.max_actors:
             raise ConfigError(
-                f"--min-actors {self.min_actors}, --max-actors {self.max_actors}: at least 1, and "
-                "the first not above the second"
+                f"--min-actors {self.min_actors} and --max-actors {self.max_actors}: both must be "
+                "at least 1, and --min-actors at most --max-actors"
             )
 
 
 @dataclass(slots=True, eq=False)
-class Hand:
-    """The driver's view of one actor."""
+class ActorState:
+    """One actor, and what the driver knows about it."""
 
     actor: Any
     shard: PairShard | None = None
     counted: tuple[int, int] = (0, 0)
-    """Pairs of this shard, and bad ones, that the driver has passed on."""
+    """Pairs of this shard, and bad pairs among them, that were reported so far."""
 
 
 @dataclass(slots=True)
@@ -68,179 +68,189 @@ class Driver:
     """Keeps the actors busy until no shard is left."""
 
     ray: Any
-    make: Callable[[], Any]
+    make_actor: Callable[[], Any]
     cluster: Cluster
-    count: OnPairs
+    on_pairs: OnPairs
     facts: dict[str, Any] | None = None
-    idle: list[Hand] = field(default_factory=list)
-    starting: dict[Any, Hand] = field(default_factory=dict)
-    running: dict[Any, Hand] = field(default_factory=dict)
+    """What the actors loaded, as `Engine.facts`; all must agree."""
+    idle: list[ActorState] = field(default_factory=list)
+    starting: dict[Any, ActorState] = field(default_factory=dict)
+    running: dict[Any, ActorState] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
-    rounds: int = 0
-    """How often in a row actors died before their models were loaded."""
-    next_hire: float = 0.0
-    """When an actor may be asked for again, on the monotonic clock."""
+    failed_starts: int = 0
+    """Times in a row that actors died before their models were loaded."""
+    next_start: float = 0.0
+    """Earliest time to start an actor, on the monotonic clock."""
 
-    def hire(self, wanted: int) -> None:
-        """Ask for actors up to `wanted`; they come when the cluster has room.
+    def start_actors(self, count: int) -> None:
+        """Request actors until there are `count`; each starts when the cluster has room.
 
-        After a death during loading there is a pause first: what kills one actor there (another
-        program's memory, a machine that is just starting) kills its successor as well if that
-        comes at once.
+        After an actor died while loading, none starts before `next_start`: the cause (another
+        program's memory, a machine that is still starting) would kill an immediate replacement.
         """
-        if time.monotonic() < self.next_hire:
+        if time.monotonic() < self.next_start:
             return
-        while len(self.idle) + len(self.starting) + len(self.running) < wanted:
-            hand = Hand(self.make())
-            self.starting[hand.actor.facts.remote()] = hand
+        while len(self.idle) + len(self.starting) + len(self.running) < count:
+            state = ActorState(self.make_actor())
+            self.starting[state.actor.facts.remote()] = state
 
-    def muster(self, wanted: int) -> dict[str, Any]:
-        """Wait until `wanted` actors are ready and return the facts of their recipe."""
+    def wait_ready(self, count: int) -> dict[str, Any]:
+        """Wait until `count` actors are ready, and return the facts of their recipe."""
         begun = time.monotonic()
         warned = False
-        while len(self.idle) < wanted:
-            self.hire(wanted)
+        while len(self.idle) < count:
+            self.start_actors(count)
             self._wait()
             if not warned and time.monotonic() - begun > 30:
                 free = self.ray.available_resources()
                 log.warning(
                     "%d of %d actors are ready; the cluster has %g cores and %g GPUs free",
-                    *(len(self.idle), wanted, free.get("CPU", 0), free.get("GPU", 0)),
+                    *(len(self.idle), count, free.get("CPU", 0), free.get("GPU", 0)),
                 )
                 warned = True
         assert self.facts is not None
         return self.facts
 
-    def work(self, shards: Sequence[PairShard]) -> Iterator[Report]:
-        """Yield the report of each shard as it is finished."""
-        todo = deque(shards)
-        while todo or self.running:
-            self.hire(min(self.cluster.max_actors, len(todo) + len(self.running)))
-            while todo and self.idle:
-                hand = self.idle.pop()
-                hand.shard, hand.counted = todo.popleft(), (0, 0)
-                self.running[hand.actor.run.remote(hand.shard)] = hand
+    def run_shards(self, shards: Sequence[PairShard]) -> Iterator[Report]:
+        """Yield the report of each shard when it is finished."""
+        pending = deque(shards)
+        while pending or self.running:
+            self.start_actors(min(self.cluster.max_actors, len(pending) + len(self.running)))
+            while pending and self.idle:
+                state = self.idle.pop()
+                state.shard, state.counted = pending.popleft(), (0, 0)
+                self.running[state.actor.run.remote(state.shard)] = state
             for report in self._wait():
                 if isinstance(report, PairShard):
-                    todo.appendleft(report)
+                    pending.appendleft(report)
                 else:
                     yield report
-            self._poll()
+            self._poll_progress()
 
     def _wait(self) -> list[Report | PairShard]:
         """Return finished shards' reports, and the shards of actors that died."""
         references = [*self.starting, *self.running]
         if not references:
-            time.sleep(0.1)  # until the next may be hired
+            time.sleep(0.1)  # until an actor may be started again
             return []
         ready, _ = self.ray.wait(references, num_returns=1, timeout=0.2)
         out: list[Report | PairShard] = []
         for reference in ready:
             starting = reference in self.starting
-            hand = (self.starting if starting else self.running).pop(reference)
+            state = (self.starting if starting else self.running).pop(reference)
             try:
-                found = self.ray.get(reference)
+                result = self.ray.get(reference)
             except (
                 self.ray.exceptions.RayActorError,
                 self.ray.exceptions.OutOfMemoryError,
             ) as error:
-                out += self._bury(hand, error)
+                out += self._handle_death(state, error)
                 continue
-            if isinstance(found, WorkersDiedError):  # nor will this actor's next shard do
-                self.ray.kill(hand.actor)
-                out += self._bury(hand, found)
+            if isinstance(result, WorkersDiedError):  # its next shard would fail too
+                self.ray.kill(state.actor)
+                out += self._handle_death(state, result)
                 continue
-            if isinstance(found, Exception):
-                raise found
-            self.idle.append(hand)
+            if isinstance(result, Exception):
+                raise result
+            self.idle.append(state)
             if starting:
-                self.rounds = 0
-                self._agree(found)
+                self.failed_starts = 0
+                self._check_facts(result)
             else:
-                self._count(hand, found.samples + found.bad, found.bad)
-                out.append(found)
+                self._count(state, result.samples + result.bad, result.bad)
+                out.append(result)
         return out
 
-    def _agree(self, facts: dict[str, Any]) -> None:
+    def _check_facts(self, facts: dict[str, Any]) -> None:
         if self.facts is None:
             self.facts = facts
         elif facts != self.facts:
             changed = [name for name in facts if facts[name] != self.facts.get(name)]
             raise ConfigError(
-                f"the machines of the cluster do not agree on {', '.join(changed)}: set "
-                "--precision, and give them all the same files"
+                f"the machines of the cluster differ in {', '.join(changed)}: set --precision, "
+                "and put the same model files on all of them"
             )
 
-    def _bury(self, hand: Hand, error: Exception) -> list[PairShard]:
-        """Return the shard of a dead actor, if it had one, to be begun again."""
-        self._count(hand, 0, 0)
+    def _handle_death(self, state: ActorState, error: Exception) -> list[PairShard]:
+        """Return the shard of a dead actor, if it had one, so that it is retried.
+
+        Raises:
+            PocketclipError: the actor could not be created, or the retries are used up.
+        """
+        self._count(state, 0, 0)
         reason, last = _reason(error)
-        if hand.shard is None and "creation task" in reason:
+        if state.shard is None and "creation task" in reason:
             raise PocketclipError(
-                f"an actor could not be made: {last}; give all machines the same pocketclip, "
-                "with the same extras"
+                f"an actor could not be created: {last}; install the same pocketclip on all "
+                "machines, with the same extras"
             )
-        if hand.shard is None:
-            self._mourn(reason)
+        if state.shard is None:
+            self._backoff(reason)
             return []
-        name = hand.shard.name
+        name = state.shard.name
         self.attempts[name] = self.attempts.get(name, 0) + 1
         if self.attempts[name] > self.cluster.retries:
             raise PocketclipError(
-                f"shard {name} was begun {self.attempts[name]} times and its actor died each time "
-                f"({reason}); finished shards are kept"
+                f"shard {name} was started {self.attempts[name]} times and its actor died each "
+                f"time ({reason}); finished shards are kept: run again with fewer actors or more "
+                "memory per actor"
             )
-        log.warning("an actor died at shard %s, which is begun again (%s)", name, reason)
-        return [hand.shard]
+        log.warning("an actor died while it made shard %s, which is retried (%s)", name, reason)
+        return [state.shard]
 
-    def _mourn(self, reason: str) -> None:
-        """An actor died while it was loading: pause, or give up when none is at work."""
-        if time.monotonic() < self.next_hire:
-            return  # with another one, from the same cause
-        self.rounds += 1
-        if self.rounds > self.cluster.retries and not self.running:
+    def _backoff(self, reason: str) -> None:
+        """Delay the next start after an actor died while loading.
+
+        Raises:
+            PocketclipError: the retries are used up, and no other actor is working.
+        """
+        if time.monotonic() < self.next_start:
+            return  # died together with another one, from the same cause
+        self.failed_starts += 1
+        if self.failed_starts > self.cluster.retries and not self.running:
             raise PocketclipError(
-                f"actors died before their models were loaded, {self.rounds} times in a row "
-                f"({reason}): give them more memory (fewer actors, a smaller batch), or see why in "
-                "the logs of Ray"
+                f"actors died before their models were loaded, {self.failed_starts} times in a row "
+                f"({reason}): give them more memory (fewer actors, a smaller batch), or look for "
+                "the cause in Ray's logs"
             )
-        pause = min(_PAUSE * 2 ** (self.rounds - 1), _LONGEST_PAUSE)
-        self.next_hire = time.monotonic() + pause
+        pause = min(_PAUSE * 2 ** (self.failed_starts - 1), _LONGEST_PAUSE)
+        self.next_start = time.monotonic() + pause
         log.warning(
-            "an actor died before its models were loaded; another one in %g s (%s)", pause, reason
+            "an actor died before its models were loaded; a new one starts in %g s (%s)",
+            *(pause, reason),
         )
 
-    def _poll(self) -> None:
-        asked = {hand.actor.progress.remote(): hand for hand in self.running.values()}
-        if not asked:
+    def _poll_progress(self) -> None:
+        queries = {state.actor.progress.remote(): state for state in self.running.values()}
+        if not queries:
             return
-        answered, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=1.0)
+        answered, _ = self.ray.wait(list(queries), num_returns=len(queries), timeout=1.0)
         for reference in answered:
-            hand = asked[reference]
-            with contextlib.suppress(self.ray.exceptions.RayError):  # its shard will tell
+            state = queries[reference]
+            with contextlib.suppress(self.ray.exceptions.RayError):  # its shard's result says more
                 name, done, bad = self.ray.get(reference)
-                if hand.shard is not None and name == hand.shard.name:
-                    self._count(hand, done, bad)
+                if state.shard is not None and name == state.shard.name:
+                    self._count(state, done, bad)
 
-    def _count(self, hand: Hand, done: int, bad: int) -> None:
-        """Pass on what is new; fewer than before after a death."""
-        new = done - hand.counted[0], bad - hand.counted[1]
-        hand.counted = done, bad
-        if any(new):
-            self.count(*new)
+    def _count(self, state: ActorState, done: int, bad: int) -> None:
+        """Report the change since the last call; it is negative after a death."""
+        change = done - state.counted[0], bad - state.counted[1]
+        state.counted = done, bad
+        if any(change):
+            self.on_pairs(*change)
 
-    def dismiss(self) -> None:
-        """End all actors; those at work write down their bad pairs first."""
-        for hand in self.running.values():
-            hand.actor.stop.remote()
+    def stop_actors(self) -> None:
+        """Stop all actors; those that run a shard write the list of its bad pairs first."""
+        for state in self.running.values():
+            state.actor.stop.remote()
         if self.running:
             self.ray.wait(list(self.running), num_returns=len(self.running), timeout=20)
-        for hand in [*self.idle, *self.starting.values(), *self.running.values()]:
-            self.ray.kill(hand.actor)
+        for state in [*self.idle, *self.starting.values(), *self.running.values()]:
+            self.ray.kill(state.actor)
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Return why an actor died in one line, as far as Ray knows it, and its message's last line."""
+    """Return Ray's reason for an actor's death as one line, and the last line of its message."""
     lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__, type(error).__name__

@@ -1,4 +1,4 @@
-"""A recipe with its models loaded: prepared pairs in, samples out.
+"""A reinforce recipe with its models loaded: it turns prepared pairs into samples.
 
 Shapes: A augmentations of an image, B batch, D embedding (of all teachers together), S side.
 """
@@ -20,37 +20,49 @@ from pocketclip.shards import JsonlWriter, ShardWriter
 from pocketclip.types import Embeddings, Pair, Sample
 
 VERSION = 1
-"""Of what a recipe means; part of the hash that shards are bound to."""
+"""Version of what a recipe means; part of the hash that is stored with each shard."""
 
 
 class Engine:
-    """A recipe with its models loaded."""
+    """A recipe with its models loaded.
+
+    Attributes:
+        recipe: the recipe.
+        facts: everything that decides the contents of a shard, as JSON types.
+        config_hash: the hash of the facts.
+
+    Raises:
+        ConfigError: two captioners would write the same key, or the layout holds only one.
+        PocketclipError: a model cannot be loaded, see `load_teacher` and `load_captioner`.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        where: dict[str, Any] = {
+        options: dict[str, Any] = {
             "device": recipe.device,
             "precision": recipe.precision,
             "offline": recipe.offline,
         }
         self.augmentation = Augmentation.from_config(recipe.image_augmentation)
-        self.teachers: list[Teacher] = [load_teacher(spec, **where) for spec in recipe.teachers]
+        self.teachers: list[Teacher] = [load_teacher(spec, **options) for spec in recipe.teachers]
         self.captioners: list[Captioner] = [
-            load_captioner(spec, sampling=recipe.sampling, **where) for spec in recipe.captioners
+            load_captioner(spec, sampling=recipe.sampling, **options) for spec in recipe.captioners
         ]
         if recipe.layout == "v1" and len(self.captioners) > 1:
-            raise ConfigError("layout v1 holds the captions of one captioner: use layout named")
+            raise ConfigError(
+                "layout v1 holds the captions of one captioner only: use layout named"
+            )
         keys = [captioner.key for captioner in self.captioners]
         doubled = sorted({key for key in keys if keys.count(key) > 1})
         if doubled:
             raise ConfigError(
-                f"two captioners would write {doubled[0]}: name them, --captioner NAME=SPEC"
+                f"two captioners would write {doubled[0]}: give each a name, --captioner NAME=SPEC"
             )
         self.facts = self._facts()
         self.config_hash = digest(self.facts)
 
     def _facts(self) -> dict[str, Any]:
-        """Return all that decides what a shard holds, as plain JSON types."""
+        """Return everything that decides the contents of a shard, as plain JSON types."""
         recipe = self.recipe
         return {
             "version": VERSION,
@@ -78,7 +90,7 @@ class Engine:
 
     @property
     def plan(self) -> Plan:
-        """What the worker processes make of each image."""
+        """The views that worker processes make of each image."""
         return Plan(
             augmentation=self.augmentation,
             augmentations=self.recipe.augmentations,
@@ -88,29 +100,31 @@ class Engine:
         )
 
     def reinforce(self, batch: Sequence[tuple[Pair, Prepared]]) -> list[Sample]:
-        """Return the samples of some prepared pairs."""
+        """Return the reinforced samples of B prepared pairs."""
         captions = [dict(pair.captions) for pair, _ in batch]
         for captioner in self.captioners:
-            squares = np.stack([ready.whole[captioner.transform.key] for _, ready in batch])
+            squares = np.stack([views.whole[captioner.transform.key] for _, views in batch])
             uids = [pair.uid for pair, _ in batch]
-            written = captioner.caption_squares(
+            synthetic = captioner.caption_squares(
                 squares, uids, self.recipe.captions, self.recipe.seed
             )
-            for own, drawn in zip(captions, written, strict=True):
-                own[captioner.key] = drawn
-        views = self._embed_views(batch)
-        read = self._embed_captions(captions)
+            for by_key, texts in zip(captions, synthetic, strict=True):
+                by_key[captioner.key] = texts
+        of_images = self._embed_views(batch)
+        of_texts = self._embed_captions(captions)
         return [
             Sample(
                 uid=pair.uid,
                 image=pair.image if self.recipe.images else None,
-                captions=own,
+                captions=by_key,
                 url=pair.url,
                 meta=pair.meta,
-                param_aug=ready.param_aug if self.recipe.augmentations else None,
-                embeddings={**seen, **told},
+                param_aug=views.param_aug if self.recipe.augmentations else None,
+                embeddings={**image_rows, **text_rows},
             )
-            for (pair, ready), own, seen, told in zip(batch, captions, views, read, strict=True)
+            for (pair, views), by_key, image_rows, text_rows in zip(
+                batch, captions, of_images, of_texts, strict=True
+            )
         ]
 
     def _embed_views(self, batch: Sequence[tuple[Pair, Prepared]]) -> list[dict[str, Embeddings]]:
@@ -121,26 +135,26 @@ class Engine:
         def name_of(row: int) -> str:
             return f"image {batch[row // count][0].uid!r}, augmentation {row % count}"
 
-        parts = []
+        by_teacher = []
         for teacher in self.teachers:
-            squares = np.concatenate([ready.augmented[teacher.transform.key] for _, ready in batch])
-            parts.append(teacher.encode_squares(squares, name_of))
-        joined = np.concatenate(parts, axis=1)  # (B * A, D)
+            squares = np.concatenate([views.augmented[teacher.transform.key] for _, views in batch])
+            by_teacher.append(teacher.encode_squares(squares, name_of))
+        joined = np.concatenate(by_teacher, axis=1)  # (B * A, D)
         return [{"image_emb": rows} for rows in joined.reshape(len(batch), count, -1)]
 
     def _embed_captions(self, captions: Sequence[dict[str, list[str]]]) -> list[dict[str, Any]]:
-        flat = [text for own in captions for texts in own.values() for text in texts]
+        flat = [text for by_key in captions for texts in by_key.values() for text in texts]
         if flat:
-            parts = [teacher.encode_text(flat) for teacher in self.teachers]
-            rows = iter(np.concatenate(parts, axis=1))  # each (D,)
+            by_teacher = [teacher.encode_text(flat) for teacher in self.teachers]
+            rows = iter(np.concatenate(by_teacher, axis=1))  # each (D,)
         width = sum(teacher.embed_dim for teacher in self.teachers)
         out: list[dict[str, Any]] = []
-        for own in captions:
-            found = {}
-            for key, texts in own.items():
+        for by_key in captions:
+            embeddings = {}
+            for key, texts in by_key.items():
                 block = [next(rows) for _ in texts]
-                found[f"{key}_emb"] = np.array(block, np.float32).reshape(len(block), width)
-            out.append(found)
+                embeddings[f"{key}_emb"] = np.array(block, np.float32).reshape(len(block), width)
+            out.append(embeddings)
         return out
 
     def writer(self, path: str) -> ShardWriter | JsonlWriter:
@@ -156,9 +170,9 @@ class Engine:
             teacher_dims=[teacher.embed_dim for teacher in self.teachers],
         )
 
-    def cut(self, samples: Sequence[Sample]) -> int:
-        """Return how many captions are longer than a teacher reads."""
-        flat = [text for own in samples for texts in own.captions.values() for text in texts]
+    def count_cut(self, samples: Sequence[Sample]) -> int:
+        """Return the number of captions that exceed a teacher's context."""
+        flat = [text for sample in samples for texts in sample.captions.values() for text in texts]
         over = np.zeros(len(flat), bool)
         for teacher in self.teachers:
             over |= np.asarray(teacher.over_length(flat), bool)

@@ -1,7 +1,7 @@
 """Models of `transformers`, from a folder or the hub: files, weights, tokenizer, identity.
 
-No code of a model's repository runs, and no pickle: weights are safetensors, or read by torch's
-restricted unpickler. Preprocessing follows the model's own file, see `squares.from_processor`.
+No code of a model's repository runs, and no pickle: weights are safetensors, or torch's restricted
+unpickler reads them. Preprocessing follows the model's own file, see `squares.from_processor`.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model",
 )  # fmt: skip
-# What a configuration says about its file, and not about what the model computes.
+# Fields of a configuration that do not affect what the model computes.
 _VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
 
 
 def folder_of(target: str, *, offline: bool) -> Path:
-    """Return the local folder of a model of transformers, fetched from the hub if need be.
+    """Return the local folder of a model of transformers, fetched from the hub if necessary.
 
     Args:
         target: a folder, or `OWNER/NAME` or `OWNER/NAME@REVISION` on the hub.
-        offline: make no request.
+        offline: use the cache only.
 
     Raises:
         HubError: it is neither a folder nor an id, or it cannot be fetched: `hub.fetch_folder`.
@@ -86,7 +86,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _weights_of(folder: Path) -> list[Path]:
-    """Return the weight files that transformers would load, none if one of them is missing."""
+    """Return the weight files that transformers would load; empty if one of them is missing."""
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         whole, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
         if whole.is_file():
@@ -103,21 +103,21 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        CheckpointError: it is missing, or something else.
+        CheckpointError: the file is missing, is no JSON, or holds no object.
     """
     try:
-        found = json_text.read_json(path)
+        value = json_text.read_json(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     except ParseError as error:
         raise CheckpointError(str(error)) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} does not hold an object")
-    return found
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return value
 
 
 def processor_of(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return what a folder says about preprocessing, and the name of the file that says it.
+    """Return a folder's description of the preprocessing, and the path of its file.
 
     Raises:
         ConfigError: neither file is there.
@@ -130,8 +130,8 @@ def processor_of(folder: Path) -> tuple[dict[str, Any], str]:
     if older.is_file():
         return read_json(older), str(older)
     raise ConfigError(
-        f"{folder} has no {older.name} (nor a {newer.name} with an image_processor), so that "
-        "nothing says how this model wants its images: copy the file from where the model came"
+        f"{folder} has no {older.name} (nor a {newer.name} with an image_processor), so the "
+        "model's preprocessing is unknown: copy that file from the source of the model"
     )
 
 
@@ -145,42 +145,42 @@ def need_transformers() -> Any:
         import transformers
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            'transformers: models need it installed: pip install "pocketclip[teachers]"'
+            'transformers: models need transformers: pip install "pocketclip[teachers]"'
         ) from error
     return transformers
 
 
-def config_of(folder: Path, known: Mapping[str, str], what: str) -> tuple[dict[str, Any], str]:
+def config_of(folder: Path, known: Mapping[str, str], role: str) -> tuple[dict[str, Any], str]:
     """Return a folder's configuration and the class of its model.
 
     Raises:
-        CheckpointError: no configuration, or a model that cannot serve as `what`.
+        CheckpointError: no configuration, or a model that cannot serve as `role`.
     """
     check_lfs_pointer(folder / "config.json")
     config = read_json(folder / "config.json")
     kind = str(config.get("model_type"))
     if kind not in known:
-        hint = "give another one"
+        hint = ""
         if kind in (TEACHERS if known is CAPTIONERS else CAPTIONERS):
-            hint = "it is a teacher" if known is CAPTIONERS else "it is a captioner"
+            hint = " (it is a teacher)" if known is CAPTIONERS else " (it is a captioner)"
         raise CheckpointError(
-            f"{folder} holds a {kind} model, which cannot serve as a {what} ({hint}); "
-            f"{', '.join(known)} can"
+            f"{folder} holds a {kind} model, which cannot serve as a {role}{hint}: use one of "
+            f"{', '.join(known)}"
         )
     return config, known[kind]
 
 
 def load_weights(folder: Path, class_name: str) -> Any:
-    """Return the model of a folder: float32, evaluation mode, complete.
+    """Return the model of a folder, in float32 and evaluation mode.
 
     Raises:
-        CheckpointError: files are missing, damaged, refused, or lack a part of the model.
+        CheckpointError: files are missing, damaged or refused, or lack weights of the model.
     """
     transformers = need_transformers()
     cls = getattr(transformers, class_name)
     for path in _weights_of(folder):
         check_lfs_pointer(path)
-    # Named here, as a configuration could name attention code to be fetched.
+    # Set here, because a configuration could name attention code on the hub.
     attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
     try:
         with quiet(transformers):
@@ -202,7 +202,7 @@ def load_weights(folder: Path, class_name: str) -> Any:
 
 @contextlib.contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """Keep the library from reporting its progress; what matters is raised here."""
+    """Silence the library's logs and progress bars; errors are raised here."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(logging.CRITICAL)
@@ -219,7 +219,7 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a folder.
 
     Raises:
-        CheckpointError: there is none, or it needs a package that is not installed.
+        CheckpointError: the tokenizer is missing, or needs a package that is not installed.
     """
     transformers = need_transformers()
     for name in _TOKENIZER:
@@ -235,14 +235,14 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def identity(folder: Path, kind: str, config: Mapping[str, Any], processor: Any) -> str:
-    """Return the id of what a folder's model computes: of its files and their meaning."""
+    """Return the space id of a folder's model: a hash of everything that affects embeddings."""
     weights = _weights_of(folder)
     files = [*weights, *(folder / name for name in _TOKENIZER if (folder / name).is_file())]
     digests = {path.name: digest_file(path) for path in files}
-    kept = {key: value for key, value in config.items() if key not in _VOLATILE}
-    return space_of([kind, kept, processor, digests])
+    relevant = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return space_of([kind, relevant, processor, digests])
 
 
-def space_of(parts: Any) -> str:
-    """Return a space's id for JSON values."""
-    return f"space-{json_text.digest_json(parts, default=str)[:16]}"
+def space_of(facts: Any) -> str:
+    """Return the space id for JSON values."""
+    return f"space-{json_text.digest_json(facts, default=str)[:16]}"

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class TransformersWriter:
     """An image-to-text model of transformers.
 
-    Its own `generate` draws from one stream for the whole batch. Here every caption has a stream
-    of its own: at each step a token is drawn from it, and no other is left to sample_ids from.
+    The library's `generate` samples a whole batch from one random stream. Here every caption has
+    its own stream: a logits processor draws the next token from it and masks all other tokens.
     """
 
     def __init__(self, model: Any, tokenizer: Any, sampling: Sampling) -> None:
@@ -49,13 +49,13 @@ class TransformersWriter:
             self.settings["pad_token_id"] = tokenizer.eos_token_id
 
     def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
-        """Return the captions of pixels (B, 3, S, S), B times n, those of an image together."""
+        """Return the B n captions of pixels (B, 3, S, S), in the order of the images."""
         import torch
 
         settings = self.settings | {"num_return_sequences": per_image, "num_beams": 1}
-        if self.sampling.draws:
-            # The library's sampling, though nothing is left to it: only so does it write several
-            # captions of an image. What it draws from must be left as it was.
+        if self.sampling.is_random:
+            # `do_sample`, although one token only is left to choose: otherwise the library writes
+            # one caption per image. Its further processors must not change the logits.
             drawing = self.transformers.LogitsProcessorList([self._drawing(seeds)])
             settings |= {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
             settings["logits_processor"] = drawing
@@ -73,7 +73,7 @@ class TransformersWriter:
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _drawing(self, seeds: Sequence[int]) -> Any:
-        """Return a logits processor that draws each row's token from that row's stream."""
+        """Return a logits processor that draws each row's next token from that row's stream."""
         import torch
 
         from pocketclip.nn.sampling import draw_uniforms, sample_ids
@@ -100,7 +100,7 @@ class TransformersWriter:
 def load_transformers(
     spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
 ) -> Captioning:
-    """Load a captioner: its writer, what identifies it, its transform and its scaling.
+    """Load the parts of a captioner from a folder of transformers or the hub.
 
     Raises:
         CheckpointError, ConfigError, HubError, MissingDependencyError: see `load_captioner`.

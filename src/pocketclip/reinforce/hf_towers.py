@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def features(output: Any) -> Tensor:
-    """Return the embeddings of a feature call; newer versions return more than those."""
+    """Return the embeddings of a feature call; newer versions of transformers wrap them."""
     return getattr(output, "pooler_output", output)
 
 
@@ -47,7 +47,7 @@ class TransformersTowers:
         self.logit_bias = 0.0 if clip else float(model.logit_bias)
         self.embed_dim = int(model.config.projection_dim if clip else vision.hidden_size)
         self.context_length = int(text.max_position_embeddings)
-        # SigLIP was trained on padded captions, which it pools at the last place.
+        # SigLIP was trained on padded captions, and pools at the last position.
         self.trims = clip
         self.image_batch = 8 if device.type == "cpu" else 128
         self.patch = int(vision.patch_size) if model.config.model_type == "siglip2" else 0
@@ -76,21 +76,21 @@ class TransformersTowers:
 
     def tokenize(self, texts: list[str]) -> tuple[Ids, Ids]:
         """Return ids (B, T) and their lengths (B,)."""
-        found = self.tokenizer(
+        encoded = self.tokenizer(
             texts,
             padding="max_length",
             truncation=True,
             max_length=self.context_length,
             return_attention_mask=True,
         )
-        ids = np.array(found["input_ids"], np.int64)
-        known = self.model.config.text_config.vocab_size
-        if ids.size and ids.max() >= known:
+        ids = np.array(encoded["input_ids"], np.int64)
+        vocabulary = self.model.config.text_config.vocab_size
+        if ids.size and ids.max() >= vocabulary:
             raise CheckpointError(
-                "the teacher's tokenizer is not that of its model: it gives the token "
-                f"{ids.max()}, and the model knows {known}; fetch its folder again"
+                "the teacher's tokenizer does not belong to its model: it gives the token "
+                f"{ids.max()}, but the model has {vocabulary} tokens; fetch its folder again"
             )
-        return ids, np.array(found["attention_mask"], np.int64).sum(1)
+        return ids, np.array(encoded["attention_mask"], np.int64).sum(1)
 
     def encode_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Map ids (B, T) and their lengths (B,) to embeddings (B, D)."""
@@ -98,12 +98,12 @@ class TransformersTowers:
             return features(self.model.get_text_features(input_ids=ids))
         import torch
 
-        places = torch.arange(ids.shape[1], device=ids.device)
-        mask = (places < lengths[:, None]).long()
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        mask = (positions < lengths[:, None]).long()
         return features(self.model.get_text_features(input_ids=ids, attention_mask=mask))
 
     def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of `text`, uncut."""
+        """Return the number of tokens of the whole `text`, with its start and end token."""
         return len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
 
@@ -118,18 +118,18 @@ def transformers_teacher(
     need_transformers()
     folder = folder_of(target, offline=offline)
     config, class_name = config_of(folder, TEACHERS, "teacher")
-    processor, where = processor_of(folder)
-    transform, scaling = squares.from_processor(processor, where)
+    processor, path = processor_of(folder)
+    transform, scaling = squares.from_processor(processor, path)
     model, tokenizer = load_weights(folder, class_name), load_tokenizer(folder)
-    _check_size(model.config.vision_config, transform, where)
+    _check_size(model.config.vision_config, transform, path)
     space = identity(folder, "transformers", config, processor)
     return TransformersTowers(model, tokenizer, space, device, dtype), transform, scaling
 
 
-def _check_size(vision: Any, transform: SquareTransform, where: str) -> None:
-    size = getattr(vision, "image_size", None)  # SigLIP 2 has none: it takes many
+def _check_size(vision: Any, transform: SquareTransform, path: str) -> None:
+    size = getattr(vision, "image_size", None)  # SigLIP 2 has none: it takes many sizes
     if isinstance(size, int) and size != transform.size:
         raise ConfigError(
-            f"{where} makes squares of {transform.size} pixels, and the model takes {size}: it "
-            "belongs to another model"
+            f"{path} makes squares of {transform.size} pixels, but the model takes {size}: it "
+            "belongs to another model; fetch the folder again"
         )

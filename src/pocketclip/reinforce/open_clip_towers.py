@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# The files of a repository in open_clip's form, and what its list of weights says of preprocessing.
+# The files of a repository in open_clip's format; the preprocessing keys of its list of weights.
 _OPEN_CLIP = ("*.json", "*.txt", "*.model")
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
@@ -72,8 +72,8 @@ class OpenClipTowers:
         return self.model.encode_text(ids)
 
     def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of `text`, uncut, with those that begin and end it."""
-        inner = getattr(self.tokenizer, "tokenizer", None)  # one of transformers, wrapped
+        """Return the number of tokens of the whole `text`, with its start and end token."""
+        inner = getattr(self.tokenizer, "tokenizer", None)  # a wrapped tokenizer of transformers
         if inner is not None:
             return len(inner(text, truncation=False, verbose=False)["input_ids"])
         return len(self.tokenizer.encode(text)) + 2
@@ -82,7 +82,7 @@ class OpenClipTowers:
 def open_clip_teacher(
     target: str, device: torch.device, dtype: torch.dtype, *, offline: bool
 ) -> tuple[Towers, SquareTransform, Scaling]:
-    """Load `NAME/PRETRAINED` of open_clip: a tag of its list, or a file's path.
+    """Load `NAME/PRETRAINED` of open_clip; PRETRAINED is a tag of its list or a file's path.
 
     Raises:
         CheckpointError, ConfigError, HubError, MissingDependencyError: see `load_teacher`.
@@ -93,16 +93,16 @@ def open_clip_teacher(
         reason = " ".join(str(error).split())[:200]
         raise MissingDependencyError(
             f"open_clip: models need open_clip_torch and a torchvision that fits torch ({reason}); "
-            "many of its models are also in the zoo, or load with transformers:"
+            "many of its models are also in the zoo, or can be loaded with transformers:"
         ) from error
     name, _, tag = target.partition("/")
     if target.startswith(("hf-hub:", "local-dir:")):
         name, tag = target, ""
     elif not tag:
-        raise ConfigError(f"open_clip:{target} does not say which weights: open_clip:NAME/TAG")
+        raise ConfigError(f"open_clip:{target} names no weights: write open_clip:NAME/TAG")
     try:
-        place, settings = _fetched(open_clip, name, tag, offline=offline)
-        model, tokenizer = _made(open_clip, place, settings, offline=offline)
+        model_name, settings = _fetch(open_clip, name, tag, offline=offline)
+        model, tokenizer = _create(open_clip, model_name, settings, offline=offline)
     except PocketclipError:
         raise
     except Exception as error:  # it lets any type of exception escape
@@ -115,11 +115,11 @@ def open_clip_teacher(
     return OpenClipTowers(model, tokenizer, space, device, dtype), transform, scaling
 
 
-def _fetched(open_clip: Any, name: str, tag: str, *, offline: bool) -> tuple[str, dict[str, Any]]:
-    """Return which model open_clip is to make, and how; its files are here by then.
+def _fetch(open_clip: Any, name: str, tag: str, *, offline: bool) -> tuple[str, dict[str, Any]]:
+    """Fetch a model's files; return open_clip's name of the model and its arguments.
 
-    They are fetched as all others are, by `pocketclip.checkpoint.hub`: open_clip reads the
-    environment when it is imported, and asks the network for what is in the cache.
+    `pocketclip.checkpoint.hub` fetches them, as all others: open_clip reads the environment when
+    it is imported, and makes requests for cached files.
     """
     repo = name.removeprefix("hf-hub:")
     if repo != name:
@@ -136,55 +136,56 @@ def _fetched(open_clip: Any, name: str, tag: str, *, offline: bool) -> tuple[str
         return name, {}
     if Path(tag).is_file():
         return name, {"pretrained": tag}
-    known = dict(open_clip.get_pretrained_cfg(name, tag) or {})
-    gelu = {"force_quick_gelu": bool(known.get("quick_gelu"))}
-    source = str(known.get("hf_hub") or "")
+    entry = dict(open_clip.get_pretrained_cfg(name, tag) or {})
+    gelu = {"force_quick_gelu": bool(entry.get("quick_gelu"))}
+    source = str(entry.get("hf_hub") or "")
     if not source:
         if hub.is_offline(offline):
             raise ConfigError(
-                f"open_clip:{name}/{tag} would be fetched: offline, give a file's path"
+                f"open_clip:{name}/{tag} must be fetched, but the run is offline: give the path "
+                "of a local file instead of the tag"
             )
         return name, {"pretrained": tag, **gelu}
     weights = _weights(source, offline=offline)
-    described = {key: known[key] for key in _PREPROCESS if known.get(key) is not None}
+    preprocessing = {key: entry[key] for key in _PREPROCESS if entry.get(key) is not None}
     return name, {
         "pretrained": str(weights),
         **gelu,
-        **({"force_preprocess_cfg": described} if described else {}),
+        **({"force_preprocess_cfg": preprocessing} if preprocessing else {}),
     }
 
 
 def _weights(source: str, *, offline: bool) -> Path:
-    """Return the file that open_clip's list means by `owner/name/file` or `owner/name/`."""
+    """Fetch the weights at `owner/name/file` or `owner/name/` of open_clip's list."""
     owner, name, *rest = source.split("/")
     file = "/".join(rest) or "open_clip_pytorch_model.bin"
     safe = "open_clip_model.safetensors" if not any(rest) else f"{Path(file).stem}.safetensors"
 
-    def found(folder: Path) -> list[Path]:
+    def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in (safe, file) if (folder / name).is_file()]
 
     folder = hub.fetch_folder(
         f"{owner}/{name}",
         [[safe], [file]],
-        is_complete=lambda folder: bool(found(folder)),
+        is_complete=lambda folder: bool(weight_files(folder)),
         offline=offline,
     )
-    if not found(folder):
-        raise HubError(f"{owner}/{name} has neither {safe} nor {file}; give a file's path")
-    return found(folder)[0]
+    if not weight_files(folder):
+        raise HubError(f"{owner}/{name} has neither {safe} nor {file}; give the path of a file")
+    return weight_files(folder)[0]
 
 
-def _made(
-    open_clip: Any, place: str, settings: Mapping[str, Any], *, offline: bool
+def _create(
+    open_clip: Any, model_name: str, settings: Mapping[str, Any], *, offline: bool
 ) -> tuple[Any, Any]:
-    """Return the model and its tokenizer, which may be one of the hub, from the cache if it can."""
+    """Return the model and its tokenizer, from the cache if it holds both."""
     for cached_only in (True, False):
         try:
             with hub.environment(offline=cached_only):
                 model = open_clip.create_model(
-                    place, require_pretrained=True, weights_only=True, **settings
+                    model_name, require_pretrained=True, weights_only=True, **settings
                 )
-                return model, open_clip.get_tokenizer(place)
+                return model, open_clip.get_tokenizer(model_name)
         except Exception:
             if not cached_only or hub.is_offline(offline):
                 raise

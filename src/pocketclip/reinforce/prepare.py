@@ -1,4 +1,4 @@
-"""The part of the work that needs no model: decode, augment, resize for each model.
+"""What needs no model: decode an image, augment it, and resize each view for each model.
 
 It runs in worker processes, so nothing here imports torch.
 
@@ -23,10 +23,11 @@ from pocketclip.types import Bad
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to make of each image."""
+    """The views to make of each image."""
 
     augmentation: Augmentation
     augmentations: int
+    """A, the number of augmented views."""
     seed: int
     teachers: tuple[SquareTransform, ...]
     captioners: tuple[SquareTransform, ...]
@@ -40,7 +41,7 @@ class Prepared:
     augmented: dict[Hashable, NDArray[np.uint8]]
     """(A, S, S, 3) by the key of a teacher's transform."""
     whole: dict[Hashable, NDArray[np.uint8]]
-    """The image as it is, (S, S, 3), by the key of a captioner's transform."""
+    """The whole image without augmentation, (S, S, 3), by the key of a captioner's transform."""
 
 
 def prepare(uid: str, image: bytes, plan: Plan) -> Prepared | Bad:

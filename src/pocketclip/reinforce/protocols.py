@@ -23,7 +23,7 @@ Ids = NDArray[np.int64]
 
 
 class Towers(Protocol):
-    """What differs between the kinds of teachers."""
+    """The image and text tower of a teacher, with its tokenizer; one class per library."""
 
     embed_dim: int
     logit_scale: float
@@ -32,41 +32,41 @@ class Towers(Protocol):
     space_id: str
     context_length: int
     trims: bool
-    """Whether what follows a caption's end cannot change its embedding, and may be left out."""
+    """Whether padding after a caption's end cannot change its embedding, and may be cut off."""
     image_batch: int
     """Images per forward pass."""
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Map pixels (B, 3, S, S) to embeddings (B, D) of any length."""
+        """Map pixels (B, 3, S, S) to embeddings (B, D), not normalised."""
         ...
 
     def tokenize(self, texts: list[str]) -> tuple[Ids, Ids]:
-        """Return ids (B, T), cut to the context, and how many of each row are text (B,)."""
+        """Return ids (B, T), cut to the context, and their lengths without padding (B,)."""
         ...
 
     def encode_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Map ids (B, T) and their lengths (B,) to embeddings (B, D) of any length."""
+        """Map ids (B, T) and their lengths (B,) to embeddings (B, D), not normalised."""
         ...
 
     def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of `text`, uncut, with those that begin and end it."""
+        """Return the number of tokens of the whole `text`, with its start and end token."""
         ...
 
 
 class Writer(Protocol):
-    """What differs between the kinds of captioners."""
+    """The model of a captioner, with its tokenizer; one class per library."""
 
     def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
-        """Return the captions of pixels (B, 3, S, S), B times n, those of an image together."""
+        """Return the B n captions of pixels (B, 3, S, S), in the order of the images."""
         ...
 
 
 Captioning = tuple[Writer, dict[str, Any], SquareTransform, Scaling]
-"""A captioner's parts: its writer, what identifies it, its transform and its scaling."""
+"""A loaded captioner: its writer, the facts that identify it, its transform and its scaling."""
 
 
 class Pixels:
-    """Squares (B, S, S, 3) to the pixels (B, 3, S, S) that a model expects, on its device."""
+    """Turns squares (B, S, S, 3) into the pixels (B, 3, S, S) that a model takes, on its device."""
 
     def __init__(self, scaling: Scaling, device: torch.device, dtype: torch.dtype) -> None:
         import torch
@@ -75,21 +75,21 @@ class Pixels:
             return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)
 
         self.device, self.dtype = device, dtype
-        # Tensors, not numbers: a GPU divides by a number by way of its inverse, which rounds.
+        # Tensors, not numbers: a GPU divides by a number by multiplying with its rounded inverse.
         self.divisor = column([scaling.divisor])
         self.mean, self.std = column(scaling.mean), column(scaling.std)
-        self.plain = set(scaling.mean) == {0.0} and set(scaling.std) == {1.0}
+        self.is_identity = set(scaling.mean) == {0.0} and set(scaling.std) == {1.0}
 
     def __call__(self, squares: NDArray[np.uint8]) -> Tensor:
         """Return pixels, scaled in float32 as `pocketclip.preprocess.Preprocess` does."""
         import torch
 
-        # Read-only arrays (from other processes) make torch warn, though nobody writes here.
+        # Torch warns of read-only arrays (from other processes), though nothing writes here.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
             batch = torch.from_numpy(np.ascontiguousarray(squares)).to(self.device)
         out = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         out = out.div_(self.divisor)
-        if not self.plain:
+        if not self.is_identity:
             out = out.sub_(self.mean).div_(self.std)
         return out.to(self.dtype)

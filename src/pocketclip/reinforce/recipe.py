@@ -1,9 +1,9 @@
-"""What a reinforcement does, as plain values: from a YAML file, the command line or both.
+"""The reinforce recipe: plain values from a YAML file, the command line, or both.
 
     recipe = load_recipe("recipe.yaml", teachers=["vit-b16"], augmentations=10)
 
-Source: MobileCLIP (arXiv 2311.17049), section 4.1 and appendix; the augmentation below is the one
-that DataCompDR was made with.
+Source: MobileCLIP (arXiv 2311.17049), section 4.1 and appendix; `DATACOMPDR` is the augmentation
+of DataCompDR.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DATACOMPDR = {
 
 
 class Recipe(BaseModel):
-    """Everything that decides a reinforced dataset, apart from the pairs themselves."""
+    """Everything that decides a reinforced dataset, apart from the pairs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -46,7 +46,7 @@ class Recipe(BaseModel):
     image_augmentation: dict[str, Any] = Field(default_factory=lambda: dict(DATACOMPDR))
     """The augmentation that views are drawn from; the default is DataCompDR's."""
     sampling: dict[str, Any] = Field(default_factory=dict)
-    """How captions are drawn, see `pocketclip.reinforce.sampling.Sampling`."""
+    """How captions are sampled, see `pocketclip.reinforce.sampling.Sampling`."""
     dtype: str = "bfloat16"
     """How embeddings are stored: float32, float16, bfloat16, int8 or int6."""
     layout: Literal["named", "v1"] = "named"
@@ -55,7 +55,7 @@ class Recipe(BaseModel):
     format: Literal["tar", "jsonl"] = "tar"
     """The file format of shards."""
     images: bool = True
-    """Store the images too; without them the set is as small as the published ones."""
+    """Store the images too; without them the set is as small as the published sets."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The dtype to compute in; `auto` is bfloat16 where the device supports it natively."""
     device: str = "auto"
@@ -67,19 +67,19 @@ class Recipe(BaseModel):
 
     @field_validator("teachers", "captioners", mode="before")
     @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
+    def _as_tuple(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("dtype")
     @classmethod
-    def _storable(cls, value: str) -> str:
+    def _check_dtype(cls, value: str) -> str:
         if value not in DTYPES:
-            raise ValueError(f"{value} is none of {', '.join(DTYPES)}")
+            raise ValueError(f"must be one of {', '.join(DTYPES)}, not {value}")
         return value
 
     @field_validator("sampling")
     @classmethod
-    def _drawable(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _check_sampling(cls, value: dict[str, Any]) -> dict[str, Any]:
         try:
             Sampling.from_dict(value)
         except ConfigError as error:
@@ -88,7 +88,7 @@ class Recipe(BaseModel):
 
     @field_validator("image_augmentation")
     @classmethod
-    def _replayable(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _check_augmentation(cls, value: dict[str, Any]) -> dict[str, Any]:
         try:
             Augmentation.from_config(value)
         except AugmentationError as error:
@@ -97,10 +97,10 @@ class Recipe(BaseModel):
 
 
 def load_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
-    """Return the recipe of a YAML or JSON file, with `overrides` that are not None on top.
+    """Return the recipe of a YAML or JSON file; `overrides` that are not None replace its fields.
 
     Raises:
-        ConfigError: the file cannot be read, or a field is unknown, missing or makes no sense.
+        ConfigError: the file cannot be read, or a field is unknown, missing or invalid.
     """
     raw: dict[str, Any] = {}
     if path is not None:
@@ -112,33 +112,33 @@ def load_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
             raise ConfigError(f"{path}: 'reinforce' must hold fields, not {nested!r}")
         raw = {**nested, **raw}
     if not raw.get("teachers"):
-        raise ConfigError("no teacher: give --teacher NAME, or `teachers:` in the recipe")
+        raise ConfigError("no teacher: pass --teacher NAME, or set `teachers:` in the recipe")
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(map(str, first["loc"]))
         known = ", ".join(Recipe.model_fields)
         reason = (
-            f"unknown field (there are {known})"
+            f"unknown field (fields: {known})"
             if first["type"] == "extra_forbidden"
             else first["msg"].removeprefix("Value error, ")
         )
-        given = overrides.get(str(first["loc"][0])) is not None
-        where = f"{path}: " if path is not None and not given else ""
+        is_override = overrides.get(str(first["loc"][0])) is not None
+        where = f"{path}: " if path is not None and not is_override else ""
         raise ConfigError(f"{where}{field}: {reason}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
+        value = read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except ParseError as error:
         raise ConfigError(str(error)) from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} must hold fields such as `teachers:`, not {kind_of(found)}")
-    return found
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold fields such as `teachers:`, not {kind_of(value)}")
+    return value
 
 
 def digest(facts: Mapping[str, Any]) -> str:

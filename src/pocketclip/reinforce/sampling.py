@@ -13,13 +13,13 @@ from pocketclip.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling(Settings):
-    """How captions are drawn, as a recipe says it."""
+    """How captions are sampled, as a reinforce recipe gives it."""
 
     def __post_init__(self) -> None:
         for name in ("top_k", "beams", "max_length", "min_length"):
             if type(getattr(self, name)) is not int:
                 raise ConfigError(
-                    f"sampling: {name} is a whole number, not {getattr(self, name)!r}"
+                    f"sampling: {name} must be a whole number, not {getattr(self, name)!r}"
                 )
         try:
             self.checked()
@@ -28,10 +28,10 @@ class Sampling(Settings):
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Sampling:
-        """Return the sampling that a recipe describes.
+        """Return the sampling of a recipe's fields.
 
         Raises:
-            ConfigError: a field that does not exist, or a value that makes no sense.
+            ConfigError: a field is unknown, or a value is invalid.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [key for key in raw if key not in known]
@@ -41,16 +41,16 @@ class Sampling(Settings):
             )
         try:
             return cls(**raw)
-        except TypeError as error:  # a text where a number belongs
+        except TypeError as error:  # a text instead of a number
             raise ConfigError(f"sampling: {error}") from error
 
     def per_image(self, count: int) -> int:
-        """Return how many captions this gives of an image if `count` are wanted."""
+        """Return the number of captions per image if `count` are requested."""
         if self.method == "greedy":
             return min(count, 1)
         return min(count, self.beams) if self.method == "beam" else count
 
     @property
-    def draws(self) -> bool:
-        """Whether chance plays a part."""
+    def is_random(self) -> bool:
+        """Whether captions depend on a seed."""
         return self.method in ("nucleus", "top_k")

@@ -1,8 +1,8 @@
-"""Names of teachers and captioners: MODEL arguments, see `pocketclip.checkpoint.resolve`.
+"""Specs of teachers and captioners, which are MODEL arguments: see `pocketclip.checkpoint.resolve`.
 
 mobileclip2-s0                        a zoo name, a checkpoint folder, a file or a hub id
-vit-l14-quickgelu=openai.pt           a bare file, and the zoo model whose weights it holds
-random:tiny:3                         random weights from seed 3, for trying things out
+vit-l14-quickgelu=openai.pt           a bare weight file, and the zoo model it belongs to
+random:tiny:3                         random weights from seed 3, for tests
 transformers:google/siglip-base-patch16-224
 open_clip:ViT-L-14/datacomp_xl_s13b_b90k
 datacomp=open_clip:ViT-L-14/datacomp_xl_s13b_b90k        any of these with a name of its own
@@ -14,7 +14,7 @@ from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 
 
 def parse(text: str) -> ModelSource:
-    """Return what `text` asks for; the forms are in the module's docstring.
+    """Return the model source of a spec; the module's docstring lists the forms.
 
     Raises:
         PocketclipError: see `pocketclip.checkpoint.resolve.resolve_model`.

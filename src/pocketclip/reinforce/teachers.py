@@ -3,8 +3,8 @@
     teacher = load_teacher("vit-l14-quickgelu=openai.pt")
     teacher.encode_squares(np.stack([teacher.transform.square(view) for view in views]))
 
-Any model of ours, CLIP and SigLIP models of `transformers`, and open_clip's. Their specs are in
-`pocketclip.reinforce.specs`. Source: MobileCLIP (arXiv 2311.17049), section 4.1.
+They are models of the zoo, CLIP and SigLIP models of `transformers`, and models of open_clip. Specs
+are described in `pocketclip.reinforce.specs`. Source: MobileCLIP (arXiv 2311.17049), section 4.1.
 
 Shapes: B batch, T tokens, S side of a square in pixels, D embedding.
 """
@@ -36,11 +36,11 @@ class Teacher:
 
     Attributes:
         name: a short name for people.
-        transform: brings an image to the square that `encode_squares` takes; can be sent to
+        transform: turns an image into the square that `encode_squares` takes; it can be sent to
             other processes, and needs no torch.
-        scaling: what happens to the square's values on the device.
-        device, dtype: where and in which type the model computes. Scaling, and the normalising
-            of embeddings, happen in float32 throughout.
+        scaling: the scaling of the square's values, applied on the device.
+        device, dtype: where and in which type the model computes. Scaling and the normalisation
+            of embeddings are always computed in float32.
         text_batch: captions per forward pass.
     """
 
@@ -61,7 +61,7 @@ class Teacher:
         self.scaling = scaling
         self.device = device
         self.dtype = str(dtype).removeprefix("torch.")
-        # Few at a time, so that one long caption does not lengthen many; a GPU wants more.
+        # Small on a CPU: all captions of a batch are padded to the longest. A GPU needs more.
         self.text_batch = 16 if device.type == "cpu" else 256
         self._pixels = Pixels(scaling, device, dtype)
 
@@ -80,7 +80,7 @@ class Teacher:
 
     @property
     def logit_bias(self) -> float:
-        """What SigLIP adds to scaled similarities; 0 for other models."""
+        """The bias that SigLIP adds to scaled similarities; 0 for other models."""
         return self.towers.logit_bias
 
     @property
@@ -115,8 +115,8 @@ class Teacher:
 
         size = self.transform.size
         if squares.dtype != np.uint8 or squares.shape[1:] != (size, size, 3):
-            wanted = f"uint8 (B, {size}, {size}, 3)"
-            raise ValueError(f"{self.name} takes {wanted}, not {squares.dtype} {squares.shape}")
+            expected = f"uint8 (B, {size}, {size}, 3)"
+            raise ValueError(f"{self.name} takes {expected}, not {squares.dtype} {squares.shape}")
         out = np.empty((len(squares), self.embed_dim), np.float32)
         step = self.towers.image_batch
         with torch.inference_mode():
@@ -127,40 +127,41 @@ class Teacher:
         return out
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
-        """Return unit embeddings (B, D) of texts; longer ones than the context are cut.
+        """Return unit embeddings (B, D) of texts; those longer than the context are truncated.
 
-        Texts of similar length are encoded together: give many at once.
+        Texts of similar length are encoded together, so one call with many texts is fastest.
 
         Raises:
             EmbeddingError: an embedding is not finite, or zero; names the text.
         """
         import torch
 
-        many = list(texts)
-        out = np.empty((len(many), self.embed_dim), np.float32)
-        if not many:
+        texts = list(texts)
+        out = np.empty((len(texts), self.embed_dim), np.float32)
+        if not texts:
             return out
-        ids, lengths = self.towers.tokenize(many)
-        order = np.argsort(lengths, kind="stable") if self.towers.trims else np.arange(len(many))
+        trims = self.towers.trims
+        ids, lengths = self.towers.tokenize(texts)
+        order = np.argsort(lengths, kind="stable") if trims else np.arange(len(texts))
         with torch.inference_mode():
-            for start in range(0, len(many), self.text_batch):
+            for start in range(0, len(texts), self.text_batch):
                 rows = order[start : start + self.text_batch]
-                own = lengths[rows]
-                block = ids[rows, : own.max()] if self.towers.trims else ids[rows]
-                found = self.towers.encode_ids(
-                    torch.from_numpy(block).to(self.device), torch.from_numpy(own).to(self.device)
+                batch_ids = ids[rows, : lengths[rows].max()] if trims else ids[rows]
+                embeddings = self.towers.encode_ids(
+                    torch.from_numpy(batch_ids).to(self.device),
+                    torch.from_numpy(lengths[rows]).to(self.device),
                 )
-                out[rows] = _unit(found)
-        check_lengths(out, lambda row: text_name(many[row]), self._fault)
+                out[rows] = _unit(embeddings)
+        check_lengths(out, lambda row: text_name(texts[row]), self._fault)
         return out
 
     @property
     def _fault(self) -> str:
-        other = "" if self.dtype == "float32" else "; precision float32 may mend it"
-        return f"the weights of {self.name}, or its precision ({self.dtype}), are at fault{other}"
+        hint = "" if self.dtype == "float32" else "; try precision float32"
+        return f"the weights of {self.name}, or its precision ({self.dtype}), are at fault{hint}"
 
     def over_length(self, texts: Sequence[str]) -> list[bool]:
-        """Return which texts exceed the context, and are cut by `encode_text`."""
+        """Return for each text whether it exceeds the context; `encode_text` truncates those."""
         limit = self.towers.context_length
         return [self.towers.count_tokens(text) > limit for text in texts]
 
@@ -182,37 +183,44 @@ def load_teacher(
     """Load a teacher.
 
     Args:
-        spec: which one, in a form of `pocketclip.reinforce.specs`.
-        device: `auto` (a CUDA device if there is one, else the CPU) or torch's name of one.
+        spec: the model, see `pocketclip.reinforce.specs`.
+        device: `auto` (a CUDA device if there is one, else the CPU), or torch's name of a device.
         precision: the type to compute in; `auto` is bfloat16 where the device has it natively
             (CUDA from Ampere on, CPUs with AVX512-BF16, AMX or ARM's bf16), else float32.
-        offline: take nothing from the network.
+        offline: use local files and the cache only.
 
     Raises:
-        ConfigError: the spec, device or precision makes no sense, or the teacher's preprocessing
-            file is missing or cannot be followed.
-        CheckpointError, HubError, UnknownModelError: the model cannot be had; the message says
+        ConfigError: the spec, device or precision is invalid, or the teacher's preprocessing file
+            is missing or not supported.
+        CheckpointError, HubError, UnknownModelError: the model cannot be loaded; the message says
             why.
-        MissingDependencyError: torch, transformers or open_clip is wanted and not installed.
+        MissingDependencyError: torch, transformers or open_clip is needed and not installed.
     """
-    where = devices.resolve_device(device)
-    dtype = devices.resolve_dtype(precision, where)
-    wanted = specs.parse(spec)
+    resolved = devices.resolve_device(device)
+    dtype = devices.resolve_dtype(precision, resolved)
+    source = specs.parse(spec)
     towers: Towers
-    if wanted.kind == "transformers":
+    if source.kind == "transformers":
         from pocketclip.reinforce.hf_towers import transformers_teacher
 
         towers, transform, scaling = transformers_teacher(
-            wanted.target, where, dtype, offline=offline
+            source.target, resolved, dtype, offline=offline
         )
-    elif wanted.kind == "open_clip":
+    elif source.kind == "open_clip":
         from pocketclip.reinforce.open_clip_towers import open_clip_teacher
 
-        towers, transform, scaling = open_clip_teacher(wanted.target, where, dtype, offline=offline)
+        towers, transform, scaling = open_clip_teacher(
+            source.target, resolved, dtype, offline=offline
+        )
     else:
-        model = load_model(wanted, offline=offline)
-        towers = ZooTowers(model, where, dtype)
+        model = load_model(source, offline=offline)
+        towers = ZooTowers(model, resolved, dtype)
         transform, scaling = geometry(model)
     return Teacher(
-        towers, name=wanted.label, transform=transform, scaling=scaling, device=where, dtype=dtype
+        towers,
+        name=source.label,
+        transform=transform,
+        scaling=scaling,
+        device=resolved,
+        dtype=dtype,
     )

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class ZooTowers:
-    """A model of ours."""
+    """A model of the zoo, re-parameterised."""
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         from pocketclip.nn import reparam
 
         config = model.config
-        self.space_id: str = model.space_id  # of the weights in full precision
+        self.space_id: str = model.space_id  # of the weights as loaded, in float32
         self.logit_scale = float(model.logit_scale.detach().exp())
         self.logit_bias = 0.0
         self.embed_dim: int = config.embed_dim
@@ -33,7 +33,7 @@ class ZooTowers:
         self.trims = config.text.ignores_padding
         model = model if getattr(model, "is_fused", False) else reparam.fuse(model)
         self.model = model.eval().requires_grad_(False).to(device, dtype)
-        # On a CPU, activations that stay in the cache count for more than a large product.
+        # On a CPU, small batches win: activations stay in the cache.
         small = 4 if isinstance(config.image, zoo.MCiConfig) else 8  # at 256 pixels
         small *= max(1, (256 // config.preprocess.size) ** 2)
         self.image_batch = small if device.type == "cpu" else 128
@@ -53,12 +53,12 @@ class ZooTowers:
         return self.model.encode_text(ids)
 
     def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of `text`, uncut."""
+        """Return the number of tokens of the whole `text`, with its start and end token."""
         return len(self.tokenizer.encode(text)) + 2
 
 
 def load_model(source: ModelSource, *, offline: bool) -> Any:
-    """Return a model of ours, in float32 and evaluation mode."""
+    """Return a model of the zoo, in float32 and evaluation mode."""
     from pocketclip import checkpoint
 
     return checkpoint.load(source, offline=offline)

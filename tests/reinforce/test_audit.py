@@ -10,7 +10,7 @@ import pytest
 from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, EmbeddingError
 from pocketclip.images import open_image
-from pocketclip.reinforce import replaying
+from pocketclip.reinforce import audit as module
 from pocketclip.shards import Index
 from tests.shards.making import CONFIG, TEACHERS, failure, folder, sample
 
@@ -30,10 +30,10 @@ def fake_teacher(spec, *, device, offline):
     )
 
 
-def test_replaying_through_teachers(monkeypatch):
-    monkeypatch.setattr(replaying, "load_teacher", fake_teacher)
+def test_teachers_embed_replayed_augmentations(monkeypatch):
+    monkeypatch.setattr(module, "load_teacher", fake_teacher)
     index = Index(teachers=TEACHERS, augmentation=CONFIG)
-    function = replaying.replay_through(["one", "two"], index, device="cpu", offline=True)
+    function = module.embed_replayed(["one", "two"], index, device="cpu", offline=True)
     samples = [sample(1), sample(2)]
     rows = function(samples, [0, 1])
     assert rows.shape == (2, 12)
@@ -41,10 +41,13 @@ def test_replaying_through_teachers(monkeypatch):
     params = augmentation.unpack(samples[1].param_aug[1])
     image = augmentation.apply(open_image(samples[1].image), params) + 1
     assert rows[1, :8].tolist() == image.ravel()[:8].tolist()
-    for specs, reason in ((["one"], "made by 2 teachers"), (["two", "one"], "of the space b")):
-        message = failure(replaying.replay_through, specs, index, device="cpu", offline=True)
+    for specs, reason in (
+        (["one"], "2 teachers made the set"),
+        (["two", "one"], "embedding space b"),
+    ):
+        message = failure(module.embed_replayed, specs, index, device="cpu", offline=True)
         assert reason in message
-    message = failure(replaying.replay_through, ["one"], Index(), device="cpu", offline=True)
+    message = failure(module.embed_replayed, ["one"], Index(), device="cpu", offline=True)
     assert "nothing can be replayed" in message
 
 
@@ -54,9 +57,9 @@ def test_a_useless_embedding_is_named_by_its_sample(monkeypatch):
 
     teacher = fake_teacher("one", device="cpu", offline=True)
     teacher.encode_squares = useless
-    monkeypatch.setattr(replaying, "load_teacher", lambda *_args, **_options: teacher)
+    monkeypatch.setattr(module, "load_teacher", lambda *_args, **_options: teacher)
     index = Index(teachers=TEACHERS[:1], augmentation=CONFIG)
-    function = replaying.replay_through(["one"], index, device="cpu", offline=True)
+    function = module.embed_replayed(["one"], index, device="cpu", offline=True)
     samples = [sample(1), sample(2)]
     with pytest.raises(EmbeddingError, match=rf"^image '{samples[1].uid}', augmentation 1: its"):
         function(samples, [0, 1])
@@ -64,13 +67,13 @@ def test_a_useless_embedding_is_named_by_its_sample(monkeypatch):
 
 def test_python_audits_with_teachers_in_one_call(monkeypatch, tmp_path):
     """What `pocketclip audit --recompute --teacher` does, without the command line."""
-    monkeypatch.setattr(replaying, "load_teacher", fake_teacher)
+    monkeypatch.setattr(module, "load_teacher", fake_teacher)
     place = folder(tmp_path, [[sample(i) for i in range(4)]])
     options = {"device": "cpu", "offline": True}
-    report = replaying.audit(str(place), recompute=3, teachers=["one", "two"], **options)
+    report = module.audit(str(place), recompute=3, teachers=["one", "two"], **options)
     assert [drift.compared for drift in report.drift] == [3, 3]
     assert report.counts["drift"] == 3  # these teachers made other embeddings
-    assert replaying.audit(str(place)).drift == []
+    assert module.audit(str(place)).drift == []
     for wrong in ({"recompute": 3}, {"teachers": ["one"]}, {"recompute": -1}):
         with pytest.raises(ConfigError, match="recompute"):
-            replaying.audit(str(place), **wrong)
+            module.audit(str(place), **wrong)

@@ -1,9 +1,9 @@
-"""Whether the teachers still give what reinforced shards hold: an audit that embeds anew.
+"""Audit a reinforced set with its teachers: embed stored augmentations again and compare.
 
     report = audit("dr", recompute=100, teachers=["vit-b16"], workers=4)
     report.drift[0].largest
 
-`pocketclip.shards.audit` looks at everything else, and needs no teachers.
+`pocketclip.shards.audit` checks everything else and needs no teachers.
 
 Shapes: B pairs of a sample and an augmentation, D width of all teachers together.
 """
@@ -33,37 +33,37 @@ def audit(
     offline: bool = False,
     **options: Any,
 ) -> shards.AuditReport:
-    """Return a report of everything in `folder`, drift of the stored embeddings included.
+    """Return a report of all problems in `folder`, including drift of the stored embeddings.
 
     Args:
-        folder: of shards.
-        recompute: how many augmented images are embedded anew, drawn at random; 0: none.
-        teachers: those that made the set, in their order: loaded, or as `load_teacher` takes
-            them.
-        device: where teachers run that are loaded here: `auto`, `cpu`, `cuda`.
+        folder: a folder of reinforced shards, or its URL.
+        recompute: number of augmented images to embed again, drawn at random; 0: none.
+        teachers: the teachers that made the set, in the same order: loaded ones, or specs for
+            `load_teacher`.
+        device: the device of teachers that are loaded here: `auto`, `cpu`, `cuda`.
         offline: load them from the local cache only.
-        options: as `pocketclip.shards.audit` takes them.
+        options: further arguments of `pocketclip.shards.audit`.
 
     Raises:
-        ConfigError: only one of `recompute` and `teachers` is given, the set has no augmentation,
-            or it was made by other teachers.
+        ConfigError: `recompute` without `teachers` or the reverse, the set's augmentation is
+            unknown, or other teachers made it.
         PocketclipError: as `pocketclip.shards.audit` and `load_teacher`.
     """
     if recompute < 0:
         raise ConfigError(f"recompute must be 0 or more, not {recompute}")
     if bool(recompute) != bool(teachers):
         raise ConfigError(
-            "recompute (--recompute N) needs teachers (--teacher SPEC), and they need it"
+            "recompute (--recompute N) needs teachers (--teacher SPEC), and teachers need recompute"
         )
     function = None
     if recompute:
         index = shards.describe(folder) or shards.Index()
-        embed = replay_through(teachers, index, device=device, offline=offline)
+        embed = embed_replayed(teachers, index, device=device, offline=offline)
         function = (recompute, embed)
     return shards.audit(folder, recompute=function, **options)
 
 
-def replay_through(
+def embed_replayed(
     teachers: Sequence[str | Teacher],
     index: shards.Index,
     *,
@@ -72,11 +72,16 @@ def replay_through(
 ) -> Recompute:
     """Return a function that replays stored augmentations and embeds them with teachers.
 
-    It maps B samples, and for each the number of an augmentation, to embeddings (B, D). The
-    arguments are those of `audit`; `index` is that of the set.
+    It maps B samples and B indices of their augmentations to embeddings (B, D).
+
+    Args:
+        teachers: as `audit`.
+        index: the set's index.
+        device: as `audit`.
+        offline: as `audit`.
 
     Raises:
-        ConfigError: the index has no augmentation, or was made by other teachers.
+        ConfigError: the index has no augmentation, or names other teachers.
         PocketclipError: as `load_teacher`.
     """
     augmentation = _augmentation(index)
@@ -91,22 +96,22 @@ def replay_through(
     def embed(samples: list[Sample], indices: list[int]) -> Embeddings:
         arrays = []
         for sample, k in zip(samples, indices, strict=True):
-            # `recompute_drift` draws only those that have both.
+            # `recompute_drift` draws only samples with both.
             assert sample.param_aug is not None
             assert sample.image is not None
             params = augmentation.unpack(sample.param_aug[k])
             arrays.append(augmentation.apply(open_image(sample.image), params))
-        parts = []
+        by_teacher = []
         for teacher in loaded:
             squares = np.stack([teacher.transform.square(array) for array in arrays])
             try:
-                parts.append(teacher.encode_squares(squares))
+                by_teacher.append(teacher.encode_squares(squares))
             except EmbeddingError as error:
                 sample, k = samples[error.index], indices[error.index]
                 name = f"image {sample.uid!r}, augmentation {k}"
                 raise EmbeddingError(name, error.reason, error.index) from error
-        found: Embeddings = np.concatenate(parts, axis=1)
-        return found
+        embeddings: Embeddings = np.concatenate(by_teacher, axis=1)
+        return embeddings
 
     return embed
 
@@ -114,7 +119,8 @@ def replay_through(
 def _augmentation(index: shards.Index) -> Augmentation:
     if index.augmentation is None:
         raise ConfigError(
-            "neither index.json nor config.json has the augmentation; nothing can be replayed"
+            "neither index.json nor config.json names the augmentation, so nothing can be "
+            "replayed: audit without recompute (--recompute)"
         )
     return Augmentation.from_config(index.augmentation)
 
@@ -123,13 +129,13 @@ def _check_teachers(teachers: Sequence[Teacher], index: shards.Index) -> None:
     known = index.teachers
     if known and len(known) != len(teachers):
         raise ConfigError(
-            f"the set was made by {len(known)} teachers, {len(teachers)} are given: repeat "
-            "--teacher for each, in their order"
+            f"{len(known)} teachers made the set, but {len(teachers)} were given: repeat --teacher "
+            "for each of them, in the order of index.json"
         )
-    for given, stored in zip(teachers, known, strict=False):
+    for teacher, stored in zip(teachers, known, strict=False):
         space = stored.get("space_id")
-        if space and space != given.space_id:
+        if space and space != teacher.space_id:
             raise ConfigError(
-                f"the set holds embeddings of {stored.get('name')} ({space}), {given.name} is of "
-                f"the space {given.space_id}; give the teacher that made it"
+                f"the set holds embeddings of {stored.get('name')} ({space}), but {teacher.name} "
+                f"has the embedding space {teacher.space_id}; pass the teacher that made the set"
             )

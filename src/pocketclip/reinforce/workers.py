@@ -24,30 +24,33 @@ _T = TypeVar("_T")
 
 
 class WorkersDiedError(PocketclipError):
-    """A process that decoded images is gone; the others will not do."""
+    """A decode worker died and the pool is unusable."""
 
 
-MOST_WORKERS = 1024
+MAX_WORKERS = 1024
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Let processes that start in here ignore Ctrl-C from their first moment: we end them."""
+def _ignoring_interrupts() -> Iterator[None]:
+    """Make processes that start in here ignore Ctrl-C from their first moment: we end them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 class Workers:
     """A pool of processes that prepare images ahead of the model, in order.
 
-    They start at once, so that they are ready when the models are loaded. With `count` 0
-    everything happens in this process, when it is asked for.
+    The processes start at once, so that they are ready when the models are loaded.
+
+    Args:
+        count: number of processes; 0: none, `map` works in this process; None: one per core.
+        ahead: number of prepared images that may wait for the model.
 
     Raises:
         ConfigError: `count` is negative, or above 1,024.
@@ -55,18 +58,17 @@ class Workers:
 
     def __init__(self, count: int | None = None, *, ahead: int = 32) -> None:
         self.ahead = ahead
-        """How many images may be waiting for the model."""
         count = devices.cores() if count is None else count
-        if not 0 <= count <= MOST_WORKERS:
-            raise ConfigError(f"workers is {count}; it is from 0 to {MOST_WORKERS:,}")
+        if not 0 <= count <= MAX_WORKERS:
+            raise ConfigError(f"workers must be from 0 to {MAX_WORKERS:,}, not {count}")
         self._pool: ProcessPoolExecutor | None = None
         if count:
-            # Not by fork: the model's threads do not survive it.
+            # Not `fork`: the model's threads do not survive it.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start)
-            with _deaf():
+            self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_watch_parent)
+            with _ignoring_interrupts():
                 for _ in range(count):  # one more process starts with each
-                    self._pool.submit(_nothing)
+                    self._pool.submit(_do_nothing)
 
     def __enter__(self) -> Workers:
         return self
@@ -83,14 +85,14 @@ class Workers:
     def map(
         self, pairs: Iterable[Pair | Bad], plan: Plan
     ) -> Iterator[tuple[Pair | Bad, Prepared | Bad]]:
-        """Yield each pair with what was made of it, in the order of `pairs`.
+        """Yield each pair with its prepared image, or with the reason for having none, in order.
 
         Raises:
             WorkersDiedError: a worker process died.
         """
         if self._pool is None:
             for pair in pairs:
-                image = _image(pair)
+                image = _image_of(pair)
                 yield pair, image if isinstance(image, Bad) else prepare(pair.uid, image, plan)
             return
         waiting: deque[tuple[Pair | Bad, Future[Prepared | Bad] | Bad]] = deque()
@@ -98,14 +100,14 @@ class Workers:
         try:
             for pair in source:
                 waiting.append((pair, self._submit(pair, plan)))
-                # Hand over what is due; the rest is prepared while the model computes.
+                # Yield the oldest; the others are prepared while the model computes.
                 while len(waiting) > self.ahead:
                     yield _result(*waiting.popleft())
             while waiting:
                 yield _result(*waiting.popleft())
         except BrokenProcessPool as error:
             raise WorkersDiedError(
-                "a worker process died, for want of memory perhaps (or a script calls this without "
+                "a worker process died, perhaps out of memory (or a script calls this without "
                 'if __name__ == "__main__"); finished shards are kept: run again with fewer workers'
             ) from error
         finally:
@@ -115,7 +117,7 @@ class Workers:
                     future.cancel()
 
     def _submit(self, pair: Pair | Bad, plan: Plan) -> Future[Prepared | Bad] | Bad:
-        image = _image(pair)
+        image = _image_of(pair)
         if isinstance(image, Bad):
             return image
         assert self._pool is not None
@@ -128,25 +130,25 @@ def _result(
     return pair, future if isinstance(future, Bad) else future.result()
 
 
-def _image(pair: Pair | Bad) -> bytes | Bad:
-    """Return the image of a pair, or why there is nothing to prepare."""
+def _image_of(pair: Pair | Bad) -> bytes | Bad:
+    """Return the bytes of a pair's image, or why there are none."""
     if isinstance(pair, Bad):
         return pair
     return Bad(uid=pair.uid, reason="no image") if pair.image is None else pair.image
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def _start() -> None:
+def _watch_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # A parent that was killed cannot tell its workers to end: each watches for it.
-    threading.Thread(target=_end_with, args=(parent.join,), daemon=True).start()
+    # A killed parent cannot stop its workers: each worker watches its parent.
+    threading.Thread(target=_exit_after, args=(parent.join,), daemon=True).start()
 
 
-def _end_with(wait: Callable[[], None]) -> None:
+def _exit_after(wait: Callable[[], None]) -> None:
     wait()
     os._exit(1)
 
@@ -155,7 +157,7 @@ _END = object()
 
 
 def _in_a_thread(items: Iterable[_T], ahead: int) -> Generator[_T, None, None]:
-    """Yield `items`, read by a thread, so that a slow disk or network does not keep the model."""
+    """Yield `items`, read ahead by a thread, so that a slow disk or network delays no model."""
     waiting: queue.Queue[object] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
 
