@@ -158,7 +158,7 @@ def test_squares_and_uids_belong_together(coca):
         ({"temperature": 0}, "temperature is above 0"),
         ({"top_p": 1.5}, "top_p is above 0 and at most 1"),
         ({"top_k": 0}, "top_k is at least 1"),
-        ({"beams": 1.5}, "is a whole number"),
+        ({"beams": 1.5}, "must be a whole number"),
         ({"max_length": 2}, "max_length is at least 3"),
         ({"min_length": 80}, "min_length is 0 or more, below max_length"),
         ({"repetition_penalty": 0}, "repetition_penalty is above 0"),
@@ -173,7 +173,7 @@ def test_sampling_that_makes_no_sense(raw, message):
 
 
 def test_models_that_write_nothing(tmp_path):
-    with pytest.raises(ConfigError, match="tiny writes no captions; coca-vit-l14 does"):
+    with pytest.raises(ConfigError, match="tiny cannot write captions: use coca-vit-l14"):
         load_captioner("random:tiny")
     with pytest.raises(ConfigError, match="in the zoo: coca-vit-b32"):
         load_captioner("open_clip:coca_ViT-B-32/x")
