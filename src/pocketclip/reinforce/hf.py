@@ -19,6 +19,7 @@ from pocketclip.errors import (
     HubError,
     MissingDependencyError,
     ParseError,
+    one_line,
 )
 from pocketclip.formats import json_text
 from pocketclip.formats.lfs import check_lfs_pointer
@@ -192,7 +193,7 @@ def load_weights(folder: Path, class_name: str) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:  # it lets any type of exception escape
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, 300)
         raise CheckpointError(f"{folder} cannot be loaded ({reason})") from error
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:
@@ -230,7 +231,7 @@ def load_tokenizer(folder: Path) -> Any:
                 folder, local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # it lets any type of exception escape
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, 300)
         raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({reason})") from error
 
 

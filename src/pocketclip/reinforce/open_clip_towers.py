@@ -19,6 +19,7 @@ from pocketclip.errors import (
     HubError,
     MissingDependencyError,
     PocketclipError,
+    one_line,
 )
 from pocketclip.reinforce import squares
 from pocketclip.reinforce.hf import space_of
@@ -90,7 +91,7 @@ def open_clip_teacher(
     try:
         import open_clip
     except Exception as error:  # torchvision's failures are of many types
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise MissingDependencyError(
             f"open_clip: models need open_clip_torch and a torchvision that fits torch ({reason}); "
             "many of its models are also in the zoo, or can be loaded with transformers:"
@@ -106,7 +107,7 @@ def open_clip_teacher(
     except PocketclipError:
         raise
     except Exception as error:  # it lets any type of exception escape
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise CheckpointError(f"open_clip:{target} cannot be loaded ({reason})") from error
     model = model.float().eval().requires_grad_(False)
     preprocess = dict(model.visual.preprocess_cfg)
