@@ -1,13 +1,13 @@
-"""Bring images and captions of one set and the reinforcements of another together, by uid.
+"""Join the images and captions of one set with the reinforcements of another, by uid.
 
     report = join("grocery-dr", "pairs.csv", "out", options=PairOptions(where={"split": "train"}))
     report.samples, report.pairs_alone, report.reinforcements_alone
 
-The pairs are read once, in their order, and each shard of theirs gives one shard; the
-reinforcements are looked up. Without pairs, the images are fetched by the URLs that the
-reinforced set holds. A run that was stopped goes on where it was when it is started again.
+The pairs are read once, in order, and each of their shards becomes one shard; reinforcements are
+looked up by uid. Without pairs, images are fetched by the URLs in the reinforced set. A run that
+was stopped continues with its first unfinished shard when it is started again.
 
-In `out`, `unmatched.jsonl` has a line for everything that is not in the result, and why.
+`unmatched.jsonl` in `out` lists each pair and reinforcement that is not in the result, and why.
 """
 
 from __future__ import annotations
@@ -39,38 +39,38 @@ if TYPE_CHECKING:
 
 STATE = "join.json"
 UNMATCHED = "unmatched.jsonl"
-_NOTES = ".join.jsonl"  # beside each finished shard, until all are
+_NOTES = ".join.jsonl"  # beside each finished shard, until all are finished
 _EXAMPLES = 10
 KINDS = {
     "pair_alone": "a pair without reinforcement",
     "reinforcement_alone": "a reinforcement without pair",
-    "bad": "a pair or reinforcement that cannot be used",
-    "caption_differs": "kept, with the caption that was embedded, which is not the pair's",
+    "bad": "a pair or reinforcement that cannot be matched",
+    "caption_differs": "kept with the caption that was embedded, which differs from the pair's",
 }
 
 
 @dataclass(slots=True, kw_only=True)
 class JoinReport:
-    """What came of a join."""
+    """The result of a join."""
 
     out: str
     shards: int = 0
     samples: int = 0
     bytes: int = 0
     parts: dict[str, int] = field(default_factory=dict)
-    """Bytes by part of all shards."""
+    """Bytes of all shards by part."""
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
-    """How many of each of `KINDS`."""
+    """Number of pairs or reinforcements of each of `KINDS`."""
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """The first uids of each of `KINDS`, with the reason if there is one."""
+    """The first uids of each of `KINDS`, with the reason if one is known."""
 
     @property
     def complete(self) -> bool:
-        """Whether everything found its partner."""
+        """Whether every pair and every reinforcement was matched."""
         return not any(self.counts.values())
 
     def note(self, kind: str, uid: str, reason: str = "") -> None:
-        """Count one that is not as it should be."""
+        """Count a pair or reinforcement of one of `KINDS`."""
         self.counts[kind] += 1
         shown = self.examples.setdefault(kind, [])
         if len(shown) < _EXAMPLES:
@@ -88,30 +88,30 @@ def join(
     on_start: Callable[[int], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> JoinReport:
-    """Write samples of `pairs` with their reinforcements to `out`, and return what came of it.
+    """Write samples of `pairs` with their reinforcements to `out`, and return a report.
 
-    The ground-truth captions and the images are the pairs', the synthetic captions, parameters
-    and embeddings those of the reinforced set. Embeddings are copied as they are.
+    Images and ground-truth captions come from the pairs; synthetic captions, parameters and
+    embeddings come from the reinforced set. Embeddings are copied unchanged.
 
     Args:
         reinforced: shards, as `read` takes them.
-        pairs: what `pocketclip.pairs.open_pairs` takes; None fetches the images by URL.
-        out: a folder, new or that of a join of the same sets.
+        pairs: as `pocketclip.pairs.open_pairs` takes them; None: fetch the images by URL.
+        out: a new folder, or that of an unfinished join of the same sets.
         options: how to read the pairs.
-        fetch: how to fetch, without pairs.
-        dtype: store embeddings so instead of as they are.
-        on_start: called once with the number of pairs, or about, where that is not known.
+        fetch: how to fetch images, if `pairs` is None.
+        dtype: the type to store embeddings in; None: copy them unchanged.
+        on_start: called once with the number of pairs, or an estimate if it is unknown.
         on_progress: called with the number of pairs done since the last call.
 
     Raises:
-        DataError: `out` holds something else, a set is damaged, or an unknown dtype.
-        StorageError: a place cannot be read or written.
+        DataError: `out` holds other files, a set is damaged, or the dtype is unknown.
+        StorageError: a path cannot be read or written.
     """
     from pocketclip.pairs import PairOptions, open_pairs
 
     paths = shard_paths(reinforced)
     home = home_of(reinforced)
-    about = (describe(home) if home is not None else None) or Index()
+    description = (describe(home) if home is not None else None) or Index()
     sources: list[Any]
     if pairs is None:
         from pocketclip.storage.http import FetchOptions
@@ -120,9 +120,9 @@ def join(
     else:
         sources = list(open_pairs(pairs, options or PairOptions()))
     identity = _identity(paths, sources, dtype)
-    done = _state(out, identity)
-    if done is not None:
-        return done
+    finished = _claim(out, identity)
+    if finished is not None:
+        return finished
     with scratch_folder("join") as folder:
         tars = _as_tars(paths, folder)
         with Lookup(folder, tars) as lookup:
@@ -131,54 +131,54 @@ def join(
             if on_start is not None:
                 sizes = [getattr(source, "size", None) for source in sources]
                 on_start(lookup.samples if None in sizes else sum(filter(None, sizes)))
-            job = _Job(out, lookup, about, dtype, on_progress)
-            notes = [job.shard(source) for source in sources]
+            job = _Job(out, lookup, description, dtype, on_progress)
+            notes = [job.join_shard(source) for source in sources]
             return _finish(job, notes, identity)
 
 
 class _Job:
-    """Writes shard by shard."""
+    """Writes the joined set shard by shard."""
 
     def __init__(
         self,
         out: str,
         lookup: Lookup,
-        about: Index,
+        description: Index,
         dtype: str | None,
         on_progress: Callable[[int], None] | None,
     ) -> None:
         self.out = out
         self.lookup = lookup
-        self.about = about
+        self.description = description
         self.dtype = dtype
         self.on_progress = on_progress or (lambda _count: None)
 
-    def shard(self, source: PairShard | FetchShard) -> str:
-        """Write the shard of `source` unless it is there; return the path of its notes."""
+    def join_shard(self, source: PairShard | FetchShard) -> str:
+        """Write the shard of `source` unless it is finished; return the path of its notes."""
         path = storage.join(self.out, f"{source.name}.tar")
         notes = storage.join(self.out, source.name + _NOTES)
         if storage.exists(notes):
-            self._recall(path, notes)
+            self._mark_matched(path, notes)
             return notes
         with (
             storage.write_whole(notes, tidy=False) as local,
             local.open("w", encoding="utf-8") as log,
         ):
-            # The notes appear after the shard, so that they say that it is finished.
+            # The notes are complete only after the shard: their existence marks it as finished.
             stats = self._write(source, path, log.write)
             head = None if stats is None else asdict(stats)
             log.write(json.dumps({"stats": head}) + "\n")
         return notes
 
-    def _recall(self, path: str, notes: str) -> None:
-        """Mark what a finished shard used, as if it were written just now."""
-        used = [note["uid"] for note in _read_notes(notes) if note.get("kind") == "bad"]
+    def _mark_matched(self, path: str, notes: str) -> None:
+        """Mark the reinforcements that a finished shard matched."""
+        matched = [note["uid"] for note in _read_notes(notes) if note.get("kind") == "bad"]
         if storage.exists(path):
             with storage.open_read(path) as stream:
-                used += [g.uid for g in groups(members(stream, path, load=False))]
-        for uid in used:
+                matched += [g.uid for g in groups(members(stream, path, load=False))]
+        for uid in matched:
             self.lookup.mark(uid)
-        self.on_progress(len(used))
+        self.on_progress(len(matched))
 
     def _write(
         self, source: PairShard | FetchShard, path: str, log: Callable[[str], Any]
@@ -186,15 +186,15 @@ class _Job:
         writer: ShardWriter | None = None
         with contextlib.ExitStack() as stack:
             for pair in source:
-                for kind, reason, ready in self._match(pair):
+                for kind, reason, merged in self._match(pair):
                     if kind:
                         log(json.dumps({"kind": kind, "uid": pair.uid, "reason": reason}) + "\n")
-                    if ready is None:
+                    if merged is None:
                         continue
-                    if writer is None:  # so that no shard is written of pairs without partner
-                        writer = stack.enter_context(self._writer(path, ready.dtype))
+                    if writer is None:  # here, so that no empty shard is written
+                        writer = stack.enter_context(self._writer(path, merged.dtype))
                     try:
-                        writer.write(ready.sample, packed=ready.packed, packed_dtype=ready.dtype)
+                        writer.write(merged.sample, packed=merged.packed, packed_dtype=merged.dtype)
                     except DataError as error:
                         note = {"kind": "bad", "uid": pair.uid, "reason": str(error)}
                         log(json.dumps(note) + "\n")
@@ -203,35 +203,35 @@ class _Job:
 
     def _writer(self, path: str, dtype: str) -> ShardWriter:
         chosen = self.dtype or dtype.split("+")[0] or "bfloat16"
-        return ShardWriter(path, dtype=chosen, teacher_dims=self.about.teacher_dims)
+        return ShardWriter(path, dtype=chosen, teacher_dims=self.description.teacher_dims)
 
     def _match(self, pair: Pair | Bad) -> Iterator[tuple[str, str, Any]]:
-        """Yield (kind, reason, what to write), of which any may be empty."""
-        place = self.lookup.find(pair.uid)
-        first = place is not None and self.lookup.mark(pair.uid)
+        """Yield (kind, reason, merged sample); each may be empty or None."""
+        location = self.lookup.find(pair.uid)
+        is_first = location is not None and self.lookup.mark(pair.uid)
         if isinstance(pair, Bad):
             yield "bad", pair.reason, None
             return
-        if place is None:
+        if location is None:
             yield "pair_alone", "", None
             return
-        if not first:
-            yield "bad", "a second pair of this uid", None
+        if not is_first:
+            yield "bad", "an earlier pair has this uid", None
             return
         try:
-            group, path = self.lookup.load(place)
+            group, path = self.lookup.load(location)
             sample, dtype = sample_of(group, path)
-            ready = merge(pair, sample, group.parts, dtype, keep=self.dtype is None)
+            merged = merge(pair, sample, group.parts, dtype, keep=self.dtype is None)
         except DataError as error:
             yield "bad", str(error), None
             return
-        if ready.caption_differs:
-            yield "caption_differs", ready.caption_differs, None
-        yield "", "", ready
+        if merged.caption_differs:
+            yield "caption_differs", merged.caption_differs, None
+        yield "", "", merged
 
 
 def _as_tars(paths: list[str], folder: Path) -> list[str]:
-    """Return tars of all `paths`: jsonl, which cannot be entered at a place, is written anew."""
+    """Return tars of all `paths`; jsonl, which allows no random access, is converted."""
     out = []
     for number, path in enumerate(paths):
         if path.lower().endswith(LINES):
@@ -242,7 +242,7 @@ def _as_tars(paths: list[str], folder: Path) -> list[str]:
                         writer.write(sample)
                 except DataError as error:
                     raise DataError(
-                        f"{path}: {error}; audit it, and join a repaired copy"
+                        f"{path}: {error}; run `pocketclip audit --repair` and join the copy"
                     ) from error
             path = copy
         out.append(path)
@@ -250,7 +250,7 @@ def _as_tars(paths: list[str], folder: Path) -> list[str]:
 
 
 def _identity(paths: list[str], sources: list[Any], dtype: str | None) -> str:
-    """Return a hash of what decides the result."""
+    """Return a hash of everything that decides the result."""
     facts = {
         "version": 1,
         "reinforced": [[name_of(path), storage.size(path)] for path in paths],
@@ -259,13 +259,17 @@ def _identity(paths: list[str], sources: list[Any], dtype: str | None) -> str:
     }
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"two shards are named {double}; join them one after the other")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"two shards are named {twice}: join their folders one by one")
     return digest_json(facts)
 
 
-def _state(out: str, identity: str) -> JoinReport | None:
-    """Return the report if `out` is finished; refuse it if it is another's; else claim it."""
+def _claim(out: str, identity: str) -> JoinReport | None:
+    """Return the report if the join in `out` is finished; else claim `out` for this join.
+
+    Raises:
+        DataError: `out` holds another join or other shards.
+    """
     path = storage.join(out, STATE)
     storage.remove_abandoned(out)
     state: dict[str, Any] = {}
@@ -273,10 +277,10 @@ def _state(out: str, identity: str) -> JoinReport | None:
         with contextlib.suppress(ValueError):
             state = load_json(storage.read_bytes(path), what=path, surrogates=True)
     elif storage.list_files(out, (*SUFFIXES, NAME)):
-        raise DataError(f"{out} holds shards of another origin; give another --out")
+        raise DataError(f"{out} holds shards that no join wrote: choose another --out")
     if state and state.get("config_hash") != identity:
         raise DataError(
-            f"{out} holds a join of other sets or settings; give another --out, or delete it"
+            f"{out} holds a join of other sets or settings: choose another --out, or delete it"
         )
     if state.get("report"):
         return JoinReport(**state["report"])
@@ -298,11 +302,11 @@ def _read_notes(path: str) -> Iterator[dict[str, Any]]:
 
 def _finish(job: _Job, notes: list[str], identity: str) -> JoinReport:
     report = JoinReport(out=job.out)
-    about = job.about
+    description = job.description
     index = Index(
-        teachers=about.teachers,
-        captioners=about.captioners,
-        augmentation=about.augmentation,
+        teachers=description.teachers,
+        captioners=description.captioners,
+        augmentation=description.augmentation,
         config_hash=identity,
     )
     path = storage.join(job.out, UNMATCHED)
@@ -312,25 +316,27 @@ def _finish(job: _Job, notes: list[str], identity: str) -> JoinReport:
             report.note(kind, uid, reason)
             out.write(json.dumps({"kind": kind, "uid": uid, "reason": reason}) + "\n")
 
-        for one in notes:
-            for note in _read_notes(one):
+        for notes_path in notes:
+            for note in _read_notes(notes_path):
                 if "stats" not in note:
                     record(note["kind"], note["uid"], note["reason"])
                 elif note["stats"] is not None:
                     index.add([ShardStats(**note["stats"])])
-        empty = {shard.name for shard in about.shards if not shard.samples}  # all pairs were bad
-        for where in job.lookup.empty:
-            if name_of(where) not in empty:
-                record("bad", name_of(where), f"{where}: the shard holds no samples")
-        for uid, where in job.lookup.doubles():
-            record("bad", uid, f"{name_of(where)}: a second reinforcement of this uid")
-        for uid, where in job.lookup.unused():
-            record("reinforcement_alone", uid, name_of(where))
+        empty = {
+            shard.name for shard in description.shards if not shard.samples
+        }  # all pairs were bad
+        for shard_path in job.lookup.empty:
+            if name_of(shard_path) not in empty:
+                record("bad", name_of(shard_path), f"{shard_path}: the shard holds no samples")
+        for uid, shard_path in job.lookup.duplicates():
+            record("bad", uid, f"{name_of(shard_path)}: an earlier reinforcement has this uid")
+        for uid, shard_path in job.lookup.unmatched():
+            record("reinforcement_alone", uid, name_of(shard_path))
     report.shards = len(index.shards)
     report.samples, report.parts = index.samples, index.parts
     report.bytes = sum(shard.bytes for shard in index.shards)
     write_index(job.out, index)
     _write_state(job.out, identity, report)
-    for one in notes:
-        storage.remove(one)
+    for notes_path in notes:
+        storage.remove(notes_path)
     return report

@@ -1,12 +1,11 @@
-"""Any sample of a tar shard, at once: the file is memory-mapped, its headers are scanned once.
+"""Random access to the samples of a tar shard: it is memory-mapped, and its headers scanned once.
 
     with MappedShard("00000000.tar") as shard:
         uid, parts = shard[17]  # {"jpg": b"...", "txt": b"...", ...}
 
-The scan notes where each sample begins and nothing else (8 bytes per sample); it can be kept, for
-other processes. Headers other than the plain ones that shards are made of are left to
-`pocketclip.shards.tar`, which also tells what is wrong with a damaged archive; so are names whose
-key has a dot or a folder.
+The scan stores where each sample begins (8 bytes per sample) and can be cached in a file for other
+processes. Its fast path reads the plain headers of our own shards. Other headers, names whose key
+has a dot or a folder, and damaged archives are left to `pocketclip.shards.tar`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import contextlib
 import mmap
 from collections.abc import Container, Iterator
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +28,7 @@ _ZEROS = bytes(BLOCK)
 
 
 class _UnusualError(Exception):
-    """A header that is not a plain one."""
+    """A header that the fast path does not read."""
 
 
 class MappedShard:
@@ -38,27 +36,27 @@ class MappedShard:
 
     Args:
         path: the file.
-        name: in messages; default: the path.
-        kept: where the scan is kept, or to be kept, as a file; None: nowhere.
+        name: the name for messages; empty: the path.
+        cache: a file with the cached scan, written if it does not exist; None: no cache.
 
     Raises:
         DataError: the archive is empty, cut or damaged, or the file is missing.
     """
 
-    def __init__(self, path: Path, *, name: str = "", kept: Path | None = None) -> None:
+    def __init__(self, path: Path, *, name: str = "", cache: Path | None = None) -> None:
         self._path, self.name = path, name or str(path)
         try:
             with path.open("rb") as stream:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:
-            raise DataError(f"{self.name}: the tar is empty: its end is missing") from error
+            raise DataError(f"{self.name}: the tar is empty (0 bytes)") from error
         except OSError as error:
             raise DataError(f"{self.name}: {error.strerror or error}") from error
         try:
-            found = _read(kept) if kept is not None else None
-            self._begins = self._scan() if found is None else found
-            if found is None and kept is not None:
-                _write(kept, self._begins)
+            cached = _read_scan(cache) if cache is not None else None
+            self._begins = self._scan() if cached is None else cached
+            if cached is None and cache is not None:
+                _write_scan(cache, self._begins)
         except BaseException:
             self._map.close()
             raise
@@ -66,66 +64,59 @@ class MappedShard:
     def __enter__(self) -> MappedShard:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._map.close()
 
     def __len__(self) -> int:
         return len(self._begins) - 1
 
     def __getitem__(self, index: int) -> tuple[str, dict[str, bytes]]:
-        """Return the uid of sample `index`, from 0, and its members' bytes by key."""
+        """Return the uid of sample `index`, from 0, and the contents of its members by key."""
         return self.read(index)
 
-    def read(self, index: int, unwanted: Container[str] = ()) -> tuple[str, dict[str, bytes]]:
-        """Return what `[index]` does, without the members of some keys.
+    def read(self, index: int, skip: Container[str] = ()) -> tuple[str, dict[str, bytes]]:
+        """Return the uid of sample `index`, and its members by key without the keys in `skip`.
 
         Raises:
-            DataError: no sample stands there; the file has changed.
+            DataError: the file was changed while it was read.
         """
         begin, end = int(self._begins[index]), int(self._begins[index + 1])
         uid, parts, total = "", {}, 0
         try:
-            for place, title, size in self._members(begin, end):
+            for offset, title, size in self._members(begin, end):
                 uid, key = _plain_name(title)
-                if key in unwanted or key in parts:
+                if key in skip or key in parts:
                     continue
                 total += size
                 if total > MAX_MEMBER:
                     raise _UnusualError
-                parts[key] = self._map[place : place + size]
+                parts[key] = self._map[offset : offset + size]
         except _UnusualError:
-            return self._read_any(begin, end, unwanted)
+            return self._read_any(begin, end, skip)
         return uid, parts
 
-    def _read_any(
-        self, begin: int, end: int, unwanted: Container[str]
-    ) -> tuple[str, dict[str, bytes]]:
+    def _read_any(self, begin: int, end: int, skip: Container[str]) -> tuple[str, dict[str, bytes]]:
         with self._path.open("rb") as stream:
             group = group_at(stream, begin, end, self.name)
-        group.check([key for key in PART_OF if key not in unwanted])
-        return group.uid, {key: data for key, data in group.parts.items() if key not in unwanted}
+        group.check([key for key in PART_OF if key not in skip])
+        return group.uid, {key: data for key, data in group.parts.items() if key not in skip}
 
     def _scan(self) -> NDArray[np.int64]:
-        """Return where each sample begins, and where the last one ends."""
+        """Return the offset of each sample, and the end of the last one."""
         begins, end = [], 0
         try:
             stem, seen = "", set[str]()
-            for place, title, size in self._members(0, len(self._map)):
+            for offset, title, size in self._members(0, len(self._map)):
                 uid, key = _plain_name(title)
                 if stem != uid or key in seen:
-                    begins.append(place - BLOCK)
+                    begins.append(offset - BLOCK)
                     stem, seen = uid, set()
                 seen.add(key)
-                end = padded(place + size)
+                end = padded(offset + size)
             # Another archive may follow the end of this one.
             if not begins or len(self._map) < end + 2 * BLOCK or not self._blank(end):
                 raise _UnusualError
@@ -135,11 +126,11 @@ class MappedShard:
         return np.array(begins, np.int64)
 
     def _blank(self, begin: int) -> bool:
-        """Return whether nothing but zeros follows."""
+        """Return whether only zeros follow."""
         step = 1 << 20
         return not any(
-            self._map[place : place + step].strip(b"\0")
-            for place in range(begin, len(self._map), step)
+            self._map[offset : offset + step].strip(b"\0")
+            for offset in range(begin, len(self._map), step)
         )
 
     def _scan_any(self) -> list[int]:
@@ -147,14 +138,14 @@ class MappedShard:
             spans = [(g.begin, g.end) for g in groups(members(stream, self.name, load=False))]
         if not spans:
             raise DataError(f"{self.name}: the tar holds no samples")
-        # What stands between two samples is taken for the end of the first.
+        # Bytes between two samples count as the end of the first.
         return [begin for begin, _ in spans] + [spans[-1][1]]
 
     def _members(self, begin: int, end: int) -> Iterator[tuple[int, str, int]]:
-        """Yield (begin of the bytes, name, size) of each file up to `end`, or to a zero block."""
-        view, place = self._map, begin
-        while place < end:
-            header = view[place : place + BLOCK]
+        """Yield (offset of the contents, name, size) of each file, up to `end` or a zero block."""
+        view, offset = self._map, begin
+        while offset < end:
+            header = view[offset : offset + BLOCK]
             if not header[0] and header == _ZEROS:
                 return
             if len(header) < BLOCK:
@@ -163,11 +154,11 @@ class MappedShard:
             if parsed is None:
                 raise _UnusualError
             title, size = parsed
-            place += BLOCK
-            if padded(place + size) > end:
+            offset += BLOCK
+            if padded(offset + size) > end:
                 raise _UnusualError
-            yield place, title, size
-            place = padded(place + size)
+            yield offset, title, size
+            offset = padded(offset + size)
 
 
 def _plain_name(title: str) -> tuple[str, str]:
@@ -179,15 +170,15 @@ def _plain_name(title: str) -> tuple[str, str]:
     return uid, suffix
 
 
-def _read(path: Path) -> NDArray[np.int64] | None:
+def _read_scan(path: Path) -> NDArray[np.int64] | None:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
 
 
-def _write(path: Path, begins: NDArray[np.int64]) -> None:
-    # A full disk only means that the next process scans again.
+def _write_scan(path: Path, begins: NDArray[np.int64]) -> None:
+    # On a full disk the next process scans again.
     with (
         contextlib.suppress(OSError),
         write_whole(path, tidy=False) as temporary,

@@ -1,4 +1,4 @@
-"""Read shards of any of the forms: tar or jsonl, one or a folder of them, here or in a store.
+"""Read shards: tar or jsonl, single ones or folders, local or in an object store.
 
 for sample in read("DataCompDR-12M/{00000..00012}.tar"):
     sample.uid, sample.image, sample.captions["syn_text"], sample.embeddings["image_emb"]
@@ -28,21 +28,20 @@ def read(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> I
     Args:
         source: a tar or jsonl (`.gz`, `.zst`) shard, a folder of them (its `index.json` says
             which, if there is one), a pattern (`{00..12}`, `*`), a `.json` list, any of these
-            in an object store, or several in a list.
+            in an object store, or a list of several.
 
     Raises:
-        DataError: a shard is missing, cut or damaged, or there are no samples at all; the
-            message names it and the member. What came before was good. `audit` tells everything
-            that is wrong.
+        DataError: a shard is missing, cut or damaged (the message names it and the member), or
+            there are no samples. The samples yielded before are good. `audit` reports all problems.
         MissingDependencyError: bfloat16 embeddings without torch, `.zst` without zstandard.
-        StorageError: a place cannot be reached, or a pattern matches nothing.
+        StorageError: a path cannot be reached, or a pattern matches nothing.
     """
-    paths, some = shard_paths(source), False
+    paths, is_empty = shard_paths(source), True
     for path in paths:
         for sample in read_shard(path):
-            some = True
+            is_empty = False
             yield sample
-    if not some:
+    if is_empty:
         raise DataError(f"{paths[0] if paths else source}: no samples in {len(paths)} shards")
 
 
@@ -61,7 +60,7 @@ def read_shard(path: str) -> Iterator[Sample]:
 
 
 def sample_of(group: Group, path: str) -> tuple[Sample, str]:
-    """Return the sample of a tar's group, and the dtype of its embeddings.
+    """Return the sample of a group of members, and the stored dtype of its embeddings.
 
     Raises:
         DataError: a member is damaged; the message names shard and member.
@@ -76,11 +75,11 @@ def sample_of(group: Group, path: str) -> tuple[Sample, str]:
 def shard_paths(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> list[str]:
-    """Return the shards that `source` names, in order.
+    """Return the paths of the shards in `source`, in order.
 
     Raises:
-        DataError: a folder without shards, or without one that its index lists.
-        StorageError: a place cannot be reached, or a pattern matches nothing.
+        DataError: a folder has no shards, or lacks one that its index lists.
+        StorageError: a path cannot be reached, or a pattern matches nothing.
     """
     if not isinstance(source, (str, os.PathLike)):
         return [path for one in source for path in shard_paths(one)]
@@ -93,42 +92,42 @@ def shard_paths(
         elif not storage.exists(path):
             raise DataError(f"{path}: no such shard or folder")
         else:
-            raise DataError(f"{path} is no shard; they end in {', '.join(SUFFIXES)}")
+            raise DataError(f"{path} is no shard: names of shards end in {', '.join(SUFFIXES)}")
     return out
 
 
 def folder_shards(folder: str) -> list[str]:
-    """Return the shards in a folder: those of its index, or all there are, sorted.
+    """Return the shards in a folder: those of its index, or without one all of them, sorted.
 
     Raises:
-        DataError: there are none, or one that the index lists is missing.
+        DataError: the folder has none, or lacks one that its index lists.
     """
-    found = shards_in(folder)
+    existing = shards_in(folder)
     index = read_index(folder, others=False)
     if index is not None:
         paths = [storage.join(folder, shard.name) for shard in index.shards]
-        names = {name_of(path) for path in found}
+        names = {name_of(path) for path in existing}
         missing = [p for p in paths if name_of(p) not in names]
         if missing:
             raise DataError(
-                f"{missing[0]}: missing, though {folder}/index.json lists it; run "
+                f"{missing[0]} is missing, but {folder}/index.json lists it: run "
                 "`pocketclip audit` on the folder"
             )
         return paths
-    if not found:
+    if not existing:
         raise DataError(f"{folder}: no shards in this folder ({', '.join(SUFFIXES)})")
-    return found
+    return existing
 
 
 def shards_in(folder: str) -> list[str]:
-    """Return the shards that are in a folder, sorted, whatever an index says.
+    """Return all shards in a folder, sorted, without looking at its index.
 
-    Lists that stand beside shards (`dropped.jsonl`, `00000000.bad.jsonl`, ...) are no shards;
-    nor is any jsonl file beside tars.
+    Lists beside shards (`dropped.jsonl`, `00000000.bad.jsonl`, ...) are no shards, and in a folder
+    with tars no jsonl file is one.
     """
-    found = storage.list_files(folder, SUFFIXES)
-    tars = [path for path in found if path.lower().endswith(".tar")]
-    return tars or [path for path in found if _is_shard(name_of(path))]
+    paths = storage.list_files(folder, SUFFIXES)
+    tars = [path for path in paths if path.lower().endswith(".tar")]
+    return tars or [path for path in paths if _is_shard(name_of(path))]
 
 
 def _is_shard(name: str) -> bool:
@@ -143,7 +142,7 @@ def name_of(path: str) -> str:
 
 
 def home_of(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> str | None:
-    """Return the folder that the shards of `source` lie in, or None if they lie in several."""
+    """Return the folder of the shards of `source`, or None if there are several."""
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
         if not text.lower().endswith(SUFFIXES) and storage.is_folder(text):

@@ -1,10 +1,10 @@
-"""Samples in tar archives: members that follow one another under the same key.
+"""Samples in tar archives: consecutive members with the same key.
 
     for group in groups(members(stream, "00000000.tar")):
         group.uid, group.parts["jpg"]
 
-One sample is held at a time, and each says where it begins, so that a reader with a map of
-offsets can fetch any sample by itself. The headers are read by `pocketclip.formats.tar`.
+One sample is in memory at a time. Each has its offsets, so that it can be read alone later.
+`pocketclip.formats.tar` reads the headers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pocketclip.formats.tar import (
     TarError,
     keyed,
     members,
+    padded,
     uid_of_key,
 )
 
@@ -37,32 +38,34 @@ class Group:
     """The members of one sample."""
 
     uid: str
-    """Its key, with `_` for slashes and dots."""
+    """The sample's key, with `_` for slashes and dots."""
     bare_uid: str
-    """The same without folders."""
+    """The uid without the folders."""
     begin: int
+    """Offset of the first header."""
     end: int = 0
+    """Offset behind the last member."""
     parts: dict[str, bytes] = field(default_factory=dict)
-    """Bytes by suffix, which is in small letters, see `tarfiles.split_name`."""
+    """Contents by suffix in small letters, see `pocketclip.formats.tar.split_name`."""
     names: dict[str, str] = field(default_factory=dict)
-    """The members' whole names by suffix, for messages."""
+    """The members' names by suffix, for messages."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """The members' bytes by suffix, of those too whose data cannot be had."""
+    """The members' sizes by suffix, including unreadable members."""
     faults: dict[str, str] = field(default_factory=dict)
-    """Why the data of a member cannot be had, by suffix."""
+    """Why a member is unreadable, by suffix."""
 
-    def check(self, wanted: Container[str]) -> None:
-        """Refuse the sample if a member whose suffix is among `wanted` cannot be had.
+    def check(self, suffixes: Container[str]) -> None:
+        """Check that the members with these suffixes are readable.
 
         Raises:
-            DataError: so it is; the message begins with the suffix.
+            DataError: one is not; the message begins with its suffix.
         """
         for suffix, fault in self.faults.items():
-            if suffix in wanted:
+            if suffix in suffixes:
                 raise DataError(f"{suffix}: {fault}")
 
     def add(self, suffix: str, member: Member) -> None:
-        """Take in one more member."""
+        """Add a member."""
         self.names[suffix], self.sizes[suffix] = member.name, member.size
         self.end = member.end
         fault = member.fault
@@ -74,25 +77,24 @@ class Group:
             self.parts[suffix] = member.data
 
 
-def groups(found: Iterator[Member]) -> Iterator[Group]:
-    """Yield the samples of an archive: neighbouring members of one key.
+def groups(archive: Iterator[Member]) -> Iterator[Group]:
+    """Yield the samples of an archive: consecutive members with one key.
 
-    A suffix that comes a second time begins another sample of the same uid. Names without a dot
-    are not of a sample. When the archive turns out to be cut, the sample it was cut in is not
-    yielded.
+    A repeated suffix begins another sample of the same uid. Members without a dot in their name
+    belong to no sample. If the archive is cut, the sample at the cut is not yielded.
 
     Raises:
-        TarError: what `members` raises.
+        TarError: as `members`.
     """
     group: Group | None = None
     current = ""
     try:
-        for key, suffix, member in keyed(found):
+        for key, suffix, member in keyed(archive):
             if group is not None and (key != current or suffix in group.names):
                 yield group
                 group = None
             if group is None:
-                group, current = _begun(key, member.begin), key
+                group, current = _new_group(key, member.begin), key
             group.add(suffix, member)
     except TarError as error:
         if group is not None and error.spares(current):
@@ -102,48 +104,47 @@ def groups(found: Iterator[Member]) -> Iterator[Group]:
         yield group
 
 
-def _begun(key: str, begin: int) -> Group:
+def _new_group(key: str, begin: int) -> Group:
     return Group(uid_of_key(key), uid_of_key(key.rpartition("/")[2]), begin)
 
 
 def group_at(stream: BinaryIO, begin: int, end: int, name: str) -> Group:
-    """Return the one sample that stands between two bytes of the archive `name`.
+    """Return the one sample between two offsets of the archive `name`.
 
     Raises:
-        DataError: there is not one whole sample.
+        DataError: there is not exactly one whole sample.
     """
     stream.seek(begin)
-    found = list(groups(members(stream, name, end=end)))
-    if len(found) != 1 or found[0].end > end:
-        raise DataError(f"{name}: no whole sample where one was; the file has changed")
-    return found[0]
+    samples = list(groups(members(stream, name, end=end)))
+    if len(samples) != 1 or samples[0].end > end:
+        raise DataError(
+            f"{name}: no whole sample at bytes {begin:,} to {end:,}; the file was changed while it "
+            "was read: run again"
+        )
+    return samples[0]
 
 
 def group_in(data: bytes, name: str) -> Group:
-    """Return the sample that is the bytes `Group.begin` to `Group.end` of the archive `name`.
+    """Return the sample in bytes `Group.begin` to `Group.end` of the archive `name`.
 
     Raises:
-        DataError: they are not one whole sample.
+        DataError: the bytes are not exactly one whole sample.
     """
     return group_at(io.BytesIO(data), 0, len(data), name)
 
 
 def entry(name: str, data: bytes) -> bytes:
-    """Return what stands in an archive for the file `name`: header, bytes, padding.
+    """Return the bytes of an archive for the file `name`: header, contents, padding.
 
-    Nobody's name, no time and no machine are in it.
+    They depend on name and contents only, not on user, time or machine.
     """
     info = tarfile.TarInfo(name)
     info.size = len(data)
     info.mode = 0o644
     head = info.tobuf(tarfile.PAX_FORMAT)
-    return head + data + bytes(_padded(len(data)) - len(data))
+    return head + data + bytes(padded(len(data)) - len(data))
 
 
 def ending(size: int) -> bytes:
-    """Return the zeros that end an archive of `size` bytes; archives are read in 10,240 bytes."""
+    """Return the zeros that end an archive of `size` bytes; its length is a multiple of 10,240."""
     return bytes(_END + -(size + _END) % tarfile.RECORDSIZE)
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK

@@ -180,7 +180,7 @@ class ShardSource:
             kept = self._scans / f"{number}.npy" if self._scans.is_dir() else None
             try:
                 local = self._cache.local(path, **self._contents[number])
-                found = MappedShard(local, name=path, kept=kept)
+                found = MappedShard(local, name=path, cache=kept)
             except DataError as error:
                 raise ShardError(str(error)) from error
         self._mapped[number] = found

@@ -1,6 +1,6 @@
-"""Embed replayed images again, and compare with what is stored.
+"""Embed replayed images again, and compare with the stored embeddings.
 
-Stale embeddings, another teacher, a changed image or an augmentation that replays differently
+Outdated embeddings, another teacher, a changed image and an augmentation that replays differently
 all show as drift.
 
 Shapes: B pairs of a sample and an augmentation, D width, K teachers.
@@ -25,7 +25,7 @@ from pocketclip.shards.writer import ShardStats
 from pocketclip.types import Embeddings, Sample
 
 Recompute: TypeAlias = Callable[[list[Sample], list[int]], Embeddings]
-"""Takes B samples and for each the number of an augmentation; returns embeddings (B, D)."""
+"""Maps B samples, and the index of an augmentation of each, to embeddings (B, D)."""
 BATCH = 32
 
 
@@ -38,36 +38,36 @@ def recompute_drift(
     tolerance: float,
     seed: int,
 ) -> list[Drift]:
-    """Compare randomly drawn embeddings, note problems of kind `drift`, and return the figures.
+    """Compare randomly drawn embeddings, store problems of kind `drift`, and return the figures.
 
-    Samples with a problem of their own, without image or parameters are passed over; others are
-    not drawn in their place.
+    Drawn samples that have a problem, or neither image nor parameters, are skipped and not
+    replaced.
 
     Raises:
-        DataError: the function gives embeddings of another width.
+        DataError: the function returns embeddings of another width, or no sample can be replayed.
     """
     count, function = recompute
     totals = np.cumsum([0] + [shard.samples for shard in stats])
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(totals[-1], min(count, int(totals[-1])), replace=False))
-    picks = rng.random(len(drawn))  # which augmentation: a share of however many there are
+    picks = rng.random(len(drawn))  # the augmentation, as a fraction of their number
     rows: list[tuple[str, str, int, int, list[float]]] = []
     batch: list[tuple[str, int, Sample, int]] = []
 
     def flush() -> None:
         if batch:
-            rows.extend(_compare(batch, function, teacher_dims))
+            rows.extend(_compare_batch(batch, function, teacher_dims))
             batch.clear()
 
     for number, path in enumerate(paths):
         inside = (drawn >= totals[number]) & (drawn < totals[number + 1])
-        wanted = dict(zip((drawn[inside] - totals[number]).tolist(), picks[inside], strict=True))
-        bad = {problem.position for problem in ledger.of(name_of(path))}
-        for position, sample in _chosen(path, set(wanted) - bad):
-            found = sample.embeddings.get("image_emb")
-            if found is None or sample.image is None or not sample.param_aug or not len(found):
+        picked = dict(zip((drawn[inside] - totals[number]).tolist(), picks[inside], strict=True))
+        bad = {problem.position for problem in ledger.problems_of(name_of(path))}
+        for position, sample in _read_at(path, set(picked) - bad):
+            stored = sample.embeddings.get("image_emb")
+            if stored is None or sample.image is None or not sample.param_aug or not len(stored):
                 continue
-            choice = int(wanted[position] * len(found))
+            choice = int(picked[position] * len(stored))
             batch.append((name_of(path), position, sample, choice))
             if len(batch) == BATCH:
                 flush()
@@ -75,7 +75,7 @@ def recompute_drift(
     return _figures(rows, ledger, tolerance)
 
 
-def _chosen(path: str, positions: set[int]) -> list[tuple[int, Sample]]:
+def _read_at(path: str, positions: set[int]) -> list[tuple[int, Sample]]:
     if not positions:
         return []
     last, out = max(positions), []
@@ -95,25 +95,25 @@ def _chosen(path: str, positions: set[int]) -> list[tuple[int, Sample]]:
     return out
 
 
-def _compare(
+def _compare_batch(
     batch: list[tuple[str, int, Sample, int]], function: Recompute, teacher_dims: Sequence[int]
 ) -> list[tuple[str, str, int, int, list[float]]]:
     samples, indices = [b[2] for b in batch], [b[3] for b in batch]
     stored = np.stack([s.embeddings["image_emb"][k] for s, k in zip(samples, indices, strict=True)])
-    again = np.asarray(function(samples, indices), np.float32)
-    if again.shape != stored.shape:
+    computed = np.asarray(function(samples, indices), np.float32)
+    if computed.shape != stored.shape:
         raise DataError(
-            f"the teachers give embeddings of width {again.shape[-1]}, stored are those of width "
-            f"{stored.shape[1]}; name the same teachers in the same order"
+            f"the teachers give embeddings of width {computed.shape[-1]}, the stored ones have "
+            f"width {stored.shape[1]}; pass the same teachers in the same order"
         )
     dims = tuple(teacher_dims) or (stored.shape[1],)
     ends = np.cumsum([0, *dims])
-    away = []
+    distances = []
     for begin, end in itertools.pairwise(ends):
-        a, b = stored[:, begin:end].astype(np.float64), again[:, begin:end].astype(np.float64)
+        a, b = stored[:, begin:end].astype(np.float64), computed[:, begin:end].astype(np.float64)
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        away.append(1 - (a * b).sum(axis=1) / np.maximum(lengths, 1e-12))
-    per_row = np.stack(away, axis=1).tolist()  # (B, K)
+        distances.append(1 - (a * b).sum(axis=1) / np.maximum(lengths, 1e-12))
+    per_row = np.stack(distances, axis=1).tolist()  # (B, K)
     return [
         (file, sample.uid, position, choice, row)
         for (file, position, sample, choice), row in zip(batch, per_row, strict=True)
@@ -125,26 +125,26 @@ def _figures(
 ) -> list[Drift]:
     if not rows:
         raise DataError(
-            "no embedding could be computed again: it takes samples with an image, augmentations "
-            "and their embeddings (join the images first)"
+            "no embedding could be recomputed: that needs samples with an image, augmentations and "
+            "their embeddings (join the images first)"
         )
-    away = np.array([row[-1] for row in rows])
+    distances = np.array([row[-1] for row in rows])
     problems = []
     for file, uid, position, choice, values in rows:
-        # Not `>`: what is NaN has drifted too.
+        # Not `>`: NaN counts as drift too.
         far = [k for k, value in enumerate(values) if not value <= tolerance]
         if far:
-            said = ", ".join(f"{values[k]:.4f} for teacher {k}" for k in far)
-            reason = f"augmentation {choice} embeds to something else: 1 - cosine is {said}"
+            figures = ", ".join(f"{values[k]:.4f} for teacher {k}" for k in far)
+            reason = f"augmentation {choice} has another embedding: 1 - cosine is {figures}"
             problems.append(Problem("drift", file, uid, reason, position))
     ledger.add(problems)
     return [
         Drift(
             teacher=k,
             compared=len(rows),
-            mean=float(away[:, k].mean()),
-            largest=float(away[:, k].max()),
-            uid=rows[int(away[:, k].argmax())][1],
+            mean=float(distances[:, k].mean()),
+            largest=float(distances[:, k].max()),
+            uid=rows[int(distances[:, k].argmax())][1],
         )
-        for k in range(away.shape[1])
+        for k in range(distances.shape[1])
     ]

@@ -1,19 +1,19 @@
-"""What an audit has found so far: the report, and a database of all uids and problems.
+"""The state of an audit: its report, and a database of all uids and problems.
 
 Shapes: K teachers.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pocketclip.shards.audit.inspect import Problem, lack
+from pocketclip.shards.audit.inspect import Problem, compare_columns
+from pocketclip.shards.scratch_database import open_scratch_database, storable
 
 SHOWN = 100
-"""Problems of each kind that a report names; it counts all."""
+"""Number of problems of each kind that a report lists; it counts all of them."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -25,114 +25,112 @@ class Drift:
     mean: float
     largest: float
     uid: str
-    """Where it is largest."""
+    """The sample with the largest drift."""
 
 
 @dataclass(slots=True, kw_only=True)
 class AuditReport:
-    """What an audit found."""
+    """The result of an audit."""
 
     folder: str
     indexed: bool = False
-    """Whether there is an `index.json`; without one, hashes and counts cannot be compared."""
+    """Whether the folder has an `index.json`; hashes and counts are compared with it."""
     shards: int = 0
     samples: int = 0
     bytes: int = 0
     parts: dict[str, int] = field(default_factory=dict)
     """Bytes by part: image, captions, augmentations, embeddings, meta, tar."""
     columns: dict[str, int] = field(default_factory=dict)
-    """Samples that have each column."""
+    """Number of samples that have each column."""
     dtypes: list[str] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
-    """Members that are no part of the layout, by key; not a problem, but never read."""
+    """Number of members that the layout does not have, by key; they are never read."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Problems by kind, see `inspecting`."""
+    """Number of problems by kind, see `pocketclip.shards.audit.inspect`."""
     problems: dict[str, list[Problem]] = field(default_factory=dict)
     """The first problems of each kind."""
     drift: list[Drift] = field(default_factory=list)
     """Per teacher, if embeddings were computed again."""
     repaired: str | None = None
-    """Where the clean copy is."""
+    """The folder of the clean copy, if one was written."""
     kept: int = 0
+    """Number of samples in the clean copy."""
     dropped: int = 0
-    """Samples that the clean copy has and has not."""
+    """Number of samples left out of the clean copy."""
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.counts
 
 
 class Ledger:
-    """All uids and problems, on disk."""
+    """A database of all uids and problems, on disk."""
 
     def __init__(self, path: Path) -> None:
-        self._base = sqlite3.connect(path)
-        for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536"):
-            self._base.execute(f"PRAGMA {setting}")
-        self._base.execute("CREATE TABLE seen (uid TEXT PRIMARY KEY, file TEXT) WITHOUT ROWID")
-        self._base.execute("CREATE TABLE held (file TEXT, layout INT, position INT, uid TEXT)")
+        self._base = open_scratch_database(path)
+        self._base.execute("CREATE TABLE uids (uid TEXT PRIMARY KEY, file TEXT) WITHOUT ROWID")
+        self._base.execute("CREATE TABLE layouts (file TEXT, layout INT, position INT, uid TEXT)")
         self._base.execute(
             "CREATE TABLE problems (kind TEXT, file TEXT, uid TEXT, reason TEXT, position INT)"
         )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database."""
         self._base.close()
 
     def add(self, problems: Iterable[Problem]) -> None:
-        """Note problems."""
-        rows = (
-            (p.kind, p.file, _storable(p.uid), _storable(p.reason), p.position) for p in problems
-        )
+        """Store problems."""
+        rows = ((p.kind, p.file, storable(p.uid), storable(p.reason), p.position) for p in problems)
         self._base.executemany("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", rows)
 
     def has_problems(self) -> bool:
-        """Return whether a problem was noted."""
+        """Return whether any problem was stored."""
         return self._base.execute("SELECT 1 FROM problems LIMIT 1").fetchone() is not None
 
-    def see(self, file: str, uids: Sequence[str]) -> Iterator[Problem]:
-        """Note the uids of a shard, and yield what was there before."""
-        insert = "INSERT OR IGNORE INTO seen VALUES (?, ?)"
-        for position, uid in enumerate(map(_storable, uids)):
+    def add_uids(self, file: str, uids: Sequence[str]) -> Iterator[Problem]:
+        """Store the uids of a shard, and yield a problem for each that an earlier sample has."""
+        insert = "INSERT OR IGNORE INTO uids VALUES (?, ?)"
+        for position, uid in enumerate(map(storable, uids)):
             if not self._base.execute(insert, (uid, file)).rowcount:
-                query = "SELECT file FROM seen WHERE uid = ?"
+                query = "SELECT file FROM uids WHERE uid = ?"
                 (first,) = self._base.execute(query, (uid,)).fetchone()
-                yield Problem("duplicate", file, uid, f"the uid is in {first} before", position)
+                yield Problem("duplicate", file, uid, f"{first} already has this uid", position)
 
-    def hold(
+    def add_layouts(
         self,
         file: str,
-        sets: dict[frozenset[str], list[tuple[int, str]]],
+        samples: dict[frozenset[str], list[tuple[int, str]]],
         known: dict[frozenset[str], int],
     ) -> None:
-        """Note which columns the samples of a shard have, as a number in the order of `known`."""
-        numbers = {held: number for number, held in enumerate(known)}
-        for held, samples in sets.items():
-            rows = ((file, numbers[held], position, _storable(uid)) for position, uid in samples)
-            self._base.executemany("INSERT INTO held VALUES (?, ?, ?, ?)", rows)
+        """Store the columns of each sample of a shard, as the position of the set in `known`."""
+        numbers = {layout: number for number, layout in enumerate(known)}
+        for layout, positions in samples.items():
+            number = numbers[layout]
+            rows = ((file, number, position, storable(uid)) for position, uid in positions)
+            self._base.executemany("INSERT INTO layouts VALUES (?, ?, ?, ?)", rows)
 
-    def add_lacking(self, known: Sequence[frozenset[str]], expected: set[str]) -> None:
-        """Note a problem for each sample that lacks one of the expected columns."""
-        for number, held in enumerate(known):
-            wrong = lack(held, expected)
-            if wrong is not None:
+    def add_missing_columns(self, known: Sequence[frozenset[str]], expected: set[str]) -> None:
+        """Store a problem for each sample that lacks one of the expected columns."""
+        for number, layout in enumerate(known):
+            problem = compare_columns(layout, expected)
+            if problem is not None:
                 self._base.execute(
-                    "INSERT INTO problems SELECT ?, file, uid, ?, position FROM held "
+                    "INSERT INTO problems SELECT ?, file, uid, ?, position FROM layouts "
                     "WHERE layout = ? ORDER BY rowid",
-                    (*wrong, number),
+                    (*problem, number),
                 )
 
-    def of(self, file: str) -> list[Problem]:
-        """Return the problems of a shard, by position."""
+    def problems_of(self, file: str) -> list[Problem]:
+        """Return the problems of a shard, sorted by position."""
         query = (
             "SELECT kind, file, uid, reason, position FROM problems WHERE file = ? "
             "ORDER BY position, rowid"
         )
         return [Problem(*row) for row in self._base.execute(query, (file,))]
 
-    def report(self, report: AuditReport) -> None:
-        """Fill in the counts and the first problems of each kind."""
+    def fill_report(self, report: AuditReport) -> None:
+        """Set the report's counts, and the first problems of each kind."""
         query = "SELECT kind, COUNT(*) FROM problems GROUP BY kind ORDER BY kind"
         report.counts = dict(self._base.execute(query).fetchall())
         query = (
@@ -142,7 +140,3 @@ class Ledger:
         for kind in report.counts:
             rows = self._base.execute(query, (kind, SHOWN))
             report.problems[kind] = [Problem(*row) for row in rows]
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()  # sqlite takes no lone surrogates

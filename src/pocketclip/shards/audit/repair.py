@@ -1,7 +1,7 @@
-"""A clean copy of a set: everything that is good, and a list of what is not.
+"""Write a clean copy of a set: all good samples, and a list of what was left out.
 
-Called by `audit`. `dropped.jsonl` names each sample that was left out, each shard that ended too
-early, and each member that is no part of the layout.
+`audit` calls this. `dropped.jsonl` lists each dropped sample, each shard that ends too early, and
+each member that the layout does not have.
 """
 
 from __future__ import annotations
@@ -28,28 +28,30 @@ DROPPED = "dropped.jsonl"
 
 
 def check_target(out: str, folder: str) -> None:
-    """Refuse a place for the copy that holds something already.
+    """Check that the folder for the copy is empty.
 
     Raises:
-        DataError: it does.
+        DataError: it is not.
     """
     if storage.list_files(out):
-        raise DataError(f"{out} is not empty; repair into a new folder, {folder} stays as it is")
+        raise DataError(
+            f"{out} is not empty: repair into a new folder ({folder} itself is never changed)"
+        )
 
 
 def write_clean(
-    paths: list[str], out: str, ledger: Ledger, about: Index, report: AuditReport
+    paths: list[str], out: str, ledger: Ledger, description: Index, report: AuditReport
 ) -> None:
     """Write the good samples of `paths` to `out`, with an index and `dropped.jsonl`.
 
     Raises:
-        StorageError: the place cannot be written to.
+        StorageError: `out` cannot be written to.
     """
     index = Index(
-        teachers=about.teachers,
-        captioners=about.captioners,
-        augmentation=about.augmentation,
-        config_hash=about.config_hash,
+        teachers=description.teachers,
+        captioners=description.captioners,
+        augmentation=description.augmentation,
+        config_hash=description.config_hash,
     )
     storage.remove_abandoned(out)
     path = storage.join(out, DROPPED)
@@ -59,8 +61,8 @@ def write_clean(
             log.write(json.dumps({"file": file, "uid": uid, "reasons": reasons}) + "\n")
 
         for source in paths:
-            problems = ledger.of(name_of(source))
-            stats, dropped = _copy(source, out, problems, note, about.teacher_dims)
+            problems = ledger.problems_of(name_of(source))
+            stats, dropped = _copy(source, out, problems, note, description.teacher_dims)
             report.dropped += dropped
             if stats is not None:
                 index.add([stats])
@@ -78,7 +80,7 @@ def _copy(
     note: Callable[[str, str, list[str]], None],
     teacher_dims: tuple[int, ...],
 ) -> tuple[ShardStats | None, int]:
-    """Return the copy's statistics, if any sample is good, and how many are left out."""
+    """Return the copy's statistics (None if it has no sample) and the number of dropped samples."""
     name = name_of(source)
     dropped = 0
     whole = [f"{p.kind}: {p.reason}" for p in problems if p.position < 0]
@@ -97,7 +99,7 @@ def _copy(
                 continue
             sample, packed, dtype, extra = load()
             if extra:
-                note(name, uid, [f"member {key} is no part of the layout" for key in extra])
+                note(name, uid, [f"the layout has no member {key}" for key in extra])
             if writer is None:
                 writer = _writer(storage.join(out, name), dtype, teacher_dims)
                 stack.enter_context(writer)
@@ -106,7 +108,7 @@ def _copy(
                     writer.write(sample, packed=packed, packed_dtype=dtype)
                 else:
                     writer.write(sample)
-            except DataError as error:  # it can be read, but has no place in what we write
+            except DataError as error:  # it can be read, but our layout cannot hold it
                 note(name, uid, [str(error)])
                 dropped += 1
     return (writer.stats if writer is not None else None), dropped
@@ -122,18 +124,18 @@ _Loaded = tuple[Sample, "tuple[str, bytes] | None", str, "list[str]"]
 
 
 def _loaders(source: str) -> Iterator[tuple[str, Callable[[], _Loaded]]]:
-    """Yield uid and how to parse it, up to where the shard ends or is cut."""
-    # Where it is cut, the audit has said so; what came before is good.
+    """Yield each sample's uid and a function that loads it, until the shard ends or is cut."""
+    # The audit has reported a cut already; the samples before it are good.
     with storage.open_read(source) as stream, contextlib.suppress(DataError):
         if source.lower().endswith(LINES):
             for sample in read_lines(stream, source):
                 yield sample.uid, lambda sample=sample: (sample, None, "float32", [])  # type: ignore[misc]
             return
         for group in groups(members(stream, source)):
-            yield group.uid, lambda group=group: _loaded(group, source)  # type: ignore[misc]
+            yield group.uid, lambda group=group: _load_group(group, source)  # type: ignore[misc]
 
 
-def _loaded(group: Group, source: str) -> _Loaded:
+def _load_group(group: Group, source: str) -> _Loaded:
     sample, dtype = sample_of(group, source)
     member = next((key for key in MEMBERS if key in group.parts), None)
     packed = (member, group.parts[member]) if member is not None else None

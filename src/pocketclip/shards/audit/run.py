@@ -1,9 +1,9 @@
-"""Open everything in a folder of shards, and say what is wrong.
+"""Audit a folder of shards: open everything in it, and report all problems.
 
     report = audit("out")
     report.clean, report.counts, report.problems["norm"][0].reason
 
-Memory stays small: what grows with the set (uids, problems) is kept in a database on disk.
+Memory stays small: uids and problems, which grow with the set, are stored in a database on disk.
 """
 
 from __future__ import annotations
@@ -43,46 +43,46 @@ def audit(
     decode_images: bool = True,
     on_progress: Callable[[int], None] | None = None,
 ) -> AuditReport:
-    """Return a report of everything in `folder`.
+    """Return a report of all problems in `folder`.
 
     Args:
-        folder: of shards, with or without an `index.json` or a published `config.json`.
-        repair: a new folder for a copy of everything that is good. What is left out is listed
-            in its `dropped.jsonl`.
-        recompute: a number of augmented images, drawn at random, and a function that embeds
-            them anew, see `recomputing.Recompute`.
-        tolerance: 1 - cosine beyond which such an embedding counts as drifted.
-        seed: of that drawing.
-        workers: processes that open shards; with 1, none are started.
+        folder: a folder of shards, with or without an `index.json` or a published `config.json`.
+        repair: a new folder for a copy of all good samples. Its `dropped.jsonl` lists what was
+            left out.
+        recompute: a number of augmented images, drawn at random, and a function that embeds them
+            again, see `pocketclip.shards.audit.drift.Recompute`.
+        tolerance: 1 - cosine above which a recomputed embedding counts as drifted.
+        seed: seeds the draw of those images.
+        workers: number of processes that open shards; 1: none besides this one.
         decode_images: whether to decode every image.
         on_progress: called with the number of shards done since the last call.
 
     Raises:
         DataError: there is nothing to audit, the index is damaged, or `repair` is not empty.
-        StorageError: a place cannot be reached.
-        MissingDependencyError: something that is needed to open the set is not installed.
+        StorageError: a folder cannot be reached.
+        MissingDependencyError: a package that is needed to open the set is not installed.
     """
     if not storage.is_folder(folder):
         raise DataError(f"{folder}: no such folder; audit takes a folder of shards")
     index = read_index(folder)
-    about = describe(folder) or Index()
+    description = describe(folder) or Index()
     paths = shards_in(folder)
     if not paths and not (index and index.shards):
         raise DataError(f"{folder}: no shards in this folder ({', '.join(SUFFIXES)})")
     if repair is not None:
         check_target(repair, folder)
-    widths = {shard.dims for shard in about.shards if shard.dims}
+    widths = {shard.dims for shard in description.shards if shard.dims}
     rules = Rules(
-        teacher_dims=about.teacher_dims,
+        teacher_dims=description.teacher_dims,
         dims=widths.pop() if len(widths) == 1 else 0,
-        augmentation=about.augmentation,
+        augmentation=description.augmentation,
         decode_images=decode_images,
     )
     report = AuditReport(folder=folder, indexed=index is not None)
     with scratch_folder("audit") as place:
         ledger = Ledger(place / "ledger.sqlite")
         try:
-            found = _inspected(paths, rules, max(1, workers))
+            found = _inspect_all(paths, rules, max(1, workers))
             stats = _collect(found, ledger, report, index, on_progress)
             if not report.samples and not ledger.has_problems():
                 raise DataError(
@@ -90,73 +90,74 @@ def audit(
                 )
             if recompute is not None:
                 report.drift = recompute_drift(
-                    paths, stats, ledger, recompute, about.teacher_dims, tolerance, seed
+                    paths, stats, ledger, recompute, description.teacher_dims, tolerance, seed
                 )
-            ledger.report(report)
+            ledger.fill_report(report)
             if repair is not None:
-                write_clean(paths, repair, ledger, about, report)
+                write_clean(paths, repair, ledger, description, report)
         finally:
             ledger.close()
     return report
 
 
-def _inspected(paths: list[str], rules: Rules, workers: int) -> Iterator[Inspection]:
-    """Yield the inspection of each shard, in order; a few shards ahead in other processes."""
+def _inspect_all(paths: list[str], rules: Rules, workers: int) -> Iterator[Inspection]:
+    """Yield the inspection of each shard, in order; other processes work a few shards ahead."""
     if workers == 1 or len(paths) < 2:
         for path in paths:
             yield inspect(path, rules)
         return
-    # Forked processes would share locks of the threads that torch or a caller has started.
+    # Not `fork`: it would copy locks that threads of torch or of the caller hold.
     with ProcessPoolExecutor(min(workers, len(paths)), mp_context=get_context("spawn")) as pool:
-        waiting: list[Future[Inspection]] = []
+        pending: list[Future[Inspection]] = []
         try:
             for path in paths:
-                waiting.append(pool.submit(inspect, path, rules))
-                if len(waiting) > 2 * workers:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
+                pending.append(pool.submit(inspect, path, rules))
+                if len(pending) > 2 * workers:
+                    yield pending.pop(0).result()
+            while pending:
+                yield pending.pop(0).result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()
 
 
 def _collect(
-    found: Iterator[Inspection],
+    inspections: Iterator[Inspection],
     ledger: Ledger,
     report: AuditReport,
     index: Index | None,
     on_progress: Callable[[int], None] | None,
 ) -> list[ShardStats]:
-    """Take the inspections into ledger and report; return the shards' statistics."""
+    """Add the inspections to ledger and report; return the shards' statistics."""
     stats: list[ShardStats] = []
     layouts: dict[frozenset[str], int] = {}
     declared = {shard.name: shard for shard in index.shards} if index is not None else None
-    for one in found:
-        stats.append(one.stats)
-        ledger.add(one.problems)
-        ledger.add(list(ledger.see(one.stats.name, one.uids)))
-        ledger.add(_against_index(one.stats, declared))
-        told = any(problem.kind == "tar" for problem in one.problems)
-        if not one.stats.samples and not told and not _known_empty(one.stats.name, declared):
-            ledger.add([Problem("tar", one.stats.name, "", "it holds no samples")])
-        _add(layouts, one.counts.items())
-        ledger.hold(one.stats.name, one.layouts, layouts)
-        _add_up(report, one)
+    for inspection in inspections:
+        name = inspection.stats.name
+        stats.append(inspection.stats)
+        ledger.add(inspection.problems)
+        ledger.add(list(ledger.add_uids(name, inspection.uids)))
+        ledger.add(_compare_with_index(inspection.stats, declared))
+        damaged = any(problem.kind == "tar" for problem in inspection.problems)
+        if not inspection.stats.samples and not damaged and not _known_empty(name, declared):
+            ledger.add([Problem("tar", name, "", "it holds no samples")])
+        _add(layouts, inspection.counts.items())
+        ledger.add_layouts(name, inspection.layouts, layouts)
+        _add_to_report(report, inspection)
         if on_progress is not None:
             on_progress(1)
     expected = expected_columns(list(layouts.items()), index.columns if index else ())
-    ledger.add_lacking(list(layouts), expected)
+    ledger.add_missing_columns(list(layouts), expected)
     for name in sorted(set(declared or ()) - {shard.name for shard in stats}):
-        reason = "index.json lists this shard, and it is not there"
+        reason = "index.json lists this shard, but it does not exist"
         ledger.add([Problem("absent", name, "", reason)])
     return stats
 
 
 def _known_empty(name: str, declared: dict[str, ShardStats] | None) -> bool:
-    """Return whether the index says that a shard is empty: all its pairs were bad."""
-    said = (declared or {}).get(name)
-    return said is not None and not said.samples
+    """Return whether the index says that a shard is empty, because all its pairs were bad."""
+    entry = (declared or {}).get(name)
+    return entry is not None and not entry.samples
 
 
 _K = TypeVar("_K")
@@ -167,29 +168,33 @@ def _add(total: dict[_K, int], items: Iterable[tuple[_K, int]]) -> None:
         total[key] = total.get(key, 0) + count
 
 
-def _add_up(report: AuditReport, one: Inspection) -> None:
+def _add_to_report(report: AuditReport, inspection: Inspection) -> None:
+    stats = inspection.stats
     report.shards += 1
-    report.samples += one.stats.samples
-    report.bytes += one.stats.bytes
-    report.dtypes = sorted({*report.dtypes, *filter(None, one.stats.dtype.split("+"))})
-    _add(report.parts, one.stats.parts.items())
-    _add(report.ignored, one.ignored.items())
-    _add(report.columns, [(c, n) for held, n in one.counts.items() for c in columns_only(held)])
+    report.samples += stats.samples
+    report.bytes += stats.bytes
+    report.dtypes = sorted({*report.dtypes, *filter(None, stats.dtype.split("+"))})
+    _add(report.parts, stats.parts.items())
+    _add(report.ignored, inspection.ignored.items())
+    counts = inspection.counts.items()
+    _add(report.columns, [(c, n) for layout, n in counts for c in columns_only(layout)])
 
 
-def _against_index(stats: ShardStats, declared: dict[str, ShardStats] | None) -> Iterator[Problem]:
+def _compare_with_index(
+    stats: ShardStats, declared: dict[str, ShardStats] | None
+) -> Iterator[Problem]:
     if declared is None:
         return
-    said = declared.get(stats.name)
-    if said is None:
+    entry = declared.get(stats.name)
+    if entry is None:
         yield Problem("undeclared", stats.name, "", "index.json does not list this shard")
         return
-    if stats.bytes != said.bytes:
-        reason = f"{stats.bytes} bytes, index.json says {said.bytes}"
+    if stats.bytes != entry.bytes:
+        reason = f"{stats.bytes} bytes, index.json says {entry.bytes}"
         yield Problem("size", stats.name, "", reason)
-    if stats.sha256 != said.sha256:
-        reason = f"SHA-256 {stats.sha256[:12]}..., index.json says {said.sha256[:12]}..."
+    if stats.sha256 != entry.sha256:
+        reason = f"SHA-256 {stats.sha256[:12]}..., index.json says {entry.sha256[:12]}..."
         yield Problem("hash", stats.name, "", reason)
-    if stats.samples != said.samples:
-        reason = f"{stats.samples} samples, index.json says {said.samples}"
+    if stats.samples != entry.samples:
+        reason = f"{stats.samples} samples, index.json says {entry.samples}"
         yield Problem("count", stats.name, "", reason)
