@@ -345,7 +345,7 @@ def test_stale_embeddings_show(place):
 
 def test_recomputing_something_else(place):
     message = failure(audit, str(place), recompute=(2, lambda s, _: np.ones((len(s), 5))))
-    assert "of width 5, stored are those of width 12" in message
+    assert "of width 5, the stored ones have width 12" in message
     nan = audit(str(place), recompute=(2, lambda s, _: np.full((len(s), 12), np.nan)))
     assert nan.counts["drift"] == 2
 

@@ -118,7 +118,7 @@ def test_a_stored_hash_that_is_not_the_images_leaves_it_out(tmp_path):
     assert (report.samples, report.counts["bad"]) == (2, 1)
     [note] = notes(out)
     assert note["uid"] == "00000001"
-    assert "its SHA-256 is not the stored one" in note["reason"]
+    assert "its SHA-256 differs from the stored one" in note["reason"]
 
 
 def test_what_has_no_partner_is_named(tmp_path):
@@ -152,10 +152,10 @@ def test_it_is_idempotent_and_refuses_another_set(tmp_path):
     assert join(str(tmp_path / "dr.tar"), pairs, out) == first
     assert contents(out) == before
     message = failure(join, str(tmp_path / "dr.tar"), pairs, out, dtype="int8")
-    assert "a join of other sets or settings; give another --out" in message
+    assert "a join of other sets or settings: choose another --out" in message
     other = folder(tmp_path / "other", [[sample(0)]])
     message = failure(join, str(tmp_path / "dr.tar"), pairs, str(other))
-    assert "holds shards of another origin" in message
+    assert "holds shards that no join wrote" in message
     assert contents(out) == before
 
 
@@ -227,7 +227,7 @@ def test_an_embedded_caption_stays_with_its_embedding(tmp_path):
     )
     assert report.counts["caption_differs"] == report.samples == 2
     assert (
-        "embedded was ['caption 0'], the pair has ['other 0']"
+        "['caption 0'] was embedded, the pair has ['other 0']"
         in report.examples["caption_differs"][0]
     )
     assert next(iter(shards.read(tmp_path / "out"))).captions["text"] == ["caption 0"]
@@ -248,7 +248,7 @@ def test_doubles(tmp_path):
     sources = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
     report = join(sources, table(tmp_path / "p", range(2)), str(tmp_path / "out"))
     assert report.samples == 2
-    assert report.examples["bad"] == ["00000000: b.tar: a second reinforcement of this uid"]
+    assert report.examples["bad"] == ["00000000: b.tar: an earlier reinforcement has this uid"]
 
 
 def test_a_cut_set_is_refused(tmp_path):

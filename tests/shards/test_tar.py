@@ -130,7 +130,7 @@ def test_offsets_find_a_sample_again():
     assert [(g.uid, g.begin, g.end) for g in quick] == [(g.uid, g.begin, g.end) for g in slow]
     for group in slow:
         assert group_in(data[group.begin : group.end], "x").parts == group.parts
-    assert "has changed" in failure(group_in, data[slow[0].begin : slow[1].end], "x")
+    assert "was changed" in failure(group_in, data[slow[0].begin : slow[1].end], "x")
 
 
 def test_a_member_that_claims_too_much():

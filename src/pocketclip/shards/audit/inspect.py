@@ -151,7 +151,7 @@ def problems_of(
         if any(isinstance(text, str) and not text.strip() for text in texts):
             yield "captions", f"{key} has an empty caption"
     if "image_emb" in sample.embeddings and sample.param_aug is None:
-        yield "missing", "image_emb cannot be replayed, because there is no paug.json"
+        yield "missing", "image_emb cannot be replayed: there is no paug.json"
     if augmentation is not None:
         for index, packed in enumerate(sample.param_aug or []):
             try:
