@@ -112,7 +112,7 @@ def test_a_cut_tar(place, end):
     path.write_bytes(path.read_bytes()[:end])
     report = audit(str(place))
     assert {"tar", "size", "hash"} <= set(report.counts)
-    assert "cut" in report.problems["tar"][0].reason
+    assert "truncated" in report.problems["tar"][0].reason
     assert report.problems["tar"][0].file == "00000000.tar"
 
 
@@ -266,7 +266,7 @@ def test_repair(place, tmp_path):
     named = {(note["file"], note["uid"][-1:]) for note in dropped}
     assert {("00000000.tar", "1"), ("00000000.tar", "2"), ("00000002.tar", "0")} <= named
     cut = next(note for note in dropped if note["file"] == "00000001.tar" and not note["uid"])
-    assert any("cut" in reason for reason in cut["reasons"])
+    assert any("truncated" in reason for reason in cut["reasons"])
     assert all(note["reasons"] for note in dropped)
     assert read_index(str(out)).teacher_dims == (8, 4)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before

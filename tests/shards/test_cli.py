@@ -34,7 +34,7 @@ def test_join_and_audit(tmp_path):
     assert done.returncode == 1
     found = json.loads(done.stdout)
     assert not found["clean"]
-    assert "cut" in found["problems"]["tar"][0]["reason"]
+    assert "truncated" in found["problems"]["tar"][0]["reason"]
 
 
 def test_nothing_joined_is_nothing_done(tmp_path):

@@ -83,7 +83,7 @@ def test_zeros_and_no_rows(code):
 
 def test_what_does_not_fit():
     rows = np.ones((1, 6), np.float32)
-    with pytest.raises(DataError, match="do not make 6"):
+    with pytest.raises(DataError, match="do not add up to 6"):
         pack(rows, "int8", (4, 4))
     with pytest.raises(DataError, match="multiples of 4"):
         pack(rows, "int6")

@@ -106,7 +106,7 @@ def test_a_list_of_itself_many_times():
 
 
 def test_one_text_encoded_many_times(monkeypatch):
-    monkeypatch.setattr(unpickle._Inert, "_room", 5_000)
+    monkeypatch.setattr(unpickle._Inert, "_remaining", 5_000)
     text = b"X" + (1000).to_bytes(4, "little") + b"x" * 1000 + b"X\x06\0\0\0latin1\x86q\x01"
     head = b"\x80\x02(c_codecs\nencode\nq\x00" + text + b"R"
     assert "lists of bytes" in failure(floats_from_pickle, head + b"h\x00h\x01R" * 4 + b"0t.")

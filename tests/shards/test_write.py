@@ -233,7 +233,7 @@ def test_unknown_settings(tmp_path):
     two.captions["syn_text_b"] = ["x"]
     two.embeddings["syn_text_b_emb"] = two.embeddings["text_emb"]
     with ShardWriter(str(tmp_path / "a.tar"), dtype="float32", layout="v1") as writer:
-        assert "layout v1 has room for" in failure(writer.write, two)
+        assert "layout v1 holds one ground truth" in failure(writer.write, two)
 
 
 def test_v2_is_another_name(tmp_path):

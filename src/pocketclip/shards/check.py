@@ -1,4 +1,4 @@
-"""What is wrong with one sample by itself: the writer refuses it, the audit reports it.
+"""Checks of a single sample: the writer refuses a sample that fails, the audit reports it.
 
 Shapes: A augmentations, D width, K teachers.
 """
@@ -14,22 +14,22 @@ import numpy as np
 from pocketclip.types import Embeddings, Sample
 
 MAX_UID = 200
-"""Bytes of the longest uid: a file's name with its suffix must not exceed 255."""
+"""Most bytes of a uid: a file's name with its suffix may have at most 255."""
 MAX_TEACHERS = 16
 _EMBEDDING = re.compile(r"(.+)_emb")
 
 
 def faults(sample: Sample, teacher_dims: Sequence[int] = ()) -> Iterator[tuple[str, str]]:
-    """Yield (kind, reason) for whatever is wrong: kinds `uid`, `image`, `captions`, `shape`, `nan`.
+    """Yield (kind, reason) of each problem; kinds are `uid`, `image`, `captions`, `shape`, `nan`.
 
     Args:
-        sample: any.
-        teacher_dims: if known, the widths that the teachers' parts have, D in all.
+        sample: the sample.
+        teacher_dims: the width of each teacher's embeddings, D in total; empty if unknown.
     """
     uid = sample.uid
-    # Lone surrogates, which stand for bytes that are no UTF-8, cannot be written again.
-    plain = uid.encode("utf-8", "replace").decode() == uid and uid.isprintable()
-    if not uid or "." in uid or "/" in uid or not plain or len(uid.encode("utf-8")) > MAX_UID:
+    # Lone surrogates stand for bytes that are not UTF-8, and cannot be written.
+    is_plain = uid.encode("utf-8", "replace").decode() == uid and uid.isprintable()
+    if not uid or "." in uid or "/" in uid or not is_plain or len(uid.encode("utf-8")) > MAX_UID:
         yield (
             "uid",
             f"the uid {uid!r} is empty, longer than {MAX_UID} bytes, or has a dot, a slash or "
@@ -49,7 +49,7 @@ def faults(sample: Sample, teacher_dims: Sequence[int] = ()) -> Iterator[tuple[s
             yield "nan", f"{key} has values that are NaN or infinite"
         match = _EMBEDDING.fullmatch(key)
         if match is None:
-            continue  # of another job's suffix, which may be of any width
+            continue  # another job's key, which may have any width
         width = width or array.shape[1]
         if array.shape[1] != width:
             yield "shape", f"{key} has the width {array.shape[1]}, not {width}"
@@ -64,10 +64,10 @@ def faults(sample: Sample, teacher_dims: Sequence[int] = ()) -> Iterator[tuple[s
 def odd_norms(
     sample: Sample, teacher_dims: Sequence[int] = (), tolerance: float = 5e-3
 ) -> Iterator[tuple[str, str]]:
-    """Yield (kind `norm`, reason) for embeddings that are not of unit length per teacher.
+    """Yield (kind `norm`, reason) of embeddings that are not of unit length per teacher.
 
-    If the teachers' dimensions are not known, whole rows may be of any one length sqrt(K), the
-    length of K concatenated unit vectors.
+    If the teachers' widths are unknown, all rows must have one length sqrt(K), that of K
+    concatenated unit vectors, for any K.
     """
     length = None
     for key, array in sample.embeddings.items():
@@ -81,16 +81,16 @@ def odd_norms(
         elif length is None:
             count = min(max(round(float(norms.flat[0]) ** 2), 1), MAX_TEACHERS)
             length = count**0.5
-        away = np.abs(norms / length - 1).max()
-        if away > tolerance:
+        deviation = np.abs(norms / length - 1).max()
+        if deviation > tolerance:
             worst = norms.flat[np.abs(norms / length - 1).argmax()]
             yield "norm", f"{key} has a row of length {worst:.4g} where {length:.4g} was expected"
 
 
 def _norms(array: Embeddings, teacher_dims: Sequence[int]) -> Embeddings:
-    """Return the length of each teacher's part of each row (N, K)."""
+    """Return the length of each teacher's embedding in each row (N, K)."""
     if not teacher_dims or sum(teacher_dims) != array.shape[1]:
         return np.asarray(np.linalg.norm(array, axis=1, keepdims=True), np.float32)
     starts = np.cumsum([0, *teacher_dims])
-    parts = [np.linalg.norm(array[:, a:b], axis=1) for a, b in itertools.pairwise(starts)]
-    return np.asarray(np.stack(parts, axis=1), np.float32)
+    by_teacher = [np.linalg.norm(array[:, a:b], axis=1) for a, b in itertools.pairwise(starts)]
+    return np.asarray(np.stack(by_teacher, axis=1), np.float32)

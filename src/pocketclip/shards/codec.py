@@ -1,11 +1,11 @@
-"""Embeddings as the bytes of one member: `npz` or `pth.gz`, and back.
+"""Encode embeddings as one member of a shard, `npz` or `pth.gz`, and decode them.
 
     key, data = encode({"image_emb": array}, "bfloat16")  # ("pth.gz", b"...")
     arrays, dtype = decode(key, data)                     # float32 whatever the bytes hold
 
 `npz` holds float32, float16 or the records of `quantise`; `pth.gz` is a gzipped torch file of
-bfloat16 tensors, as published. What is decoded is never trusted: no pickle runs but torch's
-`weights_only` one, and nothing is allocated before its size is known to be sane.
+bfloat16 tensors, as published. Decoding trusts no input: no pickle runs except in torch's
+`weights_only` reader, and every size is checked before memory is allocated.
 
 Shapes: N rows of a key, D width.
 """
@@ -39,13 +39,13 @@ from pocketclip.types import Embeddings
 
 DTYPES = ("float32", "float16", "bfloat16", *QUANTISED)
 MEMBERS = ("npz", "pth.gz")
-"""The members that hold embeddings; where a sample has both, the first counts, as published."""
+"""Keys of members with embeddings; if a sample has both, the first counts, as in published sets."""
 MAX_BYTES = 1 << 27
-"""Nothing that embeddings unpack to, packed or as floats, may be larger: 128 MiB."""
+"""Most bytes that a member may unpack to, before and after conversion to float32: 128 MiB."""
 MAX_ENTRIES = 1 << 16
-"""No zip may have more entries."""
+"""Most entries of a zip."""
 MAX_PICKLE = 1 << 23
-"""No pickle may be larger: each of its bytes can make an object of some 50 bytes."""
+"""Most bytes of a pickle; each can become an object of some 50 bytes."""
 
 
 def encode(
@@ -58,16 +58,16 @@ def encode(
     Args:
         arrays: embeddings by key.
         dtype: one of `DTYPES`.
-        teacher_dims: with int8 and int6, the parts of a row that have scales of their own.
+        teacher_dims: the width of each teacher's embeddings; int8 and int6 have a scale for each.
 
     Raises:
-        DataError: an unknown dtype, or values that it cannot hold.
-        MissingDependencyError: bfloat16, and torch is not installed.
+        DataError: the dtype is unknown, or cannot hold a value.
+        MissingDependencyError: the dtype is bfloat16, and torch is not installed.
     """
     if dtype == "bfloat16":
         return "pth.gz", _encode_torch(arrays)
     if dtype not in DTYPES:
-        raise DataError(f"unknown dtype {dtype}; there are {', '.join(DTYPES)}")
+        raise DataError(f"unknown dtype {dtype}: use one of {', '.join(DTYPES)}")
     out: dict[str, NDArray[Any]] = {}
     for key, array in arrays.items():
         if dtype in QUANTISED:
@@ -81,14 +81,14 @@ def encode(
 
 
 def decode(member: str, data: bytes) -> tuple[dict[str, Embeddings], str]:
-    """Return float32 arrays by key, and the dtype that they were stored in.
+    """Return float32 arrays by key, and their stored dtype.
 
-    One row without a second dimension becomes (1, D), a list of rows (N, D). What is not of
-    floats is left out, unless its key has `emb` in it.
+    A single row becomes (1, D), a list of rows (N, D). Arrays of other types than floats are left
+    out, unless their key contains `emb`.
 
     Raises:
-        DataError: the bytes are damaged, too large, or hold anything but arrays of floats.
-        MissingDependencyError: `pth.gz`, and torch is not installed.
+        DataError: the bytes are damaged or too large, or embeddings are not arrays of floats.
+        MissingDependencyError: the member is `pth.gz`, and torch is not installed.
     """
     raw = _decode_npz(data) if member == "npz" else _decode_gzipped(data)
     dtypes = sorted({dtype for _, dtype in raw.values()})
@@ -96,38 +96,38 @@ def decode(member: str, data: bytes) -> tuple[dict[str, Embeddings], str]:
 
 
 def gunzip(data: bytes, limit: int | None = None) -> bytes:
-    """Return the bytes that were gzipped; they are unpacked once, and never beyond the limit.
+    """Return unpacked gzip data; it stops unpacking at the limit.
 
     Args:
-        data: one gzip file, or several one after another.
-        limit: in bytes; None: `MAX_BYTES`.
+        data: one gzip file, or several concatenated ones.
+        limit: most bytes to unpack to; None: `MAX_BYTES`.
 
     Raises:
-        DataError: the data are damaged, cut, or unpack to too much.
+        DataError: the data are damaged or cut, or exceed the limit.
     """
     limit = MAX_BYTES if limit is None else limit
-    parts: list[bytes] = []
-    room, rest = limit, data
-    while not parts or rest.strip(b"\0"):
+    blocks: list[bytes] = []
+    remaining, packed = limit, data
+    while not blocks or packed.strip(b"\0"):
         unpacker = zlib.decompressobj(wbits=31)
         try:
-            part = unpacker.decompress(rest, room + 1)
+            block = unpacker.decompress(packed, remaining + 1)
         except zlib.error as error:
             raise DataError(f"damaged gzip data ({error})") from error
-        room -= len(part)
-        if room < 0:
+        remaining -= len(block)
+        if remaining < 0:
             raise DataError(f"unpacks to more than {limit} bytes")
         if not unpacker.eof:
             raise DataError("damaged gzip data (they end too soon)")
-        parts.append(part)
-        if len(parts) > 64:  # each is copied with what follows it
+        blocks.append(block)
+        if len(blocks) > 64:  # each copies all the data behind it
             raise DataError("gzip data of more than 64 files in one")
-        rest = unpacker.unused_data
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        packed = unpacker.unused_data
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
 def _torch() -> Any:
-    """Import torch: the only place of this layer that does."""
+    """Import torch; nothing else in this layer does."""
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -140,7 +140,7 @@ def _torch() -> Any:
 def _encode_torch(arrays: Mapping[str, Embeddings]) -> bytes:
     torch = _torch()
     tensors = {
-        # A copy: torch warns of arrays that cannot be written to.
+        # A copy, because torch warns of read-only arrays.
         key: torch.from_numpy(np.array(array, np.float32)).to(torch.bfloat16)
         for key, array in arrays.items()
     }
@@ -150,34 +150,38 @@ def _encode_torch(arrays: Mapping[str, Embeddings]) -> bytes:
 
 
 def _decode_gzipped(data: bytes) -> dict[str, tuple[Embeddings, str]]:
-    torch = _torch()  # also where this one file could be read without
+    torch = (
+        _torch()
+    )  # also for a file that could be read without it: whether it works is then known
     unpacked = gunzip(data)
-    found = torchfile.read(unpacked)
-    return _decode_torch(torch, unpacked) if found is None else found
+    arrays = torchfile.read(unpacked)
+    return _decode_torch(torch, unpacked) if arrays is None else arrays
 
 
 def _decode_torch(torch: Any, unpacked: bytes) -> dict[str, tuple[Embeddings, str]]:
     _check_torch_file(unpacked)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what matters is an error
+            warnings.simplefilter("ignore")  # about pickle protocols
             loaded = torch.load(io.BytesIO(unpacked), map_location="cpu", weights_only=True)
     except Exception as error:
-        # The restricted unpickler meets arbitrary bytes here and fails in as many ways.
-        why = "refused, it holds more than tensors, or damaged; nothing of it was run"
-        raise DataError(f"torch file {why} ({type(error).__name__})") from error
+        # Arbitrary bytes make the restricted unpickler fail with errors of any type.
+        raise DataError(
+            "torch file refused because it holds more than tensors or is damaged; nothing of it "
+            f"was run ({type(error).__name__})"
+        ) from error
     if not isinstance(loaded, dict):
         raise DataError(f"torch file of a {type(loaded).__name__}, not of named tensors")
     out = {}
-    room = MAX_BYTES // 4  # in floats, for all keys: they may be views of the same few bytes
+    remaining = MAX_BYTES // 4  # floats of all keys, which may be views of the same few bytes
     for key, value in loaded.items():
         rows = _rows(torch, value)
         if rows is None:
             if "emb" in str(key):
                 raise DataError(f"torch file: {key} is not a tensor of floats")
             continue
-        room -= sum(row.numel() if isinstance(row, torch.Tensor) else len(row) for row in rows)
-        if room < 0:
+        remaining -= sum(row.numel() if isinstance(row, torch.Tensor) else len(row) for row in rows)
+        if remaining < 0:
             raise DataError(f"torch file: unpacks to more than {MAX_BYTES} bytes of floats")
         dtypes = {str(getattr(row, "dtype", "float32")).removeprefix("torch.") for row in rows}
         try:
@@ -188,10 +192,10 @@ def _decode_torch(torch: Any, unpacked: bytes) -> dict[str, tuple[Embeddings, st
 
 
 def _check_torch_file(data: bytes) -> None:
-    """Refuse what torch would unpack, or make out of little, before anyone could see its size."""
+    """Refuse a file whose contents could grow in torch beyond what its size shows."""
     if any(name in data for name in (b"_codecs\nencode\n", b"\nbytearray\n")):
         raise DataError("torch file that makes bytes, which no tensor needs; nothing of it was run")
-    if not data.startswith(b"PK"):  # the format of before torch 1.6: one pickle after another
+    if not data.startswith(b"PK"):  # the format before torch 1.6: consecutive pickles
         if len(data) > MAX_PICKLE:
             raise DataError(f"torch file of the old format of more than {MAX_PICKLE} bytes")
         return
@@ -211,7 +215,7 @@ def _check_torch_file(data: bytes) -> None:
 
 
 def _rows(torch: Any, value: Any) -> list[Any] | None:
-    """Return tensors or lists of numbers that make an array one below another, or None."""
+    """Return the rows of an array, as tensors or lists of numbers, or None if it has none."""
     rows = [value]
     kinds = (list, tuple)
     if isinstance(value, kinds) and value and isinstance(value[0], (*kinds, torch.Tensor)):
@@ -230,13 +234,13 @@ def _row(torch: Any, row: Any) -> Embeddings:
     if isinstance(row, torch.Tensor):
         return np.asarray(row.detach().float().numpy())
     if not all(isinstance(number, (int, float)) for number in row):
-        raise TypeError("not numbers")  # lists in lists could be of any size
+        raise TypeError("not numbers")  # nested lists could have any size
     return np.array(row, np.float32)
 
 
 def _encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    # Stored, not deflated: floats hardly shrink, and zlib's versions would differ in the bytes.
-    # numpy.savez would also write the time.
+    # Stored, not deflated: floats hardly shrink, and versions of zlib give different bytes.
+    # `numpy.savez` would write the time too.
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for key, array in arrays.items():
@@ -250,7 +254,7 @@ def _encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 def _decode_npz(data: bytes) -> dict[str, tuple[Embeddings, str]]:
     out = {}
-    room = MAX_BYTES // 4  # in floats: quantised ones are larger than their bytes
+    remaining = MAX_BYTES // 4  # floats; quantised ones have fewer bytes
     try:
         _check_directory(data, "npz")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -259,12 +263,12 @@ def _decode_npz(data: bytes) -> dict[str, tuple[Embeddings, str]]:
                 raise DataError(f"unpacks to more than {MAX_BYTES} bytes")
             for entry in entries:
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise DataError("packed in a way that numpy never does")
+                    raise DataError("has a compression that numpy never writes")
                 key = entry.filename.removesuffix(".npy")
                 array = _npy(key, archive.read(entry))
                 if "emb" in key or is_packed(array) or (array.dtype.kind == "f" and array.ndim):
-                    room -= unpacked_size(array) if is_packed(array) else array.size
-                    if room < 0:
+                    remaining -= unpacked_size(array) if is_packed(array) else array.size
+                    if remaining < 0:
                         raise DataError(f"unpacks to more than {MAX_BYTES} bytes of floats")
                     out[key] = _floats(key, array)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
@@ -275,7 +279,7 @@ def _decode_npz(data: bytes) -> dict[str, tuple[Embeddings, str]]:
 
 
 def _check_directory(data: bytes, what: str) -> None:
-    """Refuse a zip of so many entries that their list alone would fill the memory."""
+    """Refuse a zip with so many entries that their list would fill the memory."""
     if data.count(b"PK\1\2") > MAX_ENTRIES:
         raise DataError(f"{what} of more than {MAX_ENTRIES} entries")
 

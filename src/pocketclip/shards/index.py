@@ -1,9 +1,9 @@
-"""`index.json`: what a folder of shards is, and by what it was made.
+"""`index.json`: the description of a folder of shards, and of how it was made.
 
     index = read_index("out")
     index.teacher_dims, index.shards[0].sha256
 
-Published sets have a `config.json` instead, which says less; `describe` reads either.
+Published sets have a `config.json` with less in it instead; `describe` reads either.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pocketclip.shards.writer import ShardStats
 VERSION = 1
 NAME = "index.json"
 PUBLISHED_NAME = "config.json"
-_LARGEST = 128 << 20  # of a set of some 200,000 shards
-_LARGEST_IN_MEMORY = 448 << 20
-_WIDEST = 1 << 20
-_LARGEST_COUNT = 1 << 62
+_MAX_BYTES = 128 << 20  # enough for some 200,000 shards
+_MAX_MEMORY = 448 << 20
+_MAX_WIDTH = 1 << 20
+_MAX_COUNT = 1 << 62
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,28 +35,28 @@ class Index:
 
     version: int = VERSION
     columns: list[str] = attribute(default_factory=list)
-    """What the samples hold: `image`, captions and embeddings by key, `param_aug`, ..."""
+    """The columns of any sample: `image`, keys of captions and embeddings, `param_aug`, ..."""
     dtypes: list[str] = attribute(default_factory=list)
-    """How embeddings are stored; one, unless shards were put together."""
+    """Stored dtypes of embeddings; one, unless shards of several jobs were combined."""
     teachers: list[dict[str, Any]] = attribute(default_factory=list)
-    """In the order of their parts: `name`, `embed_dim`, `logit_scale`, `space_id`."""
+    """In the order of their embeddings: `name`, `embed_dim`, `logit_scale`, `space_id`."""
     captioners: list[dict[str, Any]] = attribute(default_factory=list)
-    """`key` (that of their captions), `name`, and whatever else identifies them."""
+    """`key` of their captions, `name`, and other facts that identify them."""
     augmentation: dict[str, Any] | None = None
-    """The configuration that the parameters were drawn by, see `pocketclip.augment`."""
+    """The configuration of the augmentation, see `pocketclip.augment`."""
     shards: list[ShardStats] = attribute(default_factory=list)
     config_hash: str | None = None
-    """Of everything that decides the content; a job goes on only where it agrees."""
+    """Hash of everything that decides the samples; a job resumes only if it is equal."""
 
     @property
     def teacher_dims(self) -> tuple[int, ...]:
-        """The width of each teacher's part of an embedding; empty if not known."""
+        """The width of each teacher's embeddings; empty if one is unknown."""
         dims = [teacher.get("embed_dim") for teacher in self.teachers]
         return tuple(d for d in dims if d) if all(dims) else ()
 
     @property
     def samples(self) -> int:
-        """The samples of all shards."""
+        """The number of samples of all shards."""
         return sum(shard.samples for shard in self.shards)
 
     @property
@@ -69,7 +69,7 @@ class Index:
         return dict(sorted(total.items()))
 
     def add(self, shards: Iterable[ShardStats]) -> None:
-        """Take `shards` in, with their columns and dtypes."""
+        """Add `shards`, with their columns and dtypes."""
         for shard in shards:
             self.shards.append(shard)
             self.columns = sorted({*self.columns, *shard.columns})
@@ -77,10 +77,10 @@ class Index:
 
 
 def write_index(folder: str, index: Index) -> None:
-    """Write `index.json` into `folder`, whole.
+    """Write `index.json` into `folder`, whole or not at all.
 
     Raises:
-        StorageError: the place cannot be written to.
+        StorageError: the folder cannot be written to.
     """
     text = json.dumps(asdict(index), ensure_ascii=False, indent=1, allow_nan=False)
     storage.write_bytes(
@@ -92,12 +92,12 @@ def read_index(folder: str, *, others: bool = True) -> Index | None:
     """Return the index of `folder`, or None if it has none.
 
     Args:
-        folder: local, or of an object store.
-        others: whether an `index.json` that is none of ours, with neither version nor shards,
-            is an error too.
+        folder: a local folder, or one of an object store.
+        others: whether an `index.json` of another program, with neither version nor shards, is an
+            error; otherwise it counts as none.
 
     Raises:
-        DataError: it is damaged, or of a later version.
+        DataError: the index is damaged, or of a later version.
         StorageError: the folder cannot be reached.
     """
     path = storage.join(folder, NAME)
@@ -109,15 +109,15 @@ def read_index(folder: str, *, others: bool = True) -> Index | None:
     missing = [name for name in ("version", "shards") if name not in data]
     if missing:
         raise DataError(
-            f'{path} is not an index of shards ("{missing[0]}" is missing): restore it, or move it '
-            "away"
+            f'{path} is not an index of shards ("{missing[0]}" is missing): restore the index, or '
+            "move this file away"
         )
     try:
         version = field(data, "version", int, what=path)
         if version > VERSION:
             raise DataError(
-                f"{path} is of version {version}, this pocketclip knows {VERSION}; upgrade "
-                "pocketclip"
+                f"{path} has version {version}, but this pocketclip reads up to version {VERSION}: "
+                "upgrade pocketclip"
             )
         return _index_of(data, path)
     except ParseError as error:
@@ -128,10 +128,10 @@ def read_index(folder: str, *, others: bool = True) -> Index | None:
 
 
 def describe(folder: str) -> Index | None:
-    """Return the index of `folder`, or what its published `config.json` says, or None.
+    """Return the index of `folder`, or one made of its published `config.json`, or None.
 
     Raises:
-        DataError: either is damaged.
+        DataError: the file is damaged.
     """
     index = read_index(folder, others=False)
     if index is not None:
@@ -170,8 +170,8 @@ def _teacher_of(data: dict[str, Any], what: str) -> dict[str, Any]:
     field(data, "space_id", str, what=what, default=None)
     field(data, "logit_scale", float, what=what, default=None)
     width = field(data, "embed_dim", int, what=what, default=None)
-    if width is not None and not 0 <= width <= _WIDEST:
-        raise ParseError(f'{what}: "embed_dim" is {width}; it is from 1 to {_WIDEST:,}')
+    if width is not None and not 0 <= width <= _MAX_WIDTH:
+        raise ParseError(f'{what}: "embed_dim" must be from 1 to {_MAX_WIDTH:,}, not {width}')
     return data
 
 
@@ -194,8 +194,8 @@ def _shard_of(data: dict[str, Any], what: str) -> ShardStats:
     parts = field(data, "parts", dict, what=what, default={})
     counts |= {f"parts.{key}": field(parts, key, int, what=f"{what}: parts") for key in parts}
     for key, count in counts.items():
-        if not 0 <= count <= _LARGEST_COUNT:
-            raise ParseError(f'{what}: "{key}" is {count}, which is no count')
+        if not 0 <= count <= _MAX_COUNT:
+            raise ParseError(f'{what}: "{key}" must be a count, not {count}')
     for key in ("sha256", "dtype"):
         field(data, key, str, what=what, default="")
     if "columns" in data:
@@ -208,7 +208,7 @@ def _published(path: str) -> Index:
     inner = data.get("reinforce", data)
     augmentation = inner.get("image_augmentation") if isinstance(inner, dict) else None
     if augmentation is None and "random_resized_crop" in data:
-        augmentation = data  # the generator writes the bare augmentation
+        augmentation = data  # the generator writes the augmentation alone
     names = str(data.get("model_name", "")).split(",")
     try:
         dims = [typed(width, int, what="a width") for width in _list(data, "teacher_dimension")]
@@ -220,8 +220,8 @@ def _published(path: str) -> Index:
             typed(augmentation, dict, what="its augmentation")
     except ParseError as error:
         raise DataError(f"{path}: not the configuration of a reinforced set: {error}") from error
-    if any(abs(width) > _WIDEST for width in dims):
-        raise DataError(f"{path}: a width is over {_WIDEST:,}")
+    if any(abs(width) > _MAX_WIDTH for width in dims):
+        raise DataError(f"{path}: a teacher's width exceeds {_MAX_WIDTH:,}")
     teachers = [
         {
             "name": names[k] if k < len(names) else "",
@@ -241,8 +241,8 @@ def _list(data: dict[str, Any], key: str) -> list[Any]:
 def _json(path: str) -> dict[str, Any]:
     try:
         data = load_json(
-            storage.read_bytes(path), what="it", max_bytes=_LARGEST, max_memory=_LARGEST_IN_MEMORY,
-            surrogates=True,  # `write_index` writes names of files
+            storage.read_bytes(path), what="it", max_bytes=_MAX_BYTES, max_memory=_MAX_MEMORY,
+            surrogates=True,  # names of files may hold them
         )  # fmt: skip
         return typed(data, dict, what="it")
     except ParseError as error:

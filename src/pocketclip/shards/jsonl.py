@@ -1,12 +1,11 @@
-"""jsonl shards, as the `ml-mobileclip-dr` generator reads and writes them.
+"""Read and write jsonl shards in the format of the `ml-mobileclip-dr` generator.
 
     for sample in read_lines(stream, "00000000.jsonl.gz"):
         ...
 
-One JSON object a line: `uid`, `url`, `image` (base64), `text` (or `caption`, `texts`), lists of
-synthetic captions (`syn_text...`, `..._captions`), `param_aug`, embeddings by names with `emb`
-or `embedding` in them (nested lists, or base64 of a gzipped pickle of a float array), and
-anything else.
+Each line is a JSON object: `uid`, `url`, `image` (base64), `text` (or `caption`, `texts`), lists of
+synthetic captions (`syn_text...`, `..._captions`), `param_aug`, embeddings under names with `emb`
+or `embedding` (nested lists, or base64 of a gzipped pickle of a float array), and other metadata.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ from pocketclip.shards.unpickle import floats_from_pickle
 from pocketclip.types import Embeddings, Sample
 
 MAX_LINE = 1 << 26
-"""No line may have more bytes: 64 MiB, as text up to four times as many."""
+"""Most bytes of a line: 64 MiB; decoded text takes up to four times as many."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.zstd")
 _EMBEDDING = re.compile(r"(^|_)emb(eddings?)?[0-9]*$")
 _PERHAPS = re.compile(r"(^|[^a-zA-Z])emb")
-_UNFILLED = "{self.tag_suffix}"  # which the generator leaves in the names of its own
+_UNFILLED = "{self.tag_suffix}"  # the generator leaves this in its names
 _GZIP = "H4sI"  # how base64 of gzip begins
 
 
 def read_lines(stream: BinaryIO, name: str) -> Iterator[Sample]:
-    """Yield the samples of a jsonl file, which is unpacked on the way.
+    """Yield the samples of a jsonl file, which may be compressed.
 
     Args:
-        stream: its bytes; gzip and Zstandard are known by their first bytes.
+        stream: the file; gzip and Zstandard are recognised by their first bytes.
         name: of the file, for messages.
 
     Raises:
-        DataError: the file is cut or damaged, or a line is not what it should be.
+        DataError: the file is cut or damaged, or a line is no valid record.
         MissingDependencyError: the file is in Zstandard, and zstandard is not installed.
     """
     number = 0
@@ -65,10 +64,10 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Sample]:
 
 
 def sample_of(record: dict[str, Any], number: int = 0) -> Sample:
-    """Return the sample of one record; `number` names it if it has no uid.
+    """Return the sample of one record; its uid is made from `number` if it has none.
 
     Raises:
-        DataError: a value is not of the right kind.
+        DataError: a value has the wrong type.
     """
     record = dict(record)
     uid = record.pop("uid", None)
@@ -91,7 +90,7 @@ def sample_of(record: dict[str, Any], number: int = 0) -> Sample:
             sample.captions[key] = _texts(key, value)
         else:
             sample.meta[key] = value
-    for other in ("texts", "caption"):  # named after the key that its captions had
+    for other in ("texts", "caption"):  # embeddings named after the captions' former key
         if f"{other}_emb" in sample.embeddings and "text_emb" not in sample.embeddings:
             sample.embeddings["text_emb"] = sample.embeddings.pop(f"{other}_emb")
     separate(sample)
@@ -99,7 +98,7 @@ def sample_of(record: dict[str, Any], number: int = 0) -> Sample:
 
 
 def record_of(sample: Sample) -> dict[str, Any]:
-    """Return the record of a sample, embeddings as float32, as the generator's reader takes it."""
+    """Return the record of a sample for the generator's reader, with float32 embeddings."""
     record: dict[str, Any] = {**sample.meta, "uid": sample.uid}
     if sample.url is not None:
         record["url"] = sample.url
@@ -151,7 +150,7 @@ def _texts(key: str, value: Any) -> list[str]:
 
 
 def _is_embedding(key: str, value: Any) -> bool:
-    """Tell embeddings from what is about them: the generator takes any key with `emb` in it."""
+    """Return whether a value is embeddings, not metadata with `emb` in its key."""
     named = _EMBEDDING.search(key.replace(_UNFILLED, "")) is not None
     if isinstance(value, str):
         return named or ("emb" in key and value.startswith(_GZIP))
@@ -194,29 +193,29 @@ def _unpacked(stream: BinaryIO) -> BinaryIO:
 
 
 class _Zstandard(io.RawIOBase):
-    """The bytes of a Zstandard stream; a cut one raises, which the library's reader does not."""
+    """Unpacks a Zstandard stream; unlike the library's reader, it raises if the stream is cut."""
 
-    _CHUNK = 1024  # what this unpacks to, 32 MiB at worst, is held in memory
+    _CHUNK = 1024  # unpacks to at most 32 MiB, which is the memory that it takes
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._frame = self._new_frame()
-        self._fed = False  # whether the frame has begun
-        self._rest = memoryview(b"")
+        self._in_frame = False
+        self._unread = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest:
+        while not self._unread:
             packed = self._stream.read(self._CHUNK)
             if not packed:
-                if self._fed:
+                if self._in_frame:
                     raise EOFError("the Zstandard data end too soon")
                 return 0
-            self._rest = memoryview(self._unpack(packed))
-        count = min(len(buffer), len(self._rest))
-        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+            self._unread = memoryview(self._unpack(packed))
+        count = min(len(buffer), len(self._unread))
+        buffer[:count], self._unread = self._unread[:count], self._unread[count:]
         return count
 
     def _unpack(self, packed: bytes) -> bytes:
@@ -226,7 +225,7 @@ class _Zstandard(io.RawIOBase):
                 out += self._frame.decompress(packed)
             except zstandard_module().ZstdError as error:
                 raise EOFError(str(error)) from error
-            self._fed, packed = not self._frame.eof, b""
+            self._in_frame, packed = not self._frame.eof, b""
             if self._frame.eof:
                 packed, self._frame = self._frame.unused_data, self._new_frame()
         return out

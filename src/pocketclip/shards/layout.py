@@ -1,4 +1,4 @@
-"""A sample as the members of a tar, and back.
+"""Convert a sample to the members of a tar, and back.
 
     sample, dtype = parse({"jpg": b"...", "txt": b"...", "npz": b"..."}, "00000042")
     members, parts = build(sample, dtype="bfloat16")
@@ -10,10 +10,10 @@
 | `syn.json` | every other list of captions by key |
 | `paug.json` | `{"param_aug": [...]}`, one entry per augmentation |
 | `npz` or `pth.gz` | embeddings by key, see `codec` |
-| `url.txt`, `json` | where the image came from; whatever else is known |
+| `url.txt`, `json` | the URL of the image; other metadata |
 
-Published sets come in two layouts. `named` (v2): captions K have their embeddings in `K_emb`.
-`v1`: `text_emb` holds the ground truth's rows and, after them, those of the synthetic captions.
+Published sets have one of two layouts. `named` (v2): the embeddings of captions K are in `K_emb`.
+`v1`: `text_emb` has the rows of the ground truth, followed by those of the synthetic captions.
 Parsed samples are always named.
 
 Shapes: A augmentations, n captions under one key, D width.
@@ -38,9 +38,9 @@ from pocketclip.types import Embeddings, Sample
 
 LAYOUTS = ("named", "v1")
 MAX_JSON = 1 << 24
-"""No JSON of a sample, and no caption, may have more bytes: 16 MiB."""
+"""Most bytes of a sample's JSON, and of a caption: 16 MiB."""
 MAX_JSON_MEMORY = 1 << 28
-"""No JSON of a sample may become objects of more bytes, as estimated: 256 MiB."""
+"""Most bytes of the objects of a sample's JSON, as estimated: 256 MiB."""
 OTHERS = ("txt", "url.txt", "json", "syn.json", "paug.json")
 PART_OF = {
     **dict.fromkeys(IMAGE_EXTENSIONS, "image"),
@@ -51,11 +51,11 @@ PART_OF = {
     "url.txt": "meta",
     "json": "meta",
 }
-"""What a member counts as when bytes are reported by part."""
+"""The part that a member's bytes are reported under."""
 MORE = "text_more"
-"""The key of ground-truth captions after the first, for which `txt` has no room."""
+"""The key of ground-truth captions after the first; `txt` holds one."""
 CAPTIONS = re.compile(r"syn_text|_captions|^text_")
-"""Keys of captions, wherever other things may stand beside them."""
+"""Matches keys of captions in files that hold other values too."""
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -68,7 +68,7 @@ _MAGIC = (
 
 
 def image_key(data: bytes) -> str | None:
-    """Return the member key of an image file by its first bytes, or None if it is none known."""
+    """Return the member key of an image file by its first bytes, or None if they are unknown."""
     for magic, key in _MAGIC:
         if data.startswith(magic):
             return key
@@ -80,13 +80,13 @@ def image_key(data: bytes) -> str | None:
 
 
 def parse(parts: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
-    """Return the sample that `parts` (bytes by member key) hold, and its embeddings' dtype.
+    """Return the sample of `parts` (contents by member key), and its embeddings' stored dtype.
 
-    The dtype is "" without embeddings. Members of other keys are ignored.
+    The dtype is "" without embeddings. Other members are ignored.
 
     Raises:
         DataError: a member is damaged; the message begins with its key.
-        MissingDependencyError: `pth.gz`, and torch is not installed.
+        MissingDependencyError: there is a `pth.gz`, and torch is not installed.
     """
     sample = Sample(uid=uid, image=next((parts[k] for k in IMAGE_EXTENSIONS if k in parts), None))
     if "txt" in parts:
@@ -98,10 +98,10 @@ def parse(parts: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
     if "syn.json" in parts:
         _add_captions(sample, _object(parts, "syn.json"))
     if "paug.json" in parts:
-        about = _object(parts, "paug.json")
-        if "param_aug" not in about:
+        record = _object(parts, "paug.json")
+        if "param_aug" not in record:
             raise DataError("paug.json: param_aug is missing")
-        sample.param_aug = parameters(about["param_aug"])
+        sample.param_aug = parameters(record["param_aug"])
     dtype = ""
     member = next((k for k in MEMBERS if k in parts), None)
     if member is not None:
@@ -113,9 +113,9 @@ def parse(parts: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
     return sample, dtype
 
 
-def _add_captions(sample: Sample, found: Mapping[str, Any]) -> None:
-    """Take lists of texts as captions; other writers' notes beside them go to the metadata."""
-    for key, value in found.items():
+def _add_captions(sample: Sample, record: Mapping[str, Any]) -> None:
+    """Add lists of texts as captions, and other values as metadata."""
+    for key, value in record.items():
         if key == "text" and key in sample.captions:
             sample.meta.setdefault(key, value)  # `txt` is the ground truth
         elif isinstance(value, list) and all(isinstance(text, str) for text in value):
@@ -129,10 +129,10 @@ def _add_captions(sample: Sample, found: Mapping[str, Any]) -> None:
 
 
 def parameters(value: Any) -> list[Any] | None:
-    """Return `param_aug`, which published sets hold as a list or as its JSON text.
+    """Return `param_aug`, which published sets store as a list or as its JSON text.
 
     Raises:
-        DataError: it is neither, nor null.
+        DataError: it is neither of them nor null.
     """
     if value is None:
         return None
@@ -147,26 +147,28 @@ def separate(sample: Sample) -> None:
     """Give each key of captions its own embeddings, in place.
 
     Raises:
-        DataError: `text_emb` holds rows of several keys, and their counts do not add up.
+        DataError: `text_emb` has rows of several keys, and their number differs from the captions.
     """
-    found, captions = sample.embeddings, sample.captions
-    synthetic = [k for k in captions if k not in ("text", MORE) and f"{k}_emb" not in found]
-    rows = found.get("text_emb")
+    embeddings, captions = sample.embeddings, sample.captions
+    synthetic = [k for k in captions if k not in ("text", MORE) and f"{k}_emb" not in embeddings]
+    rows = embeddings.get("text_emb")
     truths = len(captions.get("text", [0]))
     if rows is not None and rows.ndim == 2 and len(rows) > truths and synthetic:
         counts = [len(captions[k]) for k in synthetic]
         ends = [truths, *(truths + total for total in itertools.accumulate(counts))]
-        if len(rows) not in ends:  # keys at the end may have no embeddings at all
+        if len(rows) not in ends:  # the last keys may have no embeddings
             texts = f"{truths} + {' + '.join(map(str, counts))}"
             raise DataError(f"text_emb has {len(rows)} rows, the captions are {texts}")
-        found["text_emb"] = rows[:truths]
+        embeddings["text_emb"] = rows[:truths]
         for k, begin, end in zip(synthetic, ends[:-1], ends[1:], strict=True):
             if end <= len(rows):
-                found[f"{k}_emb"] = rows[begin:end]
+                embeddings[f"{k}_emb"] = rows[begin:end]
     if MORE in captions:
         captions["text"] = captions.get("text", []) + captions.pop(MORE)
-    if f"{MORE}_emb" in found and "text_emb" in found:
-        found["text_emb"] = np.concatenate([found["text_emb"], found.pop(f"{MORE}_emb")])
+    if f"{MORE}_emb" in embeddings and "text_emb" in embeddings:
+        embeddings["text_emb"] = np.concatenate(
+            [embeddings["text_emb"], embeddings.pop(f"{MORE}_emb")]
+        )
 
 
 def build(
@@ -180,11 +182,11 @@ def build(
     """Return the bytes of `sample` by member key, in the order to write them.
 
     Args:
-        sample: what `check` admits.
-        dtype: of the embeddings, one of `codec.DTYPES`.
+        sample: a sample without `faults`.
+        dtype: the type to store embeddings in, one of `codec.DTYPES`.
         layout: `named` or `v1`.
         teacher_dims: see `codec.encode`.
-        packed: the embeddings' member as it stands elsewhere, to be written unchanged.
+        packed: the embeddings' member (key, bytes) of another shard, to be written unchanged.
 
     Raises:
         DataError: the sample does not fit the layout or the dtype.
@@ -223,7 +225,9 @@ def build(
 def _join_rows(captions: Mapping[str, list[str]], embeddings: dict[str, Embeddings]) -> None:
     others = [k for k in captions if k != "text"]
     if len(others) > 1 or len(captions.get("text", [0])) > 1:
-        raise DataError("layout v1 has room for one ground truth and one key of captions; use v2")
+        raise DataError(
+            "layout v1 holds one ground truth and one key of captions: use layout named"
+        )
     for key in others:
         if f"{key}_emb" in embeddings:
             rows = embeddings.pop(f"{key}_emb")
@@ -251,16 +255,16 @@ def _object(parts: Mapping[str, bytes], key: str) -> dict[str, Any]:
 def json_of(
     text: bytes | str, what: str, max_bytes: int = MAX_JSON, *, surrogates: bool = False
 ) -> Any:
-    """Return the value of JSON that may hold NaN, which other people's metadata do.
+    """Return the value of JSON that may hold NaN, as third-party metadata do.
 
     Args:
         text: the JSON.
-        what: begins messages.
-        max_bytes: its largest size.
-        surrogates: whether halves of characters are taken, which no caption may hold.
+        what: the name of the text, which begins messages.
+        max_bytes: most bytes of the text.
+        surrogates: whether lone surrogates are allowed, which no caption may hold.
 
     Raises:
-        DataError: it is not JSON, or too large; the message begins with `what`.
+        DataError: the text is not JSON, or too large; the message begins with `what`.
     """
     try:
         return load_json(
@@ -276,7 +280,7 @@ def json_of(
 
 
 def finite(value: Any) -> Any:
-    """Return JSON without NaN, which other people's metadata hold and JSON does not know."""
+    """Return a JSON value with None for NaN, which third-party metadata hold and JSON does not."""
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if isinstance(value, dict):
@@ -293,17 +297,17 @@ def _of_numpy(value: Any) -> Any:
 
 
 def plain(sample: Sample) -> Sample:
-    """Return `sample` as the reader would give it, whatever arrays of floats it came with.
+    """Return `sample` with float32 arrays as embeddings, as the reader yields it.
 
     Raises:
-        DataError: its uid is no text, or a value cannot be taken for what it should be.
+        DataError: its uid is no text, or a value cannot be converted.
     """
     if not isinstance(sample.uid, str):
         raise DataError(f"the uid {sample.uid!r} is of type {type(sample.uid).__name__}, not str")
     embeddings = {}
     for key, array in sample.embeddings.items():
         try:
-            if hasattr(array, "detach"):  # a tensor; numpy knows no bfloat16
+            if hasattr(array, "detach"):  # a tensor; numpy has no bfloat16
                 array = array.detach().cpu().float().numpy()
             with np.errstate(over="ignore"):
                 embeddings[key] = np.asarray(array, np.float32)
@@ -317,12 +321,12 @@ def dump(value: Any) -> bytes:
     """Return `value` as one line of JSON.
 
     Raises:
-        DataError: it holds what JSON has no form for.
+        DataError: it has a value that JSON cannot hold.
     """
     try:
         text = json.dumps(
             value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "), default=_of_numpy
         )
         return text.encode()
-    except (TypeError, ValueError) as error:  # the latter also: a lone surrogate
+    except (TypeError, ValueError) as error:  # ValueError: NaN or a lone surrogate
         raise DataError(f"cannot be written as JSON ({error})") from error

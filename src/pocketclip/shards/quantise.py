@@ -1,19 +1,18 @@
-"""Embeddings in fewer bits, with a scale per vector and teacher.
+"""Quantise embeddings to int8 or int6, with a scale per vector and teacher.
 
     rows = pack(embeddings, "int8", dims=(768, 768))  # a structured array, one record per row
     embeddings = unpack(rows)
 
-A record is self-describing: the field `int8.K` holds teacher K's part of the row and `scale` one
-float16 per teacher, so that `numpy.load` without pickles reads it and any row can be had alone.
+A record is self-describing: the field `int8.K` holds the embedding of teacher K, and `scale` one
+float16 per teacher. `numpy.load` reads it without pickles, and every row can be read alone.
 
-`int8` is the part over its scale, rounded. `int6` first rotates the part (random signs and a
-Hadamard transform, fixed for all time), which spreads the few large components that embeddings
-tend to have and leaves values that look drawn from a normal distribution; each becomes the
-nearest of 64 levels that lie as is best for such values, times the scale, and four take three
-bytes. What both cost and what they do to a teacher's affinities is measured by
-`benchmarks/storage.py`.
+`int8` divides the embedding by its scale and rounds. `int6` first rotates it, by fixed random signs
+and a Hadamard transform. That spreads the few large components of typical embeddings, so that the
+values are close to a normal distribution. Each value is then stored as the nearest of 64 levels,
+which are optimal for that distribution, times the scale; four values take three bytes.
+`benchmarks/storage.py` measures the size and the error in a teacher's affinities.
 
-Shapes: N rows, D width, K teachers, d width of one teacher's part.
+Shapes: N rows, D width, K teachers, d width of one teacher's embedding.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from pocketclip.types import Embeddings
 
 QUANTISED = ("int8", "int6")
 _FIELD = re.compile(r"(int8|int6)\.(\d+)")
-# Levels with the density p(x)^(1/3), the best for many levels (Panter and Dite 1951).
+# Levels with the density p(x)^(1/3), optimal for many levels (Panter and Dite 1951).
 _LEVELS = np.array(
     [3**0.5 * NormalDist().inv_cdf((i + 0.5) / 64) for i in range(64)], dtype=np.float32
 )
@@ -45,7 +44,7 @@ def pack(embeddings: Embeddings, code: str, dims: Sequence[int] = ()) -> NDArray
     Args:
         embeddings: finite values.
         code: one of `QUANTISED`.
-        dims: the width of each teacher's part, D in all; empty for one part.
+        dims: the width of each teacher's embedding, D in total; empty: one teacher.
 
     Raises:
         DataError: the widths do not fit, or a value is too large for a float16 scale.
@@ -53,9 +52,11 @@ def pack(embeddings: Embeddings, code: str, dims: Sequence[int] = ()) -> NDArray
     rows, width = embeddings.shape
     dims = tuple(dims) or (width,)
     if sum(dims) != width:
-        raise DataError(f"teachers of {' + '.join(map(str, dims))} dimensions do not make {width}")
+        raise DataError(
+            f"teachers of {' + '.join(map(str, dims))} dimensions do not add up to {width}"
+        )
     if code == "int6" and any(d % 4 for d in dims):
-        raise DataError(f"int6 needs widths that are multiples of 4, not {dims}; use int8")
+        raise DataError(f"int6 needs widths that are multiples of 4, not {dims}: use int8")
     fields: list[Any] = [
         (f"{code}.{k}", "i1", (d,)) if code == "int8" else (f"{code}.{k}", "u1", (d * 3 // 4,))
         for k, d in enumerate(dims)
@@ -63,37 +64,37 @@ def pack(embeddings: Embeddings, code: str, dims: Sequence[int] = ()) -> NDArray
     records = np.zeros(rows, np.dtype([*fields, ("scale", "<f2", (len(dims),))]))
     starts = np.cumsum([0, *dims])
     for k in range(len(dims)):
-        part = embeddings[:, starts[k] : starts[k + 1]].astype(np.float32)
-        round_ = _round8 if code == "int8" else _round6
-        records[f"{code}.{k}"], records["scale"][:, k] = round_(part)
+        vectors = embeddings[:, starts[k] : starts[k + 1]].astype(np.float32)
+        quantise = _quantise8 if code == "int8" else _quantise6
+        records[f"{code}.{k}"], records["scale"][:, k] = quantise(vectors)
     return records
 
 
 def is_packed(array: NDArray[Any]) -> bool:
-    """Return whether `array` is what `pack` makes."""
+    """Return whether `array` holds records of `pack`."""
     return packed_code(array) is not None
 
 
 def packed_code(array: NDArray[Any]) -> str | None:
-    """Return the code of records, or None if `array` is none of ours."""
+    """Return the code of records of `pack`, or None for any other array."""
     names = array.dtype.names or ()
     if array.ndim != 1 or len(names) < 2 or names[-1] != "scale":
         return None
-    found = [_FIELD.fullmatch(name) for name in names[:-1]]
-    codes = {match[1] for match in found if match}
-    ordered = [match and int(match[2]) for match in found] == list(range(len(found)))
+    matches = [_FIELD.fullmatch(name) for name in names[:-1]]
+    codes = {match[1] for match in matches if match}
+    ordered = [match and int(match[2]) for match in matches] == list(range(len(matches)))
     scale = array.dtype["scale"]
-    right = scale.base == np.dtype("<f2") and scale.shape == (len(found),)
-    for match, name in zip(found, names, strict=False):
+    is_valid = scale.base == np.dtype("<f2") and scale.shape == (len(matches),)
+    for match, name in zip(matches, names, strict=False):
         field = array.dtype[name]
         kind = "i1" if match and match[1] == "int8" else "u1"
-        right = right and field.base == np.dtype(kind) and len(field.shape) == 1
-        right = right and (kind == "i1" or field.shape[0] % 3 == 0)
-    return codes.pop() if right and ordered and len(codes) == 1 else None
+        is_valid = is_valid and field.base == np.dtype(kind) and len(field.shape) == 1
+        is_valid = is_valid and (kind == "i1" or field.shape[0] % 3 == 0)
+    return codes.pop() if is_valid and ordered and len(codes) == 1 else None
 
 
 def unpacked_size(records: NDArray[Any]) -> int:
-    """Return how many floats `unpack` makes of records."""
+    """Return the number of floats in the result of `unpack`."""
     names = (records.dtype.names or ())[:-1]
     widths = [records.dtype[name].shape[0] for name in names]
     if packed_code(records) == "int6":
@@ -105,44 +106,48 @@ def unpack(records: NDArray[Any]) -> Embeddings:
     """Return float32 embeddings (N, D) of records.
 
     Raises:
-        DataError: they are none of ours.
+        DataError: they are not records of `pack`.
     """
     code = packed_code(records)
     if code is None:
-        raise DataError(f"records of unknown form {records.dtype}")
+        raise DataError(f"records of unknown dtype {records.dtype}")
     scales = records["scale"].astype(np.float32)
-    parts = []
+    by_teacher = []
     for k in range(scales.shape[1]):
         values = records[f"{code}.{k}"]
         scale = scales[:, k : k + 1]
         if code == "int8":
-            parts.append(values.astype(np.float32) * scale)
+            by_teacher.append(values.astype(np.float32) * scale)
         else:
-            parts.append(_unrotate(_LEVELS[_unpack6(values)] * scale))
-    return np.concatenate(parts, axis=1)
+            by_teacher.append(_unrotate(_LEVELS[_unpack6(values)] * scale))
+    return np.concatenate(by_teacher, axis=1)
 
 
-def _round8(part: Embeddings) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+def _quantise8(vectors: Embeddings) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """Return values (N, d) and scales (N,)."""
-    scale = _half(np.abs(part).max(axis=1, initial=0.0) / np.float32(127))
-    return np.clip(np.rint(part / _safe(scale)), -127, 127).astype(np.int8), scale
+    scale = _half(np.abs(vectors).max(axis=1, initial=0.0) / np.float32(127))
+    return np.clip(np.rint(vectors / _safe(scale)), -127, 127).astype(np.int8), scale
 
 
-def _round6(part: Embeddings) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+def _quantise6(vectors: Embeddings) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     """Return packed values (N, 3 d / 4) and scales (N,)."""
-    part = _rotate(part)
-    scale = _half(np.sqrt(np.mean(part * part, axis=1)))
-    for _ in range(2):  # the best scale for these levels, then the best levels for that scale
-        chosen = _LEVELS[np.searchsorted(_BETWEEN, part / _safe(scale))]
-        scale = _half((part * chosen).sum(axis=1) / np.maximum((chosen * chosen).sum(axis=1), 1e-9))
-    return _pack6(np.searchsorted(_BETWEEN, part / _safe(scale))), scale
+    vectors = _rotate(vectors)
+    scale = _half(np.sqrt(np.mean(vectors * vectors, axis=1)))
+    for _ in range(2):  # fit the scale to the levels, then the levels to the scale
+        chosen = _LEVELS[np.searchsorted(_BETWEEN, vectors / _safe(scale))]
+        scale = _half(
+            (vectors * chosen).sum(axis=1) / np.maximum((chosen * chosen).sum(axis=1), 1e-9)
+        )
+    return _pack6(np.searchsorted(_BETWEEN, vectors / _safe(scale))), scale
 
 
 def _half(scale: NDArray[Any]) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         out = scale.astype(np.float16)
     if not np.isfinite(out).all():
-        raise DataError(f"embeddings as large as {scale.max():g} have no scale; normalise them")
+        raise DataError(
+            f"embeddings as large as {scale.max():g} exceed a float16 scale: normalise them"
+        )
     return out
 
 
@@ -151,7 +156,7 @@ def _safe(scale: NDArray[np.float16]) -> Embeddings:
 
 
 def _pack6(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Four values of 0 to 63 in three bytes, the first in the lowest bits."""
+    """Pack four values from 0 to 63 into three bytes, the first in the lowest bits."""
     width = values.shape[1]
     four = values.astype(np.int32).reshape(len(values), width // 4, 4)
     word = four[..., 0] | four[..., 1] << 6 | four[..., 2] << 12 | four[..., 3] << 18
@@ -174,12 +179,12 @@ def _signs(width: int) -> Embeddings:
     return (bits * 2 - 1).astype(np.float32)
 
 
-def _rotate(part: Embeddings) -> Embeddings:
-    return _hadamard(part * _signs(part.shape[1]))
+def _rotate(vectors: Embeddings) -> Embeddings:
+    return _hadamard(vectors * _signs(vectors.shape[1]))
 
 
-def _unrotate(part: Embeddings) -> Embeddings:
-    return _hadamard(part) * _signs(part.shape[1])
+def _unrotate(vectors: Embeddings) -> Embeddings:
+    return _hadamard(vectors) * _signs(vectors.shape[1])
 
 
 def _hadamard(x: Embeddings) -> Embeddings:

@@ -1,4 +1,4 @@
-"""A picture of a reinforced dataset: originals, replayed augmentations, captions.
+"""Draw a contact sheet of a reinforced dataset: originals, replayed augmentations, captions.
 
 sheet(samples, augmentation).save("page.png")
 """
@@ -22,7 +22,7 @@ _INK, _PALE, _PAPER = (25, 25, 25), (120, 120, 120), (255, 255, 255)
 def sheet(
     samples: Sequence[Sample], augmentation: Augmentation | None, *, views: int = 6
 ) -> Image.Image:
-    """Return a page with a row per sample: the original, up to `views` replays, all captions.
+    """Return a page with a row per sample: image, up to `views` replayed augmentations, captions.
 
     Raises:
         AugmentationError: stored parameters do not fit the augmentation.
@@ -77,7 +77,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _lines(sample: Sample, width: int) -> list[tuple[str, tuple[int, int, int]]]:
-    """Return the lines of text under a row, cut to its width, with their ink."""
+    """Return the lines of text under a row, cut to its width, with their colours."""
     out = [(sample.uid, _PALE)]
     for key, texts in sample.captions.items():
         for text in texts:
@@ -87,7 +87,9 @@ def _lines(sample: Sample, width: int) -> list[tuple[str, tuple[int, int, int]]]
 
 def _cut(text: str, width: int) -> str:
     font = _font()
-    if len(text) > width:  # no character is narrower than a pixel; Pillow refuses very long texts
+    if (
+        len(text) > width
+    ):  # every character is a pixel wide at least, and Pillow refuses very long texts
         text = text[:width] + " ..."
     if font.getlength(text) <= width:
         return text

@@ -1,12 +1,12 @@
-"""Arrays of floats out of a pickle of unknown origin, without running anything that it names.
+"""Read arrays of floats from an untrusted pickle, without running anything that it names.
 
     array = floats_from_pickle(data)
 
-A pickle is a program that may call any function it names. Here the few names that the pickle of
-a numpy array needs stand for inert records of their arguments, any other name is refused, and
-the array is made from the records afterwards, its size checked first. numpy's own rebuilding
-code, which trusts its input, never sees the data. Python's own unpickler is used, since the one
-in C reserves whatever memory the data ask for.
+A pickle is a program that may call any function it names. Here the few names in the pickle of a
+numpy array become inert records of their arguments, and any other name is refused. The array is
+made from the records afterwards, once its size is checked. The data never reach numpy's own
+rebuilding code, which trusts its input. The unpickler is Python's, because the one in C allocates
+any size that the data state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def floats_from_pickle(data: bytes) -> Embeddings:
     """Return the float32 array that a pickle of a numpy array, or of nested lists, holds.
 
     Raises:
-        DataError: it is damaged, or holds anything else; nothing of it was run.
+        DataError: it is damaged, or holds anything else; nothing of it is run.
     """
     if len(data) > MAX_PICKLE:
         raise DataError(f"pickle of more than {MAX_PICKLE} bytes; nothing of it was run")
@@ -44,7 +44,7 @@ def floats_from_pickle(data: bytes) -> Embeddings:
 
 
 class _Record:
-    """Stands for an object that the pickle wants made: what was said about it."""
+    """An object that the pickle describes: its arguments and its state."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
@@ -71,7 +71,7 @@ class _Scalar(_Record):
 
 
 def _no_bytes() -> bytes:
-    """`bytes()`: how protocols 0 to 2 spell none; with arguments it could make any number."""
+    """`bytes()`: empty bytes in protocols 0 to 2; with arguments it could allocate any size."""
     return b""
 
 
@@ -90,14 +90,14 @@ for _core in ("numpy.core", "numpy._core"):
 class _Inert(pickle._Unpickler):
     """An unpickler that knows the names above, `_codecs.encode`, and no other."""
 
-    _room = MAX_BYTES
+    _remaining = MAX_BYTES
 
     def _latin1(self, text: str, encoding: str) -> bytes:
-        """`_codecs.encode`: how protocols 0 to 2 spell bytes."""
+        """`_codecs.encode`: bytes in protocols 0 to 2."""
         if encoding != "latin1":
             raise DataError(f"pickle that encodes to {encoding}; nothing of it was run")
-        self._room -= len(text)  # a program may do this to one text any number of times
-        if self._room < 0:
+        self._remaining -= len(text)  # the pickle may encode one text any number of times
+        if self._remaining < 0:
             raise DataError(f"unpacks to more than {MAX_BYTES} bytes")
         return text.encode("latin1")
 
@@ -113,7 +113,7 @@ class _Inert(pickle._Unpickler):
             ) from None
 
     def persistent_load(self, pid: Any) -> Any:
-        raise DataError(f"pickle that refers to something outside ({pid!r})")
+        raise DataError(f"pickle that refers to an object outside of it ({pid!r})")
 
 
 def _array(loaded: Any) -> Embeddings:
@@ -153,7 +153,7 @@ def _from_bytes(buffer: Any, dtype: Any, shape: Any, fortran: bool) -> Embedding
 
 
 def _from_lists(loaded: Any) -> Embeddings:
-    # A list may hold another many times over at no cost, so sizes count before anything is made.
+    # A list may contain another one many times at no cost, so sizes are checked first.
     rows = list(loaded) if any(isinstance(row, (list, tuple)) for row in loaded) else [loaded]
     if any(not isinstance(row, (list, tuple)) or len(row) != len(rows[0]) for row in rows):
         raise DataError("pickle of lists of different lengths, not of an array")

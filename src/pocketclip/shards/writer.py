@@ -11,9 +11,8 @@ import contextlib
 import gzip
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from pocketclip import storage
@@ -30,7 +29,7 @@ _NOT_OPEN = "use the writer in a with block: with ... as writer: writer.write(sa
 
 @dataclass(slots=True, kw_only=True)
 class ShardStats:
-    """What a shard is, as the index keeps it."""
+    """The description of a shard in the index."""
 
     name: str
     """The file's name within its folder."""
@@ -38,13 +37,13 @@ class ShardStats:
     bytes: int = 0
     sha256: str = ""
     parts: dict[str, int] = field(default_factory=dict)
-    """Bytes by part, `tar` being headers and padding; the sum is `bytes`."""
+    """Bytes by part; `tar` is headers and padding. The sum is `bytes`."""
     columns: list[str] = field(default_factory=list)
-    """What its samples hold: `image`, captions and embeddings by key, ...; sorted."""
+    """The columns of its samples, sorted: `image`, keys of captions and embeddings, ..."""
     dtype: str = ""
-    """How the embeddings are stored; several joined by `+`."""
+    """The stored dtype of embeddings; several are joined by `+`."""
     dims: int = 0
-    """The embeddings' width."""
+    """The width of embeddings."""
 
 
 class ShardWriter:
@@ -54,8 +53,8 @@ class ShardWriter:
     nothing is left at `path`.
 
     Args:
-        path: local, or of an object store.
-        dtype: of the embeddings: float32, float16, bfloat16, int8 or int6.
+        path: a local file, or an object in a store.
+        dtype: the type to store embeddings in: float32, float16, bfloat16, int8 or int6.
         layout: `named`, also called `v2` (each key of captions has embeddings of its own), or
             `v1` (`text_emb` holds the rows of the one synthetic key too).
         images: whether to write the images.
@@ -63,7 +62,7 @@ class ShardWriter:
 
     Raises:
         DataError: an unknown dtype or layout.
-        StorageError: the place cannot be written to.
+        StorageError: `path` cannot be written to.
     """
 
     def __init__(
@@ -98,20 +97,15 @@ class ShardWriter:
         self._out = self._stack.enter_context(local.open("wb"))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
             try:
                 self._finish()
             except BaseException:
                 self._stack.__exit__(*sys.exc_info())
                 raise
         self._out = None
-        self._stack.__exit__(kind, error, trace)
+        self._stack.__exit__(*error)
 
     def write(
         self, sample: Sample, *, packed: tuple[str, bytes] | None = None, packed_dtype: str = ""
@@ -119,24 +113,18 @@ class ShardWriter:
         """Add a sample; when this raises, nothing of it was written and others can follow.
 
         Args:
-            sample: its embeddings are arrays, tensors or lists, by the keys that `types.Sample`
-                names.
-            packed: the embeddings' member (key, bytes) as it stood in another shard, which is
-                then written unchanged.
+            sample: its embeddings are arrays, tensors or lists, by the keys of `types.Sample`.
+            packed: the embeddings' member (key, bytes) of another shard, to be written unchanged.
             packed_dtype: the dtype of `packed`.
 
         Raises:
-            DataError: the uid is there already or impossible, counts do not agree, or a value
-                is not finite; the message begins with the uid.
+            DataError: the uid is invalid or repeated, numbers of captions and embeddings differ,
+                or a value is not finite; the message begins with the uid.
             OSError: the disk is full.
         """
         if self._out is None:
             raise DataError(f"{self.path}: {_NOT_OPEN}")
-        sample = plain(sample)
-        if sample.uid in self._uids:
-            raise DataError(f"{_shown(sample.uid)}: a second sample of this uid")
-        for _, reason in faults(sample, self.teacher_dims):
-            raise DataError(f"{_shown(sample.uid)}: {reason}")
+        sample = _checked(sample, self._uids, self.teacher_dims)
         try:
             parts = build(
                 sample,
@@ -155,12 +143,9 @@ class ShardWriter:
         for key, data in parts.items():
             self._put(entries[key], PART_OF[key], len(data))
         self._uids.add(sample.uid)
-        self.stats.samples += 1
-        self._columns |= columns(sample) - (set() if self.images else {"image"})
+        self._columns |= _count(self.stats, sample, images=self.images)
         if sample.embeddings:
             self._dtypes.add(packed_dtype if packed is not None else self.dtype)
-            widths = [array.shape[1] for array in sample.embeddings.values()]
-            self.stats.dims = max(self.stats.dims, *widths)
 
     def _put(self, data: bytes, part: str, size: int) -> None:
         assert self._out is not None
@@ -180,16 +165,16 @@ class ShardWriter:
 
 
 class JsonlWriter:
-    """Writes samples as lines for the `ml-mobileclip-dr` generator; embeddings are float32.
+    """Writes a jsonl shard for the `ml-mobileclip-dr` generator; embeddings are float32.
 
     A context manager like `ShardWriter`: if the block raises, nothing is left at `path`.
 
     Args:
-        path: ending in `.jsonl`, `.jsonl.gz` or `.jsonl.zst`, local or of an object store.
+        path: a local file, or an object in a store; ends in `.jsonl`, `.jsonl.gz` or `.jsonl.zst`.
         images: whether to write the images.
 
     Raises:
-        DataError: another suffix.
+        DataError: the path has another suffix.
         MissingDependencyError: `.zst`, and zstandard is not installed.
     """
 
@@ -209,7 +194,7 @@ class JsonlWriter:
         local = self._stack.enter_context(storage.write_whole(self.path, tidy=False))
         self._file = _HashedFile(self._stack.enter_context(local.open("wb")))
         out: Any = self._file
-        if self.path.endswith(".gz"):  # neither the name nor the time goes into the file
+        if self.path.endswith(".gz"):  # with neither name nor time in the file
             out = self._stack.enter_context(gzip.GzipFile("", "wb", 6, out, mtime=0))
         elif self.path.endswith(".zst"):
             packer = zstandard_module().ZstdCompressor()
@@ -217,14 +202,9 @@ class JsonlWriter:
         self._out = out
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._out = None
-        self._stack.__exit__(kind, error, trace)
+        self._stack.__exit__(*error)
         assert self._file is not None
         self.stats.bytes, self.stats.sha256 = self._file.bytes, self._file.hash.hexdigest()
         self.stats.parts = {"lines": self._file.bytes}
@@ -238,11 +218,7 @@ class JsonlWriter:
         """
         if self._out is None:
             raise DataError(f"{self.path}: {_NOT_OPEN}")
-        sample = plain(sample)
-        if sample.uid in self._uids:
-            raise DataError(f"{_shown(sample.uid)}: a second sample of this uid")
-        for _, reason in faults(sample):
-            raise DataError(f"{_shown(sample.uid)}: {reason}")
+        sample = _checked(sample, self._uids)
         try:
             record = record_of(sample if self.images else replace(sample, image=None))
             line = dump(finite(record)) + b"\n"
@@ -250,12 +226,30 @@ class JsonlWriter:
             raise DataError(f"{_shown(sample.uid)}: {error}") from error
         self._out.write(line)
         self._uids.add(sample.uid)
-        self.stats.samples += 1
-        self._columns |= columns(sample) - (set() if self.images else {"image"})
+        self._columns |= _count(self.stats, sample, images=self.images)
         if sample.embeddings:
             self.stats.dtype = "float32"
-            widths = [array.shape[1] for array in sample.embeddings.values()]
-            self.stats.dims = max(self.stats.dims, *widths)
+
+
+def _checked(sample: Sample, uids: Container[str], teacher_dims: Sequence[int] = ()) -> Sample:
+    """Return `sample` with arrays as embeddings, if it may follow samples with these uids.
+
+    Raises:
+        DataError: it may not; the message begins with the uid.
+    """
+    sample = plain(sample)
+    if sample.uid in uids:
+        raise DataError(f"{_shown(sample.uid)}: a second sample of this uid")
+    for _, reason in faults(sample, teacher_dims):
+        raise DataError(f"{_shown(sample.uid)}: {reason}")
+    return sample
+
+
+def _count(stats: ShardStats, sample: Sample, *, images: bool) -> set[str]:
+    """Add a written sample to the statistics, and return its columns."""
+    stats.samples += 1
+    stats.dims = max([stats.dims, *(array.shape[1] for array in sample.embeddings.values())])
+    return columns(sample) - (set() if images else {"image"})
 
 
 def _shown(uid: str) -> str:
@@ -263,7 +257,7 @@ def _shown(uid: str) -> str:
 
 
 class _HashedFile:
-    """Counts and hashes what is written to a file."""
+    """Counts and hashes the bytes written to a file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -280,9 +274,9 @@ class _HashedFile:
 
 
 def columns(sample: Sample) -> set[str]:
-    """Return the names of what a sample holds, as the index lists them."""
-    found = {*sample.captions, *sample.embeddings}
+    """Return the columns of a sample, as the index lists them."""
+    names = {*sample.captions, *sample.embeddings}
     for name in ("image", "param_aug", "url"):
         if getattr(sample, name) is not None:
-            found.add(name)
-    return found | ({"meta"} if sample.meta else set())
+            names.add(name)
+    return names | ({"meta"} if sample.meta else set())
