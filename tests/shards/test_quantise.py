@@ -91,7 +91,7 @@ def test_what_does_not_fit():
         pack(rows * 1e9, "int8")
     other = np.zeros(2, np.dtype([("a", "i1", (4,)), ("scale", "<f2", (1,))]))
     assert not is_packed(other)
-    with pytest.raises(DataError, match="unknown form"):
+    with pytest.raises(DataError, match="unknown dtype"):
         unpack(other)
 
 
