@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from pocketclip.reinforce import engine, teachers
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -30,3 +33,12 @@ def table(tmp_path: Path) -> Callable[..., Path]:
         return home / "pairs.csv"
 
     return make
+
+
+_load_teacher = functools.lru_cache(teachers.load_teacher)
+
+
+@pytest.fixture
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let engines share the teachers of one spec."""
+    monkeypatch.setattr(engine, "load_teacher", _load_teacher)

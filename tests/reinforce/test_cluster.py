@@ -19,7 +19,7 @@ import pytest
 from pocketclip.errors import ConfigError, DataError, PocketclipError
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce import driver, job
-from pocketclip.reinforce.cluster import Cluster, run
+from pocketclip.reinforce.cluster import Cluster, _Worker, run
 from pocketclip.reinforce.recipe import load_recipe
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
@@ -106,39 +106,38 @@ def killing(most: int | None = None) -> Iterator[set[int]]:
 def test_it_makes_what_one_machine_makes(table, tmp_path):
     path = table(10)
     job.run(pairs(path), recipe(), str(tmp_path / "local"), workers=0)
-    told = []
+    counts = []
     summary = run(
         pairs(path),
         recipe(),
         str(tmp_path / "ray"),
         Cluster(min_actors=2, max_actors=2),
         workers=0,
-        on_pairs=lambda done, bad: told.append((done, bad)),
+        on_pairs=lambda done, bad: counts.append((done, bad)),
     )
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
     assert summary.skipped == 0
-    assert [sum(one) for one in zip(*told, strict=True)] == [10, 0]
-    assert run(pairs(path), recipe(), str(tmp_path / "ray"), Cluster(), workers=0).skipped == 3
+    assert [sum(column) for column in zip(*counts, strict=True)] == [10, 0]
 
 
 def test_a_killed_actors_shard_is_made_again(table, tmp_path):
-    path = table(40)
-    job.run(pairs(path, 20), recipe(augmentations=12), str(tmp_path / "calm"), workers=0)
+    path = table(24)
+    job.run(pairs(path, 12), recipe(augmentations=12), str(tmp_path / "uninterrupted"), workers=0)
     out = tmp_path / "killed"
     killed: list[int] = []
-    told = []
+    counts = []
 
     def count(done, bad):
-        told.append((done, bad))
+        counts.append((done, bad))
         if not killed and done > 0:  # at work in its first shard
             killed.extend(_actors()[:1])
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
-    run(pairs(path, 20), recipe(augmentations=12), str(out), Cluster(), workers=0, on_pairs=count)
+    run(pairs(path, 12), recipe(augmentations=12), str(out), Cluster(), workers=0, on_pairs=count)
     assert killed
-    assert contents(out) == contents(tmp_path / "calm")
-    assert [sum(one) for one in zip(*told, strict=True)] == [40, 0]
+    assert contents(out) == contents(tmp_path / "uninterrupted")
+    assert [sum(column) for column in zip(*counts, strict=True)] == [24, 0]
 
 
 @pytest.mark.slow  # the rule itself is tested without a cluster
@@ -155,8 +154,10 @@ def test_a_burst_of_deaths_during_loading_does_not_end_the_run(table, tmp_path, 
         )
     assert len(killed) == 4
     assert [report.samples for report in summary.reports] == [4, 4]
+    assert run(pairs(path), recipe(), str(tmp_path / "out"), Cluster(), workers=0).skipped == 2
 
 
+@pytest.mark.slow  # as above
 def test_an_actor_that_always_dies_ends_the_run(table, tmp_path):
     path = table(4)
     with (
@@ -168,22 +169,27 @@ def test_an_actor_that_always_dies_ends_the_run(table, tmp_path):
     assert not list((tmp_path).glob("out/*.tar"))
 
 
+def test_an_actor_returns_expected_errors(tmp_path):
+    error = _Worker(recipe(teachers=["nothing-like-this"]), str(tmp_path), 0).facts()
+    assert isinstance(error, PocketclipError)
+    assert "nothing-like-this" in str(error)
+
+
 def test_expected_errors_arrive_as_they_are(table, tmp_path):
-    with pytest.raises(PocketclipError, match="nothing-like-this"):
-        run(pairs(table(2)), recipe(teachers=["nothing-like-this"]), str(tmp_path / "a"), Cluster())
+    path = table(2)
     for i in range(2):
         (tmp_path / "raw" / f"{i}.jpg").write_bytes(b"broken")
     with pytest.raises(DataError, match="--max-bad"):
         run(
-            pairs(tmp_path / "raw" / "pairs.csv"),
+            pairs(path),
             recipe(),
             str(tmp_path / "b"),
             Cluster(),
             limit=job.Limit(count=1),
             workers=0,
         )
-    found = list((tmp_path / "b").glob("*.bad.jsonl"))
-    assert len(found[0].read_text().splitlines()) == 2
+    [bad] = (tmp_path / "b").glob("*.bad.jsonl")
+    assert len(bad.read_text().splitlines()) == 2
     assert not list((tmp_path / "b").glob(".*"))
 
 

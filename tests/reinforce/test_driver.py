@@ -161,3 +161,12 @@ def test_an_actor_that_cannot_be_made_ends_the_run_at_once(drive):
     with pytest.raises(PocketclipError, match="could not be created: No torch"):
         drive(ray).wait_ready(1)
     assert len(ray.started) == 1
+
+
+def test_an_error_that_an_actor_returns_is_raised(drive, shards):
+    with pytest.raises(ConfigError, match="no such model"):
+        drive(Ray([ConfigError("no such model")])).wait_ready(1)
+    driver = drive(Ray([FACTS], [ConfigError("a bad shard")]))
+    driver.wait_ready(1)
+    with pytest.raises(ConfigError, match="a bad shard"):
+        list(driver.run_shards(shards))

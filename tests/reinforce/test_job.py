@@ -24,7 +24,9 @@ from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.job import Limit, run
 from pocketclip.reinforce.recipe import load_recipe
 from pocketclip.reinforce.workers import WorkersDiedError
+from tests.cli import inside
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 TEACHERS = ["random:tiny:0", "random:tiny:1"]
 CROP = {"random_resized_crop": {"size": 64}, "rand_augment": {"p": 1.0}}
 
@@ -37,6 +39,7 @@ def recipe(**changes):
         "dtype": "float32",
         "precision": "float32",
         "batch_size": 4,
+        "sampling": {"max_length": 12},
     }
     return load_recipe(**{**facts, **changes})
 
@@ -129,7 +132,7 @@ def test_finished_shards_are_skipped_and_other_recipes_refused(table, tmp_path):
 def test_two_runs_into_one_folder_at_the_same_time(table, tmp_path, seed):
     """Of one recipe they end alike; of two, the one that began first gives up."""
     path, out = table(6), str(tmp_path / "dr")
-    run(pairs(path), recipe(seed=seed), str(tmp_path / "calm"), workers=0)
+    run(pairs(path), recipe(seed=seed), str(tmp_path / "uninterrupted"), workers=0)
     started = []
 
     def second(*_):
@@ -145,7 +148,7 @@ def test_two_runs_into_one_folder_at_the_same_time(table, tmp_path, seed):
     else:
         with pytest.raises(ConfigError, match="another run with another recipe"):
             first()
-    assert contents(tmp_path / "dr") == contents(tmp_path / "calm")
+    assert contents(tmp_path / "dr") == contents(tmp_path / "uninterrupted")
 
 
 def test_an_index_never_mixes_recipes(table, tmp_path):
@@ -206,8 +209,8 @@ def test_a_mended_pair_leaves_no_note(table, tmp_path):
     assert (out / "00000000.bad.jsonl").exists()
     (path.parent / "1.jpg").write_bytes(photo)
     run(pairs(path), recipe(), str(out), workers=0)
-    run(pairs(path), recipe(), str(tmp_path / "calm"), workers=0)
-    assert contents(out) == contents(tmp_path / "calm")
+    run(pairs(path), recipe(), str(tmp_path / "uninterrupted"), workers=0)
+    assert contents(out) == contents(tmp_path / "uninterrupted")
 
 
 def test_names_that_are_no_unicode_spoil_nothing(table, tmp_path):
@@ -392,31 +395,40 @@ def test_an_unreachable_store_is_one_message(table):
         run(pairs(table(2)), recipe(), missing, workers=0)
 
 
-COMMAND = [sys.executable, "-m", "pocketclip", "reinforce"]
-FLAGS = [
-    *("--teacher", "random:tiny", "--captioner", "random:coca-tiny", "--captions", "2"),
-    *("--augmentations", "4", "--shard-size", "4", "--batch-size", "4", "--workers", "1"),
-    *("--precision", "float32"),
-]
+RECIPE = """
+teachers: random:tiny
+captioners: random:coca-tiny
+captions: 2
+augmentations: 4
+batch_size: 4
+precision: float32
+sampling: {max_length: 12}
+"""
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(table, tmp_path):
-    path = table(16)
-    command = [*COMMAND, str(path), *FLAGS, "--out"]
-    subprocess.run([*command, str(tmp_path / "calm")], check=True, capture_output=True)
+@pytest.mark.parametrize(
+    ("count", "workers"),
+    [(8, 0), pytest.param(16, 1, marks=pytest.mark.slow)],  # pairs, in shards of four
+)
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(table, tmp_path, count, workers):
+    path = table(count)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    options = [str(path), "--config", str(tmp_path / "recipe.yaml"), "--shard-size", "4"]
+    options += ["--workers", str(workers)]
+    done = inside.run("reinforce", *options, "--out", tmp_path / "uninterrupted")
+    assert done.returncode == 0, done.stderr
     out = tmp_path / "killed"
+    command = [sys.executable, "-m", "pocketclip", "reinforce", *options, "--out", str(out)]
     moments = random.Random()
-    kills, tars = 0, set()
+    kills = 0
     for _ in range(40):
-        process = subprocess.Popen(
-            [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        begun = len(list(out.glob("*.tar")))
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        finished = len(list(out.glob("*.tar")))
         deadline = time.monotonic() + 120
-        # Let it get somewhere: to its next shard, then a random moment further.
+        # Until its next shard is finished, then for a random time.
         while process.poll() is None and time.monotonic() < deadline:
-            if len(list(out.glob("*.tar"))) > begun:
-                time.sleep(moments.uniform(0, 0.4))
+            if len(list(out.glob("*.tar"))) > finished:
+                time.sleep(moments.uniform(0, 0.4 if workers else 0.1))
                 break
             time.sleep(0.005)
         if process.poll() is not None:
@@ -424,12 +436,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(table, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
-        tars.add(len(list(out.glob("*.tar"))))
-    assert kills >= 2
+    assert kills >= count // 8
     assert process.returncode == 0
-    calm = contents(tmp_path / "calm")
-    assert contents(out) == calm
-    assert len(calm) == 2 + 2 * 4
+    assert contents(out) == contents(tmp_path / "uninterrupted")
+    assert len(contents(out)) == 2 + 2 * (count // 4)
 
 
 def test_useless_embeddings_are_never_stored(table, tmp_path, monkeypatch):
@@ -437,17 +447,17 @@ def test_useless_embeddings_are_never_stored(table, tmp_path, monkeypatch):
 
     def damaged(self, what):
         engine_teachers(self, what)
-        inside = self.teachers[1].towers.encode_pixels
+        encode = self.teachers[1].towers.encode_pixels
         calls = []
 
         def overflowing(pixels):
             calls.append(len(pixels))
-            found = inside(pixels)
+            embeddings = encode(pixels)
             if sum(calls) > 8:  # a later image's second view
-                found[1] = float("inf")
-            return found
+                embeddings[1] = float("inf")
+            return embeddings
 
-        self.teachers[1].towers.encode_pixels = overflowing
+        monkeypatch.setattr(self.teachers[1].towers, "encode_pixels", overflowing)
 
     monkeypatch.setattr(Engine, "__init__", damaged)
     out = tmp_path / "dr"

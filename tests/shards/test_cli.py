@@ -1,19 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.cli import inside
+from tests.cli.inside import run
 from tests.shards.making import folder, photo, sample, write
 from tests.shards.test_join import bare, table
-
-
-def run(*args):
-    command = [sys.executable, "-m", "pocketclip.cli.main", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_join_and_audit(tmp_path):
@@ -39,9 +32,7 @@ def test_join_and_audit(tmp_path):
 
 def test_nothing_joined_is_nothing_done(tmp_path):
     write(tmp_path / "dr.tar", [bare(n) for n in (7, 8)])
-    done = inside.run(
-        "join", tmp_path / "dr.tar", table(tmp_path / "p", [0]), "--out", tmp_path / "out"
-    )
+    done = run("join", tmp_path / "dr.tar", table(tmp_path / "p", [0]), "--out", tmp_path / "out")
     assert done.returncode == 2
     assert "0 samples in 0 shards" in done.stdout
 
