@@ -27,7 +27,6 @@ TAGS = {
     "openclip.MobileCLIP2-S3": "mobileclip2-s3",
     "openclip.MobileCLIP2-L-14": "mobileclip2-l14",
 }
-LARGE = {"openclip.MobileCLIP2-L-14"}
 
 
 @dataclass(frozen=True)

@@ -329,17 +329,17 @@ def _compare(
 
 
 def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[str]:
-    """Return the zoo names whose names and shapes are exactly a file's."""
-    found = []
+    """Return the zoo names of the models with exactly the names and shapes of `state`."""
+    matches = []
     for name, entry in zoo.ZOO.items():
         config = naming.fit_config(entry.config, state, convention)
         if naming.unsupported_reason(config, convention):
             continue
-        ours = {n: tuple(v.shape) for n, v in naming.normalize_text_prefix(state, config).items()}
-        entries = naming.map_entries(naming.build_empty(config), convention).values()
-        if ours == {e.name: e.shape for e in entries}:
-            found.append(name)
-    return found
+        normalized = naming.normalize_text_prefix(state, config)
+        shapes = {n: tuple(v.shape) for n, v in normalized.items()}
+        if shapes == naming.entry_shapes(config, convention):
+            matches.append(name)
+    return matches
 
 
 def _assign(model: CLIP, state: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ Apple's code pads and open_clip's does not, and how long a captioner's texts are
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal
 
@@ -272,6 +273,17 @@ def map_entries(model: CLIP, naming: Naming) -> dict[str, ThirdPartyEntry]:
         ours: _foreign_entry(_foreign_name(model, ours, naming), tuple(value.shape), naming)
         for ours, value in model.state_dict().items()
     }
+
+
+@functools.lru_cache(maxsize=128)  # mapping every model of the zoo takes seconds
+def entry_shapes(config: zoo.ModelConfig, naming: Naming) -> Mapping[str, tuple[int, ...]]:
+    """Return the names and shapes of a third-party file with this configuration.
+
+    Raises:
+        CheckpointError: see `map_entries`.
+    """
+    entries = map_entries(build_empty(config), naming).values()
+    return {entry.name: entry.shape for entry in entries}
 
 
 def _foreign_entry(name: str, shape: tuple[int, ...], naming: Naming) -> ThirdPartyEntry:
