@@ -291,7 +291,7 @@ def test_more_files_of_one_sample():
     names = ["0.depth.png", "0.jpg", "0.txt", "0.mask.png", "1.jpg", "1.left.jpg", "1.left.txt"]
     names += ["1.2.jpg", "x.right.jpg"]
     data = archive(*((name, name.encode()) for name in names))
-    found = [(g.uid, list(g.parts)) for g in groups(members(io.BytesIO(data), "x"))]
+    found = [(g.uid, list(g.members)) for g in groups(members(io.BytesIO(data), "x"))]
     assert found == [
         ("0", ["depth.png", "jpg", "txt", "mask.png"]),
         ("1", ["jpg"]),

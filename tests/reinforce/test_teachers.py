@@ -351,17 +351,20 @@ def test_saved_processors_are_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"image_processor_type": "ConvNextImageProcessor"}, "a ConvNext image processor; known"),
-        ({"size": {"height": 32, "width": 48}}, "is no square"),
-        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "is no square"),
+        (
+            {"image_processor_type": "ConvNextImageProcessor"},
+            "a ConvNext image processor, which is not supported",
+        ),
+        ({"size": {"height": 32, "width": 48}}, "is not square"),
+        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "is not square"),
         ({"size": {"shortest_edge": 32}, "crop_size": 48}, "crops 48 pixels from 32"),
         ({"size": {"shortest_edge": 32}, "do_center_crop": False}, "keeps the aspect ratio"),
         ({"do_resize": False}, "does not resize"),
         ({"do_pad": True}, "it pads"),
-        ({"image_mean": [0.5, 0.5]}, "cannot be followed"),
-        ({"rescale_factor": 0}, "cannot be followed"),
-        ({"size": {"short": 3}}, "is no square"),
-        ({"size": None, "resample": "best"}, "cannot be followed"),
+        ({"image_mean": [0.5, 0.5]}, "is not supported"),
+        ({"rescale_factor": 0}, "is not supported"),
+        ({"size": {"short": 3}}, "is not square"),
+        ({"size": None, "resample": "best"}, "is not supported"),
     ],
 )
 def test_processors_that_cannot_be_followed(facts, message):
@@ -745,14 +748,14 @@ def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch)
         ({"image_std": [0, 1, 1]}, "std cannot be"),
         ({"image_std": float("nan")}, "std cannot be"),
         ({"image_mean": [float("inf"), 0, 0]}, "mean cannot be"),
-        ({"rescale_factor": 0}, "cannot be followed"),
-        ({"rescale_factor": float("nan")}, "cannot be divided by"),
+        ({"rescale_factor": 0}, "is not supported"),
+        ({"rescale_factor": float("nan")}, "divisor of pixels must be"),
         ({"crop_size": 10**9, "size": {"shortest_edge": 10**9}}, "size cannot be"),
         ({"crop_size": -3}, "size cannot be"),
     ],
 )
 def test_numbers_of_a_processor_that_make_no_sense(facts, reason):
-    with pytest.raises(ConfigError, match=rf"^x\.json cannot be followed.*{reason}|^x.*{reason}"):
+    with pytest.raises(ConfigError, match=rf"^x\.json is not supported.*{reason}|^x.*{reason}"):
         squares.from_processor({"image_processor_type": "CLIPImageProcessor", **facts}, "x.json")
 
 
@@ -763,7 +766,7 @@ def test_numbers_of_a_processor_that_make_no_sense(facts, reason):
 )  # fmt: skip
 def test_numbers_of_open_clip_that_make_no_sense(facts):
     config = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "size": 64}
-    with pytest.raises(ConfigError, match=r"^x: its preprocessing cannot be followed"):
+    with pytest.raises(ConfigError, match=r"^x: its preprocessing is not supported"):
         squares.from_open_clip(config | facts, "x")
 
 

@@ -69,7 +69,7 @@ def test_folders_are_passed_over_and_links_refused(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         out.addfile(link)
     [found] = groups(members(io.BytesIO(path.read_bytes()), "x.tar"))
-    assert found.parts == {}
+    assert found.members == {}
     assert "link or device" in failure(found.check, ("txt",), kind=DataError)
 
 
@@ -113,7 +113,7 @@ def test_groups():
         ("b/1.syn.json", b"5"),
         (".hidden", b"no sample"),
     ]
-    found = [(g.uid, g.parts) for g in groups(members(io.BytesIO(archive(files)), "x"))]
+    found = [(g.uid, g.members) for g in groups(members(io.BytesIO(archive(files)), "x"))]
     assert found == [
         ("a_0", {"jpg": b"1", "txt": b"2"}),
         ("b_0", {"jpg": b"3"}),
@@ -129,7 +129,7 @@ def test_offsets_find_a_sample_again():
     slow = list(groups(members(io.BytesIO(data), "x")))
     assert [(g.uid, g.begin, g.end) for g in quick] == [(g.uid, g.begin, g.end) for g in slow]
     for group in slow:
-        assert group_in(data[group.begin : group.end], "x").parts == group.parts
+        assert group_in(data[group.begin : group.end], "x").members == group.members
     assert "was changed" in failure(group_in, data[slow[0].begin : slow[1].end], "x")
 
 

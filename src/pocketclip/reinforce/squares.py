@@ -1,9 +1,9 @@
-"""From an image to the uint8 square that a model takes: every teacher has its own way.
+"""Turn an image into the uint8 square that a model takes, which differs between teachers.
 
     square = SquareTransform.of(zoo.entry("tiny").config.preprocess).square(view)  # (64, 64, 3)
 
-Images are decoded and augmented once, then brought to each model's size here, in worker
-processes; nothing imports torch. Scaling and normalising follow on the model's device.
+Worker processes decode and augment an image once, then resize it for each model here, without
+torch. Scaling and normalisation follow on the model's device.
 
 Shapes: H W height and width of an image, S side of the square, in pixels.
 """
@@ -26,8 +26,8 @@ from pocketclip.zoo import CLIP_MEAN, CLIP_STD, PreprocessConfig, check_range
 
 Triple = tuple[float, float, float]
 
-_WHOLE = 1 << 24
-"""An image is never enlarged beyond so many pixels before it is cut."""
+_MAX_PIXELS = 1 << 24
+"""Most pixels that an image is enlarged to before it is cropped."""
 
 _HALF = (0.5, 0.5, 0.5)
 _BILINEAR, _BICUBIC = int(Image.Resampling.BILINEAR), int(Image.Resampling.BICUBIC)
@@ -36,7 +36,7 @@ _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """What follows on the device: `(pixels / divisor - mean) / std`, in float32."""
+    """The scaling of pixels on the device: `(pixels / divisor - mean) / std`, in float32."""
 
     divisor: float = 255.0
     mean: Triple = (0.0, 0.0, 0.0)
@@ -45,24 +45,24 @@ class Scaling:
     def __post_init__(self) -> None:
         check_range("mean", self.mean)
         check_range("std", self.std)
-        if not 1e-6 <= self.divisor <= 1e6:  # so written, NaN fails
-            raise ConfigError(f"pixels cannot be divided by {self.divisor}")
+        if not 1e-6 <= self.divisor <= 1e6:  # NaN fails too
+            raise ConfigError(f"the divisor of pixels must be from 1e-6 to 1e6, not {self.divisor}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SquareTransform:
-    """Resize and centre crop to S x S; plain values, cheap to send to other processes."""
+    """Resize and centre-crop to S x S; plain values that can be sent to other processes."""
 
     size: int
     """S, the side of the result."""
     edge: int
-    """What the resize aims at: the shortest side, or both."""
+    """The target of the resize: the length of the shortest side, or of both."""
     resize: Literal["shortest", "exact"] = "shortest"
     resample: int = _BICUBIC
-    """Pillow's number of the filter."""
+    """The filter, as a number of `PIL.Image.Resampling`."""
     rounding: Literal["even", "down"] = "even"
-    """Where the crop begins if half a pixel would be left over: torchvision's rule or
-    transformers'."""
+    """How to round the crop's position if it falls on half a pixel: as torchvision (`even`) or as
+    transformers (`down`)."""
 
     def __post_init__(self) -> None:
         check_range("size", self.size)
@@ -76,38 +76,38 @@ class SquareTransform:
 
     @property
     def key(self) -> Hashable:
-        """Transforms with equal keys make equal squares."""
+        """Equal for transforms that make equal squares."""
         return self.size, self.edge, self.resize, self.resample, self.rounding
 
     def square(self, image: ImageSource) -> NDArray[np.uint8]:
-        """Return `image` as the model takes it, uint8 (S, S, 3).
+        """Return `image` as uint8 (S, S, 3).
 
-        An S x S array that needs no resizing comes back as it is, not copied.
+        An S x S array that needs no resizing is returned itself, not copied.
 
         Raises:
             ImageError, MissingDependencyError: as `pocketclip.images.open_image`.
         """
-        whole = (self.size, self.size, 3)
+        shape = (self.size, self.size, 3)
         if (
             isinstance(image, np.ndarray)
             and image.dtype == np.uint8
-            and image.shape == whole
+            and image.shape == shape
             and self.edge == self.size
         ):
             return image
-        common = self.resample in (_BILINEAR, _BICUBIC) and self.edge == self.size
-        if common and self.resize == "shortest" and self.rounding == "even":
+        is_plain = self.resample in (_BILINEAR, _BICUBIC) and self.edge == self.size
+        if is_plain and self.resize == "shortest" and self.rounding == "even":
             interpolation = "bicubic" if self.resample == _BICUBIC else "bilinear"
             config = PreprocessConfig(size=self.size, interpolation=interpolation)  # type: ignore[arg-type]
             return Preprocess(config).to_uint8(image)
-        return np.array(self._cut(self._resized(open_image(image))))
+        return np.array(self._crop(self._resize(open_image(image))))
 
-    def _resized(self, image: Image.Image) -> Image.Image:
+    def _resize(self, image: Image.Image) -> Image.Image:
         edge = self.edge
         if self.resize == "exact":
             size = edge, edge
         else:
-            image = self._middle(image)
+            image = self._crop_long(image)
             width, height = image.size
             size = (
                 (edge, int(edge * height / width))
@@ -116,21 +116,23 @@ class SquareTransform:
             )
         return image if size == image.size else image.resize(size, Image.Resampling(self.resample))
 
-    def _middle(self, image: Image.Image) -> Image.Image:
-        """Return the middle of an extremely long image, which enlarged would take gigabytes."""
+    def _crop_long(self, image: Image.Image) -> Image.Image:
+        """Return the middle of an extremely long image; enlarged, the rest would take gigabytes."""
         width, height = image.size
-        short, most = min(width, height), _WHOLE // self.edge**2
+        short, max_ratio = min(width, height), _MAX_PIXELS // self.edge**2
         longest = max(width, height)
-        if longest <= short * most:
+        if longest <= short * max_ratio:
             return image
-        keep = short * most
-        start = (longest - keep) // 2
+        length = short * max_ratio
+        start = (longest - length) // 2
         box = (
-            (start, 0, start + keep, height) if width > height else (0, start, width, start + keep)
+            (start, 0, start + length, height)
+            if width > height
+            else (0, start, width, start + length)
         )
         return image.crop(box)
 
-    def _cut(self, image: Image.Image) -> Image.Image:
+    def _crop(self, image: Image.Image) -> Image.Image:
         if image.size == (self.size, self.size):
             return image
         corner = [(n - self.size) / 2 for n in image.size]
@@ -152,7 +154,7 @@ _BLIP: dict[str, Any] = {
 }  # fmt: skip
 _NAFLEX: dict[str, Any] = {"patch_size": 16, "max_num_patches": 256, "resample": _BILINEAR}
 
-# What a processor of transformers assumes where its file says nothing.
+# Defaults of the processors of transformers.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "CLIP": _CLIP_LIKE,
     "Bit": _CLIP_LIKE,
@@ -164,26 +166,27 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def from_processor(raw: Mapping[str, Any], where: str) -> tuple[SquareTransform, Scaling]:
+def from_processor(raw: Mapping[str, Any], path: str) -> tuple[SquareTransform, Scaling]:
     """Return the transform that a `preprocessor_config.json` of transformers describes.
 
-    The result equals that library's Pillow image processors. Of Siglip2's flexible resolution
-    the square form is taken: the largest whole number of patches, aspect ratio not kept (views
-    are square as a rule, for which this is what that processor does).
+    The result equals that library's Pillow image processors. For Siglip2, whose resolution is
+    flexible, the transform makes a square of the largest whole number of patches and ignores the
+    aspect ratio. For square views, the usual case, this is what that processor does.
 
     Args:
-        raw: the file's contents.
-        where: the file's name, for messages.
+        raw: the contents of the file.
+        path: the path of the file, for messages.
 
     Raises:
-        ConfigError: the processor is of a kind, or is set in a way, that is not supported.
+        ConfigError: the processor, or one of its settings, is not supported.
     """
     kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "CLIP")
     for ending in ("Fast", "Pil", "FeatureExtractor", "ImageProcessor"):
         kind = kind.removesuffix(ending)
     if kind not in _DEFAULTS:
         raise ConfigError(
-            f"{where} describes a {kind} image processor; known are {', '.join(_DEFAULTS)}"
+            f"{path} describes a {kind} image processor, which is not supported; supported are "
+            f"{', '.join(_DEFAULTS)}"
         )
     config = _DEFAULTS[kind] | {key: value for key, value in raw.items() if value is not None}
     try:
@@ -191,7 +194,7 @@ def from_processor(raw: Mapping[str, Any], where: str) -> tuple[SquareTransform,
         return square, _scaling(config)
     except (KeyError, TypeError, ValueError, ArithmeticError, ConfigError) as error:
         reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
-        raise ConfigError(f"{where} cannot be followed ({reason})") from error
+        raise ConfigError(f"{path} is not supported ({reason})") from error
 
 
 def _naflex(config: Mapping[str, Any]) -> SquareTransform:
@@ -235,7 +238,7 @@ def _side(size: Any, name: str) -> int:
     if isinstance(size, int):
         return size
     if size.get("height") is None or size["height"] != size.get("width"):
-        raise ValueError(f"its {name} {dict(size)} is no square")
+        raise ValueError(f"its {name} {dict(size)} is not square")
     return int(size["height"])
 
 
@@ -250,23 +253,23 @@ def _scaling(config: Mapping[str, Any]) -> Scaling:
 
 
 def _triple(values: float | Sequence[float]) -> Triple:
-    many = [values] * 3 if isinstance(values, (int, float)) else list(values)
-    red, green, blue = (float(v) for v in many)
+    channels = [values] * 3 if isinstance(values, (int, float)) else list(values)
+    red, green, blue = (float(v) for v in channels)
     return red, green, blue
 
 
-def from_open_clip(config: Mapping[str, Any], where: str) -> tuple[SquareTransform, Scaling]:
+def from_open_clip(config: Mapping[str, Any], path: str) -> tuple[SquareTransform, Scaling]:
     """Return the evaluation transform that open_clip's `preprocess_cfg` describes.
 
     Raises:
-        ConfigError: it is set in a way that is not supported.
+        ConfigError: one of its settings is not supported.
     """
     size, mode = config["size"], config.get("resize_mode", "shortest")
     side = size if isinstance(size, int) else size[0]
     square = isinstance(size, int) or len(set(size)) == 1
     resample = _FILTERS.get(str(config.get("interpolation", "bicubic")))
     if not square or mode not in ("shortest", "squash") or resample is None:
-        raise ConfigError(f"{where}: its preprocessing {dict(config)} is not supported")
+        raise ConfigError(f"{path}: its preprocessing {dict(config)} is not supported")
     try:
         transform = SquareTransform(
             size=side,
@@ -276,4 +279,4 @@ def from_open_clip(config: Mapping[str, Any], where: str) -> tuple[SquareTransfo
         )
         return transform, Scaling(mean=_triple(config["mean"]), std=_triple(config["std"]))
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ConfigError(f"{where}: its preprocessing cannot be followed ({error})") from error
+        raise ConfigError(f"{path}: its preprocessing is not supported ({error})") from error

@@ -221,7 +221,7 @@ class _Job:
         try:
             group, path = self.lookup.load(location)
             sample, dtype = sample_of(group, path)
-            merged = merge(pair, sample, group.parts, dtype, keep=self.dtype is None)
+            merged = merge(pair, sample, group.members, dtype, keep=self.dtype is None)
         except DataError as error:
             yield "bad", str(error), None
             return

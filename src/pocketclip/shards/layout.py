@@ -1,7 +1,7 @@
 """Convert a sample to the members of a tar, and back.
 
     sample, dtype = parse({"jpg": b"...", "txt": b"...", "npz": b"..."}, "00000042")
-    members, parts = build(sample, dtype="bfloat16")
+    members = build(sample, dtype="bfloat16")
 
 | member | holds |
 |---|---|
@@ -79,8 +79,8 @@ def image_key(data: bytes) -> str | None:
     return None
 
 
-def parse(parts: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
-    """Return the sample of `parts` (contents by member key), and its embeddings' stored dtype.
+def parse(members: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
+    """Return the sample of `members` (contents by member key), and its embeddings' stored dtype.
 
     The dtype is "" without embeddings. Other members are ignored.
 
@@ -88,25 +88,27 @@ def parse(parts: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
         DataError: a member is damaged; the message begins with its key.
         MissingDependencyError: there is a `pth.gz`, and torch is not installed.
     """
-    sample = Sample(uid=uid, image=next((parts[k] for k in IMAGE_EXTENSIONS if k in parts), None))
-    if "txt" in parts:
-        sample.captions["text"] = [_text(parts, "txt")]
-    if "url.txt" in parts:
-        sample.url = _text(parts, "url.txt").strip()
-    if "json" in parts:
-        sample.meta = _object(parts, "json")
-    if "syn.json" in parts:
-        _add_captions(sample, _object(parts, "syn.json"))
-    if "paug.json" in parts:
-        record = _object(parts, "paug.json")
+    sample = Sample(
+        uid=uid, image=next((members[k] for k in IMAGE_EXTENSIONS if k in members), None)
+    )
+    if "txt" in members:
+        sample.captions["text"] = [_text(members, "txt")]
+    if "url.txt" in members:
+        sample.url = _text(members, "url.txt").strip()
+    if "json" in members:
+        sample.meta = _object(members, "json")
+    if "syn.json" in members:
+        _add_captions(sample, _object(members, "syn.json"))
+    if "paug.json" in members:
+        record = _object(members, "paug.json")
         if "param_aug" not in record:
             raise DataError("paug.json: param_aug is missing")
         sample.param_aug = parameters(record["param_aug"])
     dtype = ""
-    member = next((k for k in MEMBERS if k in parts), None)
+    member = next((k for k in MEMBERS if k in members), None)
     if member is not None:
         try:
-            sample.embeddings, dtype = decode(member, parts[member])
+            sample.embeddings, dtype = decode(member, members[member])
             separate(sample)
         except DataError as error:
             raise DataError(f"{member}: {error}") from error
@@ -234,17 +236,17 @@ def _join_rows(captions: Mapping[str, list[str]], embeddings: dict[str, Embeddin
             embeddings["text_emb"] = np.concatenate([embeddings.get("text_emb", rows[:0]), rows])
 
 
-def _text(parts: Mapping[str, bytes], key: str) -> str:
-    if len(parts[key]) > MAX_JSON:
-        raise DataError(f"{key}: has {len(parts[key])} bytes, more than the limit of {MAX_JSON}")
+def _text(members: Mapping[str, bytes], key: str) -> str:
+    if len(members[key]) > MAX_JSON:
+        raise DataError(f"{key}: has {len(members[key])} bytes, more than the limit of {MAX_JSON}")
     try:
-        return parts[key].decode("utf-8")
+        return members[key].decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{key}: not UTF-8 text (byte {error.start})") from error
 
 
-def _object(parts: Mapping[str, bytes], key: str) -> dict[str, Any]:
-    value = json_of(parts[key], f"{key}:", surrogates=key == "json")
+def _object(members: Mapping[str, bytes], key: str) -> dict[str, Any]:
+    value = json_of(members[key], f"{key}:", surrogates=key == "json")
     if value is None and key == "json":
         return {}
     if not isinstance(value, dict):

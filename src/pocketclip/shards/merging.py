@@ -39,7 +39,7 @@ class Merged:
 
 
 def merge(
-    pair: Pair, reinforced: Sample, parts: Mapping[str, bytes], dtype: str, *, keep: bool
+    pair: Pair, reinforced: Sample, members: Mapping[str, bytes], dtype: str, *, keep: bool
 ) -> Merged:
     """Return the sample of a pair and its reinforcement.
 
@@ -50,7 +50,7 @@ def merge(
     Args:
         pair: has an image, unless the reinforced sample has one.
         reinforced: the sample with the same uid.
-        parts: the members that `reinforced` was parsed from.
+        members: the members that `reinforced` was parsed from.
         dtype: the stored dtype of its embeddings.
         keep: whether its embeddings may be copied unchanged.
 
@@ -81,10 +81,10 @@ def merge(
         param_aug=reinforced.param_aug,
         embeddings=reinforced.embeddings,
     )
-    member = next((key for key in MEMBERS if key in parts), None)
+    member = next((key for key in MEMBERS if key in members), None)
     # Further ground truths need keys of their own, which the copied member may not have.
     copied = keep and member is not None and len(captions.get("text", [])) < 2
-    packed = (member, parts[member]) if copied and member is not None else None
+    packed = (member, members[member]) if copied and member is not None else None
     return Merged(sample, dtype, packed, differs)
 
 

@@ -1,7 +1,7 @@
 """Random access to the samples of a tar shard: it is memory-mapped, and its headers scanned once.
 
     with MappedShard("00000000.tar") as shard:
-        uid, parts = shard[17]  # {"jpg": b"...", "txt": b"...", ...}
+        uid, contents = shard[17]  # {"jpg": b"...", "txt": b"...", ...}
 
 The scan stores where each sample begins (8 bytes per sample) and can be cached in a file for other
 processes. Its fast path reads the plain headers of our own shards. Other headers, names whose key
@@ -85,25 +85,25 @@ class MappedShard:
             DataError: the file was changed while it was read.
         """
         begin, end = int(self._begins[index]), int(self._begins[index + 1])
-        uid, parts, total = "", {}, 0
+        uid, contents, total = "", {}, 0
         try:
             for offset, title, size in self._members(begin, end):
                 uid, key = _plain_name(title)
-                if key in skip or key in parts:
+                if key in skip or key in contents:
                     continue
                 total += size
                 if total > MAX_MEMBER:
                     raise _UnusualError
-                parts[key] = self._map[offset : offset + size]
+                contents[key] = self._map[offset : offset + size]
         except _UnusualError:
             return self._read_any(begin, end, skip)
-        return uid, parts
+        return uid, contents
 
     def _read_any(self, begin: int, end: int, skip: Container[str]) -> tuple[str, dict[str, bytes]]:
         with self._path.open("rb") as stream:
             group = group_at(stream, begin, end, self.name)
         group.check([key for key in PART_OF if key not in skip])
-        return group.uid, {key: data for key, data in group.parts.items() if key not in skip}
+        return group.uid, {key: data for key, data in group.members.items() if key not in skip}
 
     def _scan(self) -> NDArray[np.int64]:
         """Return the offset of each sample, and the end of the last one."""

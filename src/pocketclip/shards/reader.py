@@ -67,7 +67,7 @@ def sample_of(group: Group, path: str) -> tuple[Sample, str]:
     """
     try:
         group.check(PART_OF)
-        return parse(group.parts, group.uid)
+        return parse(group.members, group.uid)
     except DataError as error:
         raise DataError(f"{path}: {group.uid}.{error}") from error
 
@@ -137,7 +137,7 @@ def _is_shard(name: str) -> bool:
 
 
 def name_of(path: str) -> str:
-    """Return the last part of a path, local or remote."""
+    """Return the file name of a path, local or remote."""
     return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -1,7 +1,7 @@
 """Samples in tar archives: consecutive members with the same key.
 
     for group in groups(members(stream, "00000000.tar")):
-        group.uid, group.parts["jpg"]
+        group.uid, group.members["jpg"]
 
 One sample is in memory at a time. Each has its offsets, so that it can be read alone later.
 `pocketclip.formats.tar` reads the headers.
@@ -45,7 +45,7 @@ class Group:
     """Offset of the first header."""
     end: int = 0
     """Offset behind the last member."""
-    parts: dict[str, bytes] = field(default_factory=dict)
+    members: dict[str, bytes] = field(default_factory=dict)
     """Contents by suffix in small letters, see `pocketclip.formats.tar.split_name`."""
     names: dict[str, str] = field(default_factory=dict)
     """The members' names by suffix, for messages."""
@@ -69,12 +69,12 @@ class Group:
         self.names[suffix], self.sizes[suffix] = member.name, member.size
         self.end = member.end
         fault = member.fault
-        if not fault and sum(map(len, self.parts.values())) + len(member.data) > MAX_MEMBER:
+        if not fault and sum(map(len, self.members.values())) + len(member.data) > MAX_MEMBER:
             fault = f"the sample has more than the limit of {MAX_MEMBER:,} bytes in all"
         if fault:
             self.faults[suffix] = fault
         else:
-            self.parts[suffix] = member.data
+            self.members[suffix] = member.data
 
 
 def groups(archive: Iterator[Member]) -> Iterator[Group]:

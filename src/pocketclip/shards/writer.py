@@ -58,7 +58,7 @@ class ShardWriter:
         layout: `named`, also called `v2` (each key of captions has embeddings of its own), or
             `v1` (`text_emb` holds the rows of the one synthetic key too).
         images: whether to write the images.
-        teacher_dims: the width of each teacher's part of an embedding.
+        teacher_dims: the width of each teacher's embedding.
 
     Raises:
         DataError: an unknown dtype or layout.
@@ -126,7 +126,7 @@ class ShardWriter:
             raise DataError(f"{self.path}: {_NOT_OPEN}")
         sample = _checked(sample, self._uids, self.teacher_dims)
         try:
-            parts = build(
+            members = build(
                 sample,
                 dtype=self.dtype,
                 layout=self.layout,
@@ -134,13 +134,13 @@ class ShardWriter:
                 packed=packed,
             )
             if not self.images:
-                parts = {key: data for key, data in parts.items() if PART_OF[key] != "image"}
-            if not parts:
+                members = {key: data for key, data in members.items() if PART_OF[key] != "image"}
+            if not members:
                 raise DataError("the sample holds nothing to write")
-            entries = {key: entry(f"{sample.uid}.{key}", data) for key, data in parts.items()}
+            entries = {key: entry(f"{sample.uid}.{key}", data) for key, data in members.items()}
         except (DataError, UnicodeEncodeError) as error:
             raise DataError(f"{_shown(sample.uid)}: {error}") from error
-        for key, data in parts.items():
+        for key, data in members.items():
             self._put(entries[key], PART_OF[key], len(data))
         self._uids.add(sample.uid)
         self._columns |= _count(self.stats, sample, images=self.images)

@@ -143,23 +143,23 @@ def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
         group.check(_PARTS)
     except DataError as error:
         raise DataError(f"{name}.{error}") from error
-    image = next((group.parts[key] for key in IMAGE_EXTENSIONS if key in group.parts), None)
+    image = next((group.members[key] for key in IMAGE_EXTENSIONS if key in group.members), None)
     if image is None:
-        raise DataError(f"{name} has no image, only {', '.join(sorted(group.parts))}")
+        raise DataError(f"{name} has no image, only {', '.join(sorted(group.members))}")
     label = None
     captions: tuple[str, ...] = ()
     if kind == "classification":
-        if "cls" not in group.parts:
+        if "cls" not in group.members:
             raise DataError(f"{name} has no cls, which holds its class number")
-        label = class_index(_text(group.parts["cls"], f"{name}.cls"), classes, name)
+        label = class_index(_text(group.members["cls"], f"{name}.cls"), classes, name)
     elif kind in ("retrieval", "caption_choice"):
-        if "txt" not in group.parts:
+        if "txt" not in group.members:
             raise DataError(f"{name} has no txt, which holds its captions")
-        lines = split_lines(_text(group.parts["txt"], f"{name}.txt"))
+        lines = split_lines(_text(group.members["txt"], f"{name}.txt"))
         captions = tuple(line.strip() for line in lines if line.strip())
         if not captions:
             raise DataError(f"{name}: the list of captions is empty")
-    metadata = _metadata(group.parts["npy"], name) if "npy" in group.parts else None
+    metadata = _metadata(group.members["npy"], name) if "npy" in group.members else None
     return Example(name=name, image=image, label=label, captions=captions, metadata=metadata)
 
 

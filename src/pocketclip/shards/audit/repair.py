@@ -137,9 +137,9 @@ def _loaders(source: str) -> Iterator[tuple[str, Callable[[], _Loaded]]]:
 
 def _load_group(group: Group, source: str) -> _Loaded:
     sample, dtype = sample_of(group, source)
-    member = next((key for key in MEMBERS if key in group.parts), None)
-    packed = (member, group.parts[member]) if member is not None else None
+    member = next((key for key in MEMBERS if key in group.members), None)
+    packed = (member, group.members[member]) if member is not None else None
     if len(sample.captions.get("text", [])) > 1:
         packed = None
-    extra = [key for key in group.parts if key not in PART_OF]
+    extra = [key for key in group.members if key not in PART_OF]
     return sample, packed, dtype, extra

@@ -79,11 +79,11 @@ def audit(
         decode_images=decode_images,
     )
     report = AuditReport(folder=folder, indexed=index is not None)
-    with scratch_folder("audit") as place:
-        ledger = Ledger(place / "ledger.sqlite")
+    with scratch_folder("audit") as scratch:
+        ledger = Ledger(scratch / "ledger.sqlite")
         try:
-            found = _inspect_all(paths, rules, max(1, workers))
-            stats = _collect(found, ledger, report, index, on_progress)
+            inspections = _inspect_all(paths, rules, max(1, workers))
+            stats = _collect(inspections, ledger, report, index, on_progress)
             if not report.samples and not ledger.has_problems():
                 raise DataError(
                     f"{folder}: no samples in {report.shards} shards; there is nothing to audit"
