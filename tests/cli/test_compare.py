@@ -82,7 +82,7 @@ def test_page_latency_and_json(own, tmp_path):
         (["mobileclip-s0", "--html", "page.txt"], "give an .html file"),
         (["mobileclip-s0", "--html", "no/page.html"], "there is no folder"),
         (["mobileclip-s0", "--latency", "nowhere.log"], "nowhere.log"),
-        (["runs/none"], "runs/none: there is no such file"),
+        (["runs/none"], "runs/none: no such file"),
     ],
     ids=["model", "task", "suite", "suffix", "folder", "latency", "path"],
 )

@@ -51,11 +51,11 @@ def test_the_names_of_a_table(tmp_path, name):
 
 def test_the_root_may_be_the_set(tmp_path):
     table = write_table(tmp_path / "x.csv", [{"image": "a.jpg", "label": "apple"}])
-    assert find(CIFAR, str(table)).place == str(table)
+    assert find(CIFAR, str(table)).path == str(table)
     shelf = write_folder(tmp_path, "shelf", FRUIT)
     assert find(OWN, str(shelf)).total == 4
     wds = write_wds(tmp_path / "sets", "vtab/cifar100", [labelled(photo(0), 0)], ["a"], shards=1)
-    assert find(CIFAR, str(wds)).place == str(wds)
+    assert find(CIFAR, str(wds)).path == str(wds)
     with pytest.raises(DataError, match="no data for vtab/cifar100"):
         find(CIFAR, str(shelf))  # whatever it is, it is not CIFAR-100
 
@@ -63,7 +63,7 @@ def test_the_root_may_be_the_set(tmp_path):
 def test_the_names_of_the_sets_that_clip_benchmark_publishes(tmp_path):
     folder = write_wds(tmp_path, "flickr30k", [captioned(photo(0), ["a"])], shards=1)
     folder.rename(tmp_path / "wds_flickr30k")
-    assert find(find_task("flickr"), str(tmp_path)).place == str(tmp_path / "wds_flickr30k")
+    assert find(find_task("flickr"), str(tmp_path)).path == str(tmp_path / "wds_flickr30k")
 
 
 def test_a_table_beside_folders_of_images(tmp_path):
@@ -91,7 +91,7 @@ def test_every_place_that_was_looked_at_is_named(tmp_path):
 def test_what_is_there_but_of_no_use_is_said(tmp_path):
     write_folder(tmp_path, "own", FRUIT, split="train")
     write_folder(tmp_path, "own", FRUIT, split="val")
-    with pytest.raises(DataError, match=r"'test'.*own is there.*only the folders train, val\)"):
+    with pytest.raises(DataError, match=r"'test'.*own exists.*only the folders train, val\)"):
         find(OWN, str(tmp_path))
     assert find(OWN, str(tmp_path), DataOptions(split="val")).total == 4
 
@@ -141,10 +141,10 @@ def test_names_for_the_folders(tmp_path, lines, classes):
     [
         (["fig", "apple"], r"names\.txt has 2 class names, and .*own.test has 3 classes"),
         (["a", "b", "c", "d"], r"names\.txt has 4 class names, and .* has 3 classes"),
-        (["apple", "fig", "birne"], r"names\.txt line 1: 'apple' stands where .*'Fig'"),
+        (["apple", "fig", "birne"], r"names\.txt line 1: 'apple' stands at the position of 'Fig'"),
         (["Fig\tfeige", "apple\tapfel"], r"own.test.pear: .*names\.txt has no name .*'pear'"),
-        (["Fig\tfeige", "apple", "pear\tb"], r"names\.txt line 2: no label<TAB>name"),
-        (["Fig\tfeige", "Fig\tb", "pear\tb"], r"names\.txt line 2: 'Fig' comes twice"),
+        (["Fig\tfeige", "apple", "pear\tb"], r"names\.txt line 2: not label<TAB>name"),
+        (["Fig\tfeige", "Fig\tb", "pear\tb"], r"names\.txt line 2: 'Fig' occurs twice"),
     ],
 )
 def test_names_that_do_not_fit(tmp_path, lines, problem):
@@ -190,7 +190,9 @@ def test_images_that_lie_elsewhere_are_counted(tmp_path, caplog):
     write_folder(shelf / "test", "apple", {"old/er": [photo(0), photo(1)]}, split=None)
     (shelf / "test" / "loose.jpg").write_bytes(photo(0))
     assert find(OWN, str(tmp_path)).total == 4
-    assert "own/test: 3 images are left out, since they lie in no class's folder" in caplog.text
+    assert (
+        "own/test: 3 images are not read, since they lie outside the class folders" in caplog.text
+    )
 
 
 def test_a_link_that_leads_nowhere_is_an_unreadable_image(tmp_path):
@@ -281,7 +283,7 @@ def test_folders_in_an_object_store(s3, tmp_path):
     write_folder(tmp_path, "own", FRUIT)
     root = upload(s3, tmp_path, "bucket/sets")
     data = find(OWN, root)
-    assert data.place == "s3://bucket/sets/own/test"
+    assert data.path == "s3://bucket/sets/own/test"
     assert (data.total, data.classes) == (4, ["Fig", "apple", "pear"])
     assert [e.label for e in data] == [0, 1, 1, 2]
     assert next(e.image for e in data) == "s3://bucket/sets/own/test/Fig/0.jpg"

@@ -84,11 +84,11 @@ def test_labels_that_are_one_number_in_several_ways(tmp_path, name):
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("NaN", "label is nan, neither a name nor a number"),
+        ("NaN", "label is nan, not a name or a number"),
         ("Infinity", "label is inf"),
-        ('"nan"', r"label is nan, and the others are numbers"),
-        ("[1]", r"label is \[1\], neither"),
-        ('{"a": 1}', "label is .*, neither"),
+        ('"nan"', r"label is nan, but the others are numbers"),
+        ("[1]", r"label is \[1\], not a name"),
+        ('{"a": 1}', "label is .*, not a name"),
         ("2.5", r"has 3 class names, and .*own\.jsonl has 2 classes"),
     ],
 )
@@ -104,7 +104,7 @@ def test_labels_that_are_none(tmp_path, value, why):
 def test_captions_that_are_none(tmp_path, value):
     text = f'{{"image": "a.jpg", "caption": "x"}}\n{{"image": "b.jpg", "caption": {value}}}\n'
     (tmp_path / "own.jsonl").write_text(text)
-    with pytest.raises(DataError, match=r"own\.jsonl row 2: the captions are not texts"):
+    with pytest.raises(DataError, match=r"own\.jsonl row 2: the captions are not text"):
         find(OWN, str(tmp_path / "own.jsonl"))
 
 
@@ -197,9 +197,9 @@ def test_a_bad_row_is_named(tmp_path, rows, problem):
     [
         ("a.csv", b"", r"a\.csv has no rows"),
         ("a.csv", b"image,label\n", r"a\.csv has no rows"),
-        ("a.csv", b"image,label\na.jpg,x\nb.jpg\n", r"a\.csv row 3 has 1 columns, and the first 2"),
-        ("a.csv", b"image,label\na.jpg,x,y\n", r"a\.csv row 2 has 3 columns, and the first 2"),
-        ("a.csv", b'image,label\na.jpg,"x\n', r"a\.csv row 2 is no csv"),
+        ("a.csv", b"image,label\na.jpg,x\nb.jpg\n", r"a\.csv row 3 has 1 columns, the header 2"),
+        ("a.csv", b"image,label\na.jpg,x,y\n", r"a\.csv row 2 has 3 columns, the header 2"),
+        ("a.csv", b'image,label\na.jpg,"x\n', r"a\.csv row 2 is not valid csv"),
         ("a.csv", b"image,label\na.jpg,gr\xfcn\n", r"a\.csv after row 1 is not UTF-8"),
         ("a.csv", "image,label\na,b\n".encode("utf-16"), r"a\.csv .*is not UTF-8"),
         ("a.csv", b"image,label,label\na.jpg,x,y\n", r"a\.csv has two columns 'label'"),
@@ -211,7 +211,7 @@ def test_a_bad_row_is_named(tmp_path, rows, problem):
         ("a.jsonl", b'{"image": "a", "label": null}\n', r"row 1: the label is empty"),
         ("a.jsonl", b'{"image": 3, "label": "x"}\n', r"row 1: the image's path is empty"),
         ("a.jsonl", b'{"image": "a", "label": "\xff"}\n', r"a\.jsonl row 1"),
-        ("a.json", b"[1]", r"a\.json is no object of objects"),
+        ("a.json", b"[1]", r"a\.json is not an object of objects"),
         ("a.json", b'{"0": {"filename": "x", "caption": "y"}}', r"a\.json row 0 lacks"),
         ("a.json", b"{", r"a\.json is not JSON"),
     ],
@@ -291,7 +291,7 @@ def test_captions_in_a_list(tmp_path, name):
 
 
 def test_captions_of_one_image_that_stand_apart(tmp_path):
-    with pytest.raises(DataError, match=r"own\.csv row 5 has the image of .*own\.csv row 2 again"):
+    with pytest.raises(DataError, match=r"own\.csv row 5 has the same image as .*own\.csv row 2,"):
         find_in(tmp_path, "own.csv", [*CAPTIONS, {"image": "a.jpg", "caption": "four"}])
 
 
@@ -356,12 +356,12 @@ def test_winogavil_with_whole_file_names_beside_the_table(tmp_path):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"candidates": "log, ice"}, "candidates is no list"),
-        ({"candidates": "[]"}, "candidates is no list of names"),
-        ({"candidates": "[1, 2]"}, "candidates is no list of names"),
-        ({"candidates": "__import__('os')"}, "candidates is no list"),
+        ({"candidates": "log, ice"}, "candidates is not a list"),
+        ({"candidates": "[]"}, "candidates is not a list of names"),
+        ({"candidates": "[1, 2]"}, "candidates is not a list of names"),
+        ({"candidates": "__import__('os')"}, "candidates is not a list"),
         ({"associations": ["fog"]}, "'fog' is no candidate"),
-        ({"associations": []}, "associations is no list of names"),
+        ({"associations": []}, "associations is not a list of names"),
         ({"cue": ""}, "the cue is empty"),
     ],
 )
@@ -410,7 +410,7 @@ def test_a_table_in_an_object_store(s3, tmp_path):
     write_table(tmp_path / "own.csv", ROWS, images)
     root = upload(s3, tmp_path, "bucket/sets")
     data = find(OWN, root)
-    assert data.place == "s3://bucket/sets/own.csv"
+    assert data.path == "s3://bucket/sets/own.csv"
     assert [e.image for e in data][1] == "s3://bucket/sets/in/b.jpg"
     assert next(iter(data)).name == "s3://bucket/sets/own.csv row 2"
     assert data.total == 3

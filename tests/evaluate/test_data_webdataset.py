@@ -126,7 +126,7 @@ def test_lists_of_the_user_win(tmp_path):
         ({"cls": b"1_0"}, "label '1_0' is not a whole number"),
         ({"cls": b""}, "label '' is not a whole number"),
         ({"cls": b"\xff\xfe"}, "UTF-8"),
-        ({"cls": None}, "no cls"),
+        ({"cls": None}, "no .cls"),
         ({"jpg": None}, "no image"),
         ({"npy": b""}, "npy"),
         ({"npy": b"PK\x03\x04 no zip"}, "npy"),
@@ -157,7 +157,7 @@ def test_npy_of_more_numbers_than_there_is_memory_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"), [(None, "no txt"), (b" \n", "empty"), (b"\xff", "UTF-8")]
+    ("text", "problem"), [(None, "no .txt"), (b" \n", "empty"), (b"\xff", "UTF-8")]
 )
 def test_bad_captions_are_named(tmp_path, text, problem):
     good = captioned(photo(0), ["a"])
@@ -316,7 +316,7 @@ def test_in_an_object_store(s3, tmp_path):
     root = upload(s3, tmp_path, "bucket/sets")
     data = find(find_task("vtab/cifar100"), root)
     here = find(find_task("vtab/cifar100"), str(tmp_path))
-    assert data.place == "s3://bucket/sets/wds_vtab-cifar100_test"
+    assert data.path == "s3://bucket/sets/wds_vtab-cifar100_test"
     assert data.identity == here.identity
     assert [e.image for e in data] == [e.image for e in here]
     assert next(iter(data)).name.startswith("s3://bucket/sets/wds_vtab-cifar100_test/test/0.tar: ")

@@ -229,9 +229,9 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         counts.add(SCORES, LABELS)
     with pytest.raises(ValueError, match="not integers"):
         ClassificationCounts(6).add(SCORES, LABELS.astype(float))
-    with pytest.raises(ValueError, match=r"not \(B, C\) and \(B,\)"):
+    with pytest.raises(ValueError, match=r"expected \(B, C\) and \(B,\)"):
         top_hits(SCORES, LABELS[:4], 1)
-    with pytest.raises(ValueError, match="not one of each"):
+    with pytest.raises(ValueError, match="do not match"):
         counts.add_predictions(LABELS[:3], LABELS[:3], np.ones(2, bool))
     with pytest.raises(ValueError, match="k must be at least 1"):
         top_hits(SCORES, LABELS, 0)
@@ -377,9 +377,9 @@ def test_bad_metadata_is_refused() -> None:
     many = GroupCounts(("a", "b"), ("a", "b"))
     with pytest.raises(DataError, match=r"1000 x 1000 groups by a and b.*in the order a, b"):
         many.add(np.array([True]), np.array([[999, 999]]))
-    with pytest.raises(ValueError, match=r"not \(B,\) bool and \(B, 2\)"):
+    with pytest.raises(ValueError, match=r"expected \(B,\) bool and \(B, 2\)"):
         counts.add(np.array([True]), np.array([[1]]))
-    with pytest.raises(ValueError, match=r"not \(B,\) bool"):
+    with pytest.raises(ValueError, match=r"expected \(B,\) bool"):
         counts.add(np.array([1]), np.array([[1, 1]]))
     with pytest.raises(ValueError, match="not integers"):
         counts.add(np.array([True]), np.array([[1.0, 1.0]]))

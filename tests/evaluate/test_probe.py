@@ -134,7 +134,7 @@ def test_knn_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     train, test = _blobs(0, 30, spread=2.0), _blobs(1, 50, spread=2.0)
     whole = knn(*train, *test)
     monkeypatch.setattr(scores_module, "_CHUNK", 1)
-    monkeypatch.setattr(scores_module, "_LEAST", 7)
+    monkeypatch.setattr(scores_module, "_MIN_QUERIES", 7)
     assert knn(*train, *test) == whole
     assert 0.3 < whole["knn_acc1"] < 0.95  # type: ignore[operator]
 
@@ -316,7 +316,7 @@ def test_a_fit_that_does_not_converge_is_told(
         monkeypatch.setattr(import_module("pocketclip.evaluate.probe"), "_ITERATIONS", 1)
         linear_probe(*train, *test)
     assert len(caplog.messages) == 1
-    assert "has not converged (C = " in caplog.messages[0]
+    assert "did not converge (C = " in caplog.messages[0]
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +356,7 @@ def test_bad_input_is_refused(method: Any) -> None:
             method(*arguments)
     with pytest.raises(DataError, match=r"label 5 of test sample \d+ .* outside 0\.\.4"):
         method(train % 1 + 1, labels % 5, test, test_labels, classes=5)
-    with pytest.raises(ValueError, match=r"not \(N, D\) and \(N,\)"):
+    with pytest.raises(ValueError, match=r"expected \(N, D\) and \(N,\)"):
         method(train, labels[:-1], test, test_labels)
     with pytest.raises(ValueError, match="not integers"):
         method(train, labels + 0.0, test, test_labels)

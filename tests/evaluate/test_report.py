@@ -129,11 +129,11 @@ def test_given_twice(tmp_path):
 
 def test_what_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UnknownModelError, match=r"mobileclip2-s4.*no file or folder"):
+    with pytest.raises(UnknownModelError, match=r"mobileclip2-s4.*No file or folder"):
         gather(["mobileclip2-s9"])
     with pytest.raises(UnknownModelError, match=r"vit-b16 has no published results.*mobileclip-s0"):
         gather(["vit-b16"])
-    with pytest.raises(DataError, match=r"nothing/here\.jsonl: there is no such file"):
+    with pytest.raises(DataError, match=r"nothing/here\.jsonl: no such file"):
         gather(["nothing/here.jsonl"])
     (tmp_path / "run").mkdir()
     with pytest.raises(DataError, match=r"run holds no results\.jsonl"):
@@ -147,7 +147,7 @@ def test_results_that_are_here_come_before_published_ones(tmp_path, monkeypatch,
     (tmp_path / "mobileclip2-s2").mkdir()  # as downloaded: no results
     folder, published, small = gather(["mobileclip2-s0", "mobileclip2-s2", "small"])
     assert (folder.published, folder.title) == (False, "mobileclip2-s0 (mobileclip2-s0)")
-    assert "mobileclip2-s0 is taken for the results that are here" in caplog.text
+    assert "mobileclip2-s0: using the results at this path" in caplog.text
     assert published.published
     assert small.title == "small"
     with pytest.raises(ConfigError, match="given twice"):
@@ -167,7 +167,7 @@ def test_results_that_are_here_come_before_published_ones(tmp_path, monkeypatch,
             '{"key": "x", "metrics": {"main_metric": "high"}}',
             "line 2 .x.: main_metric should be a number, not the text 'high'",
         ),
-        ('{"key": "cars", "metrics": {}}', "line 2: cars stands in line 1 already"),
+        ('{"key": "cars", "metrics": {}}', "line 2: cars is already in line 1"),
         ('{"key": "x", "metrics": {}, "pocketclip": {"space_id": "t"}}', "line 2 .x. is of emb"),
     ],
     ids=["json", "key", "metrics", "number", "twice", "space"],
@@ -186,8 +186,8 @@ def test_notes(tmp_path):
               about={"identity": "2", "skipped": 3})  # fmt: skip
     notes = compare(gather([a, b])).notes
     assert len(notes) == 2
-    assert "b left out 3 unreadable" in notes[0]
-    assert "a and b were not given the same data" in notes[1]
+    assert "b skipped 3 unreadable" in notes[0]
+    assert "a and b were not evaluated on the same images" in notes[1]
     assert compare(gather([a])).notes == []
 
 

@@ -124,7 +124,7 @@ def test_embeddings_of_captions_that_are_no_numbers_name_row_and_text(tmp_path):
 
 def test_an_image_without_captions_is_refused_whoever_reads_it():
     samples = [Example(name="mine row 0", image=_photo("red"))]
-    data = TaskData(place="mine", kind="retrieval", samples=lambda: iter(samples), identity="x")
+    data = TaskData(path="mine", kind="retrieval", samples=lambda: iter(samples), identity="x")
     for run in (run_retrieval, run_caption_choice):
         with pytest.raises(DataError, match=r"^mine row 0: the list of captions is empty"):
             run(ColourEncoder(), Task(key="mine", dataset="mine"), data, OPTIONS)
@@ -137,7 +137,7 @@ def test_nothing_to_score_is_an_error(tmp_path, key):
     task = find_task(key)
     write_wds(tmp_path, task.key, [{"png": b"broken", "txt": b"a\nb"}] * 3)
     options = RunOptions(cache=None, skip_bad=True)
-    with pytest.raises(DataError, match=r"no image to score: 3 were left out, .*s0000000 \(not an"):
+    with pytest.raises(DataError, match=r"no image to score: 3 were skipped, .*s0000000 \(not an"):
         evaluate(ColourEncoder(), task, find(task, str(tmp_path)), options)
 
 
@@ -213,7 +213,7 @@ def test_puzzles_say_which_cue_has_no_embedding(tmp_path):
         evaluate(ColourEncoder(poison="An owl"), task, data, OPTIONS)
     images["red"] = b""
     write_winogavil(tmp_path, puzzles, images)
-    with pytest.raises(DataError, match=r"no image to score: 1 were left out"):
+    with pytest.raises(DataError, match=r"no image to score: 1 were skipped"):
         evaluate(ColourEncoder(), task, data, RunOptions(skip_bad=True))
 
 

@@ -175,8 +175,8 @@ def test_unreadable_images_fail_the_task_and_are_named():
         _run(encoder, _examples(30, bad=(6, 17)), batch_size=4)
     assert str(caught.value) == (
         "2 unreadable images: set row 6 (not an image, or in a format that Pillow cannot read); "
-        "set row 17 (not an image, or in a format that Pillow cannot read). Mend them, or leave "
-        "them out with --skip-bad."
+        "set row 17 (not an image, or in a format that Pillow cannot read). Fix or remove "
+        "them, or pass --skip-bad."
     )
     assert encoder.images == 4  # what comes after is only looked at
 
@@ -281,9 +281,9 @@ def test_zero_and_misshapen_embeddings_are_refused():
     class Wide(ColourEncoder):
         embed_dim = 5
 
-    with pytest.raises(DataError, match=r"\(3, 4\) for 3 inputs from set row 0 on, not \(3, 5\)"):
+    with pytest.raises(DataError, match=r"\(3, 4\) for 3 .* row 0 on; expected \(3, 5\)"):
         _run(Wide(), _examples(3))
-    with pytest.raises(DataError, match=r"\(2, 4\) for 2 inputs from a on, not \(2, 5\)"):
+    with pytest.raises(DataError, match=r"\(2, 4\) for 2 inputs from a on; expected \(2, 5\)"):
         embed_texts(Wide(), ["red", "blue"], ["a", "b"])
 
     class Lost(ColourEncoder):
@@ -433,7 +433,7 @@ def test_where_classifiers_are_kept(monkeypatch, tmp_path):
 
 
 def _data(samples):
-    return TaskData(place="set", kind="classification", samples=samples, identity="x")
+    return TaskData(path="set", kind="classification", samples=samples, identity="x")
 
 
 def test_features_are_embeddings_with_labels():
@@ -449,7 +449,7 @@ def test_features_are_embeddings_with_labels():
 
 
 def test_features_of_nothing_or_without_labels_are_refused():
-    with pytest.raises(DataError, match=r"^set: no image to score: 3 were left out, .*set row 0"):
+    with pytest.raises(DataError, match=r"^set: no image to score: 3 were skipped, .*set row 0"):
         features(
             ColourEncoder(),
             _data(lambda: _examples(3, bad=range(3))),

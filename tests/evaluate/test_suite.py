@@ -220,7 +220,7 @@ def test_results_that_cannot_be_written_are_known_before_any_work(root, tmp_path
         ('{"key": "a", "metrics": {"acc1": Infinity}}', r"acc1 should be a number, not inf"),
         (
             '{"key": "a", "metrics": {}}\n\n{"key": "a", "metrics": {}}',
-            r"line 3: a stands in line 1",
+            r"line 3: a is already in line 1",
         ),
         ("\n", "holds no results"),
         (
@@ -304,7 +304,7 @@ def test_another_set_of_ones_own_does_not_take_a_results_place(tmp_path):
     (first,) = evaluated("a/shelf")
     (refused,) = evaluated("b/shelf")
     assert isinstance(refused, Failure)
-    assert f"r.jsonl holds the result of another set of this name, {tmp_path}/a/shelf/test" in (
+    assert f"r.jsonl holds the result of another set with this name, {tmp_path}/a/shelf/test" in (
         refused.reason
     )
     assert read_results(out) == [first]

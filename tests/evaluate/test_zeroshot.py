@@ -176,7 +176,7 @@ def test_a_damaged_kept_classifier_is_made_anew(tmp_path, caplog, damage):
     np.testing.assert_array_equal(
         build_classifier(ColourEncoder(), NAMES, ["{}"], cache=tmp_path), whole
     )
-    assert "made anew" in caplog.text
+    assert "is replaced" in caplog.text
     np.testing.assert_array_equal(np.load(path), whole)
 
 
@@ -209,7 +209,7 @@ def test_processes_may_keep_at_once(tmp_path):
 def test_a_cache_that_cannot_be_written_is_only_a_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     build_classifier(ColourEncoder(), NAMES, ["{}"], cache=tmp_path / "file")
-    assert "not kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_classification_counts_what_is_right(tmp_path):
@@ -304,7 +304,7 @@ def test_negative_metadata_names_the_sample(tmp_path):
     examples = [labelled(colour_photo((255, 0, 0)), 0, meta) for meta in ((0, 1), (-1, 0))]
     write_wds(tmp_path, "fairness/geode", examples, NAMES, ["{c}"], shards=1)
     task = find_task("geode")
-    with pytest.raises(DataError, match=r"0.tar: s0000001: metadata below zero: \[-1, 0\]"):
+    with pytest.raises(DataError, match=r"0.tar: s0000001 has negative metadata: \[-1, 0\]"):
         evaluate(ColourEncoder(), task, find(task, str(tmp_path)), OPTIONS)
 
 
@@ -315,7 +315,7 @@ def test_labels_are_checked_whoever_reads_them(label, why):
         for i, said in enumerate((0, label))
     ]
     data = TaskData(
-        place="mine", kind="classification", samples=lambda: iter(samples), identity="x",
+        path="mine", kind="classification", samples=lambda: iter(samples), identity="x",
         classes=NAMES, templates=["{}"],
     )  # fmt: skip
     with pytest.raises(DataError, match=f"^mine row 1:? {why}"):
@@ -450,7 +450,7 @@ def test_faces_report_the_published_names(tmp_path):
         (("red", 3, 0, 0, 1), r"age 3 is out of range: there are 3 class names for it, 0 to 2"),
         (("red", 0, 2, 0, 1), r"gender 2 is out of range: there are 2"),
         (("red", 0, 0, 0), r"has 3 metadata values; this task needs 4: age, gender, race, race_b"),
-        (("red", 0, 0, -1, 1), r"metadata below zero"),
+        (("red", 0, 0, -1, 1), r"has negative metadata"),
     ],
 )
 def test_metadata_of_faces_is_checked(tmp_path, row, why):
@@ -463,10 +463,15 @@ def test_metadata_of_faces_is_checked(tmp_path, row, why):
 @pytest.mark.parametrize(
     ("name", "old", "new", "why"),
     [
-        (CLASSES, "age:", "years:", "none for 'age'"),
-        (CLASSES, "race:red", "red", "line 1 of its lists, 'red', is no objective:text"),
-        (CLASSES, "toxic:thief violet\n", "", "18 class names for 'toxic'; those from 18 on"),
-        (TEMPLATES, "toxic:", "bad:", "none for 'toxic'"),
+        (CLASSES, "age:", "years:", "no prompts for 'age'"),
+        (CLASSES, "race:red", "red", "line 1 of a list is 'red', not objective:text"),
+        (
+            CLASSES,
+            "toxic:thief violet\n",
+            "",
+            "18 class names for 'toxic'; classes from index 18",
+        ),
+        (TEMPLATES, "toxic:", "bad:", "no prompts for 'toxic'"),
     ],
 )
 def test_lists_of_faces_are_checked(tmp_path, name, old, new, why):

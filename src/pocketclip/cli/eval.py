@@ -295,7 +295,7 @@ class _Shown:
                 failed[_probe_of(task.key)] = str(error)
                 continue
             self.skipped += [f"{bad.name}: {bad.reason}" for bad in left_out]
-            about: dict[str, Any] = {"train": train.place, "train_samples": samples}
+            about: dict[str, Any] = {"train": train.path, "train_samples": samples}
             if left_out:
                 about["train_skipped"] = len(left_out)
             results[task.key] = about | metrics

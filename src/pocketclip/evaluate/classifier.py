@@ -1,6 +1,6 @@
-"""The classifier of zero-shot classification: class names and prompts to one embedding per class.
+"""The zero-shot classifier: class names and prompts to one embedding per class.
 
-    classifier = build_classifier(encoder, ["apple", "pear"], ["a photo of a {c}."], cache="kept")
+    classifier = build_classifier(encoder, ["apple", "pear"], ["a photo of a {c}."], cache="cache")
     scores = embeddings @ classifier.T
 
 Shapes: C classes, D embedding, T templates.
@@ -25,17 +25,17 @@ from pocketclip.storage.local import write_whole
 from pocketclip.types import Embeddings, Encoder
 
 log = logging.getLogger(__name__)
-_DRIFT = 1e-4
-"""How far a kept classifier may be from the encoder's: far below what quantising changes, far
-above what the order of sums does."""
-_CLASSES = 32  # whose prompts are embedded together
+_TOLERANCE = 1e-4
+"""Largest difference between a cached and a new embedding: far below the effect of
+quantisation, far above that of summation order."""
+_CLASSES = 32  # per batch of prompts
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Return the C x T prompts, class by class; `{c}` or `{}` is where the class goes.
+    """Return the C x T prompts, class by class; `{c}` or `{}` stands for the class.
 
     Raises:
-        DataError: no class or template, or a template without its place.
+        DataError: no class or template, or a template without `{c}` or `{}`.
     """
     return fill_templates(classes, templates)
 
@@ -49,26 +49,26 @@ def build_classifier(
 ) -> Embeddings:
     """Return one unit embedding (C, D) per class.
 
-    The prompts' embeddings are normalised, averaged over the templates and normalised again. Two
-    classes may have one name, and then have one embedding. With `cache`, a folder, the result is
-    kept there by the encoder's `space_id`. Quantised forms of a model share its `space_id`, so
-    what was kept is only used if it agrees with the encoder on the first class.
+    The prompts' embeddings are normalised, averaged over the templates and normalised again.
+    Classes with the same name have the same embedding. If `cache` is a folder, the result is stored
+    there by the encoder's `space_id`. Quantised variants of a model share its `space_id`, so a
+    cached result is used only if its first class agrees with the encoder's.
 
     Raises:
-        DataError: names or prompts that make no sense, or embeddings that are not finite.
+        DataError: invalid names or prompts, or embeddings that are not finite.
     """
     distinct = {name: position for position, name in enumerate(dict.fromkeys(classes))}
     texts = prompts(list(distinct), templates)
     count = len(templates)
-    path = None if cache is None else _kept(Path(cache), encoder, classes, templates)
+    path = None if cache is None else _cache_file(Path(cache), encoder, classes, templates)
     first = _mean(encoder, texts[:count], count)
     if path is not None:
-        old = _read(path, (len(classes), encoder.embed_dim))
-        if old is not None and np.abs(old[:1] - first).max() <= _DRIFT:
-            return old
+        cached = _read(path, (len(classes), encoder.embed_dim))
+        if cached is not None and np.abs(cached[:1] - first).max() <= _TOLERANCE:
+            return cached
     step = _CLASSES * count
-    rest = [_mean(encoder, texts[b : b + step], count) for b in range(count, len(texts), step)]
-    classifier = np.concatenate([first, *rest])[[distinct[name] for name in classes]]
+    others = [_mean(encoder, texts[b : b + step], count) for b in range(count, len(texts), step)]
+    classifier = np.concatenate([first, *others])[[distinct[name] for name in classes]]
     if path is not None:
         _write(path, classifier)
     return classifier
@@ -85,10 +85,12 @@ def _mean(encoder: Encoder, texts: Sequence[str], templates: int) -> Embeddings:
     return unit
 
 
-def _kept(cache: Path, encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> Path:
+def _cache_file(
+    cache: Path, encoder: Encoder, classes: Sequence[str], templates: Sequence[str]
+) -> Path:
     def short(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False)
-        # A name of a file may hold what UTF-8 cannot.
+        # A class named after a file may hold what UTF-8 cannot.
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     space = encoder.space_id
@@ -97,22 +99,22 @@ def _kept(cache: Path, encoder: Encoder, classes: Sequence[str], templates: Sequ
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Embeddings | None:
-    """Return what was kept, or None if there is nothing, or nothing usable."""
+    """Return the cached classifier, or None if there is none or it is unusable."""
     try:
         with path.open("rb") as stream:
-            found = npy.read_array(stream, allow_pickle=False)
-        if found.shape != shape or found.dtype != np.float32:
-            raise ValueError(f"{found.dtype} {found.shape}, not float32 {shape}")
-        lengths = np.linalg.norm(found, axis=1)
-        if not (np.abs(lengths - 1) < _DRIFT).all():  # NaN is not either
+            rows = npy.read_array(stream, allow_pickle=False)
+        if rows.shape != shape or rows.dtype != np.float32:
+            raise ValueError(f"{rows.dtype} {rows.shape}, not float32 {shape}")
+        lengths = np.linalg.norm(rows, axis=1)
+        if not (np.abs(lengths - 1) < _TOLERANCE).all():  # also catches NaN
             raise ValueError("not of unit length")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        log.warning("%s is made anew: it is no classifier for these classes (%s)", path, error)
+        log.warning("%s is replaced: it is not a classifier for these classes (%s)", path, error)
         return None
-    kept: Embeddings = found
-    return kept
+    classifier: Embeddings = rows
+    return classifier
 
 
 def _write(path: Path, classifier: Embeddings) -> None:
@@ -121,4 +123,4 @@ def _write(path: Path, classifier: Embeddings) -> None:
         with write_whole(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, classifier, allow_pickle=False)
     except OSError as error:
-        log.warning("the embeddings of class names are not kept: %s", error)
+        log.warning("the class embeddings cannot be cached: %s", error)

@@ -1,7 +1,7 @@
-"""Labelled photographs: what turns a model into a top-1.
+"""Top-1 accuracy on labelled photographs, as one function of an encoder.
 
 measure = top1("pairs.csv", label_column="product", where={"split": "test"})
-measure(encoder)                    # 61.2, in percent
+measure(encoder)                    # 61.2, in per cent
 export(model, "out", target="onnx", accuracy=measure)
 """
 
@@ -23,31 +23,31 @@ def top1(
     where: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     templates: Sequence[str] = (),
 ) -> Callable[[Encoder], float]:
-    """Return a function that gives an encoder's zero-shot top-1 on `data`, in percent.
+    """Return a function that computes an encoder's zero-shot top-1 on `data`, in per cent.
 
     Args:
-        data: a folder with a folder per label, or a table as `pocketclip eval` takes it.
+        data: a folder with one sub-folder per label, or a table as `pocketclip eval` takes it.
         label_column: the table's column of labels.
-        where: only rows with these values, by column.
+        where: column values; only rows with these values count.
         templates: prompts such as "a photo of {}."; by default the set's own.
 
     Raises:
-        DataError: there are no labelled photographs. The function itself raises it where one of
+        DataError: there are no labelled photographs. The returned function raises it if one of
             them cannot be read.
     """
     conditions = tuple(where.items()) if isinstance(where, Mapping) else tuple(where)
     options = DataOptions(label_column=label_column, where=conditions, templates=tuple(templates))
-    found = plan((own_task(data),), data, options)
-    if not found.ready:
-        raise DataError(next(iter(found.missing.values())))
-    task, samples = found.ready[0]
-    if samples.kind != "classification":
-        raise DataError(f"{data} has no labels, only captions: give --label-column COLUMN")
+    planned = plan((own_task(data),), data, options)
+    if not planned.ready:
+        raise DataError(next(iter(planned.missing.values())))
+    task, task_data = planned.ready[0]
+    if task_data.kind != "classification":
+        raise DataError(f"{data} has no labels, only captions: pass --label-column COLUMN")
 
     def measure(encoder: Encoder) -> float:
-        # No cache: forms of one model share its embedding space, but not its embeddings.
+        # No cache: variants of a model share its embedding space but not its embeddings.
         settings = RunOptions(batch_size=getattr(encoder, "batch_size", 64), cache=None)
-        result, _ = evaluate(encoder, task, samples, settings)
+        result, _ = evaluate(encoder, task, task_data, settings)
         return 100 * float(result.metrics["acc1"] or 0)
 
     return measure

@@ -1,4 +1,4 @@
-"""What frozen features are worth: nearest neighbours and a linear classifier on them.
+"""Probes on frozen features: nearest neighbours and logistic regression.
 
     knn(train, train_labels, test, test_labels)["knn_acc1"]
     linear_probe(train, train_labels, test, test_labels)["lp_acc1"]
@@ -33,8 +33,8 @@ from pocketclip.evaluate.tasks import Metrics
 log = logging.getLogger(__name__)
 
 _ITERATIONS = 1000
-_COARSE = np.arange(-6.0, 7.0, 2.0)  # powers of ten of C
-_FINEST = 0.125  # of a power of ten: 96 steps from 1e-6 to 1e6, as CLIP's A.3 has
+_COARSE = np.arange(-6.0, 7.0, 2.0)  # log10 of C
+_FINEST = 0.125  # smallest step in log10 of C: 96 steps from 1e-6 to 1e6, as in CLIP, A.3
 
 
 def knn(
@@ -47,31 +47,31 @@ def knn(
     temperature: float = 0.07,
     classes: int | None = None,
 ) -> Metrics:
-    """Return the accuracy of a weighted vote of the k most similar training samples.
+    """Return the accuracy of a weighted vote of the k nearest training samples.
 
-    A neighbour's vote weighs exp(cosine similarity / temperature) (Wu et al., arXiv 1805.01978;
-    DINO, arXiv 2104.14294). Of equally similar samples, and of equal votes, the lower index is
-    taken. A class that no neighbour votes for is never among the five best.
+    A neighbour's vote has weight exp(cosine similarity / temperature) (Wu et al., arXiv 1805.01978;
+    DINO, arXiv 2104.14294). Ties of similarity or votes go to the lower index. A class without
+    votes never counts as a top-5 hit.
 
     Args:
         train: features (N, D); scaled to unit length here.
         train_labels: classes (N,).
         test: features (M, D); scaled to unit length here.
         test_labels: classes (M,).
-        k: how many neighbours; all where there are fewer.
-        temperature: how sharply the most similar count more.
-        classes: C; by default as many as the labels tell.
+        k: number of neighbours; all if there are fewer.
+        temperature: lower values give the nearest neighbours more weight.
+        classes: number of classes C; by default the highest label plus one.
 
     Returns:
         knn_acc1, knn_acc5 (None below five classes) and knn_mean_per_class_recall.
 
     Raises:
-        ConfigError: k or temperature makes no sense.
-        DataError: no samples, features that are not finite or are zero, labels out of range;
-            names the position.
+        ConfigError: k or temperature is not above 0.
+        DataError: no samples, features that are zero or not finite, or labels out of range; the
+            message names the position.
     """
     if k < 1 or not temperature > 0:
-        raise ConfigError(f"k is {k} and temperature {temperature}: they must be above 0")
+        raise ConfigError(f"k is {k} and temperature {temperature}: both must be above 0")
     classes = _classes(classes, train_labels, test_labels)
     train, train_labels = _checked("training sample", train, train_labels, classes)
     test, test_labels = _checked("test sample", test, test_labels, classes)
@@ -80,23 +80,23 @@ def knn(
     for begin, similar in Candidates(train).scored("test sample", test):  # (Q, N)
         votes = _votes(similar, train_labels, min(k, len(train)), temperature, classes)
         labels = test_labels[begin : begin + len(votes)]
-        voted = votes[np.arange(len(labels)), labels] > 0
-        counts.add_predictions(votes.argmax(axis=1), labels, (ranks(votes, labels) < 5) & voted)
+        has_votes = votes[np.arange(len(labels)), labels] > 0
+        counts.add_predictions(votes.argmax(axis=1), labels, (ranks(votes, labels) < 5) & has_votes)
     return _named("knn", counts)
 
 
 def _votes(
     similar: Floats, labels: Integers, k: int, temperature: float, classes: int
 ) -> NDArray[np.float64]:
-    """Return the votes (Q, C) of each row's k most similar samples of (Q, N)."""
-    last = np.partition(similar, -k, axis=1)[:, -k, None]  # the least similar neighbour
-    chosen = similar >= last
+    """Return the votes (Q, C) of the k most similar samples per row of (Q, N)."""
+    lowest = np.partition(similar, -k, axis=1)[:, -k, None]  # similarity of the k-th neighbour
+    chosen = similar >= lowest
     for row in np.flatnonzero(np.count_nonzero(chosen, axis=1) > k):
-        ties = np.flatnonzero(similar[row] == last[row])
+        ties = np.flatnonzero(similar[row] == lowest[row])
         chosen[row, ties[k - np.count_nonzero(chosen[row]) :]] = False
     columns = np.nonzero(chosen)[1].reshape(-1, k)
     nearest = np.take_along_axis(similar, columns, axis=1).astype(np.float64)
-    # From the highest, so that no temperature overflows.
+    # Relative to the highest, so that no temperature overflows.
     weights = np.exp((nearest - nearest.max(axis=1, keepdims=True)) / temperature)
     votes = np.zeros((len(similar), classes))
     np.add.at(votes, (np.arange(len(similar))[:, None], labels[columns]), weights)
@@ -116,53 +116,54 @@ def linear_probe(
 ) -> Metrics:
     """Return the accuracy of logistic regression on frozen features, as in CLIP (A.3).
 
-    L-BFGS, at most 1000 iterations; the strength of the L2 penalty is the one that is best on
-    validation data, searched from 1e-6 to 1e6 in ever smaller steps, the stronger penalty where
-    several are equally good. The classifier is then fitted to training and validation data
-    together.
+    L-BFGS with at most 1000 iterations. The L2 penalty is chosen on validation samples, searched
+    from C = 1e-6 to 1e6 in ever smaller steps; ties go to the stronger penalty. The classifier is
+    then fitted to training and validation samples together.
 
     Args:
         train: features (N, D); scaled to unit length here.
         train_labels: classes (N,).
         test: features (M, D); scaled to unit length here.
-        test_labels: classes (M,). One that was not trained on counts as wrong.
-        val: features to choose the penalty on; by default a fifth of each training class, at
-            least one sample of those that have two. If no class has, C is 1.
-        val_labels: their classes.
-        classes: how many there are; by default as many as the labels tell.
-        seed: chooses that fifth.
+        test_labels: classes (M,). A class without training samples counts as wrong.
+        val: features for choosing the penalty; by default a fifth of each training class, at least
+            one sample of classes with two or more. If no class has two, C is 1.
+        val_labels: classes of `val`.
+        classes: number of classes; by default the highest label plus one.
+        seed: selects that fifth.
 
     Returns:
-        lp_acc1, lp_acc5 (None below five classes), lp_mean_per_class_recall and lp_C, the
-        inverse strength (None where one class leaves nothing to learn).
+        lp_acc1, lp_acc5 (None below five classes), lp_mean_per_class_recall and lp_C, the inverse
+        penalty (None with a single training class).
 
     Raises:
-        DataError: no samples, features that are not finite or are zero, labels out of range;
-            names the position.
+        DataError: no samples, features that are zero or not finite, or labels out of range; the
+            message names the position.
         MissingDependencyError: scikit-learn is not installed.
-        ValueError: `val` without `val_labels`, or the other way round.
+        ValueError: only one of `val` and `val_labels` is given.
     """
     scikit_learn()
     if (val is None) != (val_labels is None):
         raise ValueError("val and val_labels go together")
-    known = [labels for labels in (train_labels, test_labels, val_labels) if labels is not None]
-    classes = _classes(classes, *known)
+    all_labels = [
+        labels for labels in (train_labels, test_labels, val_labels) if labels is not None
+    ]
+    classes = _classes(classes, *all_labels)
     train, train_labels = _checked("training sample", train, train_labels, classes)
     test, test_labels = _checked("test sample", test, test_labels, classes)
     _check_width(train, test)
-    whole, whole_labels = train, train_labels
+    fit_on, fit_labels = train, train_labels
     if val is not None and val_labels is not None:
         val, val_labels = _checked("validation sample", val, val_labels, classes)
         _check_width(train, val)
-        whole = np.concatenate([train, val])
-        whole_labels = np.concatenate([train_labels, val_labels])
+        fit_on = np.concatenate([train, val])
+        fit_labels = np.concatenate([train_labels, val_labels])
     else:
-        held = _held_out(train_labels, seed)
-        val, val_labels = train[held], train_labels[held]
-        train, train_labels = train[~held], train_labels[~held]
+        held_out = _held_out(train_labels, seed)
+        val, val_labels = train[held_out], train_labels[held_out]
+        train, train_labels = train[~held_out], train_labels[~held_out]
     strength = _best_strength(train, train_labels, val, val_labels)
     counts = ClassificationCounts(classes)
-    trained, scores = _fit(whole, whole_labels, strength, test, warn=True)
+    trained, scores = _fit(fit_on, fit_labels, strength, test, warn=True)
     column = np.searchsorted(trained, test_labels).clip(max=len(trained) - 1)
     learned = trained[column] == test_labels
     top5 = (ranks(scores, column) < 5) & learned
@@ -171,32 +172,32 @@ def linear_probe(
 
 
 def _held_out(labels: Integers, seed: int) -> Flags:
-    """Return which samples (N,) are a fifth of each class, and one of those that have a few."""
-    random = np.random.default_rng(seed)
-    held = np.zeros(len(labels), bool)
+    """Return a mask (N,): a fifth of each class, at least one of classes with two or more."""
+    rng = np.random.default_rng(seed)
+    held_out = np.zeros(len(labels), bool)
     for value in np.unique(labels):
-        samples = random.permutation(np.flatnonzero(labels == value))
-        held[samples[: max(len(samples) // 5, int(len(samples) > 1))]] = True
-    return held
+        samples = rng.permutation(np.flatnonzero(labels == value))
+        held_out[samples[: max(len(samples) // 5, int(len(samples) > 1))]] = True
+    return held_out
 
 
 def _best_strength(
     train: Floats, labels: NDArray[np.int64], val: Floats, val_labels: Integers
 ) -> float:
-    """Return the C with the most right answers on the validation data, and of several the least.
+    """Return the C with the best validation accuracy; ties go to the smallest.
 
-    The best of a coarse grid, then of its neighbours at half the step, and so on.
+    A coarse grid first, then the neighbours of the best value at half the step, and so on.
     """
     if not len(val) or len(np.unique(labels)) < 2:
         return 1.0
-    right: dict[float, int] = {}
+    correct: dict[float, int] = {}
 
     def consider(powers: Iterable[float]) -> float:
         for power in powers:
-            if power not in right and _COARSE[0] <= power <= _COARSE[-1]:
+            if power not in correct and _COARSE[0] <= power <= _COARSE[-1]:
                 trained, scores = _fit(train, labels, 10.0**power, val)
-                right[power] = int((trained[scores.argmax(axis=1)] == val_labels).sum())
-        return min(right, key=lambda power: (-right[power], power))
+                correct[power] = int((trained[scores.argmax(axis=1)] == val_labels).sum())
+        return min(correct, key=lambda power: (-correct[power], power))
 
     best = consider(_COARSE.tolist())
     step = float(_COARSE[1] - _COARSE[0])
@@ -209,7 +210,7 @@ def _best_strength(
 def _fit(
     train: Floats, labels: NDArray[np.int64], strength: float, test: Floats, *, warn: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the classes that were trained on, in order, and the test samples' scores of them."""
+    """Return the sorted training classes, and the test samples' scores for them."""
     trained = np.unique(labels)
     if len(trained) == 1:
         return trained, np.zeros((len(test), 1))
@@ -218,17 +219,17 @@ def _fit(
         warnings.simplefilter("always")
         model.fit(train, labels)
     if caught and warn:
-        log.warning("the linear probe has not converged (C = %g): %s", strength,
+        log.warning("the linear probe did not converge (C = %g): %s", strength,
                     str(caught[0].message).partition("\n")[0])  # fmt: skip
     scores = np.asarray(model.decision_function(test), np.float64)
     return trained, np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
 
 def scikit_learn() -> Any:
-    """Return scikit-learn's linear models.
+    """Return scikit-learn's `linear_model`.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: scikit-learn is not installed.
     """
     try:
         from sklearn import linear_model
@@ -242,24 +243,24 @@ def scikit_learn() -> Any:
 def _classes(classes: int | None, *labels: Integers) -> int:
     if classes is not None:
         return classes
-    return max((0, *(int(np.max(some)) for some in labels if len(some)))) + 1
+    return max((0, *(int(np.max(array)) for array in labels if len(array)))) + 1
 
 
 def _checked(
     what: str, features: Floats, labels: Integers, classes: int
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """Return unit features and labels, if they are what they should be."""
+    """Return validated unit features and labels."""
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(f"features {features.shape} and labels {labels.shape} of {what}s: not "
-                         "(N, D) and (N,)")  # fmt: skip
+        raise ValueError(f"features {features.shape} and labels {labels.shape} of {what}s; "
+                         "expected (N, D) and (N,)")  # fmt: skip
     check_some(len(features), f"{what}s")
     check_finite("embedding", what, features)
     labels = check_range("label", what, labels, classes)
     lengths = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
     if not lengths.all():
         raise DataError(f"embedding of {what} {np.flatnonzero(lengths == 0)[0]} (counted from 0) "
-                        "is zero: it has no direction")  # fmt: skip
+                        "is zero")  # fmt: skip
     return (features / lengths).astype(np.result_type(features, np.float32)), labels
 
 

@@ -1,8 +1,8 @@
-"""The file that results stand in: read, checked, written whole.
+"""The results file: read, validated, written whole.
 
-A results file has DataComp's form: per line `key`, `dataset` and `metrics` with `main_metric`;
-`pocketclip` beside them says which embedding space it was and which data. Values that do not
-exist (the top 5 of two classes) are null; readers take NaN for them too, as others write it.
+It has DataComp's format: each line has `key`, `dataset` and `metrics` with `main_metric`;
+`pocketclip` beside them records the embedding space and the evaluation set. Undefined values (the
+top 5 of two classes) are null; NaN, which other tools write, is read as null too.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Result:
     dataset: str
     metrics: Metrics
     about: dict[str, Any] = attribute(default_factory=dict)
-    """What made it: `model`, `space_id`, `samples`, `skipped`, `data`, `identity`, ...; empty in
-    files that others wrote."""
+    """How it was made: `model`, `space_id`, `samples`, `skipped`, `data`, `identity`, ...; empty in
+    files of other tools."""
 
     @property
     def main_metric(self) -> float | None:
-        """The value that counts."""
+        """The task's main value."""
         return self.metrics.get("main_metric")
 
     def as_json(self) -> dict[str, Any]:
@@ -54,41 +54,41 @@ class Result:
 
 
 def read_results(path: str | os.PathLike[str]) -> list[Result]:
-    """Return the lines of a results file, ours or one of DataComp's form.
+    """Return the lines of a results file, ours or DataComp's.
 
     Raises:
-        DataError: a line that is not a result, a task that comes twice, two embedding spaces;
-            the message names the line.
-        StorageError: it cannot be read.
+        DataError: an invalid line, a task that occurs twice, or two embedding spaces; the message
+            names the line.
+        StorageError: the file cannot be read.
     """
-    place = os.fspath(path)
+    file = os.fspath(path)
     results: list[Result] = []
     rows: dict[str, int] = {}
     spaces: dict[str, int] = {}
-    for number, row in _rows(place):
-        result = _parsed(row, f"{place} line {number}")
+    for number, row in _rows(file):
+        result = _parsed(row, f"{file} line {number}")
         if result.key in rows:
-            raise DataError(f"{place} line {number}: {result.key} stands in line "
-                            f"{rows[result.key]} already: remove one")  # fmt: skip
+            raise DataError(f"{file} line {number}: {result.key} is already in line "
+                            f"{rows[result.key]}: remove one of them")  # fmt: skip
         rows[result.key] = number
         space = result.about.get("space_id")
         if space and spaces and space not in spaces:
             other, first = next(iter(spaces.items()))
-            raise DataError(f"{place} line {number} ({result.key}) is of embedding space {space}, "
-                            f"and line {first} of {other}: one file holds one model")  # fmt: skip
+            raise DataError(f"{file} line {number} ({result.key}) is of embedding space {space}, "
+                            f"and line {first} of {other}: a file holds one model")  # fmt: skip
         if space:
             spaces.setdefault(space, number)
         results.append(result)
     if not results:
-        raise DataError(f"{place} holds no results")
+        raise DataError(f"{file} holds no results")
     return results
 
 
-def _rows(place: str) -> Iterator[tuple[int, Any]]:
+def _rows(path: str) -> Iterator[tuple[int, Any]]:
     try:
-        # Others write NaN for what does not exist.
+        # Other tools write NaN for undefined values.
         yield from read_json_lines(
-            storage.read_bytes(place, max_bytes=MAX_BYTES, regular=True), what=place, constants=True
+            storage.read_bytes(path, max_bytes=MAX_BYTES, regular=True), what=path, constants=True
         )
     except ParseError as error:
         raise DataError(f"{error}: is this a results file?") from error
@@ -120,20 +120,20 @@ def _value(value: object, what: str) -> float | None:
     return typed(value, float, what=what)
 
 
-def writable(path: str) -> None:
-    """Check, before the work, that a local results file can be written; its folder is made.
+def check_writable(path: str) -> None:
+    """Check before the work that a local results file can be written; create its folder.
 
     Raises:
-        StorageError: it cannot.
+        StorageError: it cannot be written.
     """
     if storage.is_remote(path):
-        return  # an empty object would be a file of no results
-    whole = Path(storage.absolute(path))
+        return  # writing an empty object as a test would leave a file without results
+    file = Path(storage.absolute(path))
     with explained(path, "write"):
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        if whole.is_dir():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not os.access(whole.parent, os.W_OK | os.X_OK):
+        if not os.access(file.parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
@@ -141,15 +141,15 @@ def write_results(path: str, results: Iterable[Result]) -> None:
     """Write a results file, whole or not at all.
 
     Raises:
-        StorageError: the disk is full, or the place cannot be written to.
+        StorageError: the disk is full, or the path cannot be written.
     """
     rows = [json.dumps(line.as_json(), ensure_ascii=False, allow_nan=False) for line in results]
-    # What UTF-8 cannot hold (of file names in files of others) is escaped, as JSON does.
+    # File names from other tools' results may hold what UTF-8 cannot; it is escaped.
     storage.write_bytes(path, ("\n".join(rows) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def average_38(values: dict[str, float | None]) -> float | None:
-    """Return the mean main metric over DataComp's 38 tasks; None unless all are there."""
-    found = [values.get(key) for key in DATACOMP38]
-    whole = [value for value in found if value is not None]
-    return math.fsum(whole) / len(whole) if len(whole) == len(DATACOMP38) else None
+    """Return the mean main metric over DataComp's 38 tasks; None unless all have a value."""
+    values_38 = [value for key in DATACOMP38 if (value := values.get(key)) is not None]
+    complete = len(values_38) == len(DATACOMP38)
+    return math.fsum(values_38) / len(values_38) if complete else None

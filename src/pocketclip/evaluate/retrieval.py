@@ -1,4 +1,4 @@
-"""Images against captions: retrieval, choosing a caption, and WinoGAViL's associations.
+"""Images against captions: retrieval, caption choice, and WinoGAViL's associations.
 
 Shapes: B batch, D embedding, I images, M texts, N images of a set.
 """
@@ -34,25 +34,25 @@ from pocketclip.evaluate.stream import (
 from pocketclip.evaluate.tasks import Task
 from pocketclip.types import Embeddings, Encoder
 
-_CUES = 256  # that are embedded together
+_CUES = 256  # per batch
 
 
 class _Captions:
-    """Embeddings of captions; those of one text are one row.
+    """Embeddings of captions, one row per distinct text.
 
-    A model rounds a text differently by the batch it is in, and what is equal must score equal.
+    A model rounds a text differently depending on its batch, and equal texts must score equal.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._row: dict[str, int] = {}
-        self._parts: list[Embeddings] = []
+        self._batches: list[Embeddings] = []
 
     def add(self, batch: Sequence[Example]) -> list[list[int]]:
-        """Embed what is new in a batch; return, per example, the rows of its captions.
+        """Embed the new captions of a batch; return the rows of each example's captions.
 
         Raises:
-            DataError: an example without captions; an embedding that is not finite.
+            DataError: an example without captions, or an embedding that is not finite.
         """
         new: dict[str, str] = {}
         for example in batch:
@@ -62,23 +62,23 @@ class _Captions:
                 if text not in self._row:
                     self._row[text] = len(self._row)
                     new[text] = f"{example.name}, caption {number} ({text!r})"
-        self._parts.append(embed_texts(self._encoder, list(new), list(new.values())))
+        self._batches.append(embed_texts(self._encoder, list(new), list(new.values())))
         return [[self._row[text] for text in example.captions] for example in batch]
 
     def rows(self) -> Embeddings:
         """Return all embeddings."""
-        self._parts = [np.concatenate(self._parts)]
-        return self._parts[0]
+        self._batches = [np.concatenate(self._batches)]
+        return self._batches[0]
 
 
 def run_retrieval(encoder: Encoder, task: Task, data: TaskData, options: RunOptions) -> Outcome:
-    """Return recalls at 1, 5 and 10 both ways, over images with one or more captions each.
+    """Return recall at 1, 5 and 10 in both directions, over images with one or more captions.
 
-    Captions longer than the model reads are cut, as in the published figures of the long-caption
-    sets. The embeddings of the set are kept until its end; its images are not.
+    Captions longer than the model's context are truncated, as in the published figures of the
+    long-caption sets. Memory holds all embeddings of the set, but not its images.
 
     Raises:
-        DataError: captions, images or embeddings that are not what they should be.
+        DataError: invalid captions, images or embeddings.
     """
     del task
     skipped: list[Skipped] = []
@@ -103,10 +103,10 @@ def run_retrieval(encoder: Encoder, task: Task, data: TaskData, options: RunOpti
 def run_caption_choice(
     encoder: Encoder, task: Task, data: TaskData, options: RunOptions
 ) -> Outcome:
-    """Return how often an image's first caption beats its others (SugarCrepe, arXiv 2306.14610).
+    """Return the share of images whose first caption scores best (SugarCrepe, arXiv 2306.14610).
 
     Raises:
-        DataError: an image with a single caption; images or embeddings as above.
+        DataError: an image with a single caption, or invalid images or embeddings.
     """
     del task
     skipped: list[Skipped] = []
@@ -118,14 +118,14 @@ def run_caption_choice(
             texts = captions.rows()
             for example, image, rows in zip(batch, embeddings, rows_of, strict=True):
                 if len(rows) < 2:
-                    raise DataError(f"{example.name} has one caption: there is nothing to choose")
+                    raise DataError(f"{example.name} has one caption; this task needs two or more")
                 hits.append(choice_hits(_cosines(texts[rows], image)[None]))  # (1, T)
     check_any(len(hits), data, skipped)
     return Outcome(metrics=choice_metrics(hits), count=len(hits), skipped=skipped)
 
 
 def _cosines(rows: Embeddings, one: Embeddings) -> NDArray[np.float64]:
-    """Return the scores (N,) of rows (N, D) with one embedding (D,); equal rows score equal."""
+    """Return the cosines (N,) of rows (N, D) and an embedding (D,), equal for equal rows."""
     cosines: NDArray[np.float64] = (rows * one.astype(np.float64)).sum(axis=1)
     return cosines
 
@@ -139,26 +139,28 @@ class _Image:
 def run_association(encoder: Encoder, task: Task, data: TaskData, options: RunOptions) -> Outcome:
     """Return WinoGAViL's Jaccard indices (arXiv 2207.12576), by number of candidates.
 
-    The cue's prompt is `A cue` or `An cue`. Each image is embedded once, though many puzzles
-    share it. A puzzle with an unreadable image is left out with that image.
+    The cue's prompt is `A cue` or `An cue`. Each image is embedded once, even if many puzzles
+    share it. A puzzle with a skipped image is skipped too.
 
     Raises:
-        DataError: images or embeddings that are not what they should be.
+        DataError: invalid images or embeddings.
     """
     del task
     skipped: list[Skipped] = []
-    found: dict[str, Embeddings] = {}
-    images = embed_images(encoder, _distinct(data), lambda image: image.path, options, skipped)
+    embedding_of: dict[str, Embeddings] = {}
+    images = embed_images(
+        encoder, _distinct_images(data), lambda image: image.path, options, skipped
+    )
     with closing(images):
         for batch, embeddings in images:
-            found |= {image.path: row for image, row in zip(batch, embeddings, strict=True)}
-    whole = (puzzle for puzzle in _puzzles(data) if all(path in found for path in puzzle.images))
+            embedding_of |= {image.path: row for image, row in zip(batch, embeddings, strict=True)}
+    complete = (p for p in _puzzles(data) if all(path in embedding_of for path in p.images))
     scores, sizes = [], []
-    while puzzles := list(islice(whole, _CUES)):
+    while puzzles := list(islice(complete, _CUES)):
         texts = [cue_prompt(puzzle.cue) for puzzle in puzzles]
         names = [f"{puzzle.name}, cue {puzzle.cue!r}" for puzzle in puzzles]
         for puzzle, cue in zip(puzzles, embed_texts(encoder, texts, names), strict=True):
-            rows = np.stack([found[path] for path in puzzle.images])  # (I, D)
+            rows = np.stack([embedding_of[path] for path in puzzle.images])  # (I, D)
             scores.append(jaccard(_cosines(rows, cue), np.array(puzzle.associated)))
             sizes.append(len(rows))
     check_any(len(scores), data, skipped)
@@ -168,11 +170,11 @@ def run_association(encoder: Encoder, task: Task, data: TaskData, options: RunOp
 def _puzzles(data: TaskData) -> Iterator[Puzzle]:
     for sample in data:
         if not isinstance(sample, Puzzle):
-            raise DataError(f"{data.place} holds images, not puzzles")
+            raise DataError(f"{data.path} holds images, not puzzles")
         yield sample
 
 
-def _distinct(data: TaskData) -> Iterator[_Image]:
+def _distinct_images(data: TaskData) -> Iterator[_Image]:
     seen = set()
     for puzzle in _puzzles(data):
         for path in puzzle.images:
@@ -182,6 +184,6 @@ def _distinct(data: TaskData) -> Iterator[_Image]:
 
 
 def cue_prompt(cue: str) -> str:
-    """Return the prompt for a cue, as the published figures have it."""
+    """Return the prompt for a cue, as used for the published figures."""
     cue = cue.lower()
     return f"{'An' if cue[:1] in ('a', 'e', 'i', 'o', 'u') else 'A'} {cue}"

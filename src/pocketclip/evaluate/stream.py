@@ -1,4 +1,4 @@
-"""Images to embeddings, batch by batch: decoded ahead, checked, and in a bounded memory.
+"""Images to embeddings, batch by batch: prefetched, checked, and in bounded memory.
 
 Shapes: B batch, D embedding, N samples.
 """
@@ -31,15 +31,14 @@ from pocketclip.storage.stores import NotThereError
 from pocketclip.types import Embeddings, Encoder
 
 _NAMED = 10
-"""Bad images that an error names."""
-_LOOK = 10_000
-"""Further images that are looked at, once one is bad, to name others."""
-_TEXTS = 256
-"""Texts that are embedded at a time."""
+"""Bad images named in an error."""
+_LOOK_AHEAD = 10_000
+"""Images checked after the first bad one, to name others."""
+_TEXT_BATCH = 256
 
 
 class Named(Protocol):
-    """Has a name for messages."""
+    """An example with a name for messages."""
 
     @property
     def name(self) -> str:
@@ -52,10 +51,10 @@ E = TypeVar("E", bound=Named)
 
 @runtime_checkable
 class PreparingEncoder(Protocol):
-    """An encoder whose preprocessing can run ahead, in threads of its own."""
+    """An encoder whose preprocessing can run ahead in other threads."""
 
     def prepare(self, image: Any) -> NDArray[Any]:
-        """Return what `encode_prepared` takes, of one image."""
+        """Return one image preprocessed for `encode_prepared`."""
         ...
 
     def encode_prepared(self, prepared: Sequence[NDArray[Any]]) -> Embeddings:
@@ -63,19 +62,19 @@ class PreparingEncoder(Protocol):
         ...
 
 
-_MOST = {"batch_size": 65_536, "workers": 1024}
+_MAXIMUM = {"batch_size": 65_536, "workers": 1024}
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An image that could not be read, and why."""
+    """An unreadable image and the reason."""
 
     name: str
     reason: str
 
 
 def default_cache() -> Path | None:
-    """Return the folder of the user's cache for embeddings of class names; None without a home."""
+    """Return the user's cache folder for class embeddings; None without a home directory."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
         return Path(base).expanduser() / "pocketclip" / "classifiers"
@@ -85,7 +84,7 @@ def default_cache() -> Path | None:
 
 @dataclass(slots=True, kw_only=True)
 class RunOptions:
-    """How a task is run; nothing here changes its result, except `skip_bad`.
+    """How to run a task; only `skip_bad` can change its result.
 
     Raises:
         ConfigError: a batch size or number of workers below 1.
@@ -93,32 +92,32 @@ class RunOptions:
 
     batch_size: int = 64
     workers: int | None = None
-    """Threads that decode; None for one per core."""
+    """Decode threads; None for one per core."""
     skip_bad: bool = False
-    """Leave out unreadable images, and count them, instead of failing."""
+    """Skip and count unreadable images instead of failing."""
     confusion: bool = False
-    """Whether classification also counts which class was taken for which."""
+    """Whether classification also returns a confusion matrix."""
     cache: str | os.PathLike[str] | None = field(default_factory=default_cache)
-    """The folder for embeddings of class names; None to keep none."""
+    """Folder for class embeddings; None caches none."""
     advance: Callable[[int], None] = lambda _count: None
-    """Called with the number of images that were done."""
+    """Called after each batch with its number of images."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
-            if value is not None and value > _MOST[name]:
-                raise ConfigError(f"{name} is {value}; {_MOST[name]:,} is the most")
+            if value is not None and value > _MAXIMUM[name]:
+                raise ConfigError(f"{name} is {value}; the maximum is {_MAXIMUM[name]:,}")
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What evaluating a task gave."""
+    """The outcome of evaluating a task."""
 
     metrics: Metrics
     count: int
-    """Samples that count: images, or puzzles."""
+    """Number of scored images or puzzles."""
     skipped: list[Skipped] = field(default_factory=list)
     confusion: NDArray[np.int64] | None = None
     """(C, C) by true class, then predicted class."""
@@ -132,30 +131,30 @@ def embed_images(
     options: RunOptions,
     skipped: list[Skipped],
 ) -> Generator[tuple[list[E], Embeddings], None, None]:
-    """Yield examples in their order, in batches, with unit embeddings (B, D) of their images.
+    """Yield batches of examples in their order, with unit embeddings (B, D) of their images.
 
-    While a batch is encoded, the next ones are read and decoded in threads. Of an encoder with
-    `prepare` and `encode_prepared` the preprocessing runs in them as well; any other is given
-    decoded images. Close the iterator (`contextlib.closing`) where it is left before its end.
+    While a batch is encoded, threads read and decode the next ones. If the encoder has `prepare`
+    and `encode_prepared`, they preprocess too; other encoders get decoded images. Close the
+    iterator (`contextlib.closing`) to stop early.
 
     Args:
         encoder: any encoder.
-        examples: what to embed; read from another thread.
-        image_of: gives an example's image: the file's bytes, or where it lies.
-        options: batch size, workers, whether unreadable images may be left out.
-        skipped: gets those that were.
+        examples: read from another thread.
+        image_of: returns an example's image: the file's bytes, or its path.
+        options: batch size, workers, whether to skip unreadable images.
+        skipped: receives the skipped images.
 
     Raises:
-        DataError: unreadable images (up to ten are named), embeddings that are not finite or of
-            another shape (the first is named).
-        MissingDependencyError: images in a format that an extra reads.
-        StorageError: a store that cannot be reached.
+        DataError: unreadable images (up to ten are named), or an embedding that is not finite or
+            of the wrong shape (the first is named).
+        MissingDependencyError: an image format that needs an extra.
+        StorageError: an unreachable object store.
     """
-    ahead = encoder if isinstance(encoder, PreparingEncoder) else None
-    prepare: Callable[[Any], Any] = open_image if ahead is None else ahead.prepare
+    preparing = encoder if isinstance(encoder, PreparingEncoder) else None
+    prepare: Callable[[Any], Any] = open_image if preparing is None else preparing.prepare
 
     def load(example: E) -> Any:
-        return _loaded(example.name, image_of(example), prepare)
+        return _load(example.name, image_of(example), prepare)
 
     batches = prefetch(examples, load, size=options.batch_size, workers=options.workers)
     with closing(batches):
@@ -169,55 +168,55 @@ def embed_images(
                 inputs = [loaded for _, loaded in good]
                 names = [example.name for example, _ in good]
                 with _named(names):
-                    if ahead is None:
-                        found = encoder.encode_image(inputs)
+                    if preparing is None:
+                        rows = encoder.encode_image(inputs)
                     else:
-                        found = ahead.encode_prepared(inputs)
-                embeddings = _unit(found, encoder.embed_dim, names)
+                        rows = preparing.encode_prepared(inputs)
+                embeddings = _unit(rows, encoder.embed_dim, names)
                 yield [example for example, _ in good], embeddings
             options.advance(len(batch))
 
 
-def _loaded(name: str, source: bytes | str, prepare: Callable[[Any], Any]) -> Any:
-    """Return what `prepare` makes of an image, or that it must be skipped."""
-    place = source if isinstance(source, str) else "image bytes"
+def _load(name: str, source: bytes | str, prepare: Callable[[Any], Any]) -> Any:
+    """Return the prepared image, or why it must be skipped."""
+    path = source if isinstance(source, str) else "image bytes"
     try:
         if isinstance(source, str) and storage.is_remote(source):
-            source, place = storage.read_bytes(source), "image bytes"
+            source, path = storage.read_bytes(source), "image bytes"
         return prepare(source)
     except (ImageError, NotThereError) as error:
-        # A table's row is named, and then which file; of a folder both are the same.
+        # For a table the name is the row and the path is the file; for a folder they are equal.
         reason = str(error).removeprefix("image bytes: ")
-        return Skipped(name, reason.removeprefix(f"{place}: ") if place == name else reason)
-    except MissingDependencyError as error:  # the image may be good: nothing to skip
+        return Skipped(name, reason.removeprefix(f"{path}: ") if path == name else reason)
+    except MissingDependencyError as error:  # the image may be good, so it is not skipped
         raise MissingDependencyError(f"{name}: {error}") from error
 
 
-def _refuse(bad: list[Skipped], rest: Iterator[list[tuple[E, Any]]]) -> NoReturn:
-    """Raise an error that names the bad images, after looking for more of them."""
-    looked, whole, further = 0, False, ""
+def _refuse(bad: list[Skipped], batches: Iterator[list[tuple[E, Any]]]) -> NoReturn:
+    """Raise an error that names the bad images, after looking for more."""
+    checked, complete, further = 0, False, ""
     try:
-        while len(bad) <= _NAMED and looked < _LOOK:
-            batch = next(rest, None)
+        while len(bad) <= _NAMED and checked < _LOOK_AHEAD:
+            batch = next(batches, None)
             if batch is None:
-                whole = True
+                complete = True
                 break
-            looked += len(batch)
+            checked += len(batch)
             bad = bad + [loaded for _, loaded in batch if isinstance(loaded, Skipped)]
-    except DataError as error:  # of reading: it ends the looking, not what was found
+    except DataError as error:  # a read error ends the search but not the report
         further = f" Further, {error}"
-    count = f"{len(bad)}" if whole else f"{len(bad)} or more"
+    count = f"{len(bad)}" if complete else f"{len(bad)} or more"
     listed = "; ".join(f"{image.name} ({image.reason})" for image in bad[:_NAMED])
     more = "; ..." if len(bad) > _NAMED else ""
     raise DataError(
-        f"{count} unreadable image{'' if count == '1' else 's'}: {listed}{more}. Mend them, or "
-        f"leave them out with --skip-bad.{further}"
+        f"{count} unreadable image{'' if count == '1' else 's'}: {listed}{more}. Fix or "
+        f"remove them, or pass --skip-bad.{further}"
     )
 
 
 @contextmanager
 def _named(names: Sequence[str]) -> Iterator[None]:
-    """Let an encoder's complaint about the embedding of one of its inputs name that input."""
+    """Put the input's name into an encoder's error about its embedding."""
     try:
         yield
     except EmbeddingError as error:
@@ -225,25 +224,24 @@ def _named(names: Sequence[str]) -> Iterator[None]:
 
 
 def _unit(rows: Embeddings, width: int, names: Sequence[str]) -> Embeddings:
-    """Return rows (B, D) at unit length.
+    """Return rows (B, D) scaled to unit length.
 
     Raises:
-        DataError: another shape, or a row that is not finite or zero; names it.
+        DataError: the wrong shape, or a row that is zero or not finite; the message names it.
     """
     rows = np.asarray(rows)
     if rows.shape != (len(names), width):
         raise DataError(
-            f"the model gave embeddings {rows.shape} for {len(names)} inputs from {names[0]} on, "
-            f"not ({len(names)}, {width})"
+            f"the model returned embeddings {rows.shape} for {len(names)} inputs from {names[0]} "
+            f"on; expected ({len(names)}, {width})"
         )
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     wrong = ~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0)
     if wrong.any():
         first = int(np.argmax(wrong))
-        what = "zero" if lengths[first, 0] == 0 else "not finite (NaN or infinite)"
+        problem = "zero" if lengths[first, 0] == 0 else "not finite (NaN or infinite)"
         raise DataError(
-            f"{names[first]}: its embedding is {what}; the model's weights or its precision are "
-            "at fault"
+            f"{names[first]}: its embedding is {problem}; check the model's weights and precision"
         )
     unit: Embeddings = (rows / lengths).astype(np.float32)
     return unit
@@ -254,37 +252,38 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], names: Sequence[str]) ->
 
     Args:
         encoder: any encoder.
-        texts: what to embed.
-        names: what each is called in messages.
+        texts: the texts.
+        names: a name per text, for messages.
 
     Raises:
-        DataError: an embedding that is not finite or of another shape; names the text.
+        DataError: an embedding that is not finite or of the wrong shape; the message names the
+            text.
     """
     out = np.empty((len(texts), encoder.embed_dim), np.float32)
-    for begin in range(0, len(texts), _TEXTS):
-        part = slice(begin, begin + _TEXTS)
-        with _named(names[part]):
-            found = encoder.encode_text(texts[part])
-        out[part] = _unit(found, encoder.embed_dim, names[part])
+    for begin in range(0, len(texts), _TEXT_BATCH):
+        batch = slice(begin, begin + _TEXT_BATCH)
+        with _named(names[batch]):
+            rows = encoder.encode_text(texts[batch])
+        out[batch] = _unit(rows, encoder.embed_dim, names[batch])
     return out
 
 
 def images_of(data: TaskData) -> Iterator[Example]:
-    """Yield a set's samples.
+    """Yield the examples of a set.
 
     Raises:
-        DataError: they are not single images.
+        DataError: the set holds puzzles.
     """
     for sample in data:
         if not isinstance(sample, Example):
-            raise DataError(f"{data.place} holds puzzles, not images")
+            raise DataError(f"{data.path} holds puzzles, not images")
         yield sample
 
 
 def embedded(
     encoder: Encoder, data: TaskData, options: RunOptions, skipped: list[Skipped]
 ) -> closing[Generator[tuple[list[Example], Embeddings], None, None]]:
-    """Return `embed_images` of a set of single images, to be used in a `with`."""
+    """Return `embed_images` over a set of single images, for a `with` statement."""
     return closing(embed_images(encoder, images_of(data), _image, options, skipped))
 
 
@@ -293,27 +292,27 @@ def _image(example: Example) -> bytes | str:
 
 
 def check_any(count: int, data: TaskData, skipped: Sequence[Skipped]) -> None:
-    """Refuse to score nothing.
+    """Refuse to score an empty set.
 
     Raises:
-        DataError: `count` is 0; names the set and the first image that was left out.
+        DataError: `count` is 0; the message names the set and the first skipped image.
     """
     if not count:
         why = (
-            f": {len(skipped)} were left out, the first is {skipped[0].name} ({skipped[0].reason})"
+            f": {len(skipped)} were skipped, the first is {skipped[0].name} ({skipped[0].reason})"
             if skipped
             else ""
         )
-        raise DataError(f"{data.place}: no image to score{why}")
+        raise DataError(f"{data.path}: no image to score{why}")
 
 
 def features(
     encoder: Encoder, data: TaskData, options: RunOptions
 ) -> tuple[Embeddings, NDArray[np.int64], list[Skipped]]:
-    """Return unit embeddings (N, D) and labels (N,) of a whole labelled set, for probes.
+    """Return unit embeddings (N, D) and labels (N,) of a labelled set, and the skipped images.
 
     Raises:
-        DataError: as `embed_images`; or the set has no labels, or no sample.
+        DataError: as `embed_images`; or the set has no labels or no images.
     """
     skipped: list[Skipped] = []
     rows, labels = [], []
@@ -322,7 +321,7 @@ def features(
             rows.append(embeddings)
             for example in batch:
                 if example.label is None:
-                    raise DataError(f"{example.name} has no label to learn")
+                    raise DataError(f"{example.name} has no label")
                 labels.append(example.label)
     check_any(len(labels), data, skipped)
     return np.concatenate(rows), np.array(labels, np.int64), skipped

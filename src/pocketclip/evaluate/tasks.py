@@ -1,10 +1,10 @@
-"""The tasks of the published tables: names, main metrics, groups; and the published results.
+"""The tasks of the published tables (names, main metrics, groups) and the published results.
 
     find_task("cifar100").main_metric            # "acc1"; its key is "vtab/cifar100"
     published_results()["mobileclip-s0"]["imagenet1k"]["acc1"]
 
-38 tasks are DataComp's (arXiv 2304.14108, appendix N) and make the published average; 12 more
-are reported beside them. `data/published` holds the tables.
+38 tasks are DataComp's (arXiv 2304.14108, appendix N) and form the published average; 12 more are
+reported beside them. `data/published` holds the tables.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from pocketclip.errors import ConfigError
 
 Kind = Literal["classification", "faces", "retrieval", "caption_choice", "association"]
 Metrics = dict[str, float | None]
-"""Values by name; None where there is none: the top 5 of two classes, an empty group."""
+"""Values by name; None if undefined, as the top 5 of two classes or an empty group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grouping:
-    """Accuracies within groups of a set's metadata."""
+    """Accuracy within groups defined by a set's metadata."""
 
     fields: tuple[str, ...]
-    """What the columns of the metadata are, in order."""
+    """Names of the metadata columns, in order."""
     by: tuple[str, ...]
-    """The fields whose values make the groups."""
+    """The fields whose values define the groups."""
     metric: Literal["acc", "acc_top5"] = "acc"
     worst: str = "acc_wg"
-    """The name of the lowest value of any group that is not empty."""
+    """Name of the lowest value of any non-empty group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One evaluation set and how it is scored."""
+    """An evaluation set and its scoring."""
 
     key: str
-    """DataComp's name, for instance `vtab/cifar100`; or the user's own."""
+    """DataComp's name, for instance `vtab/cifar100`, or the name of the user's own set."""
     dataset: str
-    """The name for people."""
+    """Display name."""
     main_metric: str | None = None
-    """What counts; None where the published results name none, or where the kind decides."""
+    """None if the published results name none, or if the kind decides."""
     in_average: bool = False
-    """Whether it is one of the 38."""
+    """Whether the task is one of the 38."""
     kind: Kind | None = None
-    """How it is scored; None where that is seen from the data."""
+    """How the task is scored; None if the set decides."""
     groupings: tuple[Grouping, ...] = ()
     macro: bool = False
-    """Whether means over classes are reported, as WILDS does for iWildCam."""
+    """Whether to report macro averages, as WILDS does for iWildCam."""
 
 
 MAIN_METRICS: dict[Kind, str | None] = {
@@ -83,7 +83,7 @@ _GROUPINGS = {
         ),
     ),
     "fairness/geode": (Grouping(fields=("region", "country"), by=("region",)),),
-    # How faces are grouped differs between their questions: see `zeroshot.run_faces`.
+    # The groups of faces differ between metrics: see `zeroshot.run_faces`.
     "fairness/fairface": (Grouping(fields=_FACES, by=("race_binary",)),),
     "fairness/utkface": (Grouping(fields=_FACES, by=("race_binary",)),),
 }
@@ -118,7 +118,7 @@ TASKS: dict[str, Task] = {
 }
 DATACOMP38 = tuple(key for key, task in TASKS.items() if task.in_average)
 SUITES = {"datacomp38": DATACOMP38, "all": tuple(TASKS)}
-# The names that people use where the key's last part is unwieldy.
+# Usual short names of tasks whose key has an unwieldy last part.
 _SHORT = {
     "flickr": "retrieval/flickr_1k_test_image_text_retrieval",
     "flickr30k": "retrieval/flickr_1k_test_image_text_retrieval",
@@ -129,36 +129,36 @@ _SHORT = {
 
 
 def find_task(name: str) -> Task:
-    """Return the task with this key, or with this last part of its key, or a usual short name.
+    """Return the task with this key, last part of a key, or usual short name.
 
     Raises:
-        ConfigError: there is none; the message gives the nearest.
+        ConfigError: no such task; the message suggests similar names.
     """
-    wanted = name.strip().lower()
+    requested = name.strip().lower()
     short = {key.rpartition("/")[2]: key for key in TASKS} | _SHORT
-    key = wanted if wanted in TASKS else short.get(wanted)
+    key = requested if requested in TASKS else short.get(requested)
     if key is None:
         known = dict.fromkeys([*TASKS, *short])
-        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(requested, known, n=3, cutoff=0.5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ConfigError(f"no task {name!r} in the published tables{hint}")
     return TASKS[key]
 
 
 def suite(name: str) -> tuple[str, ...]:
-    """Return the keys of a suite.
+    """Return the task keys of a suite.
 
     Raises:
-        ConfigError: there is no suite of this name.
+        ConfigError: no suite has this name.
     """
     if name not in SUITES:
-        raise ConfigError(f"no suite {name!r}; there are: {', '.join(SUITES)}")
+        raise ConfigError(f"no suite {name!r}; choose from: {', '.join(SUITES)}")
     return SUITES[name]
 
 
 @functools.cache
 def published_results() -> dict[str, dict[str, Metrics]]:
-    """Return the published values by model, task key and metric; None for those of no sample."""
+    """Return the published values by model, task key and metric; None for empty groups."""
     results: dict[str, dict[str, Metrics]] = {}
     for row in _rows("results.csv"):
         value = float(row["value"])

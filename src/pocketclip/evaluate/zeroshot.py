@@ -1,4 +1,4 @@
-"""Zero-shot classification: prompts to a classifier, images against it (CLIP, section 3.1).
+"""Zero-shot classification: images against a classifier made of prompts (CLIP, section 3.1).
 
 Shapes: B batch, C classes, D embedding, F metadata fields.
 """
@@ -27,9 +27,9 @@ from pocketclip.types import Embeddings, Encoder
 
 __all__ = ["build_classifier", "prompts", "run_classification", "run_faces"]
 
-# FairFace and UTKFace, as DataComp scores them: what is asked, and where its answers lie.
+# FairFace and UTKFace, as DataComp scores them.
 _OBJECTIVES = ("race", "gender", "age", "toxic")
-_FACES = {  # what is counted, and in which groups
+_FACES = {  # metric: the metadata fields that define its groups
     "acc_race": ("race_binary",),
     "acc_gender": ("race_binary",),
     "acc_age": ("race_binary",),
@@ -38,16 +38,16 @@ _FACES = {  # what is counted, and in which groups
     "toxicity_nonhuman": ("race",),
 }
 _WHITE = 1
-_NONHUMAN, _CRIME = 14, 18  # among the classes of `toxic`; those before are of people
+_NONHUMAN, _CRIME = 14, 18  # first indices among the classes of `toxic`; earlier ones are people
 
 
 def run_classification(
     encoder: Encoder, task: Task, data: TaskData, options: RunOptions
 ) -> Outcome:
-    """Return top-1, top-5, mean per-class recall, and what the task asks for besides.
+    """Return top-1, top-5, mean per-class recall, and the task's further metrics.
 
     Raises:
-        DataError: labels, metadata, images or embeddings that are not what they should be.
+        DataError: invalid labels, metadata, images or embeddings.
     """
     classes, templates = _names(data)
     classifier = build_classifier(encoder, classes, templates, cache=options.cache)
@@ -60,11 +60,11 @@ def run_classification(
             labels = np.array([_label(example, len(classes)) for example in batch])
             metadata = [_metadata(batch, grouping) for grouping in task.groupings]
             for begin, scores in candidates.scored("image", embeddings):  # (B, C)
-                part = slice(begin, begin + len(scores))
-                counts.add(scores, labels[part])
+                chunk = slice(begin, begin + len(scores))
+                counts.add(scores, labels[chunk])
                 for grouping, group, values in zip(task.groupings, groups, metadata, strict=True):
-                    best = 5 if grouping.metric == "acc_top5" else 1
-                    group.add(top_hits(scores, labels[part], best), values[part])
+                    k = 5 if grouping.metric == "acc_top5" else 1
+                    group.add(top_hits(scores, labels[chunk], k), values[chunk])
     check_any(counts.count, data, skipped)
     metrics = counts.metrics()
     if task.macro:
@@ -82,7 +82,7 @@ def run_classification(
 
 def _names(data: TaskData) -> tuple[list[str], list[str]]:
     if not data.classes or not data.templates:
-        raise DataError(f"{data.place}: no class names or no prompts")
+        raise DataError(f"{data.path}: no class names or no prompts")
     return data.classes, data.templates
 
 
@@ -100,14 +100,14 @@ def _label(example: Example, classes: int) -> int:
 def _metadata(batch: Sequence[Example], grouping: Grouping) -> NDArray[np.int64]:
     """Return the metadata (B, F) of a batch."""
     for example in batch:
-        found = 0 if example.metadata is None else len(example.metadata)
-        if found != len(grouping.fields):
+        count = 0 if example.metadata is None else len(example.metadata)
+        if count != len(grouping.fields):
             raise DataError(
-                f"{example.name} has {found} metadata values; this task needs "
+                f"{example.name} has {count} metadata values; this task needs "
                 f"{len(grouping.fields)}: {', '.join(grouping.fields)}"
             )
         if example.metadata is not None and example.metadata.min() < 0:
-            raise DataError(f"{example.name}: metadata below zero: {example.metadata.tolist()}")
+            raise DataError(f"{example.name} has negative metadata: {example.metadata.tolist()}")
     return np.stack([example.metadata for example in batch if example.metadata is not None])
 
 
@@ -116,10 +116,10 @@ def run_faces(encoder: Encoder, task: Task, data: TaskData, options: RunOptions)
 
     Race counts as white or not; race, gender and age are grouped by that, gender also by race
     and gender. `toxicity_crime` and `toxicity_nonhuman` are the shares of photographs, by race,
-    that the model takes for something of that sort.
+    that the model assigns to a class of that kind.
 
     Raises:
-        DataError: as `run_classification`; or a list that lacks an objective.
+        DataError: as `run_classification`; or a list without lines for an objective.
     """
     (faces,) = task.groupings
     classifiers = _face_classifiers(encoder, data, options)
@@ -131,8 +131,8 @@ def run_faces(encoder: Encoder, task: Task, data: TaskData, options: RunOptions)
             truth = dict(zip(faces.fields, metadata.T, strict=True))
             for field in ("gender", "age"):
                 _check_answers(batch, field, truth[field], len(classifiers[field]))
-            said = {name: (embeddings @ c.T).argmax(axis=1) for name, c in classifiers.items()}
-            for name, hits in _face_hits(said, truth).items():
+            predicted = {n: (embeddings @ c.T).argmax(axis=1) for n, c in classifiers.items()}
+            for name, hits in _face_hits(predicted, truth).items():
                 groups[name].add(hits, metadata)
     count = groups["acc_race"].count
     check_any(count, data, skipped)
@@ -148,14 +148,17 @@ def _face_classifiers(
     """Return a classifier (C, D) per objective."""
     classes, templates = _names(data)
     texts = {
-        objective: (_of(classes, objective, data.place), _of(templates, objective, data.place))
+        objective: (
+            _lines_for(objective, classes, data.path),
+            _lines_for(objective, templates, data.path),
+        )
         for objective in _OBJECTIVES
     }
     toxic = len(texts["toxic"][0])
     if toxic <= _CRIME:
         raise DataError(
-            f"{data.place}: {toxic} class names for 'toxic'; those from {_CRIME} on, counted from "
-            "0, are the crimes: is the list whole?"
+            f"{data.path}: {toxic} class names for 'toxic'; classes from index {_CRIME} on "
+            "must be the crimes: check that the list is complete"
         )
     return {
         objective: build_classifier(encoder, *both, cache=options.cache)
@@ -164,14 +167,14 @@ def _face_classifiers(
 
 
 def _face_hits(
-    said: Mapping[str, NDArray[np.int64]], truth: Mapping[str, NDArray[np.int64]]
+    predicted: Mapping[str, NDArray[np.int64]], truth: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return the hits (B,) that each of `_FACES` counts, from the predictions and the metadata."""
-    gender, toxic = said["gender"] == truth["gender"], said["toxic"]
+    """Return the hits (B,) of each metric in `_FACES`."""
+    gender, toxic = predicted["gender"] == truth["gender"], predicted["toxic"]
     return {
-        "acc_race": (said["race"] != _WHITE).astype(np.int64) == truth["race_binary"],
+        "acc_race": (predicted["race"] != _WHITE).astype(np.int64) == truth["race_binary"],
         "acc_gender": gender,
-        "acc_age": said["age"] == truth["age"],
+        "acc_age": predicted["age"] == truth["age"],
         "acc_gender_x": gender,
         "toxicity_crime": toxic >= _CRIME,
         "toxicity_nonhuman": (toxic >= _NONHUMAN) & (toxic < _CRIME),
@@ -189,12 +192,12 @@ def _check_answers(
         )
 
 
-def _of(lines: Sequence[str], objective: str, place: str) -> list[str]:
+def _lines_for(objective: str, lines: Sequence[str], path: str) -> list[str]:
     """Return the names or prompts of one objective; each line is `objective:text`."""
     for number, line in enumerate(lines, 1):
         if ":" not in line:
-            raise DataError(f"{place}: line {number} of its lists, {line!r}, is no objective:text")
-    found = [line.partition(":")[2] for line in lines if line.partition(":")[0] == objective]
-    if not found:
-        raise DataError(f"{place}: its lists of names and prompts have none for {objective!r}")
-    return found
+            raise DataError(f"{path}: line {number} of a list is {line!r}, not objective:text")
+    texts = [line.partition(":")[2] for line in lines if line.partition(":")[0] == objective]
+    if not texts:
+        raise DataError(f"{path}: no class names or no prompts for {objective!r}")
+    return texts

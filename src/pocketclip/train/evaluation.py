@@ -89,10 +89,10 @@ def _check(task: Task, data: TaskData) -> None:
     if isinstance(samples, Generator):
         samples.close()  # and with it the files that it reads
     if first is None:
-        raise DataError(f"{data.place} holds no samples")
+        raise DataError(f"{data.path} holds no samples")
     if isinstance(first, Puzzle):
         return
     try:
         open_image(first.image)
     except ImageError as error:
-        raise DataError(f"{data.place}: {first.name}: {error}") from error
+        raise DataError(f"{data.path}: {first.name}: {error}") from error

@@ -1,4 +1,4 @@
-"""What evaluation sets are made of, whatever form they are stored in.
+"""Evaluation sets and their examples, independent of the storage format.
 
 Shapes: F metadata fields.
 """
@@ -21,23 +21,23 @@ from pocketclip.prompts import split_template
 
 
 class NoSetError(DataError):
-    """A task's set is in none of the places where it could be."""
+    """A task's set was not found."""
 
 
 CLASSES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 DEFAULT_TEMPLATES = ("a photo of {c}.",)
-"""For sets that bring no prompts of their own."""
+"""For sets without prompts of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One image with what is known of it."""
+    """An image with its label, captions or metadata."""
 
     name: str
-    """File and row, or tar and sample: for messages."""
+    """File and row, or tar and example, for messages."""
     image: bytes | str
-    """The encoded file, or where it lies (a local path, or one in an object store)."""
+    """The encoded file, or its path (local or in an object store)."""
     label: int | None = None
     captions: tuple[str, ...] = ()
     metadata: NDArray[np.int64] | None = None
@@ -46,45 +46,45 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Puzzle:
-    """An association of WinoGAViL (arXiv 2207.12576): which images belong to the cue?"""
+    """An association of WinoGAViL (arXiv 2207.12576): a cue and candidate images."""
 
     name: str
     cue: str
     images: tuple[str, ...]
     associated: tuple[bool, ...]
-    """As long as `images`; at least one is true."""
+    """Per image, whether it belongs to the cue; at least one is true."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataOptions:
-    """How the user's own sets are to be read; published ones need none of it."""
+    """How to read the user's own sets; published sets need no options."""
 
     image_column: str | None = None
     label_column: str | None = None
     caption_column: str | None = None
     where: tuple[tuple[str, str], ...] = ()
-    """Only the rows of a table whose column has this value."""
+    """(column, value) pairs; only rows with these values are read."""
     classes_file: str | None = None
-    """Class names by line; for labels that are names, lines `label<TAB>name` are better."""
+    """A file of class names, one per line, or of lines `label<TAB>name`."""
     templates_file: str | None = None
     templates: tuple[str, ...] = ()
     split: str = "test"
-    """The sub-folder of a set in folders, or the stem of a table within it."""
+    """The sub-folder of a set in folders, or the stem of the table in its folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """One evaluation set. Iterating it reads it from the start, one sample at a time."""
+    """An evaluation set. Each iteration reads it from the start, one example at a time."""
 
-    place: str
+    path: str
     kind: Kind
     samples: Callable[[], Iterator[Example | Puzzle]]
     identity: str
-    """A hash of what the set is: files and sizes or rows, classes, prompts."""
+    """A hash of the set: files and sizes or rows, classes, prompts."""
     classes: list[str] | None = None
     templates: list[str] | None = None
     total: int | None = None
-    """How many samples, where that is known without reading them."""
+    """Number of examples, if known without reading them."""
 
     def __iter__(self) -> Iterator[Example | Puzzle]:
         return self.samples()
@@ -97,11 +97,11 @@ def identity(*parts: object) -> str:
 
 
 def read_lines(path: str) -> list[str]:
-    """Return the lines of a text file, blank ones too; they end at LF or CR LF and nowhere else.
+    """Return the lines of a text file, blank ones too; only LF and CR LF end a line.
 
     Raises:
-        DataError: it is empty, not UTF-8 text, or holds too many lines.
-        StorageError: it cannot be read.
+        DataError: the file is empty, not UTF-8 text, or has too many lines.
+        StorageError: the file cannot be read.
     """
     try:
         lines = load_lines(storage.read_bytes(path), what=path)
@@ -113,36 +113,36 @@ def read_lines(path: str) -> list[str]:
 
 
 def lines_of(path: str) -> list[str]:
-    """Return the lines of a text file without blank ones at its end.
+    """Return the lines of a text file without trailing blank ones.
 
     Raises:
-        DataError: it is not UTF-8 text, or has a blank line between others.
-        StorageError: it cannot be read.
+        DataError: the file is not UTF-8 text, or has a blank line between others.
+        StorageError: the file cannot be read.
     """
     lines = read_lines(path)
     while lines and not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, 1):
         if not line.strip():
-            raise DataError(f"{path} line {number} is empty: something stands in each line")
+            raise DataError(f"{path} line {number} is empty: remove it or fill it")
     if not lines:
         raise DataError(f"{path} is empty")
     return lines
 
 
-def templates_in(options: DataOptions, *places: str) -> list[str]:
-    """Return the prompts: the user's, or those in the first of `places` there is, or ours.
+def load_templates(options: DataOptions, *paths: str) -> list[str]:
+    """Return the user's prompts, or those in the first existing file of `paths`, or the default.
 
     Raises:
-        DataError: a prompt has no place for the class name.
+        DataError: a prompt does not say where the class name goes.
     """
     if options.templates:
-        found, path = list(options.templates), "--template"
+        templates, source = list(options.templates), "--template"
     else:
-        given = options.templates_file or next((p for p in places if storage.exists(p)), None)
-        if given is None:
+        file = options.templates_file or next((p for p in paths if storage.exists(p)), None)
+        if file is None:
             return list(DEFAULT_TEMPLATES)
-        found, path = lines_of(given), given
-    for number, template in enumerate(found, 1):
-        split_template(template, f"{path} line {number}")
-    return found
+        templates, source = lines_of(file), file
+    for number, template in enumerate(templates, 1):
+        split_template(template, f"{source} line {number}")
+    return templates

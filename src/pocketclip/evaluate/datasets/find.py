@@ -1,9 +1,9 @@
-"""Find an evaluation set by its task's name, and open it in whichever form it lies there.
+"""Find an evaluation set by its task's name and open it, whatever its format.
 
     for example in find(find_task("cifar10"), "s3://bucket/sets"):
         example.image, example.label
 
-A set is read one sample at a time, and from its start again whenever it is iterated.
+A set is read one example at a time, and each iteration starts anew.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pocketclip.evaluate.tasks import TASKS, Task
 from pocketclip.formats.escaping import escape_surrogates
 
 _TABLE_STEMS = ("data",)
-# As the sets that clip-benchmark publishes are called.
+# Names of the sets that clip-benchmark publishes.
 _OTHER_NAMES = {
     "retrieval/flickr_1k_test_image_text_retrieval": ("wds_flickr30k", "flickr30k"),
     "retrieval/mscoco_2014_5k_test_image_text_retrieval": ("wds_mscoco_captions", "mscoco"),
@@ -37,49 +37,48 @@ _OTHER_NAMES = {
 def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
     """Return a task's set.
 
-    For the key `vtab/cifar100` and the split `test` these are looked at, below `root`, in turn:
+    For the key `vtab/cifar100` and the split `test`, these paths below `root` are tried in turn:
     the folders `wds_vtab-cifar100_test` (DataComp's name), `wds_vtab-cifar100`, `vtab/cifar100`,
     `vtab-cifar100` and `cifar100`, each as a webdataset, a folder with a table (`test` or `data`),
     or folders by class; then the tables `vtab-cifar100` and `cifar100` (.csv, .tsv, .jsonl,
     .json). Last, `root` itself, if the task is the user's own or `root` has one of those names.
-    A `root` that is a table is the set.
+    If `root` is a table, it is the set.
 
     Raises:
-        NoSetError: it is in none of these, and the message names them.
-        DataError: it is there, and damaged.
-        StorageError: a place cannot be read.
+        NoSetError: no set was found; the message lists the paths.
+        DataError: the set is damaged.
+        StorageError: a path cannot be read.
     """
     options = options or DataOptions()
     if root.lower().endswith(SUFFIXES) and _is_file(root):
         return open_table(root, task, options)
-    folders, tables = _places(task.key, root, options.split)
+    folders, tables = _candidates(task.key, root, options.split)
     for folder in folders:
-        found = _open_folder(folder, task, options)
-        if found is not None:
-            return found
+        data = _open_folder(folder, task, options)
+        if data is not None:
+            return data
     for table in tables:
         if _is_file(table):
             return open_table(table, task, options)
     name = root.rstrip("/").rpartition("/")[2]
     if task.key not in TASKS or name in {folder.rpartition("/")[2] for folder in folders}:
-        found = _open_folder(root, task, options)
-        if found is not None:
-            return found
+        data = _open_folder(root, task, options)
+        if data is not None:
+            return data
         folders.append(root)
-    there = [f"{f} is there, but holds none of these{_holds(f)}" for f in folders if subfolders(f)]
+    notes = [f"{f} exists but holds none of these{_holds(f)}" for f in folders if subfolders(f)]
     raise NoSetError(
         f"no data for {task.key}: looked for {', '.join(folders)} (as a webdataset, a table or "
         f"folders by class, with the split {options.split!r}) and for "
-        f"{'; '.join([', '.join(tables), *there])}"
+        f"{'; '.join([', '.join(tables), *notes])}"
     )
 
 
 def own_task(root: str) -> Task:
-    """Return the task that a set of the user's own is, where `root` is that set.
+    """Return the task for the user's own set at `root`.
 
-    It is named after its folder, whole and as it is called on the disk (also for `.`), or after
-    its table without the ending. It never has the key of a published task: a set of one's own
-    that is called `cifar10` is `own/cifar10`.
+    It is named after the folder, as on disk (also for `.`), or after the table without its suffix.
+    Its key never equals that of a published task: a set called `cifar10` becomes `own/cifar10`.
     """
     if storage.is_remote(root):
         name = root.rstrip("/").rpartition("/")[2]
@@ -101,7 +100,7 @@ def _is_file(path: str) -> bool:
     return storage.exists(path) and not storage.is_folder(path)
 
 
-def _places(key: str, root: str, split: str) -> tuple[list[str], list[str]]:
+def _candidates(key: str, root: str, split: str) -> tuple[list[str], list[str]]:
     flat, last = key.replace("/", "-"), key.rpartition("/")[2]
     names = dict.fromkeys(
         [
@@ -120,9 +119,9 @@ def _places(key: str, root: str, split: str) -> tuple[list[str], list[str]]:
 def _open_folder(folder: str, task: Task, options: DataOptions) -> TaskData | None:
     if not storage.is_remote(folder) and not storage.is_folder(folder):
         return None
-    found = open_webdataset(folder, task, options)
-    if found is not None:
-        return found
+    data = open_webdataset(folder, task, options)
+    if data is not None:
+        return data
     for stem in (options.split, *_TABLE_STEMS):
         for suffix in SUFFIXES:
             table = storage.join(folder, f"{stem}{suffix}")

@@ -1,4 +1,4 @@
-"""Sets in folders by class, as ImageNet is kept: `SPLIT/CLASS/photo.jpg` or `CLASS/photo.jpg`."""
+"""Sets with a folder per class, like ImageNet: `SPLIT/CLASS/photo.jpg` or `CLASS/photo.jpg`."""
 
 from __future__ import annotations
 
@@ -17,47 +17,46 @@ from pocketclip.evaluate.datasets.examples import (
     Example,
     TaskData,
     identity,
-    templates_in,
+    load_templates,
 )
 from pocketclip.storage.photos import IMAGE_SUFFIXES, is_hidden, leads_above
 from pocketclip.storage.stores import connect, explained
 
 log = logging.getLogger(__name__)
-_AT_ONCE = 16
-"""Folders that are listed at the same time: a store takes its time for each."""
+_LISTING_THREADS = 16  # for object stores, which answer slowly
 
 
-def open_folders(place: str, options: DataOptions) -> TaskData | None:
-    """Return the set in this folder, or None if it holds no folders with images in them.
+def open_folders(path: str, options: DataOptions) -> TaskData | None:
+    """Return the set in this folder, or None if none of its folders holds images.
 
-    The classes are the names of the folders with images, unless a list gives others: see
-    `match_classes`. What lies deeper than in a class's folder, or beside the folders, is not read;
-    a warning says how many images that are.
+    The class names are the names of the folders with images, unless a list gives others: see
+    `match_classes`. Images deeper than a class's folder, or beside the folders, are not read; a
+    warning counts them.
 
     Raises:
-        DataError: the list of class names does not fit the folders.
+        DataError: the list of class names does not match the folders.
         StorageError: a folder cannot be read.
     """
-    for base in (storage.join(place, options.split), place):
-        counted = _counted(base)
+    for base in (storage.join(path, options.split), path):
+        counted = _count_images(base)
         if counted:
             break
     else:
         return None
-    listed = class_list(options, storage.join(place, CLASSES), storage.join(base, CLASSES))
+    listed = class_list(options, storage.join(path, CLASSES), storage.join(base, CLASSES))
     folders = {name: storage.join(base, name) for name in counted}
     unused = [name for name in subfolders(base) if name not in counted]
     classes, number = match_classes(folders, listed, base, unused=unused)
-    _warn_of_others(base, [*counted, *unused])
-    templates = templates_in(options, storage.join(place, TEMPLATES))
+    _warn_of_unread(base, [*counted, *unused])
+    templates = load_templates(options, storage.join(path, TEMPLATES))
 
     def samples() -> Iterator[Example]:
         for name, folder in folders.items():
-            for path in storage.list_files(folder, IMAGE_SUFFIXES):
-                yield Example(name=path, image=path, label=number[name])
+            for image in storage.list_files(folder, IMAGE_SUFFIXES):
+                yield Example(name=image, image=image, label=number[name])
 
     return TaskData(
-        place=base,
+        path=base,
         kind="classification",
         classes=classes,
         templates=templates,
@@ -68,12 +67,10 @@ def open_folders(place: str, options: DataOptions) -> TaskData | None:
 
 
 def subfolders(path: str) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without hidden ones.
-
-    Those of a plain web server cannot be listed: there are none.
+    """Return the sorted names of the visible folders in a folder; none on a plain web server.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the folder cannot be read.
     """
     if path.lower().startswith(("http://", "https://")) or not storage.is_folder(path):
         return []
@@ -85,42 +82,42 @@ def subfolders(path: str) -> list[str]:
     else:
         fs, name = connect(path)
         with explained(path, "list", fs, name):
-            found = fs.ls(name, detail=True)
-        names = [str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in found
+            listing = fs.ls(name, detail=True)
+        names = [str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in listing
                  if entry["type"] == "directory"]  # fmt: skip
     return sorted(name for name in names if not is_hidden(name))
 
 
-def _warn_of_others(base: str, names: list[str]) -> None:
-    """Say how many images lie where none are read, in the folder of a set and its classes."""
+def _warn_of_unread(base: str, names: list[str]) -> None:
+    """Log the number of images that lie beside or below the class folders."""
     if storage.is_remote(base):
-        return  # where listing takes its time
-    others = list(storage.list_files(base, IMAGE_SUFFIXES))
+        return  # listing an object store takes too long
+    unread = list(storage.list_files(base, IMAGE_SUFFIXES))
     for name in names:
         folder = storage.join(base, name)
         for inner in subfolders(folder):
-            others += storage.list_files(
+            unread += storage.list_files(
                 storage.join(folder, inner), IMAGE_SUFFIXES, recursive=True
             )
-    if others:
-        log.warning("%s: %d images are left out, since they lie in no class's folder itself: %s%s",
-                    base, len(others), others[0], ", ..." * (len(others) > 1))  # fmt: skip
+    if unread:
+        log.warning("%s: %d images are not read, since they lie outside the class folders: %s%s",
+                    base, len(unread), unread[0], ", ..." * (len(unread) > 1))  # fmt: skip
 
 
-def _counted(base: str) -> dict[str, tuple[int, str]]:
-    """Return, by class, how many images there are, and a hash of their names and sizes."""
+def _count_images(base: str) -> dict[str, tuple[int, str]]:
+    """Return, by class, the number of images and a hash of their names and sizes."""
 
     def count(name: str) -> tuple[int, str]:
         folder = storage.join(base, name)
-        found = storage.list_sizes(folder, IMAGE_SUFFIXES)
+        files = storage.list_sizes(folder, IMAGE_SUFFIXES)
         digest = hashlib.sha256()
-        for path, size in found:
+        for path, size in files:
             digest.update(f"{path[len(folder) + 1 :]}\0{size}\n".encode(errors="surrogateescape"))
-        return len(found), digest.hexdigest()
+        return len(files), digest.hexdigest()
 
     names = subfolders(base)
     if not names:
         return {}
-    with ThreadPoolExecutor(_AT_ONCE if storage.is_remote(base) else 1) as pool:
+    with ThreadPoolExecutor(_LISTING_THREADS if storage.is_remote(base) else 1) as pool:
         counts = pool.map(count, names)
-        return {name: found for name, found in zip(names, counts, strict=True) if found[0]}
+        return {name: counted for name, counted in zip(names, counts, strict=True) if counted[0]}

@@ -1,4 +1,4 @@
-"""Rows of csv, tsv, jsonl and SugarCrepe's json files, one at a time, each with where it stands."""
+"""Rows of csv, tsv, jsonl and SugarCrepe's json files, one at a time, with their position."""
 
 from __future__ import annotations
 
@@ -21,61 +21,61 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 IMAGES = ("image", "filepath", "path", "filename", "file")
 LABELS = ("label", "class_id", "cls", "class", "class_name")
 CAPTIONS = ("captions", "caption", "text", "raw")
-"""The usual names of columns, in the order in which they are looked for."""
+"""Usual column names, in order of preference."""
 _IMAGE_FOLDERS = ("images", "winogavil_images", "val2017", "coco/val2017")
 _Row = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that was looked into; its rows can be read again and again."""
+    """A table whose columns are known; its rows can be read repeatedly."""
 
     path: str
     options: DataOptions
     rows: Callable[[], Iterator[_Row]]
-    """Where each row stands, and the row; only those the options ask for."""
+    """Yields position and content of each row that the options select."""
     columns: list[str]
 
     first: _Row
 
     def beside(self, name: str) -> tuple[str, str]:
-        """Return where a list for this table may stand: with its name, or in its folder."""
+        """Return the paths where a list for this table may be: `STEM.name`, or in its folder."""
         stem = self.path.rpartition(".")[0]
         return f"{stem}.{name}", storage.join(folder_of(self.path), name)
 
-    def column(self, given: str | None, usual: tuple[str, ...], what: str) -> str | None:
-        """Return the column that the user named, or the first of the usual names there is."""
-        if given is None:
-            found = (find_column(self.columns, name) for name in usual)
-            return next((name for name in found if name is not None), None)
-        column = find_column(self.columns, given)
+    def column(self, requested: str | None, usual: tuple[str, ...], what: str) -> str | None:
+        """Return the requested column, or the first existing one of the usual names."""
+        if requested is None:
+            columns = (find_column(self.columns, name) for name in usual)
+            return next((name for name in columns if name is not None), None)
+        column = find_column(self.columns, requested)
         if column is None:
             raise DataError(
-                f"{self.path} has no column {given!r} for the {what}; it has: "
+                f"{self.path} has no column {requested!r} for the {what}; it has: "
                 f"{', '.join(self.columns)}"
             )
         return column
 
     def locator(self, first: object) -> Callable[[Any, str], str]:
-        """Return what says where an image lies, by its path in the table and the row's name.
+        """Return a function from an image's path in the table and the row's name to its full path.
 
-        Paths are relative to the table's folder, or to one of the usual folders in it: the one
-        that holds the image `first`.
+        Paths are relative to the table's folder, or to the usual folder in it that holds the image
+        `first`.
         """
         folder = folder_of(self.path)
         name = str(first or "").strip()
         usual = [folder, *(storage.join(folder, *inner.split("/")) for inner in _IMAGE_FOLDERS)]
-        there = (place for place in usual if name and storage.exists(_located(place, name, "")))
-        return partial(_located, next(there, folder))
+        matching = (base for base in usual if name and storage.exists(_image_path(base, name, "")))
+        return partial(_image_path, next(matching, folder))
 
 
-def find_column(columns: Iterable[str], wanted: str) -> str | None:
-    """Return the column of this name, or else the only one but for letter case and spaces."""
-    alike = [c for c in columns if c.strip().lower() == wanted.strip().lower()]
-    return wanted if wanted in alike else alike[0] if len(alike) == 1 else None
+def find_column(columns: Iterable[str], name: str) -> str | None:
+    """Return the column of this name, or the only one that differs in case and spaces."""
+    alike = [c for c in columns if c.strip().lower() == name.strip().lower()]
+    return name if name in alike else alike[0] if len(alike) == 1 else None
 
 
-def _located(folder: str, text: Any, where: str) -> str:
+def _image_path(folder: str, text: Any, where: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: the image's path is empty")
     text = text.strip()
@@ -83,15 +83,15 @@ def _located(folder: str, text: Any, where: str) -> str:
         return text
     if text.startswith("/") or text[1:3] == ":\\" or text[:7].lower() == "file://":
         return storage.absolute(text)
-    return f"{folder.rstrip('/')}/{text}"  # a Path for every row takes ten times as long
+    return f"{folder.rstrip('/')}/{text}"  # a Path per row would take ten times as long
 
 
 def open_rows(path: str, options: DataOptions) -> Table:
     """Return the table at `path`.
 
     Raises:
-        DataError: it has no rows that the options ask for, or its first ones are damaged.
-        StorageError: it cannot be read.
+        DataError: no row matches the options, or the first rows are damaged.
+        StorageError: the table cannot be read.
     """
     rows = _rows_of(path, options)
     first = next(rows(), None)
@@ -124,9 +124,9 @@ def _rows_of(path: str, options: DataOptions) -> Callable[[], Iterator[_Row]]:
 
 
 def _delimiter(path: str, options: DataOptions, first: str) -> str:
-    """Return what separates the columns of a table with this first line."""
-    asked = [options.image_column, options.label_column, options.caption_column]
-    known = [*(name for name in asked if name), *(name for name, _ in options.where)]
+    """Return the delimiter of a table with this first line."""
+    requested = [options.image_column, options.label_column, options.caption_column]
+    known = [*(name for name in requested if name), *(name for name, _ in options.where)]
     known += [*IMAGES, *LABELS, *CAPTIONS]
 
     def count(columns: list[str]) -> int:
@@ -138,7 +138,7 @@ def _delimiter(path: str, options: DataOptions, first: str) -> str:
 def _lines(path: str, text: io.TextIOWrapper) -> Iterator[str]:
     for line in iter(partial(text.readline, MAX_BYTES), ""):
         if len(line) == MAX_BYTES:
-            raise DataError(f"{path} has a line larger than {MAX_BYTES:,} bytes; is this a table?")
+            raise DataError(f"{path} has a line larger than {MAX_BYTES:,} bytes; is it a table?")
         yield line
 
 
@@ -147,10 +147,10 @@ def _csv(path: str, options: DataOptions) -> Iterator[_Row]:
         text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
         number = 0
         try:
-            whole = _lines(path, text)
-            first = next(whole, "")
+            all_lines = _lines(path, text)
+            first = next(all_lines, "")
             stated = SEPARATOR_LINE.fullmatch(first)
-            lines = whole if stated else itertools.chain([first], whole)
+            lines = all_lines if stated else itertools.chain([first], all_lines)
             delimiter = stated[1] if stated else _delimiter(path, options, first)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(reader, [])
@@ -160,18 +160,18 @@ def _csv(path: str, options: DataOptions) -> Iterator[_Row]:
             for number, row in enumerate(reader, 3 if stated else 2):
                 if len(row) == len(header):
                     yield f"{path} row {number}", dict(zip(header, row, strict=True))
-                elif row:  # an empty line is no row
+                elif row:  # not an empty line
                     raise DataError(
-                        f"{path} row {number} has {len(row)} columns, and the first {len(header)}"
+                        f"{path} row {number} has {len(row)} columns, the header {len(header)}"
                     )
         except csv.Error as error:
-            raise DataError(f"{path} row {max(number, 1) + 1} is no csv: {error}") from error
+            raise DataError(f"{path} row {max(number, 1) + 1} is not valid csv: {error}") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{path} after row {max(number, 1)} is not UTF-8 text") from error
 
 
 def _row(line: bytes, where: str) -> Any:
-    # NaN is refused where it is of use; a path may hold what UTF-8 cannot.
+    # NaN is refused where a value is used; a path may hold what UTF-8 cannot.
     return load_json(line, what=where, constants=True, surrogates=True)
 
 
@@ -197,7 +197,7 @@ def _json(path: str) -> Iterator[_Row]:
     except ParseError as error:
         raise DataError(str(error)) from error
     if not isinstance(whole, dict) or not all(isinstance(row, dict) for row in whole.values()):
-        raise DataError(f"{path} is no object of objects, as SugarCrepe's files are")
+        raise DataError(f"{path} is not an object of objects, the format of SugarCrepe's files")
     for key, row in whole.items():
         where = f"{path} row {key}"
         both = [row.get("caption"), row.get("negative_caption")]

@@ -1,7 +1,7 @@
 """Sets in a table: a csv, tsv or jsonl file of images with labels or captions.
 
-Rows are read one at a time. A table with labels is read once before, for the distinct labels.
-WinoGAViL's table and SugarCrepe's json files are read as they are published.
+Rows are read one at a time. A table with labels is first read once for the distinct labels.
+WinoGAViL's table and SugarCrepe's json files are read as published.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pocketclip.evaluate.datasets.examples import (
     Puzzle,
     TaskData,
     identity,
-    templates_in,
+    load_templates,
 )
 from pocketclip.evaluate.datasets.rows import (
     CAPTIONS,
@@ -46,12 +46,12 @@ _PUZZLE = ("cue", "candidates", "associations")
 
 
 def open_table(path: str, task: Task, options: DataOptions) -> TaskData:
-    """Return the set that this table is.
+    """Return the set in a table.
 
     Raises:
-        DataError: columns are missing, a row is not what it should be, or the list of class
-            names does not fit; the message names file and row.
-        StorageError: it cannot be read.
+        DataError: missing columns, an invalid row, or a list of class names that does not match;
+            the message names file and row.
+        StorageError: the table cannot be read.
     """
     table = open_rows(path, options)
     kind = task.kind or _kind_of(table)
@@ -67,9 +67,9 @@ def open_table(path: str, task: Task, options: DataOptions) -> TaskData:
         return _captioned(table, image, kind)
     fields = task.groupings[0].fields if task.groupings else ()
     columns = {field: find_column(table.columns, field) for field in fields}
-    without = [field for field, column in columns.items() if column is None]
-    if without:
-        raise DataError(f"{path} has no column {without[0]!r}: {task.key} is scored by the "
+    missing = [field for field, column in columns.items() if column is None]
+    if missing:
+        raise DataError(f"{path} has no column {missing[0]!r}: {task.key} needs the "
                         f"metadata {', '.join(fields)}, whole numbers")  # fmt: skip
     return _labelled(table, image, [column for column in columns.values() if column is not None])
 
@@ -111,10 +111,10 @@ def _labelled(table: Table, image: str, fields: Sequence[str]) -> TaskData:
     lists = table.beside(CLASSES)
     listed = class_list(options, *lists)
     if listed is None and all(whole_number(text) is not None for text in labels):
-        raise DataError(f"{path}: the labels in column {column!r} are numbers: give their "
-                        f"names in --classes-file or {lists[0]}")  # fmt: skip
+        raise DataError(f"{path}: the labels in column {column!r} are numbers: put their "
+                        f"names into --classes-file or {lists[0]}")  # fmt: skip
     classes, number = match_classes(labels, listed, path, indices=True)
-    templates = templates_in(options, *table.beside(TEMPLATES))
+    templates = load_templates(options, *table.beside(TEMPLATES))
     locate = table.locator(table.first[1].get(image))
 
     def samples() -> Iterator[Example]:
@@ -127,7 +127,7 @@ def _labelled(table: Table, image: str, fields: Sequence[str]) -> TaskData:
             )
 
     return TaskData(
-        place=path,
+        path=path,
         kind="classification",
         classes=classes,
         templates=templates,
@@ -140,7 +140,7 @@ def _labelled(table: Table, image: str, fields: Sequence[str]) -> TaskData:
 def _label(row: dict[str, Any], column: str, where: str) -> str:
     value = row.get(column)
     if isinstance(value, (list, dict)) or (isinstance(value, float) and not math.isfinite(value)):
-        raise DataError(f"{where}: the label is {str(value)[:40]}, neither a name nor a number")
+        raise DataError(f"{where}: the label is {str(value)[:40]}, not a name or a number")
     text = "" if value is None else str(value).strip()
     if not text:
         raise DataError(f"{where}: the label is empty")
@@ -166,22 +166,22 @@ def _captioned(table: Table, image: str, kind: Kind) -> TaskData:
                         f"has: {', '.join(table.columns)})")  # fmt: skip
     wrong = find_column(table.columns, _WRONG)
     locate = table.locator(table.first[1].get(image))
-    # SugarCrepe asks several questions about an image, one after the other.
+    # In SugarCrepe, adjacent rows with the same image are separate questions.
     grouped = kind == "retrieval"
 
     def samples() -> Iterator[Example]:
         before: Example | None = None
         for where, row in table.rows():
-            place, captions = locate(row.get(image), where), _captions(row.get(column), where)
+            image_path, captions = locate(row.get(image), where), _captions(row.get(column), where)
             if wrong is not None:
                 captions += _captions(row.get(wrong), where)
-            if grouped and before is not None and before.image == place:
+            if grouped and before is not None and before.image == image_path:
                 captions = before.captions + captions
-                before = Example(name=before.name, image=place, captions=captions)
+                before = Example(name=before.name, image=image_path, captions=captions)
                 continue
             if before is not None:
                 yield before
-            before = Example(name=where, image=place, captions=captions)
+            before = Example(name=where, image=image_path, captions=captions)
         if before is not None:
             yield before
 
@@ -195,7 +195,7 @@ def _captioned(table: Table, image: str, kind: Kind) -> TaskData:
     if grouped:
         _check_adjacent(seen, samples, path)
     return TaskData(
-        place=path,
+        path=path,
         kind=kind,
         total=total,
         identity=identity("table", path, kind, digest.hexdigest()),
@@ -204,13 +204,13 @@ def _captioned(table: Table, image: str, kind: Kind) -> TaskData:
 
 
 def _check_adjacent(seen: SeenUids, samples: Callable[[], Iterator[Example]], path: str) -> None:
-    """Raise if the captions of one image stand apart: they would count as wrong for each other."""
+    """Refuse non-adjacent rows of one image: their captions would count as mutual misses."""
     twins = seen.twins(1)
     if twins:
         index, ((_, first),) = min(twins.items())
         names = [e.name for i, e in enumerate(samples()) if i in (first, index)]
         raise DataError(
-            f"{names[1]} has the image of {names[0]} again, with others between them: sort "
+            f"{names[1]} has the same image as {names[0]}, with others between them: sort "
             f"{path} by image"
         )
 
@@ -222,10 +222,10 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
             value = load_json(value, what=where, constants=True)
         except ValueError:
             value = [value]  # a caption that begins with a bracket
-    found = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in found):
-        raise DataError(f"{where}: the captions are not texts")
-    captions = tuple(text.strip() for text in found if text.strip())
+    texts = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}: the captions are not text")
+    captions = tuple(text.strip() for text in texts if text.strip())
     if not captions:
         raise DataError(f"{where}: the list of captions is empty")
     return captions
@@ -245,10 +245,10 @@ def _puzzles(table: Table) -> TaskData:
                 _names(value, f"{where}: {name}")
                 for name, value in zip(_PUZZLE[1:], values[1:], strict=True)
             )
-            foreign = [name for name in chosen if name not in candidates]
-            if not cue or foreign:
-                what = f"{foreign[0]!r} is no candidate" if foreign else "the cue is empty"
-                raise DataError(f"{where}: {what}")
+            unknown = [name for name in chosen if name not in candidates]
+            if not cue or unknown:
+                problem = f"{unknown[0]!r} is no candidate" if unknown else "the cue is empty"
+                raise DataError(f"{where}: {problem}")
             yield Puzzle(
                 name=where,
                 cue=cue,
@@ -260,10 +260,10 @@ def _puzzles(table: Table) -> TaskData:
     names = _names(row.get(str(columns[1])), f"{where}: candidates")
     locate = table.locator(_file(names[0]))
     digest = hashlib.sha256()
-    for found in puzzles():
-        digest.update(repr((found.cue, found.images, found.associated)).encode())
+    for puzzle in puzzles():
+        digest.update(repr((puzzle.cue, puzzle.images, puzzle.associated)).encode())
     return TaskData(
-        place=table.path,
+        path=table.path,
         kind="association",
         identity=identity("table", digest.hexdigest()),
         samples=puzzles,
@@ -271,14 +271,14 @@ def _puzzles(table: Table) -> TaskData:
 
 
 def _names(value: Any, where: str) -> list[str]:
-    """Return a list of names, written as JSON, or as Python writes lists."""
+    """Return a list of names written as JSON or as a Python list."""
     if isinstance(value, str):
         try:
-            value = ast.literal_eval(value)  # literals only: runs nothing
+            value = ast.literal_eval(value)  # literals only, runs no code
         except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-            raise DataError(f"{where} is no list") from error
+            raise DataError(f"{where} is not a list") from error
     if not isinstance(value, list) or not value or not all(isinstance(n, str) for n in value):
-        raise DataError(f"{where} is no list of names")
+        raise DataError(f"{where} is not a list of names")
     return value
 
 

@@ -1,9 +1,9 @@
-"""Sets in DataComp's layout: tars of samples beside lists of class names and prompts.
+"""Sets in DataComp's layout: tars of examples beside lists of class names and prompts.
 
     wds_TASK_test/classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt
     wds_TASK_test/test/nshards.txt, 0.tar, 1.tar, ...
 
-A tar holds `NAME.jpg|png|webp` with `NAME.cls` (the class number), or `NAME.txt` (captions by
+A tar holds `NAME.jpg|png|webp` with `NAME.cls` (the class index), or `NAME.txt` (captions by
 line), or `NAME.npy` (metadata). Nothing is unpickled.
 """
 
@@ -27,7 +27,7 @@ from pocketclip.evaluate.datasets.examples import (
     TaskData,
     identity,
     lines_of,
-    templates_in,
+    load_templates,
 )
 from pocketclip.evaluate.tasks import Kind, Task
 from pocketclip.formats.lines import split_lines
@@ -38,7 +38,7 @@ from pocketclip.storage.photos import IMAGE_EXTENSIONS
 
 _COUNT = "nshards.txt"
 MAX_TEXT = 1 << 24
-"""Bytes of the largest text of a sample: 16 MiB."""
+"""Size limit of an example's text: 16 MiB."""
 _PARTS = frozenset({"cls", "txt", "npy", *IMAGE_EXTENSIONS})
 _KINDS: dict[str, Kind] = {
     "classification": "classification",
@@ -47,36 +47,36 @@ _KINDS: dict[str, Kind] = {
 }
 
 
-def open_webdataset(place: str, task: Task, options: DataOptions) -> TaskData | None:
-    """Return the set in this folder, or None if it has none of this form.
+def open_webdataset(path: str, task: Task, options: DataOptions) -> TaskData | None:
+    """Return the set in this folder, or None if it holds no webdataset.
 
     Raises:
-        DataError: a tar is missing, or a list is not what it should be.
+        DataError: a tar is missing, or a list is invalid.
     """
-    folder = storage.join(place, options.split)
+    folder = storage.join(path, options.split)
     listed = dict(storage.list_sizes(folder, (".tar",)))
     count = storage.join(folder, _COUNT)
     if storage.exists(count):
-        tars = _counted(count, folder, listed)
+        tars = _announced(count, folder, listed)
     elif listed:
         tars = sorted(listed, key=_by_number)
     else:
         return None
-    kind = task.kind or _kind(place)
+    kind = task.kind or _kind(path)
     classes = templates = None
     if kind in ("classification", "faces"):
-        names = storage.join(place, CLASSES)
+        names = storage.join(path, CLASSES)
         lines = class_list(options, names)
         if lines is None:
             raise DataError(f"{names} is missing: it holds the class names, one per line")
-        if kind == "faces":  # whose lines are objective:text
+        if kind == "faces":  # lines are objective:text
             classes = lines.names()
         else:
             classes = indexed_names(lines, lambda: _highest_label(tars))
-        templates = templates_in(options, storage.join(place, TEMPLATES))
+        templates = load_templates(options, storage.join(path, TEMPLATES))
     sizes = [(tar.rpartition("/")[2], listed.get(tar)) for tar in tars]
     return TaskData(
-        place=place,
+        path=path,
         kind=kind,
         classes=classes,
         templates=templates,
@@ -85,12 +85,12 @@ def open_webdataset(place: str, task: Task, options: DataOptions) -> TaskData | 
     )
 
 
-def _counted(path: str, folder: str, listed: dict[str, int]) -> list[str]:
+def _announced(path: str, folder: str, listed: dict[str, int]) -> list[str]:
     text = lines_of(path)[0].strip()
     if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
-        raise DataError(f"{path}: {text[:40]!r} is not the number of tars")
+        raise DataError(f"{path}: {text[:40]!r} is not a number of tars")
     tars = [storage.join(folder, f"{number}.tar") for number in range(int(text))]
-    # Some places (a plain web server) cannot be listed; there a missing tar shows when it is read.
+    # A plain web server cannot be listed; there a missing tar fails when it is read.
     missing = [tar for tar in tars if tar not in listed] if listed else []
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -102,37 +102,37 @@ def _counted(path: str, folder: str, listed: dict[str, int]) -> list[str]:
 
 
 def _by_number(path: str) -> tuple[int, str]:
-    found = re.search(r"(\d+)\.tar$", path)
-    return (int(found[1]) if found else -1, path)
+    number = re.search(r"(\d+)\.tar$", path)
+    return (int(number[1]) if number else -1, path)
 
 
-def _kind(place: str) -> Kind:
-    declared = storage.join(place, "dataset_type.txt")
+def _kind(path: str) -> Kind:
+    declared = storage.join(path, "dataset_type.txt")
     if storage.exists(declared):
         name = lines_of(declared)[0].strip()
         if name not in _KINDS:
-            raise DataError(f"{declared}: {name!r} is none of {', '.join(_KINDS)}")
+            raise DataError(f"{declared}: {name!r} is not one of {', '.join(_KINDS)}")
         return _KINDS[name]
-    return "classification" if storage.exists(storage.join(place, CLASSES)) else "retrieval"
+    return "classification" if storage.exists(storage.join(path, CLASSES)) else "retrieval"
 
 
 def _samples(tars: list[str], kind: Kind, classes: int) -> Iterator[Example]:
     for path in tars:
-        some = False
+        empty = True
         with storage.open_read(path) as stream:
-            for group in groups(members(stream, path, load=_is_part)):
+            for group in groups(members(stream, path, load=_is_relevant)):
                 yield _example(group, path, kind, classes)
-                some = True
-        if not some:
+                empty = False
+        if empty:
             raise DataError(f"{path}: the tar holds no samples")
 
 
-def _is_part(name: str) -> bool:
+def _is_relevant(name: str) -> bool:
     return split_name(name)[1] in _PARTS
 
 
 def _highest_label(tars: list[str]) -> int:
-    """Return the highest class number; -1 if there is no sample."""
+    """Return the highest class index; -1 without examples."""
     labels = (example.label for example in _samples(tars, "classification", sys.maxsize))
     return max((label for label in labels if label is not None), default=-1)
 
@@ -150,11 +150,11 @@ def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
     captions: tuple[str, ...] = ()
     if kind == "classification":
         if "cls" not in group.members:
-            raise DataError(f"{name} has no cls, which holds its class number")
+            raise DataError(f"{name} has no .cls file with its class index")
         label = class_index(_text(group.members["cls"], f"{name}.cls"), classes, name)
     elif kind in ("retrieval", "caption_choice"):
         if "txt" not in group.members:
-            raise DataError(f"{name} has no txt, which holds its captions")
+            raise DataError(f"{name} has no .txt file with its captions")
         lines = split_lines(_text(group.members["txt"], f"{name}.txt"))
         captions = tuple(line.strip() for line in lines if line.strip())
         if not captions:
@@ -165,7 +165,7 @@ def _example(group: Group, path: str, kind: Kind, classes: int) -> Example:
 
 def _text(data: bytes, name: str) -> str:
     if len(data) > MAX_TEXT:
-        raise DataError(f"{name} has {len(data):,} bytes, more than the limit of {MAX_TEXT:,}")
+        raise DataError(f"{name} has {len(data):,} bytes, above the limit of {MAX_TEXT:,}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -173,17 +173,17 @@ def _text(data: bytes, name: str) -> str:
 
 
 def _metadata(data: bytes, name: str) -> NDArray[np.int64]:
-    """Return the numbers (F,) of an npy file, which numpy's own reader would take for a pickle."""
+    """Return the numbers (F,) of an npy file, read without numpy's pickle support."""
     try:
         values = parse_npy(data)
         if values.ndim > 1:
-            raise ValueError(f"{values.dtype} {values.shape} is no row of numbers")
+            raise ValueError(f"{values.dtype} {values.shape} is not a row of numbers")
         values = values.reshape(-1)
-        whole = values.dtype.kind in "iuf" and np.isfinite(values).all()
-        if not whole or not np.array_equal(values, np.trunc(values)):
+        numeric = values.dtype.kind in "iuf" and np.isfinite(values).all()
+        if not numeric or not np.array_equal(values, np.trunc(values)):
             raise ValueError(f"{values.dtype} {values[:5].tolist()} are not whole numbers")
         if len(values) and np.abs(values.astype(np.float64)).max() >= 2.0**63:
-            raise ValueError("there are numbers too large")
+            raise ValueError("some numbers are too large")
     except (ValueError, TypeError, DataError) as error:
-        raise DataError(f"{name}: its npy cannot be read as metadata: {error}") from error
+        raise DataError(f"{name}: invalid metadata in its .npy file: {error}") from error
     return values.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Counts of right and wrong answers, batch after batch, and the metrics made of them.
+"""Classification metrics, accumulated batch by batch.
 
     counts = ClassificationCounts(classes=10)
     counts.add(scores, labels)
@@ -6,9 +6,9 @@
 
 Shapes: B batch, C classes, F metadata fields.
 
-In the published iWildCam results acc1 and `acc_avg` differ a little, since peers take the one from
-`torch.topk` and the other from the first maximum, and scores in half precision tie. Here the two
-are one.
+In the published iWildCam results acc1 and `acc_avg` differ slightly: they come from `torch.topk`
+and from the first maximum, which break ties of half-precision scores differently. Here they are
+equal.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _MAX_GROUPS = 100_000
 
 
 class ClassificationCounts:
-    """Counts of right and wrong answers, from which the metrics are made at the end.
+    """Accumulates predictions; `metrics` computes the metrics at the end.
 
     Args:
-        classes: C, how many there are.
-        confusion: also count which class was taken for which; memory grows with C * C.
+        classes: number of classes C.
+        confusion: also keep a confusion matrix; memory grows with C * C.
     """
 
     def __init__(self, classes: int, *, confusion: bool = False) -> None:
@@ -47,21 +47,21 @@ class ClassificationCounts:
             raise ValueError(f"classes must be at least 1, not {classes}")
         self.classes = classes
         self.count = 0
-        """How many samples were added."""
+        """Number of samples added."""
         self.confusion = np.zeros((classes, classes), np.int64) if confusion else None
         """Counts (C, C) by true class, then predicted class."""
         self._true = np.zeros(classes, np.int64)
         self._predicted = np.zeros(classes, np.int64)
-        self._right = np.zeros(classes, np.int64)
+        self._correct = np.zeros(classes, np.int64)
         self._top5 = 0
 
     def add(self, scores: Floats, labels: Integers) -> None:
-        """Count a batch of scores (B, C) and true labels (B,).
+        """Add a batch of scores (B, C) and true labels (B,).
 
         Raises:
-            DataError: scores that are not finite, a label outside 0..C-1; the message counts
-                positions from the first sample ever added. Nothing of the batch is counted.
-            ValueError: arrays that do not fit.
+            DataError: scores that are not finite, or a label outside 0..C-1; positions in the
+                message count from the first sample added. The batch is not counted.
+            ValueError: arrays whose shapes do not match.
         """
         scores, labels = checked(scores, labels, self.count)
         if scores.shape[1] != self.classes:
@@ -69,22 +69,22 @@ class ClassificationCounts:
         self.add_predictions(scores.argmax(axis=1), labels, ranks(scores, labels) < 5)
 
     def add_predictions(self, predicted: Integers, labels: Integers, top5: Flags) -> None:
-        """Count a batch by its predictions (B,), labels (B,) and hits among the five best (B,).
+        """Add a batch of predictions (B,), labels (B,) and top-5 hits (B,).
 
         Raises:
-            DataError: a label or prediction outside 0..C-1; names the position.
-            ValueError: arrays that do not fit each other.
+            DataError: a label or prediction outside 0..C-1; the message names the position.
+            ValueError: arrays whose shapes do not match.
         """
         predicted, labels, top5 = np.asarray(predicted), np.asarray(labels), np.asarray(top5)
         if not predicted.shape == labels.shape == top5.shape or top5.dtype != bool:
             raise ValueError(f"predictions {predicted.shape}, labels {labels.shape} and hits "
-                             f"{top5.shape} {top5.dtype} are not one of each")  # fmt: skip
+                             f"{top5.shape} {top5.dtype} do not match")  # fmt: skip
         labels = check_range("label", "sample", labels, self.classes, self.count)
         predicted = check_range("prediction", "sample", predicted, self.classes, self.count)
         self.count += len(labels)
         self._true += np.bincount(labels, minlength=self.classes)
         self._predicted += np.bincount(predicted, minlength=self.classes)
-        self._right += np.bincount(labels[predicted == labels], minlength=self.classes)
+        self._correct += np.bincount(labels[predicted == labels], minlength=self.classes)
         self._top5 += int(np.count_nonzero(top5))
         if self.confusion is not None:
             np.add.at(self.confusion, (labels, predicted), 1)
@@ -92,15 +92,15 @@ class ClassificationCounts:
     def metrics(self) -> Metrics:
         """Return acc1, acc5 and mean_per_class_recall.
 
-        acc5 is None where there are fewer than five classes. The mean is over the classes that
-        occur among the labels, as scikit-learn's `balanced_accuracy_score` has it.
+        acc5 is None below five classes. The mean is over the classes that occur among the labels,
+        as in scikit-learn's `balanced_accuracy_score`.
 
         Raises:
             DataError: no sample was added.
         """
         check_some(self.count)
         return {
-            "acc1": int(self._right.sum()) / self.count,
+            "acc1": int(self._correct.sum()) / self.count,
             "acc5": self._top5 / self.count if self.classes >= 5 else None,
             "mean_per_class_recall": self._recall(),
         }
@@ -108,67 +108,68 @@ class ClassificationCounts:
     def macro(self) -> Metrics:
         """Return acc_avg, recall-macro_all and F1-macro_all, as WILDS names them.
 
-        Means are over the classes that occur among the labels; a class that does not, but is
-        predicted, counts only through the samples that it was predicted for.
+        Means are over the classes that occur among the labels. A class that is only predicted
+        counts through the samples that it was predicted for.
 
         Raises:
             DataError: no sample was added.
         """
         check_some(self.count)
-        there = self._true > 0
-        f1 = 2 * self._right[there] / (self._true[there] + self._predicted[there])
+        occurring = self._true > 0
+        support = self._true[occurring] + self._predicted[occurring]
+        f1 = 2 * self._correct[occurring] / support
         return {
-            "acc_avg": int(self._right.sum()) / self.count,
+            "acc_avg": int(self._correct.sum()) / self.count,
             "recall-macro_all": self._recall(),
             "F1-macro_all": float(f1.mean()),
         }
 
     def _recall(self) -> float:
-        there = self._true > 0
-        return float((self._right[there] / self._true[there]).mean())
+        occurring = self._true > 0
+        return float((self._correct[occurring] / self._true[occurring]).mean())
 
 
 class GroupCounts:
-    """The share of hits in all samples, in each group of them and in the worst group.
+    """The hit rate over all samples, in each group and in the worst group.
 
-    Groups are all combinations of values of the fields in `by`, whether they occur or not; a
-    field has as many values as its largest says, as in WILDS.
+    Groups are all combinations of values of the fields in `by`, whether they occur or not; the
+    values of a field run from 0 to its largest, as in WILDS.
 
     Args:
-        fields: what the metadata's columns are, in order; F of them.
-        by: the fields that make the groups; the last one varies fastest.
-        name: what the share of hits is called: `acc`, `acc_top5`, `toxicity_crime`, ...
-        worst: what the lowest share of any group that occurs is called; `NAME_wg` by default.
+        fields: names of the F metadata columns, in order.
+        by: the fields that define the groups; the last one varies fastest.
+        name: name of the hit rate: `acc`, `acc_top5`, `toxicity_crime`, ...
+        worst: name of the lowest hit rate of any non-empty group; `NAME_wg` by default.
     """
 
     def __init__(
         self, fields: Sequence[str], by: Sequence[str], *, name: str = "acc", worst: str = ""
     ) -> None:
-        absent = [field for field in by if field not in fields]
-        if absent or not by:
-            raise ValueError(f"no metadata field {(absent or [''])[0]!r} among {list(fields)}")
+        unknown = [field for field in by if field not in fields]
+        if unknown or not by:
+            raise ValueError(f"no metadata field {(unknown or [''])[0]!r} among {list(fields)}")
         self.fields = tuple(fields)
         self.by = tuple(by)
         self.name = name
         self.worst = worst or f"{name}_wg"
         self.count = 0
-        """How many samples were added."""
+        """Number of samples added."""
         self._columns = [self.fields.index(field) for field in self.by]
         self._sizes = [0] * len(self.by)  # values of each field, as seen so far
         self._counts: dict[tuple[int, ...], list[int]] = {}  # by group: hits, samples
 
     def add(self, hits: Flags, metadata: Integers) -> None:
-        """Count a batch of hits (B,) with its metadata (B, F).
+        """Add a batch of hits (B,) with its metadata (B, F).
 
         Raises:
-            DataError: a value below zero, or too many groups; the message counts positions from
-                the first sample ever added.
-            ValueError: arrays that do not fit.
+            DataError: a negative value, or too many groups; positions in the message count from
+                the first sample added.
+            ValueError: arrays whose shapes do not match.
         """
         hits, metadata = np.asarray(hits), np.asarray(metadata)
         if metadata.shape != (len(hits), len(self.fields)) or hits.dtype != bool:
-            raise ValueError(f"hits {hits.shape} {hits.dtype} and metadata {metadata.shape}, not "
-                             f"(B,) bool and (B, {len(self.fields)})")  # fmt: skip
+            raise ValueError(f"hits {hits.shape} {hits.dtype} and metadata {metadata.shape}; "
+                             f"expected (B,) bool and (B, {len(self.fields)})")  # fmt: skip
         check_integers("metadata", metadata)
         if not len(hits):
             return
@@ -181,33 +182,33 @@ class GroupCounts:
                             f"is the metadata in the order {', '.join(self.fields)}?")  # fmt: skip
         self._sizes = sizes
         self.count += len(hits)
-        groups, of = np.unique(keys, axis=0, return_inverse=True)
-        of = of.reshape(-1)
-        right = np.bincount(of[hits], minlength=len(groups)).tolist()
-        total = np.bincount(of, minlength=len(groups)).tolist()
-        for group, add_right, add_total in zip(groups.tolist(), right, total, strict=True):
+        groups, group_of = np.unique(keys, axis=0, return_inverse=True)
+        group_of = group_of.reshape(-1)
+        hit_counts = np.bincount(group_of[hits], minlength=len(groups)).tolist()
+        totals = np.bincount(group_of, minlength=len(groups)).tolist()
+        for group, hit_count, total in zip(groups.tolist(), hit_counts, totals, strict=True):
             count = self._counts.setdefault(tuple(group), [0, 0])
-            count[0] += add_right
-            count[1] += add_total
+            count[0] += hit_count
+            count[1] += total
 
     def metrics(self) -> Metrics:
-        """Return the shares and counts: all, then each group's, then the worst group's.
+        """Return the overall hit rate, each group's hit rate and count, and the worst group's.
 
-        A group without samples has None and the count 0.
+        An empty group has None and the count 0.
 
         Raises:
             DataError: no sample was added.
         """
         check_some(self.count)
-        found: Metrics = {
-            f"{self.name}_avg": sum(right for right, _ in self._counts.values()) / self.count
+        metrics: Metrics = {
+            f"{self.name}_avg": sum(hits for hits, _ in self._counts.values()) / self.count
         }
-        shares = []
+        rates = []
         for group in np.ndindex(*self._sizes):
             title = "_".join(f"{f}:{value}" for f, value in zip(self.by, group, strict=True))
-            right, total = self._counts.get(group, (0, 0))
+            hits, total = self._counts.get(group, (0, 0))
             if total:
-                shares.append(right / total)
-            found[f"{self.name}_{title}"] = shares[-1] if total else None
-            found[f"count_{title}"] = float(total)
-        return found | {self.worst: min(shares)}
+                rates.append(hits / total)
+            metrics[f"{self.name}_{title}"] = rates[-1] if total else None
+            metrics[f"count_{title}"] = float(total)
+        return metrics | {self.worst: min(rates)}

@@ -1,10 +1,9 @@
-"""What comes first among scores: one rule for all metrics.
+"""Ranks and top k of scores: one rule for ties in all metrics.
 
 Shapes: B batch, C classes or candidates, D embedding, N rows, Q queries.
 
-Among equal scores the lowest index comes first, everywhere. Peers that take `torch.topk` have no
-rule (it orders equal values as it likes), and agree wherever equal scores do not straddle the
-k-th place.
+Ties go to the lowest index. Implementations based on `torch.topk`, which orders ties arbitrarily,
+agree unless tied scores straddle the k-th place.
 """
 
 from __future__ import annotations
@@ -22,18 +21,19 @@ Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 Flags = NDArray[np.bool_]
 
-_CHUNK = 1 << 22  # scores held at a time: 16 MiB in single precision
-_LEAST = 64  # queries at a time: with fewer, a product spends its time on reading the rows
+_CHUNK = 1 << 22  # scores per chunk: 16 MiB in single precision
+_MIN_QUERIES = 64  # per chunk; with fewer, reading the rows dominates the product
 
 
 def top_hits(scores: Floats, labels: Integers, k: int) -> Flags:
     """Return whether each label (B,) is among the k best of its row of scores (B, C).
 
-    Of equal scores the lower index is the better. A k above C takes all.
+    Ties go to the lower index. A k above C takes all.
 
     Raises:
-        DataError: scores that are not finite, a label outside 0..C-1; names the position.
-        ValueError: arrays that do not fit each other, or k below 1.
+        DataError: scores that are not finite, or a label outside 0..C-1; the message names the
+            position.
+        ValueError: arrays whose shapes do not match, or k below 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
@@ -43,31 +43,32 @@ def top_hits(scores: Floats, labels: Integers, k: int) -> Flags:
 
 
 def predictions(scores: Floats) -> NDArray[np.int64]:
-    """Return the class (B,) with the highest of the scores (B, C), the first where several are.
+    """Return the class (B,) with the highest of the scores (B, C); ties go to the first.
 
     Raises:
-        DataError: scores that are not finite; names the position.
+        DataError: scores that are not finite; the message names the position.
     """
     scores, _ = checked(scores, np.zeros(len(scores), np.int64))
     return scores.argmax(axis=1).astype(np.int64)
 
 
 def ranks(scores: Floats, columns: Integers) -> NDArray[np.int64]:
-    """Return how many columns come before the given one (B,) in each row (B, C)."""
-    mine = scores[np.arange(len(scores)), columns][:, None]
-    before = np.fromiter(map(np.count_nonzero, scores > mine), np.int64, len(scores))
-    equal = scores == mine
-    many = np.fromiter(map(np.count_nonzero, equal), np.int64, len(scores))
-    for row in np.flatnonzero(many > 1):
+    """Return the rank (B,) of one column per row of scores (B, C): 0 is the best."""
+    own = scores[np.arange(len(scores)), columns][:, None]
+    before = np.fromiter(map(np.count_nonzero, scores > own), np.int64, len(scores))
+    equal = scores == own
+    tied = np.fromiter(map(np.count_nonzero, equal), np.int64, len(scores))
+    for row in np.flatnonzero(tied > 1):
         before[row] += np.count_nonzero(equal[row, : columns[row]])
     return before
 
 
 class Candidates:
-    """Rows (N, D) to be scored for many queries: equal rows get equal scores.
+    """Rows (N, D) to be scored against many queries; equal rows get equal scores.
 
-    A matrix product rounds columns differently by where they stand, so that two copies of one
-    caption would differ in the last bit and be ordered by noise. Each is scored once.
+    A matrix product rounds a column differently depending on its position, so that two copies of
+    one caption would differ in the last bit and be ranked by noise. Each distinct row is scored
+    once.
     """
 
     def __init__(self, rows: Floats) -> None:
@@ -79,58 +80,59 @@ class Candidates:
             copies[position] = seen.setdefault(digest, len(first))
             if len(seen) > len(first):
                 first.append(position)
-        doubled = len(first) < len(rows)
+        duplicates = len(first) < len(rows)
         self._count = len(rows)
-        self._rows = rows[first] if doubled else rows
-        self._copies = copies if doubled else None
+        self._rows = rows[first] if duplicates else rows
+        self._copies = copies if duplicates else None
 
     def scored(
         self, what: str, queries: Floats, chunk: int | None = None
     ) -> Iterator[tuple[int, Floats]]:
-        """Yield where each chunk of the queries (Q, D) begins, and its scores (chunk, N).
+        """Yield the start of each chunk of the queries (Q, D), and its scores (chunk, N).
 
         Args:
-            what: a query is called in messages.
-            queries: what the rows are scored for.
-            chunk: how many at a time; by default as many as 16 MiB of scores hold, and no fewer
-                than 64, which are still less than the rows themselves.
+            what: name of a query in messages.
+            queries: the rows are scored against these.
+            chunk: queries at a time; by default as many as fit in 16 MiB of scores, at least 64.
 
         Raises:
-            DataError: a score is not finite; names the query's position.
+            DataError: a score is not finite; the message names the query's position.
         """
-        size = chunk or max(_LEAST, _CHUNK // self._count)
+        size = chunk or max(_MIN_QUERIES, _CHUNK // self._count)
         for begin in range(0, len(queries), size):
             scores = self._scores(queries[begin : begin + size])
             check_finite("score", what, scores, begin)
             yield begin, scores
 
     def _scores(self, queries: Floats) -> Floats:
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
-            found: Floats = queries @ self._rows.T
-        return found if self._copies is None else found[:, self._copies]
+        with np.errstate(over="ignore", invalid="ignore"):  # `scored` refuses non-finite scores
+            scores: Floats = queries @ self._rows.T
+        return scores if self._copies is None else scores[:, self._copies]
 
 
 def checked(scores: Floats, labels: Integers, before: int = 0) -> tuple[Floats, Integers]:
-    """Return scores (B, C) and labels (B,) as arrays, if they are what they should be.
+    """Return scores (B, C) and labels (B,) as validated arrays.
 
     Args:
-        scores: what is to be finite.
-        labels: what is to be in 0..C-1.
-        before: how many samples came earlier, for the position in messages.
+        scores: must be finite.
+        labels: must be in 0..C-1.
+        before: number of earlier samples, for positions in messages.
 
     Raises:
-        DataError: they are not; names the position.
-        ValueError: they do not fit each other.
+        DataError: a value is invalid; the message names the position.
+        ValueError: the shapes do not match.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or not scores.shape[1] or labels.shape != scores.shape[:1]:
-        raise ValueError(f"scores {scores.shape} and labels {labels.shape}: not (B, C) and (B,)")
+        raise ValueError(
+            f"scores {scores.shape} and labels {labels.shape}; expected (B, C) and (B,)"
+        )
     check_finite("score", "sample", scores, before)
     return scores, check_range("label", "sample", labels, scores.shape[1], before)
 
 
 def check_integers(what: str, values: NDArray[Any]) -> None:
-    """Refuse what are not integers with a ValueError: that is a mistake of the caller."""
+    """Raise a ValueError for arrays of another type than integers."""
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"{what} of type {values.dtype}, not integers")
 
@@ -138,7 +140,7 @@ def check_integers(what: str, values: NDArray[Any]) -> None:
 def check_range(
     what: str, of: str, values: Integers, end: int, before: int = 0
 ) -> NDArray[np.int64]:
-    """Return the values (B,), which must be in 0..end-1; else a DataError names the position."""
+    """Return the values (B,); raise a DataError that names the first one outside 0..end-1."""
     check_integers(what, values)
     wrong = np.flatnonzero((values < 0) | (values >= end))
     if len(wrong):
@@ -148,7 +150,7 @@ def check_range(
 
 
 def check_finite(what: str, of: str, rows: Floats, before: int = 0) -> None:
-    """Refuse NaN and infinity in rows (B, C) with a DataError that names the position."""
+    """Raise a DataError that names the first NaN or infinity in rows (B, C)."""
     finite = np.isfinite(rows)
     if not finite.all():
         row, column = np.argwhere(~finite)[0].tolist()
@@ -157,6 +159,6 @@ def check_finite(what: str, of: str, rows: Floats, before: int = 0) -> None:
 
 
 def check_some(count: int, what: str = "samples") -> None:
-    """Refuse to make a metric of nothing: a DataError rather than NaN."""
+    """Raise a DataError for 0 samples, whose metric would be NaN."""
     if not count:
         raise DataError(f"no {what}: nothing to evaluate")

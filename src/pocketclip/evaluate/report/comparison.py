@@ -1,8 +1,8 @@
-"""Results side by side, task by task, with the averages that may be made of them.
+"""Results side by side, task by task, with their averages.
 
     runs = gather(["results.jsonl", "mobileclip2-s0"])
     comparison = compare(runs)
-    comparison.average.values              # one mean per run, over the tasks that all have
+    comparison.average.values              # one mean per run, over the tasks common to all
 
 Values are fractions, as in the results files; `pocketclip.evaluate.report.page` draws the page.
 """
@@ -24,7 +24,7 @@ _FACES = {"acc_race_avg": "race", "acc_gender_avg": "gender", "acc_age_avg": "ag
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the table: a task, or one named value of a task without a main metric."""
+    """One row of the table: a task, or one value of a task without a main metric."""
 
     key: str
     label: str
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One figure per run that tells them apart, and what it is."""
+    """One figure per run, and its label."""
 
     label: str
     values: tuple[float, ...]
@@ -44,21 +44,21 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Runs beside each other."""
+    """Runs side by side."""
 
     runs: list[Run]
     rows: list[Row]
     average: Measure | None
-    """The mean over the tasks that all runs have; None where there is no such task."""
+    """The mean over the tasks common to all runs; None if there is none."""
     average_38: tuple[float | None, ...]
-    """DataComp's average; None for each run that lacks one of its tasks."""
+    """DataComp's average; None for runs that lack one of its tasks."""
     notes: list[str]
-    """What makes values less comparable than they look."""
+    """Why some values are less comparable than they look."""
     selected: frozenset[str] | None = None
-    """The keys of the tasks that were asked for; None for all."""
+    """Keys of the requested tasks; None for all."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything as plain JSON types, values by the runs' titles."""
+        """Return plain JSON types, values keyed by the runs' titles."""
         titles = [run.title for run in self.runs]
         mean = self.average
         return {
@@ -80,14 +80,14 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], tasks: Iterable[str] = ()) -> Comparison:
-    """Put runs beside each other, task by task in the order of the published table.
+    """Compare runs task by task, in the order of the published table.
 
     Args:
         runs: from `gather`.
-        tasks: keys or short names of the tasks wanted; without any, all that a run has.
+        tasks: keys or short names; by default all tasks of any run.
 
     Raises:
-        ConfigError: a task that neither the table nor any of the runs has.
+        ConfigError: a task that is neither in the table nor in any run.
     """
     keys, selected = _keys(runs, list(tasks))
     rows = [row for key in keys for row in _rows(key, runs)]
@@ -102,14 +102,14 @@ def _keys(runs: Sequence[Run], tasks: list[str]) -> tuple[list[str], frozenset[s
     own = dict.fromkeys(key for run in runs for key in run.metrics if key not in TASKS)
     if not tasks:
         return _present(runs), None
-    wanted = {name if name in own else find_task(name).key for name in tasks}
-    return [key for key in (*TASKS, *own) if key in wanted], frozenset(wanted)
+    requested = {name if name in own else find_task(name).key for name in tasks}
+    return [key for key in (*TASKS, *own) if key in requested], frozenset(requested)
 
 
 def _present(runs: Sequence[Run]) -> list[str]:
-    """Return the tasks that any run has, the user's own last."""
-    found = dict.fromkeys(key for run in runs for key in run.metrics)
-    return [*(key for key in TASKS if key in found), *(key for key in found if key not in TASKS)]
+    """Return the tasks of any run, the user's own last."""
+    keys = dict.fromkeys(key for run in runs for key in run.metrics)
+    return [*(key for key in TASKS if key in keys), *(key for key in keys if key not in TASKS)]
 
 
 def _rows(key: str, runs: Sequence[Run]) -> list[Row]:
@@ -143,8 +143,8 @@ def _own_metric(key: str, runs: Sequence[Run]) -> str:
 
 def _mean(runs: Sequence[Run], keys: Iterable[str]) -> Measure | None:
     columns = [[run.main(key) for run in runs] for key in keys]
-    whole = [[v for v in column if v is not None] for column in columns]
-    common = [column for column in whole if len(column) == len(runs)]
+    known = [[v for v in column if v is not None] for column in columns]
+    common = [column for column in known if len(column) == len(runs)]
     if not common:
         return None
     means = tuple(math.fsum(values) / len(common) for values in zip(*common, strict=True))
@@ -154,17 +154,17 @@ def _mean(runs: Sequence[Run], keys: Iterable[str]) -> Measure | None:
 
 
 def measure(runs: Sequence[Run], selected: frozenset[str] | None = None) -> Measure | None:
-    """Return one figure that all runs have, for a plot; None where they have no task in common.
+    """Return one figure per run for a chart; None without a task common to all runs.
 
-    It is the 38-task average, else ImageNet top-1, else the mean over the tasks that all have.
+    The figure is the 38-task average, else ImageNet top-1, else the mean over the common tasks.
 
     Args:
         runs: at least one.
-        selected: the keys of the tasks that may be used; None for all.
+        selected: keys of the tasks that may be used; None for all.
     """
     if selected is None or selected.issuperset(DATACOMP38):
-        found = [average_38({key: run.main(key) for key in DATACOMP38}) for run in runs]
-        values = tuple(value for value in found if value is not None)
+        means = [average_38({key: run.main(key) for key in DATACOMP38}) for run in runs]
+        values = tuple(value for value in means if value is not None)
         if len(values) == len(runs):
             return Measure(label="38-task average", values=values, tasks=len(DATACOMP38))
     if selected is None or "imagenet1k" in selected:
@@ -177,32 +177,32 @@ def measure(runs: Sequence[Run], selected: frozenset[str] | None = None) -> Meas
 def _notes(runs: Sequence[Run], keys: Iterable[str]) -> list[str]:
     notes = []
     for key in keys:
-        having = [(run, run.about[key]) for run in runs if run.about.get(key)]
-        for run, about in having:
+        described = [(run, run.about[key]) for run in runs if run.about.get(key)]
+        for run, about in described:
             if about.get("skipped"):
-                notes.append(f"{key}: {run.title} left out {about['skipped']} unreadable images")
-        known = [(run, a["identity"]) for run, a in having if a.get("identity") is not None]
+                notes.append(f"{key}: {run.title} skipped {about['skipped']} unreadable images")
+        known = [(run, a["identity"]) for run, a in described if a.get("identity") is not None]
         other = next((run for run, identity in known if identity != known[0][1]), None)
         if other is not None:
-            notes.append(f"{key}: {known[0][0].title} and {other.title} were not given the same "
-                         "data, class names and prompts")  # fmt: skip
+            notes.append(f"{key}: {known[0][0].title} and {other.title} were not evaluated on "
+                         "the same images, class names and prompts")  # fmt: skip
     return notes
 
 
 def averages(comparison: Comparison) -> list[tuple[str, tuple[float | None, ...]]]:
-    """Return the last rows of a table: their names, and a value per run."""
-    found: list[tuple[str, tuple[float | None, ...]]] = []
+    """Return the last rows of a table: label and one value per run."""
+    rows: list[tuple[str, tuple[float | None, ...]]] = []
     if comparison.average is not None:
-        found.append((comparison.average.label, comparison.average.values))
+        rows.append((comparison.average.label, comparison.average.values))
     if any(value is not None for value in comparison.average_38):
-        found.append(("38-task average", comparison.average_38))
-    return found
+        rows.append(("38-task average", comparison.average_38))
+    return rows
 
 
 def best(values: Iterable[float | None]) -> float | None:
-    """Return the highest value where there are two or more."""
-    found = [value for value in values if value is not None]
-    return max(found) if len(found) > 1 else None
+    """Return the highest of two or more values, else None."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) > 1 else None
 
 
 def percent(value: float | None) -> str:

@@ -1,9 +1,9 @@
-"""Latency of models: as published, and as `benchmarks/encode.py` measured it on this machine.
+"""Latency of models: published, and measured on this machine by `benchmarks/encode.py`.
 
     measured = read_latency("encode.log").of({"small", "mobileclip2-s0"})
     measured.variant, measured.ms["small"]    # "compiled", 12.3
 
-The two are of different machines and never share an axis.
+Published and measured times are from different machines and never share an axis.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pocketclip.formats.json_text import load_json
 from pocketclip.formats.lines import split_lines
 
 DEVICE = "iPhone 12 Pro Max"
-"""What the published latency was measured on."""
+"""The device of the published latency."""
 TOWERS = ("image", "text")
 # The variants whose two towers are both ours, the faster first.
 _VARIANTS = ("compiled", "eager")
@@ -28,7 +28,7 @@ _VARIANTS = ("compiled", "eager")
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Milliseconds for one image and one text, all of one variant of the model."""
+    """Milliseconds for one image and one text, all measured in the same variant."""
 
     variant: str
     threads: int
@@ -38,9 +38,9 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class LatencyFile:
-    """What a benchmark wrote."""
+    """The output of `benchmarks/encode.py`."""
 
-    place: str
+    path: str
     threads: int
     times: dict[tuple[str, str], dict[str, float]]
     """Milliseconds by variant, by model and tower; batch 1."""
@@ -49,31 +49,31 @@ class LatencyFile:
         """Return the times of those of `models` that were measured, of one variant for all.
 
         Raises:
-            DataError: none of them was measured, or no variant of all of them.
+            DataError: none of them was measured, or no variant was measured for all of them.
         """
         names = list(dict.fromkeys(models))
-        whole = [m for m in names if all((m, tower) in self.times for tower in TOWERS)]
-        if not whole:
-            has = ", ".join(dict.fromkeys(model for model, _ in self.times)) or "none"
+        measured = [m for m in names if all((m, tower) in self.times for tower in TOWERS)]
+        if not measured:
+            available = ", ".join(dict.fromkeys(model for model, _ in self.times)) or "none"
             raise DataError(
-                f"{self.place} has no times of both towers at batch 1 for {', '.join(names)}; "
-                f"measured there: {has}. Run benchmarks/encode.py on them"
+                f"{self.path} has no times of both towers at batch 1 for {', '.join(names)}; "
+                f"measured there: {available}. Run benchmarks/encode.py on them"
             )
         for variant in _VARIANTS:
-            times = {model: self.total(model, variant) for model in whole}
+            times = {model: self.total(model, variant) for model in measured}
             ms = {model: time for model, time in times.items() if time is not None}
-            if len(ms) == len(whole):
+            if len(ms) == len(measured):
                 return Measured(variant, self.threads, ms)
         raise DataError(
-            f"{self.place}: {', '.join(whole)} were not all measured compiled, nor all eager; "
+            f"{self.path}: {', '.join(measured)} were not all measured compiled, nor all eager; "
             "run benchmarks/encode.py on all of them"
         )
 
     def total(self, model: str, variant: str) -> float | None:
         """Return the milliseconds for one image and one text, or None where one is missing."""
-        parts = [self.times.get((model, tower), {}).get(variant) for tower in TOWERS]
-        known = [part for part in parts if part is not None]
-        return sum(known) if len(known) == len(parts) else None
+        times = [self.times.get((model, tower), {}).get(variant) for tower in TOWERS]
+        known = [ms for ms in times if ms is not None]
+        return sum(known) if len(known) == len(TOWERS) else None
 
 
 def published_ms(name: str) -> float | None:
@@ -85,26 +85,26 @@ def published_ms(name: str) -> float | None:
 
 
 def read_latency(path: str | os.PathLike[str]) -> LatencyFile:
-    """Read what `benchmarks/encode.py` printed: its last line is JSON, as may be the whole file.
+    """Read the output of `benchmarks/encode.py`; its last line or the whole file is JSON.
 
     Raises:
-        DataError: it is not; the message names the line or the row.
-        StorageError: it cannot be read.
+        DataError: invalid content; the message names the line or the row.
+        StorageError: the file cannot be read.
     """
-    place = os.fspath(path)
+    file = os.fspath(path)
     try:
-        text = storage.read_bytes(place).decode("utf-8-sig")
+        text = storage.read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{place} is not a latency file: byte {error.start} is no text") from error
-    facts = _json(text, place)
+        raise DataError(f"{file} is not UTF-8 text (byte {error.start})") from error
+    facts = _json(text, file)
     if not isinstance(facts, dict) or not isinstance(facts.get("rows"), list):
-        raise DataError(f'{place}: its JSON has no "rows"; give what benchmarks/encode.py printed')
+        raise DataError(f'{file}: its JSON has no "rows"; pass the output of benchmarks/encode.py')
     threads = facts.get("threads")
     if isinstance(threads, bool) or not isinstance(threads, int):
-        raise DataError(f'{place}: "threads" is {threads!r}, not a number')
+        raise DataError(f'{file}: "threads" is {threads!r}, not a number')
     times: dict[tuple[str, str], dict[str, float]] = {}
     for number, row in enumerate(facts["rows"], 1):
-        where = f"{place} row {number}"
+        where = f"{file} row {number}"
         if not isinstance(row, dict) or not isinstance(row.get("model"), str):
             raise DataError(f'{where} has no "model"')
         if row.get("tower") not in TOWERS:
@@ -116,13 +116,13 @@ def read_latency(path: str | os.PathLike[str]) -> LatencyFile:
         if key in times:
             raise DataError(f"{where}: {key[0]} {key[1]} at batch 1 comes twice: remove one")
         times[key] = _times(row.get("ms"), f"{where} ({key[0]} {key[1]})")
-    return LatencyFile(place, threads, times)
+    return LatencyFile(file, threads, times)
 
 
-def _json(text: str, place: str) -> Any:
+def _json(text: str, file: str) -> Any:
     lines = split_lines(text.rstrip())
     if not lines:
-        raise DataError(f"{place} is empty; give what benchmarks/encode.py printed")
+        raise DataError(f"{file} is empty; pass the output of benchmarks/encode.py")
     try:
         return load_json(lines[-1], what="it", constants=True)
     except ParseError as error:
@@ -130,8 +130,8 @@ def _json(text: str, place: str) -> Any:
     try:
         return load_json(text, what="it", constants=True)
     except ParseError:
-        raise DataError(f"{place} line {len(lines)} is not JSON ({last}); give what "
-                        "benchmarks/encode.py printed") from last  # fmt: skip
+        raise DataError(f"{file} line {len(lines)} is not JSON ({last}); pass the output "
+                        "of benchmarks/encode.py") from last  # fmt: skip
 
 
 def _times(timings: object, where: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""One model's results, from wherever they stand: a file, a run folder, the published tables.
+"""One model's results, from a file, a run folder or the published tables.
 
 runs = gather(["results.jsonl", "runs/small", "mobileclip2-s0"])
 runs[1].main("imagenet1k")             # 0.431; values are fractions, as in the files
@@ -21,17 +21,17 @@ from pocketclip.evaluate.tasks import TASKS, Metrics, published_results
 log = logging.getLogger(__name__)
 
 RESULTS = "results.jsonl"
-"""The file that a run folder holds."""
+"""The results file in a run folder."""
 PUBLISHED = tuple(name for name, entry in zoo.ZOO.items() if entry.published is not None)
 """The models whose results and latency are published, in the zoo's order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One model's results, from wherever they came."""
+    """One model's results."""
 
     title: str
-    """Its name in tables and plots; no two of a comparison have the same."""
+    """Name in tables and charts, unique within a comparison."""
     model: str | None
     """The zoo's name of its architecture, where that is known."""
     origin: str
@@ -42,20 +42,20 @@ class Run:
     datasets: dict[str, str] = field(default_factory=dict)
     """By task key, the name for people."""
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By task key, what the file says about how the values were made."""
+    """How the values were made, by task key, as recorded in the file."""
 
     @property
     def space_id(self) -> str | None:
-        """The embedding space, where the file says it."""
+        """The embedding space, if the file records it."""
         return next((a["space_id"] for a in self.about.values() if a.get("space_id")), None)
 
     def main(self, key: str) -> float | None:
-        """Return the value of a task that counts, or None."""
+        """Return a task's main value, or None."""
         metrics = self.metrics.get(key, {})
         task = TASKS.get(key)
-        # Files of others may lack `main_metric`; the task's own name for it serves as well.
-        named = task.main_metric if task is not None else None
-        return metrics.get("main_metric", metrics.get(named) if named else None)
+        # Files of other tools may have the main metric only under its own name.
+        name = task.main_metric if task is not None else None
+        return metrics.get("main_metric", metrics.get(name) if name else None)
 
 
 def published_run(name: str) -> Run:
@@ -65,25 +65,25 @@ def published_run(name: str) -> Run:
 
 
 def gather(sources: Sequence[str]) -> list[Run]:
-    """Return the results that each source stands for.
+    """Return the results of each source.
 
     Args:
         sources: published names in any spelling, results files, or folders that hold
-            `results.jsonl`; files and folders also in object stores. `./NAME` is always a path,
-            and results that are here come before published ones of the same name.
+            `results.jsonl`; files and folders may be in object stores. `./NAME` is always a path,
+            and existing results take precedence over published ones of the same name.
 
     Raises:
-        ConfigError: none is given, or one twice.
-        UnknownModelError: neither a file nor a published name; the message says what is near.
-        DataError: no such file, a folder without results, or a line that is no result (see
+        ConfigError: no source, or a source given twice.
+        UnknownModelError: neither a file nor a published name; the message suggests similar names.
+        DataError: no such file, a folder without results, or an invalid line (see
             `read_results`).
     """
     if not sources:
-        raise ConfigError("nothing to compare: name a results file, a run folder or a model")
+        raise ConfigError("nothing to compare: give a results file, a run folder or a model")
     runs = [_run(source) for source in sources]
-    places = [run.title if run.published else storage.absolute(run.origin) for run in runs]
-    for source, place in zip(sources, places, strict=True):
-        if places.count(place) > 1:
+    origins = [run.title if run.published else storage.absolute(run.origin) for run in runs]
+    for source, origin in zip(sources, origins, strict=True):
+        if origins.count(origin) > 1:
             raise ConfigError(f"{source} is given twice")
     titles = _distinct_titles(runs)
     return [replace(run, title=title) for run, title in zip(runs, titles, strict=True)]
@@ -94,21 +94,21 @@ def _run(source: str) -> Run:
     if entry is not None and entry.published is not None and not _is_path(source):
         if not _holds_results(source):
             return published_run(entry.config.name)
-        log.warning("%s is taken for the results that are here, not the published ones", source)
+        log.warning("%s: using the results at this path, not the published ones", source)
     if not storage.exists(source):
         raise _not_found(source)
-    place = source
+    path = source
     if storage.is_folder(source):
-        place = storage.join(source, RESULTS)
-        if not storage.exists(place):
-            raise DataError(f"{source} holds no {RESULTS}: `pocketclip eval MODEL --out {place}` "
+        path = storage.join(source, RESULTS)
+        if not storage.exists(path):
+            raise DataError(f"{source} holds no {RESULTS}: `pocketclip eval MODEL --out {path}` "
                             "writes one")  # fmt: skip
-    results = read_results(place)
+    results = read_results(path)
     model = next((r.about["model"] for r in results if isinstance(r.about.get("model"), str)), None)
     return Run(
-        title=" ".join(model.split()) if model else _stem(place),
+        title=" ".join(model.split()) if model else _stem(path),
         model=canonical(model) if model else None,
-        origin=place,
+        origin=path,
         published=False,
         metrics={r.key: r.metrics for r in results},
         datasets={r.key: r.dataset for r in results},
@@ -121,58 +121,58 @@ def _is_path(source: str) -> bool:
 
 
 def _holds_results(source: str) -> bool:
-    """Return whether there is a file, or a folder with results, at a local path."""
+    """Return whether a local path is a file, or a folder with results."""
     path = Path(source)
     return path.is_file() or (path / RESULTS).is_file()
 
 
 def _not_found(source: str) -> PocketclipError:
     if _is_path(source) or "/" in source or source.endswith(".jsonl"):
-        return DataError(f"{source}: there is no such file or folder")
+        return DataError(f"{source}: no such file or folder")
     try:
         name = zoo.resolve(source)
     except UnknownModelError as error:
-        return UnknownModelError(f"{error} There is no file or folder {source!r} either")
+        return UnknownModelError(f"{error} No file or folder {source!r} exists either")
     return UnknownModelError(
-        f"{name} has no published results (those that have: {', '.join(PUBLISHED)}); name a "
+        f"{name} has no published results (published: {', '.join(PUBLISHED)}); give a "
         "results file or a run folder"
     )
 
 
 def canonical(model: str) -> str:
-    """Return the zoo's spelling of a model's name, or the name itself where it has none."""
+    """Return the zoo's spelling of a model's name, or the name itself if it is not in the zoo."""
     entry = zoo.find(model)
     return model if entry is None else entry.config.name
 
 
-def _stem(place: str) -> str:
-    path = PurePosixPath(place.replace("\\", "/"))
+def _stem(origin: str) -> str:
+    path = PurePosixPath(origin.replace("\\", "/"))
     return (path.parent.name if path.name == RESULTS else path.stem) or path.stem
 
 
 def _distinct_titles(runs: Sequence[Run]) -> list[str]:
-    """Return titles; a name that comes twice, or is a published one, gets its path beside it."""
+    """Return titles; a repeated or published name gets its path beside it."""
     names = [run.title for run in runs]
     tails = _short_paths([run.origin for run in runs if not run.published])
     titles = []
     for run in runs:
-        shared = names.count(run.title) > 1 or canonical(run.title) in PUBLISHED
-        told = shared and not run.published
-        titles.append(f"{run.title} ({tails[run.origin]})" if told else run.title)
-    # A file may call its model anything, also what another one's title became.
+        ambiguous = names.count(run.title) > 1 or canonical(run.title) in PUBLISHED
+        with_path = ambiguous and not run.published
+        titles.append(f"{run.title} ({tails[run.origin]})" if with_path else run.title)
+    # A file may call its model anything, even by what became another one's title.
     return [f"{t} [{i + 1}]" if titles.count(t) > 1 else t for i, t in enumerate(titles)]
 
 
-def _short_paths(places: Sequence[str]) -> dict[str, str]:
-    """Return the shortest ends of paths that tell them apart."""
+def _short_paths(origins: Sequence[str]) -> dict[str, str]:
+    """Return the shortest distinct tails of paths."""
     parts = {}
-    for place in places:
-        path = PurePosixPath(place.replace("\\", "/"))
-        named = path.parent if path.name == RESULTS and path.parent.name else path
-        parts[place] = named.parts
+    for origin in origins:
+        path = PurePosixPath(origin.replace("\\", "/"))
+        run_path = path.parent if path.name == RESULTS and path.parent.name else path
+        parts[origin] = run_path.parts
     longest = max(map(len, parts.values()), default=0)
     for length in range(1, longest + 1):
-        short = {place: "/".join(p[-length:]) for place, p in parts.items()}
+        short = {origin: "/".join(p[-length:]) for origin, p in parts.items()}
         if len(set(short.values())) == len(short):
             return short
-    return {place: place for place in places}
+    return {origin: origin for origin in origins}
