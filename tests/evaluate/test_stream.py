@@ -290,7 +290,9 @@ def test_zero_and_misshapen_embeddings_are_refused():
         def encode_image(self, images):
             return super().encode_image(images)[:-1]
 
-    with pytest.raises(DataError, match=r"\(2, 4\) for 3 inputs from set row 0 on, not \(3, 4\)"):
+    with pytest.raises(
+        DataError, match=r"\(2, 4\) for 3 inputs from set row 0 on; expected \(3, 4\)"
+    ):
         _run(Lost(), _examples(3))
 
 
