@@ -1,4 +1,4 @@
-"""Runs from end to end: folders, resuming, killing, damage, full disks, several processes."""
+"""Runs from end to end: their folder, resuming, kills, damage, full disks, several processes."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from pocketclip.train.setup import initial_model
 from pocketclip.train.step import Stepper
 from tests.shards.making import folder, sample
 
+MORE_MOMENTS = [("scoring", 6), ("noting", 4), ("logging", 6)]
 SMALL = {
     "image_size": 16, "image.depths": [1, 1, 1, 1], "image.widths": [8, 8, 16, 32],
     "text.layers": 1, "text.context_length": 16, "text.embedding_buckets": 1024,
@@ -95,7 +96,7 @@ def undisturbed(shards, tmp_path_factory):
     return run
 
 
-def test_a_run_leaves_what_the_documentation_says(undisturbed, shards):
+def test_a_run_leaves_the_documented_files(undisturbed, shards):
     assert {p.name for p in undisturbed.iterdir()} == {
         "recipe.yaml", "run.json", "log.jsonl", "checkpoints", "model",
     }  # fmt: skip
@@ -136,13 +137,15 @@ def test_the_same_command_twice_does_nothing_more(undisturbed, shards):
 
 
 @pytest.mark.parametrize("fields", [{}, {"ema": 0.9, "accumulate": 2}])
-def test_a_stopped_run_ends_with_the_same_bits(shards, tmp_path, fields):
-    whole = recipe(shards, **fields)
-    train(whole, tmp_path / "whole", device="cpu")
+def test_a_stopped_run_ends_with_the_same_bits(shards, undisturbed, tmp_path, fields):
+    whole, uninterrupted = recipe(shards, **fields), undisturbed
+    if fields:
+        uninterrupted = tmp_path / "whole"
+        train(whole, uninterrupted, device="cpu")
     summary = train(whole, tmp_path / "parts", device="cpu", on_log=stop_in(3, signal.SIGTERM))
     assert (summary.interrupted, summary.step, summary.model) == (True, 3, None)
     assert not train(whole, tmp_path / "parts", device="cpu").interrupted
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert same(weights(uninterrupted), weights(tmp_path / "parts"))
     steps = [line["step"] for line in read(tmp_path / "parts" / "log.jsonl")]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert len(json.loads((tmp_path / "parts" / "run.json").read_text())["starts"]) == 2
@@ -169,23 +172,31 @@ def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
         process.wait()
         process.stderr.close()
     assert not (tmp_path / "killed" / "model").exists()
-    done = subprocess.run(
-        [*command, "--json"], check=True, timeout=120, capture_output=True, text=True
-    )
-    assert json.loads(done.stdout)["step"] == 14
+    assert train(whole, tmp_path / "killed", device="cpu").step == 14
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
-def _resumable(shards, tmp_path):
-    """A run that was stopped after step 5, with checkpoints 2, 4 and 5."""
-    run = tmp_path / "run"
+def _stop_at_5(shards, run):
     assert train(recipe(shards), run, device="cpu", on_log=stop_in(5, signal.SIGINT)).step == 5
+
+
+@pytest.fixture(scope="module")
+def stopped(shards, tmp_path_factory):
+    """A run that was stopped after step 5, with checkpoints 2, 4 and 5; not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "stopped"
+    _stop_at_5(shards, run)
     return run
 
 
+@pytest.fixture
+def resumable(stopped, tmp_path):
+    """A copy of `stopped` to resume."""
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "seal", "gone"])
-def test_a_corrupt_checkpoint_is_passed_over(shards, tmp_path, damage, caplog, undisturbed):
-    run = _resumable(shards, tmp_path)
+def test_a_corrupt_checkpoint_is_passed_over(shards, resumable, damage, caplog, undisturbed):
+    run = resumable
     newest = checkpoints.find(run)[0]
     file = newest / ("model.safetensors" if damage in ("cut", "gone") else "trainer.pt")
     data = bytearray(file.read_bytes())
@@ -204,8 +215,8 @@ def test_a_corrupt_checkpoint_is_passed_over(shards, tmp_path, damage, caplog, u
     assert same(weights(run), weights(undisturbed))
 
 
-def test_nothing_readable_is_an_error(shards, tmp_path):
-    run = _resumable(shards, tmp_path)
+def test_nothing_readable_is_an_error(shards, resumable):
+    run = resumable
     for found in checkpoints.find(run):
         (found / "trainer.pt").unlink()
     with pytest.raises(TrainingError, match="none of the checkpoints"):
@@ -229,7 +240,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good(shards, tmp_path, mon
     assert train(recipe(shards), tmp_path / "run", device="cpu").step == 6
 
 
-def test_a_loss_that_is_no_number_stops_the_run(shards, tmp_path, monkeypatch):
+def test_a_non_finite_loss_stops_the_run(shards, tmp_path, monkeypatch):
     real, steps = Stepper.backward, itertools.count(1)
 
     def poisons(self, batches):
@@ -257,11 +268,12 @@ def test_another_recipe_or_folder_is_refused(shards, undisturbed, tmp_path):
         train(recipe(shards), tmp_path / "new", device="cpu", resume=str(tmp_path / "nowhere"))
 
 
-def test_changed_data_are_refused(tmp_path):
+def test_a_changed_dataset_is_refused(tmp_path):
     made = tmp_path / "dr"
     made.mkdir()
     folder(made, [[sample(i) for i in range(20)]])
-    run = _resumable(str(made), tmp_path)
+    run = tmp_path / "run"
+    _stop_at_5(str(made), run)
     for path in made.iterdir():
         path.unlink()
     folder(made, [[sample(i) for i in range(1, 21)]])
@@ -269,7 +281,7 @@ def test_changed_data_are_refused(tmp_path):
         train(recipe(str(made)), run, device="cpu")
 
 
-def test_a_checkpoint_elsewhere_can_be_gone_on_from(shards, undisturbed, tmp_path):
+def test_a_checkpoint_elsewhere_can_be_resumed_from(shards, undisturbed, tmp_path):
     second = str(checkpoints.find(undisturbed)[2])
     summary = train(recipe(shards), tmp_path / "other", device="cpu", resume=second)
     assert summary.step == 6
@@ -298,27 +310,33 @@ def test_the_best_checkpoint_is_kept(shards, tmp_path):
     assert [line["step"] for line in scored] == seen
 
 
-def test_an_average_is_what_is_scored_and_finished(shards, tmp_path):
-    models = []
+@pytest.fixture(scope="module")
+def averaged(shards, tmp_path_factory):
+    """A finished run that keeps an average; not to be changed. Beside it: the last scored weights."""
+    run = tmp_path_factory.mktemp("runs") / "averaged"
 
     def score(model, step):  # noqa: ARG001
-        models.append({n: v.clone() for n, v in model.state_dict().items()})
+        torch.save(model.state_dict(), run.parent / "scored.pt")
         return {"main_metric": 0.0}
 
-    run = tmp_path / "run"
     train(recipe(shards, ema=0.9), run, device="cpu", on_checkpoint=score)
-    assert same(weights(run), models[-1])
-    assert not same(weights(run), weights(checkpoints.find(run)[0]))
+    return run
+
+
+def test_the_average_is_scored_and_is_the_finished_model(averaged):
+    scored_last = torch.load(averaged.parent / "scored.pt", weights_only=True)
+    assert same(weights(averaged), scored_last)
+    assert not same(weights(averaged), weights(checkpoints.find(averaged)[0]))
 
 
 def test_the_scale_is_clamped(shards, tmp_path):
-    fields = {"max_logit_scale": 14.0, "optimizer.lr": 1e-3}
+    fields = {"max_logit_scale": 14.0, "optimizer.lr": 1e-3, "steps": 2}
     train(recipe(shards, **fields), tmp_path / "run", device="cpu")
     found = read(tmp_path / "run" / "log.jsonl")
     assert max(line["logit_scale"] for line in found) == pytest.approx(14.0, abs=1e-3)
 
 
-def test_what_is_frozen_stays(shards, tmp_path, caplog):
+def test_frozen_weights_stay(shards, tmp_path, caplog):
     fields = {"model.freeze_text": 0, "model.freeze_image": 1, "model.freeze_batch_norm": True}
     changed = recipe(shards, **fields)
     before = initial_model(changed).state_dict()
@@ -333,23 +351,31 @@ def test_what_is_frozen_stays(shards, tmp_path, caplog):
         train(recipe(shards, **{"model.freeze_image": 99}), tmp_path / "no", device="cpu")
 
 
-def test_a_run_can_begin_with_other_weights(shards, undisturbed, tmp_path):
+def test_a_run_can_start_from_a_model(shards, undisturbed, tmp_path):
     begun = recipe(shards, **{"model.init": str(undisturbed), "optimizer.lr": 1e-9, "steps": 1})
     train(begun, tmp_path / "run", device="cpu")
-    for name, value in weights(tmp_path / "run").items():
+    before, after = weights(undisturbed), weights(tmp_path / "run")
+    for name, value in after.items():
         if "running" not in name and value.is_floating_point():
-            torch.testing.assert_close(value, weights(undisturbed)[name], atol=1e-5, rtol=0)
+            torch.testing.assert_close(value, before[name], atol=1e-5, rtol=0)
     wrong = recipe(shards, **{"model.init": str(undisturbed), "model.overrides.text.layers": 2})
     with pytest.raises(CheckpointError, match="does not fit tiny as the recipe describes"):
         train(wrong, tmp_path / "no", device="cpu")
 
 
-@pytest.mark.parametrize("step", [4, 6])
-@pytest.mark.parametrize("moment", ["scoring", "noting", "logging"])
+@pytest.mark.parametrize(
+    ("moment", "step"),
+    [
+        ("scoring", 4),
+        ("noting", 6),
+        ("logging", 4),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_MOMENTS),
+    ],
+)
 def test_a_run_killed_between_saving_and_scoring_has_its_scores(
-    shards, tmp_path, monkeypatch, step, moment
+    shards, tmp_path, monkeypatch, moment, step
 ):
-    """The checkpoint is scored by the process that goes on, once."""
+    """The process that resumes scores the checkpoint, once."""
     run = tmp_path / "run"
 
     def killed(where):
@@ -424,7 +450,7 @@ def test_errors_before_the_first_step_leave_no_folder(shards, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_teachers_facts_must_be_known(tmp_path):
+def test_the_teachers_dimensions_and_scales_must_be_known(tmp_path):
     made = tmp_path / "dr"
     made.mkdir()
     source = str(folder(made, [[sample(i) for i in range(20)]], index=False))
@@ -502,7 +528,7 @@ def test_plain_training_on_raw_pairs(tmp_path):
     assert json.loads((run / "run.json").read_text())["samples"] == 10
 
 
-def test_two_processes_by_torchrun_and_one_goes_on(shards, tmp_path):
+def test_two_processes_by_torchrun_and_one_resumes(shards, tmp_path, caplog):
     whole = recipe(shards, steps=4, **{"model.freeze_batch_norm": False})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole.model_dump(mode="json")))
     arguments = [str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--device", "cpu"]
@@ -522,33 +548,27 @@ def test_two_processes_by_torchrun_and_one_goes_on(shards, tmp_path):
     assert json.loads((run / "run.json").read_text())["starts"][0]["processes"] == 2
     for name, value in weights(run).items():
         assert torch.isfinite(value.float()).all(), name
-    # One process goes on where two stopped, and says so.
+    # One process resumes where two stopped, and says so.
     (run / "model").rename(tmp_path / "finished")
     for path in checkpoints.find(run)[:1]:
         path.rename(tmp_path / "last")
-    done = subprocess.run(
-        [sys.executable, "-m", "pocketclip", "train", *arguments], check=True, timeout=120,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert "had 2 processes and resumes with 1" in done.stderr
+    train(whole, run, device="cpu")
+    assert "had 2 processes and resumes with 1" in caplog.text
     assert json.loads((run / "run.json").read_text())["starts"][1]["step"] == 2
     assert (run / "model" / "model.safetensors").is_file()
 
 
-def test_a_finished_run_without_its_model_gets_it(shards, tmp_path):
-    for fields in ({}, {"ema": 0.9}):
-        run = tmp_path / f"run{len(fields)}"
-        whole = recipe(shards, **fields)
-        train(whole, run, device="cpu")
-        expected = weights(run)
+def test_a_finished_run_without_its_model_gets_it(shards, undisturbed, averaged, tmp_path):
+    for finished, fields in ((undisturbed, {}), (averaged, {"ema": 0.9})):
+        run = shutil.copytree(finished, tmp_path / finished.name)
         shutil.rmtree(run / "model")
-        assert train(whole, run, device="cpu").model == run / "model"
-        assert same(weights(run), expected)
+        summary = train(recipe(shards, **fields), run, device="cpu")
+        assert summary.model == run / "model"
+        assert same(weights(run), weights(finished))
 
 
-def test_what_was_just_saved_outlives_damaged_later_ones(shards, tmp_path):
-    run = tmp_path / "run"
-    train(recipe(shards), run, device="cpu")
+def test_what_was_just_saved_outlives_damaged_later_ones(shards, undisturbed, tmp_path):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(run / "model")
     for found in checkpoints.find(run)[:2]:
         (found / "trainer.pt").unlink()
@@ -558,7 +578,7 @@ def test_what_was_just_saved_outlives_damaged_later_ones(shards, tmp_path):
     assert checkpoints.newest(run).step == 6
 
 
-def test_resuming_does_not_want_the_first_weights_again(shards, undisturbed, tmp_path):
+def test_resuming_does_not_need_the_initial_weights(shards, undisturbed, tmp_path):
     first = tmp_path / "first"
     shutil.copytree(undisturbed / "model", first)
     begun = recipe(shards, **{"model.init": str(first)})
@@ -569,8 +589,8 @@ def test_resuming_does_not_want_the_first_weights_again(shards, undisturbed, tmp
     assert train(begun, run, device="cpu").step == 6
 
 
-def test_half_written_folders_of_killed_processes_go(shards, tmp_path):
-    run = _resumable(shards, tmp_path)
+def test_half_written_folders_of_killed_processes_go(shards, resumable):
+    run = resumable
     killed = """
         import os, signal, sys
         from pathlib import Path
@@ -627,11 +647,8 @@ def test_two_trainings_into_one_folder_are_refused(shards, tmp_path):
 
 
 def test_a_run_that_was_killed_while_it_removed_old_checkpoints(shards, undisturbed, tmp_path):
-    run = tmp_path / "run"
+    run = shutil.copytree(undisturbed, tmp_path / "run")
     whole = recipe(shards, **{"checkpoint.keep_last": 1})
-    train(whole, run, device="cpu")
-    for found in checkpoints.find(undisturbed)[1:]:
-        shutil.copytree(found, run / "checkpoints" / found.name)
     (run / "checkpoints" / "step-00000004" / "checkpoint.json").unlink()
     (run / "checkpoints" / "step-00000002" / "notes.txt").write_text("mine")
     shutil.rmtree(run / "model")
@@ -641,7 +658,9 @@ def test_a_run_that_was_killed_while_it_removed_old_checkpoints(shards, undistur
     assert not (run / "checkpoints" / "step-00000004").exists()
 
 
-def test_an_explicit_checkpoint_does_not_fill_a_foreign_folder(shards, undisturbed, tmp_path):
+def test_an_explicit_checkpoint_does_not_fill_a_folder_with_other_files(
+    shards, undisturbed, tmp_path
+):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(TrainingError, match="holds other files"):
         train(recipe(shards), tmp_path, device="cpu", resume=str(undisturbed))
@@ -694,7 +713,7 @@ def test_a_schedulers_sigterm_to_all_processes_saves(shards, tmp_path):
     assert checkpoints.newest(run) is not None
 
 
-def test_siglip_with_its_bias_goes_on(shards, tmp_path):
+def test_siglip_resumes_with_its_bias(shards, tmp_path):
     fields = {"loss.kind": "siglip", "loss.teacher_biases": [-5.0, -6.0], "optimizer.lr": 1e-2}
     whole = recipe(shards, **fields)
     train(whole, tmp_path / "whole", device="cpu")
@@ -735,7 +754,7 @@ def scored(colours, **fields):
     }
 
 
-def test_python_scores_as_the_recipe_says(shards, colours, tmp_path, monkeypatch):
+def test_train_scores_as_the_recipe_says(shards, colours, tmp_path, monkeypatch):
     from pocketclip.evaluate import DataOptions, RunOptions, plan
     from pocketclip.evaluate import run as evaluate
     from pocketclip.infer.encoder import Encoder
@@ -757,8 +776,8 @@ def test_python_scores_as_the_recipe_says(shards, colours, tmp_path, monkeypatch
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_function_of_ones_own_takes_its_place(shards, colours, tmp_path):
-    run = recipe(shards, **scored(colours))
+def test_a_caller_s_function_replaces_the_recipe_s_evaluation(shards, colours, tmp_path):
+    run = recipe(shards, steps=2, **scored(colours))
     own = train(run, tmp_path / "run", device="cpu", on_checkpoint=lambda *_: {"mine": 1})
     assert own.metrics == {"mine": 1.0}
 
@@ -773,7 +792,7 @@ def test_a_function_of_ones_own_takes_its_place(shards, colours, tmp_path):
         ({"evaluation.tasks": ["a", "a"]}, "evaluation: .*given twice"),
     ],
 )
-def test_bad_evaluation_data_are_found_before_the_first_step(
+def test_bad_evaluation_data_is_found_before_the_first_step(
     shards, colours, tmp_path, fields, message
 ):
     with pytest.raises(ConfigError, match=message):
@@ -791,44 +810,48 @@ def test_an_unreadable_photograph_of_the_evaluation_is_found_before_the_first_st
         train(recipe(shards, **scored(place / "colours.csv")), tmp_path / "run", device="cpu")
 
 
-def test_a_finished_run_does_not_want_its_evaluation_data_again(shards, colours, tmp_path):
+def test_a_finished_run_does_not_need_its_evaluation_data(shards, colours, tmp_path):
     place = tmp_path / "set"
     shutil.copytree(colours.parent, place)
-    whole = recipe(shards, **scored(place / "colours.csv"))
+    whole = recipe(shards, steps=2, **scored(place / "colours.csv"))
     train(whole, tmp_path / "run", device="cpu")
     shutil.rmtree(place)
-    assert train(whole, tmp_path / "run", device="cpu").step == 6
+    assert train(whole, tmp_path / "run", device="cpu").step == 2
 
 
-@pytest.mark.parametrize(
-    ("outcome", "reason"),
-    [
-        (PocketclipError("a disk is gone"), "a disk is gone"),
-        (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory"),
-        ({"main_metric": float("nan")}, "main_metric is nan"),
-        ({"main_metric": None}, "TypeError: "),
-        (None, "AttributeError: "),
-    ],
-)
-def test_an_evaluation_that_fails_is_said_and_the_run_goes_on(
-    shards, undisturbed, tmp_path, outcome, reason, caplog
+FAILED_EVALUATIONS = {
+    1: (PocketclipError("a disk is gone"), "a disk is gone"),
+    2: (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory"),
+    3: ({"main_metric": float("nan")}, "main_metric is nan"),
+    4: ({"main_metric": None}, "TypeError: "),
+    5: (None, "AttributeError: "),
+}
+"""What an evaluation raises or returns after each step, and the reason that the log gives."""
+
+
+def test_a_failed_evaluation_is_logged_and_training_continues(
+    shards, undisturbed, tmp_path, caplog
 ):
     def score(_model, step):
-        if step != 4:
+        if step not in FAILED_EVALUATIONS:
             return {"main_metric": step / 10}
+        outcome, _ = FAILED_EVALUATIONS[step]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     run = tmp_path / "run"
-    summary = train(recipe(shards), run, device="cpu", on_checkpoint=score)
-    assert (summary.step, summary.failed_evaluations, summary.best) == (6, 1, (6, 0.6))
-    assert f"the evaluation after step 4 failed; training continues: {reason}" in caplog.text
-    (line,) = [line for line in read(run / "log.jsonl") if "eval/error" in line]
-    assert line["step"] == 4
-    assert line["eval/error"].startswith(reason)
-    assert checkpoints.check(checkpoints.checkpoint_dir(run, 4)).metrics == {}
-    # And what is learnt is what is learnt without.
+    fields = {"checkpoint.every_steps": 1, "checkpoint.keep_last": 9}
+    summary = train(recipe(shards, **fields), run, device="cpu", on_checkpoint=score)
+    assert (summary.step, summary.failed_evaluations, summary.best) == (6, 5, (6, 0.6))
+    errors = {r["step"]: r["eval/error"] for r in read(run / "log.jsonl") if "eval/error" in r}
+    assert errors.keys() == FAILED_EVALUATIONS.keys()
+    for step, (_, reason) in FAILED_EVALUATIONS.items():
+        logged = f"the evaluation after step {step} failed; training continues: {reason}"
+        assert logged in caplog.text
+        assert errors[step].startswith(reason)
+        assert checkpoints.check(checkpoints.checkpoint_dir(run, step)).metrics == {}
+    # The weights are those of a run without evaluations.
     assert same(weights(run), weights(undisturbed))
 
 
@@ -843,7 +866,7 @@ def test_an_interruption_while_it_is_scored_ends_the_run(shards, tmp_path):
 # Numbers
 
 
-def test_the_precision_of_the_beginning_is_kept(shards, tmp_path, monkeypatch, caplog):
+def test_the_precision_of_the_first_start_is_kept(shards, tmp_path, monkeypatch, caplog):
     def machine(dtype):
         real = devices.resolve_dtype
         return lambda name, device: dtype if name == "auto" else real(name, device)
@@ -875,8 +898,8 @@ def test_the_precision_of_the_beginning_is_kept(shards, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("where", ["weights", "statistics", "average"])
-def test_weights_that_are_no_numbers_are_not_saved(shards, tmp_path, monkeypatch, where):
-    """The loss of a step is of the weights before it."""
+def test_non_finite_weights_are_not_saved(shards, tmp_path, monkeypatch, where):
+    """The loss of a step is computed with the weights before it."""
     real = Run.update_weights
 
     def poisons(self):
@@ -910,7 +933,7 @@ def test_float16_that_never_steps_ends_the_run(shards, tmp_path, monkeypatch):
 # What does not fit together
 
 
-def test_what_cannot_be_known_from_the_recipe_alone_is_said_before_any_work(shards, tmp_path):
+def test_problems_that_need_the_data_are_reported_before_any_work(shards, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(ConfigError, match="micro-batches of 1 sample"):
         train(recipe(shards, accumulate=8), run, device="cpu")
