@@ -11,8 +11,8 @@ the same lines search your photographs.
 # %% [markdown]
 # # 1. A model and a folder of pictures
 #
-# Ninety-six drawings stand in for the user's photographs. Their file names say nothing; what they show
-# is in a table that the app never sees, so that we can check its answers.
+# Ninety-six drawings stand in for the user's photographs. Their file names say nothing. What they
+# show is in a table that the app never sees, so that we can check its answers.
 
 # %%
 import sys
@@ -106,7 +106,9 @@ for name, runtime in (("fp32", encoder), ("int8", small)):
     pixels = runtime.encode_image(paths)
     ms = 1e3 * (time.perf_counter() - start) / len(paths)
     agree = float(np.mean(np.sum(pixels * index, axis=1)))
-    print(f"{name}: {size / 1e6:.1f} MB of towers, {ms:.1f} ms a picture, cosine to fp32 {agree:.4f}")
+    print(
+        f"{name}: {size / 1e6:.1f} MB of towers, {ms:.1f} ms a picture, cosine to fp32 {agree:.4f}"
+    )
 
 # %% [markdown]
 # # 6. And then

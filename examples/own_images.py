@@ -1,4 +1,4 @@
-"""Pictures of your own: how well a model knows them, wrong labels, copies, a few examples per class.
+"""Pictures of your own: what a model knows of them, wrong labels, copies, examples per class.
 
     pip install "pocketclip[train]"
     python examples/own_images.py [TABLE.csv]

@@ -61,8 +61,8 @@ print(f"{samples} samples stored, {len(rows) - samples} had no alt-text")
 # %% [markdown]
 # # 3. Look at what was stored
 #
-# Replaying a view gives the pixels that the teachers saw, so a teacher that is asked again must give
-# the stored embedding. This is what `pocketclip audit DIR --recompute 100` does.
+# Replaying a view gives the pixels that the teachers saw, so a teacher that is asked again must
+# give the stored embedding. This is what `pocketclip audit DIR --recompute 100` does.
 
 # %%
 index = shards.read_index(str(folder / "dr"))

@@ -41,11 +41,15 @@ def test_the_declared_pythons_are_those_of_the_hosted_workflow():
 
 
 def test_what_ci_runs_exists():
-    """`.ci/run` takes the test command from the README."""
+    """`.ci/run` takes the test command from the README; `.ci/full` runs the examples."""
     readme = (ROOT / "README.md").read_text("utf-8")
     commands = [line for line in readme.splitlines() if line.endswith(".venv/bin/pytest")]
     assert len(commands) == 1
     assert " && .venv/bin/pytest" in commands[0]
+    full = (ROOT / ".ci" / "full").read_text("utf-8")
+    [line] = [line for line in full.splitlines() if line.startswith("for name in ")]
+    named = line.removeprefix("for name in ").removesuffix("; do").split()
+    assert sorted(named) == sorted(p.stem for p in (ROOT / "examples").glob("*.py"))
 
 
 def test_the_base_install_declares_its_lowest_versions():
