@@ -2,7 +2,8 @@
 
     python scripts/readme_picture.py
 
-It writes `docs/images/accuracy_latency-light.svg` and `-dark.svg`. The figures are the published ones in `pocketclip.zoo`.
+It writes `docs/images/accuracy_latency-light.svg` and `-dark.svg`, from the published figures in
+`pocketclip.zoo`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main() -> None:
     """Write both files."""
     for scheme in ("light", "dark"):
         path = FOLDER / f"accuracy_latency-{scheme}.svg"
-        path.write_text(in_scheme(picture(), scheme), "utf-8")  # type: ignore[arg-type]
+        path.write_text(in_scheme(picture(), scheme), "utf-8")
         print(path)
 
 
