@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         nn as nn,
         pairs as pairs,
         preprocess as preprocess,
+        progress as progress,
         prompts as prompts,
         quickstart as quickstart,
         reinforce as reinforce,
