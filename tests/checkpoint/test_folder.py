@@ -467,7 +467,7 @@ def test_a_checkpoint_that_a_killed_process_moved_aside_is_read(tmp_path, caplog
         place.rename(place.with_name(f".{place.name}.123.abcd.old"))
     for path in ("m", "run"):
         assert checkpoint.load(tmp_path / path).space_id == model.space_id
-    assert caplog.text.count("was put back") == 2
+    assert caplog.text.count("was restored") == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "run"]
 
 

@@ -260,7 +260,7 @@ def test_a_bundle_that_a_killed_process_moved_aside_is_read(exported, tmp_path, 
     shutil.copytree(exported(), tmp_path / ".b.123.abcd.old")
     assert is_bundle(tmp_path / "b")
     assert read(tmp_path / "b").folder == tmp_path / "b"
-    assert "was put back" in caplog.text
+    assert "was restored" in caplog.text
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 

@@ -189,7 +189,7 @@ def test_an_interrupted_one_goes_on_to_the_same_result(finished, tmp_path):
 def test_two_quickstarts_into_one_folder_are_refused(tmp_path):
     with (
         claim(tmp_path / "out", "a quickstart"),
-        pytest.raises(PocketclipError, match="a quickstart is at work there"),
+        pytest.raises(PocketclipError, match="a quickstart is running there"),
     ):
         quickstart_scenes(tmp_path / "out", **SMALL)
     assert not list(tmp_path.iterdir())

@@ -280,7 +280,7 @@ def test_recover_takes_the_newest_and_nothing_of_another_name(tmp_path, caplog):
     (tmp_path / "link").symlink_to(tmp_path / "out")
     recover(tmp_path / "link")
     assert (tmp_path / "out" / "a").read_text() == "last"
-    assert "was put back" in caplog.text
+    assert "was restored" in caplog.text
 
 
 def test_a_reader_in_the_window_does_not_stop_the_writer(tmp_path, monkeypatch):
@@ -458,7 +458,7 @@ def test_a_claimed_folder_is_refused_to_others_until_its_process_ends(tmp_path):
     with locks.claim(out, "a training"):
         found = told(PocketclipError, lambda: locks.claim(out, "a training").__enter__())
         assert f"process {os.getpid()}" in found
-        assert "a training is at work there" in found
+        assert "a training is running there" in found
         fill(out, a="1")
     assert names(out) == ["a"]
 

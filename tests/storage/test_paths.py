@@ -200,7 +200,7 @@ def test_a_full_disk(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "write_bytes", full)
     assert failure(storage.write_bytes, path, b"new") == (
-        f"{path}: cannot write: the disk is full; make room and run it again"
+        f"{path}: cannot write: the disk is full; free some space and run the command again"
     )
     assert storage.read_bytes(path) == b"old"
     assert storage.list_files(base) == [path]
@@ -305,7 +305,7 @@ WRITE = (
 
 def writer(path: str, letter: str, count: int, **environ: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", WRITE, path, letter, str(count)]
-    source = str(Path(storage.__file__).parents[1])
+    source = str(Path(storage.__file__).parents[2])
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": source, **environ})
 
 
@@ -386,5 +386,5 @@ def test_not_more_is_read_than_the_limit(tmp_path: Path) -> None:
 
 
 def test_an_empty_path_is_no_folder_to_write_to():
-    with pytest.raises(StorageError, match="an empty path"):
+    with pytest.raises(StorageError, match="the path is empty"):
         storage.remove_abandoned("")

@@ -40,8 +40,8 @@ def usb(tmp_path):
 def test_what_is_hidden_or_of_another_kind_is_passed_over_and_counted(usb):
     assert found(usb) == ["B.JPG", "IMG.jpg", "a.jfif", "album.jpg/in.jpg", "deep/er/c.webp"]
     (note,) = find_photographs([str(usb)]).passed_over
-    assert note.startswith(f"{usb}: passed over 5 hidden (")
-    assert "2 no photograph by its name (" in note
+    assert note.startswith(f"{usb}: skipped 5 hidden (")
+    assert "2 not a photograph by its name (" in note
 
 
 def test_a_pipe_a_socket_and_a_broken_link(usb):
@@ -60,7 +60,7 @@ def test_a_pipe_a_socket_and_a_broken_link(usb):
         *("B.JPG", "IMG.jpg", "a.jfif", "circle.jpg", "gone.jpg"),
     ]  # whoever reads the links says that they lead nowhere
     (note,) = find_photographs([str(usb)]).passed_over
-    assert "2 no file (a pipe, socket or device) (" in note
+    assert "2 not a file (a pipe, socket or device) (" in note
     with pytest.raises(ImageError, match=r"pipe\.jpg: a pipe, socket or device, not a file"):
         open_image(usb / "pipe.jpg")  # and does not wait for ever
     with pytest.raises(ImageError, match=r"gone\.jpg: No such file"):
@@ -82,7 +82,7 @@ def test_linked_folders_are_followed_and_each_folder_once(tmp_path):
     assert sorted(Path(name).name for name in names) == ["IMG.jpg", "e.jpg", "f.jpg", "y.jpg"]
     assert "z/y.jpg" in names  # not by its link
     (note,) = find_photographs([str(usb)]).passed_over
-    assert "2 a link to a folder above (" in note
+    assert "2 a link to a parent folder (" in note
     assert sorted(map(os.path.basename, storage.list_files(str(usb), recursive=True))) == sorted(
         Path(name).name for name in names
     )
@@ -115,7 +115,7 @@ def test_patterns_and_what_is_given_twice(usb, monkeypatch):
         ("  ", "an empty path"),
         ("*.gif", "no file matches this pattern"),
         (".thumbnails/none*", "no file matches"),
-        ("empty", r"no photographs in this folder; empty: passed over 1 hidden \(\.a\.jpg\)"),
+        ("empty", r"no photographs in this folder; empty: skipped 1 hidden \(\.a\.jpg\)"),
     ],
 )
 def test_nothing_there(usb, monkeypatch, text, why):

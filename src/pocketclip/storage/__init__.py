@@ -7,11 +7,11 @@
 | module | holds |
 |---|---|
 | `paths` | one set of functions for local paths and object stores; all of them are here too |
-| `stores` | what `paths` needs to know of fsspec |
+| `stores` | object stores through fsspec: clients, files, errors |
 | `local` | local files and folders, written whole |
-| `temporary`, `exchange`, `locks` | what `local` is made of |
-| `photos` | which files are photographs |
-| `http`, `network` | images from the web, and the rule for private addresses |
+| `temporary`, `exchange`, `locks` | temporary folders, exchange and locks, for `local` |
+| `photos` | which files are photographs, and the walk through folders |
+| `http`, `network` | fetching images from the web; refusing private addresses |
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two folders change places in one step, so that there is one at the place at every moment."""
+"""Exchanges two folders in one atomic step, so that the path exists at every moment."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _RENAME_SWAP = 2  # macOS, <sys/stdio.h>
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two files or folders of one file system change places.
+    """Exchange two files or folders of one file system atomically.
 
     Returns:
-        Whether they did. False where the system or the file system cannot (ENOSYS, EINVAL, EPERM
-        in some containers), or one of them does not exist; both are where they were.
+        Whether it was done. False, with both unchanged, if the system or file system cannot do it
+        (ENOSYS, EINVAL, EPERM in some containers), or one of them does not exist.
     """
     function = _function()
     if function is None:

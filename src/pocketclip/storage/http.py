@@ -1,11 +1,11 @@
-"""Images from the web: many at a time, in order, and never for ever.
+"""Fetches images from the web: concurrently, in order, with limits of time and size.
 
     for key, result in fetch_many([("00000000", "https://host/a.jpg")], FetchOptions()):
-        ...  # bytes, or a str that says why there are none
+        ...  # bytes, or a str with the reason of failure
 
-A server may be slow, lie about what it sends, or never stop: each URL has a time limit of its
-own, whatever its server does, and a limit of bytes. Private addresses are not dialled unless
-the options allow it, see `pocketclip.storage.network`.
+A server may be slow, send wrong headers, or never stop, so each URL has a time limit and a size
+limit. Private addresses are refused unless the options allow them, see
+`pocketclip.storage.network`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pocketclip.errors import ConfigError, MissingDependencyError, StorageError,
 if TYPE_CHECKING:
     import httpx
 
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-_LONGEST_PAUSE = 8.0
-_MOST_AT_ONCE = 4096
-_UNKNOWN = {"br", "compress", "x-compress", "zstd"}
-_CODINGS = {"gzip", "x-gzip", "deflate", *_UNKNOWN}
+_RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_MAX_PAUSE = 8.0
+_MAX_CONCURRENCY = 4096
+_UNSUPPORTED = {"br", "compress", "x-compress", "zstd"}
+_CODINGS = {"gzip", "x-gzip", "deflate", *_UNSUPPORTED}
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml version")
 
 
@@ -44,20 +44,21 @@ class FetchOptions:
     """
 
     concurrency: int = 32
-    """URLs under way, or fetched and not yet taken."""
+    """Number of URLs being fetched, or fetched but not consumed yet."""
     timeout: float = 10.0
-    """Seconds to connect, and seconds of silence after which an attempt is given up."""
+    """Seconds to connect, and seconds without data after which an attempt fails."""
     total_timeout: float = 60.0
-    """Seconds for one attempt as a whole: a server may send a byte now and then."""
+    """Seconds for a whole attempt, as a server may send single bytes for hours."""
     retries: int = 2
-    """Attempts after the first, where another may help: time limits, broken connections, 5xx."""
+    """Further attempts after timeouts, broken connections and status 5xx."""
     backoff: float = 0.5
-    """Seconds before the second attempt, about; each further pause is twice as long, up to 8."""
+    """Approximate seconds before the second attempt; doubles each time, up to 8."""
     max_bytes: int = 50_000_000
+    """Limit on the bytes of an image."""
     max_redirects: int = 5
     user_agent: str = "pocketclip (image-text dataset reader)"
     allow_private: bool = False
-    """Dial private addresses too: loopback, link-local, a company's own network."""
+    """Also connect to private addresses: loopback, link-local, internal networks."""
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "timeout", "total_timeout", "max_bytes"):
@@ -67,26 +68,26 @@ class FetchOptions:
         for name in ("retries", "backoff", "max_redirects"):
             value = getattr(self, name)
             if not value >= 0 or not math.isfinite(value):
-                raise ConfigError(f"fetch: {name} is {value}; 0 is the least")
-        if self.concurrency > _MOST_AT_ONCE:
+                raise ConfigError(f"fetch: {name} is {value}; the minimum is 0")
+        if self.concurrency > _MAX_CONCURRENCY:
             raise ConfigError(
-                f"fetch: concurrency is {self.concurrency}; {_MOST_AT_ONCE:,} is the most"
+                f"fetch: concurrency is {self.concurrency}; the maximum is {_MAX_CONCURRENCY:,}"
             )
 
 
 class _FailedError(Exception):
-    """An attempt that failed, and whether another one may do better."""
+    """A failed attempt, and whether to retry."""
 
-    def __init__(self, reason: str, *, again: bool = False, pause: float | None = None) -> None:
+    def __init__(self, reason: str, *, retry: bool = False, pause: float | None = None) -> None:
         super().__init__(reason)
-        self.again = again
+        self.retry = retry
         self.pause = pause
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop that can close what is still connected.
+    """An event loop that can close all open connections.
 
-    anyio drops a connection that is made at the moment when its task is cancelled.
+    anyio loses a connection that completes while its task is cancelled.
     """
 
     def __init__(self) -> None:
@@ -94,25 +95,25 @@ class _Loop(asyncio.SelectorEventLoop):
         self._connected: set[asyncio.Transport] = set()
 
     async def create_connection(self, *args: Any, **options: Any) -> Any:
-        made = await super().create_connection(*args, **options)
-        self._connected = {one for one in self._connected if not one.is_closing()}
-        self._connected.add(made[0])
-        return made
+        transport, protocol = await super().create_connection(*args, **options)
+        self._connected = {each for each in self._connected if not each.is_closing()}
+        self._connected.add(transport)
+        return transport, protocol
 
     async def disconnect(self) -> None:
         for transport in self._connected:
             transport.abort()
-        await asyncio.sleep(0)  # in which they are closed
+        await asyncio.sleep(0)  # lets the transports close
 
 
 class Fetcher:
-    """A client with a thread of its own; URLs go in, futures of bytes or a reason come out.
+    """An HTTP client in a thread of its own; `submit` returns futures of bytes or a reason.
 
-    It belongs to the process that made it. Leaving it as a context stops what is under way.
+    It belongs to the process that created it. Leaving its context stops all fetches.
 
     Raises:
         MissingDependencyError: httpx is not installed.
-        StorageError: the proxy variables of the environment make no sense.
+        StorageError: the proxy variables of the environment are invalid.
     """
 
     def __init__(self, options: FetchOptions) -> None:
@@ -125,11 +126,11 @@ class Fetcher:
         self._thread.start()
 
     def submit(self, url: str) -> concurrent.futures.Future[bytes | str]:
-        """Begin to fetch `url`; the future never raises, unless this is closed before."""
+        """Start to fetch `url`; the future raises only if the fetcher is closed first."""
         return asyncio.run_coroutine_threadsafe(self._fetch(url), self._loop)
 
     def close(self) -> None:
-        """Stop everything under way."""
+        """Stop all fetches."""
         if self._loop.is_closed():
             return
         with contextlib.suppress(concurrent.futures.TimeoutError):
@@ -150,12 +151,12 @@ class Fetcher:
         self.close()
 
     async def _stop(self) -> None:
-        # Only our own tasks. anyio begins tasks to connect, and ends them itself; one of its tasks
-        # that is cancelled before its first step leaves a coroutine that was never awaited.
+        # Cancels only our own tasks. anyio ends its own connecting tasks; cancelling one of them
+        # before its first step would leave a coroutine that was never awaited.
         while running := set(self._running):
             for task in running:
                 task.cancel()
-            # Again after a second: a time limit that ends just now may hide a cancellation.
+            # Repeated after a second, as a timeout at this moment may hide a cancellation.
             await asyncio.wait(running, timeout=1)
         await self._client.aclose()
         await self._loop.disconnect()
@@ -165,11 +166,11 @@ class Fetcher:
         assert task is not None
         self._running.add(task)
         try:
-            return await self._fetch_patiently(url)
+            return await self._fetch_with_retries(url)
         finally:
             self._running.discard(task)
 
-    async def _fetch_patiently(self, url: str) -> bytes | str:
+    async def _fetch_with_retries(self, url: str) -> bytes | str:
         options = self._options
         async with self._free:
             for attempt in range(options.retries + 1):
@@ -177,17 +178,17 @@ class Fetcher:
                     return await asyncio.wait_for(self._attempt(url), options.total_timeout)
                 except asyncio.TimeoutError:
                     failed = _FailedError(
-                        f"not done within {options.total_timeout:g} s", again=True
+                        f"not finished within {options.total_timeout:g} s", retry=True
                     )
                 except _FailedError as error:
                     failed = error
-                if not failed.again or attempt == options.retries:
+                if not failed.retry or attempt == options.retries:
                     break
                 pause = failed.pause
                 if pause is None:
-                    # Spread out, so that a server in trouble is not met by all of us at once.
+                    # With jitter, so that requests do not reach a struggling server all at once.
                     pause = options.backoff * 2**attempt * random.uniform(0.5, 1.5)
-                await asyncio.sleep(min(pause, _LONGEST_PAUSE))
+                await asyncio.sleep(min(pause, _MAX_PAUSE))
         tries = f" ({attempt + 1} attempts)" if attempt else ""
         return f"cannot fetch {_shown(url)}: {failed}{tries}"
 
@@ -203,19 +204,19 @@ class Fetcher:
         except PrivateAddressError as error:
             raise _FailedError(one_line(error)) from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
-            raise _FailedError(f"not a usable address: {one_line(error)}") from error
+            raise _FailedError(f"not a valid URL: {one_line(error)}") from error
         except (httpx.TimeoutException, httpcore.TimeoutException) as error:
-            raise _FailedError(timeout, again=True) from error
+            raise _FailedError(timeout, retry=True) from error
         except httpcore.UnsupportedProtocol as error:
-            raise _FailedError(f"not a usable address: {one_line(error)}") from error
+            raise _FailedError(f"not a valid URL: {one_line(error)}") from error
         except (httpx.HTTPError, httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise _FailedError(one_line(error), again=True) from error
+            raise _FailedError(one_line(error), retry=True) from error
         except (OSError, RuntimeError) as error:
-            # Of sockets and TLS, and asyncio's own, which httpx does not wrap.
-            raise _FailedError(f"{type(error).__name__}: {one_line(error)}", again=True) from error
+            # Raised by sockets, TLS and asyncio, and not wrapped by httpx.
+            raise _FailedError(f"{type(error).__name__}: {one_line(error)}", retry=True) from error
 
     async def _follow(self, request: httpx.Request) -> bytes:
-        # Not left to httpx, which reads and unpacks whatever comes with a redirect.
+        # Not by httpx, which reads and decompresses the bodies of redirects.
         for _ in range(self._options.max_redirects + 1):
             answer = await self._client.send(request, stream=True)
             try:
@@ -229,9 +230,9 @@ class Fetcher:
     async def _read(self, answer: httpx.Response) -> bytes:
         limit = self._options.max_bytes
         if answer.status_code != 200:
-            again = answer.status_code in _AGAIN
+            retry = answer.status_code in _RETRY_STATUS
             raise _FailedError(
-                f"status {answer.status_code}", again=again, pause=_asked_pause(answer)
+                f"status {answer.status_code}", retry=retry, pause=_retry_after(answer)
             )
         too_large = f"larger than {limit:,} bytes"
         announced = answer.headers.get("content-length", "")
@@ -245,7 +246,7 @@ class Fetcher:
                 raise _FailedError(too_large)
         if not data:
             raise _FailedError("empty (0 bytes)")
-        # Content types are wrong too often to be believed; the bytes are not.
+        # Content types are wrong too often, so the bytes are checked.
         if bytes(data[:64]).lstrip().lower().startswith(_WEB_PAGE):
             raise _FailedError("a web page or XML, not an image")
         return bytes(data)
@@ -254,15 +255,14 @@ class Fetcher:
 def fetch_many(
     urls: Iterable[tuple[str, str]], options: FetchOptions | None = None
 ) -> Iterator[tuple[str, bytes | str]]:
-    """Fetch `urls`, pairs of a key and an address, and yield key and result in the same order.
+    """Fetch (key, URL) pairs and yield (key, result) in the same order.
 
-    A result is the bytes as they came, at least one, or a str that says why there are none:
-    nothing that a server does raises. `options.concurrency` addresses are under way at a time,
-    also while the caller works on what was yielded.
+    A result is the bytes (at least one) or a str with the reason of failure: no error of a server
+    raises. Up to `options.concurrency` URLs are fetched ahead while the caller works.
 
     Raises:
         MissingDependencyError: httpx is not installed.
-        StorageError: the proxy variables of the environment make no sense.
+        StorageError: the proxy variables of the environment are invalid.
     """
     options = options or FetchOptions()
     waiting: deque[tuple[str, concurrent.futures.Future[bytes | str]]] = deque()
@@ -288,7 +288,7 @@ def _client(options: FetchOptions) -> httpx.AsyncClient:
         ) from None
     try:
         return httpx.AsyncClient(
-            # A connection is always free: a semaphore of the same size stands before the pool.
+            # Needs no pool timeout: a semaphore of the same size guards the pool.
             timeout=httpx.Timeout(options.timeout, pool=None),
             transport=make_transport(
                 allow_private=options.allow_private, connections=options.concurrency
@@ -299,47 +299,47 @@ def _client(options: FetchOptions) -> httpx.AsyncClient:
         )
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
         raise StorageError(
-            f"cannot fetch anything: {one_line(error)}; check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY "
-            "and SSL_CERT_FILE"
+            f"cannot set up the HTTP client: {one_line(error)}; check HTTP_PROXY, HTTPS_PROXY, "
+            "ALL_PROXY and SSL_CERT_FILE"
         ) from error
 
 
 def _no_cookies() -> Any:
-    # Of millions of hosts they would fill the memory.
+    # Cookies of millions of hosts would fill the memory.
     from http.cookiejar import CookieJar, DefaultCookiePolicy
 
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 def _unpacker(answer: httpx.Response) -> Callable[[bytes, int], bytes]:
-    """Return a function of a chunk and the most bytes to make of it.
+    """Return a function that decompresses a chunk, up to a number of bytes.
 
-    httpx unpacks a chunk of any size to gigabytes; some servers compress without being asked.
+    httpx would decompress a small chunk to gigabytes. Some servers compress without being asked.
     """
     header = answer.headers.get("content-encoding", "").lower()
     codings = [coding for coding in header.replace(",", " ").split() if coding in _CODINGS]
-    if not codings:  # `identity`, and whatever else is written there by mistake
+    if not codings:  # `identity`, or an invalid value
         return lambda chunk, _: chunk
-    if len(codings) > 1 or codings[0] in _UNKNOWN:
-        raise _FailedError(f"compressed by {', '.join(codings)[:40]}, which was not asked for")
+    if len(codings) > 1 or codings[0] in _UNSUPPORTED:
+        raise _FailedError(f"compressed by {', '.join(codings)[:40]}, which was not requested")
     stream = zlib.decompressobj(47)  # gzip or zlib, by its header
 
-    def unpack(chunk: bytes, most: int) -> bytes:
+    def unpack(chunk: bytes, limit: int) -> bytes:
         try:
-            return stream.decompress(chunk, most)
+            return stream.decompress(chunk, limit)
         except zlib.error as error:
             raise _FailedError(f"broken compression: {one_line(error)}") from error
 
     return unpack
 
 
-def _asked_pause(answer: httpx.Response) -> float | None:
-    asked = answer.headers.get("retry-after", "")
-    return float(asked) if asked.isdecimal() and len(asked) < 9 else None
+def _retry_after(answer: httpx.Response) -> float | None:
+    seconds = answer.headers.get("retry-after", "")
+    return float(seconds) if seconds.isdecimal() and len(seconds) < 9 else None
 
 
 def _shown(url: str) -> str:
-    # A table may hold anything; messages are one line, and carry no password.
+    # Tables may hold anything; messages are one line and show no password.
     head, at, tail = url.partition("://")
     if at and "@" in tail.partition("/")[0]:
         tail = tail.partition("@")[2]

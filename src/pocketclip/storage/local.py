@@ -1,9 +1,8 @@
-"""Files and folders are written whole or not at all.
+"""Writes local files and folders whole or not at all.
 
-What is being written lies in a temporary folder beside its place, and is moved there when it is
-complete (see `pocketclip.storage.temporary`). A folder that is replaced changes places with its
-successor in one step; where the system cannot do that, it is called `.NAME.KERNEL-RANDOM.old` for a
-moment.
+They are written in a temporary folder next to the target and moved to it when complete (see
+`pocketclip.storage.temporary`). A folder is replaced by exchanging it with the new one in a single
+step; if the system cannot do that, the old one is briefly renamed to `.NAME.KERNEL-RANDOM.old`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pocketclip.storage.temporary import UNIQUE, TemporaryFolder, is_own_folder,
 from pocketclip.storage.temporary import remove_abandoned as remove_abandoned
 
 OwnFiles = Callable[[Path], Collection[str]]
-"""Returns the files of a folder that may be replaced, relative and with slashes."""
+"""Returns the files of a folder that may be replaced, as relative paths with slashes."""
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +33,14 @@ log = logging.getLogger(__name__)
 def write_whole(path: str | os.PathLike[str], *, tidy: bool = True) -> Iterator[Path]:
     """Yield a temporary path; on success flush it to disk and rename it to `path`.
 
-    A link is followed: the file it leads to is replaced, and the link stays. The target is never
-    seen half-written: if the block raises (or the process is interrupted), the temporary file is
-    removed and whatever stood at `path` before is untouched. Errors that would name the temporary
-    path name `path`.
+    A link is followed: its target is replaced and the link stays. The target is never half-written:
+    if the block raises or the process is interrupted, the temporary file is removed and an older
+    file at `path` remains. Errors name `path` instead of the temporary path.
 
     Args:
         path: the file.
-        tidy: remove what killed processes left of the same file. It takes a look at the whole
-            folder: whoever writes many files into one calls `remove_abandoned` once.
+        tidy: remove temporary files that killed processes left of the same file. This scans the
+            whole folder: to write many files into one folder, call `remove_abandoned` once.
 
     Raises:
         OSError: the folder does not exist, the disk is full, or `path` is a device or pipe.
@@ -50,7 +48,7 @@ def write_whole(path: str | os.PathLike[str], *, tidy: bool = True) -> Iterator[
     target = _target_of(Path(path))
     if tidy:
         remove_abandoned(target.parent, target.name)
-    with _named(target), _beside(target) as temporary:
+    with _naming(target), _temporary_path(target) as temporary:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
@@ -62,115 +60,115 @@ def write_whole(path: str | os.PathLike[str], *, tidy: bool = True) -> Iterator[
 def write_whole_folder(
     path: str | os.PathLike[str], own_files: OwnFiles | None = None
 ) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes `path`'s place.
+    """Yield a temporary folder next to `path`; on success it replaces `path`.
 
-    An older folder at `path` is replaced only once the new one is complete, and only if it holds
-    nothing but what may be replaced. Where the system can exchange two folders at once, there is
-    a whole folder at `path` at every moment; elsewhere, `recover` puts the older one back if the
-    process is killed between two steps. Missing parents are made.
+    An older folder at `path` is replaced when the new one is complete, and only if all its files
+    may be replaced. If the system can exchange two folders, a complete folder is at `path` at
+    every moment; otherwise `recover` restores the older one if the process is killed between two
+    steps. Missing parents are created.
 
     Args:
         path: the folder.
-        own_files: says which files of an older folder may be replaced; None: those that the new
-            one has as well.
+        own_files: returns the files of an older folder that may be replaced; by default those that
+            the new folder has too.
 
     Raises:
-        PocketclipError: there are other files in `path`.
-        OSError: the place cannot be written to, or the disk is full; the error names `path`.
+        PocketclipError: `path` holds other files.
+        OSError: the folder is not writable, or the disk is full; the error names `path`.
     """
-    target = Path(path).resolve()  # where a link leads; a link itself would be replaced
+    target = Path(path).resolve()  # follows a link, which would be replaced itself otherwise
     target.parent.mkdir(parents=True, exist_ok=True)
     if own_files is not None:
         refuse_others(target, own_files)
     else:
         tidy_folder(target)
-    with _named(target), _beside(target) as temporary:
+    with _naming(target), _temporary_path(target) as temporary:
         temporary.mkdir()
         yield temporary
         _sync_tree(temporary)
-        # Once more: something may have come during the work.
+        # Checked again: files may have been added meanwhile.
         refuse_others(target, own_files or (lambda _: files_in(temporary)))
         _move_to(temporary, target)
         _sync_folder(target.parent)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Find out, before any work, whether `write_whole(path)` will be able to write.
-
-    What stands at `path` stays as it is.
+    """Check before any work that `write_whole(path)` can write; `path` is not changed.
 
     Raises:
-        OSError: it will not; the error names `path`. There is no such folder, `path` is a folder
-            itself, or the place is read-only.
+        OSError: the folder of `path` does not exist or is not writable, or `path` is a folder
+            itself; the error names `path`.
     """
     target = _target_of(Path(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    with _named(target):
+    with _naming(target):
         with contextlib.suppress(FileNotFoundError):
             os.lstat(target)  # fails if the name is too long, or a parent is a file
         TemporaryFolder.beside(target).remove()
 
 
 def _target_of(path: Path) -> Path:
-    """Return the file that is replaced: `path`, or what it leads to if it is a link.
+    """Return the file to replace: `path`, or its target if it is a link.
 
     Raises:
-        OSError: it is a device, pipe or socket, which would be lost.
+        OSError: the file is a device, pipe or socket, which would be lost.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, "a device or pipe is not replaced by a file", str(path))
+        raise OSError(
+            errno.EINVAL, "this is a device or pipe, which is not replaced by a file", str(path)
+        )
     return path
 
 
 def other_entries(folder: Path, own: Collection[str]) -> list[str]:
-    """Return what is in a folder, at any depth, that is not one of the files `own`.
+    """Return the entries of a folder, at any depth, that are not among the files `own`.
 
     Args:
-        folder: the folder; one that does not exist holds nothing.
-        own: files, relative and with slashes.
+        folder: the folder; it need not exist.
+        own: relative paths of files, with slashes.
 
     Returns:
-        Relative paths; of a folder that holds none of `own`, its own path alone.
+        Relative paths; for a subfolder with none of `own`, only the path of the subfolder.
     """
     parents = {parent.as_posix() for name in own for parent in Path(name).parents}
-    found = []
+    others = []
     for base, folders, names in os.walk(folder):
         for names_of_kind, allowed in ((folders, parents), (names, own)):
             for name in sorted(names_of_kind):
                 path = Path(base, name)
                 relative = path.relative_to(folder).as_posix()
-                # A link to a folder is no folder of ours.
+                # A link to a folder is not one of our folders.
                 if relative not in allowed or (allowed is parents and path.is_symlink()):
-                    found.append(relative)
+                    others.append(relative)
                     if allowed is parents:
                         folders.remove(name)
-    return found
+    return others
 
 
 def refuse_others(
     folder: Path, own_files: OwnFiles, error: type[PocketclipError] = PocketclipError
 ) -> None:
-    """Refuse to replace a folder that holds anything but its own files.
+    """Refuse to replace a folder that holds other files than those that may be replaced.
 
     Args:
-        folder: the folder; one that does not exist, or is empty, may be replaced.
-        own_files: says which files of it may be replaced.
+        folder: the folder; it may be replaced if it is empty or does not exist.
+        own_files: returns the files in it that may be replaced.
         error: the class to raise.
 
     Raises:
-        PocketclipError: it holds something else, is a file, the current folder, or a mount point.
+        PocketclipError: it holds other files, or is a file, the current folder or a mount point.
     """
     tidy_folder(folder)
     if os.path.lexists(folder) and not folder.is_dir():
-        raise error(f"{folder} is a file, not a folder; choose another place")
+        raise error(f"{folder} is a file, not a folder; choose another path")
     if os.path.ismount(folder):
-        raise error(f"{folder} is a mount point, which cannot be replaced; name a folder in it")
+        raise error(f"{folder} is a mount point, which cannot be replaced; choose a folder in it")
     with contextlib.suppress(FileNotFoundError):  # the current folder was removed
         if folder.resolve() == Path.cwd():
-            raise error(f"{folder} is the current folder, which would be replaced; name another")
+            raise error(f"{folder} is the current folder, which would be replaced; choose another")
     others = other_entries(folder, own_files(folder))
     if others:
         raise error(
@@ -180,7 +178,7 @@ def refuse_others(
 
 
 def tidy_folder(folder: Path) -> None:
-    """Remove what killed processes left beside a folder and in it, or put it back from there."""
+    """Clean up after killed processes: remove temporary files, restore a moved folder."""
     remove_abandoned(folder.parent, folder.name)
     recover(folder)
     remove_abandoned(folder)
@@ -189,47 +187,47 @@ def tidy_folder(folder: Path) -> None:
 def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file.
 
-    In one call on the mapped file: read in pieces, a thread that hashes would wait for the
+    The file is mapped and hashed in one call: with chunks, a thread would wait for the
     interpreter's lock after each.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as handle:
         if not os.fstat(handle.fileno()).st_size:
-            return hashlib.sha256().hexdigest()  # nothing cannot be mapped
+            return hashlib.sha256().hexdigest()  # an empty file cannot be mapped
         with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             return hashlib.sha256(mapped).hexdigest()
 
 
 def recover(path: str | os.PathLike[str]) -> None:
-    """Put a folder back that a process had moved aside when it was killed.
+    """Restore a folder that a killed process had moved aside.
 
-    Whoever reads a folder that `write_whole_folder` writes calls this first. It does nothing if
-    there is anything at `path`.
+    Call this before reading a folder that `write_whole_folder` writes. It does nothing if `path`
+    exists.
     """
-    # No such folder, nothing may be changed, or (until Python 3.13) links in a circle.
+    # The parent is missing or read-only, or (until Python 3.13) links form a circle.
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         if Path(path).exists():
             return
-        target = Path(path).resolve()  # where a link leads
+        target = Path(path).resolve()  # follows links
         former = re.compile(
             re.escape(f".{stem_of(target.name)}.")
-            + rf"(?:{UNIQUE}|\d+\.[0-9a-f]+)\.old"  # the second is of older versions
+            + rf"(?:{UNIQUE}|\d+\.[0-9a-f]+)\.old"  # the second form is of older versions
         )
-        found = [
+        candidates = [
             Path(entry.path)
             for entry in os.scandir(target.parent)
             if former.fullmatch(entry.name) and is_own_folder(entry)
         ]
-        if found:
-            max(found, key=lambda p: p.stat().st_ctime_ns).rename(target)
-            log.warning("%s was put back: a process was killed while it replaced it", target)
+        if candidates:
+            max(candidates, key=lambda p: p.stat().st_ctime_ns).rename(target)
+            log.warning("%s was restored: a process was killed while replacing it", target)
 
 
 @contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Yield a path in a temporary folder beside `target`, which is removed at the end."""
+def _temporary_path(target: Path) -> Iterator[Path]:
+    """Yield a path in a temporary folder next to `target`; the folder is removed at the end."""
     folder = TemporaryFolder.beside(target)
     try:
         yield folder.path / target.name
@@ -238,34 +236,34 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _named(target: Path) -> Iterator[None]:
-    """Let errors name `target` where they would name a temporary path beside it."""
+def _naming(target: Path) -> Iterator[None]:
+    """Make errors name `target` instead of its temporary path."""
     temporary = re.compile(
         re.escape(str(target.parent / f".{stem_of(target.name)}."))
         + rf"{UNIQUE}\.tmp(?:[/\\](?:lock\b|{re.escape(target.name)}))?"
     )
 
-    def told(text: object) -> object:
+    def renamed(text: object) -> object:
         return temporary.sub(lambda _: str(target), text) if isinstance(text, str) else text
 
     try:
         yield
     except Exception as error:
-        error.args = tuple(map(told, error.args))  # other libraries put it into their text
+        error.args = tuple(map(renamed, error.args))  # libraries mention the path in messages
         if isinstance(error, OSError) and error.filename is not None:
-            error.filename = told(os.fspath(error.filename))
+            error.filename = renamed(os.fspath(error.filename))
             if error.filename == error.filename2:
                 del error.filename2
         raise
 
 
 def files_in(folder: Path) -> set[str]:
-    """Return all files in a folder, at any depth: relative, with slashes."""
+    """Return the relative paths, with slashes, of all files in a folder at any depth."""
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
 
 
 def _move_to(new: Path, target: Path) -> None:
-    """Move the folder `new` to `target`; what was there is in `new`, or gone."""
+    """Move the folder `new` to `target`; an older `target` ends up at `new` or is removed."""
     if os.path.lexists(target) and exchange(new, target):
         return
     aside = []
@@ -279,7 +277,7 @@ def _move_to(new: Path, target: Path) -> None:
                 new.rename(target)
                 break
             except OSError as error:
-                # A reader put the old one back, or another writer was faster.
+                # A reader restored the old one, or another writer was faster.
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
         else:

@@ -1,11 +1,11 @@
-"""Locks on files, which the system releases when their process ends, however it ends.
+"""File locks, which the system releases when their process ends for any reason.
 
     with locks.claim(folder, "a training"):
-        ...  # nobody else trains into this folder
+        ...  # no other process trains into this folder
 
-A lock is a property of the open file (`flock`), not of what the file says: process numbers repeat,
-and in containers every process is number 1. Windows and some network file systems have no such
-locks. Nothing is refused there, and nothing that a killed process left is removed.
+A lock belongs to the open file (`flock`), not to its content: process numbers repeat, and in
+containers every process is number 1. Windows and some network file systems have no such locks.
+There nothing is refused, and files left by killed processes are not removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-"""The file in a claimed folder; it is removed when the folder is released."""
+"""Name of the lock file in a claimed folder; it is removed when the folder is released."""
 _held: set[int] = set()
 log = logging.getLogger(__name__)
 
@@ -45,14 +45,14 @@ def acquire(path: Path, *, create: bool = False, wait: bool = False) -> int | No
 
     Args:
         path: the file.
-        create: make it where it is missing.
-        wait: until no other process holds the lock.
+        create: create the file if it is missing.
+        wait: wait until no other process holds the lock.
 
     Returns:
-        What `release` takes, a file descriptor; or None if another process holds the lock.
+        A file descriptor for `release`, or None if another process holds the lock.
 
     Raises:
-        FileNotFoundError: there is no such file, and `create` is false.
+        FileNotFoundError: the file does not exist and `create` is false.
         NoLocksError: the system or the file system has no locks.
         OSError: the file cannot be opened.
     """
@@ -69,24 +69,24 @@ def acquire(path: Path, *, create: bool = False, wait: bool = False) -> int | No
         except OSError as error:
             os.close(descriptor)
             raise NoLocksError(error.errno, error.strerror, str(path)) from error
-        except BaseException:  # interrupted while it waited
+        except BaseException:  # interrupted while waiting
             os.close(descriptor)
             raise
         if current:
             _held.add(descriptor)
             return descriptor
-        os.close(descriptor)  # the file was removed by whoever held it before
+        os.close(descriptor)  # the previous holder removed the file
 
 
 def release(descriptor: int) -> None:
-    """Release a lock; one that a forked process inherited is not its to release."""
+    """Release a lock; does nothing for a lock that a forked process inherited."""
     if descriptor in _held:
         _held.discard(descriptor)
         os.close(descriptor)
 
 
 def sign(descriptor: int) -> None:
-    """Write into a locked file who holds it; people read it, and nothing depends on it."""
+    """Write the holder into a locked file, for people to read; nothing depends on it."""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     text = f"{host()}\nprocess {os.getpid()}, since {since} UTC\n"
     with contextlib.suppress(OSError):  # a full disk
@@ -95,7 +95,7 @@ def sign(descriptor: int) -> None:
 
 
 def signature(path: Path) -> tuple[str, str]:
-    """Return machine and process that `sign` wrote, as far as they can be read."""
+    """Return the machine and process that `sign` wrote; empty texts if they cannot be read."""
     try:
         with path.open("rb") as stream:
             text = stream.read(500).decode("utf-8", "replace")
@@ -107,48 +107,47 @@ def signature(path: Path) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def claim(folder: Path, what: str) -> Iterator[None]:
-    """Hold `folder`, so that no other process can claim it; it is made where it is missing.
+    """Hold `folder` so that no other process can claim it; a missing folder is created.
 
     Args:
         folder: a local folder.
-        what: what is done there, for the message: "a training".
+        what: the activity, for the message: "a training".
 
     Raises:
         PocketclipError: another process has claimed it; the message names that process.
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be created.
     """
-    made = not folder.exists()
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     try:
-        held = acquire(path, create=True)
+        descriptor = acquire(path, create=True)
     except OSError as error:
         why = error.strerror or error
-        log.warning("%s cannot be locked (%s): start nothing else there meanwhile", folder, why)
+        log.warning("%s cannot be locked (%s): do not start a second command there", folder, why)
         yield
         return
-    if held is None:
+    if descriptor is None:
         machine, process = signature(path)
         who = f" ({process}, on {machine})" if process else ""
         raise PocketclipError(
-            f"{folder}: {what} is at work there{who}; wait until it has ended, or choose another "
-            "folder"
+            f"{folder}: {what} is running there{who}; wait until it ends, or choose another folder"
         )
     try:
-        sign(held)
+        sign(descriptor)
         yield
     finally:
-        _give_up(path, held, folder if made else None)
+        _give_up(path, descriptor, folder if is_new else None)
 
 
-def _give_up(path: Path, held: int, folder: Path | None) -> None:
-    if held not in _held:
+def _give_up(path: Path, descriptor: int, folder: Path | None) -> None:
+    if descriptor not in _held:
         return  # a forked process
     with contextlib.suppress(OSError):
         path.unlink()
         if folder is not None:
             folder.rmdir()  # if nothing was written
-    release(held)
+    release(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -159,7 +158,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _forget() -> None:
-    # A forked process has copies of the descriptors, and would keep the locks after its parent.
+    # A forked process inherits the descriptors and would hold the locks longer than its parent.
     while _held:
         os.close(_held.pop())
 

@@ -1,12 +1,12 @@
-"""A transport for httpx that dials public addresses only.
+"""A transport for httpx that connects to public addresses only.
 
     client = httpx.AsyncClient(transport=make_transport(allow_private=False, connections=32))
 
-A URL in somebody's table may name the metadata service of a cloud, a router or a database. So a
-host is resolved once, its addresses are checked, and a checked one is dialled: a name that
-resolves differently the next time changes nothing. The Host header and TLS still use the name.
-Each request is checked, and so each redirect. A proxy of the environment resolves names itself;
-then only hosts that are written as private addresses are refused.
+A URL in a third-party table may point at a cloud's metadata service, a router or a database. So a
+host is resolved once, its addresses are checked, and the connection uses a checked address: a name
+that resolves differently the next time has no effect. The Host header and TLS still use the name.
+Every request is checked, including redirects. A proxy resolves names itself; then only hosts
+written as private addresses are refused.
 """
 
 from __future__ import annotations
@@ -29,29 +29,28 @@ _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 
 
 class PrivateAddressError(Exception):
-    """A host that is private, or has private addresses only."""
+    """A host that is private, or has only private addresses."""
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is one of the public internet.
+    """Return whether an IP address belongs to the public internet.
 
     Private, loopback, link-local, shared (100.64.0.0/10), reserved, multicast and documentation
-    addresses are not, and neither are IPv6 addresses that stand for such an IPv4 address:
-    mapped ones, NAT64's and 6to4's.
+    addresses do not, nor do IPv6 addresses that embed such an IPv4 address (mapped, NAT64, 6to4).
     """
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, _V6):
-        inner = found.ipv4_mapped or found.sixtofour
-        if found in _NAT64:
-            inner = _V4(int(found) & 0xFFFFFFFF)
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, _V6):
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if parsed in _NAT64:
+            inner = _V4(int(parsed) & 0xFFFFFFFF)
         if inner is None:
-            return found in _GLOBAL_V6 and found.is_global
-        found = inner
-    return found.is_global and not found.is_multicast and not found.is_reserved
+            return parsed in _GLOBAL_V6 and parsed.is_global
+        parsed = inner
+    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
 
 
 def literal_address(host: str) -> str | None:
-    """Return the address that `host` is written as, also as `2130706433` or `0x7f.1`, or None."""
+    """Return the IP address that `host` spells, even as `2130706433` or `0x7f.1`, or None."""
     host = host.strip("[]").rstrip(".")
     try:
         return str(ipaddress.ip_address(host.partition("%")[0]))
@@ -66,20 +65,20 @@ def literal_address(host: str) -> str | None:
 
 
 def make_transport(*, allow_private: bool, connections: int) -> httpx.AsyncBaseTransport:
-    """Return a transport that goes directly, or by the proxies of the environment.
+    """Return a transport that connects directly, or through the proxies of the environment.
 
     Args:
-        allow_private: whether private addresses are dialled too.
-        connections: how many there are at most, to each proxy and directly.
+        allow_private: whether to connect to private addresses too.
+        connections: maximum number of connections, for each proxy and for direct ones.
 
     Raises:
-        ValueError, ImportError, OSError: the proxy variables or SSL_CERT_FILE make no sense.
+        ValueError, ImportError, OSError: the proxy variables or SSL_CERT_FILE are invalid.
     """
     return _Routed(allow_private, connections, getproxies())
 
 
 class _Routed(httpx.AsyncBaseTransport):
-    """Sends each request directly or by a proxy, as the environment says."""
+    """Sends each request directly or through a proxy, as the environment says."""
 
     def __init__(self, allow_private: bool, connections: int, proxies: Mapping[str, str]) -> None:
         self._allow_private = allow_private
@@ -107,17 +106,17 @@ class _Routed(httpx.AsyncBaseTransport):
             await transport.aclose()
 
     def _bypassed(self, host: str, port: int | None) -> bool:
-        """Return whether NO_PROXY names the host, its domain, or the host with its port."""
+        """Return whether NO_PROXY lists the host, its domain, or the host with its port."""
         for entry in filter(None, self._unproxied):
             name = entry.rpartition("://")[2].strip("[]").lstrip("*.").lower()
-            whole = f"{host}:{port}" if port is not None else host
-            if name in (host, whole) or host.endswith(f".{name}"):
+            with_port = f"{host}:{port}" if port is not None else host
+            if name in (host, with_port) or host.endswith(f".{name}"):
                 return True
         return False
 
 
 class _Direct(httpx.AsyncBaseTransport):
-    """httpx's own transport, but with a backend that is given."""
+    """Like httpx's own transport, but with our network backend."""
 
     def __init__(self, allow_private: bool, connections: int) -> None:
         self._pool = httpcore.AsyncConnectionPool(
@@ -156,15 +155,15 @@ class _Stream(httpx.AsyncByteStream):
         self._inner = inner
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._inner:
-            yield part
+        async for chunk in self._inner:
+            yield chunk
 
     async def aclose(self) -> None:
         await self._inner.aclose()  # type: ignore[attr-defined]
 
 
 class _PublicBackend(httpcore.AnyIOBackend):
-    """Resolves a host, and dials those of its addresses that are public."""
+    """Resolves a host and connects to its public addresses only."""
 
     async def connect_tcp(
         self,
@@ -190,24 +189,24 @@ class _PublicBackend(httpcore.AnyIOBackend):
 
 
 async def _resolved(host: str, port: int, timeout: float | None) -> list[str]:
-    """Return the addresses of `host`, IPv4 first: where one kind is dead it is IPv6."""
+    """Return the addresses of `host`, IPv4 first, as IPv6 is the one that is often broken."""
     loop = asyncio.get_running_loop()
-    asked = loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    lookup = loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     try:
-        found = await asyncio.wait_for(asked, timeout)
+        infos = await asyncio.wait_for(lookup, timeout)
     except asyncio.TimeoutError:
         raise httpcore.ConnectTimeout(f"{host} was not resolved in time") from None
     except OSError as error:
         raise httpcore.ConnectError(f"{host}: {error.strerror or error}") from error
-    found.sort(key=lambda one: one[0] != socket.AF_INET)
-    return list(dict.fromkeys(str(one[4][0]) for one in found))
+    infos.sort(key=lambda info: info[0] != socket.AF_INET)
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
 def refuse_literal(host: str) -> None:
-    """Raise if `host` is written as a private address, or is called localhost.
+    """Refuse a host that is written as a private address or named localhost.
 
     Raises:
-        PrivateAddressError: it is.
+        PrivateAddressError: the host is one.
     """
     name = host.rstrip(".").lower()
     address = literal_address(name)
@@ -220,5 +219,5 @@ def refuse_literal(host: str) -> None:
 def _refusal(host: str, address: str) -> PrivateAddressError:
     shown = f" ({address})" if address != host.strip("[]") else ""
     return PrivateAddressError(
-        f"{host}{shown} is not an address of the public internet; --allow-private permits it"
+        f"{host}{shown} is not a public address; pass --allow-private to allow it"
     )

@@ -4,11 +4,10 @@
         local.write_bytes(b"...")
     data = storage.read_bytes("s3://bucket/out/00000000.tar")
 
-A path is a string: one with a scheme (`s3://`, `gs://`, `https://`, ...) goes through `fsspec`,
-any other is local. Credentials, endpoints and proxies are those that fsspec's own file systems
-take from the environment (for `s3fs`: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws, ...).
-Nothing open is kept between calls, so that paths can be handed to other processes, spawned or
-forked: fsspec makes a new client in each.
+A path is a string. With a scheme (`s3://`, `gs://`, `https://`, ...) it goes through `fsspec`,
+otherwise it is local. fsspec's file systems read credentials, endpoints and proxies from the
+environment (`s3fs`: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws, ...). Nothing stays open between
+calls, so paths can be passed to spawned or forked processes: fsspec makes a new client in each.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from pocketclip.storage.stores import (
 from pocketclip.storage.temporary import scratch_folder
 
 MAX_BYTES = 1 << 28
-"""The largest local file that is read whole: 256 MiB."""
+"""Default limit on a local file that is read whole: 256 MiB."""
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
@@ -49,45 +48,45 @@ _FILE_URL = re.compile(r"^file:(?://(?:localhost(?=/))?)?(?=.)", re.IGNORECASE)
 
 
 def _local(path: str) -> Path:
-    """Return a local path, or that of a `file:` URL, whose `%20` is a space."""
-    found = _FILE_URL.match(path)
-    if found is None or not path[5:].startswith("/"):
+    """Return a local path or that of a `file:` URL, in which `%20` is a space."""
+    scheme = _FILE_URL.match(path)
+    if scheme is None or not path[5:].startswith("/"):
         return Path(path)
-    rest = path[found.end() :]
-    decoded = os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
+    encoded = path[scheme.end() :]
+    decoded = os.fsdecode(unquote_to_bytes(os.fsencode(encoded)))
     if os.name == "nt" and re.match(r"/[A-Za-z][:|]", decoded):
         decoded = f"{decoded[1]}:{decoded[3:]}"
-    # Many write the name as it is, without encoding it.
-    if decoded != rest and not os.path.lexists(decoded) and os.path.lexists(rest):
-        return Path(rest)
+    # Many people write the name without percent-encoding it.
+    if decoded != encoded and not os.path.lexists(decoded) and os.path.lexists(encoded):
+        return Path(encoded)
     return Path(decoded)
 
 
 def is_remote(path: str) -> bool:
     """Return whether `path` has a scheme, like `s3://`; `file://` counts as local."""
-    found = _SCHEME.match(path)
-    return found is not None and found[1].lower() != "file"
+    scheme = _SCHEME.match(path)
+    return scheme is not None and scheme[1].lower() != "file"
 
 
 def is_absolute(path: str) -> bool:
-    """Return whether `path` means the same whatever folder it stands in: also with a scheme."""
+    """Return whether `path` does not depend on a folder: it is absolute or has a scheme."""
     return is_remote(path) or path[:6].lower() == "file:/" or Path(path).is_absolute()
 
 
 def join(base: str, *parts: str) -> str:
-    """Return `parts` below `base`: with slashes in a store, as the system does it locally."""
+    """Return `parts` appended to `base`, with slashes in a store and as the system does locally."""
     if is_remote(base):
         return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
     return str(_local(base).joinpath(*parts))
 
 
 def absolute(path: str) -> str:
-    """Return `path` so that it means the same in every folder of this machine."""
+    """Return the absolute form of a local path; remote paths are returned unchanged."""
     return path if is_remote(path) else str(_local(path).absolute())
 
 
 def exists(path: str) -> bool:
-    """Return whether there is a file or folder at `path`.
+    """Return whether a file or folder exists at `path`.
 
     Raises:
         StorageError: the store cannot be reached.
@@ -100,7 +99,7 @@ def exists(path: str) -> bool:
 
 
 def is_folder(path: str) -> bool:
-    """Return whether `path` is a folder; in a store: whether something lies below it.
+    """Return whether `path` is a folder; in a store, whether there are objects below it.
 
     Raises:
         StorageError: the store cannot be reached.
@@ -113,52 +112,52 @@ def is_folder(path: str) -> bool:
 
 
 def size(path: str) -> int:
-    """Return the bytes of the file at `path`.
+    """Return the size of the file at `path` in bytes.
 
     Raises:
-        StorageError: it is missing, or the store cannot be reached.
+        StorageError: the file is missing, or the store cannot be reached.
     """
     if not is_remote(path):
         with explained(path, "read"):
             return _local(path).stat().st_size
     fs, name = connect(path)
     with explained(path, "read", fs, name):
-        found = fs.size(name)
-    if found is None:
-        raise StorageError(f"{path}: the server does not say how large it is; download it first")
-    return int(found)
+        byte_count = fs.size(name)
+    if byte_count is None:
+        raise StorageError(f"{path}: the server does not report its size; download it first")
+    return int(byte_count)
 
 
 _VERSIONS = (
     *("ETag", "etag", "generation", "md5Hash", "content_md5", "Content-MD5", "VersionId"),
     *("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "created"),
 )
-"""What the stores' clients call the mark, or the time, of an object's content."""
+"""Fields in which the stores' clients report the version or the time of an object."""
 
 
 def version(path: str) -> str | None:
-    """Return what changes when the file at `path` is replaced: its mark in the store, or its time.
+    """Return a text that changes when the file at `path` is replaced, from its ETag or time.
 
     Returns:
-        None where the store says neither.
+        The text, or None if the store reports neither.
 
     Raises:
-        StorageError: it is missing, or the store cannot be reached.
+        StorageError: the file is missing, or the store cannot be reached.
     """
     if not is_remote(path):
         with explained(path, "read"):
             return str(_local(path).stat().st_mtime_ns)
     fs, name = connect(path)
     with explained(path, "read", fs, name):
-        found = fs.info(name)
-    return next((f"{key} {found[key]}" for key in _VERSIONS if found.get(key)), None)
+        info = fs.info(name)
+    return next((f"{key} {info[key]}" for key in _VERSIONS if info.get(key)), None)
 
 
 def remove(path: str) -> None:
-    """Remove the file at `path`; one that is missing is no error.
+    """Remove the file at `path`, if it exists.
 
     Raises:
-        StorageError: it cannot be removed.
+        StorageError: the file cannot be removed.
     """
     with explained(path, "remove"), contextlib.suppress(FileNotFoundError):
         if not is_remote(path):
@@ -169,17 +168,17 @@ def remove(path: str) -> None:
 
 
 def open_read(path: str) -> BinaryIO:
-    """Return the file at `path`, open for reading and seeking; from a store, in blocks of 8 MiB.
+    """Open the file at `path` for reading and seeking; a store is read in blocks of 8 MiB.
 
     Raises:
-        StorageError: it is missing, or cannot be reached, now or while it is read; or it is a
-            pipe or device, which cannot be sought in, and could let the reader wait for ever.
+        StorageError: the file is missing, or is a pipe or device; or the store cannot be reached,
+            now or while reading.
     """
     if not is_remote(path):
         with explained(path, "read"):
             mode = _local(path).stat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise StorageError(f"{path}: a pipe, socket or device, not a file")
+                raise StorageError(f"{path}: this is a pipe, socket or device, not a file")
             return _local(path).open("rb")
     fs, name = connect(path)
     with explained(path, "read", fs, name):
@@ -190,24 +189,24 @@ def read_bytes(path: str, *, max_bytes: int = MAX_BYTES, regular: bool = False) 
     """Return the whole file at `path`.
 
     Args:
-        path: local, or of an object store.
-        max_bytes: a larger local file is refused; not more of it is read.
-        regular: refuse what is local and has no size, a pipe or a device, instead of reading it.
+        path: local or in an object store.
+        max_bytes: limit on a local file; a larger one is refused.
+        regular: refuse local pipes and devices, which have no size.
 
     Raises:
-        StorageError: it is missing, cannot be reached, or is refused.
+        StorageError: the file is missing or refused, or the store cannot be reached.
     """
     if not is_remote(path):
         with explained(path, "read"):
-            place = _local(path)
-            facts = place.stat()
-            if regular and not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+            file = _local(path)
+            state = file.stat()
+            if regular and not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
                 raise StorageError(f"{path}: this is a pipe or a device, not a file")
             data = b""
-            if facts.st_size <= max_bytes or stat.S_ISDIR(facts.st_mode):
-                with place.open("rb") as stream:
+            if state.st_size <= max_bytes or stat.S_ISDIR(state.st_mode):
+                with file.open("rb") as stream:
                     data = stream.read(max_bytes + 1)
-            if max(facts.st_size, len(data)) > max_bytes:
+            if max(state.st_size, len(data)) > max_bytes:
                 raise StorageError(f"{path}: larger than {max_bytes:,} bytes")
             return data
     fs, name = connect(path)
@@ -216,28 +215,28 @@ def read_bytes(path: str, *, max_bytes: int = MAX_BYTES, regular: bool = False) 
 
 
 def remove_abandoned(folder: str) -> None:
-    """Remove what killed processes left half-written in a local folder; a store has no such.
+    """Remove temporary files that killed processes left in a local folder.
 
     Raises:
-        StorageError: the path is empty, as of an unset variable; it would be
-            the current folder.
+        StorageError: the path is empty, for example from an unset variable, and would mean the
+            current folder.
     """
     if not folder:
-        raise StorageError('an empty path: name a folder to write to ("." for this one)')
+        raise StorageError('the path is empty: name a folder to write to ("." for the current one)')
     if not is_remote(folder):
         files.remove_abandoned(_local(folder))
 
 
 def write_bytes(path: str, data: bytes, *, tidy: bool = True) -> None:
-    """Write `data` to `path`, whole or not at all; missing folders are made.
+    """Write `data` to `path`, whole or not at all; missing folders are created.
 
     Args:
         path: the file.
         data: its content.
-        tidy: as `write_whole` has it.
+        tidy: as for `write_whole`.
 
     Raises:
-        StorageError: the disk is full, or the place cannot be written to.
+        StorageError: the disk is full, or `path` is not writable.
     """
     with write_whole(path, tidy=tidy) as local:
         local.write_bytes(data)
@@ -245,32 +244,35 @@ def write_bytes(path: str, data: bytes, *, tidy: bool = True) -> None:
 
 @contextlib.contextmanager
 def write_whole(path: str, *, tidy: bool = True) -> Iterator[Path]:
-    """Yield a local file to write; once the block is done it appears at `path`, whole.
+    """Yield a local file to write; after the block it appears at `path`, complete.
 
-    Locally it lies beside `path` and is renamed into place, after it is on the disk; missing
-    folders are made. For a store it lies in the temporary folder (TMPDIR) and is put there
-    afterwards: up to 32 MiB in one request, larger ones as a multipart upload, which no reader
-    sees before it is complete. If the block raises, or the process is killed, whatever stood at
-    `path` before is untouched. Any number of processes can write one path: the last one wins.
+    A local file is written next to `path`, flushed to disk and renamed; missing folders are
+    created. A file for a store is written in the temporary folder (TMPDIR) and uploaded after the
+    block: up to 32 MiB in one request, beyond that as a multipart upload, which readers see only
+    when it is complete. If the block raises or the process is killed, an older file at `path`
+    remains. Several processes may write the same path: the last one wins.
 
     Args:
         path: the file.
-        tidy: locally, remove what killed processes left of the same file. Whoever writes many
-            files into one folder calls `remove_abandoned` once instead.
+        tidy: locally, remove temporary files that killed processes left of the same file. To
+            write many files into one folder, call `remove_abandoned` once instead.
 
     Raises:
-        StorageError: the disk is full, or the place cannot be written to.
+        StorageError: the disk is full, or `path` is not writable.
     """
     if not is_remote(path):
         target = _local(path)
         with explained(path, "write"):
             target.parent.mkdir(parents=True, exist_ok=True)
-        with _about_disk(path, str(target)), files.write_whole(target, tidy=tidy) as temporary:
+        with (
+            _explain_disk_errors(path, str(target)),
+            files.write_whole(target, tidy=tidy) as temporary,
+        ):
             yield temporary
         return
     fs, name = connect(path)
-    ours = str(Path(tempfile.gettempdir()) / "pocketclip-")
-    with _about_disk(path, ours), scratch_folder("upload") as folder:
+    own_prefix = str(Path(tempfile.gettempdir()) / "pocketclip-")
+    with _explain_disk_errors(path, own_prefix), scratch_folder("upload") as folder:
         local = folder / "whole"
         yield local
         with explained(path, "write", fs, name):
@@ -278,12 +280,12 @@ def write_whole(path: str, *, tidy: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _about_disk(path: str, ours: str) -> Iterator[None]:
-    """Explain errors of the disk, and of files whose paths begin with `ours`; no others."""
+def _explain_disk_errors(path: str, own_prefix: str) -> Iterator[None]:
+    """Explain disk errors, and errors of files whose paths begin with `own_prefix`."""
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_ERRORS or str(error.filename or "").startswith(ours):
+        if error.errno in _DISK_ERRORS or str(error.filename or "").startswith(own_prefix):
             with explained(path, "write"):
                 raise
         raise
@@ -292,14 +294,19 @@ def _about_disk(path: str, ours: str) -> Iterator[None]:
 def list_files(
     folder: str, suffixes: tuple[str, ...] = (), *, recursive: bool = False
 ) -> list[str]:
-    """Return the paths of the files in `folder` whose names end in one of `suffixes`, sorted.
+    """Return the sorted paths of files in `folder`.
 
-    Without suffixes, all of them. Hidden files and folders (`photos.is_hidden`) are left out: so
-    are those that a killed process left half-written. Linked folders are followed, each folder
-    once. A folder that is not there has no files.
+    Hidden files and folders (`photos.is_hidden`) are left out, and with them the temporary files
+    of killed processes. Linked folders are followed, each folder once. A folder that does not
+    exist has no files.
+
+    Args:
+        folder: local or in an object store.
+        suffixes: endings of the names to list; empty for all.
+        recursive: list subfolders too.
 
     Raises:
-        StorageError: the folder, or the store, cannot be read, or it is a file.
+        StorageError: the folder or the store cannot be read, or `folder` is a file.
     """
     return [path for path, _ in list_sizes(folder, suffixes, recursive=recursive)]
 
@@ -307,20 +314,20 @@ def list_files(
 def list_sizes(
     folder: str, suffixes: tuple[str, ...] = (), *, recursive: bool = False
 ) -> list[tuple[str, int]]:
-    """Return what `list_files` does, each with its size in bytes.
+    """Return what `list_files` returns, each path with its size in bytes.
 
     Raises:
-        StorageError: the folder, or the store, cannot be read.
+        StorageError: the folder or the store cannot be read, or `folder` is a file.
     """
     if not is_remote(folder) and _local(folder).is_file():
-        raise StorageError(f"{folder} is a file: give the folder that it is in")
+        raise StorageError(f"{folder} is a file: give its folder")
     with explained(folder, "list"):
-        found = list(_listed(folder, recursive=recursive))
+        files_ = list(_walk(folder, recursive=recursive))
     endings = tuple(suffix.lower() for suffix in suffixes)
-    return sorted((p, s) for p, s in found if not endings or p.lower().endswith(endings))
+    return sorted((p, s) for p, s in files_ if not endings or p.lower().endswith(endings))
 
 
-def _listed(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
+def _walk(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
     if not is_remote(folder):
         root = _local(folder)
         if root.exists():
@@ -329,11 +336,11 @@ def _listed(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
         return
     fs, name = connect(folder)
     prefix = name.rstrip("/") + "/"
-    found = fs.find(prefix, maxdepth=None if recursive else 1, detail=True)
-    if not found and missing_bucket(fs, name):
+    objects = fs.find(prefix, maxdepth=None if recursive else 1, detail=True)
+    if not objects and missing_bucket(fs, name):
         with explained(folder, "list", fs, name):
             raise FileNotFoundError(errno.ENOENT, "no such bucket", name)
-    for path, info in found.items():
+    for path, info in objects.items():
         below = path.lstrip("/").removeprefix(prefix.lstrip("/"))
         if info.get("type") == "file" and not any(map(is_hidden, below.split("/"))):
             yield join(folder, below), int(info.get("size") or 0)
@@ -342,73 +349,73 @@ def _listed(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
 def _size_of(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
-    except OSError:  # a link that leads nowhere: whoever reads it says so
+    except OSError:  # a dangling link: reading it fails with a better message
         return 0
 
 
 def expand(source: str) -> list[str]:
-    """Return the paths that `source` stands for.
+    """Return the paths that a path or pattern expands to.
 
-    - `shard-{00000..00012}.tar` and `{train,val}.csv` are spelt out, in the order given; what
-      they lead to is not looked for.
-    - `*`, `?`, `[...]` match the files and folders that are there, sorted; `**` any depth.
-    - A `.json` file is a list of paths, relative to its own folder: a list of strings, or a
-      mapping with such a list under `shards`, `files`, `urls`, `paths` or `shardlist`, where an
-      entry may also be a mapping with `url`, `path`, `file`, `filename` or `name`.
-    - Anything else stands for itself.
+    - `shard-{00000..00012}.tar` and `{train,val}.csv` are expanded in the given order, whether
+      or not the files exist.
+    - `*`, `?`, `[...]` match existing files and folders, sorted; `**` matches any depth.
+    - A `.json` file is a list of paths relative to its folder: a list of strings, or a mapping
+      with such a list under `shards`, `files`, `urls`, `paths` or `shardlist`. An entry may also
+      be a mapping with `url`, `path`, `file`, `filename` or `name`.
+    - Any other path is returned as it is.
 
     Raises:
-        StorageError: a pattern that matches nothing, or a list that cannot be read.
+        StorageError: a pattern matches nothing, or a list cannot be read.
     """
     if not is_remote(source) and _local(source).exists() and not source.endswith(".json"):
         return [str(_local(source))]
     paths: list[str] = []
-    for spelt in _spell_braces(source):
-        if re.search(r"[*?\[]", spelt) and not spelt.lower().startswith(("http://", "https://")):
-            paths += _matched(spelt)
-        elif spelt.lower().endswith(".json"):
-            paths += _list_of_paths(spelt)
+    for path in _expand_braces(source):
+        if re.search(r"[*?\[]", path) and not path.lower().startswith(("http://", "https://")):
+            paths += _match(path)
+        elif path.lower().endswith(".json"):
+            paths += _list_of_paths(path)
         else:
-            paths.append(spelt if is_remote(spelt) else str(_local(spelt)))
+            paths.append(path if is_remote(path) else str(_local(path)))
     return paths
 
 
-def _spell_braces(pattern: str) -> list[str]:
-    for found in re.finditer(r"\{([^{}]*)\}", pattern):
-        numbers = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+def _expand_braces(pattern: str) -> list[str]:
+    for braces in re.finditer(r"\{([^{}]*)\}", pattern):
+        numbers = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
         if numbers:
             first, last = int(numbers[1]), int(numbers[2])
             width = len(numbers[1]) if numbers[1].startswith("0") else 0
             step = 1 if last >= first else -1
             choices = [f"{number:0{width}d}" for number in range(first, last + step, step)]
-        elif "," in found[1]:
-            choices = found[1].split(",")
+        elif "," in braces[1]:
+            choices = braces[1].split(",")
         else:
             continue
-        head, tail = pattern[: found.start()], pattern[found.end() :]
-        return [spelt for choice in choices for spelt in _spell_braces(head + choice + tail)]
+        head, tail = pattern[: braces.start()], pattern[braces.end() :]
+        return [path for choice in choices for path in _expand_braces(head + choice + tail)]
     return [pattern]
 
 
-def _matched(pattern: str) -> list[str]:
+def _match(pattern: str) -> list[str]:
     with explained(pattern, "list"):
         if is_remote(pattern):
             fs, name = connect(pattern)
-            found = [with_scheme(fs, pattern, path) for path in fs.glob(name)]
+            matches = [with_scheme(fs, pattern, path) for path in fs.glob(name)]
         else:
             path = _local(pattern)
             root = Path(path.anchor)
-            found = [str(p) for p in root.glob(str(path.relative_to(path.anchor)))]
-    # A pattern does not mean hidden files, nor what lies in hidden folders, unless it says so.
+            matches = [str(p) for p in root.glob(str(path.relative_to(path.anchor)))]
+    # Patterns do not match hidden files or files in hidden folders unless they start with a dot.
     parts = pattern.split("/") if is_remote(pattern) else _local(pattern).parts
     fixed = next(at for at, part in enumerate(parts) if re.search(r"[*?\[]", part))
     if not any(part.startswith(".") for part in parts[fixed:]):
-        found = [
-            p for p in found if not any(map(is_hidden, re.split(r"[/\\]", p.rstrip("/"))[fixed:]))
+        matches = [
+            p for p in matches if not any(map(is_hidden, re.split(r"[/\\]", p.rstrip("/"))[fixed:]))
         ]
-    if not found:
+    if not matches:
         raise StorageError(f"{pattern}: nothing matches this pattern; check its folder and quotes")
-    return sorted(found)
+    return sorted(matches)
 
 
 def _list_of_paths(path: str) -> list[str]:
@@ -419,24 +426,26 @@ def _list_of_paths(path: str) -> list[str]:
         raise StorageError(f"{error}; a .json source lists shards") from error
     if isinstance(listing, dict):
         keys = ("shards", "shardlist", "files", "urls", "paths")
-        lengths = listing.get("lengths")  # the reference generator's: samples by path
-        found = [listing[key] for key in keys if isinstance(listing.get(key), list)]
-        found += [list(lengths)] if isinstance(lengths, dict) else []
-        listing = found[0] if found else None
-    names = [_named(entry) for entry in listing] if isinstance(listing, list) else []
+        lengths = listing.get(
+            "lengths"
+        )  # written by the published generator: number of samples by path
+        lists = [listing[key] for key in keys if isinstance(listing.get(key), list)]
+        lists += [list(lengths)] if isinstance(lengths, dict) else []
+        listing = lists[0] if lists else None
+    names = [_path_of(entry) for entry in listing] if isinstance(listing, list) else []
     if not names or not all(names):
         raise StorageError(
-            f"{path}: not a list of shards; expected a list of paths, or a mapping that has one "
-            "under shards, files or urls (rows of a table belong in a .jsonl file)"
+            f"{path}: not a list of shards; expected a list of paths, or a mapping with one "
+            "under shards, files or urls (put rows of a table into a .jsonl file)"
         )
     paths: list[str] = []
     for name in cast("list[str]", names):
-        for spelt in _spell_braces(name):
-            paths.append(spelt if is_absolute(name) else join(folder, spelt))
+        for expanded in _expand_braces(name):
+            paths.append(expanded if is_absolute(name) else join(folder, expanded))
     return paths
 
 
-def _named(entry: object) -> str | None:
+def _path_of(entry: object) -> str | None:
     if isinstance(entry, dict):
         keys = ("url", "path", "file", "filename", "name")
         entry = next((entry[key] for key in keys if isinstance(entry.get(key), str)), None)

@@ -1,4 +1,4 @@
-"""What `pocketclip.storage` needs to know of fsspec: clients, their files and their errors."""
+"""Object stores through fsspec: clients, files, and their errors in plain words."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 BLOCK_BYTES = 8 << 20
-"""Read from a store at a time; s3fs's own 50 MiB adds up when many shards are open."""
+"""Bytes per read from a store; the 50 MiB of s3fs add up when many shards are open."""
 PART_BYTES = 16 << 20
-"""Objects of less than twice this go up in one request, larger ones in parts of it."""
+"""Part size of multipart uploads; objects of less than two parts use a single request."""
 
 _PARTS_AT_ONCE = 4
 _S3 = ("s3", "s3a")
 _BUCKETS = (*_S3, "gs", "gcs", "az", "abfs", "abfss")
 OBJECT_STORES = frozenset({*_BUCKETS, "adl", "oss", "oci", "hf", "hdfs", "webhdfs"})
-"""The schemes by which a table may name its images."""
+"""The schemes that image paths in tables may have."""
 _FOLDERS = ("memory", "file", "local", "sftp", "ssh", "smb", "ftp", "hdfs", "webhdfs")
-# A store that is not there is to be reported within seconds. botocore's own retries (of
-# connections) come on top of those of s3fs (of slow answers).
+# An unreachable store should be reported within seconds. botocore's retries (of connections)
+# multiply those of s3fs (of slow answers).
 _S3_CONFIG = {
     "connect_timeout": 3,
     "read_timeout": 15,
     "retries": {"total_max_attempts": 2, "mode": "standard"},
 }
-# The clients' own types, by name, since none of the clients need be installed.
+# Exception types of the clients, by name, as the clients may not be installed.
 _NO_CREDENTIALS = {
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -61,19 +61,18 @@ _NO_CONNECTION = {
 
 
 class NotThereError(StorageError):
-    """The store was asked, and there is nothing at this path."""
+    """No file or object exists at this path."""
 
 
 def connect(path: str) -> tuple[Any, str]:
-    """Return fsspec's file system for `path`, and the path as that file system names it.
+    """Return fsspec's file system for `path`, and the path's name in it.
 
-    fsspec keeps one client per process and set of options, so this costs microseconds; a forked
-    process gets its own. Nobody holds on to what is returned for longer than a call, except
-    an open file.
+    fsspec caches one client per process and set of options, so this takes microseconds; a forked
+    process gets its own. Callers do not keep the file system beyond one call, except open files.
 
     Raises:
-        MissingDependencyError: fsspec, or its part for this scheme, is not installed.
-        StorageError: there is no such scheme, or its client cannot be set up.
+        MissingDependencyError: fsspec, or its package for this scheme, is not installed.
+        StorageError: the scheme is unknown, or its client cannot be set up.
     """
     scheme = path.partition("://")[0].lower()
     try:
@@ -83,7 +82,7 @@ def connect(path: str) -> tuple[Any, str]:
         raise MissingDependencyError(
             f'{path}: object stores need fsspec: pip install "pocketclip[reinforce]"'
         ) from None
-    # Listings must not be remembered: other processes write, too.
+    # Listings must not be cached: other processes write too.
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in _S3:
         options["config_kwargs"] = {**_S3_CONFIG, **conf.get("s3", {}).get("config_kwargs", {})}
@@ -103,7 +102,7 @@ def _how_to_install(scheme: str) -> str:
         return "pip install gcsfs"
     if scheme in _S3:
         return 'pip install "pocketclip[reinforce]"'
-    return f"install what fsspec needs for {scheme}://"
+    return f"install the fsspec package for {scheme}://"
 
 
 def protocols(fs: Any) -> tuple[str, ...]:
@@ -112,14 +111,14 @@ def protocols(fs: Any) -> tuple[str, ...]:
 
 
 def with_scheme(fs: Any, like: str, name: str) -> str:
-    """Return the path of what `fs` calls `name`, with the scheme of the path `like`."""
+    """Return the path of `name` in `fs`, with the scheme of the path `like`."""
     if set(protocols(fs)) & {*_BUCKETS, "memory"}:
         return f"{like.partition('://')[0]}://{name.lstrip('/')}"
     return str(fs.unstrip_protocol(name))
 
 
 def put(fs: Any, local: str, name: str) -> None:
-    """Copy a local file to `name`; in an object store nobody sees it before it is whole."""
+    """Copy a local file to `name`; in an object store it appears only when complete."""
     if set(protocols(fs)) & set(_S3):
         fs.put_file(local, name, chunksize=PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
         return
@@ -129,17 +128,17 @@ def put(fs: Any, local: str, name: str) -> None:
 
 
 def missing_bucket(fs: Any, name: str) -> str | None:
-    """Return the bucket of `name` if this is a store with buckets and it is not there."""
+    """Return the bucket of `name` if the store has buckets and this one does not exist."""
     bucket = name.lstrip("/").partition("/")[0]
     if not bucket or not set(protocols(fs)) & set(_BUCKETS):
         return None
-    with contextlib.suppress(Exception):  # whether it is there is only asked to explain more
+    with contextlib.suppress(Exception):  # only improves an error message
         return None if fs.exists(bucket) else bucket
     return None
 
 
 class RemoteFile(io.RawIOBase):
-    """A file in a store, for reading; what goes wrong later is explained, too."""
+    """A file in a store, open for reading; errors of later reads are explained too."""
 
     def __init__(self, path: str, fs: Any, name: str) -> None:
         super().__init__()
@@ -155,14 +154,14 @@ class RemoteFile(io.RawIOBase):
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a position, also one behind the end."""
+        """Go to a position, which may be beyond the end."""
         if whence == 2 and self._file.size is None:
-            raise io.UnsupportedOperation("the server does not say how large the file is")
+            raise io.UnsupportedOperation("the server does not report the size of the file")
         base = (0, self._file.tell(), self._file.size)[whence]
         return int(self._file.seek(base + offset))
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the current position."""
         return int(self._file.tell())
 
     def readable(self) -> bool:
@@ -170,11 +169,11 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Return whether the server lets one seek."""
+        """Return whether the server supports seeking."""
         return bool(self._file.seekable())
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         if not self.closed:
             self._file.close()
         super().close()
@@ -182,10 +181,10 @@ class RemoteFile(io.RawIOBase):
 
 @contextlib.contextmanager
 def explained(path: str, verb: str, fs: Any = None, name: str = "") -> Iterator[None]:
-    """Turn what a client raises into a StorageError of one line about `path`.
+    """Convert exceptions into a StorageError with one line about `path`.
 
-    Every client has exceptions of its own, hence the broad net; a local path (without `fs`, and
-    without a scheme) has OSError and ValueError only.
+    Clients raise exceptions of their own, so any type is caught; for local paths only OSError and
+    ValueError are.
     """
     try:
         yield
@@ -216,15 +215,15 @@ def _explanation(path: str, verb: str, error: Exception, fs: Any, name: str) -> 
         )
     if isinstance(error, PermissionError):
         if remote:
-            return f"{path}: access denied ({_reason(error)}); check credentials and rights"
-        return f"{path}: cannot {verb}: permission denied; check its owner and rights"
+            return f"{path}: access denied ({_reason(error)}); check credentials and permissions"
+        return f"{path}: cannot {verb}: permission denied; check its owner and permissions"
     if remote and (kinds & _NO_CONNECTION or (isinstance(error, OSError) and error.errno is None)):
         return (
             f"{path}: the store cannot be reached ({_reason(error)}); check the network and "
             "AWS_ENDPOINT_URL"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path}: cannot {verb}: the disk is full; make room and run it again"
+        return f"{path}: cannot {verb}: the disk is full; free some space and run the command again"
     return f"{path}: cannot {verb}: {_reason(error)}"
 
 

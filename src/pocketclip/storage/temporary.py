@@ -1,11 +1,11 @@
-"""Temporary folders that are told apart: those in use, and those that a killed process left.
+"""Temporary folders: those in use are distinguished from those that killed processes left.
 
-    .NAME.KERNEL-RANDOM.tmp/lock          locked while its process lives
-                            NAME          what becomes NAME beside the folder
+    .NAME.KERNEL-RANDOM.tmp/lock          locked while its process runs
+                            NAME          becomes NAME next to the folder
     TMPDIR/pocketclip-PURPOSE.KERNEL-RANDOM.tmp/
 
-KERNEL stands for the running system: containers of one machine have the same, and see each other's
-locks, whatever their names and process numbers are.
+KERNEL identifies the running system. Containers on one machine share it and see each other's locks,
+whatever their names and process numbers are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from pocketclip.storage import locks
 
 _LOCK = "lock"
-_LONGEST = 180  # bytes of a name that are kept in the temporary one; 255 is the usual limit
+_MAX_STEM_BYTES = 180  # of the name within the temporary name; the usual limit is 255
 
 
 def _kernel() -> str:
@@ -42,12 +42,12 @@ _CUT = re.compile(r"~[0-9a-f]{8}$")
 
 
 def unique() -> str:
-    """Return a part of a name that no other temporary folder has."""
+    """Return a unique suffix for the name of a temporary folder."""
     return f"{KERNEL}-{secrets.token_hex(4)}"
 
 
 class TemporaryFolder:
-    """A temporary folder, locked as long as this process uses it.
+    """A temporary folder, locked while this process uses it.
 
     If the process is killed, `remove_abandoned` removes the folder.
 
@@ -55,11 +55,11 @@ class TemporaryFolder:
         path: the folder.
 
     Args:
-        parent: where it is made.
-        stem: how its name begins.
+        parent: the folder to create it in.
+        stem: the beginning of its name.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
 
     def __init__(self, parent: Path, stem: str) -> None:
@@ -70,9 +70,9 @@ class TemporaryFolder:
             self.path.mkdir(mode=0o700)
             try:
                 self._lock = locks.acquire(self.path / _LOCK, create=True)
-            except FileNotFoundError:  # somebody took the empty folder for an abandoned one
+            except FileNotFoundError:  # another process removed the empty folder as abandoned
                 continue
-            except OSError:  # no locks here: nobody can take it for an abandoned one
+            except OSError:  # without locks, no process removes abandoned folders
                 return
             if self._lock is not None:
                 locks.sign(self._lock)
@@ -81,21 +81,21 @@ class TemporaryFolder:
 
     @classmethod
     def beside(cls, target: Path) -> TemporaryFolder:
-        """Make one beside `target`, from which a file can be renamed to it."""
+        """Create one next to `target`, so that a file in it can be renamed to `target`."""
         return cls(target.parent, f".{stem_of(target.name)}")
 
     @classmethod
     def scratch(cls, purpose: str) -> TemporaryFolder:
-        """Make one in the system's folder for temporary files (TMPDIR).
+        """Create one in the system's temporary folder (TMPDIR).
 
-        Those of the same user that killed processes left there are removed.
+        Folders of the same user that killed processes left there are removed.
         """
-        place = Path(tempfile.gettempdir())
-        remove_abandoned(place)
-        return cls(place, f"pocketclip-{purpose}")
+        parent = Path(tempfile.gettempdir())
+        remove_abandoned(parent)
+        return cls(parent, f"pocketclip-{purpose}")
 
     def remove(self) -> None:
-        """Remove the folder; not in a forked process, to which it does not belong."""
+        """Remove the folder, unless called in a forked process, which does not own it."""
         if os.getpid() != self._owner:
             return
         _remove_locked(self.path)
@@ -106,10 +106,10 @@ class TemporaryFolder:
 
 @contextlib.contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
-    """Yield a temporary folder, which is removed at the end, or by a later process after a kill.
+    """Yield a temporary folder; it is removed at the end, or after a kill by a later process.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     folder = TemporaryFolder.scratch(purpose)
     try:
@@ -119,38 +119,37 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: str | os.PathLike[str], name: str | None = None) -> None:
-    """Remove the temporary folders in `folder` whose process was killed before it could.
+    """Remove the temporary folders in `folder` that killed processes left.
 
-    What it had moved aside and not replaced is put back. A folder whose lock is held is in use.
-    Those of other users and of other machines are left alone, and all of them where the file
-    system has no locks.
+    Folders that these had moved aside and not replaced are restored. A folder whose lock is held
+    is in use. Those of other users and machines are left alone; without file locks, all are.
 
     Args:
         folder: the folder.
-        name: only what was to become this file or folder of it.
+        name: consider only temporary folders for this file or folder.
     """
     stem = None if name is None else f".{stem_of(name)}"
     used, old = set(), []
-    for path, found in _temporaries(Path(folder)):
-        if stem is not None and found[1] != stem:
+    for path, match in _temporaries(Path(folder)):
+        if stem is not None and match[1] != stem:
             continue
-        if found[3] == "old":
-            old.append((path, found[1]))
-        elif not _remove_if_abandoned(path, same_kernel=found[2] == KERNEL):
-            used.add(found[1])
+        if match[3] == "old":
+            old.append((path, match[1]))
+        elif not _remove_if_abandoned(path, same_kernel=match[2] == KERNEL):
+            used.add(match[1])
     for path, owner in old:
         if owner in used:
-            continue  # its process may be about to need it
+            continue  # its process may need it soon
         target = path.parent / (name or owner[1:])
         if os.path.lexists(target):
             shutil.rmtree(path, ignore_errors=True)
         elif not _CUT.search(owner):
-            with contextlib.suppress(OSError):  # somebody else was faster
+            with contextlib.suppress(OSError):  # another process was faster
                 path.rename(target)
 
 
 def is_own_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder of this user, and no link."""
+    """Return whether an entry is a folder of this user, and not a link."""
     if not entry.is_dir(follow_symlinks=False):
         return False
     return os.name != "posix" or entry.stat(follow_symlinks=False).st_uid == os.geteuid()
@@ -160,18 +159,18 @@ def _temporaries(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     out = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            found = _OURS.fullmatch(entry.name)
-            if found and is_own_folder(entry):
-                out.append((Path(entry.path), found))
+            match = _OURS.fullmatch(entry.name)
+            if match and is_own_folder(entry):
+                out.append((Path(entry.path), match))
     return out
 
 
 def _remove_if_abandoned(path: Path, *, same_kernel: bool) -> bool:
-    """Return whether nobody uses the temporary folder `path`, which then is removed."""
+    """Remove the temporary folder `path` if no process uses it; return whether it was removed."""
     try:
         lock = locks.acquire(path / _LOCK)
     except FileNotFoundError:
-        # Its process was killed between two steps, or is between them now: then it makes another.
+        # Its process was killed before locking it, or is about to lock it and will retry.
         with contextlib.suppress(OSError):
             path.rmdir()
         return not path.exists()
@@ -180,8 +179,8 @@ def _remove_if_abandoned(path: Path, *, same_kernel: bool) -> bool:
     if lock is None:
         return False
     try:
-        # A lock that a process on another machine holds may not be seen here. A machine that
-        # was started again has another kernel and the same name.
+        # A lock held on another machine may be invisible here. After a restart, a machine has
+        # another kernel id but the same name.
         if not same_kernel and locks.signature(path / _LOCK)[0] != locks.host():
             return False
         _remove_locked(path)
@@ -191,7 +190,7 @@ def _remove_if_abandoned(path: Path, *, same_kernel: bool) -> bool:
 
 
 def _remove_locked(path: Path) -> None:
-    """Remove a temporary folder; the lock goes last, so that a kill leaves it for the next."""
+    """Remove a temporary folder, the lock last, so that after a kill another process can finish."""
     with contextlib.suppress(OSError):
         for entry in list(path.iterdir()):
             if entry.is_dir() and not entry.is_symlink():
@@ -204,10 +203,10 @@ def _remove_locked(path: Path) -> None:
 
 
 def stem_of(name: str) -> str:
-    """Return `name`, or a shorter one where a temporary name made of it would be too long."""
-    if len(os.fsencode(name)) <= _LONGEST:
+    """Return `name`, shortened if a temporary name with it would be too long."""
+    if len(os.fsencode(name)) <= _MAX_STEM_BYTES:
         return name
-    mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
-    while len(os.fsencode(name)) > _LONGEST:
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    while len(os.fsencode(name)) > _MAX_STEM_BYTES:
         name = name[:-1]
-    return f"{name}~{mark}"
+    return f"{name}~{digest}"
