@@ -80,7 +80,7 @@ def test_figures(several, bundle, labelled):
     assert ours["disk_bytes"] == files
     assert torchs["disk_bytes"] == sum(f.stat().st_size for f in (folder / "checkpoint").iterdir())
 
-    from pocketclip.cli.labelled import top1
+    from pocketclip.evaluate import top1
     from pocketclip.infer.encoder import Encoder
 
     assert ours["top1"] == torchs["top1"] == top1(str(labelled))(Encoder(model))
@@ -155,7 +155,7 @@ def test_a_crash_is_told(monkeypatch):
     from pocketclip.cli import bench
 
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    assert "ended with code 1" in bench._in_a_process({"source": "x"})["error"]
+    assert "ended with code 1" in bench._measure_in_process({"source": "x"})["error"]
 
 
 def test_interrupting_leaves_nothing(bundle, tmp_path):
@@ -172,7 +172,7 @@ def test_interrupting_leaves_nothing(bundle, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and child
     _, stderr = process.communicate(timeout=30)
     assert process.returncode in (130, -signal.SIGINT)
-    assert stderr == "interrupted; nothing half-written was left\n"
+    assert stderr == "interrupted; no partial files were left\n"
     # ONNX Runtime leaves a file of its own there.
     assert [path.name for path in tmp_path.iterdir() if path.name != ".ses"] == []
 

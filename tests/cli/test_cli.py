@@ -224,7 +224,7 @@ def test_interrupting_leaves_nothing_half_written(model, tmp_path):
     # Python may end the process by the signal after all that the command does; a shell shows 130
     # for both.
     assert process.returncode in (130, -signal.SIGINT), stderr
-    assert stderr == "interrupted; nothing half-written was left\n"
+    assert stderr == "interrupted; no partial files were left\n"
     assert "Traceback" not in stderr
     assert not list(tmp_path.glob("*out.npy*"))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pocketclip.cli import main, output
-from pocketclip.cli._inputs import progress
+from pocketclip.cli._progress import progress
 from pocketclip.cli.output import Bold, Column, LostOutputError
 from tests.cli import inside
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pocketclip.cli.main import _optional_values
-from pocketclip.cli.reinforce import Progress
+from pocketclip.cli._progress import PairProgress
 from pocketclip.pairs import PairOptions, open_pairs
 from tests.cli.inside import run
 
@@ -100,7 +100,7 @@ def test_tars_are_counted_from_those_that_are_finished(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("pocketclip.cli.reinforce.time.monotonic", lambda: now[0])
     shard = types.SimpleNamespace(size=None)
-    with Progress([shard] * 3) as progress:
+    with PairProgress([shard] * 3) as progress:
         progress.start(3, 0, 0)
         now[0] = 100
         progress.add(10, 0)
@@ -117,7 +117,7 @@ def test_tars_are_counted_from_those_that_are_finished(capsys, monkeypatch):
 def test_a_line_a_minute_where_there_is_no_terminal(table, capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("pocketclip.cli.reinforce.time.monotonic", lambda: now[0])
-    with Progress(open_pairs(str(table), PairOptions())) as progress:
+    with PairProgress(open_pairs(str(table), PairOptions())) as progress:
         progress.start(2, 1, 1)
         for seconds in (30, 61, 62):
             now[0] = seconds

@@ -1,7 +1,8 @@
 """The process in which `pocketclip bench` measures one model.
 
-It is started as `python -m pocketclip.cli._bench_worker JOB RESULT`, where JOB is JSON and RESULT
-the file that gets the figures, as JSON.
+    python -m pocketclip.cli._bench_worker JOB RESULT
+
+JOB is JSON; RESULT is the file to write the figures to, as JSON.
 """
 
 from __future__ import annotations
@@ -18,31 +19,31 @@ from pocketclip.cli.output import note, set_up
 
 
 def main() -> None:
-    """Measure what the job asks for; a model that cannot be had is a result too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says what there is to say
+    """Measure one model; an error is written to the result file too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports the interruption
     set_up()
     job, result = json.loads(sys.argv[1]), Path(sys.argv[2])
     from pocketclip.errors import PocketclipError
 
     try:
-        figures = measured(job)
+        figures = measure_model(job)
     except (PocketclipError, OSError) as error:
         figures = {"error": str(error)}
     result.write_text(json.dumps(figures), "utf-8")
-    # A tower may still be loading in a thread; ending in the usual way under it aborts.
+    # A tower may still be loading in a thread, and a normal exit would abort the process.
     sys.stderr.flush()
     os._exit(0)
 
 
-def measured(job: dict[str, Any]) -> dict[str, Any]:
+def measure_model(job: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of one model.
 
     Args:
-        job: `source`, `begun` (the time when the process was started), `seconds` per figure, and
-            the options of `load` and, in `labelled`, of `top1`.
+        job: `source`, `begun` (the time when the process was started), `seconds` per figure, the
+            options of `load_encoder`, and in `labelled` those of `labelled_accuracy`.
     """
     from pocketclip.checkpoint.resolve import resolve_model
-    from pocketclip.cli.loading import load_encoder
+    from pocketclip.cli._inputs import load_encoder
     from pocketclip.infer.measure import disk_bytes, first_answer, measure
 
     source = job["source"]
@@ -71,11 +72,13 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
         "disk_bytes": disk_bytes(resolved, encoder),
     }
     if job["labelled"] is not None:
-        # Last, as it takes memory of its own.
-        from pocketclip.cli.labelled import top1
+        # Last, because it takes additional memory.
+        from pocketclip.cli._options import labelled_accuracy
 
         say("accuracy")
-        figures["top1"] = top1(**job["labelled"])(encoder)
+        accuracy = labelled_accuracy(**job["labelled"])
+        assert accuracy is not None
+        figures["top1"] = accuracy(encoder)
     return figures
 
 

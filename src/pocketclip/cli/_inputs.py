@@ -1,27 +1,81 @@
-"""What the verbs take and show: photographs by path, folder or pattern; progress; JSON."""
+"""What the verbs take: photographs by path, folder or pattern; text files; models; extras."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import importlib
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
-from pocketclip.cli.output import note, progress_bar
-from pocketclip.errors import PocketclipError
-from pocketclip.formats.escaping import argument_text, escape_controls
+from pocketclip.cli._progress import progress
+from pocketclip.cli.output import note
+from pocketclip.errors import MissingDependencyError, PocketclipError
+from pocketclip.formats.escaping import argument_text
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
     from pocketclip.types import Embeddings
 
 
-def photographs(inputs: Sequence[str]) -> list[Path]:
-    """Return the files that `inputs` name: files, folders (searched within) and patterns.
+def load_encoder(
+    model: str,
+    model_name: str | None = None,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int = 32,
+    revision: str | None = None,
+    offline: bool = False,
+    low_latency_start: bool = False,
+) -> Encoder:
+    """Return the model of a verb's arguments, ready for use; see `pocketclip.load`.
 
-    What was passed over in folders is counted on standard error.
+    Raises:
+        PocketclipError: see `pocketclip.load`.
+    """
+    from pocketclip import devices
+    from pocketclip.checkpoint.resolve import resolve_model
+    from pocketclip.infer.encoder import load
+
+    source = resolve_model(model, revision=revision)
+    if threads is not None and source.kind != "bundle":
+        devices.set_threads(threads)  # for the whole process, which is ours
+        threads = None
+    return load(
+        source, model_name, offline=offline, backend=backend, device=device, threads=threads,
+        batch_size=batch_size, low_latency_start=low_latency_start,
+    )  # fmt: skip
+
+
+def import_with_extra(
+    module: str, work: str, extra: str, packages: Collection[str] = ("pydantic", "torch", "yaml")
+) -> Any:
+    """Import a module of ours that needs packages of an extra.
+
+    Args:
+        module: the module.
+        work: what needs it, for the message, such as "training".
+        extra: the extra of pocketclip that installs the packages.
+        packages: the packages that the extra installs and the module needs.
+
+    Raises:
+        MissingDependencyError: a package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in packages:
+            raise
+        raise MissingDependencyError(
+            f"{work} needs {error.name}: pip install 'pocketclip[{extra}]'"
+        ) from error
+
+
+def photographs(inputs: Sequence[str]) -> list[Path]:
+    """Return the files that `inputs` name: files, folders (searched at any depth) and patterns.
+
+    Other files in the folders are counted on standard error.
 
     Raises:
         PocketclipError: an empty input; a folder or pattern without any photograph.
@@ -29,10 +83,10 @@ def photographs(inputs: Sequence[str]) -> list[Path]:
     """
     from pocketclip.storage.photos import find_photographs
 
-    found = find_photographs(inputs)
-    for sentence in found.passed_over:
+    listing = find_photographs(inputs)
+    for sentence in listing.passed_over:
         note(sentence)
-    return found.paths
+    return listing.paths
 
 
 def read_lines(path: Path) -> list[str]:
@@ -62,73 +116,6 @@ def encode_photographs(
             read = [photos[i] for i in good]
             yield read, embeddings, [(photos[i], str(error)) for i, error in bad]
             advance(len(good) + len(bad))
-
-
-class Advance(Protocol):
-    """Counts work that was done."""
-
-    def __call__(self, count: int, /) -> None:
-        """Add `count`."""
-
-
-@contextmanager
-def progress(total: int | None, unit: str, title: str = "") -> Iterator[Advance]:
-    """Show progress on standard error: a bar on a terminal, else a line a minute.
-
-    Args:
-        total: how many there are; None where nobody knows before the end.
-        unit: what is counted.
-        title: what is being done, where there are several things to do.
-    """
-    if total is not None and total < 2:
-        yield lambda _count: None
-    elif sys.stderr.isatty():
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            *((TextColumn("{task.description}", markup=False),) if title else ()),
-            BarColumn(),
-            MofNCompleteColumn(),
-            unit,
-            TimeElapsedColumn() if total is None else TimeRemainingColumn(),
-        )
-        with progress_bar(*columns) as bar:
-            task = bar.add_task(escape_controls(title), total=total)
-            yield lambda count: bar.advance(task, count)
-    else:
-        yield _line_a_minute(total, unit, title)
-
-
-def _line_a_minute(total: int | None, unit: str, title: str) -> Advance:
-    begun = last = time.monotonic()
-    done = 0
-
-    def advance(count: int, /) -> None:
-        nonlocal done, last
-        done += count
-        now = time.monotonic()
-        if now - last < 60:
-            return
-        last = now
-        of, left = "", f"{done / (now - begun):.1f} per s"
-        if total is not None:
-            of, left = f" of {total}", f"about {(now - begun) / done * (total - done):.0f} s left"
-        note(f"{title}{': ' if title else ''}{done}{of} {unit}, {left}")
-
-    return advance
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: hours and minutes, or minutes and seconds."""
-    minutes, rest = divmod(round(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def report_bad(bad: Sequence[tuple[Path, str]]) -> None:

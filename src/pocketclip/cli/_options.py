@@ -1,25 +1,151 @@
-"""The options that say where raw pairs are, shared by the verbs that read them."""
+"""The options that several verbs share: their help texts, and how they become settings.
+
+Each alias is a parameter's type: `offline: Offline = False` declares `--offline`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pocketclip.errors import ConfigError
+import typer
+
+from pocketclip.errors import ConfigError, PocketclipError
 
 if TYPE_CHECKING:
     from pocketclip.pairs import PairOptions
+    from pocketclip.types import Encoder
 
-PAIRS_HELP = "Tables, folders, tars, tfrecords, quoted patterns or info.json lists."
-IMAGE_HELP = "Column with image paths, URLs or bytes; guessed from common names."
-CAPTION_HELP = "Column with captions; again for further ones; guessed from common names."
-UID_HELP = "Column with unique names; else the row number."
-QUOTES_HELP = "Whether double quotes in a csv or tsv enclose a field."
-DELIMITER_HELP = "What separates the columns of a csv or tsv, or `tab`.  [default: recognised]"
-PRIVATE_HELP = "Fetch from private addresses too: this machine, a local network."
-WHERE_HELP = "Only rows where COLUMN=VALUE; again for further conditions."
+# A model: what it is, and what runs it.
+
+MODEL_HELP = (
+    "A model name (see `pocketclip models`), training run, checkpoint, bundle, weight file, "
+    "NAME=FILE, hub id OWNER/NAME, or random:NAME. A path that exists comes before a name: see "
+    "docs/how-to/naming-models.md."
+)
+DEFAULT_MODEL = "mobileclip2-s0"
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        help="The name of the model in a weight file that does not store one; NAME=FILE does the "
+        "same."
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help="A branch, tag or commit of a hub repository; OWNER/NAME@REVISION does the same."
+    ),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Use only files in the local cache; download nothing.")
+]
+Backend = Annotated[
+    str,
+    typer.Option(help="The runtime of a bundle: onnxruntime, openvino, or auto for the fastest."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="The device of a model in torch: cpu, cuda, cuda:1, mps, or auto for a GPU if there "
+        "is one."
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="The number of CPU threads.  [default: all cores]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+# Labelled photographs, to measure an accuracy.
+
+Labelled = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Labelled photographs to measure the top-1 accuracy on: a folder with one folder per "
+        "label, or a table as `pocketclip eval` takes it.",
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="The column of a table with the labels."),
+]
+LabelledWhere = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN=VALUE",
+        help="Use only the rows of a table with this value, such as split=test; may be repeated.",
+    ),
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PROMPT",
+        help='A prompt such as "a photo of {}."; may be repeated: their embeddings are averaged.',
+    ),
+]
+
+# Raw pairs.
+
+PAIRS_HELP = (
+    "Image-text pairs: tables (csv, tsv, jsonl, parquet), folders, tars, tfrecords, quoted "
+    "patterns, or info.json lists; local or in an object store."
+)
+
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="The column with image paths, URLs or bytes.  [default: the first of the usual names]",
+    ),
+]
+CaptionColumn = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="A column with captions; may be repeated.  [default: the first of the usual names]",
+    ),
+]
+UidColumn = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="The column with unique names.  [default: the row number]"),
+]
+PairsWhere = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN=VALUE", help="Use only the rows with this value; may be repeated."
+    ),
+]
+Quotes = Annotated[
+    bool,
+    typer.Option(
+        "--quotes/--no-quotes", help="Whether double quotes in a csv or tsv enclose a field."
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        help="The character between the columns of a csv or tsv, or `tab`.  [default: recognised]"
+    ),
+]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private",
+        help="Also fetch images from private addresses: this computer and the local network.",
+    ),
+]
+ShardSize = Annotated[
+    int, typer.Option(min=1, help="The number of pairs per shard, for tables and folders.")
+]
 
 
-def options(
+def pair_options(
     image_column: str | None,
     caption_column: list[str] | None,
     uid_column: str | None,
@@ -32,7 +158,7 @@ def options(
     """Return the options of `pocketclip.pairs.open_pairs`.
 
     Raises:
-        ConfigError: a condition is not COLUMN=VALUE, or a delimiter is no single character.
+        ConfigError: a condition is not COLUMN=VALUE, or a delimiter is not a single character.
     """
     from pocketclip.pairs import PairOptions
     from pocketclip.storage.http import FetchOptions
@@ -53,3 +179,70 @@ def options(
         delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter),
         fetch=FetchOptions(allow_private=allow_private),
     )
+
+
+def label_conditions(where: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return `COLUMN=VALUE` texts as pairs.
+
+    Raises:
+        PocketclipError: a text is not COLUMN=VALUE.
+    """
+    pairs = [text.partition("=") for text in where]
+    wrong = [text for text, (column, equals, _) in zip(where, pairs, strict=True)
+             if not column or not equals]  # fmt: skip
+    if wrong:
+        raise PocketclipError(f"--where {wrong[0]!r} is not COLUMN=VALUE")
+    return tuple((column.strip(), value.strip()) for column, _, value in pairs)
+
+
+def labelled_accuracy(
+    data: str | None, label_column: str | None, where: Sequence[str], templates: Sequence[str]
+) -> Callable[[Encoder], float] | None:
+    """Return `pocketclip.evaluate.top1` of `--labelled` and its companions; None without it.
+
+    Raises:
+        PocketclipError: there are no labelled photographs, `where` is not COLUMN=VALUE, or a
+            companion was passed without `--labelled`.
+    """
+    if data is None:
+        if label_column or where or templates:
+            raise PocketclipError("--label-column, --where and --template go with --labelled DATA")
+        return None
+    from pocketclip.evaluate import top1
+
+    conditions = label_conditions(where)
+    return top1(data, label_column=label_column, where=conditions, templates=templates)
+
+
+def labelled_arguments(
+    data: str | None, label_column: str | None, where: Sequence[str], templates: Sequence[str]
+) -> dict[str, Any]:
+    """Return the arguments of `labelled_accuracy` for another process, in JSON."""
+    return {
+        "data": data,
+        "label_column": label_column,
+        "where": list(where),
+        "templates": list(templates),
+    }
+
+
+def check_output_file(option: str, path: Path | None, suffixes: Sequence[str]) -> None:
+    """Check before the work that a file can be written after it.
+
+    Args:
+        option: the option that names the file, for messages.
+        path: the file; None is fine.
+        suffixes: the endings that it may have, lower case.
+
+    Raises:
+        PocketclipError: another ending, a missing folder, or no permission to write.
+    """
+    from pocketclip.storage.local import check_writable
+
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise PocketclipError(f"{option} {path}: give a file that ends in {' or '.join(suffixes)}")
+    if not path.absolute().parent.is_dir():
+        raise PocketclipError(f"{option} {path}: there is no folder {path.absolute().parent}")
+    check_writable(path)

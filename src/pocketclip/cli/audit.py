@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocketclip.cli._options import Json, Offline
 from pocketclip.cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -13,43 +14,56 @@ if TYPE_CHECKING:
 
 
 def audit(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder of shards.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A folder of shards; local or in a store.")
+    ],
     repair: Annotated[
         str | None,
         typer.Option(
-            metavar="OUT", help="Write a clean copy to this new folder, with a list of the rest."
+            metavar="OUT",
+            help="Write a copy without the bad samples to this new folder, with a list of those "
+            "dropped.",
         ),
     ] = None,
     recompute: Annotated[
         int,
         typer.Option(
-            min=0, help="Replay this many augmentations through the teachers; report the drift."
+            min=0,
+            help="Compute this many stored embeddings again, with the teachers, and report how far "
+            "they drifted.",
         ),
     ] = 0,
     teacher: Annotated[
         list[str] | None,
-        typer.Option(help="With --recompute: a teacher, as in `reinforce`; repeat in their order."),
+        typer.Option(
+            metavar="MODEL",
+            help="With --recompute: a teacher, as in `reinforce`; repeat in the stored order.",
+        ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="The drift, in 1 - cosine, that is still good.")
+        float, typer.Option(min=0, help="The largest drift that passes, as 1 - cosine.")
     ] = 0.01,
-    seed: Annotated[int, typer.Option(help="Of the drawing for --recompute.")] = 0,
-    device: Annotated[str, typer.Option(help="Where the teachers run: auto, cpu, cuda.")] = "auto",
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use weights from the local cache only.")
-    ] = False,
+    seed: Annotated[
+        int, typer.Option(help="With --recompute: the seed that chooses the embeddings.")
+    ] = 0,
+    device: Annotated[
+        str, typer.Option(help="With --recompute: the device of the teachers: auto, cpu or cuda.")
+    ] = "auto",
+    offline: Offline = False,
     images: Annotated[
-        bool, typer.Option("--images/--no-images", help="Whether to decode every image.")
+        bool, typer.Option("--images/--no-images", help="Whether to decode all images.")
     ] = True,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that open shards.")] = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="The number of processes that read shards.")
+    ] = 1,
+    json: Json = False,
 ) -> None:
-    """Open everything in DIR and report what is wrong.
+    """Check all samples of a dataset and report what is wrong.
 
-    Looks for cut tars, missing and undeclared shards, hashes that differ from index.json, missing
-    keys, wrong shapes, NaN, embeddings that are not of unit length, images that cannot be
-    decoded, duplicate uids, and parameters that cannot be replayed. The exit code is 0 if all is
-    well, 1 if not, and 2 if nothing could be audited.
+    Finds truncated tars, missing and undeclared shards, hashes that differ from index.json,
+    missing keys, wrong shapes, NaN, embeddings without unit length, images that cannot be decoded,
+    duplicate uids, and parameters that cannot be replayed. The exit code is 0 if nothing is wrong,
+    1 if something is, and 2 if nothing could be audited.
 
     \b
     pocketclip audit joined
@@ -58,7 +72,7 @@ def audit(
     """
     from dataclasses import asdict
 
-    from pocketclip.cli._inputs import progress
+    from pocketclip.cli._progress import progress
     from pocketclip.reinforce.audit import audit as run
     from pocketclip.shards.reader import shards_in
 
@@ -86,7 +100,7 @@ def audit(
 
 
 def show_parts(parts: dict[str, int], samples: int) -> None:
-    """Print bytes per sample by part."""
+    """Print the bytes per sample, in total and by kind of content."""
     if samples:
         each = ", ".join(f"{part} {count / samples:,.0f}" for part, count in parts.items())
         say(f"bytes per sample: {sum(parts.values()) / samples:,.0f} ({each})")
@@ -101,10 +115,10 @@ def _show(report: AuditReport) -> None:
     if report.dtypes:
         say(f"embeddings stored as {', '.join(report.dtypes)}")
     for key, count in report.ignored.items():
-        say(f"{count} members {key} are no part of the layout and are not read")
+        say(f"{count} members {key} do not belong to the layout and are not read")
     for drift in report.drift:
         say(
-            f"teacher {drift.teacher}: {drift.compared} embeddings computed again, 1 - cosine "
+            f"teacher {drift.teacher}: {drift.compared} embeddings computed again: 1 - cosine is "
             f"{drift.mean:.2g} on average, {drift.largest:.2g} at most ({drift.uid})"
         )
     for kind, count in report.counts.items():

@@ -9,70 +9,73 @@ from typing import Annotated, Any
 
 import typer
 
-from pocketclip.cli.labelled import LABELLED_HELP
-from pocketclip.cli.loading import (
-    BACKEND_HELP,
-    DEVICE_HELP,
+from pocketclip.cli._options import (
     MODEL_HELP,
-    MODEL_NAME_HELP,
-    REVISION_HELP,
-    THREADS_HELP,
+    Backend,
+    Device,
+    Json,
+    LabelColumn,
+    Labelled,
+    LabelledWhere,
+    ModelName,
+    Offline,
+    Revision,
+    Template,
+    Threads,
+    check_output_file,
+    labelled_accuracy,
+    labelled_arguments,
 )
 from pocketclip.cli.output import Column, note, print_json, print_table
-from pocketclip.errors import PocketclipError
 
 
 def bench(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help=MODEL_HELP,
-        ),
-    ],
-    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="How long each figure may take.")] = 2.0,
-    labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
-    label_column: Annotated[str | None, typer.Option(help="The table's column of labels.")] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(help="Only rows with COLUMN=VALUE; may be repeated.")
-    ] = None,
-    template: Annotated[
-        list[str] | None, typer.Option(help='A prompt such as "a photo of {}."; may be repeated.')
-    ] = None,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP)],
+    backend: Backend = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="The time for each figure, in seconds.")
+    ] = 2.0,
+    labelled: Labelled = None,
+    label_column: LabelColumn = None,
+    where: LabelledWhere = None,
+    template: Template = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Also draw latency against accuracy, or throughput, to this .svg file."),
+        typer.Option(
+            metavar="FILE",
+            help="Also write a plot to this .svg file: accuracy against latency with --labelled, "
+            "else throughput against latency.",
+        ),
     ] = None,
-    model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
-    revision: Annotated[str | None, typer.Option(help=REVISION_HELP)] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use weights from the local cache only.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    model_name: ModelName = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    json: Json = False,
 ) -> None:
-    """Measure models here: latency, throughput, memory, size on disk, startup and accuracy.
+    """Measure latency, throughput, memory, size, startup and accuracy of models on this computer.
 
-    Each model is measured in a process of its own, one after the other. Latency is that of one
-    photograph, decoded and prepared before, through the image tower, and of one caption;
-    throughput is that of the image tower at its best batch; startup is from nothing to the first
-    answer. Compare ratios of models within one run, on a computer that does nothing else: times
-    of different runs do not compare.
+    Each model runs in its own process, one after the other. Latency is the time of the image
+    tower for one prepared photograph, and of the text tower for one caption. Throughput is that of
+    the image tower at its best batch size. Startup is the time from starting the process to the
+    first answer. Compare models within one run, on an otherwise idle computer: times from
+    different runs are not comparable.
 
-    A model that cannot be measured is named, and the others are; the exit code is then 1, or 2
-    if there is none.
+    A model that cannot be measured is named and skipped. The exit code is then 1, or 2 if no model
+    could be measured.
 
     \b
     pocketclip bench laptop/
     pocketclip bench runs/small laptop/ laptop-int8/ --threads 2 --plot speed.svg
     pocketclip bench laptop/ laptop-int8/ --labelled pairs.csv --label-column product --json
     """
-    _check_plot(plot)
-    about = _labelled(labelled, label_column, where or [], template or [])
+    check_output_file("--plot", plot, (".svg",))
+    labels = (labelled, label_column, where or [], template or [])
+    measures_accuracy = labelled_accuracy(*labels) is not None  # checked before any measurement
     job = {
-        "backend": backend, "threads": threads, "seconds": seconds, "labelled": about,
+        "backend": backend, "threads": threads, "seconds": seconds,
+        "labelled": labelled_arguments(*labels) if measures_accuracy else None,
         "device": device, "model_name": model_name, "revision": revision, "offline": offline,
     }  # fmt: skip
     rows: list[dict[str, Any]] = []
@@ -80,50 +83,25 @@ def bench(
     sources = list(dict.fromkeys(models))
     for number, source in enumerate(sources, 1):
         note(f"{source}: model {number} of {len(sources)}")
-        found = _in_a_process({**job, "source": source})
-        if "error" in found:
-            failed.append({"source": source, "reason": found["error"]})
+        figures = _measure_in_process({**job, "source": source})
+        if "error" in figures:
+            failed.append({"source": source, "reason": figures["error"]})
         else:
-            rows.append({"source": source, **found})
+            rows.append({"source": source, **figures})
     if json:
         print_json({"seconds_per_figure": seconds, "models": rows, "failed": failed})
     elif rows:
         _print(rows)
     if plot is not None and rows:
         _draw(plot, rows)
-    for one in failed:
-        note(f"failed: {one['source']}: {one['reason']}")
+    for failure in failed:
+        note(f"failed: {failure['source']}: {failure['reason']}")
     if failed:
         raise typer.Exit(1 if rows else 2)
 
 
-def _labelled(
-    data: str | None, column: str | None, where: Sequence[str], templates: Sequence[str]
-) -> dict[str, Any] | None:
-    """Return the arguments of `top1`, checked before anything is measured, or None."""
-    from pocketclip.cli.labelled import check_alone, top1
-
-    if data is None:
-        check_alone(column, where, templates)
-        return None
-    about = {
-        "data": data, "label_column": column, "where": list(where), "templates": list(templates)
-    }  # fmt: skip
-    top1(data, label_column=column, where=where, templates=templates)
-    return about
-
-
-def _check_plot(plot: Path | None) -> None:
-    if plot is None:
-        return
-    if plot.suffix.lower() != ".svg":
-        raise PocketclipError(f"--plot {plot}: give an .svg file")
-    if not plot.absolute().parent.is_dir():
-        raise PocketclipError(f"--plot {plot}: there is no folder {plot.absolute().parent}")
-
-
-def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures of one model, or `error` with what went wrong."""
+def _measure_in_process(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of one model; or `error`, with the reason."""
     import json
     import signal
     import subprocess
@@ -133,23 +111,23 @@ def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
 
     with scratch_folder("bench") as folder:
         result = folder / "figures.json"
-        told = json.dumps({**job, "begun": time.time()})
-        # What a library prints on standard output is none of our answer.
-        done = subprocess.run(
-            [sys.executable, "-m", "pocketclip.cli._bench_worker", told, str(result)],
+        arguments = json.dumps({**job, "begun": time.time()})
+        # Libraries may print on standard output, which is for our answer only.
+        process = subprocess.run(
+            [sys.executable, "-m", "pocketclip.cli._bench_worker", arguments, str(result)],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             check=False,
         )
-        if result.is_file() and done.returncode == 0:
-            found: dict[str, Any] = json.loads(result.read_text("utf-8"))
-            return found
-    if done.returncode in (130, -signal.SIGINT):
-        raise KeyboardInterrupt  # which reached the child first
-    if done.returncode < 0:
-        why = f"was ended by signal {-done.returncode}; 9 often means that memory ran out"
+        if result.is_file() and process.returncode == 0:
+            figures: dict[str, Any] = json.loads(result.read_text("utf-8"))
+            return figures
+    if process.returncode in (130, -signal.SIGINT):
+        raise KeyboardInterrupt  # it reached the child first
+    if process.returncode < 0:
+        why = f"was ended by signal {-process.returncode}; 9 often means that memory ran out"
     else:
-        why = f"ended with code {done.returncode}; what it said stands above"
+        why = f"ended with code {process.returncode}; its messages are above"
     return {"error": f"the process that measured it {why}"}
 
 

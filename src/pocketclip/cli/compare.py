@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketclip.cli._options import Json, check_output_file
 from pocketclip.cli.output import (
     Bold,
     Column,
@@ -18,7 +19,6 @@ from pocketclip.cli.output import (
     say,
     table_width,
 )
-from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
     from pocketclip.evaluate.report.comparison import Comparison
@@ -34,24 +34,32 @@ def compare(
         ),
     ],
     tasks: Annotated[
-        str, typer.Option(help="Only these tasks, separated by commas: imagenet1k,cifar10.")
+        str,
+        typer.Option(
+            help="Compare only these tasks, separated by commas, such as imagenet1k,cifar10."
+        ),
     ] = "",
     suite: Annotated[
-        str | None, typer.Option(help="Only the tasks of a suite: datacomp38, or all.")
+        str | None, typer.Option(help="Compare only the tasks of a suite: datacomp38 or all.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Also write a page with plots to this .html file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a page with plots to this .html file."),
     ] = None,
     latency: Annotated[
         str | None,
-        typer.Option(help="What benchmarks/encode.py printed here, for a plot of its own."),
+        typer.Option(
+            metavar="FILE",
+            help="The output of benchmarks/encode.py on this computer, for a plot of accuracy "
+            "against latency.",
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: Json = False,
 ) -> None:
-    """Compare models task by task: yours with each other, and with the published ones.
+    """Compare models task by task: your own with each other and with published ones.
 
-    Values are the main metric of each task, in per cent; the best of a row is bold. An average
-    over 38 tasks is shown only for models that have all of them.
+    Values are the main metric of each task, in percent; the best of a row is bold. The average
+    over 38 tasks is shown only for models that have results for all of them.
 
     \b
     pocketclip compare results.jsonl mobileclip2-s0
@@ -63,10 +71,9 @@ def compare(
     from pocketclip.evaluate.report.latency import read_latency
     from pocketclip.evaluate.tasks import suite as keys_of
 
-    if html is not None and html.suffix.lower() not in (".html", ".htm"):
-        raise PocketclipError(f"--html {html}: give an .html file")
-    wanted = [name.strip() for name in tasks.split(",") if name.strip()]
-    comparison = compare_runs(runs.gather(sources), [*(keys_of(suite) if suite else ()), *wanted])
+    check_output_file("--html", html, (".html", ".htm"))
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    comparison = compare_runs(runs.gather(sources), [*(keys_of(suite) if suite else ()), *names])
     times = read_latency(latency) if latency else None
     measured = page.measured_models(comparison, times) if times else None
     if html is not None:
@@ -92,7 +99,7 @@ def _latency(comparison: Comparison, measured: Measured) -> dict[str, Any]:
 
 
 def _print(comparison: Comparison, measured: Measured | None) -> None:
-    """Print the table, on a terminal in as many parts as its width asks for."""
+    """Print the table; on a narrow terminal as several tables below each other."""
     from pocketclip.evaluate.report.comparison import averages
 
     titles = ["\n".join(_broken(run.title)) for run in comparison.runs]
@@ -110,7 +117,7 @@ def _print(comparison: Comparison, measured: Measured | None) -> None:
             stop += used <= room or stop == start
         if start:
             say()
-        _print_part(comparison, titles, slice(start, stop), measured)
+        _print_columns(comparison, titles, slice(start, stop), measured)
         start = stop
     for remark in comparison.notes:
         say(remark, dim=True)
@@ -120,7 +127,7 @@ def _broken(title: str) -> list[str]:
     return textwrap.wrap(title, 15, break_on_hyphens=True) or [title]
 
 
-def _print_part(
+def _print_columns(
     comparison: Comparison, titles: Sequence[str], shown: slice, measured: Measured | None
 ) -> None:
     from pocketclip.evaluate.report.comparison import averages, best, percent, points_between

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pocketclip.cli.loading import (
-    BACKEND_HELP,
-    DEVICE_HELP,
-    MODEL_HELP,
-    MODEL_NAME_HELP,
-    REVISION_HELP,
-    THREADS_HELP,
+from pocketclip.cli._options import (
+    DEFAULT_MODEL,
+    Backend,
+    Device,
+    Json,
+    ModelName,
+    ModelOption,
+    Offline,
+    Revision,
+    Threads,
 )
 from pocketclip.cli.output import print_json, say
 from pocketclip.errors import PocketclipError
@@ -28,36 +31,33 @@ def embed(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Photographs (files, folders, quoted patterns), or one .txt file with a text "
+            help="Photographs: files, folders or quoted patterns; or one .txt file with one text "
             "per line.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .npy or .parquet file to write.")],
-    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = "mobileclip2-s0",
-    model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs encoded at a time.")] = 32,
-    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto",
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
-    revision: Annotated[str | None, typer.Option(help=REVISION_HELP)] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use weights from the local cache only.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write: .npy or .parquet.")],
+    model: ModelOption = DEFAULT_MODEL,
+    model_name: ModelName = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="The number of inputs per batch.")] = 32,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    json: Json = False,
 ) -> None:
-    """Write unit embeddings of photographs or texts.
+    """Write unit embeddings of photographs or texts to a file.
 
-    A .npy file holds a float32 array (inputs, width); beside it FILE.json names the input of
-    each row, the model, its embedding space and the hash of the .npy file. A .parquet file holds
-    both. Inputs that cannot be read are named and left out; the exit code is then 1. If none can
-    be read, nothing is written; the exit code is then 2.
+    A .npy file holds a float32 array (inputs, width); FILE.json beside it names the input of each
+    row, the model, its embedding space and the hash of the .npy file. A .parquet file holds both.
+    An input that cannot be read is named and left out; the exit code is then 1. If none can be
+    read, nothing is written and the exit code is 2.
 
     \b
     pocketclip embed photos/ --out photos.npy
     pocketclip embed captions.txt --out captions.parquet --model mobileclip2-s2
     """
-    from pocketclip.cli._inputs import check_some, photographs, report_bad
-    from pocketclip.cli.loading import load_encoder
+    from pocketclip.cli._inputs import check_some, load_encoder, photographs, report_bad
     from pocketclip.formats.escaping import name_text
     from pocketclip.infer.vectors import prepare_vectors, write_vectors
 
@@ -97,7 +97,7 @@ def _texts(inputs: list[str]) -> list[str] | None:
     if not any(text.endswith(".txt") for text in inputs):
         return None
     if len(inputs) > 1:
-        raise PocketclipError("give one .txt file of texts, or photographs, not both")
+        raise PocketclipError("give either one .txt file of texts, or photographs")
     from pocketclip.cli._inputs import read_lines
 
     texts = read_lines(Path(inputs[0]))
@@ -115,10 +115,10 @@ def _embed_photographs(
     from pocketclip.formats.escaping import name_text
 
     names: list[str] = []
-    parts = [np.empty((0, encoder.embed_dim), np.float32)]
+    batches = [np.empty((0, encoder.embed_dim), np.float32)]
     bad: list[tuple[Path, str]] = []
     for good, embeddings, failed in encode_photographs(encoder, photos):
         names += [name_text(path) for path in good]
-        parts.append(embeddings)
+        batches.append(embeddings)
         bad += failed
-    return names, np.concatenate(parts), bad
+    return names, np.concatenate(batches), bad

@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli.labelled import LABELLED_HELP
-from pocketclip.cli.loading import MODEL_HELP, MODEL_NAME_HELP, REVISION_HELP
+from pocketclip.cli._options import (
+    Json,
+    LabelColumn,
+    Labelled,
+    LabelledWhere,
+    ModelArgument,
+    ModelName,
+    Offline,
+    Revision,
+    Template,
+    labelled_accuracy,
+)
 from pocketclip.cli.output import note, print_json, say
 
 if TYPE_CHECKING:
@@ -16,58 +26,75 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the bundle.")],
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write the bundle to.")],
     target: Annotated[
-        str, typer.Option("--format", "-f", help="onnx, openvino, coreml, executorch or litert.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="The format of the bundle: onnx, openvino, coreml, executorch or litert.",
+        ),
     ] = "onnx",
     precision: Annotated[
         str,
-        typer.Option(help="fp32, fp16, bf16 (openvino), int8, or pal6 (coreml: 6-bit palettes)."),
+        typer.Option(
+            help="The precision of the weights: fp32, fp16, int8, bf16 (openvino), or pal6 "
+            "(coreml: 6-bit palettes)."
+        ),
     ] = "fp32",
     preprocessing: Annotated[
         bool,
         typer.Option(
             "--preprocessing",
-            help="Resize, crop and scale in the graph: uint8 RGB of any size goes in.",
+            help="Put resizing, cropping and scaling into the graph, which then takes uint8 RGB of "
+            "any size (onnx, openvino).",
         ),
     ] = False,
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="Let the towers return unit embeddings.")
+        bool, typer.Option("--normalize", help="Make the towers return unit embeddings.")
     ] = False,
     calibration: Annotated[
         list[str] | None,
-        typer.Option(help="Photographs like those that will be used; int8 needs 100 or more."),
+        typer.Option(
+            metavar="PHOTOS",
+            help="Photographs to calibrate int8 with, like those to be used later: files, folders "
+            "or quoted patterns; may be repeated. At least 16; 100 to 500 are better.",
+        ),
     ] = None,
     verify_with: Annotated[
-        list[str] | None, typer.Option(help="More photographs to verify the export with.")
+        list[str] | None,
+        typer.Option(
+            metavar="PHOTOS",
+            help="Photographs to verify the export with, in addition to the package's own; may be "
+            "repeated.",
+        ),
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="A text file with more captions to verify with.")
+        Path | None,
+        typer.Option(help="A text file with captions to verify with, one per line, likewise."),
     ] = None,
-    labelled: Annotated[str | None, typer.Option(help=LABELLED_HELP)] = None,
-    label_column: Annotated[str | None, typer.Option(help="The table's column of labels.")] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(help="Only rows with COLUMN=VALUE; may be repeated.")
-    ] = None,
-    template: Annotated[
-        list[str] | None, typer.Option(help='A prompt such as "a photo of {}."; may be repeated.')
-    ] = None,
+    labelled: Labelled = None,
+    label_column: LabelColumn = None,
+    where: LabelledWhere = None,
+    template: Template = None,
     deployment: Annotated[
-        str | None, typer.Option(help="Core ML's least system: ios16 or ios17.")
+        str | None,
+        typer.Option(
+            help="The oldest system that a coreml bundle runs on: ios16 or ios17.  [default: ios16]"
+        ),
     ] = None,
-    model_name: Annotated[str | None, typer.Option(help=MODEL_NAME_HELP)] = None,
-    revision: Annotated[str | None, typer.Option(help=REVISION_HELP)] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use weights from the local cache only.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    model_name: ModelName = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    json: Json = False,
 ) -> None:
-    """Export a model to a bundle for a device or this computer, and prove that it is the same.
+    """Export a model to a bundle for a phone or a computer, and verify it.
 
-    The bundle holds both towers, the tokenizer, and the figures of its verification: photographs
-    and captions went through it and through the model. Beyond the gate of its precision, nothing
-    is written.
+    The bundle holds both towers, the tokenizer, and the figures of its verification: the
+    embeddings of photographs and captions are compared with the model's. If they differ by more
+    than the precision allows, or --labelled finds a loss of more than 0.5 points of accuracy,
+    nothing is written and the exit code is 2.
 
     \b
     pocketclip export runs/small --format openvino --precision fp16 --out laptop/
@@ -78,25 +105,16 @@ def export(
     """
     from pocketclip import checkpoint
     from pocketclip.cli._inputs import photographs, read_lines
-    from pocketclip.cli.labelled import check_alone, top1
     from pocketclip.export.job import check
     from pocketclip.export.job import export as run
 
     options: dict[str, Any] = {} if deployment is None else {"deployment": deployment}
-    calibrated = photographs(calibration) if calibration else []
+    calibration_photos = photographs(calibration) if calibration else []
     check(
-        target, precision, out, preprocessing=preprocessing, calibration=len(calibrated),
+        target, precision, out, preprocessing=preprocessing, calibration=len(calibration_photos),
         labelled=labelled is not None, **options,
     )  # fmt: skip
-    verified = photographs(verify_with) if verify_with else []
-    texts = read_lines(captions) if captions is not None else []
-    accuracy = None
-    if labelled is not None:
-        accuracy = top1(
-            labelled, label_column=label_column, where=where or [], templates=template or []
-        )
-    else:
-        check_alone(label_column, where or [], template or [])
+    accuracy = labelled_accuracy(labelled, label_column, where or [], template or [])
     bundle = run(
         checkpoint.load(model, model_name, offline=offline, revision=revision),
         out,
@@ -104,21 +122,21 @@ def export(
         precision=precision,
         preprocessing=preprocessing,
         normalize=normalize,
-        photos=verified,
-        captions=texts,
-        calibration=calibrated,
+        photos=photographs(verify_with) if verify_with else [],
+        captions=read_lines(captions) if captions is not None else [],
+        calibration=calibration_photos,
         accuracy=accuracy,
         say=note,
         **options,
     )
     if json:
-        print_json(facts(bundle))
+        print_json(bundle_facts(bundle))
     else:
         _print(bundle)
 
 
-def facts(bundle: Bundle) -> dict[str, Any]:
-    """Return what there is to know of a bundle, for JSON."""
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """Return a bundle's properties and verification, for JSON."""
     return {
         "bundle": str(bundle.folder),
         "model": bundle.config.name,
@@ -138,13 +156,13 @@ def _print(bundle: Bundle) -> None:
         f"{bundle.folder}: {bundle.config.name} for {bundle.target}, {bundle.precision}, "
         f"{bundle.bytes / 1e6:.1f} MB"
     )
-    found = bundle.verification
-    if not found.get("verified", True):
-        say(f"  not verified: {found['reason']}")
-    for title, figures in found.get("backends", {"": found}).items():
-        place = f"  {title}: " if title else "  "
+    verification = bundle.verification
+    if not verification.get("verified", True):
+        say(f"  not verified: {verification['reason']}")
+    for title, figures in verification.get("backends", {"": verification}).items():
+        prefix = f"  {title}: " if title else "  "
         if figures.get("passed") is False:
-            say(f"{place}does not pass, and is not used: {figures['reason']}")
+            say(f"{prefix}beyond the gate, and not used: {figures['reason']}")
             continue
         if "min_cosine" not in figures["image"]:  # nothing was executed
             continue
@@ -153,14 +171,12 @@ def _print(bundle: Bundle) -> None:
             f"{figures[tower]['max_abs_error']:.1e}"
             for tower in ("image", "text")
         ]
-        say(place + "; ".join(towers))
-    if "accuracy" in found:
-        say(
-            f"  top-1: {found['accuracy']['top1']:.2f} %, the model "
-            f"{found['accuracy']['model_top1']:.2f} %"
-        )
-    for tower, about in bundle.towers.items():
-        for remark in about.get("notes", []):
+        say(prefix + "; ".join(towers))
+    if "accuracy" in verification:
+        accuracy = verification["accuracy"]
+        say(f"  top-1: {accuracy['top1']:.2f} %; the model: {accuracy['model_top1']:.2f} %")
+    for tower, entry in bundle.towers.items():
+        for remark in entry.get("notes", []):
             say(f"  {tower} tower: {remark}")
-        if about.get("kept"):
-            say(f"  {tower} tower, kept in higher precision: {', '.join(about['kept'])}")
+        if entry.get("kept"):
+            say(f"  {tower} tower, layers in higher precision: {', '.join(entry['kept'])}")

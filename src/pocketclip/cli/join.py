@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pocketclip.cli._options import (
-    CAPTION_HELP,
-    DELIMITER_HELP,
-    IMAGE_HELP,
-    PRIVATE_HELP,
-    QUOTES_HELP,
-    UID_HELP,
-    WHERE_HELP,
+    AllowPrivate,
+    CaptionColumn,
+    Delimiter,
+    ImageColumn,
+    Json,
+    PairsWhere,
+    Quotes,
+    ShardSize,
+    UidColumn,
+    pair_options,
 )
-from pocketclip.cli._options import options as pair_options
 from pocketclip.cli.output import print_json, say
 from pocketclip.errors import PocketclipError
 
@@ -28,48 +30,54 @@ def join(
         str,
         typer.Argument(
             metavar="REINFORCED",
-            help="Shards with reinforcements: a folder, a tar or jsonl file, a quoted pattern; "
+            help="Shards with reinforcements: a folder, a tar or jsonl file, or a quoted pattern; "
             "local or in an object store.",
         ),
     ],
-    out: Annotated[str, typer.Option("--out", "-o", help="The folder to write.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder to write shards to.")],
     pairs: Annotated[
         str | None,
         typer.Argument(
             metavar="PAIRS",
-            help="Images and captions: a table (csv, tsv, jsonl, parquet), a folder, or tars.",
+            help="Images and captions: a table (csv, tsv, jsonl, parquet), a folder, or tars. "
+            "Without it, use --fetch.",
         ),
     ] = None,
     fetch: Annotated[
         bool,
-        typer.Option("--fetch", help="Without PAIRS: fetch the images by the set's own URLs."),
+        typer.Option(
+            "--fetch", help="Without PAIRS: fetch the images from the URLs in REINFORCED."
+        ),
     ] = False,
-    image_column: Annotated[str | None, typer.Option(help=IMAGE_HELP)] = None,
-    caption_column: Annotated[list[str] | None, typer.Option(help=CAPTION_HELP)] = None,
-    uid_column: Annotated[str | None, typer.Option(help=UID_HELP)] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help=WHERE_HELP)
-    ] = None,
-    quotes: Annotated[bool, typer.Option("--quotes/--no-quotes", help=QUOTES_HELP)] = True,
-    delimiter: Annotated[str | None, typer.Option(help=DELIMITER_HELP)] = None,
-    allow_private: Annotated[bool, typer.Option("--allow-private", help=PRIVATE_HELP)] = False,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    uid_column: UidColumn = None,
+    where: PairsWhere = None,
+    quotes: Quotes = True,
+    delimiter: Delimiter = None,
+    allow_private: AllowPrivate = False,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Store embeddings as float32, float16, bfloat16, int8 or int6; default: as they "
-            "are."
+            help="The dtype to store embeddings in: float32, float16, bfloat16, int8 or int6.  "
+            "[default: unchanged]"
         ),
     ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Pairs of a table per shard.")] = 1000,
-    concurrency: Annotated[int, typer.Option(min=1, help="Images fetched at a time.")] = 32,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a server.")] = 10.0,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    shard_size: ShardSize = 1000,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="The number of images to fetch at the same time.")
+    ] = 32,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="How long to wait for a server, in seconds.")
+    ] = 10.0,
+    json: Json = False,
 ) -> None:
-    """Write shards of PAIRS with the reinforcements that REINFORCED has for them, by uid.
+    """Join images and captions with the reinforcements of another dataset, by uid.
 
-    What has no partner is counted, and named in DIR/unmatched.jsonl; the exit code is then 1, or 2
-    if nothing was joined. A run that was stopped goes on where it was. Published DataCompDR sets
-    hold URLs instead of images: --fetch brings them.
+    Writes shards with both. A sample that is missing on one side is counted and named in
+    OUT/unmatched.jsonl; the exit code is then 1, or 2 if nothing was joined. The same command,
+    given again, continues after an interruption. Published DataCompDR datasets hold URLs instead
+    of images: --fetch downloads them.
 
     \b
     pocketclip join grocery-dr pairs.csv --out joined --caption-column alt_text --where split=train
@@ -77,12 +85,12 @@ def join(
     pocketclip join DataCompDR-12M --fetch --out joined --dtype int8
     """
     if (pairs is None) != fetch:
-        raise PocketclipError("give either PAIRS, or --fetch to bring the images by their URLs")
+        raise PocketclipError("give either PAIRS, or --fetch to fetch the images from their URLs")
     from contextlib import ExitStack
     from dataclasses import asdict, replace
 
     from pocketclip import shards
-    from pocketclip.cli._inputs import Advance, progress
+    from pocketclip.cli._progress import Advance, progress
     from pocketclip.storage.http import FetchOptions
 
     fetching = FetchOptions(concurrency=concurrency, timeout=timeout, allow_private=allow_private)
@@ -93,7 +101,7 @@ def join(
         fetch=fetching,
     )
     with ExitStack() as stack:
-        shown: list[Advance] = []
+        advance: list[Advance] = []
         report = shards.join(
             reinforced,
             pairs,
@@ -101,8 +109,8 @@ def join(
             options=options,
             fetch=fetching,
             dtype=dtype,
-            on_start=lambda total: shown.append(stack.enter_context(progress(total, "pairs"))),
-            on_progress=lambda count: shown[0](count),
+            on_start=lambda total: advance.append(stack.enter_context(progress(total, "pairs"))),
+            on_progress=lambda count: advance[0](count),
         )
     if json:
         print_json({**asdict(report), "complete": report.complete})

@@ -1,8 +1,8 @@
-"""`pocketclip`: the entry point and what all verbs share.
+"""`pocketclip`: the entry point of the command line.
 
-Exit codes: 0 all went well; 1 some inputs were skipped, each named; 2 nothing was done, the
-message says why; 130 interrupted. Where standard output could not be written: 1 for verbs that
-write files, whose work is done; 2 for the others; 141 if its reader left, as `| head` does.
+Exit codes: 0 success; 1 some inputs were skipped, each is named; 2 nothing was done, the message
+says why; 130 interrupted. If standard output cannot be written: 1 for verbs whose files are
+written, 2 for the others, 141 if the reader is gone, as with `| head`.
 """
 
 from __future__ import annotations
@@ -22,65 +22,65 @@ from pocketclip.cli import output
 from pocketclip.errors import PocketclipError
 
 VERBS = {
-    "quickstart": "Do the whole way on a small set, in minutes.",
+    "quickstart": "Run every step on a small dataset, in minutes.",
     "models": "List the models with their published figures.",
-    "classify": "Say which label fits each photograph.",
+    "classify": "Choose the label that fits each photograph.",
     "embed": "Write embeddings of photographs or texts.",
-    "reinforce": "Store teachers' knowledge with raw pairs, once.",
-    "join": "Bring reinforcements and images together, by uid.",
-    "audit": "Say whether a dataset is whole.",
-    "show": "Draw samples of a dataset.",
+    "reinforce": "Add captions and teachers' embeddings to pairs.",
+    "join": "Join images with reinforcements, by uid.",
+    "audit": "Check a reinforced dataset.",
+    "show": "Draw samples of a reinforced dataset.",
     "train": "Train a model.",
     "eval": "Score a model on evaluation sets.",
     "compare": "Compare models task by task.",
-    "export": "Export a model to a bundle for a device.",
-    "bench": "Measure models on this computer.",
+    "export": "Export a model to a bundle for a phone or computer.",
+    "bench": "Measure the speed and size of models.",
 }
-"""What each verb does, in the few words that the list of verbs has room for."""
+"""The verbs, each with its line in the list of verbs."""
 _WRITERS = frozenset({"quickstart", "embed", "reinforce", "join", "show", "train", "export"})
-"""The verbs that print only after their work, which lies in files then."""
+"""Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})
-"""The options by which the other verbs write files."""
-_WIDEST = 100  # characters of a line of help
-_FUNCTIONS = {"eval": "evaluate"}  # whose name is not the verb's
+"""Options with which the other verbs write files."""
+_WIDEST = 100  # characters per line of help
+_FUNCTIONS = {"eval": "evaluate"}  # functions that are not called like their verb
 
 
 def build(*verbs: str) -> typer.Typer:
     """Return the command line with the given verbs, or with all."""
-    made = typer.Typer(
+    app = typer.Typer(
         name="pocketclip",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,  # rich takes half of the time that --help may
+        rich_markup_mode=None,  # rich would double the time of --help
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDEST},
     )
-    made.callback()(_root)
-    width = min(output.width_of(sys.stdout), _WIDEST) - 2  # which the help is indented by
+    app.callback()(_root)
+    width = min(output.width_of(sys.stdout), _WIDEST) - 2  # the help is indented
     for verb in verbs or VERBS:
         module = importlib.import_module(f"pocketclip.cli.{verb}")
         function = getattr(module, _FUNCTIONS.get(verb, verb))
-        about = _fitted(inspect.getdoc(function) or "", width)
-        made.command(verb, help=about, short_help=VERBS[verb])(function)
-    return made
+        text = _wrap_examples(inspect.getdoc(function) or "", width)
+        app.command(verb, help=text, short_help=VERBS[verb])(function)
+    return app
 
 
-def _fitted(text: str, width: int) -> str:
-    """Return a verb's help with the examples broken where a shell goes on."""
+def _wrap_examples(text: str, width: int) -> str:
+    """Return a verb's help with long examples continued on the next line, as in a shell."""
     lines = []
     for line in text.split("\n"):
         while len(line) > width and line.startswith(("pocketclip ", "torchrun ", "    ")):
-            at = line.rfind(" --", 10, width + 1)
-            if at < 0:
+            end = line.rfind(" --", 10, width + 1)
+            if end < 0:
                 break
-            lines.append(f"{line[:at]} \\")
-            line = f"    {line[at + 1 :]}"
+            lines.append(f"{line[:end]} \\")
+            line = f"    {line[end + 1 :]}"
         lines.append(line)
     return "\n".join(lines)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         output.say(f"pocketclip {__version__}")
         raise typer.Exit
 
@@ -88,23 +88,27 @@ def _show_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """From raw image-text pairs to a fast image-text model on a phone or a laptop.
+    """Fast image-text models for phones and laptops: train, evaluate, export and use them.
 
     \b
-    pocketclip quickstart                           the whole way, in minutes
-    pocketclip models                               what there is
-    pocketclip classify photo.jpg --labels "a dog,a cat" --model mobileclip2-s0
-    pocketclip embed photos/ --out photos.npy --model mobileclip2-s0
-    pocketclip reinforce pairs.csv --out dr --teacher vit-b16
-    pocketclip audit dr                             is the dataset whole?
-    pocketclip train grocery-small --data dr --out runs/small
-    pocketclip eval runs/small --suite datacomp38 --data sets --out results.jsonl
-    pocketclip compare results.jsonl mobileclip2-s0 beside the published models
-    pocketclip export runs/small --format openvino --out laptop
-    pocketclip bench runs/small laptop              how fast and large they are
+    Start here:
+      pocketclip quickstart
+      pocketclip models
+    Use a model:
+      pocketclip classify photo.jpg --labels "a dog,a cat"
+      pocketclip embed photos/ --out photos.npy
+    Train your own:
+      pocketclip reinforce pairs.csv --out dr --teacher vit-b16
+      pocketclip audit dr
+      pocketclip train grocery-small --data dr --out runs/small
+    Evaluate and export it:
+      pocketclip eval runs/small --suite datacomp38 --data sets --out results.jsonl
+      pocketclip compare results.jsonl mobileclip2-s0
+      pocketclip export runs/small --format openvino --out laptop
+      pocketclip bench runs/small laptop
     """
 
 
@@ -130,14 +134,14 @@ def main() -> None:
 
 
 def _run(args: list[str]) -> int:
-    # Only the verb that is asked for: making all of them takes longer than many answers.
+    # Only the requested verb: importing all of them takes longer than many answers.
     verb = args[0] if args else ""
-    if verb == "export":  # which writes for minutes: `timeout` and the like leave nothing behind
+    if verb == "export":  # it writes for minutes: after `timeout` nothing must be left behind
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app = build(verb) if verb in VERBS else build()
         code = app(_optional_values(args), standalone_mode=False) or 0
-        if code == 130:  # how some versions of typer report an interruption
+        if code == 130:  # some versions of typer report an interruption so
             raise KeyboardInterrupt
         return int(code)
     except output.LostOutputError:
@@ -146,37 +150,37 @@ def _run(args: list[str]) -> int:
         output.note(f"error: {error}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        output.note("interrupted; nothing half-written was left")
+        output.note("interrupted; no partial files were left")
         return 130
-    except typer.Exit as done:
-        return done.exit_code
+    except typer.Exit as exited:
+        return exited.exit_code
     except OSError as error:
-        name = error.filename  # bytes in some places; a number where a file is open
+        name = error.filename  # may be bytes, or the number of an open file
         where = f" ({os.fsdecode(name) if isinstance(name, bytes) else name})" if name else ""
         output.note(f"error: {error.strerror or error}{where}")
         return 2
     except Exception as error:
-        # Typer's own errors, an unknown option say, know how to show themselves. Their class has
-        # another home in each version.
+        # Typer's own errors, such as an unknown option, can show themselves. Each version defines
+        # their class elsewhere.
         if not hasattr(error, "show"):
             raise
-        shown = io.StringIO()
-        error.show(file=shown)
-        for line in shown.getvalue().splitlines():
+        text = io.StringIO()
+        error.show(file=text)
+        for line in text.getvalue().splitlines():
             output.note(line)
         return int(getattr(error, "exit_code", 2))
 
 
 def _lost(error: output.LostOutputError, *, worked: bool) -> int:
-    """Return the exit code where not all could be printed."""
-    if error.reader_gone:  # `| head` has enough: as a shell shows one that the signal ended
+    """Return the exit code if standard output could not be written."""
+    if error.reader_gone:  # as with `| head`: the code of a process that SIGPIPE ended
         return 141
     output.note(f"error: {error}")
     return 1 if worked else 2
 
 
 def _optional_values(args: list[str]) -> list[str]:
-    """Return the arguments with `--ray` alone written out, which typer cannot express."""
+    """Return the arguments with `local` after a bare `--ray`: typer has no optional values."""
     bare = {
         i
         for i, text in enumerate(args)

@@ -1,23 +1,22 @@
-"""`pocketclip models`: what there is."""
+"""`pocketclip models`: the models and their published figures."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from pocketclip import zoo
+from pocketclip.cli._options import Json
 from pocketclip.cli.output import USUAL_WIDTH, Column, print_json, print_table, say
 
 
 def models(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: Json = False,
 ) -> None:
     """List the models with their published size, speed and accuracy.
 
-    Parameters are in millions after fusing; latency is in milliseconds on an iPhone 12 Pro Max;
-    accuracies are zero-shot, in per cent, all as published.
+    Parameters are in millions after fusing, latencies in milliseconds on an iPhone 12 Pro Max,
+    accuracies zero-shot and in percent; all as published.
 
     \b
     pocketclip models
@@ -63,10 +62,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     say()
     text = (
         "Published figures: millions of parameters after fusing, milliseconds on an iPhone 12 "
-        "Pro Max, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in per cent. "
-        "Weights: cached here, on the hub, or none published. * captioner: also writes captions. "
-        "Apple's weights come under Apple's "
-        "own licence."
+        "Pro Max, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in percent. "
+        "Weights: in the local cache, on the hub, or not published. * captioner: also writes "
+        "captions. Apple's weights are under Apple's own licence."
     )
     for line in textwrap.wrap(text, USUAL_WIDTH):
         say(line, dim=True)

@@ -1,8 +1,8 @@
-"""What the verbs show: everything that is printed goes through here.
+"""Everything that the verbs print.
 
-Names, labels and captions come from elsewhere. They cannot move the cursor, colour the terminal,
-break a line or become markup, and there is no terminal, pipe or locale that they do not fit. One
-call of `say` or `note` is one line. Answers go to standard output, all else to standard error.
+Names, labels and captions come from others. They can never move the cursor, colour the terminal,
+break a line or become markup, and they print in every terminal, pipe and locale. One call of `say`
+or `note` prints one line. Answers go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
 USUAL_WIDTH = 80
-"""Characters of a terminal that does not say how wide it is."""
-_NARROWEST = 20  # a smaller width is a mistake, and nothing would fit
-_FOLDED = 12  # characters that a folded column keeps at least
+"""The width of a terminal that does not report one, in characters."""
+_NARROWEST = 20  # a smaller width is a mistake: nothing would fit
+_FOLDED = 12  # the smallest width of a folded column
 
 
 class LostOutputError(PocketclipError):
-    """Standard output takes no more: it is closed, its disk is full, or its reader is gone."""
+    """Standard output cannot be written: it is closed, its disk is full, or its reader is gone."""
 
     def __init__(self, reason: str, *, reader_gone: bool = False) -> None:
         super().__init__(f"standard output: {reason}")
@@ -51,9 +51,9 @@ class Column:
 
     title: str
     right: bool = False
-    """Whether it is aligned to the right."""
+    """Whether its cells are aligned to the right."""
     folds: bool = False
-    """Whether a terminal that is too narrow may fold its cells over several lines."""
+    """Whether its cells may be folded over several lines in a narrow terminal."""
     dim: bool = False
 
 
@@ -63,7 +63,7 @@ def set_up() -> None:
     Raises:
         LostOutputError: standard output is closed.
     """
-    if sys.stderr is None:  # closed: `print` would write to standard output instead
+    if sys.stderr is None:  # closed: `print` would use standard output instead
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -90,14 +90,14 @@ def say(text: str = "", *, dim: bool = False) -> None:
 
 
 def note(text: str) -> None:
-    """Print one line on standard error, where progress, warnings and errors go."""
-    # That a message cannot be shown must not end the work.
+    """Print one line on standard error: progress, warnings and errors."""
+    # A message that cannot be printed must not end the work.
     with contextlib.suppress(OSError, ValueError):
         print(escape_controls(text), file=sys.stderr, flush=True)
 
 
 def overwrite(text: str) -> None:
-    """Print on the open line of a terminal's standard error, over what stood there."""
+    """Replace the open line of standard error on a terminal."""
     with contextlib.suppress(OSError, ValueError):
         print(f"\r{escape_controls(text)}", end="", file=sys.stderr, flush=True)
 
@@ -116,12 +116,12 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on standard output.
 
-    A file or pipe gets one line per row, whatever its length. A terminal that is too narrow gets
-    the columns that fold folded; nothing is ever cut.
+    A file or pipe gets one line per row, of any length. A narrow terminal gets folded columns;
+    nothing is ever cut.
 
     Args:
-        columns: their titles may have several lines.
-        rows: cells per row, each one line; `Bold` ones stand out.
+        columns: the columns; a title may have several lines.
+        rows: the cells of each row, each of one line; `Bold` ones are emphasised.
 
     Raises:
         LostOutputError: it cannot be written.
@@ -161,10 +161,10 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
 
 def progress_bar(*columns: str | ProgressColumn) -> Progress:
-    """Return a bar on standard error that vanishes when it is done.
+    """Return a bar on standard error that vanishes at the end.
 
     Args:
-        columns: of rich; a text that comes from elsewhere is escaped first.
+        columns: of rich; escape texts from others before.
     """
     from rich.progress import Progress
 
@@ -177,38 +177,38 @@ def progress_bar(*columns: str | ProgressColumn) -> Progress:
 
 
 def on_terminal() -> bool:
-    """Return whether standard output is a terminal, on which tables fold."""
+    """Return whether standard output is a terminal, where tables fold."""
     return sys.stdout.isatty()
 
 
 def table_width() -> int | None:
-    """Return the width that a table's parts should fit in; None: it may be as wide as it is.
+    """Return the width to fit tables in, or None for any width.
 
-    A terminal has one; for a file or pipe, COLUMNS may say one.
+    A terminal has a width; for a file or pipe, COLUMNS may set one.
     """
-    return width_of(sys.stdout) if on_terminal() else _wanted_width()
+    return width_of(sys.stdout) if on_terminal() else _columns_width()
 
 
 def width_of(terminal: TextIO) -> int:
-    """Return how many characters wide a terminal is; COLUMNS decides if it makes sense."""
-    wanted = _wanted_width()
-    if wanted is not None:
-        return wanted
+    """Return the width of a terminal in characters; a sensible COLUMNS takes precedence."""
+    width = _columns_width()
+    if width is not None:
+        return width
     try:
-        found = os.get_terminal_size(terminal.fileno()).columns
+        width = os.get_terminal_size(terminal.fileno()).columns
     except (OSError, ValueError):
         return USUAL_WIDTH
-    return found if found >= _NARROWEST else USUAL_WIDTH
+    return width if width >= _NARROWEST else USUAL_WIDTH
 
 
-def _wanted_width() -> int | None:
+def _columns_width() -> int | None:
     text = os.environ.get("COLUMNS", "")
-    wanted = int(text) if text.isdecimal() and len(text) < 6 else 0
-    return wanted if wanted >= _NARROWEST else None
+    width = int(text) if text.isdecimal() and len(text) < 6 else 0
+    return width if width >= _NARROWEST else None
 
 
 def flush() -> None:
-    """Hand over what was printed.
+    """Flush standard output.
 
     Raises:
         LostOutputError: it cannot be written.
@@ -218,23 +218,23 @@ def flush() -> None:
 
 def _write(text: str) -> None:
     if sys.stdout is None:
-        raise LostOutputError("closed; send it to /dev/null if it is not wanted")
+        raise LostOutputError("it is closed; redirect it to /dev/null if you do not need it")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except (OSError, ValueError) as error:
-        # What is left in the buffer would fail once more when the process ends.
+        # The rest of the buffer would fail again when the process ends.
         with contextlib.suppress(OSError, ValueError):
             sink = os.open(os.devnull, os.O_WRONLY)
             os.dup2(sink, sys.stdout.fileno())
             os.close(sink)
         reason = getattr(error, "strerror", None) or str(error)
-        gone = isinstance(error, BrokenPipeError)
-        raise LostOutputError(reason, reader_gone=gone) from error
+        reader_gone = isinstance(error, BrokenPipeError)
+        raise LostOutputError(reason, reader_gone=reader_gone) from error
 
 
 def _rendered(what: Any, *, width: int, style: str | None = None) -> str:
-    """Return what rich prints, whose content has no markup."""
+    """Return rich's rendering of something without markup."""
     console = _console(sys.stdout, width)
     with console.capture() as captured:
         console.print(what, style=style)
@@ -244,19 +244,19 @@ def _rendered(what: Any, *, width: int, style: str | None = None) -> str:
 def _console(stream: TextIO, width: int) -> Console:
     from rich.console import Console
 
-    # With both sizes given, no environment variable has a say.
+    # With both sizes set, rich reads no environment variable.
     return Console(file=stream, width=width, height=25, markup=False, emoji=False, highlight=False)
 
 
 class _Notes(logging.Handler):
-    """The log, as notes."""
+    """Prints the log as notes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(_Lines("%(levelname)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note a record: its message in one line, a traceback in its own."""
+        """Print a record: its message on one line, a traceback on its own lines."""
         for line in self.format(record).split("\n"):
             note(line)
 

@@ -1,64 +1,77 @@
-"""`pocketclip quickstart`: from pictures with bad texts to a small model, in minutes."""
+"""`pocketclip quickstart`: every step on a small dataset, in minutes."""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from pocketclip.cli._options import IMAGE_HELP, PAIRS_HELP, WHERE_HELP, options
-from pocketclip.cli.output import note, overwrite, print_json, say
-from pocketclip.errors import ConfigError, MissingDependencyError
-from pocketclip.progress import ProgressReporter
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from pocketclip.cli._inputs import import_with_extra
+from pocketclip.cli._options import PAIRS_HELP, ImageColumn, Json, PairsWhere, pair_options
+from pocketclip.cli._progress import ConsoleReporter
+from pocketclip.cli.output import print_json, say
+from pocketclip.errors import ConfigError
 
 
 def quickstart(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The folder for everything that is made.")
+        Path, typer.Option("--out", "-o", help="The folder to write everything to.")
     ] = Path("quickstart"),
     pairs: Annotated[
         list[str] | None,
-        typer.Option("--pairs", "-p", help=f"Your own pairs instead of drawn scenes. {PAIRS_HELP}"),
+        typer.Option(
+            "--pairs",
+            "-p",
+            metavar="PAIRS",
+            help=f"Your own pairs, instead of drawn scenes. {PAIRS_HELP}",
+        ),
     ] = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
             "--teacher",
             "-t",
-            help="With --pairs: a model name or checkpoint; else one is trained on the pairs.",
+            metavar="MODEL",
+            help="With --pairs: a model name or checkpoint; may be repeated.  [default: one is "
+            "trained on the pairs]",
         ),
     ] = None,
-    image_column: Annotated[str | None, typer.Option(help=IMAGE_HELP)] = None,
+    image_column: ImageColumn = None,
     caption_column: Annotated[
-        str | None, typer.Option(help="Column with captions; guessed.")
+        str | None,
+        typer.Option(help="The column with captions.  [default: the first of the usual names]"),
     ] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="With --pairs: class names, for zero-shot classification.")
+        str | None,
+        typer.Option(
+            help="With --pairs: the column with class names, to evaluate zero-shot classification."
+        ),
     ] = None,
-    where: Annotated[list[str] | None, typer.Option(help=WHERE_HELP)] = None,
+    where: PairsWhere = None,
     scale: Annotated[
-        float, typer.Option(help="Times the scenes and the training: 0.2 is quick, 3 thorough.")
+        float,
+        typer.Option(
+            help="Multiplies the number of scenes and training steps: 0.2 is quick, 3 thorough."
+        ),
     ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of all random choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of all random choices.")] = 0,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that decode.  [default: as suits the machine]"),
+        typer.Option(
+            min=0, help="The number of processes that decode images.  [default: by the machine]"
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
 ) -> None:
-    """Do the whole way in minutes: reinforce, train with and without, evaluate, report.
+    """Run every step on a small dataset, in minutes: reinforce, train, evaluate, report.
 
-    Without --pairs it draws scenes and gives them texts as bad as the web's; teachers and a
-    captioner for them come with the package, and nothing is fetched. With --pairs it does the
-    same with your own. The folder gets the model and a report to open in a browser. The same
-    command given again goes on where it was interrupted.
+    Without --pairs it draws scenes and gives them captions as poor as the web's; teachers and a
+    captioner for them come with the package, and nothing is downloaded. With --pairs it uses your
+    own images. It trains one model on the plain pairs and one on the reinforced ones. The folder
+    gets the reinforced model and a report to open in a browser. The same command, given again,
+    continues after an interruption.
 
     \b
     pocketclip quickstart
@@ -79,13 +92,16 @@ def quickstart(
         for name, value in only_with_pairs.items():
             if value:
                 raise ConfigError(f"{name} goes with --pairs: the drawn scenes have their own")
-    module = _module()
+    module = import_with_extra(
+        "pocketclip.quickstart.run", "the quickstart", "reinforce",
+        ("pydantic", "torch", "yaml", "fsspec"),
+    )  # fmt: skip
     shared: dict[str, Any] = {"seed": seed, "scale": scale, "workers": workers}
     shared["reporter"] = reporter = ConsoleReporter()
     if pairs:
         columns = [caption_column] if caption_column else None
         result = module.quickstart_pairs(
-            out, pairs, options=options(image_column, columns, None, where, 1000),
+            out, pairs, options=pair_options(image_column, columns, None, where, 1000),
             label_column=label_column, teachers=teacher or (), **shared,
         )  # fmt: skip
     else:
@@ -95,45 +111,6 @@ def quickstart(
         print_json(result)
     else:
         _print(result, out, module.next_commands(out, result))
-
-
-def _module() -> ModuleType:
-    try:
-        from pocketclip.quickstart import run
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("pydantic", "torch", "yaml", "fsspec"):
-            raise
-        raise MissingDependencyError(
-            f"the quickstart needs {error.name}: pip install 'pocketclip[reinforce]'"
-        ) from error
-    return run
-
-
-class ConsoleReporter(ProgressReporter):
-    """Writes stages and times to standard error and, on a terminal, the progress of each stage."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.live = sys.stderr.isatty()
-        self.open = False
-
-    def stage(self, text: str) -> None:
-        """Write a line."""
-        self.end()
-        note(f"[{time.monotonic() - self.start:4.0f} s] {text}")
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        """Replace the progress line."""
-        if self.live:
-            line = f"         {done:,} of {total:,} {note}"
-            overwrite(f"{line:<76}")
-            self.open = True
-
-    def end(self) -> None:
-        """End an open line."""
-        if self.open:
-            note("")
-        self.open = False
 
 
 def _print(result: dict[str, Any], out: Path, commands: list[str]) -> None:

@@ -8,17 +8,26 @@ from typing import Annotated
 
 import typer
 
+from pocketclip.cli._options import check_output_file
 from pocketclip.cli.output import say
-from pocketclip.errors import DataError, PocketclipError
+from pocketclip.errors import DataError
 
 
 def show(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A reinforced dataset.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .png or .jpg file to write.")],
-    samples: Annotated[int, typer.Option(min=1, max=200, help="How many to show.")] = 6,
-    views: Annotated[int, typer.Option(min=0, max=50, help="Augmentations per sample.")] = 6,
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A reinforced dataset; local or in a store.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The image file to write: .png or .jpg.")
+    ],
+    samples: Annotated[
+        int, typer.Option(min=1, max=200, help="The number of samples to show.")
+    ] = 6,
+    views: Annotated[
+        int, typer.Option(min=0, max=50, help="The number of augmented views per sample.")
+    ] = 6,
 ) -> None:
-    """Draw samples: the original, its replayed augmentations and every caption.
+    """Draw samples of a dataset: the original image, replayed augmentations and all captions.
 
     \b
     pocketclip show dr --out page.png
@@ -28,14 +37,13 @@ def show(
     from pocketclip.augment import Augmentation
     from pocketclip.shards.sheet import sheet
 
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise PocketclipError(f"{out}: write to a .png or .jpg file")
-    found = list(itertools.islice(shards.read(folder), samples))
-    if not found:
+    check_output_file("--out", out, (".png", ".jpg", ".jpeg"))
+    chosen = list(itertools.islice(shards.read(folder), samples))
+    if not chosen:
         raise DataError(f"{folder} holds no samples")
     index = shards.read_index(folder)
     config = index.augmentation if index is not None else None
-    page = sheet(found, Augmentation.from_config(config) if config else None, views=views)
+    page = sheet(chosen, Augmentation.from_config(config) if config else None, views=views)
     with storage.write_whole(str(out)) as temporary:
         page.save(temporary, "PNG" if out.suffix.lower() == ".png" else "JPEG")
-    say(f"{out}: {len(found)} samples")
+    say(f"{out}: {len(chosen)} samples")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli._inputs import duration
-from pocketclip.cli.output import note, print_json, progress_bar, say
-from pocketclip.errors import ConfigError, MissingDependencyError
+from pocketclip.cli._inputs import import_with_extra
+from pocketclip.cli._options import Json, Offline
+from pocketclip.cli._progress import TrainingProgress
+from pocketclip.cli.output import note, print_json, say
+from pocketclip.errors import ConfigError
 
 if TYPE_CHECKING:
     from pocketclip.train.loop import Summary
@@ -24,54 +24,65 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help="The name of a recipe (see --list), or a YAML file."),
+        typer.Argument(
+            metavar="RECIPE", help="The name of a train recipe (see --list), or a YAML file."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The run's folder.  [default: runs/RECIPE]")
+        Path | None,
+        typer.Option("--out", "-o", help="The run's folder.  [default: runs/RECIPE]"),
     ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
-            "--data", "-d", help="Reinforced shards, or raw pairs; the recipe's data.source."
+            "--data",
+            "-d",
+            metavar="SOURCE",
+            help="Reinforced shards or raw pairs, instead of the recipe's data.source; may be "
+            "repeated.",
         ),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", help="A field of the recipe, as optimizer.lr=1e-3; repeat."),
+        typer.Option(
+            "--set", "-s", help="A field of the recipe, such as optimizer.lr=1e-3; may be repeated."
+        ),
     ] = None,
     resume: Annotated[
         str,
         typer.Option(
-            help="auto: go on from the newest readable checkpoint in --out; no: refuse a folder "
-            "with a run; or a checkpoint to go on from."
+            help="auto: continue from the newest readable checkpoint in --out; no: refuse a folder "
+            "that holds a run; or the checkpoint to continue from."
         ),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(help="The device to train on: cpu, cuda, or auto for a GPU if there is one."),
+    ] = "auto",
     show: Annotated[
-        bool, typer.Option("--show", help="Print the resolved recipe and end.")
+        bool, typer.Option("--show", help="Print the recipe with all settings, and exit.")
     ] = False,
     list_recipes: Annotated[
-        bool, typer.Option("--list", help="Print the recipes that come with pocketclip and end.")
+        bool, typer.Option("--list", help="Print the recipes that come with pocketclip, and exit.")
     ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use weights from the local cache only.")
-    ] = False,
+    offline: Offline = False,
     strict: Annotated[
         bool,
         typer.Option(
             "--strict",
-            help="Exit with code 1 if a sample was replaced or an evaluation failed; without it a "
-            "run that was completed exits with 0.",
+            help="Exit with code 1 if a sample was replaced or an evaluation failed. Without it, a "
+            "completed run exits with 0.",
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+    json: Json = False,
 ) -> None:
-    """Train a model, and leave a run folder with its checkpoints, log and finished model.
+    """Train a model; write a run folder with its checkpoints, log and finished model.
 
-    Reinforced shards (`pocketclip reinforce`, or published ones) are replayed: teachers cost
-    nothing. The same command given again goes on where the run stopped, with the very next
-    sample; Ctrl-C writes a checkpoint first. Several processes or machines: torchrun. The exit
-    code is 0 if the run was completed, 2 if it failed, 130 if it was stopped.
+    Reinforced shards (from `pocketclip reinforce`, or published ones) replay their augmentations
+    and embeddings, so no teacher runs. The same command, given again, continues with the next
+    sample after an interruption; Ctrl-C writes a checkpoint first. Use torchrun for several
+    processes or machines. The exit code is 0 if the run was completed, 2 if it failed, and 130 if
+    it was interrupted.
 
     \b
     pocketclip train grocery-small --data dr --out runs/small
@@ -80,12 +91,14 @@ def train(
     torchrun --nproc-per-node 8 -m pocketclip.train mobileclip-b-datacompdr12m --data dr12m
     pocketclip train --list
     """
-    recipes = _recipes()
+    recipes = import_with_extra(
+        "pocketclip.train.recipe", "training", "train", ("pydantic", "yaml")
+    )
     if list_recipes:
         _list(recipes, json)
         return
     if recipe is None:
-        raise ConfigError("which recipe? `pocketclip train --list` names those that there are")
+        raise ConfigError("give a recipe; `pocketclip train --list` names those of the package")
     changes: list[str] = list(settings or [])
     chosen: Recipe = recipes.load_recipe(recipe, changes)
     if data:
@@ -110,53 +123,33 @@ def train(
         raise typer.Exit(1)
 
 
-def _recipes() -> Any:
-    try:
-        from pocketclip.train import recipe
-    except ModuleNotFoundError as error:
-        if error.name not in ("pydantic", "yaml"):
-            raise
-        raise MissingDependencyError(
-            f"training needs {error.name}: pip install 'pocketclip[train]'"
-        ) from error
-    return recipe
-
-
 def _list(recipes: Any, json: bool) -> None:
-
-    found = {name: recipes.load_recipe(name) for name in recipes.names()}
+    by_name = {name: recipes.load_recipe(name) for name in recipes.names()}
     if json:
-        print_json({name: recipe.model_dump(mode="json") for name, recipe in found.items()})
+        print_json({name: recipe.model_dump(mode="json") for name, recipe in by_name.items()})
         return
-    width = max(map(len, found))
-    for name, recipe in found.items():
+    width = max(map(len, by_name))
+    for name, recipe in by_name.items():
         say(f"{name:{width}}  {recipe.about}")
 
 
 def _run(recipe: Recipe, out: Path, resume: str, device: str, offline: bool) -> Summary:
-    # Before torch is loaded: its threads share the cores with the processes that decode, and by
-    # default a thread that waits for another one keeps its core busy.
+    # Before torch is loaded: by default its waiting threads keep their cores busy, which slows the
+    # decoding processes down.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        from pocketclip.train.loop import train as run
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingDependencyError(
-            "training needs torch: pip install 'pocketclip[train]'"
-        ) from error
+    loop = import_with_extra("pocketclip.train.loop", "training", "train", ("torch",))
     logging.getLogger("pocketclip.train").setLevel(logging.INFO)
-    shown = Shown()
-    with shown:
-        return run(
+    with TrainingProgress() as progress:
+        summary: Summary = loop.train(
             recipe,
             out,
             resume=resume,
             device=device,
             teachers=_teachers(recipe, device, offline),
-            on_log=shown.log,
+            on_log=progress.log,
             offline=offline,
         )
+    return summary
 
 
 def _teachers(recipe: Recipe, device: str, offline: bool) -> Sequence[Any]:
@@ -170,62 +163,6 @@ def _teachers(recipe: Recipe, device: str, offline: bool) -> Sequence[Any]:
 
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     return [load_teacher(spec, device=device, offline=offline) for spec in recipe.teachers]
-
-
-class Shown:
-    """The records of a run on standard error: a bar on a terminal, else a line now and then."""
-
-    EVERY = 30.0
-    """Seconds between lines where there is no terminal."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._last = 0.0
-
-    def __enter__(self) -> Shown:
-        if sys.stderr.isatty() and int(os.environ.get("RANK", "0")) == 0:
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.description}", markup=False),
-            )
-            self._bar = progress_bar(*columns)
-            self._bar.start()
-            self._task = self._bar.add_task("starting", total=None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Show a record of the log."""
-        text = describe(record)
-        if self._bar is not None:
-            self._bar.update(
-                self._task, total=record["steps"], completed=record["step"], description=text
-            )
-            return
-        now = time.monotonic()
-        if now - self._last >= self.EVERY or record["step"] == record["steps"]:
-            self._last = now
-            note(f"step {record['step']} of {record['steps']}: {text}")
-
-
-def describe(record: Mapping[str, Any]) -> str:
-    """Return the gist of a record: terms, rate, waiting for data, time left."""
-    terms = [
-        f"{name.removesuffix('_loss')} {value:.3f}"
-        for name, value in record.items()
-        if name.endswith("_loss") and value
-    ]
-    return (
-        f"loss {record['loss']:.3f} ({', '.join(terms)}), {record['samples_per_second']:.1f} "
-        f"samples/s, {100 * record['data_wait']:.0f} % waiting for data, "
-        f"{duration(record['seconds_left'])} left"
-    )
 
 
 def _facts(summary: Summary) -> dict[str, Any]:
@@ -248,8 +185,8 @@ def _facts(summary: Summary) -> dict[str, Any]:
 def _print(summary: Summary, facts: Mapping[str, Any]) -> None:
     if summary.interrupted:
         note(
-            f"stopped after step {summary.step} of {summary.steps}, saved in {summary.run}; the "
-            "same command goes on"
+            f"interrupted after step {summary.step} of {summary.steps}, saved in {summary.run}; "
+            "the same command continues"
         )
         return
     say(f"{summary.model}: {summary.samples} samples seen in {summary.steps} steps")
