@@ -1,11 +1,11 @@
-"""Time a model's towers in torch: the peer, and ours in each form, in one process and in turn.
+"""Time a model's towers in torch: the peer, and each variant of ours, in turn in one process.
 
     python benchmarks/encode.py mobileclip2-s0
     python benchmarks/encode.py mobileclip-s1 mobileclip2-b --batch 1 --rounds 5
 
-The peer is the same model in open_clip (image tower through timm), fused, where both can be
-imported; weights are random, which does not change the times. Beside the times stands what the
-machine could do: operations of the fused model over the float32 rate of a square matrix
+The peer is the same model in open_clip (image tower from timm), fused, where both packages can be
+imported. Weights are random, which does not change the times. The limit is the time that the
+machine would need at best: operations of the fused model over the float32 rate of a square matrix
 product, measured in the same rounds. The last line is JSON.
 """
 
@@ -31,7 +31,7 @@ from pocketclip.nn.clip import CLIP
 from pocketclip.nn.cpu_optimize import compile_for_cpu
 from pocketclip.nn.reparam import fuse
 
-SIDE = 1536  # of the matrices whose product gives the rate
+SIDE = 1536  # of the matrices whose product measures the rate
 Run = Callable[[torch.Tensor], Any]
 
 
@@ -72,8 +72,8 @@ def seconds(run: Run, x: torch.Tensor, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def forms(name: str, tower: str, peer: CLIP | None) -> dict[str, Run]:
-    """Return how to run one tower in each form."""
+def variant_runs(name: str, tower: str, peer: CLIP | None) -> dict[str, Run]:
+    """Return a function that runs one tower, for each variant."""
     model = fuse(random_model(name, seed=0))
     compiled = compile_for_cpu(model)
     runs: dict[str, Run] = {}
@@ -96,10 +96,10 @@ def measure(
     config = zoo.entry(name).config
     size = config.image_size
     x = torch.rand(batch, 3, size, size) if tower == "image" else torch.ones(batch, 77).long()
-    runs = forms(name, tower, peer)
+    runs = variant_runs(name, tower, peer)
     flops = operations(getattr(fuse(random_model(name, seed=0)), tower), x[:1]) * batch
     calls = max(1, 8 // batch)
-    times: dict[str, list[float]] = {form: [] for form in runs}
+    times: dict[str, list[float]] = {variant: [] for variant in runs}
     rates = []
     with torch.inference_mode():
         for run in runs.values():  # warm-up; the first calls of `compiled` compile
@@ -108,11 +108,11 @@ def measure(
         matrix_rate()
         for _ in range(rounds):
             rates += [matrix_rate() for _ in range(3)]
-            for form, run in runs.items():
-                times[form].append(seconds(run, x, calls))
+            for variant, run in runs.items():
+                times[variant].append(seconds(run, x, calls))
     rate = statistics.median(rates)
     limit = flops / rate
-    medians = {form: statistics.median(values) for form, values in times.items()}
+    medians = {variant: statistics.median(values) for variant, values in times.items()}
     return {
         "model": name,
         "tower": tower,
@@ -120,13 +120,13 @@ def measure(
         "gflop": round(flops / 1e9, 3),
         "gflop_per_s": round(rate / 1e9, 1),
         "limit_ms": round(limit * 1e3, 2),
-        "ms": {form: round(value * 1e3, 2) for form, value in medians.items()},
-        "over_limit": {form: round(value / limit, 2) for form, value in medians.items()},
+        "ms": {variant: round(value * 1e3, 2) for variant, value in medians.items()},
+        "over_limit": {variant: round(value / limit, 2) for variant, value in medians.items()},
     }
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Measure the requested models."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=["mobileclip2-s0"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
@@ -149,10 +149,10 @@ def main() -> None:
                     f"{row['gflop_per_s']} GFLOP/s, limit {row['limit_ms']} ms"
                 )
                 peer_ms = row["ms"].get("peer eager")
-                for form, value in row["ms"].items():
+                for variant, value in row["ms"].items():
                     ratio = f"  {peer_ms / value:5.2f} x the peer's speed" if peer_ms else ""
-                    over = row["over_limit"][form]
-                    print(f"  {form:14} {value:9.2f} ms  {over:5.2f} x the limit{ratio}")
+                    over = row["over_limit"][variant]
+                    print(f"  {variant:14} {value:9.2f} ms  {over:5.2f} x the limit{ratio}")
     print(json.dumps({"threads": options.threads, "torch": torch.__version__, "rows": rows}))
 
 

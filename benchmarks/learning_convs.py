@@ -1,9 +1,9 @@
-"""Depthwise convolutions of the small student, computed faster on one CPU core; the same numbers.
+"""Faster depthwise convolutions for the small student on one CPU core, with equal results.
 
-At the resolutions of `learning_efficiency.py` the library behind torch takes slow paths: for a
-depthwise convolution with more channels out than in (the down-sampling and the expansion of an MCi
-tower), and for a kernel larger than its image. Both have an equal form that it computes fast. The
-parameters stay where they are, so that nothing else of the model changes.
+At the resolutions of `learning_efficiency.py` torch's library takes slow paths for depthwise
+convolutions with more output than input channels (the down-sampling and the expansion of an MCi
+tower), and for kernels larger than their image. Both have an equivalent that it computes fast. The
+parameters stay in place, so nothing else of the model changes.
 
 Shapes: B batch, C channels in, m channels out per channel in, H W height width, k kernel side.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 class RepeatedConv(nn.Conv2d):
-    """With each channel repeated m times, a plain depthwise convolution."""
+    """With m outputs per channel: a plain convolution over each channel repeated m times."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C * m, H', W')."""
@@ -32,7 +32,7 @@ class RepeatedConv(nn.Conv2d):
 
 
 class MatrixConv(nn.Conv2d):
-    """A matrix of all pixels by all pixels for each channel; for images of few pixels."""
+    """A convolution as a matrix of all pixels by all pixels per channel; for tiny images."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C * m, H', W')."""
@@ -40,8 +40,8 @@ class MatrixConv(nn.Conv2d):
         side, stride = self.kernel_size[0], self.stride[0]
         out = (height - 1) // stride + 1, (width - 1) // stride + 1
         inside, outside = height * width, out[0] * out[1]
-        places = _places(height, width, side, stride).to(self.weight)
-        matrix = (self.weight.flatten(1) @ places).view(channels, -1, inside, outside)
+        taps = _taps(height, width, side, stride).to(self.weight)
+        matrix = (self.weight.flatten(1) @ taps).view(channels, -1, inside, outside)
         matrix = matrix.transpose(1, 2).reshape(channels, inside, -1)  # (C, HW, m * H'W')
         pixels = input.permute(1, 0, 2, 3).reshape(channels, batch, inside)
         made = torch.bmm(pixels, matrix).view(channels, batch, -1, *out)
@@ -52,15 +52,15 @@ class MatrixConv(nn.Conv2d):
 
 
 @functools.cache
-def _places(height: int, width: int, side: int, stride: int) -> Tensor:
-    """Return ones (k * k, HW * H'W') where a kernel's place joins a pixel in and one out."""
+def _taps(height: int, width: int, side: int, stride: int) -> Tensor:
+    """Return ones (k * k, HW * H'W') where a kernel's tap joins an input to an output pixel."""
     eye = torch.eye(height * width).view(height * width, 1, height, width)
-    found = F.unfold(eye, side, padding=side // 2, stride=stride)  # (HW, k * k, H'W')
-    return found.permute(1, 0, 2).reshape(side * side, -1).contiguous()
+    unfolded = F.unfold(eye, side, padding=side // 2, stride=stride)  # (HW, k * k, H'W')
+    return unfolded.permute(1, 0, 2).reshape(side * side, -1).contiguous()
 
 
 def quicken(model: nn.Module, pixels: Tensor) -> None:
-    """Give the depthwise convolutions of `model` the form that is fast at their resolution.
+    """Give the depthwise convolutions of `model` the equivalent that is fast at their resolution.
 
     Args:
         model: changed in place: its convolutions get another class and keep their parameters.

@@ -1,16 +1,16 @@
-"""How many samples a student needs with and without reinforcement, on real photographs.
+"""Measure how many samples a student needs with and without reinforcement, on photographs.
 
     python benchmarks/learning_efficiency.py --data ../shared/data --out runs/learning
 
-One student is trained from the same first weights, in the same order of samples and views, on the
-2,640 training photographs of the grocery set: (plain) CLIP's loss on the noisy alt-texts,
-(captions) the synthetic captions added, (reinforced) distilled from the stored embeddings of the
-teachers. Each budget is a run of its own, with the learning rate's schedule fitted to it. The score
-is the zero-shot top-1 over the 81 products on the 2,485 test photographs.
+One student is trained from the same initial weights, with samples and views in the same order, on
+the 2,640 training photographs of the grocery set: (plain) with CLIP's loss on the noisy alt-texts,
+(captions) with the synthetic captions added, (reinforced) distilled from the stored embeddings of
+the teachers. Each budget is a separate run with its own learning-rate schedule. The score is the
+zero-shot top-1 over the 81 products on the 2,485 test photographs.
 
-Results are appended to `OUT/results.jsonl`; runs that stand there are not repeated, so that the
-benchmark can be stopped, and started twice at a time with other `--seeds` or `--arms` after
-`--prepare`. The last line printed is JSON.
+Results are appended to `OUT/results.jsonl`; runs that it contains are not repeated. So the
+benchmark can be stopped, and after `--prepare` it can run twice at the same time with different
+`--seeds` or `--arms`. The last line is JSON.
 
 Sources: MobileCLIP (arXiv 2311.17049), section 5.1 and figure 5; ../shared/data/README.md.
 

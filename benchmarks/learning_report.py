@@ -1,4 +1,4 @@
-"""Table, summary and plot of `learning_efficiency.py`: accuracy against samples seen, by arm."""
+"""Table, summary and plot for `learning_efficiency.py`: accuracy against samples seen, by arm."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def averages(arms: Iterable[str], records: Sequence[dict[str, Any]]) -> Table:
 
 
 def summary(table: Table) -> dict[str, Any]:
-    """Return the figures of the last line, of means over seeds.
+    """Return the figures of the last line: means over seeds.
 
-    The samples that reinforcement needs are the smallest measured budget whose mean reaches the
-    best plain mean: nothing is interpolated.
+    The number of samples that reinforcement needs is the smallest measured budget whose mean
+    reaches the best plain mean, without interpolation.
     """
     means = {
         arm: {budget: statistics.fmean(found) for budget, found in runs.items()}
@@ -51,7 +51,7 @@ COLOURS = {"plain": "#888888", "captions": "#d08000", "reinforced": "#1060c0"}
 
 
 def plot(table: Table) -> str:
-    """Return an SVG: mean accuracy against samples seen (logarithmic), a bar from least to most."""
+    """Return an SVG: mean accuracy against samples seen, with bars from lowest to highest."""
     budgets = sorted({budget for runs in table.values() for budget in runs})
     high = max((max(f) for runs in table.values() for f in runs.values()), default=10.0)
     top = 10 * (int(high // 10) + 1)

@@ -2,12 +2,13 @@
 
     python benchmarks/learning_trials.py --data ../shared/data --out runs/learning
 
-The rate is chosen for each arm; then the reinforced arm is trained with one setting changed at a
-time: loss weights, sharpness of the teachers, first logit scale, captions, batch, decay, average of
-the weights, number of views, size of the image, width and depth. The score is of the 296
-photographs of the split `val`; the test photographs are not looked at. Among so few the mean of
-1 / rank of the right product is less a matter of luck than top-1, so it decides. Trials are
-appended to `OUT/trials.jsonl`, and those that stand there are not repeated. A table is printed.
+The learning rate is chosen for each arm; then the reinforced arm is trained with one setting
+changed at a time: loss weights, sharpness of the teachers, initial logit scale, captions, batch
+size, weight decay, weight averaging, number of views, image size, width and depth. The score is
+computed on the 296 photographs of the split `val`; the test photographs are not used. With so few
+photographs the mean reciprocal rank of the right product is less noisy than top-1, so it decides.
+Trials are appended to `OUT/trials.jsonl`; those that it contains are not repeated. A table is
+printed.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ VARIATIONS: tuple[dict[str, Any], ...] = (
     {"model.overrides.image.depths": [1, 2, 2]},
     {"model.overrides.text.layers": 2},
 )
-OWN = ("first_scale", "teacher_factor", "views")  # what `run` takes; the rest are keys of recipes
+OWN = (
+    "first_scale",
+    "teacher_factor",
+    "views",
+)  # arguments of `run`; the others are keys of recipes
 Trial = tuple[str, int, dict[str, Any]]
 
 
@@ -57,7 +62,7 @@ def trials() -> list[Trial]:
 
 
 def label(changes: dict[str, Any]) -> str:
-    """Return changes as a reader's words."""
+    """Return changes as a short text."""
     words = [f"{key.rsplit('.', 1)[-1]} {value}" for key, value in changes.items()]
     return ", ".join(words) or "as it stands"
 

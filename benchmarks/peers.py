@@ -1,4 +1,4 @@
-"""The peers that ours is measured against, where they can be imported."""
+"""The packages that ours is compared with, where they can be imported."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 import torch
 
-_kept: list[Any] = []
+_libraries: list[Any] = []
 
 
 def import_open_clip() -> Any | None:
     """Return the module open_clip, or None with the reason on standard error.
 
     The CPU build of torch has no torchvision operators. Two of them are declared here, because
-    torchvision, which open_clip and timm import, asks for them when it is imported.
+    torchvision, which open_clip and timm import, looks for them when it is imported.
     """
     try:
         library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
             schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             library.define(schema)  # type: ignore[no-untyped-call]
-        _kept.append(library)  # the declarations go with it
+        _libraries.append(library)  # the declarations last as long as this object
     except RuntimeError:
-        pass  # a torchvision that fits this torch has declared them
+        pass  # a matching torchvision has declared them
     try:
         import open_clip
     except ImportError as error:

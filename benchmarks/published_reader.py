@@ -1,16 +1,17 @@
-"""The published training's way from reinforced shards to batches, to measure ours against.
+"""The published training's reader of reinforced shards, to compare ours with.
 
     batches, replay, used = read_published(folder, size=256, batch_size=32, seed=0)
 
-What the reference training does per sample (its patch of open_clip, with the packages that it
-stands on): webdataset streams and groups a tar, decodes every member (the image by Pillow to RGBA,
-then converted to RGB), torchvision replays the augmentation on the Pillow image (its tables of
-RandAugment's ranges made anew for each one, as there), then floats, normalised; open_clip's
-tokenizer; the embeddings by `gzip` and `torch.load`, or `numpy.load`. Left out is its shuffling.
+It does per sample what the reference training does (its patch of open_clip, with its packages):
+webdataset streams and groups a tar and decodes every member (Pillow decodes the image to RGBA and
+converts it to RGB); torchvision replays the augmentation on the Pillow image (and computes its
+tables of RandAugment's ranges for each image, as there) and converts to normalised floats;
+open_clip's tokenizer encodes the captions; `gzip` and `torch.load`, or `numpy.load`, read the
+embeddings. Its shuffling is left out.
 
-Where webdataset or torchvision cannot be imported, both are imitated by `tarfile` and Pillow,
-which is quicker than the original: no package's own overhead, no RGBA. Without open_clip our
-tokenizer stands in, which is quicker too.
+Where webdataset or torchvision cannot be imported, `tarfile` and Pillow imitate both, faster than
+the original: without the packages' overhead and without RGBA. Without open_clip our tokenizer is
+used, which is faster too.
 
 A batch is [float32 (B, 3, S, S), two of int64 (B, 77), three of float32 (B, D)]: normalised
 images, the ground-truth and a synthetic caption, and the embeddings of image and captions.
@@ -48,14 +49,14 @@ STD = torch.tensor(zoo.CLIP_STD).view(3, 1, 1)
 def read_published(
     folder: Path, *, size: int, batch_size: int, seed: int, imitated: bool = False
 ) -> tuple[Iterator[list[Any]], Replay, dict[str, str]]:
-    """Return batches without end, their way from RGB to floats, and which package does what.
+    """Return endless batches, the function from RGB to floats, and the packages in use.
 
     Args:
         folder: shards whose augmentation is a random resized crop and RandAugment.
         size: S.
         batch_size: B.
-        seed: of which view and caption is taken.
-        imitated: do without the packages.
+        seed: chooses views and captions.
+        imitated: imitate the packages.
     """
     open_clip = None if imitated else import_open_clip()  # also readies the import of torchvision
     tokenise, tokenizer = _tokenizer(open_clip)

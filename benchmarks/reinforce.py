@@ -1,10 +1,10 @@
-"""Time of a reinforcement over the pure forward time of its teacher.
+"""Measure the time of reinforcing relative to the forward time of its teacher alone.
 
     python benchmarks/reinforce.py --teacher random:vit-b16 --pairs 24
 
-Reinforces photographs (those in `examples/photos`, or of a folder) with one teacher, then runs
-the same teacher over as many ready-made squares and captions. The aim is that decoding,
-augmenting and writing add at most 10 %. The last line printed is JSON.
+Reinforces photographs (those in `examples/photos`, or those of a folder) with one teacher, and runs
+the same teacher over the same number of prepared squares and captions. The aim is that decoding,
+augmenting and writing add at most 10 %. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def main() -> None:
 
 
 def _forward(teacher, squares, count: int, captions: list[str]) -> float:  # type: ignore[no-untyped-def]
-    """Return the seconds that the teacher alone takes."""
+    """Return the seconds of the teacher alone."""
     begun = time.perf_counter()
-    left = count
-    while left > 0:
-        teacher.encode_squares(squares[: min(left, len(squares))])
-        left -= len(squares)
+    remaining = count
+    while remaining > 0:
+        teacher.encode_squares(squares[: min(remaining, len(squares))])
+        remaining -= len(squares)
     for start in range(0, len(captions), len(squares)):
         teacher.encode_text(captions[start : start + len(squares)])
     return time.perf_counter() - begun

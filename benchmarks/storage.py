@@ -1,12 +1,12 @@
-"""Measure what a sample costs, and what each code of embeddings does to a teacher's affinities.
+"""Measure the bytes per sample, and the effect of each embedding dtype on a teacher's affinities.
 
     python benchmarks/storage.py ../shared/data/grocery-dr
 
-For each dtype: bytes per sample by part, written anew; the raw bytes of the embeddings relative
-to bfloat16's; and the mean KL divergence, from the softmax of float32's affinities (logit scale
-100, batches of 256 in random order) to the coded ones, images to texts and texts to images, of
-the teacher and the captions where it is worst. `sorted` is the same in the set's own order,
-where neighbours are of one class and much alike. The last line is JSON.
+For each dtype: the bytes per sample by kind of content, written anew; the raw bytes of the
+embeddings relative to bfloat16's; and the mean KL divergence from the softmax of the float32
+affinities (logit scale 100, batches of 256 in random order) to the coded ones, from images to texts
+and from texts to images, for the worst teacher and captions. `sorted` is the same in the dataset's
+own order, where neighbours are of one class and similar. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ LOGIT_SCALE, BATCH = 100.0, 256
 
 
 def through(dtype: str, dims: Sequence[int]) -> Code:
-    """Return the function that stores embeddings and reads them again."""
+    """Return a function that stores embeddings and reads them back."""
     return lambda x: codec.decode(*codec.encode({"x": x}, dtype, dims))[0]["x"]
 
 
 def four_bits(dims: Sequence[int]) -> Code:
-    """Return a 4-bit code after int6's rotation, with a scale per vector: measured, not offered."""
+    """Return a 4-bit code with int6's rotation and a scale per vector: measured, not offered."""
     normal = NormalDist()
     grid = np.array([normal.inv_cdf((i + 0.5) / 20_000) for i in range(20_000)])
     levels = np.linspace(-2.5, 2.5, 16)

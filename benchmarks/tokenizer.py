@@ -2,7 +2,7 @@
 
     python benchmarks/tokenizer.py [--captions 10000] [--rounds 5] [--mix all|plain|accented]
 
-Both run in turn in one process, and the median of the rounds counts. Where open_clip cannot be
+Both run in turn in one process; the result is the median over rounds. Where open_clip cannot be
 imported, only ours is timed. The captions are the same on every machine. The last line is JSON.
 """
 

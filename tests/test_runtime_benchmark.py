@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import runtime
-import runtime_forms as forms
 import runtime_parts as parts
+import runtime_variants as variants
 from pocketclip import zoo
 from pocketclip.preprocess import Preprocess
 
-PHOTOS = sorted(forms.PHOTOS.glob("*.jpg"))
+PHOTOS = sorted(variants.PHOTOS.glob("*.jpg"))
 
 
 def test_ratios_are_of_rounds():
@@ -24,7 +24,7 @@ def test_the_rate_is_of_the_better_product_in_each_round():
     assert parts.rate(times, "numpy", "torch") == 2 * parts.SIDE**3 / 2.0
 
 
-def test_forms_take_turns(monkeypatch):
+def test_variants_take_turns(monkeypatch):
     monkeypatch.setattr(parts, "PAUSE", 0)
     made = []
     calls = {name: lambda name=name: made.append(name) for name in "abc"}
@@ -42,9 +42,9 @@ def test_the_plain_loop_sees_the_same_pixels(name, batch):
 
 
 def test_the_cosine_is_the_smallest():
-    wanted = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
-    found = np.array([[3.0, 0.0], [1.0, 1.0]], np.float32)
-    assert forms.cosine(found, wanted) == pytest.approx(0.5**0.5)
+    expected = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
+    actual = np.array([[3.0, 0.0], [1.0, 1.0]], np.float32)
+    assert variants.cosine(actual, expected) == pytest.approx(0.5**0.5)
 
 
 def test_all_are_the_published_models():
@@ -53,7 +53,7 @@ def test_all_are_the_published_models():
 
 
 def test_random_models_have_statistics_of_photographs():
-    model = forms.make_model("tiny")
-    assert model.space_id == forms.make_model("tiny").space_id  # bundles are found again
+    model = variants.make_model("tiny")
+    assert model.space_id == variants.make_model("tiny").space_id  # bundles are found again
     variances = [v for name, v in model.named_buffers() if name.endswith("running_var")]
     assert all((v - 1).abs().max() > 1e-3 for v in variances)

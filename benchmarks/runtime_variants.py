@@ -1,4 +1,4 @@
-"""The forms of a model that `runtime.py` times: eager torch, plain ONNX Runtime, our bundles."""
+"""The variants of a model that `runtime.py` times: eager torch, plain ONNX Runtime, our bundles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
-FORMS = ("openvino_fp32", "openvino_bf16", "onnx_fp32", "onnx_int8", "openvino_int8")
+VARIANTS = ("openvino_fp32", "openvino_bf16", "onnx_fp32", "onnx_int8", "openvino_int8")
 CALIBRATION = 32  # crops, where no folder is given
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -50,12 +50,12 @@ def make_model(name: str) -> CLIP:
     rows = inputs(model.config, crops(8))
     with torch.no_grad():
         for title, value in model.named_parameters():
-            if "layer_scale" in title:  # new ones are so small that the blocks do next to nothing
+            if "layer_scale" in title:  # initial scales are so small that blocks have no effect
                 value.fill_(0.1)
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.reset_running_stats()
-                module.momentum = None  # the plain mean of what is seen
+                module.momentum = None  # the plain mean over all batches
                 module.train()
         model.encode_image(torch.from_numpy(rows["image"]))
         model.encode_text(torch.from_numpy(rows["text"]))
@@ -65,18 +65,18 @@ def make_model(name: str) -> CLIP:
 def crops(count: int) -> list[Image.Image]:
     """Return random crops of the package's photographs."""
     rng = np.random.default_rng(0)
-    found = []
+    squares = []
     photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
     for number in range(count):
         photo = photos[number % len(photos)]
         side = int(rng.uniform(0.5, 1.0) * min(photo.size))
         left, top = (int(rng.integers(0, length - side + 1)) for length in photo.size)
-        found.append(photo.crop((left, top, left + side, top + side)))
-    return found
+        squares.append(photo.crop((left, top, left + side, top + side)))
+    return squares
 
 
 def inputs(config: zoo.ModelConfig, photos: list[Any]) -> dict[str, NDArray[Any]]:
-    """Return what both towers take: of `photos`, and of the captions of `pocketclip export`."""
+    """Return inputs of both towers: pixels of `photos`, ids of the captions of the exporter."""
     tokenizer = Tokenizer(warn=False)
     return {
         "image": Preprocess(config.preprocess).batch(photos),
@@ -85,29 +85,31 @@ def inputs(config: zoo.ModelConfig, photos: list[Any]) -> dict[str, NDArray[Any]
 
 
 def check_inputs(config: zoo.ModelConfig) -> dict[str, NDArray[Any]]:
-    """Return what cosines are computed on."""
+    """Return the inputs that cosines are computed on."""
     return inputs(config, list(own_photos()))
 
 
-def make_bundle(model: CLIP, form: str, place: Path, calibration: Sequence[Any]) -> Bundle | str:
-    """Return the bundle of a model at `place`, made if it is not there, or why there is none."""
-    if form == "openvino_bf16" and not has_bf16():
+def make_bundle(
+    model: CLIP, variant: str, folder: Path, calibration: Sequence[Any]
+) -> Bundle | str:
+    """Return the bundle in `folder`, exported if it is missing; or the reason why it cannot be."""
+    if variant == "openvino_bf16" and not has_bf16():
         return "this processor has no bfloat16"
-    if is_bundle(place):
+    if is_bundle(folder):
         try:
-            return read(place, space_id=model.space_id)
+            return read(folder, space_id=model.space_id)
         except PocketclipError as error:
-            print(f"{place} is made anew: {error}", file=sys.stderr)
-    target, precision = form.split("_")
-    print(f"{model.config.name}: exporting {form}", file=sys.stderr)
+            print(f"{folder} is exported again: {error}", file=sys.stderr)
+    target, precision = variant.split("_")
+    print(f"{model.config.name}: exporting {variant}", file=sys.stderr)
     try:
-        return export(model, place, target=target, precision=precision, calibration=calibration)
+        return export(model, folder, target=target, precision=precision, calibration=calibration)
     except PocketclipError as error:
         return str(error) or repr(error)
 
 
 def bundle_run(bundle: Bundle, tower: str, threads: int) -> Run:
-    """Return what runs one tower of a bundle, in the backend of its target."""
+    """Return a function that runs one tower of a bundle in its target's backend."""
     backend = "openvino" if bundle.target == "openvino" else "onnxruntime"
     encoder = Encoder(bundle, backend, threads=threads)
     encoder.load(tower)
@@ -115,18 +117,18 @@ def bundle_run(bundle: Bundle, tower: str, threads: int) -> Run:
 
 
 def eager_run(tower: nn.Module) -> Run:
-    """Return what runs a tower in eager torch."""
+    """Return a function that runs a tower in eager torch."""
 
     def run(array: NDArray[Any]) -> NDArray[Any]:
         with torch.inference_mode():
-            found: NDArray[Any] = tower(torch.from_numpy(array)).numpy()
-        return found
+            embeddings: NDArray[Any] = tower(torch.from_numpy(array)).numpy()
+        return embeddings
 
     return run
 
 
 def peer_run(name: str, tower: str) -> Run | None:
-    """Return what runs open_clip's fused tower in eager torch, or None where there is none."""
+    """Return a function that runs open_clip's fused tower in eager torch, or None."""
     if zoo.find(name) is None:
         return None
     peer = open_clip_peer(zoo.resolve(name))
@@ -135,41 +137,42 @@ def peer_run(name: str, tower: str) -> Run | None:
     return eager_run(getattr(peer, f"encode_{tower}"))
 
 
-def plain_run(tower: nn.Module, example: NDArray[Any], place: Path, threads: int) -> Run:
-    """Return what runs a fused tower in ONNX Runtime as anybody would: exported, default session.
+def plain_run(tower: nn.Module, example: NDArray[Any], path: Path, threads: int) -> Run:
+    """Return a function that runs a fused tower in ONNX Runtime with a default session.
 
-    Operator set 18 is the one that ONNX Runtime is faster with. Only the threads are set.
+    The tower is exported with torch's exporter in operator set 18, with which ONNX Runtime is
+    fastest. Only the number of threads is set.
 
     Args:
         tower: the fused tower.
         example: an input of it, (B, ...).
-        place: the file to export to, reused if it is there.
-        threads: how many threads a call uses.
+        path: the file to export to; reused if it exists.
+        threads: number of threads per call.
     """
     import onnxruntime
 
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         rows = torch.from_numpy(np.repeat(example[:1], 2, axis=0))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter about itself
+            warnings.simplefilter("ignore")  # the exporter's warnings about itself
             torch.onnx.export(
-                tower, (rows,), place, dynamo=True, opset_version=18, verbose=False,
+                tower, (rows,), path, dynamo=True, opset_version=18, verbose=False,
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
             )  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(place, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(array: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = session.run(None, {name: array})[0]
-        return found
+        embeddings: NDArray[Any] = session.run(None, {name: array})[0]
+        return embeddings
 
     return run
 
 
-def cosine(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Return the smallest cosine of rows (N, D)."""
-    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found, wanted))
+def cosine(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the smallest cosine of the rows of two arrays (N, D)."""
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (actual, expected))
     return float((a.astype(np.float64) * b).sum(1).min())
