@@ -350,8 +350,9 @@ def resolve(name: str) -> str:
     if found is not None:
         return found
     near = difflib.get_close_matches(_key(name), _SPELLINGS, n=3, cutoff=0.5)
-    hint = " or ".join(_SPELLINGS[k] for k in near) if near else "one of " + ", ".join(ZOO)
-    raise UnknownModelError(f"unknown model {name!r}; did you mean {hint}?")
+    names = dict.fromkeys(_SPELLINGS[key] for key in near)
+    hint = f"did you mean {' or '.join(names)}? " if names else ""
+    raise UnknownModelError(f"unknown model {name!r}; {hint}`pocketclip models` lists all models")
 
 
 def find(name: str) -> Entry | None:

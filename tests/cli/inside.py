@@ -9,12 +9,23 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from unittest import mock
 
 from pocketclip.cli.main import main
 
 
-def run(*args):
+@contextlib.contextmanager
+def _folder(path):
+    before = Path.cwd()
+    os.chdir(path or before)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def run(*args, cwd=None):
     """Return how it ended, as `subprocess.run` does."""
     argv = ["pocketclip", *map(str, args)]
     out, err = io.StringIO(), io.StringIO()
@@ -24,6 +35,7 @@ def run(*args):
         mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"}),
         mock.patch.object(warnings, "showwarning", warnings.showwarning),  # which `main` replaces
         warnings.catch_warnings(),
+        _folder(cwd),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -1,4 +1,4 @@
-"""`pocketclip bench` as a user runs it, in processes of its own."""
+"""`pocketclip bench` as a user runs it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from pocketclip import checkpoint
 from tests import bundles
+from tests.cli import inside
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 ENVIRONMENT = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
@@ -137,14 +138,14 @@ def test_nothing_measured_is_2(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--plot", "p.png"], "give an .svg file"),
+        (["--plot", "p.png"], "a file that ends in .svg"),
         (["--plot", "missing/p.svg"], "there is no folder"),
         (["--label-column", "x"], "go with --labelled DATA"),
         (["--labelled", "missing"], "missing"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(arguments, message, tmp_path):
-    done = run("random:tiny", *arguments, cwd=tmp_path)
+    done = inside.run("bench", "random:tiny", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
@@ -178,7 +179,7 @@ def test_interrupting_leaves_nothing(bundle, tmp_path):
 
 
 def test_help_has_examples():
-    done = run("--help")
+    done = inside.run("bench", "--help")
     assert done.returncode == 0
     assert "\n  pocketclip bench " in done.stdout
     assert "within one run" in " ".join(done.stdout.split())

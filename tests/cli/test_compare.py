@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pocketclip.cli.main import build
 from pocketclip.errors import PocketclipError
-from tests.cli.test_cli import run
+from tests.cli.inside import run
 from tests.evaluate.test_report import timing, write, write_latency
 
 app = build()
@@ -79,7 +79,7 @@ def test_page_latency_and_json(own, tmp_path):
         (["mobileclip2-s9"], "did you mean mobileclip2-s"),
         (["mobileclip-s0", "--tasks", "cifar1"], "no task 'cifar1'"),
         (["mobileclip-s0", "--suite", "some"], "no suite 'some'"),
-        (["mobileclip-s0", "--html", "page.txt"], "give an .html file"),
+        (["mobileclip-s0", "--html", "page.txt"], "ends in .html or .htm"),
         (["mobileclip-s0", "--html", "no/page.html"], "there is no folder"),
         (["mobileclip-s0", "--latency", "nowhere.log"], "nowhere.log"),
         (["runs/none"], "runs/none: no such file"),

@@ -10,8 +10,7 @@ from pocketclip import checkpoint
 from pocketclip.errors import StorageError
 from pocketclip.evaluate import results
 from pocketclip.nn.build import random_model
-from tests.cli import inside
-from tests.cli.test_cli import run
+from tests.cli.inside import run
 from tests.evaluate.dummy import COLOURS
 from tests.evaluate.sets import colour_photo, labelled, photo, write_folder, write_table, write_wds
 from tests.golden_weights import randomise
@@ -108,11 +107,11 @@ def test_a_probe_that_fails_leaves_the_other_results(model, tmp_path):
     write_folder(tmp_path, "shelf", shades(2), split="train")
     (shelf / "train" / "red" / "1.png").write_bytes(b"broken")
     args = ("eval", model, "--data", shelf, "--no-cache", "--probe", "knn")
-    done = inside.run(*args)
+    done = run(*args)
     assert done.returncode == 1
     assert "shelf  acc1" in done.stdout
     assert "not evaluated: shelf, probes: 1 unreadable image: " in done.stderr
-    done = inside.run(*args, "--skip-bad", "--json")
+    done = run(*args, "--skip-bad", "--json")
     assert done.returncode == 1  # a training image was left out
     facts = json.loads(done.stdout)
     assert facts["failed"] == {}
@@ -121,13 +120,13 @@ def test_a_probe_that_fails_leaves_the_other_results(model, tmp_path):
     # One of two tasks has nothing to learn from.
     write_folder(tmp_path, "other", shades(1))
     args = ("eval", model, "--data", tmp_path, "--no-cache", "--probe", "knn", "--skip-bad")
-    done = inside.run(*args, "--tasks", "other,shelf", "--json")
+    done = run(*args, "--tasks", "other,shelf", "--json")
     assert done.returncode == 1
     facts = json.loads(done.stdout)
     assert [line["key"] for line in facts["results"]] == ["other", "shelf"]
     assert list(facts["probes"]) == ["shelf"]
     assert list(facts["failed"]) == ["other, probes"]
-    done = inside.run(*args, "--tasks", "other")
+    done = run(*args, "--tasks", "other")
     assert done.returncode == 2  # said before any work
 
 
@@ -143,7 +142,7 @@ def test_results_are_shown_though_the_file_cannot_be_written_any_more(model, tmp
         write(path, data)
 
     monkeypatch.setattr(results.storage, "write_bytes", full)
-    done = inside.run("eval", model, "--data", tmp_path, "--tasks", "one,two,more", "--no-cache",
+    done = run("eval", model, "--data", tmp_path, "--tasks", "one,two,more", "--no-cache",
                       "--out", tmp_path / "r.jsonl")  # fmt: skip
     assert done.returncode == 1
     assert "one   acc1" in done.stdout
@@ -156,20 +155,20 @@ def test_own_sets_have_their_own_names(model, tmp_path, monkeypatch):
     out = tmp_path / "r.jsonl"
     for name in ("shelf.v1", "shelf.v2", "flowers", "cifar10"):
         write_folder(tmp_path, name, shades(1))
-        assert inside.run("eval", model, "--data", tmp_path / name, "--out", out,
+        assert run("eval", model, "--data", tmp_path / name, "--out", out,
                           "--no-cache").returncode == 0  # fmt: skip
     monkeypatch.chdir(tmp_path / "shelf.v1")
-    assert inside.run("eval", model, "--data", ".", "--out", out, "--no-cache").returncode == 0
+    assert run("eval", model, "--data", ".", "--out", out, "--no-cache").returncode == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["key"] for row in rows] == ["shelf.v1", "shelf.v2", "flowers", "own/cifar10"]
     assert [row["dataset"] for row in rows] == ["shelf.v1", "shelf.v2", "flowers", "cifar10"]
-    done = inside.run("compare", out, "mobileclip2-s0", "--json")
+    done = run("compare", out, "mobileclip2-s0", "--json")
     tasks = {task["key"]: task["values"] for task in json.loads(done.stdout)["tasks"]}
     for key in ("flowers", "own/cifar10"):
         assert tasks[key]["mobileclip2-s0"] is None
     assert tasks["vtab/flowers"]["tiny"] is None
     # A published task is what --tasks says is one.
-    done = inside.run("eval", model, "--data", tmp_path / "flowers", "--tasks", "flowers", "--json",
+    done = run("eval", model, "--data", tmp_path / "flowers", "--tasks", "flowers", "--json",
                       "--no-cache")  # fmt: skip
     assert json.loads(done.stdout)["results"][0]["key"] == "vtab/flowers"
 
@@ -177,13 +176,13 @@ def test_own_sets_have_their_own_names(model, tmp_path, monkeypatch):
 def test_names_that_are_not_utf_8(model, tmp_path):
     root = tmp_path / "caf\udce9"
     write_folder(root, "", {"red": [colour_photo(COLOURS["red"])], "\udcff": [photo(1), b"bad"]})
-    done = inside.run("eval", model, "--data", root, "--out", root / "results.jsonl", "--skip-bad",
+    done = run("eval", model, "--data", root, "--out", root / "results.jsonl", "--skip-bad",
                       "--confusion", root / "page.html", "--no-cache")  # fmt: skip
     assert done.returncode == 1, done.stderr
     line = json.loads((root / "results.jsonl").read_bytes())
     assert line["pocketclip"]["skipped"] == 1
     assert "red" in (root / "page.html").read_text("utf-8")
-    assert inside.run("compare", root, "--html", root / "b.html").returncode == 0
+    assert run("compare", root, "--html", root / "b.html").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -198,7 +197,7 @@ def test_names_that_are_not_utf_8(model, tmp_path):
         (("--data", "shelf.csv", "--label-column", "wat"), "no column 'wat'"),
         (("--data", "shelf.csv", "--label-column", "what", "--template", "x"), "no {c} or {}"),
         (("--data", ".", "--tasks", "cifar10,mnist", "--confusion", "a.html"), "holds one task"),
-        (("--data", ".", "--tasks", "cifar10", "--confusion", "no/a.html"), "that exists"),
+        (("--data", ".", "--tasks", "cifar10", "--confusion", "no/a.html"), "there is no folder"),
         (("--data", ".", "--tasks", "cifar10", "--batch-size", "0"), "--batch-size"),
         (("--data", ".", "--tasks", "cifar10", "--probe", "knn,svm"), "no probe 'svm'"),
     ],

@@ -13,8 +13,8 @@ import pytest
 
 from pocketclip import Encoder, checkpoint
 from tests.bundles import model as small
-from tests.cli import inside
-from tests.cli.test_cli import ENVIRONMENT, PHOTOS, run
+from tests.cli.inside import run
+from tests.cli.test_cli import ENVIRONMENT, PHOTOS
 from tests.evaluate.sets import photo, write_table
 
 PHOTO = PHOTOS / "chelsea.jpg"
@@ -127,7 +127,10 @@ def test_mistakes_are_one_line(exported, model, tmp_path):
         (("classify", PHOTO, "--labels", "a,b", "-m", bundle), "text.onnx.data is not the file"),
         (("classify", PHOTO, "--labels", "a,a", "-m", exported()), "'a' is given twice"),
         (("classify", PHOTO, "--labels", "a,b", "-m", exported(), "--backend", "x"), "'x' cannot"),
-        (("classify", PHOTO, "--labels", "a,b", "-m", model, "--backend", "openvino"), "is none"),
+        (
+            ("classify", PHOTO, "--labels", "a,b", "-m", model, "--backend", "openvino"),
+            "is not one",
+        ),
         (("export", model, "--format", "tflite", "-o", tmp_path / "n"), "unknown format 'tflite'"),
         (("export", model, "--precision", "int8", "-o", tmp_path / "n"), "--calibration FOLDER"),
         (("export", model, "--where", "a=b", "-o", tmp_path / "n"), "go with --labelled"),
@@ -135,7 +138,7 @@ def test_mistakes_are_one_line(exported, model, tmp_path):
         (("export", model, "-o", PHOTOS), "other files"),
         (("export", exported(), "-o", tmp_path / "n"), "is a bundle"),
     ):
-        done = inside.run(*args)
+        done = run(*args)
         assert done.returncode == 2, (args, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1, (args, done.stderr)

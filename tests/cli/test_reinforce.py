@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pocketclip.cli.main import _optional_values
 from pocketclip.cli._progress import PairProgress
+from pocketclip.cli.main import _optional_values
 from pocketclip.pairs import PairOptions, open_pairs
 from tests.cli.inside import run
 
@@ -19,7 +19,7 @@ PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 FLAGS = ["--teacher", "random:tiny", "--augmentations", "2", "--workers", "0"]
 
 
-def pocketclip(*args):
+def run_process(*args):
     command = [sys.executable, "-m", "pocketclip", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
@@ -34,29 +34,29 @@ def table(tmp_path):
 
 def test_the_whole_way(table, tmp_path):
     out = tmp_path / "dr"
-    first = pocketclip("reinforce", table, "--out", out, *FLAGS, "--json")
+    first = run_process("reinforce", table, "--out", out, *FLAGS, "--json")
     assert first.returncode == 0, first.stderr
     facts = json.loads(first.stdout)
     assert (facts["samples"], facts["bad"], facts["shards"]) == (4, 0, 1)
     assert facts["bytes_per_sample"]["embeddings"] > 0
-    again = pocketclip("reinforce", table, "--out", out, *FLAGS)
+    again = run("reinforce", table, "--out", out, *FLAGS)
     assert again.returncode == 0
     assert "1 of 1 shards are finished already" in again.stderr
-    clean = pocketclip("audit", out)
+    clean = run("audit", out)
     assert clean.returncode == 0, clean.stdout + clean.stderr
-    drift = pocketclip("audit", out, "--recompute", 3, "--teacher", "random:tiny")
+    drift = run("audit", out, "--recompute", 3, "--teacher", "random:tiny")
     assert drift.returncode == 0, drift.stdout + drift.stderr
-    other = pocketclip("audit", out, "--recompute", 3, "--teacher", "random:tiny:1")
+    other = run("audit", out, "--recompute", 3, "--teacher", "random:tiny:1")
     assert other.returncode != 0
 
 
 def test_bad_pairs_make_exit_code_1(table, tmp_path):
     table.write_text(table.read_text() + "gone.jpg,a photograph that is gone\n")
-    done = pocketclip("reinforce", table, "--out", tmp_path / "dr", *FLAGS)
+    done = run("reinforce", table, "--out", tmp_path / "dr", *FLAGS)
     assert done.returncode == 1
     assert "4 samples" in done.stdout
-    assert "1 pairs were left out" in done.stderr
-    stopped = pocketclip("reinforce", table, "--out", tmp_path / "e", *FLAGS, "--max-bad", "0")
+    assert "1 pair was left out" in done.stderr
+    stopped = run("reinforce", table, "--out", tmp_path / "e", *FLAGS, "--max-bad", "0")
     assert stopped.returncode == 2
     assert "--max-bad" in stopped.stderr
 
@@ -75,7 +75,7 @@ def test_bad_pairs_make_exit_code_1(table, tmp_path):
     ],
 )
 def test_bad_options_are_one_line(table, tmp_path, flags, says):
-    done = pocketclip("reinforce", table, "--out", tmp_path / "dr", *flags)
+    done = run("reinforce", table, "--out", tmp_path / "dr", *flags)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -84,7 +84,7 @@ def test_bad_options_are_one_line(table, tmp_path, flags, says):
 
 
 def test_help_has_examples():
-    shown = pocketclip("reinforce", "--help")
+    shown = run("reinforce", "--help")
     assert shown.returncode == 0
     assert "pocketclip reinforce pairs.csv --out dr --teacher" in shown.stdout
 
@@ -140,7 +140,7 @@ def test_a_run_that_makes_nothing_is_no_success(tmp_path):
     for attempt in range(2):  # its shard is finished the second time
         done = run("reinforce", tmp_path / "empty.tar", "--out", tmp_path / "dr", *FLAGS)
         assert (attempt, done.returncode) == (attempt, 2)
-        assert "1 pairs were left out" in done.stderr
+        assert "1 pair was left out" in done.stderr
     photo = (PHOTOS / "pairs.csv").parent.glob("*.jpg")
     files = {"0.jpg": next(photo).read_bytes(), "0.txt": b"a dog", "0.json": b'{"split": "a"}'}
     write_tar(tmp_path / "some.tar", files=files)

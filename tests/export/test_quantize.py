@@ -115,9 +115,10 @@ def exports(tmp_path_factory):
     from pocketclip.export.towers import prepare
     from pocketclip.nn.build import random_model
     from pocketclip.nn.reparam import fuse
+    from tests.export.phones import SMALLER
     from tests.golden_weights import randomise
 
-    model = random_model("tiny", seed=0)
+    model = random_model("tiny", seed=0, **SMALLER)
     randomise(model)
     towers = prepare(model, widen=True)
     folder = tmp_path_factory.mktemp("fp32")
@@ -131,8 +132,8 @@ def exports(tmp_path_factory):
         to_openvino.save(graph, folder / f"{kind}.xml")
     rng = np.random.RandomState(0)
     size, length = model.config.image_size, model.config.text.context_length
-    pixels = [_photo_like(rng, size) for _ in range(20)]
-    ids = [_ids(rng, length) for _ in range(20)]
+    pixels = [_photo_like(rng, size) for _ in range(12)]
+    ids = [_ids(rng, length) for _ in range(12)]
     return folder, {"image": pixels, "text": ids}, {name for name, _ in fuse(model).named_modules()}
 
 

@@ -126,7 +126,7 @@ def export(
         captions=read_lines(captions) if captions is not None else [],
         calibration=calibration_photos,
         accuracy=accuracy,
-        say=note,
+        reporter=note,
         **options,
     )
     if json:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketclip import zoo
+from pocketclip._deprecated import renamed_arguments
 from pocketclip._version import __version__
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
 from pocketclip.export import verify, written
@@ -28,6 +29,7 @@ from pocketclip.export.towers import Pixels, prepare
 from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.infer.bundle import TOKENIZER, Bundle, own_files, read, write_manifest
 from pocketclip.infer.encoder import Encoder
+from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.storage.local import refuse_others, write_whole_folder
 from pocketclip.tokenizer import portable
 
@@ -42,10 +44,10 @@ _CALIBRATED = ("onnx", "openvino", "executorch", "litert")
 MIN_CALIBRATION = 16
 
 log = logging.getLogger(__name__)
-Say = Callable[[str], None]
 Accuracy = Callable[[Encoder], float]
 
 
+@renamed_arguments(say="reporter")
 def export(
     model: CLIP,
     out: str | os.PathLike[str],
@@ -58,7 +60,7 @@ def export(
     captions: Sequence[str] = (),
     calibration: Sequence[Any] = (),
     accuracy: Accuracy | None = None,
-    say: Say = lambda _text: None,
+    reporter: ProgressReporter | Callable[[str], None] | None = None,
     **options: Any,
 ) -> Bundle:
     """Export a model, and verify the result.
@@ -75,7 +77,7 @@ def export(
         calibration: photographs like those to be used later, with which int8 is calibrated.
         accuracy: returns the top-1 of an encoder in percent, which may fall by at most
             `gates.MAX_POINTS_LOST`.
-        say: called with one sentence per step.
+        reporter: receives one sentence per step.
         options: of the target (`deployment` of Core ML: `ios16` or `ios17`).
 
     Raises:
@@ -90,7 +92,8 @@ def export(
     )  # fmt: skip
     if model.inference_only:
         raise ExportError("export the model itself, not a variant that was made for inference")
-    say("preparing the towers")
+    report = as_reporter(reporter)
+    report.stage("preparing the towers")
     expected = verify.reference(model, photos, captions)
     pixels: Pixels = "levels" if preprocessing else "preprocessed"
     # Widening slows ONNX Runtime down, except in int8 (docs/internals/performance.md).
@@ -98,7 +101,7 @@ def export(
     towers = prepare(model, normalize=normalize, pixels=pixels, widen=widen)
     rows = None
     if precision in ("int8", "pal6"):
-        rows = calibration_rows(towers, calibration or expected.photos, expected.captions, say)
+        rows = calibration_rows(towers, calibration or expected.photos, expected.captions, report)
         readable = len(rows["image"])
         if not readable:
             raise ExportError("none of the photographs to calibrate with can be read")
@@ -120,7 +123,7 @@ def export(
     with _remove_new_parents(path), write_whole_folder(path, own_files) as folder:
         (folder / TOKENIZER).write_text(portable(towers.config.text.context_length), "utf-8")
         files = TowerFiles(module, folder, towers, rows, options, about)
-        figures = _write_until_good(files, model, expected, accuracy, say)
+        figures = _write_until_good(files, model, expected, accuracy, report)
         if not figures["verified"]:
             log.warning("%s, %s: %s", target, precision, figures["reason"])
         files.remove_sources()
@@ -134,7 +137,7 @@ def _write_until_good(
     model: CLIP,
     expected: verify.Reference,
     accuracy: Accuracy | None,
-    say: Say,
+    reporter: ProgressReporter,
 ) -> dict[str, Any]:
     """Write both towers; in int8 with more and more layers in fp32, until they pass the gates.
 
@@ -150,11 +153,11 @@ def _write_until_good(
     cosines = SEARCH_COSINES if files.quantized else (None,)
     for cosine in cosines:
         try:
-            files.write(cosine, say)
-            say("verifying")
+            files.write(cosine, reporter)
+            reporter.stage("verifying")
             figures = written.verify_towers(files, expected)
             if accuracy is not None:
-                say("comparing the accuracy")
+                reporter.stage("comparing the accuracy")
                 if original is None:
                     original = accuracy(Encoder(fuse(model)))
                 exported = accuracy(written.open_encoder(files, figures, model))
@@ -164,7 +167,7 @@ def _write_until_good(
         except DriftError:
             if cosine == cosines[-1]:
                 raise
-            say("beyond a gate; keeping more layers in higher precision")
+            reporter.stage("beyond a gate; keeping more layers in higher precision")
     return figures
 
 

@@ -1,14 +1,14 @@
 """The files of both towers in the folder that is to become a bundle.
 
     files = TowerFiles(module, folder, towers, rows, options, about)
-    files.write(cosine=None, say=print)
+    files.write(None, ProgressReporter())
 
 Shapes: C channels, H W height and width, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pocketclip.export.quantize_openvino import quantize_openvino
 from pocketclip.export.towers import Towers
 from pocketclip.infer.bundle import TOWERS
 from pocketclip.preprocess import Preprocess
+from pocketclip.progress import ProgressReporter
 from pocketclip.tokenizer import Tokenizer
 
 _MAX_ROWS = 64
@@ -73,10 +74,10 @@ class TowerFiles:
         """The towers' files."""
         return {tower: self.folder / str(self.about[tower]["file"]) for tower in TOWERS}
 
-    def write(self, cosine: float | None, say: Callable[[str], None]) -> None:
+    def write(self, cosine: float | None, reporter: ProgressReporter) -> None:
         """Write both towers; with `cosine`, in int8 that reaches it on the calibration rows."""
         for kind in TOWERS:
-            say(f"writing the {kind} tower")
+            reporter.stage(f"writing the {kind} tower")
             self.about[kind] = self._write_tower(kind, cosine)
         if self.about["image_input"] == "photo":
             entry = self.about["image"]
@@ -130,7 +131,7 @@ def calibration_rows(
     towers: Towers,
     photos: Sequence[Any],
     captions: Sequence[str],
-    say: Callable[[str], None] = lambda _text: None,
+    reporter: ProgressReporter | None = None,
 ) -> dict[str, list[NDArray[Any]]]:
     """Return rows for both towers: pixels (1, C, H, W) and ids (1, T).
 
@@ -138,7 +139,7 @@ def calibration_rows(
         towers: the towers that the rows are for.
         photos: photographs; one that cannot be read is reported and left out.
         captions: captions; the package's own texts follow them.
-        say: called with one sentence per unreadable photograph.
+        reporter: receives one sentence per unreadable photograph.
     """
     preprocess = Preprocess(towers.config.preprocess)
 
@@ -153,5 +154,6 @@ def calibration_rows(
         try:
             images.append(pixels(photo))
         except ImageError as error:
-            say(f"skipped: {error}")
+            if reporter is not None:
+                reporter.stage(f"skipped: {error}")
     return {"image": images, "text": [row[None] for row in ids]}
