@@ -105,7 +105,7 @@ def _root(
       pocketclip audit dr
       pocketclip train grocery-small --data dr --out runs/small
     Evaluate and export it:
-      pocketclip eval runs/small --suite datacomp38 --data sets --out results.jsonl
+      pocketclip eval runs/small --suite datacomp38 --data sets -o results.jsonl
       pocketclip compare results.jsonl mobileclip2-s0
       pocketclip export runs/small --format openvino --out laptop
       pocketclip bench runs/small laptop

@@ -218,7 +218,7 @@ def flush() -> None:
 
 def _write(text: str) -> None:
     if sys.stdout is None:
-        raise LostOutputError("it is closed; redirect it to /dev/null if you do not need it")
+        raise LostOutputError("closed; redirect it to /dev/null if you do not need it")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
