@@ -225,7 +225,7 @@ def test_help_fits_a_terminal_and_has_examples(verb, monkeypatch, capsys):
     assert not done.value.code
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert any(line.startswith(f"  pocketclip {verb}") for line in lines)
+    assert any(line.lstrip().startswith(f"pocketclip {verb}") for line in lines)
     assert "..." not in "".join(lines).partition("Commands:")[2]
     for line, following in itertools.pairwise(lines):
         assert not line.endswith("\\") or following.startswith("      ")
