@@ -345,7 +345,7 @@ def test_the_cache_keeps_to_its_size(tmp_path, monkeypatch):
         target.write_bytes(bytes(size))
 
     monkeypatch.setattr(shard_cache, "_fetch", fetch)
-    cache = shard_cache.ShardCache(str(tmp_path), most=250)
+    cache = shard_cache.ShardCache(str(tmp_path), max_bytes=250)
     paths = [f"s3://bucket/{i}.tar" for i in range(3)]
     assert all(cache.local(path, 100).stat().st_size == 100 for path in paths)
     assert len(list(tmp_path.glob("*.tar"))) == 2

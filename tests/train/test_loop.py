@@ -211,7 +211,7 @@ def test_a_corrupt_checkpoint_is_passed_over(shards, resumable, damage, caplog, 
         (newest / "checkpoint.json").write_text("{")
     summary = train(recipe(shards), run, device="cpu")
     assert summary.step == 6
-    assert "an older checkpoint is tried" in caplog.text
+    assert "trying an older checkpoint" in caplog.text
     assert same(weights(run), weights(undisturbed))
 
 
@@ -312,7 +312,7 @@ def test_the_best_checkpoint_is_kept(shards, tmp_path):
 
 @pytest.fixture(scope="module")
 def averaged(shards, tmp_path_factory):
-    """A finished run that keeps an average; not to be changed. Beside it: the last scored weights."""
+    """A finished run that keeps an average; not to be changed. `scored.pt`: what was scored."""
     run = tmp_path_factory.mktemp("runs") / "averaged"
 
     def score(model, step):  # noqa: ARG001

@@ -1,9 +1,10 @@
-"""Checkpoints of a run: written whole, checked by hash, the newest readable one found again.
+"""The checkpoint files of a run: written whole, verified by hash, listed and removed.
 
-RUN/checkpoints/step-00001000/config.json         the model, as every checkpoint of ours
+RUN/checkpoints/step-00001000/
+config.json         the model, as in every checkpoint of ours
 model.safetensors
-trainer.pt          optimiser, average, counts: own tensors only
-checkpoint.json     step, metrics, and the files' hashes
+trainer.pt          optimiser, average, counts: tensors and plain values only
+checkpoint.json     step, metrics, and the hashes of the other files
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class Saved:
-    """A checkpoint that was found whole."""
+    """A complete checkpoint."""
 
     folder: Path
     step: int
@@ -48,7 +49,13 @@ def checkpoint_dir(run: Path, step: int) -> Path:
 
 
 def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved:
-    """Write a checkpoint whole; if it cannot be, those that are there stay as they are.
+    """Write a checkpoint whole or not at all; other checkpoints stay as they are.
+
+    Args:
+        run: the run's folder.
+        step: number of steps done.
+        model: the model as it trains, not the average.
+        trainer: all else that resuming needs, see `Run.trainer_state`.
 
     Raises:
         TrainingError: the disk is full or cannot be written to; the message names the last good
@@ -62,9 +69,9 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
             hashes = {f.name: digest_file(f) for f in sorted(folder.iterdir())}
             (folder / _SEAL).write_text(_seal(step, hashes, {}), "utf-8")
     except (OSError, RuntimeError) as error:
-        if "DataLoader worker" in str(error):  # torch raises it wherever the process happens to be
+        if "DataLoader worker" in str(error):  # torch raises it in whatever code runs at the time
             raise
-        # torch reports a failed write as a RuntimeError, safetensors as one of its own class.
+        # torch reports a failed write as a RuntimeError, safetensors with its own class.
         raise TrainingError(_not_written(run, target, error)) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "safetensors":
@@ -74,16 +81,16 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
 
 
 def own_files(folder: Path) -> set[str]:
-    """Return the files of a run's checkpoint, which another one may replace, whole or not."""
+    """Return the names of a checkpoint's files, which another checkpoint may replace."""
     del folder
     return {checkpoint.CONFIG, checkpoint.WEIGHTS, _TRAINER, _SEAL}
 
 
 def record_metrics(saved: Saved, metrics: Mapping[str, float]) -> None:
-    """Note what a checkpoint scored.
+    """Write a checkpoint's metrics into it.
 
     Raises:
-        OSError: it cannot be written; the checkpoint is as it was.
+        OSError: they cannot be written; the checkpoint is unchanged.
     """
     hashes = read_json(saved.folder / _SEAL)["sha256"]
     with write_whole(saved.folder / _SEAL) as temporary:
@@ -96,15 +103,15 @@ def _seal(step: int, hashes: Mapping[str, str], metrics: Mapping[str, float]) ->
 
 
 def best(run: Path) -> tuple[int, float] | None:
-    """Return step and main metric of the checkpoint that scored best, or None if none did."""
-    found = []
+    """Return step and main metric of the best checkpoint; None if none was scored."""
+    scores = []
     for folder in find(run):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             seal = read_json(folder / _SEAL)
-            found.append((float(seal["metrics"]["main_metric"]), -int(seal["step"])))
-    if not found:
+            scores.append((float(seal["metrics"]["main_metric"]), -int(seal["step"])))
+    if not scores:
         return None
-    metric, step = max(found)
+    metric, step = max(scores)
     return -step, metric
 
 
@@ -112,7 +119,7 @@ def _not_written(run: Path, target: Path, error: Exception) -> str:
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     full = full or "No space left" in str(error)
     last = newest(run)
-    good = f"the last good one is {last.folder}" if last else "there is none before it"
+    good = f"the last good one is {last.folder}" if last else "there is no earlier one"
     reason = "the disk is full" if full else " ".join(str(error).split())
     return (
         f"{target}: the checkpoint could not be written ({reason}); {good}; free some space "
@@ -121,16 +128,16 @@ def _not_written(run: Path, target: Path, error: Exception) -> str:
 
 
 def find(run: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, newest first, whole or not."""
-    found = sorted((run / FOLDER).glob("step-*"), reverse=True)
-    return [f for f in found if any((f / name).exists() for name in own_files(f))]
+    """Return the folders of a run's checkpoints, newest first, complete or not."""
+    folders = sorted((run / FOLDER).glob("step-*"), reverse=True)
+    return [f for f in folders if any((f / name).exists() for name in own_files(f))]
 
 
 def check(folder: Path) -> Saved:
-    """Return what `folder` holds, if every file is what was written.
+    """Verify the hash of every file in a checkpoint's folder, and return the checkpoint.
 
     Raises:
-        CheckpointError: a file is missing, cut or changed.
+        CheckpointError: a file is missing, truncated or changed.
     """
     try:
         seal = read_json(folder / _SEAL)
@@ -141,34 +148,34 @@ def check(folder: Path) -> Saved:
     for name, expected in hashes.items():
         file = folder / Path(name).name
         if not file.is_file() or digest_file(file) != expected:
-            raise CheckpointError(f"{file} is missing, cut or changed")
+            raise CheckpointError(f"{file} is missing, truncated or changed")
     if not {_TRAINER, checkpoint.CONFIG, checkpoint.WEIGHTS} <= hashes.keys():
         raise CheckpointError(f"{folder} is not a checkpoint of a run")
     return Saved(folder=folder, step=step, metrics=metrics)
 
 
 def remove_abandoned(run: Path) -> None:
-    """Remove what killed processes left half-written in a run."""
+    """Remove half-written files of killed processes from a run."""
     files.remove_abandoned(run)
     files.remove_abandoned(run / FOLDER)
     for folder in (run / FOLDER).glob("step-*"):
         files.remove_abandoned(folder)
-        with contextlib.suppress(OSError):  # unless it is empty, which a killed `prune` left
+        with contextlib.suppress(OSError):  # removes only empty ones, which a killed `prune` left
             folder.rmdir()
 
 
 def newest(run: Path) -> Saved | None:
-    """Return a run's newest readable checkpoint; the unreadable ones are named in a warning."""
+    """Return a run's newest intact checkpoint; None if there is none. Damaged ones are logged."""
     for folder in find(run):
         try:
             return check(folder)
         except CheckpointError as error:
-            log.warning("%s; an older checkpoint is tried", error)
+            log.warning("%s; trying an older checkpoint", error)
     return None
 
 
 def load(saved: Saved) -> tuple[CLIP, dict[str, Any]]:
-    """Return the model and what was saved as `trainer`.
+    """Return a checkpoint's model and its trainer state.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -176,32 +183,32 @@ def load(saved: Saved) -> tuple[CLIP, dict[str, Any]]:
     model = checkpoint.load(saved.folder)
     try:
         trainer = torch.load(saved.folder / _TRAINER, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler meets in a file that is not what it seems
+    except Exception as error:  # the unpickler may raise anything on a forged file
         raise CheckpointError(f"{saved.folder / _TRAINER} cannot be read: {error}") from error
     if not isinstance(trainer, dict):
-        raise CheckpointError(f"{saved.folder / _TRAINER} is not what a run saves")
+        raise CheckpointError(f"{saved.folder / _TRAINER} does not hold a trainer state")
     return model, trainer
 
 
 def prune(run: Path, step: int, keep_last: int, *, keep_best: bool) -> None:
-    """Remove all checkpoints but the last `keep_last` and, if wanted, the one that scored best.
+    """Remove all checkpoints but the last `keep_last` and, with `keep_best`, the best one.
 
-    Those after `step`, which was just saved, are damaged or of a past that was given up.
+    Checkpoints after `step`, which was just saved, are damaged or were not resumed from.
     """
-    found = find(run)
-    later = [folder for folder in found if folder > checkpoint_dir(run, step)]
+    folders = find(run)
+    later = [folder for folder in folders if folder > checkpoint_dir(run, step)]
     for folder in later:
         _discard(folder)
     winner = best(run) if keep_best else None
-    kept = checkpoint_dir(run, winner[0]) if winner is not None else None
-    for folder in found[len(later) + keep_last :]:
-        if folder != kept:
+    best_folder = checkpoint_dir(run, winner[0]) if winner is not None else None
+    for folder in folders[len(later) + keep_last :]:
+        if folder != best_folder:
             _discard(folder)
 
 
 def _discard(folder: Path) -> None:
-    """Remove a checkpoint's files, and its folder unless somebody put something else there."""
-    for name in sorted(own_files(folder)):  # the seal first: without it, the others count no more
+    """Remove a checkpoint's files, and its folder unless it holds other files."""
+    for name in sorted(own_files(folder)):  # `checkpoint.json` first: it makes the others count
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     files.remove_abandoned(folder)

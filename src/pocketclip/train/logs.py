@@ -1,4 +1,4 @@
-"""What a run says of itself: JSON lines always, TensorBoard and Weights & Biases where wanted.
+"""A run's log: JSON lines always, TensorBoard and Weights & Biases as the recipe says.
 
 RUN/log.jsonl      {"step": 50, "samples": 6400, "loss": 4.1, "distill_loss": 4.1, ...}
 """
@@ -20,17 +20,17 @@ from pocketclip.train.recipe import Recipe
 
 LOG = "log.jsonl"
 _NO_WANDB = (
-    "the recipe wants Weights & Biases (wandb:), which is not installed: pip install wandb, or set "
-    "wandb=null"
+    "the recipe reports to Weights & Biases (wandb:), which is not installed: pip install wandb, "
+    "or set wandb=null"
 )
 log = logging.getLogger(__name__)
 
 
 def check_trackers(recipe: Recipe) -> None:
-    """Refuse a tracker that is not installed, before any work.
+    """Check, before any work, that the tracker that the recipe names is installed.
 
     Raises:
-        MissingDependencyError: the recipe wants one.
+        MissingDependencyError: it is not.
     """
     if recipe.wandb and importlib.util.find_spec("wandb") is None:
         raise MissingDependencyError(_NO_WANDB)
@@ -41,18 +41,19 @@ class Log:
 
     Args:
         run: the run's folder.
-        recipe: for the settings of the trackers.
-        step: where the run goes on; lines of later steps, which are done again, are removed.
+        recipe: says which trackers to use.
+        step: the step that the run resumes after; records of later steps, which are done again,
+            are removed.
 
     Raises:
-        MissingDependencyError: the recipe wants a tracker that is not installed.
+        MissingDependencyError: the recipe names a tracker that is not installed.
     """
 
     def __init__(self, run: Path, recipe: Recipe, step: int) -> None:
         path = run / LOG
-        kept = [line for line in read(path) if line.get("step", 0) <= step]
+        records = [record for record in read(path) if record.get("step", 0) <= step]
         with write_whole(path) as temporary:
-            text = "".join(json.dumps(line) + "\n" for line in kept)
+            text = "".join(json.dumps(record) + "\n" for record in records)
             temporary.write_text(text, "utf-8")
         self._board = _tensorboard(run, step) if recipe.tensorboard else None
         self._wandb = _wandb(run, recipe) if recipe.wandb else None
@@ -69,7 +70,7 @@ class Log:
             self._wandb.finish()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record with its `step`; it is on the way to the disk when this returns."""
+        """Append a record with its `step`, and flush it to the operating system."""
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
         step = int(record["step"])
@@ -82,7 +83,7 @@ class Log:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a `log.jsonl`; a last line that was cut is left out."""
+    """Return the records of a `log.jsonl`; lines that are not whole are left out."""
     out: list[dict[str, Any]] = []
     if not path.is_file():
         return out
@@ -99,7 +100,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _tensorboard(run: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:  # it is an extra, and JSON lines hold the same
+    except ModuleNotFoundError:  # an optional package; the JSON lines hold the same values
         return None
     return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
@@ -112,14 +113,14 @@ def _wandb(run: Path, recipe: Recipe) -> Any:
     return wandb.init(
         project=recipe.wandb,
         dir=str(run),
-        id=_identity(run / "wandb.id"),
+        id=_run_id(run / "wandb.id"),
         resume="allow",
         config=recipe.model_dump(mode="json"),
     )
 
 
-def _identity(path: Path) -> str:
-    """Return the run's own identity, which is kept in its folder: names of folders repeat."""
+def _run_id(path: Path) -> str:
+    """Return the run's id, which is kept in its folder, as names of folders may repeat."""
     if not path.is_file():
         with write_whole(path) as temporary:
             temporary.write_text(secrets.token_hex(8), "utf-8")

@@ -1,4 +1,4 @@
-"""How weights move: AdamW's groups, the learning rate of a step, the average of the weights.
+"""AdamW's parameter groups, the learning rate of a step, and the average of the weights.
 
 Source: MobileCLIP (arXiv 2311.17049), appendix; CLIP (arXiv 2103.00020), section 2.5.
 """
@@ -18,7 +18,7 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trainable parameters in two groups: those that decay and those that do not.
+    """Return the trainable parameters in two groups: with and without weight decay.
 
     Norms, biases, scales (the logit scale, layer scales) and single vectors do not decay.
     """
@@ -33,7 +33,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         if not parameter.requires_grad:
             continue
         leaf = name.rsplit(".", 1)[-1]
-        # A layer scale has shape (C, 1, 1): a vector, whatever its number of dimensions.
+        # A layer scale has shape (C, 1, 1): still a vector.
         vector = parameter.numel() == max(parameter.shape, default=1)
         decays = not (vector or leaf == "bias" or "scale" in leaf or id(parameter) in exempt)
         groups[decays].append(parameter)
@@ -44,7 +44,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def make_optimizer(groups: list[dict[str, Any]], settings: OptimizerSection) -> torch.optim.AdamW:
-    """Return AdamW over the groups of `parameter_groups`."""
+    """Return AdamW for the groups of `parameter_groups`; empty groups are left out."""
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=settings.lr,
@@ -54,10 +54,10 @@ def make_optimizer(groups: list[dict[str, Any]], settings: OptimizerSection) -> 
 
 
 def learning_rate(step: int, steps: int, highest: float, schedule: ScheduleSection) -> float:
-    """Return the rate of step `step` (from 0) of `steps`.
+    """Return the learning rate of step `step`, from 0, of `steps`.
 
-    It rises over `warmup` steps to `highest`, stays until step `constant`, and falls as half a
-    cosine to zero at `steps`; with `constant` as the kind it stays to the end.
+    It rises linearly over `warmup` steps to `highest`, stays there until step `constant`, and
+    falls as half a cosine to zero at `steps`. With the kind `constant` it stays to the end.
     """
     if step < schedule.warmup:
         return highest * (step + 1) / schedule.warmup
@@ -71,9 +71,9 @@ class WeightAverage:
     """The exponential moving average of a model's weights and statistics.
 
     Args:
-        model: averaged from here on.
-        decay: of the average per step; smaller in the first steps, (1 + t) / (10 + t), so that
-            the random beginning is soon forgotten.
+        model: the model whose weights are averaged from now on.
+        decay: the average's decay per step. In the first steps t it is (1 + t) / (10 + t) if that
+            is less, so that the initial weights are forgotten soon.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -83,7 +83,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the model's present weights in."""
+        """Add the model's current weights to the average."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, value in model.state_dict().items():
@@ -93,12 +93,12 @@ class WeightAverage:
                 self.state[name].copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` wants: own tensors and a number."""
+        """Return the state that `load_state_dict` takes: tensors and a number."""
         return {"steps": self.steps, "state": self.state}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on where another average stopped."""
+        """Continue from the state of another average."""
         self.steps = int(saved["steps"])
-        found: Mapping[str, Tensor] = saved["state"]
+        tensors: Mapping[str, Tensor] = saved["state"]
         for name, value in self.state.items():
-            value.copy_(found[name])
+            value.copy_(tensors[name])

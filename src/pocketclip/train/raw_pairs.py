@@ -1,7 +1,7 @@
-"""Raw pairs for plain training: texts and paths are read once, images when they are wanted.
+"""Raw pairs for plain training: texts and paths are read once, images when a batch needs them.
 
-Texts and paths go into a temporary file, which the worker processes map: memory holds 8 bytes per
-pair.
+Texts and paths go into a temporary file that the worker processes map, so memory holds 8 bytes
+per pair.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from pocketclip.storage.stores import NotThereError
 from pocketclip.storage.temporary import TemporaryFolder
 from pocketclip.types import Bad, Sample
 
-_FIRST = 3  # reasons that a message tells
+_MAX_REASONS = 3  # in an error message
 
 
 class PairSource:
     """Raw pairs of tables and folders.
 
     Attributes:
-        sizes: usable pairs, as one shard.
-        identity: changes when the rows do.
-        bad: how many rows cannot be used.
-        index: None, as there is none.
+        sizes: the number of usable pairs, as one shard.
+        identity: a hash that changes when the rows do.
+        bad: the number of rows that cannot be used.
+        index: None; raw pairs have no index.
 
     Raises:
-        DataError: there are none, or their images are not files: inside of the table, or URLs.
+        DataError: there are no usable pairs, or the images are URLs or stored in the table.
         StorageError: they cannot be reached.
     """
 
@@ -58,13 +58,13 @@ class PairSource:
                     begins.append(out.tell())
         except OSError as error:
             raise StorageError(
-                f"{self._path}: cannot be written ({error.strerror or error})"
+                f"{self._path} cannot be written ({error.strerror or error})"
             ) from error
         self._begins: NDArray[np.int64] = np.array(begins, np.int64)
         self.sizes = [len(begins) - 1]
         if not self.sizes[0]:
             why = f"; the first: {'; '.join(self._reasons)}" if self.bad else ""
-            raise DataError(f"{source}: no pair that can be used ({self.bad} cannot{why})")
+            raise DataError(f"{source}: no usable pairs ({self.bad} unusable{why})")
         names = (text for shard in shards for text in (shard.name, shard.fingerprint))
         self.identity = digest_parts(*names)[:16]
 
@@ -76,39 +76,39 @@ class PairSource:
             for draft in shard.drafts():
                 if isinstance(draft, Bad):
                     self.bad += 1
-                    if len(self._reasons) < _FIRST:
+                    if len(self._reasons) < _MAX_REASONS:
                         self._reasons.append(f"{draft.uid}: {draft.reason}")
                 elif not isinstance(draft, Draft):
                     raise DataError(
-                        f"{source}: the images are stored inside ({draft.uid}); plain training "
-                        "reads tables of paths, folders and tars; `pocketclip reinforce` writes "
-                        "such tars"
+                        f"{source}: the images are stored in the table ({draft.uid}); plain "
+                        "training reads tables of paths, folders and tars; `pocketclip reinforce` "
+                        "writes such tars"
                     )
                 elif is_url(draft.source):
                     raise DataError(
-                        f"{source}: {draft.pair.uid} has a URL for an image; training does not "
-                        "fetch from the web: `pocketclip reinforce` stores the images in shards"
+                        f"{source}: {draft.pair.uid} has a URL as its image; training does not "
+                        "fetch from the web; `pocketclip reinforce` stores the images in shards"
                     )
                 else:
                     row = [draft.pair.uid, draft.source, draft.pair.captions]
                     yield json.dumps(row).encode()
 
     def read(self, shard: int, index: int) -> Sample:
-        """Return a pair without its image; `url` says where that is."""
+        """Return a pair without its image; `url` holds the image's path."""
         del shard
         if self._map is None:
             with self._path.open("rb") as stream:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         begin, end = int(self._begins[index]), int(self._begins[index + 1])
-        uid, place, captions = json.loads(self._map[begin:end])
-        return Sample(uid=uid, url=place, captions=captions)
+        uid, path, captions = json.loads(self._map[begin:end])
+        return Sample(uid=uid, url=path, captions=captions)
 
     def image(self, sample: Sample) -> bytes:
         """Return the sample's encoded image.
 
         Raises:
             DataError: the file cannot be read.
-            StorageError: the store cannot be reached, which concerns all of them.
+            StorageError: the store cannot be reached, which affects all samples.
         """
         assert sample.url is not None
         try:
@@ -119,7 +119,7 @@ class PairSource:
             raise DataError(str(error)) from error
 
     def close(self) -> None:
-        """Let go of the file, and remove it."""
+        """Close the temporary file and remove it."""
         if self._map is not None:
             self._map.close()
             self._map = None

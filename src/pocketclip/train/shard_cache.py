@@ -1,8 +1,7 @@
-"""Shards of object stores on the local disk: whole files, the least recently used ones removed.
+"""Local copies of an object store's shards; the least recently used ones are removed.
 
-A file is known by the shard's path and by what tells its content: the hash in the set's index, or
-the store's own mark. Beside each stands a lock file, which tells whether the file was verified and
-when it was used.
+A copy is identified by the shard's path and its content: the hash in the set's index, or the
+store's version of the object. A lock file beside each copy records its verification and last use.
 """
 
 from __future__ import annotations
@@ -22,35 +21,35 @@ from pocketclip.storage import locks
 from pocketclip.storage.local import digest_file, remove_abandoned, write_whole
 
 CACHE_BYTES = 50 << 30
-"""The shards of object stores that are kept at a time, about."""
+"""Approximate size of all copies together, in bytes: 50 GiB."""
 
 
 class ShardCache:
-    """A folder of fetched shards, shared by any number of processes of this machine.
+    """A folder of fetched shards, shared by any number of processes on this machine.
 
     Args:
-        folder: where; None: `pocketclip/shards` in the user's cache.
-        most: bytes of shards to keep.
+        folder: None: `pocketclip/shards` in the user's cache.
+        max_bytes: size of all copies to keep.
     """
 
-    def __init__(self, folder: str | None, *, most: int = CACHE_BYTES) -> None:
+    def __init__(self, folder: str | None, *, max_bytes: int = CACHE_BYTES) -> None:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         self.folder = Path(folder) if folder else Path(base) / "pocketclip" / "shards"
-        self.most = most
+        self.max_bytes = max_bytes
 
     def local(self, path: str, size: int, *, sha256: str = "", version: str | None = None) -> Path:
-        """Return the local file of a shard, fetched if it is remote and not here, or damaged.
+        """Return the local file of a shard; a remote one is fetched if its copy is not intact.
 
         Args:
-            path: the shard.
-            size: in bytes.
-            sha256: of its content, where the set's index says it: what is fetched is held
-                against it.
-            version: what `storage.version` says of it, where the index does not.
+            path: the shard, local or remote.
+            size: its size in bytes.
+            sha256: the hash of its content from the set's index, to verify what is fetched; empty
+                if not known.
+            version: the store's version of it (`storage.version`), if there is no hash.
 
         Raises:
-            DataError: the shard is not the one that the index describes, or was replaced.
-            StorageError: it cannot be fetched, or there is no room for it.
+            DataError: the shard differs from the index, or was replaced during the run.
+            StorageError: it cannot be fetched, or the disk is full.
         """
         if not storage.is_remote(path):
             return Path(path[7:] if path[:7].lower() == "file://" else path)
@@ -59,36 +58,36 @@ class ShardCache:
         note = target.with_suffix(".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _alone(note):
+            with _exclusive(note):
                 if not _is_whole(target, size, sha256):
                     note.write_text("", "utf-8")
                     self._make_room(size)
                     _fetch(path, target, size)
                     _check(path, target, sha256, version)
-                os.utime(note)  # the last one used
+                os.utime(note)  # its last use
         except OSError as error:
             raise StorageError(
-                f"{target}: cannot be written ({error.strerror or error}); free space, or set "
+                f"{target} cannot be written ({error.strerror or error}); free some space, or set "
                 "data.cache_dir to another folder"
             ) from error
         return target
 
     def _make_room(self, size: int) -> None:
         remove_abandoned(self.folder)
-        found = []
+        copies = []
         for file in self.folder.glob("*.tar"):
-            with contextlib.suppress(OSError):  # another process may remove it just now
-                found.append((_last_used(file), file.stat().st_size, file))
-        total = size + sum(bytes_ for _, bytes_, _ in found)
-        for _, bytes_, file in sorted(found):
-            if total <= self.most:
+            with contextlib.suppress(OSError):  # another process may just have removed it
+                copies.append((_last_used(file), file.stat().st_size, file))
+        total = size + sum(bytes_ for _, bytes_, _ in copies)
+        for _, bytes_, file in sorted(copies):
+            if total <= self.max_bytes:
                 return
             with contextlib.suppress(OSError):
                 lock = locks.acquire(file.with_suffix(".lock"), create=True)
                 if lock is None:
-                    continue  # it is being fetched
+                    continue  # another process is fetching it
                 try:
-                    file.unlink()  # who has it mapped keeps its pages
+                    file.unlink()  # processes that map it keep its pages
                     total -= bytes_
                     file.with_suffix(".lock").unlink()
                 finally:
@@ -105,39 +104,40 @@ def _fetch(path: str, target: Path, size: int) -> None:
         with storage.open_read(path) as stream:
             shutil.copyfileobj(stream, out, 1 << 22)
         if out.tell() != size:
-            raise StorageError(f"{path}: {out.tell()} of {size} bytes came; try again")
+            raise StorageError(f"{path}: received {out.tell()} of {size} bytes; try again")
 
 
 def _check(path: str, target: Path, sha256: str, version: str | None) -> None:
-    """Verify what was just fetched, and note that it was."""
-    found = digest_file(target)
+    """Verify a shard that was just fetched, and record that."""
+    actual = digest_file(target)
     replaced = version is not None and storage.version(path) != version
-    if (sha256 and found != sha256) or replaced:
+    if (sha256 and actual != sha256) or replaced:
         target.unlink()
-        why = "is not the one that its index describes (its hash differs)"
-        raise DataError(
-            f"{path} {'was replaced during the run' if replaced else why}; begin again, or run "
-            "`pocketclip audit` on the folder"
+        why = (
+            "was replaced during the run"
+            if replaced
+            else "differs from its index (its hash differs)"
         )
-    _note(target, found)
+        raise DataError(f"{path} {why}; start again, or run `pocketclip audit` on the folder")
+    _record(target, actual)
 
 
-def _note(target: Path, sha256: str) -> None:
+def _record(target: Path, sha256: str) -> None:
     facts = {"sha256": sha256, "file": _state(target)}
     target.with_suffix(".lock").write_text(json.dumps(facts) + "\n", "utf-8")
 
 
 def _state(target: Path) -> list[int]:
-    """Return what changes when the file does."""
+    """Return size, time of change and inode, one of which changes when the file does."""
     about = target.stat()
     return [about.st_size, about.st_mtime_ns, about.st_ino]
 
 
 def _is_whole(target: Path, size: int, sha256: str) -> bool:
-    """Return whether the file is here, as it was fetched; it is hashed only if it was touched."""
+    """Return whether the copy is intact; it is hashed only if size, time or inode changed."""
     try:
-        noted = read_json(target.with_suffix(".lock"))
-        known, state = str(noted["sha256"]), noted["file"]
+        record = read_json(target.with_suffix(".lock"))
+        known, state = str(record["sha256"]), record["file"]
     except (OSError, ValueError, KeyError, TypeError):
         known, state = sha256, None
     if not known or (sha256 and known != sha256):
@@ -149,18 +149,18 @@ def _is_whole(target: Path, size: int, sha256: str) -> bool:
         if now != state:
             if digest_file(target) != known:
                 return False
-            _note(target, known)
+            _record(target, known)
     except FileNotFoundError:
         return False
     return True
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time into the block, where the system can."""
+def _exclusive(path: Path) -> Iterator[None]:
+    """Let only one process at a time run the block, if the file system has locks."""
     try:
         lock = locks.acquire(path, create=True, wait=True)
-    except locks.NoLocksError:  # each fetches the shard then, and the last one wins
+    except locks.NoLocksError:  # then each process fetches the shard, and the last one wins
         path.touch()
         yield
         return

@@ -1,9 +1,9 @@
-"""Where samples lie, and how the n-th of a shard is read: reinforced shards, tars, raw pairs.
+"""Random access to training samples: reinforced shards, plain tar shards, raw pairs.
 
-A source knows the sizes of its shards when it is opened and reads any sample at once afterwards,
-in whatever process. Where each sample of a shard begins is scanned once and kept in a temporary
-folder, for all worker processes. Shards of an object store are fetched whole, see `remote`; raw
-pairs that are no tars are in `rawpairs`.
+A source knows the sizes of its shards once it is opened, and then reads any sample directly, in
+any process. The offsets of a shard's samples are scanned once and kept in a temporary folder for
+all worker processes. Shards of an object store are fetched whole, see `shard_cache`; raw pairs
+in other files than tars are read by `raw_pairs`.
 """
 
 from __future__ import annotations
@@ -29,31 +29,32 @@ from pocketclip.train.raw_pairs import PairSource
 from pocketclip.train.shard_cache import ShardCache
 from pocketclip.types import Sample
 
-_OPEN = 128  # mapped shards per process: a file descriptor and addresses each, no memory
+_MAX_OPEN = 128  # mapped shards per process; each takes a file descriptor and address space
 log = logging.getLogger(__name__)
 _UNUSED = ("json", "url.txt")
 _REINFORCED = ("npz", "pth.gz", "paug.json")
 
 
 class ShardError(DataError):
-    """A shard as a whole is not what it should be: nothing to leave out and go on."""
+    """A whole shard is unusable, so skipping single samples does not help."""
 
 
 class ShardSource:
     """Samples of tar shards.
 
     Attributes:
-        sizes: samples per shard.
-        index: what is known of the set, or None.
-        identity: changes when the samples do.
+        sizes: number of samples of each shard.
+        index: the set's index; None if it has none.
+        identity: a hash that changes when the samples do.
 
     Args:
-        source: as `pocketclip.shards` takes it; several folders have to be made alike.
-        cache_dir: where shards of object stores are kept; None: the user's cache.
-        reinforced: whether stored augmentations and embeddings are read at all.
+        source: as `pocketclip.shards` takes it; several folders must have been reinforced with
+            the same teachers and augmentation.
+        cache_dir: the folder for copies of remote shards; None: the user's cache.
+        reinforced: whether to read stored augmentations and embeddings.
 
     Raises:
-        DataError: there are none, they are not tars, or one is not as the index says.
+        DataError: there are no shards, they are not tars, or one differs from the index.
         StorageError: they cannot be reached.
     """
 
@@ -64,9 +65,9 @@ class ShardSource:
         other = [path for path in self.paths if not path.lower().endswith(".tar")]
         if other:
             raise DataError(
-                f"{other[0]}: training reads tar shards; write these as tars with `pocketclip join`"
+                f"{other[0]}: training reads tar shards; convert it with `pocketclip join`"
             )
-        self._unwanted = _UNUSED if reinforced else (*_UNUSED, *_REINFORCED)
+        self._ignored = _UNUSED if reinforced else (*_UNUSED, *_REINFORCED)
         self._cache = ShardCache(cache_dir)
         self._warned = False
         self._mapped: OrderedDict[int, MappedShard] = OrderedDict()
@@ -85,23 +86,23 @@ class ShardSource:
             raise DataError(f"{source}: the shards hold no samples")
 
     def __getstate__(self) -> dict[str, object]:
-        # Maps stay in their process, and only the one that made the folder removes it.
+        # Memory maps stay in their process; only the process that made the folder removes it.
         return {**self.__dict__, "_mapped": OrderedDict(), "_tidy": None}
 
     def read(self, shard: int, index: int) -> Sample:
         """Return a sample.
 
         Raises:
-            ShardError: the shard is cut, or has changed.
+            ShardError: the shard is truncated or has changed.
             DataError: the sample is damaged.
         """
         mapped = self._shard(shard)
         if len(mapped) != self.sizes[shard]:
             raise ShardError(
-                f"{self.paths[shard]}: {len(mapped)} samples, {self.sizes[shard]} by the index; "
-                "run `pocketclip audit` on the folder"
+                f"{self.paths[shard]} has {len(mapped)} samples, its index says "
+                f"{self.sizes[shard]}; run `pocketclip audit` on the folder"
             )
-        uid, parts = mapped.read(index, self._unwanted)
+        uid, parts = mapped.read(index, self._ignored)
         try:
             return parse(parts, uid)[0]
         except DataError as error:
@@ -114,14 +115,14 @@ class ShardSource:
         return sample.image
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         while self._mapped:
             self._mapped.popitem()[1].close()
         if self._tidy is not None:
             self._tidy()
 
     def _open_all(self) -> Iterator[list[object]]:
-        """Note the size of each shard; yield what identifies it."""
+        """Collect each shard's size; yield what identifies the shard."""
         folders: dict[str, tuple[dict[str, int], Index | None]] = {}
         for number, path in enumerate(self.paths):
             home, name = path.replace("\\", "/").rpartition("/")[0] or ".", name_of(path)
@@ -140,14 +141,14 @@ class ShardSource:
                 continue
             if stats.bytes and stats.bytes != sizes[name]:
                 raise ShardError(
-                    f"{path} has {sizes[name]:,} bytes, its index says {stats.bytes:,}: it was cut "
-                    "or changed; run `pocketclip audit` on the folder"
+                    f"{path} has {sizes[name]:,} bytes, its index says {stats.bytes:,}: it was "
+                    "truncated or changed; run `pocketclip audit` on the folder"
                 )
             self.sizes.append(stats.samples)
             yield [name, stats.samples, stats.sha256]
 
     def _content(self, path: str, size: int, stats: ShardStats | None) -> dict[str, Any]:
-        """Return what tells a shard's content, as `ShardCache.local` takes it."""
+        """Return what identifies a shard's content, as arguments of `ShardCache.local`."""
         if not storage.is_remote(path):
             return {"size": size}
         if stats is not None and stats.sha256:
@@ -156,8 +157,8 @@ class ShardSource:
         if version is None and not self._warned:
             self._warned = True
             log.warning(
-                "%s: neither an index.json nor the store tells its content from another of the "
-                "same size: if it is replaced by one, empty data.cache_dir", path,
+                "%s: neither an index.json nor the store identifies its content; if you replace "
+                "it by another shard of the same size, empty data.cache_dir", path,
             )  # fmt: skip
         return {"size": size, "version": version}
 
@@ -169,30 +170,30 @@ class ShardSource:
         ours = (self.index.teachers, self.index.augmentation) if self.index else None
         if ours != ((index.teachers, index.augmentation) if index else None):
             raise DataError(
-                f"{home}: its teachers or its augmentation are not those of the other folders; "
+                f"{home}: its teachers or augmentation differ from those of the other folders; "
                 "train on sets that were reinforced alike"
             )
 
     def _shard(self, number: int) -> MappedShard:
-        found = self._mapped.pop(number, None)
-        if found is None:
+        mapped = self._mapped.pop(number, None)
+        if mapped is None:
             path = self.paths[number]
-            kept = self._scans / f"{number}.npy" if self._scans.is_dir() else None
+            scan = self._scans / f"{number}.npy" if self._scans.is_dir() else None
             try:
                 local = self._cache.local(path, **self._contents[number])
-                found = MappedShard(local, name=path, cache=kept)
+                mapped = MappedShard(local, name=path, cache=scan)
             except DataError as error:
                 raise ShardError(str(error)) from error
-        self._mapped[number] = found
-        if len(self._mapped) > _OPEN:
+        self._mapped[number] = mapped
+        if len(self._mapped) > _MAX_OPEN:
             self._mapped.popitem(last=False)[1].close()
-        return found
+        return mapped
 
 
 def open_source(
     source: str | Sequence[str], *, reinforced: bool, options: PairOptions, cache_dir: str | None
 ) -> ShardSource | PairSource:
-    """Return shards, or with `reinforced` false also raw pairs, whichever `source` names."""
+    """Return the shards that `source` names or, with `reinforced` false, possibly raw pairs."""
     if reinforced or _names_tars(source):
         if options.where or options.image_column or options.caption_columns:
             raise ConfigError(
@@ -211,16 +212,20 @@ def _names_tars(source: str | Sequence[str]) -> bool:
     return not table and storage.is_folder(first) and bool(storage.list_files(first, (".tar",)))
 
 
-def augmentation_of(source: ShardSource | PairSource, place: object) -> Augmentation:
-    """Return the augmentation that the parameters of reinforced shards were drawn by.
+def augmentation_of(source: ShardSource | PairSource, name: object) -> Augmentation:
+    """Return the augmentation that the stored parameters of reinforced shards were drawn from.
+
+    Args:
+        source: the opened shards.
+        name: their path, for errors.
 
     Raises:
-        DataError: nothing beside the shards says it.
+        DataError: no file beside the shards describes it.
     """
     index = source.index
     if index is None or index.augmentation is None:
         raise DataError(
-            f"{place}: neither an index.json nor a config.json says how the augmentations were "
-            "drawn; put the set's config.json beside its shards"
+            f"{name}: neither an index.json nor a config.json describes the augmentation; put the "
+            "set's config.json beside its shards"
         )
     return Augmentation.from_config(index.augmentation)

@@ -1,9 +1,9 @@
-"""One step of training: forward, loss of the whole batch, gradients.
+"""One step of training: forward pass, loss of the whole batch, gradients.
 
-With accumulation the loss is still that of the whole batch: the embeddings of all micro-batches
+With accumulation, the loss is still that of the whole batch. The embeddings of all micro-batches
 are computed once without gradients, the loss gives the gradient of each embedding, and a second
 forward pass with the same random choices carries it to the weights (Gao et al., arXiv
-2101.06983). Where BatchNorm is absent or frozen that equals the large batch; live BatchNorm
+2101.06983). If BatchNorm is absent or frozen, this equals the large batch; otherwise BatchNorm
 takes its statistics from each micro-batch.
 
 Shapes: b samples of a micro-batch, B of a step and process, n captions of each, D embedding.
@@ -31,14 +31,14 @@ from pocketclip.types import Encoder
 
 @dataclass(slots=True, kw_only=True)
 class Features:
-    """What the loss sees of a batch."""
+    """The student's outputs for a batch, which the loss is computed from."""
 
     image: Tensor
     """(B, D) unit embeddings."""
     captions: list[Tensor]
-    """n of (B, D)."""
+    """n tensors (B, D)."""
     scale: Tensor
-    """The multiplier of similarities."""
+    """The student's logit scale, which multiplies similarities."""
     captioning: Tensor | None = None
     """A captioner's next-token loss of this micro-batch, a mean over its tokens."""
 
@@ -55,17 +55,20 @@ class Stepper:
     """Computes gradients of a recipe's loss.
 
     Args:
-        model: the bare model.
-        wrapped: the same as it is called: compiled, distributed or as it is.
+        model: the model itself.
+        wrapped: the model as it is called: compiled, distributed, or the same object.
         settings: the recipe's loss.
-        teacher_dims, teacher_scales, teacher_biases: of the stored or live teachers.
-        device: where the model is.
-        dtype: what it computes in; parameters and losses stay float32.
+        teacher_dims: each teacher's embedding dimension, stored or live.
+        teacher_scales: each teacher's logit scale.
+        teacher_biases: each teacher's bias, for SigLIP's loss.
+        logit_bias: the student's bias, for SigLIP's loss.
+        device: the model's device.
+        dtype: the dtype to compute in; parameters and losses stay float32.
         gathered: compare with the samples of all processes.
-        teachers: live ones, for batches without stored embeddings.
-        channels_last: the memory order of pixels.
-        trim: leave out token columns that are padding in the whole batch, where that changes
-            nothing (causal text towers).
+        teachers: live teachers, for batches without stored embeddings.
+        channels_last: use the channels-last memory format for pixels.
+        trim: leave out token columns that are padding in the whole batch, if that cannot change
+            the result (causal text towers).
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Stepper:
         self.channels_last = channels_last
         text = model.config.text
         self.trims = trim and text.ignores_padding
-        # float16's small gradients would vanish without a scale.
+        # Without a loss scale, small float16 gradients would become 0.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
     def backward(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -104,7 +107,7 @@ class Stepper:
             batches: the step's micro-batches.
 
         Raises:
-            ConfigError: embeddings that do not fit the teachers' dimensions.
+            ConfigError: embeddings do not fit the teachers' dimensions.
         """
         targets = self._teacher_targets(batches)
         if len(batches) == 1:
@@ -129,7 +132,7 @@ class Stepper:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         ids = torch.cat(batch.captions).to(self.device, non_blocking=True)
         if self.trims:
-            # A causal tower cannot see what follows the longest text's end (the highest id).
+            # A causal tower ignores what follows the longest text's end token (the highest id).
             ids = ids[:, : int(ids.argmax(1).max()) + 1]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.wrapped(pixels, ids)
@@ -184,19 +187,19 @@ class Stepper:
         return terms
 
     def _accumulated(self, batches: Sequence[Batch], targets: TeacherTargets) -> dict[str, Tensor]:
-        states, parts = [], []
-        # The first pass is not to count in BatchNorm's statistics: the second one does.
+        states, features = [], []
+        # Only the second pass counts in BatchNorm's statistics.
         with torch.no_grad(), preserve_batch_norm_statistics(self.model):
             for batch in batches:
                 states.append(_random_state(self.device))
-                parts.append(self._forward(batch))
+                features.append(self._forward(batch))
         joined = Features(
-            image=torch.cat([part.image for part in parts]).requires_grad_(),
+            image=torch.cat([one.image for one in features]).requires_grad_(),
             captions=[
                 torch.cat(texts).requires_grad_()
-                for texts in zip(*(part.captions for part in parts), strict=True)
+                for texts in zip(*(one.captions for one in features), strict=True)
             ],
-            scale=parts[0].scale.detach().requires_grad_(),
+            scale=features[0].scale.detach().requires_grad_(),
         )
         terms = self._terms(joined, targets)
         leaves = [joined.image, *joined.captions, joined.scale]
@@ -206,17 +209,17 @@ class Stepper:
         for k, (batch, state) in enumerate(zip(batches, states, strict=True)):
             last = k == len(batches) - 1
             with _random_state_set(state, self.device), self._syncing(last):
-                part = self._forward(batch)
-                rows = slice(k * len(part.image), (k + 1) * len(part.image))
-                outputs = [part.image, *part.captions]
-                surrogate = part.image.new_zeros(())
+                micro = self._forward(batch)
+                rows = slice(k * len(micro.image), (k + 1) * len(micro.image))
+                outputs = [micro.image, *micro.captions]
+                surrogate = micro.image.new_zeros(())
                 for output, leaf in zip(outputs, leaves, strict=False):
                     if leaf.grad is not None:
                         surrogate = surrogate + (output * leaf.grad[rows]).sum()
                 if joined.scale.grad is not None:
-                    surrogate = surrogate + part.scale * joined.scale.grad / len(batches)
-                if part.captioning is not None:
-                    term = self.settings.captioning_weight * shares[k] * part.captioning
+                    surrogate = surrogate + micro.scale * joined.scale.grad / len(batches)
+                if micro.captioning is not None:
+                    term = self.settings.captioning_weight * shares[k] * micro.captioning
                     surrogate = surrogate + self._scaled(term)
                     known = terms.get("captioning_loss", term.new_zeros(()))
                     terms["captioning_loss"] = known + term.detach()
@@ -224,9 +227,9 @@ class Stepper:
         return terms
 
     def _token_shares(self, batches: Sequence[Batch]) -> list[float]:
-        """Return each micro-batch's part of the step's labels, over which the loss is a mean.
+        """Return each micro-batch's share of the step's labels, as the loss is a mean over labels.
 
-        Over the labels of all processes, so that they sum to 1 only on average.
+        The total is the mean over processes, so the shares sum to 1 only on average.
         """
         fitted = [self.model.text.fit(torch.cat(batch.captions)) for batch in batches]
         counts = [int((ids[:, 1:] != 0).sum()) for ids in fitted]
