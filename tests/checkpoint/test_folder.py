@@ -265,7 +265,7 @@ def _bad_files(folder):
     torch.save({"a": 1}, folder / "numbers.pt")
     yield folder / "numbers.pt", "no tensors"
     torch.save({"bert.embeddings": torch.zeros(2)}, folder / "bert.pt")
-    yield folder / "bert.pt", "known naming"
+    yield folder / "bert.pt", "unknown parameter names"
 
 
 def test_bad_files_each_get_one_clear_line(tmp_path):
@@ -425,7 +425,7 @@ def test_saving_refuses_paths_that_would_lose_something(tmp_path):
     for path, convention, message in (
         ("photos", "pocketclip", "holds other files"),
         ("file", "pocketclip", "is a file"),
-        ("x.safetensors", "pocketclip", "leave the suffix out"),
+        ("x.safetensors", "pocketclip", "leave out the suffix"),
         ("x.jpg", "openclip", "the file ends in"),
         ("x.safetensors", "apple", "the file ends in"),
         ("x.pt", "mine", "unknown naming"),
@@ -525,7 +525,9 @@ def test_a_folder_from_the_hub_is_read_from_the_disk(hub, tmp_path, monkeypatch)
         assert torch.equal(loaded.image.head.weight, model.image.head.weight)
     assert not hub.requests
     (tmp_path / "Tiny" / "open_clip_pytorch_model.bin").unlink()
-    with pytest.raises(CheckpointError, match=r"not written by pocketclip, and .* known naming"):
+    with pytest.raises(
+        CheckpointError, match=r"not written by pocketclip, and .* unknown parameter names"
+    ):
         checkpoint.load("Tiny")
     with pytest.raises(HubError, match="apple/Tiny was not found"):
         checkpoint.load("hf-hub:apple/Tiny")

@@ -270,7 +270,7 @@ def test_what_it_cannot_mean(text, error, message):
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        ("small", "small is taken for what is here under that name; a model of the zoo with "
+        ("small", "small is the file or folder of that name here; a model of the zoo with "
          "random weights is random:small"),
         ("mobileclip2-s2", "the published model is hf-hub:apple/MobileCLIP2-S2"),
         ("apple/MobileCLIP-S0", "the published model is hf-hub:apple/MobileCLIP-S0"),
@@ -394,9 +394,10 @@ def test_a_folder_that_may_not_be_read(tmp_path):
         resolve_model(tmp_path / "closed")
 
 
-def test_it_needs_no_torch():
+def test_package_resolve_and_hub_need_no_torch():
     code = (
         "import sys\nsys.modules['torch'] = sys.modules['safetensors'] = None\n"
+        "import pocketclip.checkpoint, pocketclip.checkpoint.resolve, pocketclip.checkpoint.hub\n"
         "from pocketclip.checkpoint.resolve import resolve_model\n"
         "print(resolve_model(sys.argv[1]).path, resolve_model('mobileclip2-s4').repos[0])"
     )

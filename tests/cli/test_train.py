@@ -95,7 +95,7 @@ def test_a_run_called_like_a_model_is_the_run(recipe, shards, tmp_path, monkeypa
         done = inside.run("classify", "photos", "--labels", "a,b", "-m", text, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["space_id"] == wanted
-        assert ("small is taken for what is here" in caplog.text) == noted
+        assert ("small is the file or folder of that name" in caplog.text) == noted
         caplog.clear()
     shutil.rmtree("small/model")  # as if it had been stopped
     last = checkpoint.load("small/checkpoints/step-00000004").space_id

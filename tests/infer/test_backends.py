@@ -50,7 +50,7 @@ def test_one_that_failed_the_verification_is_not_taken(folder):
     _measured(folder, onnxruntime=None, openvino=50)
     assert backends.candidates(read(folder)) == ["openvino"]
     _measured(folder, onnxruntime=None, openvino=None)
-    with pytest.raises(BundleError, match="did not compute what the model does"):
+    with pytest.raises(BundleError, match="did not reproduce the model"):
         Encoder(folder)
 
 

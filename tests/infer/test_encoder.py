@@ -159,7 +159,7 @@ def test_a_folder_named_like_a_model_is_the_folder(tmp_path, monkeypatch, caplog
     checkpoint.save(random_model("small", seed=5), "tiny")
     assert pocketclip.load("tiny").model.config.name == "small"
     (record,) = caplog.records
-    assert record.message.startswith("tiny is taken for what is here under that name; ")
+    assert record.message.startswith("tiny is the file or folder of that name here; ")
     caplog.clear()
     for text in ("./tiny", "tiny/", str(tmp_path / "tiny")):
         assert pocketclip.load(text).model.config.name == "small"

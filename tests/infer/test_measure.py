@@ -61,7 +61,7 @@ def test_slow_calls_are_made_a_few_times_all_the_same(clock):
     def call():
         clock.now += 60.0
 
-    assert len(measure.timed(call, 0.1)) == measure.LEAST_CALLS
+    assert len(measure.timed(call, 0.1)) == measure.MIN_CALLS
 
 
 def test_the_best_batch_is_found_past_one_that_gives_less(clock):
@@ -96,11 +96,11 @@ def test_captions_are_new_and_equally_long(encoder):
 def test_an_encoder(encoder):
     said = []
     begun = time.perf_counter()
-    found = measure.measure(encoder, seconds=0.01, say=said.append)
+    found = measure.measure(encoder, seconds=0.01, reporter=said.append)
     whole = 1e3 * (time.perf_counter() - begun)
     for tower in ("image", "text"):
         assert 0 < found[tower]["median_ms"] <= found[tower]["p95_ms"] < whole
-        assert found[tower]["calls"] >= measure.LEAST_CALLS
+        assert found[tower]["calls"] >= measure.MIN_CALLS
     rates = found["throughput"]["by_batch"]
     assert found["throughput"]["images_per_s"] == max(rates.values())
     assert rates[str(found["throughput"]["batch"])] == max(rates.values())

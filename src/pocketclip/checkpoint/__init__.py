@@ -1,4 +1,4 @@
-"""Checkpoints: loaded from wherever a MODEL argument points to, and saved.
+"""Checkpoints: loaded from any MODEL argument, and saved.
 
     from pocketclip import checkpoint
 
@@ -7,13 +7,16 @@
 
 | module | holds |
 |---|---|
-| `folder` | our own format, and `load` and `save`; they are here too |
-| `resolve` | what a MODEL argument means, decided by spelling and file names |
-| `hub` | weight files from the Hugging Face hub |
+| `folder` | `load` and `save`, which are importable from here too; our own format |
+| `resolve` | the meaning of a MODEL argument, from its spelling and file names |
+| `hub` | fetching weight files from the Hugging Face hub |
+| `hub_files` | the hub's file choice: which file of a repository holds the weights |
+| `hub_cache` | weight files in the hub's local cache |
+| `hub_client` | settings and errors of `huggingface_hub` |
 | `names` | Apple's and open_clip's parameter names, both ways |
-| `safe_load` | foreign weight files, read without running code |
+| `safe_load` | third-party weight files, read without running code |
 
-`resolve` and `hub` need no torch, so this module imports the others when they are first used.
+`resolve` and the `hub` modules need no torch, so this module imports the others at first use.
 """
 
 from __future__ import annotations

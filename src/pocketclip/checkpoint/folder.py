@@ -1,7 +1,7 @@
-"""Checkpoints: load and save models, ours and foreign ones, from disk or the hub.
+"""Checkpoints: models loaded and saved, from disk or the hub.
 
-A checkpoint of ours is a folder with `config.json` and `model.safetensors`. Apple's and
-open_clip's files are read and written through `pocketclip.checkpoint.names`.
+Our checkpoint is a folder with `config.json` and `model.safetensors`. Apple's and open_clip's files
+are read and written through `pocketclip.checkpoint.names`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CONFIG = resolve.CONFIG
 WEIGHTS = resolve.WEIGHTS
 VERSION = 1
 RUN_MODEL = resolve.RUN_MODEL
-"""Where a training run's folder holds its finished model."""
+"""The subfolder of a training run that holds its finished model."""
 log = logging.getLogger(__name__)
 
 
@@ -58,13 +58,13 @@ def load(
     """Load a model: float32, evaluation mode.
 
     Args:
-        path_or_name: whatever `pocketclip.checkpoint.resolve` takes for a model, other than a
-            bundle: a training run, a checkpoint folder of ours, a weight file (`.pt`, `.pth`,
-            `.bin`, `.safetensors`) in Apple's, open_clip's or our names, a folder with one as
-            downloaded from the hub; a zoo name, whose published weights come from the hub; a hub id
-            such as `timm/MobileCLIP2-S0-OpenCLIP`; or `random:tiny` for random weights.
-        model: the zoo name of a weight file that does not say itself which model it holds, as
-            `NAME=FILE` does.
+        path_or_name: a training run, one of our checkpoint folders, a weight file (`.pt`, `.pth`,
+            `.bin`, `.safetensors`) with Apple's or open_clip's parameter names, a folder downloaded
+            from the hub, a zoo name, whose published weights come from the hub, a hub id such as
+            `timm/MobileCLIP2-S0-OpenCLIP`, or `random:tiny` for random weights; see
+            `pocketclip.checkpoint.resolve`. Bundles cannot be loaded here.
+        model: the zoo name of a weight file that does not name its model itself; `NAME=FILE` does
+            the same.
         fuse: fold the training branches, see `pocketclip.nn.reparam.fuse`.
         offline: take hub files from the local cache only.
         revision: of a repository on the hub: a branch, a tag or a commit; None for `main`.
@@ -73,11 +73,11 @@ def load(
         The model; `encode_image` and `encode_text` give embeddings (B, D), not normalised.
 
     Raises:
-        BundleError: it is a bundle, whose weights are in another form.
-        CheckpointError: the file is damaged, refused, or does not fit; never a partial load.
-        ConfigError: the text is in none of the forms, or of another library's model.
-        UnknownModelError: neither a file, nor a model, nor a hub id.
-        HubError: the hub's file could not be had.
+        BundleError: the path is a bundle, which holds an exported model.
+        CheckpointError: the file is damaged, refused, or does not fit; no weights are loaded.
+        ConfigError: an invalid argument, or a model of another library.
+        UnknownModelError: neither a file, nor a model of the zoo, nor a hub id.
+        HubError: the weights could not be fetched from the hub.
     """
     if isinstance(path_or_name, ModelSource):
         source = path_or_name
@@ -85,8 +85,8 @@ def load(
         source = resolve_model(path_or_name, revision=revision)
     if source.kind == "bundle":
         raise BundleError(
-            f"{source.text} is a bundle, whose weights are in another form: name the checkpoint "
-            "that it was exported from"
+            f"{source.text} is a bundle, which holds an exported model: pass the checkpoint that "
+            "it was exported from"
         )
     if source.note:
         log.warning("%s", source.note)
@@ -97,8 +97,8 @@ def load(
         loaded = _load_random(source, name)
     elif source.path is None:
         raise ConfigError(
-            f"{source.text}: models of {source.kind} are teachers and captioners of `pocketclip "
-            "reinforce`, and nothing else"
+            f"{source.text}: models of {source.kind} serve only as teachers and captioners of "
+            "`pocketclip reinforce`"
         )
     elif source.kind == "checkpoint":
         loaded = _load_folder(source.path, name, source.suggested)
@@ -115,14 +115,14 @@ def save(
     """Write `model` whole or not at all.
 
     Args:
-        model: fused or not; the foreign namings take unfused models only.
+        model: fused or not; third-party namings take unfused models only.
         path: with `pocketclip` a folder, which may hold an older checkpoint but nothing else;
-            otherwise a file: `.pt` or `.bin`, with `openclip` also `.safetensors`.
-        naming: whose parameter names to write.
+            otherwise a file: `.pt`, `.pth` or `.bin`, with `openclip` also `.safetensors`.
+        naming: the parameter names to write.
 
     Raises:
-        CheckpointError: the naming cannot express the model, or the path will not do.
-        OSError: the disk is full or the place cannot be written to.
+        CheckpointError: the naming cannot express the model, or the path is not allowed.
+        OSError: the disk is full or the path is not writable.
     """
     target, model = Path(path), _uncompiled(model)
     if naming == "pocketclip":
@@ -136,11 +136,11 @@ def save(
 
 
 def _expected_name(source: ModelSource, model: str | None) -> str | None:
-    """Return the zoo name that the weights must fit, or None if they say it themselves.
+    """Return the zoo name that the weights must fit, or None if they name it themselves.
 
     Raises:
         ConfigError: the source names another model than `model`.
-        UnknownModelError: no such model.
+        UnknownModelError: `model` is not in the zoo.
     """
     if model is None:
         return source.model
@@ -160,7 +160,7 @@ def _load_random(source: ModelSource, name: str | None) -> CLIP:
 def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
     facts = _read_config(path)
     if facts is None:
-        return _load_foreign_folder(path, name, suggested)
+        return _load_third_party_folder(path, name, suggested)
     config, is_fused, identity, is_sealed = facts
     if name is not None and zoo.resolve(name) != config.name:
         raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
@@ -172,16 +172,17 @@ def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
     _compare(state, expected, path / WEIGHTS, config.name, None)
     _assign(model, state)
     if weights_digest(model) != identity.weights_digest:
-        _tell_other_weights(path, is_sealed)
+        _refuse_changed_weights(path, is_sealed)
     model.space_identity = identity
     return model
 
 
-def _tell_other_weights(path: Path, is_sealed: bool) -> None:
-    """Refuse weights that are not those of the configuration.
+def _refuse_changed_weights(path: Path, is_sealed: bool) -> None:
+    """Refuse weights whose digest is not the one in the configuration.
 
-    A flipped bit in a weight shows nowhere else: the answers are wrong by a little, or quite.
-    Earlier versions, which sealed nothing, wrote another digest of towers that were compiled.
+    Nothing else detects a flipped bit, which makes embeddings slightly or entirely wrong.
+    Earlier versions sealed no configuration and wrote another digest for compiled towers, so
+    theirs get a warning only.
     """
     differs = (
         f"{path / WEIGHTS} does not hold the weights that were saved with {CONFIG} (their digest "
@@ -219,8 +220,8 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, SpaceIdentity, bool
         ) from error
 
 
-def _load_foreign_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
-    """Load a folder with another library's `config.json`, as repositories of the hub have it."""
+def _load_third_party_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
+    """Load a folder with another library's `config.json`, such as a repository of the hub."""
     chosen = resolve.find_weights(path)
     try:
         return _load_file(chosen or path / WEIGHTS, name, suggested)
@@ -236,8 +237,8 @@ def _load_file(path: Path, name: str | None, suggested: str | None = None) -> CL
     if convention is None:
         some = ", ".join(list(state)[:3])
         raise CheckpointError(
-            f"{path} is not in a known naming (its entries begin {some}); "
-            "Apple's, open_clip's and ours are"
+            f"{path} has unknown parameter names (the first are {some}); known are Apple's, "
+            "open_clip's and ours"
         )
     if convention == "pocketclip":
         raise CheckpointError(f"{path} is part of a checkpoint: load its folder instead")
@@ -250,12 +251,12 @@ def _load_file(path: Path, name: str | None, suggested: str | None = None) -> CL
 
 def _load_hub(source: ModelSource, name: str | None, *, offline: bool) -> CLIP:
     try:
-        found = hub.fetch(source.repos, offline=offline, revision=source.revision)
+        file = hub.fetch(source.repos, offline=offline, revision=source.revision)
     except HubError as error:
         if "/" not in source.target or "hf-hub:" in source.text:
             raise
         raise HubError(f"there is no file or folder {source.target} here; {error}") from error
-    return _load_file(found.path, name)
+    return _load_file(file.path, name)
 
 
 def _config_of(
@@ -266,7 +267,7 @@ def _config_of(
     convention: Naming,
     suggested: str | None = None,
 ) -> zoo.ModelConfig:
-    """Return the configuration that a weight file wants, from whichever source says it."""
+    """Return the configuration of a weight file: from its metadata, `name`, or its shapes."""
     if "pocketclip" in metadata:
         try:
             config = zoo.from_dict(load_json(metadata["pocketclip"]))
@@ -281,8 +282,8 @@ def _config_of(
     by_name = [n for n in fits if n == suggested or called is zoo.entry(n)]
     configs = [naming.fit_config(zoo.entry(n).config, state, convention) for n in by_name or fits]
     computed = {json.dumps(embedding_fields(config), sort_keys=True) for config in configs}
-    # Activations do not show in a file's shapes, so CLIP's own transformers must be named; all
-    # published captioners have the same one.
+    # Shapes do not tell activations apart, so CLIP's own transformers must be named. All published
+    # captioners have the same activation.
     if by_name or (
         len(computed) == 1 and (configs[0].is_captioner or not naming.is_plain_clip(configs[0]))
     ):
@@ -343,12 +344,12 @@ def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[st
 
 
 def _assign(model: CLIP, state: Mapping[str, Tensor]) -> None:
-    wanted = model.state_dict()
+    expected = model.state_dict()
     for name, value in state.items():
-        if wanted[name].is_floating_point() and not value.is_floating_point():
+        if expected[name].is_floating_point() and not value.is_floating_point():
             kind = str(value.dtype).removeprefix("torch.")
             raise CheckpointError(f"the weights do not fit: {name} has type {kind}, not float32")
-    # Fresh memory: a mapped file that somebody truncates later would kill the process.
+    # Copied: truncating a file that is still mapped into memory would kill the process.
     own = {
         name: value.to(
             torch.float32 if value.is_floating_point() else value.dtype,
@@ -368,14 +369,16 @@ def _uncompiled(model: nn.Module) -> CLIP:
             raise CheckpointError(f"a {type(model).__name__} cannot be saved, only a whole model")
         model = inner
     if model.inference_only:
-        raise CheckpointError("this form is for inference only; save the model it was made from")
+        raise CheckpointError(
+            "this model is for inference only: save the model that it was made from"
+        )
     return model
 
 
 def own_files(folder: Path) -> set[str]:
-    """Return the files of a checkpoint of ours; none where `folder` holds something else.
+    """Return the files of one of our checkpoints; none if `folder` is not one.
 
-    A folder with nothing but these may be replaced by another checkpoint.
+    A folder with no other files may be replaced by another checkpoint.
     """
     try:
         raw = read_json(folder / CONFIG)
@@ -389,7 +392,7 @@ def write_files(model: CLIP, folder: Path) -> None:
     """Write a checkpoint's files into an existing folder that nobody reads yet.
 
     Raises:
-        OSError: the disk is full or the place cannot be written to.
+        OSError: the disk is full or the folder is not writable.
     """
     from safetensors.torch import save_file
 
@@ -412,7 +415,7 @@ def write_files(model: CLIP, folder: Path) -> None:
 
 def _save_folder(model: CLIP, target: Path) -> None:
     if target.suffix.lower() in SUFFIXES:
-        raise CheckpointError(f"{target}: a checkpoint is a folder; leave the suffix out")
+        raise CheckpointError(f"{target}: a checkpoint is a folder; leave out the suffix")
     refuse_others(target, own_files, CheckpointError)
     with write_whole_folder(target, own_files) as folder:
         write_files(model, folder)
@@ -427,8 +430,8 @@ def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
     state = naming.to_third_party(model, convention)
     if convention == "openclip" and getattr(model.config.image, "stem_padding", False):
         log.warning(
-            "open_clip's code does not pad this model's stem as Apple's does: with this file "
-            "open_clip computes slightly other embeddings"
+            "open_clip does not pad this model's stem, Apple's code does: with this file open_clip "
+            "computes slightly different embeddings"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(target) as temporary:

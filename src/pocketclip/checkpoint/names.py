@@ -1,14 +1,14 @@
-"""Foreign parameter names: Apple's and open_clip's, both ways.
+"""Parameter names of Apple's and open_clip's files, mapped to ours and back.
 
-Our modules and theirs are cut at the same places, so a name is translated by walking down our
-module tree: one small table per module class says what the foreign code calls its children. The
-facts (names and shapes) are those of the released files.
+Their modules have the same boundaries as ours, so a name is translated by walking down our module
+tree: one small table per module class holds the third-party names of its children. Names and shapes
+are those of the released files.
 
-Foreign tensors differ from ours only by a transposition (projections stored as (in, out)) or by
-dimensions of size 1. A few things depend on the file rather than on the zoo: whether the image
-projection has a bias, whether token embeddings are a plain table, MobileCLIP-B's stem, which
-Apple's code pads and open_clip's does not, and how long a captioner's texts are; `adapt_config` and
-`fit_config` settle them.
+Third-party tensors differ from ours only by a transposition (projections stored as (in, out)) or by
+dimensions of size 1. A few facts depend on the file rather than on the zoo: a bias of the image
+projection, token embeddings as a plain table, MobileCLIP-B's stem, which Apple's code pads and
+open_clip's does not, and the context length of a captioner; `adapt_config` and
+`fit_config` read them from the file.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from pocketclip.nn.transformer import TransformerBlock
 from pocketclip.nn.vit import AttentionPool, ConvStem, ViT
 
 Naming = Literal["apple", "openclip"]
-# Per module class: our dotted path below it -> the foreign one. A child that is not listed
-# keeps its name.
+# Per module class: our dotted path below it -> the third-party one. Other children keep their
+# names.
 Tables = dict[type[nn.Module], dict[str, str]]
 
 _TIMM: Tables = {
@@ -155,7 +155,7 @@ _APPLE: Tables = {
 _NO_WEIGHTS = {
     "attn_mask", "text_decoder.attn_mask", "input_resolution", "context_length", "vocab_size"
 }  # fmt: skip
-# MobileCLIP-B as either code computes it.
+# MobileCLIP-B's stem in Apple's and in open_clip's code.
 CONV_STEM: dict[Naming, dict[str, Any]] = {
     "apple": {"stem_padding": 1, "eps": 1e-5},
     "openclip": {"stem_padding": 0, "eps": 1e-6},
@@ -176,16 +176,16 @@ def _apple_sequence(config: zoo.MCiConfig) -> dict[str, str]:
 
 
 def _translate(module: nn.Module, name: str, tables: Tables) -> str:
-    """Return the foreign name of the entry `name` below `module`."""
+    """Return the third-party name of the entry `name` below `module`."""
     table = tables.get(type(module), {})
     parts = name.split(".")
     cut = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in table), 1)
     head, rest = ".".join(parts[:cut]), ".".join(parts[cut:])
-    foreign = table.get(head, head)
-    return f"{foreign}.{_translate(module.get_submodule(head), rest, tables)}" if rest else foreign
+    theirs = table.get(head, head)
+    return f"{theirs}.{_translate(module.get_submodule(head), rest, tables)}" if rest else theirs
 
 
-def _foreign_name(model: CLIP, name: str, naming: Naming) -> str:
+def _translate_name(model: CLIP, name: str, naming: Naming) -> str:
     tower, _, rest = name.partition(".")
     if not rest:
         return name  # logit_scale
@@ -208,7 +208,7 @@ def _foreign_name(model: CLIP, name: str, naming: Naming) -> str:
 
 
 def is_plain_clip(config: zoo.ModelConfig) -> bool:
-    """Whether open_clip builds this image tower itself and not through timm."""
+    """Return whether open_clip builds this image tower itself rather than through timm."""
     return (
         isinstance(config.image, zoo.ViTConfig)
         and config.image.stem == "patch"
@@ -217,7 +217,7 @@ def is_plain_clip(config: zoo.ModelConfig) -> bool:
 
 
 def _text_prefix(config: zoo.ModelConfig) -> str:
-    """Return what open_clip puts before the text tower's names."""
+    """Return open_clip's prefix of the text tower's names."""
     return "" if is_plain_clip(config) and not config.is_captioner else "text."
 
 
@@ -255,7 +255,7 @@ def _check(model: CLIP, naming: Naming) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ThirdPartyEntry:
-    """Where one of our entries stands in a foreign file, and in which form."""
+    """The name and shape of one of our entries in a third-party file."""
 
     name: str
     shape: tuple[int, ...]
@@ -263,14 +263,14 @@ class ThirdPartyEntry:
 
 
 def map_entries(model: CLIP, naming: Naming) -> dict[str, ThirdPartyEntry]:
-    """Return, for each entry of `model`'s state, where it stands in a foreign file.
+    """Return the third-party entry of each name in the state dict of `model`.
 
     Raises:
         CheckpointError: the naming cannot express the model; the message says why.
     """
     _check(model, naming)
     return {
-        ours: _foreign_entry(_foreign_name(model, ours, naming), tuple(value.shape), naming)
+        ours: _map_entry(_translate_name(model, ours, naming), tuple(value.shape), naming)
         for ours, value in model.state_dict().items()
     }
 
@@ -286,7 +286,7 @@ def entry_shapes(config: zoo.ModelConfig, naming: Naming) -> Mapping[str, tuple[
     return {entry.name: entry.shape for entry in entries}
 
 
-def _foreign_entry(name: str, shape: tuple[int, ...], naming: Naming) -> ThirdPartyEntry:
+def _map_entry(name: str, shape: tuple[int, ...], naming: Naming) -> ThirdPartyEntry:
     leaf = name.rpartition(".")[2]
     if leaf in ("proj", "text_projection", "projection_layer"):
         return ThirdPartyEntry(name, shape[::-1], transposed=True)
@@ -300,10 +300,10 @@ def _foreign_entry(name: str, shape: tuple[int, ...], naming: Naming) -> ThirdPa
 
 
 def to_third_party(model: CLIP, naming: Naming) -> dict[str, Tensor]:
-    """Return `model`'s state under foreign names.
+    """Return the state dict of `model` under third-party names.
 
-    Composed token embeddings are written as the plain table they stand for. Where open_clip
-    expects a bias after the image projection and the model has none, zeros are written.
+    Composed token embeddings are expanded to the plain table. If open_clip expects a bias after the
+    image projection and the model has none, zeros are added.
 
     Raises:
         CheckpointError: the naming cannot express the model; the message says why.
@@ -317,10 +317,10 @@ def to_third_party(model: CLIP, naming: Naming) -> dict[str, Tensor]:
         state["text.embedding.weight"] = table.detach()
     bias = state.get("image.head.bias")
     config = written_config(model.config, naming)
-    wants_bias = config.image.head_bias
-    if bias is None and wants_bias:
+    expects_bias = config.image.head_bias
+    if bias is None and expects_bias:
         state["image.head.bias"] = torch.zeros_like(state["image.head.weight"][:, 0])
-    elif bias is not None and not wants_bias:
+    elif bias is not None and not expects_bias:
         if bias.any():
             raise CheckpointError(
                 f"{model.config.name}: Apple's naming has no bias after the image projection, "
@@ -336,13 +336,13 @@ def to_third_party(model: CLIP, naming: Naming) -> dict[str, Tensor]:
 
 
 def written_config(config: zoo.ModelConfig, naming: Naming) -> zoo.ModelConfig:
-    """Return the configuration of what `to_third_party` writes of such a model."""
+    """Return the configuration of the model that `to_third_party` writes."""
     has_bias = naming == "openclip" and not is_plain_clip(config)
     return zoo.override(config, image={"head_bias": has_bias}, text={"embedding_buckets": None})
 
 
 def build_empty(config: zoo.ModelConfig) -> CLIP:
-    """Return the model with shapes but no storage."""
+    """Return the model on the meta device: shapes without storage."""
     with torch.device("meta"):
         return build(config)
 
@@ -358,9 +358,9 @@ def detect_naming(names: Iterable[str]) -> Naming | Literal["pocketclip"] | None
 
 
 def adapt_config(config: zoo.ModelConfig, names: Set[str], naming: Naming) -> zoo.ModelConfig:
-    """Return `config` with what the file decides (see the head of this module)."""
+    """Return `config` with the facts that a file with these names determines, see above."""
     if isinstance(config.image, zoo.ViTConfig) and config.image.stem == "patch":
-        # The bias decides which code builds such a tower, and so all of the names.
+        # The bias determines which code builds such a tower, and hence all of its names.
         return zoo.override(config, text={"embedding_buckets": None})
     has_bias = not names.isdisjoint(("visual.trunk.head.fc.bias", "visual.trunk.head.bias"))
     image: dict[str, Any] = {"head_bias": has_bias}
@@ -381,10 +381,10 @@ def fit_config(
 
 
 def normalize_text_prefix(state: Mapping[str, Any], config: zoo.ModelConfig) -> dict[str, Any]:
-    """Return an open_clip state with the text tower where this configuration's stands.
+    """Return an open_clip state dict with the text tower's prefix of this configuration.
 
-    open_clip writes the text tower of the same model with or without the prefix `text.`,
-    depending on the class it was built as. Buffers that hold no weights are left out.
+    open_clip writes the text tower of the same model with or without the prefix `text.`, depending
+    on the class it was built as. Buffers without weights are dropped.
     """
     top = ("transformer.", "token_embedding.", "ln_final.", "positional_embedding")
     out = {}
@@ -400,7 +400,7 @@ def normalize_text_prefix(state: Mapping[str, Any], config: zoo.ModelConfig) -> 
 def from_third_party(
     state: Mapping[str, Tensor], model: CLIP, entries: Mapping[str, ThirdPartyEntry]
 ) -> dict[str, Tensor]:
-    """Return a foreign state, whose names and shapes fit `entries`, under our names."""
+    """Return a third-party state dict under our names; names and shapes must fit `entries`."""
     out = {}
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     for ours, entry in entries.items():

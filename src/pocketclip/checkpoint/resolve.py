@@ -1,20 +1,20 @@
-"""What a MODEL argument means: the one place that decides it, for the library and every verb.
+"""The meaning of a MODEL argument, decided here for the library and every verb.
 
     source = resolve_model("runs/small")
     source.kind, source.path                 # "checkpoint", Path("runs/small/model")
 
-Only spellings and file names are looked at; no file is opened and no network is used. A folder that
-a killed process moved aside is put back (`recover`). In order:
+Spelling and file names decide; no file is opened and no network is used. A folder that a killed
+process moved aside is restored (`recover`). In this order:
 
 1. `random:NAME[:SEED]`, `NAME=FILE`, `transformers:ID`, `open_clip:NAME/TAG`, `hf-hub:OWNER/NAME`
-2. what is written as a path: a leading `.`, `~` or `/`, a separator at the end, two or more
-   separators, or a weight file's suffix; a missing one is an error
-3. a file or folder that exists, also where a model of the zoo has the same name
+2. a path by its spelling: a leading `.`, `~` or `/`, a trailing separator, two or more separators,
+   or a weight file's suffix; it is an error if nothing exists there
+3. an existing file or folder, even if a model of the zoo has the same name
 4. `OWNER/NAME[@REVISION]` on the Hugging Face hub
-5. a name of the zoo, whose published weights are on the hub
+5. a zoo name, whose published weights are on the hub
 
 A path is a training run, a checkpoint folder, a bundle, a weight file, or a folder downloaded from
-the hub. `docs/how-to/naming-models.md` says it for users.
+the hub. `docs/how-to/naming-models.md` is the page for users.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from pocketclip.storage.local import recover
 Kind = Literal["random", "checkpoint", "file", "bundle", "hub", "transformers", "open_clip"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-"""A checkpoint folder's files."""
+"""The files of a checkpoint folder."""
 MANIFEST = "bundle.json"
 """The file that makes a folder a bundle."""
 RUN_MODEL, RUN_CHECKPOINTS, RUN_RECIPE = "model", "checkpoints", "recipe.yaml"
-"""Where a training run's folder holds its finished model, its checkpoints and its recipe."""
+"""A training run's finished model, its checkpoints and its train recipe, within its folder."""
 SEAL = "checkpoint.json"
-"""The file that a run's checkpoint has beside the model's."""
+"""The file that a run's checkpoint has in addition to the model's."""
 
 _FORMS = {
     "random": "the form is random:MODEL or random:MODEL:SEED",
@@ -58,49 +58,49 @@ _MAX_SEED = 2**64 - 1  # the largest that torch takes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Where a model comes from."""
+    """The source of a model."""
 
     text: str
-    """As it was written."""
+    """The argument as given."""
     kind: Kind
     target: str
     """`text` without a label, `NAME=` or prefix."""
     path: Path | None = None
-    """Of a `checkpoint` or `bundle` the folder, of a `file` the weight file."""
+    """The folder of a `checkpoint` or `bundle`, or the weight file of a `file`."""
     model: str | None = None
-    """The zoo name, where the text or the repository says it."""
+    """The zoo name, if the text or the repository determines it."""
     suggested: str | None = None
-    """The zoo name that a downloaded folder's name hints at; the weights decide."""
+    """The zoo name that a downloaded folder's name suggests; the weights decide."""
     seed: int = 0
-    """Of `random` weights."""
+    """The seed of `random` weights."""
     repos: tuple[str, ...] = ()
-    """Of `hub`: repositories with the same weights, the preferred one first."""
+    """For `hub`: repositories with the same weights, the preferred one first."""
     revision: str | None = None
-    """Of `hub`: a branch, a tag or a commit; None for `main`."""
+    """For `hub`: a branch, a tag or a commit; None for `main`."""
     label: str = ""
-    """A short name for people; carries no folder."""
+    """A short name for display, without folders."""
     note: str = ""
-    """One line that the user should read, or nothing."""
+    """A one-line warning for the user, or empty."""
 
 
 def resolve_model(
     model: str | os.PathLike[str], *, revision: str | None = None, labels: bool = False
 ) -> ModelSource:
-    """Return what `model` means; the forms and their order are in the module's docstring.
+    """Return the source that `model` means; see the module's docstring for forms and order.
 
     Args:
-        model: what somebody gave as a model; a `Path` is a path whatever it is called.
+        model: the MODEL argument; a `Path` is always a path.
         revision: of a repository on the hub: a branch, a tag or a commit.
-        labels: also take `LABEL=MODEL`, where LABEL is a name for people (teachers, captioners).
+        labels: accept `LABEL=MODEL` too, where LABEL is a display name (teachers, captioners).
 
     Raises:
         CheckpointError: a path without a model, or a zoo name without published weights.
-        ConfigError: a prefix that is not followed by what belongs there, or a wrong revision.
-        UnknownModelError: none of the forms, or no such model.
+        ConfigError: a prefix with an invalid rest, or an invalid revision.
+        UnknownModelError: none of the forms, or an unknown model.
     """
     text = os.fsdecode(model)
     if not text.strip():
-        raise UnknownModelError("no model given: a name, a folder, a file or a hub id is wanted")
+        raise UnknownModelError("no model given: pass a zoo name, a folder, a file or a hub id")
     if "\0" in text:
         raise UnknownModelError(f"{text!r} is no model: it holds a null character")
     if isinstance(model, os.PathLike):
@@ -112,11 +112,11 @@ def resolve_model(
 
 
 def published_model(name: str) -> ModelSource:
-    """Return the published weights of a model of the zoo, whatever there is on the disk.
+    """Return the published weights of a model of the zoo, ignoring files of the same name.
 
     Raises:
         CheckpointError: it has none.
-        UnknownModelError: no such model.
+        UnknownModelError: it is not in the zoo.
     """
     name = zoo.resolve(name)
     repos = zoo.ZOO[name].hub
@@ -129,7 +129,7 @@ def published_model(name: str) -> ModelSource:
 
 
 def absolute(text: str) -> str:
-    """Return a MODEL argument of teachers so that it means the same in every folder here.
+    """Return a MODEL argument of a teacher with its path, if any, made absolute.
 
     Raises:
         PocketclipError: see `resolve_model`.
@@ -146,7 +146,7 @@ def absolute(text: str) -> str:
 
 
 def is_path(text: str, *, windows: bool = _WINDOWS) -> bool:
-    """Return whether `text` is written as a path, which it then is and nothing else."""
+    """Return whether `text` is spelled as a path; it then has no other meaning."""
     separators = "/\\" if windows else "/"
     return (
         text.startswith((".", "~", *separators))
@@ -158,18 +158,19 @@ def is_path(text: str, *, windows: bool = _WINDOWS) -> bool:
 
 
 def find_weights(folder: Path) -> Path | None:
-    """Return the weight file of a folder as the hub has them, or None if there is none.
+    """Return the weight file of a folder laid out like a repository, or None.
 
-    `choose_weights` chooses. Hidden files and folders within are not looked at.
+    `pocketclip.checkpoint.hub_files.choose_weights` chooses it. Hidden files and subfolders are
+    ignored.
 
     Raises:
         CheckpointError: several files could be the weights, or the folder cannot be read.
     """
-    found = list(filter(is_weight_file, _files(folder)))
-    if not found:
+    candidates = list(filter(is_weight_file, _files(folder)))
+    if not candidates:
         return None
     try:
-        return folder / choose_weights(found)
+        return folder / choose_weights(candidates)
     except HubError as error:
         raise CheckpointError(f"{folder}: {error}") from None
 
@@ -258,23 +259,23 @@ def _on_disk(text: str) -> ModelSource | None:
     if not os.path.lexists(text):
         return None
     source = _at_path(text)
-    # Of `runs/small` only the last part is called like a model: nobody can have meant that one.
+    # In `runs/small` only the last component is the name of a model, so nobody meant that model.
     other = _alike(text) if _means_a_model(text) else ""
     if not other:
         return source
-    note = f"{text} is taken for what is here under that name; {other}"
+    note = f"{text} is the file or folder of that name here; {other}"
     return replace(source, note="; ".join(filter(None, (note, source.note))))
 
 
 def _means_a_model(text: str) -> bool:
-    """Return whether a text would be a model of the zoo or the hub if nothing were on disk."""
+    """Return whether a text would be a model of the zoo or the hub if no such path existed."""
     return "/" not in text or any(
         text.lower() == repo.lower() for known in zoo.ZOO.values() for repo in known.hub
     )
 
 
 def _alike(text: str) -> str:
-    """Return how to write the model of the zoo, or the hub, that is called like a path."""
+    """Return how to write the model of the zoo or the hub that has the name of a path."""
     entry = zoo.find(Path(text).name)
     if entry is not None and not entry.hub:
         return f"a model of the zoo with random weights is random:{entry.config.name}"
@@ -285,23 +286,23 @@ def _alike(text: str) -> str:
 
 
 def _expanded(text: str) -> str:
-    written = text.startswith("~") and not os.path.lexists(text)
-    return os.path.expanduser(text) if written else text  # noqa: PTH111 - a separator may end it
+    has_home = text.startswith("~") and not os.path.lexists(text)
+    return os.path.expanduser(text) if has_home else text  # noqa: PTH111 - a separator may end it
 
 
 def _at_path(text: str) -> ModelSource:
     """Return the model at a path."""
-    place = _expanded(text)
-    recover(place)
+    expanded = _expanded(text)
+    recover(expanded)
     try:
-        mode = os.stat(place).st_mode  # noqa: PTH116 - `Path` drops a separator at the end
+        mode = os.stat(expanded).st_mode  # noqa: PTH116 - `Path` drops a separator at the end
     except (OSError, ValueError) as error:
-        raise CheckpointError(_missing(text, place, error)) from None
-    path = Path(place)
+        raise CheckpointError(_missing(text, expanded, error)) from None
+    path = Path(expanded)
     if stat.S_ISDIR(mode):
         return _in_folder(text, path)
     if not stat.S_ISREG(mode):
-        raise CheckpointError(f"{text} is neither a file nor a folder; give a model's")
+        raise CheckpointError(f"{text} is neither a file nor a folder: pass the path of a model")
     if path.name in (MANIFEST, CONFIG, SEAL):
         raise CheckpointError(f"{text} is part of a model: name its folder, {path.parent}")
     suffix = path.suffix.lower()
@@ -322,10 +323,10 @@ def _local(
     )  # fmt: skip
 
 
-def _missing(text: str, place: str, error: OSError | ValueError) -> str:
-    if os.path.islink(place):  # noqa: PTH114
+def _missing(text: str, path: str, error: OSError | ValueError) -> str:
+    if os.path.islink(path):  # noqa: PTH114
         why = "is a link to nothing" if isinstance(error, FileNotFoundError) else "is a bad link"
-        return f"{text} {why} ({os.readlink(place)})"  # noqa: PTH115
+        return f"{text} {why} ({os.readlink(path)})"  # noqa: PTH115
     if not isinstance(error, FileNotFoundError):
         reason = getattr(error, "strerror", None) or str(error)
         return f"{text}: no such file or folder ({reason})"
@@ -380,7 +381,7 @@ def _in_folder(text: str, path: Path) -> ModelSource:
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """Return the folder of a run's checkpoint with the most steps that has all its files."""
+    """Return the folder of a run's newest complete checkpoint, or None."""
     steps = [(int(found[1]), folder) for folder in _folders(run / RUN_CHECKPOINTS)
              if (found := _STEP.fullmatch(folder.name)) is not None
              and all((folder / name).is_file() for name in (CONFIG, WEIGHTS, SEAL))]  # fmt: skip
@@ -388,7 +389,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def _suggested(folder: Path, *, exactly: bool) -> str | None:
-    """Return the zoo's name of a folder that is called like a repository with its weights.
+    """Return the zoo name of a folder named like a repository with published weights.
 
     Args:
         folder: as downloaded, or a snapshot of the hub's cache.
@@ -424,8 +425,8 @@ def _entries(folder: Path) -> Iterable[Path]:
         raise CheckpointError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _name_of(place: str) -> str:
-    path = Path(place)
+def _name_of(text: str) -> str:
+    path = Path(text)
     # A folder may have a dot in its name, as in "clip-0.5".
     return path.stem if path.suffix.lower() in SUFFIXES else path.resolve().name
 

@@ -1,4 +1,4 @@
-"""Reading foreign weight files safely: tensors come out, no code runs."""
+"""Third-party weight files read safely: tensors are returned, and no code runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from pocketclip.formats.torch_zip import check, check_legacy, mapped
 
 _ZIP = b"PK\x03\x04"
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""What `DistributedDataParallel`, `torch.compile` and trainers put before each name."""
+"""Prefixes that `DistributedDataParallel`, `torch.compile` and trainers add to each name."""
 _PLAIN = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params",
     "weights",
 )  # fmt: skip
-"""Where training checkpoints have their weights."""
+"""Keys of the weights in training checkpoints."""
 _AVERAGED = (
     "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model",
     "ema_model_state_dict", "model_state_dict_ema", "ema", "params_ema", "swa_state_dict",
     "shadow",
 )  # fmt: skip
-"""Where they have running averages of the weights."""
+"""Keys of their averaged weights."""
 _MAX_DEPTH = 8
 _HEAD = 256
 log = logging.getLogger(__name__)
@@ -41,14 +41,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file, and its metadata.
 
     A training checkpoint is unwrapped: the weights under `state_dict`, `model`, `module` and the
-    like, or the averaged ones (`model_ema`, `state_dict_ema`, ...) where there are no others. What
-    wrappers put before every name (`module.`, `_orig_mod.`, `model.`, in any order) is removed.
-    Pickles are read by torch's restricted unpickler; one that holds anything but tensors and plain
-    values is refused before any of it runs. Zip archives are checked first, see
+    like, or the averaged ones (`model_ema`, `state_dict_ema`, ...) if there are no others. Prefixes
+    that wrappers add to every name (`module.`, `_orig_mod.`, `model.`, in any order) are removed.
+    Torch's restricted unpickler reads pickles; a pickle with anything but tensors and plain values
+    is refused before any of it runs. Zip archives are checked first, see
     `pocketclip.formats.torch_zip`.
 
     Raises:
-        CheckpointError: the file is missing, empty, truncated, of another kind, or refused.
+        CheckpointError: the file is missing, empty, truncated, not a weight file, or refused.
     """
     _check_readable(path)
     metadata: dict[str, str] = {}
@@ -110,9 +110,9 @@ def _read_pickled(path: Path) -> Any:
         with path.open("rb") as handle:
             is_archive = handle.read(len(_ZIP)) == _ZIP
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what matters is an error
+            warnings.simplefilter("ignore")  # about pickle protocols; real problems are errors
             if is_archive:
-                mmap = check(path)  # what is compressed cannot be mapped
+                mmap = check(path)  # compressed entries cannot be mapped
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
             check_legacy(path)
             with mapped(path) as handle:
@@ -128,15 +128,15 @@ def _read_pickled(path: Path) -> Any:
             ) from error
         raise CheckpointError(f"{path} is truncated or damaged") from error
     except Exception as error:
-        # The restricted unpickler meets arbitrary bytes here and fails in as many ways.
+        # On arbitrary bytes, the restricted unpickler may raise any exception.
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _refuse(path: Path, error: pickle.UnpicklingError) -> NoReturn:
-    found = re.search(r"(?:GLOBAL|class|function|[Gg]lobal) ([\w.]+\.[\w.]+)", str(error))
-    if found:
+    match = re.search(r"(?:GLOBAL|class|function|[Gg]lobal) ([\w.]+\.[\w.]+)", str(error))
+    if match:
         raise CheckpointError(
-            f"{path} is refused: its pickle holds {found[1]} and not only tensors; nothing of it "
+            f"{path} is refused: its pickle holds {match[1]} and not only tensors; nothing of it "
             "was run. Save the bare state_dict and load that"
         ) from error
     raise CheckpointError(
@@ -146,7 +146,7 @@ def _refuse(path: Path, error: pickle.UnpicklingError) -> NoReturn:
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Return the named tensors of a training checkpoint, however deep they are."""
+    """Return the named tensors of a training checkpoint, at any depth up to `_MAX_DEPTH`."""
     names: list[str] = []
     for _ in range(_MAX_DEPTH):
         name = _inner_name(loaded, path)
@@ -168,7 +168,7 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _inner_name(loaded: Any, path: Path) -> str | None:
-    """Return under which name a training checkpoint has its weights; None if it is no such."""
+    """Return the key of a training checkpoint's weights; None for plain named tensors."""
     if not isinstance(loaded, Mapping):
         return None
     inner = {str(name) for name, value in loaded.items() if isinstance(value, Mapping)}
@@ -183,7 +183,7 @@ def _inner_name(loaded: Any, path: Path) -> str | None:
 
 def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if "n_averaged" in state and any(name.startswith("module.") for name in state):
-        # `torch.optim.swa_utils.AveragedModel` counts in it.
+        # The counter of `torch.optim.swa_utils.AveragedModel`.
         state = {name: value for name, value in state.items() if name != "n_averaged"}
     while state:
         first = next(iter(state))

@@ -68,7 +68,7 @@ def measure_model(job: dict[str, Any]) -> dict[str, Any]:
         "backend": encoder.backend.name,
         "threads": encoder.threads,
         "startup_s": startup,
-        **measure(encoder, seconds=job["seconds"], say=say),
+        **measure(encoder, seconds=job["seconds"], reporter=say),
         "disk_bytes": disk_bytes(resolved, encoder),
     }
     if job["labelled"] is not None:

@@ -1,7 +1,7 @@
-"""What runs the two towers: torch, ONNX Runtime or OpenVINO.
+"""Backends that run the two towers: torch, ONNX Runtime and OpenVINO.
 
-A backend maps arrays to arrays and knows nothing of photographs or texts; `Encoder` stands above
-it. Each imports its package only when it is made.
+A backend maps arrays to arrays; `Encoder` adds preprocessing and the tokenizer. Each backend
+imports its package when it is created.
 
 Shapes: B batch, S side, T tokens, D embedding.
 """
@@ -29,12 +29,12 @@ Run = Callable[[NDArray[Any]], Embeddings]
 
 
 class Backend(Protocol):
-    """Both towers of a model, ready to run; may be used from several threads."""
+    """Both towers of a model, ready to run; several threads may use it."""
 
     name: str
 
     def image(self, pixels: NDArray[Any]) -> Embeddings:
-        """Return embeddings (B, D) of what the image tower takes."""
+        """Return embeddings (B, D) of inputs of the image tower."""
         ...
 
     def text(self, ids: NDArray[np.int64]) -> Embeddings:
@@ -43,7 +43,7 @@ class Backend(Protocol):
 
 
 class TorchBackend:
-    """A model in torch, on whatever device it is."""
+    """A model in torch, on the device that it is on."""
 
     name = "torch"
 
@@ -57,8 +57,8 @@ class TorchBackend:
         weight = self.model.logit_scale
         with torch.inference_mode():
             batch = torch.from_numpy(pixels).to(weight.device, weight.dtype)
-            found: Embeddings = self.model.encode_image(batch).float().cpu().numpy()
-        return found
+            embeddings: Embeddings = self.model.encode_image(batch).float().cpu().numpy()
+        return embeddings
 
     def text(self, ids: NDArray[np.int64]) -> Embeddings:
         """Return embeddings (B, D) of token ids (B, T)."""
@@ -66,17 +66,18 @@ class TorchBackend:
 
         with torch.inference_mode():
             batch = torch.from_numpy(ids).to(self.model.logit_scale.device)
-            found: Embeddings = self.model.encode_text(batch).float().cpu().numpy()
-        return found
+            embeddings: Embeddings = self.model.encode_text(batch).float().cpu().numpy()
+        return embeddings
 
 
 class BundleBackend:
-    """Both towers of a bundle, each loaded when it is first used.
+    """Both towers of a bundle, each loaded at its first use.
 
     Args:
-        bundle: what to run.
-        threads: how many threads one call uses.
-        precision: what OpenVINO computes in, `fp32` or `bf16`; None for the bundle's own.
+        bundle: the bundle to run.
+        threads: CPU threads per call.
+        precision: the precision that OpenVINO computes in, `fp32` or `bf16`; None for the
+            bundle's own.
         low_latency_start: start sooner and encode each text more slowly.
     """
 
@@ -96,7 +97,7 @@ class BundleBackend:
         self._locks = {tower: threading.Lock() for tower in TOWERS}
 
     def image(self, pixels: NDArray[Any]) -> Embeddings:
-        """Return embeddings (B, D) of what the bundle's image tower takes."""
+        """Return embeddings (B, D) of inputs of the bundle's image tower."""
         return self._run("image", pixels)
 
     def text(self, ids: NDArray[np.int64]) -> Embeddings:
@@ -107,36 +108,36 @@ class BundleBackend:
         run = self._tower(tower)
         try:
             return run(array)
-        except Exception as error:  # as below
+        except Exception as error:  # runtimes raise exceptions of any type
             raise BundleError(
                 f"{self.bundle.path(tower)}: {self.name} cannot run the {tower} tower on "
                 f"{array.dtype} {array.shape}: {last_line(error)}"
             ) from error
 
     def load(self, tower: str) -> None:
-        """Load a tower now, so that the first call does not wait for it.
+        """Load a tower now, so that the first call need not wait.
 
         Raises:
-            BundleError: the file was changed or cannot be run.
+            BundleError: the file was changed or cannot be loaded.
         """
         self._tower(tower)
 
     def _tower(self, tower: str) -> Run:
-        found = self._towers.get(tower)
-        if found is None:
+        run = self._towers.get(tower)
+        if run is None:
             with self._locks[tower]:
-                found = self._towers.get(tower)
-                if found is None:
-                    found = self._towers[tower] = self._checked(tower)
-        return found
+                run = self._towers.get(tower)
+                if run is None:
+                    run = self._towers[tower] = self._load_checked(tower)
+        return run
 
-    def _checked(self, tower: str) -> Run:
+    def _load_checked(self, tower: str) -> Run:
         self.bundle.check(f"{tower}.")
         if tower == "text":
             self.bundle.check(TOKENIZER)
         try:
             return self._open(tower)
-        except Exception as error:  # whatever the runtime raises on a file that it cannot use
+        except Exception as error:  # runtimes raise exceptions of any type
             raise BundleError(
                 f"{self.bundle.path(tower)}: {self.name} cannot load it: {last_line(error)}"
             ) from error
@@ -146,7 +147,7 @@ class BundleBackend:
 
 
 class OnnxRuntimeBackend(BundleBackend):
-    """ONNX Runtime on the processor; a session may be run from several threads."""
+    """ONNX Runtime on the CPU; several threads may run a session."""
 
     name = "onnxruntime"
 
@@ -157,35 +158,35 @@ class OnnxRuntimeBackend(BundleBackend):
         name = session.get_inputs()[0].name
 
         def run(array: NDArray[Any]) -> Embeddings:
-            found: Embeddings = session.run(None, {name: array})[0]
-            return found
+            embeddings: Embeddings = session.run(None, {name: array})[0]
+            return embeddings
 
         return run
 
 
 def onnx_session(path: str | bytes, threads: int, *, repack: bool = True) -> Any:
-    """Return an ONNX Runtime session on the processor.
+    """Return an ONNX Runtime session on the CPU.
 
     Args:
-        path: the file, or what is in it.
-        threads: how many threads a run uses.
-        repack: copy the weights of matrix products into a faster order, which for a text tower
-            takes as long as some four texts save.
+        path: the file, or its contents.
+        threads: CPU threads per run.
+        repack: copy the weights of matrix products into a faster layout. For a text tower this pays
+            off after about four texts.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # its errors are raised as well
-    # Threads that wait by spinning slow down everything else that the process does.
+    options.log_severity_level = 4  # errors are raised anyway
     if not repack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    # Spinning threads slow down everything else in the process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 class OpenVINOBackend(BundleBackend):
-    """OpenVINO on the processor; calls from several threads take turns."""
+    """OpenVINO on the CPU; calls from several threads take turns."""
 
     name = "openvino"
 
@@ -195,13 +196,13 @@ class OpenVINOBackend(BundleBackend):
 
 
 def openvino_core() -> Any:
-    """Return the process's one `openvino.Core`.
+    """Return the only `openvino.Core` of the process, which is never freed.
 
-    Each core gives the thread that loads its plugin a stack for signals, and takes it away when it
-    goes (OpenVINO 2026.4): after two that did not go in the reverse order of their coming, the
-    next Ctrl-C was a segmentation fault. This one never goes.
+    A core installs a signal stack in the thread that loads its plugin and removes it when freed
+    (OpenVINO 2026.4). After two cores were freed in the order of their creation, the next Ctrl-C
+    was a segmentation fault.
     """
-    with _making_core:  # a cache alone lets two threads make one each
+    with _CORE_LOCK:  # `functools.cache` alone lets two threads create one each
         return _the_core()
 
 
@@ -212,21 +213,21 @@ def _the_core() -> Any:
     return openvino.Core()
 
 
-_making_core = threading.Lock()
+_CORE_LOCK = threading.Lock()
 
 
 def has_bf16() -> bool:
-    """Return whether OpenVINO computes in bf16 on this processor."""
+    """Return whether OpenVINO computes in bf16 on this CPU."""
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def openvino_runner(model: Any, threads: int, precision: str = "fp32") -> Run:
-    """Compile a model (a path, or one in memory) for the processor; return what runs it.
+    """Compile a model for the CPU; return a function that runs it.
 
     Args:
-        model: the file of the model, or an `openvino.Model`.
-        threads: how many threads a call uses.
-        precision: `fp32` or `bf16`; the latter counts where the processor has it.
+        model: the path of the model, or an `openvino.Model`.
+        threads: CPU threads per call.
+        precision: `fp32`, or `bf16` if the CPU supports it.
     """
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -237,14 +238,14 @@ def openvino_runner(model: Any, threads: int, precision: str = "fp32") -> Run:
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = openvino_core().compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
-    # One call at a time: each uses all threads, and several at once, with a free batch, have
-    # corrupted the process's memory (OpenVINO 2026.4).
+    # One call at a time: each uses all threads, and concurrent calls with a dynamic batch
+    # corrupted memory (OpenVINO 2026.4).
     turn = threading.Lock()
 
     def run(array: NDArray[Any]) -> Embeddings:
         with turn:
-            found = request.infer([array], share_inputs=True, share_outputs=True)[0]
-            return np.array(found, np.float32)  # the request's memory is used again
+            output = request.infer([array], share_inputs=True, share_outputs=True)[0]
+            return np.array(output, np.float32)  # copied: the request reuses its memory
 
     return run
 
@@ -254,8 +255,8 @@ BACKENDS: dict[str, type[BundleBackend]] = {
     "onnxruntime": OnnxRuntimeBackend,
 }
 RUNS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}
-"""Which backends run a target's bundle, the one to prefer first."""
-_BEGINS = ("onnxruntime", "openvino")  # importing and compiling take the latter a second longer
+"""The backends for a target's bundle, the preferred one first."""
+_START_ORDER = ("onnxruntime", "openvino")  # the latter starts a second later
 _EXTRAS = {"openvino": "pocketclip[openvino]", "onnxruntime": "onnxruntime"}
 
 
@@ -265,12 +266,12 @@ def installed(backend: str) -> bool:
 
 
 def runs(bundle: Bundle) -> tuple[str, ...]:
-    """Return which backends run `bundle`, the one to prefer first; none for one for devices."""
-    able = RUNS.get(bundle.target, ())
+    """Return the backends for `bundle`, the preferred one first; empty if it is for devices."""
+    supported = RUNS.get(bundle.target, ())
     if bundle.target == "onnx" and bundle.image_input == "photo":
-        # OpenVINO leaves out the antialiasing of ONNX's resize: half of the pixels are others.
-        return tuple(name for name in able if name != "openvino")
-    return able
+        # OpenVINO ignores the antialiasing of ONNX's resize: half of the pixels differ.
+        return tuple(name for name in supported if name != "openvino")
+    return supported
 
 
 def candidates(
@@ -286,32 +287,33 @@ def candidates(
         BundleError: there is none, or `backend` cannot run such a bundle.
         MissingDependencyError: the package that could is not installed.
     """
-    able = runs(bundle)
-    if not able:
+    supported = runs(bundle)
+    if not supported:
         raise BundleError(
-            f"{bundle.folder} is a {bundle.target} bundle, for devices; here bundles of "
-            f"{' and '.join(RUNS)} are run: `pocketclip export MODEL --format openvino`"
+            f"{bundle.folder} is a {bundle.target} bundle, which runs on devices only; for this "
+            f"machine export {' or '.join(RUNS)}: `pocketclip export MODEL --format openvino`"
         )
     if backend != "auto":
-        if backend not in able:
+        if backend not in supported:
             raise BundleError(
-                f"backend {backend!r} cannot run a {bundle.target} bundle; {' or '.join(able)} can"
+                f"backend {backend!r} cannot run a {bundle.target} bundle: use "
+                f"{' or '.join(supported)}"
             )
         if not installed(backend):
             raise _missing(bundle, backend)
         return [backend]
-    found = [name for name in able if installed(name)]
-    if not found:
-        raise _missing(bundle, able[0])
+    available = [name for name in supported if installed(name)]
+    if not available:
+        raise _missing(bundle, supported[0])
     measured = bundle.verification.get("backends", {})
-    passed = [name for name in found if measured.get(name, {}).get("passed", True)]
+    passed = [name for name in available if measured.get(name, {}).get("passed", True)]
     if not passed:
         raise BundleError(
-            f"{bundle.folder}: {' and '.join(found)} did not compute what the model does when the "
-            "bundle was verified; install another backend, or export again"
+            f"{bundle.folder}: {' and '.join(available)} did not reproduce the model when the "
+            "bundle was verified: install another backend, or export again"
         )
     if low_latency_start:
-        return sorted(passed, key=_BEGINS.index)
+        return sorted(passed, key=_START_ORDER.index)
     return sorted(passed, key=lambda name: measured.get(name, {}).get("ms", float("inf")))
 
 

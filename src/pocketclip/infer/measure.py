@@ -1,10 +1,10 @@
-"""How fast an encoder is, and how much memory its process took.
+"""Latency, throughput and memory of an encoder.
 
     figures = measure(load("laptop/"), seconds=2)
     figures["image"]["median_ms"], figures["throughput"]["images_per_s"], figures["memory_bytes"]
 
-Memory is the process's highest: measure each model in a process of its own, as `pocketclip bench`
-does, or the figures mix.
+Memory is the peak of the process: measure each model in its own process, as `pocketclip bench`
+does.
 
 Shapes: B batch, H W height and width.
 """
@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip._deprecated import renamed_arguments
 from pocketclip.checkpoint.resolve import ModelSource, resolve_model
+from pocketclip.progress import ProgressReporter, as_reporter
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 PHOTO_SHAPE = (480, 640, 3)
-"""Of the photograph (H, W, 3), noise, that is encoded."""
-LEAST_CALLS = 5
-_FALLS = 2  # this many batches in a row without a gain end the search for the best one
-
-Say = Callable[[str], None]
+"""Shape (H, W, 3) of the encoded photograph, which is noise."""
+MIN_CALLS = 5
+_MAX_FALLS = 2  # consecutive batch sizes without a gain that end the search
 
 
 def first_answer(encoder: Encoder) -> None:
@@ -43,33 +43,38 @@ def first_answer(encoder: Encoder) -> None:
     encoder.encode_text(next(captions()))
 
 
+@renamed_arguments(say="reporter")
 def measure(
-    encoder: Encoder, *, seconds: float = 2.0, say: Say = lambda _text: None
+    encoder: Encoder,
+    *,
+    seconds: float = 2.0,
+    reporter: ProgressReporter | Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Measure latency, throughput and memory.
 
     Args:
-        encoder: what to measure.
-        seconds: how long each figure may take; slow models take as long as a few calls need.
-        say: is told what is being measured.
+        encoder: the encoder to measure.
+        seconds: time per figure; a slow model takes as long as the minimum number of calls.
+        reporter: receives a stage per figure; a function receives its text.
 
     Returns:
-        `image`: latency of the image tower on one prepared photograph; `text`: of one new caption,
-        tokenised and encoded, and its `tokens`; both with `median_ms`, `p95_ms` and `calls`.
-        `throughput`: `images_per_s` of the image tower at its best `batch`, and at every batch
-        tried. `memory_bytes`: the process's peak up to here with batches of one;
-        `memory_at_best_batch_bytes`: with the batches up to the best one. None where the system
-        does not tell.
+        `image`: latency of the image tower for one prepared photograph; `text`: for one new
+        caption, tokenised and encoded, with its `tokens`; both with `median_ms`, `p95_ms` and `calls`.
+        `throughput`: `images_per_s` of the image tower at its best `batch`, and at each batch
+        size tried. `memory_bytes`: the process's peak with batches of one;
+        `memory_at_best_batch_bytes`: with batches up to the best one; None if the system does not
+        report it.
     """
+    report = as_reporter(reporter).stage
     prepared = encoder.prepare(photo())
-    say("image tower")
+    report("image tower")
     image = latency(lambda: encoder.encode_pixels(prepared[None]), seconds)
-    say("text tower")
+    report("text tower")
     texts = captions()
     text = latency(lambda: encoder.encode_text(next(texts)), seconds)
     text["tokens"] = token_count(encoder, next(texts))
     memory = peak_memory()
-    say("throughput")
+    report("throughput")
     rates, best, best_memory = throughput(encoder, prepared, seconds)
     return {
         "image": image,
@@ -85,7 +90,7 @@ def measure(
 
 
 def latency(call: Callable[[], object], seconds: float) -> dict[str, Any]:
-    """Return median and 95th percentile of a call's milliseconds, and of how many calls."""
+    """Return median and 95th percentile of a call's milliseconds, and the number of calls."""
     times = 1e3 * np.array(timed(call, seconds))
     return {
         "median_ms": float(np.median(times)),
@@ -94,46 +99,46 @@ def latency(call: Callable[[], object], seconds: float) -> dict[str, Any]:
     }
 
 
-def timed(call: Callable[[], object], seconds: float, *, least: int = LEAST_CALLS) -> list[float]:
-    """Return the seconds of each of at least `least` calls, made for `seconds`.
+def timed(call: Callable[[], object], seconds: float, *, min_calls: int = MIN_CALLS) -> list[float]:
+    """Return the seconds of each call, for `seconds` and at least `min_calls` calls.
 
-    Two calls before are not counted: runtimes make ready for a shape when it first comes.
+    Two earlier calls are not counted, since runtimes prepare for a new shape at its first use.
     """
     for _ in range(2):
         call()
     times: list[float] = []
-    until = time.perf_counter() + seconds
-    while len(times) < least or time.perf_counter() < until:
-        begun = time.perf_counter()
+    deadline = time.perf_counter() + seconds
+    while len(times) < min_calls or time.perf_counter() < deadline:
+        start = time.perf_counter()
         call()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return times
 
 
 def throughput(
     encoder: Encoder, prepared: NDArray[Any], seconds: float
 ) -> tuple[dict[int, float], int, int | None]:
-    """Return images per second by batch, the best batch, and the peak memory up to that.
+    """Return images per second by batch size, the best batch size, and its peak memory.
 
-    Batches double until two in a row give no more than the best.
+    The batch size doubles until two in a row give no gain.
 
     Args:
-        encoder: what to measure.
-        prepared: what `Encoder.prepare` made of one photograph.
-        seconds: how long one batch size may take.
+        encoder: the encoder to measure.
+        prepared: the result of `Encoder.prepare` for one photograph.
+        seconds: time per batch size.
     """
     rates: dict[int, float] = {}
     best, best_memory, falls = 1, peak_memory(), 0
     for batch in BATCHES if takes_batches(encoder) else BATCHES[:1]:
         pixels = np.repeat(prepared[None], batch, axis=0)
         call = functools.partial(encoder.encode_pixels, pixels)
-        times = timed(call, seconds, least=3)
+        times = timed(call, seconds, min_calls=3)
         rates[batch] = batch / float(np.median(times))
         if rates[batch] >= rates[best]:
             best, best_memory, falls = batch, peak_memory(), 0
         else:
             falls += 1
-        if falls == _FALLS:
+        if falls == _MAX_FALLS:
             break
     return rates, best, best_memory
 
@@ -144,28 +149,28 @@ def takes_batches(encoder: Encoder) -> bool:
 
 
 def photo() -> NDArray[np.uint8]:
-    """Return noise in the form of a photograph (H, W, 3)."""
+    """Return a photograph of noise (H, W, 3)."""
     return np.random.default_rng(0).integers(0, 256, PHOTO_SHAPE, np.uint8)
 
 
 def captions() -> Iterator[str]:
-    """Yield captions without end, each new (embeddings of texts are remembered), equally long."""
+    """Yield an endless sequence of distinct captions (encoders cache texts) of equal length."""
     for number in itertools.count():
-        # Digits are tokens of their own, so that the length stays.
+        # Each digit is a token, so the length stays the same.
         yield f"a photo of a red bicycle beside the canal, number {number % 1_000_000:06}"
 
 
 def token_count(encoder: Encoder, text: str) -> int:
-    """Return the tokens of a text, those of its beginning and end included."""
+    """Return the number of tokens of a text, start and end included."""
     return int(encoder.tokenizer([text], encoder.config.text.context_length)[0].argmax()) + 1
 
 
 def peak_memory() -> int | None:
-    """Return the most memory that this process ever held at once, in bytes, or None.
+    """Return this process's peak memory in bytes, or None if the system does not report it.
 
-    Pages of files that are mapped into memory count when they were read.
+    Pages of memory-mapped files count once they are read.
     """
-    try:  # Linux; its `ru_maxrss` would count what the parent held when it started this process
+    try:  # Linux, whose `ru_maxrss` includes the memory of the parent when it forked
         lines = Path("/proc/self/status").read_text("ascii").splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
@@ -179,11 +184,11 @@ def peak_memory() -> int | None:
 
 
 def disk_bytes(source: str | ModelSource, encoder: Encoder) -> int | None:
-    """Return what a model takes on disk, or None where it is not there (random weights).
+    """Return the size of a model on disk, or None if it has no files (random weights).
 
     Args:
-        source: what `encoder` was loaded from.
-        encoder: what was loaded.
+        source: the MODEL argument that `encoder` was loaded from.
+        encoder: the loaded encoder.
     """
     if encoder.bundle is not None:
         return encoder.bundle.bytes
@@ -193,9 +198,9 @@ def disk_bytes(source: str | ModelSource, encoder: Encoder) -> int | None:
     if not isinstance(source, ModelSource):
         source = resolve_model(source)
     if source.path is not None:
-        parts = [source.path]
+        files = [source.path]
         if source.kind == "checkpoint":
-            parts = [source.path / name for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)]
-        return sum(part.stat().st_size for part in parts)
-    found = (hub.cached(repository, revision=source.revision) for repository in source.repos)
-    return next((file.path.stat().st_size for file in found if file is not None), None)
+            files = [source.path / name for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)]
+        return sum(file.stat().st_size for file in files)
+    cached = (hub.cached(repository, revision=source.revision) for repository in source.repos)
+    return next((file.path.stat().st_size for file in cached if file is not None), None)
