@@ -155,7 +155,9 @@ def test_a_corrupted_model_whose_hash_is_right(exported, tmp_path, target, harm)
 
 def test_a_bundle_for_devices_is_not_run_here(folder):
     _signed(folder, target="coreml")
-    with pytest.raises(BundleError, match=r"coreml bundle, for devices.*--format openvino"):
+    with pytest.raises(
+        BundleError, match=r"coreml bundle, which runs on devices.*--format openvino"
+    ):
         Encoder(folder)
     assert issubclass(BundleError, PocketclipError)
 

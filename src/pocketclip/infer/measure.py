@@ -59,7 +59,8 @@ def measure(
 
     Returns:
         `image`: latency of the image tower for one prepared photograph; `text`: for one new
-        caption, tokenised and encoded, with its `tokens`; both with `median_ms`, `p95_ms` and `calls`.
+        caption, tokenised and encoded, with its `tokens`; both with `median_ms`, `p95_ms` and
+        `calls`.
         `throughput`: `images_per_s` of the image tower at its best `batch`, and at each batch
         size tried. `memory_bytes`: the process's peak with batches of one;
         `memory_at_best_batch_bytes`: with batches up to the best one; None if the system does not
