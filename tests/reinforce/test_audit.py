@@ -68,12 +68,12 @@ def test_a_useless_embedding_is_named_by_its_sample(monkeypatch):
 def test_python_audits_with_teachers_in_one_call(monkeypatch, tmp_path):
     """What `pocketclip audit --recompute --teacher` does, without the command line."""
     monkeypatch.setattr(module, "load_teacher", fake_teacher)
-    place = folder(tmp_path, [[sample(i) for i in range(4)]])
+    dataset = folder(tmp_path, [[sample(i) for i in range(4)]])
     options = {"device": "cpu", "offline": True}
-    report = module.audit(str(place), recompute=3, teachers=["one", "two"], **options)
+    report = module.audit(str(dataset), recompute=3, teachers=["one", "two"], **options)
     assert [drift.compared for drift in report.drift] == [3, 3]
     assert report.counts["drift"] == 3  # these teachers made other embeddings
-    assert module.audit(str(place)).drift == []
+    assert module.audit(str(dataset)).drift == []
     for wrong in ({"recompute": 3}, {"teachers": ["one"]}, {"recompute": -1}):
         with pytest.raises(ConfigError, match="recompute"):
-            module.audit(str(place), **wrong)
+            module.audit(str(dataset), **wrong)

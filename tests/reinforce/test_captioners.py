@@ -64,9 +64,9 @@ def test_its_captions_are_what_the_model_writes(coca):
     pixels = torch.from_numpy(Preprocess(model.config.preprocess).batch(squares))
     seeds = [seed_of(5, uid, k) for uid in UIDS for k in range(2)]
     rows = model.generate(pixels, captions_per_image=2, seeds=seeds, max_length=12)
-    wanted = [" ".join(text.split()) for text in Tokenizer().decode(rows)]
-    assert [text for row in ours for text in row] == wanted
-    assert len({*wanted}) == 8
+    expected = [" ".join(text.split()) for text in Tokenizer().decode(rows)]
+    assert [text for row in ours for text in row] == expected
+    assert len({*expected}) == 8
 
 
 def test_a_caption_depends_on_its_seed_alone(coca, monkeypatch):
@@ -175,7 +175,7 @@ def test_sampling_that_makes_no_sense(raw, message):
 def test_models_that_write_nothing(tmp_path):
     with pytest.raises(ConfigError, match="tiny cannot write captions: use coca-vit-l14"):
         load_captioner("random:tiny")
-    with pytest.raises(ConfigError, match="in the zoo: coca-vit-b32"):
+    with pytest.raises(ConfigError, match="in the zoo: use coca-vit-b32"):
         load_captioner("open_clip:coca_ViT-B-32/x")
     with pytest.raises(ConfigError, match="max_length is at most 77"):
         load_captioner("random:coca-tiny", sampling={"max_length": 100})
@@ -201,8 +201,8 @@ def test_a_captioner_teaches_too():
     texts = ["a cat", "a photo of a dog " * 20, ""]
     with torch.inference_mode():
         ids = torch.from_numpy(Tokenizer(warn=False)(texts, 76))
-        wanted = model.encode_text(ids, normalize=True).numpy()
-    np.testing.assert_allclose(teacher.encode_text(texts), wanted, atol=1e-6)
+        expected = model.encode_text(ids, normalize=True).numpy()
+    np.testing.assert_allclose(teacher.encode_text(texts), expected, atol=1e-6)
 
 
 # --- models of transformers
@@ -270,8 +270,8 @@ def test_hf_beams_and_greedy_are_the_librarys_own(folder, hf_models):
             pixel_values=pixels, num_beams=3, num_return_sequences=2, do_sample=False,
             max_new_tokens=9, min_new_tokens=4,
         )  # fmt: skip
-    wanted = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    assert [text for row in rows for text in row] == [" ".join(text.split()) for text in wanted]
+    expected = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert [text for row in rows for text in row] == [" ".join(text.split()) for text in expected]
 
 
 def test_hf_nucleus_draws_from_the_right_distribution(hf_models, tmp_path):

@@ -116,9 +116,9 @@ def test_finished_shards_are_skipped_and_other_recipes_refused(table, tmp_path):
     path, out = table(6), str(tmp_path / "dr")
     run(pairs(path), recipe(), out, workers=0)
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "dr").glob("*.tar")}
-    told = []
-    summary = run(pairs(path), recipe(), out, workers=0, on_start=lambda *now: told.append(now))
-    assert (summary.skipped, told) == (2, [(2, 2, 6)])
+    starts = []
+    summary = run(pairs(path), recipe(), out, workers=0, on_start=lambda *now: starts.append(now))
+    assert (summary.skipped, starts) == (2, [(2, 2, 6)])
     assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "dr").glob("*.tar")}
     with pytest.raises(ConfigError, match=r"another recipe .*seed changed"):
         run(pairs(path), recipe(seed=1), out, workers=0)
@@ -130,7 +130,7 @@ def test_finished_shards_are_skipped_and_other_recipes_refused(table, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_two_runs_into_one_folder_at_the_same_time(table, tmp_path, seed):
-    """Of one recipe they end alike; of two, the one that began first gives up."""
+    """With one recipe both make the same set; with two, the run that started first stops."""
     path, out = table(6), str(tmp_path / "dr")
     run(pairs(path), recipe(seed=seed), str(tmp_path / "uninterrupted"), workers=0)
     started = []
@@ -161,13 +161,13 @@ def test_an_index_never_mixes_recipes(table, tmp_path):
         run(pairs(table(2)), recipe(), str(tmp_path / "0"), workers=0)
 
 
-def test_how_it_runs_does_not_decide_what_it_makes(table, tmp_path):
+def test_the_batch_size_is_no_part_of_the_recipes_identity(table, tmp_path):
     path, out = table(3), str(tmp_path / "dr")
     run(pairs(path), recipe(batch_size=4), out, workers=0)
     assert run(pairs(path), recipe(batch_size=2), out, workers=0).skipped == 1
 
 
-def test_what_the_job_did_not_write_is_never_overwritten(table, tmp_path):
+def test_files_of_others_are_never_overwritten(table, tmp_path):
     path, out = table(2), tmp_path / "dr"
     out.mkdir()
     (out / "00000000.tar").write_bytes(b"somebody's only copy")
@@ -177,7 +177,7 @@ def test_what_the_job_did_not_write_is_never_overwritten(table, tmp_path):
     assert [p.name for p in out.iterdir()] == ["00000000.tar"]
 
 
-def test_a_recipe_without_a_finished_shard_binds_nobody(table, tmp_path):
+def test_a_folder_without_a_finished_shard_takes_another_recipe(table, tmp_path):
     path, out = table(2), tmp_path / "dr"
     (path.parent / "0.jpg").unlink()
     with pytest.raises(DataError, match="--max-bad"):
@@ -200,7 +200,7 @@ def test_two_runs_into_one_folder_make_one_set(table, tmp_path):
     assert contents(out) == contents(tmp_path / "once")
 
 
-def test_a_mended_pair_leaves_no_note(table, tmp_path):
+def test_a_repaired_pair_leaves_no_list_of_bad_pairs(table, tmp_path):
     path, out = table(3), tmp_path / "dr"
     photo = (path.parent / "1.jpg").read_bytes()
     (path.parent / "1.jpg").unlink()
@@ -213,7 +213,7 @@ def test_a_mended_pair_leaves_no_note(table, tmp_path):
     assert contents(out) == contents(tmp_path / "uninterrupted")
 
 
-def test_names_that_are_no_unicode_spoil_nothing(table, tmp_path):
+def test_file_names_that_are_not_unicode(table, tmp_path):
     path = table(1)
     rows = path.parent / "pairs.jsonl"
     rows.write_text(
@@ -263,9 +263,9 @@ def test_bad_pairs_are_named_beside_the_shard(table, tmp_path):
     path.write_text("\n".join(lines) + "\n")
     summary = run(pairs(path, 10), recipe(), str(out), workers=0)
     assert [sample.uid for sample in shards.read(str(out))] == ["00000000", "00000006"]
-    found = [json.loads(x) for x in next(out.glob("*.bad.jsonl")).read_text().splitlines()]
-    assert sorted(one["uid"] for one in found) == [f"{i:08d}" for i in range(1, 6)]
-    assert all(one["reason"] and "\n" not in one["reason"] for one in found)
+    bad = [json.loads(x) for x in next(out.glob("*.bad.jsonl")).read_text().splitlines()]
+    assert sorted(one["uid"] for one in bad) == [f"{i:08d}" for i in range(1, 6)]
+    assert all(one["reason"] and "\n" not in one["reason"] for one in bad)
     assert summary.reports[0].bad == 5
     assert shards.audit(str(out)).clean
 
@@ -278,8 +278,8 @@ def test_duplicate_uids_keep_the_first(table, tmp_path):
         rows.writerows([["0.jpg", "first", "a"], ["1.jpg", "second", "a"], ["2.jpg", "x", "b"]])
     options = PairOptions(uid_column="sku")
     summary = run(open_pairs(str(path), options), recipe(), str(tmp_path / "dr"), workers=0)
-    kept = {s.uid: s.captions["text"] for s in shards.read(str(tmp_path / "dr"))}
-    assert kept == {"a": ["first"], "b": ["x"]}
+    captions = {s.uid: s.captions["text"] for s in shards.read(str(tmp_path / "dr"))}
+    assert captions == {"a": ["first"], "b": ["x"]}
     assert summary.reports[0].bad == 1
 
 
@@ -292,7 +292,7 @@ def test_long_captions_are_stored_whole_and_counted(table, tmp_path):
     assert next(iter(shards.read(str(out)))).captions["text"] == [long.strip()]
 
 
-def test_a_run_that_goes_wrong_stops(table, tmp_path):
+def test_too_many_bad_pairs_stop_a_run(table, tmp_path):
     path, out = table(12), tmp_path / "dr"
     for i in range(5, 12):
         (path.parent / f"{i}.jpg").write_bytes(b"broken")
@@ -316,7 +316,7 @@ def test_limits_are_numbers_or_shares():
         limit.add(50, 5)
 
 
-def test_nothing_in_nothing_out(tmp_path):
+def test_no_pairs_are_an_error(tmp_path):
     with pytest.raises(DataError, match="no pairs"):
         run([], recipe(), str(tmp_path / "dr"), workers=0)
 

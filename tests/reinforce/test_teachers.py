@@ -251,8 +251,8 @@ def test_specs(text, kind, target, model, label, tmp_path, monkeypatch):
     (tmp_path / "w").mkdir()
     for name in ("openai.pt", "a.b.safetensors"):
         (tmp_path / "w" / name).touch()
-    found = specs.parse(text)
-    assert (found.kind, found.target, found.model, found.label) == (kind, target, model, label)
+    source = specs.parse(text)
+    assert (source.kind, source.target, source.model, source.label) == (kind, target, model, label)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_models_that_cannot_be_had(tmp_path):
 def test_a_bare_file_with_its_model(tmp_path):
     model = random_model("vit-l14-quickgelu", seed=0, image={"layers": 1}, text={"layers": 1})
     checkpoint.save(model, tmp_path / "weights.safetensors", naming="openclip")
-    for spec in ("", "vit-l14-quickgelu=", "openai=vit-l14-quickgelu="):
+    for spec in ("", "openai=vit-l14-quickgelu="):
         teacher = load_teacher(f"{spec}{tmp_path}/weights.safetensors", precision="float32")
         assert teacher.space_id == model.space_id
     assert teacher.name == "openai"
@@ -325,13 +325,13 @@ def test_a_processor_file_is_followed_to_the_bit(name, shape):
     # The one on Pillow, by its newer or its older name.
     theirs = getattr(transformers, f"{kind}Pil", None) or getattr(transformers, kind)
     image = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
-    wanted = theirs(**facts)(Image.fromarray(image), return_tensors="np")["pixel_values"]
+    expected = theirs(**facts)(Image.fromarray(image), return_tensors="np")["pixel_values"]
     transform, scaling = squares.from_processor({"image_processor_type": kind, **facts}, "x")
     square = transform.square(image)
     assert square.shape == (transform.size, transform.size, 3)
     ours = Pixels(scaling, torch.device("cpu"), torch.float32)(square[None])
     # Scaled by way of float64 there: the last bit may differ, and no level of 256 does.
-    np.testing.assert_allclose(ours.numpy(), wanted, atol=1e-6)
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
 
 
 def test_saved_processors_are_read_back(tmp_path):
@@ -717,8 +717,8 @@ def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch)
         _fetch(library, "RN50", "openai", offline=False)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert hub.requests == []
-    place, settings = _fetch(library, "ViT-B-32", "dfn", offline=False)
-    assert place == "ViT-B-32"
+    name, settings = _fetch(library, "ViT-B-32", "dfn", offline=False)
+    assert name == "ViT-B-32"
     assert Path(settings.pop("pretrained")).read_bytes() == b"a" * 50
     assert settings.pop("force_quick_gelu") is True
     assert settings == {
@@ -726,8 +726,8 @@ def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch)
     }
     _, settings = _fetch(library, "ViT-B-32", "named", offline=False)
     assert Path(settings["pretrained"]).read_bytes() == b"c" * 50
-    place, settings = _fetch(library, "hf-hub:owner/b32", "", offline=False)
-    folder = Path(place.removeprefix("local-dir:"))
+    name, settings = _fetch(library, "hf-hub:owner/b32", "", offline=False)
+    folder = Path(name.removeprefix("local-dir:"))
     assert (folder / "open_clip_config.json").is_file()
     assert settings == {}
     hub.requests.clear()

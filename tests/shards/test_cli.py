@@ -25,9 +25,9 @@ def test_join_and_audit(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     done = run("audit", out, "--json")
     assert done.returncode == 1
-    found = json.loads(done.stdout)
-    assert not found["clean"]
-    assert "truncated" in found["problems"]["tar"][0]["reason"]
+    report = json.loads(done.stdout)
+    assert not report["clean"]
+    assert "truncated" in report["problems"]["tar"][0]["reason"]
 
 
 def test_nothing_joined_is_nothing_done(tmp_path):
@@ -73,8 +73,8 @@ def test_one_line_and_exit_code_2(arguments, reason):
 def test_repair(tmp_path):
     one = sample(1)
     one.image = b"no image"
-    place = folder(tmp_path / "set", [[sample(0), one]])
-    done = run("audit", place, "--repair", tmp_path / "clean")
+    dataset = folder(tmp_path / "set", [[sample(0), one]])
+    done = run("audit", dataset, "--repair", tmp_path / "clean")
     assert done.returncode == 1
     assert "1 samples kept, 1 dropped" in done.stdout
     assert run("audit", tmp_path / "clean").returncode == 0

@@ -100,9 +100,9 @@ def test_cut_anywhere(dtype):
 
 def test_flipped_bits_are_noticed_or_harmless():
     member, data = codec.encode(ARRAYS, "float32")
-    for place in range(0, len(data), 7):
+    for offset in range(0, len(data), 7):
         broken = bytearray(data)
-        broken[place] ^= 255
+        broken[offset] ^= 255
         try:
             back, _ = codec.decode(member, bytes(broken))
         except codec.DataError:
@@ -227,8 +227,8 @@ def test_without_torch(monkeypatch):
 def test_the_package_imports_no_torch():
     code = (
         "import sys; import pocketclip.shards\n"
-        "found = {'torch', 'fsspec', 'zstandard', 'httpx', 'pyarrow'} & set(sys.modules)\n"
-        "assert not found, found"
+        "imported = {'torch', 'fsspec', 'zstandard', 'httpx', 'pyarrow'} & set(sys.modules)\n"
+        "assert not imported, imported"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

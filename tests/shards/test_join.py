@@ -54,9 +54,9 @@ def test_join(tmp_path, dtype):
         str(dr), table(tmp_path / "p", numbers), out, options=PairOptions(shard_size=3), dtype=dtype
     )
     assert (report.samples, report.shards, report.complete) == (7, 3, True)
-    found = list(shards.read(out))
-    assert [one.uid for one in found] == [f"{n:08d}" for n in numbers]
-    for one in found:
+    samples = list(shards.read(out))
+    assert [one.uid for one in samples] == [f"{n:08d}" for n in numbers]
+    for one in samples:
         expected = sample(int(one.uid))
         assert one.image == expected.image
         assert one.captions == expected.captions
@@ -212,8 +212,8 @@ def test_pairs_as_tars_and_reinforcements_as_lines(tmp_path):
     tar(tmp_path / "pairs-0.tar", files)
     report = join(str(tmp_path / "dr.jsonl.gz"), str(tmp_path / "pairs-0.tar"), str(tmp_path / "o"))
     assert report.complete
-    found = list(shards.read(tmp_path / "o"))
-    assert [(one.uid, one.captions["text"]) for one in found] == [
+    samples = list(shards.read(tmp_path / "o"))
+    assert [(one.uid, one.captions["text"]) for one in samples] == [
         ("00000000", ["a caption"]),
         ("00000001", ["a caption"]),
     ]
@@ -242,7 +242,7 @@ def test_what_does_not_fit_together(tmp_path):
     assert report.examples["bad"] == ["00000001: text: 2 embeddings for 1 captions"]
 
 
-def test_doubles(tmp_path):
+def test_duplicate_uids(tmp_path):
     write(tmp_path / "a.tar", [bare(0)])
     write(tmp_path / "b.tar", [bare(0), bare(1)])
     sources = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
@@ -271,10 +271,10 @@ def test_images_are_fetched(tmp_path, web):
     samples[8].url = None
     dr = folder(tmp_path / "dr", [samples[:6], samples[6:]])
     report = join(str(dr), None, str(tmp_path / "out"), fetch=HASTY)
-    found = {one.uid: one for one in shards.read(tmp_path / "out")}
-    assert sorted(int(uid) for uid in found) == [0, 5, 6, 7]
+    samples = {one.uid: one for one in shards.read(tmp_path / "out")}
+    assert sorted(int(uid) for uid in samples) == [0, 5, 6, 7]
     assert report.shards == 2
-    for uid, one in found.items():
+    for uid, one in samples.items():
         assert one.image == photo(int(uid))
         assert one.meta["sha256"] == hashlib.sha256(one.image).hexdigest()
     reasons = {note["uid"][-1]: note["reason"] for note in notes(report.out)}

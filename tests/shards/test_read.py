@@ -17,8 +17,8 @@ from tests.shards.making import GOLDEN, SHARED, failure, folder, photo, same, sa
 
 
 def only(path):
-    [found] = shards.read(path)
-    return found
+    [sample] = shards.read(path)
+    return sample
 
 
 def npz(**arrays):
@@ -28,9 +28,9 @@ def npz(**arrays):
 
 
 def test_published_v1():
-    found = list(shards.read(GOLDEN / "v1_bfloat16.tar"))
-    assert [one.uid for one in found] == [f"{i:08d}" for i in range(4)]
-    first = found[0]
+    samples = list(shards.read(GOLDEN / "v1_bfloat16.tar"))
+    assert [one.uid for one in samples] == [f"{i:08d}" for i in range(4)]
+    first = samples[0]
     assert first.captions["text"] == ["Eileen Collins, NASA astronaut"]
     assert len(first.captions["syn_text"]) == 3
     shapes = {key: array.shape for key, array in first.embeddings.items()}
@@ -63,14 +63,14 @@ def _member(path, name):
 
 
 def test_published_v2():
-    found = list(shards.read(GOLDEN / "v2_float32.tar"))
-    assert len(found) == 4
-    for one in found:
+    samples = list(shards.read(GOLDEN / "v2_float32.tar"))
+    assert len(samples) == 4
+    for one in samples:
         assert set(one.captions) == {"text", "syn_text", "syn_text_docci"}
         for key, texts in one.captions.items():
             assert one.embeddings[f"{key}_emb"].shape == (len(texts), 1536)
     stored = np.load(io.BytesIO(_member(GOLDEN / "v2_float32.tar", "00000001.npz")))
-    assert all((found[1].embeddings[key] == stored[key]).all() for key in stored)
+    assert all((samples[1].embeddings[key] == stored[key]).all() for key in stored)
 
 
 @pytest.mark.skipif(not (SHARED / "grocery-dr").is_dir(), reason="needs ../shared/data/grocery-dr")
@@ -84,17 +84,17 @@ def test_a_set_without_images_and_captions():
 def test_v1_without_captions_of_its_own(tmp_path):
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)
     files = [("0.npz", npz(text_emb=rows)), ("0.syn.json", b'{"syn_text": ["a", "b"]}')]
-    found = only(tar(tmp_path / "a.tar", files))
-    assert found.embeddings["text_emb"].tolist() == rows[:1].tolist()
-    assert found.embeddings["syn_text_emb"].tolist() == rows[1:].tolist()
+    back = only(tar(tmp_path / "a.tar", files))
+    assert back.embeddings["text_emb"].tolist() == rows[:1].tolist()
+    assert back.embeddings["syn_text_emb"].tolist() == rows[1:].tolist()
     files[1] = ("0.syn.json", b'{"syn_text": ["a", "b", "c"]}')
     message = failure(only, tar(tmp_path / "a.tar", files))
     assert "a.tar: 0.npz: text_emb has 3 rows, the captions are 1 + 3" in message
 
 
 def of(tmp_path, files):
-    found = only(tar(tmp_path / "a.tar", [(f"0.{key}", data) for key, data in files.items()]))
-    return found, {key: len(array) for key, array in found.embeddings.items()}
+    sample = only(tar(tmp_path / "a.tar", [(f"0.{key}", data) for key, data in files.items()]))
+    return sample, {key: len(array) for key, array in sample.embeddings.items()}
 
 
 def test_v1_with_more_than_one_key_of_captions(tmp_path):
@@ -102,12 +102,12 @@ def test_v1_with_more_than_one_key_of_captions(tmp_path):
     files = {"txt": b"hi", "syn.json": json.dumps(captions).encode()}
     rows = np.arange(16, dtype=np.float32).reshape(4, 4)
     counts = {"text_emb": 1, "syn_text_emb": 3}
-    one, found = of(tmp_path, {**files, "npz": npz(text_emb=rows)})
-    assert found == counts
+    one, row_counts = of(tmp_path, {**files, "npz": npz(text_emb=rows)})
+    assert row_counts == counts
     assert one.embeddings["syn_text_emb"].tolist() == rows[1:].tolist()
     other = npz(text_emb=rows, syn_text_docci_emb=rows[:2])
-    one, found = of(tmp_path, {**files, "npz": other})
-    assert found == {**counts, "syn_text_docci_emb": 2}
+    one, row_counts = of(tmp_path, {**files, "npz": other})
+    assert row_counts == {**counts, "syn_text_docci_emb": 2}
     assert one.embeddings["syn_text_emb"].tolist() == rows[1:].tolist()
     message = failure(of, tmp_path, {**files, "npz": npz(text_emb=rows[:3])})
     assert "text_emb has 3 rows, the captions are 1 + 3 + 2" in message
@@ -116,9 +116,9 @@ def test_v1_with_more_than_one_key_of_captions(tmp_path):
 def test_what_else_syn_json_holds(tmp_path):
     about = {"syn_text": "one", "model": "coca", "scores": [1, 2], "text": ["other"]}
     files = {"txt": b"hi", "syn.json": json.dumps(about).encode()}
-    one, found = of(tmp_path, {**files, "npz": npz(text_emb=np.ones((2, 4), "f4"))})
+    one, row_counts = of(tmp_path, {**files, "npz": npz(text_emb=np.ones((2, 4), "f4"))})
     assert one.captions == {"text": ["hi"], "syn_text": ["one"]}
-    assert found == {"text_emb": 1, "syn_text_emb": 1}
+    assert row_counts == {"text_emb": 1, "syn_text_emb": 1}
     assert one.meta == {"model": "coca", "scores": [1, 2], "text": ["other"]}
     del files["txt"]
     assert of(tmp_path, files)[0].captions["text"] == ["other"]
@@ -170,9 +170,9 @@ def test_any_order_of_members_and_param_aug_as_text(tmp_path, as_text):
 )
 def test_a_damaged_member_is_named(tmp_path, name, data, reason):
     path = tar(tmp_path / "a.tar", [("good.txt", b"a"), (name, data)])
-    found = shards.read(path)
-    assert next(found).uid == "good"
-    message = failure(list, found)
+    samples = shards.read(path)
+    assert next(samples).uid == "good"
+    message = failure(list, samples)
     assert message.startswith(f"{path}: {name}: ")
     assert reason in message
 
@@ -181,9 +181,9 @@ def test_a_cut_shard_gives_what_came_before(tmp_path):
     write(tmp_path / "a.tar", [sample(i) for i in range(3)])
     data = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(data[: len(data) // 2])
-    found = shards.read(tmp_path / "cut.tar")
-    assert next(found).uid == "00000000"
-    assert "cut.tar: the tar is truncated" in failure(list, found)
+    samples = shards.read(tmp_path / "cut.tar")
+    assert next(samples).uid == "00000000"
+    assert "cut.tar: the tar is truncated" in failure(list, samples)
 
 
 def record(one, pack):
@@ -290,28 +290,28 @@ def test_line_numbers_stand_for_missing_uids(tmp_path):
 )
 def test_a_damaged_line_is_named(tmp_path, line, reason):
     (tmp_path / "a.jsonl").write_text('{"uid": "0", "text": "good"}\n' + line + "\n")
-    found = shards.read(tmp_path / "a.jsonl")
-    assert next(found).captions == {"text": ["good"]}
-    message = failure(list, found)
+    samples = shards.read(tmp_path / "a.jsonl")
+    assert next(samples).captions == {"text": ["good"]}
+    message = failure(list, samples)
     assert "a.jsonl: line 2: " in message
     assert reason in message
 
 
 def test_where_shards_may_lie(tmp_path):
     samples = [[sample(0)], [sample(1)], [sample(2)]]
-    place = folder(tmp_path / "set", samples, index=False)
-    (place / "00000000.bad.jsonl").write_text('{"uid": "x", "reason": "y"}\n')
-    (place / "unmatched.jsonl").write_text("{}\n")
-    (place / "list.json").write_text('["00000002.tar", "00000000.tar"]')
+    dataset = folder(tmp_path / "set", samples, index=False)
+    (dataset / "00000000.bad.jsonl").write_text('{"uid": "x", "reason": "y"}\n')
+    (dataset / "unmatched.jsonl").write_text("{}\n")
+    (dataset / "list.json").write_text('["00000002.tar", "00000000.tar"]')
 
     def uids(source):
         return "".join(one.uid[-1] for one in shards.read(source))
 
-    assert uids(place) == uids(str(place)) == "012"
-    assert uids(f"{place}/{{00000001..00000002}}.tar") == "12"
-    assert uids(f"{place}/*1.tar") == "1"
-    assert uids([place / "00000002.tar", f"{place}/00000000.tar"]) == "20"
-    assert uids(place / "list.json") == "20"
+    assert uids(dataset) == uids(str(dataset)) == "012"
+    assert uids(f"{dataset}/{{00000001..00000002}}.tar") == "12"
+    assert uids(f"{dataset}/*1.tar") == "1"
+    assert uids([dataset / "00000002.tar", f"{dataset}/00000000.tar"]) == "20"
+    assert uids(dataset / "list.json") == "20"
     assert "no such shard" in failure(uids, tmp_path / "nowhere")
     assert "no shards in this folder" in failure(uids, tmp_path)
     (tmp_path / "a.txt").write_text("")
@@ -319,21 +319,21 @@ def test_where_shards_may_lie(tmp_path):
 
 
 def test_an_index_says_which_shards_there_are(tmp_path):
-    place = folder(tmp_path / "set", [[sample(0)], [sample(1)]])
-    write(place / "00000002.tar", [sample(2)])  # as a job leaves it that is not finished
-    assert [one.uid[-1] for one in shards.read(place)] == ["0", "1"]
-    (place / "00000001.tar").unlink()
-    assert "index.json lists it" in failure(list, shards.read(place))
+    dataset = folder(tmp_path / "set", [[sample(0)], [sample(1)]])
+    write(dataset / "00000002.tar", [sample(2)])  # as a job leaves it that is not finished
+    assert [one.uid[-1] for one in shards.read(dataset)] == ["0", "1"]
+    (dataset / "00000001.tar").unlink()
+    assert "index.json lists it" in failure(list, shards.read(dataset))
 
 
 def test_an_index_of_something_else_is_ignored(tmp_path):
-    place = folder(tmp_path / "set", [[sample(0)]], index=False)
-    (place / "index.json").write_text('{"tokens": [1, 2]}')
-    assert [one.uid[-1] for one in shards.read(place)] == ["0"]
-    assert shards.describe(str(place)) is None
-    assert "not an index of shards" in failure(shards.audit, str(place))
-    (place / "index.json").write_text('{"shards": []}')
-    assert "not an index of shards" in failure(list, shards.read(place))
+    dataset = folder(tmp_path / "set", [[sample(0)]], index=False)
+    (dataset / "index.json").write_text('{"tokens": [1, 2]}')
+    assert [one.uid[-1] for one in shards.read(dataset)] == ["0"]
+    assert shards.describe(str(dataset)) is None
+    assert "not an index of shards" in failure(shards.audit, str(dataset))
+    (dataset / "index.json").write_text('{"shards": []}')
+    assert "not an index of shards" in failure(list, shards.read(dataset))
 
 
 @pytest.mark.usefixtures("s3")
@@ -354,7 +354,7 @@ def test_memory_does_not_grow(tmp_path):
         samples.append(one)
     write(tmp_path / "a.tar", samples)
     for _ in shards.read(tmp_path / "a.tar"):
-        break  # whatever is kept for good, by caches
+        break  # so that caches are full
     tracemalloc.start()
     count = sum(1 for _ in shards.read(tmp_path / "a.tar"))
     peak = tracemalloc.get_traced_memory()[1]

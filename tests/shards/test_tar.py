@@ -26,11 +26,11 @@ def read(data):
     return [(m.name, m.data) for m in members(io.BytesIO(data), "x.tar")]
 
 
-def until_it_fails(found):
+def until_it_fails(items):
     got = []
     while True:
         try:
-            got.append(next(found))
+            got.append(next(items))
         except DataError as error:
             return got, str(error)
 
@@ -48,9 +48,9 @@ def test_others_read_what_we_write():
     files = [*FILES, ("x" * 180 + ".txt", b"long"), ("größe.txt", b"not ASCII")]
     data = archive(files)
     assert len(data) % 10240 == 0
-    with tarfile.open(fileobj=io.BytesIO(data)) as found:
-        assert [(m.name, found.extractfile(m).read()) for m in found] == files
-        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in found} == {(0, 0, 0, "", "")}
+    with tarfile.open(fileobj=io.BytesIO(data)) as opened:
+        assert [(m.name, opened.extractfile(m).read()) for m in opened] == files
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in opened} == {(0, 0, 0, "", "")}
     assert read(data) == files
 
 
@@ -68,9 +68,9 @@ def test_folders_are_passed_over_and_links_refused(tmp_path):
         link = tarfile.TarInfo("0.txt")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         out.addfile(link)
-    [found] = groups(members(io.BytesIO(path.read_bytes()), "x.tar"))
-    assert found.members == {}
-    assert "link or device" in failure(found.check, ("txt",), kind=DataError)
+    [group] = groups(members(io.BytesIO(path.read_bytes()), "x.tar"))
+    assert group.members == {}
+    assert "link or device" in failure(group.check, ("txt",), kind=DataError)
 
 
 def test_cut_anywhere_is_an_error_and_what_came_before_is_good():
@@ -113,8 +113,8 @@ def test_groups():
         ("b/1.syn.json", b"5"),
         (".hidden", b"no sample"),
     ]
-    found = [(g.uid, g.members) for g in groups(members(io.BytesIO(archive(files)), "x"))]
-    assert found == [
+    samples = [(g.uid, g.members) for g in groups(members(io.BytesIO(archive(files)), "x"))]
+    assert samples == [
         ("a_0", {"jpg": b"1", "txt": b"2"}),
         ("b_0", {"jpg": b"3"}),
         ("b_0", {"jpg": b"4"}),

@@ -32,10 +32,10 @@ def test_it_reads_what_torch_reads(dtype):
     for rows in (1, 5, 1):  # the layout of the third is the first's
         value = {"image_emb": tensor(rows, dtype=dtype), "text_emb": tensor(2, dtype=dtype)}
         data = saved(value)
-        found, right = torchfile.read(data), codec._decode_torch(torch, data)
-        assert found is not None
-        assert list(found) == list(right)
-        for key, (array, kind) in found.items():
+        arrays, right = torchfile.read(data), codec._decode_torch(torch, data)
+        assert arrays is not None
+        assert list(arrays) == list(right)
+        for key, (array, kind) in arrays.items():
             assert kind == right[key][1] == str(dtype).removeprefix("torch.")
             assert array.dtype == np.float32
             assert np.array_equal(array, right[key][0])
@@ -47,16 +47,16 @@ def test_it_reads_the_reference_writers_files():
         assert len(shard) == 4
         for index in range(4):
             data = codec.gunzip(shard[index][1]["pth.gz"])
-            found, right = torchfile.read(data), codec._decode_torch(torch, data)
-            assert found is not None
-            assert all(np.array_equal(found[key][0], right[key][0]) for key in right)
+            arrays, right = torchfile.read(data), codec._decode_torch(torch, data)
+            assert arrays is not None
+            assert all(np.array_equal(arrays[key][0], right[key][0]) for key in right)
 
 
 def test_views_of_one_storage():
     whole = tensor(6)
-    found = torchfile.read(saved({"a_emb": whole[:2], "b_emb": whole[2:]}))
-    assert found is not None
-    assert np.array_equal(found["b_emb"][0], whole[2:].float().numpy())
+    arrays = torchfile.read(saved({"a_emb": whole[:2], "b_emb": whole[2:]}))
+    assert arrays is not None
+    assert np.array_equal(arrays["b_emb"][0], whole[2:].float().numpy())
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ def test_a_file_that_is_cut_or_changed_anywhere_is_no_crash():
     data = saved({"a_emb": tensor(3)})
     for end in range(0, len(data), 7):
         assert torchfile.read(data[:end]) is None
-    for place in range(0, len(data), 3):
+    for offset in range(0, len(data), 3):
         changed = bytearray(data)
-        changed[place] ^= 0xFF
-        found = torchfile.read(bytes(changed))
-        assert found is None or all(array.ndim == 2 for array, _ in found.values())
+        changed[offset] ^= 0xFF
+        arrays = torchfile.read(bytes(changed))
+        assert arrays is None or all(array.ndim == 2 for array, _ in arrays.values())
 
 
 class Evil:

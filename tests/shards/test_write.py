@@ -32,10 +32,10 @@ def names(path):
 @pytest.mark.parametrize("dtype", shards.DTYPES)
 @pytest.mark.parametrize("source", ["v1_bfloat16.tar", "v2_float32.tar"])
 def test_what_was_published_comes_back(tmp_path, dtype, source):
-    found = list(shards.read(GOLDEN / source))
-    stats = write(tmp_path / "a.tar", found, dtype=dtype, teacher_dims=(768, 768))
+    published = list(shards.read(GOLDEN / source))
+    stats = write(tmp_path / "a.tar", published, dtype=dtype, teacher_dims=(768, 768))
     tolerance = {"float32": 0, "float16": 1e-4, "bfloat16": 1e-3, "int8": 1e-3, "int6": 8e-3}[dtype]
-    for a, b in zip(found, shards.read(tmp_path / "a.tar"), strict=True):
+    for a, b in zip(published, shards.read(tmp_path / "a.tar"), strict=True):
         assert same(a, b, 0 if "bfloat16" in source and dtype == "bfloat16" else tolerance)
     assert (stats.samples, stats.dtype, stats.dims) == (4, dtype, 1536)
 
@@ -300,8 +300,8 @@ def test_lines(tmp_path, suffix):
     assert data == (tmp_path / f"b{suffix}").read_bytes()
     assert writer.stats.bytes == len(data)
     assert writer.stats.sha256 == hashlib.sha256(data).hexdigest()
-    found = shards.read(tmp_path / f"a{suffix}")
-    assert all(same(a, b) for a, b in zip(found, samples, strict=True))
+    back = shards.read(tmp_path / f"a{suffix}")
+    assert all(same(a, b) for a, b in zip(back, samples, strict=True))
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".jsonl.gz", ".jsonl.zst"])
