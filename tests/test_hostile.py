@@ -594,7 +594,7 @@ def test_images_are_refused_by_what_they_would_take(
 ):
     data = encoded(image, kind, **options)
     monkeypatch.setattr(images, "MAX_MEMORY", 14 * 9 * bytes_per_pixel - 1)
-    assert "scale it down" in failure(open_image, data, kind=ImageError)
+    assert "reduce its size" in failure(open_image, data, kind=ImageError)
     monkeypatch.setattr(images, "MAX_MEMORY", 14 * 9 * (bytes_per_pixel + 2.5))
     assert open_image(data).size == (14, 9)
 

@@ -336,8 +336,8 @@ def test_colour_arrays() -> None:
         (np.zeros((0, 9, 3), np.uint8), "has no pixels"),
         (np.zeros((8, 9), np.int64), "int64 is none of"),
         (np.zeros((8, 9), object), "object is none of"),
-        (np.full((8, 9), 255.0), r"floats must lie in \[0, 1\], found 255 to 255"),
-        (np.full((8, 9), -1.0), r"floats must lie in \[0, 1\]"),
+        (np.full((8, 9), 255.0), r"floats must be in \[0, 1\], not 255 to 255"),
+        (np.full((8, 9), -1.0), r"floats must be in \[0, 1\]"),
         (np.full((8, 9), np.nan), "finite"),
     ],
 )

@@ -1,7 +1,7 @@
 """From raw image-text pairs to a fast image-text model on a phone or a laptop.
 
-`import pocketclip` is quick and needs no torch; the names below and all modules of the package are
-fetched when first used.
+`import pocketclip` is fast and does not import torch; the public names and the modules of the
+package are imported on first use.
 
     encoder = pocketclip.load("mobileclip2-s0")
     encoder.classify("photo.jpg", ["a dog", "a cat"])
@@ -66,7 +66,7 @@ _HOMES = {
     "reparameterize_model": "pocketclip.compat",
 }
 _deprecated.install()
-# The modules, by the names of their files: `pkgutil` takes longer than all else here.
+# Module names from the file names: `pkgutil` would take longer than all the rest of this import.
 _ROOMS = frozenset(
     name.removesuffix(".py")
     for name in os.listdir(__path__[0])  # noqa: PTH208

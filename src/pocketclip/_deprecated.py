@@ -1,4 +1,4 @@
-"""Modules under the paths that they had before 0.1.0: they work for one release, with a warning.
+"""Old module paths and argument names, which work for one release with a warning.
 
 import pocketclip.files  # DeprecationWarning: pocketclip.files is now pocketclip.storage.local
 """
@@ -74,19 +74,21 @@ MOVED = {
     "train.views": "train.replay",
     "weights": "checkpoint.safe_load",
 }
-"""New paths by old ones, both below `pocketclip`."""
+"""New module paths by old ones, relative to `pocketclip`."""
 
 
-# Not derived from importlib.abc's classes: importing those takes 20 ms.
+# Not a subclass of importlib.abc's classes, whose import takes 20 ms.
 class _Finder:
-    """Finds the modules of `MOVED`: the module at the new path, not a second copy."""
+    """Finds the modules of `MOVED`: returns the module at the new path, not a copy."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         del path, target
-        found = fullname.removeprefix("pocketclip.") in MOVED and fullname.startswith("pocketclip.")
-        return ModuleSpec(fullname, self) if found else None  # type: ignore[arg-type]
+        is_moved = fullname.removeprefix("pocketclip.") in MOVED and fullname.startswith(
+            "pocketclip."
+        )
+        return ModuleSpec(fullname, self) if is_moved else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = "pocketclip." + MOVED[spec.name.removeprefix("pocketclip.")]
@@ -96,12 +98,12 @@ class _Finder:
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system has just given the module the specification of its old path.
+        # The import system has just assigned the spec of the old path.
         module.__spec__ = self._spec
 
 
 def install() -> None:
-    """Let `import` find the modules of `MOVED`; those that exist come first."""
+    """Let `import` find the modules of `MOVED`; existing modules come first."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
@@ -110,10 +112,10 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[_P, _R]], Callable
     """Return a decorator that accepts keyword arguments under their old names too.
 
     Args:
-        **new_names: new names by old ones.
+        **new_names: each old name with its new one.
 
     Raises:
-        TypeError: from the decorated function, if an argument is given under both names.
+        TypeError: from the decorated function, if an argument is passed under both names.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:

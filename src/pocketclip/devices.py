@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MAX_THREADS = 1024
-"""More can end the process or use up the machine's, and no processor has so many cores."""
+"""Limit on threads: more can exhaust the machine, and no processor has so many cores."""
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device of a name; `auto` is a CUDA device if there is one, else Apple's `mps`.
+    """Return the torch device for a name such as `cpu`, `cuda:1` or `auto`.
 
-    Where there is neither, `auto` is the CPU.
+    `auto` is a CUDA device if there is one, else Apple's `mps`, else the CPU.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: this machine has no such device.
         MissingDependencyError: torch is not installed.
     """
     torch = need_torch()
@@ -33,21 +33,21 @@ def resolve_device(device: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # torch's reasons list all of its backends, on one line of up to 2,000 characters.
+        # torch's message may list all of its backends in up to 2,000 characters.
         reason = first_line(error).partition(". ")[0]
         detail = f" ({reason})" if len(reason) <= 100 else ""
         raise ConfigError(f"no device {device!r} here{detail}; try cpu or auto") from error
-    return found
+    return resolved
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype to compute in; `auto` is bfloat16 where the device has it natively.
+    """Return the dtype to compute in; `auto` is bfloat16 if the device supports it natively.
 
     Raises:
-        ConfigError: no such precision.
+        ConfigError: the precision is unknown.
     """
     torch = need_torch()
     if precision == "auto":
@@ -58,23 +58,23 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def check_threads(count: int | None) -> None:
-    """Refuse a number of threads that would only use up the machine's.
+    """Refuse an unreasonable number of threads.
 
     Raises:
         ConfigError: `count` is above 1,024.
-        ValueError: it is below 1.
+        ValueError: `count` is below 1.
     """
     if count is not None and count < 1:
         raise ValueError(f"threads must be at least 1, not {count}")
     if count is not None and count > MAX_THREADS:
         raise ConfigError(
-            f"threads is {count:,}; {MAX_THREADS:,} is the most, and the number of cores "
+            f"threads is {count:,}; the maximum is {MAX_THREADS:,}, and the number of cores "
             f"({cores()}) is usually the best"
         )
 
 
 def set_threads(count: int) -> None:
-    """Let torch use `count` threads of the processor, in this whole process.
+    """Set the number of CPU threads that torch uses in this process.
 
     Raises:
         ConfigError, ValueError: see `check_threads`.
@@ -87,14 +87,14 @@ def set_threads(count: int) -> None:
 def _has_bfloat16(device: torch.device) -> bool:
     torch = need_torch()
     if device.type == "cuda":
-        # From Ampere on, and AMD's; before that it is emulated, slowly.
+        # Native on AMD GPUs and on NVIDIA GPUs since Ampere; emulated, slowly, on older ones.
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and _cpu_has_bfloat16()
 
 
 @functools.lru_cache(maxsize=1)
 def _cpu_has_bfloat16() -> bool:
-    # torch's own questions differ between versions, and there is none for ARM.
+    # torch's own checks differ between versions, and there is none for ARM.
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
@@ -103,29 +103,29 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def has_bfloat16_flag(cpuinfo: str) -> bool:
-    """Return whether Linux's description of a processor lists bfloat16 arithmetic."""
+    """Return whether the text of /proc/cpuinfo lists bfloat16 arithmetic."""
     lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
     flags = set(lines[0].split()) if lines else set()
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def need_torch() -> Any:
-    """Return the module torch.
+    """Import and return torch.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: torch is not installed.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            'computing with models needs torch: pip install "pocketclip[train]"'
+            'running models needs torch: pip install "pocketclip[train]"'
         ) from error
     return torch
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

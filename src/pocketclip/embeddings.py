@@ -1,4 +1,4 @@
-"""Embeddings checked, and scaled to unit length: a useless one is an error that names its input.
+"""Checks embeddings and scales them to unit length; errors name the input of a bad embedding.
 
 Shapes: B batch, D embedding.
 """
@@ -15,24 +15,24 @@ import numpy as np
 from pocketclip.errors import EmbeddingError
 from pocketclip.types import Embeddings
 
-_SHORTEST = 1e-12
-"""The length up to which torch's `normalize` leaves a vector shorter than 1."""
-_SHOWN = 60
-_FAULT = "the model's weights or its precision are at fault"
+_MIN_LENGTH = 1e-12
+"""Minimum length of an embedding: the epsilon of torch's `normalize`."""
+_MAX_SHOWN = 60
+_DEFAULT_FAULT = "the model's weights or its precision are at fault"
 
 
 def check_finite(
-    rows: Embeddings, name_of: Callable[[int], str], fault: str = _FAULT
+    rows: Embeddings, name_of: Callable[[int], str], fault: str = _DEFAULT_FAULT
 ) -> Embeddings:
     """Return embeddings (B, D) as float32.
 
     Args:
         rows: the embeddings.
-        name_of: names the input of a row, for messages.
-        fault: what to say about the cause.
+        name_of: returns the name of the input of a row, for messages.
+        fault: the probable cause, for messages.
 
     Raises:
-        EmbeddingError: a value is NaN or infinite; names the first such input.
+        EmbeddingError: a value is NaN or infinite; the message names the first such input.
     """
     rows = np.asarray(rows, np.float32)
     finite = np.isfinite(rows).all(axis=-1)
@@ -44,27 +44,29 @@ def check_finite(
 
 
 def check_lengths(
-    rows: Embeddings, name_of: Callable[[int], str], fault: str = _FAULT
+    rows: Embeddings, name_of: Callable[[int], str], fault: str = _DEFAULT_FAULT
 ) -> Embeddings:
-    """Return the lengths (B, 1) of embeddings (B, D); arguments as of `check_finite`.
+    """Return the lengths (B, 1) of embeddings (B, D); arguments as for `check_finite`.
 
     Raises:
-        EmbeddingError: one is not finite, or has no direction (all zeros); names its input.
+        EmbeddingError: an embedding is not finite, or is zero; the message names its input.
     """
     rows = check_finite(rows, name_of, fault)
     with np.errstate(over="ignore"):
         lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all():  # the squares overflow
         lengths = np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
-    short = lengths[..., 0] < _SHORTEST
+    short = lengths[..., 0] < _MIN_LENGTH
     if short.any():
         row = int(np.argmax(short))
         raise EmbeddingError(name_of(row), f"its embedding is zero; {fault}", row)
     return lengths
 
 
-def unit_length(rows: Embeddings, name_of: Callable[[int], str], fault: str = _FAULT) -> Embeddings:
-    """Return embeddings (B, D) at unit length, float32; arguments as of `check_finite`.
+def unit_length(
+    rows: Embeddings, name_of: Callable[[int], str], fault: str = _DEFAULT_FAULT
+) -> Embeddings:
+    """Return embeddings (B, D) at unit length, float32; arguments as for `check_finite`.
 
     Raises:
         EmbeddingError: as `check_lengths`.
@@ -74,23 +76,23 @@ def unit_length(rows: Embeddings, name_of: Callable[[int], str], fault: str = _F
 
 
 def check_scale(scale: float) -> float:
-    """Return the multiplier of cosine similarities.
+    """Return `scale`, the multiplier of cosine similarities, after checking it.
 
     Raises:
-        EmbeddingError: it is not finite, or not above 0.
+        EmbeddingError: it is not finite or not positive.
     """
-    if not 0 < scale < math.inf:  # so written, NaN fails
+    if not 0 < scale < math.inf:  # False for NaN
         raise EmbeddingError("logit scale", f"it is {scale}; the model's weights are damaged")
     return scale
 
 
 def image_name(image: Any, position: int) -> str:
-    """Return what to call an image in messages: its path, or its position counted from 0."""
+    """Return the name of an image in messages: its path, or its position counted from 0."""
     if isinstance(image, (str, os.PathLike)):
         return os.fsdecode(image)
     return f"image {position} (counted from 0)"
 
 
 def text_name(text: str) -> str:
-    """Return what to call a text in messages: its beginning, in quotes."""
-    return f"text {text!r}" if len(text) <= _SHOWN else f"text {text[:_SHOWN]!r}..."
+    """Return the name of a text in messages: its beginning in quotes."""
+    return f"text {text!r}" if len(text) <= _MAX_SHOWN else f"text {text[:_MAX_SHOWN]!r}..."

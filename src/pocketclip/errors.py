@@ -1,7 +1,7 @@
 """The errors that pocketclip raises on purpose.
 
-Each message is one line that says what is wrong and what to do next. The command line prints it
-as it is and exits with code 2; anything else that escapes is a defect of ours.
+Each message is one line that says what is wrong and what to do next. The command line prints it and
+exits with code 2. Any other exception that escapes is a bug.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 class PocketclipError(Exception):
-    """Something about the input or the environment that the caller can put right."""
+    """A problem with the input or the environment that the caller can fix."""
 
 
 class UnknownModelError(PocketclipError):
@@ -18,11 +18,11 @@ class UnknownModelError(PocketclipError):
 
 
 class ParseError(PocketclipError, ValueError):
-    """JSON or YAML that cannot be read, or does not hold what it should."""
+    """JSON or YAML that cannot be read, or lacks required fields."""
 
 
 class ConfigError(PocketclipError):
-    """A configuration with a field that does not exist, or a value that makes no sense."""
+    """A configuration with a field that does not exist, or a value out of range."""
 
 
 class AugmentationError(PocketclipError):
@@ -30,7 +30,7 @@ class AugmentationError(PocketclipError):
 
 
 class DataError(PocketclipError):
-    """Pairs or shards that cannot be read, or do not hold what they should."""
+    """Pairs, shards or data sets that cannot be read or are malformed."""
 
 
 class StorageError(PocketclipError):
@@ -38,27 +38,27 @@ class StorageError(PocketclipError):
 
 
 class CheckpointError(PocketclipError):
-    """A weight file or checkpoint folder that cannot be read, written or does not fit."""
+    """A weight file or checkpoint that cannot be read or written, or does not fit the model."""
 
 
 class TrainingError(PocketclipError):
-    """A training run that cannot begin, go on, or be trusted any longer."""
+    """A training run that cannot start or continue, or whose results are no longer valid."""
 
 
 class ExportError(PocketclipError):
-    """A model that cannot be exported as asked, or whose export computes something else."""
+    """A model that cannot be exported as requested, or whose export gives other results."""
 
 
 class DriftError(ExportError):
-    """An export that computes something else than the model."""
+    """An export whose results differ from the model's."""
 
 
 class BundleError(PocketclipError):
-    """A bundle that is damaged, was changed, does not fit, or cannot be run here."""
+    """A bundle that is damaged, was modified, does not fit, or cannot be run here."""
 
 
 class ChangedBundleError(BundleError):
-    """A bundle with a file that is missing or is not the one that was exported."""
+    """A bundle with a missing or modified file."""
 
 
 class HubError(PocketclipError):
@@ -66,11 +66,11 @@ class HubError(PocketclipError):
 
 
 class EmbeddingError(PocketclipError):
-    """An embedding that is not finite, or has no direction; the message names its input.
+    """An embedding that is not finite or is zero; the message names its input.
 
     Attributes:
         reason: the message without the name.
-        index: which of the inputs that were given, counted from 0.
+        index: position of the input, counted from 0.
     """
 
     def __init__(self, name: str, reason: str, index: int = 0) -> None:
@@ -80,7 +80,7 @@ class EmbeddingError(PocketclipError):
 
     def __reduce__(self) -> tuple[type[EmbeddingError], tuple[str, str, int]]:
         name = str(self).removesuffix(f": {self.reason}")
-        return type(self), (name, self.reason, self.index)  # crosses between processes
+        return type(self), (name, self.reason, self.index)  # can be pickled
 
 
 class ImageError(PocketclipError):
@@ -88,15 +88,15 @@ class ImageError(PocketclipError):
 
 
 class TokenizerError(PocketclipError):
-    """A text, or a context length, that cannot be tokenised."""
+    """A text, or a context length, that cannot be tokenized."""
 
 
 class MissingDependencyError(PocketclipError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra to install."""
 
 
 class ImageSupportError(ImageError, MissingDependencyError):
-    """An image whose format needs an optional package; others may be read all the same."""
+    """An image whose format needs an optional package; other formats work without it."""
 
 
 def one_line(error: object, limit: int = 200) -> str:

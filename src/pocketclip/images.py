@@ -1,4 +1,4 @@
-"""Any image, from anywhere, as upright 8-bit RGB.
+"""Opens any image as upright 8-bit RGB.
 
     image = open_image("photo.jpg")  # PIL, mode RGB
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from pocketclip.errors import ImageError, ImageSupportError
+from pocketclip.errors import ImageError, ImageSupportError, one_line
 from pocketclip.formats.image_metadata import MAX_TAGS, size_of_tags, without_bombs
 from pocketclip.formats.lfs import LFS_ADVICE, is_lfs_pointer
 
@@ -33,12 +33,12 @@ ImageSource: TypeAlias = (
 )
 
 MAX_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded; about 0.7 GB, Pillow's own limit."""
+"""Default limit on pixels, checked before decoding; Pillow's own limit, about 0.7 GB."""
 MAX_MEMORY = 1_000_000_000
-"""Images whose decoding would take more bytes are refused before, whatever their pixels: those
-that are turned or in another mode than RGB, and some formats, take up to 21 bytes per pixel."""
+"""Limit on the memory of decoding, checked before it: rotated images, modes other than RGB and some
+formats take up to 21 bytes per pixel."""
 MAX_FILE = 1 << 28
-"""Bytes of the largest image file, 256 MiB; of those that are read in pieces, 1 GiB."""
+"""Limit on the bytes of an image file: 256 MiB, or 1 GiB for formats that are read in pieces."""
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -53,36 +53,40 @@ _UPRIGHT = {
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
 _IN_PIECES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"P5", b"P6", b"Pf")
-# What decoders take beside the image itself, in bytes per pixel, as measured; JPEG is computed.
+# Measured memory of decoders in bytes per pixel, without the image itself; JPEG is computed.
 _DECODER_BYTES = {
     **dict.fromkeys(("JPEG", "MPO", "PNG", "BMP", "GIF", "PPM", "TGA", "PCX", "TIFF"), 0.1),
     **{"SGI": 2, "WEBP": 13, "AVIF": 8, "HEIF": 8, "JPEG2000": 16},
 }
 _OTHER_DECODER_BYTES = 8
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
-_BAND = 1 << 20  # pixels that are converted at once
+_BAND = 1 << 20  # pixels converted at a time
 _COMMON = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n", "PNG"))
 _UNREADABLE = "not an image, or in a format that Pillow cannot read"
 
 
-class _UnfitError(Exception):
-    """A reason to refuse an image; `_explained` puts the image's name before it."""
+class _RefusedError(Exception):
+    """A reason to refuse an image; `_explained` prefixes the image's name."""
 
 
 def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return `source` decoded, upright and in RGB.
 
-    Files and bytes may be in any raster format of Pillow, HEIC with the extra `heic`; of an
-    animation the first frame counts. EXIF orientation is applied. Transparency is dropped, not
-    blended, as `convert("RGB")` does and the published evaluation with it. 16-bit greyscale is
-    scaled to 8 bits; mode "I" is taken as 16-bit too, mode "F" as 0 to 1, or as 0 to 255 if a
-    value exceeds 1. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool,
-    or floats from 0 to 1. An RGB Pillow image that is upright comes back itself, not a copy.
+    Files and bytes may have any raster format that Pillow reads, and HEIC with the extra `heic`.
+    The first frame of an animation is read. EXIF orientation is applied. Transparency is dropped,
+    not blended, as in `convert("RGB")` and the published evaluation. 16-bit greyscale and mode "I"
+    are scaled to 8 bits; mode "F" has the range 0 to 1, or 0 to 255 if a value exceeds 1. A Pillow
+    image in upright RGB is returned itself, not a copy.
+
+    Args:
+        source: a path, bytes, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or
+            (H, W, 4) of uint8, uint16, bool, or floats from 0 to 1.
+        max_pixels: limit on the number of pixels of a file.
 
     Raises:
-        ImageError: the source cannot be read, is damaged, or has more than `max_pixels` pixels
-            (or more than Pillow's own limit); the message names it.
-        ImageSupportError: HEIC, and pillow-heif is not installed; it is an ImageError too.
+        ImageError: the source cannot be read, is damaged, or exceeds `max_pixels` or Pillow's own
+            limit; the message names it.
+        ImageSupportError: HEIC without pillow-heif; a subclass of ImageError.
     """
     if isinstance(source, np.ndarray):
         with _explained("array"):
@@ -98,7 +102,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     name = os.fsdecode(source)
     _refuse_special(name)
     try:
-        # Closed by the `with` below, which must not be in here: errors of reading differ.
+        # Closed by the `with` below, which is outside the `try`: errors of reading are different.
         stream = Path(name).open("rb")  # noqa: SIM115
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
@@ -107,13 +111,13 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
 
 
 def _refuse_special(name: str) -> None:
-    """Refuse what is no file before it is opened: a pipe would wait for ever for its writer."""
+    """Refuse pipes, sockets and devices; opening a pipe would wait forever for its writer."""
     try:
         mode = os.stat(name).st_mode  # noqa: PTH116
     except (OSError, ValueError):
-        return  # opening it says why
+        return  # opening the file reports the problem
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ImageError(f"{name}: a pipe, socket or device, not a file")
+        raise ImageError(f"{name}: this is a pipe, socket or device, not a file")
 
 
 def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
@@ -121,9 +125,9 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         head = stream.read(64)
         stream.seek(0)
         if not head:
-            raise _UnfitError("empty (0 bytes)")
+            raise _RefusedError("empty (0 bytes)")
         if is_lfs_pointer(head):
-            raise _UnfitError(f"it {LFS_ADVICE}")
+            raise _RefusedError(f"it {LFS_ADVICE}")
         _check_file(stream, head)
         stream = without_bombs(stream)
         try:
@@ -142,19 +146,21 @@ def _check_file(stream: BinaryIO, head: bytes) -> None:
     stream.seek(0)
     limit = 4 * MAX_FILE if head.startswith(_IN_PIECES) else MAX_FILE
     if size > limit:
-        raise _UnfitError(f"the file has {size:,} bytes, more than the limit of {limit:,}")
+        raise _RefusedError(f"the file has {size:,} bytes, more than the limit of {limit:,}")
     if head[:4] in _IN_PIECES[1:5]:
         tags = size_of_tags(stream)
         stream.seek(0)
         if tags > MAX_TAGS:
-            raise _UnfitError(f"its tags take {tags:,} bytes, more than the limit of {MAX_TAGS:,}")
+            raise _RefusedError(
+                f"its tags take {tags:,} bytes, more than the limit of {MAX_TAGS:,}"
+            )
 
 
 def _opened(stream: BinaryIO, head: bytes) -> Image.Image:
-    """Open what begins with `head`."""
+    """Open an image that begins with `head`."""
     for magic, name in _COMMON:
         if head.startswith(magic):
-            Image.preinit()  # loading the plugins of all formats takes longer than a photograph
+            Image.preinit()  # loading all plugins takes longer than decoding a photograph
             try:
                 return Image.open(stream, formats=[name])
             except UnidentifiedImageError:
@@ -165,7 +171,7 @@ def _opened(stream: BinaryIO, head: bytes) -> Image.Image:
 def _formats() -> list[str]:
     Image.preinit()  # so that the common formats are tried first
     Image.init()
-    # To draw an EPS file Pillow runs Ghostscript on it: not on anyone's upload.
+    # For EPS, Pillow would run Ghostscript on untrusted files.
     return [name for name in Image.ID if name != "EPS"]
 
 
@@ -177,7 +183,7 @@ def _register_heif(*, avif: bool) -> None:
         raise ImageSupportError(
             f'{kind} images need pillow-heif: pip install "pocketclip[heic]"'
         ) from None
-    # Pillow reads AVIF itself since 11.3; pillow-heif did until its 1.0.
+    # Pillow reads AVIF since 11.3, pillow-heif did before its 1.0.
     register = getattr(pillow_heif, "register_avif_opener", None)
     if not avif:
         register = pillow_heif.register_heif_opener
@@ -187,27 +193,26 @@ def _register_heif(*, avif: bool) -> None:
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turn whatever Pillow raises into an ImageError about `name`, and keep it quiet."""
+    """Convert any exception of Pillow into an ImageError about `name`; suppress its warnings."""
     try:
         with _quiet():
             yield
     except ImageSupportError as error:
         raise ImageSupportError(f"{name}: {error}") from error
-    except _UnfitError as error:
+    except _RefusedError as error:
         raise ImageError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: {_UNREADABLE}") from error
     except Exception as error:
-        # On hostile bytes Pillow's plugins let almost any type of exception escape.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: cannot be decoded ({reason})") from error
+        # On hostile bytes Pillow's plugins raise almost any type of exception.
+        raise ImageError(f"{name}: cannot be decoded ({one_line(error)})") from error
 
 
-class _Hush:
-    """Who is decoding just now; shared by all threads.
+class _WarningFilter:
+    """Suppresses Pillow's warnings while any thread decodes; shared by all threads.
 
-    `warnings.catch_warnings` swaps a list that all threads share, so that two threads inside it
-    would restore each other's. The first to enter swaps it, the last to leave swaps it back.
+    `warnings.catch_warnings` replaces a process-wide list, so two threads inside it would restore
+    each other's list. Here the first thread to enter replaces it and the last one restores it.
     """
 
     def __init__(self) -> None:
@@ -216,40 +221,40 @@ class _Hush:
         self.swap = contextlib.ExitStack()
 
 
-_hush = _Hush()
+_warning_filter = _WarningFilter()
 
 
-def _renew_hush() -> None:
-    global _hush
-    _hush = _Hush()
+def _renew_warning_filter() -> None:
+    global _warning_filter
+    _warning_filter = _WarningFilter()
 
 
-# A fork while another thread holds the lock would leave the child waiting for it forever.
+# After a fork while another thread holds the lock, the child would wait for it forever.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_hush)
+    os.register_at_fork(after_in_child=_renew_warning_filter)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # Pillow warns of damaged metadata, which does not concern the pixels. Nobody else is hushed.
+    # Pillow warns about damaged metadata, which does not affect the pixels.
     if getattr(sys.flags, "context_aware_warnings", False):
-        with warnings.catch_warnings():  # each thread has a list of its own
+        with warnings.catch_warnings():  # each thread has its own list
             _ignore_pillow()
             yield
         return
-    hush = _hush
-    with hush.lock:
-        if hush.depth == 0:
-            hush.swap.enter_context(warnings.catch_warnings())
+    shared = _warning_filter
+    with shared.lock:
+        if shared.depth == 0:
+            shared.swap.enter_context(warnings.catch_warnings())
             _ignore_pillow()
-        hush.depth += 1
+        shared.depth += 1
     try:
         yield
     finally:
-        with hush.lock:
-            hush.depth -= 1
-            if hush.depth == 0:
-                hush.swap.close()
+        with shared.lock:
+            shared.depth -= 1
+            if shared.depth == 0:
+                shared.swap.close()
 
 
 def _ignore_pillow() -> None:
@@ -257,47 +262,47 @@ def _ignore_pillow() -> None:
 
 
 def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
-    from_file = isinstance(image, ImageFile.ImageFile)  # of which only the head is read yet
+    from_file = isinstance(image, ImageFile.ImageFile)  # only its header is read so far
     if from_file and image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height}"
-        raise _UnfitError(f"{size} pixels exceed the limit of {max_pixels} in all")
+        raise _RefusedError(f"{size} pixels exceed the limit of {max_pixels} pixels")
     if min(image.size) < 1:
-        raise _UnfitError(f"{image.width} x {image.height} has no pixels")
+        raise _RefusedError(f"{image.width} x {image.height} has no pixels")
     if from_file:
         if any(str(tile[0]) == "fits_gzip" for tile in getattr(image, "tile", ())):
-            raise _UnfitError("compressed FITS, which may unpack to any size; convert it")
+            raise _RefusedError("compressed FITS may unpack to any size; convert the file")
         _check_memory(image, _decoder_bytes(image))
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
-    if from_file:  # some formats say only now how they are turned, or how large they are
+    if from_file:  # some formats report orientation or size only now
         _check_memory(image, 4 if turn is not None else 0)
     image = _rgb(image)
     if turn is not None:
         image = image.transpose(turn)
-        image.info = {}  # lest the tag be applied twice
+        image.info = {}  # so that the tag is not applied twice
     return image
 
 
 def _check_memory(image: Image.Image, more: float) -> None:
-    """Refuse an image that would take too much with `more` bytes per pixel beside itself."""
+    """Refuse an image that needs too much memory, with `more` bytes per pixel besides itself."""
     own = _MODE_BYTES.get(image.mode, 4) + (0 if image.mode == "RGB" else 4)
     need = image.width * image.height * (own + more)
     if need > MAX_MEMORY:
         size = f"{image.width} x {image.height} pixels ({image.format or 'image'}, {image.mode})"
-        raise _UnfitError(
-            f"{size} would take {need / 1e9:.1f} GB, the limit is {MAX_MEMORY / 1e9:.0f} GB; "
-            "scale it down"
+        raise _RefusedError(
+            f"{size} would need {need / 1e9:.1f} GB, the limit is {MAX_MEMORY / 1e9:.0f} GB; "
+            "reduce its size"
         )
 
 
 def _decoder_bytes(image: Image.Image) -> float:
-    """Return what the decoder of an image that was opened takes, in bytes per pixel."""
+    """Return the memory of an opened image's decoder, in bytes per pixel."""
     more: float = _DECODER_BYTES.get(image.format or "", _OTHER_DECODER_BYTES)
     if image.format in ("JPEG", "MPO"):
         layers = [(h, v) for _, h, v, *_ in getattr(image, "layer", ())]
-        if image.info.get("progressive") and layers:  # holds all coefficients, of two bytes
-            most = max(h for h, _ in layers) * max(v for _, v in layers)
-            more += 2 * sum(h * v for h, v in layers) / max(1, most)
+        if image.info.get("progressive") and layers:  # keeps all coefficients, of two bytes each
+            full = max(h for h, _ in layers) * max(v for _, v in layers)
+            more += 2 * sum(h * v for h, v in layers) / max(1, full)
         if _UPRIGHT.get(_orientation(image)) is not None:
             more = max(more, 4)
     elif image.format == "TIFF" and image.info.get("compression") != "raw":
@@ -311,21 +316,21 @@ def _file_size(image: Image.Image) -> int:
     stream = getattr(image, "fp", None)
     if stream is None:
         return 0
-    place = stream.tell()
+    position = stream.tell()
     size: int = stream.seek(0, io.SEEK_END)
-    stream.seek(place)
+    stream.seek(position)
     return size
 
 
 def _share_of_tile(image: Image.Image) -> float:
-    """Return how much of a JPEG 2000 is decoded at once: its tiles by its pixels."""
+    """Return the share of a JPEG 2000 that is decoded at a time: tile size by image size."""
     stream = getattr(image, "fp", None)
     if stream is None:
         return 1
-    place = stream.tell()
+    position = stream.tell()
     stream.seek(0)
     head = stream.read(1 << 16)
-    stream.seek(place)
+    stream.seek(position)
     begin = head.find(b"\xff\x4f\xff\x51") + 4
     if begin < 4 or len(head) < begin + 28:
         return 1
@@ -341,7 +346,7 @@ def _orientation(image: Image.Image) -> int:
         ):
             return 1
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF, in as many ways as above: the pixels are still good
+    except Exception:  # damaged EXIF raises anything; the pixels are still good
         return 1
     return value if isinstance(value, int) else 1
 
@@ -351,23 +356,23 @@ def _rgb(image: Image.Image) -> Image.Image:
     if mode == "RGB":
         return image
     if mode.startswith("I"):  # "I", and the 16-bit modes in either byte order
-        return _by_bands(image, lambda part: _from_16_bit(np.clip(part, 0, 65535)))
+        return _by_bands(image, lambda band: _from_16_bit(np.clip(band, 0, 65535)))
     if mode == "F":
         highest = max(_highest(np.asarray(image.crop(box))) for box in _bands(image))
         scale = 1 if highest <= 1 else 255
-        return _by_bands(image, lambda part: _from_float(part / np.float32(scale), clip=True))
-    # Pillow has no direct way from premultiplied grey.
+        return _by_bands(image, lambda band: _from_float(band / np.float32(scale), clip=True))
+    # Pillow cannot convert premultiplied grey to RGB directly.
     return (image.convert("LA") if mode == "La" else image).convert("RGB")
 
 
-def _highest(part: NDArray[Any]) -> float:
-    if not np.isfinite(part).all():
-        raise _UnfitError("floats must be finite")
-    return float(part.max())
+def _highest(band: NDArray[Any]) -> float:
+    if not np.isfinite(band).all():
+        raise _RefusedError("floats must be finite")
+    return float(band.max())
 
 
 def _bands(image: Image.Image) -> list[tuple[int, int, int, int]]:
-    """Return boxes that cover an image, each of few pixels."""
+    """Return boxes of limited size that cover an image."""
     width, height = image.size
     step = min(width, _BAND)
     rows = max(1, _BAND // step)
@@ -379,11 +384,11 @@ def _bands(image: Image.Image) -> list[tuple[int, int, int, int]]:
 
 
 def _by_bands(image: Image.Image, grey: Callable[[NDArray[Any]], NDArray[np.uint8]]) -> Image.Image:
-    """Return `image` in RGB, made of the greys of its bands: as a whole they take gigabytes."""
+    """Return `image` in RGB from the grey values of its bands, to save memory."""
     out = Image.new("RGB", image.size)
     for box in _bands(image):
-        part = Image.fromarray(grey(np.asarray(image.crop(box))))
-        out.paste(part.convert("RGB"), box[:2])
+        band = Image.fromarray(grey(np.asarray(image.crop(box))))
+        out.paste(band.convert("RGB"), box[:2])
     return out
 
 
@@ -393,22 +398,22 @@ def _from_16_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _from_float(values: NDArray[Any], *, clip: bool) -> NDArray[np.uint8]:
     if not np.isfinite(values).all():
-        raise _UnfitError("floats must be finite")
+        raise _RefusedError("floats must be finite")
     low, high = float(values.min()), float(values.max())
-    # A resize in floating point leaves a little more than 1.
+    # Resizing in floating point may exceed 1 slightly.
     if not clip and (low < -1e-3 or high > 1 + 1e-3):
-        raise _UnfitError(f"floats must lie in [0, 1], found {low:g} to {high:g}")
+        raise _RefusedError(f"floats must be in [0, 1], not {low:g} to {high:g}")
     return np.rint(values.clip(0, 1) * 255.0).astype(np.uint8)
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
     shape = array.shape
     if array.ndim == 3 and shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
-        raise _UnfitError(f"{shape} is channel-first; give (H, W, C)")
+        raise _RefusedError(f"{shape} is channel-first; give (H, W, C)")
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
-        raise _UnfitError(f"{shape} is none of (H, W), (H, W, 1), (H, W, 3), (H, W, 4)")
+        raise _RefusedError(f"{shape} is none of (H, W), (H, W, 1), (H, W, 3), (H, W, 4)")
     if 0 in shape:
-        raise _UnfitError(f"{shape} has no pixels")
+        raise _RefusedError(f"{shape} has no pixels")
     if array.ndim == 3:
         array = array[..., 0] if shape[2] == 1 else array[..., :3]
     if array.dtype == np.bool_:
@@ -418,5 +423,5 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     elif np.issubdtype(array.dtype, np.floating):
         array = _from_float(array, clip=False)
     elif array.dtype != np.uint8:
-        raise _UnfitError(f"{array.dtype} is none of uint8, uint16, bool or floating point")
+        raise _RefusedError(f"{array.dtype} is none of uint8, uint16, bool or floating point")
     return _rgb(Image.fromarray(np.ascontiguousarray(array)))

@@ -2,8 +2,8 @@
 
     fill_templates(["pear"], ["a photo of a {}."]) == ["a photo of a pear."]
 
-One syntax for every verb and function: `{}` or `{c}` stands where the class name goes, once or more
-often; any other brace stands for itself.
+All commands and functions use the same syntax: `{}` or `{c}` marks the position of the class name,
+one or more times; other braces are literal.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ from pocketclip.errors import DataError
 
 
 def split_template(template: str, where: str = "") -> list[str]:
-    """Return the two or more parts of a template between which the class name goes.
+    """Split a template at the positions of the class name.
 
     Args:
         template: text with `{}` or `{c}`.
         where: file and line, for the message.
 
+    Returns:
+        Two or more parts; joining them with the class name gives the prompt.
+
     Raises:
-        DataError: it has no place for the class name.
+        DataError: the template has no position for the class name.
     """
     parts = template.replace("{c}", "{}").split("{}")
     if len(parts) < 2:
-        place = f"{where}: " if where else ""
-        raise DataError(f"{place}the prompt {template!r} has no {{c}} or {{}} for the class")
+        prefix = f"{where}: " if where else ""
+        raise DataError(f"{prefix}the prompt {template!r} has no {{c}} or {{}} for the class")
     return parts
 
 
 def fill_templates(names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Return the C x T prompts of C names and T templates, name by name.
+    """Return the C x T prompts of C names and T templates, grouped by name.
 
-    A blank name is a name like any other: some published lists have one.
+    A blank name is valid: some published lists have one.
 
     Raises:
-        DataError: no name, no template, or a template without a place for the name.
+        DataError: there is no name or no template, or a template lacks a position for the name.
     """
     if not names or not templates:
         raise DataError("a classifier needs class names and prompts")
     split = [split_template(template) for template in templates]
-    # Joined, not replaced: a name may hold braces itself.
+    # Joined instead of replaced, because a name may contain braces.
     return [name.join(parts) for name in names for parts in split]

@@ -35,36 +35,36 @@ from pocketclip.errors import TokenizerError
 CONTEXT_LENGTH = 77
 
 _FILE = "bpe_simple_vocab_16e6.txt.gz"
-_MERGES = 49152 - 256 - 2  # the file lists more than CLIP was trained with
+_MERGES = 49152 - 256 - 2  # the file lists more than CLIP uses
 _END_OF_WORD = "</w>"
 _START, _END = "<start_of_text>", "<end_of_text>"
-# Goes into the fingerprint; to be raised when a change to this file changes anyone's ids.
+# Part of the fingerprint; raise it when a change to this file changes ids.
 _CLEANING = "lower-1"
 
-# Texts are lower case when they get here, and every run of white space is one blank.
+# Applied to lower-case text with single spaces.
 _WORD = re.compile(rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
 
-# A cache without bounds would be a leak in a server; longer words hardly come twice.
+# Bounded, as a server would leak memory otherwise; long words rarely repeat.
 _CACHE_WORDS = 1 << 17
 _CACHE_WORD_LENGTH = 64
-# The library's model is 20 times faster, but takes as long to make as some thousand words.
+# The library's model is 20 times faster, but building it takes as long as some thousand words.
 _FEW_WORDS = 500
 _SHORT_WORD = 32
 
 
 def clean(text: str) -> str:
-    """Return `text` repaired, unescaped, with single blanks and in lower case."""
-    import ftfy  # half of the time that this module would take to import, and rarely needed
+    """Return `text` repaired, unescaped, in lower case and with single spaces."""
+    import ftfy  # rarely needed, and half of the import time of this module
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
 def is_plain(text: str) -> bool:
-    """Tell whether cleaning `text` can do no more than lower it and collapse its blanks.
+    """Return whether cleaning `text` only changes its case and white space.
 
-    True only for printable ASCII in which no ampersand can begin an HTML entity: ftfy's other
-    repairs concern control characters and what lies beyond ASCII.
+    True only for printable ASCII in which no ampersand can begin an HTML entity: other repairs of
+    ftfy concern control characters and non-ASCII text.
     """
     return (
         text.isascii()
@@ -74,21 +74,20 @@ def is_plain(text: str) -> bool:
 
 
 class _Classes(dict[int, str]):
-    """Maps a code point to an ASCII character that the word pattern treats alike.
+    """Maps a code point to an ASCII character that the word pattern treats the same way.
 
-    This keeps the pattern independent of the Unicode version that this Python knows. Filled as
-    characters turn up.
+    This makes the pattern independent of Python's Unicode version. Filled on demand.
     """
 
     def __init__(self) -> None:
         super().__init__({code: chr(code) for code in range(128)})
-        # The published pattern ignores case, by which the long s is an s, and the combining
-        # iota is neither inside nor outside the class of letters: it is skipped like a blank.
+        # The published pattern ignores case: the long s counts as an s, and the combining iota is
+        # neither inside nor outside the class of letters, so it is skipped like a space.
         self.update({ord("ſ"): "s", 0x345: " "})
         self._bounds: list[int] = []
         self._kinds: list[str] = []
         lines = _data("unicode_classes.txt").decode().splitlines()
-        # z is in no contraction and in no special token, so it stands for a letter only.
+        # z is in no contraction and no special token, so it can represent any letter.
         kind = {"[letters]": "z", "[numbers]": "0"}
         spans = []
         for line in lines:
@@ -103,9 +102,9 @@ class _Classes(dict[int, str]):
             self._kinds += [name, "!"]
 
     def __missing__(self, code: int) -> str:
-        place = bisect.bisect_right(self._bounds, code) - 1
-        found = self[code] = self._kinds[place] if place >= 0 else "!"
-        return found
+        span = bisect.bisect_right(self._bounds, code) - 1
+        kind = self[code] = self._kinds[span] if span >= 0 else "!"
+        return kind
 
 
 def _data(name: str) -> bytes:
@@ -113,19 +112,19 @@ def _data(name: str) -> bytes:
 
 
 def _byte_symbols() -> list[str]:
-    """Return the character that stands for each byte: itself if visible, else one from U+0100."""
+    """Return the character that represents each byte: itself if visible, else one from U+0100."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = itertools.count(0x100)
     return [chr(byte if byte in visible else next(spare)) for byte in range(256)]
 
 
 class _Vocabulary(dict[str, tuple[int, ...]]):
-    """The ids of words: a cache in front of the byte-pair model. Shared by all tokenizers."""
+    """The ids of words: a cache for the byte-pair model, shared by all tokenizers."""
 
     def __init__(self) -> None:
-        # Plain operations on whole lists: a command that answers once waits for this.
+        # Uses operations on whole lists, as every short command waits for this.
         lines = gzip.decompress(_data(_FILE)).decode().split("\n", _MERGES + 1)
-        self.merges = lines[1:-1]  # after a version line; "a b" each
+        self.merges = lines[1:-1]  # after the version line; each is "a b"
         bytes_ = _byte_symbols()
         self.byte_symbols = dict(enumerate(bytes_))
         # Ids count the visible bytes first, then the others, in the order of their symbols.
@@ -141,7 +140,7 @@ class _Vocabulary(dict[str, tuple[int, ...]]):
 
     @functools.cached_property
     def model(self) -> models.BPE:
-        """The byte-pair model of the `tokenizers` library, which takes a while to make."""
+        """The byte-pair model of the `tokenizers` library, which is slow to build."""
         merges = [(a, b) for a, b in (line.split(" ") for line in self.merges)]
         return models.BPE(vocab=self.ids, merges=merges, end_of_word_suffix=_END_OF_WORD)
 
@@ -157,7 +156,7 @@ class _Vocabulary(dict[str, tuple[int, ...]]):
         return ids
 
     def merged(self, symbols: str) -> tuple[int, ...]:
-        """Return the ids of a word: the pair that was merged first in training, again and again."""
+        """Return the ids of a word by repeatedly merging the pair of the lowest rank."""
         parts = [*symbols[:-1], symbols[-1] + _END_OF_WORD]
         never = len(self.ranks)
         while len(parts) > 1:
@@ -171,7 +170,7 @@ class _Vocabulary(dict[str, tuple[int, ...]]):
 
     @functools.cached_property
     def pieces(self) -> list[bytes]:
-        """The bytes of each id; the end of a word is a blank."""
+        """The bytes of each id; the end of a word is a space."""
         values = {symbol: byte for byte, symbol in self.byte_symbols.items()}
         out = []
         for symbol in self.symbols:
@@ -180,9 +179,9 @@ class _Vocabulary(dict[str, tuple[int, ...]]):
         return [*out, _START.encode(), _END.encode()]
 
     def words(self, text: str) -> list[str]:
-        """Cut a text into words."""
+        """Split a text into words."""
         if is_plain(text):
-            return _WORD.findall(text.lower())  # which skips blanks, however many
+            return _WORD.findall(text.lower())  # skips any number of spaces
         text = clean(text)
         if text.isascii():
             return _WORD.findall(text)
@@ -207,7 +206,7 @@ def _renew_lock() -> None:
     _counting = threading.Lock()
 
 
-# A fork while another thread counts would leave the child with a lock that nobody releases.
+# After a fork while another thread counts, nobody would release the lock in the child.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
@@ -215,15 +214,15 @@ if hasattr(os, "register_at_fork"):
 class Tokenizer:
     """CLIP's byte-pair tokenizer, equal id for id to the published one.
 
-    Instances are cheap after the first (the vocabulary is shared), may be used from several
+    Instances share the vocabulary, so all but the first are cheap. They can be used from several
     threads and after a fork, and can be pickled. The `tokenizers` library is called word by word
-    and starts no threads of its own, so TOKENIZERS_PARALLELISM does not matter.
+    and starts no threads, so TOKENIZERS_PARALLELISM has no effect.
 
     Args:
-        warn: warn the first time that a text is cut.
+        warn: warn the first time that a text is truncated.
 
     Attributes:
-        truncated: how many texts have been cut to the context length so far.
+        truncated: number of texts truncated to the context length so far.
     """
 
     def __init__(self, *, warn: bool = True) -> None:
@@ -239,17 +238,17 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids, the two special tokens included (49408)."""
+        """The number of ids, including the two special tokens (49408)."""
         return self.end_id + 1
 
     @property
     def start_id(self) -> int:
-        """The id that begins a text (49406)."""
+        """The id of the start token (49406)."""
         return _vocabulary().start
 
     @property
     def end_id(self) -> int:
-        """The id that ends a text (49407), the highest of all."""
+        """The id of the end token (49407), the highest id."""
         return _vocabulary().end
 
     @property
@@ -262,8 +261,8 @@ class Tokenizer:
     ) -> NDArray[np.int64]:
         """Return the ids of one text or several, int64 (B, T), each row padded with zeros.
 
-        A row is the start token, the text and the end token. What is too long is cut so that the
-        end token still comes last; the first time this happens to a tokenizer, it warns.
+        A row is the start token, the text and the end token. A text that is too long is truncated
+        before the end token; each tokenizer warns the first time.
 
         Raises:
             TokenizerError: an item is not a string, or `context_length` is below 3.
@@ -274,36 +273,36 @@ class Tokenizer:
         start, end = vocabulary.start, vocabulary.end
         flat: list[int] = []
         lengths = []
-        cut = 0
+        truncated = 0
         for text in texts:
             ids = [start]
             for word in vocabulary.words(text):
                 ids += vocabulary[word]
             if len(ids) >= length:
                 del ids[length - 1 :]
-                cut += 1
+                truncated += 1
             ids.append(end)
             flat += ids
             lengths.append(len(ids))
         out = np.zeros((len(texts), length), np.int64)
         out[np.arange(length) < np.array(lengths, np.int64)[:, None]] = flat
-        if cut:
-            self._count(cut, len(texts), length)
+        if truncated:
+            self._count(truncated, len(texts), length)
         return out
 
-    def _count(self, cut: int, of: int, length: int) -> None:
+    def _count(self, truncated: int, total: int, length: int) -> None:
         with _counting:
-            self.truncated += cut
+            self.truncated += truncated
             first, self._warned = not self._warned, True
         if first:
             warnings.warn(
-                f"{cut} of {of} texts exceed the context length of {length} tokens and were "
-                "truncated (said once; see Tokenizer.truncated)",
+                f"{truncated} of {total} texts exceed the context length of {length} tokens and "
+                "were truncated (shown once; see Tokenizer.truncated)",
                 stacklevel=3,
             )
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, uncut and without the tokens that begin and end a row.
+        """Return the ids of `text` without truncation, start token and end token.
 
         Raises:
             TokenizerError: `text` is not a string.
@@ -322,8 +321,8 @@ class Tokenizer:
     def decode(self, ids: Any) -> str | list[str]:
         """Return the text of one row of ids (T,), or the texts of a batch (B, T).
 
-        Reads up to the first end token. Lower case and single blanks stay; bytes that are no
-        UTF-8 (a cut character) become U+FFFD.
+        Reads up to the first end token. The text stays in lower case with single spaces; bytes that
+        are not UTF-8 (a truncated character) become U+FFFD.
 
         Raises:
             TokenizerError: an id is not a whole number from 0 to 49407.
@@ -343,12 +342,12 @@ class Tokenizer:
             ids = [operator.index(i) for i in row]
         except TypeError as error:
             raise TokenizerError(f"ids must be whole numbers: {error}") from None
-        wrong = next((i for i in ids if not 0 <= i < len(pieces)), None)
-        if wrong is not None:
-            raise TokenizerError(f"id {wrong} is not in the vocabulary of {len(pieces)}")
+        invalid = next((i for i in ids if not 0 <= i < len(pieces)), None)
+        if invalid is not None:
+            raise TokenizerError(f"id {invalid} is not in the vocabulary of {len(pieces)} ids")
         if vocabulary.end in ids:
             del ids[ids.index(vocabulary.end) :]
-        # Zero is also the id of an exclamation mark inside a word, but never ends a text.
+        # Zero is the id of an exclamation mark within a word, and never ends a text.
         while ids and ids[-1] == 0:
             ids.pop()
         text = b"".join([pieces[i] for i in ids if i != vocabulary.start])
@@ -358,8 +357,8 @@ class Tokenizer:
 def portable(context_length: int = CONTEXT_LENGTH) -> str:
     """Return the tokenizer as JSON in the format of the `tokenizers` library.
 
-    For devices: it lowers, cuts, pads and adds the special tokens as ours does, but repairs neither
-    mojibake nor HTML entities.
+    For phones and browsers: it lowers case, truncates, pads and adds the special tokens like
+    `Tokenizer`, but repairs neither mojibake nor HTML entities.
     """
     import tokenizers
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors

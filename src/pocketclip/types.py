@@ -1,4 +1,4 @@
-"""The contracts between the rooms of the package.
+"""The types that the packages share.
 
 Shapes: A augmentations of an image, B batch, D embedding, n captions under one key.
 """
@@ -17,17 +17,18 @@ Embeddings = NDArray[np.float32]
 
 @dataclass(slots=True, kw_only=True)
 class Pair:
-    """One raw image with its captions, as it was found."""
+    """One raw image with its captions."""
 
     uid: str
-    """Its name in every shard; has no dot and no slash."""
+    """Its name in every shard; contains no dot or slash."""
     image: bytes | None = None
-    """The encoded file (JPEG, PNG, ...), not decoded; None where only the URL is known."""
+    """The encoded file (JPEG, PNG, ...), not decoded; None if only the URL is known."""
     captions: dict[str, list[str]] = field(default_factory=dict)
-    """Captions by key; the ground truth stands under `text`."""
+    """Captions by key; the original ones are under `text`."""
     url: str | None = None
+    """Where the image was fetched from, or can be."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """Whatever else came with it, as plain JSON types."""
+    """Further fields of the source, as plain JSON types."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,12 +43,12 @@ class Bad:
 class Sample(Pair):
     """A pair with its reinforcements.
 
-    The embedding of caption i under key K is row i of `embeddings[K + "_emb"]`: captions and
-    embeddings are tied by key and position, never by a position shared between keys.
+    The embedding of caption i under key K is row i of `embeddings[K + "_emb"]`. Positions are never
+    shared between keys.
     """
 
     param_aug: list[Any] | None = None
-    """A packed augmentations, see `pocketclip.augment`."""
+    """The A augmentations in the packed format, see `pocketclip.augment`."""
     embeddings: dict[str, Embeddings] = field(default_factory=dict)
     """`image_emb` (A, D), `text_emb` (1, D), `syn_text_emb` (n, D), ...; float32."""
 
@@ -68,7 +69,7 @@ class Encoder(Protocol):
 
     @property
     def space_id(self) -> str:
-        """The identity of the embedding space; embeddings of different spaces never mix."""
+        """The identity of the embedding space; never compare embeddings of different spaces."""
         ...
 
     def encode_image(self, images: Sequence[Any]) -> Embeddings:

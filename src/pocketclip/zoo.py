@@ -1,4 +1,4 @@
-"""The model zoo: what each named model is made of, and the published facts about it.
+"""The model zoo: the configuration of each named model, and its published figures.
 
 A model is three frozen dataclasses (image tower, text tower, preprocessing) and an embedding
 width; a captioner has a fourth, its decoder. Nothing here imports torch; `pocketclip.nn` builds
@@ -34,9 +34,9 @@ class MCiConfig:
     widths: tuple[int, ...]
     mlp_ratio: float
     attention_stages: int = 1
-    """How many of the last stages mix tokens by attention; the others use RepMixer."""
+    """Number of final stages that mix tokens by attention; the others use RepMixer."""
     squeeze_excite_stages: int = 2
-    """How many of the last down-samplings have squeeze-and-excitation."""
+    """Number of final down-samplings with squeeze-and-excitation."""
     attention_norm: Literal["batch", "layer"] = "batch"
     stem_scale: bool = True
     """Whether the stem's convolutions have a 1x1 scale branch."""
@@ -65,8 +65,8 @@ class ViTConfig:
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     head_bias: bool = True
     pool_queries: int | None = None
-    """Pool by attention with so many learned queries instead of taking the class token (CoCa):
-    the first gives the embedding, the others the tokens that a caption decoder looks at."""
+    """Number of learned queries for attention pooling instead of the class token (CoCa): the first
+    gives the embedding, the others the image tokens for a caption decoder."""
     pool_heads: int = 8
     drop_path: float = 0.0
 
@@ -80,11 +80,11 @@ class TextConfig:
     heads: int
     mlp_ratio: float = 4.0
     context_length: int = 77
-    """How many token ids it takes, start and end included."""
+    """Number of token ids, including the start and end tokens."""
     vocab_size: int = 49408
     causal: bool = False
     class_token: bool = False
-    """A learned token after the text, in a position of its own, gives the embedding (CoCa)."""
+    """Whether a learned token at an extra position after the text gives the embedding (CoCa)."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     repmixer: bool = False
     """One RepMixer block over the token axis before the transformer layers and one after."""
@@ -95,20 +95,19 @@ class TextConfig:
 
     @property
     def ignores_padding(self) -> bool:
-        """Whether what follows the end of a text cannot change its embedding.
+        """Whether padding cannot change an embedding, and may be left out.
 
-        Then padding may be left out. Only a causal tower is blind to it, unless something else
-        looks ahead: RepMixer's convolutions over neighbouring tokens, or a class token that comes
-        after the padding.
+        True for causal towers without RepMixer, whose convolutions see following tokens, and
+        without a class token, which comes after the padding.
         """
         return self.causal and not self.repmixer and not self.class_token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """A caption decoder (CoCa, arXiv 2205.01917): as wide as the text tower.
+    """A caption decoder (CoCa, arXiv 2205.01917), as wide as the text tower.
 
-    A layer is a causal block over the text's tokens and a block that looks at the image's.
+    A layer is a causal block over the text tokens and a block with cross-attention to the image.
     """
 
     layers: int
@@ -129,7 +128,7 @@ class PreprocessConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Everything that decides what a model computes, apart from its weights."""
+    """Everything that determines a model's results, except its weights."""
 
     name: str
     embed_dim: int
@@ -138,7 +137,7 @@ class ModelConfig:
     preprocess: PreprocessConfig
     decoder: DecoderConfig | None = None
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass, for less memory and about a third more time."""
 
     @property
     def is_captioner(self) -> bool:
@@ -147,13 +146,13 @@ class ModelConfig:
 
     @property
     def image_size(self) -> int:
-        """Side of the square image that the preprocessing hands to the image tower, in pixels."""
+        """Side of the square input of the image tower, in pixels."""
         return self.preprocess.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What the papers report; parameters in millions after fusing, latency in milliseconds."""
+    """The papers' figures; parameters in millions after fusing, latency in milliseconds."""
 
     samples_seen_billion: float
     image_params_million: float
@@ -169,11 +168,11 @@ PUBLISHED_FIELDS = tuple(f.name for f in dataclasses.fields(Published))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One name of the zoo."""
+    """One named model of the zoo."""
 
     config: ModelConfig
     hub: tuple[str, ...] = ()
-    """Hub repositories with these weights, interchangeable, preferred first."""
+    """Interchangeable hub repositories with these weights, preferred first."""
     published: Published | None = None
     note: str = ""
 
@@ -194,7 +193,7 @@ _MCI4 = replace(_MCI3, depths=(2, 12, 24, 4, 4), widths=(128, 256, 512, 1024, 20
 _VIT_B16 = ViTConfig(width=768, layers=12, heads=12, patch_size=16, head_bias=False)
 _VIT_L14 = ViTConfig(width=1024, layers=24, heads=16, patch_size=14, head_bias=False)
 # Apple's code of B pads the stem by one pixel and normalises with epsilon 1e-5; open_clip's
-# (through timm) does neither. Each file is computed as by the code that its names belong to.
+# (through timm) does neither. Each file is computed like the code that its names belong to.
 _VIT_B_CONV = replace(_VIT_B16, stem="conv", stem_padding=1, class_position=False, pre_norm=False)
 
 _TEXT = TextConfig(width=512, layers=12, heads=8)
@@ -237,7 +236,7 @@ def _entry(
 
 
 def _v1(image: MCiConfig | ViTConfig) -> MCiConfig | ViTConfig:
-    # The first generation's own code projects without a bias.
+    # The published code of the first generation projects without a bias.
     return replace(image, head_bias=False)
 
 
@@ -341,14 +340,14 @@ _SPELLINGS = {_key(name): name for name in ZOO}
 
 
 def resolve(name: str) -> str:
-    """Return the zoo's spelling of `name` (`MobileCLIP2-S0` and `mobileclip2_s0` alike).
+    """Return the canonical spelling of `name`, given in any case and with any separators.
 
     Raises:
-        UnknownModelError: no such model; the message names the nearest ones.
+        UnknownModelError: there is no such model; the message names similar ones.
     """
-    found = _SPELLINGS.get(_key(name))
-    if found is not None:
-        return found
+    spelling = _SPELLINGS.get(_key(name))
+    if spelling is not None:
+        return spelling
     near = difflib.get_close_matches(_key(name), _SPELLINGS, n=3, cutoff=0.5)
     names = dict.fromkeys(_SPELLINGS[key] for key in near)
     hint = f"did you mean {' or '.join(names)}? " if names else ""
@@ -365,25 +364,24 @@ def entry(name: str) -> Entry:
     """Return the zoo's entry for `name`, in any spelling.
 
     Raises:
-        UnknownModelError: no such model.
+        UnknownModelError: there is no such model.
     """
     return ZOO[resolve(name)]
 
 
-# Short forms of fields that every recipe wants.
+# Short names of fields that most recipes set.
 _ALIASES = {"image_size": "preprocess.size", "drop_path": "image.drop_path"}
 
 
 def override(config: ModelConfig, **overrides: Any) -> ModelConfig:
     """Return `config` with fields replaced.
 
-    A part is overridden by a mapping (`text={"layers": 6}`), one field also by its dotted name
-    (`**{"text.layers": 6}`). `image_size` and `drop_path` stand for `preprocess.size` and
+    Nested fields are given as a mapping (`text={"layers": 6}`) or by a dotted name
+    (`**{"text.layers": 6}`). `image_size` and `drop_path` are short for `preprocess.size` and
     `image.drop_path`.
 
     Raises:
-        ConfigError: a key that is not a field (the message lists them), or a value that makes no
-            sense.
+        ConfigError: a key is not a field (the message lists the fields), or a value is not allowed.
     """
     for key, value in overrides.items():
         config = _set(config, _ALIASES.get(key, key).split("."), value, key)
@@ -391,7 +389,7 @@ def override(config: ModelConfig, **overrides: Any) -> ModelConfig:
 
 
 def _set(node: Any, path: list[str], value: Any, key: str) -> Any:
-    head, rest = path[0], path[1:]
+    head, inner_path = path[0], path[1:]
     fields = {f.name for f in dataclasses.fields(node)}
     if head not in fields:
         known = sorted(fields | (set(_ALIASES) if isinstance(node, ModelConfig) else set()))
@@ -399,10 +397,10 @@ def _set(node: Any, path: list[str], value: Any, key: str) -> Any:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"unknown field {key!r}{hint} (fields: {', '.join(known)})")
     old = getattr(node, head)
-    if rest:
+    if inner_path:
         if not dataclasses.is_dataclass(old):
             raise ConfigError(f"{key!r}: {head!r} has no fields")
-        value = _set(old, rest, value, key)
+        value = _set(old, inner_path, value, key)
     elif dataclasses.is_dataclass(old) and isinstance(value, Mapping):
         for name, inner in value.items():
             old = _set(old, [str(name)], inner, f"{key}.{name}")
@@ -424,24 +422,24 @@ def to_dict(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_dict(raw: Mapping[str, Any]) -> ModelConfig:
-    """Rebuild a configuration from `to_dict`'s form.
+    """Return the configuration that `to_dict` has written.
 
     Raises:
-        ConfigError: a field is unknown or missing, or has a value that makes no sense.
+        ConfigError: a field is unknown or missing, or its value is not allowed.
     """
     try:
         image = dict(raw["image"])
         kind = image.pop("kind")
-        parts = {
+        sections = {
             "image": _build(_IMAGE_KINDS[kind], image, "image"),
             "text": _build(TextConfig, raw["text"], "text"),
             "preprocess": _build(PreprocessConfig, raw["preprocess"], "preprocess"),
         }
         if raw.get("decoder") is not None:
-            parts["decoder"] = _build(DecoderConfig, raw["decoder"], "decoder")
+            sections["decoder"] = _build(DecoderConfig, raw["decoder"], "decoder")
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"configuration lacks or misnames a part: {error}") from error
-    return checked(_build(ModelConfig, {**raw, **parts}, "model"))
+        raise ConfigError(f"configuration lacks or misnames a section: {error}") from error
+    return checked(_build(ModelConfig, {**raw, **sections}, "model"))
 
 
 def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
@@ -457,10 +455,10 @@ def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
 
 
 MAX_IMAGE_SIZE = 2048
-"""Pixels on a side."""
+"""Limit on the side of the input, in pixels."""
 _LARGEST = 1 << 20
-# What a number may be, by the name of its field, where it is not a whole number up to the largest.
-# A standard deviation near 0 makes pixels infinite.
+# Ranges of numbers by the name of their field; the default is integers up to the largest.
+# A standard deviation near 0 would make pixels infinite.
 _RANGES: dict[str, tuple[float, float]] = {
     "size": (1, MAX_IMAGE_SIZE),
     "mean": (-1e3, 1e3),
@@ -473,27 +471,27 @@ _RANGES: dict[str, tuple[float, float]] = {
     "drop_path": (0, 1),
     "eps": (0, 1),
 }
-_LONGEST = 16  # stages of a tower
-# Of all the whole numbers, only these may be none.
+_MAX_STAGES = 16  # stages of a tower
+# The only integers that may be zero.
 _MAY_BE_ZERO = {"attention_stages", "squeeze_excite_stages", "stem_padding"}
 
 
 def checked(config: ModelConfig) -> ModelConfig:
-    """Return `config` if its values can be built.
+    """Return `config` after checking it.
 
     Raises:
-        ConfigError: a value of a wrong type or range, or parts that do not fit together.
+        ConfigError: a value has the wrong type or range, or values contradict each other.
     """
-    for where, part in (
+    for where, section in (
         ("", config),
         ("image.", config.image),
         ("text.", config.text),
         ("preprocess.", config.preprocess),
         *([] if config.decoder is None else [("decoder.", config.decoder)]),
     ):
-        hints = typing.get_type_hints(type(part))
+        hints = typing.get_type_hints(type(section))
         for name, hint in hints.items():
-            value = getattr(part, name)
+            value = getattr(section, name)
             zero = value == 0 and hint is int and name not in _MAY_BE_ZERO
             if zero or not _fits(value, hint):
                 raise ConfigError(f"{where}{name} cannot be {_shown(value)}")
@@ -521,33 +519,33 @@ def checked(config: ModelConfig) -> ModelConfig:
 
 
 def check_range(name: str, value: Any) -> None:
-    """Check a number, or several, by the field's name; other values pass.
+    """Check the range of a number or a tuple of numbers; other values pass.
 
     Args:
-        name: the field's name, perhaps with what it is a part of: `preprocess.std`.
+        name: the field's name, which may have a prefix: `preprocess.std`.
         value: its value.
 
     Raises:
-        ConfigError: it is not finite, or beyond what makes sense.
+        ConfigError: a number is not finite or out of range.
     """
     field = name.rpartition(".")[2]
     low, high = _RANGES.get(field, (-_LARGEST, _LARGEST))
     values = value if isinstance(value, tuple) else (value,)
-    if len(values) > _LONGEST:
-        raise ConfigError(f"{name} cannot have {len(values)} entries, only up to {_LONGEST}")
+    if len(values) > _MAX_STAGES:
+        raise ConfigError(f"{name} cannot have {len(values)} entries, only up to {_MAX_STAGES}")
     for number in values:
-        # Written so that NaN fails.
+        # Fails for NaN.
         if type(number) in (int, float) and not low <= number <= high:
             raise ConfigError(
-                f"{name} cannot be {_shown(value)}: it has to be between {low:g} and {high:g}"
+                f"{name} cannot be {_shown(value)}: it must be between {low:g} and {high:g}"
             )
 
 
 def _shown(value: Any) -> str:
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        return "so large a number"
+    except ValueError:  # an integer of thousands of digits
+        return "a number this large"
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
@@ -569,7 +567,7 @@ def _check_captioner(config: ModelConfig) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type that a field is annotated with; integers are not negative."""
+    """Return whether `value` has the annotated type of a field; integers must not be negative."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return value in args

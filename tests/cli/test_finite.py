@@ -60,4 +60,4 @@ def test_more_threads_than_any_machine_has_are_refused(tmp_path):
         "classify", tmp_path, "--labels", "a,b", "--model", "random:tiny", "--threads", "99999"
     )
     assert done.returncode == 2
-    assert "threads is 99,999; 1,024 is the most" in done.stderr
+    assert "threads is 99,999; the maximum is 1,024" in done.stderr

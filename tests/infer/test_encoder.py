@@ -352,7 +352,7 @@ def test_threads_beyond_any_machine_are_refused(tmp_path, monkeypatch):
         "classify", PHOTOS[0], "--labels", "a,b", "--model", tmp_path / "model", "--threads", 20000
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: threads is 20,000; 1,024 is the most")
+    assert done.stderr.startswith("error: threads is 20,000; the maximum is 1,024")
     assert not torch_was_asked
     with pytest.raises(ConfigError, match="20,000"):
         pocketclip.Encoder(tmp_path / "model", threads=20_000)

@@ -1,8 +1,8 @@
-"""Text that came from elsewhere (names of files, labels, captions), made safe to show and store.
+"""Makes text from elsewhere (file names, labels, captions) safe to show and store.
 
-A name of a file is bytes. Python decodes those that are not UTF-8 to lone surrogates
-(`os.fsdecode`, "surrogateescape"), which nothing can encode again by accident. Here they become
-`\\udcff`: in JSON that is an escape, so that `os.fsencode(json.loads(text))` gives the bytes back.
+File names are bytes. Python decodes bytes that are not UTF-8 to lone surrogates (`os.fsdecode`,
+"surrogateescape"), which cannot be encoded as UTF-8. This module writes them as `\\udcff`: in JSON
+that is an escape, so `os.fsencode(json.loads(text))` restores the bytes.
 
     escape_controls("a\\x1b[2Jb") == "a\\\\x1b[2Jb"
     dump_json(["caf\\udce9"]) == '["caf\\\\udce9"]'
@@ -17,8 +17,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# What a terminal obeys (C0 and C1 controls), what changes the order of the text around it
-# (bidirectional marks, embeddings, overrides, isolates), line separators, and lone surrogates.
+# Terminal controls (C0 and C1), characters that reorder the text around them (bidirectional marks,
+# embeddings, overrides, isolates), line separators, and lone surrogates.
 _HARMFUL = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
 _ON_A_LINE = re.compile(rf"[\x00-\x1f{_HARMFUL}]")
 _IN_JSON = re.compile(f"[{_HARMFUL}]")
@@ -26,11 +26,11 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 def escape_controls(text: str) -> str:
-    """Return `text` for one line of a terminal: whatever is no plain text is escaped.
+    """Return `text` for one line of a terminal, with everything but plain text escaped.
 
     Line ends, tabs, escape sequences, other controls and bidirectional marks become `\\n`,
     `\\x1b`, `\\u202e`; bytes of a name that are not UTF-8 become `\\udcff`. The result can be
-    encoded in UTF-8.
+    encoded as UTF-8.
     """
     return _ON_A_LINE.sub(_escaped, text)
 
@@ -45,15 +45,14 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def dump_json(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
-    """Return `value` as JSON that is safe to show, and that is valid whatever stands in it.
+    """Return `value` as valid JSON that is safe to show.
 
-    Strings come back from a JSON parser as they were. Numbers that are not finite, which JSON
-    does not have, become null.
+    A JSON parser restores the original strings. Non-finite numbers, which JSON lacks, become null.
 
     Args:
-        value: of plain JSON types; tuples are lists.
-        indent: blanks per level; None for one line.
-        ascii_only: escape everything else than ASCII, for a stream that is not UTF-8.
+        value: plain JSON types; tuples become lists.
+        indent: spaces per level; None for one line.
+        ascii_only: escape all other characters, for streams that are not UTF-8.
     """
     text = json.dumps(_finite(value), ensure_ascii=ascii_only, allow_nan=False, indent=indent)
     return _IN_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
@@ -70,19 +69,19 @@ def _finite(value: Any) -> Any:
 
 
 def name_text(path: str | os.PathLike[str]) -> str:
-    """Return a file's name as text that is the same in every locale: its bytes read as UTF-8.
+    """Return a file name as text, decoded as UTF-8 in every locale.
 
-    Bytes that are not UTF-8 are lone surrogates, as `os.fsdecode` has them where the locale is
-    UTF-8. In a locale such as POSIX, Python itself decodes names by another encoding.
+    Bytes that are not UTF-8 become lone surrogates, as `os.fsdecode` returns them in a UTF-8
+    locale. In a locale such as POSIX, Python itself decodes names differently.
     """
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def argument_text(argument: str) -> str | None:
-    """Return an argument of the command line as text, or None if it is none.
+    """Return a command-line argument as text, or None if it is not UTF-8.
 
-    Python decodes arguments by the locale. What is UTF-8 on a terminal whose locale is POSIX
-    comes as surrogates, and is decoded here once more.
+    Python decodes arguments by the locale: in the POSIX locale, UTF-8 arrives as surrogates and is
+    decoded again here.
     """
     if not _SURROGATES.search(argument):
         return argument

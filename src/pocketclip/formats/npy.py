@@ -1,9 +1,9 @@
-"""Arrays in numpy's file format, read without trusting a byte of them.
+"""Reads arrays in numpy's file format without trusting their content.
 
-parse_npy(data)  # a read-only array over `data`, not a copy
+    parse_npy(data)  # a read-only array over `data`, not a copy
 
-numpy's own reader evaluates the header as Python source, in which a few kilobytes can exhaust the
-stack of the interpreter, and allocates what the header asks for before it looks for it.
+numpy's own reader evaluates the header as Python source, of which a few kilobytes can exhaust the
+interpreter's stack, and allocates memory by the header before checking the size of the file.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from numpy.typing import NDArray
 from pocketclip.errors import DataError
 
 _MAGIC = b"\x93NUMPY"
-_LONGEST_HEADER = 10_000
+_MAX_HEADER = 10_000
 _STRING = re.compile(r"'[^'\\\n]*'|\"[^\"\\\n]*\"")
 _PLAIN = re.compile(r"(?:[\[\](){},:\s]|True|False|\d{1,19}(?!\d))*")
-_DEEPEST = 8
+_MAX_DEPTH = 8
 
 
 def parse_npy(data: bytes) -> NDArray[Any]:
     """Return the array of an npy file; it shares the memory of `data`.
 
     Raises:
-        DataError: it is none, damaged, cut, or a pickle of objects, which is never run. The
-            message says which, and names nothing.
+        DataError: `data` is not an npy file, is damaged or truncated, or is a pickle of objects,
+            which is never run. The message completes the caller's "FILE ...".
     """
     if data[:6] != _MAGIC or len(data) < 12:
         raise DataError("is not a numpy array")
     start = 12 if data[6] > 1 else 10
     length = int.from_bytes(data[8:start], "little")
-    if length > _LONGEST_HEADER:
+    if length > _MAX_HEADER:
         raise DataError(f"has a header of {length} bytes")
     try:
         head = _literal(data[start : start + length].decode("utf-8").strip())
@@ -51,25 +51,27 @@ def parse_npy(data: bytes) -> NDArray[Any]:
         raise DataError("is a pickle of Python objects, which is never run")
     body = memoryview(data)[start + length :]
     if size != len(body):
-        raise DataError(f"is cut: its shape {shape} does not fit its {len(body)} bytes")
+        raise DataError(
+            f"is truncated or too long: its shape {shape} does not fit its {len(body)} bytes"
+        )
     if len(shape) > 32 or not dtype.itemsize:
-        raise DataError(f"has the shape {shape} of {dtype}, which is no array of numbers")
+        raise DataError(f"has the shape {shape} of {dtype}, which is not an array of numbers")
     return np.frombuffer(body, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
 
 
 def _literal(text: str) -> Any:
-    """Return what a header says, which is a dict of strings, whole numbers, lists and tuples."""
+    """Return the value of a header: a dict of strings, integers, lists and tuples."""
     plain = _STRING.sub("", text)
     depth = deepest = 0
-    for sign in plain:
-        depth += (sign in "[({") - (sign in "])}")
+    for character in plain:
+        depth += (character in "[({") - (character in "])}")
         deepest = max(deepest, depth)
-    if not _PLAIN.fullmatch(plain) or deepest > _DEEPEST:
+    if not _PLAIN.fullmatch(plain) or deepest > _MAX_DEPTH:
         raise ValueError("not the header of an array")
     return ast.literal_eval(text)
 
 
 def _descr(descr: Any) -> Any:
-    if isinstance(descr, list):  # of a structured array; its fields' shapes come as they are
+    if isinstance(descr, list):  # of a structured array
         return [tuple(field) for field in descr]
     return descr
