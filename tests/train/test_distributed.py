@@ -68,8 +68,8 @@ def test_what_differs_between_ranks_is_a_clear_error_on_each(found):
             assert "same batch size" in messages[name]
         assert "rows to gather" in messages["dtype"]
         assert "rows to gather" in messages["dimensions"]
-        assert "figures to average" in messages["names"]
-        assert "figures to average" in messages["number"]
+        assert "values to average" in messages["names"]
+        assert "values to average" in messages["number"]
 
 
 # Rows and losses
@@ -221,6 +221,7 @@ def test_without_torchrun_the_world_is_one_process(environment):
     distributed.barrier()
     assert distributed.is_main()
     assert distributed.broadcast_object([1]) == [1]
+    assert distributed.on_main(lambda: [2]) == [2]
     assert distributed.average({"loss": 2.0}) == {"loss": 2.0}
     rows = torch.ones(2, 3)
     assert distributed.gather_rows(rows) is rows
@@ -238,8 +239,8 @@ def _settings(**changed):
 @pytest.mark.parametrize(
     ("settings", "device", "message"),
     [
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "cpu", "LOCAL_RANK, MASTER_ADDR, MASTER_PORT not"),
-        (_settings(RANK="one"), "cpu", "whole numbers"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "cpu", "not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        (_settings(RANK="one"), "cpu", "must be integers"),
         (_settings(RANK="2"), "cpu", "RANK 2 .* does not fit WORLD_SIZE 2"),
         (_settings(WORLD_SIZE="0"), "cpu", "does not fit WORLD_SIZE 0"),
         (_settings(MASTER_PORT="port"), "cpu", "cannot reach the others through 127.0.0.1:port"),
@@ -247,7 +248,7 @@ def _settings(**changed):
         ({}, "cpv", "no device 'cpv'"),
     ],
 )
-def test_a_start_that_cannot_be_is_refused(environment, settings, device, message):
+def test_bad_settings_of_torchrun_are_refused(environment, settings, device, message):
     for name, value in settings.items():
         environment.setenv(name, value)
     with pytest.raises(ConfigError, match=message):
@@ -255,8 +256,8 @@ def test_a_start_that_cannot_be_is_refused(environment, settings, device, messag
     assert os.environ.get("RANK") == settings.get("RANK")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA card here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 @pytest.mark.usefixtures("environment")
-def test_a_missing_card_is_named():
-    with pytest.raises(ConfigError, match="no CUDA card here; write `cpu`"):
+def test_a_missing_gpu_is_reported():
+    with pytest.raises(ConfigError, match="no CUDA device; use `cpu`"):
         distributed.start("cuda")

@@ -1,9 +1,9 @@
-"""Processes that train together: start and stop, rows and figures of all, shared BatchNorm.
+"""Several processes that train together: start and stop, collectives, synchronised BatchNorm.
 
     torchrun --nproc-per-node 2 -m pocketclip.train RECIPE.yaml
 
-Every function works without other processes too, and then costs nothing. Processes are called
-ranks; all must call the same functions in the same order.
+Every function also works in a single process, at no cost. Processes are called ranks; all ranks
+must call the same functions in the same order.
 
 Shapes: B rows of all ranks, b rows of one rank, D columns, C channels, H W height width.
 """
@@ -29,17 +29,17 @@ from pocketclip.errors import ConfigError, PocketclipError
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 ObjectT = TypeVar("ObjectT")
 
-_MEETING = datetime.timedelta(minutes=10)
-"""How long processes wait until all have started."""
-_WAITING = datetime.timedelta(hours=4)
-"""How long they wait for each other then: hours, as one of them scores the checkpoints. Those that
-fail say so, see `watchdog`."""
+_START_TIMEOUT = datetime.timedelta(minutes=10)
+"""Processes wait this long for all others to start."""
+_COLLECTIVE_TIMEOUT = datetime.timedelta(hours=4)
+"""Afterwards they wait this long in a collective: hours, as the main rank scores checkpoints. Ranks
+that fail are noticed earlier, see `watchdog`."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The place of this process among those that train together."""
+    """This process's rank among those that train together, and its device."""
 
     rank: int
     size: int
@@ -53,37 +53,39 @@ class World:
 
 
 def start(device: str) -> World:
-    """Join the processes that `torchrun` started; without it, be a world of one.
+    """Join the processes that `torchrun` started; without torchrun, return a world of one.
 
     Args:
-        device: `cpu` (gloo) or `cuda` (nccl, with gloo for small figures), where each process
-            takes the card of its local rank. In a world of one, any device that torch knows.
+        device: `cpu` (gloo) or `cuda` (nccl, and gloo for numbers on the CPU); each process takes
+            the GPU of its local rank. A single process may use any device that torch knows.
 
     Raises:
-        ConfigError: no such device, incomplete settings of `torchrun`, or the other processes
-            cannot be reached.
+        ConfigError: there is no such device, torchrun's variables are incomplete, or the other
+            processes cannot be reached.
     """
     chosen = _device(device)
     if dist.is_available() and dist.is_initialized():
         local = os.environ.get("LOCAL_RANK", str(dist.get_rank()))
-        return World(dist.get_rank(), dist.get_world_size(), int(local), _card(chosen, int(local)))
+        return World(
+            dist.get_rank(), dist.get_world_size(), int(local), _local_device(chosen, int(local))
+        )
     if "WORLD_SIZE" not in os.environ:
         return World(0, 1, 0, chosen)
-    rank, size, local_rank = _places()
+    rank, size, local_rank = _read_ranks()
     if size == 1:
-        return World(0, 1, 0, _card(chosen, local_rank))
+        return World(0, 1, 0, _local_device(chosen, local_rank))
     if chosen.type not in ("cpu", "cuda"):
-        raise ConfigError(f"several processes train on `cpu` or `cuda`, not on {device!r}")
-    chosen = _card(chosen, local_rank)
+        raise ConfigError(f"several processes can train on `cpu` or `cuda`, not on {device!r}")
+    chosen = _local_device(chosen, local_rank)
     try:
-        # Gloo beside nccl: sizes and figures are exchanged without waiting for the card.
+        # Gloo beside nccl: sizes and numbers are exchanged without waiting for the GPU.
         backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
-        # One that ended before it came here is not waited for as long as what follows.
-        store, rank, size = next(rendezvous("env://", rank, size, timeout=_MEETING))
-        store.set_timeout(_WAITING)
+        # A shorter timeout until all have started: one may have failed before.
+        store, rank, size = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))
+        store.set_timeout(_COLLECTIVE_TIMEOUT)
         own = dist.PrefixStore("pocketclip", store)  # type: ignore[attr-defined]
         dist.init_process_group(
-            backend, store=own, rank=rank, world_size=size, timeout=_WAITING
+            backend, store=own, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -97,47 +99,45 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"no device {name!r}; write `cpu` or `cuda`") from error
+        raise ConfigError(f"no device {name!r}; use `cpu` or `cuda`") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r}: torch finds no CUDA card here; write `cpu`")
+        raise ConfigError(f"device {name!r}: torch finds no CUDA device; use `cpu`")
     return device
 
 
-def _card(device: torch.device, local_rank: int) -> torch.device:
-    """Return the card of this local rank where `device` leaves it open, and make it current."""
+def _local_device(device: torch.device, local_rank: int) -> torch.device:
+    """Return the GPU of this local rank, unless `device` names one, and make it current."""
     if device.type != "cuda":
         return device
     index = local_rank if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise ConfigError(
-            f"local rank {local_rank} has no card of its own: there are "
-            f"{torch.cuda.device_count()}; start at most as many processes on a machine"
+            f"local rank {local_rank} has no GPU of its own: there are "
+            f"{torch.cuda.device_count()}; start at most one process per GPU on each machine"
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
-def _places() -> tuple[int, int, int]:
+def _read_ranks() -> tuple[int, int, int]:
     """Return rank, world size and local rank from the environment."""
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"WORLD_SIZE is set, but {', '.join(missing)} not; start with torchrun, which sets "
+            f"WORLD_SIZE is set, but not {', '.join(missing)}; start with torchrun, which sets "
             "them all, or unset WORLD_SIZE"
         )
     try:
         rank, size, local_rank = (int(os.environ[name]) for name in _VARIABLES[:3])
     except ValueError as error:
-        raise ConfigError(
-            f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}"
-        ) from None
+        raise ConfigError(f"RANK, WORLD_SIZE and LOCAL_RANK must be integers: {error}") from None
     if not 0 <= rank < size or local_rank < 0:
         raise ConfigError(f"RANK {rank} (local {local_rank}) does not fit WORLD_SIZE {size}")
     return rank, size, local_rank
 
 
 def stop() -> None:
-    """Leave the other processes; does nothing in a world of one."""
+    """Leave the process group; does nothing in a single process."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -158,13 +158,13 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every rank has come here."""
+    """Wait until every rank has called this."""
     if world_size() > 1:
         dist.barrier()
 
 
 def broadcast_object(value: ObjectT, source: int = 0) -> ObjectT:
-    """Return rank `source`'s `value` on every rank. It is pickled between our own processes."""
+    """Return rank `source`'s `value` on every rank; it is pickled, between our own processes."""
     if world_size() == 1:
         return value
     box: list[Any] = [value]
@@ -191,27 +191,27 @@ def on_main(call: Callable[[], ObjectT]) -> ObjectT:
 
 
 def average(values: dict[str, float]) -> dict[str, float]:
-    """Return the mean over ranks of each value, the same to the bit on every rank.
+    """Return the mean over ranks of each value, bit-identical on every rank.
 
     Raises:
-        ConfigError: the ranks have different names.
+        ConfigError: the ranks pass different names.
     """
     if world_size() == 1 or not values:
         return dict(values)
     names = sorted(values)
-    _agree("figures to average", [len(names), zlib.crc32("\0".join(names).encode())])
+    _check_equal("values to average", [len(names), zlib.crc32("\0".join(names).encode())])
     mine = torch.tensor([values[name] for name in names], dtype=torch.float64)
     means = _all_rows(mine.to(_small_device())[None]).mean(0).tolist()
-    found = dict(zip(names, means, strict=True))
-    return {name: found[name] for name in values}
+    by_name = dict(zip(names, means, strict=True))
+    return {name: by_name[name] for name in values}
 
 
 def gather_rows(rows: Tensor) -> Tensor:
     """Return the rows of all ranks, (B, ...), rank 0's first; gradients flow back to each rank.
 
-    The gradient of a rank's rows is the sum of what all ranks ask of them, so that with losses
-    that each average over their own rows, and gradients averaged over ranks as
-    DistributedDataParallel does, the step is that of one process with the joined batch.
+    The gradient of a rank's rows is the sum of all ranks' gradients for them. If each rank's loss
+    is a mean over its own rows, and DistributedDataParallel averages gradients over ranks, the
+    step equals that of one process with the joined batch.
 
     Args:
         rows: (b, ...) of any dtype; the same shape on every rank.
@@ -221,10 +221,10 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows
-    # Collectives on unequal sizes hang or fill memory with nonsense.
+    # Collectives on unequal sizes hang or return garbage.
     kind = zlib.crc32(str(rows.dtype).encode())
-    _agree(f"rows to gather (here {tuple(rows.shape)})", [rows.ndim, kind])
-    _agree(f"rows to gather (here {tuple(rows.shape)})", list(rows.shape))
+    _check_equal(f"rows to gather (here {tuple(rows.shape)})", [rows.ndim, kind])
+    _check_equal(f"rows to gather (here {tuple(rows.shape)})", list(rows.shape))
     return _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
 
 
@@ -252,29 +252,29 @@ def _all_rows(rows: Tensor) -> Tensor:
 
 
 def _small_device() -> torch.device:
-    """Return where small figures are exchanged: the processor wherever the backend allows it."""
+    """Return the device for exchanging small values: the CPU if the backend supports it."""
     if "cpu" in str(dist.get_backend_config()):
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def _agree(what: str, numbers: Sequence[int]) -> None:
-    """Raise where `numbers`, as many on every rank, are not the same on every rank."""
+def _check_equal(what: str, numbers: Sequence[int]) -> None:
+    """Check that `numbers`, of equal length on all ranks, are the same on all ranks."""
     mine = torch.tensor([list(numbers)], dtype=torch.int64, device=_small_device())
-    found = _all_rows(mine).tolist()
-    if any(other != found[0] for other in found):
+    by_rank = _all_rows(mine).tolist()
+    if any(other != by_rank[0] for other in by_rank):
         raise ConfigError(
-            f"{what} differ between ranks: {found}; every process needs the same batch size "
+            f"{what} differ between ranks: {by_rank}; every process needs the same batch size "
             "and settings"
         )
 
 
 def convert_sync_batch_norm(model: ModuleT) -> ModuleT:
-    """Make every BatchNorm2d of `model`, in place, share its statistics with the other ranks.
+    """Make every BatchNorm2d of `model` compute its statistics over all ranks, in place.
 
-    Parameters, buffers, their names and the marks of frozen statistics stay as they are. torch's
-    own `nn.SyncBatchNorm` refuses tensors of the processor, and is no BatchNorm2d, so that
-    `pocketclip.nn.reparam.fuse` would leave it behind.
+    Parameters, buffers, their names and frozen statistics are unchanged. torch's own
+    `nn.SyncBatchNorm` does not support CPU tensors, and is not a BatchNorm2d, so
+    `pocketclip.nn.reparam.fuse` would not fuse it.
 
     Returns:
         `model` itself.
@@ -286,16 +286,17 @@ def convert_sync_batch_norm(model: ModuleT) -> ModuleT:
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the batches of all ranks (arXiv 1502.03167); alone, or in evaluation, plain.
+    """BatchNorm over the batches of all ranks (arXiv 1502.03167).
 
-    Every rank must run it equally often, with any number of images of one or more.
+    In a single process, and in evaluation, it is plain BatchNorm. Every rank must call it equally
+    often, with at least one image.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, C, H, W) to the same shape.
 
-        With `training`, mean and variance are over B, H and W; the gradient flows through them
-        to the images of all ranks. The running statistics become the same on every rank.
+        In training, mean and variance are over B, H and W, and gradients flow through them to the
+        images of all ranks. The running statistics become the same on every rank.
         """
         uses_batch = self.training or self.running_mean is None
         if not uses_batch or world_size() == 1:
@@ -334,13 +335,13 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count = counts.sum()
     share = counts / count
     mean = (means * share).sum(0)
-    # Variances within ranks and between them: no difference of large squares.
+    # Variance within ranks plus between ranks, which avoids a difference of large squares.
     variance = ((variances + (means - mean) ** 2) * share).sum(0)
     return mean, variance, count
 
 
 class _SharedNorm(Function):
-    """BatchNorm by given moments, which depend on the x of all ranks; it keeps x alone."""
+    """BatchNorm with moments that depend on all ranks' x; saves only x for the backward pass."""
 
     @staticmethod
     def forward(
@@ -369,6 +370,6 @@ class _SharedNorm(Function):
         slope, shift = (total / count)[:, :, None, None]
         gain = inverse if weight is None else inverse * weight.to(mean.dtype)
         back = (grad - shift - normal * slope) * gain[:, None, None]
-        # A rank's own sums: gradients of parameters are averaged over ranks afterwards.
+        # This rank's sums only: DistributedDataParallel averages parameter gradients afterwards.
         affine = (None, None) if weight is None else mine.to(weight.dtype).unbind()
         return back.to(x.dtype), *affine, None, None, None, None

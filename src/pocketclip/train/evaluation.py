@@ -1,9 +1,9 @@
 """Scores a run's checkpoints on held-out data, as `pocketclip eval` scores a model.
 
-    score = make_scorer(recipe.evaluation)  # finds the data, or says what is wrong with them
+    score = make_scorer(recipe.evaluation)  # finds and checks the evaluation data
     score(model, 1000)                      # {"main_metric": 0.61, "shelf": 0.61}
 
-Of training, this module alone knows `pocketclip.evaluate`; the loop takes any function.
+Only this module of training imports `pocketclip.evaluate`; the loop takes any function.
 """
 
 from __future__ import annotations
@@ -29,24 +29,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def make_scorer(wanted: EvaluationSection) -> Callable[[CLIP, int], Mapping[str, float]]:
+def make_scorer(section: EvaluationSection) -> Callable[[CLIP, int], Mapping[str, float]]:
     """Return a function that scores a model after a step: metrics by name.
 
-    `main_metric` is the mean of the tasks' main metrics, which stand beside it by task. What can
-    be known of the data is checked now, before any training.
+    `main_metric` is the mean of the tasks' main metrics, which are returned too, by task. The
+    evaluation data is checked now, before any training. Embeddings of class names are not cached
+    on disk, as each checkpoint is another embedding space.
 
-    Embeddings of class names are not kept on disk: each checkpoint is another embedding space.
+    Args:
+        section: the recipe's `evaluation`.
 
     Raises:
-        ConfigError: the data are missing, cannot be read, or do not fit the section. The
-            function itself raises a PocketclipError where a task cannot be finished.
+        ConfigError: the data is missing, cannot be read, or does not fit the section. The
+            returned function raises a PocketclipError if a task fails.
     """
-    found = _found(wanted)
+    tasks = _find_tasks(section)
 
     def score(model: CLIP, step: int) -> Mapping[str, float]:
         metrics: dict[str, float] = {}
         options = RunOptions(cache=None)
-        for item in evaluate(Encoder(model), found.ready, about={"step": step}, options=options):
+        for item in evaluate(Encoder(model), tasks.ready, about={"step": step}, options=options):
             if isinstance(item, Failure):
                 raise PocketclipError(f"{item.key}: {item.reason}")
             value = item.metrics["main_metric"]
@@ -60,36 +62,36 @@ def make_scorer(wanted: EvaluationSection) -> Callable[[CLIP, int], Mapping[str,
     return score
 
 
-def _found(wanted: EvaluationSection) -> Plan:
+def _find_tasks(section: EvaluationSection) -> Plan:
     options = DataOptions(
-        label_column=wanted.label_column, caption_column=wanted.caption_column,
-        where=tuple(wanted.where.items()), templates=wanted.templates,
+        label_column=section.label_column, caption_column=section.caption_column,
+        where=tuple(section.where.items()), templates=section.templates,
     )  # fmt: skip
-    tasks = wanted.tasks or (own_task(wanted.data),)
+    tasks = section.tasks or (own_task(section.data),)
     try:
-        found = plan(tasks, wanted.data, options)
-        for reason in found.missing.values():
+        planned = plan(tasks, section.data, options)
+        for reason in planned.missing.values():
             raise DataError(reason)
-        for task, data in found.ready:
-            _check(task, data)
+        for task, data in planned.ready:
+            _check_task(task, data)
     except PocketclipError as error:
         raise ConfigError(f"evaluation: {error}") from error
-    return found
+    return planned
 
 
-def _check(task: Task, data: TaskData) -> None:
-    """Refuse what would fail after hours of training, as far as the first sample shows it."""
+def _check_task(task: Task, data: TaskData) -> None:
+    """Refuse data that would fail at the first checkpoint, judged by its first example."""
     main = task.main_metric if task.key in TASKS else MAIN_METRICS[data.kind]
     if main is None:
         raise ConfigError(f"{task.key} has no main metric to choose a checkpoint by")
     if data.kind == "classification":
         prompts(data.classes or [], data.templates or [])
-    samples = data.samples()
-    first = next(samples, None)
-    if isinstance(samples, Generator):
-        samples.close()  # and with it the files that it reads
+    examples = data.samples()
+    first = next(examples, None)
+    if isinstance(examples, Generator):
+        examples.close()  # closes the files that it reads
     if first is None:
-        raise DataError(f"{data.path} holds no samples")
+        raise DataError(f"{data.path} holds no examples")
     if isinstance(first, Puzzle):
         return
     try:

@@ -1,11 +1,11 @@
-"""Processes that train together end together: who fails tells the others why.
+"""Processes that train together end together: a rank that fails tells the others why.
 
     with Watchdog(world):
         ...  # steps; collectives of all ranks
 
-A rank that fails leaves its reason in the processes' common store and waits until the others have
-read it. Then it closes its connections, which wakes whoever waits in a collective, and each rank
-ends with the reason. Without this, the others would wait until the collectives' timeout.
+A rank that fails writes its reason to the process group's store and waits until the others have
+read it. It then closes its connections, which wakes ranks that wait in a collective, and every
+rank ends with the reason. Otherwise, the others would wait until the collectives' timeout.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pocketclip.train import distributed
 from pocketclip.train.distributed import World
 
 POLL = 0.25
-"""Seconds between two looks into the store."""
+"""Seconds between two reads of the store."""
 READ = 10.0
-"""Seconds that a rank which failed waits at most until the others have read why."""
+"""Seconds that a failed rank waits at most until the others have read its reason."""
 GRACE = 30.0
-"""Seconds after which a process that knows of a failure, and still waits, is ended hard."""
-_LONGEST = 2000  # characters of a reason
-_entered = itertools.count()  # all ranks enter equally often: each time has a key of its own
+"""Seconds after which a process that knows of a failure and has not ended is killed."""
+_MAX_REASON = 2000  # characters
+_entries = itertools.count()  # all ranks enter equally often, so each entry has its own key
 log = logging.getLogger(__name__)
 
 
@@ -59,26 +59,26 @@ def joined(device: str) -> Iterator[World]:
 
 
 class Watchdog:
-    """A context manager around what ranks do together; in a world of one it does nothing.
+    """A context manager around the common work of all ranks; a single process needs none.
 
     Args:
-        world: of which this process is a part.
-        ends: whether a process whose main thread is stuck, after another one failed, may be ended
-            with exit code 2. False where the process group is the caller's.
+        world: this process's rank and device.
+        ends: whether to end this process with exit code 2 if another one failed and this one's
+            main thread is stuck. False if the process group is the caller's.
 
     Raises:
-        TrainingError: another process failed, or is gone; the message says why.
+        TrainingError: another process failed or died; the message says why.
     """
 
     def __init__(self, world: World, *, ends: bool = True) -> None:
         self.world, self.ends = world, ends
-        self._told: str | None = None
+        self._reason: str | None = None
         self._left = threading.Event()
 
     def __enter__(self) -> Watchdog:
-        self._key = f"pocketclip/failed/{next(_entered)}"
+        self._key = f"pocketclip/failed/{next(_entries)}"
         if self.world.size > 1:
-            # A connection of its own: the group's is locked while somebody waits in it.
+            # A separate connection: the group's is locked while a thread waits in it.
             store: Any = dist.distributed_c10d._get_default_store()
             self._store = store.clone() if hasattr(store, "clone") else store
             self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -97,23 +97,23 @@ class Watchdog:
         self._thread.join()
         if error is None:
             return
-        told = self._told or self._read()
-        if told is not None:
+        reason = self._reason or self._read()
+        if reason is not None:
             if isinstance(error, (PocketclipError, KeyboardInterrupt)):
-                return  # a reason of its own
-            raise TrainingError(told) from error
+                return  # this process has its own reason
+            raise TrainingError(reason) from error
         lost = _is_lost_connection(error)
-        reason = "lost the connection to another process" if lost else _described(error)
-        self._tell(f"process {self.world.rank} of the training failed: {reason}")
+        reason = "lost the connection to another process" if lost else _describe(error)
+        self._publish(f"process {self.world.rank} of the training failed: {reason}")
         if lost:
             raise TrainingError(
-                "another process of the training is gone (killed, or out of memory): see its own "
-                f"output; the same command goes on ({first_line(error)})"
+                "another process of the training died (killed, or out of memory); see its own "
+                f"output; the same command resumes ({first_line(error)})"
             ) from error
 
-    def _tell(self, reason: str) -> None:
-        """Leave the reason for the others, and wait until they have read it."""
-        reason = reason[:_LONGEST]
+    def _publish(self, reason: str) -> None:
+        """Write the reason for the others, and wait until they have read it."""
+        reason = reason[:_MAX_REASON]
         try:
             first = self._store.compare_set(self._key, "", reason).decode("utf-8", "replace")
             if first != reason:  # two failed at once
@@ -122,8 +122,8 @@ class Watchdog:
             end = time.monotonic() + READ
             while time.monotonic() < end and self._readers() < self.world.size - 1:
                 time.sleep(POLL / 5)
-        except RuntimeError as error:  # the process that held the store is gone
-            log.warning("the other processes could not be told of the failure: %s", error)
+        except RuntimeError as error:  # the process that holds the store died
+            log.warning("the other processes could not be notified of the failure: %s", error)
 
     def _readers(self) -> int:
         return int(self._store.add(f"{self._key}/read", 0))
@@ -135,21 +135,21 @@ class Watchdog:
             reason: str = self._store.get(self._key).decode("utf-8", "replace")
             self._store.add(f"{self._key}/read", 1)
         except RuntimeError:
-            return "the process that started first (rank 0) is gone; see its own output"
+            return "the main process (rank 0) died; see its own output"
         return reason
 
     def _watch(self) -> None:
         while not self._left.wait(POLL):
-            self._told = self._read()
-            if self._told is not None:
+            self._reason = self._read()
+            if self._reason is not None:
                 break
         if self._left.wait(GRACE) or not self.ends:
             return
-        print(f"error: {self._told}", file=sys.stderr, flush=True)
+        print(f"error: {self._reason}", file=sys.stderr, flush=True)
         os._exit(2)
 
 
-def _described(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     text = first_line(error)
@@ -157,7 +157,7 @@ def _described(error: BaseException) -> str:
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    """Return whether a collective failed because another process is gone."""
+    """Return whether a collective failed because another process died."""
     if isinstance(error, (dist.DistBackendError, dist.DistNetworkError)):
         return True
     text = str(error)
