@@ -1,7 +1,7 @@
-"""What people write about a scene: right captions, and alt-texts the way the web has them.
+"""Texts about a scene: correct captions, and alt-texts of the quality found on the web.
 
-Right captions tell the truth, more or less of it. An alt-text is drawn from `NOISE`: it may be
-right, tell a part, be vague, be a file's name, belong to another image, or be missing.
+A correct caption describes all or a part of the scene. An alt-text is of one of the kinds in
+`NOISE`: correct, partial, vague, a file name, about another image, or missing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ NOISE: dict[Noise, float] = {
     "wrong": 0.20,
     "missing": 0.05,
 }
-"""Shares of the kinds of alt-texts. They are our guess at a bad web page, not measured."""
+"""Share of each kind of alt-text: our guess at a bad web page, not a measurement."""
 
 TEMPLATES = ("{}", "a picture of {}", "a drawing of {}")
-"""Prompts for zero-shot classification; {} is what `class_name` returns."""
+"""Prompts for zero-shot classification; {} stands for the result of `class_name`."""
 
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
 _PREFIXES = ("", "", "", "a picture of ", "a drawing of ", "an image of ")
@@ -41,7 +41,7 @@ _VAGUE = (
     *("best design ever", "click to enlarge", "made this today", "stock illustration"),
     *("homework", "idea for the kids room", "new in our shop", "photo of the day"),
 )
-_ALT, _RIGHT, _OTHER = 11, 12, 13  # which stream of chance
+_ALT, _RIGHT, _OTHER = 11, 12, 13  # random streams
 
 
 def _article(text: str) -> str:
@@ -49,14 +49,13 @@ def _article(text: str) -> str:
 
 
 def class_name(colour: str, shape: str) -> str:
-    """Return the name of a pair as a class."""
+    """Return the class name of a colour and shape pair."""
     return _article(f"{colour} {shape}")
 
 
 def names_in(text: str) -> set[str]:
-    """Return the things, colour and shape in the singular, that a caption names."""
-    found = _NAMES.findall(text)
-    return {f"{colour} {_SINGULAR[shape]}" for colour, shape in found}
+    """Return the objects that a caption names, as colour and singular shape."""
+    return {f"{colour} {_SINGULAR[shape]}" for colour, shape in _NAMES.findall(text)}
 
 
 def plural(shape: str) -> str:
@@ -64,17 +63,17 @@ def plural(shape: str) -> str:
     return shape if shape == "fish" else f"{shape}es" if shape == "cross" else f"{shape}s"
 
 
-_SINGULAR = {form: shape for shape in SHAPES for form in (shape, plural(shape))}
+_SINGULAR = {word: shape for shape in SHAPES for word in (shape, plural(shape))}
 _NAMES = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(sorted(_SINGULAR, reverse=True))})\b")
 
 
 def full_caption(scene: Scene) -> str:
-    """Return everything that can be said about a scene, in one fixed form."""
+    """Return the complete description of a scene, in one fixed wording."""
     return f"{_subject(scene, everything=True)} {BACKGROUNDS[scene.background]}"
 
 
 def right_caption(split: Split, *, seed: int, index: int, draw: int = 0) -> str:
-    """Return a caption that is right: caption number `draw` of a scene."""
+    """Return a correct caption; `draw` selects one of many."""
     scene = draw_scene(split, seed=seed, index=index)
     return _right(scene, ReplayRNG(seed, _RIGHT, index, draw))
 
@@ -86,9 +85,9 @@ def _right(scene: Scene, rng: ReplayRNG) -> str:
 
 
 def _subject(scene: Scene, *, everything: bool, turn: bool = False) -> str:
-    """Return what is in a scene; without `everything`, not where or how big it is.
+    """Return the objects in a scene; `everything` adds position and size.
 
-    With `turn`, the relation of two things is told from the other side.
+    With `turn`, the relation of two objects is stated from the other side.
     """
     names = [_article(name) for name in scene.names]
     if scene.kind == "several":
@@ -118,7 +117,7 @@ def _where(place: str) -> str:
 
 
 def alt_text(split: Split, *, seed: int, index: int) -> tuple[str, Noise]:
-    """Return the alt-text of a scene, and of which kind it is; a missing one is empty."""
+    """Return the alt-text of a scene and its kind; a missing one is empty."""
     rng = ReplayRNG(seed, _ALT, index)
     kind = rng.weighted_choice(NOISE)
     if kind == "missing":
@@ -134,7 +133,7 @@ def alt_text(split: Split, *, seed: int, index: int) -> tuple[str, Noise]:
         return _partial(scene, rng), kind
     names = set(scene.names)
     while True:
-        # Some other scene of the same collection: nothing that it names is here.
+        # A caption of another scene that shares no object with this one.
         other = draw_scene(
             split, seed=seed, index=ReplayRNG(seed, _OTHER, rng.integers(2**30)).integers(2**20)
         )

@@ -1,11 +1,11 @@
-"""The quickstart's own data: a table of scenes with bad alt-texts, and two evaluation sets.
+"""The drawn dataset: a table of scenes with bad alt-texts, and two evaluation sets.
 
     FOLDER/pairs.csv               image, alt_text, kind, truth
            images/00000000.jpg
-           tests/unseen/test.csv   image, label     pairs of colour and shape nobody learnt
+           tests/unseen/test.csv   image, label     colour and shape pairs not in training
                  retrieval/test.csv image, caption  scenes as in training, each caption once
 
-`truth` and `kind` (what sort of alt-text it is) are for the report; nothing learns from them.
+`truth` and `kind` (the kind of alt-text) are for the report; no training uses them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from pocketclip.storage.local import write_whole
 
 PAIRS, TESTS = "pairs.csv", "tests"
 SIDE = 96
-_TEXTURE = 21  # a stream of chance
+_TEXTURE = 21  # a random stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How many scenes there are."""
+    """Numbers of scenes."""
 
     train: int = 2000
     unseen: int = 480
     retrieval: int = 400
 
     def scaled(self, scale: float) -> Sizes:
-        """Return the sizes times `scale`: at least 64 for training and each pair once."""
+        """Return the sizes times `scale`, with at least 64 training scenes and each unseen pair."""
         return Sizes(
             train=max(64, round(self.train * scale)),
             unseen=max(len(UNSEEN), round(self.unseen * scale)),
@@ -58,10 +58,10 @@ def jpeg(split: Split, *, seed: int, index: int) -> bytes:
 def write_collection(
     folder: Path, sizes: Sizes, seed: int, advance: Callable[[int], None] = lambda _count: None
 ) -> None:
-    """Write the data into `folder`, unless they are there; `pairs.csv` comes last and marks them.
+    """Write the dataset into `folder` unless it exists; `pairs.csv`, written last, completes it.
 
     Raises:
-        OSError: the disk is full, or the place cannot be written to.
+        OSError: the disk is full, or the folder cannot be written.
     """
     if (folder / PAIRS).is_file():
         return
@@ -90,7 +90,7 @@ def _unseen(count: int, seed: int) -> Iterator[_Row]:
 
 
 def _retrieval(count: int, seed: int) -> Iterator[_Row]:
-    """Yield scenes of which no two have the same description."""
+    """Yield scenes with distinct descriptions."""
     seen: set[str] = set()
     index = 0
     while len(seen) < count:
@@ -117,12 +117,12 @@ def write_table(
     rows: Iterable[tuple[bytes, dict[str, str]]],
     advance: Callable[[int], None] = lambda _count: None,
 ) -> int:
-    """Write images into a folder beside `table`, then the table that names them; return how many.
+    """Write images into a folder beside `table`, then the table; return the number of rows.
 
     Args:
         table: a csv file; `image` is its first column.
-        rows: encoded images with the other columns, the same ones in each.
-        advance: told of every image.
+        rows: encoded images with the other columns, equal in all rows.
+        advance: called with 1 after each image.
     """
     images = table.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -140,12 +140,12 @@ def write_table(
 
 
 def _suffix(data: bytes) -> str:
-    """Return what an image's file name ends in; what is not known is left to its readers."""
+    """Return the file suffix of an encoded image; `.img` if the format is unknown."""
     kinds = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif"}
     return next((suffix for head, suffix in kinds.items() if data.startswith(head)), ".img")
 
 
 def read_rows(table: Path) -> list[dict[str, str]]:
-    """Return the rows of one of the tables."""
+    """Return the rows of a table."""
     with table.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))

@@ -1,12 +1,12 @@
-"""Scenes to pixels, by signed distances: the same bytes on every machine.
+"""Renders scenes with signed distances; the bytes are equal on every machine.
 
     image = render(scene, side=96, rng=ReplayRNG(0, 1))  # uint8 (96, 96, 3)
 
-A shape is a function from points to their distance from its outline, negative inside, in units
-where the shape fills the square from -1 to 1 and y grows downwards. From the distance, in pixels,
-follows how much of a pixel is covered.
+A shape is a function from points to their signed distance from its outline (negative inside), in
+units where the shape fills the square from -1 to 1 and y grows downwards. The distance in pixels
+gives a pixel's coverage.
 
-Shapes: S side of the image, N side of the patch around a thing, in pixels.
+Shapes: S side of the image, N side of the patch around an object, in pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pocketclip.quickstart.scenes import COLOURS, Scene, Thing
 
 Plane = NDArray[np.float32]
 Distance = Callable[[Plane, Plane], Plane]
-_OUTLINE = 0.09  # of a thing's radius
+_OUTLINE = 0.09  # relative to an object's radius
 _DARK, _LIGHT = np.float32(0.55), np.float32(0.5)
 
 
@@ -99,7 +99,7 @@ def _house(x: Plane, y: Plane) -> Plane:
 
 
 def _fish(x: Plane, y: Plane) -> Plane:
-    # An ellipse: the distance from a circle of squeezed space, put right by the larger factor.
+    # An ellipse: the distance from a circle in scaled space, corrected by the larger factor.
     body = _circle(x + np.float32(0.2), y * np.float32(1.5), 0, 0, 0.75) / np.float32(1.5)
     tail = _polygon(x, y, [(0.35, 0.0), (0.98, -0.55), (0.98, 0.55)])
     return np.minimum(body, tail)
@@ -125,7 +125,7 @@ _BODIES: dict[str, Distance] = {
     "fish": _fish,
     "tree": _tree,
 }
-# What is drawn inside in a contrasting shade.
+# Details drawn inside in a contrasting shade.
 _DETAILS: dict[str, Distance] = {
     "flower": lambda x, y: _circle(x, y, 0, 0, 0.27),
     "house": lambda x, y: _box(x, y, 0, 0.58, 0.18, 0.3),
@@ -134,7 +134,7 @@ _DETAILS: dict[str, Distance] = {
 
 
 def render(scene: Scene, *, side: int, rng: ReplayRNG) -> NDArray[np.uint8]:
-    """Return a scene's pixels, uint8 (S, S, 3), with textures and shades by `chance`."""
+    """Return a scene's pixels, uint8 (S, S, 3), textures and shades drawn from `rng`."""
     canvas = _background(scene.background, side, rng)  # float32 (S, S, 3), 0 to 255
     for thing in scene.things:
         _draw(canvas, thing, side, rng)
@@ -171,12 +171,12 @@ def _draw(canvas: NDArray[np.float32], thing: Thing, side: int, rng: ReplayRNG) 
 
 
 def _covered(distance: Plane, radius: float) -> Plane:
-    """Return how much of each pixel lies inside, 0 to 1."""
+    """Return each pixel's coverage, 0 to 1."""
     return np.clip(np.float32(0.5) - distance * np.float32(radius), 0, 1)
 
 
 def _contrast(shade: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a darker shade, or a lighter one of what is nearly black."""
+    """Return a darker shade, or a lighter one if it is nearly black."""
     if shade.mean() < 60:
         return shade + (255 - shade) * _LIGHT
     return shade * _DARK

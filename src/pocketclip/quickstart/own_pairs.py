@@ -1,6 +1,6 @@
-"""The user's own pairs, copied as the quickstart's own data lie: a table and evaluation sets.
+"""The user's own pairs, copied into the quickstart's layout: a table and evaluation sets.
 
-Which pairs are held out depends on their names alone, so that every run holds out the same ones.
+The held-out pairs depend only on their names, so every run holds out the same ones.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pocketclip.pairs import PairOptions, PairShard
 from pocketclip.quickstart.collection import PAIRS, TESTS, read_rows, write_table
 from pocketclip.types import Bad
 
-_LEAST_PAIRS = 40
+_MIN_PAIRS = 40
 _HELD_OUT = 10
-"""Of the user's pairs, one in so many is held out for evaluation."""
+"""One in `_HELD_OUT` pairs is held out for evaluation."""
 
 
 def with_labels(options: PairOptions, label_column: str | None) -> PairOptions:
-    """Return options that carry the labels along."""
+    """Return options that keep the label column as metadata."""
     if label_column is None:
         return options
     return replace(options, meta_columns=(*options.meta_columns, label_column))
@@ -34,16 +34,16 @@ def copy_pairs(
     label_column: str | None,
     advance: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Copy what can be read into `folder`, a part of it as evaluation sets; return the numbers.
+    """Copy the readable pairs into `folder`, some as evaluation sets; return their numbers.
 
     Args:
         folder: gets `pairs.csv`, `tests/retrieval` and, with labels, `tests/labels`.
         shards: the user's pairs.
         label_column: a column with class names.
-        advance: told how many pairs of about how many are done.
+        advance: called with the numbers of copied pairs and of pairs in all.
 
     Raises:
-        DataError: too few pairs are left.
+        DataError: too few readable pairs.
     """
     bad: list[str] = []
     labels: list[str] = []
@@ -78,22 +78,22 @@ def copy_pairs(
     if label_column is not None:
         _labelled(test, labels, folder / TESTS / "labels" / "test.csv", label_column)
     write_table(folder / PAIRS, rows(False), count)
-    if counts["train"] < _LEAST_PAIRS or counts["held_out"] < 2:
-        some = f"; the first that could not: {bad[0]}" if bad else ""
+    if counts["train"] < _MIN_PAIRS or counts["held_out"] < 2:
+        example = f"; the first unreadable one: {bad[0]}" if bad else ""
         raise DataError(
             f"{counts['train'] + counts['held_out']} pairs could be read, and a quickstart needs "
-            f"about {_LEAST_PAIRS + 10}{some}"
+            f"about {_MIN_PAIRS + 10}{example}"
         )
     return {**counts, "unreadable": len(bad), "reasons": bad[:10]}
 
 
 def _labelled(source: Path, labels: Sequence[str], target: Path, label_column: str) -> None:
-    """Write the held-out pairs that have a label as a set for zero-shot classification."""
+    """Write the held-out pairs with a label as a zero-shot classification set."""
     rows = [(r, label) for r, label in zip(read_rows(source), labels, strict=True) if label]
     if len({label for _, label in rows}) < 2:
         raise DataError(
             f"the held-out pairs have fewer than two labels in {label_column!r}: choose another "
-            "--label-column, or leave it out"
+            "--label-column, or omit it"
         )
     images = ((source.parent / row["image"]).read_bytes() for row, _ in rows)
     write_table(

@@ -1,13 +1,13 @@
-"""Scenes with a known truth: what is in them, of which colour, where, and how many.
+"""Scenes with known content: objects, colours, positions and counts.
 
     scene = draw_scene("train", seed=0, index=41)
     scene.things[0].colour, scene.things[0].shape
 
 A scene is a pure function of (split, seed, index). Some pairs of a colour and a shape
-(`UNSEEN`) occur in the split `unseen` only: neither the students nor the models that ship with the
-package ever saw one, so that naming them asks for more than memory.
+(`UNSEEN`) occur only in the split `unseen`. Neither the students nor the models that ship with the
+package see them in training, so recognising them takes more than memory.
 
-Lengths are in the side of the image: (0, 0) is its top left corner and (1, 1) its bottom right one.
+Lengths are relative to the image's side: (0, 0) is the top left corner, (1, 1) the bottom right.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BACKGROUNDS = {
     "wood": "on wood",
     "paper": "on paper",
 }
-# What could hardly be seen.
+# Barely visible combinations of colour and background.
 _HIDDEN = {
     ("green", "grass"),
     ("white", "paper"),
@@ -81,21 +81,21 @@ def _unseen() -> frozenset[tuple[str, str]]:
 
 
 UNSEEN = _unseen()
-"""Pairs (colour, shape) that only the split `unseen` has."""
+"""Pairs (colour, shape) that occur only in the split `unseen`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """One thing in a scene."""
+    """An object in a scene."""
 
     shape: str
     colour: str
     x: float
     y: float
     radius: float
-    """Half of its side."""
+    """Half of the object's side."""
     angle: float
-    """By how much it is turned, in radians."""
+    """Rotation in radians."""
 
     @property
     def name(self) -> str:
@@ -105,29 +105,29 @@ class Thing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What is to be seen."""
+    """The content of a picture."""
 
     kind: Kind
     things: tuple[Thing, ...]
     background: str
     place: str | None = None
-    """Of a thing that is alone: a key of `PLACES`."""
+    """Position of a single object, a key of `PLACES`."""
     size: Literal["small", "big"] | None = None
-    """Of a thing that is alone, where it is worth mentioning."""
+    """Size of a single object, if remarkable."""
     relation: Literal["left", "above"] | None = None
-    """Of two things: where the first is, seen from the second."""
+    """Position of the first of two objects relative to the second."""
 
     @property
     def names(self) -> list[str]:
-        """The different things, colour and shape, in order."""
+        """The distinct objects, as colour and shape, in order."""
         return list(dict.fromkeys(thing.name for thing in self.things))
 
 
 def draw_scene(split: Split, *, seed: int, index: int) -> Scene:
     """Return scene number `index` of a split.
 
-    The split `unseen` has scenes of one thing, in the pairs of `UNSEEN` in turn; the others have
-    all kinds of scenes, without those pairs.
+    The split `unseen` has single objects, cycling through the pairs of `UNSEEN`; the other splits
+    have all kinds of scenes, without those pairs.
     """
     rng = ReplayRNG(seed, _SPLITS[split], index)
     background = rng.choice(list(BACKGROUNDS))
@@ -148,7 +148,7 @@ def draw_scene(split: Split, *, seed: int, index: int) -> Scene:
 
 
 def _pair(rng: ReplayRNG, background: str) -> tuple[str, str]:
-    """Return a colour that shows on the background, and a shape that may have it."""
+    """Return a colour that is visible on the background, and a shape that it may have."""
     while True:
         colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
         if (colour, background) not in _HIDDEN and (colour, shape) not in UNSEEN:
@@ -196,7 +196,7 @@ def _several(rng: ReplayRNG, background: str, colour: str, shape: str) -> Scene:
 
 
 def _different(rng: ReplayRNG, background: str, count: int) -> list[tuple[str, str]]:
-    """Return pairs that share neither colour nor shape."""
+    """Return `count` pairs without a common colour or shape."""
     pairs: list[tuple[str, str]] = []
     while len(pairs) < count:
         pair = _pair(rng, background)
