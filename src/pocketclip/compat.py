@@ -1,6 +1,6 @@
-"""The calls that readers of the MobileCLIP and open_clip READMEs know, unchanged.
+"""The calls of the MobileCLIP and open_clip READMEs, unchanged.
 
-New code is better served by `pocketclip.load` and `pocketclip.checkpoint.load`.
+For new code, `pocketclip.load` and `pocketclip.checkpoint.load` are the better interface.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from pocketclip.nn.vit import ViT
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 
-# open_clip names published weights by tags. Each belongs to one set of weights of ours.
+# open_clip's tags of published weights, and the zoo names that they apply to.
 _TAGS = {"datacompdr": "mobileclip-", "datacompdr_lt": "mobileclip-b-lt", "dfndr2b": "mobileclip2-"}
 
-
-# open_clip's names of options, and the fields that they stand for.
+# open_clip's names of options, and our configuration fields.
 _OPTIONS = {
     "image_mean": "preprocess.mean",
     "image_std": "preprocess.std",
@@ -37,7 +36,7 @@ _OPTIONS = {
 
 
 class TensorPreprocess:
-    """The evaluation transform as these READMEs use it: image in, tensor (3, S, S) out."""
+    """The evaluation transform as in these READMEs: from an image to a tensor (3, S, S)."""
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
@@ -48,7 +47,7 @@ class TensorPreprocess:
 
 
 class TensorTokenizer:
-    """The tokenizer as these READMEs use it: texts in, tensor of ids (B, 77) out."""
+    """The tokenizer as in these READMEs: from texts to a tensor of ids (B, 77)."""
 
     def __init__(self, context_length: int) -> None:
         self.tokenizer = Tokenizer()
@@ -68,21 +67,21 @@ def create_model_and_transforms(
 ) -> tuple[CLIP, TensorPreprocess, TensorPreprocess]:
     """Return a model and its transforms for training and evaluation.
 
-    Both transforms are the evaluation transform; augmentation belongs to training recipes.
+    Both are the evaluation transform, since augmentation is part of train recipes.
 
     Args:
         model_name: a zoo name in any spelling.
-        pretrained: whatever `pocketclip.checkpoint.resolve` takes for a model: a weight file,
-            checkpoint folder or hub id; a tag of open_clip's (`datacompdr`, `datacompdr_lt`,
-            `dfndr2b`) for the published weights; None for random ones.
-        reparameterize: fuse for inference. By default pretrained weights are fused, as Apple's
-            function does, and random ones are not: they are there to be trained.
-        device: where to put the model.
+        pretrained: a MODEL argument (see `pocketclip.checkpoint.resolve`) such as a weight file,
+            checkpoint folder or hub id; one of open_clip's tags (`datacompdr`, `datacompdr_lt`,
+            `dfndr2b`) for the published weights; None for random weights.
+        reparameterize: fuse for inference. By default pretrained weights are fused, as in Apple's
+            function, and random ones are not, since they are for training.
+        device: the device to move the model to.
         **overrides: fields of the configuration; `image_mean`, `image_std`,
             `image_interpolation` and `force_image_size` as in open_clip.
 
     Returns:
-        The model, in evaluation mode if it has pretrained weights, and twice the transform. One
+        The model, in evaluation mode if it has pretrained weights, and the transform twice. A model
         that was fused here refuses `train()`.
 
     Raises:
@@ -101,15 +100,15 @@ def create_model_and_transforms(
     if reparameterize is not False and not model.is_fused:
         model = fuse(model)
         model.untrainable = (
-            "this model was fused for inference as it was loaded: pass reparameterize=False to "
-            "create_model_and_transforms for one to train"
+            "this model was fused for inference when it was loaded: pass reparameterize=False to "
+            "create_model_and_transforms for a model to train"
         )
     transform = TensorPreprocess(Preprocess(model.config.preprocess))
     return model.to(device), transform, transform
 
 
 def _published_name(name: str, pretrained: str | os.PathLike[str]) -> str | None:
-    """Return the zoo name whose weights a tag of open_clip's means; None if it is no tag.
+    """Return the zoo name of the weights that an open_clip tag means; None without such a tag.
 
     Raises:
         PocketclipError: the model has no published weights of that tag.
@@ -139,12 +138,12 @@ def _load(name: str, pretrained: str | os.PathLike[str]) -> CLIP:
 
 
 def _reconfigured(model: CLIP, overrides: dict[str, Any]) -> CLIP:
-    """Return `model` with another preprocessing or training option; weights as they are."""
+    """Return `model` with other preprocessing or training options and the same weights."""
     if not overrides:
         return model
     old, config = model.config, zoo.override(model.config, **overrides)
     if embedding_fields(config) != embedding_fields(old):
-        model.space_identity = None  # other preprocessing is another embedding space
+        model.space_identity = None  # other preprocessing gives another embedding space
     if isinstance(model.image, ViT) and config.image_size != old.image_size:
         model.image.regrid(config.image_size)
     if (config.image, config.text, config.decoder, config.embed_dim) != (
@@ -170,10 +169,10 @@ def _rebuilt(model: CLIP, config: zoo.ModelConfig, overrides: dict[str, Any]) ->
 
 
 def get_tokenizer(model_name: str) -> TensorTokenizer:
-    """Return the tokenizer of a model, which gives torch tensors.
+    """Return the tokenizer of a model; it returns torch tensors.
 
     Raises:
-        UnknownModelError: no such model.
+        UnknownModelError: the name is not in the zoo.
     """
     return TensorTokenizer(zoo.entry(model_name).config.text.context_length)
 

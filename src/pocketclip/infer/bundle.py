@@ -1,6 +1,6 @@
-"""Bundles: a folder with an exported model and all that a device needs to use it.
+"""Bundles: folders with an exported model and everything that a device needs to use it.
 
-    bundle.json     what it is: model, space, target, precision, inputs, outputs, verification
+    bundle.json     model, space, target, precision, inputs, outputs, verification, hashes
     image.*         the image tower
     text.*          the text tower
     tokenizer.json  the tokenizer, in the format of the `tokenizers` library
@@ -8,7 +8,7 @@
     bundle = read("phone/")
     bundle.check()
 
-Every file's SHA-256 stands in `bundle.json`, whose own stands in its last field: a bundle in which
+`bundle.json` has the SHA-256 of every file, and its own in its last field. A bundle in which
 anything was changed is refused.
 """
 
@@ -38,14 +38,14 @@ TOKENIZER = "tokenizer.json"
 VERSION = 1
 TOWERS = ("image", "text")
 IMAGE_INPUTS = ("preprocessed", "photo", "image")
-"""What an image tower takes: `preprocessed` float pixels (B, 3, S, S); `photo`, uint8 (B, H, W, 3)
-of any size, with the whole evaluation transform in the graph; `image`, the operating system's own
-image type at S x S (Core ML)."""
+"""Inputs of an image tower: `preprocessed`, float pixels (B, 3, S, S); `photo`, uint8 (B, H, W, 3)
+of any size, with the whole evaluation transform in the graph; `image`, the operating system's image
+type at S x S (Core ML)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A bundle on disk; nothing of it is loaded but its manifest."""
+    """A bundle on disk, of which only the manifest is loaded."""
 
     folder: Path
     config: zoo.ModelConfig
@@ -60,13 +60,13 @@ class Bundle:
     normalized: bool
     """Whether the towers return unit embeddings."""
     towers: Mapping[str, Mapping[str, Any]]
-    """Facts of `image` and `text`: file, input, output, whether the batch is free."""
+    """Facts of `image` and `text`: file, input, output, whether the batch is dynamic."""
     files: Mapping[str, Mapping[str, Any]]
     """SHA-256 and bytes by name."""
     verification: Mapping[str, Any]
 
     def path(self, tower: str) -> Path:
-        """Return where a tower's file (or package folder) is."""
+        """Return the path of a tower's file (or package folder)."""
         return self.folder / str(self.towers[tower]["file"])
 
     @property
@@ -81,10 +81,10 @@ class Bundle:
         return sum(int(entry["bytes"]) for entry in self.files.values())
 
     def check(self, prefix: str = "") -> None:
-        """Compare the files whose names begin with `prefix` to their hashes.
+        """Compare the files whose names start with `prefix` with their hashes.
 
         Raises:
-            ChangedBundleError: one is missing or was changed.
+            ChangedBundleError: a file is missing or was changed.
         """
         names = [name for name in self.files if name.startswith(prefix)]
         for name in names:
@@ -117,9 +117,9 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
 
 
 def own_files(folder: Path) -> set[str]:
-    """Return the files of a bundle of whatever version and state; none if `folder` holds none.
+    """Return the files of a bundle of any version and state; none if `folder` is not a bundle.
 
-    A folder with nothing but these may be replaced by another bundle.
+    A folder with no other files may be replaced by another bundle.
     """
     try:
         raw = read_json(folder / MANIFEST)
@@ -133,10 +133,10 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
 
     Args:
         path: the bundle's folder.
-        space_id: refuse a bundle of any other embedding space.
+        space_id: refuse bundles of other embedding spaces.
 
     Raises:
-        BundleError: it is damaged, was changed, is of a later version, or of another space.
+        BundleError: the bundle is damaged, was changed, has another version or another space.
     """
     folder = Path(path)
     files.recover(folder)
@@ -167,13 +167,13 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
         )
         same_tokenizer = raw["tokenizer"] == fingerprint()
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise BundleError(
             f"{folder / MANIFEST} is damaged: {reason_of(error)}; copy the bundle again, or export "
             "it again"
         ) from error
-    _check_places(bundle)
+    _check_paths(bundle)
     if not same_tokenizer:
         raise BundleError(
             f"{folder} was exported with another tokenizer than this pocketclip has: texts would "
@@ -181,15 +181,15 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
         )
     if space_id is not None and bundle.space_id != space_id:
         raise BundleError(
-            f"{folder} is of the embedding space {bundle.space_id}, and {space_id} is wanted: "
-            "their embeddings cannot be compared"
+            f"{folder} is of the embedding space {bundle.space_id}, not {space_id}: their "
+            "embeddings cannot be compared"
         )
     return bundle
 
 
 def _positive(value: Any, what: str) -> float:
     number = float(value)
-    if not 0 < number < math.inf:  # so written, NaN fails
+    if not 0 < number < math.inf:  # NaN fails this comparison
         raise ValueError(f"{what} cannot be {number}")
     return number
 
@@ -213,8 +213,8 @@ def _verification(raw: Mapping[str, Any]) -> dict[str, Any]:
     return dict(raw)
 
 
-def _check_places(bundle: Bundle) -> None:
-    """Raise a BundleError for a file outside of the bundle, or one without a hash."""
+def _check_paths(bundle: Bundle) -> None:
+    """Raise a BundleError for a file outside of the bundle, or a file without a hash."""
     for name in bundle.files:
         if not _is_inside(bundle.folder, name):
             raise BundleError(
@@ -234,15 +234,15 @@ def _check_places(bundle: Bundle) -> None:
 
 
 def _is_inside(folder: Path, name: str) -> bool:
-    """Whether a file's name, of any system's form, leads to a place within `folder`."""
+    """Return whether a file name, in any system's syntax, is a path within `folder`."""
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts) or any(c in name for c in "\\:\0"):
         return False
-    home, place = folder.resolve(), (folder / name).resolve()
-    if place.is_relative_to(home):
+    home, path = folder.resolve(), (folder / name).resolve()
+    if path.is_relative_to(home):
         return True
-    # The hub's cache holds links to its blobs, which lie beside all snapshots of a repository.
-    return home.parent.name == "snapshots" and place.parent == home.parents[1] / "blobs"
+    # The hub's cache has links to its blobs, which are beside the snapshots of a repository.
+    return home.parent.name == "snapshots" and path.parent == home.parents[1] / "blobs"
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any], names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings in a file, with the names of their inputs.
+"""Embeddings in files, with the names of their inputs.
 
     write_vectors("photos.npy", embeddings, names, {"space_id": encoder.space_id})
     embeddings, about = read_vectors("photos.npy")
@@ -26,14 +26,14 @@ SUFFIXES = (".npy", ".parquet")
 
 
 def prepare_vectors(path: str | os.PathLike[str]) -> None:
-    """Find out, before any work, whether `write_vectors` will be able to write to `path`.
+    """Check, before any work, that `write_vectors` can write to `path`.
 
     Temporary files that killed processes left beside it are removed.
 
     Raises:
         PocketclipError: the suffix is neither `.npy` nor `.parquet`, or the folder does not exist.
-        MissingDependencyError: parquet, and pyarrow is not installed.
-        OSError: the place cannot be written to; the error names the file.
+        MissingDependencyError: pyarrow is not installed, for parquet.
+        OSError: the path is not writable; the error names the file.
     """
     target = Path(path)
     if target.suffix not in SUFFIXES:
@@ -61,13 +61,13 @@ def write_vectors(
 ) -> None:
     """Write embeddings (N, D), the names of the N inputs, and facts about them.
 
-    A .parquet file holds all of it, in columns `input` and `embedding`. A .npy file holds float32
+    A .parquet file holds everything, in columns `input` and `embedding`. A .npy file holds float32
     (N, D); `PATH.json` beside it holds the facts, `inputs`, and `sha256`, the hash of the .npy
-    file. Of two files one is replaced before the other; the hash tells whether they belong
+    file. The two are replaced one after the other, and the hash shows whether they belong
     together. Each file is written whole or not at all.
 
-    Bytes of a name that are not UTF-8 are lone surrogates in `inputs`; the JSON file keeps them
-    (as `\\udcff`, so that `os.fsencode` gives the bytes), parquet has the six characters instead.
+    Bytes of a name that are not UTF-8 are lone surrogates in `inputs`. The JSON file keeps them (as
+    `\\udcff`, from which `os.fsencode` restores the bytes); parquet has the six characters instead.
 
     Raises:
         PocketclipError, MissingDependencyError, OSError: see `prepare_vectors`.
@@ -93,11 +93,11 @@ def write_vectors(
 
 
 def read_vectors(path: str | os.PathLike[str]) -> tuple[Embeddings, dict[str, Any]]:
-    """Return embeddings (N, D) from a .npy file, and the facts and `inputs` from beside it.
+    """Return embeddings (N, D) from a .npy file, and the facts and `inputs` from its JSON file.
 
     Raises:
-        DataError: the two files are damaged or do not belong together.
-        OSError: one cannot be read.
+        DataError: a file is damaged, or the two do not belong together.
+        OSError: a file cannot be read.
     """
     target = Path(path)
     sidecar = sidecar_of(target)
@@ -105,20 +105,23 @@ def read_vectors(path: str | os.PathLike[str]) -> tuple[Embeddings, dict[str, An
         raw = read_json(sidecar, max_bytes=256 << 20, surrogates=True)
         about: dict[str, Any] = typed(raw, dict, what=str(sidecar))
         inputs = items(about, "inputs", str, what=str(sidecar))
-        wanted = field(about, "sha256", str, what=str(sidecar))
+        expected = field(about, "sha256", str, what=str(sidecar))
     except ParseError as error:
         raise DataError(f"{error}: it does not name the inputs of {target.name}") from error
-    if digest_file(target) != wanted:
+    if digest_file(target) != expected:
         raise DataError(
             f"{target} and {sidecar.name} do not belong together (one was written without the "
-            "other): make them again"
+            "other): write them again"
         )
     try:
         embeddings = np.load(target, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{target} is no .npy file of embeddings ({error})") from error
+        raise DataError(f"{target} is not a .npy file of embeddings ({error})") from error
     if embeddings.ndim != 2 or len(inputs) != len(embeddings):
-        raise DataError(f"{sidecar} names another number of inputs than {target.name} has rows")
+        raise DataError(
+            f"{sidecar} names {len(inputs)} inputs for embeddings of shape {embeddings.shape} in "
+            f"{target.name}: write them again"
+        )
     return embeddings, about
 
 
