@@ -131,7 +131,7 @@ def test_no_bundle_at_all(tmp_path):
 
 
 def test_another_embedding_space(folder):
-    with pytest.raises(BundleError, match=rf"space {model().space_id}, and mine is wanted"):
+    with pytest.raises(BundleError, match=rf"space {model().space_id}, not mine"):
         read(folder, space_id="mine")
 
 
