@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from importlib import util
 from pathlib import Path
 
 import pytest
+import typer
+
+from pocketclip.cli.main import build
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -107,3 +111,28 @@ def test_every_page_stands_in_the_navigation():
     in_navigation = set(re.findall(r"[\w/-]+\.md", text[text.index("\nnav:") :]))
     pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
     assert pages == in_navigation
+
+
+COMMANDS = [
+    (page, line.strip())
+    for page in PAGES
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip().startswith("pocketclip ")
+]
+
+
+def test_commands_have_the_options_that_pages_give_them():
+    """No command is run: each must name a verb, and options that the verb has."""
+    app = typer.main.get_command(build())
+    assert len(COMMANDS) > 50
+    for page, line in COMMANDS:
+        verb, *words = shlex.split(line, comments=True)[1:]
+        if verb.startswith("-"):
+            continue
+        assert verb in app.commands, f"{page.name}: {line}"
+        known = {flag for one in app.commands[verb].params for flag in one.opts}
+        for word in words:
+            flag = word.partition("=")[0]
+            if flag.startswith("-") and flag != "-":
+                assert flag in known | {"--help"}, f"{page.name}: {line}"

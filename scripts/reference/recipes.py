@@ -43,7 +43,7 @@ def page() -> str:
             "### The recipes that come with pocketclip",
             _named(),
             "## The reinforce recipe",
-            "What `pocketclip reinforce --recipe` reads; see "
+            "What `pocketclip reinforce --config` reads; see "
             "[Reinforce a dataset](../how-to/reinforce.md).",
             table(_HEAD, _rows(reinforce_recipe.Recipe)),
             "### sampling",
