@@ -113,7 +113,7 @@ def run_seeds(folder):
 
 
 def teacher_seeds(folder):
-    from tests.reinforce.foreign_models import clip
+    from tests.reinforce.hf_models import clip
 
     clip(folder / "teacher")
     return [_files(folder / "teacher")]

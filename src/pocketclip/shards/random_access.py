@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip._deprecated import renamed_arguments
 from pocketclip.errors import DataError
 from pocketclip.formats.tar import MAX_MEMBER, padded, parse_plain_header
 from pocketclip.shards.layout import PART_OF
@@ -43,6 +44,7 @@ class MappedShard:
         DataError: the archive is empty, cut or damaged, or the file is missing.
     """
 
+    @renamed_arguments(kept="cache")
     def __init__(self, path: Path, *, name: str = "", cache: Path | None = None) -> None:
         self._path, self.name = path, name or str(path)
         try:
