@@ -20,7 +20,7 @@ from pocketclip.reinforce.teachers import load_teacher
 from pocketclip.tokenizer import Tokenizer
 
 UIDS = ["00000000", "00000001", "apple", "b"]
-SHORT = {"max_length": 12}
+SHORT = {"max_length": 8}
 
 
 def _squares(size, count=4):
@@ -47,7 +47,7 @@ def test_what_it_says_of_itself(coca):
         "model": "coca-tiny",
         "space_id": space,
         "precision": "float32",
-        "sampling": dataclasses.asdict(Sampling(max_length=12)),
+        "sampling": dataclasses.asdict(Sampling(**SHORT)),
     }
     assert coca.transform.size == 64
     named = load_captioner("random:coca-tiny", name="big_one-2")
@@ -63,7 +63,7 @@ def test_its_captions_are_what_the_model_writes(coca):
     model = random_model("coca-tiny", seed=1)
     pixels = torch.from_numpy(Preprocess(model.config.preprocess).batch(squares))
     seeds = [seed_of(5, uid, k) for uid in UIDS for k in range(2)]
-    rows = model.generate(pixels, captions_per_image=2, seeds=seeds, max_length=12)
+    rows = model.generate(pixels, captions_per_image=2, seeds=seeds, **SHORT)
     expected = [" ".join(text.split()) for text in Tokenizer().decode(rows)]
     assert [text for row in ours for text in row] == expected
     assert len({*expected}) == 8

@@ -98,7 +98,7 @@ class Evil:
         return pytest.fail, ("it was run",)
 
 
-def test_nothing_of_a_foreign_pickle_is_run():
+def test_nothing_of_an_untrusted_pickle_is_run():
     source = saved({"a_emb": tensor(3)})
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(source)) as old, zipfile.ZipFile(buffer, "w") as new:
