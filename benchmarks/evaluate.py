@@ -68,7 +68,7 @@ def main() -> None:
     paths = [str(photos[i % len(photos)].resolve()) for i in range(args.images)]
     encoder = Encoder(fuse(random_model(args.model, seed=0)), batch_size=args.batch_size)
     task = Task(key="photos", dataset="photos")
-    names = [f"thing number {i}" for i in range(args.classes)]
+    names = [f"class number {i}" for i in range(args.classes)]
     times: dict[str, list[float]] = {"evaluation": [], "overlapping": [], "one after the other": []}
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "photos.csv"

@@ -140,8 +140,8 @@ def _kept(path: Path, make: Any) -> np.ndarray[Any, Any]:
         made = make()
         with write_whole(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, made, allow_pickle=False)
-    found: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return found
+    array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def recipe_of(arm: str, samples: int, seed: int, **changes: Any) -> Recipe:
@@ -249,12 +249,12 @@ def scores(photos: Set, encoder: Encoder) -> dict[str, float]:
     for begin in range(0, len(photos.held_out), 256):
         pixels = photos.held_out[begin : begin + 256].transpose(0, 3, 1, 2) / np.float32(255)
         with torch.inference_mode():
-            found = encoder.model.encode_image(pixels.astype(np.float32), normalize=True).numpy()
-        similar = found @ classifier.T  # (b, C)
-        right = similar[np.arange(len(found)), photos.labels[begin : begin + 256]]
+            rows = encoder.model.encode_image(pixels.astype(np.float32), normalize=True).numpy()
+        similar = rows @ classifier.T  # (b, C)
+        right = similar[np.arange(len(embeddings)), photos.labels[begin : begin + 256]]
         ranks += (similar >= right[:, None]).sum(1).tolist()
-    place = np.array(ranks)
-    return {"top1": 100 * float((place == 1).mean()), "mrr": float((1 / place).mean())}
+    positions = np.array(ranks)
+    return {"top1": 100 * float((positions == 1).mean()), "mrr": float((1 / positions).mean())}
 
 
 def identity(recipe: Recipe) -> str:
@@ -304,11 +304,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if identity(recipe) in done:
             continue
         print(f"{arm}, {budget} samples, seed {seed} ...", flush=True)
-        found = run(photos, recipe)
-        record = {"arm": arm, "samples": budget, "seed": seed, "recipe": identity(recipe), **found}
+        result = run(photos, recipe)
+        record = {"arm": arm, "samples": budget, "seed": seed, "recipe": identity(recipe), **result}
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
-        print(f"  top-1 {found['top1']:.2f} %, {found['cpu_seconds']:.0f} s", flush=True)
+        print(f"  top-1 {result['top1']:.2f} %, {result['cpu_seconds']:.0f} s", flush=True)
     table = averages(
         ARMS,
         [

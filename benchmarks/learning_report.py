@@ -13,7 +13,7 @@ Table = dict[str, dict[int, list[float]]]
 
 
 def averages(arms: Iterable[str], records: Sequence[dict[str, Any]]) -> Table:
-    """Return the accuracies by arm and budget, budgets rising."""
+    """Return the values by arm and budget, budgets rising."""
     out: Table = {arm: {} for arm in arms}
     for record in sorted(records, key=lambda r: (r["samples"], r["seed"])):
         out[record["arm"]].setdefault(record["samples"], []).append(record["top1"])
@@ -27,15 +27,15 @@ def summary(table: Table) -> dict[str, Any]:
     reaches the best plain mean, without interpolation.
     """
     means = {
-        arm: {budget: statistics.fmean(found) for budget, found in runs.items()}
+        arm: {budget: statistics.fmean(values) for budget, values in runs.items()}
         for arm, runs in table.items()
     }
     plain, captions, reinforced = (means[arm] for arm in ("plain", "captions", "reinforced"))
     if not plain or not reinforced:
-        return {"runs": sum(len(found) for runs in table.values() for found in runs.values())}
+        return {"runs": sum(len(values) for runs in table.values() for values in runs.values())}
     best = max(plain.values())
-    reached_at = min(budget for budget, found in plain.items() if found == best)
-    enough = [budget for budget, found in reinforced.items() if found >= best]
+    reached_at = min(budget for budget, values in plain.items() if values == best)
+    enough = [budget for budget, values in reinforced.items() if values >= best]
     return {
         "plain_best_top1": round(best, 2),
         "plain_best_samples": reached_at,
@@ -43,7 +43,7 @@ def summary(table: Table) -> dict[str, Any]:
         "ratio": round(reached_at / min(enough), 2) if enough else None,
         "captions_best_top1": round(max(captions.values()), 2) if captions else None,
         "reinforced_best_top1": round(max(reinforced.values()), 2),
-        "fewest_seeds": min(len(found) for runs in table.values() for found in runs.values()),
+        "fewest_seeds": min(len(values) for runs in table.values() for values in runs.values()),
     }
 
 
@@ -83,11 +83,11 @@ def plot(table: Table) -> str:
         if not runs:
             continue
         colour = COLOURS[arm]
-        means = {budget: statistics.fmean(found) for budget, found in runs.items()}
+        means = {budget: statistics.fmean(values) for budget, values in runs.items()}
         line = " ".join(f"{x(b):.1f},{y(m):.1f}" for b, m in means.items())
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for budget, found in runs.items():
-            ends = f"M{x(budget):.1f} {y(min(found)):.1f}V{y(max(found)):.1f}"
+        for budget, values in runs.items():
+            ends = f"M{x(budget):.1f} {y(min(values)):.1f}V{y(max(values)):.1f}"
             parts.append(f'<path d="{ends}" stroke="{colour}"/>')
             spot = f'cx="{x(budget):.1f}" cy="{y(means[budget]):.1f}"'
             parts.append(f'<circle {spot} r="3.5" fill="{colour}"/>')

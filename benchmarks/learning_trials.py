@@ -93,10 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rest = {name: value for name, value in changes.items() if name not in OWN}
         recipe = recipe_of(arm, samples, 0, **rest)
         photos = prepare(args.data, args.out, recipe.model.config().image_size, "val")
-        found = run(photos, recipe, **own)
+        result = run(photos, recipe, **own)
         with file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({**key, **found}) + "\n")
-        print(f"{arm}, {label(changes)}: {found['top1']:.1f} %", flush=True)
+            stream.write(json.dumps({**key, **result}) + "\n")
+        print(f"{arm}, {label(changes)}: {result['top1']:.1f} %", flush=True)
     show(results(file))
 
 

@@ -182,9 +182,9 @@ def _streamed(folder: Path) -> Iterator[dict[str, bytes]]:
                     yield current
                     current = {}
                 before = uid
-                taken = archive.extractfile(member)
-                assert taken is not None
-                current[key] = taken.read()
+                file = archive.extractfile(member)
+                assert file is not None
+                current[key] = file.read()
             if current:
                 yield current
 

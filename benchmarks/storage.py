@@ -141,8 +141,8 @@ def main() -> None:
         }
         if name in codes:
             row["raw_share_of_bfloat16"] = round(raw_share(name, dims), 4)
-            found = cost(samples[: options.samples], name, dims)
-            row["bytes_per_sample"] = {part: round(count) for part, count in found.items()}
+            costs = cost(samples[: options.samples], name, dims)
+            row["bytes_per_sample"] = {part: round(count) for part, count in costs.items()}
         rows[name] = row
         figures = f"KL {kl[0]:.5f} {kl[1]:.5f}, sorted {in_order[0]:.5f} {in_order[1]:.5f}"
         print(f"{name:9} {figures}, {row.get('bytes_per_sample', 'not offered')}")

@@ -57,7 +57,7 @@ def measure_model(job: dict[str, Any]) -> dict[str, Any]:
     first_answer(encoder)
     startup = time.time() - job["begun"]
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         note(f"{source}: {text}")
 
     figures = {
@@ -68,14 +68,14 @@ def measure_model(job: dict[str, Any]) -> dict[str, Any]:
         "backend": encoder.backend.name,
         "threads": encoder.threads,
         "startup_s": startup,
-        **measure(encoder, seconds=job["seconds"], reporter=say),
+        **measure(encoder, seconds=job["seconds"], reporter=report),
         "disk_bytes": disk_bytes(resolved, encoder),
     }
     if job["labelled"] is not None:
         # Last, because it takes additional memory.
         from pocketclip.cli._options import labelled_accuracy
 
-        say("accuracy")
+        report("accuracy")
         accuracy = labelled_accuracy(**job["labelled"])
         assert accuracy is not None
         figures["top1"] = accuracy(encoder)

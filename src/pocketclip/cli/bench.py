@@ -30,7 +30,7 @@ from pocketclip.cli.output import Column, note, print_json, print_table
 
 
 def bench(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP)],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,

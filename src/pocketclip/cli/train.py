@@ -45,7 +45,10 @@ def train(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", "-s", help="A field of the recipe, such as optimizer.lr=1e-3; may be repeated."
+            "--set",
+            "-s",
+            metavar="FIELD=VALUE",
+            help="A field of the recipe, such as optimizer.lr=1e-3; may be repeated.",
         ),
     ] = None,
     resume: Annotated[
