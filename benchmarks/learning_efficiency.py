@@ -251,7 +251,7 @@ def scores(photos: Set, encoder: Encoder) -> dict[str, float]:
         with torch.inference_mode():
             rows = encoder.model.encode_image(pixels.astype(np.float32), normalize=True).numpy()
         similar = rows @ classifier.T  # (b, C)
-        right = similar[np.arange(len(embeddings)), photos.labels[begin : begin + 256]]
+        right = similar[np.arange(len(rows)), photos.labels[begin : begin + 256]]
         ranks += (similar >= right[:, None]).sum(1).tolist()
     positions = np.array(ranks)
     return {"top1": 100 * float((positions == 1).mean()), "mrr": float((1 / positions).mean())}

@@ -13,7 +13,7 @@ Table = dict[str, dict[int, list[float]]]
 
 
 def averages(arms: Iterable[str], records: Sequence[dict[str, Any]]) -> Table:
-    """Return the values by arm and budget, budgets rising."""
+    """Return the accuracies by arm and budget, budgets rising."""
     out: Table = {arm: {} for arm in arms}
     for record in sorted(records, key=lambda r: (r["samples"], r["seed"])):
         out[record["arm"]].setdefault(record["samples"], []).append(record["top1"])
