@@ -18,7 +18,7 @@ NAMES = ["one", "two", "three"]
     ("value", "reason"),
     [(np.nan, "not finite"), (np.inf, "not finite"), (-np.inf, "not finite"), (0, "zero")],
 )
-def test_the_first_useless_row_is_named(value, reason):
+def test_the_first_bad_row_is_named(value, reason):
     rows = np.ones((3, 4), np.float32)
     rows[1, 2:] = value
     if value == 0:

@@ -468,7 +468,9 @@ def test_headers_of_arrays(header):
     with zipfile.ZipFile(buffer, "w") as out:
         out.writestr("image_emb.npy", npy(header))
     assert "image_emb " in failure(codec.decode, "npz", buffer.getvalue(), kind=DataError)
-    assert "x: invalid metadata in its .npy file" in failure(_metadata, npy(header), "x", kind=DataError)
+    assert "x: invalid metadata in its .npy file" in failure(
+        _metadata, npy(header), "x", kind=DataError
+    )
 
 
 def test_zips_that_expand(monkeypatch):

@@ -8,7 +8,7 @@ from pocketclip.errors import DataError
 from pocketclip.prompts import fill_templates
 
 
-def test_both_forms_and_any_name():
+def test_both_placeholders_and_any_name():
     assert fill_templates(["a {} b", "", "{c}"], ["one {c}.", "{} {x} {c}"]) == [
         *("one a {} b.", "a {} b {x} a {} b", "one .", " {x} "),
         *("one {c}.", "{c} {x} {c}"),
@@ -16,7 +16,7 @@ def test_both_forms_and_any_name():
 
 
 @pytest.mark.parametrize("template", ["a photo", "", "{label}", "{0}", "{ }", "{C}", "} {"])
-def test_a_template_without_a_place(template):
+def test_a_template_without_a_placeholder(template):
     with pytest.raises(DataError, match=r"has no \{c\} or \{\} for the class"):
         fill_templates(["a"], [template])
 

@@ -238,14 +238,14 @@ def test_decode_replaces_cut_characters(tokenizer: Tokenizer) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8", categories=["Ll", "Lo"]), min_size=1, max_size=20))
-def test_words_come_back(word: str) -> None:
+def test_words_survive_encode_and_decode(word: str) -> None:
     cleaned = clean(word)
     decoded = Tokenizer().decode(Tokenizer().encode(word))
     assert decoded.replace(" ", "") == cleaned.replace(" ", "").replace("\u0345", "")
 
 
 @pytest.mark.parametrize("ids", [[49408], [-1], [1.5], ["a"], "abc", 5, [[1], [99999]], [None]])
-def test_decode_refuses_what_is_no_id(tokenizer: Tokenizer, ids: Any) -> None:
+def test_decode_refuses_invalid_ids(tokenizer: Tokenizer, ids: Any) -> None:
     with pytest.raises(TokenizerError):
         tokenizer.decode(ids)
 
@@ -270,7 +270,7 @@ def test_texts_must_be_strings(tokenizer: Tokenizer, texts: Any, message: str) -
         tokenizer(texts)
 
 
-def test_encode_wants_a_string(tokenizer: Tokenizer) -> None:
+def test_encode_needs_a_string(tokenizer: Tokenizer) -> None:
     with pytest.raises(TokenizerError, match="not list"):
         tokenizer.encode(["a"])  # type: ignore[arg-type]
 
@@ -327,7 +327,7 @@ def _portable() -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(module.portable())
 
 
-def test_the_portable_form_gives_the_same_ids() -> None:
+def test_the_portable_tokenizer_gives_the_same_ids() -> None:
     """Of every ordinary caption; it repairs neither mojibake nor HTML entities, as documented."""
     cases = json.loads((GOLDEN / "cases.json").read_text())
     needs_no_repair = [c for c in cases if " ".join(c["text"].lower().split()) == clean(c["text"])]
@@ -339,11 +339,11 @@ def test_the_portable_form_gives_the_same_ids() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*context length")
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="<&")))
-def test_the_portable_form_on_plain_text(text: str) -> None:
+def test_the_portable_tokenizer_on_plain_text(text: str) -> None:
     assert _portable().encode(text).ids == Tokenizer()(text)[0].tolist()
 
 
-def test_the_portable_form_cuts_and_pads_to_the_context() -> None:
+def test_the_portable_tokenizer_cuts_and_pads_to_the_context() -> None:
     assert _portable().encode("").ids == [49406, 49407] + [0] * 75
     assert _portable().encode(LONG).ids == [49406] + [2653] * 75 + [49407]
     short = tokenizers.Tokenizer.from_str(module.portable(10))

@@ -66,7 +66,7 @@ def test_unknown_fields_are_errors(overrides, message):
 
 
 @pytest.mark.parametrize("raw", [{}, {"image": {}}, {"image": {"kind": "mlp"}}, {"image": 3}])
-def test_a_configuration_of_another_form_is_an_error(raw):
+def test_a_malformed_configuration_is_an_error(raw):
     with pytest.raises(ConfigError):
         zoo.from_dict(raw)
 
@@ -79,7 +79,7 @@ def test_a_configuration_of_another_form_is_an_error(raw):
      ("preprocess.interpolation", "nearest"), ("preprocess.mean", [0.5]), ("image.head_dim", 7),
      ("preprocess.std", 1)],
 )  # fmt: skip
-def test_values_that_make_no_sense(field, value):
+def test_invalid_values(field, value):
     with pytest.raises(ConfigError):
         zoo.override(zoo.ZOO["tiny"].config, **{field: value})
 
@@ -111,14 +111,14 @@ def test_values_that_make_no_sense(field, value):
         ("embed_dim", 1 << 40),
     ],
 )
-def test_numbers_that_make_no_sense_are_named(field, value):
+def test_numbers_out_of_range_are_named(field, value):
     with pytest.raises(ConfigError, match=r"cannot (be|have)") as caught:
         zoo.override(zoo.entry("tiny").config, **{field: value})
     assert len(str(caught.value)) < 200
     assert field.rpartition(".")[2].removeprefix("image_") in str(caught.value)
 
 
-def test_preprocessing_refuses_them_too():
+def test_preprocessing_refuses_invalid_values():
     for options in ({"std": (0.0, 1.0, 1.0)}, {"mean": (float("nan"),) * 3}, {"size": 10**9}):
         config = zoo.PreprocessConfig(**{"size": 64, **options})
         with pytest.raises(ConfigError, match="cannot be"):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketclip.errors import EmbeddingError
 from pocketclip.types import Embeddings
@@ -19,6 +20,11 @@ _MIN_LENGTH = 1e-12
 """Minimum length of an embedding: the epsilon of torch's `normalize`."""
 _MAX_SHOWN = 60
 _DEFAULT_FAULT = "the model's weights or its precision are at fault"
+
+
+def row_lengths(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the lengths (B, 1) of rows (B, D), computed in float64."""
+    return np.asarray(np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True))
 
 
 def check_finite(
@@ -55,7 +61,7 @@ def check_lengths(
     with np.errstate(over="ignore"):
         lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all():  # the squares overflow
-        lengths = np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
+        lengths = row_lengths(rows)
     short = lengths[..., 0] < _MIN_LENGTH
     if short.any():
         row = int(np.argmax(short))

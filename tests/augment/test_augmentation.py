@@ -184,7 +184,7 @@ _SIDES = st.integers(1, 80)
 
 @settings(deadline=None)
 @given(_configs(), _SIDES, _SIDES, st.integers(0, 1 << 40))
-def test_what_is_drawn_comes_back(
+def test_drawn_parameters_survive_packing(
     config: dict[str, Any], width: int, height: int, seed: int
 ) -> None:
     augmentation = Augmentation.from_config(config)

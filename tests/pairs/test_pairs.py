@@ -528,7 +528,7 @@ def test_tars_cut_anywhere(tmp_path: Path, packed: bool) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"), [(b"", "empty"), (b"x" * 600, "not a tar"), (b"\x1f\x8bxx", "")]
 )
-def test_what_is_no_tar(tmp_path: Path, data: bytes, reason: str) -> None:
+def test_files_that_are_not_tars(tmp_path: Path, data: bytes, reason: str) -> None:
     (tmp_path / "a.tar").write_bytes(data)
     [bad] = read(tmp_path / "a.tar")
     assert isinstance(bad, Bad)
@@ -749,12 +749,12 @@ def test_a_spawned_process_reads_the_same(photos: Path) -> None:
 @pytest.mark.parametrize(
     "options", [{"shard_size": 0}, {"delimiter": "::"}, {"caption_columns": "text"}]
 )
-def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
+def test_invalid_options(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         PairOptions(**options)
 
 
-def test_unknown_forms(tmp_path: Path) -> None:
+def test_unknown_formats(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"")
     assert "unknown format of pairs" in failure(tmp_path / "a.xlsx")
     assert "no such file" in failure(tmp_path / "a.csv")
@@ -786,7 +786,7 @@ def test_published_shards_are_pairs() -> None:
 # What is no caption, and what separates columns: tables as people have them.
 
 
-def test_cells_that_are_no_text(photos: Path) -> None:
+def test_cells_that_are_not_text(photos: Path) -> None:
     cells = [
         "NaN",
         "null",
@@ -856,7 +856,7 @@ def test_delimiters_are_recognised(photos: Path, name: str, text: str) -> None:
     assert pair.captions["text"] == ["hi, you"]
 
 
-def test_delimiters_that_are_given(photos: Path) -> None:
+def test_requested_delimiters(photos: Path) -> None:
     (photos / "a.csv").write_text("image:caption\n0.jpg:hi\n")
     assert "--delimiter" in failure(photos / "a.csv")
     [pair] = read(photos / "a.csv", delimiter=":")

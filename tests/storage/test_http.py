@@ -46,7 +46,7 @@ def test_in_order_and_at_the_same_time(web: ImageServer) -> None:
     assert 3 <= web.most_at_once <= 6
 
 
-def test_no_more_is_taken_than_is_fetched_at_once(web: ImageServer) -> None:
+def test_urls_are_consumed_only_as_fast_as_fetched(web: ImageServer) -> None:
     web.files["/a"] = b"a"
     taken = []
 
@@ -161,7 +161,7 @@ def test_the_limit_itself_is_allowed(web: ImageServer) -> None:
     assert one(web, "/a", max_bytes=99_999) == "cannot fetch /a: larger than 99,999 bytes"
 
 
-def test_little_is_unpacked_at_a_time(web: ImageServer) -> None:
+def test_compressed_answers_are_limited(web: ImageServer) -> None:
     # 8 MB of zeros in 36 kB, which come at once
     tracemalloc.start()
     try:
@@ -212,7 +212,7 @@ def test_passwords_are_not_shown() -> None:
 @pytest.mark.parametrize(
     "change", [{"concurrency": 0}, {"timeout": 0}, {"retries": -1}, {"max_bytes": 0}]
 )
-def test_options_that_make_no_sense(change: dict[str, Any]) -> None:
+def test_invalid_options(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         FetchOptions(**change)
 

@@ -62,7 +62,7 @@ def fill(folder, **texts):
 # --- before the work, and errors
 
 
-def test_whether_a_file_can_be_written_is_known_before(tmp_path):
+def test_check_writable(tmp_path):
     (tmp_path / "there.npy").write_bytes(b"old")
     (tmp_path / "folder.npy").mkdir()
     check_writable(tmp_path / "there.npy")
@@ -164,7 +164,7 @@ def test_a_folder_with_anything_else_stays(tmp_path, other, own):
     assert not [name for name in names(tmp_path) if name.startswith(".")]
 
 
-def test_what_comes_during_the_work_stays(tmp_path):
+def test_files_added_meanwhile_stay(tmp_path):
     target = fill(tmp_path / "out", a="old")
 
     def write():
@@ -188,7 +188,7 @@ def test_a_file_is_no_folder_to_replace(tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_places_that_cannot_be_replaced_are_known_before_the_work(tmp_path, monkeypatch):
+def test_folders_that_cannot_be_replaced_are_refused_before_the_work(tmp_path, monkeypatch):
     def write(path):
         with write_whole_folder(path, own_files=lambda _: {"a"}):
             raise AssertionError("the work has begun")
@@ -408,7 +408,7 @@ def test_foreign_temporaries_stay(tmp_path, monkeypatch):
     assert len(names(tmp_path)) == len(kept) + 2
 
 
-def test_a_folder_of_scratch_goes_with_its_process_or_the_next(tmp_path, monkeypatch):
+def test_a_scratch_folder_is_removed_by_its_process_or_the_next(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     with temporary.scratch_folder("join") as place:
@@ -478,7 +478,7 @@ def test_where_there_are_no_locks_the_work_goes_on(tmp_path, monkeypatch, caplog
     assert "cannot be locked" in caplog.text
 
 
-def test_a_lock_file_that_tells_nothing_good(tmp_path):
+def test_a_lock_file_with_arbitrary_content(tmp_path):
     (tmp_path / locks.LOCK).write_bytes(b"\x1b[31m\xff" + b"x" * 10**6)
     machine, process = locks.signature(tmp_path / locks.LOCK)
     assert "\x1b" not in machine
@@ -486,7 +486,7 @@ def test_a_lock_file_that_tells_nothing_good(tmp_path):
     assert process == ""
 
 
-def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
     (tmp_path / "there").mkdir()
     kept, link = tmp_path / "there" / "kept", tmp_path / "link"
     kept.write_text("old")

@@ -101,7 +101,7 @@ WRITTEN += [
 
 
 @pytest.mark.parametrize("proxied", [False, True])
-def test_nothing_private_is_asked(
+def test_private_addresses_are_not_contacted(
     web: ImageServer, monkeypatch: pytest.MonkeyPatch, proxied: bool
 ) -> None:
     if proxied:
@@ -145,7 +145,7 @@ def _only_one_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "is_public", lambda address: address == "127.0.0.1")
 
 
-def test_the_checked_address_is_dialled(web: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checked_address_is_used(web: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     _only_one_is_public(monkeypatch)
     names = Names(monkeypatch, outer=["127.0.0.1", "127.0.0.2"])  # another one from then on
     port = web.url.rpartition(":")[2]

@@ -227,7 +227,7 @@ def test_errors_of_the_block_are_not_ours(tmp_path: Path) -> None:
         write()
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert "cannot write" in failure(storage.write_bytes, str(tmp_path / "file" / "a"), b"")
     (tmp_path / "folder").mkdir()

@@ -37,7 +37,7 @@ def usb(tmp_path):
     )
 
 
-def test_what_is_hidden_or_of_another_kind_is_passed_over_and_counted(usb):
+def test_hidden_and_other_files_are_skipped_and_counted(usb):
     assert found(usb) == ["B.JPG", "IMG.jpg", "a.jfif", "album.jpg/in.jpg", "deep/er/c.webp"]
     (note,) = find_photographs([str(usb)]).passed_over
     assert note.startswith(f"{usb}: skipped 5 hidden (")
@@ -89,7 +89,7 @@ def test_linked_folders_are_followed_and_each_folder_once(tmp_path):
     assert sorted(entry.name for entry in walk_files(str(usb), recursive=False)) == ["IMG.jpg"]
 
 
-def test_patterns_and_what_is_given_twice(usb, monkeypatch):
+def test_patterns_and_files_named_twice(usb, monkeypatch):
     monkeypatch.chdir(usb)
     paths = lambda *inputs: [str(path) for path in find_photographs(inputs).paths]  # noqa: E731
     assert paths("*.jpg") == ["IMG.jpg", "album.jpg/in.jpg"]

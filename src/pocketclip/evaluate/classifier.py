@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
+from pocketclip.embeddings import row_lengths
 from pocketclip.errors import DataError
 from pocketclip.evaluate.stream import embed_texts
 from pocketclip.prompts import fill_templates
@@ -77,7 +78,7 @@ def build_classifier(
 def _mean(encoder: Encoder, texts: Sequence[str], templates: int) -> Embeddings:
     rows = embed_texts(encoder, texts, [f"the prompt {text!r}" for text in texts])  # (C * T, D)
     mean = rows.reshape(-1, templates, rows.shape[1]).mean(axis=1, dtype=np.float64)  # (C, D)
-    lengths = np.linalg.norm(mean, axis=1, keepdims=True)
+    lengths = row_lengths(mean)
     if not lengths.all():
         at = int(np.argmin(lengths)) * templates
         raise DataError(f"the prompts from {texts[at]!r} on cancel each other: their mean is zero")

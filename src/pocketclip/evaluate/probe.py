@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.embeddings import row_lengths
 from pocketclip.errors import ConfigError, DataError, MissingDependencyError
 from pocketclip.evaluate.metrics.counts import ClassificationCounts
 from pocketclip.evaluate.metrics.scores import (
@@ -257,7 +258,7 @@ def _checked(
     check_some(len(features), f"{what}s")
     check_finite("embedding", what, features)
     labels = check_range("label", what, labels, classes)
-    lengths = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
+    lengths = row_lengths(features)
     if not lengths.all():
         raise DataError(f"embedding of {what} {np.flatnonzero(lengths == 0)[0]} (counted from 0) "
                         "is zero")  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import storage
+from pocketclip.embeddings import row_lengths
 from pocketclip.errors import (
     ConfigError,
     DataError,
@@ -235,7 +236,7 @@ def _unit(rows: Embeddings, width: int, names: Sequence[str]) -> Embeddings:
             f"the model returned embeddings {rows.shape} for {len(names)} inputs from {names[0]} "
             f"on; expected ({len(names)}, {width})"
         )
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    lengths = row_lengths(rows)
     wrong = ~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0)
     if wrong.any():
         first = int(np.argmax(wrong))
