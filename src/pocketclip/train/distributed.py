@@ -65,10 +65,9 @@ def start(device: str) -> World:
     """
     chosen = _device(device)
     if dist.is_available() and dist.is_initialized():
-        local = os.environ.get("LOCAL_RANK", str(dist.get_rank()))
-        return World(
-            dist.get_rank(), dist.get_world_size(), int(local), _local_device(chosen, int(local))
-        )
+        local_rank = int(os.environ.get("LOCAL_RANK", str(dist.get_rank())))
+        local_device = _local_device(chosen, local_rank)
+        return World(dist.get_rank(), dist.get_world_size(), local_rank, local_device)
     if "WORLD_SIZE" not in os.environ:
         return World(0, 1, 0, chosen)
     rank, size, local_rank = _read_ranks()
