@@ -173,5 +173,5 @@ def test_results_are_read_and_not_computed_again(folder):
 
 def test_latency_is_read():
     measured = read_latency(str(stored.FOLDER / "latency.log")).of(["tiny"])
-    assert (measured.form, measured.threads) == ("compiled", 1)
+    assert (measured.variant, measured.threads) == ("compiled", 1)
     assert measured.ms == {"tiny": pytest.approx(4.23 + 2.55)}
