@@ -59,7 +59,7 @@ def test_join_by_url(tmp_path, web):
         (["join", "nowhere.tar", "--fetch", "--out", "x"], "nowhere.tar"),
         (["join", "a.tar", "b.csv", "--out", "x", "--where", "split"], "COLUMN=VALUE"),
         (["audit", "nowhere"], "no such folder"),
-        (["audit", __file__], "test_cli.py is a file: give the folder that it is in"),
+        (["audit", __file__], "test_cli.py is a file: give its folder"),
         (["audit", ".", "--recompute", "3"], "needs teachers (--teacher SPEC)"),
     ],
 )
