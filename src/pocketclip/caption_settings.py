@@ -1,4 +1,4 @@
-"""How captions are written: the settings, without torch, so that a recipe is read without it."""
+"""Settings for generating captions. Imports no torch, so that recipes can be read without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Method = Literal["nucleus", "top_k", "greedy", "beam"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How captions are written."""
+    """How a captioner generates text."""
 
     method: Method = "nucleus"
     """How the next token is chosen."""
@@ -35,10 +35,10 @@ class Settings:
     """Beam: a text's log-probability is divided by its length in tokens to this power."""
 
     def checked(self, context_length: int | None = None) -> Settings:
-        """Return the settings if they make sense, for a model of this context length if given.
+        """Return the settings after checking them, also against a model's context length if given.
 
         Raises:
-            ConfigError: they do not; the message says which.
+            ConfigError: a setting is out of range; the message names it.
         """
         longest = self.max_length if context_length is None else context_length + 1
         rules = (
