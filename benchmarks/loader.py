@@ -5,18 +5,18 @@
 
 Shards are made of four photographs in their own sizes (451 x 300 to 640 x 427), each with ten
 stored augmentations (random resized crop and RandAugment), five synthetic captions and embeddings
-of two teachers of 768. Then three ways read the same shards in turn, in one process and on one
-thread, and deliver the same: float32 images, normalised, the ids of two captions each, and float32
-embeddings of the image and both captions, in batches.
+of two teachers of 768. Three readers then read the same shards in turn, in one process on one
+thread. All return the same batches: normalised float32 images, the ids of two captions each, and
+float32 embeddings of the image and both captions.
 
-- `published`: what the reference training does, see `published_reader`: by webdataset, torchvision
-  and open_clip's tokenizer where they can be imported, else imitated; the JSON says which.
-- `exact`: ours; its pixels are those of `Augmentation.apply` to the bit, which is asserted.
-- `fast`: ours with torch's resize and scaled decoding; how far its pixels are off is measured.
+- `published`: the reference training's reader, see `published_reader`. It uses webdataset,
+  torchvision and open_clip's tokenizer if they are installed, else an imitation; the JSON says which.
+- `exact`: ours; its pixels equal those of `Augmentation.apply` to the bit, which is asserted.
+- `fast`: ours with torch's resize and scaled decoding; the difference of its pixels is measured.
 
-`exact, uint8` and `fast, uint8` are what ours hands over in training, where the images are
-normalised on the device. Time is the process's own, as other processes may share the machine;
-ratios are medians over rounds. The last line is JSON.
+`exact, uint8` and `fast, uint8` are our loader's output in training, where images are normalised
+on the device. Times are processor times, as other processes may share the machine; ratios are
+medians over rounds. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/train_step.py --model mobileclip2-s0 --batch 16 --rounds 7
     python benchmarks/train_step.py --model mobileclip-b --batch 256 --device cuda
 
-All forms take turns in each round, on the same batch; medians are compared. Reinforced and plain
-have the same number of texts: two captions of each image. open_clip is measured where it can be
+The variants take turns in each round, on the same batch; medians are compared. Reinforced and plain
+have the same number of texts: two captions of each image. open_clip is measured if it can be
 imported (with the same architecture and its own ClipLoss). The last line is JSON.
 """
 
@@ -45,8 +45,8 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     device = devices.resolve_device(args.device)
     dtype = devices.resolve_dtype(args.precision, device)
-    batch = made_batch(args.model, args.batch)
-    forms = {
+    batch = make_batch(args.model, args.batch)
+    variants = {
         "plain": our_step(args.model, (1.0, 0.0), batch, device, dtype),
         "reinforced": our_step(args.model, (0.0, 1.0), batch, device, dtype),
         "reinforced_and_contrastive": our_step(args.model, (0.25, 0.75), batch, device, dtype),
@@ -55,9 +55,9 @@ def main() -> None:
     if peer is not None:
         # One text per image, as open_clip trains.
         one = Batch(images=batch.images, captions=batch.captions[:1], uids=batch.uids)
-        forms["plain_one_text"] = our_step(args.model, (1.0, 0.0), one, device, dtype)
-        forms["open_clip_one_text"] = peer
-    times = measured(forms, args.rounds, device)
+        variants["plain_one_text"] = our_step(args.model, (1.0, 0.0), one, device, dtype)
+        variants["open_clip_one_text"] = peer
+    times = measure(variants, args.rounds, device)
     median = {name: statistics.median(values) for name, values in times.items()}
     for name, value in median.items():
         print(f"{name:28} {1000 * value:9.1f} ms  {args.batch / value:8.1f} samples/s")
@@ -81,12 +81,12 @@ def main() -> None:
 
 
 def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
-    """Return the median of the rounds' ratios: a slow round slows both of its forms."""
+    """Return the median of the rounds' ratios: a slow round slows both of its variants."""
     pairs = zip(times[one], times[other], strict=True)
     return round(statistics.median(a / b for a, b in pairs), 4)
 
 
-def made_batch(name: str, size: int) -> Batch:
+def make_batch(name: str, size: int) -> Batch:
     """Return a batch of noise with two captions of typical length, and two teachers' embeddings."""
     model = create_model(name)
     rng = np.random.default_rng(0)
@@ -180,20 +180,20 @@ def peer_step(
     return step
 
 
-def measured(
-    forms: dict[str, Callable[[], None]], rounds: int, device: torch.device
+def measure(
+    variants: dict[str, Callable[[], None]], rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Return seconds per form and round; the order turns from round to round."""
-    names = list(forms)
+    names = list(variants)
     times: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
-        forms[name]()  # the first pass allocates
+        variants[name]()  # the first pass allocates
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             begun = time.perf_counter()
-            forms[name]()
+            variants[name]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times[name].append(time.perf_counter() - begun)
