@@ -101,5 +101,5 @@ left_out="object_store or a_store or memory or replays_the_same_bytes or what_is
     cli/test_output.py evaluate/test_data.py evaluate/test_data_tables.py \
     evaluate/test_metrics.py evaluate/test_report.py evaluate/test_retrieval.py \
     shards/test_index.py shards/test_quantise.py shards/test_tar.py augment/test_augmentation.py \
-    formats/test_escaping.py storage/test_local.py checkpoint/test_hub.py test_packaging.py pairs/test_pairs.py formats/test_parsing.py \
+    formats/test_escaping.py storage/test_local.py checkpoint/test_hub.py test_packaging.py pairs/test_pairs.py formats/test_documents.py \
     test_preprocess.py test_tokenizer.py test_zoo.py

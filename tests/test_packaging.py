@@ -52,6 +52,14 @@ def test_what_ci_runs_exists():
     assert sorted(named) == sorted(p.stem for p in (ROOT / "examples").glob("*.py"))
 
 
+def test_the_tests_of_the_base_install_exist():
+    script = (ROOT / "tests" / "base_install.sh").read_text("utf-8")
+    names = [word for word in script.split() if word.endswith(".py") and "$" not in word]
+    assert len(names) > 10
+    missing = [n for n in names if not any((ROOT / p / n).is_file() for p in (".", "tests"))]
+    assert not missing, "moved or renamed: mend tests/base_install.sh"
+
+
 def test_the_base_install_declares_its_lowest_versions():
     pins = lowest(base_requirements())
     assert {pin.partition("==")[0] for pin in pins} == {
