@@ -148,4 +148,4 @@ def test_a_run_that_makes_nothing_is_no_success(tmp_path):
         flags = [*FLAGS, "--where", column]
         done = run("reinforce", tmp_path / "some.tar", "--out", tmp_path / column, *flags)
         assert done.returncode == 2
-        assert "no pair was taken: none has the values that --where asks for" in done.stderr
+        assert "no pair was used: no row has the values of --where" in done.stderr
