@@ -10,7 +10,7 @@ thread. All return the same batches: normalised float32 images, the ids of two c
 float32 embeddings of the image and both captions.
 
 - `published`: the reference training's reader, see `published_reader`. It uses webdataset,
-  torchvision and open_clip's tokenizer if they are installed, else an imitation; the JSON says which.
+  torchvision and open_clip's tokenizer if installed, else imitates them; the JSON says which.
 - `exact`: ours; its pixels equal those of `Augmentation.apply` to the bit, which is asserted.
 - `fast`: ours with torch's resize and scaled decoding; the difference of its pixels is measured.
 
