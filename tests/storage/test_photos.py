@@ -61,7 +61,9 @@ def test_a_pipe_a_socket_and_a_broken_link(usb):
     ]  # whoever reads the links says that they lead nowhere
     (note,) = find_photographs([str(usb)]).passed_over
     assert "2 not a file (a pipe, socket or device) (" in note
-    with pytest.raises(ImageError, match=r"pipe\.jpg: this is a pipe, socket or device, not a file"):
+    with pytest.raises(
+        ImageError, match=r"pipe\.jpg: this is a pipe, socket or device, not a file"
+    ):
         open_image(usb / "pipe.jpg")  # and does not wait for ever
     with pytest.raises(ImageError, match=r"gone\.jpg: No such file"):
         open_image(usb / "gone.jpg")
