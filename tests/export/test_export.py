@@ -20,7 +20,7 @@ from PIL import Image
 
 from pocketclip import Encoder, zoo
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
-from pocketclip.export import gates, job, tower_files, verify, written
+from pocketclip.export import gates, job, tower_files, verify, verify_towers
 from pocketclip.export import onnx as to_onnx
 from pocketclip.export import openvino as to_openvino
 from pocketclip.export.job import export
@@ -385,7 +385,7 @@ def test_the_accuracy_is_that_of_the_backend_that_decides(tmp_path):
     assert bundle.verification["gate"]["max_points_lost"] == gates.MAX_POINTS_LOST
     for before, after in ((50.0, float("nan")), (float("nan"), 50.0)):
         with pytest.raises(DriftError):
-            written.compare_accuracies(before, after)
+            verify_towers.compare_accuracies(before, after)
 
 
 def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):
@@ -530,7 +530,7 @@ def test_the_accuracy_of_what_has_no_backend_of_ours():
         "text": {"file": "text.x"},
     }  # fmt: skip
     files = tower_files.TowerFiles(Module, Path(), None, None, {}, about)
-    encoder = written.open_encoder(files, {}, model())
+    encoder = verify_towers.open_encoder(files, {}, model())
     photos, labels = verify.own_photos(), ["a dog", "a cat"]
     for found, wanted in zip(
         encoder.classify(photos, labels), whole.classify(photos, labels), strict=True

@@ -21,7 +21,7 @@ from pocketclip.errors import (
 )
 from pocketclip.export.towers import export_program, prepare
 from pocketclip.nn.build import random_model
-from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
 from pocketclip.reinforce.teachers import Teacher
 from pocketclip.reinforce.zoo_towers import ZooTowers
 from pocketclip.train.sections import LossSection

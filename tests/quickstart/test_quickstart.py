@@ -12,7 +12,7 @@ from pocketclip.errors import ConfigError, DataError, PocketclipError
 from pocketclip.progress import ProgressReporter
 from pocketclip.quickstart.captions import alt_text, names_in
 from pocketclip.quickstart.collection import jpeg, read_rows, write_table
-from pocketclip.quickstart.run import next_commands, quickstart_pairs, quickstart_scenes
+from pocketclip.quickstart.pipeline import next_commands, quickstart_pairs, quickstart_scenes
 from pocketclip.quickstart.scenes import draw_scene
 from pocketclip.shards import read
 from pocketclip.storage.locks import claim

@@ -15,7 +15,7 @@ from pocketclip.reinforce import captioners
 from pocketclip.reinforce.captioners import Captioner, load_captioner, seed_of
 from pocketclip.reinforce.protocols import Pixels
 from pocketclip.reinforce.sampling import Sampling
-from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
 from pocketclip.reinforce.teachers import load_teacher
 from pocketclip.tokenizer import Tokenizer
 

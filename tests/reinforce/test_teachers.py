@@ -25,9 +25,9 @@ from pocketclip.errors import (
 from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse
 from pocketclip.preprocess import Preprocess
-from pocketclip.reinforce import specs, squares
+from pocketclip.reinforce import specs, teacher_preprocess
 from pocketclip.reinforce.protocols import Pixels
-from pocketclip.reinforce.squares import SquareTransform
+from pocketclip.reinforce.teacher_preprocess import SquareTransform
 from pocketclip.reinforce.teachers import Teacher, load_teacher
 from pocketclip.reinforce.zoo_towers import ZooTowers
 from pocketclip.types import Encoder
@@ -103,7 +103,7 @@ def test_squares_embed_as_the_images_they_are(name, teacher, request):
 def test_pixels_on_the_device_are_the_preprocessing_to_the_bit(name):
     config = zoo.entry(name).config.preprocess
     views = _views(config.size)
-    scaling = squares.Scaling(mean=config.mean, std=config.std)
+    scaling = teacher_preprocess.Scaling(mean=config.mean, std=config.std)
     views.flags.writeable = False  # as from another process; torch would warn
     ours = Pixels(scaling, torch.device("cpu"), torch.float32)(views)
     np.testing.assert_array_equal(ours.numpy(), Preprocess(config).batch(views))
@@ -140,7 +140,7 @@ def test_causal_texts_are_cut_to_their_length_and_stay_what_they_are(monkeypatch
     )
     transform = SquareTransform.of(model.config.preprocess)
     teacher = Teacher(
-        towers, name="x", transform=transform, scaling=squares.Scaling(),
+        towers, name="x", transform=transform, scaling=teacher_preprocess.Scaling(),
         device=torch.device("cpu"), dtype=torch.float32,
     )  # fmt: skip
     teacher.text_batch = 2
@@ -326,7 +326,9 @@ def test_a_processor_file_is_followed_to_the_bit(name, shape):
     theirs = getattr(transformers, f"{kind}Pil", None) or getattr(transformers, kind)
     image = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     expected = theirs(**facts)(Image.fromarray(image), return_tensors="np")["pixel_values"]
-    transform, scaling = squares.from_processor({"image_processor_type": kind, **facts}, "x")
+    transform, scaling = teacher_preprocess.from_processor(
+        {"image_processor_type": kind, **facts}, "x"
+    )
     square = transform.square(image)
     assert square.shape == (transform.size, transform.size, 3)
     ours = Pixels(scaling, torch.device("cpu"), torch.float32)(square[None])
@@ -340,11 +342,11 @@ def test_saved_processors_are_read_back(tmp_path):
     theirs(size={"shortest_edge": 48}, crop_size=40).save_pretrained(tmp_path)
     from pocketclip.reinforce.hf import processor_of
 
-    transform, _ = squares.from_processor(*processor_of(tmp_path))
+    transform, _ = teacher_preprocess.from_processor(*processor_of(tmp_path))
     assert (transform.edge, transform.size, transform.resize) == (48, 40, "shortest")
     nested = {"image_processor": {"image_processor_type": "SiglipImageProcessor", "size": 56}}
     (tmp_path / "processor_config.json").write_text(json.dumps(nested))
-    transform, _ = squares.from_processor(*processor_of(tmp_path))
+    transform, _ = teacher_preprocess.from_processor(*processor_of(tmp_path))
     assert (transform.size, transform.resize) == (56, "exact")
 
 
@@ -369,11 +371,15 @@ def test_saved_processors_are_read_back(tmp_path):
 )
 def test_processors_that_cannot_be_followed(facts, message):
     with pytest.raises(ConfigError, match=message):
-        squares.from_processor({"image_processor_type": "CLIPImageProcessor"} | facts, "the file")
+        teacher_preprocess.from_processor(
+            {"image_processor_type": "CLIPImageProcessor"} | facts, "the file"
+        )
 
 
 def test_an_endless_strip_stays_small():
-    transform, _ = squares.from_processor({"image_processor_type": "CLIPImageProcessor"}, "x")
+    transform, _ = teacher_preprocess.from_processor(
+        {"image_processor_type": "CLIPImageProcessor"}, "x"
+    )
     strip = np.zeros((2, 60_000, 3), np.uint8)
     strip[:, 29_000:31_000] = 200
     assert (transform.square(strip) == 200).all()
@@ -605,11 +611,11 @@ def test_open_clip(tmp_path):
 )
 def test_open_clips_description_of_preprocessing(facts, resize):
     config = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"} | facts
-    transform, scaling = squares.from_open_clip(config, "x")
+    transform, scaling = teacher_preprocess.from_open_clip(config, "x")
     assert (transform.size, transform.resize) == (64, resize)
     assert scaling.std == (0.5, 0.5, 0.5)
     with pytest.raises(ConfigError, match="is not supported"):
-        squares.from_open_clip(config | {"resize_mode": "longest"}, "x")
+        teacher_preprocess.from_open_clip(config | {"resize_mode": "longest"}, "x")
 
 
 def test_useless_embeddings_are_an_error_that_names_the_input(folder):
@@ -620,7 +626,7 @@ def test_useless_embeddings_are_an_error_that_names_the_input(folder):
     transform = SquareTransform.of(model.config.preprocess)
     teacher = Teacher(
         ZooTowers(model, torch.device("cpu"), torch.float16), name="mine", transform=transform,
-        scaling=squares.Scaling(), device=torch.device("cpu"), dtype=torch.float16,
+        scaling=teacher_preprocess.Scaling(), device=torch.device("cpu"), dtype=torch.float16,
     )  # fmt: skip
     with pytest.raises(EmbeddingError, match=r"^image 0 .*not finite.*of mine.*float16"):
         teacher.encode_squares(_views(64))
@@ -756,7 +762,9 @@ def test_weights_of_open_clip_come_by_the_same_rules(hub, tmp_path, monkeypatch)
 )
 def test_numbers_of_a_processor_that_make_no_sense(facts, reason):
     with pytest.raises(ConfigError, match=rf"^x\.json is not supported.*{reason}|^x.*{reason}"):
-        squares.from_processor({"image_processor_type": "CLIPImageProcessor", **facts}, "x.json")
+        teacher_preprocess.from_processor(
+            {"image_processor_type": "CLIPImageProcessor", **facts}, "x.json"
+        )
 
 
 @pytest.mark.parametrize(
@@ -767,7 +775,7 @@ def test_numbers_of_a_processor_that_make_no_sense(facts, reason):
 def test_numbers_of_open_clip_that_make_no_sense(facts):
     config = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "size": 64}
     with pytest.raises(ConfigError, match=r"^x: its preprocessing is not supported"):
-        squares.from_open_clip(config | facts, "x")
+        teacher_preprocess.from_open_clip(config | facts, "x")
 
 
 def test_a_tokenizer_with_more_tokens_than_its_model_knows(tmp_path):

@@ -45,10 +45,10 @@ KILLED_IN_A_FILE = f"""
 """
 
 
-@pytest.fixture(params=["exchange", "two steps"])
+@pytest.fixture(params=["atomic swap", "two steps"])
 def mode(request, monkeypatch):
     if request.param == "two steps":
-        monkeypatch.setattr(files, "exchange", lambda *_: False)
+        monkeypatch.setattr(files, "atomic_swap", lambda *_: False)
     return request.param
 
 
@@ -210,7 +210,7 @@ REPLACE = """
 
     target, mode, moment = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     if mode == "two steps":
-        files.exchange = lambda *_: False
+        files.atomic_swap = lambda *_: False
     real, calls = Path.rename, []
 
     def die(*_, **__):
@@ -223,12 +223,12 @@ REPLACE = """
         return real(self, to)
 
     Path.rename = rename
-    if mode == "exchange":
-        swap = files.exchange
+    if mode == "atomic swap":
+        swap = files.atomic_swap
         if moment:
-            files.exchange = lambda *places: (swap(*places), die())
+            files.atomic_swap = lambda *paths: (swap(*paths), die())
         else:
-            files.exchange = die
+            files.atomic_swap = die
     if moment == 2:
         files.shutil.rmtree = die
     with files.write_whole_folder(target) as folder:
@@ -240,7 +240,7 @@ REPLACE = """
 @pytest.mark.parametrize(
     ("how", "moment", "found"),
     [
-        ("exchange", 0, "old"), ("exchange", 1, "new"),
+        ("atomic swap", 0, "old"), ("atomic swap", 1, "new"),
         ("two steps", 0, "old"), ("two steps", 1, "old"), ("two steps", 2, "new"),
     ],
 )  # fmt: skip
@@ -285,7 +285,7 @@ def test_recover_takes_the_newest_and_nothing_of_another_name(tmp_path, caplog):
 
 def test_a_reader_in_the_window_does_not_stop_the_writer(tmp_path, monkeypatch):
     target = fill(tmp_path / "out", a="old")
-    monkeypatch.setattr(files, "exchange", lambda *_: False)
+    monkeypatch.setattr(files, "atomic_swap", lambda *_: False)
     real, read = Path.rename, []
 
     def rename(self, to):
@@ -305,7 +305,7 @@ def test_a_reader_in_the_window_does_not_stop_the_writer(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
 def test_a_failure_in_the_window_puts_the_old_one_back(tmp_path, monkeypatch, error):
     target = fill(tmp_path / "out", a="old")
-    monkeypatch.setattr(files, "exchange", lambda *_: False)
+    monkeypatch.setattr(files, "atomic_swap", lambda *_: False)
     real = Path.rename
 
     def rename(self, to):

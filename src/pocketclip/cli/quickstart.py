@@ -93,7 +93,7 @@ def quickstart(
             if value:
                 raise ConfigError(f"{name} goes with --pairs: the drawn scenes have their own")
     module = import_with_extra(
-        "pocketclip.quickstart.run", "the quickstart", "reinforce",
+        "pocketclip.quickstart.pipeline", "the quickstart", "reinforce",
         ("pydantic", "torch", "yaml", "fsspec"),
     )  # fmt: skip
     shared: dict[str, Any] = {"seed": seed, "scale": scale, "workers": workers}

@@ -12,5 +12,5 @@
 | `quantize_onnx` `qdq` | int8 for ONNX Runtime, as quantise-dequantise pairs |
 | `quantize_openvino` | int8 for OpenVINO, with NNCF |
 | `tower_files` | the files of both towers in a bundle's folder |
-| `verify` `written` | comparison with the model, before the bundle is written whole |
+| `verify` `verify_towers` | comparison with the model, before the bundle is written whole |
 """

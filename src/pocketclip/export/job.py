@@ -21,7 +21,7 @@ from pocketclip import zoo
 from pocketclip._deprecated import renamed_arguments
 from pocketclip._version import __version__
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
-from pocketclip.export import verify, written
+from pocketclip.export import verify, verify_towers
 from pocketclip.export.gates import MAX_POINTS_LOST, SEARCH_COSINES
 from pocketclip.export.quantize_openvino import NO_NNCF
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
@@ -155,13 +155,13 @@ def _write_until_good(
         try:
             files.write(cosine, reporter)
             reporter.stage("verifying")
-            figures = written.verify_towers(files, expected)
+            figures = verify_towers.verify_towers(files, expected)
             if accuracy is not None:
                 reporter.stage("comparing the accuracy")
                 if original is None:
                     original = accuracy(Encoder(fuse(model)))
-                exported = accuracy(written.open_encoder(files, figures, model))
-                figures["accuracy"] = written.compare_accuracies(original, exported)
+                exported = accuracy(verify_towers.open_encoder(files, figures, model))
+                figures["accuracy"] = verify_towers.compare_accuracies(original, exported)
                 figures["gate"]["max_points_lost"] = MAX_POINTS_LOST
             break
         except DriftError:

@@ -2,7 +2,7 @@
 
 | module | holds |
 |---|---|
-| `run` | the two workflows: drawn scenes, and the user's own pairs |
+| `pipeline` | the two workflows: drawn scenes, and the user's own pairs |
 | `quickstart_run` | the output folder and the resumable steps |
 | `scenes`, `drawing`, `captions` | scenes, their pixels, their texts |
 | `collection`, `own_pairs` | tables and evaluation sets on disk |

@@ -21,7 +21,7 @@
 | `zoo_towers`, `hf_towers`, `open_clip_towers` | teachers of the zoo, transformers, open_clip |
 | `coca_captioner`, `hf_captioner` | captioners of the zoo and of transformers |
 | `hf` | folders of transformers: files, weights, tokenizer, identity |
-| `squares` | from any image to the square that a model takes |
+| `teacher_preprocess` | from any image to the square that a model takes |
 | `specs` | names of teachers and captioners |
 | `audit` | embed stored augmentations again, and compare |
 """

@@ -29,7 +29,7 @@ from pocketclip.reinforce.coca_captioner import load_coca
 from pocketclip.reinforce.hf_captioner import load_transformers
 from pocketclip.reinforce.protocols import Pixels, Writer
 from pocketclip.reinforce.sampling import Sampling
-from pocketclip.reinforce.squares import SquareTransform
+from pocketclip.reinforce.teacher_preprocess import SquareTransform
 
 RETRIES = 3
 """Times that an empty caption is sampled again."""

@@ -1,7 +1,8 @@
 """Models of `transformers`, from a folder or the hub: files, weights, tokenizer, identity.
 
 No code of a model's repository runs, and no pickle: weights are safetensors, or torch's restricted
-unpickler reads them. Preprocessing follows the model's own file, see `squares.from_processor`.
+unpickler reads them. Preprocessing follows the model's own file: see
+`teacher_preprocess.from_processor`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pocketclip.checkpoint.resolve import ModelSource
-from pocketclip.reinforce import squares
+from pocketclip.reinforce import teacher_preprocess
 from pocketclip.reinforce.hf import (
     CAPTIONERS,
     config_of,
@@ -109,7 +109,7 @@ def load_transformers(
     folder = folder_of(spec.target, offline=offline)
     config, class_name = config_of(folder, CAPTIONERS, "captioner")
     processor, where = processor_of(folder)
-    transform, scaling = squares.from_processor(processor, where)
+    transform, scaling = teacher_preprocess.from_processor(processor, where)
     model, tokenizer = load_weights(folder, class_name), load_tokenizer(folder)
     generation = folder / "generation_config.json"
     extra = read_json(generation) if generation.is_file() else {}

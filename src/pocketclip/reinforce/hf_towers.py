@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketclip.errors import CheckpointError, ConfigError
-from pocketclip.reinforce import squares
+from pocketclip.reinforce import teacher_preprocess
 from pocketclip.reinforce.hf import (
     TEACHERS,
     config_of,
@@ -22,7 +22,7 @@ from pocketclip.reinforce.hf import (
     processor_of,
 )
 from pocketclip.reinforce.protocols import Ids, Towers
-from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,7 @@ def transformers_teacher(
     folder = folder_of(target, offline=offline)
     config, class_name = config_of(folder, TEACHERS, "teacher")
     processor, path = processor_of(folder)
-    transform, scaling = squares.from_processor(processor, path)
+    transform, scaling = teacher_preprocess.from_processor(processor, path)
     model, tokenizer = load_weights(folder, class_name), load_tokenizer(folder)
     _check_size(model.config.vision_config, transform, path)
     space = identity(folder, "transformers", config, processor)

@@ -21,10 +21,10 @@ from pocketclip.errors import (
     PocketclipError,
     one_line,
 )
-from pocketclip.reinforce import squares
+from pocketclip.reinforce import teacher_preprocess
 from pocketclip.reinforce.hf import space_of
 from pocketclip.reinforce.protocols import Ids, Towers
-from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,7 @@ def open_clip_teacher(
         raise CheckpointError(f"open_clip:{target} cannot be loaded ({reason})") from error
     model = model.float().eval().requires_grad_(False)
     preprocess = dict(model.visual.preprocess_cfg)
-    transform, scaling = squares.from_open_clip(preprocess, f"open_clip:{target}")
+    transform, scaling = teacher_preprocess.from_open_clip(preprocess, f"open_clip:{target}")
     space = space_of(["open_clip", name, preprocess, _state_digest(model)])
     return OpenClipTowers(model, tokenizer, space, device, dtype), transform, scaling
 

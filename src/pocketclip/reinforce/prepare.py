@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pocketclip.augment import Augmentation, rng_for
 from pocketclip.errors import ImageError
 from pocketclip.images import open_image
-from pocketclip.reinforce.squares import SquareTransform
+from pocketclip.reinforce.teacher_preprocess import SquareTransform
 from pocketclip.types import Bad
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
 
 if TYPE_CHECKING:
     import torch

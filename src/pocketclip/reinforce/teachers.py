@@ -22,7 +22,7 @@ from pocketclip.embeddings import check_lengths, check_scale, image_name, text_n
 from pocketclip.images import ImageSource
 from pocketclip.reinforce import specs
 from pocketclip.reinforce.protocols import Pixels, Towers
-from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
 from pocketclip.reinforce.zoo_towers import ZooTowers, geometry, load_model
 from pocketclip.types import Embeddings
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pocketclip import zoo
 from pocketclip.checkpoint.resolve import ModelSource
 from pocketclip.reinforce.protocols import Ids
-from pocketclip.reinforce.squares import Scaling, SquareTransform
+from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
 from pocketclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

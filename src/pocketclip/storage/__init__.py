@@ -9,7 +9,7 @@
 | `paths` | one set of functions for local paths and object stores; all of them are here too |
 | `stores` | object stores through fsspec: clients, files, errors |
 | `local` | local files and folders, written whole |
-| `temporary`, `exchange`, `locks` | temporary folders, exchange and locks, for `local` |
+| `temporary`, `atomic_swap`, `locks` | temporary folders, swapped folders and locks, for `local` |
 | `photos` | which files are photographs, and the walk through folders |
 | `http`, `network` | fetching images from the web; refusing private addresses |
 """

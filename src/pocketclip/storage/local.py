@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from pocketclip.errors import PocketclipError
-from pocketclip.storage.exchange import exchange
+from pocketclip.storage.atomic_swap import atomic_swap
 from pocketclip.storage.temporary import UNIQUE, TemporaryFolder, is_own_folder, stem_of, unique
 from pocketclip.storage.temporary import remove_abandoned as remove_abandoned
 
@@ -264,7 +264,7 @@ def files_in(folder: Path) -> set[str]:
 
 def _move_to(new: Path, target: Path) -> None:
     """Move the folder `new` to `target`; an older `target` ends up at `new` or is removed."""
-    if os.path.lexists(target) and exchange(new, target):
+    if os.path.lexists(target) and atomic_swap(new, target):
         return
     aside = []
     try:

@@ -9,7 +9,7 @@
 | `loop` | `train`: setup, then the loop over steps |
 | `recipe`, `sections`, `recipe_settings` | train recipes, every key of them, `key=value` |
 | `setup`, `run` | what a run is built from; its state while it trains |
-| `step`, `losses`, `affinities` | one step's gradients; contrastive and distillation loss |
+| `step`, `losses`, `loss_terms` | one step's gradients; contrastive and distillation loss |
 | `optim` | AdamW's groups, the learning rate, the average of the weights |
 | `loader`, `batches`, `order` | the stream of batches; what each holds; the order of samples |
 | `replay` | stored augmentations replayed on encoded images |

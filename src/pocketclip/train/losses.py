@@ -34,7 +34,7 @@ from torch import Tensor
 
 from pocketclip.errors import ConfigError
 from pocketclip.train import distributed
-from pocketclip.train.affinities import (
+from pocketclip.train.loss_terms import (
     Scale,
     check_student,
     check_teachers,

@@ -44,11 +44,13 @@ class Features:
 
 
 @dataclass(slots=True, kw_only=True)
-class TeacherTargets:
-    """The teachers' embeddings of a batch."""
+class TeacherEmbeddings:
+    """The teachers' embeddings of a batch, side by side: D is the sum of their dimensions."""
 
     image: Tensor | None
+    """(B, D); None if the loss has no distillation term."""
     captions: list[Tensor]
+    """n tensors (B, D)."""
 
 
 class Stepper:
@@ -109,15 +111,15 @@ class Stepper:
         Raises:
             ConfigError: embeddings do not fit the teachers' dimensions.
         """
-        targets = self._teacher_targets(batches)
+        teacher = self._teacher_embeddings(batches)
         if len(batches) == 1:
             features = self._forward(batches[0])
             if features.captioning is not None:
                 features.captioning = self._token_shares(batches)[0] * features.captioning
-            terms = self._terms(features, targets)
+            terms = self._terms(features, teacher)
             self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
         else:
-            terms = self._accumulated(batches, targets)
+            terms = self._accumulated(batches, teacher)
         return {name: term.detach() for name, term in terms.items()}
 
     def _scaled(self, value: Tensor) -> Tensor:
@@ -148,16 +150,16 @@ class Stepper:
             captioning=captioning,
         )
 
-    def _terms(self, features: Features, targets: TeacherTargets) -> dict[str, Tensor]:
+    def _terms(self, features: Features, teacher: TeacherEmbeddings) -> dict[str, Tensor]:
         settings = self.settings
         shared: dict[str, Any] = {"gathered": self.gathered, "chunk": settings.chunk}
         image, captions, scale = features.image, features.captions, features.scale
         if settings.kind == "siglip":
-            return self._siglip(features, targets, shared)
+            return self._siglip(features, teacher, shared)
         terms: dict[str, Tensor] = {}
         if settings.weights != (0.0, 0.0):
             terms = losses.reinforced_loss(
-                image, captions, targets.image, targets.captions, scale,
+                image, captions, teacher.image, teacher.captions, scale,
                 self.dims, self.scales, weights=settings.weights, **shared,
             )  # fmt: skip
         if features.captioning is not None:
@@ -165,28 +167,30 @@ class Stepper:
         return terms
 
     def _siglip(
-        self, features: Features, targets: TeacherTargets, shared: dict[str, Any]
+        self, features: Features, teacher: TeacherEmbeddings, shared: dict[str, Any]
     ) -> dict[str, Tensor]:
-        plain, distilled = self.settings.weights
+        contrastive_weight, distill_weight = self.settings.weights
         bias = self.logit_bias
         assert bias is not None
         image, scale = features.image, features.scale
         zero = image.new_zeros(())
         terms = {"contrastive_loss": zero, "distill_loss": zero}
         for k, text in enumerate(features.captions):
-            if plain:
+            if contrastive_weight:
                 term = losses.siglip_loss(image, text, scale, bias, **shared)
-                terms["contrastive_loss"] = terms["contrastive_loss"] + plain * term
-            if distilled:
-                assert targets.image is not None
+                terms["contrastive_loss"] = terms["contrastive_loss"] + contrastive_weight * term
+            if distill_weight:
+                assert teacher.image is not None
                 term = losses.siglip_distillation_loss(
-                    image, text, scale, bias, targets.image, targets.captions[k],
+                    image, text, scale, bias, teacher.image, teacher.captions[k],
                     self.dims, self.scales, self.biases, **shared,
                 )  # fmt: skip
-                terms["distill_loss"] = terms["distill_loss"] + distilled * term
+                terms["distill_loss"] = terms["distill_loss"] + distill_weight * term
         return terms
 
-    def _accumulated(self, batches: Sequence[Batch], targets: TeacherTargets) -> dict[str, Tensor]:
+    def _accumulated(
+        self, batches: Sequence[Batch], teacher: TeacherEmbeddings
+    ) -> dict[str, Tensor]:
         states, features = [], []
         # Only the second pass counts in BatchNorm's statistics.
         with torch.no_grad(), preserve_batch_norm_statistics(self.model):
@@ -194,14 +198,14 @@ class Stepper:
                 states.append(_random_state(self.device))
                 features.append(self._forward(batch))
         joined = Features(
-            image=torch.cat([one.image for one in features]).requires_grad_(),
+            image=torch.cat([output.image for output in features]).requires_grad_(),
             captions=[
                 torch.cat(texts).requires_grad_()
-                for texts in zip(*(one.captions for one in features), strict=True)
+                for texts in zip(*(output.captions for output in features), strict=True)
             ],
             scale=features[0].scale.detach().requires_grad_(),
         )
-        terms = self._terms(joined, targets)
+        terms = self._terms(joined, teacher)
         leaves = [joined.image, *joined.captions, joined.scale]
         if terms:
             self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
@@ -221,32 +225,33 @@ class Stepper:
                 if micro.captioning is not None:
                     term = self.settings.captioning_weight * shares[k] * micro.captioning
                     surrogate = surrogate + self._scaled(term)
-                    known = terms.get("captioning_loss", term.new_zeros(()))
-                    terms["captioning_loss"] = known + term.detach()
+                    sum_so_far = terms.get("captioning_loss", term.new_zeros(()))
+                    terms["captioning_loss"] = sum_so_far + term.detach()
                 surrogate.backward()  # type: ignore[no-untyped-call]
         return terms
 
     def _token_shares(self, batches: Sequence[Batch]) -> list[float]:
-        """Return each micro-batch's share of the step's labels, as the loss is a mean over labels.
+        """Return the fraction of the step's caption tokens in each micro-batch.
 
-        The total is the mean over processes, so the shares sum to 1 only on average.
+        The captioning loss is a mean over tokens. The total is the mean over processes, so the
+        fractions sum to 1 only on average.
         """
         fitted = [self.model.text.fit(torch.cat(batch.captions)) for batch in batches]
         counts = [int((ids[:, 1:] != 0).sum()) for ids in fitted]
-        total = distributed.average({"labels": float(sum(counts))})["labels"]
+        total = distributed.average({"tokens": float(sum(counts))})["tokens"]
         return [count / total for count in counts]
 
     @contextlib.contextmanager
     def _syncing(self, last: bool) -> Iterator[None]:
         # Gradients of all processes are averaged once, after the last micro-batch.
-        quiet = getattr(self.wrapped, "no_sync", None)
-        with contextlib.nullcontext() if last or quiet is None else quiet():
+        no_sync = getattr(self.wrapped, "no_sync", None)
+        with contextlib.nullcontext() if last or no_sync is None else no_sync():
             yield
 
-    def _teacher_targets(self, batches: Sequence[Batch]) -> TeacherTargets:
+    def _teacher_embeddings(self, batches: Sequence[Batch]) -> TeacherEmbeddings:
         if self.settings.weights[1] == 0:
-            return TeacherTargets(image=None, captions=[])
-        embeddings = [self._teacher_embeddings(batch) for batch in batches]
+            return TeacherEmbeddings(image=None, captions=[])
+        embeddings = [self._batch_embeddings(batch) for batch in batches]
         image = torch.cat([image for image, _ in embeddings])
         captions = [
             torch.cat(rows) for rows in zip(*(texts for _, texts in embeddings), strict=True)
@@ -256,9 +261,9 @@ class Stepper:
                 f"the teachers' embeddings have {image.shape[1]} values, but their dimensions "
                 f"{list(self.dims)} add up to {sum(self.dims)}; set loss.teacher_dims"
             )
-        return TeacherTargets(image=image, captions=captions)
+        return TeacherEmbeddings(image=image, captions=captions)
 
-    def _teacher_embeddings(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    def _batch_embeddings(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Return the teachers' embeddings of a batch: stored, or computed now."""
         if not self.teachers:
             assert batch.teacher_image is not None

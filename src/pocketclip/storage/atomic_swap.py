@@ -1,4 +1,4 @@
-"""Exchanges two folders in one atomic step, so that the path exists at every moment."""
+"""Swaps two folders in one atomic step, so that their paths exist at every moment."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _RENAME_EXCHANGE = 2  # Linux, <linux/fs.h>
 _RENAME_SWAP = 2  # macOS, <sys/stdio.h>
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Exchange two files or folders of one file system atomically.
+def atomic_swap(one: Path, other: Path) -> bool:
+    """Swap two files or folders of one file system atomically.
 
     Returns:
-        Whether it was done. False, with both unchanged, if the system or file system cannot do it
-        (ENOSYS, EINVAL, EPERM in some containers), or one of them does not exist.
+        Whether they were swapped. False, with both unchanged, if the system or file system cannot
+        do it (ENOSYS, EINVAL, EPERM in some containers), or one of them does not exist.
     """
     function = _function()
     if function is None:

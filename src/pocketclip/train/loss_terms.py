@@ -1,4 +1,4 @@
-"""What the losses share: checked inputs, similarities of rows and columns, chunks of rows.
+"""The terms of the losses, computed from checked inputs, whole or in chunks of rows.
 
 Shapes: b rows of this process, B rows of all processes (b where nothing is gathered), n rows of
 a chunk, D embedding, K teachers. See `pocketclip.train.losses` for what is computed and why.
