@@ -85,6 +85,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _deprecated.MOVED:
+        return importlib.import_module(f"pocketclip.{name}")  # warns
     if name not in _HOMES and name not in _ROOMS:
         raise AttributeError(f"module 'pocketclip' has no attribute {name!r}")
     try:

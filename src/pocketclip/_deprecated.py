@@ -1,4 +1,4 @@
-"""Old module paths and argument names, which work for one release with a warning.
+"""Old names of modules, arguments and attributes, which work for one release with a warning.
 
 import pocketclip.files  # DeprecationWarning: pocketclip.files is now pocketclip.storage.local
 """
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -136,3 +136,17 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[_P, _R]], Callable
         return accept
 
     return decorate
+
+
+def renamed_attribute(old: str, new: str) -> property:
+    """Return a property that reads the attribute `new` under its old name."""
+
+    def read(self: object) -> Any:
+        warnings.warn(
+            f"{type(self).__name__}.{old} is now {type(self).__name__}.{new}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(self, new)
+
+    return property(read, doc=f"The old name of `{new}`.")

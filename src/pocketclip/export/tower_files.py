@@ -33,7 +33,6 @@ _TEXTS = tuple(
     for prompt in ("a photo of {}.", "{}", "{} on a table, seen from above", "a drawing of {}")
     for name in ("a dog", "two children", "red apples", "the old town", "a cup", "snow", "bread")
 )
-"""What the text tower is calibrated with beside the captions that it is verified with."""
 """Texts that calibrate the text tower, besides the captions that verify it."""
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketclip import zoo
+from pocketclip._deprecated import renamed_attribute
 from pocketclip.checkpoint import resolve
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
 from pocketclip.formats.fields import reason_of
@@ -74,6 +75,8 @@ class Bundle:
         """Target, precision and hash: tells exports of one `space_id` apart."""
         digests = "".join(str(self.files[name]["sha256"]) for name in sorted(self.files))
         return f"{self.target} {self.precision} {hashlib.sha256(digests.encode()).hexdigest()[:8]}"
+
+    form = renamed_attribute("form", "variant")
 
     @property
     def bytes(self) -> int:

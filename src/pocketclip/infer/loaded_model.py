@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from pocketclip import devices, zoo
-from pocketclip._deprecated import renamed_arguments
+from pocketclip._deprecated import renamed_arguments, renamed_attribute
 from pocketclip.checkpoint.resolve import ModelSource
 from pocketclip.embeddings import check_scale
 from pocketclip.errors import BundleError, ChangedBundleError, ConfigError
@@ -168,6 +168,8 @@ class LoadedModel:
     def variant(self) -> str | None:
         """The export of the model that a bundle is, see `Bundle.variant`; None in torch."""
         return None if self.bundle is None else self.bundle.variant
+
+    form = renamed_attribute("form", "variant")
 
     def preload(self, *towers: str) -> None:
         """Start loading `image`, `text` or both, each in its own thread, and return.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import storage
+from pocketclip._deprecated import renamed_arguments, renamed_attribute
 from pocketclip.errors import DataError, ParseError
 from pocketclip.evaluate.tasks import Kind
 from pocketclip.formats.lines import load_lines
@@ -86,8 +87,13 @@ class TaskData:
     total: int | None = None
     """Number of examples, if known without reading them."""
 
+    place = renamed_attribute("place", "path")
+
     def __iter__(self) -> Iterator[Example | Puzzle]:
         return self.samples()
+
+
+TaskData.__init__ = renamed_arguments(place="path")(TaskData.__init__)  # type: ignore[method-assign]
 
 
 def identity(*parts: object) -> str:
