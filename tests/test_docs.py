@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from importlib import util
@@ -136,3 +137,34 @@ def test_commands_have_the_options_that_pages_give_them():
             flag = word.partition("=")[0]
             if flag.startswith("-") and flag != "-":
                 assert flag in known | {"--help"}, f"{page.name}: {line}"
+
+
+def _messages() -> str:
+    """Return the texts in the package's code, one a line, with `{}` for what is filled in."""
+    texts = []
+    for path in ROOT.glob("src/pocketclip/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                texts.append("".join(map(_part, node.values)))
+    return "\n".join(texts)
+
+
+def _part(node):
+    if isinstance(node, ast.Constant):
+        return node.value
+    return "pip install '{}'" if "how_to_install" in ast.unparse(node) else "{}"
+
+
+def test_messages_that_the_faq_quotes_are_those_of_the_code():
+    """Quotes in the questions, where three dots stand for what a message fills in."""
+    messages = _messages()
+    questions = re.findall(
+        r"^\*\*(.+?)\*\*", (ROOT / "docs/faq.md").read_text("utf-8"), re.M | re.S
+    )
+    quotes = [quote for text in questions for quote in re.findall(r'"(.+?)"', text, re.S)]
+    assert len(quotes) >= 7
+    for quote in quotes:
+        for part in " ".join(quote.split()).split("..."):
+            assert part.strip(" :") in messages, quote

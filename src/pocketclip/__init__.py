@@ -94,10 +94,10 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        from pocketclip.errors import MissingDependencyError
+        from pocketclip.errors import MissingDependencyError, how_to_install
 
         raise MissingDependencyError(
-            f"pocketclip.{name} needs torch: pip install 'pocketclip[train]'"
+            f"pocketclip.{name} needs torch: {how_to_install('train')}"
         ) from error
     return module if name in _ROOMS else getattr(module, name)
 

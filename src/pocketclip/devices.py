@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pocketclip.errors import ConfigError, MissingDependencyError, first_line
+from pocketclip.errors import ConfigError, MissingDependencyError, first_line, how_to_install
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,7 @@ def need_torch() -> Any:
         import torch
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            'running models needs torch: pip install "pocketclip[train]"'
+            f"running models needs torch: {how_to_install('train')}"
         ) from error
     return torch
 

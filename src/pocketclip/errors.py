@@ -117,3 +117,13 @@ def last_line(error: BaseException, limit: int = 300) -> str:
 
 def _lines(error: BaseException) -> Iterator[str]:
     return (line for line in str(error).splitlines() if line.strip())
+
+
+def how_to_install(extra: str) -> str:
+    """Return how to install an extra of pocketclip, for the end of a message."""
+    return f"pip install 'pocketclip[{extra}]', or '.[{extra}]' in a clone"
+
+
+def count_of(count: int, singular: str, plural: str = "") -> str:
+    """Return a count with its noun: "1 shard", "2 shards"; `plural` if it is not singular + s."""
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from pocketclip.errors import ImageError, ImageSupportError, one_line
+from pocketclip.errors import ImageError, ImageSupportError, how_to_install, one_line
 from pocketclip.formats.image_metadata import MAX_TAGS, size_of_tags, without_bombs
 from pocketclip.formats.lfs import LFS_ADVICE, is_lfs_pointer
 
@@ -181,7 +181,7 @@ def _register_heif(*, avif: bool) -> None:
     except ImportError:
         kind = "AVIF" if avif else "HEIC"
         raise ImageSupportError(
-            f'{kind} images need pillow-heif: pip install "pocketclip[heic]"'
+            f"{kind} images need pillow-heif: {how_to_install('heic')}"
         ) from None
     # Pillow reads AVIF since 11.3, pillow-heif did before its 1.0.
     register = getattr(pillow_heif, "register_avif_opener", None)

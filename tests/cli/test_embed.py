@@ -111,7 +111,7 @@ def test_embeddings_are_kept_when_every_input_fails(model, tmp_path):
         done = embed(model, *inputs, "-o", out)
         assert done.returncode == 2
         assert done.stdout == ""
-        assert done.stderr.count("skipped: ") == len(inputs)
+        assert all(path.name in done.stderr for path in inputs)
         assert done.stderr.splitlines()[-1].startswith("error: nothing was done")
         assert {path: path.read_bytes() for path in before} == before
     done = classify(model, tmp_path / "bad.jpg", "--json")

@@ -15,7 +15,7 @@ def test_join_and_audit(tmp_path):
     out = tmp_path / "out"
     done = run("join", tmp_path / "dr.tar", pairs, "--out", out, "--where", "split=a")
     assert done.returncode == 1, done.stderr
-    assert "3 samples in 1 shards" in done.stdout
+    assert "3 samples in 1 shard\n" in done.stdout
     assert "3 times a reinforcement without pair" in done.stdout
     assert "bytes per sample" in done.stdout
     done = run("audit", out)
@@ -76,5 +76,5 @@ def test_repair(tmp_path):
     dataset = folder(tmp_path / "set", [[sample(0), one]])
     done = run("audit", dataset, "--repair", tmp_path / "clean")
     assert done.returncode == 1
-    assert "1 samples kept, 1 dropped" in done.stdout
+    assert "1 sample kept, 1 dropped" in done.stdout
     assert run("audit", tmp_path / "clean").returncode == 0

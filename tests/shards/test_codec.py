@@ -220,7 +220,7 @@ def test_unknown_dtype():
 def test_without_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     message = failure(codec.encode, ARRAYS, "bfloat16", kind=MissingDependencyError)
-    assert 'pip install "pocketclip[train]"' in message
+    assert "pip install 'pocketclip[train]'" in message
     assert codec.decode(*codec.encode(ARRAYS, "int8"))
 
 

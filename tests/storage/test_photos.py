@@ -40,8 +40,8 @@ def usb(tmp_path):
 def test_hidden_and_other_files_are_skipped_and_counted(usb):
     assert found(usb) == ["B.JPG", "IMG.jpg", "a.jfif", "album.jpg/in.jpg", "deep/er/c.webp"]
     (note,) = find_photographs([str(usb)]).passed_over
-    assert note.startswith(f"{usb}: skipped 5 hidden (")
-    assert "2 not a photograph by its name (" in note
+    assert note.startswith(f"{usb}: skipped 5 hidden entries (")
+    assert "2 files that are not photographs (" in note
 
 
 def test_a_pipe_a_socket_and_a_broken_link(usb):
@@ -60,7 +60,7 @@ def test_a_pipe_a_socket_and_a_broken_link(usb):
         *("B.JPG", "IMG.jpg", "a.jfif", "circle.jpg", "gone.jpg"),
     ]  # whoever reads the links says that they lead nowhere
     (note,) = find_photographs([str(usb)]).passed_over
-    assert "2 not a file (a pipe, socket or device) (" in note
+    assert "2 pipes, sockets or devices (" in note
     with pytest.raises(
         ImageError, match=r"pipe\.jpg: this is a pipe, socket or device, not a file"
     ):
@@ -117,7 +117,7 @@ def test_patterns_and_files_named_twice(usb, monkeypatch):
         ("  ", "an empty path"),
         ("*.gif", "no file matches this pattern"),
         (".thumbnails/none*", "no file matches"),
-        ("empty", r"no photographs in this folder; empty: skipped 1 hidden \(\.a\.jpg\)"),
+        ("empty", r"no photographs in this folder; empty: skipped 1 hidden entry \(\.a\.jpg\)"),
     ],
 )
 def test_nothing_there(usb, monkeypatch, text, why):

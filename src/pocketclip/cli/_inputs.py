@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketclip.cli._progress import progress
 from pocketclip.cli.output import note
-from pocketclip.errors import MissingDependencyError, PocketclipError
+from pocketclip.errors import MissingDependencyError, PocketclipError, how_to_install
 from pocketclip.formats.escaping import argument_text
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def import_with_extra(
         if (error.name or "").partition(".")[0] not in packages:
             raise
         raise MissingDependencyError(
-            f"{work} needs {error.name}: pip install 'pocketclip[{extra}]'"
+            f"{work} needs {error.name}: {how_to_install(extra)}"
         ) from error
 
 
@@ -118,21 +118,18 @@ def encode_photographs(
             advance(len(good) + len(bad))
 
 
-def report_bad(bad: Sequence[tuple[Path, str]]) -> None:
-    """Name each skipped input on standard error."""
-    for _, reason in bad:
-        note(f"skipped: {reason}")
-
-
-def check_some(good: Sequence[object], bad: Sequence[tuple[Path, str]]) -> None:
-    """Refuse to go on where no photograph could be read.
+def report_bad(good: Sequence[object], bad: Sequence[tuple[Path, str]]) -> None:
+    """Name each skipped input on standard error; refuse to go on where no photograph could be read.
 
     Raises:
         PocketclipError: there are bad ones and no good ones.
     """
+    if bad and not good and len(bad) == 1:
+        raise PocketclipError(f"nothing was done: {bad[0][1]}")
+    for _, reason in bad:
+        note(f"skipped: {reason}")
     if bad and not good:
-        many = f"none of the {len(bad)} photographs" if len(bad) > 1 else "the photograph"
-        raise PocketclipError(f"nothing was done: {many} could {'not ' * (len(bad) == 1)}be read")
+        raise PocketclipError(f"nothing was done: none of the {len(bad)} photographs could be read")
 
 
 def text_arguments(arguments: Sequence[str], what: str) -> list[str]:

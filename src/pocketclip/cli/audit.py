@@ -8,6 +8,7 @@ import typer
 
 from pocketclip.cli._options import Json, Offline
 from pocketclip.cli.output import print_json, say
+from pocketclip.errors import count_of
 
 if TYPE_CHECKING:
     from pocketclip.shards import AuditReport
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def audit(
     folder: Annotated[
-        str, typer.Argument(metavar="DIR", help="A folder of shards; local or in a store.")
+        str, typer.Argument(metavar="DIR", help="A folder of shards, local or in an object store.")
     ],
     repair: Annotated[
         str | None,
@@ -108,18 +109,20 @@ def show_parts(parts: dict[str, int], samples: int) -> None:
 
 def _show(report: AuditReport) -> None:
     index = "" if report.indexed else ", without index.json"
-    say(f"{report.folder}: {report.samples} samples in {report.shards} shards{index}")
+    samples, shards = count_of(report.samples, "sample"), count_of(report.shards, "shard")
+    say(f"{report.folder}: {samples} in {shards}{index}")
     show_parts(report.parts, report.samples)
     columns = ", ".join(f"{name} {count}" for name, count in sorted(report.columns.items()))
     say(f"samples that have: {columns or 'nothing'}")
     if report.dtypes:
         say(f"embeddings stored as {', '.join(report.dtypes)}")
     for key, count in report.ignored.items():
-        say(f"{count} members {key} do not belong to the layout and are not read")
+        members = count_of(count, f"member {key} does", f"members {key} do")
+        say(f"{members} not belong to the layout and are not read")
     for drift in report.drift:
         say(
-            f"teacher {drift.teacher}: {drift.compared} embeddings computed again: 1 - cosine is "
-            f"{drift.mean:.2g} on average, {drift.largest:.2g} at most ({drift.uid})"
+            f"teacher {drift.teacher}: {count_of(drift.compared, 'embedding')} computed again: "
+            f"1 - cosine is {drift.mean:.2g} on average, {drift.largest:.2g} at most ({drift.uid})"
         )
     for kind, count in report.counts.items():
         say(f"{kind}: {count}")
@@ -128,7 +131,7 @@ def _show(report: AuditReport) -> None:
             say(f"  {where}: {problem.reason}")
     if report.repaired is not None:
         say(
-            f"{report.repaired}: {report.kept} samples kept, {report.dropped} dropped, each "
-            "named in dropped.jsonl"
+            f"{report.repaired}: {count_of(report.kept, 'sample')} kept, {report.dropped} dropped, "
+            "each named in dropped.jsonl"
         )
     say("clean" if report.clean else "not clean")

@@ -27,6 +27,7 @@ from pocketclip.cli._options import (
     labelled_arguments,
 )
 from pocketclip.cli.output import Column, note, print_json, print_table
+from pocketclip.errors import count_of
 
 
 def bench(
@@ -179,4 +180,4 @@ def _draw(plot: Path, rows: Sequence[dict[str, Any]]) -> None:
         marks=marks,
     )
     write_page(plot, svg_file(chart))
-    note(f"{plot}: {len(marks)} models drawn")
+    note(f"{plot}: {count_of(len(marks), 'model')} drawn")

@@ -65,7 +65,6 @@ def classify(
     pocketclip classify "shelf/*.jpg" --labels "apples,pears" --model my-checkpoint/
     """
     from pocketclip.cli._inputs import (
-        check_some,
         encode_photographs,
         load_encoder,
         photographs,
@@ -93,8 +92,7 @@ def classify(
             for path, row in zip(good, ranked, strict=True)
         ]
         bad += failed
-    report_bad(bad)
-    check_some(results, bad)
+    report_bad(results, bad)
     if json:
         skipped = [{"photo": name_text(path), "reason": reason} for path, reason in bad]
         print_json({"model": encoder.config.name, "space_id": encoder.space_id,

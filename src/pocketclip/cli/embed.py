@@ -19,7 +19,7 @@ from pocketclip.cli._options import (
     Threads,
 )
 from pocketclip.cli.output import print_json, say
-from pocketclip.errors import PocketclipError
+from pocketclip.errors import PocketclipError, count_of
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
@@ -57,7 +57,7 @@ def embed(
     pocketclip embed photos/ --out photos.npy
     pocketclip embed captions.txt --out captions.parquet --model mobileclip2-s2
     """
-    from pocketclip.cli._inputs import check_some, load_encoder, photographs, report_bad
+    from pocketclip.cli._inputs import load_encoder, photographs, report_bad
     from pocketclip.formats.escaping import name_text
     from pocketclip.infer.vectors import prepare_vectors, write_vectors
 
@@ -80,15 +80,14 @@ def embed(
         "embed_dim": encoder.embed_dim,
         "kind": "text" if texts is not None else "image",
     }
-    report_bad(bad)
-    check_some(names, bad)
+    report_bad(names, bad)
     write_vectors(out, embeddings, names, about)
     skipped = [reason for _, reason in bad]
     summary = {**about, "out": name_text(out), "rows": len(names), "skipped": skipped}
     if json:
         print_json(summary)
     else:
-        say(f"{out}: {len(names)} embeddings of width {encoder.embed_dim}")
+        say(f"{out}: {count_of(len(names), 'embedding')} of width {encoder.embed_dim}")
     if bad:
         raise typer.Exit(1)
 

@@ -72,7 +72,10 @@ def export(
     ] = None,
     captions: Annotated[
         Path | None,
-        typer.Option(help="A text file with captions to verify with, one per line, likewise."),
+        typer.Option(
+            help="A text file with captions to verify with, one per line, in addition to the "
+            "package's own."
+        ),
     ] = None,
     labelled: Labelled = None,
     label_column: LabelColumn = None,

@@ -19,7 +19,7 @@ from pocketclip.cli._options import (
     pair_options,
 )
 from pocketclip.cli.output import print_json, say
-from pocketclip.errors import PocketclipError
+from pocketclip.errors import PocketclipError, count_of
 
 if TYPE_CHECKING:
     from pocketclip.shards import JoinReport
@@ -124,11 +124,12 @@ def _show(report: JoinReport) -> None:
     from pocketclip.cli.audit import show_parts
     from pocketclip.shards.joining import KINDS, UNMATCHED
 
-    say(f"{report.out}: {report.samples} samples in {report.shards} shards")
+    samples, shards = count_of(report.samples, "sample"), count_of(report.shards, "shard")
+    say(f"{report.out}: {samples} in {shards}")
     show_parts(report.parts, report.samples)
     for kind, count in report.counts.items():
         if count:
-            say(f"{count} times {KINDS[kind]}:")
+            say(f"{count_of(count, 'time')} {KINDS[kind]}:")
             for example in report.examples[kind][:5]:
                 say(f"  {example}")
     if not report.complete:

@@ -9,7 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from pocketclip.cli._inputs import import_with_extra
-from pocketclip.cli._options import PAIRS_HELP, ImageColumn, Json, PairsWhere, pair_options
+from pocketclip.cli._options import (
+    PAIRS_HELP,
+    AllowPrivate,
+    ImageColumn,
+    Json,
+    PairsWhere,
+    pair_options,
+)
 from pocketclip.cli._progress import ConsoleReporter
 from pocketclip.cli.output import print_json, say
 from pocketclip.errors import ConfigError
@@ -50,6 +57,7 @@ def quickstart(
         ),
     ] = None,
     where: PairsWhere = None,
+    allow_private: AllowPrivate = False,
     scale: Annotated[
         float,
         typer.Option(
@@ -88,6 +96,7 @@ def quickstart(
             "--where": where,
             "--caption-column": caption_column,
             "--label-column": label_column,
+            "--allow-private": allow_private,
         }
         for name, value in only_with_pairs.items():
             if value:
@@ -101,7 +110,10 @@ def quickstart(
     if pairs:
         columns = [caption_column] if caption_column else None
         result = module.quickstart_pairs(
-            out, pairs, options=pair_options(image_column, columns, None, where, 1000),
+            out, pairs,
+            options=pair_options(
+                image_column, columns, None, where, 1000, allow_private=allow_private
+            ),
             label_column=label_column, teachers=teacher or (), **shared,
         )  # fmt: skip
     else:

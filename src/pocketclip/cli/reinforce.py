@@ -26,6 +26,7 @@ from pocketclip.cli._options import (
 )
 from pocketclip.cli._progress import PairProgress
 from pocketclip.cli.output import note, print_json, say
+from pocketclip.errors import count_of
 
 if TYPE_CHECKING:
     from pocketclip.reinforce.job import Summary
@@ -44,8 +45,9 @@ def reinforce(
             "--teacher",
             "-t",
             metavar="MODEL",
-            help="A model whose embeddings are stored: a model name, checkpoint, NAME=FILE, "
-            "random:NAME, transformers:ID or open_clip:NAME/TAG; may be repeated for an ensemble.",
+            help="A model whose embeddings are stored: a model name, checkpoint, random:NAME, "
+            "transformers:ID or open_clip:NAME/TAG; may be repeated for an ensemble. ours=runs/7 "
+            "labels it; before a weight file write the zoo model that it holds: vit-b16=file.pt.",
         ),
     ] = None,
     captioner: Annotated[
@@ -257,13 +259,15 @@ def _facts(summary: Summary, out: str, seconds: float) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    say(f"{facts['out']}: {facts['samples']} samples in {facts['shards']} shards")
+    samples, shards = count_of(facts["samples"], "sample"), count_of(facts["shards"], "shard")
+    say(f"{facts['out']}: {samples} in {shards}")
     sizes = ", ".join(f"{part} {size}" for part, size in facts["bytes_per_sample"].items())
     say(f"bytes per sample: {sizes}")
     if facts["captions_cut"]:
-        say(f"{facts['captions_cut']} captions are longer than a teacher's context and were cut")
+        longer = count_of(facts["captions_cut"], "caption is", "captions are")
+        say(f"{longer} longer than a teacher's context: stored whole, embedded up to that length")
     if facts["bad"]:
-        pairs = "1 pair was" if facts["bad"] == 1 else f"{facts['bad']} pairs were"
+        pairs = count_of(facts["bad"], "pair was", "pairs were")
         note(f"{pairs} left out; the .bad.jsonl files beside the shards say why")
     elif not facts["samples"]:
         note("no pair was used: no row has the values of --where")

@@ -10,7 +10,7 @@ import typer
 
 from pocketclip.cli._options import check_output_file
 from pocketclip.cli.output import say
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, count_of
 
 
 def show(
@@ -46,4 +46,4 @@ def show(
     page = sheet(chosen, Augmentation.from_config(config) if config else None, views=views)
     with storage.write_whole(str(out)) as temporary:
         page.save(temporary, "PNG" if out.suffix.lower() == ".png" else "JPEG")
-    say(f"{out}: {len(chosen)} samples")
+    say(f"{out}: {count_of(len(chosen), 'sample')}")

@@ -14,7 +14,7 @@ from pocketclip.cli._inputs import import_with_extra
 from pocketclip.cli._options import Json, Offline
 from pocketclip.cli._progress import TrainingProgress
 from pocketclip.cli.output import note, print_json, say
-from pocketclip.errors import ConfigError
+from pocketclip.errors import ConfigError, count_of
 
 if TYPE_CHECKING:
     from pocketclip.train.loop import Summary
@@ -192,10 +192,12 @@ def _print(summary: Summary, facts: Mapping[str, Any]) -> None:
             "the same command continues"
         )
         return
-    say(f"{summary.model}: {summary.samples} samples seen in {summary.steps} steps")
+    samples, steps = count_of(summary.samples, "sample"), count_of(summary.steps, "step")
+    say(f"{summary.model}: {samples} seen in {steps}")
     if facts["best"]:
         say(f"best: {facts['best']['main_metric']:.4f} after step {facts['best']['step']}")
     if summary.skipped:
-        note(f"{summary.skipped} samples could not be used and were replaced (named above)")
+        samples = count_of(summary.skipped, "sample")
+        note(f"{samples} could not be used, replaced by others (named above)")
     if summary.failed_evaluations:
         note(f"{summary.failed_evaluations} checkpoints could not be scored (see above)")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.embeddings import row_lengths
-from pocketclip.errors import ConfigError, DataError, MissingDependencyError
+from pocketclip.errors import ConfigError, DataError, MissingDependencyError, how_to_install
 from pocketclip.evaluate.metrics.counts import ClassificationCounts
 from pocketclip.evaluate.metrics.scores import (
     Candidates,
@@ -236,7 +236,7 @@ def scikit_learn() -> Any:
         from sklearn import linear_model
     except ImportError as error:
         raise MissingDependencyError(
-            "the linear probe needs scikit-learn: pip install 'pocketclip[evaluate]'"
+            f"the linear probe needs scikit-learn: {how_to_install('evaluate')}"
         ) from error
     return linear_model
 

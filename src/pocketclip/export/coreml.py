@@ -31,6 +31,7 @@ from pocketclip.errors import (
     ExportError,
     MissingDependencyError,
     first_line,
+    how_to_install,
 )
 from pocketclip.export import verify
 from pocketclip.export.gates import GATES, MOBILE_SEARCH_COSINE, gate_failure
@@ -72,7 +73,7 @@ def package() -> Any:
             import coremltools.optimize.coreml
     except ImportError as error:
         raise MissingDependencyError(
-            "exporting to Core ML needs coremltools: pip install 'pocketclip[coreml]'"
+            f"exporting to Core ML needs coremltools: {how_to_install('coreml')}"
         ) from error
     return coremltools
 
@@ -364,7 +365,7 @@ def _round_trip(
         raise ExportError(
             f"only {100 * share:.1f} % of the weights were recognised in the package, because this "
             "version of coremltools names them differently; install a supported one: "
-            "pip install 'pocketclip[coreml]'"
+            f"{how_to_install('coreml')}"
         )
     return {
         "compared": len(errors),

@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, ExportError, MissingDependencyError, PocketclipError
+from pocketclip.errors import (
+    BundleError,
+    ExportError,
+    MissingDependencyError,
+    PocketclipError,
+    how_to_install,
+)
 from pocketclip.export.towers import Port, tower_facts
 from pocketclip.export.tracing import quiet
 from pocketclip.storage.local import write_whole
@@ -82,8 +88,7 @@ class MobileFormat:
                     importlib.import_module(name)
         except ImportError as error:
             raise MissingDependencyError(
-                f"exporting to {self.name} needs {self.package_name}: "
-                f"pip install 'pocketclip[{self.extra}]'"
+                f"exporting to {self.name} needs {self.package_name}: {how_to_install(self.extra)}"
             ) from error
 
     def open_tower(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketclip import zoo
-from pocketclip.errors import MissingDependencyError
+from pocketclip.errors import MissingDependencyError, how_to_install
 from pocketclip.export.towers import Port, Towers, export_program, tower_facts
 from pocketclip.export.tracing import Kind, missing_operation, quiet
 
@@ -112,7 +112,7 @@ def package() -> Any:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            "exporting to ONNX needs onnx and onnxscript: pip install 'pocketclip[onnx]'"
+            f"exporting to ONNX needs onnx and onnxscript: {how_to_install('onnx')}"
         ) from error
     return onnx
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketclip import zoo
-from pocketclip.errors import MissingDependencyError
+from pocketclip.errors import MissingDependencyError, how_to_install
 from pocketclip.export.towers import Port, Towers, export_program, source_path, tower_facts
 from pocketclip.export.tracing import Kind, missing_operation, quiet
 from pocketclip.infer.backends import openvino_core
@@ -85,7 +85,7 @@ def package() -> Any:
         import openvino
     except ImportError as error:
         raise MissingDependencyError(
-            "exporting to OpenVINO needs openvino: pip install 'pocketclip[openvino]'"
+            f"exporting to OpenVINO needs openvino: {how_to_install('openvino')}"
         ) from error
     return openvino
 

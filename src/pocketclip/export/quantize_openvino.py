@@ -21,14 +21,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pocketclip.errors import ExportError, MissingDependencyError, last_line
+from pocketclip.errors import ExportError, MissingDependencyError, how_to_install, last_line
 from pocketclip.export import openvino as writer
 from pocketclip.export.gates import SEARCH_COSINE
 from pocketclip.export.quantize import batches_to_compare, check_arguments, choose_layers
 from pocketclip.export.tracing import quiet
 from pocketclip.infer.backends import openvino_core, openvino_runner
 
-NO_NNCF = "int8 for OpenVINO needs nncf: pip install 'pocketclip[openvino]'"
+NO_NNCF = f"int8 for OpenVINO needs nncf: {how_to_install('openvino')}"
 _FLOAT = ["Add", "Multiply", "ReduceMean", "Concat", "GroupConvolution"]
 """Operations that stay in fp32: int8 costs them much accuracy, for some photographs more than for
 others, and saves no time."""

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pocketclip.errors import MissingDependencyError, ParseError, one_line
+from pocketclip.errors import MissingDependencyError, ParseError, how_to_install, one_line
 from pocketclip.formats.json_text import MAX_DEPTH, MAX_DIGITS, check_surrogates, encode
 
 MAX_YAML_BYTES = 256 << 10
@@ -57,7 +57,7 @@ def load_yaml(
         import yaml
     except ImportError:
         raise MissingDependencyError(
-            'YAML is read with pyyaml: pip install "pocketclip[train]"'
+            f"YAML is read with pyyaml: {how_to_install('train')}"
         ) from None
     _, string = encode(text, what, max_bytes, surrogates=False)
     try:

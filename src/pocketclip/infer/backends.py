@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import BundleError, MissingDependencyError, last_line
+from pocketclip.errors import BundleError, MissingDependencyError, how_to_install, last_line
 from pocketclip.infer.bundle import TOKENIZER, TOWERS, Bundle
 from pocketclip.types import Embeddings
 
@@ -257,7 +257,6 @@ BACKENDS: dict[str, type[BundleBackend]] = {
 RUNS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}
 """The backends for a target's bundle, the preferred one first."""
 _START_ORDER = ("onnxruntime", "openvino")  # the latter starts a second later
-_EXTRAS = {"openvino": "pocketclip[openvino]", "onnxruntime": "onnxruntime"}
 
 
 def installed(backend: str) -> bool:
@@ -339,13 +338,12 @@ def select_backends(
         if not names:
             raise BundleError(
                 f"{bundle.folder}: only OpenVINO computes in bf16, and it is not installed or "
-                "cannot run this bundle: pip install 'pocketclip[openvino]', or leave out the "
+                f"cannot run this bundle: {how_to_install('openvino')}, or leave out the "
                 "precision"
             )
     return names
 
 
 def _missing(bundle: Bundle, backend: str) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"{bundle.folder} needs {backend}: pip install '{_EXTRAS[backend]}'"
-    )
+    how = how_to_install(backend) if backend == "openvino" else f"pip install '{backend}'"
+    return MissingDependencyError(f"{bundle.folder} needs {backend}: {how}")

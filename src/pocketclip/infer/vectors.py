@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from pocketclip.errors import DataError, MissingDependencyError, ParseError, PocketclipError
+from pocketclip.errors import (
+    DataError,
+    MissingDependencyError,
+    ParseError,
+    PocketclipError,
+    how_to_install,
+)
 from pocketclip.formats.escaping import dump_json, escape_surrogates
 from pocketclip.formats.fields import field, items, typed
 from pocketclip.formats.json_text import read_json
@@ -131,6 +137,6 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            "writing parquet needs pyarrow: pip install 'pocketclip[parquet]'"
+            f"writing parquet needs pyarrow: {how_to_install('parquet')}"
         ) from error
     return pyarrow, pyarrow.parquet

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pocketclip import storage
-from pocketclip.errors import DataError, MissingDependencyError, PocketclipError, one_line
+from pocketclip.errors import (
+    DataError,
+    MissingDependencyError,
+    PocketclipError,
+    how_to_install,
+    one_line,
+)
 from pocketclip.pairs.base import (
     Columns,
     Draft,
@@ -137,7 +143,7 @@ def _table(stream: BinaryIO) -> Any:
         from pyarrow import parquet
     except ImportError:
         raise MissingDependencyError(
-            'parquet tables need pyarrow: pip install "pocketclip[parquet]"'
+            f"parquet tables need pyarrow: {how_to_install('parquet')}"
         ) from None
     # With a buffer, a column is read in chunks, not a whole row group at once.
     return parquet.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)

@@ -12,7 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pocketclip import storage
-from pocketclip.errors import DataError, MissingDependencyError, PocketclipError, first_line
+from pocketclip.errors import (
+    DataError,
+    MissingDependencyError,
+    PocketclipError,
+    first_line,
+    how_to_install,
+)
 from pocketclip.pairs import PairShard
 from pocketclip.reinforce import job
 from pocketclip.reinforce.driver import Cluster, Driver
@@ -167,7 +173,7 @@ def _session(address: str | None) -> Iterator[Any]:
         import ray
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            'running on a cluster needs ray: pip install "pocketclip[ray]"'
+            f"running on a cluster needs ray: {how_to_install('ray')}"
         ) from error
     if ray.is_initialized():
         yield ray

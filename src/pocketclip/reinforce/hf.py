@@ -20,6 +20,7 @@ from pocketclip.errors import (
     HubError,
     MissingDependencyError,
     ParseError,
+    how_to_install,
     one_line,
 )
 from pocketclip.formats import json_text
@@ -147,7 +148,7 @@ def need_transformers() -> Any:
         import transformers
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            'transformers: models need transformers: pip install "pocketclip[teachers]"'
+            f"transformers: models need transformers: {how_to_install('teachers')}"
         ) from error
     return transformers
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import DataError, MissingDependencyError
+from pocketclip.errors import DataError, MissingDependencyError, how_to_install
 from pocketclip.formats.npy import parse_npy
 from pocketclip.shards import torchfile
 from pocketclip.shards.quantise import (
@@ -132,7 +132,7 @@ def _torch() -> Any:
         import torch
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            'bfloat16 embeddings (pth.gz) need torch: pip install "pocketclip[train]"'
+            f"bfloat16 embeddings (pth.gz) need torch: {how_to_install('train')}"
         ) from error
     return torch
 

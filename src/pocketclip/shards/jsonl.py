@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pocketclip.errors import DataError, MissingDependencyError
+from pocketclip.errors import DataError, MissingDependencyError, how_to_install
 from pocketclip.shards.codec import MAX_PICKLE, gunzip
 from pocketclip.shards.layout import CAPTIONS, MORE, json_of, parameters, separate
 from pocketclip.shards.unpickle import floats_from_pickle
@@ -244,6 +244,6 @@ def zstandard_module() -> Any:
         import zstandard
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            'Zstandard files need zstandard: pip install "pocketclip[reinforce]"'
+            f"Zstandard files need zstandard: {how_to_install('reinforce')}"
         ) from error
     return zstandard

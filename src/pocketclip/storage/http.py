@@ -23,7 +23,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pocketclip.errors import ConfigError, MissingDependencyError, StorageError, one_line
+from pocketclip.errors import (
+    ConfigError,
+    MissingDependencyError,
+    StorageError,
+    how_to_install,
+    one_line,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -284,7 +290,7 @@ def _client(options: FetchOptions) -> httpx.AsyncClient:
         from pocketclip.storage.network import make_transport
     except ImportError:
         raise MissingDependencyError(
-            'URLs are fetched with httpx: pip install "pocketclip[reinforce]"'
+            f"URLs are fetched with httpx: {how_to_install('reinforce')}"
         ) from None
     try:
         return httpx.AsyncClient(

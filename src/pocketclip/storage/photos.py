@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pocketclip.errors import PocketclipError
+from pocketclip.errors import PocketclipError, count_of
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp"),
@@ -29,13 +29,19 @@ _SYSTEM = frozenset(
 )
 
 Note = Callable[[str, str], None]
-"""Called with the reason why an entry was skipped, and its path."""
+"""Called with the kind of a skipped entry, such as `HIDDEN`, and its path."""
 HIDDEN, SPECIAL, ABOVE, OTHER = (
-    "hidden",
-    "not a file (a pipe, socket or device)",
-    "a link to a parent folder",
-    "not a photograph by its name",
+    "hidden entry",
+    "pipe, socket or device",
+    "link to a parent folder",
+    "file that is not a photograph",
 )
+_PLURALS = {
+    HIDDEN: "hidden entries",
+    SPECIAL: "pipes, sockets or devices",
+    ABOVE: "links to parent folders",
+    OTHER: "files that are not photographs",
+}
 
 
 def is_hidden(name: str) -> bool:
@@ -205,8 +211,8 @@ def _search_folder(folder: str, notes: list[str]) -> list[Path]:
             passed_over(OTHER, entry.path)
     if counts:
         listed = ", ".join(
-            f"{counts[reason]} {reason} ({os.path.relpath(first[reason], folder)}"
-            f"{', ...' * (counts[reason] > 1)})"
+            f"{count_of(counts[reason], reason, _PLURALS[reason])} "
+            f"({os.path.relpath(first[reason], folder)}{', ...' * (counts[reason] > 1)})"
             for reason in (HIDDEN, SPECIAL, ABOVE, OTHER)
             if counts[reason]
         )

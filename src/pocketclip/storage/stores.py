@@ -8,7 +8,13 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pocketclip.errors import MissingDependencyError, PocketclipError, StorageError, one_line
+from pocketclip.errors import (
+    MissingDependencyError,
+    PocketclipError,
+    StorageError,
+    how_to_install,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -80,7 +86,7 @@ def connect(path: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
     except ImportError:
         raise MissingDependencyError(
-            f'{path}: object stores need fsspec: pip install "pocketclip[reinforce]"'
+            f"{path}: object stores need fsspec: {how_to_install('reinforce')}"
         ) from None
     # Listings must not be cached: other processes write too.
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -101,7 +107,7 @@ def _how_to_install(scheme: str) -> str:
     if scheme in ("gs", "gcs"):
         return "pip install gcsfs"
     if scheme in _S3:
-        return 'pip install "pocketclip[reinforce]"'
+        return how_to_install("reinforce")
     return f"install the fsspec package for {scheme}://"
 
 

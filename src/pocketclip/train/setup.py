@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pocketclip import checkpoint, devices, zoo
-from pocketclip.errors import CheckpointError, ConfigError, TrainingError
+from pocketclip.errors import CheckpointError, ConfigError, TrainingError, count_of
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
 from pocketclip.train import distributed
@@ -307,7 +307,8 @@ def teacher_settings(
     scales = loss.teacher_scales or known
     if len(scales) != len(dims) or any(scale is None for scale in scales):
         raise ConfigError(
-            f"{len(dims)} teachers need {len(dims)} logit scales; the recipe or the dataset "
+            f"{count_of(len(dims), 'teacher needs', 'teachers need')} "
+            f"{count_of(len(dims), 'logit scale')}; the recipe or the dataset "
             f"states {list(scales)}; set loss.teacher_scales"
         )
     if loader.width and not teachers and loader.width != sum(dims):
@@ -317,7 +318,8 @@ def teacher_settings(
         )
     biases = loss.teacher_biases or tuple(getattr(t, "logit_bias", 0.0) for t in teachers)
     if loss.kind == "siglip" and len(biases) != len(dims):
-        raise ConfigError(f"{len(dims)} teachers need {len(dims)} biases; set loss.teacher_biases")
+        needed = count_of(len(dims), "teacher needs one bias", "teachers need one bias each")
+        raise ConfigError(f"{needed}; set loss.teacher_biases")
     return tuple(dims), tuple(float(s) for s in scales if s is not None), tuple(biases)
 
 

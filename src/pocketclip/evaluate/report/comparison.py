@@ -190,12 +190,14 @@ def _notes(runs: Sequence[Run], keys: Iterable[str]) -> list[str]:
 
 
 def averages(comparison: Comparison) -> list[tuple[str, tuple[float | None, ...]]]:
-    """Return the last rows of a table: label and one value per run."""
+    """Return the last rows of a table, label and one value per run, no row twice."""
     rows: list[tuple[str, tuple[float | None, ...]]] = []
-    if comparison.average is not None:
-        rows.append((comparison.average.label, comparison.average.values))
-    if any(value is not None for value in comparison.average_38):
-        rows.append(("38-task average", comparison.average_38))
+    average, average_of_38 = comparison.average, comparison.average_38
+    is_same = average and average.tasks == len(DATACOMP38) and None not in average_of_38
+    if average is not None and not is_same:
+        rows.append((average.label, average.values))
+    if any(value is not None for value in average_of_38):
+        rows.append(("38-task average", average_of_38))
     return rows
 
 
