@@ -84,7 +84,7 @@ def test_linked_folders_are_followed_and_each_folder_once(tmp_path):
     assert sorted(Path(name).name for name in names) == ["IMG.jpg", "e.jpg", "f.jpg", "y.jpg"]
     assert "z/y.jpg" in names  # not by its link
     (note,) = find_photographs([str(usb)]).passed_over
-    assert "2 a link to a parent folder (" in note
+    assert "2 links to parent folders (" in note
     assert sorted(map(os.path.basename, storage.list_files(str(usb), recursive=True))) == sorted(
         Path(name).name for name in names
     )
