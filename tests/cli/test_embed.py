@@ -234,7 +234,7 @@ def test_vectors_with_another_number_of_names(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 2), np.float32))
     about = {"inputs": ["a", "b"], "sha256": files.digest_file(tmp_path / "x.npy")}
     (tmp_path / "x.npy.json").write_text(json.dumps(about))
-    with pytest.raises(PocketclipError, match="another number"):
+    with pytest.raises(PocketclipError, match="names 2 inputs for embeddings of shape"):
         read_vectors(tmp_path / "x.npy")
 
 
