@@ -49,6 +49,14 @@ def without_torch(*args):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("option", ["--captions", "--labelled"])
+def test_missing_inputs_are_named_before_the_model_is_loaded(tmp_path, option):
+    done = run("export", "mobileclip2-s0", "--offline", "--out", tmp_path / "phone",
+               option, tmp_path / "missing.txt")  # fmt: skip
+    assert done.returncode == 2
+    assert "missing.txt" in done.stderr
+
+
 def test_a_model_is_exported_verified_and_compared(model, table, tmp_path):
     out = tmp_path / "phone"
     done = run("export", model, "--format", "openvino", "--out", out, "--labelled", table,

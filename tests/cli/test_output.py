@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from pocketclip.cli import main, output
+from pocketclip.cli._options import check_output_file
 from pocketclip.cli._progress import progress
 from pocketclip.cli.output import Bold, Column, LostOutputError
+from pocketclip.errors import PocketclipError
 from tests.cli import inside
 
 CLI = Path(main.__file__).parent
@@ -229,3 +231,14 @@ def test_help_fits_a_terminal_and_has_examples(verb, monkeypatch, capsys):
     assert "..." not in "".join(lines).partition("Commands:")[2]
     for line, following in itertools.pairwise(lines):
         assert not line.endswith("\\") or following.startswith("      ")
+
+
+def test_output_files_are_checked_before_the_work(tmp_path):
+    new = tmp_path / "new" / "page.png"
+    with pytest.raises(PocketclipError, match=r"--out .*: there is no folder"):
+        check_output_file("--out", new, (".png",))
+    check_output_file("--out", new, (".png",), creates_folder=True)
+    check_output_file("--out", tmp_path / "page.png", (".png",), creates_folder=True)
+    with pytest.raises(PocketclipError, match=r"give a file that ends in \.png or \.jpg"):
+        check_output_file("--out", tmp_path / "page.gif", (".png", ".jpg"), creates_folder=True)
+    assert list(tmp_path.iterdir()) == []

@@ -226,13 +226,16 @@ def labelled_arguments(
     }
 
 
-def check_output_file(option: str, path: Path | None, suffixes: Sequence[str]) -> None:
+def check_output_file(
+    option: str, path: Path | None, suffixes: Sequence[str], *, creates_folder: bool = False
+) -> None:
     """Check before the work that a file can be written after it.
 
     Args:
         option: the option that names the file, for messages.
         path: the file; None is fine.
         suffixes: the endings that it may have, lower case.
+        creates_folder: a missing folder is fine, because the verb creates it.
 
     Raises:
         PocketclipError: another ending, a missing folder, or no permission to write.
@@ -243,6 +246,9 @@ def check_output_file(option: str, path: Path | None, suffixes: Sequence[str]) -
         return
     if path.suffix.lower() not in suffixes:
         raise PocketclipError(f"{option} {path}: give a file that ends in {' or '.join(suffixes)}")
-    if not path.absolute().parent.is_dir():
-        raise PocketclipError(f"{option} {path}: there is no folder {path.absolute().parent}")
+    folder = path.absolute().parent
+    if creates_folder and not folder.exists():
+        return
+    if not folder.is_dir():
+        raise PocketclipError(f"{option} {path}: there is no folder {folder}")
     check_writable(path)

@@ -117,6 +117,9 @@ def export(
         target, precision, out, preprocessing=preprocessing, calibration=len(calibration_photos),
         labelled=labelled is not None, **options,
     )  # fmt: skip
+    # Before the model, whose download can take minutes.
+    photos = photographs(verify_with) if verify_with else []
+    texts = read_lines(captions) if captions is not None else []
     accuracy = labelled_accuracy(labelled, label_column, where or [], template or [])
     bundle = run(
         checkpoint.load(model, model_name, offline=offline, revision=revision),
@@ -125,8 +128,8 @@ def export(
         precision=precision,
         preprocessing=preprocessing,
         normalize=normalize,
-        photos=photographs(verify_with) if verify_with else [],
-        captions=read_lines(captions) if captions is not None else [],
+        photos=photos,
+        captions=texts,
         calibration=calibration_photos,
         accuracy=accuracy,
         reporter=note,

@@ -37,7 +37,7 @@ def show(
     from pocketclip.augment import Augmentation
     from pocketclip.shards.sheet import sheet
 
-    check_output_file("--out", out, (".png", ".jpg", ".jpeg"))
+    check_output_file("--out", out, (".png", ".jpg", ".jpeg"), creates_folder=True)
     chosen = list(itertools.islice(shards.read(folder), samples))
     if not chosen:
         raise DataError(f"{folder} holds no samples")
