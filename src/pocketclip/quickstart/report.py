@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import base64
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pocketclip import checkpoint
 from pocketclip.errors import ImageError
 from pocketclip.evaluate.report.render import render
-from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Level, Mark, Series
+from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder
 from pocketclip.quickstart.captions import names_in
@@ -58,45 +58,37 @@ def commands(run: QuickstartRun) -> list[str]:
 
 def report_page(run: QuickstartRun) -> str:
     """Return the page; with scenes, adds the shares of correct captions to the result."""
-    result, settings = run.result, run.settings
-    scenes = settings["mode"] == "scenes"
-    task, metric = ("unseen", "acc1") if scenes else ("retrieval", "mean_recall@1")
-    chances = _chances(run)
+    result = run.result
+    scenes = run.settings["mode"] == "scenes"
     if scenes:
         result["captions"] = _correct_captions(run)
-    arms = {arm: result["arms"][arm]["metrics"] for arm in ARMS}
-    scored = {f"{arm} student": arms[arm] for arm in ARMS} | result.get("teachers", {})
-    page = render(
+    chances = _chances(run)
+    metrics = {f"{arm} student": result["arms"][arm]["metrics"] for arm in ARMS}
+    metrics |= result.get("teachers", {})
+    return render(
         "quickstart.html",
         "pocketclip.quickstart",
         title="pocketclip quickstart" + ("" if scenes else " with your pairs"),
-        settings=settings,
+        scenes=scenes,
+        settings=run.settings,
+        result=result,
         arms=ARMS,
-        scores={arm: 100 * metrics[task][metric] for arm, metrics in arms.items()},
         chances=chances,
         colours_alone=_colours_alone(run) if scenes else None,
-        views=result["arms"][ARMS[0]]["samples"],
-        reinforced=result["reinforced"],
-        captions=result.get("captions"),
-        pairs=result.get("pairs"),
-        own_teacher=not settings.get("teachers"),
         score_head=["", *(_TASKS[name] for name in chances)],
         score_rows=[
-            *([name, *(f"{100 * metrics[t]['main_metric']:.1f}" for t in chances)]
-              for name, metrics in scored.items()),
+            *([name, *(f"{100 * m[t]['main_metric']:.1f}" for t in chances)]
+              for name, m in metrics.items()),
             ["guessing", *(f"{100 * chance:.1f}" for chance in chances.values())],
         ],
         curve=_curve(run, *next(iter(chances.items()))),
         training=list(_training_cards(run)),
-        **_matches(run),
+        test=_rankings(run),
+        data_uri=_data_uri,
         commands=commands(run),
         model=run.out / MODEL,
         report=run.out / REPORT,
-        seconds=result["seconds"],
     )  # fmt: skip
-    if not scenes:
-        result["reinforced"].setdefault("augmentations", 0)
-    return page
 
 
 def _chances(run: QuickstartRun) -> dict[str, float]:
@@ -136,6 +128,8 @@ def _curve(run: QuickstartRun, task: str, chance: float) -> list[Drawing]:
             )
     if not marks:
         return []
+    guess = f"guessing: {100 * chance:.1f} %"
+    guessing = Mark(name="guessing", x=None, y=100 * chance, label=guess, tooltip=guess)
     chart = Chart(
         name="curve",
         title=f"{_TASKS[task]} against samples seen",
@@ -144,8 +138,7 @@ def _curve(run: QuickstartRun, task: str, chance: float) -> list[Drawing]:
         y_label=f"{_TASKS[task]}, %",
         x_scale="from zero",
         y_scale="from zero",
-        marks=marks,
-        levels=[Level(name="guessing", y=100 * chance, remark="chance")],
+        marks=[*marks, guessing],
         joined=colours,
     )
     return [Drawing(chart, size) for size in (WIDE, NARROW)]
@@ -170,62 +163,38 @@ def _correct_captions(run: QuickstartRun) -> dict[str, float]:
 def _training_cards(run: QuickstartRun) -> Iterator[dict[str, Any]]:
     """Yield some samples, of scenes at most two per kind of alt-text."""
     rows = read_rows(run.out / DATA / PAIRS)
-    count: dict[str, int] = {}
+    count: Counter[str] = Counter()
     for sample in read(str(run.out / SHARDS)):
         kind = rows[int(sample.uid)].get("kind", "")
-        if count.get(kind, 0) < (2 if kind else _CARDS) and sum(count.values()) < _CARDS:
-            count[kind] = count.get(kind, 0) + 1
-            assert sample.image is not None
+        if count[kind] < (2 if kind else _CARDS) and count.total() < _CARDS:
+            count[kind] += 1
             written = [texts for key, texts in sample.captions.items() if key != "text"]
             yield {
-                "image": _data_uri(sample.image),
+                "image": sample.image,
                 "kind": kind,
-                "found": sample.captions["text"][0][:200],
-                "synthetic": [text[:200] for text in dict.fromkeys(chain(*written))],
+                "found": sample.captions["text"][0],
+                "written": dict.fromkeys(chain(*written)),
             }
 
 
-def _matches(run: QuickstartRun) -> dict[str, list[dict[str, Any]]]:
-    """Return each student's best matches both ways, in the retrieval set."""
+def _rankings(run: QuickstartRun) -> dict[str, Any]:
+    """Return what each student ranks first in the retrieval set, both ways, for some of it."""
     pictures, captions = _readable(run.out / DATA / "tests" / "retrieval")
-    if not pictures:
-        return {"matches": [], "queries": []}
-    scores = {}
-    for arm in ARMS:
+    count, texts, images = len(pictures), {}, {}
+    for arm in ARMS if pictures else ():
         encoder = Encoder(checkpoint.load(run.out / "runs" / arm / MODEL, fuse=True))
-        scores[arm] = encoder.encode_image(pictures) @ encoder.encode_text(captions).T
-
-    def best(row: NDArray[np.float32], true: str, most: int) -> list[tuple[int, bool]]:
-        order = np.argsort(-row, kind="stable")[:most].tolist()
-        return [(j, captions[j] == true) for j in order]
-
-    count = len(pictures)
+        scores = encoder.encode_image(pictures) @ encoder.encode_text(captions).T
+        texts[arm] = np.argsort(-scores, axis=1, kind="stable")[:, :3].tolist()
+        images[arm] = np.argsort(-scores.T, axis=1, kind="stable")[:, :6].tolist()
     cards, queries = max(1, count // _CARDS), max(1, count // _QUERIES)
     return {
-        "matches": [
-            {
-                "image": _data_uri(pictures[i]),
-                "caption": captions[i][:200],
-                "answers": {
-                    arm: [(captions[j][:120], right)
-                          for j, right in best(matrix[i], captions[i], 3)]
-                    for arm, matrix in scores.items()
-                },
-            }
-            for i in range(0, cards * min(_CARDS, count), cards)
-        ],
-        "queries": [
-            {
-                "caption": captions[i][:160],
-                "answers": {
-                    arm: [(_data_uri(pictures[j]), right)
-                          for j, right in best(matrix[:, i], captions[i], 6)]
-                    for arm, matrix in scores.items()
-                },
-            }
-            for i in range(queries // 2, count, queries)[:_QUERIES]
-        ],
-    }  # fmt: skip
+        "pictures": pictures,
+        "captions": captions,
+        "texts": texts,
+        "images": images,
+        "cards": range(0, count, cards)[:_CARDS],
+        "queries": range(queries // 2, count, queries)[:_QUERIES],
+    }
 
 
 def _readable(folder: Path) -> tuple[list[bytes], list[str]]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pocketclip.evaluate.report.comparison import (
     Comparison,
-    Measure,
     averages,
     best,
     measure,
@@ -20,15 +19,9 @@ from pocketclip.evaluate.report.confusion import confusion_page
 from pocketclip.evaluate.report.latency import DEVICE, LatencyFile, Measured, published_ms
 from pocketclip.evaluate.report.render import element, render, write_page
 from pocketclip.evaluate.report.runs import PUBLISHED, Run, published_run
-from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Level, Mark, Series
+from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 
 __all__ = ["comparison_page", "confusion_page", "measured_models", "write_page"]
-
-_LEGEND: dict[Series, str] = {
-    "v1": "MobileCLIP (v1)",
-    "v2": "MobileCLIP2 (v2)",
-    "own": "your models",
-}
 
 
 def comparison_page(comparison: Comparison, latency: LatencyFile | None = None) -> str:
@@ -87,9 +80,8 @@ def _cells(values: Sequence[float | None]) -> list[str]:
 
 
 def _origin(run: Run, times: Measured | None) -> list[object]:
-    published = _published_ms(run)
+    ms = [_published_ms(run), *([times.ms.get(_architecture(run))] if times else [])]
     origin = "published" if run.published else element("code", run.origin)
-    ms = [published, *([times.ms.get(_architecture(run))] if times else [])]
     return [run.title, origin, len(run.metrics), *("-" if t is None else f"{t:.1f}" for t in ms)]
 
 
@@ -100,82 +92,77 @@ def _ranked(runs: Sequence[Run], values: Sequence[float | None]) -> list[tuple[f
 
 
 def _published_chart(comparison: Comparison) -> list[Drawing]:
-    """Return both sizes; empty if these and the published models have no task in common."""
-    runs = [*comparison.runs, *_other_published(comparison.runs)]
-    figure = measure(runs, comparison.selected)
-    if figure is None:
-        return []
-    levels = [
-        Level(name=run.title, y=100 * value, remark="no latency on that device")
-        for run, value in zip(runs, figure.values, strict=True)
-        if not run.published
-    ]
-    marks = _marks(runs, figure, _published_ms, len(comparison.runs))
-    title, label = (
-        f"{figure.label} against published latency",
-        f"published ms, image + text ({DEVICE}, log)",
-    )
-    return _drawings("published", title, label, figure, marks, levels)
+    others = _other_published(comparison.runs)
+    return _chart("published", DEVICE, comparison, comparison.runs, others, _published_ms)
 
 
 def _measured_chart(comparison: Comparison, latency: LatencyFile, times: Measured) -> list[Drawing]:
-    """Return both sizes; empty if the measured models have no task in common."""
-    here = [run for run in comparison.runs if _architecture(run) in times.ms]
-    others = [run for run in _other_published(comparison.runs)
-              if latency.total(run.title, times.variant)]  # fmt: skip
-    shown, figure = [*here, *others], measure([*here, *others], comparison.selected)
-    if figure is None:  # sets of the user's own: no published model has results on them
-        shown, figure = here, measure(here, comparison.selected)
+    def ms(run: Run) -> float | None:
+        return latency.total(_architecture(run), times.variant)
+
+    runs = [run for run in comparison.runs if _architecture(run) in times.ms]
+    others = [run for run in _other_published(comparison.runs) if ms(run)]
+    how = f"{times.variant}, {times.threads} thread{'' if times.threads == 1 else 's'}"
+    return (
+        _chart("measured", how, comparison, runs, others, ms)
+        # Sets of the user's own: no published model has results on them.
+        or _chart("measured", how, comparison, runs, [], ms)
+    )
+
+
+def _chart(
+    name: str,
+    how: str,
+    comparison: Comparison,
+    runs: Sequence[Run],
+    others: Sequence[Run],
+    ms_of: Callable[[Run], float | None],
+) -> list[Drawing]:
+    """Return both sizes of accuracy against latency; empty without a task common to all.
+
+    Args:
+        name: the kind of latency.
+        how: it was measured.
+        comparison: chooses the tasks.
+        runs: compared ones; those without a latency are drawn as lines.
+        others: published ones, drawn hollow.
+        ms_of: returns the latency of a run.
+    """
+    figure = measure([*runs, *others], comparison.selected)
     if figure is None:
         return []
-    marks = _marks(
-        shown, figure, lambda run: latency.total(_architecture(run), times.variant), len(here)
-    )
-    how = f"{times.variant}, {times.threads} thread{'' if times.threads == 1 else 's'}"
-    title = f"{figure.label} against latency measured here ({how})"
-    return _drawings(
-        "measured", title, f"measured ms, image + text ({how}, log)", figure, marks, []
-    )
-
-
-def _drawings(name: str, against: str, x_label: str, figure: Measure, marks: Sequence[Mark],
-              levels: Sequence[Level]) -> list[Drawing]:  # fmt: skip
-    without = "; ".join(f"{level.name} {level.y:.1f} %" for level in levels)
-    description = "; ".join(f"{m.name} {m.x:.3g} ms, {m.y:.1f} %" for m in marks)
-    description += (f". No latency on that device: {without}" if levels else "") + "."
+    marks = [_mark(run, 100 * value, ms_of(run), filled=run in runs)
+             for run, value in zip([*runs, *others], figure.values, strict=True)]  # fmt: skip
     chart = Chart(
         name=name,
-        title=f"{figure.label} against {against}",
-        description=description,
-        x_label=x_label,
+        title=f"{figure.label} against {name} latency ({how})",
+        description="; ".join(mark.tooltip for mark in marks) + ".",
+        x_label=f"{name} ms, image + text ({how}, log)",
         y_label=f"{figure.label}, %",
         marks=marks,
-        levels=levels,
         joined=("v1", "v2"),
-        legend=_LEGEND,
+        legend={"v1": "MobileCLIP (v1)", "v2": "MobileCLIP2 (v2)", "own": "your models"},
         hollow="hollow: not in the table below",
     )
     return [Drawing(chart, size) for size in (WIDE, NARROW)]
 
 
-def _marks(runs: Sequence[Run], figure: Measure, latency_of: Callable[[Run], float | None],
-           compared: int) -> list[Mark]:  # fmt: skip
-    marks = []
-    for number, (run, value) in enumerate(zip(runs, figure.values, strict=True)):
-        ms, series = latency_of(run), _series(run)
-        if ms is not None:
-            short = f"{series} {run.title.partition('-')[2].upper()}"  # "v2 S0" for mobileclip2-s0
-            marks.append(Mark(name=run.title, x=ms, y=100 * value, series=series,
-                              label=short if run.published else run.title,
-                              tooltip=f"{run.title}: {100 * value:.1f} %, {ms:.3g} ms",
-                              filled=number < compared))  # fmt: skip
-    return marks
-
-
-def _series(run: Run) -> Series:
-    if not run.published:
-        return "own"
-    return "v2" if run.title.startswith("mobileclip2-") else "v1"
+def _mark(run: Run, value: float, ms: float | None, *, filled: bool) -> Mark:
+    title = run.title
+    series: Series = "v2" if title.startswith("mobileclip2-") else "v1"
+    # "v2 S0" for mobileclip2-s0
+    label = f"{series} {title.partition('-')[2].upper()}" if run.published else title
+    without = "no latency on that device"
+    return Mark(
+        name=title,
+        x=ms,
+        y=value,
+        series=series if run.published else "own",
+        label=label,
+        remark="" if ms else f" {value:.1f}: {without}",
+        tooltip=f"{title}: {value:.1f} %, " + (f"{ms:.3g} ms" if ms else without),
+        filled=filled,
+    )
 
 
 def _other_published(runs: Iterable[Run]) -> list[Run]:
