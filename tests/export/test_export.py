@@ -353,11 +353,11 @@ def test_the_gates_that_are_written_are_those_that_were_applied(exported, monkey
     )
     bundle = dataclasses.replace(read(exported()), image_input="photo")
     monkeypatch.setattr(verify, "_in_backend", _asking(verify._in_backend))
-    wanted = verify.reference(model())
+    wanted = verify.compute_reference(model())
     found = verify.verify(bundle, wanted)
     wide = {"min_cosine": 0.9995, "max_abs_error": None}
     assert found["gate"] == {**wide, "image": wide, "text": strict}
-    assert asked == [gates.PREPROCESSED_IN_GRAPH, gates.GATES["fp32"]]
+    assert asked == [gates.RESIZE_IN_GRAPH_GATE, gates.GATES["fp32"]]
     for precision, gate in gates.GATES.items():
         assert list(gates.gates_of(precision, "preprocessed").values()) == [gate, gate]
     assert gates.gates_of("int8", "photo")["image"] == gates.GATES["int8"]
@@ -612,7 +612,7 @@ def test_every_published_model_exports(name, target, tmp_path):
 
 def test_a_backend_that_gives_nan_passes_no_gate(exported, monkeypatch):
     bundle = read(exported())
-    wanted = verify.reference(model())
+    wanted = verify.compute_reference(model())
     for kind in backends.BACKENDS.values():
         inside = kind.image
         monkeypatch.setattr(kind, "image", lambda self, x, f=inside: f(self, x) * np.nan)

@@ -84,7 +84,9 @@ def test_the_search_is_bounded_and_repeatable():
 
 def test_a_model_that_is_wrong_in_any_case_is_refused():
     build, reference, _ = fake({"of no layer": 1.0})
-    with pytest.raises(ExportError, match=r"every layer kept .* 0\.540302 \(the gate is 0\.99\)"):
+    with pytest.raises(
+        ExportError, match=r"every layer kept .* 0\.540302 \(the search needs 0\.99\)"
+    ):
         search(LAYERS, build, INPUTS, reference, 0.99)
 
 

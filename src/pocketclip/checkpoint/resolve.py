@@ -325,16 +325,16 @@ def _local(
 
 def _missing(text: str, path: str, error: OSError | ValueError) -> str:
     if os.path.islink(path):  # noqa: PTH114
-        why = "is a link to nothing" if isinstance(error, FileNotFoundError) else "is a bad link"
+        why = "is a broken link" if isinstance(error, FileNotFoundError) else "is a bad link"
         return f"{text} {why} ({os.readlink(path)})"  # noqa: PTH115
     if not isinstance(error, FileNotFoundError):
         reason = getattr(error, "strerror", None) or str(error)
         return f"{text}: no such file or folder ({reason})"
     if "://" in text:
-        return f"{text}: addresses are not read; download the model and give its path, or a hub id"
+        return f"{text}: URLs are not supported; download the model and give its path, or a hub id"
     repo = text.partition("@")[0]
     if "@" in text and is_hub_id(repo):
-        return f"{text}: no such file or folder; of the hub it is hf-hub:{text}"
+        return f"{text}: no such file or folder; on the hub, write hf-hub:{text}"
     entry = zoo.find(os.path.basename(text.rstrip("/\\")))  # noqa: PTH119
     hint = ""
     if entry is not None:
@@ -447,7 +447,7 @@ def _by_name(text: str) -> ModelSource:
     try:
         name = zoo.resolve(text)
     except UnknownModelError as error:
-        raise UnknownModelError(f"{error} (nor is there such a file or folder)") from None
+        raise UnknownModelError(f"{error} (no such file or folder either)") from None
     return replace(published_model(name), text=text, target=text, label=text)
 
 

@@ -34,7 +34,7 @@ from pocketclip.errors import (
     how_to_install,
 )
 from pocketclip.export import verify
-from pocketclip.export.gates import GATES, MOBILE_SEARCH_COSINE, gate_failure
+from pocketclip.export.gates import GATES, INT8_SEARCH_THRESHOLD_MOBILE, gate_failure
 from pocketclip.export.mobile import Run, embeddings, rows
 from pocketclip.export.quantize import choose_layers
 from pocketclip.export.towers import Port, Towers, tower_facts
@@ -88,7 +88,7 @@ def write(
     towers: Towers,
     calibration: Sequence[NDArray[Any]] | None = None,
     keep: Collection[str] = (),
-    min_cosine: float = MOBILE_SEARCH_COSINE,
+    min_cosine: float = INT8_SEARCH_THRESHOLD_MOBILE,
     deployment: str = "ios16",
 ) -> dict[str, Any]:
     """Write one tower, and read its weights back.

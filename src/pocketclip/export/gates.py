@@ -33,40 +33,43 @@ GATES = {
 }
 """The gate of both towers, by precision."""
 # A resize in a graph rounds differently from Pillow: single pixels differ by up to 3 levels.
-PREPROCESSED_IN_GRAPH = Gate(cosine=0.9995)
+RESIZE_IN_GRAPH_GATE = Gate(cosine=0.9995)
 """The gate of an image tower whose graph resizes the photograph."""
 MAX_POINTS_LOST = 0.5
 """The largest loss of top-1 accuracy, in percentage points, where labelled photographs are
 given."""
 
-SEARCH_COSINE = 0.995
+INT8_SEARCH_THRESHOLDS = (0.995, 0.997, 0.9985, 0.9995)
+"""Thresholds that `job.export` tries in turn until the gate holds."""
+INT8_SEARCH_THRESHOLD = INT8_SEARCH_THRESHOLDS[0]
 """The smallest cosine that int8 must reach on its calibration rows, by default.
 
 Higher than the gate, because photographs outside the calibration set do worse: a trained model with
 0.990 on the calibration rows had 0.984 on 2,485 other photographs and lost 0.6 points of accuracy;
 with 0.995 it lost 0.1.
 """
-MOBILE_SEARCH_COSINE = 0.993
-"""The same for ExecuTorch, LiteRT and Core ML."""
-SEARCH_COSINES = (0.995, 0.997, 0.9985, 0.9995)
-"""What `job.export` asks of the calibration rows, one after the other, until the gate holds."""
+INT8_SEARCH_THRESHOLD_MOBILE = 0.993
+"""The default for ExecuTorch, LiteRT and Core ML."""
 
 
 def gates_of(precision: str, image_input: str) -> dict[str, Gate]:
-    """Return the gate of each tower, which judges a bundle and is written into it.
+    """Return the gate of each tower, as it is applied to a bundle and stored in it.
 
     Args:
         precision: a key of `GATES`.
-        image_input: of the bundle; `photo` where the graph resizes.
+        image_input: of the bundle; `photo` if the graph resizes.
     """
     gates = dict.fromkeys(TOWERS, GATES[precision])
-    if image_input == "photo" and gates["image"].cosine > PREPROCESSED_IN_GRAPH.cosine:
-        gates["image"] = PREPROCESSED_IN_GRAPH
+    if image_input == "photo" and gates["image"].cosine > RESIZE_IN_GRAPH_GATE.cosine:
+        gates["image"] = RESIZE_IN_GRAPH_GATE
     return gates
 
 
 def describe_gates(gates: Mapping[str, Gate]) -> dict[str, Any]:
-    """Return gates as a bundle stores them: the looser limits of both towers, then each tower's."""
+    """Return gates as a bundle stores them.
+
+    The limits at the top are the looser ones of the two towers; then come each tower's own.
+    """
     errors = [gate.error for gate in gates.values()]
     return {
         "min_cosine": min(gate.cosine for gate in gates.values()),

@@ -22,7 +22,7 @@ from pocketclip._deprecated import renamed_arguments
 from pocketclip._version import __version__
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
 from pocketclip.export import verify, verify_towers
-from pocketclip.export.gates import MAX_POINTS_LOST, SEARCH_COSINES
+from pocketclip.export.gates import INT8_SEARCH_THRESHOLDS, MAX_POINTS_LOST
 from pocketclip.export.quantize_openvino import NO_NNCF
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
 from pocketclip.export.towers import Pixels, prepare
@@ -94,14 +94,14 @@ def export(
         raise ExportError("export the model itself, not a variant that was made for inference")
     report = as_reporter(reporter)
     report.stage("preparing the towers")
-    expected = verify.reference(model, photos, captions)
+    reference = verify.compute_reference(model, photos, captions)
     pixels: Pixels = "levels" if preprocessing else "preprocessed"
     # Widening slows ONNX Runtime down, except in int8 (docs/internals/performance.md).
     widen = target == "openvino" or (target == "onnx" and precision == "int8")
     towers = prepare(model, normalize=normalize, pixels=pixels, widen=widen)
     rows = None
     if precision in ("int8", "pal6"):
-        rows = calibration_rows(towers, calibration or expected.photos, expected.captions, report)
+        rows = calibration_rows(towers, calibration or reference.photos, reference.captions, report)
         readable = len(rows["image"])
         if not readable:
             raise ExportError("none of the photographs to calibrate with can be read")
@@ -112,7 +112,7 @@ def export(
         "pocketclip": __version__,
         "space_id": model.space_id,
         "model": zoo.to_dict(model.config),
-        "logit_scale": expected.logit_scale,
+        "logit_scale": reference.logit_scale,
         "target": target,
         "precision": precision,
         "image_input": (
@@ -123,7 +123,7 @@ def export(
     with _remove_new_parents(path), write_whole_folder(path, own_files) as folder:
         (folder / TOKENIZER).write_text(portable(towers.config.text.context_length), "utf-8")
         files = TowerFiles(module, folder, towers, rows, options, about)
-        figures = _write_until_good(files, model, expected, accuracy, report)
+        figures = _write_until_verified(files, model, reference, accuracy, report)
         if not figures["verified"]:
             log.warning("%s, %s: %s", target, precision, figures["reason"])
         files.remove_sources()
@@ -132,14 +132,14 @@ def export(
     return read(path)
 
 
-def _write_until_good(
+def _write_until_verified(
     files: TowerFiles,
     model: CLIP,
-    expected: verify.Reference,
+    reference: verify.Reference,
     accuracy: Accuracy | None,
     reporter: ProgressReporter,
 ) -> dict[str, Any]:
-    """Write both towers; in int8 with more and more layers in fp32, until they pass the gates.
+    """Write both towers, in int8 with more and more layers in fp32, until they pass the gates.
 
     Returns:
         The figures of the verification.
@@ -150,12 +150,12 @@ def _write_until_good(
     from pocketclip.nn.reparam import fuse  # late: `check` works without torch
 
     original: float | None = None
-    cosines = SEARCH_COSINES if files.quantized else (None,)
-    for cosine in cosines:
+    thresholds = INT8_SEARCH_THRESHOLDS if files.quantized else (None,)
+    for threshold in thresholds:
         try:
-            files.write(cosine, reporter)
+            files.write(threshold, reporter)
             reporter.stage("verifying")
-            figures = verify_towers.verify_towers(files, expected)
+            figures = verify_towers.verify_towers(files, reference)
             if accuracy is not None:
                 reporter.stage("comparing the accuracy")
                 if original is None:
@@ -165,7 +165,7 @@ def _write_until_good(
                 figures["gate"]["max_points_lost"] = MAX_POINTS_LOST
             break
         except DriftError:
-            if cosine == cosines[-1]:
+            if threshold == thresholds[-1]:
                 raise
             reporter.stage("beyond a gate; keeping more layers in higher precision")
     return figures

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.export.gates import MOBILE_SEARCH_COSINE
+from pocketclip.export.gates import INT8_SEARCH_THRESHOLD_MOBILE
 from pocketclip.export.mobile import (
     ConvertedTower,
     LoadedTower,
@@ -77,7 +77,7 @@ def write(
     towers: Towers,  # noqa: ARG001  (every target is called alike)
     calibration: Sequence[NDArray[Any]] | None = None,
     keep: Collection[str] = (),
-    min_cosine: float = MOBILE_SEARCH_COSINE,
+    min_cosine: float = INT8_SEARCH_THRESHOLD_MOBILE,
 ) -> dict[str, Any]:
     """Write one tower.
 

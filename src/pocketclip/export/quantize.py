@@ -4,8 +4,8 @@
     choice.kept, choice.facts()["min_cosine"]  # (["image.stem.0.conv"], 0.9961)
 
 `quantize_onnx` and `quantize_openvino` write int8 towers for ONNX Runtime and OpenVINO from a tower
-in fp32. The writers for phones call `choose_layers` themselves. How close int8 must come to the
-tower is in `gates.py`; the search for the layers is in `sensitivity.py`.
+in fp32. The writers for phones call `choose_layers` themselves. `gates.py` has the thresholds;
+`sensitivity.py` searches for the layers.
 
 Shapes: N rows to compare, D embedding.
 """
@@ -71,9 +71,10 @@ def choose_layers(
 
     Args:
         layers: all layers that can be quantised, in the order of the model.
-        build: returns what runs the model with the named layers in higher precision.
-        inputs: batches for it, N rows together.
-        reference: the embeddings (N, D) that it should give.
+        build: builds the model with the named layers in higher precision; returns its forward
+            function.
+        inputs: batches for the forward function, N rows together.
+        reference: the embeddings (N, D) of the model that is quantised.
         keep: layers that stay in higher precision in any case.
         min_cosine: the smallest cosine of an embedding to the reference.
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pocketclip.errors import ExportError, last_line
 from pocketclip.export import onnx as writer
 from pocketclip.export import qdq
-from pocketclip.export.gates import SEARCH_COSINE
+from pocketclip.export.gates import INT8_SEARCH_THRESHOLD
 from pocketclip.export.quantize import batches_to_compare, check_arguments, choose_layers
 from pocketclip.export.sensitivity import Run
 from pocketclip.infer.backends import onnx_session
@@ -33,7 +33,7 @@ def quantize_onnx(
     calibration: Sequence[NDArray[Any]],
     *,
     keep: Collection[str] = (),
-    min_cosine: float = SEARCH_COSINE,
+    min_cosine: float = INT8_SEARCH_THRESHOLD,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Write an int8 variant of an ONNX tower.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pocketclip.errors import ExportError, MissingDependencyError, how_to_install, last_line
 from pocketclip.export import openvino as writer
-from pocketclip.export.gates import SEARCH_COSINE
+from pocketclip.export.gates import INT8_SEARCH_THRESHOLD
 from pocketclip.export.quantize import batches_to_compare, check_arguments, choose_layers
 from pocketclip.export.tracing import quiet
 from pocketclip.infer.backends import openvino_core, openvino_runner
@@ -40,7 +40,7 @@ def quantize_openvino(
     calibration: Sequence[NDArray[Any]],
     *,
     keep: Collection[str] = (),
-    min_cosine: float = SEARCH_COSINE,
+    min_cosine: float = INT8_SEARCH_THRESHOLD,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Write an int8 variant of a tower for OpenVINO.

@@ -5,8 +5,9 @@
 
 The errors of single layers say little about the error of all of them together, so groups of
 neighbouring layers are measured with all other layers quantised. The groups that help most are kept
-in higher precision until the gate holds; then as many of their layers as the gate allows return to
-int8.
+in higher precision until the smallest cosine reaches the threshold. Then as many of their layers
+return to int8 as the threshold allows. The threshold is stricter than the int8 gate of an export
+(`gates.py`).
 
 Shapes: N rows to compare, D embedding.
 """
@@ -62,22 +63,23 @@ def search(
     *,
     max_builds: int = MAX_BUILDS,
 ) -> SearchResult:
-    """Return a small set of layers to keep in higher precision so that the gate holds.
+    """Return a small set of layers to keep in higher precision to reach `min_cosine`.
 
     The same arguments give the same result.
 
     Args:
         layers: names of all layers that can be quantised, in the order of the model.
-        build: returns what runs the model with the named layers kept and all others quantised.
-        inputs: batches for it, N rows together.
-        reference: the embeddings (N, D) that it should give.
-        min_cosine: the smallest cosine that is good enough.
+        build: builds the model with the named layers in higher precision and all others
+            quantised; returns its forward function.
+        inputs: batches for the forward function, N rows together.
+        reference: the embeddings (N, D) of the model that is quantised.
+        min_cosine: the threshold: the smallest cosine that a row may have to its reference.
         max_builds: number of models after which the set is no longer made smaller; at least 24.
             (The set is found with at most one model with nothing kept, one per group, and one per
             step of a bisection.)
 
     Raises:
-        ExportError: the gate does not hold even with every layer kept.
+        ExportError: the threshold is not reached even with every layer kept.
     """
     if max_builds < 3 * GROUPS:
         raise ValueError(f"max_builds is {max_builds}; the search needs {3 * GROUPS}")
@@ -131,7 +133,7 @@ def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """Return the cosines (N,) of the rows of two arrays (N, D)."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a gate refuses NaN
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN fails the threshold
         return np.asarray((a * b).sum(-1) / norms)
 
 
@@ -147,18 +149,18 @@ def _split(names: Sequence[str], parts: int) -> list[list[str]]:
 
 
 def _grow(groups: Sequence[Sequence[str]], trials: _Trials) -> frozenset[str]:
-    """Return the union of the first groups, as few of them as hold the gate."""
+    """Return the union of the smallest number of first groups that passes."""
 
     def union(count: int) -> frozenset[str]:
         return frozenset(name for group in groups[:count] for name in group)
 
-    low, high = 0, len(groups)  # `low` fails; `high` has to hold
+    low, high = 0, len(groups)  # `low` fails; `high` has to pass
     if not trials.passes(union(high)):
         score = trials.score(union(high))
         raise ExportError(
             "even with every layer kept in higher precision the smallest cosine is "
-            f"{score.min_cosine:.6f} (the gate is {trials.min_cosine}): int8 is not the cause; "
-            "check the model that is quantised"
+            f"{score.min_cosine:.6f} (the search needs {trials.min_cosine}): int8 is not the "
+            "cause; check the model that is quantised"
         )
     while high - low > 1:
         middle = (low + high) // 2

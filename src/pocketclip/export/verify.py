@@ -79,8 +79,15 @@ def own_photos() -> list[bytes]:
     return [(folder / name).read_bytes() for name in names]
 
 
-def reference(model: CLIP, photos: Sequence[Any] = (), captions: Sequence[str] = ()) -> Reference:
-    """Return the embeddings by `model` of the package's photographs and captions, and of more.
+def compute_reference(
+    model: CLIP, photos: Sequence[Any] = (), captions: Sequence[str] = ()
+) -> Reference:
+    """Return the model's embeddings of the package's photographs and captions, and of more.
+
+    Args:
+        model: the model.
+        photos: added to the package's own.
+        captions: likewise.
 
     Raises:
         ExportError: a photograph cannot be read, the model gives a non-finite embedding, or it has
@@ -117,7 +124,7 @@ def _doubles(*arrays: NDArray[Any]) -> list[NDArray[np.float64]]:
     return [np.asarray(array, np.float64) for array in arrays]
 
 
-def verify(bundle: Bundle, expected: Reference) -> dict[str, Any]:
+def verify(bundle: Bundle, reference: Reference) -> dict[str, Any]:
     """Run `bundle` in every installed backend; return the figures.
 
     The target's own backend (ONNX Runtime for `onnx`, OpenVINO for `openvino`) decides. The results
@@ -140,7 +147,7 @@ def verify(bundle: Bundle, expected: Reference) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name in filter(installed, runs(bundle)):
         try:
-            results[name] = _in_backend(bundle, name, expected, gates)
+            results[name] = _in_backend(bundle, name, reference, gates)
         except (BundleError, EmbeddingError) as error:
             results[name] = {"passed": False, "reason": str(error)}
     not_passed = [name for name, figures in results.items() if figures.get("passed") is False]
@@ -161,17 +168,17 @@ def verify(bundle: Bundle, expected: Reference) -> dict[str, Any]:
 
 
 def _in_backend(
-    bundle: Bundle, name: str, expected: Reference, gates: Mapping[str, Gate]
+    bundle: Bundle, name: str, reference: Reference, gates: Mapping[str, Gate]
 ) -> dict[str, Any]:
     """Return the figures of a backend; without `passed` where bf16 was computed in fp32."""
     encoder = Encoder(bundle, name)
     encoder.tokenizer = type(encoder.tokenizer)(warn=False)
     figures: dict[str, Any] = {
-        "image": compare(encoder.encode_image(expected.photos), expected.image),
-        "text": compare(encoder.encode_text(expected.captions), expected.text),
+        "image": compare(encoder.encode_image(reference.photos), reference.image),
+        "text": compare(encoder.encode_text(reference.captions), reference.text),
     }
     failed = [f"{t} tower: {why}" for t in TOWERS if (why := gate_failure(figures[t], gates[t]))]
-    figures["ms"] = round(1e3 * _seconds(encoder, expected.photos[0]), 3)
+    figures["ms"] = round(1e3 * _seconds(encoder, reference.photos[0]), 3)
     computed_in_fp32 = bundle.precision == "bf16" and not has_bf16()
     if bundle.precision == "bf16":
         figures["computed_in"] = "fp32" if computed_in_fp32 else "bf16"
@@ -197,22 +204,22 @@ def _seconds(encoder: Encoder, photo: Any) -> float:
 def compare_towers(
     runs: Mapping[str, Callable[[NDArray[Any]], Embeddings]],
     inputs: Mapping[str, NDArray[Any]],
-    expected: Reference,
+    reference: Reference,
     gate: Gate,
 ) -> dict[str, Any]:
     """Run the towers of a target without a backend in `infer`, one row at a time.
 
     Args:
         runs: a function that runs each tower.
-        inputs: rows for each tower: pixels of `expected.photos`, ids of `expected.captions`.
-        expected: the model's embeddings.
+        inputs: rows for each tower: pixels of `reference.photos`, ids of `reference.captions`.
+        reference: the model's embeddings.
         gate: how far the towers' embeddings may be from them.
 
     Raises:
         DriftError: they are further away.
     """
     figures: dict[str, Any] = {"executed": True, "verified": True}
-    for tower, embeddings in (("image", expected.image), ("text", expected.text)):
+    for tower, embeddings in (("image", reference.image), ("text", reference.text)):
         rows = [runs[tower](row[None]) for row in inputs[tower]]
         figures[tower] = compare(np.concatenate(rows), embeddings)
         why = gate_failure(figures[tower], gate)

@@ -1,4 +1,4 @@
-"""Verifies and runs the towers of a bundle that is still being written.
+"""Verifies and runs the towers of a bundle before the bundle is written.
 
 Shapes: B batch, D embedding, T tokens.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pocketclip.nn.clip import CLIP
 
 
-def verify_towers(files: TowerFiles, expected: verify.Reference) -> dict[str, Any]:
+def verify_towers(files: TowerFiles, reference: verify.Reference) -> dict[str, Any]:
     """Return the figures of the comparison with the model.
 
     Core ML's towers cannot be executed here: their weights were compared when they were written,
@@ -37,27 +37,27 @@ def verify_towers(files: TowerFiles, expected: verify.Reference) -> dict[str, An
         DriftError: the towers are beyond their gate.
     """
     if files.target in RUNS:
-        return verify.verify(_unwritten_bundle(files, {}), expected)
+        return verify.verify(_unwritten_bundle(files, {}), reference)
     gates = gates_of(files.precision, files.about["image_input"])
     if not hasattr(files.module, "open_tower"):
-        figures = _add_check(files, expected, gates["image"])
+        figures = _add_check(files, reference, gates["image"])
     else:
         runs = {tower: files.module.open_tower(path) for tower, path in files.paths.items()}
-        rows = calibration_rows(files.towers, expected.photos, expected.captions)
+        rows = calibration_rows(files.towers, reference.photos, reference.captions)
         inputs = {tower: np.concatenate(rows[tower]) for tower in TOWERS}
-        inputs["text"] = inputs["text"][: len(expected.captions)]
-        figures = verify.compare_towers(runs, inputs, expected, gates["image"])
+        inputs["text"] = inputs["text"][: len(reference.captions)]
+        figures = verify.compare_towers(runs, inputs, reference, gates["image"])
     return {**figures, "gate": describe_gates(gates)}
 
 
-def _add_check(files: TowerFiles, expected: verify.Reference, gate: Gate) -> dict[str, Any]:
+def _add_check(files: TowerFiles, reference: verify.Reference, gate: Gate) -> dict[str, Any]:
     """Add the script that verifies the bundle elsewhere; return the figures known here."""
     config = files.towers.config
     structure = {tower: files.module.inspect(path) for tower, path in files.paths.items()}
-    squares = np.stack([Preprocess(config.preprocess).to_uint8(p) for p in expected.photos])
-    ids = Tokenizer(warn=False)(list(expected.captions), config.text.context_length)
+    squares = np.stack([Preprocess(config.preprocess).to_uint8(p) for p in reference.photos])
+    ids = Tokenizer(warn=False)(list(reference.captions), config.text.context_length)
     files.module.add_check(
-        files.folder, squares, ids, expected.image, expected.text, gate.cosine, gate.error
+        files.folder, squares, ids, reference.image, reference.text, gate.cosine, gate.error
     )
     return {
         "executed": False,
@@ -69,7 +69,7 @@ def _add_check(files: TowerFiles, expected: verify.Reference, gate: Gate) -> dic
 
 
 def _unwritten_bundle(files: TowerFiles, verification: Mapping[str, Any]) -> Bundle:
-    """Return the bundle that the folder is about to become."""
+    """Return the bundle that the folder becomes if the towers pass."""
     about = files.about
     return Bundle(
         folder=files.folder,

@@ -55,7 +55,7 @@ class QuickstartRun:
 
     @contextmanager
     def claim_folder(self) -> Iterator[None]:
-        """Hold the output folder for the block: a new one, or one with this quickstart unfinished.
+        """Hold the output folder for the block: new, or with an unfinished run of this quickstart.
 
         Raises:
             ConfigError: the folder holds something else, or a finished quickstart.

@@ -1,4 +1,4 @@
-"""Turn an image into the uint8 square that a model takes, which differs between teachers.
+"""Preprocessing of teachers and captioners: from an image to the square that a model takes.
 
     square = SquareTransform.of(zoo.entry("tiny").config.preprocess).square(view)  # (64, 64, 3)
 
@@ -26,10 +26,11 @@ from pocketclip.zoo import CLIP_MEAN, CLIP_STD, PreprocessConfig, check_range
 
 Triple = tuple[float, float, float]
 
-_MAX_PIXELS = 1 << 24
-"""Most pixels that an image is enlarged to before it is cropped."""
+_MAX_RESIZED_PIXELS = 1 << 24
+"""Number of pixels to which an image is resized at most before it is cropped."""
 
-_HALF = (0.5, 0.5, 0.5)
+# IMAGENET_STANDARD_MEAN and IMAGENET_STANDARD_STD of transformers.
+_STANDARD_MEAN_STD = (0.5, 0.5, 0.5)
 _BILINEAR, _BICUBIC = int(Image.Resampling.BILINEAR), int(Image.Resampling.BICUBIC)
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
@@ -119,7 +120,7 @@ class SquareTransform:
     def _crop_long(self, image: Image.Image) -> Image.Image:
         """Return the middle of an extremely long image; enlarged, the rest would take gigabytes."""
         width, height = image.size
-        short, max_ratio = min(width, height), _MAX_PIXELS // self.edge**2
+        short, max_ratio = min(width, height), _MAX_RESIZED_PIXELS // self.edge**2
         longest = max(width, height)
         if longest <= short * max_ratio:
             return image
@@ -140,13 +141,13 @@ class SquareTransform:
         return image.crop((left, top, left + self.size, top + self.size))
 
 
-_CLIP_LIKE: dict[str, Any] = {
+_CENTER_CROP: dict[str, Any] = {
     "size": {"shortest_edge": 224}, "shortest": True, "crop_size": 224, "do_center_crop": True,
     "resample": _BICUBIC, "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
 }  # fmt: skip
-_PLAIN: dict[str, Any] = {
+_FIXED_SIZE: dict[str, Any] = {
     "size": {"height": 224, "width": 224}, "do_center_crop": False,
-    "resample": _BICUBIC, "image_mean": _HALF, "image_std": _HALF,
+    "resample": _BICUBIC, "image_mean": _STANDARD_MEAN_STD, "image_std": _STANDARD_MEAN_STD,
 }  # fmt: skip
 _DEIT: dict[str, Any] = {"size": {"height": 256, "width": 256}, "crop_size": 224}
 _BLIP: dict[str, Any] = {
@@ -156,13 +157,13 @@ _NAFLEX: dict[str, Any] = {"patch_size": 16, "max_num_patches": 256, "resample":
 
 # Defaults of the processors of transformers.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "CLIP": _CLIP_LIKE,
-    "Bit": _CLIP_LIKE,
-    "Siglip": _PLAIN,
-    "Siglip2": _PLAIN | _NAFLEX,
-    "ViT": _PLAIN | {"resample": _BILINEAR},
-    "DeiT": _PLAIN | _DEIT | {"do_center_crop": True},
-    "Blip": _PLAIN | _BLIP,
+    "CLIP": _CENTER_CROP,
+    "Bit": _CENTER_CROP,
+    "Siglip": _FIXED_SIZE,
+    "Siglip2": _FIXED_SIZE | _NAFLEX,
+    "ViT": _FIXED_SIZE | {"resample": _BILINEAR},
+    "DeiT": _FIXED_SIZE | _DEIT | {"do_center_crop": True},
+    "Blip": _FIXED_SIZE | _BLIP,
 }
 
 

@@ -3,9 +3,9 @@
     with MappedShard("00000000.tar") as shard:
         uid, contents = shard[17]  # {"jpg": b"...", "txt": b"...", ...}
 
-The scan stores where each sample begins (8 bytes per sample) and can be cached in a file for other
-processes. Its fast path reads the plain headers of our own shards. Other headers, names whose key
-has a dot or a folder, and damaged archives are left to `pocketclip.shards.tar`.
+The scan stores the offset of each sample (8 bytes per sample) and can be cached in a file for other
+processes. Its fast path reads the plain headers of our own shards. Other headers, names with a
+folder or with a dot in the key, and damaged archives are left to `pocketclip.shards.tar`.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class MappedShard:
             raise DataError(f"{self.name}: {error.strerror or error}") from error
         try:
             cached = _read_scan(cache) if cache is not None else None
-            self._begins = self._scan() if cached is None else cached
+            self._offsets = self._scan() if cached is None else cached
             if cached is None and cache is not None:
-                _write_scan(cache, self._begins)
+                _write_scan(cache, self._offsets)
         except BaseException:
             self._map.close()
             raise
@@ -74,7 +74,7 @@ class MappedShard:
         self._map.close()
 
     def __len__(self) -> int:
-        return len(self._begins) - 1
+        return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> tuple[str, dict[str, bytes]]:
         """Return the uid of sample `index`, from 0, and the contents of its members by key."""
@@ -86,11 +86,11 @@ class MappedShard:
         Raises:
             DataError: the file was changed while it was read.
         """
-        begin, end = int(self._begins[index]), int(self._begins[index + 1])
+        begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
         uid, contents, total = "", {}, 0
         try:
-            for offset, title, size in self._members(begin, end):
-                uid, key = _plain_name(title)
+            for offset, name, size in self._members(begin, end):
+                uid, key = _plain_name(name)
                 if key in skip or key in contents:
                     continue
                 total += size
@@ -109,26 +109,26 @@ class MappedShard:
 
     def _scan(self) -> NDArray[np.int64]:
         """Return the offset of each sample, and the end of the last one."""
-        begins, end = [], 0
+        offsets, end = [], 0
         try:
             stem, seen = "", set[str]()
-            for offset, title, size in self._members(0, len(self._map)):
-                uid, key = _plain_name(title)
+            for offset, name, size in self._members(0, len(self._map)):
+                uid, key = _plain_name(name)
                 if stem != uid or key in seen:
-                    begins.append(offset - BLOCK)
+                    offsets.append(offset - BLOCK)
                     stem, seen = uid, set()
                 seen.add(key)
                 end = padded(offset + size)
             # Another archive may follow the end of this one.
-            if not begins or len(self._map) < end + 2 * BLOCK or not self._blank(end):
+            if not offsets or len(self._map) < end + 2 * BLOCK or not self._only_zeros_after(end):
                 raise _UnusualError
-            begins.append(end)
+            offsets.append(end)
         except _UnusualError:
-            begins = self._scan_any()
-        return np.array(begins, np.int64)
+            offsets = self._scan_any()
+        return np.array(offsets, np.int64)
 
-    def _blank(self, begin: int) -> bool:
-        """Return whether only zeros follow."""
+    def _only_zeros_after(self, begin: int) -> bool:
+        """Return whether the file holds only zeros from `begin` on."""
         step = 1 << 20
         return not any(
             self._map[offset : offset + step].strip(b"\0")
@@ -155,19 +155,19 @@ class MappedShard:
             parsed = parse_plain_header(header)
             if parsed is None:
                 raise _UnusualError
-            title, size = parsed
+            name, size = parsed
             offset += BLOCK
             if padded(offset + size) > end:
                 raise _UnusualError
-            yield offset, title, size
+            yield offset, name, size
             offset = padded(offset + size)
 
 
-def _plain_name(title: str) -> tuple[str, str]:
-    """Return uid and suffix where no rule but the first dot is needed to tell them apart."""
-    uid, dot, suffix = title.partition(".")
+def _plain_name(name: str) -> tuple[str, str]:
+    """Return uid and suffix if splitting at the first dot is enough."""
+    uid, dot, suffix = name.partition(".")
     suffix = suffix.lower()
-    if not uid or not dot or "/" in title or ("." in suffix and suffix not in PART_OF):
+    if not uid or not dot or "/" in name or ("." in suffix and suffix not in PART_OF):
         raise _UnusualError
     return uid, suffix
 
@@ -179,11 +179,11 @@ def _read_scan(path: Path) -> NDArray[np.int64] | None:
         return None
 
 
-def _write_scan(path: Path, begins: NDArray[np.int64]) -> None:
+def _write_scan(path: Path, offsets: NDArray[np.int64]) -> None:
     # On a full disk the next process scans again.
     with (
         contextlib.suppress(OSError),
         write_whole(path, tidy=False) as temporary,
         temporary.open("wb") as stream,
     ):
-        np.save(stream, begins, allow_pickle=False)
+        np.save(stream, offsets, allow_pickle=False)

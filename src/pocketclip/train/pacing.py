@@ -47,7 +47,7 @@ def agree(stop: bool, save: bool) -> tuple[bool, bool]:
 def stop_requested() -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C or SIGTERM sets; a second one interrupts at once.
 
-    In other threads than the main one, where Python takes no signals, it is never set.
+    Python handles signals only in the main thread; in other threads the event is never set.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

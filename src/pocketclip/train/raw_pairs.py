@@ -50,18 +50,18 @@ class PairSource:
         self._path = folder.path / "pairs.jsonl"
         self._tidy = weakref.finalize(self, folder.remove)
         self._map: mmap.mmap | None = None
-        begins = [0]
+        offsets = [0]
         try:
             with self._path.open("wb") as out:
                 for record in self._records(shards, source):
                     out.write(record)
-                    begins.append(out.tell())
+                    offsets.append(out.tell())
         except OSError as error:
             raise StorageError(
                 f"{self._path} cannot be written ({error.strerror or error})"
             ) from error
-        self._begins: NDArray[np.int64] = np.array(begins, np.int64)
-        self.sizes = [len(begins) - 1]
+        self._offsets: NDArray[np.int64] = np.array(offsets, np.int64)
+        self.sizes = [len(offsets) - 1]
         if not self.sizes[0]:
             why = f"; the first: {'; '.join(self._reasons)}" if self.bad else ""
             raise DataError(f"{source}: no usable pairs ({self.bad} unusable{why})")
@@ -99,7 +99,7 @@ class PairSource:
         if self._map is None:
             with self._path.open("rb") as stream:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        begin, end = int(self._begins[index]), int(self._begins[index + 1])
+        begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
         uid, path, captions = json.loads(self._map[begin:end])
         return Sample(uid=uid, url=path, captions=captions)
 
