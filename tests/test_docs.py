@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import shlex
 from importlib import util
@@ -27,11 +28,13 @@ REPOSITORY_PATH = re.compile(r"\b(?:src|tests|benchmarks|examples|docs|scripts)/
 MODULE = re.compile(r"\bpocketclip(?:\.(?!md\b)[a-z_][a-z0-9_]*)+")
 
 
+@functools.cache
 def prose(page: Path) -> str:
     """Return a page's text without its blocks of code."""
     return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
+@functools.cache
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as Python-Markdown makes them."""
     found = set()
@@ -100,8 +103,13 @@ def _defined(name: str) -> bool:
     return (path / "__init__.py").is_file()
 
 
+@functools.cache
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 def _names(file: Path, names: list[str]) -> bool:
-    text = file.read_text(encoding="utf-8")
+    text = _text(file)
     return not names or re.search(rf"\b{re.escape(names[0])}\b", text) is not None
 
 

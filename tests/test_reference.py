@@ -12,6 +12,15 @@ from pocketclip.cli.main import VERBS
 from pocketclip.train.recipe import Recipe
 
 
+@pytest.fixture(scope="module", autouse=True)
+def pages():
+    """The generated pages, made once for all tests."""
+    made = make_reference.pages()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_reference, "pages", lambda: made)
+        yield made
+
+
 def test_the_pages_stand_as_they_are_made():
     stale = make_reference.stale()
     assert not stale, f"run python scripts/make_reference.py, since these differ: {stale}"
@@ -29,16 +38,16 @@ def test_a_page_that_differs_is_named(tmp_path, monkeypatch):
     assert make_reference.stale(tmp_path) == []
 
 
-def test_every_verb_and_option_is_there():
-    page = make_reference.pages()["docs/reference/cli.md"]
+def test_every_verb_and_option_is_there(pages):
+    page = pages["docs/reference/cli.md"]
     for verb in VERBS:
         assert f"## {verb} {{ #{verb} }}" in page
     for option in ("`--out`", "`-o`", "`--json`", "`--calibration`", "`--ray`"):
         assert option in page
 
 
-def test_every_key_of_a_recipe_is_there_with_a_meaning():
-    page = make_reference.pages()["docs/reference/recipes.md"]
+def test_every_key_of_a_recipe_is_there_with_a_meaning(pages):
+    page = pages["docs/reference/recipes.md"]
     for name in Recipe.model_fields:
         assert f"| `{name}` |" in page or f"### {name}\n" in page
     assert "|  |\n" not in page
