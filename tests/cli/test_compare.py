@@ -77,6 +77,7 @@ def test_page_latency_and_json(own, tmp_path):
     ("args", "message"),
     [
         (["mobileclip2-s9"], "did you mean mobileclip2-s"),
+        (["xyz"], "lists all models (nor is there such a file or folder)"),
         (["mobileclip-s0", "--tasks", "cifar1"], "no task 'cifar1'"),
         (["mobileclip-s0", "--suite", "some"], "no suite 'some'"),
         (["mobileclip-s0", "--html", "page.txt"], "ends in .html or .htm"),
@@ -84,7 +85,7 @@ def test_page_latency_and_json(own, tmp_path):
         (["mobileclip-s0", "--latency", "nowhere.log"], "nowhere.log"),
         (["runs/none"], "runs/none: no such file"),
     ],
-    ids=["model", "task", "suite", "suffix", "folder", "latency", "path"],
+    ids=["model", "neither", "task", "suite", "suffix", "folder", "latency", "path"],
 )
 def test_errors_are_one_line(tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)

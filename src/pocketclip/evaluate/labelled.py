@@ -1,7 +1,7 @@
 """Top-1 accuracy on labelled photographs, as one function of an encoder.
 
 measure = top1("pairs.csv", label_column="product", where={"split": "test"})
-measure(encoder)                    # 61.2, in per cent
+measure(encoder)                    # 61.2, in percent
 export(model, "out", target="onnx", accuracy=measure)
 """
 
@@ -23,7 +23,7 @@ def top1(
     where: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     templates: Sequence[str] = (),
 ) -> Callable[[Encoder], float]:
-    """Return a function that computes an encoder's zero-shot top-1 on `data`, in per cent.
+    """Return a function that computes an encoder's zero-shot top-1 on `data`, in percent.
 
     Args:
         data: a folder with one sub-folder per label, or a table as `pocketclip eval` takes it.

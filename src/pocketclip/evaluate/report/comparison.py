@@ -208,7 +208,7 @@ def best(values: Iterable[float | None]) -> float | None:
 
 
 def percent(value: float | None) -> str:
-    """Return a fraction in per cent with one decimal, or a dash."""
+    """Return a fraction in percent with one decimal, or a dash."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 

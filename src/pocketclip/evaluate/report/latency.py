@@ -124,14 +124,13 @@ def _json(text: str, file: str) -> Any:
     if not lines:
         raise DataError(f"{file} is empty; pass the output of benchmarks/encode.py")
     try:
-        return load_json(lines[-1], what="it", constants=True)
+        return load_json(lines[-1], what=f"line {len(lines)}", constants=True)
     except ParseError as error:
         last = error
     try:
         return load_json(text, what="it", constants=True)
     except ParseError:
-        raise DataError(f"{file} line {len(lines)} is not JSON ({last}); pass the output "
-                        "of benchmarks/encode.py") from last  # fmt: skip
+        raise DataError(f"{file}: {last}; pass the output of benchmarks/encode.py") from last
 
 
 def _times(timings: object, where: str) -> dict[str, float]:

@@ -90,7 +90,7 @@ class Axis(NamedTuple):
 
     @classmethod
     def fit(cls, values: Sequence[float], scale: Scale, start: float, end: float) -> Axis:
-        """Return an axis with some room around the values; a linear one is for per cents."""
+        """Return an axis with some room around the values; a linear one is for percentages."""
         low, high = min(values), max(values)
         if scale == "log":
             return cls(low / 1.4, high * 1.5, start, end, True)
