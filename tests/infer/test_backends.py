@@ -75,10 +75,10 @@ def test_a_package_that_is_missing(exported, monkeypatch):
 def test_what_cannot_run_it(exported):
     for name in ("tensorrt", "torch", ""):
         with pytest.raises(
-            BundleError, match=r"cannot run a onnx bundle: use onnxruntime or openvino"
+            BundleError, match=r"cannot run this onnx bundle: use onnxruntime or openvino"
         ):
             Encoder(exported(), name)
-    with pytest.raises(BundleError, match="cannot run a openvino bundle: use openvino"):
+    with pytest.raises(BundleError, match="cannot run this openvino bundle: use openvino"):
         Encoder(exported(target="openvino"), "onnxruntime")
     with pytest.raises(BundleError, match="a model in torch is run by torch"):
         Encoder(model(), "onnxruntime")
@@ -94,7 +94,7 @@ def test_what_cannot_run_it(exported):
 def test_openvino_does_not_resize_as_onnx_says(folder):
     photo = dataclasses.replace(read(folder), image_input="photo")
     assert backends.candidates(photo) == ["onnxruntime"]
-    with pytest.raises(BundleError, match="cannot run a onnx bundle: use onnxruntime"):
+    with pytest.raises(BundleError, match="cannot run this onnx bundle: use onnxruntime"):
         Encoder(photo, "openvino")
 
 

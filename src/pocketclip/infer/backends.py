@@ -295,7 +295,7 @@ def candidates(
     if backend != "auto":
         if backend not in supported:
             raise BundleError(
-                f"backend {backend!r} cannot run a {bundle.target} bundle: use "
+                f"backend {backend!r} cannot run this {bundle.target} bundle: use "
                 f"{' or '.join(supported)}"
             )
         if not installed(backend):
