@@ -42,7 +42,7 @@ def test_teachers_embed_replayed_augmentations(monkeypatch):
     image = augmentation.apply(open_image(samples[1].image), params) + 1
     assert rows[1, :8].tolist() == image.ravel()[:8].tolist()
     for specs, reason in (
-        (["one"], "2 teachers made the set"),
+        (["one"], "teachers of the set: 2, given: 1"),
         (["two", "one"], "embedding space b"),
     ):
         message = failure(module.embed_replayed, specs, index, device="cpu", offline=True)

@@ -129,8 +129,8 @@ def _check_teachers(teachers: Sequence[Teacher], index: shards.Index) -> None:
     known = index.teachers
     if known and len(known) != len(teachers):
         raise ConfigError(
-            f"number of teachers of the set: {len(known)}, given: {len(teachers)}; repeat --teacher "
-            "for each teacher in index.json, in its order"
+            f"number of teachers of the set: {len(known)}, given: {len(teachers)}; repeat "
+            "--teacher for each teacher in index.json, in its order"
         )
     for teacher, stored in zip(teachers, known, strict=False):
         space = stored.get("space_id")
