@@ -66,7 +66,7 @@ _HOMES = {
     "reparameterize_model": "pocketclip.compat",
 }
 _deprecated.install()
-# Module names from the file names: `pkgutil` would take longer than all the rest of this import.
+# Module names from the file names: `pkgutil` would take longer than the remaining import.
 _ROOMS = frozenset(
     name.removesuffix(".py")
     for name in os.listdir(__path__[0])  # noqa: PTH208

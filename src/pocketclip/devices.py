@@ -1,4 +1,4 @@
-"""Devices and dtypes: resolves names such as `auto` for the machine at hand."""
+"""Devices and dtypes: resolves names such as `auto` for this machine."""
 
 from __future__ import annotations
 

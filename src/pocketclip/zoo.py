@@ -59,7 +59,7 @@ class ViTConfig:
     stem_padding: int = 0
     """Zero padding of the convolutional stem's first layer, in pixels."""
     class_position: bool = True
-    """Whether the class token has a position embedding of its own."""
+    """Whether the class token has its own position embedding."""
     pre_norm: bool = True
     eps: float = 1e-5
     activation: Literal["gelu", "quick_gelu"] = "gelu"

@@ -294,7 +294,7 @@ WRAPPED = {f"module.{name}": value for name, value in PLAIN.items()}
         ({"model": {"state_dict": {"module": PLAIN}}}, None),
         ({"module": WRAPPED, "ds_version": "0.16"}, None),
         ({"model_state": WRAPPED}, None),
-        ({"model_ema": PLAIN, "decay": 0.9}, "only averaged weights: took 'model_ema'"),
+        ({"model_ema": PLAIN, "decay": 0.9}, "only averaged weights: using 'model_ema'"),
         ({"ema_state_dict": {"n_averaged": torch.tensor(4), **WRAPPED}}, "only averaged"),
         ({"model_ema": {"state_dict": WRAPPED}}, "only averaged"),
         ({"state_dict": PLAIN, "state_dict_ema": AVERAGED}, "took 'state_dict', not"),

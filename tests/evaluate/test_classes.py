@@ -109,7 +109,7 @@ def test_letter_case_and_unicode_forms():
     with pytest.raises(DataError, match="line 1 matches both 'Apple' and 'apple'"):
         matched(["Apple", "apple"], ["apple", "pear"])
     assert matched(["Apple", "apple"], ["apple", "Apple"]) == {"Apple": "Apple", "apple": "apple"}
-    with pytest.raises(DataError, match="line 1: 'Pear' stands at the position of 'apple'"):
+    with pytest.raises(DataError, match="line 1: 'Pear' is at the position of 'apple'"):
         matched(["apple", "pear"], ["Pear", "Orange"])
 
 

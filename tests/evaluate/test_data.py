@@ -141,7 +141,7 @@ def test_names_for_the_folders(tmp_path, lines, classes):
     [
         (["fig", "apple"], r"names\.txt has 2 class names, and .*own.test has 3 classes"),
         (["a", "b", "c", "d"], r"names\.txt has 4 class names, and .* has 3 classes"),
-        (["apple", "fig", "birne"], r"names\.txt line 1: 'apple' stands at the position of 'Fig'"),
+        (["apple", "fig", "birne"], r"names\.txt line 1: 'apple' is at the position of 'Fig'"),
         (["Fig\tfeige", "apple\tapfel"], r"own.test.pear: .*names\.txt has no name .*'pear'"),
         (["Fig\tfeige", "apple", "pear\tb"], r"names\.txt line 2: not label<TAB>name"),
         (["Fig\tfeige", "Fig\tb", "pear\tb"], r"names\.txt line 2: 'Fig' occurs twice"),

@@ -350,7 +350,7 @@ def test_confusion_plots_of_any_size(count):
 def test_confusion_plots_without_anything_to_show():
     page = Page(confusion_page(np.zeros((2, 2), np.int64), ["a", "b"], "none"))
     assert "There is no sample" in page.text
-    assert "There is none" in page.text
+    assert "There are none" in page.text
     with pytest.raises(DataError, match=r"\(2, 3\) does not fit 2 classes"):
         confusion_page(np.zeros((2, 3), np.int64), ["a", "b"], "x")
     with pytest.raises(DataError, match="whole numbers"):

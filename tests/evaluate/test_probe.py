@@ -367,7 +367,7 @@ def test_bad_input_is_refused(method: Any) -> None:
 @pytest.mark.usefixtures("sklearn")
 def test_bad_validation_data_are_refused() -> None:
     train, test = _blobs(0, 3), _blobs(1, 3)
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="both val and val_labels"):
         linear_probe(*train, *test, val=train[0])
     with pytest.raises(DataError, match="no validation samples"):
         linear_probe(*train, *test, val=train[0][:0], val_labels=train[1][:0])

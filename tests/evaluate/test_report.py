@@ -288,5 +288,5 @@ def test_latency_that_comes_twice_or_in_no_common_form(tmp_path):
     rows = [timing("small", t, eager=1.0) for t in ("image", "text")]
     rows += [timing("tiny", t, compiled=1.0) for t in ("image", "text")]
     file = read_latency(write_latency(tmp_path / "b.log", rows))
-    with pytest.raises(DataError, match="not all measured compiled, nor all eager"):
+    with pytest.raises(DataError, match="not all measured compiled, or all eager"):
         file.of(["small", "tiny"])

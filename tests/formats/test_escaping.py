@@ -1,4 +1,4 @@
-"""Text from elsewhere: nothing of it is obeyed, and JSON brings it back."""
+"""Text from elsewhere: no control sequence in it takes effect, and JSON preserves it."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_v1_without_captions_of_its_own(tmp_path):
     assert back.embeddings["syn_text_emb"].tolist() == rows[1:].tolist()
     files[1] = ("0.syn.json", b'{"syn_text": ["a", "b", "c"]}')
     message = failure(only, tar(tmp_path / "a.tar", files))
-    assert "a.tar: 0.npz: text_emb has 3 rows, the captions are 1 + 3" in message
+    assert "a.tar: 0.npz: text_emb has 3 rows, but there are 1 + 3 captions" in message
 
 
 def of(tmp_path, files):
@@ -110,7 +110,7 @@ def test_v1_with_more_than_one_key_of_captions(tmp_path):
     assert row_counts == {**counts, "syn_text_docci_emb": 2}
     assert one.embeddings["syn_text_emb"].tolist() == rows[1:].tolist()
     message = failure(of, tmp_path, {**files, "npz": npz(text_emb=rows[:3])})
-    assert "text_emb has 3 rows, the captions are 1 + 3 + 2" in message
+    assert "text_emb has 3 rows, but there are 1 + 3 + 2 captions" in message
 
 
 def test_what_else_syn_json_holds(tmp_path):
@@ -164,7 +164,7 @@ def test_any_order_of_members_and_param_aug_as_text(tmp_path, as_text):
         ("0.paug.json", b'{"param_aug": "[["}', "not JSON"),
         ("0.npz", b"PK", "damaged npz"),
         ("0.pth.gz", b"\x1f\x8b", "damaged gzip"),
-        ("0.pth.gz", gzip.compress(pickle.dumps({"a": print}), mtime=0), "nothing of it was run"),
+        ("0.pth.gz", gzip.compress(pickle.dumps({"a": print}), mtime=0), "none of it was run"),
         ("0.json", b"[" * 100_000, "nested"),
     ],
 )
@@ -315,7 +315,7 @@ def test_where_shards_may_lie(tmp_path):
     assert "no such shard" in failure(uids, tmp_path / "nowhere")
     assert "no shards in this folder" in failure(uids, tmp_path)
     (tmp_path / "a.txt").write_text("")
-    assert "is no shard" in failure(uids, tmp_path / "a.txt")
+    assert "is not a shard" in failure(uids, tmp_path / "a.txt")
 
 
 def test_an_index_says_which_shards_there_are(tmp_path):

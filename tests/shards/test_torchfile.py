@@ -106,7 +106,7 @@ def test_nothing_of_an_untrusted_pickle_is_run():
             evil = pickle.dumps({"a_emb": Evil()}, 2)
             new.writestr(entry, evil if entry.endswith("data.pkl") else old.read(entry))
     assert torchfile.read(buffer.getvalue()) is None
-    with pytest.raises(DataError, match="nothing of it was run"):
+    with pytest.raises(DataError, match="none of it was run"):
         codec.decode("pth.gz", gzip.compress(buffer.getvalue()))
 
 

@@ -45,7 +45,7 @@ def test_lists():
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_code_does_not_run(tmp_path, protocol):
     data = pickle.dumps(Evil(tmp_path / "ran"), protocol=protocol)
-    assert "exec, which no array of floats needs; nothing of it was run" in failure(
+    assert "exec, which no array of floats needs; none of it was run" in failure(
         floats_from_pickle, data
     )
     hidden = np.array([Evil(tmp_path / "ran")], dtype=object)

@@ -179,7 +179,7 @@ def with_embedding(key, array, number=1):
 
 
 BAD = [
-    (sample(0), "a second sample of this uid"),
+    (sample(0), "another sample has this uid"),
     (changed(uid="a.b"), "a dot, a slash"),
     (changed(uid="a/b"), "a dot, a slash"),
     (changed(uid=""), "the uid '' is empty"),

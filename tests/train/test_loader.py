@@ -324,7 +324,7 @@ def test_several_folders_reinforced_alike(tmp_path):
     (tmp_path / "2").mkdir()
     write_shards(tmp_path / "2", [[sample(20, augmentation=other)]], augmentation=other)
     message = failure(open_loader, (*both, str(tmp_path / "2")))
-    assert "reinforced alike" in message
+    assert "with the same reinforcement" in message
 
 
 def test_shards_of_an_object_store(s3, tmp_path, shards):

@@ -269,7 +269,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "random_erase": RandomErasing,
     "normalize": Normalize,
 }
-"""In the order of application, whatever the order in a configuration."""
+"""In the order of application, regardless of the order in a configuration."""
 
 _UNSUPPORTED = (
     "random_crop",

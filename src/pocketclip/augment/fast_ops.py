@@ -51,7 +51,7 @@ class Canvas:
         if self._array is None:
             assert self._image is not None
             width, height = self._image.size
-            # Takes half the time of `np.array`, which copies once more.
+            # Takes half the time of `np.array`, which makes another copy.
             self._array = np.frombuffer(self._image.tobytes(), np.uint8).reshape(height, width, 3)
         return self._array
 

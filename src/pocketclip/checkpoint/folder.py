@@ -210,8 +210,8 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, SpaceIdentity, bool
         sealed = raw.pop("sha256", None)  # earlier versions wrote none
         if sealed is not None and sealed != digest_json(raw):
             raise CheckpointError(
-                f"{path / CONFIG} is not what was saved (its hash differs): copy the checkpoint "
-                "again, or save it again"
+                f"{path / CONFIG} was changed after it was saved (its hash differs): "
+                "copy the checkpoint again, or save it again"
             )
         return config, bool(raw["fused"]), identity, sealed is not None
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:

@@ -3,7 +3,7 @@
     file = fetch("timm/MobileCLIP2-S0-OpenCLIP")
     file.path, file.revision
 
-A cached file is used as it is: no request checks whether the hub has a newer one.
+A cached file is used without a request: nothing checks whether the hub has a newer one.
 
 | module | holds |
 |---|---|
@@ -70,7 +70,7 @@ def fetch(
     Raises:
         HubError: an invalid id or revision; nothing cached while offline; no repository has the
             weights; the hub cannot be reached; the download was interrupted or could not be
-            stored, in which case no part of it counts as cached.
+            stored (then no part of it counts as cached).
     """
     ids = (repo_ids,) if isinstance(repo_ids, str) else tuple(repo_ids)
     if not ids:

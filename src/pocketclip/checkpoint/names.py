@@ -246,7 +246,7 @@ def unsupported_reason(config: zoo.ModelConfig, naming: Naming) -> str | None:
 def _check(model: CLIP, naming: Naming) -> None:
     if model.is_fused:
         raise CheckpointError(
-            f"a fused model cannot be written in {naming} naming: its branches are gone; save "
+            f"a fused model cannot be written in {naming} naming: its branches are merged; save "
             "the unfused model, or this one with naming='pocketclip'"
         )
     reason = unsupported_reason(model.config, naming)

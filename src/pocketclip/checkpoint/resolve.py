@@ -102,7 +102,7 @@ def resolve_model(
     if not text.strip():
         raise UnknownModelError("no model given: pass a zoo name, a folder, a file or a hub id")
     if "\0" in text:
-        raise UnknownModelError(f"{text!r} is no model: it holds a null character")
+        raise UnknownModelError(f"{text!r} is not a model: it holds a null character")
     if isinstance(model, os.PathLike):
         return _with_revision(_at_path(text), revision)
     if not os.path.lexists(text):
@@ -215,7 +215,7 @@ def _random(text: str, rest: str) -> ModelSource:
     if not name.strip() or (colon and not (digits and int(seed) <= _MAX_SEED)):
         raise ConfigError(f"{text!r}: {_FORMS['random']}, with a seed from 0 to {_MAX_SEED}")
     if is_path(name):
-        raise ConfigError(f"{text!r}: random weights are of a model of the zoo, not of a path")
+        raise ConfigError(f"{text!r}: random weights need a model of the zoo, not a path")
     name, number = zoo.resolve(name), int(seed or 0)
     return ModelSource(
         text=text, kind="random", target=rest, model=name, seed=number,
@@ -365,13 +365,13 @@ def _in_folder(text: str, path: Path) -> ModelSource:
     if chosen is not None:
         return _local(text, "file", chosen, suggested=suggested)
     if RUN_RECIPE in names:
-        raise CheckpointError(f"{text} is a training run without a checkpoint yet: let it go on")
+        raise CheckpointError(f"{text} is a training run without a checkpoint yet: let it continue")
     snapshots = _folders(path / "snapshots") if path.name.startswith("models--") else []
     if len(snapshots) == 1:
         return replace(_in_folder(str(snapshots[0]), snapshots[0]), text=text, target=text)
     if snapshots:
         raise CheckpointError(
-            f"{text} holds {len(snapshots)} revisions: name one, as {snapshots[0]}"
+            f"{text} holds {len(snapshots)} revisions: name one, such as {snapshots[0]}"
         )
     other = _alike(text)
     raise CheckpointError(
@@ -443,7 +443,7 @@ def _by_name(text: str) -> ModelSource:
         return replace(source, note=f"{text} is read as OWNER/NAME of the hub; the zoo's model is "
                        f"written {entry.config.name}")  # fmt: skip
     if "=" in text:
-        raise ConfigError(f"{text!r} is no file or folder, nor NAME=FILE with a model of the zoo")
+        raise ConfigError(f"{text!r} is not a file, a folder, or NAME=FILE with a model of the zoo")
     try:
         name = zoo.resolve(text)
     except UnknownModelError as error:
@@ -456,7 +456,7 @@ def _with_revision(source: ModelSource, revision: str | None) -> ModelSource:
         return source
     if source.kind != "hub":
         raise ConfigError(
-            f"a revision belongs to a repository on the hub, and {source.text} is none: leave the "
+            f"{source.text} is not a repository on the hub, so it has no revisions: leave the "
             "revision out"
         )
     if not revision.strip() or source.revision not in (None, revision):

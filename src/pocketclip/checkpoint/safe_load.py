@@ -136,12 +136,11 @@ def _refuse(path: Path, error: pickle.UnpicklingError) -> NoReturn:
     match = re.search(r"(?:GLOBAL|class|function|[Gg]lobal) ([\w.]+\.[\w.]+)", str(error))
     if match:
         raise CheckpointError(
-            f"{path} is refused: its pickle holds {match[1]} and not only tensors; nothing of it "
+            f"{path} is refused: its pickle holds {match[1]} and not only tensors; none of it "
             "was run. Save the bare state_dict and load that"
         ) from error
     raise CheckpointError(
-        f"{path} is refused: its pickle is damaged, or holds more than tensors; nothing of it "
-        "was run"
+        f"{path} is refused: its pickle is damaged, or holds more than tensors; none of it was run"
     ) from error
 
 
@@ -175,9 +174,9 @@ def _inner_name(loaded: Any, path: Path) -> str | None:
     plain = next((name for name in _PLAIN if name in inner), None)
     averaged = next((name for name in _AVERAGED if name in inner), None)
     if plain is not None and averaged is not None:
-        log.info("%s has plain and averaged weights: took %r, not %r", path, plain, averaged)
+        log.info("%s has plain and averaged weights: using %r, not %r", path, plain, averaged)
     elif averaged is not None:
-        log.info("%s has only averaged weights: took %r", path, averaged)
+        log.info("%s has only averaged weights: using %r", path, averaged)
     return plain or averaged
 
 

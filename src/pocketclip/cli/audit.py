@@ -1,4 +1,4 @@
-"""`pocketclip audit`: whether a folder of shards is what it should be."""
+"""`pocketclip audit`: check a folder of shards."""
 
 from __future__ import annotations
 

@@ -58,10 +58,10 @@ def bench(
     """Measure latency, throughput, memory, size, startup and accuracy of models on this computer.
 
     Each model runs in its own process, one after the other. Latency is the time of the image
-    tower for one prepared photograph, and of the text tower for one caption. Throughput is that of
-    the image tower at its best batch size. Startup is the time from starting the process to the
-    first answer. Compare models within one run, on an otherwise idle computer: times from
-    different runs are not comparable.
+    tower for one prepared photograph, and of the text tower for one caption. Throughput is
+    measured on the image tower at its best batch size. Startup is the time from starting the
+    process to the first answer. Compare models within one run, on an otherwise idle computer:
+    times from different runs are not comparable.
 
     A model that cannot be measured is named and skipped. The exit code is then 1, or 2 if no model
     could be measured.

@@ -168,7 +168,7 @@ def _sorted(keys: Iterable[Key]) -> list[Key]:
 
 
 def _check_indices(number: Mapping[str, int], names: Sequence[str], source: str) -> None:
-    """Refuse names that equal labels but stand at another index."""
+    """Refuse names that equal labels but have another index."""
     lookup = _Lookup([_read_key(name, number) for name in names])
     for label, index in number.items():
         positions = lookup.of(index)
@@ -323,7 +323,7 @@ def _check_order(ordered: Sequence[Key], names: Sequence[str], source: str) -> N
         positions = lookup.of(_read_key(name, like))
         if positions and position not in positions:
             raise DataError(
-                f"{source} line {position + 1}: {name!r} stands at the position of "
+                f"{source} line {position + 1}: {name!r} is at the position of "
                 f"{str(ordered[position])!r}: give the names in the order of the sorted "
                 "labels, or label<TAB>name"
             )

@@ -144,7 +144,7 @@ def linear_probe(
     """
     scikit_learn()
     if (val is None) != (val_labels is None):
-        raise ValueError("val and val_labels go together")
+        raise ValueError("pass both val and val_labels, or neither")
     all_labels = [
         labels for labels in (train_labels, test_labels, val_labels) if labels is not None
     ]

@@ -249,7 +249,7 @@ def resumable(path: str, encoder: Encoder) -> dict[str, Result]:
         if space != encoder.space_id:
             whose = f"of embedding space {space}" if space else "of an unknown embedding space"
             raise DataError(
-                f"{path} line {line} ({result.key}) is {whose}, and this model's is "
+                f"{path} line {line} ({result.key}) is {whose}, this model of "
                 f"{encoder.space_id}: write to another file"
             )
         variant, own_variant = result.about.get("form"), _variant(encoder)

@@ -1,4 +1,4 @@
-"""Export: a model to a bundle for a runtime, refused unless it computes what the model does.
+"""Export: a model to a bundle for a runtime, refused unless it reproduces the model.
 
 | module | holds |
 |---|---|
@@ -7,7 +7,7 @@
 | `towers` | the two towers of a model, ready for every exporter |
 | `tracing` | tracing a tower with torch; naming an operation that a runtime lacks |
 | `onnx` `openvino` `coreml` `executorch` `litert` | one writer per runtime |
-| `mobile` | what the writers for phones share |
+| `mobile` | code shared by the writers for phones |
 | `quantize` `sensitivity` | int8 for any runtime: which layers stay in higher precision |
 | `quantize_onnx` `qdq` | int8 for ONNX Runtime, as quantise-dequantise pairs |
 | `quantize_openvino` | int8 for OpenVINO, with NNCF |

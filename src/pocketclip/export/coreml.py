@@ -356,7 +356,7 @@ def _round_trip(
     why = gate_failure(figures, GATES[precision])
     if why is not None:
         raise DriftError(
-            "the tower with the weights of the package does not compute what the model does: "
+            "the tower with the weights of the package does not reproduce the model: "
             f"{why}; nothing was written"
         )
     count = sum(p.size for p in source.values())

@@ -60,7 +60,7 @@ class LoadedTower:
     dtype: Any
     execute: Run
     program: Any = field(default=None)
-    """Whatever has to stay alive while `execute` is used."""
+    """An object that must stay alive while `execute` is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

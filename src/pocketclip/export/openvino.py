@@ -3,7 +3,7 @@
     write(towers.image, towers.image_example, Path("image.xml"), kind="image", precision="fp32",
           towers=towers)
 
-Beside `image.xml` stands `image.bin` with the weights, which the runtime maps into memory.
+`image.bin` beside `image.xml` holds the weights, which the runtime maps into memory.
 
 Shapes: B batch, H W height and width of a photograph, S side, T tokens, D embedding.
 """

@@ -1,4 +1,4 @@
-"""The files of both towers in the folder that is to become a bundle.
+"""The files of both towers in the folder that becomes a bundle.
 
     files = TowerFiles(module, folder, towers, rows, options, about)
     files.write(None, ProgressReporter())

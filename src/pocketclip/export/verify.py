@@ -153,7 +153,7 @@ def verify(bundle: Bundle, reference: Reference) -> dict[str, Any]:
     not_passed = [name for name, figures in results.items() if figures.get("passed") is False]
     if own in not_passed:
         raise DriftError(
-            "the export does not compute what the model does; nothing was written: "
+            "the export does not reproduce the model; nothing was written: "
             f"{own}: {results[own]['reason']}"
         )
     executed = "passed" in results[own]
@@ -225,7 +225,7 @@ def compare_towers(
         why = gate_failure(figures[tower], gate)
         if why is not None:
             raise DriftError(
-                "the export does not compute what the model does; nothing was written: "
+                "the export does not reproduce the model; nothing was written: "
                 f"{tower} tower: {why}"
             )
     return figures

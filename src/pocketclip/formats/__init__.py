@@ -8,7 +8,7 @@
 | `tar` | tar archives |
 | `npy` | numpy's arrays |
 | `torch_zip` | the zip archives that `torch.save` writes |
-| `image_metadata` | the metadata of an image file, with whatever is too large left out |
+| `image_metadata` | the metadata of an image file, without oversized parts |
 | `lfs` | git-LFS pointers, which stand in for a file that was not downloaded |
 | `escaping` | names, labels and captions, made safe to show and store |
 

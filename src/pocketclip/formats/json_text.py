@@ -3,7 +3,7 @@
     raw = read_json("out/index.json")
 
 Every loader limits bytes, memory and depth before it builds anything, takes finite numbers only
-unless asked otherwise, and raises `ParseError`, whatever is wrong.
+by default, and raises `ParseError` for every fault.
 """
 
 from __future__ import annotations

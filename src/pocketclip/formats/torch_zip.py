@@ -195,7 +195,7 @@ class _Nothing:
     def _ignore(self, *_args: Any) -> None: ...
 
     size = 0
-    """Number of bytes, if this stands for bytes."""
+    """Number of bytes, if this is a placeholder for bytes."""
 
     __init__ = __setstate__ = __setitem__ = append = extend = add = _ignore
 

@@ -184,7 +184,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
         )
     if space_id is not None and bundle.space_id != space_id:
         raise BundleError(
-            f"{folder} is of the embedding space {bundle.space_id}, not {space_id}: their "
+            f"{folder} has the embedding space {bundle.space_id}, not {space_id}: their "
             "embeddings cannot be compared"
         )
     return bundle
@@ -206,7 +206,7 @@ def _one_of(value: Any, known: Iterable[str], what: str) -> str:
 def _files(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     for name, entry in raw.items():
         if type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
-            raise ValueError(f"the size or hash of {name} is of another type")
+            raise ValueError(f"the size or hash of {name} has the wrong type")
     return {name: dict(entry) for name, entry in raw.items()}
 
 

@@ -79,7 +79,7 @@ class CLIP(FrozenBatchNormMixin):
         return F.normalize(out, dim=-1) if normalize else out
 
     def as_tensor(self, array: Tensor | Array) -> Tensor:
-        """Return a tensor as it is, and an array as a tensor on the model's device.
+        """Return a tensor unchanged, and an array as a tensor on the model's device.
 
         Preprocessing and the tokenizer are free of torch and return arrays.
         """

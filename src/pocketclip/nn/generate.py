@@ -73,8 +73,8 @@ def generate(
         image_tokens: the result of `CoCa.image_tokens` (B, S, C), in place of `pixels`.
         captions_per_image: n. Beam search returns the n best texts, best first.
         seeds: B n integers of at least 0, one per caption; the default is 0, 1, 2, ... A caption
-            depends on its image and its seed only, not on the rest of the batch, apart from the
-            rounding of matrix products. Greedy and beam search use no seeds.
+            depends on its image and its seed only, not on the other captions in the batch, apart
+            from the rounding of matrix products. Greedy and beam search use no seeds.
         **settings: fields of `pocketclip.caption_settings.Settings`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Ids drawn from logits, each row with a random number of its own.
+"""Sampling of ids from logits; each row uses its own random number.
 
 Shapes: R rows, V vocabulary.
 """

@@ -56,8 +56,8 @@ class PairOptions:
     shard_size: int = 1000
     """Pairs per shard of a table or folder; each tar or tfrecord file is one shard."""
     delimiter: str | None = None
-    """Separates the columns of a csv or tsv. Default: tab, comma, semicolon or `|`, whichever fits
-    the first line."""
+    """Separates the columns of a csv or tsv. Default: the one of tab, comma, semicolon
+    and `|` that fits the first line."""
     columns: tuple[str, ...] = ()
     """Column names of a csv or tsv without a header line."""
     quotes: bool = True
@@ -224,7 +224,7 @@ def collect_captions(values: Iterable[tuple[str, Any]]) -> dict[str, list[str]] 
     """Return captions by key from (column, value) pairs; None if the first column has none.
 
     A value is a text or a list of texts; numbers count as text. Empty texts, NaN, booleans,
-    objects and bytes that are not UTF-8 are left out. Further columns without captions are too.
+    objects and bytes that are not UTF-8 are left out, and so are further columns without captions.
     """
     captions: dict[str, list[str]] = {}
     for position, (column, value) in enumerate(values):

@@ -1,8 +1,8 @@
 """CRC-32C (Castagnoli), the checksum of tfrecords: by google-crc32c if installed, else in numpy.
 
-Byte by byte, Python would spend more time on it than on all else. A CRC is linear over GF(2): the
-data is laid out in rows of 256 bytes, the states of all rows advance together, and the rows are
-joined by the operator that appends 256 zero bytes.
+Byte by byte, Python would spend more time on it than on everything else. A CRC is linear over
+GF(2): the data is laid out in rows of 256 bytes, the states of all rows advance together, and the
+rows are joined by the operator that appends 256 zero bytes.
 
 Polynomial and mask: RFC 3720 (B.4), and TensorFlow's record format.
 """

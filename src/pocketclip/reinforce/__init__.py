@@ -17,7 +17,7 @@
 | `teachers` | models that embed: `Teacher`, `load_teacher` |
 | `captioners` | models that write captions: `Captioner`, `load_captioner` |
 | `sampling` | how captioners sample |
-| `protocols` | what the kinds of teachers and captioners have in common |
+| `protocols` | code shared by all kinds of teachers and captioners |
 | `zoo_towers`, `hf_towers`, `open_clip_towers` | teachers of the zoo, transformers, open_clip |
 | `coca_captioner`, `hf_captioner` | captioners of the zoo and of transformers |
 | `hf` | folders of transformers: files, weights, tokenizer, identity |

@@ -5,8 +5,8 @@
 
 They are CoCa models of the zoo, or image-to-text models of `transformers`. A dataset may have
 several captioners, each with its own key. Caption k of an image depends only on the image and on
-(seed, uid, k), not on the rest of the batch, apart from the rounding of matrix products. Source:
-MobileCLIP (arXiv 2311.17049), section 3.1; MobileCLIP2 (arXiv 2508.20691), section 3.2.
+(seed, uid, k), not on other images in the batch, apart from the rounding of matrix products.
+Source: MobileCLIP (arXiv 2311.17049), section 3.1; MobileCLIP2 (arXiv 2508.20691), section 3.2.
 
 Shapes: B images, n captions per image, S side of a square in pixels.
 """

@@ -1,6 +1,6 @@
 """Keep a cluster's actors busy until no shard is left: start them, replace dead ones, count pairs.
 
-The driver gets Ray as an object and imports nothing of it, so that tests can run it without a
+The driver gets Ray as an object and does not import it, so that tests can run it without a
 cluster.
 """
 

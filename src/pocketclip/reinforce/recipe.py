@@ -50,7 +50,7 @@ class Recipe(BaseModel):
     dtype: str = "bfloat16"
     """How embeddings are stored: float32, float16, bfloat16, int8 or int6."""
     layout: Literal["named", "v1"] = "named"
-    """The layout of samples: `named` gives each captioner's captions embeddings of their own; `v1`
+    """The layout of samples: `named` gives each captioner's captions their own embeddings; `v1`
     is that of the first published sets, with one captioner."""
     format: Literal["tar", "jsonl"] = "tar"
     """The file format of shards."""
@@ -61,7 +61,7 @@ class Recipe(BaseModel):
     device: str = "auto"
     """Where the models compute: cpu, cuda, cuda:1, mps or auto."""
     batch_size: int = Field(default=16, ge=1, le=2**20)
-    """Number of pairs handed to the models at a time; they split them further as suits them."""
+    """Number of pairs given to the models at a time; a model may split them further."""
     offline: bool = False
     """Use weights from the local cache only."""
 

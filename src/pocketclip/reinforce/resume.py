@@ -1,7 +1,7 @@
 """Resuming a reinforcement: which shards are finished, and whether a folder belongs to this recipe.
 
-Beside the shard `NAME.tar` stand `NAME.report.json`, which marks the shard as finished, and
-`NAME.bad.jsonl`, which lists the pairs that were left out and why. `recipe.json` holds the facts
+The shard `NAME.tar` has two files beside it: `NAME.report.json` marks the shard as finished, and
+`NAME.bad.jsonl` lists the pairs that were left out and why. `recipe.json` holds the facts
 of the recipe that the folder's shards were made with. A shard is skipped if its report and its
 size agree with the file, and its recipe and pairs are still the same.
 """

@@ -118,7 +118,7 @@ class SquareTransform:
         return image if size == image.size else image.resize(size, Image.Resampling(self.resample))
 
     def _crop_long(self, image: Image.Image) -> Image.Image:
-        """Return the middle of an extremely long image; enlarged, the rest would take gigabytes."""
+        """Return the middle of an extremely long image; to enlarge all of it takes gigabytes."""
         width, height = image.size
         short, max_ratio = min(width, height), _MAX_RESIZED_PIXELS // self.edge**2
         longest = max(width, height)

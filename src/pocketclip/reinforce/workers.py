@@ -125,7 +125,7 @@ def _result(
 
 
 def _image_of(pair: Pair | Bad) -> bytes | Bad:
-    """Return the bytes of a pair's image, or why there are none."""
+    """Return the bytes of a pair's image, or the reason why it has none."""
     if isinstance(pair, Bad):
         return pair
     return Bad(uid=pair.uid, reason="no image") if pair.image is None else pair.image

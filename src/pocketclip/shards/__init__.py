@@ -21,7 +21,7 @@ describes how they were made. Shards on S3 and other stores are written through
 | `torchfile`, `unpickle` | embeddings of torch files and pickles, read without running them |
 | `check` | problems of a single sample |
 | `joining`, `merging`, `lookup` | `join`: images of one set, reinforcements of another |
-| `scratch_database` | SQLite for what does not fit into memory |
+| `scratch_database` | SQLite for data that does not fit into memory |
 | `sheet` | a picture of samples with their augmentations |
 | `audit/` | `audit`: all problems of a set, and a clean copy |
 """

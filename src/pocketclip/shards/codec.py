@@ -118,10 +118,10 @@ def gunzip(data: bytes, limit: int | None = None) -> bytes:
         if remaining < 0:
             raise DataError(f"unpacks to more than {limit} bytes")
         if not unpacker.eof:
-            raise DataError("damaged gzip data (they end too soon)")
+            raise DataError("damaged gzip data (it ends too soon)")
         blocks.append(block)
         if len(blocks) > 64:  # each copies all the data behind it
-            raise DataError("gzip data of more than 64 files in one")
+            raise DataError("gzip data with more than 64 members")
         packed = unpacker.unused_data
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
@@ -167,11 +167,11 @@ def _decode_torch(torch: Any, unpacked: bytes) -> dict[str, tuple[Embeddings, st
     except Exception as error:
         # Arbitrary bytes make the restricted unpickler fail with errors of any type.
         raise DataError(
-            "torch file refused because it holds more than tensors or is damaged; nothing of it "
+            "torch file refused because it holds more than tensors or is damaged; none of it "
             f"was run ({type(error).__name__})"
         ) from error
     if not isinstance(loaded, dict):
-        raise DataError(f"torch file of a {type(loaded).__name__}, not of named tensors")
+        raise DataError(f"torch file with a {type(loaded).__name__}, not named tensors")
     out = {}
     remaining = MAX_BYTES // 4  # floats of all keys, which may be views of the same few bytes
     for key, value in loaded.items():
@@ -194,10 +194,10 @@ def _decode_torch(torch: Any, unpacked: bytes) -> dict[str, tuple[Embeddings, st
 def _check_torch_file(data: bytes) -> None:
     """Refuse a file whose contents could grow in torch beyond what its size shows."""
     if any(name in data for name in (b"_codecs\nencode\n", b"\nbytearray\n")):
-        raise DataError("torch file that makes bytes, which no tensor needs; nothing of it was run")
+        raise DataError("torch file that creates bytes, which no tensor needs; none of it was run")
     if not data.startswith(b"PK"):  # the format before torch 1.6: consecutive pickles
         if len(data) > MAX_PICKLE:
-            raise DataError(f"torch file of the old format of more than {MAX_PICKLE} bytes")
+            raise DataError(f"torch file in the old format with more than {MAX_PICKLE} bytes")
         return
     _check_directory(data, "torch file")
     try:
@@ -281,7 +281,7 @@ def _decode_npz(data: bytes) -> dict[str, tuple[Embeddings, str]]:
 def _check_directory(data: bytes, what: str) -> None:
     """Refuse a zip with so many entries that their list would fill the memory."""
     if data.count(b"PK\1\2") > MAX_ENTRIES:
-        raise DataError(f"{what} of more than {MAX_ENTRIES} entries")
+        raise DataError(f"{what} with more than {MAX_ENTRIES} entries")
 
 
 def _npy(key: str, data: bytes) -> NDArray[Any]:

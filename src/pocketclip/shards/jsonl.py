@@ -45,7 +45,7 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Sample]:
         name: of the file, for messages.
 
     Raises:
-        DataError: the file is cut or damaged, or a line is no valid record.
+        DataError: the file is truncated or damaged, or a line is not a valid record.
         MissingDependencyError: the file is in Zstandard, and zstandard is not installed.
     """
     number = 0
@@ -60,7 +60,7 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Sample]:
     except DataError as error:
         raise DataError(f"{name}: line {number}: {error}") from error
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{name}: cut or damaged after line {number} ({error})") from error
+        raise DataError(f"{name}: truncated or damaged after line {number} ({error})") from error
 
 
 def sample_of(record: dict[str, Any], number: int = 0) -> Sample:

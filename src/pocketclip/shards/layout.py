@@ -160,7 +160,7 @@ def separate(sample: Sample) -> None:
         ends = [truths, *(truths + total for total in itertools.accumulate(counts))]
         if len(rows) not in ends:  # the last keys may have no embeddings
             texts = f"{truths} + {' + '.join(map(str, counts))}"
-            raise DataError(f"text_emb has {len(rows)} rows, the captions are {texts}")
+            raise DataError(f"text_emb has {len(rows)} rows, but there are {texts} captions")
         embeddings["text_emb"] = rows[:truths]
         for k, begin, end in zip(synthetic, ends[:-1], ends[1:], strict=True):
             if end <= len(rows):
@@ -250,7 +250,7 @@ def _object(members: Mapping[str, bytes], key: str) -> dict[str, Any]:
     if value is None and key == "json":
         return {}
     if not isinstance(value, dict):
-        raise DataError(f"{key}: JSON of a {type(value).__name__}, not of an object")
+        raise DataError(f"{key}: JSON with a {type(value).__name__}, not an object")
     return value
 
 

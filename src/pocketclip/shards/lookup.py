@@ -22,7 +22,7 @@ class Lookup:
         paths: the shards; only their headers are read.
 
     Raises:
-        DataError: a shard is cut or damaged.
+        DataError: a shard is truncated or damaged.
     """
 
     def __init__(self, folder: Path, paths: list[str]) -> None:

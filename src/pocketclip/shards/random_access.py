@@ -41,7 +41,7 @@ class MappedShard:
         cache: a file with the cached scan, written if it does not exist; None: no cache.
 
     Raises:
-        DataError: the archive is empty, cut or damaged, or the file is missing.
+        DataError: the archive is empty, truncated or damaged, or the file is missing.
     """
 
     @renamed_arguments(kept="cache")

@@ -31,8 +31,8 @@ def read(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> I
             in an object store, or a list of several.
 
     Raises:
-        DataError: a shard is missing, cut or damaged (the message names it and the member), or
-            there are no samples. The samples yielded before are good. `audit` reports all problems.
+        DataError: a shard is missing, truncated or damaged (the message names it and the member),
+            or there are no samples. The samples yielded before are good. `audit` reports all problems.
         MissingDependencyError: bfloat16 embeddings without torch, `.zst` without zstandard.
         StorageError: a path cannot be reached, or a pattern matches nothing.
     """
@@ -92,7 +92,7 @@ def shard_paths(
         elif not storage.exists(path):
             raise DataError(f"{path}: no such shard or folder")
         else:
-            raise DataError(f"{path} is no shard: names of shards end in {', '.join(SUFFIXES)}")
+            raise DataError(f"{path} is not a shard: names of shards end in {', '.join(SUFFIXES)}")
     return out
 
 

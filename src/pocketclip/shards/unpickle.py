@@ -29,10 +29,10 @@ def floats_from_pickle(data: bytes) -> Embeddings:
     """Return the float32 array that a pickle of a numpy array, or of nested lists, holds.
 
     Raises:
-        DataError: it is damaged, or holds anything else; nothing of it is run.
+        DataError: it is damaged, or holds anything else; none of it is run.
     """
     if len(data) > MAX_PICKLE:
-        raise DataError(f"pickle of more than {MAX_PICKLE} bytes; nothing of it was run")
+        raise DataError(f"pickle of more than {MAX_PICKLE} bytes; none of it was run")
     try:
         loaded = _Inert(io.BytesIO(data)).load()
         return _array(loaded)
@@ -40,7 +40,7 @@ def floats_from_pickle(data: bytes) -> Embeddings:
         raise
     except Exception as error:
         # Arbitrary bytes make the unpickler fail in any way, MemoryError among them.
-        raise DataError(f"damaged pickle ({type(error).__name__}); nothing of it was run") from None
+        raise DataError(f"damaged pickle ({type(error).__name__}); none of it was run") from None
 
 
 class _Record:
@@ -95,7 +95,7 @@ class _Inert(pickle._Unpickler):
     def _latin1(self, text: str, encoding: str) -> bytes:
         """`_codecs.encode`: bytes in protocols 0 to 2."""
         if encoding != "latin1":
-            raise DataError(f"pickle that encodes to {encoding}; nothing of it was run")
+            raise DataError(f"pickle that encodes to {encoding}; none of it was run")
         self._remaining -= len(text)  # the pickle may encode one text any number of times
         if self._remaining < 0:
             raise DataError(f"unpacks to more than {MAX_BYTES} bytes")

@@ -75,10 +75,12 @@ class ShardWriter:
         teacher_dims: Sequence[int] = (),
     ) -> None:
         if dtype not in DTYPES:
-            raise DataError(f"unknown dtype {dtype}; there are {', '.join(DTYPES)}")
+            raise DataError(f"unknown dtype {dtype}; choose from {', '.join(DTYPES)}")
         layout = "named" if layout == "v2" else layout
         if layout not in LAYOUTS:
-            raise DataError(f"unknown layout {layout}; there are {', '.join(LAYOUTS)}, v2 (named)")
+            raise DataError(
+                f"unknown layout {layout}; choose from {', '.join(LAYOUTS)}, v2 (named)"
+            )
         self.path = str(path)
         self.dtype = dtype
         self.layout = layout
@@ -110,7 +112,7 @@ class ShardWriter:
     def write(
         self, sample: Sample, *, packed: tuple[str, bytes] | None = None, packed_dtype: str = ""
     ) -> None:
-        """Add a sample; when this raises, nothing of it was written and others can follow.
+        """Add a sample; when this raises, none of it was written and other samples can follow.
 
         Args:
             sample: its embeddings are arrays, tensors or lists, by the keys of `types.Sample`.
@@ -211,7 +213,7 @@ class JsonlWriter:
         self.stats.columns = sorted(self._columns)
 
     def write(self, sample: Sample) -> None:
-        """Add a sample; when this raises, nothing of it was written and others can follow.
+        """Add a sample; when this raises, none of it was written and other samples can follow.
 
         Raises:
             DataError: as `ShardWriter.write`.
@@ -239,7 +241,7 @@ def _checked(sample: Sample, uids: Container[str], teacher_dims: Sequence[int] =
     """
     sample = plain(sample)
     if sample.uid in uids:
-        raise DataError(f"{_shown(sample.uid)}: a second sample of this uid")
+        raise DataError(f"{_shown(sample.uid)}: another sample has this uid")
     for _, reason in faults(sample, teacher_dims):
         raise DataError(f"{_shown(sample.uid)}: {reason}")
     return sample

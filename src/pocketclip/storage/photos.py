@@ -125,7 +125,7 @@ class Found:
 def find_photographs(inputs: Sequence[str]) -> Found:
     """Return the files that `inputs` name, in their order.
 
-    An input is a file, whatever its name; a folder, in which `walk_files` looks for names that
+    An input is a file of any name; a folder, in which `walk_files` looks for names that
     `is_photograph` accepts; or a pattern (`shelf/*.jpg`, `**` for any depth). Folders that match a
     pattern without `**` are searched too. A file named twice is returned twice; matches of folders
     and patterns are not repeated.

@@ -5,7 +5,7 @@
     TMPDIR/pocketclip-PURPOSE.KERNEL-RANDOM.tmp/
 
 KERNEL identifies the running system. Containers on one machine share it and see each other's locks,
-whatever their names and process numbers are.
+regardless of their names and process numbers.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ _BAD = (DataError, ImageError, AugmentationError, TokenizerError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """Which samples are used, and what of each; see the recipe's `data` section."""
+    """Which samples are used, and which of their parts; see the recipe's `data` section."""
 
     source: str | tuple[str, ...]
     reinforced: bool = True
@@ -265,7 +265,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
                 raise DataError(
                     f"no synthetic caption's key matches {config.caption_pattern!r} (the keys: "
                     f"{', '.join(sorted(sample.captions.keys() - {'text'})) or 'none'}; set "
-                    "data.captions=truth to do without)"
+                    "data.captions=truth to train without them)"
                 )
             out.append(synthetic[words[1] % len(synthetic)])
         return out

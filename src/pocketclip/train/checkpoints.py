@@ -55,7 +55,7 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
         run: the run's folder.
         step: number of steps done.
         model: the model as it trains, not the average.
-        trainer: all else that resuming needs, see `Run.trainer_state`.
+        trainer: everything else that resuming needs, see `Run.trainer_state`.
 
     Raises:
         TrainingError: the disk is full or cannot be written to; the message names the last good
@@ -69,7 +69,7 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
             hashes = {f.name: digest_file(f) for f in sorted(folder.iterdir())}
             (folder / _SEAL).write_text(_seal(step, hashes, {}), "utf-8")
     except (OSError, RuntimeError) as error:
-        if "DataLoader worker" in str(error):  # torch raises it in whatever code runs at the time
+        if "DataLoader worker" in str(error):  # torch raises it in any code that runs at the time
             raise
         # torch reports a failed write as a RuntimeError, safetensors with its own class.
         raise TrainingError(_not_written(run, target, error)) from error

@@ -46,7 +46,7 @@ class Loader:
     """The stream of batches of one process; a context manager.
 
     Args:
-        config: the samples to use, and what of each.
+        config: which samples are used, and which of their parts.
         model: gives the image size and the context length.
         batch_size: B, samples per batch of this process.
         seed: for the order of samples and for random choices.
@@ -165,7 +165,7 @@ class Loader:
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                f"a worker of the data loader died ({first_line(error)}); where memory is "
+                f"a worker of the data loader died ({first_line(error)}); if memory is "
                 "short, lower data.workers or the batch size"
             ) from error
         finally:

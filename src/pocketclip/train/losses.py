@@ -12,7 +12,7 @@ equations 1 to 3; SigLIP (arXiv 2303.15343), algorithm 1; CoCa (arXiv 2205.01917
 Shapes: b rows of this process, B rows of all processes (b if `gathered` is false),
 n rows of a chunk, D embedding, K teachers, T tokens, V vocabulary.
 
-Embeddings have unit length; the embeddings of several teachers stand side by side, each of unit
+Embeddings have unit length; the embeddings of several teachers are concatenated, each of unit
 length. Losses are computed in float32 (float64 for float64 embeddings), also under autocast. No
 gradient reaches the teachers. Two options are common:
 

@@ -208,7 +208,7 @@ class AugmentationReplay:
             return None
         y_scale, x_scale = pixels.shape[0] / height, pixels.shape[1] / width
         if (y_scale, x_scale) != (1.0, 1.0):
-            # The box may lie between pixels now, which only Pillow's resize supports.
+            # The box may now have fractional coordinates, which only Pillow's resize supports.
             box = left * x_scale, top * y_scale, (left + w) * x_scale, (top + h) * y_scale
             image = Image.fromarray(pixels)
             square = image.resize((self.size, self.size), self._resampling, box)

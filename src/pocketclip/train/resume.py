@@ -40,7 +40,7 @@ def find_checkpoint(
     """Claim the run's folder and return the checkpoint to resume from, the same on all processes.
 
     Args:
-        recipe: what is to be trained.
+        recipe: the run's recipe.
         folder: the run's folder.
         resume: `auto`, `no` or a path, as `train` takes it.
         stack: holds the claim of the folder, on the main process.
@@ -148,7 +148,7 @@ def complete_finished_run(
 ) -> Summary:
     """Return the summary of a run whose last step was done by an earlier start.
 
-    If that start was killed before it wrote the finished model, or stands in another folder, the
+    If that start was killed before it wrote the finished model, or used another folder, the
     model is written now.
     """
     if world.is_main and not has_model(folder):

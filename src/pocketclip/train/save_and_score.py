@@ -106,7 +106,7 @@ def save_checkpoint(run: Run, scorer: CheckpointScorer, *, score: bool) -> dict[
 
     def save() -> tuple[dict[str, float], int]:
         run.check_weights()
-        # Saved before it is scored: an evaluation that fails costs nothing of the training.
+        # Saved before it is scored: an evaluation that fails loses no training.
         state = run.trainer_state(skipped=skipped, score=score)
         saved = checkpoints.save(run.folder, run.step, run.model, state)
         run.last_good = saved.folder

@@ -239,6 +239,6 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 def not_a_section(name: str, value: object) -> str:
-    """Return what is wrong with a `value` that stands in place of a section."""
+    """Return what is wrong with a `value` that is given instead of a section."""
     first = next(iter(SECTIONS[name].model_fields))
     return f"should hold fields such as `{first}:`, not {kind_of(value)}"

@@ -188,7 +188,7 @@ def build_optimizer(recipe: Recipe, model: CLIP) -> tuple[torch.optim.AdamW, nn.
 
 
 def wrap_model(recipe: Recipe, world: World, model: CLIP) -> nn.Module:
-    """Return the model as it is called: compiled, distributed, or as it is."""
+    """Return the model as it is called: compiled, distributed, or unchanged."""
     wrapped: nn.Module = model
     if recipe.compile:
         wrapped = torch.compile(wrapped)  # type: ignore[assignment]

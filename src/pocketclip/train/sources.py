@@ -171,7 +171,7 @@ class ShardSource:
         if ours != ((index.teachers, index.augmentation) if index else None):
             raise DataError(
                 f"{home}: its teachers or augmentation differ from those of the other folders; "
-                "train on sets that were reinforced alike"
+                "train on sets with the same reinforcement"
             )
 
     def _shard(self, number: int) -> MappedShard:

@@ -65,7 +65,7 @@ class LatencyFile:
             if len(ms) == len(measured):
                 return Measured(variant, self.threads, ms)
         raise DataError(
-            f"{self.path}: {', '.join(measured)} were not all measured compiled, nor all eager; "
+            f"{self.path}: {', '.join(measured)} were not all measured compiled, or all eager; "
             "run benchmarks/encode.py on all of them"
         )
 

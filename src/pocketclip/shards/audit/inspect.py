@@ -4,7 +4,7 @@ Bad samples and files raise nothing here: each defect is a `Problem` of one of t
 
 | kind | problem |
 |---|---|
-| `tar` | the file is empty, cut or damaged, so the samples behind the damage are unknown |
+| `tar` | the file is empty, truncated or damaged, so the samples behind the damage are unknown |
 | `absent` | the index lists a shard that does not exist |
 | `undeclared` | the index does not list a shard that exists |
 | `size`, `hash`, `count` | bytes, SHA-256 or number of samples differ from the index |
