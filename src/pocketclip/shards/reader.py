@@ -32,7 +32,8 @@ def read(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> I
 
     Raises:
         DataError: a shard is missing, truncated or damaged (the message names it and the member),
-            or there are no samples. The samples yielded before are good. `audit` reports all problems.
+            or there are no samples. The samples yielded before are good. `audit` reports all
+            problems.
         MissingDependencyError: bfloat16 embeddings without torch, `.zst` without zstandard.
         StorageError: a path cannot be reached, or a pattern matches nothing.
     """
