@@ -292,7 +292,7 @@ def test_bad_files_each_get_one_clear_line(tmp_path):
         (lambda c: c["model"].update(surprise=1), "damaged.*surprise"),
         (lambda c: c["model"]["text"].pop("width"), "damaged.*width"),
         (lambda c: c["model"]["text"].update(layers="2"), "text.layers cannot be '2'"),
-        (lambda c: c["model"]["text"].update(layers=3), "not what was saved"),
+        (lambda c: c["model"]["text"].update(layers=3), "changed after it was saved"),
         (
             lambda c: (c.pop("sha256"), c["model"]["text"].update(layers=3)),
             "text.blocks.2.* is missing",

@@ -197,7 +197,7 @@ WRONG = [
     ("random:tiny:٣", ConfigError, "a seed from 0 to"),
     ("random:tiny:18446744073709551616", ConfigError, "a seed from 0 to"),
     ("random:tiny:" + 5000 * "9", ConfigError, "a seed from 0 to"),
-    ("random:./small", ConfigError, "not of a path"),
+    ("random:./small", ConfigError, "not a path"),
     ("transformers:", ConfigError, "transformers:ID"),
     ("open_clip:", ConfigError, "open_clip:NAME"),
     ("hf-hub:", ConfigError, "hf-hub:OWNER/NAME"),
@@ -209,7 +209,7 @@ WRONG = [
     ("tiny=small2", CheckpointError, "small2: no such file or folder, in NAME=FILE"),
     ("tiny=random:small", CheckpointError, "random:small: no such file"),
     ("nope=w.pt", CheckpointError, "nope=w.pt: no such file"),
-    ("nope=w", ConfigError, "nor NAME=FILE with a model of the zoo"),
+    ("nope=w", ConfigError, "or NAME=FILE with a model of the zoo"),
     # 2
     ("./nope", CheckpointError, "./nope: no such file or folder"),
     ("./Tiny", CheckpointError, "no such file or folder; did you mean random:tiny"),
@@ -333,7 +333,7 @@ def test_labels(text, label, target):
 
 
 def test_a_label_is_for_teachers_only():
-    with pytest.raises(ConfigError, match="nor NAME=FILE"):
+    with pytest.raises(ConfigError, match="or NAME=FILE"):
         resolve_model("ours=small")
     for text in ("a=b=small", "a=" * 5000):
         with pytest.raises((ConfigError, CheckpointError)):
@@ -356,7 +356,7 @@ def test_revisions():
         with pytest.raises(ConfigError, match="does not fit"):
             resolve_model(text, revision=revision)
     for text in ("small", "random:tiny", "w.pt", "laptop", "transformers:google/siglip"):
-        with pytest.raises(ConfigError, match="a revision belongs to a repository on the hub"):
+        with pytest.raises(ConfigError, match="is not a repository on the hub, so it has no revisions"):
             resolve_model(text, revision="main")
 
 

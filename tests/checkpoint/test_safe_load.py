@@ -297,8 +297,8 @@ WRAPPED = {f"module.{name}": value for name, value in PLAIN.items()}
         ({"model_ema": PLAIN, "decay": 0.9}, "only averaged weights: using 'model_ema'"),
         ({"ema_state_dict": {"n_averaged": torch.tensor(4), **WRAPPED}}, "only averaged"),
         ({"model_ema": {"state_dict": WRAPPED}}, "only averaged"),
-        ({"state_dict": PLAIN, "state_dict_ema": AVERAGED}, "took 'state_dict', not"),
-        ({"model": PLAIN, "model_ema": AVERAGED, "args": None}, "took 'model', not 'model_ema'"),
+        ({"state_dict": PLAIN, "state_dict_ema": AVERAGED}, "using 'state_dict', not"),
+        ({"model": PLAIN, "model_ema": AVERAGED, "args": None}, "using 'model', not 'model_ema'"),
     ],
 )
 def test_training_checkpoints_are_unwrapped(tmp_path, caplog, saved, said):

@@ -143,7 +143,7 @@ def test_another_space_is_refused_naming_file_and_line(root, tmp_path):
     list(run(ColourEncoder(), ready, out=out, options=OPTIONS))
     before = read_results(out)
     with pytest.raises(DataError, match=r"results.jsonl line 1 \(cifar10\) is of embedding space "
-                                        r"space-colours, and this model's is other"):  # fmt: skip
+                                        r"space-colours, this model of other"):  # fmt: skip
         list(run(ColourEncoder(space_id="other"), ready, out=out, options=OPTIONS))
     assert read_results(out) == before
 

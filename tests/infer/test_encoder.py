@@ -226,7 +226,7 @@ def test_precision_and_device_of_load(tmp_path, exported):
             pocketclip.load(tmp_path / "model", device=name)
     with pytest.raises(ConfigError, match="runs on the CPU: leave out device 'cuda'"):
         pocketclip.load(exported(), device="cuda")
-    with pytest.raises(ConfigError, match="a revision belongs to a repository"):
+    with pytest.raises(ConfigError, match="is not a repository on the hub"):
         pocketclip.load(tmp_path / "model", revision="main")
     with pytest.raises(BundleError, match="holds tiny, not small"):
         pocketclip.load(exported(), "small")

@@ -262,7 +262,7 @@ def test_specs(text, kind, target, model, label, tmp_path, monkeypatch):
         ("transformers:", ConfigError, "transformers:ID"),
         ("random:tiny:x", ConfigError, "random:MODEL:SEED"),
         ("random:tyni", UnknownModelError, "did you mean tiny"),
-        ("a/b=c", ConfigError, "nor NAME=FILE"),
+        ("a/b=c", ConfigError, "or NAME=FILE"),
         ("vit-b16=", ConfigError, "the form is NAME=FILE"),
         ("mine=", ConfigError, "LABEL=MODEL"),
     ],

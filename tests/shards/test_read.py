@@ -158,7 +158,7 @@ def test_any_order_of_members_and_param_aug_as_text(tmp_path, as_text):
     [
         ("0.txt", b"\xff\xfe", "not UTF-8"),
         ("0.json", b"{", "not JSON"),
-        ("0.json", b"[1]", "not of an object"),
+        ("0.json", b"[1]", "not an object"),
         ("0.syn.json", b'{"syn_text": [1]}', "syn_text is not a list of captions"),
         ("0.paug.json", b"{}", "param_aug is missing"),
         ("0.paug.json", b'{"param_aug": "[["}', "not JSON"),

@@ -224,7 +224,7 @@ def test_widths_of_teachers(tmp_path):
 
 
 def test_unknown_settings(tmp_path):
-    assert "unknown dtype int4; there are float32" in failure(ShardWriter, "a.tar", dtype="int4")
+    assert "unknown dtype int4; choose from float32" in failure(ShardWriter, "a.tar", dtype="int4")
     assert "unknown layout" in failure(ShardWriter, "a.tar", layout="v3")
     assert "end the name in" in failure(JsonlWriter, "a.json")
     two = sample(0)

@@ -108,7 +108,7 @@ class _Inert(pickle._Unpickler):
             return _KNOWN[module, name]
         except KeyError:
             raise DataError(
-                f"pickle that names {module}.{name}, which no array of floats needs; nothing of "
+                f"pickle that names {module}.{name}, which no array of floats needs; none of "
                 "it was run"
             ) from None
 
