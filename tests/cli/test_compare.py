@@ -77,7 +77,7 @@ def test_page_latency_and_json(own, tmp_path):
     ("args", "message"),
     [
         (["mobileclip2-s9"], "did you mean mobileclip2-s"),
-        (["xyz"], "lists all models (nor is there such a file or folder)"),
+        (["xyz"], "lists all models (no such file or folder either)"),
         (["mobileclip-s0", "--tasks", "cifar1"], "no task 'cifar1'"),
         (["mobileclip-s0", "--suite", "some"], "no suite 'some'"),
         (["mobileclip-s0", "--html", "page.txt"], "ends in .html or .htm"),

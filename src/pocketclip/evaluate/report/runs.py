@@ -132,7 +132,7 @@ def _not_found(source: str) -> PocketclipError:
     try:
         name = zoo.resolve(source)
     except UnknownModelError as error:
-        return UnknownModelError(f"{error} (nor is there such a file or folder)")
+        return UnknownModelError(f"{error} (no such file or folder either)")
     return UnknownModelError(
         f"{name} has no published results (published: {', '.join(PUBLISHED)}); give a "
         "results file or a run folder"
