@@ -129,9 +129,7 @@ def test_given_twice(tmp_path):
 
 def test_what_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UnknownModelError, match=r"mobileclip2-s4.*no such file or folder either"
-    ):
+    with pytest.raises(UnknownModelError, match=r"mobileclip2-s4.*no such file or folder either"):
         gather(["mobileclip2-s9"])
     with pytest.raises(UnknownModelError, match=r"vit-b16 has no published results.*mobileclip-s0"):
         gather(["vit-b16"])
