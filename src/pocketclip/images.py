@@ -411,7 +411,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.ndim == 3 and shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
         raise _RefusedError(f"{shape} is channel-first; give (H, W, C)")
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
-        raise _RefusedError(f"{shape} is none of (H, W), (H, W, 1), (H, W, 3), (H, W, 4)")
+        raise _RefusedError(f"its shape is {shape}, not (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     if 0 in shape:
         raise _RefusedError(f"{shape} has no pixels")
     if array.ndim == 3:
@@ -423,5 +423,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     elif np.issubdtype(array.dtype, np.floating):
         array = _from_float(array, clip=False)
     elif array.dtype != np.uint8:
-        raise _RefusedError(f"{array.dtype} is none of uint8, uint16, bool or floating point")
+        raise _RefusedError(
+            f"its dtype is {array.dtype}, not uint8, uint16, bool or floating point"
+        )
     return _rgb(Image.fromarray(np.ascontiguousarray(array)))

@@ -360,7 +360,7 @@ def test_winogavil_with_whole_file_names_beside_the_table(tmp_path):
         ({"candidates": "[]"}, "candidates is not a list of names"),
         ({"candidates": "[1, 2]"}, "candidates is not a list of names"),
         ({"candidates": "__import__('os')"}, "candidates is not a list"),
-        ({"associations": ["fog"]}, "'fog' is no candidate"),
+        ({"associations": ["fog"]}, "'fog' is not a candidate"),
         ({"associations": []}, "associations is not a list of names"),
         ({"cue": ""}, "the cue is empty"),
     ],

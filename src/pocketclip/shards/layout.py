@@ -41,7 +41,6 @@ MAX_JSON = 1 << 24
 """Most bytes of a sample's JSON, and of a caption: 16 MiB."""
 MAX_JSON_MEMORY = 1 << 28
 """Most bytes of the objects of a sample's JSON, as estimated: 256 MiB."""
-OTHERS = ("txt", "url.txt", "json", "syn.json", "paug.json")
 PART_OF = {
     **dict.fromkeys(IMAGE_EXTENSIONS, "image"),
     **dict.fromkeys(MEMBERS, "embeddings"),

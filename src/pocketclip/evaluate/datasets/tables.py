@@ -247,7 +247,7 @@ def _puzzles(table: Table) -> TaskData:
             )
             unknown = [name for name in chosen if name not in candidates]
             if not cue or unknown:
-                problem = f"{unknown[0]!r} is no candidate" if unknown else "the cue is empty"
+                problem = f"{unknown[0]!r} is not a candidate" if unknown else "the cue is empty"
                 raise DataError(f"{where}: {problem}")
             yield Puzzle(
                 name=where,
