@@ -17,11 +17,12 @@ from pocketclip.nn.reparam import fuse
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
 
 
-@pytest.fixture
-def weights(tmp_path):
-    model = random_model("tiny", seed=0)
-    checkpoint.save(model, tmp_path / "tiny.pt", naming="apple")
-    return tmp_path / "tiny.pt"
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file with random weights in Apple's naming; not to be changed."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    checkpoint.save(random_model("tiny", seed=0), path, naming="apple")
+    return path
 
 
 def test_the_first_readme(weights):
@@ -106,11 +107,13 @@ def test_wrong_names_and_tags(weights):
         pocketclip.create_model_and_transforms("tiny", pretrained=weights, **{"text.layers": 3})
 
 
-@pytest.fixture
-def captioner(tmp_path):
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory):
+    """A saved captioner and its model; neither is to be changed."""
+    folder = tmp_path_factory.mktemp("captioner") / "coca"
     model = random_model("coca-tiny", seed=0)
-    checkpoint.save(model, tmp_path / "coca")
-    return tmp_path / "coca", model
+    checkpoint.save(model, folder)
+    return folder, model
 
 
 @pytest.mark.parametrize(
@@ -120,8 +123,10 @@ def captioner(tmp_path):
         {"image_mean": (0.5, 0.5, 0.5)},
         {"gradient_checkpointing": True},
         {"text": {"drop_path": 0.1}},
-        {"image": {"drop_path": 0.1}, "gradient_checkpointing": True},
-        {"image_size": 96},
+        pytest.param(
+            {"image": {"drop_path": 0.1}, "gradient_checkpointing": True}, marks=pytest.mark.slow
+        ),
+        pytest.param({"image_size": 96}, marks=pytest.mark.slow),
         {"image_size": 96, "text.drop_path": 0.1},
     ],
 )
@@ -131,10 +136,10 @@ def test_a_captioner_stays_one(captioner, options):
         "coca-tiny", pretrained=folder, reparameterize=False, **options
     )
     assert type(model) is type(saved)
-    wanted = options.get("gradient_checkpointing", False)
+    recomputes = options.get("gradient_checkpointing", False)
     for part in (model.image, model.text, model.decoder):
-        assert part.recompute is wanted
-    assert model.config.gradient_checkpointing is wanted
+        assert part.recompute is recomputes
+    assert model.config.gradient_checkpointing is recomputes
     assert model.config.text.drop_path == (0.1 if "text" in str(options) else 0)
     pixels = preprocess(PHOTO).unsqueeze(0)
     assert pixels.shape[-1] == options.get("image_size", 64)

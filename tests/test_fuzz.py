@@ -38,8 +38,8 @@ def test_damaged_files(module, kind, tmp_path):
             outcome, details = child.outcome(reader, path)
             seen[outcome] = seen.get(outcome, 0) + 1
             if outcome not in ("ok", "refused"):
-                kept = path.rename(tmp_path / f"fault{number}{suffix}")
-                faults.append(f"{kept}: {outcome}: {details}")
+                saved = path.rename(tmp_path / f"fault{number}{suffix}")
+                faults.append(f"{saved}: {outcome}: {details}")
                 if outcome in ("crash", "hang"):
                     child.close()
                     child = start()

@@ -104,12 +104,12 @@ def test_sizes_that_no_file_has(tmp_path, kind):
     assert [(pair.uid, pair.image) for pair in good] == [("0", photo(0))] * named
     assert named or "the last sample, 0, is incomplete" in bad.reason
     for reader in (shards.read, lambda path: _samples([str(path)], "retrieval", 0)):
-        found = iter(reader(path))
-        assert len([next(found) for _ in range(named)]) == named
-        assert "a.tar: " in failure(next, found, kind=DataError)
+        samples = iter(reader(path))
+        assert len([next(samples) for _ in range(named)]) == named
+        assert "a.tar: " in failure(next, samples, kind=DataError)
     assert "a.tar: " in failure(MappedShard, path, kind=DataError)
-    found = inspect(str(path), Rules(decode_images=False))
-    assert (found.stats.samples, [p.kind for p in found.problems]) == (named, ["tar"])
+    samples = inspect(str(path), Rules(decode_images=False))
+    assert (samples.stats.samples, [p.kind for p in samples.problems]) == (named, ["tar"])
 
 
 def test_numbers_of_headers():
@@ -158,8 +158,8 @@ def test_sparse_files_are_bad_samples_and_the_others_are_read(tmp_path, kind):
     first, bad, last = pairs_of(path)
     assert (first.uid, bad.uid, last.uid) == ("0", "1", "2")
     assert "sparse" in bad.reason
-    found = inspect(str(path), Rules())
-    assert (found.stats.samples, [p.kind for p in found.problems]) == (3, ["unreadable"])
+    report = inspect(str(path), Rules())
+    assert (report.stats.samples, [p.kind for p in report.problems]) == (3, ["unreadable"])
     with MappedShard(path) as mapped:
         assert mapped[0][1]["txt"] == b"zero"
         assert "sparse" in failure(mapped.read, 1, kind=DataError)
@@ -176,8 +176,8 @@ def test_a_member_beyond_the_limit_is_a_bad_sample(tmp_path, monkeypatch):
     first, bad, last, *_ = pairs_of(path)
     assert (first.uid, bad.uid, last.uid) == ("0", "1", "2")
     assert "more than the limit of 10,000" in bad.reason
-    found = inspect(str(path), Rules())
-    assert [(p.kind, p.position) for p in found.problems] == [("unreadable", 1), ("unreadable", 3)]
+    report = inspect(str(path), Rules())
+    assert [(p.kind, p.position) for p in report.problems] == [("unreadable", 1), ("unreadable", 3)]
     with MappedShard(path) as mapped:
         assert "more than the limit" in failure(mapped.read, 1, kind=DataError)
         assert "more than the limit" in failure(mapped.read, 3, kind=DataError)
@@ -291,8 +291,8 @@ def test_more_files_of_one_sample():
     names = ["0.depth.png", "0.jpg", "0.txt", "0.mask.png", "1.jpg", "1.left.jpg", "1.left.txt"]
     names += ["1.2.jpg", "x.right.jpg"]
     data = archive(*((name, name.encode()) for name in names))
-    found = [(g.uid, list(g.members)) for g in groups(members(io.BytesIO(data), "x"))]
-    assert found == [
+    actual = [(g.uid, list(g.members)) for g in groups(members(io.BytesIO(data), "x"))]
+    assert actual == [
         ("0", ["depth.png", "jpg", "txt", "mask.png"]),
         ("1", ["jpg"]),
         ("1_left", ["jpg", "txt"]),
@@ -311,8 +311,8 @@ def test_a_column_of_uids_in_a_tar(tmp_path):
         ]
     files += [("5.jpg", photo()), ("5.txt", b"t"), ("5.uid", b"member\n")]
     path = tar(tmp_path / "a.tar", files)
-    found = pairs_of(path, uid_column="uid")
-    assert [(p.uid, isinstance(p, Bad)) for p in found] == [
+    actual = pairs_of(path, uid_column="uid")
+    assert [(p.uid, isinstance(p, Bad)) for p in actual] == [
         ("ab_c", False),
         ("7", False),
         ("2", True),
@@ -541,7 +541,7 @@ def test_a_png_with_large_texts_is_read(bad, place):
     assert opened.tobytes() == COLOURS.tobytes()
 
 
-def test_what_turns_a_png_is_kept():
+def test_the_orientation_of_a_png_is_kept():
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = COLOURS.transpose(Image.Transpose.ROTATE_270).tobytes()

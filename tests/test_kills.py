@@ -28,7 +28,7 @@ LONGEST = 600
 
 
 @pytest.fixture
-def place(tmp_path):
+def root(tmp_path):
     """A folder with a temporary folder and caches of its own."""
     for name in ("tmp", "cache"):
         (tmp_path / name).mkdir()
@@ -95,32 +95,32 @@ class Process:
 
 
 @pytest.fixture
-def start(place):
+def start(root):
     """Starts a command, with a temporary folder and caches of its own."""
     environ = {
         **os.environ,
-        "TMPDIR": str(place / "tmp"),
-        "XDG_CACHE_HOME": str(place / "cache"),
+        "TMPDIR": str(root / "tmp"),
+        "XDG_CACHE_HOME": str(root / "cache"),
         "OMP_NUM_THREADS": "1",
     }
     with subprocess.Popen(
         [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env=environ, cwd=place,
+        text=True, env=environ, cwd=root,
     ) as server:  # fmt: skip
         yield lambda command: Process(server, command)
         server.stdin.close()
 
 
-def complete(start, place, command, code=0):
-    assert start(command).wait() == code, (place / "told.txt").read_text()
+def complete(start, root, command, code=0):
+    assert start(command).wait() == code, (root / "told.txt").read_text()
 
 
-def kill_at_random_moments(start, place, command_for, progress, check, *, seed, code=0):
+def kill_at_random_moments(start, root, command_for, progress, check, *, seed, code=0):
     """Kill forty processes; each folder that is finished meanwhile is checked, and a new begun.
 
     Args:
         start: see the fixture, like the next.
-        place: where all is.
+        root: the folder that holds everything.
         command_for: the command line for an output folder.
         progress: what changes with an output folder's progress.
         check: takes a finished output folder, and removes it.
@@ -129,7 +129,7 @@ def kill_at_random_moments(start, place, command_for, progress, check, *, seed, 
     """
     moments = random.Random(seed)
     kills, number = 0, 0
-    out = place / "out0"
+    out = root / "out0"
     while kills < KILLS:
         process = start(command_for(out))
         begun, before = time.monotonic(), progress(out)
@@ -148,50 +148,48 @@ def kill_at_random_moments(start, place, command_for, progress, check, *, seed, 
             process.kill()
             kills += 1
         ended = process.wait()
-        assert ended in (code, -signal.SIGKILL), (place / "told.txt").read_text()
+        assert ended in (code, -signal.SIGKILL), (root / "told.txt").read_text()
         if ended == code:
             check(out)
             number += 1
-            out = place / f"out{number}"
-    complete(start, place, command_for(out), code)
+            out = root / f"out{number}"
+    complete(start, root, command_for(out), code)
     check(out)
     deadline = time.monotonic() + 30  # workers notice within seconds that their parent is gone
-    while (left := left_over(place)) and time.monotonic() < deadline:
+    while (left := left_over(root)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
 
 
-def left_over(place):
+def left_over(root):
     """Return what is in the temporary folder and the caches; torch makes a folder in any case."""
-    found = [*(place / "tmp").iterdir(), *(place / "cache").rglob("*")]
-    return [path for path in found if not path.name.startswith("torchinductor")]
+    files = [*(root / "tmp").iterdir(), *(root / "cache").rglob("*")]
+    return [path for path in files if not path.name.startswith("torchinductor")]
 
 
-def contents(place):
-    return {
-        p.relative_to(place).as_posix(): p.read_bytes() for p in place.rglob("*") if p.is_file()
-    }
+def contents(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def test_reinforce(start, place):
-    (place / "raw").mkdir()
-    with (place / "pairs.csv").open("w", newline="") as stream:
+def test_reinforce(start, root):
+    (root / "raw").mkdir()
+    with (root / "pairs.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["image", "caption"])
         for number in range(32):
-            (place / "raw" / f"{number}.jpg").write_bytes(photo(number))
+            (root / "raw" / f"{number}.jpg").write_bytes(photo(number))
             rows.writerow([f"raw/{number}.jpg", f"photograph number {number}"])
         rows.writerow(["raw/none.jpg", "a file that is missing"])
 
     def command(out):
         return [
-            *("reinforce", place / "pairs.csv", "--teacher", "random:tiny", "--precision"),
+            *("reinforce", root / "pairs.csv", "--teacher", "random:tiny", "--precision"),
             *("float32", "--captioner", "random:coca-tiny", "--captions", 2, "--augmentations", 4),
             *("--shard-size", 2, "--batch-size", 2, "--workers", 1, "--out", out),
         ]
 
-    calm = place / "calm"
-    complete(start, place, command(calm), code=1)  # one bad pair
+    calm = root / "calm"
+    complete(start, root, command(calm), code=1)  # one bad pair
     expected = contents(calm)
     assert len(list(calm.glob("*.tar"))) == 17
 
@@ -202,12 +200,12 @@ def test_reinforce(start, place):
     def progress(out):
         return len(list(out.glob("*.json*")))
 
-    kill_at_random_moments(start, place, command, progress, check, seed=12, code=1)
+    kill_at_random_moments(start, root, command, progress, check, seed=12, code=1)
 
 
-def test_train(start, place):
-    (place / "dr").mkdir()
-    source = folder(place / "dr", [[sample(i) for i in range(k, k + 9)] for k in (0, 9, 18)])
+def test_train(start, root):
+    (root / "dr").mkdir()
+    source = folder(root / "dr", [[sample(i) for i in range(k, k + 9)] for k in (0, 9, 18)])
     recipe = {
         "model": {
             "name": "tiny",
@@ -228,10 +226,10 @@ def test_train(start, place):
         "checkpoint": {"every_steps": 3, "every_minutes": None, "keep_last": 2},
         "tensorboard": False,
     }  # fmt: skip
-    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
     def command(out):
-        return ["train", place / "recipe.yaml", "--out", out, "--device", "cpu"]
+        return ["train", root / "recipe.yaml", "--out", out, "--device", "cpu"]
 
     def lines(out):
         timed = ("seconds", "seconds_left", "samples_per_second", "data_wait")
@@ -239,13 +237,13 @@ def test_train(start, place):
         return [{k: v for k, v in json.loads(t).items() if k not in timed} for t in text]
 
     def facts(out):
-        found = contents(out)
+        files = contents(out)
         for name in ("log.jsonl", "run.json"):  # times, and a line for each start
-            del found[name]
-        return found
+            del files[name]
+        return files
 
-    complete(start, place, command(place / "calm"))
-    expected, log = facts(place / "calm"), lines(place / "calm")
+    complete(start, root, command(root / "calm"))
+    expected, log = facts(root / "calm"), lines(root / "calm")
     assert [line["step"] for line in log] == list(range(1, 61))
     assert not [name for name in expected if Path(name).name.startswith(".")]
 
@@ -258,4 +256,4 @@ def test_train(start, place):
     def progress(out):
         return sorted(p.name for p in (out / "checkpoints").glob("*")) if out.exists() else []
 
-    kill_at_random_moments(start, place, command, progress, check, seed=21)
+    kill_at_random_moments(start, root, command, progress, check, seed=21)

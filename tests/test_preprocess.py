@@ -467,10 +467,10 @@ def test_files_are_closed(format: str, tmp_path: Path) -> None:
     bad.write_bytes(path.read_bytes()[:60])
     gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
-    kept = open_image(path)
+    opened = open_image(path)
     _refused(bad)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    assert np.asarray(kept.resize((30, 30))).shape == (30, 30, 3)
+    assert np.asarray(opened.resize((30, 30))).shape == (30, 30, 3)
 
 
 # --- HEIC
@@ -536,8 +536,8 @@ def test_damaged_bytes_give_an_image_or_an_error(
     format: str, changes: list[tuple[int, int]], length: int
 ) -> None:
     data = bytearray(_SEEDS[format]())[:length]
-    for place, value in changes:
-        data[place % len(data)] = value
+    for index, value in changes:
+        data[index % len(data)] = value
     message = "image bytes: "
     try:
         mode = open_image(data, max_pixels=1_000_000).mode

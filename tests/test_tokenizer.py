@@ -369,5 +369,5 @@ def test_few_words_are_merged_as_the_library_does() -> None:
     assert len(words) > 100
     for word in [*words, "supercalifragilistic", "aaaaaaaaaaaa", "🌸🌸", "x" * 32]:
         symbols = word.encode().decode("latin-1").translate(vocabulary.byte_symbols)
-        wanted = tuple(token.id for token in vocabulary.model.tokenize(symbols))
-        assert vocabulary.merged(symbols) == wanted, word
+        expected = tuple(token.id for token in vocabulary.model.tokenize(symbols))
+        assert vocabulary.merged(symbols) == expected, word

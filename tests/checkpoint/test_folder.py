@@ -384,7 +384,7 @@ def test_saving_replaces_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_compiled_and_wrapped_models_are_saved_as_the_model_inside(tmp_path):
     model = random_model("tiny", seed=0)
-    wanted = model.state_dict()
+    expected = model.state_dict()
     checkpoint.save(torch.compile(model, backend="eager"), tmp_path / "whole")
     space_id = model.space_id
     model.image = torch.compile(model.image, backend="eager")
@@ -392,10 +392,10 @@ def test_compiled_and_wrapped_models_are_saved_as_the_model_inside(tmp_path):
     checkpoint.save(model, tmp_path / "towers")
     checkpoint.save(model, tmp_path / "towers.pt", naming="openclip")
     assert model.space_id == space_id
-    for place in ("whole", "towers"):
-        loaded = checkpoint.load(tmp_path / place)
+    for path in ("whole", "towers"):
+        loaded = checkpoint.load(tmp_path / path)
         assert loaded.space_id == space_id
-        assert all(torch.equal(loaded.state_dict()[n], v) for n, v in wanted.items())
+        assert all(torch.equal(loaded.state_dict()[n], v) for n, v in expected.items())
     assert checkpoint.load(tmp_path / "towers.pt", "tiny").config.name == "tiny"
     for other in (optimize_for_onednn(fuse(random_model("tiny", seed=0))), torch.nn.Linear(2, 2)):
         with pytest.raises(CheckpointError, match=r"inference only|a Linear cannot be saved"):
@@ -462,9 +462,9 @@ def test_saving_twice_replaces_the_first(tmp_path):
 
 def test_a_checkpoint_that_a_killed_process_moved_aside_is_read(tmp_path, caplog):
     model = random_model("tiny", seed=0)
-    for place in (tmp_path / "m", tmp_path / "run" / "model"):
-        checkpoint.save(model, place)
-        place.rename(place.with_name(f".{place.name}.123.abcd.old"))
+    for folder_path in (tmp_path / "m", tmp_path / "run" / "model"):
+        checkpoint.save(model, folder_path)
+        folder_path.rename(folder_path.with_name(f".{folder_path.name}.123.abcd.old"))
     for path in ("m", "run"):
         assert checkpoint.load(tmp_path / path).space_id == model.space_id
     assert caplog.text.count("was restored") == 2
@@ -515,13 +515,13 @@ def test_a_folder_from_the_hub_is_read_from_the_disk(hub, tmp_path, monkeypatch)
     (tmp_path / "Tiny").mkdir()
     torch.save(naming.to_third_party(model, "openclip"), "Tiny/tiny.pt")
     (tmp_path / "Tiny" / "config.json").write_text('{"architectures": ["CLIPModel"]}')
-    found = [checkpoint.load(text) for text in ("Tiny", "./Tiny/", "Tiny/")]
+    models = [checkpoint.load(text) for text in ("Tiny", "./Tiny/", "Tiny/")]
     # transformers' file beside it, as in many repositories
     save_file({"text_model.embeddings": torch.zeros(2)}, "Tiny/model.safetensors")
-    found.append(checkpoint.load("Tiny"))
+    models.append(checkpoint.load("Tiny"))
     (tmp_path / "Tiny" / "tiny.pt").rename("Tiny/open_clip_pytorch_model.bin")
-    found.append(checkpoint.load("Tiny"))
-    for loaded in found:
+    models.append(checkpoint.load("Tiny"))
+    for loaded in models:
         assert torch.equal(loaded.image.head.weight, model.image.head.weight)
     assert not hub.requests
     (tmp_path / "Tiny" / "open_clip_pytorch_model.bin").unlink()
@@ -559,9 +559,9 @@ def test_the_repositorys_name_says_what_shapes_do_not(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "ZOO", light)
     model = random_model("vit-l14-quickgelu", seed=0)
     folder = tmp_path / "DFN2B-CLIP-ViT-L-14"
-    for place in (folder, tmp_path / "mine"):
-        place.mkdir()
-        save_file(naming.to_third_party(model, "openclip"), place / "open_clip_model.safetensors")
+    for path in (folder, tmp_path / "mine"):
+        path.mkdir()
+        save_file(naming.to_third_party(model, "openclip"), path / "open_clip_model.safetensors")
     assert checkpoint.load(folder).config.name == "vit-l14-quickgelu"
     with pytest.raises(CheckpointError, match=r"pass model=NAME, or write NAME=FILE"):
         checkpoint.load(tmp_path / "mine")
@@ -574,8 +574,8 @@ def test_unknown_names_and_models_without_weights():
         checkpoint.load("mobileclip2-s00")
     with pytest.raises(CheckpointError, match="random:tiny to try things out"):
         checkpoint.load("tiny")
-    loaded, wanted = checkpoint.load("random:tiny:3"), random_model("tiny", seed=3)
-    assert loaded.space_id == wanted.space_id != checkpoint.load("random:tiny").space_id
+    loaded, expected = checkpoint.load("random:tiny:3"), random_model("tiny", seed=3)
+    assert loaded.space_id == expected.space_id != checkpoint.load("random:tiny").space_id
     with pytest.raises(CheckpointError, match="random:tiny is tiny, not small"):
         checkpoint.load("random:tiny", "small")
     with pytest.raises(ConfigError, match="names another model than small"):

@@ -150,33 +150,33 @@ def test_is_hub_id_agrees_with_the_hub(text: str, valid: bool) -> None:
 
 def test_fetch_downloads_once(repo: HubServer, tmp_path: Path) -> None:
     assert cached(REPO) is None
-    found = fetch(REPO)
-    assert found.path.read_bytes() == WEIGHTS
-    assert (found.repo, found.filename) == (REPO, SAFE)
-    assert found.revision == repo.commit(REPO)
-    assert found.path.is_relative_to(tmp_path / "hf" / "hub")
+    fetched = fetch(REPO)
+    assert fetched.path.read_bytes() == WEIGHTS
+    assert (fetched.repo, fetched.filename) == (REPO, SAFE)
+    assert fetched.revision == repo.commit(REPO)
+    assert fetched.path.is_relative_to(tmp_path / "hf" / "hub")
     assert steps(repo) == ["api", "head", "get"]
 
     repo.requests.clear()
-    assert fetch(REPO) == found == cached(REPO)
+    assert fetch(REPO) == fetched == cached(REPO)
     repo.stop()
-    assert fetch([REPO]) == found
-    assert fetch(REPO, offline=True) == found
+    assert fetch([REPO]) == fetched
+    assert fetch(REPO, offline=True) == fetched
     assert repo.requests == []
 
 
 def test_any_cached_source_is_preferred_to_the_network(repo: HubServer) -> None:
-    found = fetch(REPO)
+    fetched = fetch(REPO)
     repo.requests.clear()
-    assert fetch([MIRROR, REPO]) == found
+    assert fetch([MIRROR, REPO]) == fetched
     assert repo.requests == []
 
 
 def test_revision(repo: HubServer) -> None:
     commit = repo.commit(REPO)
-    found = fetch(REPO, revision=commit)
-    assert found.revision == commit
-    assert cached(REPO, revision=commit) == found
+    fetched = fetch(REPO, revision=commit)
+    assert fetched.revision == commit
+    assert cached(REPO, revision=commit) == fetched
     assert cached(REPO) is None  # nobody asked what `main` is
     message = failure(REPO, revision="v9")
     assert REPO in message
@@ -186,22 +186,22 @@ def test_revision(repo: HubServer) -> None:
 
 def test_find_weights_in_a_folder(hub: HubServer) -> None:
     hub.repos[REPO] = {"README.md": b"", "weights/a.pt": WEIGHTS}
-    found = fetch(REPO)
-    assert found.path.read_bytes() == WEIGHTS
-    assert found.revision == hub.commit(REPO)
-    assert found == cached(REPO)
+    fetched = fetch(REPO)
+    assert fetched.path.read_bytes() == WEIGHTS
+    assert fetched.revision == hub.commit(REPO)
+    assert fetched == cached(REPO)
 
 
 @pytest.mark.usefixtures("repo")
 def test_cached_wants_the_weights_whole() -> None:
-    found = fetch(REPO)
-    blob = found.path.resolve()
+    fetched = fetch(REPO)
+    blob = fetched.path.resolve()
     os.truncate(blob, 0)
     assert cached(REPO) is None
     blob.unlink()  # leaves a link to nothing
     assert cached(REPO) is None
-    found.path.unlink()
-    (found.path.parent / "config.json").write_text("{}")
+    fetched.path.unlink()
+    (fetched.path.parent / "config.json").write_text("{}")
     assert cached(REPO) is None
     assert fetch(REPO).path.read_bytes() == WEIGHTS
 
@@ -230,9 +230,9 @@ def test_cache_folder_is_read_at_call_time(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = fetch(REPO)
-    assert found.path.is_relative_to(tmp_path / folder)
-    assert cached(REPO) == found
+    fetched = fetch(REPO)
+    assert fetched.path.is_relative_to(tmp_path / folder)
+    assert cached(REPO) == fetched
 
 
 def test_large_files_come_from_another_host_which_never_sees_the_token(
@@ -320,8 +320,8 @@ def test_offline_since_the_library_was_imported(
 
 def test_next_source_if_the_first_is_missing(hub: HubServer) -> None:
     hub.repos[MIRROR] = {"a.pt": WEIGHTS}
-    found = fetch([REPO, MIRROR])
-    assert (found.repo, found.filename) == (MIRROR, "a.pt")
+    fetched = fetch([REPO, MIRROR])
+    assert (fetched.repo, fetched.filename) == (MIRROR, "a.pt")
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "GatedRepo"), (401, "GatedRepo"), (403, None)])
@@ -527,8 +527,8 @@ def test_proxy(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("http_proxy", proxy.url)
         # This name leads nowhere, so there is no other way than through the proxy.
         monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
-        found = fetch(REPO)
-    assert found.path.read_bytes() == WEIGHTS
+        fetched = fetch(REPO)
+    assert fetched.path.read_bytes() == WEIGHTS
     assert [r.method for r in proxy.requests] == ["GET", "HEAD", "GET"]
     assert all(r.path.startswith("http://hub.invalid/") for r in proxy.requests)
     assert len(repo.requests) == 3
@@ -577,11 +577,11 @@ def test_a_file_of_another_library_does_not_hide_the_right_one(
     hub.repos[REPO] = {"config.json": b"{}", other: content, right: WEIGHTS}
     _cached_by_another_library(REPO, "config.json", other)
     assert cached(REPO) is None
-    found = fetch(REPO)
-    assert found.filename == right
-    assert found.path.read_bytes() == WEIGHTS
+    fetched = fetch(REPO)
+    assert fetched.filename == right
+    assert fetched.path.read_bytes() == WEIGHTS
     hub.requests.clear()
-    assert fetch(REPO) == found == cached(REPO)
+    assert fetch(REPO) == fetched == cached(REPO)
     assert hub.requests == []
 
 
@@ -590,10 +590,10 @@ def test_a_general_name_is_known_once_the_hub_was_asked(hub: HubServer) -> None:
     _cached_by_another_library(REPO, "model.safetensors")
     assert cached(REPO) is None
     hub.requests.clear()
-    found = fetch(REPO)
+    fetched = fetch(REPO)
     assert steps(hub) == ["api", "head"]  # it is not fetched again
     hub.requests.clear()
-    assert fetch(REPO) == found == cached(REPO)
+    assert fetch(REPO) == fetched == cached(REPO)
     assert hub.requests == []
 
 
@@ -618,10 +618,10 @@ def test_without_the_hub_what_may_be_right_is_used(
 
 def test_our_own_name_counts_beside_those_of_others(repo: HubServer) -> None:
     repo.repos[REPO]["model.safetensors"] = THEIRS
-    found = fetch(REPO)
+    fetched = fetch(REPO)
     _cached_by_another_library(REPO, "model.safetensors")
     repo.requests.clear()
-    assert fetch(REPO) == found
+    assert fetch(REPO) == fetched
     assert repo.requests == []
 
 
@@ -631,24 +631,24 @@ def test_our_own_name_counts_beside_those_of_others(repo: HubServer) -> None:
 @pytest.mark.parametrize("revision", ["v1.0", "refs/pr/1", "a/branch", "release@2", "Ünïcode"])
 def test_branches_tags_and_pull_requests(repo: HubServer, revision: str) -> None:
     repo.revisions.add(revision)
-    found = fetch(REPO, revision=revision)
-    assert found.revision == repo.commit(REPO)
+    fetched = fetch(REPO, revision=revision)
+    assert fetched.revision == repo.commit(REPO)
     repo.requests.clear()
-    assert fetch(REPO, revision=revision, offline=True) == found
-    assert fetch(REPO, revision=revision) == found == cached(REPO, revision=revision)
+    assert fetch(REPO, revision=revision, offline=True) == fetched
+    assert fetch(REPO, revision=revision) == fetched == cached(REPO, revision=revision)
     assert repo.requests == []
 
 
 def test_a_commit_may_be_shortened_and_spelled_in_capitals(repo: HubServer) -> None:
     commit = repo.commit(REPO)
-    found = fetch(REPO, revision=commit.upper())
+    fetched = fetch(REPO, revision=commit.upper())
     for revision in (commit, commit[:7], commit[:20]):
-        assert fetch(REPO, revision=revision, offline=True) == found
+        assert fetch(REPO, revision=revision, offline=True) == fetched
     assert cached(REPO, revision=commit[:6]) is None
-    other = found.path.parents[1] / (commit[:8] + "0" * 32)
+    other = fetched.path.parents[1] / (commit[:8] + "0" * 32)
     other.mkdir()
     assert cached(REPO, revision=commit[:7]) is None  # two begin so
-    assert cached(REPO, revision=commit[:12]) == found
+    assert cached(REPO, revision=commit[:12]) == fetched
 
 
 @pytest.mark.parametrize(
@@ -683,29 +683,29 @@ def test_a_folder_is_fetched_once(hub: HubServer, monkeypatch: pytest.MonkeyPatc
     hub.repos[REPO] = {"config.json": b"{}", "a.txt": b"a", "big.bin": WEIGHTS}
     hub.revisions.add("v1")
     _cached_by_another_library(REPO, "config.json")
-    wanted = [["*.json"], ["*.txt", "*.json"]]
+    patterns = [["*.json"], ["*.txt", "*.json"]]
     for revision in (None, "v1"):
         with pytest.raises(HubError, match=f"cannot fetch {REPO}.*the network is off"):
             hub_module.fetch_folder(
-                REPO, wanted, is_complete=_has_both, offline=True, revision=revision
+                REPO, patterns, is_complete=_has_both, offline=True, revision=revision
             )
-        folder = hub_module.fetch_folder(REPO, wanted, is_complete=_has_both, revision=revision)
+        folder = hub_module.fetch_folder(REPO, patterns, is_complete=_has_both, revision=revision)
         assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "config.json"]
         hub.requests.clear()
         for offline in (True, False):
             again = hub_module.fetch_folder(
-                REPO, wanted, is_complete=_has_both, offline=offline, revision=revision
+                REPO, patterns, is_complete=_has_both, offline=offline, revision=revision
             )
             assert again == folder
         assert hub.requests == []
     with pytest.raises(HubError, match="is not a repository id"):
-        hub_module.fetch_folder("model", wanted, is_complete=_has_both)
+        hub_module.fetch_folder("model", patterns, is_complete=_has_both)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(HubError, match="the network is off"):
-        hub_module.fetch_folder(MIRROR, wanted, is_complete=_has_both)
+        hub_module.fetch_folder(MIRROR, patterns, is_complete=_has_both)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     with pytest.raises(HubError, match="was not found on http://127"):
-        hub_module.fetch_folder(MIRROR, wanted, is_complete=_has_both)
+        hub_module.fetch_folder(MIRROR, patterns, is_complete=_has_both)
 
 
 def test_other_libraries_follow_the_environment_as_it_is_now(

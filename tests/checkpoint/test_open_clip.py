@@ -89,9 +89,9 @@ def test_the_transform_and_the_tokenizer_are_open_clips(open_clip):
         "MobileCLIP2-S0", image_mean=(0, 0, 0), image_std=(1, 1, 1), image_interpolation="bilinear"
     )
     with Image.open(PHOTO) as image:
-        wanted = transform(image)
-    found = Preprocess(zoo.entry("mobileclip2-s0").config.preprocess)(PHOTO)
-    assert torch.equal(torch.from_numpy(found), wanted)
+        expected = transform(image)
+    actual = Preprocess(zoo.entry("mobileclip2-s0").config.preprocess)(PHOTO)
+    assert torch.equal(torch.from_numpy(actual), expected)
     texts = ["a photo of a dog", "naïve café — 日本語 😀", "50% &amp; more"]
     theirs = open_clip.get_tokenizer("MobileCLIP2-S0")(texts)
     assert torch.equal(torch.from_numpy(Tokenizer()(texts)), theirs)

@@ -282,9 +282,9 @@ def test_what_it_cannot_mean(text, error, message):
     ],
 )  # fmt: skip
 def test_notes(text, note):
-    found = resolve_model(text).note
-    assert note in found
-    assert bool(found) == bool(note)
+    actual = resolve_model(text).note
+    assert note in actual
+    assert bool(actual) == bool(note)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_what_is_written_as_a_path(text, posix, windows):
 
 
 def test_paths_that_mean_the_same_everywhere(here):
-    for text, wanted in (
+    for text, expected in (
         ("small", f"{here}/small"), ("ours=small", f"ours={here}/small"),
         ("lr=0.1", f"{here}/lr=0.1"), ("a=vit-b16=./w.pt", f"a=vit-b16={here}/w.pt"),
         ("~/w.pt", f"{here}/w.pt"), ("linked", f"{here}/linked"),
@@ -384,7 +384,7 @@ def test_paths_that_mean_the_same_everywhere(here):
         ("transformers:google/siglip", "transformers:google/siglip"),
         ("random:tiny", "random:tiny"), ("own/other", "own/other"),
     ):  # fmt: skip
-        assert resolve.absolute(text) == wanted
+        assert resolve.absolute(text) == expected
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -44,10 +44,10 @@ def _state():
     }
 
 
-def _same(found, wanted):
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert torch.equal(found[name], value), name
+def _same(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name
 
 
 def _records(path):
@@ -142,8 +142,8 @@ def test_a_flipped_byte_of_any_record_is_noticed(tmp_path, whole):
         if not record.file_size:
             continue
         names, extra = struct.unpack_from("<HH", data, record.header_offset + 26)
-        place = record.header_offset + 30 + names + extra + record.file_size // 2
-        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        offset = record.header_offset + 30 + names + extra + record.file_size // 2
+        path.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
         with pytest.raises(CheckpointError, match=r"damaged: the checksum of .* is wrong"):
             read_tensors(path)
 
@@ -170,8 +170,8 @@ def test_a_tensor_longer_than_its_record_is_refused(tmp_path, whole):
 
 
 def _renamed(data, at):
-    place = data.index(b"data/1", at)
-    return data[:place] + b"data/X" + data[place + 6 :]
+    offset = data.index(b"data/1", at)
+    return data[:offset] + b"data/X" + data[offset + 6 :]
 
 
 def test_archives_that_contradict_themselves_are_refused(tmp_path, whole):
@@ -244,7 +244,7 @@ def test_bytes_beside_the_weights_are_fine(tmp_path):
 
 
 def test_mutated_archives_give_the_same_tensors_or_an_error(tmp_path, whole):
-    data, wanted, chance = whole.read_bytes(), _state(), random.Random(0)
+    data, expected, chance = whole.read_bytes(), _state(), random.Random(0)
     path = tmp_path / "mutated.pt"
     refused = 0
     for _ in range(150):
@@ -253,11 +253,11 @@ def test_mutated_archives_give_the_same_tensors_or_an_error(tmp_path, whole):
             mutated[chance.randrange(len(data))] = chance.randrange(256)
         path.write_bytes(mutated[: chance.choice([len(data), chance.randrange(9, len(data))])])
         try:
-            found = read_tensors(path)[0]
+            actual = read_tensors(path)[0]
         except CheckpointError:
             refused += 1
         else:
-            _same(found, wanted)
+            _same(actual, expected)
     assert refused > 100
 
 
@@ -304,8 +304,8 @@ WRAPPED = {f"module.{name}": value for name, value in PLAIN.items()}
 def test_training_checkpoints_are_unwrapped(tmp_path, caplog, saved, said):
     torch.save(saved, tmp_path / "x.pt")
     with caplog.at_level(logging.INFO, "pocketclip.checkpoint.safe_load"):
-        found, _ = read_tensors(tmp_path / "x.pt")
-    _same(found, PLAIN)
+        actual, _ = read_tensors(tmp_path / "x.pt")
+    _same(actual, PLAIN)
     assert (said is None and not caplog.records) or said in caplog.text
 
 
@@ -336,8 +336,8 @@ def test_a_model_from_a_deflated_training_checkpoint(tmp_path):
         _records(tmp_path / "whole.pt"),
         lambda name: 8 if name.endswith(("3", "7")) else 0,
     )
-    loaded, wanted = (checkpoint.load(path, "tiny") for path in (odd, tmp_path / "whole.pt"))
-    _same(loaded.state_dict(), wanted.state_dict())
+    loaded, expected = (checkpoint.load(path, "tiny") for path in (odd, tmp_path / "whole.pt"))
+    _same(loaded.state_dict(), expected.state_dict())
     assert torch.equal(loaded.image.head.weight, model.image.head.weight)
 
 

@@ -45,17 +45,17 @@ class ColourEncoder:
         return np.stack([self._text(text) for text in texts])
 
     def _image(self, pixels):
-        found = self._unit(pixels.reshape(-1, 3).mean(axis=0))
-        if self.poison in COLOURS and np.allclose(found, self._unit(COLOURS[self.poison])):
-            found[-1] = self.value
-        return found
+        vector = self._unit(pixels.reshape(-1, 3).mean(axis=0))
+        if self.poison in COLOURS and np.allclose(vector, self._unit(COLOURS[self.poison])):
+            vector[-1] = self.value
+        return vector
 
     def _text(self, text):
         words = [np.array(rgb) for name, rgb in COLOURS.items() if name in text.lower()]
-        found = self._unit(np.sum(words, axis=0) if words else np.array([1.0, 1.0, 1.0]))
+        vector = self._unit(np.sum(words, axis=0) if words else np.array([1.0, 1.0, 1.0]))
         if self.poison and self.poison in text:
-            found[-1] = self.value
-        return found
+            vector[-1] = self.value
+        return vector
 
     def _unit(self, rgb):
         rgb = np.append(np.asarray(rgb, np.float32) / 255, 0.1)

@@ -114,10 +114,10 @@ def write_folder(
     """Write images by class, ROOT/KEY/SPLIT/CLASS/0.jpg; return ROOT/KEY."""
     folder = root / key
     for name, several in images.items():
-        place = (folder / split if split else folder) / name
-        place.mkdir(parents=True, exist_ok=True)
+        target = (folder / split if split else folder) / name
+        target.mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(several):
-            (place / f"{number}.{suffix_of(image)}").write_bytes(image)
+            (target / f"{number}.{suffix_of(image)}").write_bytes(image)
     return folder
 
 

@@ -72,7 +72,7 @@ def test_a_table_beside_folders_of_images(tmp_path):
     assert find(OWN, str(tmp_path)).classes == ["apple"]  # not "shelf"
 
 
-def test_every_place_that_was_looked_at_is_named(tmp_path):
+def test_every_path_that_was_tried_is_named(tmp_path):
     with pytest.raises(DataError) as caught:
         find(CIFAR, str(tmp_path / "sets"))
     for name in (
@@ -88,7 +88,7 @@ def test_every_place_that_was_looked_at_is_named(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_there_but_of_no_use_is_said(tmp_path):
+def test_what_is_there_but_of_no_use_is_reported(tmp_path):
     write_folder(tmp_path, "own", FRUIT, split="train")
     write_folder(tmp_path, "own", FRUIT, split="val")
     with pytest.raises(DataError, match=r"'test'.*own exists.*only the folders train, val\)"):
@@ -251,7 +251,7 @@ def test_folders_are_no_retrieval_set(tmp_path):
         find(find_task("flickr"), str(tmp_path))
 
 
-def test_identity_changes_with_the_files_and_not_with_the_place(tmp_path):
+def test_identity_changes_with_the_files_and_not_with_the_path(tmp_path):
     write_folder(tmp_path / "a", "own", FRUIT)
     write_folder(tmp_path / "b", "own", FRUIT)
     first = find(OWN, str(tmp_path / "a")).identity
@@ -264,9 +264,9 @@ def test_memory_does_not_grow_with_the_folders(tmp_path):
     def peak(classes):
         root = tmp_path / str(classes)
         write_folder(root, "own", {f"c{i:03d}": [b"x"] for i in range(classes)})
-        for place in (root / "own" / "test").iterdir():
+        for class_folder in (root / "own" / "test").iterdir():
             for number in range(100):
-                (place / f"some-long-name-of-a-photograph-{number:04d}.jpg").write_bytes(b"")
+                (class_folder / f"some-long-name-of-a-photograph-{number:04d}.jpg").write_bytes(b"")
         tracemalloc.start()
         try:
             assert sum(1 for _ in find(OWN, str(root))) == 101 * classes

@@ -33,31 +33,31 @@ def examples(count):
 
 
 def read(data):
-    found = list(data)
-    assert all(isinstance(example, Example) for example in found)
-    return found
+    examples = list(data)
+    assert all(isinstance(example, Example) for example in examples)
+    return examples
 
 
 def test_a_classification_set_is_read_in_order_and_again(tmp_path):
     write_wds(tmp_path, "vtab/cifar100", examples(7), CLASSES, ["a {c}.", "the {}."], shards=3)
     data = find(find_task("cifar100"), str(tmp_path))
-    found = read(data)
+    all_examples = read(data)
     assert data.kind == "classification"
     assert data.classes == CLASSES
     assert data.templates == ["a {c}.", "the {}."]
-    assert [example.label for example in found] == [0, 1, 2, 0, 1, 2, 0]
-    assert [example.image for example in found] == [photo(i) for i in range(7)]
-    assert found[-1].name.endswith("2.tar: s0000006")
+    assert [example.label for example in all_examples] == [0, 1, 2, 0, 1, 2, 0]
+    assert [example.image for example in all_examples] == [photo(i) for i in range(7)]
+    assert all_examples[-1].name.endswith("2.tar: s0000006")
     again = read(data)
-    assert [example.name for example in again] == [example.name for example in found]
+    assert [example.name for example in again] == [example.name for example in all_examples]
 
 
 def test_ten_tars_are_read_in_the_order_of_their_numbers(tmp_path):
     for nshards in (True, False):
         root = tmp_path / str(nshards)
         write_wds(root, "own", examples(12), CLASSES, shards=12, nshards=nshards)
-        found = read(find(OWN, str(root)))
-        assert [example.image for example in found] == [photo(i) for i in range(12)]
+        all_examples = read(find(OWN, str(root)))
+        assert [example.image for example in all_examples] == [photo(i) for i in range(12)]
 
 
 def test_captions_stand_by_line(tmp_path):
@@ -265,7 +265,7 @@ def test_a_list_that_is_not_utf_8(tmp_path):
         find(OWN, str(tmp_path))
 
 
-def test_a_prompt_without_a_place_for_the_class(tmp_path):
+def test_a_prompt_without_a_placeholder_for_the_class(tmp_path):
     write_wds(tmp_path, "own", examples(2), CLASSES, ["a {c}.", "a photo."])
     with pytest.raises(DataError, match=r"templates\.txt line 2: .*'a photo\.'"):
         find(OWN, str(tmp_path))
@@ -307,8 +307,8 @@ def test_memory_does_not_grow_with_the_set(tmp_path):
 def test_only_what_is_asked_for_is_read(tmp_path):
     folder = write_wds(tmp_path, "own", examples(6), CLASSES)
     (folder / "test" / "1.tar").write_bytes(b"broken")
-    found = itertools.islice(find(OWN, str(tmp_path)), 3)
-    assert [example.label for example in found] == [0, 1, 2]
+    all_examples = itertools.islice(find(OWN, str(tmp_path)), 3)
+    assert [example.label for example in all_examples] == [0, 1, 2]
 
 
 def test_in_an_object_store(s3, tmp_path):

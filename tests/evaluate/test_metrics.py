@@ -77,9 +77,9 @@ def test_classification_by_hand() -> None:
 def test_the_published_iwildcam_has_these_keys_in_this_order() -> None:
     counts = ClassificationCounts(6)
     counts.add(SCORES, LABELS)
-    found = [*counts.metrics(), *counts.macro(), "main_metric"]
+    actual = [*counts.metrics(), *counts.macro(), "main_metric"]
     for results in published_results().values():
-        assert list(results["wilds/iwildcam"]) == found
+        assert list(results["wilds/iwildcam"]) == actual
 
 
 @pytest.mark.parametrize(("k", "hits"), [(1, "10100"), (2, "10100"), (3, "10110"), (6, "11111")])
@@ -92,8 +92,8 @@ def test_top_hits_by_hand(k: int, hits: str) -> None:
 
 def test_equal_scores_are_taken_from_the_lowest_index_on() -> None:
     row = np.array([[3, 7, 7, 1, 7, 3]], np.float32)  # order: 1, 2, 4, 0, 5, 3
-    place = {1: 1, 2: 2, 4: 3, 0: 4, 5: 5, 3: 6}
-    for label, first in place.items():
+    rank_of = {1: 1, 2: 2, 4: 3, 0: 4, 5: 5, 3: 6}
+    for label, first in rank_of.items():
         for k in range(1, 9):
             assert top_hits(row, np.array([label]), k).tolist() == [k >= first], (label, k)
     assert predictions(row).tolist() == [1]
@@ -271,10 +271,10 @@ def test_groups_by_hand() -> None:
 def test_the_worst_group_is_never_an_empty_one() -> None:
     counts = GroupCounts(("region",), ("region",), worst="acc_worst_region")
     counts.add(np.array([True, True]), np.array([[3], [3]]))
-    found = counts.metrics()
-    assert found["acc_worst_region"] == 1.0
-    assert found["acc_region:0"] is None
-    assert found["count_region:3"] == 2.0
+    actual = counts.metrics()
+    assert actual["acc_worst_region"] == 1.0
+    assert actual["acc_region:0"] is None
+    assert actual["count_region:3"] == 2.0
 
 
 @given(SEEDS, st.integers(1, 40))
@@ -285,17 +285,17 @@ def test_groups_add_up(seed: int, rows: int) -> None:
     whole.add(hits, metadata)
     for begin in range(0, rows, 3):
         parts.add(hits[begin : begin + 3], metadata[begin : begin + 3])
-    found = whole.metrics()
-    assert list(parts.metrics().items()) == list(found.items())
-    assert found["acc_avg"] == pytest.approx(hits.mean())
+    actual = whole.metrics()
+    assert list(parts.metrics().items()) == list(actual.items())
+    assert actual["acc_avg"] == pytest.approx(hits.mean())
     shares = []
     for c in range(metadata[:, 2].max() + 1):
         for a in range(metadata[:, 0].max() + 1):
             part = hits[(metadata[:, 2] == c) & (metadata[:, 0] == a)]
-            assert found[f"count_c:{c}_a:{a}"] == len(part)
-            assert found[f"acc_c:{c}_a:{a}"] == (pytest.approx(part.mean()) if len(part) else None)
+            assert actual[f"count_c:{c}_a:{a}"] == len(part)
+            assert actual[f"acc_c:{c}_a:{a}"] == (pytest.approx(part.mean()) if len(part) else None)
             shares += [part.mean()] if len(part) else []
-    assert found["acc_wg"] == pytest.approx(min(shares))
+    assert actual["acc_wg"] == pytest.approx(min(shares))
 
 
 # task -> how its values are grouped, beside the package's own table
@@ -327,16 +327,16 @@ def test_published_group_values_come_out_again(key: str) -> None:
     """Samples as many as published, as often right, give the published names, order, values."""
     for model, results in published_results().items():
         published = {name: value for name, value in results[key].items() if name not in PLAIN}
-        found: dict[str, float | None] = {}
+        actual: dict[str, float | None] = {}
         for like in GROUPED[key]:
             counts = GroupCounts(like.fields, like.by, name=like.name, worst=like.worst)
             for hits, metadata in _samples(counts, published):
                 counts.add(hits, metadata)
-            found |= counts.metrics()
-        assert list(found) == list(published), model
+            actual |= counts.metrics()
+        assert list(actual) == list(published), model
         for name, value in published.items():
             expected = None if value is None else pytest.approx(value, abs=1e-6)
-            assert found[name] == expected, (model, name)
+            assert actual[name] == expected, (model, name)
 
 
 def _samples(counts: GroupCounts, published: dict[str, float | None]) -> Any:
@@ -357,12 +357,12 @@ def _samples(counts: GroupCounts, published: dict[str, float | None]) -> Any:
 
 def _fields(title: str) -> list[tuple[str, int]]:
     """Take `race:0_gender:1` apart; a field may hold an underscore, as `race_binary` does."""
-    found = []
+    fields = []
     while ":" in title:
         field, _, rest = title.partition(":")
         number, _, title = rest.partition("_")
-        found.append((field, int(number)))
-    return found
+        fields.append((field, int(number)))
+    return fields
 
 
 def test_bad_metadata_is_refused() -> None:
@@ -409,8 +409,8 @@ def test_retrieval_by_hand() -> None:
         [0.5, 0.5, 0.5],  # of image 1, which is second: of equal ones the lower index is before
     ]
     # image 0 finds its text 0 first. Image 1 finds text 1 (another's) first, its text 2 second.
-    found = _retrieval(scores, [0, 0, 1, 1], ks=(1, 2, 3))
-    assert list(found.items()) == [
+    actual = _retrieval(scores, [0, 0, 1, 1], ks=(1, 2, 3))
+    assert list(actual.items()) == [
         ("image_retrieval_recall@1", 1 / 4),
         ("text_retrieval_recall@1", pytest.approx(1 / 3)),
         ("image_retrieval_recall@2", 3 / 4),
@@ -422,9 +422,9 @@ def test_retrieval_by_hand() -> None:
 
 
 def test_retrieval_has_the_published_keys_in_the_published_order() -> None:
-    found = [*_retrieval(np.eye(3), range(3)), "main_metric"]
+    actual = [*_retrieval(np.eye(3), range(3)), "main_metric"]
     for results in published_results().values():
-        assert list(results["retrieval/flickr_1k_test_image_text_retrieval"]) == found
+        assert list(results["retrieval/flickr_1k_test_image_text_retrieval"]) == actual
 
 
 def test_retrieval_all_right_all_wrong_one_sample_and_k_above_n() -> None:
@@ -438,12 +438,12 @@ def test_retrieval_all_right_all_wrong_one_sample_and_k_above_n() -> None:
 
 
 def test_an_image_without_texts_is_not_found_however_large_k_is() -> None:
-    found = _retrieval(np.ones((2, 3)), [1, 1], ks=(1, 1000))
-    assert found["text_retrieval_recall@1000"] == pytest.approx(1 / 3)
-    assert found["image_retrieval_recall@1000"] == 1.0
+    actual = _retrieval(np.ones((2, 3)), [1, 1], ks=(1, 1000))
+    assert actual["text_retrieval_recall@1000"] == pytest.approx(1 / 3)
+    assert actual["image_retrieval_recall@1000"] == 1.0
     # both texts are of image 1, which comes second of equals; it finds text 0 first
-    assert found["image_retrieval_recall@1"] == 0.0
-    assert found["text_retrieval_recall@1"] == pytest.approx(1 / 3)
+    assert actual["image_retrieval_recall@1"] == 0.0
+    assert actual["text_retrieval_recall@1"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 3])
@@ -456,31 +456,31 @@ def test_copies_tie_exactly(chunk: int | None) -> None:
     texts = random.standard_normal((40, 512)).astype(np.float32)
     texts[1:20] = texts[20]
     image_of = np.arange(40) * 5
-    found = retrieval_metrics(images, texts, image_of, chunk=chunk)
+    actual = retrieval_metrics(images, texts, image_of, chunk=chunk)
     # all images are equal: the first is found first, images 0 and 5 are among ten
-    assert found["image_retrieval_recall@1"] == 1 / 40
-    assert found["image_retrieval_recall@5"] == 1 / 40
-    assert found["image_retrieval_recall@10"] == 2 / 40
+    assert actual["image_retrieval_recall@1"] == 1 / 40
+    assert actual["image_retrieval_recall@5"] == 1 / 40
+    assert actual["image_retrieval_recall@10"] == 2 / 40
     # so all find the same k texts, which are of k different images
     for k in (1, 5, 10):
-        assert found[f"text_retrieval_recall@{k}"] == pytest.approx(k / 203)
+        assert actual[f"text_retrieval_recall@{k}"] == pytest.approx(k / 203)
 
 
 def _by_sorting(scores: Any, image_of: Any, ks: Any) -> dict[str, float]:
     """What the recalls are, straight from their definition."""
-    found = {}
+    metrics = {}
     per_text = [list(np.argsort(-row, kind="stable")) for row in scores]
     per_image = [list(np.argsort(-column, kind="stable")) for column in scores.T]
     for k in ks:
         right = [image in order[:k] for image, order in zip(image_of, per_text, strict=True)]
-        found[f"image_retrieval_recall@{k}"] = sum(right) / len(right)
+        metrics[f"image_retrieval_recall@{k}"] = sum(right) / len(right)
         right = [
             any(image_of[text] == image for text in order[:k])
             for image, order in enumerate(per_image)
         ]
-        found[f"text_retrieval_recall@{k}"] = sum(right) / len(right)
-    means = [found["image_retrieval_recall@1"], found["text_retrieval_recall@1"]]
-    return found | {"mean_recall@1": sum(means) / 2}
+        metrics[f"text_retrieval_recall@{k}"] = sum(right) / len(right)
+    means = [metrics["image_retrieval_recall@1"], metrics["text_retrieval_recall@1"]]
+    return metrics | {"mean_recall@1": sum(means) / 2}
 
 
 @settings(max_examples=60)
@@ -493,8 +493,8 @@ def test_retrieval_equals_sorting(
     image_of = np.random.default_rng(seed).integers(0, images, texts)
     expected = _by_sorting(scores, image_of, (1, 2, 5, 20))
     for size in (None, chunk):
-        found = _retrieval(scores, image_of, ks=(1, 2, 5, 20), chunk=size)
-        assert found == pytest.approx(expected)
+        actual = _retrieval(scores, image_of, ks=(1, 2, 5, 20), chunk=size)
+        assert actual == pytest.approx(expected)
 
 
 def test_retrieval_does_not_hold_the_matrix() -> None:
@@ -575,13 +575,13 @@ def test_choices_by_hand(scores: list[list[float]], hits: tuple[bool, bool]) -> 
 
 def test_choice_metrics_by_hand() -> None:
     hits = [(True, True), (True, False), (False, True), (True, False)]
-    found = choice_metrics(iter(hits))
-    assert list(found.items()) == [("image_acc", 3 / 4), ("text_acc", 2 / 4), ("acc", 1 / 4)]
+    actual = choice_metrics(iter(hits))
+    assert list(actual.items()) == [("image_acc", 3 / 4), ("text_acc", 2 / 4), ("acc", 1 / 4)]
     key = "comp/sugarcrepe_add_att"
     published = [results[key] for results in published_results().values() if key in results]
     assert published
     for metrics in published:
-        assert list(metrics) == [*found, "main_metric"]
+        assert list(metrics) == [*actual, "main_metric"]
 
 
 # --- associations
@@ -602,13 +602,13 @@ def test_choice_metrics_by_hand() -> None:
     ],
 )
 def test_jaccard_by_hand(scores: list[float], truth: str, expected: float) -> None:
-    found = jaccard(np.array(scores), np.array([c == "1" for c in truth]))
-    assert found == pytest.approx(expected)
+    actual = jaccard(np.array(scores), np.array([c == "1" for c in truth]))
+    assert actual == pytest.approx(expected)
 
 
 def test_association_metrics_by_hand() -> None:
-    found = association_metrics([1.0, 0.5, 0.0, 0.25, 0.75, 1.0], [5, 6, 10, 12, 12, 8])
-    assert list(found.items()) == [
+    actual = association_metrics([1.0, 0.5, 0.0, 0.25, 0.75, 1.0], [5, 6, 10, 12, 12, 8])
+    assert list(actual.items()) == [
         ("avg_jaccard_score", pytest.approx(3.5 / 6)),
         ("jaccard_score_5", 1.0),
         ("jaccard_score_6", 0.5),
@@ -618,14 +618,14 @@ def test_association_metrics_by_hand() -> None:
         ("jaccard_score_10-12", pytest.approx(1 / 3)),  # over puzzles, not over their means
     ]
     for results in published_results().values():
-        assert list(results["misc/winogavil"]) == [*found, "main_metric"]
+        assert list(results["misc/winogavil"]) == [*actual, "main_metric"]
 
 
 def test_sizes_that_do_not_occur_have_no_value() -> None:
-    found = association_metrics([0.5], [6])
-    assert found["jaccard_score_5"] is None
-    assert found["jaccard_score_10-12"] is None
-    assert found["jaccard_score_5-6"] == found["avg_jaccard_score"] == 0.5
+    actual = association_metrics([0.5], [6])
+    assert actual["jaccard_score_5"] is None
+    assert actual["jaccard_score_10-12"] is None
+    assert actual["jaccard_score_5-6"] == actual["avg_jaccard_score"] == 0.5
 
 
 def test_associations_that_do_not_fit_are_refused() -> None:

@@ -128,7 +128,7 @@ def test_classification_equals_scikit_learn(name: str) -> None:
     counts = ClassificationCounts(classes, confusion=True)
     for begin in range(0, len(labels), 17):
         counts.add(scores[begin : begin + 17], labels[begin : begin + 17])
-    predicted, found, macro = predictions(scores), counts.metrics(), counts.macro()
+    predicted, actual, macro = predictions(scores), counts.metrics(), counts.macro()
     there = np.unique(labels)  # WILDS averages over the classes that occur
     over = {"labels": there, "average": "macro", "zero_division": 0}
     assert predicted.tolist() == scores.argmax(1).tolist()
@@ -139,7 +139,7 @@ def test_classification_equals_scikit_learn(name: str) -> None:
         "recall-macro_all": sk.recall_score(labels, predicted, **over),
         "F1-macro_all": sk.f1_score(labels, predicted, **over),
     }
-    assert {key: (found | macro)[key] for key in expected} == pytest.approx(expected, abs=EXACT)
+    assert {key: (actual | macro)[key] for key in expected} == pytest.approx(expected, abs=EXACT)
     matrix = sk.confusion_matrix(labels, predicted, labels=np.arange(classes))
     assert counts.confusion is not None
     assert counts.confusion.tolist() == matrix.tolist()
@@ -169,11 +169,11 @@ def _clip_benchmark(
     module = _peer("zeroshot_classification")
     logits, target = torch.from_numpy(scores), torch.from_numpy(labels)
     enough = scores.shape[1] >= 5
-    found = module.accuracy(logits, target, topk=(1, 5) if enough else (1,))
+    actual = module.accuracy(logits, target, topk=(1, 5) if enough else (1,))
     recall = module.balanced_accuracy_score(target, logits.argmax(axis=1))
     return {
-        "acc1": found[0],
-        "acc5": found[1] if enough else None,
+        "acc1": actual[0],
+        "acc5": actual[1] if enough else None,
         "mean_per_class_recall": recall,
     }
 
@@ -306,7 +306,7 @@ def _recalls(scores: Any, image_of: Any, ks: tuple[int, ...]) -> dict[str, float
     matrix = torch.from_numpy(scores)
     positive = torch.zeros_like(matrix, dtype=torch.bool)
     positive[torch.arange(len(matrix)), torch.from_numpy(image_of)] = True
-    found = {}
+    metrics = {}
     for k in ks:
         for name, values, right in (
             ("image", matrix, positive),
@@ -315,9 +315,9 @@ def _recalls(scores: Any, image_of: Any, ks: tuple[int, ...]) -> dict[str, float
             some = min(k, values.shape[1])
             # an image without texts divides 0 by 0, and NaN is not above 0
             hits = module.batchify(module.recall_at_k, values, right, 16, "cpu", k=some) > 0
-            found[f"{name}_retrieval_recall@{k}"] = hits.float().mean().item()
-    both = found["image_retrieval_recall@1"] + found["text_retrieval_recall@1"]
-    return found | {"mean_recall@1": both / 2}
+            metrics[f"{name}_retrieval_recall@{k}"] = hits.float().mean().item()
+    both = metrics["image_retrieval_recall@1"] + metrics["text_retrieval_recall@1"]
+    return metrics | {"mean_recall@1": both / 2}
 
 
 @pytest.mark.usefixtures("stable_topk")
@@ -326,8 +326,8 @@ def _recalls(scores: Any, image_of: Any, ks: tuple[int, ...]) -> dict[str, float
 def test_retrieval_equals_clip_benchmark_with_a_stable_order(name: str, chunk: int | None) -> None:
     scores, image_of = TABLES[name]
     texts = np.eye(len(scores), dtype=np.float32)  # texts @ images.T is the matrix, exactly
-    found = retrieval_metrics(scores.T, texts, image_of, chunk=chunk)
-    assert found == pytest.approx(_recalls(scores, image_of, (1, 5, 10)), abs=EXACT)
+    actual = retrieval_metrics(scores.T, texts, image_of, chunk=chunk)
+    assert actual == pytest.approx(_recalls(scores, image_of, (1, 5, 10)), abs=EXACT)
 
 
 CLEAR = [
@@ -341,8 +341,8 @@ CLEAR = [
 def test_retrieval_equals_clip_benchmark_as_it_is(name: str) -> None:
     assert len(CLEAR) >= 8
     scores, image_of = TABLES[name]
-    found = retrieval_metrics(scores.T, np.eye(len(scores), dtype=np.float32), image_of)
-    assert found == pytest.approx(_recalls(scores, image_of, (1, 5, 10)), abs=EXACT)
+    actual = retrieval_metrics(scores.T, np.eye(len(scores), dtype=np.float32), image_of)
+    assert actual == pytest.approx(_recalls(scores, image_of, (1, 5, 10)), abs=EXACT)
 
 
 def test_the_whole_retrieval_equals_clip_benchmarks() -> None:
@@ -358,8 +358,8 @@ def test_the_whole_retrieval_equals_clip_benchmarks() -> None:
     expected = module.evaluate(
         _Model(texts), batches, _tokens, "cpu", amp=False, recall_k_list=[1, 5, 10]
     )
-    found = retrieval_metrics(_unit(images), _unit(texts), image_of)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=EXACT)
+    actual = retrieval_metrics(_unit(images), _unit(texts), image_of)
+    assert {name: actual[name] for name in expected} == pytest.approx(expected, abs=EXACT)
     assert (counts == 0).any()
     assert 0.2 < expected["text_retrieval_recall@1"] < 1
 
@@ -392,11 +392,11 @@ def test_choices_equal_clip_benchmarks(images: int, texts: int) -> None:
 def test_jaccard_equals_scikit_learn(levels: int) -> None:
     random = np.random.default_rng(levels)
     for size in (1, 5, 6, 10, 12, 30):
-        for wanted in range(1, size + 1):
+        for positives in range(1, size + 1):
             scores = random.integers(0, levels, size).astype(np.float32)
             truth = np.zeros(size, bool)
-            truth[random.permutation(size)[:wanted]] = True
+            truth[random.permutation(size)[:positives]] = True
             chosen = np.zeros(size, bool)
-            chosen[np.argsort(-scores, kind="stable")[:wanted]] = True
+            chosen[np.argsort(-scores, kind="stable")[:positives]] = True
             expected = sk.jaccard_score(truth, chosen)
             assert jaccard(scores, truth) == pytest.approx(expected, abs=EXACT)

@@ -51,30 +51,30 @@ class Page(HTMLParser):
         for element in self.open:
             element["text"] += data
 
-    def find(self, tag, **wanted):
-        wanted = {key.rstrip("_"): value for key, value in wanted.items()}
+    def find(self, tag, **attributes):
+        attributes = {key.rstrip("_"): value for key, value in attributes.items()}
         return [e for e in self.elements if e["tag"] == tag
-                and all(e.get(key) == value for key, value in wanted.items())]  # fmt: skip
+                and all(e.get(key) == value for key, value in attributes.items())]  # fmt: skip
 
     def inside(self, above, tag):
         return [e for e in self.elements if e["tag"] == tag and any(u is above for u in e["up"])]
 
 
 def drawing(page, identity, kind="wide"):
-    (found,) = [svg for svg in page.find("svg", class_=f"chart {kind}")
+    (chart,) = [svg for svg in page.find("svg", class_=f"chart {kind}")
                 if svg["aria-labelledby"].startswith(f"{identity}-")]  # fmt: skip
-    return found
+    return chart
 
 
 def spots(page, svg):
     """Return the middle of each marker by model, with its data."""
-    found = {}
+    points = {}
     for group in page.inside(svg, "g"):
         if group.get("class") == "point":
             (mark,) = [e for e in page.elements if group in e["up"] and e["tag"] == "path"]
             x, y = map(float, re.fullmatch(r"translate\((\S+) (\S+)\)", mark["transform"]).groups())
-            found[group["data-name"]] = (x, y, float(group["data-x"]), float(group["data-y"]))
-    return found
+            points[group["data-name"]] = (x, y, float(group["data-x"]), float(group["data-y"]))
+    return points
 
 
 def boxes(page, svg):
@@ -83,23 +83,23 @@ def boxes(page, svg):
 
 
 def check_labels(page, svg, count):
-    found = boxes(page, svg)
-    assert len(found) == count
-    for one, other in itertools.combinations(found, 2):
-        a, b = found[one], found[other]
+    rectangles = boxes(page, svg)
+    assert len(rectangles) == count
+    for one, other in itertools.combinations(rectangles, 2):
+        a, b = rectangles[one], rectangles[other]
         apart = a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]
         assert apart, (one, other)
     _, _, width, height = map(float, svg["viewbox"].split())
-    for left, top, right, bottom in found.values():
+    for left, top, right, bottom in rectangles.values():
         assert left >= 0
         assert top >= 0
         assert right <= width
         assert bottom <= height
 
 
-def check_axes(found):
+def check_axes(points):
     """Check that x is linear in the logarithm of the time, and y in the value."""
-    xs, ys, ms, values = np.array(list(found.values())).T
+    xs, ys, ms, values = np.array(list(points.values())).T
     slope, start = np.polyfit(np.log(ms), xs, 1)
     assert slope > 0
     np.testing.assert_allclose(slope * np.log(ms) + start, xs, atol=0.1)
@@ -130,12 +130,12 @@ def test_the_published_models_alone():
     assert "mobileclip-s4 is the best with 68.1 %" in page.find("p")[0]["text"]
     for kind in ("wide", "narrow"):
         svg = drawing(page, "published", kind)
-        found = spots(page, svg)
-        assert set(found) == set(PUBLISHED)
-        for name, (_, _, ms, value) in found.items():
+        points = spots(page, svg)
+        assert set(points) == set(PUBLISHED)
+        for name, (_, _, ms, value) in points.items():
             assert ms == pytest.approx(published_ms(name))
             assert 55 < value < 70
-        check_axes(found)
+        check_axes(points)
         check_labels(page, svg, 14)
         assert len(page.inside(svg, "polyline")) == 2
         for line in page.inside(svg, "polyline"):
@@ -150,12 +150,14 @@ def test_a_model_of_ones_own_has_no_published_latency(own):
     page = Page(comparison_page(compare(gather([*own, "mobileclip-s0"]))))
     for kind in ("wide", "narrow"):
         svg = drawing(page, "published", kind)
-        found = spots(page, svg)
-        assert set(found) == set(PUBLISHED)
+        points = spots(page, svg)
+        assert set(points) == set(PUBLISHED)
         levels = [g for g in page.inside(svg, "g") if g.get("class") == "level"]
         names = ["small", "mobileclip2-s0 (good)"]
         assert [level["data-name"] for level in levels] == names
-        slope, start = np.polyfit([s[3] for s in found.values()], [s[1] for s in found.values()], 1)
+        slope, start = np.polyfit(
+            [s[3] for s in points.values()], [s[1] for s in points.values()], 1
+        )
         area = [e for e in page.inside(svg, "line") if e["up"][-1] is svg]
         left = min(float(e["x1"]) for e in area)
         for level, value in zip(levels, (20, 61), strict=True):
@@ -181,11 +183,11 @@ def test_what_is_compared_is_filled(own):
 def test_measured_latency_has_a_plot_of_its_own(own, measured):
     page = Page(comparison_page(compare(gather([*own, "mobileclip-b"])), measured))
     svg = drawing(page, "measured")
-    found = spots(page, svg)
-    times = {name: ms for name, (_, _, ms, _) in found.items()}
+    points = spots(page, svg)
+    times = {name: ms for name, (_, _, ms, _) in points.items()}
     assert times == {"small": 6.0, "mobileclip2-s0 (good)": 40.0, "mobileclip-b": 240.0,
                      "mobileclip-s0": 36.0, "mobileclip2-s0": 40.0}  # fmt: skip
-    check_axes(found)
+    check_axes(points)
     check_labels(page, svg, 5)
     words = svg["text"]
     assert "compiled, 2 threads" in words

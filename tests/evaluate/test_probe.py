@@ -49,8 +49,8 @@ def test_knn_by_hand() -> None:
     assert knn(train, labels, test, np.array([1]), k=3, temperature=0.1)["knn_acc1"] == 1.0
     # the single nearest
     assert knn(train, labels, test, np.array([1]), k=1, temperature=1.0)["knn_acc1"] == 1.0
-    found = knn(train, labels, test, np.array([0]), k=3, temperature=1.0)
-    assert list(found.items()) == [
+    actual = knn(train, labels, test, np.array([0]), k=3, temperature=1.0)
+    assert list(actual.items()) == [
         ("knn_acc1", 1.0),
         ("knn_acc5", None),
         ("knn_mean_per_class_recall", 1.0),
@@ -61,9 +61,9 @@ def test_a_class_nobody_votes_for_is_not_among_the_five_best() -> None:
     train, labels = np.eye(6), np.arange(6)
     # every one of six classes is tested with the first axis, whose neighbours are 0 and 1
     test = np.tile(np.eye(6)[0], (6, 1))
-    found = knn(train, labels, test, labels, k=2)
-    assert found["knn_acc1"] == pytest.approx(1 / 6)
-    assert found["knn_acc5"] == pytest.approx(2 / 6)
+    actual = knn(train, labels, test, labels, k=2)
+    assert actual["knn_acc1"] == pytest.approx(1 / 6)
+    assert actual["knn_acc5"] == pytest.approx(2 / 6)
     # with all as neighbours five classes are among the five best; the last comes sixth
     assert knn(train, labels, test, labels, k=6)["knn_acc5"] == pytest.approx(5 / 6)
     assert knn(train, labels, test, labels, k=100) == knn(train, labels, test, labels, k=6)
@@ -90,8 +90,8 @@ def test_copies_are_equal_neighbours_whatever_the_product_rounds() -> None:
     train = np.repeat(random.standard_normal((1, 512)).astype(np.float32), 301, axis=0)
     labels = np.arange(301)
     test = random.standard_normal((50, 512)).astype(np.float32)
-    found = knn(train, labels, test, np.zeros(50, int), k=1)
-    assert found["knn_acc1"] == 1.0
+    actual = knn(train, labels, test, np.zeros(50, int), k=1)
+    assert actual["knn_acc1"] == 1.0
 
 
 def _by_loop(train: Set, test: Set, k: int, temperature: float, classes: int) -> Any:
@@ -126,8 +126,8 @@ def test_knn_equals_a_loop(seed: int, count: int, classes: int, k: int, temperat
     random = np.random.default_rng(seed)
     train = random.standard_normal((count, 5)), random.integers(0, classes, count)
     test = random.standard_normal((13, 5)), random.integers(0, classes, 13)
-    found = knn(*train, *test, k=k, temperature=temperature, classes=classes)
-    assert found == pytest.approx(_by_loop(train, test, k, temperature, classes))
+    actual = knn(*train, *test, k=k, temperature=temperature, classes=classes)
+    assert actual == pytest.approx(_by_loop(train, test, k, temperature, classes))
 
 
 def test_knn_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +157,10 @@ def sklearn() -> Any:
 
 
 @pytest.mark.usefixtures("sklearn")
-def test_separable_classes_are_told_apart() -> None:
-    found = _probe(_blobs(0, 20), _blobs(1, 10))
-    assert found.pop("lp_C") is not None
-    assert found == dict.fromkeys(
+def test_separable_classes_are_separated() -> None:
+    actual = _probe(_blobs(0, 20), _blobs(1, 10))
+    assert actual.pop("lp_C") is not None
+    assert actual == dict.fromkeys(
         [
             *("knn_acc1", "knn_acc5", "knn_mean_per_class_recall"),
             *("lp_acc1", "lp_acc5", "lp_mean_per_class_recall"),
@@ -176,10 +176,10 @@ def test_random_labels_are_guessed() -> None:
     train, test = (
         (random.standard_normal((count, 8)), random.integers(0, 4, count)) for count in (200, 2000)
     )
-    found = _probe(train, test)
+    actual = _probe(train, test)
     for name in ("knn_acc1", "lp_acc1", "knn_mean_per_class_recall", "lp_mean_per_class_recall"):
-        assert found[name] == pytest.approx(1 / 4, abs=0.05), name  # 5 standard deviations
-    assert found["knn_acc5"] is found["lp_acc5"] is None
+        assert actual[name] == pytest.approx(1 / 4, abs=0.05), name  # 5 standard deviations
+    assert actual["knn_acc5"] is actual["lp_acc5"] is None
 
 
 @pytest.mark.usefixtures("sklearn")
@@ -196,22 +196,22 @@ def test_a_class_that_was_not_trained_on_is_wrong() -> None:
     features, labels = _blobs(0, 20)
     for absent in (0, 3, 5):  # the first, one between, the last
         known = labels != absent
-        found = _probe((features[known], labels[known]), _blobs(1, 10))
+        actual = _probe((features[known], labels[known]), _blobs(1, 10))
         for name in ("knn_acc1", "lp_acc1", "lp_mean_per_class_recall", "lp_acc5"):
-            assert found[name] == pytest.approx(5 / 6), (absent, name)
+            assert actual[name] == pytest.approx(5 / 6), (absent, name)
         # 20 neighbours are all of other classes, and a class without a vote is no hit
-        assert found["knn_acc5"] == pytest.approx(5 / 6)
+        assert actual["knn_acc5"] == pytest.approx(5 / 6)
 
 
 @pytest.mark.usefixtures("sklearn")
 def test_a_class_without_test_samples_does_not_count() -> None:
     features, labels = _blobs(1, 10)
-    found = _probe(_blobs(0, 20), (features[labels < 4], labels[labels < 4]))
-    assert found["knn_mean_per_class_recall"] == found["lp_mean_per_class_recall"] == 1.0
+    actual = _probe(_blobs(0, 20), (features[labels < 4], labels[labels < 4]))
+    assert actual["knn_mean_per_class_recall"] == actual["lp_mean_per_class_recall"] == 1.0
 
 
 @pytest.mark.usefixtures("sklearn")
-def test_the_number_of_classes_can_be_given() -> None:
+def test_the_number_of_classes_can_be_set() -> None:
     train, test = _blobs(0, 20, classes=3), _blobs(1, 10, classes=3)
     assert _probe(train, test)["lp_acc5"] is None
     assert _probe(train, test, classes=5)["lp_acc5"] == 1.0
@@ -235,13 +235,13 @@ def test_linear_probe_equals_scikit_learn(classes: int, per_class: int) -> None:
     train = _blobs(0, per_class, classes=classes, spread=1.2)
     test = _blobs(1, 60, classes=classes, spread=1.2)
     train, test = ((rows.astype(np.float64), labels) for rows, labels in (train, test))
-    found = linear_probe(*train, *test)
-    strength = found["lp_C"]
+    actual = linear_probe(*train, *test)
+    strength = actual["lp_C"]
     assert strength is not None
     right = _plain(train, test, strength) == test[1]
-    assert found["lp_acc1"] == pytest.approx(right.mean(), abs=1e-6)
+    assert actual["lp_acc1"] == pytest.approx(right.mean(), abs=1e-6)
     recalls = [right[test[1] == label].mean() for label in range(classes)]
-    assert found["lp_mean_per_class_recall"] == pytest.approx(np.mean(recalls), abs=1e-6)
+    assert actual["lp_mean_per_class_recall"] == pytest.approx(np.mean(recalls), abs=1e-6)
     assert 1 / classes < right.mean() < 1
 
 
@@ -251,18 +251,18 @@ def test_top5_of_the_linear_probe_equals_scikit_learn() -> None:
     from sklearn.metrics import top_k_accuracy_score
 
     train, test = (_blobs(seed, 15, classes=9, spread=2.0) for seed in (0, 1))
-    found = linear_probe(*train, *test)
-    model = LogisticRegression(C=found["lp_C"], max_iter=1000)
+    actual = linear_probe(*train, *test)
+    model = LogisticRegression(C=actual["lp_C"], max_iter=1000)
     scores = model.fit(_unit(train[0]), train[1]).decision_function(_unit(test[0]))
-    assert found["lp_acc5"] == pytest.approx(top_k_accuracy_score(test[1], scores, k=5))
-    assert found["lp_acc1"] < found["lp_acc5"] < 1  # type: ignore[operator]
+    assert actual["lp_acc5"] == pytest.approx(top_k_accuracy_score(test[1], scores, k=5))
+    assert actual["lp_acc1"] < actual["lp_acc5"] < 1  # type: ignore[operator]
 
 
 @pytest.mark.usefixtures("sklearn")
 def test_the_penalty_is_the_best_on_the_validation_data_and_the_fit_takes_both() -> None:
     train, val, test = (_blobs(seed, 10, spread=2.0) for seed in (0, 1, 2))
-    found = linear_probe(*train, *test, val=val[0], val_labels=val[1])
-    strength = found["lp_C"]
+    actual = linear_probe(*train, *test, val=val[0], val_labels=val[1])
+    strength = actual["lp_C"]
     assert strength is not None
 
     def right(value: float) -> float:
@@ -275,7 +275,7 @@ def test_the_penalty_is_the_best_on_the_validation_data_and_the_fit_takes_both()
     assert right(strength / 10**0.125) < right(strength)
     both = np.concatenate([train[0], val[0]]), np.concatenate([train[1], val[1]])
     expected = (_plain(both, test, strength) == test[1]).mean()
-    assert found["lp_acc1"] == pytest.approx(expected, abs=1e-6)
+    assert actual["lp_acc1"] == pytest.approx(expected, abs=1e-6)
     assert expected != (_plain(train, test, strength) == test[1]).mean()
 
 
@@ -306,7 +306,7 @@ def test_the_seed_chooses_what_is_held_out_and_nothing_else_is_random() -> None:
 
 
 @pytest.mark.usefixtures("sklearn")
-def test_a_fit_that_does_not_converge_is_told(
+def test_a_fit_that_does_not_converge_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     train, test = _blobs(0, 10, spread=2.0), _blobs(1, 10, spread=2.0)
@@ -338,9 +338,9 @@ def test_bad_input_is_refused(method: Any) -> None:
     train, labels = _blobs(0, 3)
     test, test_labels = _blobs(1, 3)
 
-    def changed(rows: Any, value: Any, place: Any) -> Any:
+    def changed(rows: Any, value: Any, index: Any) -> Any:
         rows = rows.copy()
-        rows[place] = value
+        rows[index] = value
         return rows
 
     nothing = train[:0], labels[:0]

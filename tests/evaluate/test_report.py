@@ -195,11 +195,11 @@ def test_the_measure_of_a_plot(tmp_path):
     published = [published_run(name) for name in PUBLISHED]
     assert measure(published).label == "38-task average"
     (part,) = gather([write(tmp_path / "p.jsonl", {"cars": 0.5, "imagenet1k": 0.25})])
-    found = measure([part, *published])
-    assert (found.label, found.values[0]) == ("ImageNet top-1", 0.25)
-    assert found.values[1] == pytest.approx(0.678, abs=1e-3)
-    found = measure([part, *published], frozenset(["cars"]))
-    assert (found.label, found.values[0]) == ("average over the 1 task that all have", 0.5)
+    measured = measure([part, *published])
+    assert (measured.label, measured.values[0]) == ("ImageNet top-1", 0.25)
+    assert measured.values[1] == pytest.approx(0.678, abs=1e-3)
+    measured = measure([part, *published], frozenset(["cars"]))
+    assert (measured.label, measured.values[0]) == ("average over the 1 task that all have", 0.5)
     (own,) = gather([write(tmp_path / "o.jsonl", {"shelf": 0.5})])
     assert measure([own, *published]) is None
     assert measure([own]).values == (0.5,)

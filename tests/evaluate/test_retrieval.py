@@ -62,11 +62,11 @@ def test_retrieval_does_not_depend_on_the_batch_size(tmp_path):
     task = Task(key="urban", dataset="urban")
     data = find(task, str(tmp_path))
     assert data.kind == "retrieval"
-    found = [
+    metrics = [
         evaluate(ColourEncoder(), task, data, RunOptions(batch_size=size))[0].metrics
         for size in (1, 4, 100)
     ]
-    assert found[0] == found[1] == found[2]
+    assert metrics[0] == metrics[1] == metrics[2]
 
 
 def test_captions_of_a_bad_image_go_with_it(tmp_path):
@@ -92,8 +92,8 @@ def test_captions_of_one_text_are_equal_to_the_bit(tmp_path):
 
         def encode_text(self, texts):
             self.calls = getattr(self, "calls", 0) + 1
-            place = np.arange(len(texts), dtype=np.float32)[:, None] + self.calls
-            return super().encode_text(texts) * (1 + 1e-6 * place * [1, -1, 1, -1])
+            positions = np.arange(len(texts), dtype=np.float32)[:, None] + self.calls
+            return super().encode_text(texts) * (1 + 1e-6 * positions * [1, -1, 1, -1])
 
     rows = [("red", ["red"]), ("green", ["red"]), ("blue", ["red"]), ("red", ["red", "red"])]
     write_wds(tmp_path, "cards", [captioned(_photo(n), c) for n, c in rows])

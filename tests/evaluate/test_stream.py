@@ -39,9 +39,11 @@ def _examples(count, bad=()):
 
 def _run(encoder, examples, **options):
     skipped = []
-    found = list(embed_images(encoder, examples, lambda e: e.image, RunOptions(**options), skipped))
-    names = [example.name for batch, _ in found for example in batch]
-    rows = np.concatenate([rows for _, rows in found]) if found else np.empty((0, 4))
+    batches = list(
+        embed_images(encoder, examples, lambda e: e.image, RunOptions(**options), skipped)
+    )
+    names = [example.name for batch, _ in batches for example in batch]
+    rows = np.concatenate([rows for _, rows in batches]) if batches else np.empty((0, 4))
     return names, rows, skipped
 
 
@@ -147,9 +149,9 @@ def test_the_next_images_are_decoded_and_read_while_a_batch_is_encoded():
     class Slow(PixelColourEncoder):
         def prepare(self, image):
             nonlocal decoded
-            found = super().prepare(image)
+            prepared = super().prepare(image)
             decoded += 1
-            return found
+            return prepared
 
         def encode_prepared(self, pixels):
             begun = size * len(seen)
@@ -420,7 +422,7 @@ def test_options_are_checked():
         replace(RunOptions(), workers=0)
 
 
-def test_where_classifiers_are_kept(monkeypatch, tmp_path):
+def test_where_classifiers_are_cached(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert RunOptions().cache == default_cache() == tmp_path / "pocketclip" / "classifiers"
     monkeypatch.setenv("XDG_CACHE_HOME", "")

@@ -57,12 +57,12 @@ def test_published_averages(model):
 
 
 def test_the_published_averages_are_those_of_the_papers():
-    found = {
+    averages = {
         name: average_38({k: m.get("main_metric") for k, m in published_results()[name].items()})
         for name in ("mobileclip-s0", "mobileclip2-s4")
     }
-    assert 100 * found["mobileclip-s0"] == pytest.approx(58.1, abs=0.06)
-    assert 100 * found["mobileclip2-s4"] == pytest.approx(67.5, abs=0.06)
+    assert 100 * averages["mobileclip-s0"] == pytest.approx(58.1, abs=0.06)
+    assert 100 * averages["mobileclip2-s4"] == pytest.approx(67.5, abs=0.06)
 
 
 def test_the_table_of_tasks():
@@ -96,9 +96,9 @@ def test_tasks_are_found_by_several_names():
 
 def test_results_stand_in_the_published_form(root, tmp_path):
     out = tmp_path / "results.jsonl"
-    found = plan(["cifar10", "urban1k", "dtd"], str(root))
-    assert not found.missing
-    results = list(run(ColourEncoder(), found.ready, out=str(out), about={"model": "x"},
+    planned = plan(["cifar10", "urban1k", "dtd"], str(root))
+    assert not planned.missing
+    results = list(run(ColourEncoder(), planned.ready, out=str(out), about={"model": "x"},
                        options=OPTIONS))  # fmt: skip
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["key"] for line in lines] == ["cifar10", "longclip/urban1k", "vtab/dtd"]
@@ -113,16 +113,16 @@ def test_results_stand_in_the_published_form(root, tmp_path):
 
 def test_a_run_goes_on_where_it_was_interrupted(root, tmp_path):
     out = str(tmp_path / "deep" / "results.jsonl")
-    found = plan(["cifar10", "urban1k", "dtd"], str(root))
-    first = run(ColourEncoder(), found.ready, out=out, options=OPTIONS)
+    planned = plan(["cifar10", "urban1k", "dtd"], str(root))
+    first = run(ColourEncoder(), planned.ready, out=out, options=OPTIONS)
     next(first)
     next(first)
     first.close()  # Ctrl-C
     assert [result.key for result in read_results(out)] == ["cifar10", "longclip/urban1k"]
     encoder = ColourEncoder()
-    done = list(run(encoder, found.ready, out=out, options=OPTIONS))
+    done = list(run(encoder, planned.ready, out=out, options=OPTIONS))
     assert encoder.images == 2  # those of dtd alone
-    fresh = list(run(ColourEncoder(), found.ready, options=OPTIONS))
+    fresh = list(run(ColourEncoder(), planned.ready, options=OPTIONS))
     assert [r.metrics for r in done] == [r.metrics for r in fresh]
     assert len(read_results(out)) == 3
 
@@ -152,30 +152,30 @@ def test_a_task_that_fails_does_not_stop_the_others(root, tmp_path):
     broken = root / "wds_vtab-dtd_test" / "test" / "0.tar"
     broken.write_bytes(broken.read_bytes()[:700])
     out = str(tmp_path / "results.jsonl")
-    found = list(run(ColourEncoder(), plan(["dtd", "cifar10"], str(root)).ready, out=out,
+    results = list(run(ColourEncoder(), plan(["dtd", "cifar10"], str(root)).ready, out=out,
                      options=OPTIONS))  # fmt: skip
-    assert isinstance(found[0], Failure)
-    assert "0.tar" in found[0].reason
-    assert found[1].key == "cifar10"
+    assert isinstance(results[0], Failure)
+    assert "0.tar" in results[0].reason
+    assert results[1].key == "cifar10"
     assert [result.key for result in read_results(out)] == ["cifar10"]
 
 
 def test_a_file_that_is_gone_fails_its_task_only(root, tmp_path):
     ready = plan(["dtd", "cifar10"], str(root)).ready
     (root / "wds_vtab-dtd_test" / "test" / "0.tar").unlink()
-    found = list(run(ColourEncoder(), ready, out=str(tmp_path / "r.jsonl"), options=OPTIONS))
-    assert isinstance(found[0], Failure)
-    assert "0.tar" in found[0].reason
-    assert found[1].key == "cifar10"
+    results = list(run(ColourEncoder(), ready, out=str(tmp_path / "r.jsonl"), options=OPTIONS))
+    assert isinstance(results[0], Failure)
+    assert "0.tar" in results[0].reason
+    assert results[1].key == "cifar10"
 
 
 def test_what_is_missing_is_named_with_where_it_was_looked_for(root):
-    found = plan(["cifar10", "mnist", "my-shelf", "imagnet1k"], str(root))
-    assert [task.key for task, _ in found.ready] == ["cifar10"]
-    assert f"{root}/wds_mnist_test" in found.missing["mnist"]
-    assert f"{root}/my-shelf.csv" in found.missing["my-shelf"]
-    assert "near it: imagenet1k" in found.missing["imagnet1k"]
-    assert "published tables" not in found.missing["my-shelf"]  # nothing is near it
+    planned = plan(["cifar10", "mnist", "my-shelf", "imagnet1k"], str(root))
+    assert [task.key for task, _ in planned.ready] == ["cifar10"]
+    assert f"{root}/wds_mnist_test" in planned.missing["mnist"]
+    assert f"{root}/my-shelf.csv" in planned.missing["my-shelf"]
+    assert "near it: imagenet1k" in planned.missing["imagnet1k"]
+    assert "published tables" not in planned.missing["my-shelf"]  # nothing is near it
     with pytest.raises(ConfigError, match="given twice"):
         plan(["cifar100", "vtab/cifar100"], str(root))
 
@@ -242,9 +242,9 @@ def test_published_files_are_read(tmp_path):
     path = tmp_path / "published.jsonl"
     metrics = {"acc1": 0.5, "acc5": None, "acc_slide:0": math.nan, "main_metric": 0.5}
     path.write_text(json.dumps({"key": "a", "dataset": "A", "metrics": metrics}))
-    (found,) = read_results(path)
-    assert found.metrics == {"acc1": 0.5, "acc5": None, "acc_slide:0": None, "main_metric": 0.5}
-    assert found.about == {}
+    (result,) = read_results(path)
+    assert result.metrics == {"acc1": 0.5, "acc5": None, "acc_slide:0": None, "main_metric": 0.5}
+    assert result.about == {}
     ready = [(Task(key="b", dataset="b"), None)]
     with pytest.raises(DataError, match="of an unknown embedding space"):
         list(run(ColourEncoder(), ready, out=str(path)))
@@ -289,15 +289,15 @@ def test_classes_of_one_name_are_two_classes_for_a_probe(tmp_path):
         run_probe(ColourEncoder(), replace(test, classes=["a", "b"]), other, ["knn"], OPTIONS)
 
 
-def test_another_set_of_ones_own_does_not_take_a_results_place(tmp_path):
+def test_another_own_dataset_does_not_replace_a_result(tmp_path):
     out = str(tmp_path / "r.jsonl")
-    for place in ("a", "b"):
+    for shelf in ("a", "b"):
         for number, folder in enumerate(("shelf", "cifar10")):
             shots = {n: [colour_photo(rgb)] * (1 + number) for n, rgb in COLOURS.items()}
-            write_folder(tmp_path / place, folder, shots | {place: [colour_photo((9, 9, 9))]})
+            write_folder(tmp_path / shelf, folder, shots | {shelf: [colour_photo((9, 9, 9))]})
 
-    def evaluated(place, name=None):
-        root = str(tmp_path / place)
+    def evaluated(shelf, name=None):
+        root = str(tmp_path / shelf)
         ready = plan([name or own_task(root)], root).ready
         return list(run(ColourEncoder(), ready, out=out, options=OPTIONS))
 

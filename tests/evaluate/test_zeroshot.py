@@ -50,15 +50,15 @@ def test_a_classifier_is_the_mean_of_unit_embeddings_at_unit_length():
     encoder = pocketclip.load("random:tiny")
     classes = [f"thing {i}" for i in range(40)] + ["thing 3"]  # two classes of one name
     templates = ["a photo of a {c}.", "{c}", "a bad drawing of {c}"]
-    found = build_classifier(encoder, classes, templates)
+    classifier = build_classifier(encoder, classes, templates)
     rows = []
     for name in classes:
         ids = torch.from_numpy(encoder.tokenizer([t.replace("{c}", name) for t in templates], 77))
         with torch.inference_mode():
             each = functional.normalize(encoder.model.encode_text(ids), dim=-1)
         rows.append(functional.normalize(each.mean(0), dim=0))
-    np.testing.assert_allclose(found, torch.stack(rows).numpy(), atol=2e-6)
-    np.testing.assert_allclose(found[3], found[-1], atol=1e-6)
+    np.testing.assert_allclose(classifier, torch.stack(rows).numpy(), atol=2e-6)
+    np.testing.assert_allclose(classifier[3], classifier[-1], atol=1e-6)
 
 
 def _unit(rows):
@@ -74,21 +74,21 @@ def test_each_prompt_weighs_the_same_whatever_its_length():
             return super()._text(text) * (100 if "loud" in text else 1)
 
     templates = ["loud {c} and red", "{c} and blue", "{}"]
-    found = build_classifier(Uneven(), ["green", "cyan"], templates)
+    classifier = build_classifier(Uneven(), ["green", "cyan"], templates)
     rows = {name: _unit([*np.array(rgb) / 255, 0.1]) for name, rgb in COLOURS.items()}
-    for row, name in zip(found, ("green", "cyan"), strict=True):
+    for row, name in zip(classifier, ("green", "cyan"), strict=True):
         r, g, b = np.array(COLOURS[name]) / 255
         each = [_unit([r + 1, g, b, 0.1]), _unit([r, g, b + 1, 0.1]), rows[name]]
         np.testing.assert_allclose(row, _unit(np.mean(each, axis=0)), atol=1e-7)
-    assert found.dtype == np.float32
+    assert classifier.dtype == np.float32
 
 
 def test_many_classes_are_embedded_in_parts():
     classes = [f"{NAMES[i % 6]} {i}" for i in range(150)]
     whole = build_classifier(ColourEncoder(), NAMES, ["a {c}", "{c}"])
     encoder = ColourEncoder()
-    found = build_classifier(encoder, classes, ["a {c}", "{c}"])
-    np.testing.assert_array_equal(found, whole[np.arange(150) % 6])
+    classifier = build_classifier(encoder, classes, ["a {c}", "{c}"])
+    np.testing.assert_array_equal(classifier, whole[np.arange(150) % 6])
     assert encoder.texts == 300
     assert max(encoder.text_batches) < 300
 
@@ -102,8 +102,8 @@ def test_classes_of_one_name_are_equal_to_the_bit_and_the_first_is_chosen(tmp_pa
             return super().encode_text(texts) * noise
 
     names = ["red", "green", "red", "blue", "red"]
-    found = build_classifier(Noisy(), names, ["{}"])
-    np.testing.assert_array_equal(found[[2, 4]], found[[0, 0]])
+    classifier = build_classifier(Noisy(), names, ["{}"])
+    np.testing.assert_array_equal(classifier[[2, 4]], classifier[[0, 0]])
     examples = [labelled(colour_photo(COLOURS["red"]), said) for said in (0, 2, 4)]
     write_wds(tmp_path, "shop", examples, names, ["{c}"])
     task = Task(key="shop", dataset="shop")
@@ -126,11 +126,11 @@ def test_prompts_that_cancel_each_other_are_refused():
         build_classifier(Signed(), ["red"], ["{c}", "not {c}"])
 
 
-def test_kept_classifiers_are_found_again_by_space(tmp_path, caplog):
+def test_cached_classifiers_are_reused_by_space(tmp_path, caplog):
     def build(encoder, classes=NAMES, templates=("{}", "a {}")):
         before = encoder.texts
-        found = build_classifier(encoder, classes, list(templates), cache=tmp_path)
-        return found, encoder.texts - before
+        classifier = build_classifier(encoder, classes, list(templates), cache=tmp_path)
+        return classifier, encoder.texts - before
 
     encoder = ColourEncoder()
     first, texts = build(encoder)
@@ -144,7 +144,7 @@ def test_kept_classifiers_are_found_again_by_space(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_a_kept_classifier_of_another_form_of_the_model_is_not_used(tmp_path):
+def test_a_cached_classifier_of_another_variant_is_not_used(tmp_path):
     """Quantised forms share the `space_id`, and are not to be scored with the original's texts."""
 
     class Coarse(ColourEncoder):
@@ -160,7 +160,7 @@ def test_a_kept_classifier_of_another_form_of_the_model_is_not_used(tmp_path):
 @pytest.mark.parametrize(
     "damage", ["cut", "empty", "text", "zip", "pickle", "shape", "precision", "nan", "length"]
 )
-def test_a_damaged_kept_classifier_is_made_anew(tmp_path, caplog, damage):
+def test_a_damaged_cached_classifier_is_rebuilt(tmp_path, caplog, damage):
     whole = build_classifier(ColourEncoder(), NAMES, ["{}"], cache=tmp_path)
     (path,) = tmp_path.rglob("*.npy")
     if damage in ("cut", "empty", "text"):
@@ -184,14 +184,14 @@ def _keep(folder, start, names):
     """Run in another process: make a classifier again and again, each time kept anew."""
     from pathlib import Path
 
-    found = []
+    classifiers = []
     while not start.is_set():
         pass
     for _ in range(30):
-        found.append(build_classifier(ColourEncoder(), names, ["{}"], cache=folder))
+        classifiers.append(build_classifier(ColourEncoder(), names, ["{}"], cache=folder))
         for path in Path(folder).glob("*/*.npy"):  # not in the folder where the other writes
             path.unlink(missing_ok=True)
-    return all(np.array_equal(found[0], other) for other in found), found[0].shape
+    return all(np.array_equal(classifiers[0], other) for other in classifiers), classifiers[0].shape
 
 
 def test_processes_may_keep_at_once(tmp_path):
@@ -347,13 +347,13 @@ def test_nothing_depends_on_batches_or_workers(tmp_path, workers):
     write_wds(tmp_path, "wilds/fmow", examples, NAMES, ["a {c} thing", "{c}"], shards=4)
     task = find_task("fmow")
     data = find(task, str(tmp_path))
-    found = []
+    outcomes = []
     for kind, size in ((ColourEncoder, 1), (ColourEncoder, 7), (PixelColourEncoder, 64)):
         options = RunOptions(cache=None, batch_size=size, workers=workers, confusion=True)
         outcome = run_classification(kind(), task, data, options)
-        found.append((outcome.metrics, outcome.confusion.tolist(), outcome.count))
-    assert found[0] == found[1] == found[2]
-    assert 0 < found[0][0]["acc1"] < 1
+        outcomes.append((outcome.metrics, outcome.confusion.tolist(), outcome.count))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert 0 < outcomes[0][0]["acc1"] < 1
 
 
 def test_scores_are_those_of_the_formula_on_a_real_model(tmp_path):
@@ -487,17 +487,17 @@ def test_lists_of_faces_are_checked(tmp_path, name, old, new, why):
 def test_grocery_shelves(grocery):
     """The real photographs: as many as the table says, whichever batch size."""
     rows = csv.DictReader((grocery / "pairs.csv").read_text("utf-8").splitlines())
-    wanted = sum(row["split"] == "val" for row in rows)
+    expected = sum(row["split"] == "val" for row in rows)
     options = DataOptions(label_column="coarse_class", where=(("split", "val"),))
     data = find(Task(key="shelf", dataset="shelf"), str(grocery / "pairs.csv"), options)
-    assert data.total == wanted > 200
-    found = [
+    assert data.total == expected > 200
+    outcomes = [
         evaluate(ColourEncoder(), Task(key="shelf", dataset="shelf"), data, options)[0]
         for options in (OPTIONS, RunOptions(cache=None, batch_size=50, workers=1))
     ]
-    assert found[0].about["samples"] == found[1].about["samples"] == wanted
-    assert found[0].metrics == found[1].metrics
-    assert 0 < found[0].metrics["acc1"] < 0.2  # colours without words
+    assert outcomes[0].about["samples"] == outcomes[1].about["samples"] == expected
+    assert outcomes[0].metrics == outcomes[1].metrics
+    assert 0 < outcomes[0].metrics["acc1"] < 0.2  # colours without words
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ BOTH = ("onnxruntime", "openvino")
 
 def _measured(folder, **changes):
     """Write other figures into a bundle's record; `ms` per backend, or None for one that failed."""
-    found = manifest(folder)["verification"]
+    verification = manifest(folder)["verification"]
     for name, ms in changes.items():
-        found["backends"][name] |= {"ms": ms or 1.0, "passed": ms is not None}
-    return rewritten(folder, verification=found)
+        verification["backends"][name] |= {"ms": ms or 1.0, "passed": ms is not None}
+    return rewritten(folder, verification=verification)
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def test_one_that_failed_the_verification_is_not_taken(folder):
 
 
 def test_one_that_was_not_there_at_the_verification_comes_last(folder):
-    found = manifest(folder)["verification"]
-    del found["backends"]["openvino"]
-    assert backends.candidates(read(rewritten(folder, verification=found))) == list(BOTH)
+    verification = manifest(folder)["verification"]
+    del verification["backends"]["openvino"]
+    assert backends.candidates(read(rewritten(folder, verification=verification))) == list(BOTH)
 
 
 def test_a_package_that_is_missing(exported, monkeypatch):
@@ -115,10 +115,10 @@ def test_auto_goes_on_with_the_next_if_one_cannot_load(folder, monkeypatch, capl
     monkeypatch.setattr(backends, "onnx_session", fail)
     encoder = Encoder(folder, threads=1)
     with caplog.at_level(logging.WARNING):
-        found = encoder.encode_text("a cat")
+        actual = encoder.encode_text("a cat")
     assert encoder.backend.name == "openvino"
     assert "no kernel; trying openvino" in caplog.text
-    np.testing.assert_allclose(found, Encoder(model()).encode_text("a cat"), atol=1e-4)
+    np.testing.assert_allclose(actual, Encoder(model()).encode_text("a cat"), atol=1e-4)
     with pytest.raises(BundleError, match="onnxruntime cannot load it: no kernel"):
         Encoder(folder, "onnxruntime").encode_text("a cat")
 
@@ -169,7 +169,7 @@ def test_eight_threads_at_once(exported, name):
     texts = [f"{caption} {i}" for i in range(3) for caption in CAPTIONS[:-1]]  # the last is cut
     encoder = Encoder(exported(), name, threads=1)
     serial = Encoder(exported(), name, threads=1)
-    wanted = (
+    expected = (
         [serial.encode_image(photo) for photo in photos],
         [serial.encode_text(t) for t in texts],
     )
@@ -181,9 +181,9 @@ def test_eight_threads_at_once(exported, name):
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(work, range(8)))
-    for number, found in enumerate(results):
-        kind = wanted[0] if number % 2 else wanted[1]
-        for i, row in enumerate(found):
+    for number, actual in enumerate(results):
+        kind = expected[0] if number % 2 else expected[1]
+        for i, row in enumerate(actual):
             np.testing.assert_allclose(row, kind[(number + i) % len(kind)], atol=1e-5)
 
 
@@ -264,8 +264,8 @@ def test_there_is_one_core_whoever_asks_first(monkeypatch):
         return backends.openvino_core()
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(ask, range(4)))
-    assert len({id(core) for core in found}) == 1
+        cores = list(pool.map(ask, range(4)))
+    assert len({id(core) for core in cores}) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there OpenVINO has a stack for signals")

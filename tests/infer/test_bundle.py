@@ -125,9 +125,9 @@ def test_a_manifest_without_an_entry(folder):
 
 def test_no_bundle_at_all(tmp_path):
     assert not is_bundle(tmp_path)
-    for place in (tmp_path, tmp_path / "nothing", PHOTO):
+    for path in (tmp_path, tmp_path / "nothing", PHOTO):
         with pytest.raises(BundleError, match="no bundle"):
-            read(place)
+            read(path)
 
 
 def test_another_embedding_space(folder):

@@ -61,8 +61,8 @@ def test_images_in_any_form_and_any_batch(encoder):
     # the model itself, on the same pixels
     pixels = torch.from_numpy(encoder.preprocess.batch(PHOTOS))
     with torch.inference_mode():
-        wanted = encoder.model.encode_image(pixels, normalize=True)
-    np.testing.assert_allclose(several, wanted, atol=1e-5)
+        expected = encoder.model.encode_image(pixels, normalize=True)
+    np.testing.assert_allclose(several, expected, atol=1e-5)
     raw = encoder.encode_image(PHOTOS, normalize=False)
     np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), several, atol=1e-5)
 
@@ -84,8 +84,8 @@ def test_classify_ranks_by_cosine(encoder):
     assert list(row.values()) == sorted(row.values(), reverse=True)
     similarity = encoder.encode_image(PHOTOS[0]) @ encoder.encode_text(labels).T
     logits = encoder.logit_scale * similarity[0]
-    wanted = np.exp(logits) / np.exp(logits).sum()
-    for label, share in zip(labels, wanted, strict=True):
+    expected = np.exp(logits) / np.exp(logits).sum()
+    for label, share in zip(labels, expected, strict=True):
         assert row[label] == pytest.approx(share, rel=1e-4)
 
 
@@ -178,13 +178,13 @@ def test_a_folder_of_that_name_without_a_model_is_an_error(tmp_path, monkeypatch
 
 def test_encoder_takes_what_load_takes(tmp_path, exported):
     checkpoint.save(random_model("tiny", seed=5), tmp_path / "run" / "model")
-    wanted = pocketclip.load(tmp_path / "run").encode_text(["a cat"])
+    expected = pocketclip.load(tmp_path / "run").encode_text(["a cat"])
     made = pocketclip.Encoder(str(tmp_path / "run"), batch_size=3, device="cpu")
     assert made.model.is_fused
     assert made.batch_size == 3
-    np.testing.assert_array_equal(made.encode_text(["a cat"]), wanted)
+    np.testing.assert_array_equal(made.encode_text(["a cat"]), expected)
     random = pocketclip.Encoder("random:tiny:5")
-    np.testing.assert_array_equal(random.encode_text(["a cat"]), wanted)
+    np.testing.assert_array_equal(random.encode_text(["a cat"]), expected)
     assert pocketclip.Encoder(exported()).bundle is not None
     with pytest.raises(CheckpointError, match="random:tiny"):
         pocketclip.Encoder("tiny")
@@ -325,21 +325,21 @@ def test_texts_are_trimmed_only_where_that_changes_nothing(options, trims):
     encoder = pocketclip.Encoder(model)
     ids = torch.from_numpy(encoder.tokenizer(TEXTS, model.config.text.context_length))
     with torch.inference_mode():
-        wanted = model.encode_text(ids, normalize=True).numpy()
+        expected = model.encode_text(ids, normalize=True).numpy()
         one = encoder.tokenizer(["a cat"])
         short = model.encode_text(one[:, : one.argmax() + 1], normalize=True).numpy()
     # The property says what is true of the tower itself.
-    assert np.allclose(short, wanted[1:2], atol=1e-5) is trims
-    np.testing.assert_allclose(encoder.encode_text(TEXTS), wanted, atol=1e-5)
-    for text, row in zip(TEXTS, wanted, strict=True):
+    assert np.allclose(short, expected[1:2], atol=1e-5) is trims
+    np.testing.assert_allclose(encoder.encode_text(TEXTS), expected, atol=1e-5)
+    for text, row in zip(TEXTS, expected, strict=True):
         np.testing.assert_allclose(encoder.encode_text(text)[0], row, atol=1e-5)
     teacher = _teacher(model)
     assert teacher.towers.trims is trims
-    np.testing.assert_allclose(teacher.encode_text(TEXTS), wanted, atol=1e-5)
+    np.testing.assert_allclose(teacher.encode_text(TEXTS), expected, atol=1e-5)
     towers = prepare(model, normalize=True)
     _, axes = export_program(towers.text, towers.text_example, kind="text", towers=towers)
     assert axes == ("batch", "tokens" if trims else None)
-    np.testing.assert_allclose(towers.text(ids).numpy(), wanted, atol=1e-5)
+    np.testing.assert_allclose(towers.text(ids).numpy(), expected, atol=1e-5)
     step = Stepper(model, model, LossSection(), device=torch.device("cpu"))
     assert step.trims is trims
 

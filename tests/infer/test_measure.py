@@ -51,10 +51,10 @@ def test_latency_is_of_the_calls_after_the_warm_up(clock):
     def call():
         clock.now += next(durations)
 
-    found = measure.latency(call, 0.235)
-    assert found["calls"] == 20  # 18 x 10 ms and 2 x 30 ms are 240 ms
-    assert found["median_ms"] == pytest.approx(10)
-    assert found["p95_ms"] == pytest.approx(30)
+    figures = measure.latency(call, 0.235)
+    assert figures["calls"] == 20  # 18 x 10 ms and 2 x 30 ms are 240 ms
+    assert figures["median_ms"] == pytest.approx(10)
+    assert figures["p95_ms"] == pytest.approx(30)
 
 
 def test_slow_calls_are_made_a_few_times_all_the_same(clock):
@@ -73,7 +73,7 @@ def test_the_best_batch_is_found_past_one_that_gives_less(clock):
     assert 32 not in slow.batches
 
 
-def test_a_tower_of_batch_one_is_given_no_other(clock):
+def test_a_tower_of_batch_one_is_measured_with_no_other(clock):
     slow = Slow(clock, {1: 0.1})
     slow.bundle = types.SimpleNamespace(towers={"image": {"dynamic_batch": False}})
     rates, best, _ = measure.throughput(slow, np.zeros((3, 4, 4), np.float32), 0.0)
@@ -96,14 +96,14 @@ def test_captions_are_new_and_equally_long(encoder):
 def test_an_encoder(encoder):
     said = []
     begun = time.perf_counter()
-    found = measure.measure(encoder, seconds=0.01, reporter=said.append)
+    figures = measure.measure(encoder, seconds=0.01, reporter=said.append)
     whole = 1e3 * (time.perf_counter() - begun)
     for tower in ("image", "text"):
-        assert 0 < found[tower]["median_ms"] <= found[tower]["p95_ms"] < whole
-        assert found[tower]["calls"] >= measure.MIN_CALLS
-    rates = found["throughput"]["by_batch"]
-    assert found["throughput"]["images_per_s"] == max(rates.values())
-    assert rates[str(found["throughput"]["batch"])] == max(rates.values())
+        assert 0 < figures[tower]["median_ms"] <= figures[tower]["p95_ms"] < whole
+        assert figures[tower]["calls"] >= measure.MIN_CALLS
+    rates = figures["throughput"]["by_batch"]
+    assert figures["throughput"]["images_per_s"] == max(rates.values())
+    assert rates[str(figures["throughput"]["batch"])] == max(rates.values())
     assert said == ["image tower", "text tower", "throughput"]
 
 
@@ -130,9 +130,9 @@ def test_size_on_disk(encoder, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     checkpoint.save(encoder.model, folder / "model")
     (folder / "trainer.pt").write_bytes(b"x" * 5000)
-    wanted = sum(file.stat().st_size for file in (folder / "model").iterdir())
-    assert wanted > 1e6
-    assert measure.disk_bytes(str(folder), encoder) == wanted
-    assert measure.disk_bytes(str(folder / "model"), encoder) == wanted
+    expected = sum(file.stat().st_size for file in (folder / "model").iterdir())
+    assert expected > 1e6
+    assert measure.disk_bytes(str(folder), encoder) == expected
+    assert measure.disk_bytes(str(folder / "model"), encoder) == expected
     weights = folder / "model" / checkpoint.WEIGHTS
     assert measure.disk_bytes(str(weights), encoder) == weights.stat().st_size

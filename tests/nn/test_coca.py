@@ -192,7 +192,7 @@ def test_our_folder_and_open_clips_names(tmp_path):
         checkpoint.save(model, tmp_path / "y.pt", naming="apple")
 
 
-def test_what_does_not_fit_is_said(tmp_path):
+def test_what_does_not_fit_is_reported(tmp_path):
     state = naming.to_third_party(_light(), "openclip")
     del state["text_decoder.cross_attn.1.ln_1_kv.bias"]
     torch.save(state, tmp_path / "x.pt")

@@ -152,7 +152,7 @@ def test_the_mode_is_left_as_it_was_and_no_gradient_remains():
     assert not model.training
 
 
-def test_wrong_settings_are_said(model):
+def test_wrong_settings_are_reported(model):
     pixels = _pixels(2)
     for settings, message in (
         ({"method": "best"}, "method is one of nucleus, top_k, greedy, beam, not 'best'"),
@@ -181,7 +181,7 @@ def test_wrong_settings_are_said(model):
         compile_for_cpu(model).generate(pixels)
 
 
-def test_damaged_weights_are_said():
+def test_damaged_weights_are_reported():
     model = _model()
     with torch.no_grad():
         model.decoder.norm.weight.fill_(torch.nan)

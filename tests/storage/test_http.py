@@ -74,26 +74,31 @@ def test_leaving_early_does_not_wait(web: ImageServer) -> None:
     assert time.monotonic() - started < 5  # the time limit of a drip is 60 s
 
 
-@pytest.mark.parametrize("rounds", range(12))
-def test_leaving_while_it_connects(rounds: int) -> None:
-    """Stop after so many rounds of the event loop: one of them is when a connection begins."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/a"
-        fetcher = Fetcher(hasty(retries=0))
-
-        async def stop() -> list[asyncio.Task[bytes | str]]:
-            tasks = [asyncio.ensure_future(fetcher._fetch(url)) for _ in range(3)]
-            for _ in range(rounds + 1):
-                await asyncio.sleep(0)
-            await fetcher._stop()
-            return tasks
-
-        tasks = asyncio.run_coroutine_threadsafe(stop(), fetcher._loop).result(20)
-        fetcher.close()
-    assert all(task.cancelled() for task in tasks)
+def test_leaving_while_it_connects() -> None:
+    """Stop after each of 12 rounds of the event loop: in one of them a connection begins."""
+    for rounds in range(12):
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/a"
+            fetcher = Fetcher(hasty(retries=0))
+            stopping = asyncio.run_coroutine_threadsafe(
+                _start_and_stop(fetcher, url, rounds), fetcher._loop
+            )
+            tasks = stopping.result(20)
+            fetcher.close()
+        assert all(task.cancelled() for task in tasks), rounds
     gc.collect()  # a coroutine that nobody awaited warns when it is collected
+
+
+async def _start_and_stop(
+    fetcher: Fetcher, url: str, rounds: int
+) -> list[asyncio.Task[bytes | str]]:
+    tasks = [asyncio.ensure_future(fetcher._fetch(url)) for _ in range(3)]
+    for _ in range(rounds + 1):
+        await asyncio.sleep(0)
+    await fetcher._stop()
+    return tasks
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def run(rank, ports, shards, folder):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     watchdog.GRACE = 2.0
-    found = {}
+    outcomes = {}
     for name, port in zip(CASES, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
         replaced, recipe = _case(name, rank, shards)
@@ -111,8 +111,8 @@ def run(rank, ports, shards, folder):
             try:
                 score = _bad_score if name == "evaluation" else None
                 done = train(recipe, f"{folder}/{name}", device="cpu", on_checkpoint=score)
-                found[name] = {"step": done.step, "failed": done.failed_evaluations}
+                outcomes[name] = {"step": done.step, "failed": done.failed_evaluations}
             except Exception as error:
-                found[name] = {"error": type(error).__name__, "text": str(error)}
-        found[name]["seconds"] = time.monotonic() - begun
-        Path(folder, f"{rank}.json").write_text(json.dumps(found))
+                outcomes[name] = {"error": type(error).__name__, "text": str(error)}
+        outcomes[name]["seconds"] = time.monotonic() - begun
+        Path(folder, f"{rank}.json").write_text(json.dumps(outcomes))

@@ -48,17 +48,17 @@ def embeddings(name, rows, **options):
     elif name == "distillation":
         loss = distillation_loss(image, texts[0], scale, *teacher, **options)
     elif name == "reinforced":
-        given = (known[0], known[1:], scale, DIMS, SCALES)
-        terms = reinforced_loss(image, texts, *given, weights=(0.25, 0.75), **options)
+        targets = (known[0], known[1:], scale, DIMS, SCALES)
+        terms = reinforced_loss(image, texts, *targets, weights=(0.25, 0.75), **options)
         loss = terms["contrastive_loss"] + terms["distill_loss"]
     elif name == "siglip":
         loss = siglip_loss(image, texts[0], scale, bias, **options)
     else:
         loss = siglip_distillation_loss(image, texts[0], scale, bias, *teacher, BIASES, **options)
     loss.backward()
-    found = {"loss": loss.detach(), "image": image.grad, "text": texts[0].grad}
-    found |= {"synthetic": texts[1].grad, "scale": scale.grad, "bias": bias.grad}
-    return {key: value for key, value in found.items() if value is not None}
+    results = {"loss": loss.detach(), "image": image.grad, "text": texts[0].grad}
+    results |= {"synthetic": texts[1].grad, "scale": scale.grad, "bias": bias.grad}
+    return {key: value for key, value in results.items() if value is not None}
 
 
 def captioning(rows, *, gathered):
@@ -87,11 +87,11 @@ def model_step(kind, rows, *, synchronised):
     image, text, scale = whole(pixels, ids)
     loss = contrastive_loss(image, text, scale, gathered=synchronised)
     loss.backward()
-    found = {"loss": loss.detach()}
-    found |= {f"gradient {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
-    found |= {f"buffer {n}": b.clone() for n, b in model.named_buffers()}
+    results = {"loss": loss.detach()}
+    results |= {f"gradient {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    results |= {f"buffer {n}": b.clone() for n, b in model.named_buffers()}
     assert isinstance(model, CLIP)
-    return found
+    return results
 
 
 def batch_norm(rows, *, synchronised, momentum, dtype=torch.float64, offset=100.0, affine=True):
@@ -113,9 +113,9 @@ def batch_norm(rows, *, synchronised, momentum, dtype=torch.float64, offset=100.
         x = x[rows].to(dtype).requires_grad_()
         out = norm(x)
         (out * weight).sum().backward()
-    found = {"rows": out.detach(), "rows_gradient": x.grad}
-    found |= {f"{n}_gradient": p.grad for n, p in norm.named_parameters()}
-    return found | dict(norm.named_buffers())
+    results = {"rows": out.detach(), "rows_gradient": x.grad}
+    results |= {f"{n}_gradient": p.grad for n, p in norm.named_parameters()}
+    return results | dict(norm.named_buffers())
 
 
 NORMS = {
@@ -130,17 +130,17 @@ UNEVEN = [slice(0, 1), slice(1, 5)]  # what each rank has in `batch_norm`
 
 def _gathered(rank):
     """Return rows of both ranks for several dtypes, and a gradient."""
-    found = {}
+    results = {}
     for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
         mine = (torch.arange(6).reshape(3, 2) + 10 * rank).to(dtype)
-        found[str(dtype)] = distributed.gather_rows(mine)
-    found["strided"] = distributed.gather_rows((torch.arange(6).reshape(2, 3) + 10 * rank).T)
+        results[str(dtype)] = distributed.gather_rows(mine)
+    results["strided"] = distributed.gather_rows((torch.arange(6).reshape(2, 3) + 10 * rank).T)
     half = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True)
     rows = distributed.gather_rows(half)
     asked = torch.arange(4.0)[:, None].expand(4, 3) * (rank + 1)  # rank 0 asks 0..3, rank 1 twice
     (rows * asked.bfloat16()).sum().backward()
-    found["gradient"] = half.grad
-    return found
+    results["gradient"] = half.grad
+    return results
 
 
 def _message(call):
@@ -187,7 +187,7 @@ def run(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     world = distributed.start("cpu")
     mine = slice(rank * ROWS, (rank + 1) * ROWS)
-    found = {
+    results = {
         "figures": _figures(world),
         "messages": _messages(rank),
         "gathered": _gathered(rank),
@@ -207,5 +207,5 @@ def run(rank: int, port: int, folder: str) -> None:
         },
     }
     distributed.stop()
-    found["after"] = (distributed.world_size(), distributed.is_main())
-    torch.save(found, Path(folder) / f"{rank}.pt")
+    results["after"] = (distributed.world_size(), distributed.is_main())
+    torch.save(results, Path(folder) / f"{rank}.pt")

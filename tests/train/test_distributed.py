@@ -24,7 +24,7 @@ _EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def results(tmp_path_factory):
     """What each of two processes computed; they run once for all tests of this file."""
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
@@ -41,28 +41,28 @@ def _of_all(parts, key):
 # Figures and objects
 
 
-def test_each_process_knows_its_place(found):
-    for rank, part in enumerate(_of_all(found, "figures")):
+def test_each_process_knows_its_rank(results):
+    for rank, part in enumerate(_of_all(results, "figures")):
         assert part["world"] == (rank, 2, rank, "cpu", rank == 0)
         assert part["functions"] == (rank, 2, rank == 0)
         assert part["again"]
         assert part["object"] == {"from": 1}
-    assert _of_all(found, "after") == [(1, True)] * 2
+    assert _of_all(results, "after") == [(1, True)] * 2
 
 
-def test_figures_are_averaged_by_name(found):
-    first, second = (part["average"] for part in _of_all(found, "figures"))
+def test_figures_are_averaged_by_name(results):
+    first, second = (part["average"] for part in _of_all(results, "figures"))
     assert list(first) == ["b", "a", "c"]
     assert list(second) == ["c", "a", "b"]
     for average in (first, second):
         assert average["b"] == 1.5
         assert average["a"] == 0.05
         assert math.isnan(average["c"])
-    assert _of_all(found, "figures")[0]["empty"] == {}
+    assert _of_all(results, "figures")[0]["empty"] == {}
 
 
-def test_what_differs_between_ranks_is_a_clear_error_on_each(found):
-    for messages in _of_all(found, "messages"):
+def test_what_differs_between_ranks_is_a_clear_error_on_each(results):
+    for messages in _of_all(results, "messages"):
         for name in ("rows", "loss"):
             assert "differ between ranks: [[2, " in messages[name]
             assert "same batch size" in messages[name]
@@ -75,33 +75,33 @@ def test_what_differs_between_ranks_is_a_clear_error_on_each(found):
 # Rows and losses
 
 
-def test_rows_come_in_the_order_of_ranks(found):
-    for part in _of_all(found, "gathered"):
+def test_rows_come_in_the_order_of_ranks(results):
+    for part in _of_all(results, "gathered"):
         for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
             once = torch.arange(6).reshape(3, 2)
-            wanted = torch.cat([once.to(dtype), (once + 10).to(dtype)])
+            expected = torch.cat([once.to(dtype), (once + 10).to(dtype)])
             assert part[str(dtype)].dtype == dtype
-            assert torch.equal(part[str(dtype)], wanted)
+            assert torch.equal(part[str(dtype)], expected)
         once = torch.arange(6).reshape(2, 3).T
         assert torch.equal(part["strided"], torch.cat([once, once + 10]))
 
 
-def test_gradients_are_summed_over_what_all_ranks_ask(found):
-    for rank, part in enumerate(_of_all(found, "gathered")):
+def test_gradients_are_summed_over_what_all_ranks_ask(results):
+    for rank, part in enumerate(_of_all(results, "gathered")):
         # Rank 0 asks 0, 1, 2, 3 of the four rows, rank 1 twice that.
-        wanted = torch.tensor([[0.0, 3.0], [6.0, 9.0]])[rank][:, None].expand(2, 3)
+        expected = torch.tensor([[0.0, 3.0], [6.0, 9.0]])[rank][:, None].expand(2, 3)
         assert part["gradient"].dtype == torch.bfloat16
-        assert torch.equal(part["gradient"].float(), wanted)
+        assert torch.equal(part["gradient"].float(), expected)
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
 @pytest.mark.parametrize("name", ranks.LOSSES)
-def test_losses_and_gradients_are_those_of_the_joined_batch(found, name, chunk):
-    wanted = ranks.embeddings(name, slice(None))
-    parts = [part["embeddings"][name, chunk] for part in found]
-    assert all(part.keys() == wanted.keys() for part in parts)
-    assert {"loss", "image", "text", "scale"} <= wanted.keys()
-    for key, value in wanted.items():
+def test_losses_and_gradients_are_those_of_the_joined_batch(results, name, chunk):
+    expected = ranks.embeddings(name, slice(None))
+    parts = [part["embeddings"][name, chunk] for part in results]
+    assert all(part.keys() == expected.keys() for part in parts)
+    assert {"loss", "image", "text", "scale"} <= expected.keys()
+    for key, value in expected.items():
         if key in ("image", "text", "synthetic"):
             # Each rank differentiated its own mean; averaging over ranks halves it.
             joined = torch.cat([part[key] for part in parts]) / ranks.SIZE
@@ -111,26 +111,26 @@ def test_losses_and_gradients_are_those_of_the_joined_batch(found, name, chunk):
     assert parts[0]["loss"] != parts[1]["loss"]  # each of its own rows
 
 
-def test_captions_of_unequal_length_weigh_as_in_the_joined_batch(found):
-    wanted = ranks.captioning(slice(None), gathered=False)
-    parts = _of_all(found, "captioning")
+def test_captions_of_unequal_length_weigh_as_in_the_joined_batch(results):
+    expected = ranks.captioning(slice(None), gathered=False)
+    parts = _of_all(results, "captioning")
     assert parts[1]["loss"] == 0  # all padding there
     joined = torch.cat([part["gradient"] for part in parts]) / ranks.SIZE
-    torch.testing.assert_close(joined, wanted["gradient"], **_EXACT)
-    torch.testing.assert_close(sum(part["loss"] for part in parts) / 2, wanted["loss"], **_EXACT)
+    torch.testing.assert_close(joined, expected["gradient"], **_EXACT)
+    torch.testing.assert_close(sum(part["loss"] for part in parts) / 2, expected["loss"], **_EXACT)
 
 
 # BatchNorm and whole models
 
 
 @pytest.mark.parametrize("kind", ranks.NORMS)
-def test_batch_norm_is_that_of_the_joined_batch(found, kind):
-    wanted = ranks.batch_norm(slice(None), synchronised=False, **ranks.NORMS[kind])
-    parts = [part["batch_norm"][kind] for part in found]
+def test_batch_norm_is_that_of_the_joined_batch(results, kind):
+    expected = ranks.batch_norm(slice(None), synchronised=False, **ranks.NORMS[kind])
+    parts = [part["batch_norm"][kind] for part in results]
     tolerance = {"half precision": (0.02, 0.02), "single precision": (1e-5, 1e-5)}
     rtol, atol = tolerance.get(kind, (1e-9, 1e-11))
-    assert {"rows", "rows_gradient", "running_mean", "running_var"} <= wanted.keys()
-    for key, value in wanted.items():
+    assert {"rows", "rows_gradient", "running_mean", "running_var"} <= expected.keys()
+    for key, value in expected.items():
         if key.startswith("rows"):
             joined = torch.cat([part[key] for part in parts])
         elif key.endswith("gradient"):
@@ -143,12 +143,12 @@ def test_batch_norm_is_that_of_the_joined_batch(found, kind):
 
 
 @pytest.mark.parametrize("kind", ranks.MODELS)
-def test_a_whole_models_step_is_that_of_the_joined_batch(found, kind):
-    wanted = ranks.model_step(kind, slice(None), synchronised=False)
-    parts = [part["models"][kind] for part in found]
-    assert sum(key.startswith("gradient image.") for key in wanted) > 50
-    assert sum(key.endswith("running_var") for key in wanted) > 10
-    for key, value in wanted.items():
+def test_a_whole_models_step_is_that_of_the_joined_batch(results, kind):
+    expected = ranks.model_step(kind, slice(None), synchronised=False)
+    parts = [part["models"][kind] for part in results]
+    assert sum(key.startswith("gradient image.") for key in expected) > 50
+    assert sum(key.endswith("running_var") for key in expected) > 10
+    for key, value in expected.items():
         if key == "loss":
             joined = torch.stack([part[key] for part in parts]).mean(0)
         else:
@@ -157,7 +157,8 @@ def test_a_whole_models_step_is_that_of_the_joined_batch(found, kind):
         torch.testing.assert_close(joined, value, rtol=1e-6, atol=1e-9, msg=key)
     before = random_model("tiny", seed=0)
     moved = any(
-        not torch.equal(wanted[f"buffer {n}"].float(), b.float()) for n, b in before.named_buffers()
+        not torch.equal(expected[f"buffer {n}"].float(), b.float())
+        for n, b in before.named_buffers()
     )
     assert moved == (kind != "frozen")
 

@@ -255,13 +255,13 @@ def test_plain_training_draws_anew_each_epoch(shards):
         assert batch.teacher_image is None
         assert batch.teacher_captions == []
         assert len(batch.captions) == 2
-        found = {}
+        actual = {}
         for uid, image in zip(batch.uids, batch.images, strict=True):
             params = augmentation.draw(rng_for(0, uid, epoch), (40, 32))
             right = augmentation.apply(open_image(stored[uid].image), params)
             assert np.array_equal(image.permute(1, 2, 0).numpy(), right)
-            found[uid] = right
-        seen.append(found)
+            actual[uid] = right
+        seen.append(actual)
     assert any(not np.array_equal(seen[0][uid], seen[1][uid]) for uid in stored)
 
 
@@ -436,7 +436,7 @@ def test_a_shard_that_is_not_the_one_of_its_index_is_refused(store, tmp_path):
     assert not list((tmp_path / "cache").glob("*.tar"))
 
 
-def test_a_store_that_says_nothing_is_told_of(store, tmp_path, monkeypatch, caplog):
+def test_a_store_that_does_not_answer_is_reported(store, tmp_path, monkeypatch, caplog):
     store(1, index=False)
     monkeypatch.setattr(storage, "version", lambda _: None)
     of_the_store(tmp_path)
@@ -631,7 +631,7 @@ def test_a_store_that_cannot_be_reached_is_no_bad_sample(table, monkeypatch):
         failure(lambda: next(one.batches()), kind=StorageError)
 
 
-def test_a_worker_that_dies_is_told_in_one_line(shards, monkeypatch):
+def test_a_worker_that_dies_is_reported_in_one_line(shards, monkeypatch):
     loader = open_loader(shards, workers=1)
     monkeypatch.setattr(batches.Batches, "_batch", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with loader:

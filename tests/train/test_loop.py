@@ -217,8 +217,8 @@ def test_a_corrupt_checkpoint_is_passed_over(shards, resumable, damage, caplog, 
 
 def test_nothing_readable_is_an_error(shards, resumable):
     run = resumable
-    for found in checkpoints.find(run):
-        (found / "trainer.pt").unlink()
+    for path in checkpoints.find(run):
+        (path / "trainer.pt").unlink()
     with pytest.raises(TrainingError, match="none of the checkpoints"):
         train(recipe(shards), run, device="cpu")
 
@@ -332,8 +332,8 @@ def test_the_average_is_scored_and_is_the_finished_model(averaged):
 def test_the_scale_is_clamped(shards, tmp_path):
     fields = {"max_logit_scale": 14.0, "optimizer.lr": 1e-3, "steps": 2}
     train(recipe(shards, **fields), tmp_path / "run", device="cpu")
-    found = read(tmp_path / "run" / "log.jsonl")
-    assert max(line["logit_scale"] for line in found) == pytest.approx(14.0, abs=1e-3)
+    log = read(tmp_path / "run" / "log.jsonl")
+    assert max(line["logit_scale"] for line in log) == pytest.approx(14.0, abs=1e-3)
 
 
 def test_frozen_weights_stay(shards, tmp_path, caplog):
@@ -426,16 +426,16 @@ def test_precision_checkpointing_and_layout(shards, tmp_path):
         "float16": {"precision": "float16"},
     }.items():
         train(recipe(shards, steps=2, **fields), tmp_path / name, device="cpu")
-        found = read(tmp_path / name / "log.jsonl")[0]["loss"]
+        loss = read(tmp_path / name / "log.jsonl")[0]["loss"]
         starts = json.loads((tmp_path / name / "run.json").read_text())["starts"]
         if "16" in name:
             # BatchNorm over eight single pixels magnifies rounding: how near it comes with a
             # well-conditioned model is tested in test_step.
             assert starts[0]["precision"] == name
-            assert np.isfinite(found)
-            assert found != expected
+            assert np.isfinite(loss)
+            assert loss != expected
         else:
-            assert found == pytest.approx(expected, rel=1e-4), name
+            assert loss == pytest.approx(expected, rel=1e-4), name
 
 
 def test_errors_before_the_first_step_leave_no_folder(shards, tmp_path):
@@ -570,8 +570,8 @@ def test_a_finished_run_without_its_model_gets_it(shards, undisturbed, averaged,
 def test_what_was_just_saved_outlives_damaged_later_ones(shards, undisturbed, tmp_path):
     run = shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(run / "model")
-    for found in checkpoints.find(run)[:2]:
-        (found / "trainer.pt").unlink()
+    for path in checkpoints.find(run)[:2]:
+        (path / "trainer.pt").unlink()
     fields = {"checkpoint.every_steps": 3, "checkpoint.keep_last": 1}
     train(recipe(shards, **fields), run, device="cpu")
     assert [p.name for p in checkpoints.find(run)] == ["step-00000006"]
@@ -704,12 +704,12 @@ def test_a_schedulers_sigterm_to_all_processes_saves(shards, tmp_path):
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-    assert process.returncode == 130, told
+    assert process.returncode == 130, stderr
     assert checkpoints.newest(run) is not None
 
 
@@ -737,13 +737,13 @@ def colours(tmp_path_factory):
     """A table of nine photographs in three colours."""
     from PIL import Image
 
-    place = tmp_path_factory.mktemp("colours")
+    root = tmp_path_factory.mktemp("colours")
     table = ["filepath,product"]
     for i, colour in enumerate(["red", "green", "blue"] * 3):
-        Image.new("RGB", (20, 20), colour).save(place / f"{i}.png")
+        Image.new("RGB", (20, 20), colour).save(root / f"{i}.png")
         table.append(f"{i}.png,{colour}")
-    (place / "colours.csv").write_text("\n".join(table) + "\n")
-    return place / "colours.csv"
+    (root / "colours.csv").write_text("\n".join(table) + "\n")
+    return root / "colours.csv"
 
 
 def scored(colours, **fields):
@@ -763,11 +763,11 @@ def test_train_scores_as_the_recipe_says(shards, colours, tmp_path, monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fields = scored(colours, **{"checkpoint.keep_best": False})
     summary = front(recipe(shards, **fields), tmp_path / "run", device="cpu")
-    found = plan(("colours",), str(colours), DataOptions(label_column="product")).ready
+    tasks = plan(("colours",), str(colours), DataOptions(label_column="product")).ready
     encoder = Encoder(checkpoint.load(tmp_path / "run"))
-    (wanted,) = evaluate(encoder, found, options=RunOptions(cache=None))
+    (expected,) = evaluate(encoder, tasks, options=RunOptions(cache=None))
     assert summary.metrics == {
-        "main_metric": wanted.main_metric, "colours": wanted.main_metric
+        "main_metric": expected.main_metric, "colours": expected.main_metric
     }  # fmt: skip
     assert summary.failed_evaluations == 0
     lines = read(tmp_path / "run" / "log.jsonl")
@@ -803,19 +803,19 @@ def test_bad_evaluation_data_is_found_before_the_first_step(
 def test_an_unreadable_photograph_of_the_evaluation_is_found_before_the_first_step(
     shards, colours, tmp_path
 ):
-    place = tmp_path / "set"
-    shutil.copytree(colours.parent, place)
-    (place / "0.png").write_bytes(b"no image")
+    root = tmp_path / "set"
+    shutil.copytree(colours.parent, root)
+    (root / "0.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"evaluation: .*0\.png"):
-        train(recipe(shards, **scored(place / "colours.csv")), tmp_path / "run", device="cpu")
+        train(recipe(shards, **scored(root / "colours.csv")), tmp_path / "run", device="cpu")
 
 
 def test_a_finished_run_does_not_need_its_evaluation_data(shards, colours, tmp_path):
-    place = tmp_path / "set"
-    shutil.copytree(colours.parent, place)
-    whole = recipe(shards, steps=2, **scored(place / "colours.csv"))
+    root = tmp_path / "set"
+    shutil.copytree(colours.parent, root)
+    whole = recipe(shards, steps=2, **scored(root / "colours.csv"))
     train(whole, tmp_path / "run", device="cpu")
-    shutil.rmtree(place)
+    shutil.rmtree(root)
     assert train(whole, tmp_path / "run", device="cpu").step == 2
 
 
@@ -885,10 +885,10 @@ def test_the_precision_of_the_first_start_is_kept(shards, tmp_path, monkeypatch,
         train(whole, run, device="cpu")
         train(whole, tmp_path / "other", device="cpu", resume=str(checkpoints.find(run)[1]))
     assert "the run continues in bfloat16, as it began; `auto` would choose float32" in caplog.text
-    for place in (run, tmp_path / "other"):
-        starts = json.loads((place / "run.json").read_text())["starts"]
+    for folder_path in (run, tmp_path / "other"):
+        starts = json.loads((folder_path / "run.json").read_text())["starts"]
         assert {start["precision"] for start in starts} == {"bfloat16"}
-        last = (place / "log.jsonl").read_text().splitlines()[-1]
+        last = (folder_path / "log.jsonl").read_text().splitlines()[-1]
         assert json.loads(last)["loss"] == json.loads(expected)["loss"]
     # A precision that is named counts, in a folder of its own.
     named = recipe(shards, precision="float32", steps=4)
@@ -906,8 +906,8 @@ def test_non_finite_weights_are_not_saved(shards, tmp_path, monkeypatch, where):
         norm = real(self)
         if self.step == 3:  # the fourth step's update
             state = self.average.state if where == "average" else self.model.state_dict()
-            wanted = "running_var" if where == "statistics" else "weight"
-            next(v for n, v in state.items() if n.endswith(wanted)).fill_(float("inf"))
+            suffix = "running_var" if where == "statistics" else "weight"
+            next(v for n, v in state.items() if n.endswith(suffix)).fill_(float("inf"))
         return norm
 
     monkeypatch.setattr(Run, "update_weights", poisons)

@@ -71,11 +71,11 @@ def _inputs(rows, dim=4, seed=0):
 
 def _values_and_gradients(rows, dim=4, seed=0, **options):
     leaves, teacher = _inputs(rows, dim, seed)
-    found = {}
+    actual = {}
     for name, value in _every(*leaves, teacher, **options):
         gradients = torch.autograd.grad(value, leaves, allow_unused=True)
-        found[name] = [value.detach(), *(g for g in gradients if g is not None)]
-    return found
+        actual[name] = [value.detach(), *(g for g in gradients if g is not None)]
+    return actual
 
 
 # The reference's values
@@ -94,9 +94,9 @@ def test_values_and_gradients_are_the_references(case, chunk):
     }
     for leaf in leaves.values():
         leaf.requires_grad_()
-    found = _golden_terms(case, leaves, given, chunk)
-    assert {k: v.item() for k, v in found.items()} == pytest.approx(case["losses"], rel=1e-6)
-    sum(found.values()).backward()
+    actual = _golden_terms(case, leaves, given, chunk)
+    assert {k: v.item() for k, v in actual.items()} == pytest.approx(case["losses"], rel=1e-6)
+    sum(actual.values()).backward()
     norms = {name: 0.0 if x.grad is None else x.grad.norm().item() for name, x in leaves.items()}
     norms["logit_scale"] = leaves["logit_scale"].grad.item()  # signed, as the README says
     assert norms == pytest.approx(case["grad_norm"], rel=2e-6)
@@ -162,14 +162,14 @@ def _by_hand(image, text, scale, bias, teacher):
 def test_values_are_the_papers_formulas(rows, dim, seed):
     leaves, teacher = _inputs(rows, dim, seed)
     plain = [x.detach().numpy() for x in leaves]
-    wanted = _by_hand(*plain, [x.numpy() for x in teacher])
-    found = {name: value.item() for name, value in _every(*leaves, teacher)}
+    expected = _by_hand(*plain, [x.numpy() for x in teacher])
+    actual = {name: value.item() for name, value in _every(*leaves, teacher)}
     shifted = [plain[0], np.roll(plain[1], 1, 0), *plain[2:]]
     other = _by_hand(*shifted, [teacher[0].numpy(), np.roll(teacher[1].numpy(), 1, 0)])
-    wanted["reinforced"] = sum(
-        0.25 * x["contrastive"] + 0.75 * x["distillation"] for x in (wanted, other)
+    expected["reinforced"] = sum(
+        0.25 * x["contrastive"] + 0.75 * x["distillation"] for x in (expected, other)
     )
-    assert found == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+    assert actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize(("rows", "dim", "chunk"), [(1, 3, None), (4, 3, None), (5, 2, 2)])
@@ -205,9 +205,9 @@ def test_the_order_of_pairs_does_not_matter(seed, order):
     bias = leaves[3]
     turned = [x[list(order)] for x in leaves[:2]], [x[list(order)] for x in teacher]
     plain = dict(_every(*leaves, teacher))
-    found = dict(_every(*turned[0], leaves[2], bias, turned[1]))
+    actual = dict(_every(*turned[0], leaves[2], bias, turned[1]))
     for name in plain.keys() - {"reinforced"}:  # there the second caption is a neighbour's
-        torch.testing.assert_close(found[name], plain[name])
+        torch.testing.assert_close(actual[name], plain[name])
 
 
 @settings(max_examples=20, deadline=None)
@@ -229,11 +229,11 @@ def test_distillation_is_least_where_the_student_is_the_teacher(seed):
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(1, 10), chunk=st.integers(1, 12), seed=st.integers(0, 10**6))
 def test_chunks_change_neither_values_nor_gradients(rows, chunk, seed):
-    wanted = _values_and_gradients(rows, seed=seed)
-    found = _values_and_gradients(rows, seed=seed, chunk=chunk)
-    assert found.keys() == wanted.keys()
-    for name, tensors in wanted.items():
-        torch.testing.assert_close(found[name], tensors, rtol=1e-10, atol=1e-12, msg=name)
+    expected = _values_and_gradients(rows, seed=seed)
+    actual = _values_and_gradients(rows, seed=seed, chunk=chunk)
+    assert actual.keys() == expected.keys()
+    for name, tensors in expected.items():
+        torch.testing.assert_close(actual[name], tensors, rtol=1e-10, atol=1e-12, msg=name)
 
 
 class _Memory(TorchDispatchMode):
@@ -259,7 +259,7 @@ class _Memory(TorchDispatchMode):
 
 def _memory(rows, chunk, name):
     leaves, teacher = _inputs(rows)
-    index = [found for found, _ in _every(*_inputs(2)[0], _inputs(2)[1])].index(name)
+    index = [actual for actual, _ in _every(*_inputs(2)[0], _inputs(2)[1])].index(name)
     calls = [
         lambda: contrastive_loss(*leaves[:3], chunk=chunk),
         lambda: distillation_loss(*leaves[:3], *teacher, DIMS, SCALES, chunk=chunk),
@@ -298,13 +298,13 @@ def test_half_precision_embeddings_are_computed_in_float32():
     leaves, teacher = _inputs(6)
     image, text = (x.detach().bfloat16() for x in leaves[:2])
     teacher = [x.bfloat16() for x in teacher]
-    wanted = dict(_every(image.float(), text.float(), *leaves[2:], [x.float() for x in teacher]))
+    expected = dict(_every(image.float(), text.float(), *leaves[2:], [x.float() for x in teacher]))
     with torch.autocast("cpu", torch.bfloat16):
-        found = dict(_every(image, text, *leaves[2:], teacher))
+        actual = dict(_every(image, text, *leaves[2:], teacher))
         parts = dict(_every(image, text, *leaves[2:], teacher, chunk=2))
-    for name, value in wanted.items():
+    for name, value in expected.items():
         assert value.dtype == torch.float32
-        assert torch.equal(found[name], value), name
+        assert torch.equal(actual[name], value), name
         torch.testing.assert_close(parts[name], value, msg=name)
 
 
@@ -406,9 +406,9 @@ def test_captioning_is_the_mean_over_the_labels_that_are_no_padding():
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     labels = torch.tensor([[4, 2, 0], [1, 0, 0]])
     log = torch.log_softmax(logits.detach().double(), -1)
-    wanted = -(log[0, 0, 4] + log[0, 1, 2] + log[1, 0, 1]) / 3
+    expected = -(log[0, 0, 4] + log[0, 1, 2] + log[1, 0, 1]) / 3
     loss = captioning_loss(logits, labels)
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()
     counted = logits.grad.abs().sum(-1) > 0
     assert counted.tolist() == [[True, True, False], [True, False, False]]
@@ -478,7 +478,7 @@ def test_teachers_that_do_not_fit_are_refused(teacher_image, teacher_text, dims,
         distillation_loss(_SQUARE, _SQUARE, 1.0, teacher_image, teacher_text, dims, scales)
 
 
-def test_a_bias_per_teacher_is_wanted():
+def test_a_bias_per_teacher_is_required():
     with pytest.raises(ConfigError, match="1 biases"):
         siglip_distillation_loss(
             _SQUARE, _SQUARE, 1.0, 0.0, _KNOWN, _KNOWN, DIMS, SCALES, (1.0,)

@@ -47,9 +47,9 @@ def test_norms_biases_and_scales_do_not_decay(name):
 def test_frozen_parameters_are_in_no_group():
     model = random_model("tiny", seed=0)
     model.freeze("text")
-    found = set().union(*(_names(model, group) for group in parameter_groups(model, 0.1)))
-    assert found
-    assert not any(name.startswith("text.") for name in found)
+    grouped = set().union(*(_names(model, group) for group in parameter_groups(model, 0.1)))
+    assert grouped
+    assert not any(name.startswith("text.") for name in grouped)
 
 
 def test_the_rate_of_each_step():

@@ -13,7 +13,7 @@ from pocketclip.train.order import Order, permutation, words
 
 
 def places(order, begin, end):
-    return [(place.shard, place.index) for place in map(order.at, range(begin, end))]
+    return [(sample.shard, sample.index) for sample in map(order.at, range(begin, end))]
 
 
 def test_the_order_of_a_small_set_is_this():
@@ -59,13 +59,13 @@ def test_an_epoch_has_every_sample_at_most_once_over_all_ranks(sizes, seed, wind
 
 @settings(deadline=None, max_examples=30)
 @given(SIZES, st.integers(0, 5), st.integers(1, 12))
-def test_any_position_is_had_at_once(sizes, seed, window):
+def test_any_position_is_computed_directly(sizes, seed, window):
     order = Order(sizes, seed=seed, window=window)
     ahead = places(order, 0, 3 * order.per_rank)
     again = pickle.loads(pickle.dumps(Order(sizes, seed=seed, window=window)))
     for position in reversed(range(3 * order.per_rank)):
-        place = again.at(position)
-        assert (place.shard, place.index) == ahead[position]
+        sample = again.at(position)
+        assert (sample.shard, sample.index) == ahead[position]
 
 
 def test_epochs_seeds_and_ranks_differ():
@@ -109,11 +109,11 @@ def test_stand_ins_are_of_the_same_epoch_and_window():
         epoch, number = position // 120, position % 120 // 40
         begin = epoch * 120 + number * 40
         window = set(places(order, begin, begin + 40))
-        found = [order.at(position, attempt) for attempt in range(1, 10)]
-        assert {place.epoch for place in found} == {epoch}
-        assert {(place.shard, place.index) for place in found} <= window
-        assert len(set(found)) > 5
-        assert found == [order.at(position, attempt) for attempt in range(1, 10)]
+        drawn = [order.at(position, attempt) for attempt in range(1, 10)]
+        assert {sample.epoch for sample in drawn} == {epoch}
+        assert {(sample.shard, sample.index) for sample in drawn} <= window
+        assert len(set(drawn)) > 5
+        assert drawn == [order.at(position, attempt) for attempt in range(1, 10)]
 
 
 def test_a_large_set_costs_little():

@@ -63,8 +63,8 @@ def test_every_recipe_is_whole(name):
 
 
 def test_the_named_ones_are_there():
-    wanted = {*PUBLISHED, "coca-finetune", "grocery-small", "scenes-tiny"}
-    assert wanted <= set(names())
+    expected = {*PUBLISHED, "coca-finetune", "grocery-small", "scenes-tiny"}
+    assert expected <= set(names())
 
 
 def test_settings_come_last(tmp_path):

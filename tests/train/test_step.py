@@ -151,17 +151,17 @@ def test_accumulation_replays_chance_and_counts_statistics_once():
     image = torch.cat([out[0] for out in outs])
     texts = [out[1].chunk(2) for out in outs]
     captions = [torch.cat([pair[k] for pair in texts]) for k in range(2)]
-    wanted = losses.reinforced_loss(
+    reference = losses.reinforced_loss(
         image, captions, whole.teacher_image, whole.teacher_captions, outs[0][2], DIMS, SCALES,
         weights=(0.5, 0.5),
     )  # fmt: skip
-    sum(wanted.values()).backward()
+    sum(reference.values()).backward()
     expected, state = gradients(model), {k: v.clone() for k, v in model.state_dict().items()}
 
     again = random_model("tiny", seed=0, drop_path=0.5, **MCI).train()
     torch.manual_seed(7)
     terms = stepper(again, weights=(0.5, 0.5)).backward(parts)
-    assert sum(terms.values()) == pytest.approx(float(sum(wanted.values()).detach()), rel=1e-5)
+    assert sum(terms.values()) == pytest.approx(float(sum(reference.values()).detach()), rel=1e-5)
     close(gradients(again), expected)
     for name, value in again.state_dict().items():
         if "num_batches" in name:
@@ -173,7 +173,7 @@ def test_accumulation_replays_chance_and_counts_statistics_once():
 def test_accumulation_of_siglip_reaches_its_bias():
     model = random_model("vit-b16", seed=0, **VIT).train()
     whole = batch(model, 6)
-    found = []
+    results = []
     for parts in ([whole], [rows(whole, 0, 3), rows(whole, 3, 6)]):
         model.zero_grad()
         bias = torch.nn.Parameter(torch.tensor(-3.0))
@@ -181,10 +181,10 @@ def test_accumulation_of_siglip_reaches_its_bias():
             model, kind="siglip", weights=(0.5, 0.5), logit_bias=bias, teacher_biases=(-5.0, -6.0)
         )
         terms = engine.backward(parts)
-        found.append(({**gradients(model), "bias": bias.grad}, terms))
-    close(found[1][0], found[0][0])
-    for name, value in found[0][1].items():
-        torch.testing.assert_close(found[1][1][name], value)
+        results.append(({**gradients(model), "bias": bias.grad}, terms))
+    close(results[1][0], results[0][0])
+    for name, value in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], value)
         assert value > 0
 
 
@@ -217,15 +217,15 @@ def test_leaving_out_padding_changes_nothing():
     model = random_model("vit-b16", seed=0, **VIT).train()
     whole = batch(model, 5)
     assert any((ids == 0).any() for ids in whole.captions)
-    found = []
+    results = []
     for trim in (True, False):
         model.zero_grad()
         engine = stepper(model, weights=(1.0, 0.0), trim=trim)
         assert engine.trims is trim
         engine.backward([whole])
-        found.append(gradients(model))
+        results.append(gradients(model))
     # The rows of the position table that nothing reached have no gradient either way.
-    close(*found)
+    close(*results)
 
 
 def test_towers_that_see_their_padding_are_not_trimmed():

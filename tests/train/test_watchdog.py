@@ -28,15 +28,15 @@ def _ports(count):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def outcome(tmp_path_factory):
     """How each case ended on both ranks, and the exit codes of the processes."""
-    place = tmp_path_factory.mktemp("failing")
-    (place / "dr").mkdir()
-    shards = str(folder(place / "dr", [[sample(i) for i in range(16)]]))
+    root = tmp_path_factory.mktemp("failing")
+    (root / "dr").mkdir()
+    shards = str(folder(root / "dr", [[sample(i) for i in range(16)]]))
     context = multiprocessing.get_context("spawn")
     ports = _ports(len(failing_ranks.CASES))
     processes = [
-        context.Process(target=failing_ranks.run, args=(rank, ports, shards, str(place)))
+        context.Process(target=failing_ranks.run, args=(rank, ports, shards, str(root)))
         for rank in range(failing_ranks.RANKS)
     ]
     for process in processes:
@@ -47,14 +47,14 @@ def found(tmp_path_factory):
     for process in processes:
         process.kill()
         process.join()
-    return [json.loads((place / f"{r}.json").read_text()) for r in range(2)], codes, place
+    return [json.loads((root / f"{r}.json").read_text()) for r in range(2)], codes, root
 
 
-def test_a_failing_evaluation_ends_nothing(found):
-    ranks, _, place = found
+def test_a_failing_evaluation_ends_nothing(outcome):
+    ranks, _, root = outcome
     for rank in ranks:
         assert rank["evaluation"] | {"seconds": 0} == {"step": 4, "failed": 1, "seconds": 0}
-    log = (place / "evaluation" / "log.jsonl").read_text().splitlines()
+    log = (root / "evaluation" / "log.jsonl").read_text().splitlines()
     records = {line["step"]: line for line in map(json.loads, log) if line.keys() & _SCORES}
     assert records[2] == {"step": 2, "eval/error": "KeyError: 'no such column'"}
     assert records[4] == {"step": 4, "eval/main_metric": 0.5}
@@ -68,8 +68,8 @@ def test_a_failing_evaluation_ends_nothing(found):
         ("data", 1, "StorageError|DataError", "process 1 of the training failed: .*nowhere"),
     ],
 )
-def test_all_end_with_the_cause_when_one_fails(found, case, failing, own, told):
-    ranks, _, _ = found
+def test_all_end_with_the_cause_when_one_fails(outcome, case, failing, own, told):
+    ranks, _, _ = outcome
     assert re.fullmatch(own, ranks[failing][case]["error"])
     other = ranks[1 - failing][case]
     assert other["error"] == "TrainingError"
@@ -77,8 +77,8 @@ def test_all_end_with_the_cause_when_one_fails(found, case, failing, own, told):
     assert "\n" not in other["text"]
 
 
-def test_a_process_that_is_stuck_while_another_failed_is_ended(found):
-    ranks, codes, _ = found
+def test_a_process_that_is_stuck_while_another_failed_is_ended(outcome):
+    ranks, codes, _ = outcome
     assert ranks[1]["stuck"]["error"] == "MemoryError"
     assert "stuck" not in ranks[0]
     assert codes == [2, 0]

@@ -332,7 +332,10 @@ def _compare(
 def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[str]:
     """Return the zoo names of the models with exactly the names and shapes of `state`."""
     matches = []
+    has_decoder = any(name.startswith("text_decoder.") for name in state)
     for name, entry in zoo.ZOO.items():
+        if entry.config.is_captioner != has_decoder:
+            continue  # cheaper than to build the model and compare
         config = naming.fit_config(entry.config, state, convention)
         if naming.unsupported_reason(config, convention):
             continue
