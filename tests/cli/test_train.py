@@ -101,7 +101,7 @@ def test_a_run_called_like_a_model_is_the_run(recipe, shards, tmp_path, monkeypa
     last = checkpoint.load("small/checkpoints/step-00000004").space_id
     done = inside.run("classify", "photos", "--labels", "a,b", "-m", "./small", "--json")
     assert json.loads(done.stdout)["space_id"] == last
-    assert "./small is a run that has not finished: its checkpoint of step 4 is" in caplog.text
+    assert "./small is an unfinished run: its checkpoint of step 4 is" in caplog.text
     shutil.rmtree("small")
     for text in ("small", "./small", "small/"):
         for verb in (("classify", "photos", "--labels", "a,b", "-m", text),

@@ -52,7 +52,7 @@ def test_what_it_says_of_itself(coca):
     assert coca.transform.size == 64
     named = load_captioner("random:coca-tiny", name="big_one-2")
     assert named.key == "syn_text_big_one-2"
-    with pytest.raises(ConfigError, match=r"small letters, digits, - and _ only, not 'A\.b'"):
+    with pytest.raises(ConfigError, match=r"only lower-case letters, digits, - and _, not 'A\.b'"):
         load_captioner("random:coca-tiny", name="A.b")
     assert load_captioner("My.One=random:coca-tiny").key == "syn_text_my-one"
 

@@ -1,4 +1,4 @@
-"""The meaning of a MODEL argument, decided here for the library and every verb.
+"""The meaning of a MODEL argument, the same for the library and every command.
 
     source = resolve_model("runs/small")
     source.kind, source.path                 # "checkpoint", Path("runs/small/model")
@@ -95,7 +95,7 @@ def resolve_model(
 
     Raises:
         CheckpointError: a path without a model, or a zoo name without published weights.
-        ConfigError: a prefix with an invalid rest, or an invalid revision.
+        ConfigError: an invalid argument after a prefix, or an invalid revision.
         UnknownModelError: none of the forms, or an unknown model.
     """
     text = os.fsdecode(model)
@@ -233,7 +233,9 @@ def _named_file(text: str, name: str, rest: str) -> ModelSource:
         if inner is None and is_hub_id(rest.partition("@")[0]):
             inner = _repository(rest, rest)
     if inner is None:
-        literal = f"; the file of that whole name is ./{text}" if os.path.lexists(text) else ""
+        literal = (
+            f"; for the file with that whole name, write ./{text}" if os.path.lexists(text) else ""
+        )
         raise CheckpointError(f"{rest}: no such file or folder, in NAME=FILE{literal}")
     return replace(inner, text=text, model=name, label=f"{name}={inner.label}")
 
@@ -359,7 +361,7 @@ def _in_folder(text: str, path: Path) -> ModelSource:
     newest = newest_checkpoint(path)
     if newest is not None:
         step = int(newest.name.removeprefix("step-"))
-        note = f"{text} is a run that has not finished: its checkpoint of step {step} is used"
+        note = f"{text} is an unfinished run: its checkpoint of step {step} is used"
         return _local(text, "checkpoint", newest, note=note)
     chosen = find_weights(path)
     if chosen is not None:
@@ -393,17 +395,17 @@ def _suggested(folder: Path, *, exactly: bool) -> str | None:
 
     Args:
         folder: as downloaded, or a snapshot of the hub's cache.
-        exactly: only the owner's and the name, as the cache has them.
+        exactly: match only `models--OWNER--NAME`, the folders of the hub's cache.
     """
     whole = Path(os.path.abspath(folder))  # noqa: PTH100 - a snapshot's links lead elsewhere
-    called = whole.name
+    folder_name = whole.name
     if whole.parent.name == "snapshots":
-        called = whole.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+        folder_name = whole.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
     elif exactly:
         return None
     for name, entry in zoo.ZOO.items():
         for repo in entry.hub:
-            if called.lower() in (repo.lower(), repo.rpartition("/")[2].lower()):
+            if folder_name.lower() in (repo.lower(), repo.rpartition("/")[2].lower()):
                 return name
     return None
 

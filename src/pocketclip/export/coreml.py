@@ -49,7 +49,7 @@ SUFFIX = ".mlpackage"
 DEPLOYMENTS = ("ios16", "ios17")
 NOT_EXECUTED = "not executed here: Core ML runs on Apple's systems only; run check_on_mac.py there"
 MAX_BATCH = 64
-LEAST_COMPARED = 0.99
+MIN_COMPARED_SHARE = 0.99
 """The smallest share of the weights that must be recognised in a package."""
 _SCRIPT = "check_on_mac.py"
 _ARRAYS = "check_on_mac.npz"
@@ -160,14 +160,14 @@ def _converted(
     target = {"ios16": ct.target.iOS16, "ios17": ct.target.iOS17}[deployment]
     shapes = None
     if kind == "text":
-        one = example.int()
+        traced_input = example.int()
         shapes = ({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},)
         batch = ct.RangeDim(1, MAX_BATCH, default=1)
         input_type = ct.TensorType(name="ids", shape=(batch, example.shape[1]), dtype=np.int32)
     else:
-        one = example[:1].contiguous()
+        traced_input = example[:1].contiguous()
         tower, input_type = _image_input(tower, towers)
-    program = trace(tower, one, shapes)
+    program = trace(tower, traced_input, shapes)
     with quiet():
         try:
             program = program.run_decompositions({})
@@ -361,7 +361,7 @@ def _round_trip(
         )
     count = sum(p.size for p in source.values())
     share = sum(source[name].size for name in errors) / count
-    if share < LEAST_COMPARED:
+    if share < MIN_COMPARED_SHARE:
         raise ExportError(
             f"only {100 * share:.1f} % of the weights were recognised in the package, because this "
             "version of coremltools names them differently; install a supported one: "

@@ -104,22 +104,22 @@ def write(
             too far from the tower.
     """
     package()
-    one = example[:1].contiguous()
+    first_row = example[:1].contiguous()
     kept: list[str] = []
     notes = ["the batch is 1", "lowered to XNNPACK"]
     if precision == "fp32":
-        program = trace(tower, one)
+        program = trace(tower, first_row)
     elif precision == "fp16":
-        program = trace(_half(tower), one)
+        program = trace(_half(tower), first_row)
     else:
-        inputs = rows(calibration, one)
-        program, kept, more = _int8(tower, one, kind, inputs, keep, min_cosine)
+        inputs = rows(calibration, first_row)
+        program, kept, more = _int8(tower, first_row, kind, inputs, keep, min_cosine)
         notes += more
     width = program.graph_module.graph.output_node().args[0][0].meta["val"].shape[-1]
-    name, dtype = "pixels" if kind == "image" else "ids", str(one.numpy().dtype)
+    name, dtype = "pixels" if kind == "image" else "ids", str(first_row.numpy().dtype)
     converted = ConvertedTower(
         content=_lower(program, kind),
-        input=Port(name, dtype, tuple(one.shape)),
+        input=Port(name, dtype, tuple(first_row.shape)),
         output=Port(f"{kind}_features", "float32", (1, int(width))),
         kept=kept,
         notes=notes,
@@ -165,7 +165,7 @@ def _half(tower: nn.Module) -> nn.Module:
 
 def _int8(
     tower: nn.Module,
-    one: Tensor,
+    first_row: Tensor,
     kind: Kind,
     inputs: Sequence[NDArray[Any]],
     keep: Collection[str],
@@ -175,7 +175,7 @@ def _int8(
     import torch
 
     source = _half_embeddings(tower) if kind == "text" else tower
-    graph = trace(source, one).module()
+    graph = trace(source, first_row).module()
 
     def quantised(kept: Collection[str]) -> Any:
         with quiet():
@@ -197,7 +197,7 @@ def _int8(
     notes = choice.notes()
     if kind == "text":
         notes.append("int8 weights of linear layers; token embeddings are fp16")
-    return trace(quantised(choice.kept), one), choice.kept, notes
+    return trace(quantised(choice.kept), first_row), choice.kept, notes
 
 
 def _quantised(

@@ -101,16 +101,16 @@ def write(
             too far from the tower.
     """
     package()
-    one = example[:1].contiguous()
+    first_row = example[:1].contiguous()
     if kind == "text":
-        one = one.int()
-    model = _converted(tower, one, kind)
+        first_row = first_row.int()
+    model = _converted(tower, first_row, kind)
     kept: list[str] = []
     notes = ["the batch is 1"]
     if precision == "fp16":
         model = _quantised(model, _casting)
     elif precision == "int8":
-        inputs = rows(calibration, one)
+        inputs = rows(calibration, first_row)
         model, kept, more = _int8(model, tower, inputs, keep, min_cosine)
         notes += more
     input_details, output_details = _details(_interpreter(model))
@@ -124,7 +124,7 @@ def write(
     return write_file(path, converted)
 
 
-def _converted(tower: nn.Module, one: Tensor, kind: Kind) -> bytes:
+def _converted(tower: nn.Module, first_row: Tensor, kind: Kind) -> bytes:
     """Return the tower as a `.tflite` in fp32, its ports named."""
     import litert_torch
     from torch import nn
@@ -139,10 +139,10 @@ def _converted(tower: nn.Module, one: Tensor, kind: Kind) -> bytes:
         def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
             return {f"{kind}_features": self.inner(inputs[name])}
 
-    program = trace(tower, one)
+    program = trace(tower, first_row)
     with quiet():
         try:
-            model = litert_torch.convert(Named().eval(), sample_kwargs={name: one})
+            model = litert_torch.convert(Named().eval(), sample_kwargs={name: first_row})
             return bytes(model.model_content())
         except Exception as error:
             raise missing_operation("LiteRT", kind, program, error) from error

@@ -1,4 +1,4 @@
-"""What the writers for phones share: ExecuTorch and LiteRT, and in parts Core ML.
+"""Code shared by the writers for phones: ExecuTorch and LiteRT, and in parts Core ML.
 
 A `MobileFormat` says which packages a format needs and how to load a file of it safely;
 `write_file` writes a converted tower and describes it for the bundle.
@@ -72,7 +72,7 @@ class MobileFormat:
     """Modules that write and run it."""
     package_name: str
     extra: str
-    """Of pocketclip, which installs the package."""
+    """The extra of pocketclip that installs the package."""
     probe_code: str
     """Python that loads the file `sys.argv[1]` and executes it once, or raises."""
 
@@ -119,7 +119,7 @@ class MobileFormat:
         return self.checked_runner(loaded, os.fspath(path))
 
     def checked_runner(self, loaded: LoadedTower, path: str) -> Run:
-        """Return what runs a loaded tower and checks each input's shape."""
+        """Return a function that runs a loaded tower and checks each input's shape."""
 
         def run(row: NDArray[Any]) -> NDArray[Any]:
             if tuple(row.shape) != loaded.shape:
@@ -164,7 +164,7 @@ def probe(path: Path, code: str, runtime: str) -> None:
     Args:
         path: the file; `code` finds it in `sys.argv[1]`.
         code: loads and executes it, or raises.
-        runtime: its name, for people.
+        runtime: its name, for messages.
 
     Raises:
         BundleError: the process could not load it.

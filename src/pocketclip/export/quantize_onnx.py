@@ -54,7 +54,8 @@ def quantize_onnx(
 
     Raises:
         MissingDependencyError: `onnx` is not installed.
-        ExportError: `source` cannot be read, `calibration` is empty, or the gate cannot be held.
+        ExportError: `source` cannot be read, `calibration` is empty, or `min_cosine` cannot be
+            reached.
     """
     onnx = writer.package()
     check_arguments(source, target, calibration)

@@ -60,7 +60,8 @@ def quantize_openvino(
 
     Raises:
         MissingDependencyError: `openvino` or `nncf` is not installed.
-        ExportError: `source` cannot be read, `calibration` is empty, or the gate cannot be held.
+        ExportError: `source` cannot be read, `calibration` is empty, or `min_cosine` cannot be
+            reached.
     """
     writer.package()
     nncf = _import_nncf()

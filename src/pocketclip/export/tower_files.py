@@ -26,7 +26,7 @@ from pocketclip.progress import ProgressReporter
 from pocketclip.tokenizer import Tokenizer
 
 _MAX_ROWS = 64
-"""How many calibration rows the writers for phones compare for each set of layers."""
+"""Most calibration rows that the writers for phones compare for each set of layers."""
 _QUANTIZE = {"onnx": quantize_onnx, "openvino": quantize_openvino}
 _TEXTS = tuple(
     prompt.format(name)
@@ -73,32 +73,38 @@ class TowerFiles:
         """The towers' files."""
         return {tower: self.folder / str(self.about[tower]["file"]) for tower in TOWERS}
 
-    def write(self, cosine: float | None, reporter: ProgressReporter) -> None:
-        """Write both towers; with `cosine`, in int8 that reaches it on the calibration rows."""
+    def write(self, min_cosine: float | None, reporter: ProgressReporter) -> None:
+        """Write both towers.
+
+        Args:
+            min_cosine: for quantised towers, the smallest cosine to the fp32 tower on the
+                calibration rows; None without quantisation.
+            reporter: receives a stage per tower.
+        """
         for kind in TOWERS:
             reporter.stage(f"writing the {kind} tower")
-            self.about[kind] = self._write_tower(kind, cosine)
+            self.about[kind] = self._write_tower(kind, min_cosine)
         if self.about["image_input"] == "photo":
             entry = self.about["image"]
             path = self.folder / str(entry["file"])
             described = self.module.add_preprocessing(path, self.towers.config.preprocess)
             entry |= {key: described[key] for key in ("input", "output", "dynamic_batch")}
 
-    def _write_tower(self, kind: str, cosine: float | None) -> dict[str, Any]:
+    def _write_tower(self, kind: str, min_cosine: float | None) -> dict[str, Any]:
         path = self.folder / f"{kind}{self.module.SUFFIX}"
         if self.target not in _QUANTIZE:
             options = dict(self.options)
-            if self.rows is not None and cosine is not None:
+            if self.rows is not None and min_cosine is not None:
                 # Every set of layers is compared on all of these rows.
                 rows = self.rows[kind]
                 options |= {
                     "calibration": rows[:: -(-len(rows) // _MAX_ROWS)],
-                    "min_cosine": cosine,
+                    "min_cosine": min_cosine,
                 }
             return self._write_float(kind, path, self.precision, **options)
         for file in self.folder.glob(f"{kind}.*"):
             file.unlink()  # an earlier attempt is still mapped into memory: never write over it
-        if cosine is None:
+        if min_cosine is None:
             return self._write_float(kind, path, self.precision)
         assert self.rows is not None
         source = self.folder / f"float-{kind}{self.module.SUFFIX}"
@@ -106,7 +112,7 @@ class TowerFiles:
         exists = source.exists()
         entry = self.about[kind] if exists else self._write_float(kind, source, "fp32")
         choice = _QUANTIZE[self.target](
-            source, path, self.rows[kind], min_cosine=cosine, threads=devices.cores()
+            source, path, self.rows[kind], min_cosine=min_cosine, threads=devices.cores()
         )
         return {**entry, "file": path.name, "kept": choice["kept"], "quantisation": choice}
 

@@ -1,4 +1,4 @@
-"""The two towers of a model in the form that exporters take.
+"""The two towers of a model, as exporters take them.
 
     towers = prepare(checkpoint.load("runs/small"), normalize=True)
     torch.export.export(towers.image, (towers.image_example,))
@@ -201,7 +201,7 @@ def tower_facts(
         input_port: its input.
         output_port: its output.
         kept: layers that int8 left in higher precision.
-        notes: sentences for people.
+        notes: sentences for the user.
         dynamic_batch: the batch may have any size.
         more: further keys.
     """

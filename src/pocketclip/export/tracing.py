@@ -81,7 +81,7 @@ def missing_operation(
     """Return the error that says which operation of which layer a target cannot express.
 
     Args:
-        target: its name, for people.
+        target: its name, for messages.
         kind: the tower.
         program: the program that could not be converted.
         error: the exception of the target's converter.

@@ -152,9 +152,9 @@ class OnnxRuntimeBackend(BundleBackend):
     name = "onnxruntime"
 
     def _open(self, tower: str) -> Run:
-        lasting = not (self.low_latency_start and tower == "text")
+        repack = not (self.low_latency_start and tower == "text")
         path = os.fspath(self.bundle.path(tower))
-        session = onnx_session(path, self.threads, repack=lasting)
+        session = onnx_session(path, self.threads, repack=repack)
         name = session.get_inputs()[0].name
 
         def run(array: NDArray[Any]) -> Embeddings:
@@ -265,7 +265,7 @@ def installed(backend: str) -> bool:
 
 
 def runs(bundle: Bundle) -> tuple[str, ...]:
-    """Return the backends for `bundle`, the preferred one first; empty if it is for devices."""
+    """Return the backends for `bundle`, the preferred one first; empty if only devices run it."""
     supported = RUNS.get(bundle.target, ())
     if bundle.target == "onnx" and bundle.image_input == "photo":
         # OpenVINO ignores the antialiasing of ONNX's resize: half of the pixels differ.
@@ -279,8 +279,8 @@ def candidates(
     """Return the backends that can run `bundle` here, the fastest first.
 
     Speed and exactness were measured when the bundle was verified; a backend that failed there is
-    left out. Those that were not installed then come last. With `low_latency_start`, the
-    one that starts soonest comes first.
+    left out. Those that were not installed then come last. With `low_latency_start`, the one that
+    starts soonest comes first.
 
     Raises:
         BundleError: there is none, or `backend` cannot run such a bundle.

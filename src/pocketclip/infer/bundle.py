@@ -61,7 +61,7 @@ class Bundle:
     normalized: bool
     """Whether the towers return unit embeddings."""
     towers: Mapping[str, Mapping[str, Any]]
-    """Facts of `image` and `text`: file, input, output, whether the batch is dynamic."""
+    """`image` and `text`: file, input, output, whether the batch is dynamic."""
     files: Mapping[str, Mapping[str, Any]]
     """SHA-256 and bytes by name."""
     verification: Mapping[str, Any]

@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,6 @@ from pocketclip.infer.loaded_model import LoadedModel
 from pocketclip.infer.open_model import open_model
 from pocketclip.infer.zero_shot import build_classifier, rank_labels
 from pocketclip.types import Embeddings
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ def build_classifier(
     """Return one unit embedding (L, D) per label; see `pocketclip.infer.encoder.Encoder`.
 
     Args:
-        encode_text: from texts to unit embeddings.
+        encode_text: maps texts to unit embeddings.
         labels: the classes.
         templates: prompts with `{}` or `{c}` in place of the label.
     """
@@ -36,9 +36,9 @@ def build_classifier(
     templates = [templates] if isinstance(templates, str) else list(templates)
     if not labels:
         raise PocketclipError("no labels: pass at least one")
-    doubled = sorted(label for label, count in Counter(labels).items() if count > 1)
-    if doubled:
-        raise PocketclipError(f"label {doubled[0]!r} is given twice: remove one of them")
+    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
+    if repeated:
+        raise PocketclipError(f"label {repeated[0]!r} is given twice: remove one of them")
     prompts = fill_templates(labels, templates)
     embedded = encode_text(prompts).reshape(len(labels), len(templates), -1).mean(1)  # (L, P, D)
     return unit_length(embedded, lambda row: text_name(labels[row]))
@@ -52,7 +52,7 @@ def rank_labels(
     Args:
         images: (B, D), of unit length.
         classifier: (L, D), one unit embedding per label.
-        labels: L.
+        labels: the L labels.
         logit_scale: the multiplier of cosine similarities before the softmax.
 
     Raises:
@@ -61,8 +61,8 @@ def rank_labels(
     images = check_finite(images, lambda row: image_name(None, row))
     classifier = check_finite(classifier, lambda row: text_name(labels[row]))
     logits = logit_scale * images.astype(np.float64) @ classifier.T.astype(np.float64)
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = odds / odds.sum(axis=1, keepdims=True)  # (B, L)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)  # (B, L)
     order = np.argsort(-probabilities, axis=1, kind="stable")
     return [
         {labels[i]: float(row[i]) for i in ranked}

@@ -45,7 +45,7 @@ class Captioner:
     Attributes:
         name: distinguishes it from other captioners of the dataset.
         key: the key of its captions in a sample, `syn_text_NAME`.
-        identity: everything that decides its captions apart from image and seed, as JSON types.
+        identity: everything that affects its captions, apart from image and seed, as JSON types.
         transform: turns an image into the square that `caption_squares` takes.
         dtype: the type that the model computes in.
     """
@@ -92,7 +92,7 @@ class Captioner:
             seed: the seed of the job.
 
         Raises:
-            ValueError: there are not as many squares as uids.
+            ValueError: the numbers of squares and uids differ.
         """
         if len(squares) != len(uids):
             raise ValueError(f"{len(squares)} squares and {len(uids)} uids")
@@ -154,7 +154,7 @@ def load_captioner(
     Args:
         spec: the model, see `pocketclip.reinforce.specs`: a CoCa of the zoo, or `transformers:`
             with a BLIP, GIT or VisionEncoderDecoder model.
-        name: small letters, digits, - and _, for the key of its captions; None: from the spec.
+        name: lower-case letters, digits, - and _, for the key of its captions; None: from the spec.
         device: as `load_teacher`.
         precision: as `load_teacher`.
         offline: use local files and the cache only.
@@ -187,6 +187,6 @@ def _checked_name(name: str | None, label: str) -> str:
         return re.sub(r"[^a-z0-9_]+", "-", label.lower()).strip("-") or "captioner"
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"a captioner's name may have small letters, digits, - and _ only, not {name!r}"
+            f"a captioner's name may have only lower-case letters, digits, - and _, not {name!r}"
         )
     return name

@@ -160,7 +160,7 @@ def run(
 
 @contextlib.contextmanager
 def _cleaned(out: str) -> Iterator[None]:
-    """Remove the unfinished files of this machine's actors in the end."""
+    """Remove the unfinished files of this machine's actors at the end."""
     try:
         yield
     finally:

@@ -36,7 +36,7 @@ class Cluster:
     min_actors: int = 1
     """Number of actors that must be ready before the first shard starts."""
     max_actors: int = 1
-    """Most actors at a time; those above `min_actors` start when the cluster has room."""
+    """Maximum number of actors; those above `min_actors` start when the cluster has room."""
     cpus: float = 1
     """CPU cores per actor."""
     gpus: float = 0

@@ -28,7 +28,7 @@ class Engine:
 
     Attributes:
         recipe: the recipe.
-        facts: everything that decides the contents of a shard, as JSON types.
+        facts: everything that affects the contents of a shard, as JSON types.
         config_hash: the hash of the facts.
 
     Raises:
@@ -53,16 +53,16 @@ class Engine:
                 "layout v1 holds the captions of one captioner only: use layout named"
             )
         keys = [captioner.key for captioner in self.captioners]
-        doubled = sorted({key for key in keys if keys.count(key) > 1})
-        if doubled:
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        if repeated:
             raise ConfigError(
-                f"two captioners would write {doubled[0]}: give each a name, --captioner NAME=SPEC"
+                f"two captioners would write {repeated[0]}: give each a name, --captioner NAME=SPEC"
             )
         self.facts = self._facts()
         self.config_hash = digest(self.facts)
 
     def _facts(self) -> dict[str, Any]:
-        """Return everything that decides the contents of a shard, as plain JSON types."""
+        """Return everything that affects the contents of a shard, as plain JSON types."""
         recipe = self.recipe
         return {
             "version": VERSION,
@@ -110,8 +110,8 @@ class Engine:
             )
             for by_key, texts in zip(captions, synthetic, strict=True):
                 by_key[captioner.key] = texts
-        of_images = self._embed_views(batch)
-        of_texts = self._embed_captions(captions)
+        image_embeddings = self._embed_views(batch)
+        text_embeddings = self._embed_captions(captions)
         return [
             Sample(
                 uid=pair.uid,
@@ -123,7 +123,7 @@ class Engine:
                 embeddings={**image_rows, **text_rows},
             )
             for (pair, views), by_key, image_rows, text_rows in zip(
-                batch, captions, of_images, of_texts, strict=True
+                batch, captions, image_embeddings, text_embeddings, strict=True
             )
         ]
 

@@ -75,7 +75,7 @@ def folder_of(target: str, *, offline: bool) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a folder has a configuration, preprocessing, a tokenizer and all weights."""
+    """Return whether a folder has a configuration, preprocessing, a tokenizer and all weights."""
 
     def has(*names: str) -> bool:
         return all((folder / name).is_file() for name in names)
@@ -106,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        CheckpointError: the file is missing, is no JSON, or holds no object.
+        CheckpointError: the file is missing, is not JSON, or holds no object.
     """
     try:
         value = json_text.read_json(path)
@@ -197,9 +197,9 @@ def load_weights(folder: Path, class_name: str) -> Any:
     except Exception as error:  # it lets any type of exception escape
         reason = one_line(error, 300)
         raise CheckpointError(f"{folder} cannot be loaded ({reason})") from error
-    lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if lacking:
-        raise CheckpointError(f"{folder} lacks weights of {class_name}: {', '.join(lacking[:3])}")
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if missing:
+        raise CheckpointError(f"{folder} lacks weights of {class_name}: {', '.join(missing[:3])}")
     return model.float().eval().requires_grad_(False)
 
 

@@ -54,11 +54,11 @@ class TransformersWriter:
 
         settings = self.settings | {"num_return_sequences": per_image, "num_beams": 1}
         if self.sampling.is_random:
-            # `do_sample`, although one token only is left to choose: otherwise the library writes
+            # `do_sample`, although only one token is left to choose: otherwise the library writes
             # one caption per image. Its further processors must not change the logits.
-            drawing = self.transformers.LogitsProcessorList([self._drawing(seeds)])
+            processors = self.transformers.LogitsProcessorList([self._logits_processor(seeds)])
             settings |= {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-            settings["logits_processor"] = drawing
+            settings["logits_processor"] = processors
         elif self.sampling.method == "beam":
             settings |= {
                 "do_sample": False,
@@ -72,7 +72,7 @@ class TransformersWriter:
             ids = self.model.generate(pixel_values=pixels, **settings)
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-    def _drawing(self, seeds: Sequence[int]) -> Any:
+    def _logits_processor(self, seeds: Sequence[int]) -> Any:
         """Return a logits processor that draws each row's next token from that row's stream."""
         import torch
 

@@ -1,4 +1,4 @@
-"""What needs no model: decode an image, augment it, and resize each view for each model.
+"""Preparation without a model: decode an image, augment it, resize each view for each model.
 
 It runs in worker processes, so nothing here imports torch.
 

@@ -29,7 +29,7 @@ DATACOMPDR = {
 
 
 class Recipe(BaseModel):
-    """Everything that decides a reinforced dataset, apart from the pairs."""
+    """Everything that affects a reinforced dataset, apart from the pairs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

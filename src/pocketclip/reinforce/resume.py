@@ -130,8 +130,10 @@ def resume(
         raise DataError("no pairs: the input is empty")
     names = [shard.name for shard in shards]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"two input shards are named {twice}: reinforce their folders one by one")
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise DataError(
+            f"two input shards are named {repeated}: reinforce their folders one by one"
+        )
     claim_folder(out, facts)
     config_hash = digest(facts)
     sizes = dict(storage.list_sizes(out))
@@ -215,7 +217,7 @@ def write_bad(name: str, bad: Sequence[Bad], out: str) -> None:
     """Write the list of a shard's bad pairs; without any, remove that of an earlier attempt."""
     path = storage.join(out, f"{name}.bad.jsonl")
     if bad:
-        lines = [_json(dataclasses.asdict(one), None) for one in bad]
+        lines = [_json(dataclasses.asdict(pair), None) for pair in bad]
         storage.write_bytes(path, b"\n".join(lines) + b"\n", tidy=False)
     else:
         storage.remove(path)

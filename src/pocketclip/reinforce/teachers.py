@@ -35,7 +35,7 @@ class Teacher:
     """A model with its preprocessing and tokenizer; satisfies `pocketclip.types.Encoder`.
 
     Attributes:
-        name: a short name for people.
+        name: a short name for display.
         transform: turns an image into the square that `encode_squares` takes; it can be sent to
             other processes, and needs no torch.
         scaling: the scaling of the square's values, applied on the device.

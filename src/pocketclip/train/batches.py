@@ -38,11 +38,11 @@ from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
 from pocketclip.types import Embeddings, Sample
 
 _ATTEMPTS = 16
-_PLAIN: dict[str, Any] = {
+_OPEN_CLIP_AUGMENTATION: dict[str, Any] = {
     "random_resized_crop": {"size": 224, "scale": [0.9, 1.0], "interpolation": "bicubic"}
 }
 """open_clip's augmentation, for data without stored ones."""
-_BAD = (DataError, ImageError, AugmentationError, TokenizerError)
+_UNUSABLE_SAMPLE = (DataError, ImageError, AugmentationError, TokenizerError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,9 @@ class Batches(Dataset["Batch | PocketclipError"]):
         if config.reinforced:
             augmentation = augmentation_of(source, config.source)
         else:
-            augmentation = Augmentation.from_config(config.image_augmentation or _PLAIN)
+            augmentation = Augmentation.from_config(
+                config.image_augmentation or _OPEN_CLIP_AUGMENTATION
+            )
         self.replay = AugmentationReplay(augmentation, model.image_size, fast=config.fast)
 
     def __getitem__(self, number: int) -> Batch | PocketclipError:
@@ -200,7 +202,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
                 return self._make_row(sample, location.epoch)
             except ShardError:
                 raise
-            except _BAD as error:
+            except _UNUSABLE_SAMPLE as error:
                 reason = str(error)
                 skipped.append((uid, reason))
         raise DataError(

@@ -30,7 +30,7 @@ def check_trackers(recipe: Recipe) -> None:
     """Check, before any work, that the tracker that the recipe names is installed.
 
     Raises:
-        MissingDependencyError: it is not.
+        MissingDependencyError: it is not installed.
     """
     if recipe.wandb and importlib.util.find_spec("wandb") is None:
         raise MissingDependencyError(_NO_WANDB)
@@ -120,7 +120,7 @@ def _wandb(run: Path, recipe: Recipe) -> Any:
 
 
 def _run_id(path: Path) -> str:
-    """Return the run's id, which is kept in its folder, as names of folders may repeat."""
+    """Return the run's id. It is stored in the folder, as folder names may repeat."""
     if not path.is_file():
         with write_whole(path) as temporary:
             temporary.write_text(secrets.token_hex(8), "utf-8")

@@ -44,11 +44,11 @@ from pocketclip.train.sections import (
 )
 
 VOCABULARY = 49_408
-"""The number of the tokenizer's ids, the two special ones included."""
+"""Number of token ids of the tokenizer, including the two special ones."""
 
 
 class Recipe(Section):
-    """Everything that decides what a run computes."""
+    """Everything that affects what a run computes."""
 
     about: str = ""
     """A description, for readers."""

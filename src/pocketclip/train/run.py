@@ -106,7 +106,7 @@ class Run:
         """Refuse to go on after a step with a non-finite loss or gradient.
 
         Raises:
-            TrainingError: it is; the message names the last good checkpoint.
+            TrainingError: one is not finite; the message names the last good checkpoint.
         """
         # In float16 a gradient may overflow: the scaler skips that step and halves its scale.
         scaler = self.stepper.scaler
@@ -189,7 +189,7 @@ class Run:
         )
 
     def trainer_state(self, *, skipped: int, score: bool) -> dict[str, Any]:
-        """Return what `trainer.pt` holds: everything but the model that resuming needs.
+        """Return the content of `trainer.pt`: everything besides the model that resuming needs.
 
         Args:
             skipped: replaced samples of all processes.

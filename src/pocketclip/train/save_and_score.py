@@ -1,6 +1,6 @@
 """Checkpoints during a run: saved by all processes together, scored, old ones removed.
 
-The files are those of `checkpoints`; what scores a model is any function, see `OnCheckpoint`.
+The files are those of `checkpoints`; any function can score a model, see `OnCheckpoint`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class CheckpointScorer:
     def score(self, saved: Saved, model: CLIP) -> dict[str, float]:
         """Score a checkpoint; note its metrics, or why there are none, and return them.
 
-        An evaluation that fails is no reason to stop training.
+        A failed evaluation does not stop training.
 
         Raises:
             OSError: the metrics cannot be written.

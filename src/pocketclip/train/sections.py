@@ -23,7 +23,7 @@ DEFAULT_WARMUP = 1000
 
 
 class Section(BaseModel):
-    """A section of a recipe. Unknown keys are errors; nothing changes after it was read."""
+    """A section of a recipe. Unknown keys are errors; values are read-only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -223,7 +223,7 @@ def _texts(value: Any) -> Any:
     """
     if not isinstance(value, Mapping):
         return value
-    return {key: str(one).lower() if isinstance(one, int) else one for key, one in value.items()}
+    return {k: str(v).lower() if isinstance(v, int) else v for k, v in value.items()}
 
 
 SECTIONS: dict[str, type[Section]] = {

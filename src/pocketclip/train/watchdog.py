@@ -31,7 +31,7 @@ from pocketclip.train.distributed import World
 POLL = 0.25
 """Seconds between two reads of the store."""
 READ = 10.0
-"""Seconds that a failed rank waits at most until the others have read its reason."""
+"""Most seconds that a failed rank waits for the others to read its reason."""
 GRACE = 30.0
 """Seconds after which a process that knows of a failure and has not ended is killed."""
 _MAX_REASON = 2000  # characters
