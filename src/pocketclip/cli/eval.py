@@ -208,10 +208,10 @@ def _task_names(tasks: str, suite: str | None, data: str) -> tuple[str | Task, .
 
 
 def _nothing_evaluated(missing: Mapping[str, str]) -> str:
+    key, reason = next(iter(missing.items()))
     if len(missing) == 1:
-        return next(iter(missing.values()))
-    listed = "; ".join(f"{key}: {reason}" for key, reason in missing.items())
-    return f"no task could be evaluated: {listed}"
+        return reason
+    return f"none of the {len(missing)} tasks could be evaluated; the first: {key}: {reason}"
 
 
 def _of_probes(missing: Mapping[str, str]) -> dict[str, str]:
