@@ -361,3 +361,9 @@ def test_memory_does_not_grow(tmp_path):
     tracemalloc.stop()
     assert count == 100
     assert peak < 3_000_000  # of 20 MB
+
+
+def test_a_sample_with_two_images_gives_the_png_before_the_jpeg(tmp_path):
+    jpeg, png = photo(), photo(kind="PNG")
+    path = tar(tmp_path / "two.tar", [("a.jpeg", jpeg), ("a.png", png), ("a.txt", b"a cup")])
+    assert only(path).image == png
