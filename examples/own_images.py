@@ -1,6 +1,6 @@
 """Pictures of your own: what a model knows of them, wrong labels, copies, examples per class.
 
-    pip install "pocketclip[train]"
+    pip install -c constraints.txt ".[train]"
     python examples/own_images.py [TABLE.csv]
 
 Runs offline in under a minute. Without a table it draws 480 labelled pictures; with one of your

@@ -1,6 +1,6 @@
 """Does reinforcement pay? One student, the same steps, three kinds of supervision.
 
-    pip install "pocketclip[reinforce]"
+    pip install -c constraints.txt ".[reinforce]"
     python examples/researcher.py [FOLDER]
 
 Runs offline in about a minute. The question is that of MobileCLIP (arXiv 2311.17049, section 4) in
