@@ -198,7 +198,7 @@ def test_cached_wants_the_weights_whole() -> None:
     blob = fetched.path.resolve()
     os.truncate(blob, 0)
     assert cached(REPO) is None
-    blob.unlink()  # leaves a link to nothing
+    blob.unlink()  # leaves a broken link
     assert cached(REPO) is None
     fetched.path.unlink()
     (fetched.path.parent / "config.json").write_text("{}")

@@ -29,14 +29,14 @@ def comparison_page(comparison: Comparison, latency: LatencyFile | None = None) 
 
     Args:
         comparison: the runs and their results.
-        latency: times measured here; they get a chart of their own, never a published axis.
+        latency: times measured here, shown in a separate chart.
 
     Raises:
         DataError: none of the compared models was measured, or no variant of all of them.
     """
     runs = comparison.runs
     titles = [run.title for run in runs]
-    # A list of names that a person can take in; the table has them all.
+    # A title short enough to read; the table lists all models.
     names = " and ".join(titles) if len(titles) < 3 else f"{len(titles)} models"
     times = measured_models(comparison, latency) if latency else None
     return render(
@@ -105,7 +105,7 @@ def _measured_chart(comparison: Comparison, latency: LatencyFile, times: Measure
     how = f"{times.variant}, {times.threads} thread{'' if times.threads == 1 else 's'}"
     return (
         _chart("measured", how, comparison, runs, others, ms)
-        # Sets of the user's own: no published model has results on them.
+        # On a user's own sets, published models have no results.
         or _chart("measured", how, comparison, runs, [], ms)
     )
 
@@ -171,7 +171,7 @@ def _other_published(runs: Iterable[Run]) -> list[Run]:
 
 
 def _published_ms(run: Run) -> float | None:
-    # A model of the user's has no time on that device, even with a published architecture.
+    # A user's model has no published latency, even with a published architecture.
     return published_ms(run.title) if run.published else None
 
 
