@@ -27,6 +27,7 @@ from pocketclip.export.job import export
 from pocketclip.infer import backends
 from pocketclip.infer.backends import openvino_runner
 from pocketclip.infer.bundle import read
+from pocketclip.infer.text_cache import TextCache
 from pocketclip.nn.build import random_model
 from pocketclip.nn.cpu_optimize import optimize_for_onednn
 from pocketclip.nn.reparam import fuse
@@ -98,7 +99,7 @@ def test_it_computes_what_the_model_does(exported, photos, name, target, backend
             ours.encode_image(photos, normalize=False),
             theirs.encode_image(photos, normalize=False), rtol=1e-3, atol=1e-4,
         )  # fmt: skip
-        ours._cache.clear()
+        ours._text_cache = TextCache()
         found = ours.encode_text(texts, normalize=False)
         wanted = theirs.encode_text(texts, normalize=False)
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
@@ -474,7 +475,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path, exported):
 
 
 def test_impossible_wishes_are_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "reference", None)  # which is the first work
+    monkeypatch.setattr(verify, "compute_reference", None)  # which is the first work
     place = tmp_path / "new"
     for options, message in (
         ({"target": "tensorrt"}, r"unknown format 'tensorrt'; the formats are onnx,"),
