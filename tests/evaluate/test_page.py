@@ -366,3 +366,11 @@ def test_pages_are_written_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(PocketclipError, match="there is no folder"):
         write_page(tmp_path / "no" / "page.html", "")
+
+
+def test_a_compared_model_is_drawn_over_a_published_one_at_the_same_point():
+    page = Page(comparison_page(compare(gather(["mobileclip-s0", "mobileclip2-b"])), None))
+    svg = drawing(page, "published")
+    order = list(spots(page, svg))
+    assert order.index("mobileclip2-b") > order.index("mobileclip-b-lt")  # 65.8 % and 13.7 ms, both
+    assert order[-2:] == ["mobileclip-s0", "mobileclip2-b"]
