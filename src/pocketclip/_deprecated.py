@@ -97,12 +97,13 @@ class _Finder:
         new = "pocketclip." + MOVED[spec.name.removeprefix("pocketclip.")]
         warnings.warn(f"{spec.name} is now {new}", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(new)
-        self._spec = module.__spec__
+        spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
         # The import system has just assigned the spec of the old path.
-        module.__spec__ = self._spec
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
 
 
 def install() -> None:

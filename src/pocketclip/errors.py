@@ -105,17 +105,17 @@ def one_line(error: object, limit: int = 200) -> str:
     return text[:limit] if text else type(error).__name__
 
 
-def first_line(error: BaseException, limit: int = 300) -> str:
+def first_line(error: object, limit: int = 300) -> str:
     """Return the first line of a message that is not blank; the error's type if there is none."""
     return one_line(next(_lines(error), error), limit)
 
 
-def last_line(error: BaseException, limit: int = 300) -> str:
+def last_line(error: object, limit: int = 300) -> str:
     """Return the last line of a message that is not blank; the error's type if there is none."""
     return one_line(next(reversed([*_lines(error)]), error), limit)
 
 
-def _lines(error: BaseException) -> Iterator[str]:
+def _lines(error: object) -> Iterator[str]:
     return (line for line in str(error).splitlines() if line.strip())
 
 

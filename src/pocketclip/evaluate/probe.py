@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.embeddings import row_lengths
-from pocketclip.errors import ConfigError, DataError, MissingDependencyError, how_to_install
+from pocketclip.errors import (
+    ConfigError,
+    DataError,
+    MissingDependencyError,
+    first_line,
+    how_to_install,
+)
 from pocketclip.evaluate.metrics.counts import ClassificationCounts
 from pocketclip.evaluate.metrics.scores import (
     Candidates,
@@ -221,7 +227,7 @@ def _fit(
         model.fit(train, labels)
     if caught and warn:
         log.warning("the linear probe did not converge (C = %g): %s", strength,
-                    str(caught[0].message).partition("\n")[0])  # fmt: skip
+                    first_line(caught[0].message))  # fmt: skip
     scores = np.asarray(model.decision_function(test), np.float64)
     return trained, np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 

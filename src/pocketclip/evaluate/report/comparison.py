@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pocketclip.errors import count_of
 from pocketclip.evaluate.report.runs import Run
 from pocketclip.evaluate.results import average_38
 from pocketclip.evaluate.tasks import DATACOMP38, MAIN_METRICS, TASKS, find_task
@@ -148,8 +149,7 @@ def _mean(runs: Sequence[Run], keys: Iterable[str]) -> Measure | None:
     if not common:
         return None
     means = tuple(math.fsum(values) / len(common) for values in zip(*common, strict=True))
-    unit = "1 task" if len(common) == 1 else f"{len(common)} tasks"
-    label = f"average over the {unit} that all have"
+    label = f"average over the {count_of(len(common), 'task')} that all have"
     return Measure(label=label, values=means, tasks=len(common))
 
 

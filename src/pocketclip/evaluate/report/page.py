@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from pocketclip.errors import count_of
 from pocketclip.evaluate.report.comparison import (
     Comparison,
     averages,
@@ -102,7 +103,7 @@ def _measured_chart(comparison: Comparison, latency: LatencyFile, times: Measure
 
     runs = [run for run in comparison.runs if _architecture(run) in times.ms]
     others = [run for run in _other_published(comparison.runs) if ms(run)]
-    how = f"{times.variant}, {times.threads} thread{'' if times.threads == 1 else 's'}"
+    how = f"{times.variant}, {count_of(times.threads, 'thread')}"
     return (
         _chart("measured", how, comparison, runs, others, ms)
         # On a user's own sets, published models have no results.
