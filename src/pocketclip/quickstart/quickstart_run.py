@@ -6,117 +6,36 @@ record their own state.
 
 from __future__ import annotations
 
-import json
-import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pocketclip import checkpoint
-from pocketclip._version import __version__
-from pocketclip.errors import ConfigError, DataError
+from pocketclip.errors import DataError
 from pocketclip.evaluate import Failure, RunOptions, evaluate, plan
 from pocketclip.evaluate import run as run_tasks
 from pocketclip.evaluate.datasets.find import TaskData
 from pocketclip.evaluate.tasks import Task
-from pocketclip.formats.json_text import read_json
 from pocketclip.infer.encoder import Encoder
 from pocketclip.nn.clip import CLIP
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.progress import ProgressReporter
+from pocketclip.pipeline_folder import MODEL, REPORT, RESULT, RUNS, SETTINGS, PipelineFolder
 from pocketclip.quickstart.collection import PAIRS
-from pocketclip.reinforce import job
 from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
-from pocketclip.storage.local import remove_abandoned, write_whole
-from pocketclip.storage.locks import LOCK, claim
 from pocketclip.train.logs import LOG, read
-from pocketclip.train.loop import train
 from pocketclip.train.recipe import Recipe
 
-DATA, SHARDS, MODEL = "data", "reinforced", "model"
-SETTINGS, RESULT, REPORT = "settings.json", "result.json", "report.html"
+__all__ = ["ARMS", "DATA", "MODEL", "REPORT", "RESULT", "SETTINGS", "SHARDS", "QuickstartRun"]
+DATA, SHARDS = "data", "reinforced"
 ARMS = ("plain", "reinforced")
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class QuickstartRun:
+class QuickstartRun(PipelineFolder):
     """One quickstart: its output folder and its results so far."""
 
-    out: Path
-    settings: dict[str, Any]
-    reporter: ProgressReporter = field(default_factory=ProgressReporter)
-    workers: int | None = None
-    """Decode processes; None chooses a number for the machine."""
-    result: dict[str, Any] = field(default_factory=dict)
-
-    @contextmanager
-    def claim_folder(self) -> Iterator[None]:
-        """Hold the output folder for the block: new, or with an unfinished run of this quickstart.
-
-        Raises:
-            ConfigError: the folder holds something else, or a finished quickstart.
-            PocketclipError: another process is at work there.
-        """
-        self._refuse_other_files()
-        with claim(self.out, "a quickstart"):
-            self._start_or_resume()
-            yield
-
-    def _refuse_other_files(self) -> None:
-        remove_abandoned(self.out)
-        if (self.out / SETTINGS).is_file() or not self.out.exists():
-            return
-        if not self.out.is_dir() or any(path.name != LOCK for path in self.out.iterdir()):
-            raise ConfigError(f"{self.out} holds other files; choose another --out")
-
-    def _start_or_resume(self) -> None:
-        path = self.out / SETTINGS
-        if not path.is_file():
-            self._write(SETTINGS, self.settings)
-        else:
-            try:
-                before = read_json(path)
-            except ValueError as error:
-                raise ConfigError(f"{path} is damaged ({error}); choose another --out") from error
-            if not isinstance(before, dict):
-                raise ConfigError(f"{path} is damaged; choose another --out")
-            if before != self.settings:
-                changed = [k for k in self.settings if before.get(k) != self.settings[k]]
-                raise ConfigError(
-                    f"{self.out} holds a quickstart with other settings ({', '.join(changed)} "
-                    "changed); choose another --out"
-                )
-            if (self.out / RESULT).is_file():
-                raise ConfigError(
-                    f"{self.out} is finished: open {self.out / REPORT}, or choose another --out"
-                )
-        self.result = {"version": __version__, "settings": self.settings, "seconds": {}}
-
-    @contextmanager
-    def timed(self, name: str, text: str) -> Iterator[None]:
-        """Report a stage and record its duration."""
-        self.reporter.stage(text)
-        start = time.monotonic()
-        yield
-        self.result["seconds"][name] = round(time.monotonic() - start, 1)
-
-    def finish(self, page: str) -> None:
-        """Write the report, then the result, which marks the quickstart as finished."""
-        with write_whole(self.out / REPORT) as temporary:
-            temporary.write_text(page, "utf-8")
-        seconds = self.result["seconds"]
-        seconds["all"] = round(sum(v for k, v in seconds.items() if k != "all"), 1)
-        self._write(RESULT, self.result)
-
-    def _write(self, name: str, value: Any) -> None:
-        with write_whole(self.out / name) as temporary:
-            temporary.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-
-    # --- the steps
+    WORK: ClassVar[str] = "a quickstart"
 
     def reinforce(self, options: PairOptions, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Reinforce `data/pairs.csv` into `reinforced`; `fields` override the reinforce recipe.
@@ -125,33 +44,9 @@ class QuickstartRun:
             PocketclipError: as `pocketclip.reinforce.job.run`.
         """
         shards = open_pairs(str(self.out / DATA / PAIRS), options)
-        total = sum(shard.size or 0 for shard in shards)
-        done = 0
-
-        def on_start(_shards: int, _finished: int, pairs: int) -> None:
-            nonlocal done
-            done = pairs
-
-        def on_pairs(pairs: int, _bad: int) -> None:
-            nonlocal done
-            done += pairs
-            self.reporter.progress(done, total, "pairs")
-
         recipe = load_reinforcement(None, precision="float32", batch_size=64, **fields)
-        summary = job.run(
-            shards,
-            recipe,
-            str(self.out / SHARDS),
-            workers=self.workers,
-            on_start=on_start,
-            on_pairs=on_pairs,
-        )
+        summary = self.reinforce_shards(shards, recipe, SHARDS)
         samples = sum(report.samples for report in summary.reports)
-        if not samples:
-            raise DataError(
-                f"none of the {total} pairs could be used; the .bad.jsonl files in "
-                f"{self.out / SHARDS} say why"
-            )
         return {
             "samples": samples,
             "left_out": sum(report.bad for report in summary.reports),
@@ -176,15 +71,8 @@ class QuickstartRun:
             result, _ = evaluate(Encoder(model), *task, _EVALUATION)
             return {"main_metric": result.main_metric or 0.0}
 
-        def on_log(record: Mapping[str, Any]) -> None:
-            note = f"steps, loss {record['loss']:.2f}, {record['samples_per_second']:.0f} samples/s"
-            self.reporter.progress(int(record["step"]), int(record["steps"]), note)
-
-        folder = self.out / "runs" / name
-        on_checkpoint = None if task is None else score
-        summary = train(recipe, folder, on_log=on_log, on_checkpoint=on_checkpoint)
-        if summary.interrupted or summary.model is None:
-            raise KeyboardInterrupt
+        summary = self.train_run(name, recipe, None if task is None else score)
+        assert summary.model is not None
         return summary.model
 
     def evaluate(self, name: str, model: Path, task_names: Sequence[str]) -> dict[str, Any]:
@@ -217,7 +105,7 @@ class QuickstartRun:
 
     def curve(self, name: str) -> list[dict[str, float]]:
         """Return samples seen and the task's score at each checkpoint of a training run."""
-        lines = read(self.out / "runs" / name / LOG)
+        lines = read(self.out / RUNS / name / LOG)
         samples = {line["step"]: line["samples"] for line in lines if "samples" in line}
         return [
             {"samples": samples[line["step"]], "score": line["eval/main_metric"]}
