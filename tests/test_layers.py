@@ -27,6 +27,7 @@ LAYERS = {
     "pocketclip.prompts": 0,
     "pocketclip.shards": 0,
     "pocketclip.storage": 0,
+    "pocketclip.teacher_score": 0,
     "pocketclip.tokenizer": 0,
     "pocketclip.types": 0,
     "pocketclip.zoo": 0,
