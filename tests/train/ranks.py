@@ -26,7 +26,17 @@ from pocketclip.train.losses import (
 SIZE = 2
 ROWS = 5  # per rank; no multiple of the chunk
 DIMS, SCALES, BIASES = (3, 5), (9.0, 14.0), (-4.0, -5.0)
-LOSSES = ("contrastive", "distillation", "reinforced", "siglip", "siglip distillation")
+LOSSES = (
+    "contrastive",
+    "distillation",
+    "reinforced",
+    "siglip",
+    "siglip distillation",
+    "contrastive same text",
+    "reinforced same text",
+    "siglip same text",
+)
+SAME = torch.tensor([0, 1, 1, 2, 3, 1, 4, 3, 5, 1])  # texts of the joined batch, also across ranks
 MODELS = {"plain": {}, "recomputed": {"gradient_checkpointing": True}, "frozen": {}}
 
 
@@ -43,12 +53,19 @@ def embeddings(name, rows, **options):
     scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
     teacher = (*known[:2], DIMS, SCALES)
+    if name.endswith(" same text"):
+        name = name.removesuffix(" same text")
+        # Token ids per caption; the synthetic captions are equal where no two of the others are.
+        ids = [torch.stack([SAME, -SAME], 1)[rows], torch.arange(SIZE * ROWS)[rows] % 7]
+        options |= {"text_ids": ids if name == "reinforced" else ids[0]}
     if name == "contrastive":
         loss = contrastive_loss(image, texts[0], scale, **options)
     elif name == "distillation":
         loss = distillation_loss(image, texts[0], scale, *teacher, **options)
     elif name == "reinforced":
         targets = (known[0], known[1:], scale, DIMS, SCALES)
+        if "text_ids" in options:  # and only the synthetic caption is distilled
+            targets = (known[0], [None, known[2]], *targets[2:])
         terms = reinforced_loss(image, texts, *targets, weights=(0.25, 0.75), **options)
         loss = terms["contrastive_loss"] + terms["distill_loss"]
     elif name == "siglip":

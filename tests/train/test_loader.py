@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,26 @@ def test_the_caption_that_is_asked_for(shards):
         assert all(text.startswith("other") for text in batch.texts[0])
     for batch in take(3, shards, captions="both", caption_pattern="^syn_text"):
         assert all(text.startswith("synthetic") for text in batch.texts[1])
+
+
+def test_captions_that_are_not_distilled_need_no_embeddings(tmp_path):
+    stored = [sample(i) for i in range(4)]
+    without = [
+        replace(one, embeddings={k: v for k, v in one.embeddings.items() if k != "text_emb"})
+        for one in stored
+    ]
+    source = write_shards(tmp_path, [without])
+    (batch,) = take(1, source, distill_captions="synthetic")
+    assert batch.kinds == ["truth", "synthetic"]
+    assert batch.teacher_captions[0] is None
+    by_uid = {one.uid: one for one in stored}
+    for i, uid in enumerate(batch.uids):
+        one, text = by_uid[uid], batch.texts[1][i]
+        key = "syn_text" if text.startswith("synthetic") else "syn_other"
+        right = row(one, key, one.captions[key].index(text))
+        assert torch.equal(batch.teacher_captions[1][i], right)
+    message = failure(take, 1, source)
+    assert "no embedding 0 under text_emb" in message
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])

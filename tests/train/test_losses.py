@@ -291,6 +291,119 @@ def test_memory_in_chunks_grows_with_the_rows_and_not_with_their_square(name):
     assert plain.peak > 8 * large.peak
 
 
+# Texts that occur several times
+
+_WORDS = [
+    [5, 6],
+    [7, 8],
+    [5, 6],
+    [5, 9],
+    [7, 8],
+    [5, 6],
+    [6, 5],
+]  # token ids
+
+
+def _by_loops(kind, image, text, scale, bias, words):
+    """Return UniCL's or SigLIP's loss of equal texts, one image and one text at a time."""
+    rows = range(len(words))
+    logits = [[scale * (image[i] * text[j]).sum() for j in rows] for i in rows]
+    total = 0.0
+    for i in rows:
+        positives = [j for j in rows if words[j] == words[i]]
+        if kind == "siglip":
+            for j in rows:
+                sign = 1.0 if j in positives else -1.0
+                total = total + torch.log1p(torch.exp(-sign * (logits[i][j] + bias)))
+            continue
+        of_texts = torch.log(sum(torch.exp(logits[i][j]) for j in rows))
+        of_images = torch.log(sum(torch.exp(logits[j][i]) for j in rows))
+        for j in positives:
+            total = total + (of_texts - logits[i][j]) / len(positives) / 2
+            total = total + (of_images - logits[j][i]) / len(positives) / 2
+    return total / len(words)
+
+
+def _contrasts(leaves, ids, **options):
+    """Return the losses that know of equal texts, and their gradients."""
+    image, text, scale, bias = leaves
+    reinforced = reinforced_loss(
+        image, [text, text.roll(1, 0)], None, [], scale, (), (), weights=(1.0, 0.0),
+        text_ids=None if ids is None else [ids, ids.roll(1, 0)], **options,
+    )  # fmt: skip
+    values = {
+        "clip": contrastive_loss(image, text, scale, text_ids=ids, **options),
+        "siglip": siglip_loss(image, text, scale, bias, text_ids=ids, **options),
+        "reinforced": reinforced["contrastive_loss"],
+    }
+    return {
+        name: (value.detach(), *torch.autograd.grad(value, leaves[: 3 + (name == "siglip")]))
+        for name, value in values.items()
+    }
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 100])
+def test_equal_texts_are_positives_of_each_other(chunk):
+    leaves, _ = _inputs(len(_WORDS))
+    actual = _contrasts(leaves, torch.tensor(_WORDS), chunk=chunk)
+    image, text, *others = leaves
+    turned = _WORDS[-1:] + _WORDS[:-1]
+    sums = {name: _by_loops(name, image, text, *others, _WORDS) for name in ("clip", "siglip")}
+    second = _by_loops("clip", image, text.roll(1, 0), *others, turned)
+    sums["reinforced"] = sums["clip"] + second
+    for name, value in sums.items():
+        leaves_of = leaves[: 3 + (name == "siglip")]
+        expected = (value.detach(), *torch.autograd.grad(value, leaves_of, retain_graph=True))
+        torch.testing.assert_close(actual[name], expected, rtol=1e-10, atol=1e-12, msg=name)
+    plain = _contrasts(leaves, None, chunk=chunk)
+    assert all(abs(plain[name][0] - actual[name][0]) > 0.01 for name in sums)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.integers(1, 8), seed=st.integers(0, 10**6), chunk=st.sampled_from([None, 3]),
+    matrix=st.booleans(),
+)  # fmt: skip
+def test_with_distinct_texts_positives_change_nothing(rows, seed, chunk, matrix):
+    leaves, _ = _inputs(rows, seed=seed)
+    ids = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)) - 3
+    ids = torch.stack([torch.ones_like(ids), ids], 1) if matrix else ids
+    actual, expected = (_contrasts(leaves, x, chunk=chunk) for x in (ids, None))
+    for name, tensors in expected.items():
+        torch.testing.assert_close(actual[name], tensors, rtol=1e-12, atol=1e-14, msg=name)
+
+
+def test_text_ids_that_differ_late_or_by_much_are_different_texts():
+    # A hash or a float would confuse them.
+    leaves, _ = _inputs(4)
+    ids = torch.tensor([[2**53, 0], [2**53 + 1, 0], [-(2**62), 1], [2**62, 1]])
+    torch.testing.assert_close(_contrasts(leaves, ids), _contrasts(leaves, None))
+
+
+def test_memory_in_chunks_holds_with_positives():
+    leaves, _ = _inputs(384)
+    with _Memory() as memory:
+        contrastive_loss(*leaves[:3], chunk=8, text_ids=torch.arange(384) % 80).backward()
+    assert memory.largest <= 8 * 384
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.zeros(3).long(), r"shape \(3,\); 4 texts need"),
+        (torch.zeros(4, 0).long(), r"shape \(4, 0\)"),
+        (torch.zeros(4, 2, 2).long(), r"shape \(4, 2, 2\)"),
+        (torch.zeros(4), "must be integers, not torch.float32"),
+        (torch.zeros(4).bool(), "must be integers"),
+    ],
+)
+def test_text_ids_that_do_not_fit_are_refused(ids, message):
+    with pytest.raises(ConfigError, match=message):
+        contrastive_loss(_SQUARE, _SQUARE, 1.0, text_ids=ids)
+    with pytest.raises(ConfigError, match=message):
+        siglip_loss(_SQUARE, _SQUARE, 1.0, 0.0, text_ids=ids)
+
+
 # Precision
 
 
@@ -399,6 +512,25 @@ def test_the_terms_of_captions_are_summed():
     torch.testing.assert_close(terms["distill_loss"], 6 * alone)
 
 
+def test_each_term_has_its_own_captions():
+    leaves, teacher = _inputs(6)
+    image, text, scale, _ = leaves
+    other = text.roll(2, 0)
+    terms = reinforced_loss(
+        image, [text, other], teacher[0], [None, teacher[1]], scale, DIMS, SCALES,
+        weights=(0.5, 2.0), contrasted=[True, False],
+    )  # fmt: skip
+    contrastive = contrastive_loss(image, text, scale)
+    distillation = distillation_loss(image, other, scale, *teacher, DIMS, SCALES)
+    expected = {"contrastive_loss": 0.5 * contrastive, "distill_loss": 2.0 * distillation}
+    torch.testing.assert_close(terms, expected, rtol=1e-12, atol=0)
+    for name, value in terms.items():
+        torch.testing.assert_close(
+            torch.autograd.grad(value, leaves[:3], retain_graph=True),
+            torch.autograd.grad(expected[name], leaves[:3], retain_graph=True),
+        )
+
+
 # Captioning
 
 
@@ -501,6 +633,21 @@ def test_a_bias_per_teacher_is_required():
 def test_captions_and_weights_that_do_not_fit_are_refused(captions, known, weights, message):
     with pytest.raises(ConfigError, match=message):
         reinforced_loss(_SQUARE, captions, _KNOWN, known, 1.0, DIMS, SCALES, weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"contrasted": [True]}, r"contrasted is \[True\].* each of the 2 captions"),
+        ({"contrasted": [False, False]}, "at least one of them true"),
+        ({"text_ids": [torch.zeros(4).long()]}, "2 captions have 1 text_ids"),
+        ({"teacher_captions": [None, None]}, "no caption has a teacher embedding"),
+    ],
+)
+def test_choices_of_captions_that_do_not_fit_are_refused(options, message):
+    known = options.pop("teacher_captions", [_KNOWN] * 2)
+    with pytest.raises(ConfigError, match=message):
+        reinforced_loss(_SQUARE, [_SQUARE] * 2, _KNOWN, known, 1.0, DIMS, SCALES, **options)
 
 
 def test_missing_teachers_are_named():

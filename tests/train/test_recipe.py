@@ -50,6 +50,21 @@ def test_longer_training_stays_at_its_rate_for_half():
     assert (recipe.schedule.kind, recipe.schedule.constant) == ("cosine", 300_000)
 
 
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_losses_know_nothing_of_equal_texts(name):
+    loss = load_recipe(name).loss
+    assert loss.same_text == "negative"
+    assert (loss.contrastive_captions, loss.distill_captions) == ("all", "all")
+
+
+def test_each_term_may_have_its_own_caption():
+    own = ["loss.contrastive_captions=truth", "loss.distill_captions=synthetic"]
+    recipe = load_recipe("scenes-tiny", ["loss.weights=[1, 1]", *own])
+    assert recipe.data.captions == "both"
+    # A term of weight 0 asks for nothing.
+    load_recipe("scenes-tiny", ["data.captions=truth", "loss.contrastive_captions=synthetic"])
+
+
 def test_captions_of_dfndr():
     for name in ("mobileclip2-dfndr2b", "mobileclip2-dfndr12m"):
         assert load_recipe(name).data.caption_pattern == "^syn_text_dfn_mscoco38k$"
@@ -113,6 +128,19 @@ SMALL = {"model": {"name": "tiny"}, "steps": 5, "batch_size": 8}
                 "data.captions=mix",
             ],
             "nothing would be learnt",
+        ),
+        (["loss.same_text=maybe"], "loss.same_text: .*'negative' or 'positive'"),
+        (
+            ["loss.contrastive_captions=synthetic"],
+            "captions: .* not use the truth .* synthetic",
+        ),
+        (
+            ["loss.contrastive_captions=truth", "data.captions=mix"],
+            "loss.contrastive_captions: .* no truth captions of their own .* both or truth",
+        ),
+        (
+            ["loss.weights=[1, 1]", "loss.distill_captions=synthetic", "data.captions=truth"],
+            "loss.distill_captions: .* set data.captions to both or synthetic",
         ),
         (["batch_size=1"], "batch_size: .* must be 2 or more"),
         (["optimizer.lr=1e300"], "optimizer.lr: 1e\\+300 is too large"),

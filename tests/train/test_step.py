@@ -83,14 +83,15 @@ def rows(whole, first, last):
         captions=[ids[part] for ids in whole.captions],
         texts=[texts[part] for texts in whole.texts],
         teacher_image=whole.teacher_image[part],
-        teacher_captions=[t[part] for t in whole.teacher_captions],
+        teacher_captions=[t if t is None else t[part] for t in whole.teacher_captions],
         uids=whole.uids[part],
+        kinds=whole.kinds,
     )
 
 
 def stepper(model, **settings):
     facts = {"teacher_dims": DIMS, "teacher_scales": SCALES, "device": CPU}
-    own = {"kind", "weights", "captioning_weight", "chunk"}
+    own = LossSection.model_fields.keys() - {"teacher_dims", "teacher_scales", "teacher_biases"}
     extra = {k: settings.pop(k) for k in list(settings) if k not in own}
     return Stepper(model, model, LossSection(**settings), **(facts | extra))
 
@@ -188,12 +189,16 @@ def test_accumulation_of_siglip_reaches_its_bias():
         assert value > 0
 
 
-@pytest.mark.parametrize("weights", [(0.0, 0.0), (1.0, 0.0)])
-def test_accumulation_of_a_captioner(weights):
+@pytest.mark.parametrize(
+    ("weights", "same_text"), [((0.0, 0.0), "negative"), ((1.0, 0.0), "positive")]
+)
+def test_accumulation_of_a_captioner(weights, same_text):
     model = random_model("coca-tiny", seed=0, image_size=32).train()
-    whole = batch(model, 6, captions=1)
+    whole = repeated(model, 6, captions=1)
     parts = [rows(whole, 0, 2), rows(whole, 2, 4), rows(whole, 4, 6)]
-    options = {"kind": "captioning", "weights": weights, "captioning_weight": 2.0}
+    options = {
+        "kind": "captioning", "weights": weights, "captioning_weight": 2.0, "same_text": same_text,
+    }  # fmt: skip
     (one, terms), (other, parted) = whole_and_parts(model, whole, parts, **options)
     assert terms["captioning_loss"] > 0
     assert parted == pytest.approx(terms, rel=1e-5)
@@ -211,6 +216,111 @@ def test_a_captioner_learns_what_the_reference_loss_says():
     labels = whole.captions[0][:, 1:76]
     expected = F.cross_entropy(out[3][:, :-1].flatten(0, 1), labels.flatten(), ignore_index=0)
     torch.testing.assert_close(terms["captioning_loss"], expected)
+
+
+def repeated(model, size, **options):
+    """Return a batch in which texts occur in several micro-batches, per caption."""
+    whole = batch(model, size, **options)
+    for k, ids in enumerate(whole.captions):
+        ids[2 + k :: 3] = ids[1 + k].clone()
+    return whole
+
+
+def learnt(model, whole, **settings):
+    """Gradients and terms of one step."""
+    model.zero_grad()
+    terms = stepper(model, **settings).backward([whole])
+    return gradients(model), {k: float(v) for k, v in terms.items()}
+
+
+def test_accumulation_knows_the_equal_texts_of_other_micro_batches():
+    model = random_model("vit-b16", seed=0, **VIT).train()
+    whole = repeated(model, 9)
+    parts = [rows(whole, k, k + 3) for k in (0, 3, 6)]
+    options = {"kind": "siglip", "weights": (1.0, 0.0), "chunk": 4}
+    options |= {"logit_bias": torch.nn.Parameter(torch.tensor(-3.0))}
+    (one, terms), (other, parted) = whole_and_parts(
+        model, whole, parts, same_text="positive", **options
+    )
+    assert parted == pytest.approx(terms, rel=1e-5)
+    close(other, one)
+    _, negative = learnt(model, whole, **options)
+    assert abs(negative["contrastive_loss"] - terms["contrastive_loss"]) > 0.01
+    # Found for each caption by its tokens.
+    with torch.no_grad():
+        pixels = normalise(whole.images, model.config.preprocess)
+        expected = 0.0
+        for ids in whole.captions:
+            words = [tuple(row.tolist()) for row in ids]
+            numbers = torch.tensor([words.index(word) for word in words])
+            assert len(set(words)) < 9
+            image, text, scale = model(pixels, ids)
+            expected += float(losses.siglip_loss(image, text, scale, -3.0, text_ids=numbers))
+    assert terms["contrastive_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_embeddings_of_equal_texts_leave_the_softmax_loss_as_it_is():
+    model = random_model("vit-b16", seed=0, **VIT).train()
+    whole = repeated(model, 9)
+    (one, terms), (other, same) = (
+        learnt(model, whole, same_text=choice) for choice in ("negative", "positive")
+    )
+    assert same == pytest.approx(terms, rel=1e-6)
+    close(other, one)
+    # With drop path they have different embeddings.
+    model = random_model("vit-b16", seed=0, **VIT, **{"text.drop_path": 0.5}).train()
+    values = []
+    for choice in ("negative", "positive"):
+        torch.manual_seed(0)
+        values.append(learnt(model, whole, same_text=choice)[1]["contrastive_loss"])
+    assert abs(values[1] - values[0]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("live", [False, True])
+def test_each_term_uses_its_own_captions(kind, live):
+    model = random_model("vit-b16", seed=0, **VIT).train()
+    whole = batch(model, 6, dims=(8,))
+    whole.kinds = ["truth", "synthetic"]
+    oracle = Oracle()
+    options = {
+        "kind": kind, "teacher_dims": (8,), "teacher_scales": (30.0,), "teacher_biases": (-5.0,),
+        "teachers": [oracle] if live else [],
+    }  # fmt: skip
+    if kind == "siglip":
+        options |= {"logit_bias": torch.nn.Parameter(torch.tensor(-3.0))}
+    # What it has to equal: each term alone, of a batch with that caption alone.
+    expected = {}
+    for k, (name, weights) in enumerate(
+        {"contrastive_loss": (0.5, 0.0), "distill_loss": (0.0, 2.0)}.items()
+    ):
+        alone = Batch(
+            images=whole.images, captions=[whole.captions[k]], texts=[whole.texts[k]],
+            teacher_image=whole.teacher_image, teacher_captions=[whole.teacher_captions[k]],
+            uids=whole.uids,
+        )  # fmt: skip
+        expected[name] = learnt(model, alone, weights=weights, **options)[1][name]
+    whole.teacher_captions[0] = None  # not needed
+    chosen = {"contrastive_captions": "truth", "distill_captions": "synthetic"}
+    for batches in ([whole], [rows(whole, 0, 3), rows(whole, 3, 6)]):
+        terms = stepper(model, weights=(0.5, 2.0), **chosen, **options).backward(batches)
+        assert {k: float(v) for k, v in terms.items()} == pytest.approx(expected, rel=1e-5)
+    if live:
+        assert oracle.texts == whole.texts[1][3:]
+
+
+def test_captions_that_a_batch_lacks_are_named():
+    model = random_model("vit-b16", seed=0, **VIT)
+    one = batch(model, 3, captions=1)
+    one.kinds = ["truth"]
+    with pytest.raises(ConfigError, match="no synthetic captions, but truth; set"):
+        stepper(model, contrastive_captions="synthetic").backward([one])
+    engine = stepper(model, weights=(0.0, 1.0), distill_captions="synthetic")
+    with pytest.raises(ConfigError, match=r"loss.distill_captions: .* but truth"):
+        engine.backward([one])
+    one.kinds = []
+    with pytest.raises(ConfigError, match="of no stated kind"):
+        stepper(model, contrastive_captions="truth").backward([one])
 
 
 def test_leaving_out_padding_changes_nothing():

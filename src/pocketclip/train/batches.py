@@ -34,6 +34,7 @@ from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.order import WINDOW, Order
 from pocketclip.train.raw_pairs import PairSource
 from pocketclip.train.replay import AugmentationReplay, size_of
+from pocketclip.train.sections import caption_kinds, uses_captions
 from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
 from pocketclip.types import Embeddings, Sample
 
@@ -53,6 +54,8 @@ class DataConfig:
     reinforced: bool = True
     embeddings: bool = True
     """With `reinforced`: whether to read the stored embeddings."""
+    distill_captions: Literal["all", "truth", "synthetic"] = "all"
+    """Which captions' stored embeddings to read."""
     captions: Literal["both", "mix", "truth", "synthetic"] = "both"
     truth_ratio: float = 0.5
     caption_pattern: str = ".*"
@@ -79,10 +82,13 @@ class Batch:
     uids: list[str]
     texts: list[list[str]] = field(default_factory=list)
     """The captions' texts, parallel to `captions`."""
+    kinds: list[Literal["truth", "synthetic", "mix"]] = field(default_factory=list)
+    """What the captions are, parallel to `captions`; empty: not known."""
     teacher_image: Tensor | None = None
     """float32 (B, D): the teachers' embeddings of `images`."""
-    teacher_captions: list[Tensor] = field(default_factory=list)
-    """float32 (B, D) each: the teachers' embeddings, parallel to `captions`."""
+    teacher_captions: list[Tensor | None] = field(default_factory=list)
+    """float32 (B, D) each: the teachers' embeddings, parallel to `captions`; None for captions that
+    are not distilled."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Samples that were replaced by others, and why."""
 
@@ -92,7 +98,9 @@ class Batch:
         self.captions = [ids.pin_memory() for ids in self.captions]
         if self.teacher_image is not None:
             self.teacher_image = self.teacher_image.pin_memory()
-        self.teacher_captions = [rows.pin_memory() for rows in self.teacher_captions]
+        self.teacher_captions = [
+            rows if rows is None else rows.pin_memory() for rows in self.teacher_captions
+        ]
         return self
 
 
@@ -119,7 +127,7 @@ class _Row:
     pixels: NDArray[np.uint8]
     texts: list[str]
     teacher_image: Embeddings | None
-    teacher_captions: list[Embeddings]
+    teacher_captions: list[Embeddings | None]
 
 
 def _random_words(seed: int, epoch: int, uid: str) -> list[int]:
@@ -144,6 +152,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
         self.config, self.source, self.order = config, source, order
         self.batch_size, self.seed = batch_size, seed
         self.context = model.text.context_length
+        self.kinds = caption_kinds(config.captions)
         self.width = sum(source.index.teacher_dims) if source.index else 0
         self.tokenizer = Tokenizer(warn=False)
         self.pattern = re.compile(config.caption_pattern)
@@ -176,8 +185,12 @@ class Batches(Dataset["Batch | PocketclipError"]):
             captions=ids,
             uids=[row.uid for row in rows],
             texts=texts,
+            kinds=list(self.kinds),
             teacher_image=torch.from_numpy(np.stack(teacher_rows)) if teacher_rows else None,
-            teacher_captions=[torch.from_numpy(np.stack(column)) for column in columns],
+            teacher_captions=[
+                None if column[0] is None else torch.from_numpy(np.stack(column))
+                for column in columns
+            ],
             skipped=skipped,
         )
 
@@ -228,7 +241,12 @@ class Batches(Dataset["Batch | PocketclipError"]):
         texts = [text for text, _, _ in captions]
         if not self.config.embeddings:
             return _Row(sample.uid, pixels, texts, None, [])
-        rows = [self._embedding(sample, f"{key}_emb", index) for _, key, index in captions]
+        rows = [
+            self._embedding(sample, f"{key}_emb", index) if used else None
+            for (_, key, index), used in zip(
+                captions, uses_captions(self.config.distill_captions, self.kinds), strict=True
+            )
+        ]
         return _Row(sample.uid, pixels, texts, self._embedding(sample, "image_emb", number), rows)
 
     def _embedding(self, sample: Sample, key: str, index: int) -> Embeddings:

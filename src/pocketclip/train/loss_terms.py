@@ -38,7 +38,7 @@ class Student:
 class TeacherTargets:
     """The teachers' embeddings, side by side, in the order of the student's."""
 
-    rows: list[Tensor]  # (b, sum of dims) each
+    rows: list[Tensor | None]  # (b, sum of dims) each; None for a caption that is not distilled
     dims: list[int]  # of each of the K teachers
     scales: list[float]
     biases: list[float]
@@ -52,6 +52,21 @@ class Side:
     columns: Tensor  # (B, D)
     teacher_rows: Tensor | None  # (b, sum of dims)
     teacher_columns: Tensor | None  # (B, sum of dims)
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """Which texts of one caption are the same: those with equal numbers."""
+
+    rows: Tensor  # int64 (b,)
+    columns: Tensor  # int64 (B,)
+
+    def positives(self, selected: slice) -> Tensor:
+        """Return whether row and column have the same text, bool (n, B).
+
+        The rows may be images or texts: image i has text i.
+        """
+        return self.rows[selected, None] == self.columns
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -99,7 +114,7 @@ def scalar(value: Scale, name: str, dtype: torch.dtype) -> Scale:
 
 def check_teachers(
     student: Student,
-    embeddings: Sequence[Tensor],
+    embeddings: Sequence[Tensor | None],
     dims: Sequence[int],
     scales: Sequence[float],
     biases: Sequence[float] | None = None,
@@ -120,50 +135,111 @@ def check_teachers(
         )
     expected = (student.size, sum(dims))
     for x in embeddings:
+        if x is None:
+            continue
         if tuple(x.shape) != expected or not x.is_floating_point():
             raise ConfigError(
                 f"teacher embeddings have shape {tuple(x.shape)} and dtype {x.dtype}; for "
                 f"{student.size} rows and teachers of dimensions {dims}, {expected} and floating "
                 "point are needed"
             )
-    return TeacherTargets([x.detach() for x in embeddings], dims, scales, biases)
+    rows = [x if x is None else x.detach() for x in embeddings]
+    return TeacherTargets(rows, dims, scales, biases)
+
+
+def check_text_ids(
+    student: Student, text_ids: Sequence[Tensor] | None, gathered: bool
+) -> list[Identities | None]:
+    """Return each caption's identities; None for each where `text_ids` is None.
+
+    Args:
+        student: the embeddings that they are for.
+        text_ids: integers (b,) or (b, T) per caption; equal rows are the same text.
+        gathered: compare with the texts of all processes.
+
+    Raises:
+        ConfigError: counts, shapes or dtypes do not fit.
+    """
+    size, captions = student.size, len(student.rows) - 1
+    if text_ids is None:
+        return [None] * captions
+    if len(text_ids) != captions:
+        raise ConfigError(f"{captions} captions have {len(text_ids)} text_ids; pass one of each")
+    for ids in text_ids:
+        if ids.ndim not in (1, 2) or ids.shape[0] != size or not ids.numel():
+            raise ConfigError(
+                f"text_ids have shape {tuple(ids.shape)}; {size} texts need ({size},) or "
+                f"({size}, tokens)"
+            )
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise ConfigError(f"text_ids must be integers, not {ids.dtype}")
+    matrices = [ids.detach().reshape(size, -1).long() for ids in text_ids]
+    everyone = _gather(matrices) if gathered else matrices
+    first = distributed.rank() * size if gathered else 0
+    numbers = [_number_rows(ids).to(student.rows[0].device) for ids in everyone]
+    return [Identities(columns[first : first + size], columns) for columns in numbers]
+
+
+def _number_rows(ids: Tensor) -> Tensor:
+    """Return a number (B,) for each row of (B, T) integers, the same for equal rows only."""
+    # Not every accelerator's torch can sort rows.
+    ids = ids if ids.device.type in ("cpu", "cuda") else ids.cpu()
+    return torch.unique(ids, dim=0, return_inverse=True)[1]
 
 
 def clip_terms(
     student: Student,
     targets: TeacherTargets | None,
-    weights: tuple[float, float],
+    used: Sequence[tuple[bool, bool]],
     gathered: bool,
     chunk: int | None,
+    text_ids: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the contrastive and the distillation term, weighted, summed over captions.
+    """Return the contrastive and the distillation term, each summed over its captions.
 
-    `student.rows` holds the images' rows and then each caption's, `targets.rows` too.
+    `student.rows` holds the images' rows and then each caption's, `targets.rows` too. `used` says
+    for each caption whether it is in the contrastive and in the distillation term.
     """
+    identities = check_text_ids(student, text_ids, gathered)
     image, *texts = _sides(student, targets, gathered)
     first = distributed.rank() * student.size if gathered else 0
     total = image.rows.new_zeros(2)
 
-    def direction(one: Side, other: Side, selected: slice, both_ways: bool = False) -> Tensor:
+    def direction(
+        terms: tuple[bool, bool],
+        same: Identities | None,
+        one: Side,
+        other: Side,
+        selected: slice,
+        both_ways: bool = False,
+    ) -> Tensor:
         logits = _logits(one.rows[selected], other.columns, student.scale)
-        teacher_logits = _teacher_logits(one, other, selected, targets)
-        labels = _matching_columns(selected, first, logits.device)
-        terms = _cross_entropies(logits, teacher_logits, labels, weights)
-        if both_ways:
+        teacher_logits = _teacher_logits(one, other, selected, targets) if terms[1] else []
+        if same is None:
+            labels = _matching_columns(selected, first, logits.device)
+        else:
+            labels = same.positives(selected)
+        sums = _cross_entropies(logits, teacher_logits, labels, terms)
+        if both_ways:  # of all rows and columns, hence the positives are symmetric
             transposed = [x.T for x in teacher_logits]
-            terms = terms + _cross_entropies(logits.T, transposed, labels, weights)
-        return terms
+            sums = sums + _cross_entropies(logits.T, transposed, labels, terms)
+        return sums
 
     with torch.autocast(image.rows.device.type, enabled=False):
-        for text in texts:
+        for text, terms, same in zip(texts, used, identities, strict=True):
+            if not any(terms):
+                continue
+            of_caption = partial(direction, terms, same)
             if chunk is None and not _is_gathered(image):
                 # One matrix serves both directions.
-                total = total + direction(image, text, slice(0, student.size), both_ways=True)
+                total = total + of_caption(image, text, slice(0, student.size), both_ways=True)
                 continue
             for one, other in ((image, text), (text, image)):
-                total = total + sum_over_chunks(partial(direction, one, other), student.size, chunk)
+                total = total + sum_over_chunks(
+                    partial(of_caption, one, other), student.size, chunk
+                )
     contrastive, distillation = (total / (2 * student.size)).unbind()
-    return contrastive * weights[0], distillation * weights[1]
+    return contrastive, distillation
 
 
 def siglip_term(
@@ -172,8 +248,10 @@ def siglip_term(
     targets: TeacherTargets | None,
     gathered: bool,
     chunk: int | None,
+    text_ids: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Return SigLIP's loss of images and one caption; with teachers, they give the labels."""
+    (same,) = check_text_ids(student, text_ids, gathered)
     image, text = _sides(student, targets, gathered)
     first = distributed.rank() * student.size if gathered else 0
 
@@ -181,8 +259,11 @@ def siglip_term(
         logits = _logits(image.rows[selected], text.columns, student.scale) + bias
         if targets is None:
             labels = torch.full_like(logits, -1.0)
-            here = torch.arange(len(labels), device=labels.device)
-            labels[here, _matching_columns(selected, first, labels.device)] = 1.0
+            if same is None:
+                here = torch.arange(len(labels), device=labels.device)
+                labels[here, _matching_columns(selected, first, labels.device)] = 1.0
+            else:
+                labels[same.positives(selected)] = 1.0
         else:
             scores = zip(
                 _teacher_logits(image, text, selected, targets),
@@ -203,10 +284,11 @@ def _sides(student: Student, targets: TeacherTargets | None, gathered: bool) -> 
         return [Side(*pair, None, None) for pair in zip(rows, columns, strict=True)]
     # Converted once here, not for each chunk.
     dtype = rows[0].dtype
-    teacher_rows = [x.to(dtype) for x in targets.rows]
+    teacher_rows = [x if x is None else x.to(dtype) for x in targets.rows]
     teacher_columns = teacher_rows
     if gathered:
-        teacher_columns = [x.to(dtype) for x in _gather(targets.rows)]
+        known = iter(_gather([x for x in targets.rows if x is not None]))
+        teacher_columns = [x if x is None else next(known).to(dtype) for x in targets.rows]
     return [Side(*side) for side in zip(rows, columns, teacher_rows, teacher_columns, strict=True)]
 
 
@@ -264,14 +346,21 @@ def _teacher_logits(
 
 
 def _cross_entropies(
-    logits: Tensor, teacher_logits: list[Tensor], labels: Tensor, weights: tuple[float, float]
+    logits: Tensor, teacher_logits: list[Tensor], labels: Tensor, used: tuple[bool, bool]
 ) -> Tensor:
-    """Return both terms (2,), each summed over rows; a term of weight 0 is 0."""
+    """Return both terms (2,), each summed over rows; a term that is not used is 0.
+
+    `labels` are the column (n,) of each row, or the positives, bool (n, B).
+    """
     log_student = F.log_softmax(logits, 1)
-    zero = logits.new_zeros(())
-    contrastive = F.nll_loss(log_student, labels, reduction="sum") if weights[0] else zero
-    distillation = zero
-    if weights[1]:
+    contrastive = distillation = logits.new_zeros(())
+    if used[0] and labels.dtype == torch.bool:
+        # Uniform targets over a row's positives (arXiv 2204.03610, equations 2 and 3).
+        means = (log_student * labels).sum(1) / labels.sum(1)
+        contrastive = -means.sum()
+    elif used[0]:
+        contrastive = F.nll_loss(log_student, labels, reduction="sum")
+    if used[1]:
         affinities = _mean(x.softmax(1) for x in teacher_logits)
         distillation = -(affinities * log_student).sum()
     return torch.stack([contrastive, distillation])

@@ -7,14 +7,15 @@ All are pure functions of embeddings or logits.
     sum(terms.values()).backward()
 
 Sources: CLIP (arXiv 2103.00020), figure 3; MobileCLIP (arXiv 2311.17049), section 3.1,
-equations 1 to 3; SigLIP (arXiv 2303.15343), algorithm 1; CoCa (arXiv 2205.01917), section 3.2.
+equations 1 to 3; SigLIP (arXiv 2303.15343), algorithm 1; CoCa (arXiv 2205.01917), section 3.2;
+UniCL (arXiv 2204.03610), equations 2 and 3, for texts that occur several times.
 
 Shapes: b rows of this process, B rows of all processes (b if `gathered` is false),
 n rows of a chunk, D embedding, K teachers, T tokens, V vocabulary.
 
 Embeddings have unit length; the embeddings of several teachers are concatenated, each of unit
 length. Losses are computed in float32 (float64 for float64 embeddings), also under autocast. No
-gradient reaches the teachers. Two options are common:
+gradient reaches the teachers. Three options are common, the last one to contrastive terms only:
 
 - `gathered`: under `torch.distributed`, compare this process's rows with the columns of all
   processes, and average over its own rows. The mean of loss and gradients over ranks, as
@@ -52,6 +53,7 @@ def contrastive_loss(
     *,
     gathered: bool = False,
     chunk: int | None = None,
+    text_ids: Tensor | None = None,
 ) -> Tensor:
     """Return CLIP's loss: which text belongs to an image, and which image to a text.
 
@@ -64,12 +66,14 @@ def contrastive_loss(
         logit_scale: the multiplier itself, not its logarithm.
         gathered: compare with the rows of all processes; see the module.
         chunk: rows to compute at a time; see the module. None: all.
+        text_ids: which texts are the same; see the module. None: all count as different.
 
     Raises:
         ConfigError: shapes do not fit.
     """
     student = check_student([image, text], logit_scale, chunk)
-    return clip_terms(student, None, (1.0, 0.0), gathered, chunk)[0]
+    ids = None if text_ids is None else [text_ids]
+    return clip_terms(student, None, [(True, False)], gathered, chunk, ids)[0]
 
 
 def distillation_loss(
@@ -107,39 +111,46 @@ def distillation_loss(
     """
     student = check_student([image, text], logit_scale, chunk)
     targets = check_teachers(student, [teacher_image, teacher_text], teacher_dims, teacher_scales)
-    return clip_terms(student, targets, (0.0, 1.0), gathered, chunk)[1]
+    return clip_terms(student, targets, [(False, True)], gathered, chunk)[1]
 
 
 def reinforced_loss(
     image: Tensor,
     captions: Sequence[Tensor],
     teacher_image: Tensor | None,
-    teacher_captions: Sequence[Tensor],
+    teacher_captions: Sequence[Tensor | None],
     logit_scale: Scale,
     teacher_dims: Sequence[int],
     teacher_scales: Sequence[float],
     *,
     weights: tuple[float, float] = (1.0, 1.0),
+    contrasted: Sequence[bool] | None = None,
     gathered: bool = False,
     chunk: int | None = None,
+    text_ids: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Return the weighted terms of reinforced training; training minimises their sum.
 
     `(1 - lambda) * contrastive + lambda * distillation` (arXiv 2311.17049, equation 1), with two
-    independent weights; the terms of several captions are summed.
+    independent weights; the terms of several captions are summed. Each term can be restricted to
+    some of the captions.
 
     Args:
         image: (b, D) unit embeddings.
         captions: one (b, D) per caption, for instance ground truth and synthetic.
         teacher_image: (b, sum of `teacher_dims`); may be None if its weight is 0.
-        teacher_captions: one (b, sum of `teacher_dims`) per caption.
+        teacher_captions: one (b, sum of `teacher_dims`) per caption; None for a caption that is
+            not to be distilled.
         logit_scale: the student's multiplier.
         teacher_dims: each teacher's D.
         teacher_scales: each teacher's multiplier.
         weights: of the contrastive and of the distillation term. A term of weight 0 is 0 and is
             not computed.
+        contrasted: whether each caption is in the contrastive term. None: all are.
         gathered: compare with the rows of all processes; see the module.
         chunk: rows to compute at a time; see the module. None: all.
+        text_ids: per caption, which texts are the same; see the module. None: all count as
+            different.
 
     Returns:
         `contrastive_loss` and `distill_loss`, with the weights applied.
@@ -151,8 +162,15 @@ def reinforced_loss(
         raise ConfigError(f"weights must be two finite numbers of 0 or more, not {weights}")
     if not captions:
         raise ConfigError("there are no captions: pass at least one")
+    contrasted = [True] * len(captions) if contrasted is None else list(contrasted)
+    if len(contrasted) != len(captions) or (weights[0] and not any(contrasted)):
+        raise ConfigError(
+            f"contrasted is {contrasted}; give one value for each of the {len(captions)} captions, "
+            "at least one of them true, or a contrastive weight of 0"
+        )
     student = check_student([image, *captions], logit_scale, chunk)
     targets = None
+    distilled = [False] * len(captions)
     if weights[1]:
         if teacher_image is None or len(teacher_captions) != len(captions):
             raise ConfigError(
@@ -160,10 +178,20 @@ def reinforced_loss(
                 f"{' and no image embedding' if teacher_image is None else ''}; pass one per "
                 "caption and the image's, or a distillation weight of 0"
             )
+        distilled = [rows is not None for rows in teacher_captions]
+        if not any(distilled):
+            raise ConfigError(
+                "no caption has a teacher embedding; pass one of at least one caption, or a "
+                "distillation weight of 0"
+            )
         embeddings = [teacher_image, *teacher_captions]
         targets = check_teachers(student, embeddings, teacher_dims, teacher_scales)
-    contrastive, distillation = clip_terms(student, targets, weights, gathered, chunk)
-    return {"contrastive_loss": contrastive, "distill_loss": distillation}
+    used = [(bool(weights[0]) and one, two) for one, two in zip(contrasted, distilled, strict=True)]
+    contrastive, distillation = clip_terms(student, targets, used, gathered, chunk, text_ids)
+    return {
+        "contrastive_loss": contrastive * weights[0],
+        "distill_loss": distillation * weights[1],
+    }
 
 
 def siglip_loss(
@@ -174,6 +202,7 @@ def siglip_loss(
     *,
     gathered: bool = False,
     chunk: int | None = None,
+    text_ids: Tensor | None = None,
 ) -> Tensor:
     """Return SigLIP's loss: for each image and text, whether they belong together.
 
@@ -188,13 +217,15 @@ def siglip_loss(
         logit_bias: added to each logit.
         gathered: compare with the rows of all processes; see the module.
         chunk: rows to compute at a time; see the module. None: all.
+        text_ids: which texts are the same; see the module. None: all count as different.
 
     Raises:
         ConfigError: shapes do not fit.
     """
     student = check_student([image, text], logit_scale, chunk)
     bias = scalar(logit_bias, "logit_bias", compute_dtype(*student.rows))
-    return siglip_term(student, bias, None, gathered, chunk)
+    ids = None if text_ids is None else [text_ids]
+    return siglip_term(student, bias, None, gathered, chunk, ids)
 
 
 def siglip_distillation_loss(

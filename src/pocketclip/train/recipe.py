@@ -40,7 +40,9 @@ from pocketclip.train.sections import (
     OptimizerSection,
     ScheduleSection,
     Section,
+    caption_kinds,
     not_a_section,
+    uses_captions,
 )
 
 VOCABULARY = 49_408
@@ -142,6 +144,7 @@ def _loss_problems(recipe: Recipe, model: zoo.ModelConfig) -> Iterator[str]:
             "data.captions: a captioner learns one caption of each image at a time; set "
             "data.captions to truth, synthetic or mix"
         )
+    yield from _caption_problems(recipe)
     if loss.weights == (0.0, 0.0) and not (captioning and loss.captioning_weight > 0):
         yield "loss.weights: both are 0, so nothing would be learnt"
     if loss.weights != (0.0, 0.0) and recipe.batch_size < 2:
@@ -158,6 +161,26 @@ def _loss_problems(recipe: Recipe, model: zoo.ModelConfig) -> Iterator[str]:
             "loss: teacher_dims, teacher_scales and teacher_biases need one number per teacher; "
             f"they have {' and '.join(map(str, sorted(counts)))}"
         )
+
+
+def _caption_problems(recipe: Recipe) -> Iterator[str]:
+    loss, kinds = recipe.loss, caption_kinds(recipe.data.captions)
+    unused = set(kinds) if any(loss.weights) and loss.kind != "captioning" else set()
+    for weight, name in zip(loss.weights, ("contrastive", "distill"), strict=True):
+        which = getattr(loss, f"{name}_captions")
+        used = uses_captions(which, kinds)
+        if weight and not any(used):
+            yield (
+                f"loss.{name}_captions: there are no {which} captions of their own with "
+                f"`data.captions: {recipe.data.captions}`; set data.captions to both or {which}"
+            )
+        unused -= {kind for kind, one in zip(kinds, used, strict=True) if weight and one}
+    if len(unused) < len(kinds):
+        for kind in unused:
+            yield (
+                f"data.captions: the loss does not use the {kind} caption of a sample; set "
+                f"data.captions to {'truth' if kind == 'synthetic' else 'synthetic'}"
+            )
 
 
 def _data_problems(recipe: Recipe) -> Iterator[str]:

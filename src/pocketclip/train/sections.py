@@ -5,7 +5,7 @@ The reference page of recipes is made from the texts below the keys. No torch is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -141,6 +141,15 @@ class LossSection(Section):
     """The embedding width of each teacher; None: as recorded in the dataset."""
     teacher_biases: tuple[float, ...] | None = None
     """With `siglip`: the bias added to each teacher's scaled similarities."""
+    same_text: Literal["negative", "positive"] = "negative"
+    """What an image and the equal caption of another image are to each other in the contrastive
+    term: a negative, as in CLIP, or another positive (UniCL, arXiv 2204.03610). Captions are equal
+    if their tokens are. CLIP's loss is the same either way where equal captions have equal
+    embeddings, that is without drop path in the text tower; SigLIP's differs."""
+    contrastive_captions: Literal["all", "truth", "synthetic"] = "all"
+    """The captions that the contrastive term uses, of those that `data.captions` chooses."""
+    distill_captions: Literal["all", "truth", "synthetic"] = "all"
+    """The captions that the distillation term uses; the others need no stored embeddings."""
     chunk: int | None = Field(default=None, ge=1, le=MAX_SAMPLES)
     """Number of rows of the similarity matrix to compute at a time, to save memory; None: all."""
 
@@ -214,6 +223,18 @@ class EvaluationSection(Section):
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         return _texts(value)
+
+
+def caption_kinds(
+    captions: Literal["both", "mix", "truth", "synthetic"],
+) -> list[Literal["truth", "synthetic", "mix"]]:
+    """Return what each caption of a sample is, for a value of `data.captions`."""
+    return ["truth", "synthetic"] if captions == "both" else [captions]
+
+
+def uses_captions(which: Literal["all", "truth", "synthetic"], kinds: Sequence[str]) -> list[bool]:
+    """Return whether a term of the loss uses each caption, for a value of its setting."""
+    return [which in ("all", kind) for kind in kinds]
 
 
 def _texts(value: Any) -> Any:

@@ -239,7 +239,11 @@ def data_config(recipe: Recipe) -> DataConfig:
             "instance"
         )
     fields = data.model_dump(exclude={"workers"})
-    return DataConfig(**fields, embeddings=recipe.loss.weights[1] > 0)
+    return DataConfig(
+        **fields,
+        embeddings=recipe.loss.weights[1] > 0,
+        distill_captions=recipe.loss.distill_captions,
+    )
 
 
 def open_loader(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from pocketclip.nn.clip import CLIP
 from pocketclip.nn.transformer import preserve_batch_norm_statistics
 from pocketclip.train import distributed, losses
 from pocketclip.train.loader import Batch, normalise
-from pocketclip.train.sections import LossSection
+from pocketclip.train.sections import LossSection, uses_captions
 from pocketclip.types import Encoder
 
 
@@ -44,13 +44,23 @@ class Features:
 
 
 @dataclass(slots=True, kw_only=True)
+class Captions:
+    """How the loss uses the captions of a batch."""
+
+    contrasted: list[bool]
+    """Whether each of the n captions is in the contrastive term."""
+    text_ids: list[Tensor] | None
+    """n tensors (B, T) of token ids if equal texts are positives of each other."""
+
+
+@dataclass(slots=True, kw_only=True)
 class TeacherEmbeddings:
     """The teachers' embeddings of a batch, side by side: D is the sum of their dimensions."""
 
     image: Tensor | None
     """(B, D); None if the loss has no distillation term."""
-    captions: list[Tensor]
-    """n tensors (B, D)."""
+    captions: list[Tensor | None]
+    """n tensors (B, D); None for a caption that is not distilled."""
 
 
 class Stepper:
@@ -112,14 +122,15 @@ class Stepper:
             ConfigError: embeddings do not fit the teachers' dimensions.
         """
         teacher = self._teacher_embeddings(batches)
+        captions = self._captions(batches)
         if len(batches) == 1:
             features = self._forward(batches[0])
             if features.captioning is not None:
                 features.captioning = self._token_shares(batches)[0] * features.captioning
-            terms = self._terms(features, teacher)
+            terms = self._terms(features, teacher, captions)
             self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
         else:
-            terms = self._accumulated(batches, teacher)
+            terms = self._accumulated(batches, teacher, captions)
         return {name: term.detach() for name, term in terms.items()}
 
     def _scaled(self, value: Tensor) -> Tensor:
@@ -150,24 +161,30 @@ class Stepper:
             captioning=captioning,
         )
 
-    def _terms(self, features: Features, teacher: TeacherEmbeddings) -> dict[str, Tensor]:
+    def _terms(
+        self, features: Features, teacher: TeacherEmbeddings, captions: Captions
+    ) -> dict[str, Tensor]:
         settings = self.settings
         shared: dict[str, Any] = {"gathered": self.gathered, "chunk": settings.chunk}
-        image, captions, scale = features.image, features.captions, features.scale
         if settings.kind == "siglip":
-            return self._siglip(features, teacher, shared)
+            return self._siglip(features, teacher, captions, shared)
         terms: dict[str, Tensor] = {}
         if settings.weights != (0.0, 0.0):
             terms = losses.reinforced_loss(
-                image, captions, teacher.image, teacher.captions, scale,
-                self.dims, self.scales, weights=settings.weights, **shared,
+                features.image, features.captions, teacher.image, teacher.captions,
+                features.scale, self.dims, self.scales, weights=settings.weights,
+                contrasted=captions.contrasted, text_ids=captions.text_ids, **shared,
             )  # fmt: skip
         if features.captioning is not None:
             terms["captioning_loss"] = settings.captioning_weight * features.captioning
         return terms
 
     def _siglip(
-        self, features: Features, teacher: TeacherEmbeddings, shared: dict[str, Any]
+        self,
+        features: Features,
+        teacher: TeacherEmbeddings,
+        captions: Captions,
+        shared: dict[str, Any],
     ) -> dict[str, Tensor]:
         contrastive_weight, distill_weight = self.settings.weights
         bias = self.logit_bias
@@ -176,20 +193,22 @@ class Stepper:
         zero = image.new_zeros(())
         terms = {"contrastive_loss": zero, "distill_loss": zero}
         for k, text in enumerate(features.captions):
-            if contrastive_weight:
-                term = losses.siglip_loss(image, text, scale, bias, **shared)
+            if contrastive_weight and captions.contrasted[k]:
+                ids = None if captions.text_ids is None else captions.text_ids[k]
+                term = losses.siglip_loss(image, text, scale, bias, text_ids=ids, **shared)
                 terms["contrastive_loss"] = terms["contrastive_loss"] + contrastive_weight * term
-            if distill_weight:
+            known = teacher.captions[k] if distill_weight else None
+            if known is not None:
                 assert teacher.image is not None
                 term = losses.siglip_distillation_loss(
-                    image, text, scale, bias, teacher.image, teacher.captions[k],
+                    image, text, scale, bias, teacher.image, known,
                     self.dims, self.scales, self.biases, **shared,
                 )  # fmt: skip
                 terms["distill_loss"] = terms["distill_loss"] + distill_weight * term
         return terms
 
     def _accumulated(
-        self, batches: Sequence[Batch], teacher: TeacherEmbeddings
+        self, batches: Sequence[Batch], teacher: TeacherEmbeddings, captions: Captions
     ) -> dict[str, Tensor]:
         states, features = [], []
         # Only the second pass counts in BatchNorm's statistics.
@@ -205,7 +224,7 @@ class Stepper:
             ],
             scale=features[0].scale.detach().requires_grad_(),
         )
-        terms = self._terms(joined, teacher)
+        terms = self._terms(joined, teacher, captions)
         leaves = [joined.image, *joined.captions, joined.scale]
         if terms:
             self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
@@ -248,14 +267,48 @@ class Stepper:
         with contextlib.nullcontext() if last or no_sync is None else no_sync():
             yield
 
+    def _captions(self, batches: Sequence[Batch]) -> Captions:
+        """Return how the contrastive term uses the captions of the step's batch.
+
+        Raises:
+            ConfigError: the batches have none of the captions that it should use.
+        """
+        contrasted = self._used(batches[0], "contrastive", self.settings.weights[0])
+        text_ids = None
+        if self.settings.same_text == "positive" and any(contrasted):
+            # Padding too: the ids of all processes need the same number of columns.
+            columns = zip(*(batch.captions for batch in batches), strict=True)
+            text_ids = [torch.cat(ids).to(self.device, non_blocking=True) for ids in columns]
+        return Captions(contrasted=contrasted, text_ids=text_ids)
+
+    def _used(
+        self, batch: Batch, term: Literal["contrastive", "distill"], weight: float
+    ) -> list[bool]:
+        """Return whether a term of this weight uses each caption of the batch.
+
+        Raises:
+            ConfigError: the batch has none of the captions that the term should use.
+        """
+        which = getattr(self.settings, f"{term}_captions")
+        if not weight or which == "all":
+            return [weight > 0] * len(batch.captions)
+        used = uses_captions(which, batch.kinds)
+        if not any(used):
+            raise ConfigError(
+                f"loss.{term}_captions: the batch has no {which} captions, but "
+                f"{', '.join(batch.kinds) or 'captions of no stated kind'}; set data.captions to "
+                f"both or {which}"
+            )
+        return used
+
     def _teacher_embeddings(self, batches: Sequence[Batch]) -> TeacherEmbeddings:
         if self.settings.weights[1] == 0:
             return TeacherEmbeddings(image=None, captions=[])
-        embeddings = [self._batch_embeddings(batch) for batch in batches]
+        used = self._used(batches[0], "distill", self.settings.weights[1])
+        embeddings = [self._batch_embeddings(batch, used) for batch in batches]
         image = torch.cat([image for image, _ in embeddings])
-        captions = [
-            torch.cat(rows) for rows in zip(*(texts for _, texts in embeddings), strict=True)
-        ]
+        parts = iter(zip(*(texts for _, texts in embeddings), strict=True))
+        captions = [torch.cat(next(parts)) if one else None for one in used]
         if image.shape[1] != sum(self.dims):
             raise ConfigError(
                 f"the teachers' embeddings have {image.shape[1]} values, but their dimensions "
@@ -263,12 +316,16 @@ class Stepper:
             )
         return TeacherEmbeddings(image=image, captions=captions)
 
-    def _batch_embeddings(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Return the teachers' embeddings of a batch: stored, or computed now."""
+    def _batch_embeddings(self, batch: Batch, used: Sequence[bool]) -> tuple[Tensor, list[Tensor]]:
+        """Return the teachers' embeddings of a batch and its used captions: stored, or new."""
         if not self.teachers:
             assert batch.teacher_image is not None
-            moved = [t.to(self.device, non_blocking=True) for t in batch.teacher_captions]
-            return batch.teacher_image.to(self.device, non_blocking=True), moved
+            stored = []
+            for rows, one in zip(batch.teacher_captions, used, strict=True):
+                if one:
+                    assert rows is not None
+                    stored.append(rows.to(self.device, non_blocking=True))
+            return batch.teacher_image.to(self.device, non_blocking=True), stored
         views = list(np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy()))
 
         def side_by_side(parts: list[Any]) -> Tensor:
@@ -277,7 +334,8 @@ class Stepper:
         image = side_by_side([teacher.encode_image(views) for teacher in self.teachers])
         captions = [
             side_by_side([teacher.encode_text(texts) for teacher in self.teachers])
-            for texts in batch.texts
+            for texts, one in zip(batch.texts, used, strict=True)
+            if one
         ]
         return image, captions
 
