@@ -51,7 +51,7 @@ from pocketclip.train.loader import Batch
 from pocketclip.train.optim import WeightAverage, learning_rate
 from pocketclip.train.recipe import Recipe, load_recipe
 from pocketclip.train.replay import AugmentationReplay
-from pocketclip.train.setup import build_optimizer, initial_model
+from pocketclip.train.setup import build_optimizer, freeze_parts, initial_model
 from pocketclip.train.step import Stepper
 
 STUDENT = {
@@ -209,6 +209,8 @@ def run(
     if first_scale is not None:
         with torch.no_grad():
             model.logit_scale.fill_(float(np.log(first_scale)))
+    if freeze_parts(recipe, model) is not None:
+        raise ValueError("this loop has no low-rank updates; leave model.lora out")
     optimizer, _ = build_optimizer(recipe, model)
     for group in optimizer.param_groups:
         group["fused"] = True

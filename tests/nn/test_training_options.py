@@ -125,9 +125,50 @@ def test_all_but_the_last_blocks_can_be_frozen():
         assert any(name.startswith(part) for name in moved), part
 
 
+# Each kind of tower in the zoo, as small as it can be.
+_SMALL_TEXT = {"text.width": 32, "text.heads": 2, "text.layers": 1, "text.context_length": 16,
+               "text.embedding_buckets": 512}  # fmt: skip
+_SMALL_VIT = {"image_size": 32, "image.width": 32, "image.heads": 2, "image.layers": 2}
+_SMALL_MCI = {"image_size": 64, "image.widths": (16, 16, 32, 32), "image.depths": (1, 1, 1, 1)}
+SMALL_MODELS = {
+    "tiny": {},
+    "mobileclip-s0": {**_SMALL_MCI, **_SMALL_TEXT},  # a text tower with RepMixer
+    "mobileclip2-s3": {
+        **_SMALL_TEXT, "image_size": 64, "image.widths": (16, 16, 16, 32, 32),
+        "image.depths": (1, 1, 1, 1, 1),
+    },
+    "mobileclip-b": {**_SMALL_VIT, **_SMALL_TEXT},
+    "vit-b16": {**_SMALL_VIT, **_SMALL_TEXT},
+    "coca-tiny": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_the_head_alone_can_be_trained(name):
+    model = random_model(name, seed=0, **SMALL_MODELS[name])
+    model.freeze("image", train_last="head")
+    model.freeze("text", train_last="head")
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    heads = {n for n in trained if n.startswith(("image.", "text."))}
+    weights = {"image.head.weight", "text.head.weight"}
+    assert weights <= heads <= weights | {"image.head.bias"}
+    assert ("image.head.bias" in heads) == model.config.image.head_bias
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    size = model.config.image_size
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    image, text, scale = model(torch.rand(4, 3, size, size), torch.randint(1, 49407, (4, 16)))[:3]
+    (scale * (image * text)).sum().backward()
+    optimizer.step()
+    moved = {k for k, v in model.state_dict().items() if (v != before[k]).any()}
+    assert moved == heads | {"logit_scale"}
+
+
 def test_freezing_more_blocks_than_there_are_is_an_error():
     with pytest.raises(ValueError, match="0 to 2"):
         create_model("tiny").freeze("text", train_last=3)
+    with pytest.raises(ValueError, match="or 'head', not 'tail'"):
+        create_model("tiny").freeze("text", train_last="tail")
 
 
 def test_an_unknown_tower_is_an_error():

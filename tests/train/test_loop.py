@@ -28,6 +28,7 @@ from pocketclip.errors import (
     PocketclipError,
     TrainingError,
 )
+from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.nn.reparam import fuse
 from pocketclip.storage.local import write_whole_folder
 from pocketclip.train import checkpoints
@@ -136,7 +137,13 @@ def test_the_same_command_twice_does_nothing_more(undisturbed, shards):
     assert same(before, weights(undisturbed))
 
 
-@pytest.mark.parametrize("fields", [{}, {"ema": 0.9, "accumulate": 2}])
+LORA = {
+    "model.lora": {"rank": 2, "alpha": 4}, "optimizer.layer_decay": 0.5, "channels_last": True,
+    "gradient_checkpointing": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", [{}, {"ema": 0.9, "accumulate": 2}, {"ema": 0.9, **LORA}])
 def test_a_stopped_run_ends_with_the_same_bits(shards, undisturbed, tmp_path, fields):
     whole, uninterrupted = recipe(shards, **fields), undisturbed
     if fields:
@@ -349,6 +356,43 @@ def test_frozen_weights_stay(shards, tmp_path, caplog):
     assert not any("running_" in name for name in moved)
     with pytest.raises(ConfigError, match=r"model.freeze_image: train_last must be"):
         train(recipe(shards, **{"model.freeze_image": 99}), tmp_path / "no", device="cpu")
+
+
+def test_low_rank_updates_leave_an_ordinary_model(shards, undisturbed, tmp_path, caplog):
+    fields = {"model.init": str(undisturbed), "optimizer.lr": 1e-2, "steps": 3}
+    summary = train(recipe(shards, **fields, **LORA), tmp_path / "run", device="cpu")
+    assert "stay random" not in caplog.text
+    before, after = weights(undisturbed), weights(tmp_path / "run")
+    assert before.keys() == after.keys()
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    model = checkpoint.load(tmp_path / "run")
+    updates = LowRankUpdates(model, rank=2, alpha=4, towers=("image", "text"), seed=0)
+    assert moved == {"logit_scale", *updates.names()}
+    for name in updates.names():
+        change = (after[name] - before[name]).flatten(1).double()
+        values = torch.linalg.svdvals(change)
+        assert values[2:].sum() < 1e-2 * values[:2].sum(), name
+    saved = checkpoints.newest(tmp_path / "run")
+    assert same(weights(saved.folder), after)
+    assert summary.model == tmp_path / "run" / "model"
+
+    # Nothing is continued that trained something else.
+    other = recipe(shards, **{**fields, "steps": 4})
+    with pytest.raises(CheckpointError, match=r"trained other parameters .* as model.init"):
+        train(other, tmp_path / "other", resume=str(tmp_path / "run"), device="cpu")
+
+
+def test_what_one_tower_adapted_means_for_the_other(shards, undisturbed, tmp_path):
+    fields = {"model.init": str(undisturbed), "model.lora.towers": "image", "steps": 2}
+    train(recipe(shards, **fields), tmp_path / "frozen", device="cpu")
+    fields["model.freeze_text"] = "head"
+    train(recipe(shards, **fields), tmp_path / "head", device="cpu")
+    before = weights(undisturbed)
+    for name, expected in {"frozen": set(), "head": {"text.head.weight"}}.items():
+        after = weights(tmp_path / name)
+        moved = {n for n in after if not torch.equal(before[n], after[n])}
+        assert {n for n in moved if n.startswith("text.")} == expected
+        assert any(n.startswith("image.") for n in moved)
 
 
 def test_a_run_can_start_from_a_model(shards, undisturbed, tmp_path):

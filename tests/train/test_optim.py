@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pocketclip.nn.build import random_model
+from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.train.optim import WeightAverage, learning_rate, parameter_groups
 from pocketclip.train.sections import ScheduleSection
 
@@ -95,3 +96,50 @@ def test_counts_are_copied_not_averaged():
     norm(torch.randn(4, 2, 3, 3))
     average.update(norm)
     assert average.state["num_batches_tracked"].item() == 1
+
+
+def test_the_rate_falls_from_the_head_to_the_input_layers():
+    model = random_model("tiny", seed=0)  # five blocks of the image tower, two of the text's
+    groups = parameter_groups(model, 0.2, layer_decay=0.5)
+    found = {name: g["lr_scale"] for g in groups for name in _names(model, g)}
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    expected = {
+        "logit_scale": 1, "image.head": 1, "image.expand": 1, "image.stages.3": 0.5,
+        "image.stages.2.blocks.1": 0.25, "image.stages.2.blocks.0": 0.125,
+        "image.stages.2.downsample": 0.125, "image.stages.1": 0.5**4, "image.stages.0": 0.5**5,
+        "image.stem": 0.5**6, "text.head": 1, "text.norm": 1, "text.blocks.1": 0.5,
+        "text.blocks.0": 0.25, "text.embedding": 0.125, "text.position": 0.125,
+    }  # fmt: skip
+    for name, scale in found.items():
+        assert scale == expected[next(key for key in expected if name.startswith(key))], name
+    # As without: what decays, decays.
+    decaying, others = parameter_groups(model, 0.2)
+    for group in groups:
+        same = decaying if group["weight_decay"] else others
+        assert _names(model, group) <= _names(model, same)
+    assert "lr_scale" not in decaying
+
+
+def test_positions_of_a_vision_transformer_have_the_lowest_rate():
+    model = random_model("coca-tiny", seed=0)
+    groups = parameter_groups(model, 0.2, layer_decay=0.5)
+    found = {name: g["lr_scale"] for g in groups for name in _names(model, g)}
+    lowest = {"image.position", "image.class_token", "image.stem.weight", "image.norm_pre.weight"}
+    assert {found[name] for name in lowest} == {0.5**4}
+    assert {found["image.pool.q.weight"], found["decoder.head.weight"]} == {1}
+
+
+def test_factors_are_trained_instead_of_the_weights_they_adapt():
+    model = random_model("tiny", seed=0)
+    updates = LowRankUpdates(model, rank=1, alpha=2, towers=("text",), seed=0)
+    model.freeze("image", train_last="head")
+    groups = parameter_groups(model, 0.2, layer_decay=0.5, updates=updates)
+    grouped = {id(p): g for g in groups for p in g["params"]}
+    trained = {"logit_scale", "image.head.weight", "image.head.bias"}
+    assert {n for n, p in model.named_parameters() if id(p) in grouped} == trained
+    factors = {n: updates.factors(n) for n in updates.names()}
+    assert len(grouped) == len(trained) + 2 * len(factors)
+    for name, scale in {"text.head.weight": 1, "text.blocks.0.attn.qkv.weight": 0.25}.items():
+        for factor in factors[name]:
+            assert grouped[id(factor)]["lr_scale"] == scale
+            assert grouped[id(factor)]["weight_decay"] == 0.2

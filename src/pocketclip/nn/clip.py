@@ -140,13 +140,16 @@ class CLIP(FrozenBatchNormMixin):
         """Call `set_gradient_checkpointing`; open_clip's name for it."""
         self.set_gradient_checkpointing(enable)
 
-    def freeze(self, tower: Literal["image", "text"], *, train_last: int = 0) -> None:
+    def freeze(
+        self, tower: Literal["image", "text"], *, train_last: int | Literal["head"] = 0
+    ) -> None:
         """Stop training a tower: its parameters and its BatchNorm statistics.
 
         Args:
             tower: the tower to freeze.
-            train_last: number of final blocks to keep trainable, plus the head; 0 freezes the
-                whole tower, position embedding included.
+            train_last: number of final blocks to keep trainable, plus what follows them; `head`
+                keeps only the final projection to the embedding; 0 freezes the whole tower,
+                position embedding included.
 
         Raises:
             ValueError: an unknown tower, or a tower with fewer blocks.
@@ -154,13 +157,20 @@ class CLIP(FrozenBatchNormMixin):
         if tower not in ("image", "text"):
             raise ValueError(f"tower must be 'image' or 'text', not {tower!r}")
         module = self.image if tower == "image" else self.text
-        groups = module.groups()
-        blocks = len(groups) - 2  # between the input layers and the head
-        if not 0 <= train_last <= blocks:
-            raise ValueError(f"train_last must be 0 to {blocks} for this tower, not {train_last}")
+        trained: list[list[nn.Module]] = []
+        if train_last == "head":
+            trained = [[module.head]]
+        else:
+            groups = module.groups()
+            blocks = len(groups) - 2  # between the input layers and the head
+            if not isinstance(train_last, int) or not 0 <= train_last <= blocks:
+                raise ValueError(
+                    f"train_last must be 0 to {blocks} for this tower, or 'head', not "
+                    f"{train_last!r}"
+                )
+            trained = groups[-1 - train_last :] if train_last else []
         for parameter in module.parameters():
             parameter.requires_grad_(False)
-        trained = groups[-1 - train_last :] if train_last else []
         trained_ids = {id(m) for group in trained for layer in group for m in layer.modules()}
         for group in trained:
             for layer in group:

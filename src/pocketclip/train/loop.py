@@ -153,7 +153,7 @@ def _run_steps(
             seed_step(recipe.seed, run.step, world.rank)
             rate = learning_rate(run.step, recipe.steps, recipe.optimizer.lr, recipe.schedule)
             for group in run.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("lr_scale", 1.0)
             run.optimizer.zero_grad(set_to_none=True)
             terms = run.stepper.backward(micro_batches)
             norm = run.update_weights()

@@ -12,35 +12,77 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.train.sections import OptimizerSection, ScheduleSection
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: CLIP,
+    weight_decay: float,
+    *,
+    layer_decay: float = 1.0,
+    updates: LowRankUpdates | None = None,
+) -> list[dict[str, Any]]:
     """Return the trainable parameters in two groups: with and without weight decay.
 
-    Norms, biases, scales (the logit scale, layer scales) and single vectors do not decay.
+    Norms, biases, scales (the logit scale, layer scales) and single vectors do not decay. Factors
+    of low-rank updates do: that pulls the weights towards those that training started from.
+
+    Args:
+        model: its parameters that require gradients are grouped.
+        weight_decay: of the first group.
+        layer_decay: below 1, there are groups of their own for each distance from the head,
+            whose `lr_scale` multiplies the learning rate, see `layer_scales`.
+        updates: their factors take the place of the weights that they adapt.
     """
+    scales = layer_scales(model, layer_decay) if layer_decay < 1 else {}
     exempt = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, _NORMS)
         for parameter in module.parameters(recurse=False)
     }
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    # SigLIP's bias joins the second one.
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
+            continue
+        scale = scales.get(id(parameter), 1.0)
+        factors = [] if updates is None else updates.factors(name)
+        if factors:
+            groups.setdefault((scale, True), []).extend(factors)
             continue
         leaf = name.rsplit(".", 1)[-1]
         # A layer scale has shape (C, 1, 1): still a vector.
         vector = parameter.numel() == max(parameter.shape, default=1)
         decays = not (vector or leaf == "bias" or "scale" in leaf or id(parameter) in exempt)
-        groups[decays].append(parameter)
+        groups.setdefault((scale, decays), []).append(parameter)
     return [
-        {"params": groups[True], "weight_decay": weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+        | ({"lr_scale": scale} if layer_decay < 1 else {})
+        for (scale, decays), parameters in groups.items()
     ]
+
+
+def layer_scales(model: CLIP, decay: float) -> dict[int, float]:
+    """Return the factor of the learning rate of each tower's parameters, by the parameter's id.
+
+    It is 1 for the head, `decay` for the last block, `decay**2` for the block before it, and so on
+    to the input layers: ELECTRA (arXiv
+    2003.10555), BEiT (arXiv 2106.08254).
+    """
+    scales: dict[int, float] = {}
+    for tower in (model.image, model.text):
+        groups = tower.groups()
+        for parameter in tower.parameters():  # position and class embeddings are in no group
+            scales[id(parameter)] = decay ** (len(groups) - 1)
+        for distance, group in enumerate(reversed(groups)):
+            for layer in group:
+                scales |= {id(parameter): decay**distance for parameter in layer.parameters()}
+    return scales
 
 
 def make_optimizer(groups: list[dict[str, Any]], settings: OptimizerSection) -> torch.optim.AdamW:

@@ -35,6 +35,7 @@ from pocketclip.train.sections import (
     CheckpointSection,
     DataSection,
     EvaluationSection,
+    LoraSection,
     LossSection,
     ModelSection,
     OptimizerSection,
@@ -215,9 +216,25 @@ def _model_problems(recipe: Recipe, model: zoo.ModelConfig) -> Iterator[str]:
                 f"model.overrides: {name}.drop_path must be at least 0 and below 1, not "
                 f"{tower.drop_path}"
             )
-    frozen = recipe.model.freeze_image == 0 and recipe.model.freeze_text == 0
+    settings = recipe.model
+    if settings.lora is not None:
+        yield from _lora_problems(settings, settings.lora, model)
+    frozen = settings.freeze_image == 0 and settings.freeze_text == 0
     if frozen and not model.is_captioner:
         yield "model.freeze_image: both towers are frozen, so nothing would be learnt"
+
+
+def _lora_problems(
+    settings: ModelSection, lora: LoraSection, model: zoo.ModelConfig
+) -> Iterator[str]:
+    if model.is_captioner:
+        yield f"model.lora: {model.name} is a captioner; low-rank updates are for two towers only"
+    for tower in lora.towers:
+        if getattr(settings, f"freeze_{tower}") is not None:
+            yield (
+                f"model.freeze_{tower}: model.lora adapts the {tower} tower and freezes the rest "
+                "of it; leave one of the two out"
+            )
 
 
 def _schedule_problems(recipe: Recipe) -> Iterator[str]:
@@ -341,13 +358,13 @@ def _first_problem(error: ValidationError) -> str:
     path = [str(part) for part in first["loc"]]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        section: Any = SECTIONS.get(path[0], Recipe) if len(path) > 1 else Recipe
+        section: Any = SECTIONS.get(".".join(path[:-1]), Recipe)
         known = list(section.model_fields)
         near = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         message = f"unknown field{hint} (there are {', '.join(known)})"
     elif first["type"] == "model_type":
-        message = not_a_section(path[0], first["input"])
+        message = not_a_section(".".join(path), first["input"])
     elif first["type"] == "string_type":
         message = f"should be text, not {kind_of(first['input'])}; put it in quotes"
     return f"{'.'.join(path)}: {message}" if path else message

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from pocketclip import checkpoint
-from pocketclip.errors import TrainingError
+from pocketclip.errors import CheckpointError, TrainingError, first_line
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
+from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.train import checkpoints, distributed
 from pocketclip.train.distributed import World
 from pocketclip.train.loader import Loader
@@ -73,6 +74,8 @@ class Run:
     logit_bias: nn.Parameter | None
     """SigLIP's, which is not part of the model."""
     average: WeightAverage | None
+    updates: LowRankUpdates | None = None
+    """The low-rank updates that train in place of the model's weights."""
     step: int = 0
     """Optimiser steps done."""
     skipped: int = 0
@@ -89,12 +92,16 @@ class Run:
             # that all processes see the same overflow.
             torch.distributed.all_reduce(bias.grad)
             bias.grad /= self.world.size
+        if self.updates is not None:
+            self.updates.take_gradients()
         scaler.unscale_(self.optimizer)
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(weights, settings.clip_norm or math.inf)
         if scaler.is_enabled() or bool(torch.isfinite(norm)):
             scaler.step(self.optimizer)
             scaler.update()
+            if self.updates is not None:
+                self.updates.merge()
             with torch.no_grad():
                 highest = math.log(self.recipe.max_logit_scale)
                 self.model.logit_scale.clamp_(0, highest)  # CLIP, section 2.5
@@ -201,6 +208,7 @@ class Run:
             "scaler": self.stepper.scaler.state_dict(),
             "precision": dtype_name(self.stepper.dtype),
             "average": self.average.state_dict() if self.average is not None else None,
+            "updates": self.updates.state_dict() if self.updates is not None else None,
             "bias": self.logit_bias.detach() if self.logit_bias is not None else None,
             "skipped": skipped,
             "world_size": self.world.size,
@@ -209,8 +217,23 @@ class Run:
         }
 
     def load_trainer_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from the `trainer_state` of a checkpoint."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Continue from the `trainer_state` of a checkpoint.
+
+        Raises:
+            CheckpointError: other parameters were trained.
+        """
+        updates = state.get("updates")  # earlier releases had none
+        try:
+            if (updates is None) != (self.updates is None):
+                raise ValueError("only one of the two has low-rank updates")
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(
+                "the checkpoint's run trained other parameters than this recipe does "
+                f"({first_line(error)}); give its model as model.init instead"
+            ) from error
+        if self.updates is not None and updates is not None:
+            self.updates.load_state_dict(updates)
         self.stepper.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])

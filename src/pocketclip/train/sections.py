@@ -17,6 +17,7 @@ from pocketclip.formats.fields import kind_of
 
 MAX_STEPS = 10**10
 MAX_SAMPLES = 2**24
+MAX_BLOCKS = 4096
 _MAX_WORKERS = 1024
 _MAX_NUMBER = 1e30
 DEFAULT_WARMUP = 1000
@@ -36,6 +37,34 @@ class Section(BaseModel):
         return value
 
 
+class LoraSection(Section):
+    """Train low-rank updates (LoRA, arXiv 2106.09685) of linear layers and 1x1 convolutions only.
+
+    All other weights of both towers are frozen, with their BatchNorm statistics. Saved and scored
+    models hold the merged weights.
+    """
+
+    rank: int = Field(default=8, ge=1, le=MAX_BLOCKS)
+    """The rank of each update; a layer with fewer channels has their number."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The updates are multiplied by `alpha / rank`."""
+    towers: tuple[Literal["image", "text"], ...] = ("image", "text")
+    """The towers that are adapted. The other one is frozen, or trained in part as its
+    `model.freeze_image` or `model.freeze_text` says."""
+
+    @field_validator("towers", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("towers")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("should name `image`, `text` or both, each once")
+        return value
+
+
 class ModelSection(Section):
     """Which model is trained, and from where."""
 
@@ -46,13 +75,24 @@ class ModelSection(Section):
     `pocketclip.zoo.override`."""
     init: str | None = None
     """The MODEL whose weights the run starts from; None: random weights."""
-    freeze_image: int | None = Field(default=None, ge=0, le=4096)
-    """Number of final image-tower blocks to train, plus the head; 0 freezes the whole tower.
-    None: the whole tower is trained."""
-    freeze_text: int | None = Field(default=None, ge=0, le=4096)
+    freeze_image: int | Literal["head"] | None = None
+    """Number of final image-tower blocks to train, plus what follows them; `head` trains only the
+    final projection; 0 freezes the whole tower. None: the whole tower is trained."""
+    freeze_text: int | Literal["head"] | None = None
     """The same for the text tower."""
     freeze_batch_norm: bool = False
     """Use BatchNorm's running statistics in training too, and leave them unchanged."""
+    lora: LoraSection | None = None
+
+    @field_validator("freeze_image", "freeze_text", mode="before")
+    @classmethod
+    def _blocks_or_head(cls, value: Any) -> Any:
+        blocks = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_BLOCKS
+        if value is None or value == "head" or blocks:
+            return value
+        raise ValueError(
+            f"should be a number of blocks from 0 to {MAX_BLOCKS:,}, or `head`, not {value!r}"
+        )
 
     @field_validator("overrides")
     @classmethod
@@ -176,6 +216,9 @@ class OptimizerSection(Section):
     """Added to the denominator for numerical stability."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """The norm to which the whole gradient is clipped; None: no clipping."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """The learning rate's factor from each block of a tower to the one before it (BEiT, arXiv
+    2106.08254): heads have the whole rate, stem and embeddings the lowest. 1: one rate for all."""
 
 
 class ScheduleSection(Section):
@@ -249,6 +292,7 @@ def _texts(value: Any) -> Any:
 
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,
+    "model.lora": LoraSection,
     "data": DataSection,
     "loss": LossSection,
     "optimizer": OptimizerSection,
@@ -256,7 +300,7 @@ SECTIONS: dict[str, type[Section]] = {
     "checkpoint": CheckpointSection,
     "evaluation": EvaluationSection,
 }
-"""The sections by their key in a recipe."""
+"""The sections by their dotted key in a recipe."""
 
 
 def not_a_section(name: str, value: object) -> str:

@@ -1,7 +1,8 @@
 """What a run is built from: checked settings, the first model, the optimiser, the data loader.
 
 model = initial_model(recipe)
-optimizer, logit_bias = build_optimizer(recipe, model)
+updates = freeze_parts(recipe, model)
+optimizer, logit_bias = build_optimizer(recipe, model, updates)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pocketclip import checkpoint, devices, zoo
 from pocketclip.errors import CheckpointError, ConfigError, TrainingError, count_of
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
+from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.train import distributed
 from pocketclip.train.distributed import World
 from pocketclip.train.loader import DataConfig, Loader
@@ -64,7 +66,8 @@ def build_run(
         model = distributed.convert_sync_batch_norm(model)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer, logit_bias = build_optimizer(recipe, model)
+    updates = freeze_parts(recipe, model)
+    optimizer, logit_bias = build_optimizer(recipe, model, updates)
     average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
     dtype = resolve_precision(recipe, world, trainer_state.get("precision"))
     dims, scales, biases = teacher_settings(recipe, loader, teachers)
@@ -76,7 +79,7 @@ def build_run(
     )  # fmt: skip
     run = Run(
         recipe=recipe, folder=folder, world=world, loader=loader, model=model, stepper=stepper,
-        optimizer=optimizer, logit_bias=logit_bias, average=average, step=step,
+        optimizer=optimizer, logit_bias=logit_bias, updates=updates, average=average, step=step,
     )  # fmt: skip
     if trainer_state:
         run.load_trainer_state(trainer_state)
@@ -155,6 +158,9 @@ def _load_initial_weights(model: CLIP, init: str, *, offline: bool) -> None:
 def warn_of_random_frozen_weights(recipe: Recipe) -> None:
     """Warn if a new run freezes weights that are random."""
     settings = recipe.model
+    if settings.lora is not None and settings.init is None:
+        log.warning("model.lora is set without model.init: the frozen weights stay random")
+        return
     for tower in ("image", "text"):
         if getattr(settings, f"freeze_{tower}") is not None and settings.init is None:
             log.warning(
@@ -163,14 +169,16 @@ def warn_of_random_frozen_weights(recipe: Recipe) -> None:
             return
 
 
-def build_optimizer(recipe: Recipe, model: CLIP) -> tuple[torch.optim.AdamW, nn.Parameter | None]:
-    """Freeze what the recipe freezes; return the optimiser, and SigLIP's bias for that loss.
+def freeze_parts(recipe: Recipe, model: CLIP) -> LowRankUpdates | None:
+    """Freeze what the recipe freezes, and return the low-rank updates if it asks for them.
 
     Raises:
         ConfigError: more blocks to train than the tower has.
     """
-    settings = recipe.model
+    settings, lora = recipe.model, recipe.model.lora
     for tower, last in (("image", settings.freeze_image), ("text", settings.freeze_text)):
+        if lora is not None and last is None:
+            model.freeze(tower)  # type: ignore[arg-type]
         if last is not None:
             try:
                 model.freeze(tower, train_last=last)  # type: ignore[arg-type]
@@ -178,7 +186,21 @@ def build_optimizer(recipe: Recipe, model: CLIP) -> tuple[torch.optim.AdamW, nn.
                 raise ConfigError(f"model.freeze_{tower}: {error}") from error
     if settings.freeze_batch_norm:
         model.freeze_batch_norm_statistics()
-    groups = parameter_groups(model, recipe.optimizer.weight_decay)
+    if lora is None:
+        return None
+    return LowRankUpdates(
+        model, rank=lora.rank, alpha=lora.alpha, towers=lora.towers, seed=recipe.seed
+    )
+
+
+def build_optimizer(
+    recipe: Recipe, model: CLIP, updates: LowRankUpdates | None = None
+) -> tuple[torch.optim.AdamW, nn.Parameter | None]:
+    """Return the optimiser of what is not frozen, and SigLIP's bias for that loss."""
+    settings = recipe.optimizer
+    groups = parameter_groups(
+        model, settings.weight_decay, layer_decay=settings.layer_decay, updates=updates
+    )
     logit_bias = None
     if recipe.loss.kind == "siglip":
         device = model.logit_scale.device
