@@ -27,7 +27,7 @@ from pocketclip.shards import read
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train import batches, raw_pairs, shard_cache
 from pocketclip.train.loader import DataConfig, Loader, normalise
-from pocketclip.train.order import Order
+from pocketclip.train.order import Location, Order
 from pocketclip.train.replay import AugmentationReplay, decode
 from pocketclip.train.sources import open_source
 from tests.train.making_shards import (
@@ -632,7 +632,7 @@ def test_embeddings_of_another_width_or_not_finite(tmp_path):
         batches.width = 12
         one = sample(0)
         one.embeddings["image_emb"] = np.full((3, 12), np.nan, np.float32)
-        assert "non-finite" in failure(batches._make_row, one, 0)
+        assert "non-finite" in failure(batches._make_row, one, Location(0, 0, 0))
 
 
 def test_jsonl_shards_are_refused(tmp_path):

@@ -12,6 +12,7 @@
 | `step`, `losses`, `loss_terms` | one step's gradients; contrastive and distillation loss |
 | `optim` | AdamW's groups, the learning rate, the average of the weights |
 | `loader`, `batches`, `order` | the stream of batches; what each holds; the order of samples |
+| `balance` | an order in which rare classes come more often |
 | `replay` | stored augmentations replayed on encoded images |
 | `sources`, `shard_cache`, `raw_pairs` | shards, local copies of remote ones, raw pairs |
 | `checkpoints`, `save_and_score` | a checkpoint's files; saved and scored in a run |

@@ -31,7 +31,8 @@ from pocketclip.errors import (
 )
 from pocketclip.shards.layout import MORE
 from pocketclip.tokenizer import Tokenizer
-from pocketclip.train.order import WINDOW, Order
+from pocketclip.train.balance import BalancedOrder
+from pocketclip.train.order import WINDOW, Location, Order
 from pocketclip.train.raw_pairs import PairSource
 from pocketclip.train.replay import AugmentationReplay, size_of
 from pocketclip.train.sections import caption_kinds, uses_captions
@@ -39,6 +40,8 @@ from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
 from pocketclip.types import Embeddings, Sample
 
 _ATTEMPTS = 16
+_GOLDEN = 0x9E3779B97F4A7C15
+"""The golden ratio's fraction, times 2^64."""
 _OPEN_CLIP_AUGMENTATION: dict[str, Any] = {
     "random_resized_crop": {"size": 224, "scale": [0.9, 1.0], "interpolation": "bicubic"}
 }
@@ -61,6 +64,7 @@ class DataConfig:
     caption_pattern: str = ".*"
     augmentation: Literal["random", "sequential"] = "random"
     image_augmentation: dict[str, Any] | None = None
+    balance: float = 0.0
     fast: bool = False
     image_column: str | None = None
     caption_columns: tuple[str, ...] = ()
@@ -144,7 +148,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
         self,
         config: DataConfig,
         source: ShardSource | PairSource,
-        order: Order,
+        order: Order | BalancedOrder,
         model: zoo.ModelConfig,
         batch_size: int,
         seed: int,
@@ -212,7 +216,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
             try:
                 sample = self.source.read(location.shard, location.index)
                 uid = sample.uid
-                return self._make_row(sample, location.epoch)
+                return self._make_row(sample, location)
             except ShardError:
                 raise
             except _UNUSABLE_SAMPLE as error:
@@ -223,20 +227,27 @@ class Batches(Dataset["Batch | PocketclipError"]):
             f"{skipped[-1][0]}: {reason}"
         )
 
-    def _make_row(self, sample: Sample, epoch: int) -> _Row:
+    def _make_row(self, sample: Sample, location: Location) -> _Row:
+        epoch, repeat = location.epoch, location.repeat
         words = _random_words(self.seed, epoch, sample.uid)
+        if repeat:
+            # The next stored view and caption; for the kind of caption, the golden ratio's
+            # sequence, which keeps any ratio.
+            words = [words[0] + repeat, words[1] + repeat, (words[2] + repeat * _GOLDEN) % 2**64]
         captions = self._captions(sample, words)
         image = self.source.image(sample)
         if not self.config.reinforced:
             size = size_of(image)
-            params = self.replay.stored.draw(rng_for(self.seed, sample.uid, epoch), size)
+            draw = rng_for(self.seed, sample.uid, epoch + (repeat << 32))
+            params = self.replay.stored.draw(draw, size)
             pixels = self.replay.apply(image, params)
             texts = [text for text, _, _ in captions]
             return _Row(sample.uid, pixels, texts, None, [])
         views = sample.param_aug
         if not views:
             raise DataError("it has no stored augmentation")
-        number = (words[0] if self.config.augmentation == "random" else epoch) % len(views)
+        random = self.config.augmentation == "random"
+        number = (words[0] if random else epoch + repeat) % len(views)
         pixels = self.replay(image, views[number])
         texts = [text for text, _, _ in captions]
         if not self.config.embeddings:

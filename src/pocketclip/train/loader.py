@@ -25,9 +25,11 @@ from torch.utils.data import DataLoader, Sampler
 from pocketclip import zoo
 from pocketclip.errors import ConfigError, DataError, PocketclipError, first_line
 from pocketclip.pairs import PairOptions
+from pocketclip.train.balance import BalancedOrder, open_balanced_order
 from pocketclip.train.batches import Batch, Batches, DataConfig, normalise
 from pocketclip.train.order import Order
-from pocketclip.train.sources import open_source
+from pocketclip.train.raw_pairs import PairSource
+from pocketclip.train.sources import ShardSource, open_source
 
 __all__ = ["Batch", "DataConfig", "Loader", "normalise"]
 
@@ -97,13 +99,7 @@ class Loader:
             options=options,
             cache_dir=config.cache_dir,
         )
-        order = Order(
-            self._source.sizes,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            window=config.shuffle_window,
-        )
+        order = _make_order(self._source, config, seed, rank, world_size)
         self.samples = order.total
         self.index_hash = self._source.identity
         teachers = self._source.index.teachers if self._source.index is not None else []
@@ -172,6 +168,27 @@ class Loader:
             # End the workers now, not when the iterator is garbage-collected.
             with contextlib.suppress(AttributeError):
                 iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _make_order(
+    source: ShardSource | PairSource, config: DataConfig, seed: int, rank: int, world_size: int
+) -> Order | BalancedOrder:
+    try:
+        if config.balance:
+            return open_balanced_order(
+                source, config.source, config.balance,
+                seed=seed, rank=rank, world_size=world_size,
+            )  # fmt: skip
+        return Order(
+            source.sizes,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            window=config.shuffle_window,
+        )
+    except BaseException:
+        source.close()
+        raise
 
 
 def _raise_errors(item: Batch | PocketclipError) -> Batch:

@@ -41,6 +41,8 @@ class Location:
     shard: int
     index: int
     """The sample's number within its shard."""
+    repeat: int = 0
+    """How many times the sample came before in this epoch, with `balance`."""
 
 
 def words(count: int, *identity: int | str) -> NDArray[np.uint64]:

@@ -103,6 +103,11 @@ class PairSource:
         uid, path, captions = json.loads(self._map[begin:end])
         return Sample(uid=uid, url=path, captions=captions)
 
+    def first_caption(self, shard: int, index: int) -> str | None:
+        """Return a pair's first ground-truth caption, or None."""
+        truth = self.read(shard, index).captions.get("text")
+        return truth[0] if truth else None
+
     def image(self, sample: Sample) -> bytes:
         """Return the sample's encoded image.
 

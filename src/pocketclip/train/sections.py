@@ -130,6 +130,10 @@ class DataSection(Section):
     """How one of the stored augmentations is chosen: at random, or in turn, epoch by epoch."""
     image_augmentation: dict[str, Any] | None = None
     """With `reinforced: false`: the augmentation to draw anew for each sample."""
+    balance: float = Field(default=0.0, ge=0, le=1)
+    """Draw rare classes more often; a class is the samples with one first ground-truth caption. Its
+    weight is its number of samples to the power of 1 - `balance`: 0 leaves the frequencies as they
+    are, 1 draws all classes equally often. All captions are read first; local data only."""
     fast: bool = False
     """Scaled JPEG decoding and a faster resize; pixels differ by a few levels."""
     image_column: str | None = None

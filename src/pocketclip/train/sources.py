@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from pocketclip import storage
@@ -37,6 +37,16 @@ _REINFORCED = ("npz", "pth.gz", "paug.json")
 
 class ShardError(DataError):
     """A whole shard is unusable, so skipping single samples does not help."""
+
+
+class _AllBut:
+    """A container of all keys but some."""
+
+    def __init__(self, *keys: str) -> None:
+        self._keys = keys
+
+    def __contains__(self, key: object) -> bool:
+        return key not in self._keys
 
 
 class ShardSource:
@@ -96,13 +106,29 @@ class ShardSource:
             ShardError: the shard is truncated or has changed.
             DataError: the sample is damaged.
         """
+        return self._read(shard, index, self._ignored)
+
+    def first_caption(self, shard: int, index: int) -> str | None:
+        """Return a sample's first ground-truth caption, or None; other members are not read.
+
+        Raises:
+            ShardError: the shard is truncated or has changed.
+            DataError: the caption is damaged.
+        """
+        for ignored in (_AllBut("txt"), _AllBut("txt", "syn.json")):
+            truth = self._read(shard, index, ignored).captions.get("text")
+            if truth:
+                return truth[0]
+        return None
+
+    def _read(self, shard: int, index: int, ignored: Container[str]) -> Sample:
         mapped = self._shard(shard)
         if len(mapped) != self.sizes[shard]:
             raise ShardError(
                 f"{self.paths[shard]} has {len(mapped)} samples, its index says "
                 f"{self.sizes[shard]}; run `pocketclip audit` on the folder"
             )
-        uid, parts = mapped.read(index, self._ignored)
+        uid, parts = mapped.read(index, ignored)
         try:
             return parse(parts, uid)[0]
         except DataError as error:
