@@ -555,6 +555,22 @@ def test_the_first_step_of_every_recipe(name, shards, tmp_path):
         assert (log.get(term, 0.0) != 0) == (weight > 0)
 
 
+def test_each_term_has_its_own_captions_in_a_run(tmp_path):
+    made = tmp_path / "dr"
+    made.mkdir()
+    stored = [sample(i) for i in range(9)]
+    for one in stored:
+        del one.embeddings["text_emb"]  # only the synthetic captions are distilled
+    source = str(folder(made, [stored]))
+    own = {"loss.contrastive_captions": "truth", "loss.distill_captions": "synthetic", "steps": 1}
+    train(recipe(source, **own, **{"loss.same_text": "positive"}), tmp_path / "run", device="cpu")
+    (log,) = read(tmp_path / "run" / "log.jsonl")
+    assert log["contrastive_loss"] > 0
+    assert log["distill_loss"] > 0
+    with pytest.raises(DataError, match="no embedding 0 under text_emb"):
+        train(recipe(source), tmp_path / "all", device="cpu")
+
+
 def test_plain_training_on_raw_pairs(tmp_path):
     from PIL import Image
 

@@ -136,7 +136,7 @@ SMALL = {"model": {"name": "tiny"}, "steps": 5, "batch_size": 8}
         ),
         (
             ["loss.contrastive_captions=truth", "data.captions=mix"],
-            "loss.contrastive_captions: .* no truth captions of their own .* both or truth",
+            "captions: .data.captions: mix. gives no truth captions of their own; .* both or truth",
         ),
         (
             ["loss.weights=[1, 1]", "loss.distill_captions=synthetic", "data.captions=truth"],

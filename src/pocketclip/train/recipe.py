@@ -172,8 +172,8 @@ def _caption_problems(recipe: Recipe) -> Iterator[str]:
         used = uses_captions(which, kinds)
         if weight and not any(used):
             yield (
-                f"loss.{name}_captions: there are no {which} captions of their own with "
-                f"`data.captions: {recipe.data.captions}`; set data.captions to both or {which}"
+                f"loss.{name}_captions: `data.captions: {recipe.data.captions}` gives no {which} "
+                f"captions of their own; set data.captions to both or {which}"
             )
         unused -= {kind for kind, one in zip(kinds, used, strict=True) if weight and one}
     if len(unused) < len(kinds):
