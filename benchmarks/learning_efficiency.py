@@ -95,6 +95,8 @@ class Set:
     classes: list[str]
     held_out: np.ndarray[Any, np.dtype[np.uint8]]  # (M, S, S, 3), of the split to be scored
     labels: np.ndarray[Any, np.dtype[np.int64]]  # (M,)
+    templates: tuple[str, ...] = TEMPLATES
+    mirrored: bool = True  # whether half of the views are; not where texts tell left from right
 
 
 def prepare(data: Path, out: Path, size: int, split: str = "test") -> Set:
@@ -167,7 +169,7 @@ def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[
             ahead = np.concatenate([ahead, rng.permutation(count)])
         rows, ahead = ahead[: recipe.batch_size], ahead[recipe.batch_size :]
         views = rng.integers(stored or photos.views.shape[1], size=len(rows))
-        flips = rng.random(len(rows)) < 0.5
+        flips = (rng.random(len(rows)) < 0.5) & photos.mirrored
         chance = rng.random(len(rows))
         images = np.ascontiguousarray(photos.views[rows, views])  # (B, S, S, 3)
         images[flips] = images[flips, :, ::-1]
@@ -211,13 +213,13 @@ def run(
             model.logit_scale.fill_(float(np.log(first_scale)))
     if freeze_parts(recipe, model) is not None:
         raise ValueError("this loop has no low-rank updates; leave model.lora out")
-    optimizer, _ = build_optimizer(recipe, model)
+    optimizer, logit_bias = build_optimizer(recipe, model)
     for group in optimizer.param_groups:
         group["fused"] = True
     stepper = Stepper(
         model, model, recipe.loss, teacher_dims=photos.dims,
         teacher_scales=[scale * teacher_factor for scale in photos.scales],
-        device=torch.device("cpu"), channels_last=True,
+        logit_bias=logit_bias, device=torch.device("cpu"), channels_last=True,
     )  # fmt: skip
     average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
     total = float("nan")
@@ -246,7 +248,7 @@ def run(
 
 def scores(photos: Set, encoder: Encoder) -> dict[str, float]:
     """Return zero-shot top-1 of the held-out photographs in percent, and their mean 1 / rank."""
-    classifier = build_classifier(encoder, photos.classes, TEMPLATES)  # (C, E)
+    classifier = build_classifier(encoder, photos.classes, photos.templates)  # (C, E)
     ranks: list[int] = []
     for begin in range(0, len(photos.held_out), 256):
         pixels = photos.held_out[begin : begin + 256].transpose(0, 3, 1, 2) / np.float32(255)
