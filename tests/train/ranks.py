@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pocketclip.errors import ConfigError
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
+from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.train import distributed
 from pocketclip.train.distributed import SyncBatchNorm, convert_sync_batch_norm
 from pocketclip.train.losses import (
@@ -37,7 +38,7 @@ LOSSES = (
     "siglip same text",
 )
 SAME = torch.tensor([0, 1, 1, 2, 3, 1, 4, 3, 5, 1])  # texts of the joined batch, also across ranks
-MODELS = {"plain": {}, "recomputed": {"gradient_checkpointing": True}, "frozen": {}}
+MODELS = {"plain": {}, "recomputed": {"gradient_checkpointing": True}, "frozen": {}, "lora": {}}
 
 
 def embeddings(name, rows, **options):
@@ -95,6 +96,13 @@ def model_step(kind, rows, *, synchronised):
     model = random_model("tiny", seed=0, **MODELS[kind]).double().train()
     if kind == "frozen":
         model.freeze_batch_norm_statistics()
+    updates = None
+    if kind == "lora":
+        updates = LowRankUpdates(model, rank=2, alpha=4, towers=("image", "text"), seed=0)
+        with torch.no_grad():
+            for name in updates.names():
+                updates.factors(name)[1].fill_(0.01)
+        updates.merge()
     draw = torch.Generator().manual_seed(1)
     pixels = torch.rand(8, 3, 64, 64, generator=draw, dtype=torch.float64)[rows]
     ids = torch.randint(1, 49407, (8, 8), generator=draw)[rows]
@@ -105,6 +113,11 @@ def model_step(kind, rows, *, synchronised):
     loss = contrastive_loss(image, text, scale, gathered=synchronised)
     loss.backward()
     results = {"loss": loss.detach()}
+    if updates is not None:
+        updates.take_gradients()
+        for name in updates.names():
+            for letter, factor in zip("ab", updates.factors(name), strict=True):
+                results[f"gradient {name} {letter}"] = factor.grad
     results |= {f"gradient {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
     results |= {f"buffer {n}": b.clone() for n, b in model.named_buffers()}
     assert isinstance(model, CLIP)

@@ -146,7 +146,8 @@ def test_batch_norm_is_that_of_the_joined_batch(results, kind):
 def test_a_whole_models_step_is_that_of_the_joined_batch(results, kind):
     expected = ranks.model_step(kind, slice(None), synchronised=False)
     parts = [part["models"][kind] for part in results]
-    assert sum(key.startswith("gradient image.") for key in expected) > 50
+    fewest = 30 if kind == "lora" else 50
+    assert sum(key.startswith("gradient image.") for key in expected) > fewest
     assert sum(key.endswith("running_var") for key in expected) > 10
     for key, value in expected.items():
         if key == "loss":
@@ -160,7 +161,7 @@ def test_a_whole_models_step_is_that_of_the_joined_batch(results, kind):
         not torch.equal(expected[f"buffer {n}"].float(), b.float())
         for n, b in before.named_buffers()
     )
-    assert moved == (kind != "frozen")
+    assert moved == (kind in ("plain", "recomputed"))
 
 
 def test_conversion_changes_neither_names_nor_marks():
