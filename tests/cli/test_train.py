@@ -185,7 +185,7 @@ def test_checkpoints_are_scored_as_eval_would(recipe, shards, tmp_path):
     assert facts["best"]["step"] in (2, 4)
     scored = [line for line in read(out / "log.jsonl") if "eval/main_metric" in line]
     assert [line["step"] for line in scored] == [2, 4]
-    assert checkpoints.best(out) == (facts["best"]["step"], facts["best"]["main_metric"])
+    assert facts["selection"]["chosen"] == facts["best"]["step"]
 
 
 def test_an_evaluation_that_fails_is_counted_and_with_strict_the_exit_code_tells(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,10 +82,12 @@ def train(
     """Train a model; write a run folder with its checkpoints, log and finished model.
 
     Reinforced shards (from `pocketclip reinforce`, or published ones) replay their augmentations
-    and embeddings, so no teacher runs. The same command, given again, continues with the next
-    sample after an interruption; Ctrl-C writes a checkpoint first. Use torchrun for several
-    processes or machines. The exit code is 0 if the run was completed, 2 if it failed, and 130 if
-    it was interrupted.
+    and embeddings, so no teacher runs. With an evaluation in the recipe, the finished model is the
+    best of what was scored on it: the checkpoints and, with model.init, the start. The same
+    command, given again, continues with the next sample after an interruption; Ctrl-C writes a
+    checkpoint first. Use torchrun for several processes or machines. The exit code is 0 if the run
+    was completed (or ended early, by evaluation.patience), 2 if it failed, and 130 if it was
+    interrupted.
 
     \b
     pocketclip train grocery-small --data dr --out runs/small
@@ -115,11 +117,10 @@ def train(
     out = out or Path("runs") / Path(recipe).stem
     summary = _run(chosen, out, resume, device, offline)
     if int(os.environ.get("RANK", "0")) == 0:
-        facts = _facts(summary)
         if json:
-            print_json(facts)
+            print_json(_facts(summary, chosen))
         else:
-            _print(summary, facts)
+            _print(summary, chosen)
     if summary.interrupted:
         raise typer.Exit(130)
     if strict and (summary.skipped or summary.failed_evaluations):
@@ -168,8 +169,8 @@ def _teachers(recipe: Recipe, device: str, offline: bool) -> Sequence[Any]:
     return [load_teacher(spec, device=device, offline=offline) for spec in recipe.teachers]
 
 
-def _facts(summary: Summary) -> dict[str, Any]:
-    best = summary.best
+def _facts(summary: Summary, recipe: Recipe) -> dict[str, Any]:
+    best, selection = summary.best, summary.selection
     return {
         "run": str(summary.run),
         "model": str(summary.model) if summary.model is not None else None,
@@ -181,21 +182,33 @@ def _facts(summary: Summary) -> dict[str, Any]:
         "failed_evaluations": summary.failed_evaluations,
         "metrics": summary.metrics,
         "best": None if best is None else {"step": best[0], "main_metric": best[1]},
+        "selection": None if selection is None else selection.as_json(),
+        "stopped_early": summary.stopped_early,
+        "go_on": _go_on(summary, recipe) if summary.is_rising else None,
         "seconds": round(summary.seconds, 1),
     }
 
 
-def _print(summary: Summary, facts: Mapping[str, Any]) -> None:
+def _go_on(summary: Summary, recipe: Recipe) -> str:
+    from pocketclip.train.curve import go_on_command
+
+    return go_on_command(summary.run, seed=recipe.seed)
+
+
+def _print(summary: Summary, recipe: Recipe) -> None:
     if summary.interrupted:
         note(
             f"interrupted after step {summary.step} of {summary.steps}, saved in {summary.run}; "
             "the same command continues"
         )
         return
-    samples, steps = count_of(summary.samples, "sample"), count_of(summary.steps, "step")
-    say(f"{summary.model}: {samples} seen in {steps}")
-    if facts["best"]:
-        say(f"best: {facts['best']['main_metric']:.4f} after step {facts['best']['step']}")
+    samples, steps = count_of(summary.samples, "sample"), count_of(summary.step, "step")
+    early = f" of {summary.steps}: no better score since, so it stopped" * summary.stopped_early
+    say(f"{summary.model}: {samples} seen in {steps}{early}")
+    if summary.selection is not None:
+        say(summary.selection.describe())
+    if summary.is_rising:
+        say(f"the score still rose at the end; to train on: {_go_on(summary, recipe)}")
     if summary.skipped:
         samples = count_of(summary.skipped, "sample")
         note(f"{samples} could not be used, replaced by others (named above)")

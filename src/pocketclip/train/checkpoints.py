@@ -48,6 +48,16 @@ def checkpoint_dir(run: Path, step: int) -> Path:
     return run / FOLDER / f"step-{step:08d}"
 
 
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint's folder, by its name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def is_of(saved: Saved, run: Path) -> bool:
+    """Return whether a checkpoint stands in this run's folder."""
+    return saved.folder.resolve().parent.parent == run.resolve()
+
+
 def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved:
     """Write a checkpoint whole or not at all; other checkpoints stay as they are.
 
@@ -100,19 +110,6 @@ def record_metrics(saved: Saved, metrics: Mapping[str, float]) -> None:
 def _seal(step: int, hashes: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     facts = {"step": step, "metrics": dict(metrics), "sha256": dict(hashes)}
     return json.dumps(facts, indent=1) + "\n"
-
-
-def best(run: Path) -> tuple[int, float] | None:
-    """Return step and main metric of the best checkpoint; None if none was scored."""
-    scores = []
-    for folder in find(run):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            seal = read_json(folder / _SEAL)
-            scores.append((float(seal["metrics"]["main_metric"]), -int(seal["step"])))
-    if not scores:
-        return None
-    metric, step = max(scores)
-    return -step, metric
 
 
 def _not_written(run: Path, target: Path, error: Exception) -> str:
@@ -190,8 +187,25 @@ def load(saved: Saved) -> tuple[CLIP, dict[str, Any]]:
     return model, trainer
 
 
-def prune(run: Path, step: int, keep_last: int, *, keep_best: bool) -> None:
-    """Remove all checkpoints but the last `keep_last` and, with `keep_best`, the best one.
+def load_scored(saved: Saved) -> CLIP:
+    """Return a checkpoint's model as it was scored: with the averaged weights, if there are any.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    model, trainer = load(saved)
+    return with_average(model, trainer)
+
+
+def with_average(model: CLIP, trainer: Mapping[str, Any]) -> CLIP:
+    """Return a checkpoint's model with the averaged weights of its trainer state, if any."""
+    if trainer["average"] is not None:
+        model.load_state_dict(trainer["average"]["state"])
+    return model
+
+
+def prune(run: Path, step: int, keep_last: int, *, keep: int | None = None) -> None:
+    """Remove all checkpoints but the last `keep_last` and the one of the step `keep`.
 
     Checkpoints after `step`, which was just saved, are damaged or were not resumed from.
     """
@@ -199,10 +213,9 @@ def prune(run: Path, step: int, keep_last: int, *, keep_best: bool) -> None:
     later = [folder for folder in folders if folder > checkpoint_dir(run, step)]
     for folder in later:
         _discard(folder)
-    winner = best(run) if keep_best else None
-    best_folder = checkpoint_dir(run, winner[0]) if winner is not None else None
+    kept = checkpoint_dir(run, keep) if keep is not None else None
     for folder in folders[len(later) + keep_last :]:
-        if folder != best_folder:
+        if folder != kept:
             _discard(folder)
 
 

@@ -6,7 +6,9 @@
         run.json        versions, machine, the hash of the data's index, one entry per start
         log.jsonl       a record every `log_every` steps
         checkpoints/    see `pocketclip.train.checkpoints`
-        model/          the finished model: the average of the weights, if one is kept
+        model/          the finished model: the best of what was scored, else the last weights;
+                        the average of the weights, if one is kept
+        selection.json  what was scored, and which of it `model/` is
 
 A step is a pure function of (weights, seed, step, world size): the model's random choices are
 seeded per step, and batches are positions in a stream. A run that was killed and resumed ends
@@ -25,7 +27,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pocketclip import checkpoint
 from pocketclip.errors import ConfigError
 from pocketclip.train import distributed, logs
 from pocketclip.train.checkpoints import Saved
@@ -34,9 +35,16 @@ from pocketclip.train.optim import learning_rate
 from pocketclip.train.pacing import CheckpointClock, agree, stop_requested
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.reporting import OnLog, Window, report, write_run_files
-from pocketclip.train.resume import complete_finished_run, find_checkpoint, has_model, restore
-from pocketclip.train.run import MODEL_DIR, Run, Summary
+from pocketclip.train.resume import complete_finished_run, find_checkpoint, restore
+from pocketclip.train.run import Run, Summary
 from pocketclip.train.save_and_score import CheckpointScorer, OnCheckpoint, save_checkpoint
+from pocketclip.train.select_model import (
+    Progress,
+    begin,
+    hand_over,
+    patience_of,
+    score_before_steps,
+)
 from pocketclip.train.setup import (
     build_run,
     check_batch_size,
@@ -74,9 +82,10 @@ def train(
         device: `cpu`, `cuda`, or `auto`.
         teachers: the live teachers that `recipe.teachers` names, loaded
             (`pocketclip.reinforce.teachers.load_teacher`).
-        on_checkpoint: scores each checkpoint after it is written, on the main process. None:
-            scored as `recipe.evaluation` says, if it is set. An error that it raises is logged,
-            and training continues.
+        on_checkpoint: scores each checkpoint after it is written, on the main process, and before
+            the first step the weights of `model.init`. None: scored as `recipe.evaluation` says,
+            if it is set; otherwise only its `choose` and `patience` are used. An error that it
+            raises is logged, and training continues.
         on_log: called with each record of the log, on the main process.
         offline: take the weights of `model.init` from the local cache only.
 
@@ -98,8 +107,8 @@ def train(
 
         # Where the run starts: from a checkpoint, or from the first weights.
         saved = find_checkpoint(recipe, folder, resume, stack)
-        finished = saved is not None and saved.step >= recipe.steps
-        if on_checkpoint is None and world.is_main and not (finished and has_model(folder)):
+        progress = begin(recipe, folder, saved, caller_scores=on_checkpoint is not None)
+        if on_checkpoint is None and world.is_main and not progress.complete:
             on_checkpoint = _scorer(recipe)  # before any work: its data may be missing
         trainer_state: dict[str, Any] = {}
         if saved is None:
@@ -108,9 +117,9 @@ def train(
                 warn_of_random_frozen_weights(recipe)
         else:
             model, trainer_state = restore(saved, recipe, world)
-            if finished:
+            if progress.finished:
                 return complete_finished_run(
-                    recipe, folder, world, saved, model, trainer_state, on_checkpoint
+                    recipe, folder, world, saved, model, trainer_state, on_checkpoint, progress
                 )
 
         # The data, and everything that steps.
@@ -123,16 +132,23 @@ def train(
         run.last_good = saved.folder if saved is not None else None
         with run.disk_errors_explained():
             unscored = saved if trainer_state.get("score") else None
-            return _run_steps(run, unscored, on_checkpoint, on_log)
+            return _run_steps(run, saved, unscored, progress, on_checkpoint, on_log)
 
 
 def _run_steps(
-    run: Run, unscored: Saved | None, on_checkpoint: OnCheckpoint | None, on_log: OnLog | None
+    run: Run,
+    saved: Saved | None,
+    unscored: Saved | None,
+    progress: Progress,
+    on_checkpoint: OnCheckpoint | None,
+    on_log: OnLog | None,
 ) -> Summary:
     """Train from `run.step` to the end, or until the process is asked to stop."""
     recipe, world = run.recipe, run.world
     began = time.monotonic()
     clock = CheckpointClock(recipe.checkpoint)
+    selection = progress.selection
+    selection.chosen, selection.stopped_early = None, False
     if world.is_main:
         write_run_files(run)
     metrics: dict[str, float] = {}
@@ -142,11 +158,11 @@ def _run_steps(
         stop_requested() as stop_event,
         contextlib.closing(run.loader.batches(run.step * recipe.accumulate)) as batches,
     ):
-        scorer = CheckpointScorer(on_checkpoint, writer)
-        if unscored is not None and world.is_main:
-            scorer.score_late(unscored, run.result(), run.folder)
+        scorer = CheckpointScorer(on_checkpoint, writer, selection, patience_of(recipe))
+        metrics = score_before_steps(run, scorer, saved, unscored, progress)
+        clock.restart()
         window = Window()
-        while run.step < recipe.steps and not stop:
+        while run.step < recipe.steps and not (stop or scorer.out_of_patience):
             # One step: data, gradients, weights.
             with window.waiting_for_data():
                 micro_batches = _next_batches(run, batches)
@@ -163,25 +179,26 @@ def _run_steps(
 
             # What follows it, the same on all processes: a record, a checkpoint, the end.
             last = run.step == recipe.steps
-            stop, save = agree(stop_event.is_set(), clock.is_due(run.step) or last)
+            stop, due = agree(stop_event.is_set(), clock.is_due(run.step) or last)
             if run.step % recipe.log_every == 0 or last or stop:
                 report(run, window, writer, on_log, began)
                 window = Window()
-            if save or stop:
-                metrics = save_checkpoint(run, scorer, score=last or not stop)
+            if due or stop:
+                metrics = save_checkpoint(run, scorer, score=due, later=stop and not last)
                 clock.restart()
                 window.leave_out_pause()
+        if window.count:  # the run ended by its patience, between two records
+            report(run, window, writer, on_log, began)
 
-    finished = run.step == recipe.steps
+    finished = run.step == recipe.steps or scorer.out_of_patience
     if finished:
-        if world.is_main:
-            checkpoint.save(run.result(), run.folder / MODEL_DIR)
-        distributed.barrier()
+        selection = hand_over(run.folder, recipe, selection, run.step, run.result)
     return run.summary(
         seconds=time.monotonic() - began,
         metrics=metrics,
         failed_evaluations=scorer.failures,
         interrupted=not finished,
+        selection=distributed.on_main(lambda: selection),
     )
 
 

@@ -11,7 +11,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pocketclip import checkpoint
 from pocketclip.errors import CheckpointError, TrainingError
 from pocketclip.nn.clip import CLIP
 from pocketclip.storage import locks
@@ -25,6 +24,7 @@ from pocketclip.train.recipe import Recipe
 from pocketclip.train.reporting import RECIPE
 from pocketclip.train.run import MODEL_DIR, Summary
 from pocketclip.train.save_and_score import CheckpointScorer, OnCheckpoint, prune
+from pocketclip.train.select_model import Progress, hand_over
 
 # Fields that may change when a run is resumed: they do not affect the weights.
 _FREE_FIELDS = (
@@ -132,11 +132,6 @@ def restore(saved: Saved, recipe: Recipe, world: World) -> tuple[CLIP, dict[str,
     return model.train(), trainer_state
 
 
-def has_model(folder: Path) -> bool:
-    """Return whether a run's folder holds a finished model."""
-    return (folder / MODEL_DIR / checkpoint.CONFIG).is_file()
-
-
 def complete_finished_run(
     recipe: Recipe,
     folder: Path,
@@ -145,23 +140,28 @@ def complete_finished_run(
     model: CLIP,
     trainer_state: dict[str, Any],
     score: OnCheckpoint | None,
+    progress: Progress,
 ) -> Summary:
     """Return the summary of a run whose last step was done by an earlier start.
 
-    If that start was killed before it wrote the finished model, or used another folder, the
-    model is written now.
+    If that start was killed before it wrote the finished model, or used another folder, or if
+    `evaluation.choose` changed, the model is written now.
     """
-    if world.is_main and not has_model(folder):
-        if trainer_state["average"] is not None:
-            model.load_state_dict(trainer_state["average"]["state"])
-        if saved.folder.parent.parent == folder:
+    selection = progress.selection
+    if not progress.complete:
+        model = checkpoints.with_average(model, trainer_state).to(world.device)
+        if world.is_main and checkpoints.is_of(saved, folder):
             with Log(folder, recipe, saved.step) as writer:
-                CheckpointScorer(score, writer).score_late(saved, model.to(world.device), folder)
-            prune(folder, saved.step, recipe)
-        checkpoint.save(model, folder / MODEL_DIR)
-    distributed.barrier()
+                scorer = CheckpointScorer(score, writer, selection)
+                if progress.changed:
+                    scorer.score_again(folder, saved.step, world.device)
+                elif trainer_state["score"]:
+                    scorer.score_late(saved, model, folder)
+            prune(folder, saved.step, recipe, selection)
+        selection = hand_over(folder, recipe, selection, saved.step, lambda: model)
     return Summary(
         run=folder, step=saved.step, steps=recipe.steps, samples=saved.step * recipe.batch_size,
         seconds=0.0, skipped=int(trainer_state["skipped"]) if world.is_main else 0,
-        metrics=saved.metrics, best=checkpoints.best(folder), model=folder / MODEL_DIR,
+        metrics=saved.metrics, best=selection.best, model=folder / MODEL_DIR,
+        selection=selection if selection.scores else None,
     )  # fmt: skip

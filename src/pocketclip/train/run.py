@@ -20,11 +20,12 @@ from pocketclip.errors import CheckpointError, TrainingError, first_line
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.lora import LowRankUpdates
-from pocketclip.train import checkpoints, distributed
+from pocketclip.train import distributed
 from pocketclip.train.distributed import World
 from pocketclip.train.loader import Loader
 from pocketclip.train.optim import WeightAverage
 from pocketclip.train.recipe import Recipe
+from pocketclip.train.selection import Selection
 from pocketclip.train.step import Stepper
 
 MODEL_DIR = checkpoint.RUN_MODEL
@@ -55,9 +56,21 @@ class Summary:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last checkpoint's metrics by name."""
     best: tuple[int, float] | None = None
-    """Step and main metric of the best checkpoint; None if none was scored."""
+    """Step and main metric of the best weights; None if nothing was scored."""
     model: Path | None = None
     """The folder of the finished model; None if the run was interrupted."""
+    selection: Selection | None = None
+    """All scores, and which of the weights `model` holds; None if nothing was scored."""
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run ended before its last step, by `evaluation.patience`."""
+        return self.selection is not None and self.selection.stopped_early
+
+    @property
+    def is_rising(self) -> bool:
+        """Whether the score still rose at the end of a finished run, see `curve.still_rising`."""
+        return self.model is not None and self.selection is not None and self.selection.is_rising()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -179,6 +192,7 @@ class Run:
         metrics: dict[str, float],
         failed_evaluations: int,
         interrupted: bool,
+        selection: Selection,
     ) -> Summary:
         """Return how this start ended; all processes must call it."""
         return Summary(
@@ -191,8 +205,9 @@ class Run:
             skipped=self.skipped_by_all(),
             failed_evaluations=failed_evaluations,
             metrics=metrics,
-            best=checkpoints.best(self.folder),
+            best=selection.best,
             model=None if interrupted else self.folder / MODEL_DIR,
+            selection=selection if selection.scores else None,
         )
 
     def trainer_state(self, *, skipped: int, score: bool) -> dict[str, Any]:

@@ -247,7 +247,8 @@ class CheckpointSection(Section):
     keep_last: int = Field(default=3, ge=1, le=10**6)
     """Number of newest checkpoints to keep."""
     keep_best: bool = True
-    """Also keep the checkpoint with the best evaluation score."""
+    """Also keep the checkpoint with the best evaluation score. If not, it is kept until the run
+    has ended, as `model/` is made from it (with `evaluation.choose: best`)."""
 
 
 class EvaluationSection(Section):
@@ -265,6 +266,12 @@ class EvaluationSection(Section):
     """Tables: use only rows with these values."""
     templates: tuple[str, ...] = ()
     """Prompts, with `{}` for the class name; empty: those of the set, or `a photo of {}.`."""
+    choose: Literal["best", "last"] = "best"
+    """What a finished run hands over: the weights with the best score (the start's among them, if
+    `model.init` is set), or the last ones."""
+    patience: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    """End the run after this many scored checkpoints in a row that are not better than the best
+    before them; None: at its last step. The schedule of the learning rate stays the same."""
 
     @field_validator("where", mode="before")
     @classmethod

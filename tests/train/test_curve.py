@@ -1,0 +1,47 @@
+"""Which curves still rise at their end, and the command that trains on."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketclip.train.curve import go_on_command, still_rising
+
+
+@pytest.mark.parametrize(
+    ("scores", "rising"),
+    [
+        ([], False),
+        ([0.1, 0.5], False),
+        ([0.1, 0.3, 0.45], True),
+        ([0.1, 0.3, 0.4, 0.45, 0.48, 0.5], True),
+        ([0.1, 0.4, 0.49, 0.5, 0.502, 0.503], False),
+        ([0.5, 0.5, 0.5], False),
+        ([0.1, 0.4, 0.5, 0.45, 0.4, 0.3], False),
+        # Training begins with a drop, as of a model that was finished: it is no noise.
+        ([0.61, 0.3, 0.4, 0.5, 0.6, 0.65], True),
+        # It went up by no more than it goes down from one score to the next.
+        ([0.3, 0.4, 0.5, 0.4, 0.5, 0.42, 0.52, 0.43, 0.53], False),
+        ([-9.0, -5.0, -3.0], True),
+    ],
+)
+def test_still_rising(scores, rising):
+    assert still_rising(scores) is rising
+
+
+def test_noise_is_seldom_taken_for_a_rise():
+    rng = np.random.default_rng(0)
+    for count, most in ((3, 0.35), (6, 0.15), (12, 0.03)):
+        wrong = np.mean([still_rising(rng.normal(size=count).tolist()) for _ in range(2000)])
+        assert wrong < most, count
+
+
+def test_the_command_starts_from_the_model_with_another_order():
+    words = shlex.split(go_on_command(Path("my runs/a"), seed=4))
+    assert words == [
+        "pocketclip", "train", "my runs/a/recipe.yaml", "--set", "model.init=my runs/a/model",
+        "--set", "seed=5", "--out", "my runs/a-more",
+    ]  # fmt: skip
