@@ -199,6 +199,7 @@ def test_scores_by_hand():
 
     photos = type("Photos", (), {})()
     photos.classes, photos.labels = list("abc"), np.array([0, 1, 2])
+    photos.templates = ("{}",)
     photos.held_out = np.zeros((3, 1, 1, 3), np.uint8)
     photos.held_out[:, 0, 0] = [[255, 100, 0], [255, 100, 0], [255, 100, 50]]
     with pytest.MonkeyPatch.context() as patch:
