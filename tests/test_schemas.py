@@ -62,7 +62,8 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     commands = (
         ["reinforce", PAIRS, "--out", folder / "dr", "--teacher", "random:tiny", "--captioner",
-         "random:coca-tiny", "--augmentations", 1, "--captions", 1, "--workers", 1],
+         "random:coca-tiny", "--augmentations", 1, "--captions", 1, "--workers", 1, "--student-start",
+         "random:tiny:1"],
         ["train", "scenes-tiny", "--data", folder / "dr", "--out", folder / "run",
          "--set", "steps=2", "--set", "schedule.warmup=0", "--set", "batch_size=2",
          "--set", "log_every=1", "--set", "data.workers=0", "--set", "tensorboard=false",
@@ -79,7 +80,9 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("name", ["bundle", "checkpoint", "index", "report", "result", "log"])
+@pytest.mark.parametrize(
+    "name", ["bundle", "checkpoint", "index", "report", "result", "log", "teacher_check"]
+)
 def test_schemas_are_schemas(name):
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
@@ -88,6 +91,7 @@ def test_index_and_report(work):
     check("index", json.loads((work / "dr/index.json").read_text("utf-8")))
     [report] = (work / "dr").glob("*.report.json")
     check("report", json.loads(report.read_text("utf-8")))
+    check("teacher_check", json.loads((work / "dr/teacher_check.json").read_text("utf-8")))
 
 
 def test_log(work):

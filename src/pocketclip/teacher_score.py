@@ -75,11 +75,11 @@ class TeacherScore:
             "pairs": self.n, "texts": self.texts, "above_chance": self.is_above_chance,
         }  # fmt: skip
 
-    def line(self) -> str:
-        """Return the score as one line of text."""
+    def line(self, name: str = "") -> str:
+        """Return the score as one line of text; `name` instead of its own."""
         among = f"{self.texts} classes" if self.metric == "zero_shot_accuracy" else "both ways"
         return (
-            f"{self.name}: {_METRICS[self.metric]} {100 * self.value:.1f} % "
+            f"{name or self.name}: {_METRICS[self.metric]} {100 * self.value:.1f} % "
             f"± {100 * self.standard_error:.1f} (chance {100 * self.chance:.1f} %; "
             f"{self.n} pairs, {among})"
         )

@@ -439,7 +439,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(table, tmp_path, count
     assert kills >= count // 8
     assert process.returncode == 0
     assert contents(out) == contents(tmp_path / "uninterrupted")
-    assert len(contents(out)) == 2 + 2 * (count // 4)
+    assert len(contents(out)) == 3 + 2 * (count // 4)
 
 
 def test_useless_embeddings_are_never_stored(table, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -26,9 +27,11 @@ from pocketclip.cli._options import (
 )
 from pocketclip.cli._progress import PairProgress
 from pocketclip.cli.output import note, print_json, say
-from pocketclip.errors import count_of
+from pocketclip.errors import ConfigError, count_of
 
 if TYPE_CHECKING:
+    from pocketclip.pairs import PairOptions
+    from pocketclip.reinforce.check_report import CheckOptions, TeacherCheck
     from pocketclip.reinforce.job import Summary
     from pocketclip.reinforce.recipe import Recipe
 
@@ -100,6 +103,25 @@ def reinforce(
     quotes: Quotes = True,
     delimiter: Delimiter = None,
     allow_private: AllowPrivate = False,
+    check_pairs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="The number of pairs on which the teachers are checked before the work starts; "
+            "0: none.",
+        ),
+    ] = 200,
+    student_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The model that the student will start from, to compare the teachers with.",
+        ),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(help="A column of labels, on which the teachers are checked; not stored."),
+    ] = None,
     max_bad: Annotated[
         str | None,
         typer.Option(help="Stop if more pairs than this are bad: a number, or a share such as 5%."),
@@ -156,9 +178,10 @@ def reinforce(
 
     PAIRS are tables (csv, tsv, jsonl, parquet), folders with x.jpg and x.txt, webdataset tars,
     tfrecords, patterns of them, or info.json lists; local or in an object store. Each input shard
-    becomes one output shard. The same command, given again, skips finished shards, so a run may
-    be interrupted at any time. A pair that cannot be used is named in SHARD.bad.jsonl; the exit
-    code is then 1, or 2 if no pair could be used.
+    becomes one output shard. First the teachers are scored on a sample of the pairs, so that one
+    that knows nothing of them is seen before the work is paid for. The same command, given again,
+    skips finished shards, so a run may be interrupted at any time. A pair that cannot be used is
+    named in SHARD.bad.jsonl; the exit code is then 1, or 2 if no pair could be used.
 
     \b
     pocketclip reinforce pairs.csv --out dr --teacher vit-b16 --captioner coca-vit-l14
@@ -184,19 +207,32 @@ def reinforce(
         device=device,
         offline=offline or None,
     )
+    from pocketclip.checkpoint import resolve
     from pocketclip.pairs import open_pairs
     from pocketclip.reinforce.job import Limit
 
     limit = Limit.parse(max_bad)
     if ray is not None:  # the actors may have another working directory
         pairs, out, recipe = _absolute(pairs, out, recipe)
+        student_start = student_start and resolve.absolute(student_start)
     columns = (image_column, caption_column, uid_column, where, shard_size)
-    shards = open_pairs(pairs, pair_options(*columns, quotes, delimiter, allow_private))
+    options = pair_options(*columns, quotes, delimiter, allow_private)
+    check = _check(check_pairs, student_start, label_column, pairs, options)
+    shards = open_pairs(pairs, options)
     begun = time.monotonic()
     with PairProgress(shards) as progress:
+
+        def on_check(made: TeacherCheck) -> None:
+            for line in () if json else made.lines():
+                say(line)
+            for line in made.warnings():
+                note(f"warning: {line}")
+
         shared: dict[str, Any] = {
             "workers": workers,
             "limit": limit,
+            "check": check,
+            "on_check": on_check,
             "on_start": progress.start,
             "on_pairs": progress.add,
             "on_shard": progress.finish,
@@ -227,6 +263,36 @@ def reinforce(
         raise typer.Exit(1)
 
 
+def _check(
+    count: int,
+    student_start: str | None,
+    label_column: str | None,
+    pairs: list[str],
+    options: PairOptions,
+) -> CheckOptions | None:
+    """Return what to check of the teachers; None: nothing.
+
+    Raises:
+        ConfigError: options that a check needs, without a check.
+    """
+    from pocketclip.pairs import open_pairs
+    from pocketclip.reinforce.check_report import CheckOptions
+
+    if not count:
+        unused = {"--student-start": student_start, "--label-column": label_column}
+        for option, value in unused.items():
+            if value is not None:
+                raise ConfigError(f"{option} needs a check of the teachers: --check-pairs is 0")
+        return None
+    labelled = None
+    if label_column is not None:  # opened again: what the shards store does not depend on labels
+        columns = (*options.meta_columns, label_column)
+        labelled = open_pairs(pairs, dataclasses.replace(options, meta_columns=columns))
+    return CheckOptions(
+        pairs=count, student_start=student_start, label_column=label_column, shards=labelled
+    )
+
+
 def _absolute(pairs: list[str], out: str, recipe: Recipe) -> tuple[list[str], str, Recipe]:
     """Return the arguments with absolute paths, which do not depend on the working directory."""
     from pocketclip.checkpoint import resolve
@@ -255,6 +321,7 @@ def _facts(summary: Summary, out: str, seconds: float) -> dict[str, Any]:
         "captions_cut": sum(report.captions_cut for report in reports),
         "bytes_per_sample": {part: round(size / max(samples, 1)) for part, size in parts.items()},
         "seconds": round(seconds, 1),
+        "teacher_check": summary.teacher_check,
     }
 
 

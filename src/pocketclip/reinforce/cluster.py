@@ -21,10 +21,11 @@ from pocketclip.errors import (
 )
 from pocketclip.pairs import PairShard
 from pocketclip.reinforce import job
+from pocketclip.reinforce.check_report import CheckOptions, OnCheck, TeacherCheck, ignore_check
 from pocketclip.reinforce.driver import Cluster, Driver
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.job import Summary
-from pocketclip.reinforce.recipe import Recipe
+from pocketclip.reinforce.recipe import Recipe, digest
 from pocketclip.reinforce.resume import (
     Limit,
     OnPairs,
@@ -70,6 +71,14 @@ class _Worker:
         """Stop the shard after its current batch."""
         self.stopping = True
 
+    def check(self, shards: Sequence[PairShard], options: CheckOptions) -> TeacherCheck | Exception:
+        """Check the teachers."""
+        assert self.engine is not None
+        try:
+            return self.engine.check(shards, options)
+        except (PocketclipError, OSError) as error:
+            return error
+
     def run(self, shard: PairShard) -> Report | Exception:
         """Reinforce a shard."""
         self.shard, self.done, self.bad = shard.name, 0, 0
@@ -95,6 +104,8 @@ def run(
     *,
     workers: int | None = None,
     limit: Limit | None = None,
+    check: CheckOptions | None = None,
+    on_check: OnCheck = ignore_check,
     on_start: OnStart = ignore,
     on_pairs: OnPairs = ignore,
     on_shard: OnShard = ignore,
@@ -110,7 +121,9 @@ def run(
         out: a folder or an object store.
         cluster: where to run, and with how many actors.
         workers: number of processes per actor that decode and augment; None: the actor's cores.
-        limit: as `pocketclip.reinforce.job.run`, like the callbacks.
+        limit: as `pocketclip.reinforce.job.run`, like the checks and the callbacks.
+        check: what to check; one of the actors does it.
+        on_check: called with the result of the check.
         on_start: called once, with the numbers of shards.
         on_pairs: called with the progress in pairs; negative after an actor died.
         on_shard: called for each finished shard.
@@ -140,8 +153,16 @@ def run(
         driver = Driver(ray, lambda: remote.remote(recipe, out, workers), cluster, count)
         try:
             facts = driver.wait_ready(min(cluster.min_actors, max(1, len(shards))))
-            finished, pending = resume(shards, facts, out, limit, on_start)
+            started: list[tuple[int, int, int]] = []
+            finished, pending = resume(
+                shards, facts, out, limit, lambda *numbers: started.append(numbers)
+            )
             skipped = len(finished)
+            checked = job.check_once(
+                out, digest(facts), check, lambda asked: driver.check(shards, asked),
+                on_check, needed=bool(pending),
+            )  # fmt: skip
+            on_start(*started[0])
             for report in driver.run_shards(pending):
                 finished[report.name] = report
                 on_shard(report.samples + report.bad)
@@ -155,7 +176,7 @@ def run(
         raise PocketclipError(
             f"shard {missing[0]} is not in {out}: --out must mean the same folder on every machine"
         )
-    return Summary(index=index, reports=reports, skipped=skipped)
+    return Summary(index=index, reports=reports, skipped=skipped, teacher_check=checked)
 
 
 @contextlib.contextmanager

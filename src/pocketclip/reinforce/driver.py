@@ -17,6 +17,7 @@ from typing import Any
 
 from pocketclip.errors import ConfigError, PocketclipError
 from pocketclip.pairs import PairShard
+from pocketclip.reinforce.check_report import CheckOptions, TeacherCheck
 from pocketclip.reinforce.resume import OnPairs, Report
 from pocketclip.reinforce.workers import WorkersDiedError
 
@@ -110,6 +111,25 @@ class Driver:
                 warned = True
         assert self.facts is not None
         return self.facts
+
+    def check(self, shards: Sequence[PairShard], options: CheckOptions) -> TeacherCheck:
+        """Return the check of the teachers, made by an actor that is ready.
+
+        Raises:
+            PocketclipError: the check failed, or its actor died.
+        """
+        actor = self.idle[0].actor
+        try:
+            result = self.ray.get(actor.check.remote(shards, options))
+        except self.ray.exceptions.RayError as error:
+            raise PocketclipError(
+                f"the actor that checked the teachers died ({_reason(error)[0]}): run again, with "
+                "fewer pairs (--check-pairs) or none"
+            ) from error
+        if isinstance(result, Exception):
+            raise result
+        checked: TeacherCheck = result
+        return checked
 
     def run_shards(self, shards: Sequence[PairShard]) -> Iterator[Report]:
         """Yield the report of each shard when it is finished."""

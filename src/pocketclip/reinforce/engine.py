@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from pocketclip.augment import Augmentation
-from pocketclip.errors import ConfigError
+from pocketclip.errors import ConfigError, DataError
+from pocketclip.pairs import PairShard
 from pocketclip.reinforce.captioners import Captioner, load_captioner
+from pocketclip.reinforce.check_report import CheckOptions, TeacherCheck
 from pocketclip.reinforce.prepare import Plan, Prepared
 from pocketclip.reinforce.recipe import Recipe, digest
+from pocketclip.reinforce.teacher_check import check_teacher, check_teachers, read_sample
 from pocketclip.reinforce.teachers import Teacher, load_teacher
 from pocketclip.shards import JsonlWriter, ShardWriter
 from pocketclip.types import Embeddings, Pair, Sample
@@ -43,6 +46,7 @@ class Engine:
             "precision": recipe.precision,
             "offline": recipe.offline,
         }
+        self._options = options
         self.augmentation = Augmentation.from_config(recipe.image_augmentation)
         self.teachers: list[Teacher] = [load_teacher(spec, **options) for spec in recipe.teachers]
         self.captioners: list[Captioner] = [
@@ -97,6 +101,30 @@ class Engine:
             seed=self.recipe.seed,
             teachers=tuple(teacher.transform for teacher in self.teachers),
             captioners=tuple(captioner.transform for captioner in self.captioners),
+        )
+
+    def check(self, shards: Sequence[PairShard], options: CheckOptions) -> TeacherCheck:
+        """Return what the teachers score on a sample of the pairs.
+
+        Raises:
+            PocketclipError: the start of the student cannot be loaded, an embedding is not finite,
+                or the pairs cannot be read. A sample that cannot be scored is the result's
+                `problem`.
+        """
+        try:
+            sample = read_sample(
+                options.shards or shards, options.pairs, label_column=options.label_column
+            )
+            scores, together = check_teachers(self.teachers, sample)
+        except DataError as error:
+            return TeacherCheck(problem=str(error))
+        start = None
+        if options.student_start is not None:
+            start = check_teacher(load_teacher(options.student_start, **self._options), sample)
+        return TeacherCheck(
+            teachers=scores,
+            ensemble=together if len(scores) > 1 else None,
+            student_start=start,
         )
 
     def reinforce(self, batch: Sequence[tuple[Pair, Prepared]]) -> list[Sample]:

@@ -11,12 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pocketclip.errors import DataError
 from pocketclip.pairs import PairShard
+from pocketclip.reinforce.check_report import (
+    CheckOptions,
+    OnCheck,
+    TeacherCheck,
+    ignore_check,
+    read_check,
+    write_check,
+)
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.prepare import Prepared
 from pocketclip.reinforce.recipe import Recipe
@@ -49,6 +57,8 @@ class Summary:
     reports: list[Report]
     skipped: int
     """Shards that were finished before this run."""
+    teacher_check: dict[str, Any] | None = None
+    """What the teachers scored, as `teacher_check.json` holds it; None if they were not checked."""
 
 
 def run(
@@ -58,6 +68,8 @@ def run(
     *,
     workers: int | None = None,
     limit: Limit | None = None,
+    check: CheckOptions | None = None,
+    on_check: OnCheck = ignore_check,
     on_start: OnStart = ignore,
     on_pairs: OnPairs = ignore,
     on_shard: OnShard = ignore,
@@ -70,6 +82,9 @@ def run(
         out: a folder or an object store.
         workers: number of processes that decode and augment; None: one per core.
         limit: the number or share of bad pairs at which the run stops; None: no limit.
+        check: check the teachers on a sample of the pairs first, unless this job did before; None:
+            do not.
+        on_check: called with the result of the check.
         on_start: called once, with the numbers of shards.
         on_pairs: called with the progress in pairs.
         on_shard: called for each finished shard.
@@ -80,8 +95,16 @@ def run(
     with Workers(workers, ahead=2 * recipe.batch_size) as pool:
         engine = Engine(recipe)
         limit = limit or Limit()
-        finished, pending = resume(shards, engine.facts, out, limit, on_start)
+        started: list[tuple[int, int, int]] = []
+        finished, pending = resume(
+            shards, engine.facts, out, limit, lambda *numbers: started.append(numbers)
+        )
         skipped = len(finished)
+        checked = check_once(
+            out, engine.config_hash, check, lambda asked: engine.check(shards, asked),
+            on_check, needed=bool(pending),
+        )  # fmt: skip
+        on_start(*started[0])
 
         def count(pairs: int, bad: int) -> None:
             on_pairs(pairs, bad)
@@ -92,7 +115,37 @@ def run(
             on_shard(report.samples + report.bad)
     reports = [finished[shard.name] for shard in shards]
     index = write_set_index(out, engine.facts, finished)
-    return Summary(index=index, reports=reports, skipped=skipped)
+    return Summary(index=index, reports=reports, skipped=skipped, teacher_check=checked)
+
+
+def check_once(
+    out: str,
+    config_hash: str,
+    options: CheckOptions | None,
+    check: Callable[[CheckOptions], TeacherCheck],
+    on_check: OnCheck,
+    *,
+    needed: bool,
+) -> dict[str, Any] | None:
+    """Return the facts of the teachers' check: stored ones, or else of a check that is made now.
+
+    Args:
+        out: the job's folder or object store, which gets the file.
+        config_hash: the job's.
+        options: None: nothing is checked; what an earlier run stored is still returned.
+        check: makes the check.
+        on_check: called with the result of a check that was made now.
+        needed: whether there is work left; without it nothing is checked.
+
+    Raises:
+        PocketclipError: as `check`; or the folder cannot be read or written to.
+    """
+    stored = read_check(out, config_hash, options)
+    if stored is not None or options is None or not needed:
+        return stored
+    made = check(options)
+    on_check(made)
+    return write_check(out, config_hash, options, made)
 
 
 def run_shard(

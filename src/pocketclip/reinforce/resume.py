@@ -191,7 +191,7 @@ def claim_folder(out: str, facts: dict[str, Any]) -> None:
                 "another --out, or remove that folder first"
             )
         return
-    _write_json(path, facts)
+    write_json(path, facts)
 
 
 def check_claim(out: str, config_hash: str) -> None:
@@ -210,7 +210,7 @@ def check_claim(out: str, config_hash: str) -> None:
 
 def write_report(report: Report, out: str) -> None:
     """Mark a shard as finished."""
-    _write_json(storage.join(out, report.name + REPORT), dataclasses.asdict(report))
+    write_json(storage.join(out, report.name + REPORT), dataclasses.asdict(report))
 
 
 def write_bad(name: str, bad: Sequence[Bad], out: str) -> None:
@@ -277,7 +277,8 @@ def _read_json(path: str) -> dict[str, Any]:
     return value
 
 
-def _write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
     storage.write_bytes(path, _json(value, 1) + b"\n", tidy=False)
 
 
