@@ -62,8 +62,8 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     commands = (
         ["reinforce", PAIRS, "--out", folder / "dr", "--teacher", "random:tiny", "--captioner",
-         "random:coca-tiny", "--augmentations", 1, "--captions", 1, "--workers", 1, "--student-start",
-         "random:tiny:1"],
+         "random:coca-tiny", "--augmentations", 1, "--captions", 1, "--workers", 1,
+         "--student-start", "random:tiny:1"],
         ["train", "scenes-tiny", "--data", folder / "dr", "--out", folder / "run",
          "--set", "steps=2", "--set", "schedule.warmup=0", "--set", "batch_size=2",
          "--set", "log_every=1", "--set", "data.workers=0", "--set", "tensorboard=false",

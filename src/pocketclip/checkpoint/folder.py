@@ -95,6 +95,11 @@ def load(
         loaded = _load_hub(source, name, offline=offline)
     elif source.kind == "random":
         loaded = _load_random(source, name)
+    elif source.kind == "python":
+        raise ConfigError(
+            f"{source.text}: a model of your own code serves only as a teacher or captioner; here "
+            "a checkpoint, a weight file or a published model is needed"
+        )
     elif source.path is None:
         raise ConfigError(
             f"{source.text}: models of {source.kind} serve only as teachers and captioners of "

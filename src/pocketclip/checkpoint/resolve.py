@@ -6,7 +6,8 @@
 Spelling and file names decide; no file is opened and no network is used. A folder that a killed
 process moved aside is restored (`recover`). In this order:
 
-1. `random:NAME[:SEED]`, `NAME=FILE`, `transformers:ID`, `open_clip:NAME/TAG`, `hf-hub:OWNER/NAME`
+1. `random:NAME[:SEED]`, `NAME=FILE`, `transformers:ID`, `open_clip:NAME/TAG`, `hf-hub:OWNER/NAME`,
+   `python:MODULE:FACTORY`
 2. a path by its spelling: a leading `.`, `~` or `/`, a trailing separator, two or more separators,
    or a weight file's suffix; it is an error if nothing exists there
 3. an existing file or folder, even if a model of the zoo has the same name
@@ -33,7 +34,9 @@ from pocketclip.checkpoint.hub_files import SUFFIXES, choose_weights, is_weight_
 from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
 from pocketclip.storage.local import recover
 
-Kind = Literal["random", "checkpoint", "file", "bundle", "hub", "transformers", "open_clip"]
+Kind = Literal[
+    "random", "checkpoint", "file", "bundle", "hub", "transformers", "open_clip", "python"
+]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """The files of a checkpoint folder."""
@@ -48,9 +51,11 @@ _FORMS = {
     "random": "the form is random:MODEL or random:MODEL:SEED",
     "transformers": "the form is transformers:ID or transformers:FOLDER",
     "open_clip": "the form is open_clip:NAME/PRETRAINED",
+    "python": "the form is python:PACKAGE.MODULE:FACTORY",
     "hf-hub": "the form is hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION",
 }
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _STEP = re.compile(r"step-(\d+)")
 _WINDOWS = os.name == "nt"
 _MAX_SEED = 2**64 - 1  # the largest that torch takes
@@ -204,6 +209,10 @@ def _of_prefix(text: str, prefix: str, rest: str) -> ModelSource:
         return _random(text, rest)
     if prefix == "hf-hub":
         return _repository(text, rest)
+    if prefix == "python":
+        if not _FACTORY.fullmatch(rest):
+            raise ConfigError(f"{text!r}: {_FORMS['python']}, all names of Python")
+        return ModelSource(text=text, kind="python", target=rest, label=rest)
     label = _name_of(rest) if os.path.lexists(rest) else rest.replace("//", "/")
     kind: Kind = "transformers" if prefix == "transformers" else "open_clip"
     return ModelSource(text=text, kind=kind, target=rest, label=label)

@@ -49,8 +49,9 @@ def reinforce(
             "-t",
             metavar="MODEL",
             help="A model whose embeddings are stored: a model name, checkpoint, random:NAME, "
-            "transformers:ID or open_clip:NAME/TAG; may be repeated for an ensemble. ours=runs/7 "
-            "labels it; before a weight file write the zoo model that it holds: vit-b16=file.pt.",
+            "transformers:ID, open_clip:NAME/TAG or python:MODULE:FACTORY (your own code); may be "
+            "repeated for an ensemble. ours=runs/7 labels it; before a weight file write the zoo "
+            "model that it holds: vit-b16=file.pt.",
         ),
     ] = None,
     captioner: Annotated[

@@ -19,6 +19,7 @@ from pocketclip import shards
 from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, EmbeddingError
 from pocketclip.images import open_image
+from pocketclip.reinforce.own_models import OwnTeacher
 from pocketclip.reinforce.teachers import Teacher, load_teacher
 from pocketclip.shards.audit.drift import Recompute
 from pocketclip.types import Embeddings, Sample
@@ -28,7 +29,7 @@ def audit(
     folder: str,
     *,
     recompute: int = 0,
-    teachers: Sequence[str | Teacher] = (),
+    teachers: Sequence[str | Teacher | OwnTeacher] = (),
     device: str = "auto",
     offline: bool = False,
     **options: Any,
@@ -64,7 +65,7 @@ def audit(
 
 
 def embed_replayed(
-    teachers: Sequence[str | Teacher],
+    teachers: Sequence[str | Teacher | OwnTeacher],
     index: shards.Index,
     *,
     device: str = "auto",
@@ -125,7 +126,7 @@ def _augmentation(index: shards.Index) -> Augmentation:
     return Augmentation.from_config(index.augmentation)
 
 
-def _check_teachers(teachers: Sequence[Teacher], index: shards.Index) -> None:
+def _check_teachers(teachers: Sequence[Teacher | OwnTeacher], index: shards.Index) -> None:
     known = index.teachers
     if known and len(known) != len(teachers):
         raise ConfigError(

@@ -3,9 +3,10 @@
     captioner = load_captioner("coca-vit-l14", sampling=Sampling(top_p=0.9))
     captioner.caption_squares(squares, uids, count=5, seed=0)  # list of lists of captions
 
-They are CoCa models of the zoo, or image-to-text models of `transformers`. A dataset may have
-several captioners, each with its own key. Caption k of an image depends only on the image and on
-(seed, uid, k), not on other images in the batch, apart from the rounding of matrix products.
+They are CoCa models of the zoo, image-to-text models of `transformers`, or the user's own
+(`pocketclip.reinforce.own_models`). A dataset may have several captioners, each with its own key.
+Caption k of an image depends only on the image and on (seed, uid, k), not on other images in the
+batch, apart from the rounding of matrix products; the user's own answer for that themselves.
 Source: MobileCLIP (arXiv 2311.17049), section 3.1; MobileCLIP2 (arXiv 2508.20691), section 3.2.
 
 Shapes: B images, n captions per image, S side of a square in pixels.
@@ -27,6 +28,7 @@ from pocketclip.errors import ConfigError
 from pocketclip.reinforce import specs
 from pocketclip.reinforce.coca_captioner import load_coca
 from pocketclip.reinforce.hf_captioner import load_transformers
+from pocketclip.reinforce.own_models import OwnCaptioner, load_own
 from pocketclip.reinforce.protocols import Pixels, Writer
 from pocketclip.reinforce.sampling import Sampling
 from pocketclip.reinforce.teacher_preprocess import SquareTransform
@@ -148,17 +150,18 @@ def load_captioner(
     precision: devices.Precision = "auto",
     offline: bool = False,
     sampling: Sampling | Mapping[str, Any] | None = None,
-) -> Captioner:
+) -> Captioner | OwnCaptioner:
     """Load a captioner.
 
     Args:
-        spec: the model, see `pocketclip.reinforce.specs`: a CoCa of the zoo, or `transformers:`
-            with a BLIP, GIT or VisionEncoderDecoder model.
+        spec: the model, see `pocketclip.reinforce.specs`: a CoCa of the zoo, `transformers:` with
+            a BLIP, GIT or VisionEncoderDecoder model, or `python:` with a `CaptionModel`.
         name: lower-case letters, digits, - and _, for the key of its captions; None: from the spec.
         device: as `load_teacher`.
         precision: as `load_teacher`.
         offline: use local files and the cache only.
-        sampling: how captions are sampled; None: the defaults of `Sampling`.
+        sampling: how captions are sampled; None: the defaults of `Sampling`. It does not apply to
+            the user's own captioners.
 
     Raises:
         ConfigError: an argument is invalid, or the model cannot write captions.
@@ -168,6 +171,8 @@ def load_captioner(
         sampling = Sampling.from_dict(sampling or {})
     source = specs.parse(spec)
     name = _checked_name(name, source.label)
+    if source.kind == "python":
+        return OwnCaptioner(load_own(source), name=name, spec=source.text, target=source.target)
     resolved = devices.resolve_device(device)
     dtype = devices.resolve_dtype(precision, resolved)
     load = load_transformers if source.kind == "transformers" else load_coca

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pocketclip import storage
@@ -25,6 +26,7 @@ from pocketclip.reinforce.check_report import CheckOptions, OnCheck, TeacherChec
 from pocketclip.reinforce.driver import Cluster, Driver
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.job import Summary
+from pocketclip.reinforce.own_models import add_search_path
 from pocketclip.reinforce.recipe import Recipe, digest
 from pocketclip.reinforce.resume import (
     Limit,
@@ -47,7 +49,9 @@ class _Worker:
     Expected errors are returned, not raised, so that they reach the driver unchanged.
     """
 
-    def __init__(self, recipe: Recipe, out: str, workers: int) -> None:
+    def __init__(self, recipe: Recipe, out: str, workers: int, home: str = "") -> None:
+        if home:  # the driver's working directory, where the user's own models may be
+            add_search_path(home)
         self.out = out
         self.shard = ""
         self.stopping = False
@@ -134,7 +138,7 @@ def run(
             actors died more often than `cluster.retries` allows.
     """
     limit = limit or Limit()
-    out = storage.absolute(out)
+    out, home = storage.absolute(out), str(Path.cwd())
 
     def count(done: int, bad: int) -> None:
         on_pairs(done, bad)
@@ -150,7 +154,7 @@ def run(
             max_restarts=0,
             runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},  # as in the command line
         )(_Worker)
-        driver = Driver(ray, lambda: remote.remote(recipe, out, workers), cluster, count)
+        driver = Driver(ray, lambda: remote.remote(recipe, out, workers, home), cluster, count)
         try:
             facts = driver.wait_ready(min(cluster.min_actors, max(1, len(shards))))
             started: list[tuple[int, int, int]] = []

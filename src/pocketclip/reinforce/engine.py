@@ -13,8 +13,9 @@ import numpy as np
 from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.pairs import PairShard
-from pocketclip.reinforce.captioners import Captioner, load_captioner
+from pocketclip.reinforce.captioners import Captioner, load_captioner, seed_of
 from pocketclip.reinforce.check_report import CheckOptions, TeacherCheck
+from pocketclip.reinforce.own_models import OwnCaptioner, OwnTeacher
 from pocketclip.reinforce.prepare import Plan, Prepared
 from pocketclip.reinforce.recipe import Recipe, digest
 from pocketclip.reinforce.teacher_check import check_teacher, check_teachers, read_sample
@@ -48,10 +49,13 @@ class Engine:
         }
         self._options = options
         self.augmentation = Augmentation.from_config(recipe.image_augmentation)
-        self.teachers: list[Teacher] = [load_teacher(spec, **options) for spec in recipe.teachers]
-        self.captioners: list[Captioner] = [
+        self.teachers: list[Teacher | OwnTeacher] = [
+            load_teacher(spec, **options) for spec in recipe.teachers
+        ]
+        self.captioners: list[Captioner | OwnCaptioner] = [
             load_captioner(spec, sampling=recipe.sampling, **options) for spec in recipe.captioners
         ]
+        self._check_own()
         if recipe.layout == "v1" and len(self.captioners) > 1:
             raise ConfigError(
                 "layout v1 holds the captions of one captioner only: use layout named"
@@ -64,6 +68,21 @@ class Engine:
             )
         self.facts = self._facts()
         self.config_hash = digest(self.facts)
+
+    def _check_own(self) -> None:
+        """Refuse what the user's own models cannot follow."""
+        own = next((teacher for teacher in self.teachers if isinstance(teacher, OwnTeacher)), None)
+        if own is not None and self.recipe.augmentations and self.augmentation.output_size is None:
+            raise ConfigError(
+                f"{own.name} takes views of one size: give image_augmentation a "
+                "random_resized_crop, a center_crop or a resize to a width and height"
+            )
+        has_own = [isinstance(captioner, OwnCaptioner) for captioner in self.captioners]
+        if self.recipe.sampling and has_own and all(has_own):
+            raise ConfigError(
+                "sampling does not apply to captioners of your own, which sample as they want: "
+                "leave it out"
+            )
 
     def _facts(self) -> dict[str, Any]:
         """Return everything that affects the contents of a shard, as plain JSON types."""
@@ -100,7 +119,7 @@ class Engine:
             augmentations=self.recipe.augmentations,
             seed=self.recipe.seed,
             teachers=tuple(teacher.transform for teacher in self.teachers),
-            captioners=tuple(captioner.transform for captioner in self.captioners),
+            captioners=tuple(c.transform for c in self.captioners if isinstance(c, Captioner)),
         )
 
     def check(self, shards: Sequence[PairShard], options: CheckOptions) -> TeacherCheck:
@@ -131,11 +150,7 @@ class Engine:
         """Return the reinforced samples of B prepared pairs."""
         captions = [dict(pair.captions) for pair, _ in batch]
         for captioner in self.captioners:
-            squares = np.stack([views.whole[captioner.transform.key] for _, views in batch])
-            uids = [pair.uid for pair, _ in batch]
-            synthetic = captioner.caption_squares(
-                squares, uids, self.recipe.captions, self.recipe.seed
-            )
+            synthetic = self._caption(captioner, batch)
             for by_key, texts in zip(captions, synthetic, strict=True):
                 by_key[captioner.key] = texts
         image_embeddings = self._embed_views(batch)
@@ -154,6 +169,17 @@ class Engine:
                 batch, captions, image_embeddings, text_embeddings, strict=True
             )
         ]
+
+    def _caption(
+        self, captioner: Captioner | OwnCaptioner, batch: Sequence[tuple[Pair, Prepared]]
+    ) -> list[list[str]]:
+        count, seed = self.recipe.captions, self.recipe.seed
+        uids = [pair.uid for pair, _ in batch]
+        if isinstance(captioner, OwnCaptioner):
+            images = [pair.image for pair, _ in batch if pair.image is not None]
+            return captioner.caption_images(images, [seed_of(seed, uid, 0) for uid in uids], count)
+        squares = np.stack([views.whole[captioner.transform.key] for _, views in batch])
+        return captioner.caption_squares(squares, uids, count, seed)
 
     def _embed_views(self, batch: Sequence[tuple[Pair, Prepared]]) -> list[dict[str, Embeddings]]:
         count = self.recipe.augmentations

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pocketclip.augment import Augmentation, rng_for
 from pocketclip.errors import ImageError
 from pocketclip.images import open_image
-from pocketclip.reinforce.teacher_preprocess import SquareTransform
+from pocketclip.reinforce.teacher_preprocess import SquareTransform, ViewTransform
 from pocketclip.types import Bad
 
 
@@ -29,7 +29,7 @@ class Plan:
     augmentations: int
     """A, the number of augmented views."""
     seed: int
-    teachers: tuple[SquareTransform, ...]
+    teachers: tuple[ViewTransform, ...]
     captioners: tuple[SquareTransform, ...]
 
 

@@ -5,6 +5,7 @@ vit-l14-quickgelu=openai.pt           a bare weight file, and the zoo model it b
 random:tiny:3                         random weights from seed 3, for tests
 transformers:google/siglip-base-patch16-224
 open_clip:ViT-L-14/datacomp_xl_s13b_b90k
+python:acme.models:teacher            what teacher() of acme/models.py returns: your own code
 datacomp=open_clip:ViT-L-14/datacomp_xl_s13b_b90k        any of these with its own name
 """
 

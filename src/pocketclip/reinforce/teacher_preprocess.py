@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,37 @@ class Scaling:
         check_range("std", self.std)
         if not 1e-6 <= self.divisor <= 1e6:  # NaN fails too
             raise ConfigError(f"the divisor of pixels must be from 1e-6 to 1e6, not {self.divisor}")
+
+
+class ViewTransform(Protocol):
+    """Turns a view into what a teacher takes, in any process."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for transforms that make equal arrays."""
+        ...
+
+    def square(self, image: ImageSource) -> NDArray[np.uint8]:
+        """Return an image as uint8 (H, W, 3)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AsItIs:
+    """Leaves a view as it is, for models with a preprocessing of their own."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for all of them."""
+        return ("as it is",)
+
+    def square(self, image: ImageSource) -> NDArray[np.uint8]:
+        """Return `image` as uint8 (H, W, 3), of its own size.
+
+        Raises:
+            ImageError, MissingDependencyError: as `pocketclip.images.open_image`.
+        """
+        return np.array(open_image(image))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,9 @@
     teacher = load_teacher("vit-l14-quickgelu=openai.pt")
     teacher.encode_squares(np.stack([teacher.transform.square(view) for view in views]))
 
-They are models of the zoo, CLIP and SigLIP models of `transformers`, and models of open_clip. Specs
-are described in `pocketclip.reinforce.specs`. Source: MobileCLIP (arXiv 2311.17049), section 4.1.
+They are models of the zoo, CLIP and SigLIP models of `transformers`, models of open_clip, and the
+user's own encoders (`pocketclip.reinforce.own_models`). `pocketclip.reinforce.specs` describes
+their specs. Source: MobileCLIP (arXiv 2311.17049), section 4.1.
 
 Shapes: B batch, T tokens, S side of a square in pixels, D embedding.
 """
@@ -21,6 +22,7 @@ from pocketclip import devices
 from pocketclip.embeddings import check_lengths, check_scale, image_name, text_name
 from pocketclip.images import ImageSource
 from pocketclip.reinforce import specs
+from pocketclip.reinforce.own_models import OwnTeacher, load_own
 from pocketclip.reinforce.protocols import Pixels, Towers
 from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
 from pocketclip.reinforce.zoo_towers import ZooTowers, geometry, load_model
@@ -179,7 +181,7 @@ def load_teacher(
     device: str = "auto",
     precision: devices.Precision = "auto",
     offline: bool = False,
-) -> Teacher:
+) -> Teacher | OwnTeacher:
     """Load a teacher.
 
     Args:
@@ -190,15 +192,17 @@ def load_teacher(
         offline: use local files and the cache only.
 
     Raises:
-        ConfigError: the spec, device or precision is invalid, or the teacher's preprocessing file
-            is missing or not supported.
+        ConfigError: the spec, device or precision is invalid, the teacher's preprocessing file is
+            missing or not supported, or the user's own module does not make an encoder.
         CheckpointError, HubError, UnknownModelError: the model cannot be loaded; the message says
             why.
         MissingDependencyError: torch, transformers or open_clip is needed and not installed.
     """
+    source = specs.parse(spec)
+    if source.kind == "python":
+        return OwnTeacher(load_own(source), name=source.label, spec=source.text)
     resolved = devices.resolve_device(device)
     dtype = devices.resolve_dtype(precision, resolved)
-    source = specs.parse(spec)
     towers: Towers
     if source.kind == "transformers":
         from pocketclip.reinforce.hf_towers import transformers_teacher
