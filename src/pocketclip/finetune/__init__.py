@@ -4,5 +4,6 @@
 |---|---|
 | `interpolate` | weights between the start and the fine-tuned end, and the choice of a point |
 | `retention` | how much of what the start knew a model has kept |
+| `report`, `templates/` | the HTML report |
 | `generic` | captions about anything, to distil and to measure with |
 """
