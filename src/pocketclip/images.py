@@ -69,7 +69,9 @@ class _RefusedError(Exception):
     """A reason to refuse an image; `_explained` prefixes the image's name."""
 
 
-def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, least_side: int | None = None
+) -> Image.Image:
     """Return `source` decoded, upright and in RGB.
 
     Files and bytes may have any raster format that Pillow reads, and HEIC with the extra `heic`.
@@ -82,6 +84,8 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         source: a path, bytes, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or
             (H, W, 4) of uint8, uint16, bool, or floats from 0 to 1.
         max_pixels: limit on the number of pixels of a file.
+        least_side: a file may be decoded at a fraction of its size, which is much faster for a
+            large JPEG, as long as both sides have this many pixels. None: in full.
 
     Raises:
         ImageError: the source cannot be read, is damaged, or exceeds `max_pixels` or Pillow's own
@@ -95,7 +99,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         with _explained("image"):
             return _upright_rgb(source, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_stream(io.BytesIO(source), "image bytes", max_pixels)
+        return _from_stream(io.BytesIO(source), "image bytes", max_pixels, least_side)
     if not isinstance(source, (str, os.PathLike)):
         kind = type(source).__name__
         raise ImageError(f"cannot read an image from {kind}: give a path, bytes, Pillow or numpy")
@@ -107,7 +111,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     with stream:
-        return _from_stream(stream, name, max_pixels)
+        return _from_stream(stream, name, max_pixels, least_side)
 
 
 def _refuse_special(name: str) -> None:
@@ -120,7 +124,9 @@ def _refuse_special(name: str) -> None:
         raise ImageError(f"{name}: this is a pipe, socket or device, not a file")
 
 
-def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+def _from_stream(
+    stream: BinaryIO, name: str, max_pixels: int, least_side: int | None
+) -> Image.Image:
     with _explained(name):
         head = stream.read(64)
         stream.seek(0)
@@ -138,7 +144,7 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
             _register_heif(avif=head[8:12] in _AVIF_BRANDS)
             stream.seek(0)
             image = Image.open(stream, formats=_formats())
-        return _upright_rgb(image, max_pixels)
+        return _upright_rgb(image, max_pixels, least_side)
 
 
 def _check_file(stream: BinaryIO, head: bytes) -> None:
@@ -261,7 +267,7 @@ def _ignore_pillow() -> None:
     warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)(\.|$)")
 
 
-def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
+def _upright_rgb(image: Image.Image, max_pixels: int, least_side: int | None = None) -> Image.Image:
     from_file = isinstance(image, ImageFile.ImageFile)  # only its header is read so far
     if from_file and image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height}"
@@ -272,6 +278,8 @@ def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
         if any(str(tile[0]) == "fits_gzip" for tile in getattr(image, "tile", ())):
             raise _RefusedError("compressed FITS may unpack to any size; convert the file")
         _check_memory(image, _decoder_bytes(image))
+        if least_side is not None:
+            image.draft(None, (least_side, least_side))  # of JPEGs; others ignore it
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
     if from_file:  # some formats report orientation or size only now

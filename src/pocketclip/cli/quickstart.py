@@ -18,7 +18,7 @@ from pocketclip.cli._options import (
     pair_options,
 )
 from pocketclip.cli._progress import ConsoleReporter
-from pocketclip.cli.output import print_json, say
+from pocketclip.cli.output import note, print_json, say
 from pocketclip.errors import ConfigError
 
 
@@ -41,8 +41,8 @@ def quickstart(
             "--teacher",
             "-t",
             metavar="MODEL",
-            help="With --pairs: a model name or checkpoint; may be repeated.  [default: one is "
-            "trained on the pairs]",
+            help="With --pairs: a model name or checkpoint that knows more; may be repeated. It is "
+            "checked first, and left out unless it is clearly better than the plain student.",
         ),
     ] = None,
     image_column: ImageColumn = None,
@@ -53,17 +53,23 @@ def quickstart(
     label_column: Annotated[
         str | None,
         typer.Option(
-            help="With --pairs: the column with class names, to evaluate zero-shot classification."
+            help="With --pairs: the column with class names, to choose and evaluate by zero-shot "
+            "classification."
         ),
     ] = None,
     where: PairsWhere = None,
     allow_private: AllowPrivate = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="With --pairs: the time to fill, 0.2 to 600 minutes.  [default: 10]"),
+    ] = None,
     scale: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Multiplies the number of scenes and training steps: 0.2 is quick, 3 thorough."
+            help="Without --pairs: multiplies the number of scenes and training steps: 0.2 is "
+            "quick, 3 thorough.  [default: 1]"
         ),
-    ] = 1.0,
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of all random choices.")] = 0,
     workers: Annotated[
         int | None,
@@ -76,10 +82,15 @@ def quickstart(
     """Run every step on a small dataset, in minutes: reinforce, train, evaluate, report.
 
     Without --pairs it draws scenes and gives them captions as poor as the web's; teachers and a
-    captioner for them come with the package, and nothing is downloaded. With --pairs it uses your
-    own images. It trains one model on the plain pairs and one on the reinforced ones. The folder
-    gets the reinforced model and a report to open in a browser. The same command, given again,
-    continues after an interruption.
+    captioner for them come with the package, and nothing is downloaded. It trains one student on
+    the plain pairs and one on the reinforced ones.
+
+    With --pairs it trains a student from nothing on your own images, for --minutes, and with
+    --teacher a reinforced one if that teacher is clearly better. A published model gives far more:
+    see `pocketclip finetune` and `pocketclip fit`.
+
+    The folder gets the best student on a validation set, and a report to open in a browser. The
+    same command, given again, continues after an interruption.
 
     \b
     pocketclip quickstart
@@ -97,6 +108,7 @@ def quickstart(
             "--caption-column": caption_column,
             "--label-column": label_column,
             "--allow-private": allow_private,
+            "--minutes": minutes,
         }
         for name, value in only_with_pairs.items():
             if value:
@@ -105,38 +117,57 @@ def quickstart(
         "pocketclip.quickstart.pipeline", "the quickstart", "reinforce",
         ("pydantic", "torch", "yaml", "fsspec"),
     )  # fmt: skip
-    shared: dict[str, Any] = {"seed": seed, "scale": scale, "workers": workers}
+    shared: dict[str, Any] = {"seed": seed, "workers": workers}
     shared["reporter"] = reporter = ConsoleReporter()
     if pairs:
         columns = [caption_column] if caption_column else None
+        options = pair_options(
+            image_column, columns, None, where, 1000, allow_private=allow_private
+        )
+        given = module.MINUTES if minutes is None else minutes
+        if scale is not None:
+            given = module.minutes_of(scale)
+            if minutes is not None:
+                raise ConfigError(
+                    "--scale is the old name of --minutes for --pairs: give one of them"
+                )
+            note(f"--scale is for the drawn scenes; with --pairs this is --minutes {given:g}")
+        if not teacher:
+            for line in module.expectation(pairs, options, label_column):
+                note(line)
         result = module.quickstart_pairs(
-            out, pairs,
-            options=pair_options(
-                image_column, columns, None, where, 1000, allow_private=allow_private
-            ),
-            label_column=label_column, teachers=teacher or (), **shared,
+            out, pairs, options=options, label_column=label_column, teachers=teacher or (),
+            minutes=given, **shared,
         )  # fmt: skip
     else:
-        result = module.quickstart_scenes(out, **shared)
+        result = module.quickstart_scenes(out, scale=1.0 if scale is None else scale, **shared)
     reporter.end()
     if json:
         print_json(result)
     else:
-        _print(result, out, module.next_commands(out, result))
+        _print(result, out, module.choice_lines(result), module.next_commands(out, result))
 
 
-def _print(result: dict[str, Any], out: Path, commands: list[str]) -> None:
+def _print(result: dict[str, Any], out: Path, choice: list[str], commands: list[str]) -> None:
     names = {
         "unseen": "zero-shot, unseen pairs",
         "labels": "zero-shot, labels",
+        "texts": "zero-shot, texts",
         "retrieval": "retrieval, mean recall@1",
     }
-    say(f"{'':28}{'plain':>9}{'reinforced':>12}")
-    for task in result["arms"]["plain"]["metrics"]:
-        values = [result["arms"][arm]["metrics"][task]["main_metric"] for arm in result["arms"]]
-        say(f"{names[task]:28}" + "".join(f"{100 * v:>{w}.1f} %" for v, w in
-                                            zip(values, (7, 10), strict=True)))  # fmt: skip
-    for line in ("", f"model   {out / 'model'}", f"report  {out / 'report.html'}", "", "next:"):
+    arms = result["arms"]
+    widths = [max(len(name), 7) + 2 for name in arms]
+    head = "".join(f"{name:>{width}}" for name, width in zip(arms, widths, strict=True))
+    say(f"{'test':28}{head}")
+    for task in arms["plain"]["metrics"]:
+        values = [arm["metrics"][task]["main_metric"] for arm in arms.values()]
+        cells = (f"{100 * v:>{w - 2}.1f} %" for v, w in zip(values, widths, strict=True))
+        say(f"{names[task]:28}{''.join(cells)}")
+    teachers = result.get("teachers", {}).get("checked", ())
+    for teacher in teachers:
+        used = "clearly better: used" if teacher["better"] else "not clearly better: left out"
+        say(f"teacher {teacher['line']}; {used}")
+    for line in ("", *choice, f"report  {out / 'report.html'}", "", "next:"):
         say(line)
     for command in commands:
         say(f"  {command}")

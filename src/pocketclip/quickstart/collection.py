@@ -1,8 +1,9 @@
-"""The drawn dataset: a table of scenes with bad alt-texts, and two evaluation sets.
+"""The drawn dataset: a table of scenes with bad alt-texts, and three evaluation sets.
 
     FOLDER/pairs.csv               image, alt_text, kind, truth
            images/00000000.jpg
            tests/unseen/test.csv   image, label     colour and shape pairs not in training
+                 validation-unseen/test.csv         other scenes of them, to choose a student by
                  retrieval/test.csv image, caption  scenes as in training, each caption once
 
 `truth` and `kind` (the kind of alt-text) are for the report; no training uses them.
@@ -25,6 +26,8 @@ from pocketclip.quickstart.scenes import UNSEEN, Scene, Split, draw_scene
 from pocketclip.storage.local import write_whole
 
 PAIRS, TESTS = "pairs.csv", "tests"
+VALIDATION = "validation-"
+"""Before the name of a task: its validation set."""
 SIDE = 96
 _TEXTURE = 21  # a random stream
 
@@ -35,13 +38,20 @@ class Sizes:
 
     train: int = 2000
     unseen: int = 480
+    validation: int = 240
     retrieval: int = 400
+
+    @property
+    def total(self) -> int:
+        """All scenes."""
+        return self.train + self.unseen + self.validation + self.retrieval
 
     def scaled(self, scale: float) -> Sizes:
         """Return the sizes times `scale`, with at least 64 training scenes and each unseen pair."""
         return Sizes(
             train=max(64, round(self.train * scale)),
             unseen=max(len(UNSEEN), round(self.unseen * scale)),
+            validation=max(len(UNSEEN), round(self.validation * scale)),
             retrieval=max(24, round(self.retrieval * scale)),
         )
 
@@ -66,10 +76,14 @@ def write_collection(
     if (folder / PAIRS).is_file():
         return
     unseen, retrieval = folder / TESTS / "unseen", folder / TESTS / "retrieval"
-    _write_split(unseen / "test.csv", _unseen(sizes.unseen, seed), seed, advance)
+    validation = folder / TESTS / f"{VALIDATION}unseen"
+    _write_split(unseen / "test.csv", _unseen(0, sizes.unseen, seed), seed, advance)
+    others = _unseen(sizes.unseen, sizes.validation, seed)
+    _write_split(validation / "test.csv", others, seed, advance)
     _write_split(retrieval / "test.csv", _retrieval(sizes.retrieval, seed), seed, advance)
-    with write_whole(unseen / "zeroshot_classification_templates.txt") as temporary:
-        temporary.write_text("\n".join(TEMPLATES) + "\n", "utf-8")
+    for home in (unseen, validation):
+        with write_whole(home / "zeroshot_classification_templates.txt") as temporary:
+            temporary.write_text("\n".join(TEMPLATES) + "\n", "utf-8")
     _write_split(folder / PAIRS, _training(sizes.train, seed), seed, advance)
 
 
@@ -83,8 +97,8 @@ def _training(count: int, seed: int) -> Iterator[_Row]:
         yield "train", index, {"alt_text": text, "kind": kind, "truth": truth}
 
 
-def _unseen(count: int, seed: int) -> Iterator[_Row]:
-    for index in range(count):
+def _unseen(first: int, count: int, seed: int) -> Iterator[_Row]:
+    for index in range(first, first + count):
         thing = draw_scene("unseen", seed=seed, index=index).things[0]
         yield "unseen", index, {"label": class_name(thing.colour, thing.shape)}
 

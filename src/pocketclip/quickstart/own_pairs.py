@@ -1,24 +1,86 @@
 """The user's own pairs, copied into the quickstart's layout: a table and evaluation sets.
 
-The held-out pairs depend only on their names, so every run holds out the same ones.
+    FOLDER/pairs.csv                    image, caption and its variants: training
+           tests/validation-TASK/test.csv                    chooses among students and checkpoints
+                 TASK/test.csv                               the reported figures
+           pairs.json                   the numbers; written last
+
+TASK is `labels` (image, label) with a label column; `texts` (image, label: the text itself) where
+texts repeat so much that finding the one right partner means nothing; else `retrieval`
+(image, caption). With labels there are two: `labels`, and `retrieval` or `texts`.
+
+Photographs are decoded once and stored at a reduced size, as training decodes each many times.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import csv
+import io
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pocketclip.errors import DataError
-from pocketclip.pairs import PairOptions, PairShard
-from pocketclip.quickstart.collection import PAIRS, TESTS, read_rows, write_table
-from pocketclip.types import Bad
+import numpy as np
+from PIL import Image
 
+from pocketclip import devices
+from pocketclip.errors import DataError, ImageError, count_of
+from pocketclip.evaluate.classes import whole_number
+from pocketclip.evaluate.datasets.examples import CLASSES, TEMPLATES
+from pocketclip.evaluate.datasets.labelled_images import check_classes
+from pocketclip.formats.json_text import read_json
+from pocketclip.images import open_image
+from pocketclip.pairs import PairOptions, PairShard
+from pocketclip.pairs.base import Draft
+from pocketclip.pairs.loading import completed
+from pocketclip.pairs.split import hold_out
+from pocketclip.quickstart.collection import PAIRS, TESTS, VALIDATION
+from pocketclip.quickstart.text_variants import COLUMNS, variants
+from pocketclip.storage.local import write_whole
+from pocketclip.types import Bad, Pair
+
+FACTS = "pairs.json"
+SIDE = 128
+"""The shortest side of a stored photograph in pixels: twice the student's."""
 _MIN_PAIRS = 40
-_HELD_OUT = 10
-"""One in `_HELD_OUT` pairs is held out for evaluation."""
+_SHARE, _SMALL, _SHARE_OF_SMALL = 0.1, 500, 0.15
+"""The share of pairs in each of validation and test; sets below `_SMALL` need a larger one."""
+_MOST_HELD_OUT = 1000
+"""Pairs in each of validation and test: the standard error of a share is then below 1.6 %."""
+_QUALITY = 92
+_MOST_TEXTS = 2000
+"""Distinct texts among which the right one is to be found."""
+_TIMED = 64
+"""Photographs after which the rate of copying is judged."""
+_LEAST_PAIRS = 500
+"""Training pairs that are copied however long it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is known of a pair before its image is read."""
+
+    name: str
+    caption: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopySettings:
+    """How `copy_pairs` copies."""
+
+    label_column: str | None = None
+    side: int = SIDE
+    """The shortest side of a stored photograph in pixels; smaller ones stay as they are."""
+    most: int | None = None
+    """The most training pairs; None: all."""
+    seconds: float | None = None
+    """The time to copy them in; None: any."""
 
 
 def with_labels(options: PairOptions, label_column: str | None) -> PairOptions:
@@ -31,71 +93,291 @@ def with_labels(options: PairOptions, label_column: str | None) -> PairOptions:
 def copy_pairs(
     folder: Path,
     shards: Sequence[PairShard],
-    label_column: str | None,
+    options: PairOptions,
+    settings: CopySettings,
     advance: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """Copy the readable pairs into `folder`, some as evaluation sets; return their numbers.
 
     Args:
-        folder: gets `pairs.csv`, `tests/retrieval` and, with labels, `tests/labels`.
+        folder: gets the files that the module names; one with `pairs.json` stays as it is.
         shards: the user's pairs.
-        label_column: a column with class names.
+        options: how to fetch images.
+        settings: sizes and limits.
         advance: called with the numbers of copied pairs and of pairs in all.
 
     Raises:
-        DataError: too few readable pairs.
+        DataError: too few readable pairs, or labels that nothing can be learnt from.
     """
+    if (folder / FACTS).is_file():
+        facts: dict[str, Any] = read_json(folder / FACTS)
+        return facts
     bad: list[str] = []
-    labels: list[str] = []
-    counts = {"train": 0, "held_out": 0}
-    total = sum(shard.size or 0 for shard in shards)
-
-    def rows(held_out: bool) -> Iterator[tuple[bytes, dict[str, str]]]:
-        for number, shard in enumerate(shards):
-            for pair in shard:
-                if isinstance(pair, Bad):
-                    if not held_out:
-                        bad.append(f"{pair.uid}: {pair.reason}")
-                    continue
-                digest = hashlib.sha256(f"{number} {pair.uid}".encode()).digest()
-                if (digest[0] % _HELD_OUT == 0) != held_out or pair.image is None:
-                    continue
-                fields = {"caption": pair.captions["text"][0]}
-                if label_column is not None and held_out:
-                    labels.append(str(pair.meta.get(label_column) or ""))
-                counts["held_out" if held_out else "train"] += 1
-                yield pair.image, fields
-
-    done = 0
-
-    def count(copied: int) -> None:
-        nonlocal done
-        done += copied
-        advance(done, max(total, done))
-
-    test = folder / TESTS / "retrieval" / "test.csv"
-    write_table(test, rows(True), count)
-    if label_column is not None:
-        _labelled(test, labels, folder / TESTS / "labels" / "test.csv", label_column)
-    write_table(folder / PAIRS, rows(False), count)
-    if counts["train"] < _MIN_PAIRS or counts["held_out"] < 2:
-        example = f"; the first unreadable one: {bad[0]}" if bad else ""
-        raise DataError(
-            f"{counts['train'] + counts['held_out']} pairs could be read, and a quickstart needs "
-            f"about {_MIN_PAIRS + 10}{example}"
-        )
-    return {**counts, "unreadable": len(bad), "reasons": bad[:10]}
+    rows = list(_rows(shards, settings.label_column, bad))
+    if len(rows) < _MIN_PAIRS:
+        raise _too_few(len(rows), bad)
+    unlabelled = 0
+    if settings.label_column is not None:
+        labels = Counter(row.label for row in rows if row.label)
+        unlabelled = len(rows) - labels.total()
+        _check_labels(settings.label_column, labels)
+    tasks = _tasks(rows, settings.label_column)
+    parts = _parts(rows)
+    copier = _Copier(folder, settings, rows, parts, advance)
+    kept = copier.copy(shards, options, bad)
+    if len(kept["train"]) + len(kept["validation"]) + len(kept["test"]) < _MIN_PAIRS:
+        raise _too_few(sum(map(len, kept.values())), bad)
+    _check_held_out(tasks, kept, settings.label_column)
+    _write_sets(folder, tasks, kept)
+    # In a random order, so that the first pairs are a sample of all.
+    _write_training(folder / PAIRS, sorted(kept["train"], key=lambda item: copier.order(item[0])))
+    facts = {
+        **{part: len(found) for part, found in kept.items()},
+        "unreadable": len(bad),
+        "reasons": bad[:10],
+        "left_out": copier.left_out,
+        "unlabelled": unlabelled,
+        "texts": len({row.caption for row, _ in kept["train"]}),
+        "tasks": tasks,
+        "side": settings.side,
+    }
+    with write_whole(folder / FACTS) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    return facts
 
 
-def _labelled(source: Path, labels: Sequence[str], target: Path, label_column: str) -> None:
-    """Write the held-out pairs with a label as a zero-shot classification set."""
-    rows = [(r, label) for r, label in zip(read_rows(source), labels, strict=True) if label]
-    if len({label for _, label in rows}) < 2:
-        raise DataError(
-            f"the held-out pairs have fewer than two labels in {label_column!r}: choose another "
-            "--label-column, or omit it"
-        )
-    images = ((source.parent / row["image"]).read_bytes() for row, _ in rows)
-    write_table(
-        target, ((data, {"label": label}) for data, (_, label) in zip(images, rows, strict=True))
+def _too_few(count: int, bad: Sequence[str]) -> DataError:
+    example = f"; the first unreadable one: {bad[0]}" if bad else ""
+    return DataError(
+        f"{count_of(count, 'pair')} could be read, and a quickstart needs {_MIN_PAIRS}{example}"
     )
+
+
+def _check_labels(column: str, labels: Counter[str]) -> None:
+    check_classes(f"column {column!r}", list(labels), list(labels.values()))
+    if all(whole_number(label) is not None for label in labels):
+        raise DataError(
+            f"the labels in column {column!r} are numbers: give a column of names, which prompts "
+            "can be made of, with --label-column"
+        )
+
+
+def _rows(shards: Sequence[PairShard], label_column: str | None, bad: list[str]) -> Iterator[_Row]:
+    """Yield what is known of each pair; pairs without texts or names of images go to `bad`."""
+    for shard in shards:
+        for item in shard.drafts():
+            if isinstance(item, Bad):
+                bad.append(f"{item.uid}: {item.reason}")
+                continue
+            pair = item.pair if isinstance(item, Draft) else item
+            label = pair.meta.get(label_column) if label_column is not None else None
+            text = "" if label is None else str(label).strip()
+            yield _Row(_name(shard, pair), pair.captions["text"][0], text)
+
+
+def _name(shard: PairShard, pair: Pair) -> str:
+    # Rows of one photograph have one name: it is either learnt from or held out.
+    return str(pair.meta.get("filepath") or f"{shard.name}/{pair.uid}")
+
+
+def _tasks(rows: Sequence[_Row], label_column: str | None) -> list[str]:
+    """Return the names of the evaluation sets; the first one decides."""
+    distinct = len({row.caption for row in rows})
+    partners = "texts" if 2 <= distinct <= len(rows) / 2 else "retrieval"
+    return [partners] if label_column is None else ["labels", partners]
+
+
+def _parts(rows: Sequence[_Row]) -> dict[str, str]:
+    """Return each photograph's part by its name: train, validation or test."""
+    labels: dict[str, str] = {}
+    for row in rows:
+        labels.setdefault(row.name, row.label)
+    names = list(labels)
+    parts = dict.fromkeys(names, "train")
+    for purpose in ("test", "validation"):
+        left = [name for name in names if parts[name] == "train"]
+        wanted = _SHARE if len(names) >= _SMALL else _SHARE_OF_SMALL
+        share = min(wanted, _MOST_HELD_OUT / len(names)) * len(names) / len(left)
+        held = hold_out(left, [labels[name] for name in left], share=share, purpose=purpose)
+        parts |= {name: purpose for name, out in zip(left, held, strict=True) if out}
+    return parts
+
+
+class _Copier:
+    """Reads, reduces and stores photographs; the training ones in a random, stable order."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: CopySettings,
+        rows: Sequence[_Row],
+        parts: dict[str, str],
+        advance: Callable[[int, int], None],
+    ) -> None:
+        self.folder, self.settings, self.parts, self.advance = folder, settings, parts, advance
+        names = [name for name, part in parts.items() if part == "train"]
+        order = np.random.default_rng(0).permutation(len(names))  # of names in the order of rows
+        self.rank = {names[position]: rank for rank, position in enumerate(order.tolist())}
+        self.limit = len(names) if settings.most is None else min(settings.most, len(names))
+        self.held_out = len(parts) - len(names)
+        self.left_out = 0
+        self.total = len(rows)
+
+    def order(self, row: _Row) -> int:
+        """Return the place of a training pair in the random order."""
+        return self.rank[row.name]
+
+    def copy(
+        self, shards: Sequence[PairShard], options: PairOptions, bad: list[str]
+    ) -> dict[str, list[tuple[_Row, str]]]:
+        """Store the photographs; return rows and file names by part."""
+        images = self.folder / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        kept: dict[str, list[tuple[_Row, str]]] = {"train": [], "validation": [], "test": []}
+        done, began = 0, time.monotonic()
+        for row, reduced in self._reduced(shards, options, bad):
+            done += 1
+            self.advance(done, self.total - self.left_out)
+            if done == _TIMED:
+                self._limit_to_time((time.monotonic() - began) / done)
+            if isinstance(reduced, str):
+                bad.append(f"{row.name}: {reduced}")
+                continue
+            name = f"images/{sum(map(len, kept.values())):08d}{reduced[1]}"
+            (self.folder / name).write_bytes(reduced[0])
+            kept[self.parts[row.name]].append((row, name))
+        return kept
+
+    def _limit_to_time(self, seconds: float) -> None:
+        """Lower the number of training pairs to what the time allows at this rate."""
+        if self.settings.seconds is not None:
+            affordable = int(self.settings.seconds / seconds) - self.held_out
+            self.limit = min(self.limit, max(affordable, _LEAST_PAIRS))
+
+    def _reduced(
+        self, shards: Sequence[PairShard], options: PairOptions, bad: list[str]
+    ) -> Iterator[tuple[_Row, tuple[bytes, str] | str]]:
+        """Yield rows with their reduced photographs, or why they cannot be read."""
+        cores = devices.cores()
+        waiting: deque[tuple[_Row, Future[tuple[bytes, str] | str]]] = deque()
+        with ThreadPoolExecutor(cores) as pool:  # Pillow decodes and resizes without the GIL
+            for row, pair in self._wanted(shards, options):
+                if isinstance(pair, Bad) or pair.image is None:
+                    reason = pair.reason if isinstance(pair, Bad) else "no image"
+                    bad.append(f"{row.name}: {reason}")
+                    continue
+                waiting.append((row, pool.submit(_reduce, pair.image, self.settings.side)))
+                if len(waiting) > 4 * cores:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for row, future in waiting:
+                yield row, future.result()
+
+    def _wanted(
+        self, shards: Sequence[PairShard], options: PairOptions
+    ) -> Iterator[tuple[_Row, Pair | Bad]]:
+        column = self.settings.label_column
+        for shard in shards:
+            taken: deque[_Row] = deque()
+
+            def drafts(shard: PairShard = shard, taken: deque[_Row] = taken) -> Iterator[Any]:
+                for item in shard.drafts():
+                    if isinstance(item, Bad):
+                        continue  # counted when the rows were listed
+                    pair = item.pair if isinstance(item, Draft) else item
+                    name = _name(shard, pair)
+                    if self.rank.get(name, -1) >= self.limit:
+                        self.left_out += 1
+                        continue
+                    label = pair.meta.get(column) if column is not None else None
+                    text = "" if label is None else str(label).strip()
+                    taken.append(_Row(name, pair.captions["text"][0], text))
+                    yield item
+
+            for pair in completed(drafts(), options.fetch):
+                yield taken.popleft(), pair
+
+
+def _reduce(data: bytes, side: int) -> tuple[bytes, str] | str:
+    """Return a photograph with its shortest side at most `side`, and a suffix; or why not."""
+    try:
+        image = open_image(data, least_side=side)
+    except ImageError as error:
+        return str(error)
+    scale = side / min(image.size)
+    if scale >= 0.8 and data[:3] == b"\xff\xd8\xff" and len(data) < 3 * side * side:
+        return data, ".jpg"
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    out = io.BytesIO()
+    image.save(out, "jpeg", quality=_QUALITY)
+    return out.getvalue(), ".jpg"
+
+
+def _write_sets(
+    folder: Path, tasks: Sequence[str], kept: dict[str, list[tuple[_Row, str]]]
+) -> None:
+    """Write the evaluation sets of `tasks`, for validation and for the test."""
+    labels = sorted({row.label for rows in kept.values() for row, _ in rows if row.label})
+    texts = sorted({one_text(row.caption) for rows in kept.values() for row, _ in rows})
+    for part, prefix in (("validation", VALIDATION), ("test", "")):
+        for task in tasks:
+            home = folder / TESTS / f"{prefix}{task}"
+            home.mkdir(parents=True, exist_ok=True)
+            rows = kept[part]
+            if task == "labels":
+                rows = [(row, name) for row, name in rows if row.label]
+                _write_lines(home / CLASSES, labels)
+                _write_rows(home / "test.csv", rows, "label", lambda row: row.label)
+            elif task == "texts":
+                _write_lines(home / TEMPLATES, ["{c}"])
+                if len(texts) <= _MOST_TEXTS:  # else the set's own texts are the classes
+                    _write_lines(home / CLASSES, texts)
+                _write_rows(home / "test.csv", rows, "label", lambda row: one_text(row.caption))
+            else:
+                _write_rows(home / "test.csv", rows, "caption", lambda row: row.caption)
+
+
+def one_text(caption: str) -> str:
+    """Return a caption as one line, as lists of class names hold it."""
+    return " ".join(caption.split())
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    with write_whole(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+
+def _write_rows(
+    table: Path, rows: Sequence[tuple[_Row, str]], column: str, value: Callable[[_Row], str]
+) -> None:
+    """Write a table of images, which lie in the quickstart's data folder, with one more column."""
+    _write_csv(table, ["image", column], ([f"../../{name}", value(row)] for row, name in rows))
+
+
+def _write_training(table: Path, rows: Sequence[tuple[_Row, str]]) -> None:
+    lines = ([name, *variants(row.caption, row.name).values()] for row, name in rows)
+    _write_csv(table, ["image", *COLUMNS], lines)
+
+
+def _write_csv(table: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    with write_whole(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(header)
+        writer.writerows(lines)
+
+
+def _check_held_out(
+    tasks: Sequence[str], kept: dict[str, list[tuple[_Row, str]]], label_column: str | None
+) -> None:
+    """Refuse sets that could not tell students apart."""
+    for part in ("validation", "test"):
+        rows = [row for row, _ in kept[part]]
+        if len(rows) < 2:
+            raise DataError("too few photographs could be read to hold some out: give more pairs")
+        if "labels" in tasks and len({row.label for row in rows if row.label}) < 2:
+            raise DataError(
+                f"almost every label in {label_column!r} has a single photograph, so none can be "
+                "held out: choose another --label-column, or omit it"
+            )

@@ -6,29 +6,30 @@ record their own state.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pocketclip import checkpoint
 from pocketclip.errors import DataError
-from pocketclip.evaluate import Failure, RunOptions, evaluate, plan
+from pocketclip.evaluate import Failure, RunOptions, plan
 from pocketclip.evaluate import run as run_tasks
 from pocketclip.evaluate.datasets.find import TaskData
 from pocketclip.evaluate.tasks import Task
 from pocketclip.infer.encoder import Encoder
-from pocketclip.nn.clip import CLIP
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.pipeline_folder import MODEL, REPORT, RESULT, RUNS, SETTINGS, PipelineFolder
 from pocketclip.quickstart.collection import PAIRS
 from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
+from pocketclip.storage.local import write_whole
 from pocketclip.train.logs import LOG, read
 from pocketclip.train.recipe import Recipe
 
-__all__ = ["ARMS", "DATA", "MODEL", "REPORT", "RESULT", "SETTINGS", "SHARDS", "QuickstartRun"]
+__all__ = ["DATA", "MODEL", "REPORT", "RESULT", "RUNS", "SETTINGS", "SHARDS", "QuickstartRun"]
 DATA, SHARDS = "data", "reinforced"
-ARMS = ("plain", "reinforced")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,13 +38,20 @@ class QuickstartRun(PipelineFolder):
 
     WORK: ClassVar[str] = "a quickstart"
 
-    def reinforce(self, options: PairOptions, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def reinforce(
+        self, options: PairOptions, fields: Mapping[str, Any], first: int | None = None
+    ) -> dict[str, Any]:
         """Reinforce `data/pairs.csv` into `reinforced`; `fields` override the reinforce recipe.
+
+        Args:
+            options: how to read the table.
+            fields: of the reinforce recipe.
+            first: take only this number of pairs from the table's beginning; None: all.
 
         Raises:
             PocketclipError: as `pocketclip.reinforce.job.run`.
         """
-        shards = open_pairs(str(self.out / DATA / PAIRS), options)
+        shards = open_pairs(str(self._table(first)), options)
         recipe = load_reinforcement(None, precision="float32", batch_size=64, **fields)
         summary = self.reinforce_shards(shards, recipe, SHARDS)
         samples = sum(report.samples for report in summary.reports)
@@ -58,22 +66,25 @@ class QuickstartRun(PipelineFolder):
             "captions": recipe.captions if recipe.captioners else 0,
         }
 
-    def train(self, name: str, recipe: Recipe, task: tuple[Task, TaskData] | None) -> Path:
-        """Train into `runs/NAME`, evaluating `task` at each checkpoint; return the model's folder.
+    def _table(self, first: int | None) -> Path:
+        table = self.out / DATA / PAIRS
+        if first is None:
+            return table
+        with table.open(encoding="utf-8", newline="") as stream:
+            rows = list(islice(csv.reader(stream), first + 1))
+        part = table.with_name(f"reinforced-{PAIRS}")
+        with write_whole(part) as new, new.open("w", encoding="utf-8", newline="") as out:
+            csv.writer(out).writerows(rows)
+        return part
+
+    def train(self, name: str, recipe: Recipe) -> None:
+        """Train into `runs/NAME`; `recipe.evaluation` scores the checkpoints.
 
         Raises:
             KeyboardInterrupt: the training was interrupted and wrote a checkpoint.
             PocketclipError: as `pocketclip.train.loop.train`.
         """
-
-        def score(model: CLIP, _step: int) -> dict[str, float]:
-            assert task is not None
-            result, _ = evaluate(Encoder(model), *task, _EVALUATION)
-            return {"main_metric": result.main_metric or 0.0}
-
-        summary = self.train_run(name, recipe, None if task is None else score)
-        assert summary.model is not None
-        return summary.model
+        self.train_run(name, recipe, None)
 
     def evaluate(self, name: str, model: Path, task_names: Sequence[str]) -> dict[str, Any]:
         """Return a model's metrics by task; `NAME.results.jsonl` holds them too.

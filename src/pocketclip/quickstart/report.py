@@ -6,9 +6,8 @@ Every figure comes from `QuickstartRun.result` or is computed here from the run'
 from __future__ import annotations
 
 import base64
-import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,43 +16,32 @@ import numpy as np
 
 from pocketclip import checkpoint
 from pocketclip.errors import ImageError
+from pocketclip.evaluate.datasets.examples import CLASSES
 from pocketclip.evaluate.report.render import render
 from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder
+from pocketclip.quickstart.advice import commands
 from pocketclip.quickstart.captions import names_in
-from pocketclip.quickstart.collection import PAIRS, read_rows
-from pocketclip.quickstart.quickstart_run import ARMS, DATA, MODEL, REPORT, SHARDS, QuickstartRun
+from pocketclip.quickstart.collection import PAIRS, TESTS, read_rows
+from pocketclip.quickstart.quickstart_run import DATA, MODEL, REPORT, RUNS, SHARDS, QuickstartRun
+from pocketclip.quickstart.students import choice_lines
+from pocketclip.quickstart.text_variants import COLUMNS
 from pocketclip.shards import read
 
 _CARDS, _QUERIES, _PICTURES = 8, 4, 400
 _TASKS = {
     "unseen": "zero-shot top-1, pairs of colour and shape that nobody learnt",
-    "labels": "zero-shot top-1, the held-out pairs' labels",
+    "labels": "zero-shot top-1, the test pairs' labels",
+    "texts": "zero-shot top-1, the right one of all distinct texts",
     "retrieval": "retrieval, mean recall at 1",
 }
-
-
-def commands(run: QuickstartRun) -> list[str]:
-    """Return three commands to go on with."""
-    out, model = shlex.quote(str(run.out)), shlex.quote(str(run.out / MODEL))
-    tests = run.out / DATA / "tests"
-    if run.settings["mode"] == "scenes":
-        first = read_rows(tests / "unseen" / "test.csv")[0]["image"]
-        picture = shlex.quote(str(tests / "unseen" / first))
-        labels = '"a black circle,a blue circle,a yellow star,a red house"'
-        return [
-            f"pocketclip classify {picture} --labels {labels} --model {model}",
-            "pocketclip quickstart --pairs my.csv --out mine",
-            "pocketclip reinforce my.csv --out dr --teacher mobileclip2-s4 "
-            "--captioner coca-vit-l14",
-        ]
-    recipe = shlex.quote(str(run.out / "runs" / "reinforced" / "recipe.yaml"))
-    return [
-        f"pocketclip eval {model} --data {shlex.quote(str(tests))} --tasks retrieval",
-        f"pocketclip train {recipe} --set steps=2000 --out longer",
-        f"pocketclip reinforce {out}/{DATA}/{PAIRS} --out dr --teacher mobileclip2-s4",
-    ]
+_AXES = {
+    "unseen": "zero-shot top-1, validation",
+    "labels": "zero-shot top-1, validation",
+    "texts": "right text, validation",
+    "retrieval": "mean recall at 1, validation",
+}
 
 
 def report_page(run: QuickstartRun) -> str:
@@ -63,8 +51,11 @@ def report_page(run: QuickstartRun) -> str:
     if scenes:
         result["captions"] = _correct_captions(run)
     chances = _chances(run)
-    metrics = {f"{arm} student": result["arms"][arm]["metrics"] for arm in ARMS}
-    metrics |= result.get("teachers", {})
+    arms = list(result["arms"])
+    rows = [_score_row(f"{arm} student", facts, chances) for arm, facts in result["arms"].items()]
+    if scenes:
+        teachers = result["teachers"].items()
+        rows += [_score_row(name, {"metrics": m}, chances) for name, m in teachers]
     return render(
         "quickstart.html",
         "pocketclip.quickstart",
@@ -72,17 +63,18 @@ def report_page(run: QuickstartRun) -> str:
         scenes=scenes,
         settings=run.settings,
         result=result,
-        arms=ARMS,
+        arms=arms,
+        chosen=result["choice"]["chosen"],
+        choice=choice_lines(result),
         chances=chances,
         colours_alone=_colours_alone(run) if scenes else None,
-        score_head=["", *(_TASKS[name] for name in chances)],
+        score_head=["", "validation", *(_TASKS[name] for name in chances)],
         score_rows=[
-            *([name, *(f"{100 * m[t]['main_metric']:.1f}" for t in chances)]
-              for name, m in metrics.items()),
-            ["guessing", *(f"{100 * chance:.1f}" for chance in chances.values())],
+            *rows,
+            ["guessing", "", *(f"{100 * chance:.1f}" for chance in chances.values())],
         ],
         curve=_curve(run, *next(iter(chances.items()))),
-        training=list(_training_cards(run)),
+        training=_training_cards(run),
         test=_rankings(run),
         data_uri=_data_uri,
         commands=commands(run),
@@ -91,13 +83,25 @@ def report_page(run: QuickstartRun) -> str:
     )  # fmt: skip
 
 
+def _score_row(name: str, facts: Mapping[str, Any], chances: Mapping[str, float]) -> list[str]:
+    validation = f"{100 * facts['validation']:.1f}" if "validation" in facts else ""
+    scores = (facts["metrics"][task]["main_metric"] for task in chances)
+    return [name, validation, *(f"{100 * score:.1f}" for score in scores)]
+
+
 def _chances(run: QuickstartRun) -> dict[str, float]:
     """Return the accuracy of guessing, by task."""
     tests = run.out / DATA / "tests"
     out = {}
     for name in run.result["arms"]["plain"]["metrics"]:
         rows = read_rows(tests / name / "test.csv")
-        out[name] = 1 / max(len({row.get("label", row["image"]) for row in rows}), 1)
+        listed = tests / name / CLASSES
+        answers = (
+            listed.read_text("utf-8").splitlines()
+            if listed.is_file()
+            else {row.get("label", row["image"]) for row in rows}
+        )
+        out[name] = 1 / max(len(answers), 1)
     return out
 
 
@@ -109,13 +113,16 @@ def _colours_alone(run: QuickstartRun) -> float:
 
 
 def _curve(run: QuickstartRun, task: str, chance: float) -> list[Drawing]:
-    """Return the scores against samples seen, in both sizes."""
+    """Return the validation scores against samples seen, in both sizes."""
     marks = []
+    arms = run.result["arms"]
     colours: tuple[Series, ...] = ("v2", "v1")
-    for arm, series in zip(ARMS, colours, strict=True):
-        points = run.result["arms"][arm]["curve"]
+    for arm, series in zip(arms, colours, strict=False):
+        # A student that went on from another one continues its curve.
+        before = arms["plain"]["samples"] if arms[arm]["init"] else 0
+        points = arms[arm]["curve"]
         for number, point in enumerate(points, 1):
-            samples, score = point["samples"], 100 * point["score"]
+            samples, score = before + point["samples"], 100 * point["score"]
             marks.append(
                 Mark(
                     name=arm,
@@ -132,10 +139,10 @@ def _curve(run: QuickstartRun, task: str, chance: float) -> list[Drawing]:
     guessing = Mark(name="guessing", x=None, y=100 * chance, label=guess, tooltip=guess)
     chart = Chart(
         name="curve",
-        title=f"{_TASKS[task]} against samples seen",
+        title="Validation score against samples seen",
         description="; ".join(mark.tooltip for mark in marks),
         x_label="samples seen",
-        y_label=f"{_TASKS[task]}, %",
+        y_label=f"{_AXES[task]}, %",
         x_scale="from zero",
         y_scale="from zero",
         marks=[*marks, guessing],
@@ -160,32 +167,52 @@ def _correct_captions(run: QuickstartRun) -> dict[str, float]:
     return {name: round(sum(flags) / max(len(flags), 1), 4) for name, flags in correct.items()}
 
 
-def _training_cards(run: QuickstartRun) -> Iterator[dict[str, Any]]:
-    """Yield some samples, of scenes at most two per kind of alt-text."""
+def _training_cards(run: QuickstartRun) -> list[dict[str, Any]]:
+    """Return some training pairs, of scenes at most two per kind of alt-text."""
     rows = read_rows(run.out / DATA / PAIRS)
+    if run.settings["mode"] == "pairs":
+        return [
+            {
+                "image": (run.out / DATA / row["image"]).read_bytes(),
+                "kind": "",
+                "found": row["caption"],
+                "written": dict.fromkeys(row[name] for name in COLUMNS[1:]),
+            }
+            for row in rows[:_CARDS]
+        ]
+    cards = []
     count: Counter[str] = Counter()
     for sample in read(str(run.out / SHARDS)):
-        kind = rows[int(sample.uid)].get("kind", "")
-        if count[kind] < (2 if kind else _CARDS) and count.total() < _CARDS:
+        kind = rows[int(sample.uid)]["kind"]
+        if count[kind] < 2 and count.total() < _CARDS:
             count[kind] += 1
             written = [texts for key, texts in sample.captions.items() if key != "text"]
-            yield {
-                "image": sample.image,
-                "kind": kind,
-                "found": sample.captions["text"][0],
-                "written": dict.fromkeys(chain(*written)),
-            }
+            cards.append(
+                {
+                    "image": sample.image,
+                    "kind": kind,
+                    "found": sample.captions["text"][0],
+                    "written": dict.fromkeys(chain(*written)),
+                }
+            )
+    return cards
 
 
 def _rankings(run: QuickstartRun) -> dict[str, Any]:
     """Return what each student ranks first in the retrieval set, both ways, for some of it."""
-    pictures, captions = _readable(run.out / DATA / "tests" / "retrieval")
+    partners = [
+        task for task in ("retrieval", "texts") if task in run.result["arms"]["plain"]["metrics"]
+    ]
+    pictures, captions = _readable(run.out / DATA / TESTS / partners[0])
     count, texts, images = len(pictures), {}, {}
-    for arm in ARMS if pictures else ():
-        encoder = Encoder(checkpoint.load(run.out / "runs" / arm / MODEL, fuse=True))
-        scores = encoder.encode_image(pictures) @ encoder.encode_text(captions).T
-        texts[arm] = np.argsort(-scores, axis=1, kind="stable")[:, :3].tolist()
-        images[arm] = np.argsort(-scores.T, axis=1, kind="stable")[:, :6].tolist()
+    for arm in run.result["arms"] if pictures else ():
+        encoder = Encoder(checkpoint.load(run.out / RUNS / arm / MODEL, fuse=True))
+        distinct = list(dict.fromkeys(captions))
+        scores = encoder.encode_image(pictures) @ encoder.encode_text(distinct).T
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :3]
+        texts[arm] = [[distinct[column] for column in row] for row in best.tolist()]
+        columns = [distinct.index(caption) for caption in captions]
+        images[arm] = np.argsort(-scores.T[columns], axis=1, kind="stable")[:, :6].tolist()
     cards, queries = max(1, count // _CARDS), max(1, count // _QUERIES)
     return {
         "pictures": pictures,
@@ -207,5 +234,5 @@ def _readable(folder: Path) -> tuple[list[bytes], list[str]]:
         except ImageError:
             continue
         pictures.append(data)
-        captions.append(row["caption"])
+        captions.append(row.get("caption") or row["label"])
     return pictures, captions
