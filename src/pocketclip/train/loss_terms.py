@@ -258,12 +258,12 @@ def siglip_term(
     def direction(selected: slice) -> Tensor:
         logits = _logits(image.rows[selected], text.columns, student.scale) + bias
         if targets is None:
-            labels = torch.full_like(logits, -1.0)
             if same is None:
+                labels = torch.full_like(logits, -1.0)
                 here = torch.arange(len(labels), device=labels.device)
                 labels[here, _matching_columns(selected, first, labels.device)] = 1.0
             else:
-                labels[same.positives(selected)] = 1.0
+                labels = 2 * same.positives(selected).to(logits.dtype) - 1
         else:
             scores = zip(
                 _teacher_logits(image, text, selected, targets),
