@@ -11,7 +11,15 @@ from torch import nn
 
 from pocketclip.errors import PocketclipError
 from pocketclip.finetune.generic import held_out_captions, training_captions
-from pocketclip.finetune.interpolate import Point, choose, line, mix
+from pocketclip.finetune.interpolate import (
+    Point,
+    Way,
+    choose,
+    estimate_statistics,
+    line,
+    mix,
+    score,
+)
 from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse
 
@@ -70,23 +78,31 @@ def test_weights_lie_between_and_neither_end_changes(ends):
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_statistics_are_those_of_the_images(ends):
-    found = mix(*ends, 0.5, lambda: iter([PIXELS]))
+def _norms(model):
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+
+
+def _estimated(model, images=lambda: iter([PIXELS])):
+    model = copy.deepcopy(model).eval()
+    estimate_statistics(list(_norms(model).values()), model, images, ["a pear", "an apple"])
+    return model
+
+
+def test_estimated_statistics_are_those_of_the_images(ends):
+    found = _estimated(ends[0])
     layer = found.image.stem[0].conv
     values = layer.conv(PIXELS).transpose(0, 1).flatten(1)
     torch.testing.assert_close(layer.bn.running_mean, values.mean(1))
     torch.testing.assert_close(layer.bn.running_var, values.var(1))
     # Further layers: what reaches them in a pass with the batch's own statistics.
     trained, reached = copy.deepcopy(found), {}
-    for name, module in trained.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.train().register_forward_pre_hook(
-                lambda _module, inputs, name=name: reached.__setitem__(name, inputs[0])
-            )
+    for name, module in _norms(trained).items():
+        module.train().register_forward_pre_hook(
+            lambda _module, inputs, name=name: reached.__setitem__(name, inputs[0])
+        )
     trained.encode_image(PIXELS)
-    norms = {name: m for name, m in found.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    assert reached.keys() == norms.keys()
-    for name, norm in norms.items():
+    assert reached.keys() == _norms(found).keys()
+    for name, norm in _norms(found).items():
         values = reached[name].transpose(0, 1).flatten(1)
         torch.testing.assert_close(norm.running_mean, values.mean(1), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(norm.running_var, values.var(1), rtol=1e-3, atol=1e-6)
@@ -95,9 +111,35 @@ def test_statistics_are_those_of_the_images(ends):
 
 
 def test_batches_count_by_their_size(ends):
-    found = mix(*ends, 0.5, _images).image.stem[0].conv
+    found = _estimated(ends[0], _images).image.stem[0].conv
     means = [found.conv(batch).transpose(0, 1).flatten(1).mean(1) for batch in _images()]
     torch.testing.assert_close(found.bn.running_mean, (2 * means[0] + means[1]) / 3)
+
+
+def test_statistics_between_are_estimated_and_corrected_by_the_ends(ends):
+    a, found = 0.25, mix(*ends, 0.25, _images)
+    estimated, missed = _estimated(found, _images), []
+    for end in ends:
+        missed.append((_norms(end), _norms(_estimated(end, _images))))
+    for name, norm in _norms(found).items():
+        (first, first_estimated), (last, last_estimated) = (
+            (own[name], guessed[name]) for own, guessed in missed
+        )
+        mean = _norms(estimated)[name].running_mean
+        mean = mean + (1 - a) * (first.running_mean - first_estimated.running_mean)
+        mean = mean + a * (last.running_mean - last_estimated.running_mean)
+        torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-5)
+        variance = _norms(estimated)[name].running_var + norm.eps
+        for own, guessed, share in ((first, first_estimated, 1 - a), (last, last_estimated, a)):
+            ratio = (own.running_var + norm.eps) / (guessed.running_var + norm.eps)
+            variance = variance * ratio**share
+        torch.testing.assert_close(norm.running_var, variance - norm.eps, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("a", "end"), [(1e-6, 0), (1 - 1e-6, 1)])
+def test_the_line_has_no_step_at_its_ends(ends, a, end):
+    found, wanted = (model.encode_image(PIXELS) for model in (mix(*ends, a, _images), ends[end]))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * wanted.std().item())
 
 
 def test_nothing_is_random(ends):
@@ -144,6 +186,21 @@ def test_what_has_no_line_is_refused(ends):
     added.image.head.register_parameter("down", nn.Parameter(torch.zeros(2)))
     with pytest.raises(PocketclipError, match=r"image\.head\.down: merge added layers"):
         mix(ends[0], added, 0.5, _images)
+
+
+def test_a_way_looks_at_the_ends_once(ends):
+    calls = []
+
+    def images():
+        calls.append(1)
+        return _images()
+
+    way = Way(*ends, images)
+    points = [score(way, a, lambda model: model.logit_scale.item(), lambda _m: 1)
+              for a in (0, 0.3, 0.6, 1)]  # fmt: skip
+    assert len(calls) == 4  # once per end, and once per point between them
+    assert _same(way.at(0.3), mix(*ends, 0.3, _images))
+    assert [point.a for point in points] == [0, 0.3, 0.6, 1]
 
 
 def test_the_line_scores_each_point_once(ends):

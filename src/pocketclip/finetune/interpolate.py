@@ -6,20 +6,25 @@
 
 Every weight is `(1 - a) * start + a * end`: of the unfused models, the logit scale as its
 logarithm. The statistics of BatchNorm are no weights: those of a mixture are not the mixture of the
-statistics, so they are estimated anew at each point, from the training images. Two exceptions:
+statistics. They are estimated anew at each point, from the training images, and corrected by what
+the same estimate misses at the ends: with S a model's own statistics and E the estimated ones,
 
-- a = 0 and a = 1 are exact copies of the two models, statistics included. The start's statistics
-  come from the data that it was trained on, which the user's images cannot replace, and the end is
-  what training scored.
-- A layer whose statistics are equal at both ends was frozen in training (presets that train a part
-  of the model). It keeps them: estimating them anew would change a part that nothing has changed.
+    mean(a) = E_mean(a) + (1 - a) * (S - E)_mean(0) + a * (S - E)_mean(1)
+    variance(a) = E_var(a) * ((S / E)_var(0)) ** (1 - a) * ((S / E)_var(1)) ** a
 
-Shapes: B batch, T tokens, S side of the image.
+Without the correction, even the start with the statistics of the user's images is another model: it
+has lost a part of what it knew, which those images do not show (`docs/how-to/finetune.md` has the
+figures). With it, a = 0 and a = 1 are the two models themselves, exactly, and the line between them
+has no step. A layer whose statistics are equal at both ends was frozen in training (presets that
+train a part of the model) and keeps them: an estimate would change what nothing has changed.
+
+Shapes: B batch, T tokens, C channels, S side of the image.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +42,8 @@ POINTS = tuple(step / 10 for step in range(11))
 _TEXTS = 64  # per batch
 
 Images = Callable[[], Iterator[Tensor]]
+Missed = tuple[Tensor, Tensor]
+"""Per channel (C,): a difference of means, and the logarithm of a ratio of variances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,82 @@ class Point:
     validation: float
     retention: float
     """Relative to the start, which has 1."""
+
+
+class Way:
+    """All models between a start and an end; neither is changed.
+
+    What several points need of the two ends is computed once, when the first point asks for it.
+
+    Args:
+        start: the model before fine-tuning, unfused.
+        end: the model after it, of the same configuration, unfused.
+        images: returns batches (B, 3, S, S) of pixels as the evaluation transform gives them, the
+            same at each call: some hundred training images. Not called where no BatchNorm of the
+            image tower has moved.
+        texts: captions for a text tower with BatchNorm; None: `generic.training_captions()`.
+
+    Raises:
+        PocketclipError: the models differ in more than weights, or are fused.
+    """
+
+    def __init__(
+        self, start: CLIP, end: CLIP, images: Images, *, texts: Sequence[str] | None = None
+    ) -> None:
+        check_ends(start, end)
+        self.start, self.end = start, end
+        self._images = images
+        self._texts = training_captions() if texts is None else texts
+        self._moved = _moved_norms(start, end)
+
+    def at(self, a: float) -> CLIP:
+        """Return the model at `a`, a new one, in evaluation mode, unfused.
+
+        Args:
+            a: 0 gives an exact copy of the start, 1 of the end.
+
+        Raises:
+            PocketclipError: `a` is outside 0 to 1, or there is no image to estimate from.
+        """
+        if not 0 <= a <= 1:
+            raise PocketclipError(f"a point between start and end is from 0 to 1, not {a}")
+        if a in (0, 1):
+            return copy.deepcopy(self.end if a else self.start).eval()
+        model = copy.deepcopy(self.start).eval()
+        model.space_identity = None
+        first, last = self.start.plain_state(), self.end.plain_state()
+        with torch.no_grad():
+            for name, value in model.plain_state().items():
+                # Mixed on the CPU: not every device has float64.
+                own, other = first[name].cpu(), last[name].cpu()
+                # Equal values stay exactly so. Among them are infinities, in causal masks.
+                if value.is_floating_point() and not torch.equal(own, other):
+                    value.copy_((1 - a) * own.double() + a * other.double())
+                elif not value.is_floating_point():
+                    value.copy_(other)
+            self._estimate(model)
+            for name, norm in self._chosen(model).items():
+                _correct(norm, a, *self._missed[name])
+        return model
+
+    def _chosen(self, model: CLIP) -> dict[str, nn.BatchNorm2d]:
+        return {name: norm for name, norm in _norms(model).items() if name in self._moved}
+
+    def _estimate(self, model: CLIP) -> None:
+        estimate_statistics(list(self._chosen(model).values()), model, self._images, self._texts)
+
+    @functools.cached_property
+    def _missed(self) -> dict[str, list[Missed]]:
+        """What the estimate misses at start and end, by layer."""
+        out: dict[str, list[Missed]] = {name: [] for name in self._moved}
+        for model in (self.start, self.end):
+            estimated = copy.deepcopy(model).eval()
+            self._estimate(estimated)
+            for name, norm in self._chosen(estimated).items():
+                own = _statistics(_norms(model)[name])
+                mean, variance = _statistics(norm)
+                out[name].append((own[0] - mean, (own[1] / variance).log()))
+        return out
 
 
 def line(
@@ -64,27 +147,44 @@ def line(
     """Score the models between `start` and `end`; neither is changed.
 
     Args:
-        start: the model before fine-tuning, unfused.
-        end: the model after it, of the same configuration, unfused.
-        images: see `mix`.
-        validate: returns a model's score on held-out images of the user's; higher is better.
-        retain: returns how much a model keeps of what the start knew, 1 for all.
+        start: see `Way`.
+        end: see `Way`.
+        images: see `Way`.
+        validate: see `score`.
+        retain: see `score`.
         points: values from 0 to 1; sorted, each once.
-        texts: see `mix`.
+        texts: see `Way`.
         advance: called with each point once it is scored.
 
     Raises:
-        PocketclipError: as in `mix`, or a score is not finite.
+        PocketclipError: as in `Way`, or a score is not finite.
     """
-    check_ends(start, end)
+    way = Way(start, end, images, texts=texts)
     out = []
     for a in sorted(set(points)):
-        model = mix(start, end, a, images, texts=texts)
-        point = Point(a, float(validate(model)), float(retain(model)))
-        _check_scores(point)
-        advance(point)
-        out.append(point)
+        out.append(score(way, a, validate, retain))
+        advance(out[-1])
     return out
+
+
+def score(
+    way: Way, a: float, validate: Callable[[CLIP], float], retain: Callable[[CLIP], float]
+) -> Point:
+    """Score one point of the way.
+
+    Args:
+        way: start and end.
+        a: from 0 to 1.
+        validate: returns a model's score on held-out images of the user's; higher is better.
+        retain: returns how much a model keeps of what the start knew, 1 for all.
+
+    Raises:
+        PocketclipError: as in `Way.at`, or a score is not finite.
+    """
+    model = way.at(a)
+    point = Point(a, float(validate(model)), float(retain(model)))
+    _check_scores(point)
+    return point
 
 
 def choose(points: Iterable[Point], least_retention: float = 0.95) -> Point:
@@ -113,52 +213,21 @@ def choose(points: Iterable[Point], least_retention: float = 0.95) -> Point:
 
 
 def mix(
-    start: CLIP,
-    end: CLIP,
-    a: float,
-    images: Images,
-    *,
-    texts: Sequence[str] | None = None,
+    start: CLIP, end: CLIP, a: float, images: Images, *, texts: Sequence[str] | None = None
 ) -> CLIP:
-    """Return the model at `a` between `start` and `end`, a new one, in evaluation mode, unfused.
+    """Return the model at `a` between `start` and `end`: `Way(start, end, images).at(a)`.
 
     Args:
-        start: the model before fine-tuning, unfused.
-        end: the model after it, of the same configuration, unfused.
-        a: 0 gives an exact copy of `start`, 1 of `end`.
-        images: returns batches (B, 3, S, S) of pixels as the evaluation transform gives them, the
-            same at each call: some hundred training images. Not called for a model without
-            BatchNorm in its image tower.
-        texts: captions for a text tower with BatchNorm; None: `generic.training_captions()`.
+        start: see `Way`.
+        end: see `Way`.
+        a: see `Way.at`.
+        images: see `Way`.
+        texts: see `Way`.
 
     Raises:
-        PocketclipError: `a` is outside 0 to 1, the models differ in more than weights or are fused,
-            or `images` has no batch.
+        PocketclipError: as in `Way` and `Way.at`.
     """
-    if not 0 <= a <= 1:
-        raise PocketclipError(f"a point between start and end is from 0 to 1, not {a}")
-    check_ends(start, end)
-    if a in (0, 1):
-        return copy.deepcopy(end if a else start).eval()
-    model = copy.deepcopy(start).eval()
-    first, last, mixed = start.plain_state(), end.plain_state(), model.plain_state()
-    with torch.no_grad():
-        for name, value in mixed.items():
-            other = last[name].to(value.device)
-            # Equal values stay exactly so. Among them are infinities, in causal masks.
-            if value.is_floating_point() and not torch.equal(value, other):
-                value.copy_((1 - a) * first[name].double() + a * other.double())
-            elif not value.is_floating_point():
-                value.copy_(other)
-    model.space_identity = None
-    moved = _moved_norms(start, end)
-    estimate_statistics(
-        [norm for name, norm in _norms(model).items() if name in moved],
-        model,
-        images,
-        training_captions() if texts is None else texts,
-    )
-    return model
+    return Way(start, end, images, texts=texts).at(a)
 
 
 def check_ends(start: CLIP, end: CLIP) -> None:
@@ -217,6 +286,23 @@ def _moved_norms(start: CLIP, end: CLIP) -> set[str]:
     }
 
 
+def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return means and variances (C,), float64; the variances as BatchNorm divides by them."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean.cpu().double(), norm.running_var.cpu().double() + norm.eps
+
+
+def _correct(norm: nn.BatchNorm2d, a: float, start: Missed, end: Missed) -> None:
+    """Add what the estimate misses at the ends to the statistics estimated at `a`."""
+    mean, variance = _statistics(norm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(mean + (1 - a) * start[0] + a * end[0])
+    factor = ((1 - a) * start[1] + a * end[1]).exp()
+    norm.running_var.copy_((variance * factor - norm.eps).clamp(min=0))
+
+
 def estimate_statistics(
     norms: Sequence[nn.BatchNorm2d], model: CLIP, images: Images, texts: Sequence[str]
 ) -> None:
@@ -229,8 +315,8 @@ def estimate_statistics(
     Args:
         norms: layers of `model`.
         model: in evaluation mode.
-        images: see `mix`; called if one of the layers is in the image tower.
-        texts: see `mix`; used if one is in the text tower.
+        images: see `Way`; called if one of the layers is in the image tower.
+        texts: see `Way`; used if one is in the text tower.
 
     Raises:
         PocketclipError: `images` or `texts` is empty and needed.
