@@ -21,6 +21,7 @@ LAYERS = {
     "pocketclip.errors": 0,
     "pocketclip.formats": 0,
     "pocketclip.images": 0,
+    "pocketclip.label_set": 0,
     "pocketclip.pairs": 0,
     "pocketclip.preprocess": 0,
     "pocketclip.progress": 0,
@@ -43,6 +44,7 @@ LAYERS = {
     "pocketclip.compat": 3,
     "pocketclip.pipeline_folder": 3,
     "pocketclip.finetune": 3,
+    "pocketclip.fit": 3,
     "pocketclip.quickstart": 3,
     "pocketclip.cli": 5,
     "pocketclip.__main__": 5,
@@ -50,6 +52,8 @@ LAYERS = {
 }
 # Layer 1 without torch: a MODEL argument is understood in the base install.
 TORCH_FREE = {"pocketclip.checkpoint", "pocketclip.checkpoint.hub", "pocketclip.checkpoint.resolve"}
+# Layer 3 without torch: a bundle is enough to fit a label set.
+TORCH_FREE_ROOMS = {"pocketclip.fit"}
 TORCH = {"torch", "safetensors.torch"}
 # Recipes are read and checked in an install without torch.
 TORCH_FREE_TRAINING = {
@@ -116,7 +120,7 @@ def _imports(tree, known):
 def test_imports_point_down(name):
     layer, room = _layer(name)
     for imported, early in _imports(_tree(name), MODULES.keys()):
-        torch_free = layer == 0 or name in TORCH_FREE
+        torch_free = layer == 0 or name in TORCH_FREE or room in TORCH_FREE_ROOMS
         if imported in TORCH and torch_free and (early or name not in MAY_ASK_FOR_TORCH):
             pytest.fail(f"{name} is torch-free and imports {imported}")
         if imported.partition(".")[0] == "torch" and early:

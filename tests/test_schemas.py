@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from pocketclip.fit import fit_labels
 from tests.cli import inside
+from tests.evaluate.dummy import ColourEncoder
+from tests.fit.test_fit import shelf
 
 jsonschema = pytest.importorskip("jsonschema")
 pytest.importorskip("torch")
@@ -81,7 +84,7 @@ def lines(path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "name", ["bundle", "checkpoint", "index", "report", "result", "log", "teacher_check"]
+    "name", ["bundle", "checkpoint", "index", "report", "result", "log", "labels", "teacher_check"]
 )
 def test_schemas_are_schemas(name):
     jsonschema.Draft202012Validator.check_schema(schema(name))
@@ -114,6 +117,13 @@ def test_results(work):
 
 def test_results_of_others():
     check("result", {"key": "cifar10", "dataset": "CIFAR-10", "metrics": {"main_metric": 0.5}})
+
+
+@pytest.mark.parametrize("each", [1, 5])
+def test_label_set(tmp_path, each):
+    made = fit_labels(ColourEncoder(), shelf(tmp_path / "shelf", each=each)).label_set
+    made.write(tmp_path / "labels.json")
+    check("labels", json.loads((tmp_path / "labels.json").read_text("utf-8")))
 
 
 @pytest.mark.parametrize("options", [{}, {"preprocessing": True, "precision": "fp16"}])

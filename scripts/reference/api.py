@@ -27,6 +27,7 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
     "shards": ("shards", ["shards.*"]),
     "train": ("train", ["train.*", "train.losses"]),
     "evaluate": ("evaluate", ["evaluate.*"]),
+    "fit": ("fit: label sets", ["fit.*"]),
     "checkpoint": (
         "checkpoint",
         ["checkpoint.load", "checkpoint.save", "checkpoint.resolve.resolve_model"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ from pocketclip.cli._options import (
 from pocketclip.cli.output import Column, note, print_json, print_table
 from pocketclip.errors import PocketclipError
 
+if TYPE_CHECKING:
+    from pocketclip.label_set import LabelSet
+
 FEW = 8
 """For at most this many prompts and photographs a quick start matters more than speed."""
 
@@ -36,7 +39,11 @@ def classify(
         str, typer.Option(help='The labels, separated by commas, such as "a dog,a cat".')
     ] = "",
     labels_file: Annotated[
-        Path | None, typer.Option(help="A text file with one label per line, added to --labels.")
+        Path | None,
+        typer.Option(
+            help="A text file with one label per line, added to --labels; or a label set that "
+            "`pocketclip fit` wrote."
+        ),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     model_name: ModelName = None,
@@ -56,6 +63,9 @@ def classify(
 ) -> None:
     """Choose the label that fits each photograph best, and print probabilities.
 
+    With a label set, a photograph may be none of the labels: the table then shows "none of these"
+    and the best label in brackets, and --json has "none": true.
+
     A photograph that cannot be read is named and skipped. The exit code is then 1, or 2 if none
     could be read.
 
@@ -63,6 +73,7 @@ def classify(
     pocketclip classify photo.jpg --labels "a dog,a cat"
     pocketclip classify holidays/ --labels-file places.txt --template "a photo of {}." --json
     pocketclip classify "shelf/*.jpg" --labels "apples,pears" --model my-checkpoint/
+    pocketclip classify photo.jpg --labels-file labels.json
     """
     from pocketclip.cli._inputs import (
         encode_photographs,
@@ -73,7 +84,8 @@ def classify(
     )
     from pocketclip.formats.escaping import name_text
 
-    names = _read_labels(labels, labels_file)
+    label_set = _read_label_set(labels, labels_file, template)
+    names = [] if label_set is not None else _read_labels(labels, labels_file)
     templates = text_arguments(template or ["{}"], "--template")
     paths = photographs(photos)
     prompts = len(names) * len(templates)
@@ -81,16 +93,24 @@ def classify(
         model, model_name, backend=backend, device=device, threads=threads, batch_size=batch_size,
         revision=revision, offline=offline, low_latency_start=prompts <= FEW and len(paths) <= FEW,
     )  # fmt: skip
-    encoder.preload("image", "text")
-    classifier = encoder.classifier(names, templates)
+    if label_set is not None:
+        label_set.check_space(encoder.space_id, str(labels_file))
+        encoder.preload("image")
+    else:
+        encoder.preload("image", "text")
+        classifier = encoder.classifier(names, templates)
     results: list[dict[str, Any]] = []
     bad: list[tuple[Path, str]] = []
     for good, embeddings, failed in encode_photographs(encoder, paths):
-        ranked = encoder.rank(embeddings, classifier, names)
-        results += [
-            {"photo": name_text(path), "labels": dict(list(row.items())[:top])}
-            for path, row in zip(good, ranked, strict=True)
-        ]
+        if label_set is not None:
+            ranked = encoder.rank(embeddings, label_set)
+            none = label_set.is_none(embeddings).tolist()
+        else:
+            ranked = encoder.rank(embeddings, classifier, names)
+            none = [None] * len(ranked)
+        for path, row, is_none in zip(good, ranked, none, strict=True):
+            result = {"photo": name_text(path), "labels": dict(list(row.items())[:top])}
+            results.append(result if is_none is None else {**result, "none": is_none})
         bad += failed
     report_bad(results, bad)
     if json:
@@ -101,6 +121,22 @@ def classify(
         _print_table(results)
     if bad:
         raise typer.Exit(1)
+
+
+def _read_label_set(labels: str, file: Path | None, templates: list[str] | None) -> LabelSet | None:
+    """Return the label set in a file; None if it is a text with one label per line."""
+    from pocketclip.label_set import is_label_set, read_label_set
+
+    if file is None or not is_label_set(file):
+        return None
+    label_set = read_label_set(file)
+    for option, given in (("--labels", labels.strip()), ("--template", templates)):
+        if given:
+            raise PocketclipError(
+                f"{file} is a label set, which has its own labels and needs no prompts: leave out "
+                f"{option}, or add labels with `pocketclip fit --labels`"
+            )
+    return label_set
 
 
 def _read_labels(text: str, file: Path | None) -> list[str]:
@@ -128,5 +164,6 @@ def _print_table(results: list[dict[str, Any]]) -> None:
     for row in results:
         (best, best_share), *others = row["labels"].items()
         following = ", ".join(f"{label} {share:.1%}" for label, share in others)
-        rows.append((row["photo"], best, f"{best_share:.1%}", following))
+        shown = f"none of these ({best})" if row.get("none") else best
+        rows.append((row["photo"], shown, f"{best_share:.1%}", following))
     print_table(columns, rows)

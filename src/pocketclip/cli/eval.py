@@ -27,6 +27,7 @@ from pocketclip.errors import PocketclipError
 
 if TYPE_CHECKING:
     from pocketclip.evaluate import Outcome, Plan, Result, RunOptions, Task, TaskData
+    from pocketclip.label_set import LabelSet
     from pocketclip.types import Encoder
 
 
@@ -88,6 +89,13 @@ def evaluate(
     classes_file: Annotated[
         str | None, typer.Option(help="A text file with one class name per line.")
     ] = None,
+    labels_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A label set that `pocketclip fit` wrote: score its classifier in place of names "
+            "and prompts. Labels are matched by name."
+        ),
+    ] = None,
     template: Template = None,
     templates_file: Annotated[
         str | None, typer.Option(help="A text file with one prompt per line.")
@@ -139,6 +147,7 @@ def evaluate(
     pocketclip eval mobileclip2-s0 --suite datacomp38 --data s3://bucket/sets --out results.jsonl
     pocketclip eval runs/small --data shelf/ --template "a photo of {} on a shelf."
     pocketclip eval runs/small --data pairs.csv --label-column product --where split=test
+    pocketclip eval runs/small --data shelf/ --labels-file labels.json
     """
     from pocketclip.cli._inputs import load_encoder
     from pocketclip.evaluate import DataOptions, RunOptions, check_probes, plan
@@ -151,6 +160,7 @@ def evaluate(
     check_output_file("--confusion", confusion, (".html", ".htm"))
     if probe:
         check_probes(methods)
+    label_set = _label_set(labels_file, template or templates_file)
     options = DataOptions(
         image_column=image_column, label_column=label_column, caption_column=caption_column,
         where=label_conditions(where or []), split=split, classes_file=classes_file,
@@ -172,9 +182,12 @@ def evaluate(
         model, model_name, backend=backend, device=device, threads=threads, batch_size=batch_size,
         revision=revision, offline=offline,
     )  # fmt: skip
+    if label_set is not None:
+        label_set.check_space(encoder.space_id, str(labels_file))
     settings = RunOptions(
-        batch_size=batch_size, workers=workers, skip_bad=skip_bad, confusion=confusion is not None
-    )
+        batch_size=batch_size, workers=workers, skip_bad=skip_bad, label_set=label_set,
+        confusion=confusion is not None,
+    )  # fmt: skip
     if not cache:
         settings.cache = None
     about = {"model": encoder.config.name, "source": model}
@@ -205,6 +218,17 @@ def _task_names(tasks: str, suite: str | None, data: str) -> tuple[str | Task, .
     if suite:
         names = table.suite(suite) + names
     return names or (own_task(data),)
+
+
+def _label_set(file: Path | None, prompts: object) -> LabelSet | None:
+    from pocketclip.label_set import read_label_set
+
+    if file is not None and prompts:
+        raise PocketclipError(
+            f"{file} is a label set, which needs no prompts: leave out --template and "
+            "--templates-file"
+        )
+    return None if file is None else read_label_set(file)
 
 
 def _nothing_evaluated(missing: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ VERBS = {
     "quickstart": "Run every step on a small dataset, in minutes.",
     "models": "List the models with their published figures.",
     "classify": "Choose the label that fits each photograph.",
+    "fit": "Fit a label set to a few labelled photographs, in seconds.",
     "embed": "Write embeddings of photographs or texts.",
     "reinforce": "Add captions and teachers' embeddings to pairs.",
     "join": "Join images with reinforcements, by uid.",
@@ -37,7 +38,7 @@ VERBS = {
     "bench": "Measure the speed and size of models.",
 }
 """The verbs, each with its line in the list of verbs."""
-_WRITERS = frozenset({"quickstart", "embed", "reinforce", "join", "show", "train", "export"})
+_WRITERS = frozenset({"quickstart", "fit", "embed", "reinforce", "join", "show", "train", "export"})
 """Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})
 """Options with which the other verbs write files."""

@@ -28,6 +28,7 @@ from pocketclip.evaluate.datasets.examples import Example, TaskData
 from pocketclip.evaluate.prefetch import prefetch
 from pocketclip.evaluate.tasks import Metrics
 from pocketclip.images import open_image
+from pocketclip.label_set import LabelSet
 from pocketclip.storage.stores import NotThereError
 from pocketclip.types import Embeddings, Encoder
 
@@ -85,7 +86,7 @@ def default_cache() -> Path | None:
 
 @dataclass(slots=True, kw_only=True)
 class RunOptions:
-    """How to run a task; only `skip_bad` can change its result.
+    """How to run a task; only `skip_bad` and `label_set` can change its result.
 
     Raises:
         ConfigError: a batch size or number of workers below 1.
@@ -100,6 +101,8 @@ class RunOptions:
     """Whether classification also returns a confusion matrix."""
     cache: str | os.PathLike[str] | None = field(default_factory=default_cache)
     """Folder for class embeddings; None caches none."""
+    label_set: LabelSet | None = None
+    """A classifier in place of class names and prompts; for classification only."""
     advance: Callable[[int], None] = lambda _count: None
     """Called after each batch with its number of images."""
 

@@ -125,6 +125,10 @@ def evaluate(
             are not finite; the message names file and row.
     """
     options = options or RunOptions()
+    if options.label_set is not None and data.kind != "classification":
+        raise DataError(
+            f"{data.path} is not a set for classification: a label set cannot be scored"
+        )
     start = time.monotonic()
     outcome = _RUNS[data.kind](encoder, task, data, options)
     main = task.main_metric if task.key in TASKS else MAIN_METRICS[data.kind]
@@ -143,6 +147,8 @@ def evaluate(
     variant = _variant(encoder)
     if variant is not None:
         about["form"] = variant
+    if options.label_set is not None:
+        about["label_set"] = options.label_set.digest
     return Result(key=task.key, dataset=task.dataset, metrics=metrics, about=about), outcome
 
 
@@ -182,7 +188,7 @@ def run(
     finished = resumable(out, encoder) if out and storage.exists(out) else {}
     for task, data in ready:
         old = finished.get(task.key)
-        if old and (reason := _other_set(old, task, data, str(out))):
+        if old and (reason := _other_set(old, task, data, str(out), options)):
             yield Failure(task.key, reason)
             continue
         # A requested confusion matrix is not in the file.
@@ -219,8 +225,14 @@ def _add(out: str, result: Result, encoder: Encoder) -> PocketclipError | None:
     return None
 
 
-def _other_set(old: Result, task: Task, data: TaskData, out: str) -> str | None:
+def _other_set(
+    old: Result, task: Task, data: TaskData, out: str, options: RunOptions
+) -> str | None:
     """Return why a result must not replace that of another set with the same name, if so."""
+    digest = None if options.label_set is None else options.label_set.digest
+    if old.about.get("label_set") != digest:
+        whose = "prompts" if old.about.get("label_set") is None else "another label set"
+        return f"{out} holds this set's result with {whose}: write to another file"
     path = old.about.get("data")
     if task.key in TASKS or not isinstance(path, str):
         return None

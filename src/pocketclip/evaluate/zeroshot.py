@@ -6,11 +6,12 @@ Shapes: B batch, C classes, D embedding, F metadata fields.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, count_of
 from pocketclip.evaluate.classifier import build_classifier, prompts
 from pocketclip.evaluate.datasets.examples import Example, TaskData
 from pocketclip.evaluate.metrics import ClassificationCounts, GroupCounts, top_hits
@@ -23,6 +24,7 @@ from pocketclip.evaluate.stream import (
     embedded,
 )
 from pocketclip.evaluate.tasks import Grouping, Metrics, Task
+from pocketclip.label_set import LabelSet
 from pocketclip.types import Embeddings, Encoder
 
 __all__ = ["build_classifier", "prompts", "run_classification", "run_faces"]
@@ -46,19 +48,28 @@ def run_classification(
 ) -> Outcome:
     """Return top-1, top-5, mean per-class recall, and the task's further metrics.
 
+    With `options.label_set`, its classifier is scored, and every label of it can be predicted.
+
     Raises:
         DataError: invalid labels, metadata, images or embeddings.
     """
-    classes, templates = _names(data)
-    classifier = build_classifier(encoder, classes, templates, cache=options.cache)
+    names, templates = _names(data)
+    if options.label_set is None:
+        classes, number = names, np.arange(len(names))
+        rows = build_classifier(encoder, classes, templates, cache=options.cache)
+    else:
+        classes, number = list(options.label_set.labels), _numbers(options.label_set, data, names)
+        rows = _with_bias(encoder, options.label_set)
     counts = ClassificationCounts(len(classes), confusion=options.confusion)
     groups = [GroupCounts(g.fields, g.by, name=g.metric, worst=g.worst) for g in task.groupings]
-    candidates = Candidates(classifier)
+    candidates = Candidates(rows)
     skipped: list[Skipped] = []
     with embedded(encoder, data, options, skipped) as batches:
         for batch, embeddings in batches:
-            labels = np.array([_label(example, len(classes)) for example in batch])
+            labels = number[[_label(example, len(names)) for example in batch]]
             metadata = [_metadata(batch, grouping) for grouping in task.groupings]
+            if options.label_set is not None:
+                embeddings = _append(embeddings, np.ones(len(embeddings)))
             for begin, scores in candidates.scored("image", embeddings):  # (B, C)
                 chunk = slice(begin, begin + len(scores))
                 counts.add(scores, labels[chunk])
@@ -84,6 +95,40 @@ def _names(data: TaskData) -> tuple[list[str], list[str]]:
     if not data.classes or not data.templates:
         raise DataError(f"{data.path}: no class names or no prompts")
     return data.classes, data.templates
+
+
+def _numbers(label_set: LabelSet, data: TaskData, names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the position in a label set of each class of a set (C,), by name.
+
+    Raises:
+        DataError: a class is not among the labels.
+    """
+    position = {label: at for at, label in enumerate(label_set.labels)}
+    missing = [name for name in names if name not in position]
+    if missing:
+        others = [label for label in label_set.labels if label not in names]
+        raise DataError(
+            f"{data.path}: {count_of(len(missing), 'class', 'classes')} of {len(names)} not in the "
+            f"label set: {', '.join(map(repr, missing[:3]))}{', ...' * (len(missing) > 3)}"
+            + (f"; it has others: {', '.join(map(repr, others[:3]))}{', ...' * (len(others) > 3)}"
+               if others else "")
+            + "; names must be equal (--classes-file LABEL<TAB>NAME renames)"
+        )  # fmt: skip
+    return np.array([position[name] for name in names], np.int64)
+
+
+def _with_bias(encoder: Encoder, label_set: LabelSet) -> Embeddings:
+    """Return a label set's rows (C, D + 1) for embeddings with a 1 appended.
+
+    Raises:
+        DataError: it is of another embedding space.
+    """
+    label_set.check_space(encoder.space_id)
+    return _append(label_set.weights, label_set.biases)
+
+
+def _append(rows: Embeddings, column: NDArray[Any]) -> Embeddings:
+    return np.append(rows, column[:, None].astype(np.float32), axis=1)
 
 
 def _label(example: Example, classes: int) -> int:

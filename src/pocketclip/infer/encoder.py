@@ -28,11 +28,12 @@ from pocketclip.embeddings import (
     text_name,
     unit_length,
 )
-from pocketclip.errors import ImageError
+from pocketclip.errors import ConfigError, ImageError
 from pocketclip.infer.bundle import Bundle
 from pocketclip.infer.loaded_model import LoadedModel
 from pocketclip.infer.open_model import open_model
 from pocketclip.infer.zero_shot import build_classifier, rank_labels
+from pocketclip.label_set import LabelSet
 from pocketclip.types import Embeddings
 
 log = logging.getLogger(__name__)
@@ -305,32 +306,59 @@ class Encoder(LoadedModel):
         return build_classifier(self.encode_text, labels, templates)
 
     def classify(
-        self, images: Any, labels: Sequence[str], templates: str | Sequence[str] = ("{}",)
+        self,
+        images: Any,
+        labels: Sequence[str] | LabelSet,
+        templates: str | Sequence[str] | None = None,
     ) -> list[dict[str, float]]:
         """Return, per image, each label's probability, the most probable first.
 
         Args:
             images: one image or a sequence of them, as `encode_image` takes them.
-            labels: the classes.
+            labels: the classes; or a label set of this model's embedding space, see
+                `pocketclip.fit`. `LabelSet.is_none` says whether an image is none of them.
             templates: prompts with `{}` or `{c}` in place of the label; their embeddings are
-                averaged.
+                averaged. None: the label itself.
 
         Raises:
             ImageError: an image cannot be opened.
             EmbeddingError: as in `encode_image` and `encode_text`.
-            PocketclipError: invalid labels or templates, see `classifier`.
+            PocketclipError: invalid labels or templates, see `classifier`; or a label set of
+                another embedding space, or with templates.
         """
-        classifier = self.classifier(labels, templates)
+        if isinstance(labels, LabelSet):
+            if templates is not None:
+                raise ConfigError("a label set needs no templates: leave them out")
+            labels.check_space(self.space_id)  # before the images are encoded
+            return self.rank(self.encode_image(images), labels)
+        classifier = self.classifier(labels, ("{}",) if templates is None else templates)
         return self.rank(self.encode_image(images), classifier, labels)
 
     def rank(
-        self, images: Embeddings, classifier: Embeddings, labels: Sequence[str]
+        self,
+        images: Embeddings,
+        classifier: Embeddings | LabelSet,
+        labels: Sequence[str] | None = None,
     ) -> list[dict[str, float]]:
         """Return, per image embedding (B, D), each label's probability, the highest first.
 
+        Args:
+            images: (B, D), of unit length.
+            classifier: what `classifier` returned; or a label set of this embedding space.
+            labels: the labels of the classifier; a label set has its own.
+
         Raises:
+            ConfigError: labels are missing, or given with a label set.
+            DataError: a label set of another embedding space.
             EmbeddingError: an embedding is not finite.
         """
+        if isinstance(classifier, LabelSet):
+            if labels is not None:
+                raise ConfigError("a label set has its own labels: leave them out")
+            classifier.check_space(self.space_id)
+            return classifier.rank(images)
+        if labels is None:
+            raise ConfigError("the labels of the classifier are missing")
         return rank_labels(images, classifier, labels, self.logit_scale)
 
 
