@@ -382,6 +382,20 @@ def test_low_rank_updates_leave_an_ordinary_model(shards, undisturbed, tmp_path,
         train(other, tmp_path / "other", resume=str(tmp_path / "run"), device="cpu")
 
 
+def test_the_rate_of_each_layer_is_its_own(shards, undisturbed, tmp_path):
+    fields = {"optimizer.layer_decay": 0.5, "optimizer.weight_decay": 0.0, "steps": 1}
+    fields |= {"model.init": str(undisturbed), "optimizer.lr": 1e-3, "optimizer.eps": 1e-12}
+    train(recipe(shards, **fields), tmp_path / "run", device="cpu")
+    before, after = weights(undisturbed), weights(tmp_path / "run")
+    # AdamW's first step is the rate itself, whatever the gradient.
+    for name, scale in {
+        "image.head.weight": 1, "image.stages.3.blocks.0.attn.qkv.weight": 0.5,
+        "image.stem.0.conv.conv.weight": 0.5**5, "text.blocks.0.attn.qkv.weight": 0.5,
+    }.items():  # fmt: skip
+        steps = (after[name] - before[name]).abs()
+        assert steps.max().item() == pytest.approx(1e-3 * scale, rel=0.02), name
+
+
 def test_what_one_tower_adapted_means_for_the_other(shards, undisturbed, tmp_path):
     fields = {"model.init": str(undisturbed), "model.lora.towers": "image", "steps": 2}
     train(recipe(shards, **fields), tmp_path / "frozen", device="cpu")
