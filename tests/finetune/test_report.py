@@ -91,7 +91,7 @@ def test_the_page_of_labels_shows_classes_doubts_and_confusions():
     assert "pear 10 3 33.3 66.7 +33.3 apple 5 2 50.0 100.0 +50.0" in text
     assert "unused" not in text
     assert "pear apple 1 33.3" in text
-    assert "start 40.0 100.0 35.0" in text
+    assert "start 40.0 35.0 100.0" in text
     assert [doubt["name"] for doubt in result["doubts"]] == ["b", "e", "c"]
     assert result["doubts"][1]["thumbnail"] == ""
     picture = Image.open(io.BytesIO(base64.b64decode(

@@ -99,16 +99,16 @@ def _value(value: Any) -> str:
 def _candidates(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Return head and rows of the table of what was compared."""
     rows = result["candidates"]
-    tested = any(row.get("test") is not None for row in rows)
-    head = ["", "", f"{result['metric']}, validation, %", "kept, %"]
-    head += [f"{result['metric']}, test, %"] if tested else []
+    scores = {"validation": "validation, %", "test": "test, %", "retention": "kept, %"}
+    if all(row.get("test") is None for row in rows):
+        del scores["test"]
+    noted = any(row.get("note") for row in rows)
     out = []
     for row in rows:
         name = element("b", row["name"]) if row.get("chosen") else row["name"]
-        scores = [_percent(row.get(key)) for key in ("validation", "retention")]
-        scores += [_percent(row.get("test"))] if tested else []
-        out.append([name, row.get("note", ""), *scores])
-    return head, out
+        note = [row.get("note", "")] if noted else []
+        out.append([name, *(_percent(row.get(key)) for key in scores), *note])
+    return ["", *scores.values(), *([""] if noted else [])], out
 
 
 def _curve(result: Mapping[str, Any]) -> list[Drawing]:
