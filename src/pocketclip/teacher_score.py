@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -41,7 +41,7 @@ _METRICS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherScore:
     """What a teacher, or several together, scored on a sample of pairs."""
 
@@ -58,7 +58,7 @@ class TeacherScore:
     """M, the number of distinct texts, which are the classes of a zero-shot accuracy."""
     standard_error: float
     """Of `value`."""
-    hits: NDArray[np.float64]
+    hits: NDArray[np.float64] = field(compare=False, repr=False)
     """(N,): 1 for a hit, 0 for a miss, 0.5 if one direction of retrieval is a hit."""
 
     @property

@@ -107,7 +107,14 @@ def test_the_example_of_the_page(module, pairs):
     ("teacher", "start", "says"),
     [
         ("teacher", "noise", None),
-        ("noise", "teacher", ["no better than chance", "not clearly better than the student's"]),
+        (
+            "noise",
+            "teacher",
+            [
+                "no better than chance: mine; ",
+                "not clearly better than the student's start acme:teach",
+            ],
+        ),
     ],
 )
 def test_a_teacher_is_checked_against_the_students_start(module, pairs, teacher, start, says):
@@ -128,7 +135,7 @@ def noise():
     assert "teacher mine: zero-shot accuracy" in done.stdout
     assert f"student start acme:{start}: zero-shot accuracy" in done.stdout
     for text in says or ():
-        assert f"warning: teacher mine is {text}" in done.stderr
+        assert f"warning: {text}" in done.stderr
     if not says:
         assert "warning" not in done.stderr
     stored = json.loads(Path("dr/teacher_check.json").read_text("utf-8"))

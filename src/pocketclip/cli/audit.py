@@ -57,22 +57,30 @@ def audit(
     workers: Annotated[
         int, typer.Option(min=1, help="The number of processes that read shards.")
     ] = 1,
+    score_samples: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="The number of samples on which the teachers are scored by their stored "
+            "embeddings; 0: none.",
+        ),
+    ] = 500,
     json: Json = False,
 ) -> None:
     """Check all samples of a dataset and report what is wrong.
 
     Finds truncated tars, missing and undeclared shards, hashes that differ from index.json,
     missing keys, wrong shapes, NaN, embeddings without unit length, images that cannot be decoded,
-    duplicate uids, and parameters that cannot be replayed. The exit code is 0 if nothing is wrong,
-    1 if something is, and 2 if nothing could be audited.
+    duplicate uids, and parameters that cannot be replayed. Also scores the teachers, alone and
+    together, on a sample of the set: one stored view of each image against the captions. A low
+    score is no problem of the set, but of what it can teach. The exit code is 0 if nothing is
+    wrong, 1 if something is, and 2 if nothing could be audited.
 
     \b
     pocketclip audit joined
     pocketclip audit joined --repair clean --workers 4
     pocketclip audit out --recompute 100 --teacher vit-b16 --teacher runs/small
     """
-    from dataclasses import asdict
-
     from pocketclip.cli._progress import progress
     from pocketclip.reinforce.audit import audit as run
     from pocketclip.shards.reader import shards_in
@@ -90,10 +98,11 @@ def audit(
             seed=seed,
             workers=workers,
             decode_images=images,
+            score_samples=score_samples,
             on_progress=advance,
         )
     if json:
-        print_json({**asdict(report), "clean": report.clean})
+        print_json(report.facts())
     else:
         _show(report)
     if not report.clean:
@@ -124,6 +133,12 @@ def _show(report: AuditReport) -> None:
             f"teacher {drift.teacher}: {count_of(drift.compared, 'embedding')} computed again: "
             f"1 - cosine is {drift.mean:.2g} on average, {drift.largest:.2g} at most ({drift.uid})"
         )
+    for key, scores in report.scores.items():
+        say(f"the teachers on a stored view of each image against the first caption of {key}:")
+        for score in scores:
+            say(f"  {score.line('all together' if score.name == 'ensemble' else '')}")
+            if not score.is_above_chance:
+                say("    no better than chance: these embeddings teach nothing about the captions")
     for kind, count in report.counts.items():
         say(f"{kind}: {count}")
         for problem in report.problems[kind][:5]:

@@ -84,22 +84,29 @@ class TeacherCheck:
             return [f"the teachers were not checked: {self.problem}"]
         if self.teachers[0].n < _FEWEST:
             return []
-        out = [
-            f"teacher {score.name} is no better than chance on these pairs: its embeddings teach "
-            "nothing about them; use another teacher, or check that the captions belong to the "
-            "images and are in a language that it knows"
-            for score in self.teachers
-            if not score.is_above_chance
-        ]
-        if self.student_start is not None:
-            named = [(f"teacher {score.name} is", score) for score in self.teachers]
-            if self.ensemble is not None:
-                named.append(("the teachers together are", self.ensemble))
-            out += [
-                f"{subject} {_not_better(score, self.student_start)}"
-                for subject, score in named
-                if not is_clearly_better(score, self.student_start)
+        out = []
+        blind = [score.name for score in self.teachers if not score.is_above_chance]
+        if blind:
+            out.append(
+                f"no better than chance: {', '.join(blind)}; such embeddings teach nothing about "
+                "these pairs: use another teacher, or check that the captions belong to the images "
+                "and are in a language that it knows"
+            )
+        start = self.student_start
+        if start is not None:
+            scores = [*self.teachers, *filter(None, [self.ensemble])]
+            weak = [
+                f"{score.name} ({100 * score.value:.1f} %)"
+                for score in scores
+                if not is_clearly_better(score, start)
             ]
+            if weak:
+                out.append(
+                    f"not clearly better than the student's start {start.name} "
+                    f"({100 * start.value:.1f} %): {', '.join(weak)}; distilling may teach it "
+                    "nothing, or do harm: use a better teacher, train on the captions alone (--set "
+                    "loss.weights=[1,0]), or check more pairs (--check-pairs)"
+                )
         return out
 
     def facts(self) -> dict[str, Any]:
@@ -111,15 +118,6 @@ class TeacherCheck:
             "student_start": self.student_start.facts() if self.student_start else None,
             "warnings": self.warnings(),
         }
-
-
-def _not_better(score: TeacherScore, start: TeacherScore) -> str:
-    return (
-        f"not clearly better than the student's start {start.name} ({100 * score.value:.1f} "
-        f"against {100 * start.value:.1f} %): distilling may teach the student nothing, or do "
-        "harm; use a better teacher, train on the captions alone (--set loss.weights=[1,0]), or "
-        "check more pairs (--check-pairs)"
-    )
 
 
 def read_check(

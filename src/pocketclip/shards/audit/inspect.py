@@ -29,6 +29,7 @@ from pocketclip import storage
 from pocketclip.errors import AugmentationError, DataError, ImageError, MissingDependencyError
 from pocketclip.formats.tar import split_name
 from pocketclip.images import open_image
+from pocketclip.shards.audit.scores import Draw, Drawn
 from pocketclip.shards.check import faults, odd_norms
 from pocketclip.shards.jsonl import SUFFIXES as LINES
 from pocketclip.shards.jsonl import read_lines
@@ -68,6 +69,8 @@ class Rules:
     """The width of embeddings, if the index states it; else 0."""
     augmentation: dict[str, Any] | None = None
     decode_images: bool = True
+    score_samples: int = 0
+    """The number of samples to keep for `pocketclip.shards.audit.scores`."""
 
 
 @dataclass(slots=True)
@@ -86,6 +89,8 @@ class Inspection:
     counts: dict[frozenset[str], int] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
     """Number of members that the layout does not have, by key."""
+    drawn: list[Drawn] = field(default_factory=list)
+    """The samples to score teachers on."""
 
 
 class HashingReader:
@@ -122,7 +127,7 @@ def inspect(path: str, rules: Rules) -> Inspection:
     """
     name = name_of(path)
     inspection = Inspection(ShardStats(name=name))
-    augmentation = _augmentation(rules)
+    augmentation, draw = _augmentation(rules), Draw(rules.score_samples)
     try:
         for position, (uid, sample, dtype, error) in enumerate(_samples(path, inspection)):
             inspection.stats.samples += 1
@@ -135,8 +140,11 @@ def inspect(path: str, rules: Rules) -> Inspection:
                 Problem(kind, name, uid, why, position) for kind, why in problems
             ]
             _count(inspection, sample, dtype, position, odd="shape" in dict(problems))
+            if not problems:
+                draw.offer(sample)
     except (DataError, OSError) as error:
         inspection.problems.append(Problem("tar", name, "", _tail(error, path)))
+    inspection.drawn = draw.heap
     inspection.stats.columns = sorted(set(columns_only(set().union(*inspection.counts))))
     return inspection
 

@@ -6,11 +6,13 @@ Shapes: K teachers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pocketclip.shards.audit.inspect import Problem, compare_columns
 from pocketclip.shards.scratch_database import open_scratch_database, storable
+from pocketclip.teacher_score import TeacherScore
 
 SHOWN = 100
 """Number of problems of each kind that a report lists; it counts all of them."""
@@ -51,12 +53,21 @@ class AuditReport:
     """The first problems of each kind."""
     drift: list[Drift] = field(default_factory=list)
     """Per teacher, if embeddings were computed again."""
+    scores: dict[str, list[TeacherScore]] = field(default_factory=dict)
+    """By key of captions: what each teacher scores on a sample of the set, and all of them together
+    as `ensemble`; see `pocketclip.shards.audit.scores`."""
     repaired: str | None = None
     """The folder of the clean copy, if one was written."""
     kept: int = 0
     """Number of samples in the clean copy."""
     dropped: int = 0
     """Number of samples left out of the clean copy."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        plain = replace(self, scores={})
+        scores = {key: [score.facts() for score in some] for key, some in self.scores.items()}
+        return {**asdict(plain), "scores": scores, "clean": self.clean}
 
     @property
     def clean(self) -> bool:

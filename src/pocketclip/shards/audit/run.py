@@ -26,6 +26,7 @@ from pocketclip.shards.audit.inspect import (
 )
 from pocketclip.shards.audit.ledger import AuditReport, Ledger
 from pocketclip.shards.audit.repair import check_target, write_clean
+from pocketclip.shards.audit.scores import SAMPLES, Draw, score_set
 from pocketclip.shards.index import Index, describe, read_index
 from pocketclip.shards.reader import SUFFIXES, shards_in
 from pocketclip.shards.writer import ShardStats
@@ -41,6 +42,7 @@ def audit(
     seed: int = 0,
     workers: int = 1,
     decode_images: bool = True,
+    score_samples: int = SAMPLES,
     on_progress: Callable[[int], None] | None = None,
 ) -> AuditReport:
     """Return a report of all problems in `folder`.
@@ -55,6 +57,8 @@ def audit(
         seed: seeds the draw of those images.
         workers: number of processes that open shards; 1: none besides this one.
         decode_images: whether to decode every image.
+        score_samples: number of samples, chosen by their uids, on which the teachers are scored by
+            stored embeddings, see `pocketclip.shards.audit.scores`; 0: none.
         on_progress: called with the number of shards done since the last call.
 
     Raises:
@@ -77,13 +81,15 @@ def audit(
         dims=widths.pop() if len(widths) == 1 else 0,
         augmentation=description.augmentation,
         decode_images=decode_images,
+        score_samples=score_samples,
     )
+    draw = Draw(score_samples)
     report = AuditReport(folder=folder, indexed=index is not None)
     with scratch_folder("audit") as scratch:
         ledger = Ledger(scratch / "ledger.sqlite")
         try:
             inspections = _inspect_all(paths, rules, max(1, workers))
-            stats = _collect(inspections, ledger, report, index, on_progress)
+            stats = _collect(inspections, ledger, report, index, draw, on_progress)
             if not report.samples and not ledger.has_problems():
                 raise DataError(
                     f"{folder}: no samples in {report.shards} shards; there is nothing to audit"
@@ -93,6 +99,7 @@ def audit(
                     paths, stats, ledger, recompute, description.teacher_dims, tolerance, seed
                 )
             ledger.fill_report(report)
+            report.scores = score_set(draw.heap, description)
             if repair is not None:
                 write_clean(paths, repair, ledger, description, report)
         finally:
@@ -126,6 +133,7 @@ def _collect(
     ledger: Ledger,
     report: AuditReport,
     index: Index | None,
+    draw: Draw,
     on_progress: Callable[[int], None] | None,
 ) -> list[ShardStats]:
     """Add the inspections to ledger and report; return the shards' statistics."""
@@ -144,6 +152,7 @@ def _collect(
         _add(layouts, inspection.counts.items())
         ledger.add_layouts(name, inspection.layouts, layouts)
         _add_to_report(report, inspection)
+        draw.add(inspection.drawn)
         if on_progress is not None:
             on_progress(1)
     expected = expected_columns(list(layouts.items()), index.columns if index else ())
