@@ -16,6 +16,9 @@ class ProgressReporter:
     def stage(self, text: str) -> None:
         """A stage begins; `text` describes it."""
 
+    def remark(self, text: str) -> None:
+        """A line that the user should read."""
+
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Of the stage, `done` of `total` units are finished; `note` names the unit."""
 

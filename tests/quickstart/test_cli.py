@@ -25,6 +25,20 @@ def test_a_table_that_is_not_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_minutes_are_for_pairs_and_scale_is_for_scenes(tmp_path):
+    done = inside.run("quickstart", "--minutes", "5")
+    assert done.returncode == 2
+    assert "--minutes goes with --pairs" in done.stderr
+    done = inside.run("quickstart", "--pairs", "none.csv", "--scale", "0.5")
+    assert "with --pairs this is --minutes 5" in done.stderr
+    done = inside.run("quickstart", "--pairs", "none.csv", "--scale", "0.5", "--minutes", "3")
+    assert "give one of them" in done.stderr
+    done = inside.run("quickstart", "--pairs", "none.csv", "--minutes", "1000")
+    assert done.returncode == 2
+    assert "it must be from 0.2 to 600" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_names_the_whole_way():
     done = inside.run("quickstart", "--help")
     assert done.returncode == 0

@@ -97,7 +97,7 @@ def test_the_model_is_the_best_on_the_validation_set(finished):
     out, result = finished
     arm, choice = result["arms"]["plain"], result["choice"]
     scores = {point["samples"]: point["score"] for point in arm["curve"]}
-    assert len(scores) == 12
+    assert len(scores) == 6
     assert choice["scores"] == {"plain": max(scores.values())}
     assert scores[arm["chosen_step"] * 16] == arm["validation"]
     chosen = checkpoint.load(out / "model")
@@ -207,6 +207,13 @@ def test_texts_that_repeat_are_classes(tmp_path):
     names = (tmp_path / "data/tests/texts/classnames.txt").read_text().splitlines()
     assert len(names) == len(set(names)) == 12
     assert facts["texts"] <= 12
+
+
+def test_photographs_are_not_mirrored_where_texts_name_sides(tmp_path):
+    for name, caption, sides in (("a", "a {name} to the left", True), ("b", "a {shape}", False)):
+        facts = copied(tmp_path / name / "data", shop(tmp_path / name, caption=caption, count=41))
+        assert facts["sides"] is sides
+        assert ("random_horizontal_flip" in pairs_steps._views(facts, 64)) is not sides
 
 
 def test_rows_of_one_photograph_stay_together(tmp_path):

@@ -225,6 +225,11 @@ class ConsoleReporter(ProgressReporter):
         self.end()
         note(f"[{time.monotonic() - self.start:4.0f} s] {text}")
 
+    def remark(self, text: str) -> None:
+        """Write a line."""
+        self.end()
+        note(text)
+
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Replace the progress line."""
         if self.on_terminal:

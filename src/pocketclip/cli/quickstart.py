@@ -132,9 +132,6 @@ def quickstart(
                     "--scale is the old name of --minutes for --pairs: give one of them"
                 )
             note(f"--scale is for the drawn scenes; with --pairs this is --minutes {given:g}")
-        if not teacher:
-            for line in module.expectation(pairs, options, label_column):
-                note(line)
         result = module.quickstart_pairs(
             out, pairs, options=options, label_column=label_column, teachers=teacher or (),
             minutes=given, **shared,

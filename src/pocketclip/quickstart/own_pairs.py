@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,6 +54,7 @@ _SHARE, _SMALL, _SHARE_OF_SMALL = 0.1, 500, 0.15
 _MOST_HELD_OUT = 1000
 """Pairs in each of validation and test: the standard error of a share is then below 1.6 %."""
 _QUALITY = 92
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _MOST_TEXTS = 2000
 """Distinct texts among which the right one is to be found."""
 _TIMED = 64
@@ -139,6 +141,7 @@ def copy_pairs(
         "unlabelled": unlabelled,
         "texts": len({row.caption for row, _ in kept["train"]}),
         "tasks": tasks,
+        "sides": _name_sides(rows),
         "side": settings.side,
     }
     with write_whole(folder / FACTS) as temporary:
@@ -178,6 +181,11 @@ def _rows(shards: Sequence[PairShard], label_column: str | None, bad: list[str])
 def _name(shard: PairShard, pair: Pair) -> str:
     # Rows of one photograph have one name: it is either learnt from or held out.
     return str(pair.meta.get("filepath") or f"{shard.name}/{pair.uid}")
+
+
+def _name_sides(rows: Sequence[_Row]) -> bool:
+    """Return whether texts say left or right, so that a mirrored photograph contradicts them."""
+    return sum(bool(_SIDES.search(row.caption)) for row in rows) > len(rows) / 100
 
 
 def _tasks(rows: Sequence[_Row], label_column: str | None) -> list[str]:

@@ -41,6 +41,8 @@ _SHARE_FOR_PLAIN = 0.4
 _SHARE_FOR_REINFORCING = 0.4
 _MOST_EPOCHS = 200
 """After that a small set has nothing new to teach."""
+SIZE, _STORED_SIZE = 64, 224
+"""The student's image size, and the size of views that teachers see."""
 _MOST_VIEWS = 5
 _CHECKED = 200
 """Validation pairs on which a teacher is compared with the plain student."""
@@ -104,7 +106,7 @@ def _recipe(
         "data.truth_ratio": 1 / len(COLUMNS),
         "data.image_column": "image",
         "data.caption_columns": list(COLUMNS),
-        "data.image_augmentation": _VIEWS,
+        "data.image_augmentation": _views(facts, SIZE),
     }
     return student_recipe(
         run, facts["tasks"][0], run.out / DATA / PAIRS, steps, fields | dict(changes or {})
@@ -112,10 +114,13 @@ def _recipe(
 
 
 STUDENT: dict[str, Any] = {"text.context_length": 48, "text.causal": True}
-_VIEWS: dict[str, Any] = {
-    "random_resized_crop": {"size": 64, "scale": [0.5, 1.0], "interpolation": "bicubic"},
-    "random_horizontal_flip": {"p": 0.5},
-}
+
+
+def _views(facts: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Return the augmentation: crops, and mirrored photographs unless texts name sides."""
+    crop = {"size": size, "scale": [0.5, 1.0], "interpolation": "bicubic"}
+    flip = {} if facts["sides"] else {"random_horizontal_flip": {"p": 0.5}}
+    return {"random_resized_crop": crop, **flip}
 
 
 def _speed(run: QuickstartRun, facts: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
@@ -158,7 +163,7 @@ def _with_teachers(
         return
     size = decisions("reinforce", lambda: _affordable(facts, found, clock))
     with run.timed("reinforce", "reinforcing: views and the teachers' embeddings"):
-        run.result["reinforced"] = _reinforce(run, better, size)
+        run.result["reinforced"] = _reinforce(run, facts, better, size)
     samples = run.result["reinforced"]["samples"]
     steps = decisions("reinforced", lambda: _steps(facts, speed, clock.left()))
     changes |= {
@@ -211,7 +216,7 @@ def _affordable(facts: Mapping[str, Any], found: Mapping[str, Any], clock: Clock
 
 
 def _reinforce(
-    run: QuickstartRun, teachers: Sequence[str], size: Mapping[str, int]
+    run: QuickstartRun, facts: Mapping[str, Any], teachers: Sequence[str], size: Mapping[str, int]
 ) -> dict[str, Any]:
     first, *others = COLUMNS
     return run.reinforce(
@@ -220,9 +225,7 @@ def _reinforce(
             "teachers": list(teachers),
             "augmentations": size["views"],
             "seed": run.settings["seed"],
-            "image_augmentation": {
-                **_VIEWS, "random_resized_crop": {**_VIEWS["random_resized_crop"], "size": 224},
-            },
+            "image_augmentation": _views(facts, _STORED_SIZE),
         },
         first=size["pairs"],
     )  # fmt: skip

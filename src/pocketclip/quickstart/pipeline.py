@@ -29,7 +29,7 @@ from pocketclip.quickstart.scenes_steps import scenes_steps
 from pocketclip.quickstart.students import choice_lines
 
 __all__ = [
-    "MINUTES", "choice_lines", "expectation", "minutes_of", "next_commands", "quickstart_pairs",
+    "MINUTES", "choice_lines", "minutes_of", "next_commands", "quickstart_pairs",
     "quickstart_scenes",
 ]  # fmt: skip
 
@@ -131,6 +131,9 @@ def quickstart_pairs(
         out=Path(out), settings=settings, reporter=reporter or ProgressReporter(), workers=workers
     )
     with run.claim_folder():
+        if not teachers:
+            for line in expectation(pairs, options, label_column):
+                run.reporter.remark(line)
         own_pairs_steps(run, shards, kept, clock)
     return run.result
 
