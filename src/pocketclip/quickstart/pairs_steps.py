@@ -103,7 +103,7 @@ def _recipe(
         "loss.weights": [1.0, 0.0],
         "data.reinforced": False,
         "data.captions": "mix",
-        "data.truth_ratio": 1 / len(COLUMNS),
+        "data.truth_ratio": 0.5 if facts["tasks"] == ["retrieval"] else 1 / len(COLUMNS),
         "data.image_column": "image",
         "data.caption_columns": list(COLUMNS),
         "data.image_augmentation": _views(facts, SIZE),
