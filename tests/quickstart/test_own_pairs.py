@@ -133,6 +133,22 @@ def test_the_page_and_the_lines_say_what_was_chosen(finished):
         assert command.replace("&", "&amp;") in text
 
 
+def test_the_lines_say_what_is_chance_and_what_still_rises():
+    choice = {
+        "task": "labels", "samples": 100, "chance": 0.1,
+        "scores": {"plain": 0.5, "plain-more": 0.52},
+        "chosen": "plain-more", "step": 7, "standard_error": 0.07, "rising": True,
+    }  # fmt: skip
+    chosen, chance, rising = choice_lines({"choice": choice})
+    assert "(plain 50.0 %, plain-more 52.0 %)" in chosen
+    assert "within chance" in chance
+    assert "still rose" in rising
+    clear = choice | {"scores": {"plain": 0.2, "plain-more": 0.6}, "rising": False}
+    assert len(choice_lines({"choice": clear})) == 1
+    guessed = choice | {"scores": {"plain": 0.12}, "chosen": "plain", "rising": False}
+    assert "hardly better than guessing (10.0 %)" in choice_lines({"choice": guessed})[1]
+
+
 def test_commands_begin_from_a_published_model_with_the_users_arguments():
     options = PairOptions(image_column="file", caption_columns=("title",), where={"split": "a b"})
     first, *commands = expectation(["my shop.csv"], options, "kind")

@@ -17,12 +17,13 @@ from pocketclip import checkpoint
 from pocketclip.errors import DataError
 from pocketclip.evaluate import Failure, RunOptions, plan
 from pocketclip.evaluate import run as run_tasks
+from pocketclip.evaluate.datasets.examples import CLASSES
 from pocketclip.evaluate.datasets.find import TaskData
 from pocketclip.evaluate.tasks import Task
 from pocketclip.infer.encoder import Encoder
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.pipeline_folder import MODEL, REPORT, RESULT, RUNS, SETTINGS, PipelineFolder
-from pocketclip.quickstart.collection import PAIRS
+from pocketclip.quickstart.collection import PAIRS, TESTS, read_rows
 from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
 from pocketclip.storage.local import write_whole
 from pocketclip.train.logs import LOG, read
@@ -109,10 +110,20 @@ class QuickstartRun(PipelineFolder):
         Raises:
             DataError: a set is missing or damaged.
         """
-        planned = plan(list(names), str(self.out / DATA / "tests"))
+        planned = plan(list(names), str(self.out / DATA / TESTS))
         for reason in planned.missing.values():
             raise DataError(reason)
         return planned.ready
+
+    def chance(self, task: str) -> float:
+        """Return the accuracy of guessing in an evaluation set."""
+        folder = self.out / DATA / TESTS / task
+        listed = folder / CLASSES
+        if listed.is_file():
+            answers = set(listed.read_text("utf-8").splitlines())
+        else:
+            answers = {row.get("label", row["image"]) for row in read_rows(folder / "test.csv")}
+        return 1 / max(len(answers), 1)
 
     def curve(self, name: str) -> list[dict[str, float]]:
         """Return samples seen and the task's score at each checkpoint of a training run."""

@@ -16,7 +16,6 @@ import numpy as np
 
 from pocketclip import checkpoint
 from pocketclip.errors import ImageError
-from pocketclip.evaluate.datasets.examples import CLASSES
 from pocketclip.evaluate.report.render import render
 from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 from pocketclip.images import open_image
@@ -50,7 +49,7 @@ def report_page(run: QuickstartRun) -> str:
     scenes = run.settings["mode"] == "scenes"
     if scenes:
         result["captions"] = _correct_captions(run)
-    chances = _chances(run)
+    chances = {task: run.chance(task) for task in result["arms"]["plain"]["metrics"]}
     arms = list(result["arms"])
     rows = [_score_row(f"{arm} student", facts, chances) for arm, facts in result["arms"].items()]
     if scenes:
@@ -87,22 +86,6 @@ def _score_row(name: str, facts: Mapping[str, Any], chances: Mapping[str, float]
     validation = f"{100 * facts['validation']:.1f}" if "validation" in facts else ""
     scores = (facts["metrics"][task]["main_metric"] for task in chances)
     return [name, validation, *(f"{100 * score:.1f}" for score in scores)]
-
-
-def _chances(run: QuickstartRun) -> dict[str, float]:
-    """Return the accuracy of guessing, by task."""
-    tests = run.out / DATA / "tests"
-    out = {}
-    for name in run.result["arms"]["plain"]["metrics"]:
-        rows = read_rows(tests / name / "test.csv")
-        listed = tests / name / CLASSES
-        answers = (
-            listed.read_text("utf-8").splitlines()
-            if listed.is_file()
-            else {row.get("label", row["image"]) for row in rows}
-        )
-        out[name] = 1 / max(len(answers), 1)
-    return out
 
 
 def _colours_alone(run: QuickstartRun) -> float:

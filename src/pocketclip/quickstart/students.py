@@ -107,6 +107,7 @@ def choose_student(run: QuickstartRun, task: str, held_out: int) -> None:
     run.result["choice"] = {
         "task": task,
         "samples": held_out,
+        "chance": round(run.chance(f"{VALIDATION}{task}"), 4),
         "scores": scores,
         "chosen": chosen,
         "step": arms[chosen]["chosen_step"],
@@ -140,6 +141,12 @@ def choice_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"The difference is within chance: its standard error is "
             f"{100 * choice['standard_error']:.1f} points."
+        )
+    guessing = choice["chance"]
+    if scores[chosen] <= guessing + 2 * math.sqrt(guessing * (1 - guessing) / choice["samples"]):
+        lines.append(
+            f"It is hardly better than guessing ({100 * guessing:.1f} %): it needs more time, or "
+            "more pairs."
         )
     if choice["rising"]:
         lines.append("Its validation score still rose at the end: more minutes would help.")
