@@ -78,7 +78,7 @@ def test_the_prompts_are_kept_where_the_head_is_worse(tmp_path):
 def test_one_photograph_per_label(tmp_path):
     encoder = ColourEncoder()
     fitted = fit_labels(encoder, shelf(tmp_path / "shelf", each=1))
-    assert fitted.facts["method"] == "logistic"
+    assert fitted.facts["method"] == "ridge"
     assert fitted.facts["held_out"] == 0
     assert "accuracy" not in fitted.facts
     assert fitted.label_set.none is None

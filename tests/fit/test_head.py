@@ -11,7 +11,7 @@ from pocketclip.fit.calibration import (
     log_loss,
     lowest_score,
 )
-from pocketclip.fit.cross_validation import choose_strength
+from pocketclip.fit.cross_validation import STRENGTHS, choose_strength
 from pocketclip.fit.folds import FOLDS, folds, spread
 from pocketclip.fit.head import fit_logistic, fit_ridge, softmax, zero_shot_head
 
@@ -90,19 +90,19 @@ def test_classes_without_photographs_keep_their_prompt():
 def test_the_strength_is_chosen_on_photographs_that_are_held_out(method):
     rows, labels, prompts = blobs(each=10)
     names = [f"{row}.jpg" for row in range(len(rows))]
-    strength, held = choose_strength(method, prompts, 10.0, rows, labels, names)
+    strength, held = choose_strength(method, prompts, 10.0, rows, labels, names, STRENGTHS[method])
     assert strength <= 1
     assert held.rows.tolist() == list(range(len(rows)))
     assert (held.logits.argmax(axis=1) == labels).mean() > 0.9
     # Labels at random cannot be learnt: whoever sees them itself would find them.
     shuffled = np.random.default_rng(3).permutation(labels)
-    _, held = choose_strength(method, prompts, 10.0, rows, shuffled, names)
+    _, held = choose_strength(method, prompts, 10.0, rows, shuffled, names, STRENGTHS[method])
     assert (held.logits.argmax(axis=1) == shuffled).mean() < 0.6
 
 
 def test_nothing_is_held_out_of_single_photographs():
     rows, labels, prompts = blobs(each=1)
-    assert choose_strength("ridge", prompts, 10.0, rows, labels, list("abcd")) is None
+    assert choose_strength("ridge", prompts, 10.0, rows, labels, list("abcd"), [1.0]) is None
 
 
 def test_folds_are_stratified_and_by_name():

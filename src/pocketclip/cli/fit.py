@@ -64,12 +64,8 @@ def fit(
     ] = "",
     template: Template = None,
     method: Annotated[
-        str,
-        typer.Option(
-            help="ridge, logistic, or auto: logistic for fewer than 5 photographs per label, else "
-            "ridge."
-        ),
-    ] = "auto",
+        str, typer.Option(help="The regression: ridge, or logistic, which is slower.")
+    ] = "ridge",
     none_error: Annotated[
         float,
         typer.Option(
@@ -173,14 +169,17 @@ def _print(fitted: Fitted, out: Path) -> None:
     say(f"{count_of(sum(counts), 'photograph')} of {len(with_photographs)} labels, {each}")
     if len(with_photographs) < len(counts):
         rest = len(counts) - len(with_photographs)
-        say(f"{count_of(rest, 'label')} without photographs: the prompt decides")
+        say(
+            f"{count_of(rest, 'label')} without photographs: the prompt decides, and the logits of "
+            f"the others are lowered by {facts['offset']:.2f}"
+        )
     if facts["held_out"]:
         _print_scores(facts)
         _print_classes(facts)
     else:
         say(
             "Hardly a label has two photographs, so nothing could be held out: the accuracy is not "
-            f'known, the strength {facts["strength"]:g} is fixed, and there is no "none"'
+            "known, strength and temperature are the usual ones, and there is no none of these"
         )
     say()
     strength = "" if facts["strength"] is None else f", strength {facts['strength']:g}"
@@ -189,11 +188,11 @@ def _print(fitted: Fitted, out: Path) -> None:
         say("The head was not better than the prompts: the label set holds the prompts' classifier")
     if made.none is not None:
         say(
-            f"A photograph whose best label has less than {made.none.below:.1%} is none of these; "
-            f"that befalls at most {made.none.error:.1%} of those with one of the labels"
+            f"A photograph whose highest logit is below {made.none.below:.2f} is none of these; so "
+            f"were {made.none.error:.1%} of the held-out ones"
         )
     elif facts["held_out"]:
-        say('There is no "none": --none-error is 0, or the photographs are too few for it')
+        say("Nothing is called none of these: --none-error is 0, or needs more photographs")
 
 
 def _print_scores(facts: Mapping[str, Any]) -> None:

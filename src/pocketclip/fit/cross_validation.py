@@ -89,6 +89,7 @@ def choose_strength(
     embeddings: Embeddings,
     labels: Integers,
     names: Sequence[str],
+    strengths: Sequence[float],
     advance: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> tuple[float, HeldOut] | None:
     """Return the best strength, and the held-out predictions with it.
@@ -100,6 +101,7 @@ def choose_strength(
         embeddings: (N, D), of unit length.
         labels: (N,), classes 0 to L-1.
         names: N unique names, which decide the folds.
+        strengths: to choose from, the strongest first; see `STRENGTHS`.
         advance: called with the number of finished folds, and of all.
 
     Returns:
@@ -109,7 +111,6 @@ def choose_strength(
     part = _at_most(part, names, labels, max(_FEWEST, MAX_HELD_OUT // len(classifier)))
     if (part >= 0).sum() < _FEWEST:
         return None
-    strengths = STRENGTHS[method]
     losses = np.zeros((len(strengths), len(_TEMPERATURES)))
     present = [fold for fold in range(FOLDS) if (part == fold).any()]
     for fold in present:
@@ -120,7 +121,7 @@ def choose_strength(
         advance(fold + 1, 2 * FOLDS)
     best = int(losses.min(axis=1).argmin())  # of equal ones the strongest
     rows = np.flatnonzero(part >= 0)
-    logits = np.zeros((len(rows), len(classifier)))
+    logits = np.empty((len(rows), len(classifier)))
     for fold in present:
         out = part == fold
         # All stronger ones too: logistic regression begins with them.

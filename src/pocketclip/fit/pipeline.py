@@ -26,6 +26,7 @@ from pocketclip.fit.calibration import calibration_error, fit_temperature, log_l
 from pocketclip.fit.cross_validation import (
     FIXED,
     METHODS,
+    STRENGTHS,
     HeldOut,
     choose_strength,
     heads,
@@ -33,6 +34,7 @@ from pocketclip.fit.cross_validation import (
 from pocketclip.fit.folds import spread
 from pocketclip.fit.head import Doubles, Head, Integers, softmax, zero_shot_head
 from pocketclip.fit.summary import confused, doubtful, per_class
+from pocketclip.fit.unseen import unseen_offset
 from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.label_set import MAX_LABELS, LabelSet, NoneOfThese
 from pocketclip.progress import ProgressReporter, as_reporter
@@ -40,8 +42,9 @@ from pocketclip.types import Embeddings, Encoder
 
 log = logging.getLogger(__name__)
 ZERO_SHOT = "zero-shot"
-_FEW = 5
-"""With fewer photographs per class (the median), logistic regression is the default."""
+_FEW = 4
+"""With fewer photographs per class (the median), the strength is fixed: without one of two, a
+classifier is another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +55,8 @@ class FitOptions:
         ConfigError: a value is out of range.
     """
 
-    method: str = "auto"
-    """`ridge`, `logistic`, or `auto`: logistic for fewer than five photographs per class (the
-    median), else ridge."""
+    method: str = "ridge"
+    """`ridge` or `logistic`, see docs/how-to/fit.md for how they compare."""
     more_labels: tuple[str, ...] = ()
     """Further labels, without photographs: they keep their prompt."""
     none_error: float = 0.05
@@ -68,8 +70,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.method not in ("auto", *METHODS):
-            raise ConfigError(f"method {self.method!r}: choose auto, {' or '.join(METHODS)}")
+        if self.method not in METHODS:
+            raise ConfigError(f"method {self.method!r}: choose {' or '.join(METHODS)}")
         if not 0 <= self.none_error < 1:
             raise ConfigError(f"the error of none is {self.none_error:g}; it must be 0 or a share")
         if self.max_images < 1:
@@ -89,6 +91,10 @@ class _Examples:
     labels: Integers
     """(N,)."""
     names: list[str]
+
+    def arguments(self) -> tuple[Embeddings, float, Embeddings, Integers, list[str]]:
+        """Return what is fitted to, in the order of `choose_strength`."""
+        return self.classifier, self.scale, self.embeddings, self.labels, self.names
 
     def counts(self) -> Integers:
         """Return the number of photographs per class (L,)."""
@@ -140,32 +146,35 @@ def fit_labels(
     examples = _embed(encoder, read, options, skipped, reporter)
     counts = examples.counts()
     method = options.method
-    if method == "auto":
-        method = "ridge" if np.median(counts[counts > 0]) >= _FEW else "logistic"
-    reporter.stage(f"fitting by {method}")
+    reporter.stage(f"fitting by {method} regression")
+    few = np.median(counts[counts > 0]) < _FEW
     found = choose_strength(
-        method, examples.classifier, examples.scale, examples.embeddings, examples.labels,
-        examples.names, lambda done, of: reporter.progress(done, of, "folds"),
+        method, *examples.arguments(), [FIXED[method]] if few else STRENGTHS[method],
+        lambda done, of: reporter.progress(done, of, "folds"),
     )  # fmt: skip
+    strength = FIXED[method] if found is None else found[0]
+    offset = unseen_offset(method, *examples.arguments(), strength)
     facts: dict[str, Any] = {
         "photographs": counts.tolist(),
         "templates": list(read.templates),
         "method": method,
-        "strength": FIXED[method] if found is None else found[0],
+        "strength": strength,
+        "offset": offset,
         "held_out": 0,
         "version": __version__,
     }
     temperature, none, more = 1.0, None, dict[str, Any](per_class=[], confused=[], doubtful=[])
     if found is not None:
         held = found[1]
+        held.logits[:, counts > 0] -= offset
         truth = examples.labels[held.rows]
         facts |= {"held_out": len(truth), **_measure(held, truth)}
         logits = held.logits
         if _is_worse(facts):
-            facts |= {"method": ZERO_SHOT, "strength": None}
+            facts |= {"method": ZERO_SHOT, "strength": None, "offset": 0.0}
             logits = held.zero_shot
         temperature = fit_temperature(logits, truth)
-        none = _none_of_these(logits, temperature, options.none_error)
+        none = _none_of_these(logits, options.none_error)
         more = _summary(examples, held, logits)
     label_set = _label_set(
         encoder, examples, facts, model=model, temperature=temperature, none=none
@@ -281,12 +290,11 @@ def _calibrated(logits: Doubles, truth: Integers, part: Integers) -> Doubles:
     return probabilities
 
 
-def _none_of_these(logits: Doubles, temperature: float, error: float) -> NoneOfThese | None:
+def _none_of_these(logits: Doubles, error: float) -> NoneOfThese | None:
     """Return the rule for "none", or None if there are too few photographs for the error."""
-    below = lowest_score(softmax(logits / temperature).max(axis=1), error)
-    if below is None:
-        return None
-    return NoneOfThese(score="probability", below=below, error=error)
+    # On photographs of other products the logit is the better score: docs/how-to/fit.md.
+    below = lowest_score(logits.max(axis=1), error)
+    return None if below is None else NoneOfThese(score="logit", below=below, error=error)
 
 
 def _summary(examples: _Examples, held: HeldOut, logits: Doubles) -> dict[str, Any]:
@@ -316,6 +324,7 @@ def _label_set(
             facts["method"], examples.classifier, examples.scale, examples.embeddings,
             examples.labels, [facts["strength"]],
         )  # fmt: skip
+        head.biases[examples.counts() > 0] -= facts["offset"]
     return LabelSet(
         labels=tuple(examples.classes),
         weights=head.weights.astype(np.float32),
