@@ -42,9 +42,9 @@ LAYERS = {
     "pocketclip.train": 2,
     "pocketclip.train.evaluation": 2,  # a room of its own: see SIBLINGS
     "pocketclip.compat": 3,
-    "pocketclip.pipeline_folder": 3,
     "pocketclip.finetune": 3,
     "pocketclip.fit": 3,
+    "pocketclip.pipeline_folder": 3,
     "pocketclip.quickstart": 3,
     "pocketclip.cli": 5,
     "pocketclip.__main__": 5,

@@ -32,13 +32,16 @@ VERBS = {
     "audit": "Check a reinforced dataset.",
     "show": "Draw samples of a reinforced dataset.",
     "train": "Train a model.",
+    "finetune": "Make a model better on your own images.",
     "eval": "Score a model on evaluation sets.",
     "compare": "Compare models task by task.",
     "export": "Export a model to a bundle for a phone or computer.",
     "bench": "Measure the speed and size of models.",
 }
 """The verbs, each with its line in the list of verbs."""
-_WRITERS = frozenset({"quickstart", "fit", "embed", "reinforce", "join", "show", "train", "export"})
+_WRITERS = frozenset(
+    {"quickstart", "fit", "finetune", "embed", "reinforce", "join", "show", "train", "export"}
+)
 """Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})
 """Options with which the other verbs write files."""
@@ -101,6 +104,8 @@ def _root(
     Use a model:
       pocketclip classify photo.jpg --labels "a dog,a cat"
       pocketclip embed photos/ --out photos.npy
+    Make a model better on your own images:
+      pocketclip finetune mobileclip2-s0 --data shelf/ --out runs/shelf
     Train your own:
       pocketclip reinforce pairs.csv --out dr --teacher vit-b16
       pocketclip audit dr

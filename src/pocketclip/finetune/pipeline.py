@@ -1,0 +1,356 @@
+"""`pocketclip finetune`: from a published model to a better one of the user's own images.
+
+    result = finetune("mobileclip2-s0", "shelf/", "runs/shelf")
+
+The steps, each of which resumes: read and split the images; score the start; store augmented views
+with the start's embeddings (and a larger teacher's); train; score the models between start and end;
+write the best one. The start's affinities between the user's images and captions about other things
+are distilled (MobileCLIP's loss, arXiv 2311.17049, equation 2, with the start as the teacher), and
+weights are interpolated between start and end (WiSE-FT, arXiv 2109.01903), so that what the start
+knew is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip import checkpoint, storage
+from pocketclip.checkpoint import resolve
+from pocketclip.errors import DataError, count_of
+from pocketclip.export.job import check as check_export
+from pocketclip.export.job import export as export_bundle
+from pocketclip.finetune import interpolate, teaching
+from pocketclip.finetune.details import describe_labels
+from pocketclip.finetune.finetune_run import DATA, STEPS, FinetuneRun, Options, validation_share
+from pocketclip.finetune.own_images import OwnImages, read_images
+from pocketclip.finetune.report import finetune_page
+from pocketclip.finetune.start import open_start
+from pocketclip.finetune.tables import TRAIN, VALIDATION, write_tables
+from pocketclip.finetune.training import reinforce, train_recipe
+from pocketclip.finetune.validation import Validation, training_pixels
+from pocketclip.formats.json_text import digest_json
+from pocketclip.infer.encoder import Encoder
+from pocketclip.nn.clip import CLIP
+from pocketclip.pairs.split import hold_out
+from pocketclip.pipeline_folder import MODEL
+from pocketclip.progress import ProgressReporter
+from pocketclip.train.recipe_settings import parse_settings
+
+FEW = 30
+"""Below this number of validation images their score is called rough."""
+log = logging.getLogger(__name__)
+
+
+def finetune(
+    model: str,
+    data: str,
+    out: str | Path,
+    options: Options | None = None,
+    *,
+    export: Sequence[str] = (),
+    offline: bool = False,
+    workers: int | None = None,
+    reporter: ProgressReporter | None = None,
+) -> dict[str, Any]:
+    """Make a model better on the user's own images, and keep what it knew.
+
+    Args:
+        model: the MODEL to start from, with trainable weights.
+        data: a folder with one sub-folder per label, a table with labels or captions, or a folder
+            of images; see `own_images`.
+        out: the output folder; a second call with the same arguments resumes an interrupted one.
+        options: how to fine-tune.
+        export: bundles to make of the result, by format: `onnx`, `openvino`, ...
+        offline: take models from the local cache only.
+        workers: decode processes; None chooses a number for the machine.
+        reporter: receives the progress.
+
+    Returns:
+        The contents of `result.json`.
+
+    Raises:
+        ConfigError, DataError: bad settings, images that cannot be used, or a folder that holds
+            something else.
+        PocketclipError: the start cannot be trained, or a step failed.
+    """
+    options = (options or Options()).checked()
+    reporter = reporter or ProgressReporter()
+    reporter.stage("reading the model and the images")
+    for target in export:
+        check_export(target, "fp32", Path(out) / target)
+    start = open_start(model, offline=offline)
+    own = read_images(data, options.images, unlabelled=options.unlabelled)
+    if own.kind == "none" and not (options.captioner or options.teachers):
+        raise DataError(
+            f"{data} has images without labels or captions: pass --teacher MODEL to learn from "
+            "what a larger model says of them, or --captioner MODEL to have captions written first"
+        )
+    settings = {
+        "model": resolve.absolute(model),
+        "space_id": start.space_id,
+        "data": data if storage.is_remote(data) else str(Path(data).resolve()),
+        "images": _digest(own),
+        **_json(options),
+    }
+    run = FinetuneRun(
+        out=Path(out), settings=settings, reporter=reporter, workers=workers, options=options,
+        start=start, own=own, offline=offline,
+    )  # fmt: skip
+    with run.claim_folder():
+        _run(run, export)
+    return run.result
+
+
+def _json(options: Options) -> dict[str, Any]:
+    values = dataclasses.asdict(options)
+    values["settings"] = parse_settings(options.settings)
+    values["captioner"] = options.captioner and resolve.absolute(options.captioner)
+    values["teachers"] = [resolve.absolute(spec) for spec in options.teachers]
+    images = values.pop("images")
+    return {**{f"images.{k}": list(v) if isinstance(v, tuple) else v for k, v in images.items()},
+            **values}  # fmt: skip
+
+
+def _digest(own: OwnImages) -> str:
+    texts = [[n, t] for n, t in zip(own.names, own.captions, strict=True)]
+    labels = None if own.labels is None else own.labels.tolist()
+    return digest_json([texts, labels, own.classes, own.templates])
+
+
+def _run(run: FinetuneRun, export: Sequence[str]) -> None:
+    options, result = run.options, run.result
+    result |= {"model": run.settings["model"], "data": run.own.source, "out": str(run.out)}
+    result["warnings"] = []
+    if run.own.kind == "none":
+        _add_captions(run)
+    with run.timed("data", f"splitting {count_of(len(run.own), 'image')}"):
+        held_out, counts = _split(run)
+    validation = Validation(run.out / DATA / VALIDATION, run.metric)
+    result |= {"task": run.own.kind, "metric": run.metric, "counts": counts}
+    result["warnings"] += _warnings(run, counts)
+    for warning in result["warnings"]:
+        run.reporter.stage(f"note: {warning}")
+    with run.timed("start", "scoring the start"):
+        retention = validation.retention(run.start, options.keep)
+        before = float(run.recorded("start", lambda: validation.score(run.start)))
+    result["retention"] = {"name": retention.name, "least": options.retain}
+    run.teachers = _choose_teachers(run)
+    with run.timed("reinforce", "storing augmented views and embeddings"):
+        result["shards"] = reinforce(run)
+    recipe = train_recipe(run, counts["train"])
+    result["training"] = {
+        "preset": options.preset, "steps": recipe.steps, "batch_size": recipe.batch_size,
+        "lr": recipe.optimizer.lr, "views": options.views, "seed": options.seed,
+        "teachers": run.teachers, "self_distillation": run.distils_start,
+    }  # fmt: skip
+    with run.timed("train", f"training ({options.preset}), at most {recipe.steps} steps"):
+        summary = run.train_run(options.preset, recipe, None)
+    assert summary.model is not None
+    result["training"]["steps_done"] = summary.step
+    end = checkpoint.load(summary.model)
+    with run.timed("line", "scoring the models between start and end"):
+        points = _line(run, end, before, validation, retention)
+    best = interpolate.choose(points, options.retain)
+    scored = [dataclasses.asdict(point) for point in points]
+    result["line"] = scored if options.interpolation else []
+    result["chosen"] = {"a": best.a}
+    result["candidates"] = _candidates(points, best)
+    result["verdict"] = _verdict(best, points[0], result)
+    images, texts = _pixels(run)
+    chosen = interpolate.mix(run.start, end, best.a, images, texts=texts)
+    with run.timed("model", "writing the model"):
+        checkpoint.save(chosen, run.out / MODEL)
+    result["exports"] = _export(run, chosen, export)
+    if run.own.kind != "none" and run.own.labels is not None:
+        with run.timed("details", "looking at the labels one by one"):
+            result |= describe_labels(run.own, held_out, run.start, chosen)
+    result["next"] = next_commands(result)
+    with run.timed("report", "writing the report"):
+        page = finetune_page(result)
+    run.finish(page)
+
+
+def _add_captions(run: FinetuneRun) -> None:
+    """Give images without texts captions, or refuse them where nothing can be learnt from them.
+
+    Raises:
+        DataError: there is neither a captioner nor a teacher.
+    """
+    options, own = run.options, run.own
+    if options.captioner:
+        with run.timed("caption", f"captioning {count_of(len(own), 'image')}"):
+            run.own = teaching.caption(
+                own,
+                options.captioner,
+                run.out / STEPS / "captions.json",
+                seed=options.seed,
+                offline=run.offline,
+                advance=lambda done, total: run.reporter.progress(done, total, "images"),
+            )
+
+
+def _split(run: FinetuneRun) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Hold out the validation images and write the tables; return (N,) which, and the counts."""
+    own, options = run.own, run.options
+    share = options.share if options.share is not None else validation_share(len(own))
+    labels = None if own.labels is None else own.labels.tolist()
+    held_out = hold_out(own.names, labels, share=share)
+    counts = {
+        "train": int((~held_out).sum()),
+        "validation": int(held_out.sum()),
+        "left_out": len(own.left_out),
+    }
+    if own.labels is not None:
+        counts["classes"] = len(set(own.labels.tolist()))
+        counts["unvalidated"] = counts["classes"] - len(set(own.labels[held_out].tolist()))
+    if counts["validation"] < 2:
+        raise DataError(
+            f"{own.source}: {count_of(len(own), 'image')} with at most one per label leave none to "
+            "validate on, and nothing would say whether the result is better: add images, or learn "
+            "from these with `pocketclip fit`"
+        )
+    said = {}
+    if own.kind == "none":
+        chosen = [int(i) for i in np.flatnonzero(held_out)]
+        said = run.recorded(
+            "teacher",
+            lambda: {
+                own.names[i]: number
+                for i, number in zip(
+                    chosen,
+                    teaching.labelled_by_teacher(
+                        own, chosen, options.teachers, offline=run.offline
+                    ),
+                    strict=True,
+                )
+            },
+        )
+    counts["rows"] = write_tables(run.out / DATA, own, held_out, options.seed, said)
+    return held_out, counts
+
+
+def _choose_teachers(run: FinetuneRun) -> list[str]:
+    """Return the teachers to distil: those that know clearly more of the images than the start."""
+    options = run.options
+    if not options.teachers or run.own.kind == "none":
+        return list(options.teachers)
+    with run.timed("teacher check", "comparing the teacher with the start on your images"):
+        value = run.recorded(
+            "teachers",
+            lambda: dataclasses.asdict(
+                teaching.check(
+                    run.start, options.teachers, run.own, seed=options.seed, offline=run.offline
+                )
+            ),
+        )
+    run.result["teachers"] = value
+    for line in value["lines"]:
+        run.reporter.stage(line)
+    return list(options.teachers) if value["used"] else []
+
+
+def _warnings(run: FinetuneRun, counts: Mapping[str, int]) -> list[str]:
+    warnings = []
+    if counts["validation"] < FEW:
+        warnings.append(
+            f"{count_of(counts['validation'], 'image')} for validation: its scores are rough"
+        )
+    if counts.get("unvalidated"):
+        warnings.append(
+            f"{count_of(counts['unvalidated'], 'label has', 'labels have')} one image only, which "
+            "is trained on: no image validates them"
+        )
+    if run.own.left_out:
+        warnings.append(
+            f"{count_of(len(run.own.left_out), 'image')} left out, the first: {run.own.left_out[0]}"
+        )
+    return warnings
+
+
+def _line(
+    run: FinetuneRun, end: CLIP, before: float, validation: Validation, retention: Any
+) -> list[interpolate.Point]:
+    points = interpolate.POINTS if run.options.interpolation else (0.0, 1.0)
+    images, texts = _pixels(run)
+
+    def score(a: float) -> dict[str, float]:
+        (point,) = interpolate.line(
+            run.start, end, images,
+            lambda model: before if a == 0 else validation.score(model),
+            lambda model: retention.score(Encoder(model)),
+            points=(a,), texts=texts,
+        )  # fmt: skip
+        return dataclasses.asdict(point)
+
+    out = []
+    for number, a in enumerate(points, 1):
+        out.append(interpolate.Point(**run.recorded(f"line-{a:g}", partial(score, a))))
+        run.reporter.progress(number, len(points), "models")
+    return out
+
+
+def _pixels(run: FinetuneRun) -> tuple[Any, Sequence[str]]:
+    return training_pixels(run.out / DATA / TRAIN, run.start.config.preprocess)
+
+
+def _candidates(
+    points: Sequence[interpolate.Point], best: interpolate.Point
+) -> list[dict[str, Any]]:
+    named = [("start", points[0]), ("trained", points[-1])]
+    if best not in (points[0], points[-1]):
+        named.append((f"between, {best.a:.0%} of the way", best))
+    return [
+        {"name": name, "validation": p.validation, "retention": p.retention,
+         "chosen": p is best, "note": "model/" if p is best else ""}
+        for name, p in named
+    ]  # fmt: skip
+
+
+def _verdict(best: interpolate.Point, start: interpolate.Point, result: Mapping[str, Any]) -> str:
+    """Return in one sentence what `model/` is, and why."""
+    metric = result["metric"]
+    if best.a == 0:
+        return (
+            f"the start itself: nothing that was tried has a better {metric} and keeps "
+            f"{result['retention']['least']:.0%} of what the start knew"
+        )
+    what = "the trained model" if best.a == 1 else f"{best.a:.0%} of the way from start to end"
+    return (
+        f"{what}, {metric} {100 * start.validation:.1f} -> {100 * best.validation:.1f} % on the "
+        f"validation images, {best.retention:.0%} of the start's knowledge kept"
+    )
+
+
+def _export(run: FinetuneRun, chosen: CLIP, targets: Sequence[str]) -> dict[str, str]:
+    """Write a bundle per target; return their folders."""
+    folders = {}
+    for target in targets:
+        with run.timed(f"export {target}", f"exporting to {target}"):
+            export_bundle(chosen, run.out / target, target=target)
+        folders[target] = str(run.out / target)
+    return folders
+
+
+def next_commands(result: Mapping[str, Any]) -> list[str]:
+    """Return commands to go on with."""
+    out = Path(result["out"])
+    model, data = shlex.quote(str(out / MODEL)), shlex.quote(str(out / DATA / VALIDATION))
+    commands = [f"pocketclip eval {model} --data {data}"]
+    if not result["exports"]:
+        bundle = shlex.quote(str(out / "onnx"))
+        commands.append(f"pocketclip export {model} --format onnx --out {bundle}")
+    if result["candidates"][0]["chosen"]:
+        commands.append(
+            f"pocketclip fit {shlex.quote(result['data'])} --model {shlex.quote(result['model'])} "
+            "--out labels.json"
+        )
+    return commands

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pocketclip import checkpoint
+from pocketclip.errors import BundleError, CheckpointError, ConfigError, DataError, PocketclipError
+from pocketclip.evaluate.datasets.examples import DataOptions
+from pocketclip.finetune import pipeline
+from pocketclip.finetune.pipeline import Options, finetune
+from pocketclip.finetune.start import open_start, overrides_of
+from pocketclip.nn.reparam import fuse
+from tests.finetune.conftest import COLOURS, draw_folder, draw_square
+
+QUICK = {"preset": "last-n", "steps": 4, "views": 2, "retain": 0.0}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, start, squares):
+    out = tmp_path_factory.mktemp("finetune") / "out"
+    return finetune(str(start), str(squares), out, Options(**QUICK), workers=0)
+
+
+def test_everything_is_said(finished):
+    out = Path(finished["out"])
+    assert finished == json.loads((out / "result.json").read_text())
+    assert finished["task"] == "labels"
+    assert finished["metric"] == "zero-shot top-1"
+    assert finished["counts"]["train"] == 15
+    assert finished["counts"]["validation"] == 3
+    assert "rough" in finished["warnings"][0]
+    names = [row["name"] for row in finished["candidates"]]
+    assert names[:2] == ["start", "trained"]
+    assert [point["a"] for point in finished["line"]] == [n / 10 for n in range(11)]
+    assert sum(row["chosen"] for row in finished["candidates"]) == 1
+    assert {row["name"] for row in finished["classes"]} == set(COLOURS)
+    assert finished["training"]["steps"] == 4
+    assert finished["next"]
+    assert "<html" in (out / "report.html").read_text()
+
+
+def test_the_model_is_the_best_of_what_was_scored(finished):
+    chosen = next(row for row in finished["candidates"] if row["chosen"])
+    assert chosen["validation"] == max(point["validation"] for point in finished["line"])
+    folder = Path(finished["out"]) / "data" / "validation"
+    model = checkpoint.load(Path(finished["out"]) / "model")
+    score = pipeline.Validation(folder, "x").score(model)
+    assert score == pytest.approx(chosen["validation"])
+
+
+def test_photographs_are_copied_into_shards_only(finished, squares):
+    out = Path(finished["out"])
+    assert not [path for path in out.rglob("*") if path.suffix in (".png", ".img")]
+    assert str(squares) in (out / "data" / "train.csv").read_text()
+
+
+def test_a_finished_folder_is_left_alone(finished, start, squares):
+    with pytest.raises(ConfigError, match="is finished"):
+        finetune(str(start), str(squares), finished["out"], Options(**QUICK), workers=0)
+    other = Options(**QUICK | {"seed": 1})
+    with pytest.raises(ConfigError, match=r"other settings \(seed"):
+        finetune(str(start), str(squares), finished["out"], other, workers=0)
+
+
+def test_where_training_does_harm_the_start_is_handed_over(start, squares, tmp_path):
+    harm = {"optimizer.lr": 30.0, "optimizer.clip_norm": None}
+    options = Options(
+        preset="head", steps=4, views=1, retain=0.999, settings=harm, interpolation=False
+    )
+    result = finetune(str(start), str(squares), tmp_path / "out", options, workers=0)
+    assert result["line"] == []
+    assert result["chosen"] == {"a": 0.0}
+    assert result["verdict"].startswith("the start itself")
+    assert [c for c in result["next"] if c.startswith("pocketclip fit")]
+    handed = checkpoint.load(tmp_path / "out" / "model")
+    assert handed.space_id == checkpoint.load(start).space_id
+
+
+def test_captions_are_validated_by_retrieval(start, squares, tmp_path):
+    rows = [[p, f"{p.stem} of {p.parent.name}"] for p in sorted(squares.glob("*/*.png"))]
+    table = tmp_path / "t.csv"
+    with table.open("w", newline="") as out:
+        csv.writer(out).writerows([["image", "caption"], *rows])
+    options = Options(**QUICK, self_distillation=False, interpolation=False)
+    result = finetune(str(start), str(table), tmp_path / "out", options, workers=0)
+    assert result["metric"] == "retrieval, mean recall@1"
+    assert "classes" not in result
+    recipe = (tmp_path / "out" / "runs" / "last-n" / "recipe.yaml").read_text()
+    assert "captions: truth" in recipe
+    assert result["training"]["self_distillation"] is False
+
+
+def test_images_without_texts_learn_from_a_teacher(start, squares, tmp_path):
+    with pytest.raises(DataError, match=r"--teacher MODEL .* --captioner MODEL"):
+        finetune(str(start), str(squares), tmp_path / "out", Options(unlabelled=True))
+    assert not (tmp_path / "out").exists()
+    options = Options(**QUICK, unlabelled=True, teachers=["random:tiny"], interpolation=False)
+    result = finetune(str(start), str(squares), tmp_path / "out", options, workers=0)
+    assert result["task"] == "none"
+    assert result["metric"] == "agreement with the teacher"
+    assert result["training"]["teachers"] == ["random:tiny"]
+
+
+def test_a_teacher_that_knows_no_more_is_left_out(start, squares, tmp_path):
+    options = Options(**QUICK, teachers=["random:tiny:5"], interpolation=False)
+    result = finetune(str(start), str(squares), tmp_path / "out", options, workers=0)
+    assert result["teachers"]["used"] is False
+    assert "left out" in result["teachers"]["lines"][-1]
+    assert result["training"]["teachers"] == []
+    index = json.loads((tmp_path / "out" / "shards" / "index.json").read_text())
+    assert len(index["teachers"]) == 1
+
+
+def test_one_image_per_class_is_refused(start, tmp_path):
+    with pytest.raises(DataError, match="pocketclip fit"):
+        finetune(str(start), str(draw_folder(tmp_path / "in", 1)), tmp_path / "out")
+
+
+def test_one_class_is_refused(start, tmp_path):
+    for number in range(3):
+        draw_square(tmp_path / "in" / "one" / f"{number}.png", (1, 2, 3), number)
+    with pytest.raises(DataError, match="at least two labels"):
+        finetune(str(start), str(tmp_path / "in"), tmp_path / "out")
+
+
+def test_a_fused_start_is_refused_with_what_it_was_made_from(start, squares, tmp_path):
+    source = tmp_path / "mine"
+    shutil.copytree(start, source)
+    checkpoint.save(fuse(checkpoint.load(source)), tmp_path / "fast")
+    with pytest.raises(CheckpointError, match=f"pocketclip finetune {source}"):
+        finetune(str(tmp_path / "fast"), str(squares), tmp_path / "out")
+
+
+def test_a_bundle_is_refused_with_what_it_was_made_from(tmp_path, squares):
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    facts = {"target": "onnx", "space_id": "space-1", "model": {"name": "mobileclip2-s0"}}
+    (bundle / "bundle.json").write_text(json.dumps(facts))
+    with pytest.raises(BundleError, match=r"bundle \(onnx\).*pocketclip finetune mobileclip2-s0"):
+        finetune(str(bundle), str(squares), tmp_path / "out")
+
+
+def test_a_captioner_is_refused():
+    with pytest.raises(ConfigError, match="coca-finetune"):
+        open_start("random:coca-tiny")
+
+
+def test_settings_are_checked(start, squares, tmp_path):
+    for bad, words in (
+        ({"preset": "most"}, "no preset"),
+        ({"retain": 2.0}, "--retain"),
+        ({"steps": 1}, "--steps"),
+        ({"share": 1.5}, "share"),
+        ({"settings": ["optimizer.rate=1"]}, "unknown field"),
+    ):
+        with pytest.raises(PocketclipError, match=words):
+            finetune(str(start), str(squares), tmp_path / "out", Options(**bad), workers=0)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+def test_overrides_of_a_changed_model(start):
+    config = checkpoint.load(start).config
+    assert overrides_of(config) == {
+        "text.layers": 1, "text.context_length": 16, "preprocess.size": 32
+    }  # fmt: skip
+
+
+def test_unreadable_images_are_named(start, tmp_path):
+    folder = draw_folder(tmp_path / "in", 5)
+    (folder / "grey" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    options = Options(**QUICK, interpolation=False)
+    result = finetune(str(start), str(folder), tmp_path / "out", options, workers=0)
+    assert any("could not be read" in text or "left out" in text for text in result["warnings"])
+
+
+@pytest.mark.slow
+def test_a_killed_call_continues_at_each_step(finished, start, squares, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    stops = (
+        (pipeline, "write_tables"), (pipeline.FinetuneRun, "reinforce_shards"),
+        (pipeline.FinetuneRun, "train_run"), (pipeline, "_line"), (pipeline.checkpoint, "save"),
+        (pipeline, "describe_labels"), (pipeline, "finetune_page"),
+    )  # fmt: skip
+    for owner, name in stops:
+        with monkeypatch.context() as patch:
+
+            def stop(*_args, **_kwargs):
+                raise KeyboardInterrupt
+
+            patch.setattr(owner, name, stop)
+            with pytest.raises(KeyboardInterrupt):
+                finetune(str(start), str(squares), out, Options(**QUICK), workers=0)
+        assert not (out / "result.json").exists()
+    result = finetune(str(start), str(squares), out, Options(**QUICK), workers=0)
+    for key in ("counts", "candidates", "line", "chosen", "classes", "verdict"):
+        assert result[key] == finished[key]
+
+
+def test_a_table_of_labels(start, squares, tmp_path):
+    table = tmp_path / "t.csv"
+    rows = [[p, p.parent.name, "train"] for p in sorted(squares.glob("*/*.png"))]
+    with table.open("w", newline="") as out:
+        csv.writer(out).writerows([["photo", "kind", "part"], *rows])
+    images = DataOptions(image_column="photo", label_column="kind", templates=("my {}",),
+                         where=(("part", "train"),), split="train")  # fmt: skip
+    options = Options(**QUICK, images=images, interpolation=False)
+    result = finetune(str(start), str(table), tmp_path / "out", options, workers=0)
+    assert result["counts"]["classes"] == 3
+    assert "my grey" in (tmp_path / "out" / "data" / "train.csv").read_text()
