@@ -223,6 +223,7 @@ def test_the_line_scores_each_point_once(ends):
         ([(0, 0.2, 1.0), (0.5, 0.6, 0.949), (1, 0.8, 0.7)], 0),  # only the start does
         ([(1, 0.6, 1.0), (0.5, 0.6, 0.95), (0, 0.2, 1.0)], 0.5),  # a tie: nearer to the start
         ([(0, 0.7, 1.0), (0.5, 0.6, 1.0), (1, 0.5, 1.0)], 0),  # the start is the best
+        ([(0, 0.2, 0.94), (1, 0.8, 0.94)], 0),  # the start keeps all by definition
     ],
 )
 def test_the_choice(rows, wanted):

@@ -46,11 +46,15 @@ def test_the_score_falls_with_the_distance():
     assert scores[0] > scores[1] + 0.01 > scores[2] + 0.02
 
 
-def test_agreement_is_the_mean_rank_correlation():
-    start = np.array([[1.0, 2, 3], [1, 2, 3]])
-    assert agreement(start, 5 * start**3 + 1) == 1
-    assert agreement(start, -start) == -1
-    assert agreement(start, np.array([[1.0, 2, 3], [2, 1, 3]])) == pytest.approx((1 + 0.5) / 2)
+def test_agreement_is_the_correlation_of_doubly_centred_affinities():
+    rng = np.random.default_rng(0)
+    start, other = rng.random((7, 5)), rng.random((7, 5))
+    assert agreement(start, 3 * start + rng.random((7, 1)) + rng.random(5)) == pytest.approx(1)
+    assert agreement(start, -start) == pytest.approx(-1)
+    assert agreement(start, np.ones((7, 5))) == 0
+    rows, columns = (np.eye(n) - 1 / n for n in (7, 5))
+    centred = [(rows @ x @ columns).ravel() for x in (start, other)]
+    assert agreement(start, other) == pytest.approx(np.corrcoef(*centred)[0, 1])
 
 
 def test_the_pictures_are_always_the_same_and_differ():

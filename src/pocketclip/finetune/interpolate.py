@@ -40,6 +40,7 @@ from pocketclip.tokenizer import Tokenizer
 
 POINTS = tuple(step / 10 for step in range(11))
 _TEXTS = 64  # per batch
+_ROUNDING = 1e-9
 
 Images = Callable[[], Iterator[Tensor]]
 Missed = tuple[Tensor, Tensor]
@@ -194,7 +195,7 @@ def choose(points: Iterable[Point], least_retention: float = 0.95) -> Point:
     start.
 
     Args:
-        points: scored points; one of them keeps enough, as the start (a = 0) does.
+        points: scored points; the start (a = 0) always keeps enough.
         least_retention: how much must be kept, from 0 to 1.
 
     Raises:
@@ -203,7 +204,8 @@ def choose(points: Iterable[Point], least_retention: float = 0.95) -> Point:
     points = list(points)
     for point in points:
         _check_scores(point)
-    kept = [point for point in points if point.retention >= least_retention]
+    # The start keeps all by definition, whatever its score was rounded to.
+    kept = [p for p in points if p.a == 0 or p.retention >= least_retention - _ROUNDING]
     if not kept:
         raise PocketclipError(
             f"no point of the line keeps {least_retention:.0%} of the start's score: include the "

@@ -124,22 +124,28 @@ class _Agreement:
 
 
 def agreement(start: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return Spearman's correlation of each picture's affinities with the captions, the mean.
+    """Return the correlation of two models' affinities, doubly centred.
+
+    The mean of each picture's and each caption's affinities is subtracted first: what is compared
+    is which caption suits which picture, not that a caption suits them all, as all models with the
+    same bias would agree about.
 
     Args:
         start: (N, M) affinities of pictures and captions.
         other: (N, M), another model's.
 
     Returns:
-        1 for equal orders, about 0 for unrelated ones.
+        1 for the same affinities (to a factor), about 0 for unrelated ones.
     """
-    first, second = (_centred_ranks(rows) for rows in (start, other))
-    return float(((first * second).sum(1) / (first * first).sum(1)).mean())
+    first, second = _centred(start), _centred(other)
+    size = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float((first * second).sum()) / size if size > 0 else 0.0
 
 
-def _centred_ranks(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    ranks = np.argsort(np.argsort(rows, axis=1, kind="stable"), axis=1, kind="stable")
-    return ranks - (rows.shape[1] - 1) / 2
+def _centred(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    of_pictures, of_captions = rows.mean(1, keepdims=True), rows.mean(0, keepdims=True)
+    centred: NDArray[np.float64] = rows - of_pictures - of_captions + rows.mean()
+    return centred
 
 
 @functools.cache
