@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 from pocketclip.errors import ConfigError, DataError, PocketclipError
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce import driver, job
+from pocketclip.reinforce.check_report import CheckOptions
 from pocketclip.reinforce.cluster import Cluster, _Worker, run
 from pocketclip.reinforce.recipe import load_recipe
 
@@ -103,19 +105,40 @@ def killing(most: int | None = None) -> Iterator[set[int]]:
         thread.join()
 
 
-def test_it_makes_what_one_machine_makes(table, tmp_path):
+OWN = """
+import numpy as np
+class Own:
+    embed_dim, logit_scale, space_id = 2, 10.0, "own 1"
+    def encode_image(self, images):
+        return [[1, np.asarray(image).mean()] for image in images]
+    def encode_text(self, texts):
+        return [[1, len(text)] for text in texts]
+"""
+
+
+def test_it_makes_what_one_machine_makes(table, tmp_path, monkeypatch):
+    """Also with a model of the user's own in the working directory, and the teachers' check."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("own_on_cluster.py").write_text(OWN)
     path = table(10)
-    job.run(pairs(path), recipe(), str(tmp_path / "local"), workers=0)
-    counts = []
+    made = recipe(teachers=["random:tiny:0", "python:own_on_cluster:Own"])
+    options = {"workers": 0, "check": CheckOptions(pairs=8)}
+    job.run(pairs(path), made, str(tmp_path / "local"), **options)
+    counts, checks = [], []
     summary = run(
         pairs(path),
-        recipe(),
+        made,
         str(tmp_path / "ray"),
         Cluster(min_actors=2, max_actors=2),
-        workers=0,
         on_pairs=lambda done, bad: counts.append((done, bad)),
+        on_check=checks.append,
+        **options,
     )
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+    [check] = checks
+    assert [score.name for score in check.teachers] == ["random-tiny-0", "own_on_cluster:Own"]
+    assert summary.teacher_check["ensemble"]["pairs"] == 8
     assert summary.skipped == 0
     assert [sum(column) for column in zip(*counts, strict=True)] == [10, 0]
 

@@ -20,10 +20,13 @@ from pocketclip import shards, storage
 from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, DataError, EmbeddingError, StorageError
 from pocketclip.pairs import PairOptions, open_pairs
+from pocketclip.reinforce import job
+from pocketclip.reinforce.check_report import CheckOptions, TeacherCheck
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.job import Limit, run
 from pocketclip.reinforce.recipe import load_recipe
 from pocketclip.reinforce.workers import WorkersDiedError
+from pocketclip.teacher_score import TeacherScore
 from tests.cli import inside
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -466,3 +469,35 @@ def test_useless_embeddings_are_never_stored(table, tmp_path, monkeypatch):
     assert not list(out.glob("*.tmp"))
     for sample in (s for path in out.glob("*.tar") for s in shards.read(str(path))):
         assert all(np.isfinite(rows).all() for rows in sample.embeddings.values())
+
+
+def test_teachers_are_checked_once_per_job_and_question(tmp_path):
+    out, made, shown = str(tmp_path), [], []
+    score = TeacherScore(
+        name="t", metric="zero_shot_accuracy", value=0.5, chance=0.1, n=20, texts=5,
+        standard_error=0.1, hits=np.ones(20),
+    )  # fmt: skip
+
+    def check(options):
+        made.append(options)
+        return TeacherCheck(teachers=[score])
+
+    def once(options, config_hash="a", needed=True):
+        return job.check_once(out, config_hash, options, check, shown.append, needed=needed)
+
+    asked = CheckOptions(pairs=20)
+    assert once(None) is None
+    assert once(asked, needed=False) is None  # a finished job is not checked
+    first = once(asked)
+    assert first["teachers"][0]["value"] == 0.5
+    assert once(asked) == once(None) == first
+    assert len(made) == len(shown) == 1
+    # Another question, or another recipe, is checked again.
+    assert once(CheckOptions(pairs=20, student_start="random:tiny"))["asked"] != first["asked"]
+    assert once(asked, "b")["config_hash"] == "b"
+    assert len(made) == len(shown) == 3
+    (tmp_path / "teacher_check.json").write_text("{")
+    with pytest.raises(DataError, match=r"teacher_check\.json.*: remove it and run again"):
+        once(asked)
+    with pytest.raises(ConfigError, match="needs 2 or more pairs, not 1"):
+        CheckOptions(pairs=1)
