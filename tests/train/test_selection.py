@@ -6,9 +6,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 from pocketclip import checkpoint
 from pocketclip.errors import PocketclipError
@@ -69,7 +73,10 @@ def test_the_best_is_handed_over_exactly_as_it_was_scored(shards, tmp_path, fiel
     assert of(run)["scores"] == [
         {"step": step, "main_metric": score.scores[step]} for step in (2, 4, 6, 8)
     ]
-    assert "step 4, the best of 4 scores" in summary.selection.describe()
+    assert (
+        "step 4, 0.9000, the best of 4 scores on the evaluation data (the last: 0.2000)"
+        in summary.selection.describe()
+    )
     kept = [saved.name for saved in checkpoints.find(run)]
     best = [] if fields.get("checkpoint.keep_best") is False else ["step-00000004"]
     assert kept == ["step-00000008", *best]
@@ -347,3 +354,29 @@ def test_a_damaged_selection_is_read_from_the_log(tmp_path):
     found = selection.load(tmp_path)
     assert found.scores == [Score(step=2, main_metric=0.5), Score(step=4, error="gone")]
     assert selection.load(tmp_path / "nowhere") is None
+
+
+@pytest.mark.slow
+def test_two_processes_stop_early_and_choose_together(shards, start, tmp_path):
+    """Of one class every score is 1, so the first checkpoint after the start ends the run."""
+    (tmp_path / "red.csv").write_text("filepath,product\nred.png,red\n")
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    evaluation = {"data": str(tmp_path / "red.csv"), "label_column": "product", "patience": 1}
+    whole = recipe(shards, **{"model.init": str(start), "ema": 0.9, "evaluation": evaluation})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole.model_dump(mode="json")))
+    run = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "pocketclip.train"),
+        *(str(tmp_path / "recipe.yaml"), "--out", str(run), "--device", "cpu", "--json"),
+    ]
+    for _ in range(2):  # the second time, nothing is left to do
+        done = subprocess.run(command, timeout=240, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        facts = json.loads(done.stdout)
+        assert (facts["step"], facts["stopped_early"]) == (2, True)
+        assert facts["selection"] == of(run)
+        assert [score["step"] for score in of(run)["scores"]] == [0, 2]
+        assert of(run)["chosen"] == 2
+    average = torch.load(run / "checkpoints" / "step-00000002" / "trainer.pt")["average"]["state"]
+    assert same(weights(run), average)

@@ -370,7 +370,10 @@ def _in_folder(text: str, path: Path) -> ModelSource:
     newest = newest_checkpoint(path)
     if newest is not None:
         step = int(newest.name.removeprefix("step-"))
-        note = f"{text} is an unfinished run: its checkpoint of step {step} is used"
+        note = (
+            f"{text} is an unfinished run: its checkpoint of step {step} is used, the newest as it "
+            "trains; a finished run hands over the best of what it scored, and averaged weights"
+        )
         return _local(text, "checkpoint", newest, note=note)
     chosen = find_weights(path)
     if chosen is not None:

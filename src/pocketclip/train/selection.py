@@ -122,13 +122,13 @@ class Selection:
                 "start's weights"
             )
         if own == best:
-            tried = count_of(len(ranked), "score")
-            compared = [s for s in (self.of(0), last) if s is not None and s != own]
-            others = "".join(f", {_shown(s)}" for s in compared)
+            compared = {"the start": self.of(0), "the last": last if last != own else None}
+            others = "; ".join(f"{name}: {_number(s)}" for name, s in compared.items() if s)
+            others = f" ({others})" if others else ""
             return (
-                f"model/ holds the weights of {_after(self.chosen)}, the best of {tried} on the "
-                f"evaluation data: {_number(best)}{others} (a validation score: chosen by it, so "
-                "slightly optimistic)"
+                f"model/ holds the weights of {_after(self.chosen)}, {_number(best)}, the best of "
+                f"{count_of(len(ranked), 'score')} on the evaluation data{others}. This score "
+                "chose them, so it is slightly optimistic: test on other images"
             )
         if self.choose == "last":
             return (
