@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shlex
+from collections import Counter
 
 import pytest
 from PIL import Image
@@ -18,7 +19,13 @@ from pocketclip.progress import ProgressReporter
 from pocketclip.quickstart import budget, pairs_steps
 from pocketclip.quickstart.advice import expectation
 from pocketclip.quickstart.collection import jpeg, read_rows, write_table
-from pocketclip.quickstart.own_pairs import CopySettings, copy_pairs, with_labels
+from pocketclip.quickstart.own_pairs import (
+    CopySettings,
+    _parts,
+    _Row,
+    copy_pairs,
+    with_labels,
+)
 from pocketclip.quickstart.pipeline import minutes_of, next_commands, quickstart_pairs
 from pocketclip.quickstart.scenes import draw_scene
 from pocketclip.quickstart.students import choice_lines
@@ -230,6 +237,14 @@ def test_photographs_are_not_mirrored_where_texts_name_sides(tmp_path):
         facts = copied(tmp_path / name / "data", shop(tmp_path / name, caption=caption, count=41))
         assert facts["sides"] is sides
         assert ("random_horizontal_flip" in pairs_steps._views(facts, 64)) is not sides
+
+
+def test_many_rare_labels_are_not_all_held_out():
+    rows = [_Row(f"{i}.jpg", "text", f"label {i % 300}") for i in range(600)]
+    parts = Counter(_parts(rows).values())
+    assert parts == {"train": 480, "validation": 60, "test": 60}
+    common = [_Row(f"{i}.jpg", "text", f"label {i % 3}") for i in range(20_000)]
+    assert Counter(_parts(common).values())["test"] == pytest.approx(1000, abs=3)
 
 
 def test_rows_of_one_photograph_stay_together(tmp_path):

@@ -53,6 +53,7 @@ _SHARE, _SMALL, _SHARE_OF_SMALL = 0.1, 500, 0.15
 """The share of pairs in each of validation and test; sets below `_SMALL` need a larger one."""
 _MOST_HELD_OUT = 1000
 """Pairs in each of validation and test: the standard error of a share is then below 1.6 %."""
+_MOST_ABOVE = 1.5
 _QUALITY = 92
 _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _MOST_TEXTS = 2000
@@ -202,13 +203,24 @@ def _parts(rows: Sequence[_Row]) -> dict[str, str]:
         labels.setdefault(row.name, row.label)
     names = list(labels)
     parts = dict.fromkeys(names, "train")
+    wanted = _SHARE if len(names) >= _SMALL else _SHARE_OF_SMALL
+    count = min(wanted * len(names), _MOST_HELD_OUT)
     for purpose in ("test", "validation"):
         left = [name for name in names if parts[name] == "train"]
-        wanted = _SHARE if len(names) >= _SMALL else _SHARE_OF_SMALL
-        share = min(wanted, _MOST_HELD_OUT / len(names)) * len(names) / len(left)
-        held = hold_out(left, [labels[name] for name in left], share=share, purpose=purpose)
-        parts |= {name: purpose for name, out in zip(left, held, strict=True) if out}
+        found = _held_out(left, [labels[name] for name in left], count, purpose)
+        parts |= dict.fromkeys(found, purpose)
     return parts
+
+
+def _held_out(names: Sequence[str], labels: Sequence[str], count: float, purpose: str) -> list[str]:
+    """Return about `count` names to hold out, in proportion to the labels."""
+    chosen = hold_out(names, labels, share=count / len(names), purpose=purpose)
+    found = [name for name, out in zip(names, chosen, strict=True) if out]
+    # One of each label at least: of many rare labels that would be a large part of all.
+    if len(found) > _MOST_ABOVE * count:
+        some = hold_out(found, share=count / len(found), purpose=purpose)
+        found = [name for name, out in zip(found, some, strict=True) if out]
+    return found
 
 
 class _Copier:
