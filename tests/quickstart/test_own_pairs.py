@@ -368,5 +368,7 @@ def test_variants_of_a_text():
     parts = {variants("Arla Standard Milk", str(i))["part"] for i in range(60)}
     assert {"Milk", "Arla Milk", "Arla Standard Milk"} <= parts
     assert "" not in parts
+    assert variants("a picture of two cats", "b")["prompt"] == "a picture of two cats"
+    assert variants("the red door", "b")["prompt"] == "a photo of the red door."
     long = " ".join(f"w{i}" for i in range(30))
     assert 15 < len(variants(long, "b")["part"].split()) < 30

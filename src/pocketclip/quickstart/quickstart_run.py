@@ -26,7 +26,6 @@ from pocketclip.pipeline_folder import MODEL, REPORT, RESULT, RUNS, SETTINGS, Pi
 from pocketclip.quickstart.collection import PAIRS, TESTS, read_rows
 from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
 from pocketclip.storage.local import write_whole
-from pocketclip.train.logs import LOG, read
 from pocketclip.train.recipe import Recipe
 
 __all__ = ["DATA", "MODEL", "REPORT", "RESULT", "RUNS", "SETTINGS", "SHARDS", "QuickstartRun"]
@@ -124,16 +123,6 @@ class QuickstartRun(PipelineFolder):
         else:
             answers = {row.get("label", row["image"]) for row in read_rows(folder / "test.csv")}
         return 1 / max(len(answers), 1)
-
-    def curve(self, name: str) -> list[dict[str, float]]:
-        """Return samples seen and the task's score at each checkpoint of a training run."""
-        lines = read(self.out / RUNS / name / LOG)
-        samples = {line["step"]: line["samples"] for line in lines if "samples" in line}
-        return [
-            {"samples": samples[line["step"]], "score": line["eval/main_metric"]}
-            for line in lines
-            if "eval/main_metric" in line and line["step"] in samples
-        ]
 
     def publish(self, model: Path) -> None:
         """Copy the finished model to the folder `model`."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pocketclip.errors import TrainingError
 from pocketclip.quickstart.collection import TESTS, VALIDATION
 from pocketclip.quickstart.quickstart_run import DATA, MODEL, RUNS, QuickstartRun
 from pocketclip.train import selection
@@ -69,16 +70,25 @@ def train_student(run: QuickstartRun, name: str, text: str, recipe: Recipe) -> N
     with run.timed(f"train {name}", text):
         run.train(name, recipe)
     found = selection.load(run.out / RUNS / name)
+    if found is None or found.best is None:
+        raise TrainingError(
+            f"no checkpoint of {run.out / RUNS / name} could be scored, so nothing can be chosen; "
+            "its log.jsonl says why"
+        )
     arm: dict[str, Any] = {
         "steps": recipe.steps,
         "samples": recipe.steps * recipe.batch_size,
         "seed": recipe.seed,
         "init": recipe.model.init,
-        "curve": run.curve(name),
+        "chosen_step": found.best[0],
+        "validation": found.best[1],
+        "rising": found.is_rising(),
+        "curve": [
+            {"samples": score.step * recipe.batch_size, "score": score.main_metric}
+            for score in found.scores
+            if score.main_metric is not None
+        ],
     }
-    if found is not None and found.best is not None:
-        arm["chosen_step"], arm["validation"] = found.best
-        arm["rising"] = found.is_rising()
     run.result.setdefault("arms", {})[name] = arm
 
 
@@ -92,8 +102,9 @@ def test_students(run: QuickstartRun, tasks: Sequence[str]) -> None:
 def choose_student(run: QuickstartRun, task: str, held_out: int) -> None:
     """Publish the best student on the validation set as `model/`, and record the choice.
 
-    Of equal ones the later one is taken. Their difference is compared with its standard error,
-    as if the students' errors were independent, which overstates it.
+    Of equal ones the earlier one is taken, so the plain student if it is among them. The
+    difference is compared with its standard error, as if the students' errors were independent,
+    which overstates it.
 
     Args:
         run: the quickstart, with trained students.
@@ -102,7 +113,7 @@ def choose_student(run: QuickstartRun, task: str, held_out: int) -> None:
     """
     arms: dict[str, dict[str, Any]] = run.result["arms"]
     scores = {name: arm["validation"] for name, arm in arms.items()}
-    chosen = max(reversed(scores), key=lambda name: scores[name])
+    chosen = max(scores, key=lambda name: scores[name])
     error = math.sqrt(sum(p * (1 - p) for p in _two_best(scores)) / held_out)
     run.result["choice"] = {
         "task": task,

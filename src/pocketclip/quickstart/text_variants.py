@@ -13,11 +13,14 @@ words: Wei and Zou, arXiv 1901.11196).
 from __future__ import annotations
 
 import hashlib
+import re
 
 import numpy as np
 
 COLUMNS = ("caption", "prompt", "part", "part_prompt")
 """The columns of a table of pairs; the first one holds the text as it was found."""
+_DETERMINED = re.compile(r"(an?|the|this|my|two|three|some|\d+)\b", re.IGNORECASE)
+_PROMPTED = re.compile(r"(an? |the )?(photo|picture|image|drawing)\b", re.IGNORECASE)
 _SHORT = 8
 """Up to this number of words each is kept with probability 1/2; of a longer text, 4/5."""
 
@@ -36,7 +39,9 @@ def variants(text: str, name: str) -> dict[str, str]:
 
 
 def _prompt(text: str, rng: np.random.Generator) -> str:
-    article = "a " if rng.random() < 0.5 else ""
+    article = "a " if rng.random() < 0.5 and not _DETERMINED.match(text) else ""
+    if _PROMPTED.match(text):
+        return text
     return f"a photo of {article}{text.rstrip('. ')}."
 
 
