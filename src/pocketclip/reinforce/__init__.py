@@ -15,7 +15,7 @@
 | `engine` | a recipe with its models loaded: prepared pairs in, samples out |
 | `prepare`, `workers` | decoding and augmenting, without torch; the processes that do it |
 | `teachers` | models that embed: `Teacher`, `load_teacher` |
-| `teacher_check`, `check_report` | what a teacher scores on a sample of the pairs; the job's check |
+| `teacher_check`, `check_report` | what teachers score on a sample; the job's check |
 | `own_models` | teachers and captioners of the user's own code |
 | `captioners` | models that write captions: `Captioner`, `load_captioner` |
 | `sampling` | how captioners sample |
