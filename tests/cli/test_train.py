@@ -188,6 +188,39 @@ def test_checkpoints_are_scored_as_eval_would(recipe, shards, tmp_path):
     assert facts["selection"]["chosen"] == facts["best"]["step"]
 
 
+def test_what_was_chosen_and_how_to_train_on_is_printed(recipe, shards, tmp_path, monkeypatch):
+    from pocketclip.train import evaluation
+
+    fields = yaml.safe_load(recipe.read_text())
+    fields["checkpoint"] = {"every_steps": 1}
+    recipe.write_text(yaml.safe_dump(fields))
+    scores = {"rising": (0.1, 0.2, 0.4, 0.6), "falling": (0.6, 0.4, 0.2, 0.1)}
+    for name, values in scores.items():
+        monkeypatch.setattr(
+            evaluation,
+            "make_scorer",
+            lambda _, values=values: lambda _model, step: {"main_metric": values[step - 1]},
+        )
+        command = [recipe, "--data", shards, "--device", "cpu", "--set", "evaluation.data=x"]
+        done = call(*command, "--set", "evaluation.patience=2", "--out", tmp_path / name)
+        assert done.exit_code == 0, done.output
+        said = " ".join(done.stdout.split())
+        if name == "rising":
+            assert "step 4, 0.6000, the best of 4 scores on the evaluation data. This" in said
+            assert f"to train on: pocketclip train {tmp_path}/rising/recipe.yaml --set" in said
+        else:
+            assert "in 3 steps of 4, ended by evaluation.patience" in said
+            assert "step 1, 0.6000, the best of 3 scores" in said
+            assert "(the last: 0.2000)" in said
+            assert "to train on" not in said
+    for setting, message in (
+        ("patience=0", "greater than or equal to 1"),
+        ("choose=first", "last"),
+    ):
+        done = call(*command, "--set", f"evaluation.{setting}", "--out", tmp_path / "no")
+        assert message in str(done.exception)
+
+
 def test_an_evaluation_that_fails_is_counted_and_with_strict_the_exit_code_tells(
     recipe, shards, tmp_path, monkeypatch
 ):

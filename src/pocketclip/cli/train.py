@@ -203,7 +203,7 @@ def _print(summary: Summary, recipe: Recipe) -> None:
         )
         return
     samples, steps = count_of(summary.samples, "sample"), count_of(summary.step, "step")
-    early = f" of {summary.steps}: no better score since, so it stopped" * summary.stopped_early
+    early = f" of {summary.steps}, ended by evaluation.patience" * summary.stopped_early
     say(f"{summary.model}: {samples} seen in {steps}{early}")
     if summary.selection is not None:
         say(summary.selection.describe())
