@@ -159,7 +159,7 @@ def test_a_label_set_of_another_model(work):
         (("nothing", "--out", "new.json"), "nothing"),
         (("empty", "--out", "new.json"), "empty"),
         (("shelf", "--out", "new.json", "--where", "split"), "COLUMN=VALUE"),
-        (("shelf", "--out", "new.json", "--method", "forest"), "choose ridge"),
+        (("shelf", "--out", "new.json", "--method", "forest"), "choose auto"),
         (("shelf", "--out", "new.json", "--labels", "Plum"), "'plum'"),
     ],
 )

@@ -25,13 +25,15 @@ def test_a_folder_by_class(shelf):
     assert read.counts().tolist() == [3, 2]
 
 
-def test_a_table_names_photographs_as_the_folder_does(shelf, caplog):
+def test_a_table_names_photographs_as_the_folder_does(shelf, caplog, monkeypatch):
     rows = ["apple/0.png,apple", "pear/1.png,pear", "apple/0.png,apple", "apple/1.png,apple"]
     rows += ["apple/1.png,pear"]
     (shelf / "t.csv").write_text("\n".join(["image,label", *rows]))
     read = read_labelled(str(shelf / "t.csv"))
     assert read.names == ["apple/0.png", "pear/1.png"]
     assert "several labels: 1 photograph, apple/1.png" in caplog.text
+    monkeypatch.chdir(shelf)
+    assert read_labelled("t.csv").names == read.names
 
 
 def test_captions_are_no_labels(shelf):
@@ -62,3 +64,4 @@ def test_labels_that_teach_nothing_are_refused(labels, message):
 def test_many_small_classes_and_single_photographs_are_fine():
     check_classes("t", [f"c{k}" for k in range(10_000)], [2] * 10_000)
     check_classes("t", [f"c{k}" for k in range(20)], [1] * 20)
+    check_classes("folder", [f"c{k}" for k in range(100)], [1] * 100, deliberate=True)

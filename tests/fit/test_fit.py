@@ -75,6 +75,16 @@ def test_the_prompts_are_kept_where_the_head_is_worse(tmp_path):
     assert fitted.label_set.temperature != 1
 
 
+def test_the_method_is_the_one_that_is_right_more_often(tmp_path):
+    folder = shelf(tmp_path / "shelf", each=8)
+    methods = ("ridge", "logistic", "auto")
+    facts = [fit_labels(ColourEncoder(), folder, options=FitOptions(method=m)).facts
+             for m in methods]  # fmt: skip
+    ridge, logistic, auto = (each["accuracy"]["head"] for each in facts)
+    assert [each["method"] for each in facts[:2]] == ["ridge", "logistic"]
+    assert auto == max(ridge, logistic)
+
+
 def test_one_photograph_per_label(tmp_path):
     encoder = ColourEncoder()
     fitted = fit_labels(encoder, shelf(tmp_path / "shelf", each=1))

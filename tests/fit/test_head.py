@@ -11,9 +11,10 @@ from pocketclip.fit.calibration import (
     log_loss,
     lowest_score,
 )
-from pocketclip.fit.cross_validation import STRENGTHS, choose_strength
+from pocketclip.fit.cross_validation import STRENGTHS, choose_strength, heads
 from pocketclip.fit.folds import FOLDS, folds, spread
 from pocketclip.fit.head import fit_logistic, fit_ridge, softmax, zero_shot_head
+from pocketclip.fit.unseen import unseen_offset
 
 CLASSES, WIDTH = 4, 16
 
@@ -158,3 +159,20 @@ def test_the_lowest_score_keeps_the_error():
     rng = np.random.default_rng(0)
     shares = [(rng.random(200) < lowest_score(rng.random(60), 0.1)).mean() for _ in range(200)]
     assert 0.07 < np.mean(shares) <= 0.105
+
+
+def test_labels_without_photographs_keep_a_chance():
+    rows, labels, prompts = blobs(each=20, noise=0.9)
+    new, truth, _ = blobs(each=40, seed=1, noise=0.9)
+    rng = np.random.default_rng(0)
+    centres = unit(rng.normal(size=(4, WIDTH)))  # four more classes, and prompts that know them
+    more = unit(np.repeat(centres, 40, axis=0) + 0.15 * rng.normal(size=(160, WIDTH)))
+    prompts = np.concatenate([prompts, centres])
+    names = [f"{row}.jpg" for row in range(len(rows))]
+    offset = unseen_offset("ridge", prompts, 10.0, rows, labels, names, 0.01)
+    [head] = heads("ridge", prompts, 10.0, rows, labels, [0.01])
+    every, true = np.concatenate([new, more]), np.append(truth, np.repeat(np.arange(4, 8), 40))
+    before = accuracy(head, every, true)
+    head.biases[:CLASSES] -= offset
+    assert accuracy(head, every, true) >= before
+    assert unseen_offset("ridge", prompts[:4], 10.0, rows, labels, names, 0.01) == 0

@@ -64,8 +64,12 @@ def fit(
     ] = "",
     template: Template = None,
     method: Annotated[
-        str, typer.Option(help="The regression: ridge, or logistic, which is slower.")
-    ] = "ridge",
+        str,
+        typer.Option(
+            help="The regression: ridge; logistic; or auto for ridge, or logistic where that takes "
+            "seconds and is better on held-out photographs."
+        ),
+    ] = "auto",
     none_error: Annotated[
         float,
         typer.Option(
@@ -170,8 +174,8 @@ def _print(fitted: Fitted, out: Path) -> None:
     if len(with_photographs) < len(counts):
         rest = len(counts) - len(with_photographs)
         say(
-            f"{count_of(rest, 'label')} without photographs: the prompt decides, and the logits of "
-            f"the others are lowered by {facts['offset']:.2f}"
+            f"{count_of(rest, 'label')} without photographs: the prompt decides; the logits of the "
+            f"others are changed by {-facts['offset']:+.2f}"
         )
     if facts["held_out"]:
         _print_scores(facts)

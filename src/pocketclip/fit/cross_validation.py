@@ -29,7 +29,7 @@ from pocketclip.types import Embeddings
 METHODS = ("ridge", "logistic")
 STRENGTHS = {
     "ridge": (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
-    "logistic": (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01),
+    "logistic": (3.0, 1.0, 0.3, 0.1, 0.03),
 }
 FIXED = {"ridge": 1.0, "logistic": 0.1}
 """The strengths if nothing can be held out; see docs/how-to/fit.md."""

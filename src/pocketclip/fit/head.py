@@ -30,8 +30,8 @@ Integers = NDArray[np.int64]
 
 _CHUNK = 1 << 22
 """Logits computed at a time: 32 MiB."""
-_STEPS = 300
-_SMALL_STEP = 1e-3
+_STEPS = 100
+_SMALL_STEP = 2e-3
 """A step that changes no logit by more than this is the last."""
 
 

@@ -45,6 +45,8 @@ ZERO_SHOT = "zero-shot"
 _FEW = 4
 """With fewer photographs per class (the median), the strength is fixed: without one of two, a
 classifier is another one."""
+_MUCH = 30_000_000
+"""Photographs times labels times width, up to which logistic regression takes seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,9 @@ class FitOptions:
         ConfigError: a value is out of range.
     """
 
-    method: str = "ridge"
-    """`ridge` or `logistic`, see docs/how-to/fit.md for how they compare."""
+    method: str = "auto"
+    """`ridge`, `logistic`, or `auto`: ridge, or logistic if it is right more often on held-out
+    photographs; that is tried where it takes seconds. See docs/how-to/fit.md."""
     more_labels: tuple[str, ...] = ()
     """Further labels, without photographs: they keep their prompt."""
     none_error: float = 0.05
@@ -70,8 +73,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.method not in METHODS:
-            raise ConfigError(f"method {self.method!r}: choose {' or '.join(METHODS)}")
+        if self.method not in ("auto", *METHODS):
+            raise ConfigError(f"method {self.method!r}: choose auto, {' or '.join(METHODS)}")
         if not 0 <= self.none_error < 1:
             raise ConfigError(f"the error of none is {self.none_error:g}; it must be 0 or a share")
         if self.max_images < 1:
@@ -145,13 +148,7 @@ def fit_labels(
     skipped: list[Skipped] = []
     examples = _embed(encoder, read, options, skipped, reporter)
     counts = examples.counts()
-    method = options.method
-    reporter.stage(f"fitting by {method} regression")
-    few = np.median(counts[counts > 0]) < _FEW
-    found = choose_strength(
-        method, *examples.arguments(), [FIXED[method]] if few else STRENGTHS[method],
-        lambda done, of: reporter.progress(done, of, "folds"),
-    )  # fmt: skip
+    method, found = _choose(examples, options.method, reporter)
     strength = FIXED[method] if found is None else found[0]
     offset = unseen_offset(method, *examples.arguments(), strength)
     facts: dict[str, Any] = {
@@ -180,6 +177,33 @@ def fit_labels(
         encoder, examples, facts, model=model, temperature=temperature, none=none
     )
     return Fitted(label_set, {**facts, **more}, skipped)
+
+
+def _choose(
+    examples: _Examples, method: str, reporter: ProgressReporter
+) -> tuple[str, tuple[float, HeldOut] | None]:
+    """Return the method, and its strength with the held-out predictions; None without any."""
+    counts = examples.counts()
+    few = np.median(counts[counts > 0]) < _FEW
+    work = examples.embeddings.size * np.count_nonzero(counts)
+    methods = [method] if method != "auto" else ["ridge"] if few or work > _MUCH else [*METHODS]
+    found: dict[str, tuple[float, HeldOut] | None] = {}
+    for name in methods:
+        reporter.stage(f"fitting by {name} regression")
+        strengths = [FIXED[name]] if few else STRENGTHS[name]
+        found[name] = choose_strength(
+            name, *examples.arguments(), strengths,
+            lambda done, of: reporter.progress(done, of, "folds"),
+        )  # fmt: skip
+
+    def right(name: str) -> int:
+        held = None if (result := found[name]) is None else result[1]
+        if held is None:
+            return 0
+        return int((held.logits.argmax(axis=1) == examples.labels[held.rows]).sum())
+
+    best = max(methods, key=right)  # of equal ones the first
+    return best, found[best]
 
 
 def _embed(

@@ -1,8 +1,9 @@
 """Labels without photographs beside those with: by how much the latter must be lowered.
 
-A fitted head is surer of its own labels, and takes photographs of the others for them. The
-remedy of generalised zero-shot learning is one number (calibrated stacking, Chao et al., arXiv
-1605.04253). Here it is found by leaving out whole labels, as if they had no photographs.
+The logits of fitted and of other labels differ in scale, so that photographs of the ones are taken
+for the others. The remedy of generalised zero-shot learning is one number (calibrated stacking,
+Chao et al., arXiv 1605.04253). Here it is found by leaving out whole labels, as if they had no
+photographs.
 
 Shapes: D embedding, L classes, N photographs, O offsets, S classes with photographs.
 """
@@ -18,7 +19,7 @@ from pocketclip.fit.folds import FOLDS, folds, spread
 from pocketclip.fit.head import Doubles, Head, Integers
 from pocketclip.types import Embeddings
 
-_OFFSETS = 41
+_OFFSETS = 80
 _FEWEST = 4
 """Classes with photographs; with fewer, none can be left out."""
 
@@ -32,7 +33,7 @@ def unseen_offset(
     names: Sequence[str],
     strength: float,
 ) -> float:
-    """Return by how much to lower the logits of the classes with photographs.
+    """Return by how much to lower the logits of the classes with photographs; below 0, to raise.
 
     In five rounds, some of these classes are left out of the fit, in the same share as classes
     lack photographs. The offset is the one with the highest accuracy where all classes are equally
@@ -81,7 +82,7 @@ def unseen_offset(
     finite = np.concatenate([unseen[np.isfinite(unseen)], others[np.isfinite(others)]])
     if not len(unseen) or not len(others) or not len(finite):
         return 0.0
-    offsets = np.linspace(0, max(float(finite.max()), 0.0), _OFFSETS)
+    offsets = np.append(0.0, np.linspace(float(finite.min()), float(finite.max()), _OFFSETS))
     right = missing * (unseen < offsets[:, None]).mean(axis=1)
     right += len(seen) * (others > offsets[:, None]).mean(axis=1)
     return float(offsets[int(right.argmax())])

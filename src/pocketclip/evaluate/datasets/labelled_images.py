@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pocketclip.errors import DataError, count_of
 from pocketclip.evaluate.datasets.examples import DataOptions, Example
 from pocketclip.evaluate.datasets.find import find, own_task
+from pocketclip.evaluate.datasets.rows import SUFFIXES
 
 log = logging.getLogger(__name__)
 _MANY = 30
@@ -97,7 +98,8 @@ def read_labelled(source: str, options: DataOptions | None = None) -> LabelledIm
         classes=data.classes,
         templates=list(data.templates or ()),
     )
-    check_classes(source, read.classes, read.counts().tolist())
+    by_folder = not data.path.lower().endswith(SUFFIXES)
+    check_classes(source, read.classes, read.counts().tolist(), deliberate=by_folder)
     return read
 
 
@@ -110,16 +112,20 @@ def _relative(example: Example, root: str) -> str:
         start = f"{base.rstrip('/')}/" if base else ""
         if start and path.startswith(start):
             return path[len(start) :]
-    return path
+    return path.removeprefix("./")  # of a table in the current folder
 
 
-def check_classes(source: str, classes: Sequence[str], counts: Sequence[int]) -> None:
+def check_classes(
+    source: str, classes: Sequence[str], counts: Sequence[int], *, deliberate: bool = False
+) -> None:
     """Refuse labels that nothing can be learnt from.
 
     Args:
         source: for the message.
         classes: the class names.
         counts: photographs per class.
+        deliberate: the classes are folders, which nobody makes by mistake: they may have one
+            photograph each.
 
     Raises:
         DataError: fewer than two classes have photographs; two labels differ in case, spaces or
@@ -145,6 +151,7 @@ def check_classes(source: str, classes: Sequence[str], counts: Sequence[int]) ->
     total = sum(present.values())
     single = Counter(present.values())[1]
     hardly_repeat = len(present) >= _MANY and 2 * single > len(present) and 2 * len(present) > total
+    hardly_repeat = hardly_repeat and not deliberate
     if hardly_repeat or len(longest) > _LONG:
         what = (
             f"{len(present):,} distinct labels for {total:,} photographs"
