@@ -24,6 +24,7 @@ from pocketclip.quickstart.own_pairs import (
     _parts,
     _Row,
     copy_pairs,
+    list_pairs,
     with_labels,
 )
 from pocketclip.quickstart.pipeline import minutes_of, next_commands, quickstart_pairs
@@ -67,8 +68,9 @@ def shop(folder, *, caption="picture {index}: {name}", count=70):
 
 def copied(folder, table, label_column=None, **settings):
     options = with_labels(PairOptions(), label_column)
+    shards = open_pairs(str(table), options)
     return copy_pairs(
-        folder, open_pairs(str(table), options), options,
+        folder, shards, list_pairs(shards, label_column), options,
         CopySettings(label_column=label_column, **settings), lambda _done, _total: None,
     )  # fmt: skip
 
@@ -309,6 +311,7 @@ def test_too_few_pairs_are_an_error(tmp_path):
     write_table(path, rows)
     with pytest.raises(DataError, match="5 pairs could be read, and a quickstart needs 40"):
         quickstart_pairs(tmp_path / "out", [str(path)], **QUICK)
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_that_are_not_there_are_an_error(table, tmp_path):

@@ -16,7 +16,8 @@ START = "mobileclip2-s0"
 
 
 MEASURED = (
-    "after 38,400 samples of groceries 50 % of new photographs got the right one of ten kinds"
+    "after 61,568 samples of groceries 82 % of new photographs got the right one of ten kinds; on "
+    "more kinds, or fewer photographs, expect less"
 )
 """What the default gave, for the first line; see the page on the quickstart."""
 

@@ -20,7 +20,7 @@ import json
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,9 +93,44 @@ def with_labels(options: PairOptions, label_column: str | None) -> PairOptions:
     return replace(options, meta_columns=(*options.meta_columns, label_column))
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The pairs by what is known before their photographs are read."""
+
+    rows: list[_Row]
+    parts: dict[str, str]
+    """The part of each photograph, by its name: train, validation or test."""
+    tasks: list[str]
+    """Names of the evaluation sets; the first one decides."""
+    bad: list[str]
+    """Pairs that cannot be used, with the reasons."""
+
+
+def list_pairs(shards: Sequence[PairShard], label_column: str | None) -> Listed:
+    """Return the pairs and their split, and refuse what nothing can be learnt from.
+
+    Raises:
+        DataError: too few pairs, or labels that are refused.
+    """
+    bad: list[str] = []
+    rows = list(_rows(shards, label_column, bad))
+    if len(rows) < _MIN_PAIRS:
+        raise _too_few(len(rows), bad)
+    if label_column is not None:
+        _check_labels(label_column, Counter(row.label for row in rows if row.label))
+    parts = _parts(rows)
+    tasks = _tasks(rows, label_column)
+    held_out = {
+        part: [row for row in rows if parts[row.name] == part] for part in ("validation", "test")
+    }
+    _check_held_out(tasks, held_out, label_column)
+    return Listed(rows, parts, tasks, bad)
+
+
 def copy_pairs(
     folder: Path,
     shards: Sequence[PairShard],
+    listed: Listed,
     options: PairOptions,
     settings: CopySettings,
     advance: Callable[[int, int], None],
@@ -105,41 +140,34 @@ def copy_pairs(
     Args:
         folder: gets the files that the module names; one with `pairs.json` stays as it is.
         shards: the user's pairs.
+        listed: the same, from `list_pairs`.
         options: how to fetch images.
         settings: sizes and limits.
         advance: called with the numbers of copied pairs and of pairs in all.
 
     Raises:
-        DataError: too few readable pairs, or labels that nothing can be learnt from.
+        DataError: too few readable photographs.
     """
     if (folder / FACTS).is_file():
         facts: dict[str, Any] = read_json(folder / FACTS)
         return facts
-    bad: list[str] = []
-    rows = list(_rows(shards, settings.label_column, bad))
-    if len(rows) < _MIN_PAIRS:
-        raise _too_few(len(rows), bad)
-    unlabelled = 0
-    if settings.label_column is not None:
-        labels = Counter(row.label for row in rows if row.label)
-        unlabelled = len(rows) - labels.total()
-        _check_labels(settings.label_column, labels)
-    tasks = _tasks(rows, settings.label_column)
-    parts = _parts(rows)
-    copier = _Copier(folder, settings, rows, parts, advance)
+    rows, tasks, bad = listed.rows, listed.tasks, list(listed.bad)
+    copier = _Copier(folder, settings, rows, listed.parts, advance)
     kept = copier.copy(shards, options, bad)
     if len(kept["train"]) + len(kept["validation"]) + len(kept["test"]) < _MIN_PAIRS:
         raise _too_few(sum(map(len, kept.values())), bad)
-    _check_held_out(tasks, kept, settings.label_column)
+    read = {part: [row for row, _ in kept[part]] for part in ("validation", "test")}
+    _check_held_out(tasks, read, settings.label_column)
     _write_sets(folder, tasks, kept)
     # In a random order, so that the first pairs are a sample of all.
     _write_training(folder / PAIRS, sorted(kept["train"], key=lambda item: copier.order(item[0])))
+    labelled = settings.label_column is not None
     facts = {
         **{part: len(found) for part, found in kept.items()},
         "unreadable": len(bad),
         "reasons": bad[:10],
         "left_out": copier.left_out,
-        "unlabelled": unlabelled,
+        "unlabelled": sum(not row.label for row in rows) if labelled else 0,
         "texts": len({row.caption for row, _ in kept["train"]}),
         "tasks": tasks,
         "sides": _name_sides(rows),
@@ -389,11 +417,10 @@ def _write_csv(table: Path, header: Sequence[str], lines: Iterable[Sequence[str]
 
 
 def _check_held_out(
-    tasks: Sequence[str], kept: dict[str, list[tuple[_Row, str]]], label_column: str | None
+    tasks: Sequence[str], held_out: Mapping[str, Sequence[_Row]], label_column: str | None
 ) -> None:
     """Refuse sets that could not tell students apart."""
-    for part in ("validation", "test"):
-        rows = [row for row, _ in kept[part]]
+    for rows in held_out.values():
         if len(rows) < 2:
             raise DataError("too few photographs could be read to hold some out: give more pairs")
         if "labels" in tasks and len({row.label for row in rows if row.label}) < 2:

@@ -17,7 +17,7 @@ from pocketclip.infer.encoder import Encoder
 from pocketclip.pairs import PairOptions, PairShard
 from pocketclip.quickstart.budget import Clock, Decisions, measure_rate, steps_within, threads
 from pocketclip.quickstart.collection import PAIRS, TESTS, VALIDATION, read_rows
-from pocketclip.quickstart.own_pairs import SIDE, CopySettings, copy_pairs
+from pocketclip.quickstart.own_pairs import SIDE, CopySettings, Listed, copy_pairs
 from pocketclip.quickstart.quickstart_run import DATA, MODEL, RUNS, SHARDS, QuickstartRun
 from pocketclip.quickstart.report import report_page
 from pocketclip.quickstart.students import (
@@ -52,7 +52,11 @@ _MEASURED = 0.015
 
 
 def own_pairs_steps(
-    run: QuickstartRun, shards: Sequence[PairShard], options: PairOptions, clock: Clock
+    run: QuickstartRun,
+    shards: Sequence[PairShard],
+    listed: Listed,
+    options: PairOptions,
+    clock: Clock,
 ) -> None:
     """Run all steps."""
     minutes, teachers = run.settings["minutes"], run.settings["teachers"]
@@ -66,6 +70,7 @@ def own_pairs_steps(
         facts = run.result["pairs"] = copy_pairs(
             run.out / DATA,
             shards,
+            listed,
             options,
             settings,
             lambda done, total: run.reporter.progress(done, total, "pairs"),

@@ -22,7 +22,7 @@ from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.progress import ProgressReporter
 from pocketclip.quickstart.advice import commands, expectation
 from pocketclip.quickstart.budget import LEAST_MINUTES, MOST_MINUTES, Clock, check_minutes
-from pocketclip.quickstart.own_pairs import with_labels
+from pocketclip.quickstart.own_pairs import list_pairs, with_labels
 from pocketclip.quickstart.pairs_steps import own_pairs_steps
 from pocketclip.quickstart.quickstart_run import QuickstartRun
 from pocketclip.quickstart.scenes_steps import scenes_steps
@@ -127,6 +127,8 @@ def quickstart_pairs(
     clock = Clock(minutes)
     kept = with_labels(options, label_column)
     shards = open_pairs(list(pairs), kept)
+    # Before the folder is claimed: who names the wrong column can give the same --out again.
+    listed = list_pairs(shards, label_column)
     run = QuickstartRun(
         out=Path(out), settings=settings, reporter=reporter or ProgressReporter(), workers=workers
     )
@@ -134,7 +136,7 @@ def quickstart_pairs(
         if not teachers:
             for line in expectation(pairs, options, label_column):
                 run.reporter.remark(line)
-        own_pairs_steps(run, shards, kept, clock)
+        own_pairs_steps(run, shards, listed, kept, clock)
     return run.result
 
 
