@@ -138,11 +138,14 @@ def fit_ridge(
     """
     seen, rows = np.unique(labels, return_inverse=True)
     centre = embeddings.mean(axis=0, dtype=np.float64)
-    centred = embeddings - centre
     count, width = len(labels), len(seen)
-    moment = centred.T @ centred
-    own = np.zeros((embeddings.shape[1], width))
-    np.add.at(own.T, rows, centred)  # (S, D) sums of each class
+    moment = np.zeros((len(centre), len(centre)))
+    sums = np.zeros((width, len(centre)))  # of each class
+    for part in _parts(count, len(centre)):
+        centred = embeddings[part] - centre
+        moment += centred.T @ centred
+        np.add.at(sums, rows[part], centred)
+    own = sums.T
     values, vectors = np.linalg.eigh(moment)
     values = np.maximum(values, 0)
     prior_weights = prior.weights[seen] - prior.weights[seen].mean(axis=0)
