@@ -14,6 +14,7 @@ from pocketclip.finetune import pipeline
 from pocketclip.finetune.pipeline import Options, finetune
 from pocketclip.finetune.start import open_start, overrides_of
 from pocketclip.nn.reparam import fuse
+from pocketclip.shards import read
 from tests.finetune.conftest import COLOURS, draw_folder, draw_square
 
 QUICK = {"preset": "last-n", "steps": 4, "views": 2, "retain": 0.0}
@@ -175,6 +176,39 @@ def test_unreadable_images_are_named(start, tmp_path):
     options = Options(**QUICK, interpolation=False)
     result = finetune(str(start), str(folder), tmp_path / "out", options, workers=0)
     assert any("could not be read" in text or "left out" in text for text in result["warnings"])
+
+
+def test_reinforced_shards_keep_their_teachers(finished, start, tmp_path):
+    shards = Path(finished["out"]) / "shards"
+    options = Options(**QUICK, interpolation=False)
+    result = finetune(str(start), str(shards), tmp_path / "out", options, workers=0)
+    # The labels repeat as captions, so they are classes.
+    assert result["metric"] == "zero-shot top-1"
+    assert result["counts"]["train"] + result["counts"]["validation"] == 15
+    stored = {sample.uid: sample for sample in read(str(shards))}
+    copied = list(read(str(tmp_path / "out" / "shards")))
+    assert len(copied) == result["counts"]["train"]
+    for sample in copied:
+        for key, rows in sample.embeddings.items():
+            assert (rows == stored[sample.uid].embeddings[key]).all()
+    held_out = {path.stem for path in (tmp_path / "out" / "data" / "images").iterdir()}
+    assert held_out == stored.keys() - {sample.uid for sample in copied}
+
+
+def test_shards_of_another_width_than_the_index_says(finished, start, tmp_path):
+    shards = tmp_path / "shards"
+    shutil.copytree(Path(finished["out"]) / "shards", shards)
+    index = json.loads((shards / "index.json").read_text())
+    index["teachers"][0]["embed_dim"] += 8
+    (shards / "index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"pocketclip audit"):
+        finetune(str(start), str(shards), tmp_path / "out", Options(**QUICK), workers=0)
+
+
+def test_a_teacher_does_not_go_with_shards(finished, start, tmp_path):
+    shards = str(Path(finished["out"]) / "shards")
+    with pytest.raises(ConfigError, match="--teacher does not go with reinforced shards"):
+        finetune(str(start), shards, tmp_path / "out", Options(teachers=["random:tiny"]))
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@
 | `pipeline` | the workflow as one function, `finetune` |
 | `presets` | how much is trained, and with which settings |
 | `start` | the model to start from |
-| `own_images`, `tables` | the user's images, and the tables of paths made of them |
+| `own_images`, `own_shards`, `tables` | the user's images, and the tables of paths made of them |
 | `training`, `teaching` | stored views and the train recipe; teachers and captioners |
 | `validation`, `details` | the scores, and what the report shows beside them |
 | `finetune_run` | options, the output folder, the results so far |
@@ -14,3 +14,8 @@
 | `report`, `templates/` | the HTML report |
 | `generic` | captions about anything, to distil and to measure with |
 """
+
+from pocketclip.finetune.finetune_run import Options
+from pocketclip.finetune.pipeline import finetune
+
+__all__ = ["Options", "finetune"]

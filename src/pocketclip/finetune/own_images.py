@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +53,8 @@ class OwnImages:
     classes: list[str] = field(default_factory=list)
     templates: list[str] = field(default_factory=list)
     """The prompts of the validation, with `{c}` or `{}` for the class name."""
+    is_shards: bool = False
+    """Whether the source is reinforced shards; `images` then has no training images."""
     left_out: list[str] = field(default_factory=list)
     """Why each image that cannot be used was left out."""
 
@@ -180,7 +182,7 @@ def _captioned(source: str, options: DataOptions) -> OwnImages:
         captions=list(captions.values()),
         left_out=left_out,
     )
-    return _with_repeated_captions(read)
+    return with_repeated_captions(read)
 
 
 def _items(source: str, options: PairOptions) -> Iterator[Pair | Bad | Draft]:
@@ -188,7 +190,7 @@ def _items(source: str, options: PairOptions) -> Iterator[Pair | Bad | Draft]:
         yield from shard.drafts()
 
 
-def _with_repeated_captions(read: OwnImages) -> OwnImages:
+def with_repeated_captions(read: OwnImages) -> OwnImages:
     """Return captions that repeat as classes of their own, named by the whole text.
 
     Retrieval would count an image's caption as wrong where an equal one of another image is found.
@@ -199,16 +201,24 @@ def _with_repeated_captions(read: OwnImages) -> OwnImages:
         return read
     classes = sorted(counts)
     number = {text: position for position, text in enumerate(classes)}
-    return OwnImages(
-        source=read.source,
-        kind="captions",
-        names=read.names,
-        images=read.images,
+    return replace(
+        read,
         captions=[[text] for text in first],
         labels=np.array([number[text] for text in first], np.int64),
         classes=classes,
         templates=["{}"],
-        left_out=read.left_out,
+    )
+
+
+def only(own: OwnImages, chosen: NDArray[np.bool_]) -> OwnImages:
+    """Return the chosen ones (N,) of some images."""
+    numbers = np.flatnonzero(chosen)
+    return replace(
+        own,
+        names=[own.names[i] for i in numbers],
+        images=[own.images[i] for i in numbers],
+        captions=[own.captions[i] for i in numbers],
+        labels=None if own.labels is None else own.labels[numbers],
     )
 
 

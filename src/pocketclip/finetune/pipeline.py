@@ -25,17 +25,30 @@ from numpy.typing import NDArray
 
 from pocketclip import checkpoint, storage
 from pocketclip.checkpoint import resolve
-from pocketclip.errors import DataError, count_of
+from pocketclip.errors import ConfigError, DataError, count_of
 from pocketclip.export.job import check as check_export
 from pocketclip.export.job import export as export_bundle
 from pocketclip.finetune import interpolate, teaching
 from pocketclip.finetune.details import describe_labels
-from pocketclip.finetune.finetune_run import DATA, STEPS, FinetuneRun, Options, validation_share
-from pocketclip.finetune.own_images import OwnImages, read_images
+from pocketclip.finetune.finetune_run import (
+    DATA,
+    SHARDS,
+    STEPS,
+    FinetuneRun,
+    Options,
+    validation_share,
+)
+from pocketclip.finetune.own_images import OwnImages, only, read_images
+from pocketclip.finetune.own_shards import (
+    is_reinforced,
+    read_shards,
+    split_shards,
+    with_validation_images,
+)
 from pocketclip.finetune.report import finetune_page
 from pocketclip.finetune.start import open_start
-from pocketclip.finetune.tables import TRAIN, VALIDATION, write_tables
-from pocketclip.finetune.training import reinforce, train_recipe
+from pocketclip.finetune.tables import IMAGES, VALIDATION, write_tables
+from pocketclip.finetune.training import reinforce, train_recipe, training_images
 from pocketclip.finetune.validation import Validation, training_pixels
 from pocketclip.formats.json_text import digest_json
 from pocketclip.infer.encoder import Encoder
@@ -88,7 +101,7 @@ def finetune(
     for target in export:
         check_export(target, "fp32", Path(out) / target)
     start = open_start(model, offline=offline)
-    own = read_images(data, options.images, unlabelled=options.unlabelled)
+    own = _read(data, options)
     if own.kind == "none" and not (options.captioner or options.teachers):
         raise DataError(
             f"{data} has images without labels or captions: pass --teacher MODEL to learn from "
@@ -108,6 +121,29 @@ def finetune(
     with run.claim_folder():
         _run(run, export)
     return run.result
+
+
+def _read(data: str, options: Options) -> OwnImages:
+    """Return the user's images.
+
+    Raises:
+        DataError: they cannot be used.
+        ConfigError: options that do not go with reinforced shards.
+    """
+    if not is_reinforced(data):
+        return read_images(data, options.images, unlabelled=options.unlabelled)
+    wrong = {
+        "--teacher": options.teachers, "--captioner": options.captioner,
+        "--unlabelled": options.unlabelled, "--label-column": options.images.label_column,
+        "--caption-column": options.images.caption_column, "--where": options.images.where,
+    }  # fmt: skip
+    for name, value in wrong.items():
+        if value:
+            raise ConfigError(
+                f"{name} does not go with reinforced shards, whose captions and teachers are "
+                f"stored: give the images that {data} was made from, or leave it out"
+            )
+    return read_shards(data)
 
 
 def _json(options: Options) -> dict[str, Any]:
@@ -144,8 +180,11 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
         before = float(run.recorded("start", lambda: validation.score(run.start)))
     result["retention"] = {"name": retention.name, "least": options.retain}
     run.teachers = _choose_teachers(run)
-    with run.timed("reinforce", "storing augmented views and embeddings"):
-        result["shards"] = reinforce(run)
+    if run.own.is_shards:
+        result["shards"] = result["stored"]
+    else:
+        with run.timed("reinforce", "storing augmented views and embeddings"):
+            result["shards"] = reinforce(run)
     recipe = train_recipe(run, counts["train"])
     result["training"] = {
         "preset": options.preset, "steps": recipe.steps, "batch_size": recipe.batch_size,
@@ -172,7 +211,9 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
     result["exports"] = _export(run, chosen, export)
     if run.own.kind != "none" and run.own.labels is not None:
         with run.timed("details", "looking at the labels one by one"):
-            result |= describe_labels(run.own, held_out, run.start, chosen)
+            shown = only(run.own, held_out) if run.own.is_shards else run.own
+            held = held_out[held_out] if run.own.is_shards else held_out
+            result |= describe_labels(shown, held, run.start, chosen)
     result["next"] = next_commands(result)
     with run.timed("report", "writing the report"):
         page = finetune_page(result)
@@ -219,6 +260,12 @@ def _split(run: FinetuneRun) -> tuple[NDArray[np.bool_], dict[str, int]]:
             "from these with `pocketclip fit`"
         )
     said = {}
+    if own.is_shards:
+        images = run.out / DATA / IMAGES
+        run.result["stored"] = run.recorded(
+            "split", lambda: split_shards(own, held_out, run.out / SHARDS, images)
+        )
+        run.own = own = with_validation_images(own, held_out, images)
     if own.kind == "none":
         chosen = [int(i) for i in np.flatnonzero(held_out)]
         said = run.recorded(
@@ -241,6 +288,8 @@ def _split(run: FinetuneRun) -> tuple[NDArray[np.bool_], dict[str, int]]:
 def _choose_teachers(run: FinetuneRun) -> list[str]:
     """Return the teachers to distil: those that know clearly more of the images than the start."""
     options = run.options
+    if run.own.is_shards:
+        return list(run.result["stored"]["teachers"])
     if not options.teachers or run.own.kind == "none":
         return list(options.teachers)
     with run.timed("teacher check", "comparing the teacher with the start on your images"):
@@ -260,6 +309,11 @@ def _choose_teachers(run: FinetuneRun) -> list[str]:
 
 def _warnings(run: FinetuneRun, counts: Mapping[str, int]) -> list[str]:
     warnings = []
+    if run.own.is_shards and run.options.self_distillation:
+        warnings.append(
+            "the shards' stored teachers are distilled as they are, not the start: to keep what it "
+            "knew, the models between start and end are scored"
+        )
     if counts["validation"] < FEW:
         warnings.append(
             f"{count_of(counts['validation'], 'image')} for validation: its scores are rough"
@@ -299,7 +353,8 @@ def _line(
 
 
 def _pixels(run: FinetuneRun) -> tuple[Any, Sequence[str]]:
-    return training_pixels(run.out / DATA / TRAIN, run.start.config.preprocess)
+    images, texts = training_images(run)
+    return training_pixels(images, run.start.config.preprocess), texts
 
 
 def _candidates(

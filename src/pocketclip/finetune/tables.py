@@ -71,7 +71,7 @@ def write_tables(
 ) -> int:
     """Write the tables of the training and validation images; return the number of training rows.
 
-    An image with several captions has a row for each.
+    An image with several captions has a row for each. Reinforced shards get no training table.
 
     Args:
         folder: gets the tables.
@@ -86,6 +86,9 @@ def write_tables(
         OSError: the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _write_validation(folder, own, np.flatnonzero(held_out), said or {})
+    if own.is_shards:
+        return int((~held_out).sum())
     rows = [
         [_path(folder, own, int(i)), text]
         for i in np.flatnonzero(~held_out)
@@ -97,7 +100,6 @@ def write_tables(
         ("image", "caption", *generic_columns()),
         [row + texts for row, texts in zip(rows, generic, strict=True)],
     )
-    _write_validation(folder, own, np.flatnonzero(held_out), said or {})
     return len(rows)
 
 

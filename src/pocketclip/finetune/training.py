@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 from typing import Any
+
+import numpy as np
 
 from pocketclip.errors import count_of
 from pocketclip.finetune import presets
@@ -11,8 +15,12 @@ from pocketclip.finetune.start import overrides_of
 from pocketclip.finetune.tables import TRAIN, VALIDATION, generic_columns
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
+from pocketclip.shards import read
 from pocketclip.train.recipe import Recipe, load_recipe
 from pocketclip.train.recipe_settings import parse_settings
+
+_MOST = 512
+"""Training images that BatchNorm statistics are estimated on."""
 
 
 def reinforce(run: FinetuneRun) -> dict[str, Any]:
@@ -59,17 +67,21 @@ def train_recipe(run: FinetuneRun, samples: int) -> Recipe:
     options = run.options
     # A better teacher knows the user's texts too; the start would hold back what they teach.
     distils = run.distils_start or bool(run.teachers)
+    synthetic = not run.own.is_shards or run.result["stored"]["synthetic"]
+    if run.own.is_shards:
+        distils = bool(run.result["stored"]["embeddings"])
     learns_texts = run.own.kind != "none"
+    generic_only = run.distils_start and not run.own.is_shards
     fields = {
         "model.name": run.start.config.name,
         "model.overrides": overrides_of(run.start.config),
         "model.init": run.settings["model"],
         "data.source": str(run.out / SHARDS),
-        "data.captions": "both" if distils else "truth",
+        "data.captions": "both" if distils and synthetic else "truth",
         "data.workers": run.workers,
         "loss.weights": [1.0 if learns_texts else 0.0, 1.0 if distils else 0.0],
         "loss.contrastive_captions": "truth" if learns_texts else "all",
-        "loss.distill_captions": "all" if run.teachers or not distils else "synthetic",
+        "loss.distill_captions": "synthetic" if generic_only else "all",
         "seed": options.seed,
         "evaluation.data": str(run.out / DATA / VALIDATION),
         "evaluation.patience": presets.PATIENCE,
@@ -77,3 +89,16 @@ def train_recipe(run: FinetuneRun, samples: int) -> Recipe:
         **parse_settings(options.settings),
     }
     return load_recipe({"model": {"name": run.start.config.name}}, fields)
+
+
+def training_images(run: FinetuneRun) -> tuple[list[bytes | str], list[str]]:
+    """Return up to 512 training images, evenly spread, and their captions."""
+    if run.own.is_shards:
+        samples = itertools.islice(read(str(run.out / SHARDS)), _MOST)
+        some = [(s.image, s.captions["text"][0]) for s in samples if s.image is not None]
+        return [image for image, _ in some], [text for _, text in some]
+    with (run.out / DATA / TRAIN).open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).astype(int))
+    captions = [rows[i]["caption"] for i in chosen if rows[i]["caption"]]
+    return [rows[i]["image"] for i in chosen], captions

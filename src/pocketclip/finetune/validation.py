@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from pocketclip.preprocess import Preprocess
 from pocketclip.train.evaluation import make_scorer
 from pocketclip.train.sections import EvaluationSection
 
-_BATCH, _MOST = 64, 512
+_BATCH = 64
 
 
 class Validation:
@@ -51,22 +50,19 @@ class Validation:
 
 
 def training_pixels(
-    table: Path, preprocess: zoo.PreprocessConfig
-) -> tuple[Callable[[], Iterator[Tensor]], Sequence[str]]:
-    """Return up to 512 training images as pixel batches (B, 3, S, S), and their captions.
+    images: Sequence[bytes | str], preprocess: zoo.PreprocessConfig
+) -> Callable[[], Iterator[Tensor]]:
+    """Return a function that yields images as pixel batches (B, 3, S, S).
 
     Unreadable images are left out.
     """
-    with table.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).astype(int))
     transform = Preprocess(preprocess)
 
     def batches() -> Iterator[Tensor]:
         batch: list[Tensor] = []
-        for number in chosen:
+        for image in images:
             try:
-                batch.append(torch.from_numpy(np.asarray(transform(rows[number]["image"]))))
+                batch.append(torch.from_numpy(np.asarray(transform(image))))
             except ImageError:
                 continue
             if len(batch) == _BATCH:
@@ -75,4 +71,4 @@ def training_pixels(
         if batch:
             yield torch.stack(batch)
 
-    return batches, [rows[number]["caption"] for number in chosen if rows[number]["caption"]]
+    return batches
