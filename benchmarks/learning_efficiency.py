@@ -193,7 +193,8 @@ def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[
 
 def run(
     photos: Set, recipe: Recipe, *,
-    first_scale: float | None = None, teacher_factor: float = 1.0, views: int | None = None,
+    first_scale: float | None = None, first_bias: float | None = None,
+    teacher_factor: float = 1.0, views: int | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Train once; return the scores of `scores`, the last loss, and seconds of the processor.
 
@@ -201,6 +202,7 @@ def run(
         photos: the data.
         recipe: of the run.
         first_scale: the student's logit scale to begin with; CLIP's otherwise.
+        first_bias: SigLIP's bias to begin with; the paper's otherwise.
         teacher_factor: times the teachers' own logit scales.
         views: how many of the stored views are used; all otherwise.
     """
@@ -214,6 +216,9 @@ def run(
     if freeze_parts(recipe, model) is not None:
         raise ValueError("this loop has no low-rank updates; leave model.lora out")
     optimizer, logit_bias = build_optimizer(recipe, model)
+    if first_bias is not None and logit_bias is not None:
+        with torch.no_grad():
+            logit_bias.fill_(first_bias)
     for group in optimizer.param_groups:
         group["fused"] = True
     stepper = Stepper(

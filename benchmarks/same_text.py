@@ -12,6 +12,9 @@ Three sets differ in how often a text repeats within a batch of 64:
 - **2000**: the quickstart's drawn scenes, 1,901 distinct captions of 2,000. The score is how often
   a drawing finds its caption among 400.
 
+SigLIP's bias begins at -10, for one positive per row. With ten texts a tenth of a row is positive,
+so `siglip, bias -2.2` begins where that is expected.
+
 Results are appended to `OUT/results.jsonl`; runs that it contains are not repeated. The last line
 is JSON. Source: UniCL (arXiv 2204.03610).
 
@@ -43,7 +46,8 @@ from pocketclip.train.recipe import Recipe
 
 SIDE, VIEWS, KINDS = 48, 4, 10
 SETS = ("10", "81", "2000")
-LOSSES = ("clip", "siglip")
+LOSSES = ("clip", "siglip", "siglip, bias -2.2")
+FIRST_BIAS = {"siglip, bias -2.2": -2.2}  # the logarithm of the odds of one positive in ten
 CHOICES = ("negative", "positive")
 
 
@@ -133,7 +137,11 @@ def _make(
 
 
 def _settings(loss: str, choice: str) -> dict[str, Any]:
-    return {"model.overrides.image_size": SIDE, "loss.kind": loss, "loss.same_text": choice}
+    return {
+        "model.overrides.image_size": SIDE,
+        "loss.kind": loss.split(",")[0],
+        "loss.same_text": choice,
+    }
 
 
 def _recipe(samples: int, seed: int, loss: str, choice: str) -> Recipe:
@@ -182,12 +190,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed, loss, name in runs:
         for choice in CHOICES:
             recipe = _recipe(args.samples, seed, loss, choice)
-            key = f"{name} {identity(recipe)}"
+            key = f"{name} {loss} {identity(recipe)}"
             if key in {record["run"] for record in results(file)}:
                 continue
             if name not in sets:
                 sets[name] = read_set(name, args.photos, args.out)
-            result = run(sets[name], recipe)
+            result = run(sets[name], recipe, first_bias=FIRST_BIAS.get(loss))
             record = {
                 "run": key, "set": name, "kind": loss, "same_text": choice, "seed": seed,
                 "samples": args.samples, **result,
