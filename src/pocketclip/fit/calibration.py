@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pocketclip.fit.head import Doubles, Integers, softmax
 
-_HALVINGS = 40
+_HALVINGS = 30
 _WIDEST = 8.0
 """Temperatures from exp(-8) to exp(8) are considered."""
 _BINS = 15

@@ -124,10 +124,9 @@ def choose_strength(
     logits = np.empty((len(rows), len(classifier)))
     for fold in present:
         out = part == fold
-        # All stronger ones too: logistic regression begins with them.
-        *_, head = heads(
-            method, classifier, scale, embeddings[~out], labels[~out], strengths[: best + 1]
-        )
+        # Logistic regression begins with the stronger ones.
+        path = strengths[best if method == "ridge" else 0 : best + 1]
+        *_, head = heads(method, classifier, scale, embeddings[~out], labels[~out], path)
         logits[part[rows] == fold] = head.logits(embeddings[out])
         advance(FOLDS + fold + 1, 2 * FOLDS)
     zero_shot = zero_shot_head(classifier, scale).logits(embeddings[rows])
