@@ -52,16 +52,17 @@ def test_the_page_of_captions_shows_the_line_and_what_was_chosen():
         verdict="half of the way",
         warnings=["few images"],
         training={"preset": "full", "steps": 40, "teachers": []},
-        counts={"train": 1200, "validation": 80, "left_out": 0},
+        counts={"train": 1200, "validation": 80, "left_out": 0, "rows": 1200},
         seconds={"train": 12.34},
         next=["pocketclip eval runs/shelf"],
     )
+    result["candidates"][1]["retention"] = 0.9499  # less than is to be kept
     page = finetune_page(result)
     text = _text(page)
     assert "runs/shelf/model is half of the way" in text
     assert "few images." in text
     assert "1,200 to train on, 80 for validation." in text
-    assert "between 60.0 96.0" in text
+    assert "between 60.0 94.9" in text
     assert "teachers none" in text
     assert "train 12.3" in text
     assert "pocketclip eval runs/shelf" in text

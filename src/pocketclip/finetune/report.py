@@ -22,7 +22,7 @@ Scores are shares from 0 to 1. Fields of `result`; those with a star are needed:
 | `classes` | per class `name`, `train`, `count` (validated), `before`, `after` (None: none) |
 | `doubts` | `name`, `label`, `says`, `probability`, `label_probability`, `thumbnail` |
 | `confusions` | `label`, `taken_for`, `count`, `share` of the label's images |
-| `training`, `settings` | plain values by name |
+| `training` | plain values by name; without it `settings` is shown |
 | `seconds` | by step |
 | `next` | commands |
 
@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,7 @@ def finetune_page(result: Mapping[str, Any]) -> str:
     Args:
         result: see the module; fields that the page does not know are ignored.
     """
+    settings = result.get("training") or result.get("settings", {})
     return render(
         "finetune.html",
         "pocketclip.finetune",
@@ -63,7 +65,7 @@ def finetune_page(result: Mapping[str, Any]) -> str:
         verdict=result.get("verdict", ""),
         warnings=result.get("warnings", ()),
         counts={name: value for name, value in result.get("counts", {}).items()
-                if value or name in ("train", "validation")},
+                if name in ("train", "validation") or (value and name != "rows")},
         candidates=_candidates(result),
         curve=_curve(result),
         classes=_classes(result.get("classes", ())),
@@ -72,9 +74,7 @@ def finetune_page(result: Mapping[str, Any]) -> str:
             [_cut(row["label"]), _cut(row["taken_for"]), row["count"], _percent(row["share"])]
             for row in result.get("confusions", ())
         ],
-        settings=[[name, _value(value)]
-                  for part in ("training", "settings")
-                  for name, value in result.get(part, {}).items()],
+        settings=[[name, _value(value)] for name, value in settings.items()],
         seconds=[[name, f"{value:,.1f}"] for name, value in result.get("seconds", {}).items()],
         commands=result.get("next", ()),
     )  # fmt: skip
@@ -82,6 +82,11 @@ def finetune_page(result: Mapping[str, Any]) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _kept(share: float) -> str:
+    # Rounded down: what is shown as enough is enough.
+    return f"{math.floor(1000 * share + 1e-6) / 10:.1f}"
 
 
 def _cut(text: str) -> str:
@@ -107,7 +112,10 @@ def _candidates(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     for row in rows:
         name = element("b", row["name"]) if row.get("chosen") else row["name"]
         note = [row.get("note", "")] if noted else []
-        out.append([name, *(_percent(row.get(key)) for key in scores), *note])
+        shown = [
+            _kept(row[key]) if key == "retention" else _percent(row.get(key)) for key in scores
+        ]
+        out.append([name, *shown, *note])
     return ["", *scores.values(), *([""] if noted else [])], out
 
 
