@@ -40,8 +40,8 @@ def test_noise_is_seldom_taken_for_a_rise():
 
 
 def test_the_command_starts_from_the_model_with_another_order():
-    words = shlex.split(go_on_command(Path("my runs/a"), seed=4))
+    words = shlex.split(go_on_command(Path("my runs/a"), seed=4, lr=3e-3))
     assert words == [
         "pocketclip", "train", "my runs/a/recipe.yaml", "--set", "model.init=my runs/a/model",
-        "--set", "seed=5", "--out", "my runs/a-more",
+        "--set", "optimizer.lr=0.001", "--set", "seed=5", "--out", "my runs/a-more",
     ]  # fmt: skip

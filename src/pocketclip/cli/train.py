@@ -192,7 +192,7 @@ def _facts(summary: Summary, recipe: Recipe) -> dict[str, Any]:
 def _go_on(summary: Summary, recipe: Recipe) -> str:
     from pocketclip.train.curve import go_on_command
 
-    return go_on_command(summary.run, seed=recipe.seed)
+    return go_on_command(summary.run, seed=recipe.seed, lr=recipe.optimizer.lr)
 
 
 def _print(summary: Summary, recipe: Recipe) -> None:

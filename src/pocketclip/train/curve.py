@@ -38,20 +38,22 @@ def still_rising(scores: Sequence[float]) -> bool:
     return max(last) == max(scores) and gain > max(LEAST_GAIN * spread, drop)
 
 
-def go_on_command(run: Path, *, seed: int) -> str:
+def go_on_command(run: Path, *, seed: int, lr: float) -> str:
     """Return the command that trains on from a finished run.
 
     A run whose schedule has ended cannot be resumed: its learning rate is zero. The command starts
     a new run from `RUN/model` with the same recipe: the same number of steps, with a warm-up and a
-    schedule of its own, and another order of the samples. With an evaluation, the start is scored
+    schedule of its own, a third of the learning rate, and another order of the samples. At the full
+    rate the new run first loses what the last one gained. With an evaluation, the start is scored
     too, so the new run's model is never worse on it.
 
     Args:
         run: the run's folder.
         seed: the run's; the command takes the next one.
+        lr: the run's highest learning rate.
     """
     words = [
         "pocketclip", "train", str(run / "recipe.yaml"), "--set", f"model.init={run / 'model'}",
-        "--set", f"seed={seed + 1}", "--out", f"{run}-more",
+        "--set", f"optimizer.lr={lr / 3:.2g}", "--set", f"seed={seed + 1}", "--out", f"{run}-more",
     ]  # fmt: skip
     return shlex.join(words)
