@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pocketclip.train.curve import go_on_command, still_rising
+from pocketclip.train.recipe import dump, load_recipe
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,12 @@ def test_noise_is_seldom_taken_for_a_rise():
         assert wrong < most, count
 
 
-def test_the_command_starts_from_the_model_with_another_order():
-    words = shlex.split(go_on_command(Path("my runs/a"), seed=4, lr=3e-3))
-    assert words == [
-        "pocketclip", "train", "my runs/a/recipe.yaml", "--set", "model.init=my runs/a/model",
-        "--set", "optimizer.lr=0.001", "--set", "seed=5", "--out", "my runs/a-more",
-    ]  # fmt: skip
+def test_the_command_starts_from_the_model_at_a_lower_rate(tmp_path):
+    run = tmp_path / "my runs"
+    run.mkdir()
+    recipe = load_recipe("grocery-small", {"seed": 4, "optimizer.lr": 3e-3})
+    (run / "recipe.yaml").write_text(dump(recipe))
+    words = shlex.split(go_on_command(run))
+    assert words[:3] == ["pocketclip", "train", f"{run}/recipe.yaml"]
+    assert words[3::2] == ["--set", "--set", "--set", "--out"]
+    assert words[4::2] == [f"model.init={run}/model", "optimizer.lr=0.001", "seed=5", f"{run}-more"]

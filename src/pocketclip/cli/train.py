@@ -118,9 +118,9 @@ def train(
     summary = _run(chosen, out, resume, device, offline)
     if int(os.environ.get("RANK", "0")) == 0:
         if json:
-            print_json(_facts(summary, chosen))
+            print_json(_facts(summary))
         else:
-            _print(summary, chosen)
+            _print(summary)
     if summary.interrupted:
         raise typer.Exit(130)
     if strict and (summary.skipped or summary.failed_evaluations):
@@ -169,7 +169,7 @@ def _teachers(recipe: Recipe, device: str, offline: bool) -> Sequence[Any]:
     return [load_teacher(spec, device=device, offline=offline) for spec in recipe.teachers]
 
 
-def _facts(summary: Summary, recipe: Recipe) -> dict[str, Any]:
+def _facts(summary: Summary) -> dict[str, Any]:
     best, selection = summary.best, summary.selection
     return {
         "run": str(summary.run),
@@ -184,18 +184,18 @@ def _facts(summary: Summary, recipe: Recipe) -> dict[str, Any]:
         "best": None if best is None else {"step": best[0], "main_metric": best[1]},
         "selection": None if selection is None else selection.as_json(),
         "stopped_early": summary.stopped_early,
-        "go_on": _go_on(summary, recipe) if summary.is_rising else None,
+        "go_on": _go_on(summary) if summary.is_rising else None,
         "seconds": round(summary.seconds, 1),
     }
 
 
-def _go_on(summary: Summary, recipe: Recipe) -> str:
+def _go_on(summary: Summary) -> str:
     from pocketclip.train.curve import go_on_command
 
-    return go_on_command(summary.run, seed=recipe.seed, lr=recipe.optimizer.lr)
+    return go_on_command(summary.run)
 
 
-def _print(summary: Summary, recipe: Recipe) -> None:
+def _print(summary: Summary) -> None:
     if summary.interrupted:
         note(
             f"interrupted after step {summary.step} of {summary.steps}, saved in {summary.run}; "
@@ -208,7 +208,7 @@ def _print(summary: Summary, recipe: Recipe) -> None:
     if summary.selection is not None:
         say(summary.selection.describe())
     if summary.is_rising:
-        say(f"the score still rose at the end; to train on: {_go_on(summary, recipe)}")
+        say(f"the score still rose at the end; to train on: {_go_on(summary)}")
     if summary.skipped:
         samples = count_of(summary.skipped, "sample")
         note(f"{samples} could not be used, replaced by others (named above)")

@@ -135,7 +135,7 @@ def _two_best(scores: Mapping[str, float]) -> list[float]:
 def go_on(run: QuickstartRun) -> str:
     """Return the command that trains on from the chosen student."""
     name = run.result["choice"]["chosen"]
-    return go_on_command(run.out / RUNS / name, seed=run.result["arms"][name]["seed"])
+    return go_on_command(run.out / RUNS / name)
 
 
 def choice_lines(result: Mapping[str, Any]) -> list[str]:

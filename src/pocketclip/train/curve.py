@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from pocketclip.checkpoint.resolve import RUN_MODEL
+from pocketclip.checkpoint.resolve import RUN_RECIPE as RECIPE
+from pocketclip.train.recipe import load_recipe
+
 LEAST_SCORES = 3
 """Fewer scores say nothing about a trend."""
 LEAST_GAIN = 0.05
@@ -38,7 +42,7 @@ def still_rising(scores: Sequence[float]) -> bool:
     return max(last) == max(scores) and gain > max(LEAST_GAIN * spread, drop)
 
 
-def go_on_command(run: Path, *, seed: int, lr: float) -> str:
+def go_on_command(run: Path) -> str:
     """Return the command that trains on from a finished run.
 
     A run whose schedule has ended cannot be resumed: its learning rate is zero. The command starts
@@ -48,12 +52,15 @@ def go_on_command(run: Path, *, seed: int, lr: float) -> str:
     too, so the new run's model is never worse on it.
 
     Args:
-        run: the run's folder.
-        seed: the run's; the command takes the next one.
-        lr: the run's highest learning rate.
+        run: the run's folder, with its `recipe.yaml`.
+
+    Raises:
+        ConfigError: there is no recipe in the folder.
     """
+    recipe = load_recipe(run / RECIPE)
+    lr, seed = recipe.optimizer.lr / 3, recipe.seed + 1
     words = [
-        "pocketclip", "train", str(run / "recipe.yaml"), "--set", f"model.init={run / 'model'}",
-        "--set", f"optimizer.lr={lr / 3:.2g}", "--set", f"seed={seed + 1}", "--out", f"{run}-more",
+        "pocketclip", "train", str(run / RECIPE), "--set", f"model.init={run / RUN_MODEL}",
+        "--set", f"optimizer.lr={lr:.2g}", "--set", f"seed={seed}", "--out", f"{run}-more",
     ]  # fmt: skip
     return shlex.join(words)
