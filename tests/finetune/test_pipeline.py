@@ -77,6 +77,7 @@ def test_where_training_does_harm_the_start_is_handed_over(start, squares, tmp_p
     assert result["chosen"] == {"a": 0.0}
     assert result["verdict"].startswith("the start itself")
     assert [c for c in result["next"] if c.startswith("pocketclip fit")]
+    assert any("--set optimizer.lr=1e+01" in command for command in result["next"])
     handed = checkpoint.load(tmp_path / "out" / "model")
     assert handed.space_id == checkpoint.load(start).space_id
 

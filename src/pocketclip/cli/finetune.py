@@ -58,7 +58,7 @@ def finetune(
             "lora (small added layers, merged at the end), or full (everything, early layers "
             "slower)."
         ),
-    ] = "last-n",
+    ] = "full",
     label_column: LabelColumn = None,
     caption_column: Annotated[
         str | None,

@@ -46,6 +46,7 @@ from pocketclip.finetune.own_shards import (
     with_validation_images,
 )
 from pocketclip.finetune.report import finetune_page
+from pocketclip.finetune.retention import Retention
 from pocketclip.finetune.start import open_start
 from pocketclip.finetune.tables import IMAGES, VALIDATION, write_tables
 from pocketclip.finetune.training import reinforce, train_recipe, training_images
@@ -195,17 +196,20 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
         summary = run.train_run(options.preset, recipe, None)
     assert summary.model is not None
     result["training"]["steps_done"] = summary.step
-    end = checkpoint.load(summary.model)
+    images, texts = training_images(run)
+    way = interpolate.Way(
+        run.start, checkpoint.load(summary.model),
+        training_pixels(images, run.start.config.preprocess), texts=texts or None,
+    )  # fmt: skip
     with run.timed("line", "scoring the models between start and end"):
-        points = _line(run, end, before, validation, retention)
+        points = _line(run, way, before, validation, retention)
     best = interpolate.choose(points, options.retain)
     scored = [dataclasses.asdict(point) for point in points]
     result["line"] = scored if options.interpolation else []
     result["chosen"] = {"a": best.a}
     result["candidates"] = _candidates(points, best)
     result["verdict"] = _verdict(best, points[0], result)
-    images, texts = _pixels(run)
-    chosen = interpolate.mix(run.start, end, best.a, images, texts=texts)
+    chosen = way.at(best.a)
     with run.timed("model", "writing the model"):
         checkpoint.save(chosen, run.out / MODEL)
     result["exports"] = _export(run, chosen, export)
@@ -331,17 +335,21 @@ def _warnings(run: FinetuneRun, counts: Mapping[str, int]) -> list[str]:
 
 
 def _line(
-    run: FinetuneRun, end: CLIP, before: float, validation: Validation, retention: Any
+    run: FinetuneRun,
+    way: interpolate.Way,
+    before: float,
+    validation: Validation,
+    retention: Retention,
 ) -> list[interpolate.Point]:
-    points = interpolate.POINTS if run.options.interpolation else (0.0, 1.0)
-    images, texts = _pixels(run)
+    unchanged = way.end.space_id == way.start.space_id  # no checkpoint was better
+    whole = run.options.interpolation and not unchanged
+    points = interpolate.POINTS if whole else (0.0, 1.0)
 
     def score(a: float) -> dict[str, float]:
-        (point,) = interpolate.line(
-            run.start, end, images,
+        point = interpolate.score(
+            way, a,
             lambda model: before if a == 0 else validation.score(model),
             lambda model: retention.score(Encoder(model)),
-            points=(a,), texts=texts,
         )  # fmt: skip
         return dataclasses.asdict(point)
 
@@ -350,11 +358,6 @@ def _line(
         out.append(interpolate.Point(**run.recorded(f"line-{a:g}", partial(score, a))))
         run.reporter.progress(number, len(points), "models")
     return out
-
-
-def _pixels(run: FinetuneRun) -> tuple[Any, Sequence[str]]:
-    images, texts = training_images(run)
-    return training_pixels(images, run.start.config.preprocess), texts
 
 
 def _candidates(
@@ -404,6 +407,12 @@ def next_commands(result: Mapping[str, Any]) -> list[str]:
         bundle = shlex.quote(str(out / "onnx"))
         commands.append(f"pocketclip export {model} --format onnx --out {bundle}")
     if result["candidates"][0]["chosen"]:
+        training = result["training"]
+        commands.append(
+            f"pocketclip finetune {shlex.quote(result['model'])} --data "
+            f"{shlex.quote(result['data'])} --preset {training['preset']} --set "
+            f"optimizer.lr={training['lr'] / 3:.1g} --out {shlex.quote(str(out) + '-slower')}"
+        )
         commands.append(
             f"pocketclip fit {shlex.quote(result['data'])} --model {shlex.quote(result['model'])} "
             "--out labels.json"

@@ -1,11 +1,11 @@
 """The presets: how much of the model is trained, and with which settings.
 
-| preset | trains | for |
-|---|---|---|
-| `head` | the two final projections | 5 images a class, or the least change |
-| `last-n` | the last block of each tower, and what follows it | some 20 images a class |
-| `lora` | small added layers, merged when the model is saved (arXiv 2106.09685) | as `last-n` |
-| `full` | everything, early layers slower (layer-wise decay), averaged (EMA) | hundreds a class |
+| preset | trains |
+|---|---|
+| `head` | the two final projections |
+| `last-n` | the last block of each tower, and what follows it |
+| `lora` | small added layers, merged when the model is saved (arXiv 2106.09685) |
+| `full` | everything, early layers slower (layer-wise decay), averaged (EMA) |
 
 A preset is a mapping of fields of the train recipe; `--set` changes each of them.
 """
@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ema": 0.95,
     },
 }
-DEFAULT_PRESET = "last-n"
+DEFAULT_PRESET = "full"
 EPOCHS = 20
 """Times that training sees each image, if neither bound below applies."""
 MIN_STEPS, MAX_STEPS = 60, 3000
