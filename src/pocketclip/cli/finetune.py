@@ -125,11 +125,12 @@ def finetune(
         ),
     ] = True,
     retain: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="The least that the result keeps of what the start knew, as a share; 0: any."
+            help="The least that the result keeps of what the start knew, as a share; 0: any. "
+            "[default: 0.95 with --keep; else 0.9, as that score says less is kept than is]"
         ),
-    ] = 0.95,
+    ] = None,
     keep: Annotated[
         str | None,
         typer.Option(

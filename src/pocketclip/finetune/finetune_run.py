@@ -19,6 +19,12 @@ DATA, SHARDS, STEPS = "data", "shards", "steps"
 log = logging.getLogger(__name__)
 
 
+LEAST_RETENTION = 0.95
+"""With `keep`: the least share of the start's score there."""
+LEAST_OWN_RETENTION = 0.9
+"""With the package's own pictures, whose score says less is kept than is: see the how-to."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How to fine-tune; everything here decides the result."""
@@ -45,12 +51,19 @@ class Options:
     """Distil the start's affinities with generic captions."""
     interpolation: bool = True
     """Score the models between start and end too."""
-    retain: float = 0.95
-    """The least share of the start's retention score that the result may have."""
+    retain: float | None = None
+    """The least retention score of the result, 1 being the start's; None: see `LEAST_RETENTION`."""
     keep: str | None = None
     """An evaluation set that measures what is to be kept; None: the package's own images."""
     views: int = presets.VIEWS
     """Augmented views of each image."""
+
+    @property
+    def least_retention(self) -> float:
+        """The least retention score of the result."""
+        if self.retain is not None:
+            return self.retain
+        return LEAST_RETENTION if self.keep else LEAST_OWN_RETENTION
 
     def checked(self) -> Options:
         """Return the options.
@@ -62,7 +75,7 @@ class Options:
             raise ConfigError(
                 f"there is no preset {self.preset!r}; it is one of {', '.join(presets.PRESETS)}"
             )
-        if not 0 <= self.retain <= 1:
+        if self.retain is not None and not 0 <= self.retain <= 1:
             raise ConfigError(f"--retain is {self.retain:g}; it must be from 0 to 1")
         if self.steps is not None and self.steps < 2:
             raise ConfigError(f"--steps is {self.steps}; it must be 2 or more")

@@ -179,7 +179,7 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
     with run.timed("start", "scoring the start"):
         retention = validation.retention(run.start, options.keep)
         before = float(run.recorded("start", lambda: validation.score(run.start)))
-    result["retention"] = {"name": retention.name, "least": options.retain}
+    result["retention"] = {"name": retention.name, "least": options.least_retention}
     run.teachers = _choose_teachers(run)
     if run.own.is_shards:
         result["shards"] = result["stored"]
@@ -203,7 +203,7 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
     )  # fmt: skip
     with run.timed("line", "scoring the models between start and end"):
         points = _line(run, way, before, validation, retention)
-    best = interpolate.choose(points, options.retain)
+    best = interpolate.choose(points, options.least_retention)
     scored = [dataclasses.asdict(point) for point in points]
     result["line"] = scored if options.interpolation else []
     result["chosen"] = {"a": best.a}

@@ -3,7 +3,7 @@
 | preset | trains |
 |---|---|
 | `head` | the two final projections |
-| `last-n` | the last block of each tower, and what follows it |
+| `last-n` | the last two blocks of the image tower, the last of the text tower, and what follows |
 | `lora` | small added layers, merged when the model is saved (arXiv 2106.09685) |
 | `full` | everything, early layers slower (layer-wise decay), averaged (EMA) |
 
@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer.lr": 3e-3,
     },
     "last-n": {
-        "model.freeze_image": 1,
+        "model.freeze_image": 2,
         "model.freeze_text": 1,
         "model.freeze_batch_norm": True,
         "optimizer.lr": 1e-3,
@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 DEFAULT_PRESET = "full"
-EPOCHS = 20
+EPOCHS = 60
 """Times that training sees each image, if neither bound below applies."""
 MIN_STEPS, MAX_STEPS = 60, 3000
 SCORED = 10

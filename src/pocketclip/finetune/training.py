@@ -13,6 +13,7 @@ from pocketclip.finetune import presets
 from pocketclip.finetune.finetune_run import DATA, SHARDS, FinetuneRun
 from pocketclip.finetune.start import overrides_of
 from pocketclip.finetune.tables import TRAIN, VALIDATION, generic_columns
+from pocketclip.nn.clip import CLIP
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce.recipe import load_recipe as load_reinforcement
 from pocketclip.shards import read
@@ -85,10 +86,19 @@ def train_recipe(run: FinetuneRun, samples: int) -> Recipe:
         "seed": options.seed,
         "evaluation.data": str(run.out / DATA / VALIDATION),
         "evaluation.patience": presets.PATIENCE,
-        **presets.recipe_fields(options.preset, samples, options.steps),
+        **_within_towers(presets.recipe_fields(options.preset, samples, options.steps), run.start),
         **parse_settings(options.settings),
     }
     return load_recipe({"model": {"name": run.start.config.name}}, fields)
+
+
+def _within_towers(fields: dict[str, Any], model: CLIP) -> dict[str, Any]:
+    """Return a preset's fields with no more blocks to train than the model's towers have."""
+    for tower, module in (("image", model.image), ("text", model.text)):
+        blocks = fields.get(f"model.freeze_{tower}")
+        if isinstance(blocks, int):
+            fields[f"model.freeze_{tower}"] = min(blocks, len(module.groups()) - 2)
+    return fields
 
 
 def training_images(run: FinetuneRun) -> tuple[list[bytes | str], list[str]]:
