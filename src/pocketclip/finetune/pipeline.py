@@ -377,10 +377,9 @@ def _verdict(best: interpolate.Point, start: interpolate.Point, result: Mapping[
     """Return in one sentence what `model/` is, and why."""
     metric = result["metric"]
     if best.a == 0:
-        return (
-            f"the start itself: nothing that was tried has a better {metric} and keeps "
-            f"{result['retention']['least']:.0%} of what the start knew"
-        )
+        least = result["retention"]["least"]
+        kept = f" and keeps {least:.0%} of what the start knew" if least else ""
+        return f"the start itself: nothing that was tried has a better {metric}{kept}"
     what = "the trained model" if best.a == 1 else f"{best.a:.0%} of the way from start to end"
     return (
         f"{what}, {metric} {100 * start.validation:.1f} -> {100 * best.validation:.1f} % on the "
@@ -407,14 +406,19 @@ def next_commands(result: Mapping[str, Any]) -> list[str]:
         bundle = shlex.quote(str(out / "onnx"))
         commands.append(f"pocketclip export {model} --format onnx --out {bundle}")
     if result["candidates"][0]["chosen"]:
-        training = result["training"]
-        commands.append(
-            f"pocketclip finetune {shlex.quote(result['model'])} --data "
-            f"{shlex.quote(result['data'])} --preset {training['preset']} --set "
-            f"optimizer.lr={training['lr'] / 3:.1g} --out {shlex.quote(str(out) + '-slower')}"
+        training, settings = result["training"], result["settings"]
+        columns = "".join(
+            f" --{name.replace('_', '-')} {shlex.quote(settings[f'images.{name}'])}"
+            for name in ("image_column", "label_column", "caption_column")
+            if settings[f"images.{name}"]
         )
+        source = shlex.quote(result["data"]) + columns
         commands.append(
-            f"pocketclip fit {shlex.quote(result['data'])} --model {shlex.quote(result['model'])} "
-            "--out labels.json"
+            f"pocketclip finetune {shlex.quote(result['model'])} --data {source} --preset "
+            f"{training['preset']} --set optimizer.lr={training['lr'] / 3:.1g} --out "
+            f"{shlex.quote(str(out) + '-slower')}"
         )
+        if result["task"] == "labels" and not settings["images.image_column"]:
+            model = shlex.quote(result["model"])
+            commands.append(f"pocketclip fit {source} --model {model} --out labels.json")
     return commands
