@@ -108,6 +108,12 @@ def test_the_last_weights_on_request_and_of_equal_scores_the_later(shards, tmp_p
         recipe(shards), tmp_path / "equal", device="cpu", on_checkpoint=Scorer(0.9, 0.5, 0.9)
     )
     assert equal.selection.chosen == 6
+    # The best of all as the last weights, which no score has chosen.
+    evaluation = {"evaluation": {"data": "x", "choose": "last"}}
+    summary = train(
+        recipe(shards, **evaluation), tmp_path / "equal", device="cpu", on_checkpoint=Scorer()
+    )
+    assert summary.selection.describe().endswith("choose says; the best of all scores")
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
@@ -126,6 +132,16 @@ def test_the_start_is_handed_over_if_training_hurts(shards, start, tmp_path, cap
     train(recipe(shards, **fields), plain, device="cpu")
     assert same(weights(checkpoints.find(run)[0]), weights(checkpoints.find(plain)[0]))
     assert not (plain / "selection.json").exists()
+
+
+def test_trained_weights_that_score_as_the_start_are_not_called_better():
+    scores = [Score(step=0, main_metric=0.5), Score(step=2, main_metric=0.5)]
+    tie = Selection(scores=scores, chosen=2)
+    assert tie.equals_start
+    assert tie.describe().startswith("training did not raise the score: the start has 0.5000, and")
+    tie.add(Score(step=2, main_metric=0.6))
+    assert not tie.equals_start
+    assert not Selection(scores=[Score(step=0), Score(step=2)], chosen=2).equals_start
 
 
 def test_a_huge_learning_rate_does_not_spoil_a_measured_score(shards, start, tmp_path):
@@ -291,6 +307,11 @@ def test_a_changed_evaluation_scores_again(shards, tmp_path, caplog, monkeypatch
     # A finished run is left as it is, and this is said.
     caplog.clear()
     train(recipe(shards, **{"evaluation.data": "a"}), run, device="cpu")
+    assert "its model was chosen by another evaluation" in caplog.text
+    # Also where another choice is asked for, which the earlier scores decide.
+    caplog.clear()
+    last = {"evaluation.data": "a", "evaluation.choose": "last"}
+    train(recipe(shards, **last), run, device="cpu")
     assert "its model was chosen by another evaluation" in caplog.text
     shutil.rmtree(run / "model")
     summary = train(recipe(shards, **{"evaluation.data": "a"}), run, device="cpu")

@@ -22,6 +22,9 @@ gradient reaches the teachers. Three options are common, the last one to contras
   DistributedDataParallel computes it, equals that of one process with the joined batch.
 - `chunk`: compute this many rows of the similarity matrix at a time, and again in the backward
   pass. Memory grows with `chunk * B` instead of `b * B`; values and gradients are the same.
+- `text_ids`: which texts are the same, integers (b,), or (b, T) such as their token ids; equal rows
+  are the same text. Every text that is the same as a row's own is then a positive of that row, not
+  a negative: CLIP's loss takes the mean over a row's positives, SigLIP's labels all of them 1.
 """
 
 from __future__ import annotations

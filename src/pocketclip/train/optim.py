@@ -71,8 +71,7 @@ def layer_scales(model: CLIP, decay: float) -> dict[int, float]:
     """Return the factor of the learning rate of each tower's parameters, by the parameter's id.
 
     It is 1 for the head, `decay` for the last block, `decay**2` for the block before it, and so on
-    to the input layers: ELECTRA (arXiv
-    2003.10555), BEiT (arXiv 2106.08254).
+    to the input layers: ELECTRA (arXiv 2003.10555), BEiT (arXiv 2106.08254).
     """
     scales: dict[int, float] = {}
     for tower in (model.image, model.text):

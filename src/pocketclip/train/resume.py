@@ -147,7 +147,7 @@ def complete_finished_run(
     If that start was killed before it wrote the finished model, or used another folder, or if
     `evaluation.choose` changed, the model is written now.
     """
-    selection = progress.selection
+    selection, failures = progress.selection, 0
     if not progress.complete:
         model = checkpoints.with_average(model, trainer_state).to(world.device)
         if world.is_main and checkpoints.is_of(saved, folder):
@@ -157,11 +157,13 @@ def complete_finished_run(
                     scorer.score_again(folder, saved.step, world.device)
                 elif trainer_state["score"]:
                     scorer.score_late(saved, model, folder)
+            failures = scorer.failures
             prune(folder, saved.step, recipe, selection)
         selection = hand_over(folder, recipe, selection, saved.step, lambda: model)
     return Summary(
         run=folder, step=saved.step, steps=recipe.steps, samples=saved.step * recipe.batch_size,
         seconds=0.0, skipped=int(trainer_state["skipped"]) if world.is_main else 0,
-        metrics=saved.metrics, best=selection.best, model=folder / MODEL_DIR,
+        failed_evaluations=failures, metrics=saved.metrics, best=selection.best,
+        model=folder / MODEL_DIR,
         selection=selection if selection.scores else None,
     )  # fmt: skip

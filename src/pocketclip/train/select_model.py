@@ -64,6 +64,12 @@ def _begin(recipe: Recipe, folder: Path, saved: Saved | None, caller_scores: boo
     recorded = (folder / selection.FILE).is_file()
     if saved is not None and at_end and _has_model(folder) and not recorded:
         # Not scored, or finished by a version that always took the last weights: `model/` stays.
+        if scoring and found is None:
+            log.warning(
+                "%s was finished without an evaluation, so its last weights stay; score them with "
+                "`pocketclip eval`",
+                folder,
+            )
         found = found or Selection()
         found.choose, found.chosen = "last", saved.step
         return Progress(
@@ -74,7 +80,7 @@ def _begin(recipe: Recipe, folder: Path, saved: Saved | None, caller_scores: boo
         if scoring and section is not None and found.scores and found.choose != section.choose:
             found.choose, found.chosen = section.choose, None
         done = found.chosen is not None
-        if done and scoring and found.evaluation != evaluation:
+        if scoring and found.evaluation != evaluation:
             log.warning(
                 "%s is finished: its model was chosen by another evaluation than the recipe's; "
                 "remove %s to choose anew among the checkpoints that are kept",
@@ -175,7 +181,8 @@ def hand_over(
         if scores.scores:
             scores.write(folder)
             best = scores.best
-            if best is None or scores.start_won or (scores.choose == "best" and best[0] != chosen):
+            useless = scores.start_won or scores.equals_start
+            if best is None or useless or (scores.choose == "best" and best[0] != chosen):
                 log.warning("%s", scores.describe())
         if not recipe.checkpoint.keep_best:
             prune(folder, step, recipe, scores)  # the best one is no longer needed

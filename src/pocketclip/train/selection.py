@@ -103,6 +103,14 @@ class Selection:
         """Whether `model/` holds the weights that the run started from."""
         return self.chosen == 0
 
+    @property
+    def equals_start(self) -> bool:
+        """Whether trained weights were chosen whose score is just that of the start."""
+        start, own = self.of(0), self.of(self.chosen) if self.chosen else None
+        if start is None or own is None or start.main_metric is None:
+            return False
+        return own.main_metric == start.main_metric
+
     def describe(self) -> str:
         """Return in one sentence which weights `model/` holds, and why."""
         if self.chosen is None:
@@ -121,6 +129,17 @@ class Selection:
                 f"training did not help: the start has {_number(best)}{other}. model/ holds the "
                 "start's weights"
             )
+        if self.choose == "last":
+            other = "the best of all scores" if own == best else f"the best is {_shown(best)}"
+            return (
+                f"model/ holds the last weights, {_shown(own, self.chosen)}, as "
+                f"evaluation.choose says; {other}"
+            )
+        if own == best and self.equals_start:
+            return (
+                f"training did not raise the score: the start has {_number(best)}, and so has "
+                f"{_after(self.chosen)}, whose weights model/ holds"
+            )
         if own == best:
             compared = {"the start": self.of(0), "the last": last if last != own else None}
             others = "; ".join(f"{name}: {_number(s)}" for name, s in compared.items() if s)
@@ -129,11 +148,6 @@ class Selection:
                 f"model/ holds the weights of {_after(self.chosen)}, {_number(best)}, the best of "
                 f"{count_of(len(ranked), 'score')} on the evaluation data{others}. This score "
                 "chose them, so it is slightly optimistic: test on other images"
-            )
-        if self.choose == "last":
-            return (
-                f"model/ holds the last weights, {_shown(own, self.chosen)}, as "
-                f"evaluation.choose says; the best is {_shown(best)}"
             )
         return (
             f"model/ holds the weights of {_shown(own, self.chosen)}; the checkpoint of the best, "
