@@ -33,6 +33,8 @@ Rows: TypeAlias = tuple[Embeddings, Embeddings, float]
 
 _FEW = 2
 """Texts are classes if each occurs this many times or more in the sample, on average."""
+_FEWEST = 20
+"""Pairs that are needed to say that a teacher knows nothing."""
 _CLEARLY = 2.0
 """Standard errors that make a difference clear: about one chance in 44 that it is an accident."""
 _METRICS = {
@@ -66,6 +68,16 @@ class TeacherScore:
         """Whether the value is more than two standard errors above chance."""
         error = math.sqrt(self.chance * (1 - self.chance) / self.n)
         return self.value > self.chance + _CLEARLY * error
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the sample has fewer than 20 pairs, too few to warn of anything."""
+        return self.n < _FEWEST
+
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether it is no better than chance on a sample that is not small."""
+        return not (self.is_small or self.is_above_chance)
 
     def facts(self) -> dict[str, Any]:
         """Return the score as JSON types, without the hits."""

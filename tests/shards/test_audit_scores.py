@@ -99,6 +99,10 @@ def test_without_widths_or_scales(tmp_path):
     write_index(str(tmp_path / "b"), index)
     names = [score.name for score in shards.audit(str(tmp_path / "b")).scores["text"]]
     assert names == ["one", "two"]  # together they have no score without scales
+    index.teachers = [{"name": "one"}, {"name": "two"}]
+    write_index(str(tmp_path / "b"), index)
+    names = [score.name for score in shards.audit(str(tmp_path / "b")).scores["text"]]
+    assert names == ["teacher 0"]  # which width is whose is not known
 
 
 def test_bad_samples_are_left_out(tmp_path):

@@ -137,7 +137,7 @@ def _show(report: AuditReport) -> None:
         say(f"the teachers on a stored view of each image against the first caption of {key}:")
         for score in scores:
             say(f"  {score.line('all together' if score.name == 'ensemble' else '')}")
-            if not score.is_above_chance:
+            if score.knows_nothing:
                 say("    no better than chance: these embeddings teach nothing about the captions")
     for kind, count in report.counts.items():
         say(f"{kind}: {count}")

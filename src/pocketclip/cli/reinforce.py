@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -253,6 +254,11 @@ def reinforce(
                 gpus=gpus_per_actor,
             )
             summary = cluster.run(shards, recipe, out, ray_cluster, **shared)
+    if check is not None and summary.teacher_check is None:
+        note(
+            "all shards were finished before, so the teachers were not checked; "
+            f"`pocketclip audit {shlex.quote(out)}` scores them by their stored embeddings"
+        )
     facts = _facts(summary, out, time.monotonic() - begun)
     if json:
         print_json(facts)

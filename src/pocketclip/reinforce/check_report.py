@@ -19,8 +19,6 @@ from pocketclip.teacher_score import TeacherScore, is_clearly_better
 
 FILE = "teacher_check.json"
 VERSION = 1
-_FEWEST = 20
-"""Fewer pairs than this say too little for a warning."""
 
 OnCheck = Callable[["TeacherCheck"], None]
 """Called with the result, before the first shard is made."""
@@ -82,10 +80,10 @@ class TeacherCheck:
         """Return what the user should know before the work is paid for, one line each."""
         if self.problem:
             return [f"the teachers were not checked: {self.problem}"]
-        if self.teachers[0].n < _FEWEST:
+        if self.teachers[0].is_small:
             return []
         out = []
-        blind = [score.name for score in self.teachers if not score.is_above_chance]
+        blind = [score.name for score in self.teachers if score.knows_nothing]
         if blind:
             out.append(
                 f"no better than chance: {', '.join(blind)}; such embeddings teach nothing about "

@@ -130,6 +130,9 @@ class Engine:
                 or the pairs cannot be read. A sample that cannot be scored is the result's
                 `problem`.
         """
+        start = None
+        if options.student_start is not None:  # first: a wrong name is seen before any work
+            start = load_teacher(options.student_start, **self._options)
         try:
             sample = read_sample(
                 options.shards or shards, options.pairs, label_column=options.label_column
@@ -137,13 +140,10 @@ class Engine:
             scores, together = check_teachers(self.teachers, sample)
         except DataError as error:
             return TeacherCheck(problem=str(error))
-        start = None
-        if options.student_start is not None:
-            start = check_teacher(load_teacher(options.student_start, **self._options), sample)
         return TeacherCheck(
             teachers=scores,
             ensemble=together if len(scores) > 1 else None,
-            student_start=start,
+            student_start=None if start is None else check_teacher(start, sample),
         )
 
     def reinforce(self, batch: Sequence[tuple[Pair, Prepared]]) -> list[Sample]:

@@ -132,7 +132,8 @@ def _score_key(drawn: Sequence[Drawn], key: str, index: Index) -> list[TeacherSc
     text_of, first = number_texts(captions) if is_stored else _number_rows(texts, bounds)
     if len(drawn) < 2 or len(first) < 2:
         return []
-    known = index.teachers or [{}]
+    # One range of unknown widths is no teacher's alone, unless there is only one.
+    known = index.teachers if len(index.teachers) == len(dims) else [{}]
     scales = [teacher.get("logit_scale") for teacher in known]
     rows: list[Rows] = [
         (images[:, a:b], texts[first, a:b], 1.0 if scale is None else float(scale))
