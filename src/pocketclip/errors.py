@@ -45,6 +45,10 @@ class TrainingError(PocketclipError):
     """A training run that cannot start or continue, or whose results are no longer valid."""
 
 
+class DivergedError(TrainingError):
+    """A training whose loss, weights or scores are not finite."""
+
+
 class ExportError(PocketclipError):
     """A model that cannot be exported as requested, or whose export gives other results."""
 

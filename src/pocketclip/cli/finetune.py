@@ -100,6 +100,14 @@ def finetune(
             help="A field of the train recipe, such as optimizer.lr=1e-4; may be repeated.",
         ),
     ] = None,
+    rate_trials: Annotated[
+        bool,
+        typer.Option(
+            "--rate-trials/--no-rate-trials",
+            help="Choose the learning rate by short trainings, of half the steps in all; not where "
+            "--set gives optimizer.lr.",
+        ),
+    ] = True,
     validation: Annotated[
         float | None,
         typer.Option(
@@ -188,7 +196,7 @@ def finetune(
             classes_file=None if classes_file is None else str(classes_file),
         ),
         unlabelled=unlabelled, teachers=teacher or (), captioner=captioner, share=validation,
-        steps=steps, settings=settings or (), seed=seed,
+        steps=steps, settings=settings or (), rate_trials=rate_trials, seed=seed,
         self_distillation=self_distillation, interpolation=interpolation, retain=retain, keep=keep,
         views=views,
     )  # fmt: skip

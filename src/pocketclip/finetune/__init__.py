@@ -7,6 +7,7 @@
 | `start` | the model to start from |
 | `own_images`, `own_shards`, `tables` | the user's images, and the tables of paths made of them |
 | `training`, `teaching` | stored views and the train recipe; teachers and captioners |
+| `rates` | the learning rate, chosen by short trainings |
 | `validation`, `details` | the scores, and what the report shows beside them |
 | `finetune_run` | options, the output folder, the results so far |
 | `interpolate` | weights between the start and the fine-tuned end, and the choice of a point |

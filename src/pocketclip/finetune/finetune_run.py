@@ -46,6 +46,8 @@ class Options:
     """Training steps; None: by the number of images, see `presets`."""
     settings: Sequence[str] | Mapping[str, Any] = ()
     """Fields of the train recipe, applied last."""
+    rate_trials: bool = True
+    """Choose the learning rate by short trainings, see `rates`, unless `settings` has one."""
     seed: int = 0
     self_distillation: bool = True
     """Distil the start's affinities with generic captions."""

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pocketclip.errors import PocketclipError
+from pocketclip.errors import DivergedError, PocketclipError
 from pocketclip.finetune.generic import training_captions
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.identity import embedding_fields
@@ -263,7 +263,7 @@ def check_ends(start: CLIP, end: CLIP) -> None:
 def _check_scores(point: Point) -> None:
     for name in ("validation", "retention"):
         if not math.isfinite(getattr(point, name)):
-            raise PocketclipError(
+            raise DivergedError(
                 f"the {name} score at a = {point.a:g} is {getattr(point, name)}: the training "
                 "diverged; lower the learning rate"
             )

@@ -3,11 +3,11 @@
     result = finetune("mobileclip2-s0", "shelf/", "runs/shelf")
 
 The steps, each of which resumes: read and split the images; score the start; store augmented views
-with the start's embeddings (and a larger teacher's); train; score the models between start and end;
-write the best one. The start's affinities between the user's images and captions about other things
-are distilled (MobileCLIP's loss, arXiv 2311.17049, equation 2, with the start as the teacher), and
-weights are interpolated between start and end (WiSE-FT, arXiv 2109.01903), so that what the start
-knew is kept.
+with the start's embeddings (and a larger teacher's); try learning rates; train; score
+the models between start and end; write the best one. The start's affinities between the user's
+images and captions about other things are distilled (MobileCLIP's loss, arXiv 2311.17049, equation
+2, with the start as the teacher), and weights are interpolated between start and end (WiSE-FT,
+arXiv 2109.01903), so that what the start knew is kept.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from pocketclip.finetune.own_shards import (
     split_shards,
     with_validation_images,
 )
+from pocketclip.finetune.rates import choose_rate
 from pocketclip.finetune.report import finetune_page
 from pocketclip.finetune.retention import Retention
 from pocketclip.finetune.start import open_start
@@ -186,10 +187,14 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
     else:
         with run.timed("reinforce", "storing augmented views and embeddings"):
             result["shards"] = reinforce(run)
-    recipe = train_recipe(run, counts["train"])
+    recipe, trials, why = choose_rate(
+        run, train_recipe(run, counts["train"]), validation, retention
+    )
     result["training"] = {
         "preset": options.preset, "steps": recipe.steps, "batch_size": recipe.batch_size,
-        "lr": recipe.optimizer.lr, "views": options.views, "seed": options.seed,
+        "lr": recipe.optimizer.lr, "lr_note": why,
+        "rates": [dataclasses.asdict(trial) for trial in trials],
+        "views": options.views, "seed": options.seed,
         "teachers": run.teachers, "self_distillation": run.distils_start,
     }  # fmt: skip
     with run.timed("train", f"training ({options.preset}), at most {recipe.steps} steps"):

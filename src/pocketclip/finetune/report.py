@@ -95,10 +95,20 @@ def _cut(text: str) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
+        value = [_tried(one) if isinstance(one, Mapping) else one for one in value]
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else str(value)
+
+
+def _tried(trial: Mapping[str, Any]) -> str:
+    """Return what a trial of a learning rate came to; see `rates.Trial`."""
+    if trial["validation"] is None:
+        return f"{trial['rate']:g}: diverged"
+    return (
+        f"{trial['rate']:g}: {_percent(trial['validation'])} % ({_kept(trial['retention'])} % kept)"
+    )
 
 
 def _candidates(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:

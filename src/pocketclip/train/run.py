@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from pocketclip import checkpoint
-from pocketclip.errors import CheckpointError, TrainingError, first_line
+from pocketclip.errors import CheckpointError, DivergedError, TrainingError, first_line
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.lora import LowRankUpdates
@@ -126,28 +126,28 @@ class Run:
         """Refuse to go on after a step with a non-finite loss or gradient.
 
         Raises:
-            TrainingError: one is not finite; the message names the last good checkpoint.
+            DivergedError: one is not finite; the message names the last good checkpoint.
         """
         # In float16 a gradient may overflow: the scaler skips that step and halves its scale.
         scaler = self.stepper.scaler
         ignored = {"grad_norm"} if scaler.is_enabled() else set()
         wrong = [k for k, v in values.items() if not math.isfinite(v) and k not in ignored]
         if wrong:
-            raise TrainingError(self._diverged(f"{wrong[0]} is {values[wrong[0]]}"))
+            raise DivergedError(self._diverged(f"{wrong[0]} is {values[wrong[0]]}"))
         if ignored and scaler.get_scale() < MIN_LOSS_SCALE:
-            raise TrainingError(self._diverged("every float16 gradient overflows"))
+            raise DivergedError(self._diverged("every float16 gradient overflows"))
 
     def check_weights(self) -> None:
         """Refuse to save non-finite weights: the newest checkpoint would be useless.
 
         Raises:
-            TrainingError: a tensor of the model or of the average holds NaN or an infinity.
+            DivergedError: a tensor of the model or of the average holds NaN or an infinity.
         """
         average = self.average.state if self.average is not None else {}
         for state in (self.model.state_dict(), average):
             for name, value in state.items():
                 if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    raise TrainingError(self._diverged(f"{name} holds non-finite values"))
+                    raise DivergedError(self._diverged(f"{name} holds non-finite values"))
 
     def _diverged(self, problem: str) -> str:
         return (
