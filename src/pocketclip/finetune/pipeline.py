@@ -194,7 +194,7 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
         "preset": options.preset, "steps": recipe.steps, "batch_size": recipe.batch_size,
         "lr": recipe.optimizer.lr, "lr_note": why,
         "rates": [dataclasses.asdict(trial) for trial in trials],
-        "views": options.views, "seed": options.seed,
+        "balance": recipe.data.balance, "views": options.views, "seed": options.seed,
         "teachers": run.teachers, "self_distillation": run.distils_start,
     }  # fmt: skip
     with run.timed("train", f"training ({options.preset}), at most {recipe.steps} steps"):
