@@ -79,6 +79,13 @@ def test_a_text_of_labels_is_no_label_set(tmp_path):
 def test_another_space_is_refused_naming_both():
     with pytest.raises(DataError, match=rf"tiny \({SPACE}\).* space-other"):
         label_set().check_space("space-other")
+    with pytest.raises(DataError, match="width 4"):
+        label_set().check_space(SPACE, embed_dim=5)
+
+
+def test_a_tiny_temperature_gives_all_to_the_best_label():
+    labels, rows = label_set(temperature=1e-320), embeddings()
+    assert (labels.probabilities(rows).max(axis=1) == 1).all()
 
 
 def test_embeddings_that_do_not_fit():
@@ -103,7 +110,10 @@ def test_embeddings_that_do_not_fit():
         ({"weights": base64.b64encode(np.full(12, np.nan, "<f4").tobytes()).decode()}, "NaN"),
         ({"biases": [1, 2]}, "biases"),
         ({"biases": [1, 2, "3"]}, "biases"),
+        ({"biases": [1, 2, 1e39]}, "biases hold"),
+        ({"labels": ["a", " ", "b"]}, "empty"),
         ({"temperature": 0}, "temperature"),
+        ({"none": {"score": "logit", "below": 0.1, "error": 7}}, "error"),
         ({"none": {"score": "guess", "below": 0.1, "error": 0.1}}, "guess"),
         ({"none": {"score": "logit"}}, "below"),
         ({"space_id": None}, "space_id"),

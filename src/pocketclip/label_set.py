@@ -88,6 +88,8 @@ class LabelSet:
         repeated = [label for label, count in Counter(self.labels).items() if count > 1]
         if repeated:
             raise DataError(f"the label {repeated[0]!r} is there twice")
+        if not all(label.strip() for label in self.labels):
+            raise DataError("a label is empty")
         if not self.labels or len(self.labels) > MAX_LABELS:
             raise DataError(f"{len(self.labels):,} labels; there must be 1 to {MAX_LABELS:,}")
         if self.weights.ndim != 2 or self.weights.shape[0] != len(self.labels):
@@ -101,6 +103,10 @@ class LabelSet:
             raise DataError(f"the temperature is {self.temperature}; it must be above 0")
         if self.none is not None and self.none.score not in SCORES:
             raise DataError(f"the score {self.none.score!r} is not one of {', '.join(SCORES)}")
+        if self.none is not None and not math.isfinite(self.none.below):
+            raise DataError(f'"none" is below {self.none.below}; it must be finite')
+        if self.none is not None and not 0 <= self.none.error <= 1:
+            raise DataError(f'the error of "none" is {self.none.error}; it must be 0 to 1')
 
     @property
     def embed_dim(self) -> int:
@@ -120,20 +126,28 @@ class LabelSet:
         )
         return hashlib.sha256(b"\0".join([text, *(w.tobytes() for w in weights)])).hexdigest()[:16]
 
-    def check_space(self, space_id: str, what: str = "the label set") -> None:
+    def check_space(
+        self, space_id: str, what: str = "the label set", *, embed_dim: int | None = None
+    ) -> None:
         """Refuse a model of another embedding space than the weights are of.
 
         Args:
             space_id: of the model.
             what: the label set's file, for the message.
+            embed_dim: of the model; None: it is not compared.
 
         Raises:
-            DataError: the spaces differ; the message names both.
+            DataError: the spaces differ; the message names both. Or the widths differ.
         """
         if space_id != self.space_id:
             raise DataError(
                 f"{what} was fitted to {self.model} ({self.space_id}), and this model's embedding "
                 f"space is {space_id}: use that model, or run `pocketclip fit` with this one"
+            )
+        if embed_dim not in (None, self.embed_dim):
+            raise DataError(
+                f"{what} has weights of width {self.embed_dim}, and the model's embeddings have "
+                f"{embed_dim}: the file is damaged; run `pocketclip fit` again"
             )
 
     def logits(self, embeddings: Embeddings) -> NDArray[np.float64]:
@@ -177,8 +191,9 @@ class LabelSet:
         ]
 
     def _softmax(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        logits = logits / self.temperature
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        below = logits - logits.max(axis=1, keepdims=True)
+        with np.errstate(over="ignore"):  # at a tiny temperature, to a probability of 0
+            exponentials = np.exp(below / self.temperature)
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
     def as_json(self) -> dict[str, Any]:
@@ -258,7 +273,7 @@ def read_label_set(path: str | os.PathLike[str]) -> LabelSet:
         return LabelSet(
             labels=tuple(labels),
             weights=weights,
-            biases=np.array(biases, np.float32),
+            biases=_float32(biases),
             space_id=value_of(raw, "space_id", str, what=what),
             model=value_of(raw, "model", str, what=what),
             temperature=value_of(raw, "temperature", float, what=what),
@@ -267,6 +282,11 @@ def read_label_set(path: str | os.PathLike[str]) -> LabelSet:
         )
     except DataError as error:
         raise ParseError(f"{what}: {error}") from error
+
+
+def _float32(values: Sequence[float]) -> Embeddings:
+    with np.errstate(over="ignore"):  # the infinity is refused
+        return np.array(values, np.float64).astype(np.float32)
 
 
 def _weights(text: str, labels: int, width: int, what: str) -> Embeddings:

@@ -191,7 +191,7 @@ def test_images_that_lie_elsewhere_are_counted(tmp_path, caplog):
     (shelf / "test" / "loose.jpg").write_bytes(photo(0))
     assert find(OWN, str(tmp_path)).total == 4
     assert (
-        "own/test: 3 images are not read, since they lie outside the class folders" in caplog.text
+        "own/test: 3 images are not read, as they are not directly in a class folder" in caplog.text
     )
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.evaluate.datasets.examples import DataOptions
 from pocketclip.fit import FitOptions, fit_labels
+from pocketclip.fit.cross_validation import STRENGTHS, choose_strength
+from pocketclip.fit.folds import folds, same_photographs
 from tests.evaluate.dummy import COLOURS, ColourEncoder
 
 FRUIT = {"kiwi": "green", "tomato": "red", "plum": "violet"}
@@ -63,7 +65,7 @@ def test_the_prompts_are_kept_where_the_head_is_worse(tmp_path):
     for label in labels:
         for row in range(4):
             photograph(tmp_path / "shelf" / label / f"{row}.png",
-                       rng.choice([c for c in labels if c != label]), row, noise=0)  # fmt: skip
+                       rng.choice([c for c in labels if c != label]), row, noise=1)  # fmt: skip
     fitted = fit_labels(ColourEncoder(), folder, options=FitOptions(none_error=0.2))
     assert fitted.facts["accuracy"]["head"] < fitted.facts["accuracy"]["zero_shot"]
     assert fitted.facts["method"] == "zero-shot"
@@ -177,3 +179,47 @@ def test_it_needs_no_torch():
         "assert 'scipy' not in sys.modules and 'sklearn' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_prompts_that_mislead_do_not_distort_the_scale():
+    """Prompts that are worse than chance have an extreme temperature, different in each fold."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 12)
+    centres = np.eye(4, 16)
+    embeddings = centres[labels] + 0.3 * rng.normal(size=(48, 16))
+    embeddings = (embeddings / np.linalg.norm(embeddings, axis=1)[:, None]).astype(np.float32)
+    names = [f"{row}.png" for row in range(48)]
+    wrong = np.roll(centres, 1, axis=0).astype(np.float32)  # each prompt means another class
+    found = choose_strength("ridge", wrong, 100.0, embeddings, labels, names, STRENGTHS["ridge"])
+    assert found is not None
+    logits, truth = found[1].logits, labels[found[1].rows]
+    assert (logits.argmax(axis=1) == truth).mean() > 0.9
+    # Logits of all folds have one scale, so that one temperature and one threshold suit them.
+    highest = [logits[found[1].part == fold].max(axis=1).mean() for fold in range(5)]
+    assert max(highest) < 1.5 * min(highest)
+
+
+def test_copies_are_held_out_together_and_contradictions_named(tmp_path, caplog):
+    folder = shelf(tmp_path / "shelf")
+    for row in range(6):
+        copy = tmp_path / "shelf" / "plum" / f"copy{row}.png"
+        copy.write_bytes((tmp_path / "shelf" / "plum" / f"{row}.png").read_bytes())
+    other = tmp_path / "shelf" / "kiwi" / "other.png"
+    other.write_bytes((tmp_path / "shelf" / "plum" / "0.png").read_bytes())
+    (tmp_path / "shelf" / "fig").mkdir()
+    fitted = fit_labels(ColourEncoder(), folder)
+    assert fitted.facts["photographs"] == [7, 12, 6]
+    assert "with another label than a copy has: kiwi/other.png (kiwi) and plum/0.png" in caplog.text
+    assert "left out since they hold no photograph: 1 folder, fig" in caplog.text
+    photographs = np.array([[1, 0], [0, 1], [1, 1e-7], [0.6, 0.8]], np.float32)
+    same = same_photographs(photographs)
+    assert same.tolist() == [0, 1, 0, 3]
+    part = folds(["a", "b", "c", "d"], np.zeros(4, np.int64), same)
+    assert part[0] == part[2]
+    assert sorted(part[[0, 1, 3]]) == [0, 1, 2]
+
+
+def test_options_of_a_table_are_refused_for_a_folder(tmp_path):
+    data = DataOptions(split="train", where=(("split", "train"),))
+    with pytest.raises(DataError, match="leave them out"):
+        fit_labels(ColourEncoder(), shelf(tmp_path / "shelf"), data)

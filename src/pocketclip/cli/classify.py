@@ -94,7 +94,7 @@ def classify(
         revision=revision, offline=offline, low_latency_start=prompts <= FEW and len(paths) <= FEW,
     )  # fmt: skip
     if label_set is not None:
-        label_set.check_space(encoder.space_id, str(labels_file))
+        label_set.check_space(encoder.space_id, str(labels_file), embed_dim=encoder.embed_dim)
         encoder.preload("image")
     else:
         encoder.preload("image", "text")

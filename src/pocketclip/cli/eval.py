@@ -183,7 +183,7 @@ def evaluate(
         revision=revision, offline=offline,
     )  # fmt: skip
     if label_set is not None:
-        label_set.check_space(encoder.space_id, str(labels_file))
+        label_set.check_space(encoder.space_id, str(labels_file), embed_dim=encoder.embed_dim)
     settings = RunOptions(
         batch_size=batch_size, workers=workers, skip_bad=skip_bad, label_set=label_set,
         confusion=confusion is not None,
@@ -221,12 +221,17 @@ def _task_names(tasks: str, suite: str | None, data: str) -> tuple[str | Task, .
 
 
 def _label_set(file: Path | None, prompts: object) -> LabelSet | None:
-    from pocketclip.label_set import read_label_set
+    from pocketclip.label_set import is_label_set, read_label_set
 
     if file is not None and prompts:
         raise PocketclipError(
             f"{file} is a label set, which needs no prompts: leave out --template and "
             "--templates-file"
+        )
+    if file is not None and not is_label_set(file):
+        raise PocketclipError(
+            f"{file} is not a label set, as `pocketclip fit` writes it; a text file with class "
+            "names goes to --classes-file"
         )
     return None if file is None else read_label_set(file)
 

@@ -183,7 +183,8 @@ def _print(fitted: Fitted, out: Path) -> None:
     else:
         say(
             "Hardly a label has two photographs, so nothing could be held out: the accuracy is not "
-            "known, strength and temperature are the usual ones, and there is no none of these"
+            "known, strength and temperature are the usual ones, and nothing is called none of "
+            "these"
         )
     say()
     strength = "" if facts["strength"] is None else f", strength {facts['strength']:g}"
@@ -192,8 +193,8 @@ def _print(fitted: Fitted, out: Path) -> None:
         say("The head was not better than the prompts: the label set holds the prompts' classifier")
     if made.none is not None:
         say(
-            f"A photograph whose highest logit is below {made.none.below:.2f} is none of these; so "
-            f"were {made.none.error:.1%} of the held-out ones"
+            f"A photograph whose highest logit is below {made.none.below:.3g} is none of these: "
+            f"about {made.none.error:.1%} or fewer of the labels' own photographs"
         )
     elif facts["held_out"]:
         say("Nothing is called none of these: --none-error is 0, or needs more photographs")

@@ -123,7 +123,7 @@ def _with_bias(encoder: Encoder, label_set: LabelSet) -> Embeddings:
     Raises:
         DataError: it is of another embedding space.
     """
-    label_set.check_space(encoder.space_id)
+    label_set.check_space(encoder.space_id, embed_dim=encoder.embed_dim)
     return _append(label_set.weights, label_set.biases)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pocketclip.fit.calibration import fit_temperature
-from pocketclip.fit.folds import FOLDS, folds, spread
+from pocketclip.fit.folds import FOLDS, folds, same_photographs, spread
 from pocketclip.fit.head import (
     Doubles,
     Head,
@@ -37,7 +37,10 @@ MAX_HELD_OUT = 4_000_000
 """Held-out photographs times classes."""
 _FEWEST = 10
 """With fewer held-out photographs nothing is chosen by them."""
-_TEMPERATURES = np.exp(np.linspace(-3, 3, 25))
+_STEPS = 25
+_TEMPERATURES = {"ridge": (-6.0, 2.0), "logistic": (-3.0, 3.0)}
+"""Logarithms of the lowest and the highest temperature that is tried: of ridge times the model's
+multiplier, which is its margin; logistic regression has probabilities of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,12 +66,14 @@ def heads(
     strengths: Sequence[float],
 ) -> Iterator[Head]:
     """Yield the head of each strength; the arguments are those of `choose_strength`."""
-    temperature = fit_temperature_of_some(zero_shot_head(classifier, scale), embeddings, labels)
-    prior = zero_shot_head(classifier, scale / temperature)
+    prior = zero_shot_head(classifier, scale)
     if method == "ridge":
-        margins = (scale / temperature,)
-        yield from (head for *_, head in fit_ridge(prior, embeddings, labels, strengths, margins))
+        # All of the head is proportional to the scale, so that only the label set's temperature
+        # need calibrate it. The same scale in each fold makes their logits comparable.
+        yield from (head for *_, head in fit_ridge(prior, embeddings, labels, strengths, (scale,)))
         return
+    temperature = fit_temperature_of_some(prior, embeddings, labels)
+    prior = zero_shot_head(classifier, scale / temperature)
     head = None
     for strength in strengths:
         head = fit_logistic(prior, embeddings, labels, strength, head)
@@ -107,17 +112,19 @@ def choose_strength(
     Returns:
         None if hardly a class has two photographs: then there is nothing to hold out.
     """
-    part = folds(names, labels)
+    part = folds(names, labels, same_photographs(embeddings))
     part = _at_most(part, names, labels, max(_FEWEST, MAX_HELD_OUT // len(classifier)))
     if (part >= 0).sum() < _FEWEST:
         return None
-    losses = np.zeros((len(strengths), len(_TEMPERATURES)))
+    temperatures = np.exp(np.linspace(*_TEMPERATURES[method], _STEPS))
+    temperatures *= scale if method == "ridge" else 1.0
+    losses = np.zeros((len(strengths), len(temperatures)))
     present = [fold for fold in range(FOLDS) if (part == fold).any()]
     for fold in present:
         out = part == fold
         trained = heads(method, classifier, scale, embeddings[~out], labels[~out], strengths)
         for row, head in enumerate(trained):
-            losses[row] += _losses(head.logits(embeddings[out]), labels[out])
+            losses[row] += _losses(head.logits(embeddings[out]), labels[out], temperatures)
         advance(fold + 1, 2 * FOLDS)
     best = int(losses.min(axis=1).argmin())  # of equal ones the strongest
     rows = np.flatnonzero(part >= 0)
@@ -142,9 +149,9 @@ def _at_most(part: Integers, names: Sequence[str], labels: Integers, most: int) 
     return limited
 
 
-def _losses(logits: Doubles, labels: Integers) -> Doubles:
+def _losses(logits: Doubles, labels: Integers, temperatures: Doubles) -> Doubles:
     """Return the summed log loss at each temperature (T,)."""
     own = np.arange(len(labels)), labels
     return np.array(
-        [-np.log(np.maximum(softmax(logits / t)[own], 1e-12)).sum() for t in _TEMPERATURES]
+        [-np.log(np.maximum(softmax(logits / t)[own], 1e-12)).sum() for t in temperatures]
     )

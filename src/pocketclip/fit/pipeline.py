@@ -29,9 +29,10 @@ from pocketclip.fit.cross_validation import (
     STRENGTHS,
     HeldOut,
     choose_strength,
+    fit_temperature_of_some,
     heads,
 )
-from pocketclip.fit.folds import spread
+from pocketclip.fit.folds import same_photographs, spread
 from pocketclip.fit.head import Doubles, Head, Integers, softmax, zero_shot_head
 from pocketclip.fit.summary import confused, doubtful, per_class
 from pocketclip.fit.unseen import unseen_offset
@@ -147,6 +148,7 @@ def fit_labels(
     read = read_labelled(source, data)
     skipped: list[Skipped] = []
     examples = _embed(encoder, read, options, skipped, reporter)
+    _warn_of_several_labels(examples, source)
     counts = examples.counts()
     method, found = _choose(examples, options.method, reporter)
     strength = FIXED[method] if found is None else found[0]
@@ -161,6 +163,9 @@ def fit_labels(
         "version": __version__,
     }
     temperature, none, more = 1.0, None, dict[str, Any](per_class=[], confused=[], doubtful=[])
+    if found is None and method == "ridge":  # the prompts' own: the head has seen all photographs
+        prompts = zero_shot_head(examples.classifier, examples.scale)
+        temperature = fit_temperature_of_some(prompts, examples.embeddings, examples.labels)
     if found is not None:
         held = found[1]
         held.logits[:, counts > 0] -= offset
@@ -250,6 +255,21 @@ def _embed(
         labels=labels,
         names=[read.names[row] for row in rows],
     )
+
+
+def _warn_of_several_labels(examples: _Examples, source: str) -> None:
+    """Log copies of one photograph under different labels."""
+    first = same_photographs(examples.embeddings)
+    rows = np.flatnonzero(examples.labels != examples.labels[first])
+    if len(rows):
+        a, b = (
+            f"{examples.names[row]} ({examples.classes[examples.labels[row]]})"
+            for row in (int(first[rows[0]]), int(rows[0]))
+        )
+        log.warning(
+            "%s: %s with another label than a copy has: %s and %s%s; keep one of them",
+            source, count_of(len(rows), "photograph"), a, b, ", ..." * (len(rows) > 1),
+        )  # fmt: skip
 
 
 def _image_of(example: Example) -> bytes | str:

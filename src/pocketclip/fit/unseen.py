@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pocketclip.fit.cross_validation import MAX_HELD_OUT, heads
-from pocketclip.fit.folds import FOLDS, folds, spread
+from pocketclip.fit.folds import FOLDS, folds, same_photographs, spread
 from pocketclip.fit.head import Doubles, Head, Integers
 from pocketclip.types import Embeddings
 
@@ -57,7 +57,7 @@ def unseen_offset(
         return 0.0
     chosen = spread(names, labels, max(len(seen), MAX_HELD_OUT // len(seen)))
     embeddings, compact = embeddings[chosen], compact[chosen].astype(np.int64)
-    part = folds([names[int(row)] for row in chosen], compact)
+    part = folds([names[int(row)] for row in chosen], compact, same_photographs(embeddings))
     leave = round(len(seen) * min(max(missing / len(classifier), 0.2), 0.5))
     gaps: list[tuple[Doubles, Doubles]] = []  # of left-out and other photographs
     for fold in range(FOLDS):

@@ -329,7 +329,9 @@ class Encoder(LoadedModel):
         if isinstance(labels, LabelSet):
             if templates is not None:
                 raise ConfigError("a label set needs no templates: leave them out")
-            labels.check_space(self.space_id)  # before the images are encoded
+            labels.check_space(
+                self.space_id, embed_dim=self.embed_dim
+            )  # before the images are encoded
             return self.rank(self.encode_image(images), labels)
         classifier = self.classifier(labels, ("{}",) if templates is None else templates)
         return self.rank(self.encode_image(images), classifier, labels)
@@ -355,7 +357,7 @@ class Encoder(LoadedModel):
         if isinstance(classifier, LabelSet):
             if labels is not None:
                 raise ConfigError("a label set has its own labels: leave them out")
-            classifier.check_space(self.space_id)
+            classifier.check_space(self.space_id, embed_dim=self.embed_dim)
             return classifier.rank(images)
         if labels is None:
             raise ConfigError("the labels of the classifier are missing")

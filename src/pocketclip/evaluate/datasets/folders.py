@@ -100,7 +100,7 @@ def _warn_of_unread(base: str, names: list[str]) -> None:
                 storage.join(folder, inner), IMAGE_SUFFIXES, recursive=True
             )
     if unread:
-        log.warning("%s: %d images are not read, since they lie outside the class folders: %s%s",
+        log.warning("%s: %d images are not read, as they are not directly in a class folder: %s%s",
                     base, len(unread), unread[0], ", ..." * (len(unread) > 1))  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pocketclip.errors import DataError, count_of
 from pocketclip.evaluate.datasets.examples import DataOptions, Example
 from pocketclip.evaluate.datasets.find import find, own_task
+from pocketclip.evaluate.datasets.folders import subfolders
 from pocketclip.evaluate.datasets.rows import SUFFIXES
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def read_labelled(source: str, options: DataOptions | None = None) -> LabelledIm
         options: columns, conditions and names; None: the usual ones, of the split `train`.
 
     Raises:
-        DataError: there are no labels, or `check_classes` refuses them.
+        DataError: there are no labels, `check_classes` refuses them, or columns or conditions are
+            given for a folder.
         StorageError: the source cannot be read.
     """
     options = options or DataOptions(split="train")
@@ -74,6 +76,12 @@ def read_labelled(source: str, options: DataOptions | None = None) -> LabelledIm
         raise DataError(
             f"{source} has no labels: give a folder with one sub-folder per label, or name the "
             "table's column of labels with --label-column"
+        )
+    by_folder = not data.path.lower().endswith(SUFFIXES)
+    if by_folder and (options.where or options.label_column or options.image_column):
+        raise DataError(
+            f"{source} is a folder with one sub-folder per label: --where, --label-column and "
+            "--image-column choose rows and columns of a table; leave them out"
         )
     examples: dict[str, Example] = {}
     twice: set[str] = set()
@@ -98,9 +106,22 @@ def read_labelled(source: str, options: DataOptions | None = None) -> LabelledIm
         classes=data.classes,
         templates=list(data.templates or ()),
     )
-    by_folder = not data.path.lower().endswith(SUFFIXES)
+    if by_folder:
+        _warn_of_empty(data.path, read.names)
     check_classes(source, read.classes, read.counts().tolist(), deliberate=by_folder)
     return read
+
+
+def _warn_of_empty(path: str, names: Sequence[str]) -> None:
+    """Log the class folders that hold no photograph."""
+    used = {name.partition("/")[0] for name in names}
+    folders = subfolders(path)
+    empty = [folder for folder in folders if folder not in used]
+    if empty and len(empty) < len(folders):  # a webdataset may have folders for other things
+        log.warning(
+            "%s: left out since they hold no photograph: %s, %s%s", path,
+            count_of(len(empty), "folder"), ", ".join(empty[:3]), ", ..." * (len(empty) > 3),
+        )  # fmt: skip
 
 
 def _relative(example: Example, root: str) -> str:
