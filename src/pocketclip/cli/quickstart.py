@@ -108,7 +108,7 @@ def quickstart(
             "--caption-column": caption_column,
             "--label-column": label_column,
             "--allow-private": allow_private,
-            "--minutes": minutes,
+            "--minutes": minutes is not None,
         }
         for name, value in only_with_pairs.items():
             if value:
@@ -142,10 +142,14 @@ def quickstart(
     if json:
         print_json(result)
     else:
-        _print(result, out, module.choice_lines(result), module.next_commands(out, result))
+        _print(
+            result, [*module.teacher_lines(result), *module.data_lines(result)],
+            [*module.choice_lines(result), f"report  {out / 'report.html'}"],
+            module.next_commands(out, result),
+        )  # fmt: skip
 
 
-def _print(result: dict[str, Any], out: Path, choice: list[str], commands: list[str]) -> None:
+def _print(result: dict[str, Any], data: list[str], choice: list[str], commands: list[str]) -> None:
     names = {
         "unseen": "zero-shot, unseen pairs",
         "labels": "zero-shot, labels",
@@ -160,11 +164,7 @@ def _print(result: dict[str, Any], out: Path, choice: list[str], commands: list[
         values = [arm["metrics"][task]["main_metric"] for arm in arms.values()]
         cells = (f"{100 * v:>{w - 2}.1f} %" for v, w in zip(values, widths, strict=True))
         say(f"{names[task]:28}{''.join(cells)}")
-    teachers = result.get("teachers", {}).get("checked", ())
-    for teacher in teachers:
-        used = "clearly better: used" if teacher["better"] else "not clearly better: left out"
-        say(f"teacher {teacher['line']}; {used}")
-    for line in ("", *choice, f"report  {out / 'report.html'}", "", "next:"):
+    for line in (*data, "", *choice, "", "next:"):
         say(line)
     for command in commands:
         say(f"  {command}")

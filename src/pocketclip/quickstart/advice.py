@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from pocketclip.errors import count_of
 from pocketclip.pairs import PairOptions
 from pocketclip.quickstart.collection import PAIRS, TESTS, read_rows
 from pocketclip.quickstart.quickstart_run import DATA, MODEL, QuickstartRun
@@ -55,6 +57,61 @@ def published_commands(pairs: Sequence[str], options: PairOptions, label: str | 
         fit = ["pocketclip", "fit", data[0], "--model", START]
         commands.append(shlex.join([*fit, *columns, *rows, "--out", "labels.json"]))
     return commands
+
+
+def data_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return in plain sentences which of the user's pairs were not used, and what they lack."""
+    facts = result.get("pairs")
+    if facts is None:
+        return []
+    column = result["settings"]["label_column"]
+    lines = []
+    if facts["unreadable"]:
+        pairs = count_of(facts["unreadable"], "pair")
+        lines.append(f"{pairs} could not be used; the first: {facts['reasons'][0]}.")
+    if facts["left_out"]:
+        pairs = count_of(facts["left_out"], "pair")
+        lines.append(f"{pairs} left out: more than the time allows to learn.")
+    if facts["copies"]:
+        pairs = count_of(facts["copies"], "pair")
+        lines.append(f"{pairs} left out: copies, under other names, of held-out photographs.")
+    if facts["several_labels"]:
+        photographs = count_of(facts["several_labels"], "photograph")
+        lines.append(f"{photographs} not scored by labels: several in column {column!r}.")
+    if facts["unlabelled"] and column:
+        pairs = count_of(facts["unlabelled"], "pair")
+        lines.append(
+            f"{pairs} without a label in column {column!r}: learnt from, not scored by it."
+        )
+    if unnamed := facts["unnamed"]:
+        shown = ", ".join(map(repr, unnamed[:5])) + ", ..." * (len(unnamed) > 5)
+        lines.append(
+            f"The texts hardly ever name {len(unnamed):,} of the {facts['labels']:,} labels "
+            f"({shown}): a student that learns from the texts alone cannot know these words. "
+            "Give texts that hold them with --caption-column."
+        )
+    return lines
+
+
+def teacher_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return in plain sentences what each teacher scored, and whether it was used."""
+    found = result.get("teachers", {})
+    if "checked" not in found:  # drawn scenes, or no teacher
+        return []
+    lines = []
+    for teacher in found["checked"]:
+        if teacher["spec"] in found["used"]:
+            said = "clearly better than the plain student, so it was used"
+        elif teacher["better"]:
+            said = "left out, as together the teachers know less than the best one alone"
+        elif not teacher["above_chance"]:
+            said = "no better than chance, so it was left out"
+        else:
+            said = "not clearly better than the plain student, so it was left out"
+        lines.append(f"Teacher {teacher['line']}: {said}.")
+    if found["ensemble"]:
+        lines.append(f"The better teachers together: {found['ensemble']}.")
+    return lines
 
 
 def commands(run: QuickstartRun) -> list[str]:

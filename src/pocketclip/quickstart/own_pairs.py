@@ -15,14 +15,14 @@ Photographs are decoded once and stored at a reduced size, as training decodes e
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
-import re
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,24 @@ import numpy as np
 from PIL import Image
 
 from pocketclip import devices
-from pocketclip.errors import DataError, ImageError, count_of
-from pocketclip.evaluate.classes import whole_number
+from pocketclip.errors import ImageError
 from pocketclip.evaluate.datasets.examples import CLASSES, TEMPLATES
-from pocketclip.evaluate.datasets.labelled_images import check_classes
 from pocketclip.formats.json_text import read_json
 from pocketclip.images import open_image
 from pocketclip.pairs import PairOptions, PairShard
 from pocketclip.pairs.base import Draft
 from pocketclip.pairs.loading import completed
-from pocketclip.pairs.split import hold_out
 from pocketclip.quickstart.collection import PAIRS, TESTS, VALIDATION
+from pocketclip.quickstart.listing import (
+    MIN_PAIRS,
+    Listed,
+    Row,
+    check_held_out,
+    name_of,
+    name_sides,
+    too_few,
+    unnamed_labels,
+)
 from pocketclip.quickstart.text_variants import COLUMNS, variants
 from pocketclip.storage.local import write_whole
 from pocketclip.types import Bad, Pair
@@ -48,29 +55,13 @@ from pocketclip.types import Bad, Pair
 FACTS = "pairs.json"
 SIDE = 128
 """The shortest side of a stored photograph in pixels: twice the student's."""
-_MIN_PAIRS = 40
-_SHARE, _SMALL, _SHARE_OF_SMALL = 0.1, 500, 0.15
-"""The share of pairs in each of validation and test; sets below `_SMALL` need a larger one."""
-_MOST_HELD_OUT = 1000
-"""Pairs in each of validation and test: the standard error of a share is then below 1.6 %."""
-_MOST_ABOVE = 1.5
 _QUALITY = 92
-_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _MOST_TEXTS = 2000
 """Distinct texts among which the right one is to be found."""
 _TIMED = 64
 """Photographs after which the rate of copying is judged."""
 _LEAST_PAIRS = 500
 """Training pairs that are copied however long it takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """What is known of a pair before its image is read."""
-
-    name: str
-    caption: str
-    label: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,47 +75,6 @@ class CopySettings:
     """The most training pairs; None: all."""
     seconds: float | None = None
     """The time to copy them in; None: any."""
-
-
-def with_labels(options: PairOptions, label_column: str | None) -> PairOptions:
-    """Return options that keep the label column as metadata."""
-    if label_column is None:
-        return options
-    return replace(options, meta_columns=(*options.meta_columns, label_column))
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """The pairs by what is known before their photographs are read."""
-
-    rows: list[_Row]
-    parts: dict[str, str]
-    """The part of each photograph, by its name: train, validation or test."""
-    tasks: list[str]
-    """Names of the evaluation sets; the first one decides."""
-    bad: list[str]
-    """Pairs that cannot be used, with the reasons."""
-
-
-def list_pairs(shards: Sequence[PairShard], label_column: str | None) -> Listed:
-    """Return the pairs and their split, and refuse what nothing can be learnt from.
-
-    Raises:
-        DataError: too few pairs, or labels that are refused.
-    """
-    bad: list[str] = []
-    rows = list(_rows(shards, label_column, bad))
-    if len(rows) < _MIN_PAIRS:
-        raise _too_few(len(rows), bad)
-    if label_column is not None:
-        _check_labels(label_column, Counter(row.label for row in rows if row.label))
-    parts = _parts(rows)
-    tasks = _tasks(rows, label_column)
-    held_out = {
-        part: [row for row in rows if parts[row.name] == part] for part in ("validation", "test")
-    }
-    _check_held_out(tasks, held_out, label_column)
-    return Listed(rows, parts, tasks, bad)
 
 
 def copy_pairs(
@@ -154,10 +104,11 @@ def copy_pairs(
     rows, tasks, bad = listed.rows, listed.tasks, list(listed.bad)
     copier = _Copier(folder, settings, rows, listed.parts, advance)
     kept = copier.copy(shards, options, bad)
-    if len(kept["train"]) + len(kept["validation"]) + len(kept["test"]) < _MIN_PAIRS:
-        raise _too_few(sum(map(len, kept.values())), bad)
+    if len(kept["train"]) + len(kept["validation"]) + len(kept["test"]) < MIN_PAIRS:
+        raise too_few(sum(map(len, kept.values())), bad)
+    copies = copier.drop_copies(kept)
     read = {part: [row for row, _ in kept[part]] for part in ("validation", "test")}
-    _check_held_out(tasks, read, settings.label_column)
+    check_held_out(tasks, read, settings.label_column)
     _write_sets(folder, tasks, kept)
     # In a random order, so that the first pairs are a sample of all.
     _write_training(folder / PAIRS, sorted(kept["train"], key=lambda item: copier.order(item[0])))
@@ -167,88 +118,19 @@ def copy_pairs(
         "unreadable": len(bad),
         "reasons": bad[:10],
         "left_out": copier.left_out,
+        "copies": copies,
         "unlabelled": sum(not row.label for row in rows) if labelled else 0,
+        "several_labels": listed.several_labels,
+        "labels": len({row.label for row in rows if row.label}),
+        "unnamed": unnamed_labels([row for row, _ in kept["train"]]),
         "texts": len({row.caption for row, _ in kept["train"]}),
         "tasks": tasks,
-        "sides": _name_sides(rows),
+        "sides": name_sides(rows),
         "side": settings.side,
     }
     with write_whole(folder / FACTS) as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     return facts
-
-
-def _too_few(count: int, bad: Sequence[str]) -> DataError:
-    example = f"; the first unreadable one: {bad[0]}" if bad else ""
-    return DataError(
-        f"{count_of(count, 'pair')} could be read, and a quickstart needs {_MIN_PAIRS}{example}"
-    )
-
-
-def _check_labels(column: str, labels: Counter[str]) -> None:
-    check_classes(f"column {column!r}", list(labels), list(labels.values()))
-    if all(whole_number(label) is not None for label in labels):
-        raise DataError(
-            f"the labels in column {column!r} are numbers: give a column of names, which prompts "
-            "can be made of, with --label-column"
-        )
-
-
-def _rows(shards: Sequence[PairShard], label_column: str | None, bad: list[str]) -> Iterator[_Row]:
-    """Yield what is known of each pair; pairs without texts or names of images go to `bad`."""
-    for shard in shards:
-        for item in shard.drafts():
-            if isinstance(item, Bad):
-                bad.append(f"{item.uid}: {item.reason}")
-                continue
-            pair = item.pair if isinstance(item, Draft) else item
-            label = pair.meta.get(label_column) if label_column is not None else None
-            text = "" if label is None else str(label).strip()
-            yield _Row(_name(shard, pair), pair.captions["text"][0], text)
-
-
-def _name(shard: PairShard, pair: Pair) -> str:
-    # Rows of one photograph have one name: it is either learnt from or held out.
-    return str(pair.meta.get("filepath") or f"{shard.name}/{pair.uid}")
-
-
-def _name_sides(rows: Sequence[_Row]) -> bool:
-    """Return whether texts say left or right, so that a mirrored photograph contradicts them."""
-    return sum(bool(_SIDES.search(row.caption)) for row in rows) > len(rows) / 100
-
-
-def _tasks(rows: Sequence[_Row], label_column: str | None) -> list[str]:
-    """Return the names of the evaluation sets; the first one decides."""
-    distinct = len({row.caption for row in rows})
-    partners = "texts" if 2 <= distinct <= len(rows) / 2 else "retrieval"
-    return [partners] if label_column is None else ["labels", partners]
-
-
-def _parts(rows: Sequence[_Row]) -> dict[str, str]:
-    """Return each photograph's part by its name: train, validation or test."""
-    labels: dict[str, str] = {}
-    for row in rows:
-        labels.setdefault(row.name, row.label)
-    names = list(labels)
-    parts = dict.fromkeys(names, "train")
-    wanted = _SHARE if len(names) >= _SMALL else _SHARE_OF_SMALL
-    count = min(wanted * len(names), _MOST_HELD_OUT)
-    for purpose in ("test", "validation"):
-        left = [name for name in names if parts[name] == "train"]
-        found = _held_out(left, [labels[name] for name in left], count, purpose)
-        parts |= dict.fromkeys(found, purpose)
-    return parts
-
-
-def _held_out(names: Sequence[str], labels: Sequence[str], count: float, purpose: str) -> list[str]:
-    """Return about `count` names to hold out, in proportion to the labels."""
-    chosen = hold_out(names, labels, share=count / len(names), purpose=purpose)
-    found = [name for name, out in zip(names, chosen, strict=True) if out]
-    # One of each label at least: of many rare labels that would be a large part of all.
-    if len(found) > _MOST_ABOVE * count:
-        some = hold_out(found, share=count / len(found), purpose=purpose)
-        found = [name for name, out in zip(found, some, strict=True) if out]
-    return found
 
 
 class _Copier:
@@ -258,7 +140,7 @@ class _Copier:
         self,
         folder: Path,
         settings: CopySettings,
-        rows: Sequence[_Row],
+        rows: Sequence[Row],
         parts: dict[str, str],
         advance: Callable[[int, int], None],
     ) -> None:
@@ -270,18 +152,20 @@ class _Copier:
         self.held_out = len(parts) - len(names)
         self.left_out = 0
         self.total = len(rows)
+        self.labels = {row.name: row.label for row in rows}
+        self.digests: dict[str, bytes] = {}
 
-    def order(self, row: _Row) -> int:
+    def order(self, row: Row) -> int:
         """Return the place of a training pair in the random order."""
         return self.rank[row.name]
 
     def copy(
         self, shards: Sequence[PairShard], options: PairOptions, bad: list[str]
-    ) -> dict[str, list[tuple[_Row, str]]]:
+    ) -> dict[str, list[tuple[Row, str]]]:
         """Store the photographs; return rows and file names by part."""
         images = self.folder / "images"
         images.mkdir(parents=True, exist_ok=True)
-        kept: dict[str, list[tuple[_Row, str]]] = {"train": [], "validation": [], "test": []}
+        kept: dict[str, list[tuple[Row, str]]] = {"train": [], "validation": [], "test": []}
         done, began = 0, time.monotonic()
         for row, reduced in self._reduced(shards, options, bad):
             done += 1
@@ -293,8 +177,25 @@ class _Copier:
                 continue
             name = f"images/{sum(map(len, kept.values())):08d}{reduced[1]}"
             (self.folder / name).write_bytes(reduced[0])
+            self.digests[name] = hashlib.sha256(reduced[0]).digest()
             kept[self.parts[row.name]].append((row, name))
         return kept
+
+    def drop_copies(self, kept: dict[str, list[tuple[Row, str]]]) -> int:
+        """Drop copies under other names of photographs that are held out; return their number.
+
+        The test keeps what it has, the validation what is not in the test.
+        """
+        dropped = 0
+        seen: set[bytes] = set()
+        for part in ("test", "validation", "train"):
+            new = [item for item in kept[part] if self.digests[item[1]] not in seen]
+            for _, name in set(kept[part]) - set(new):
+                (self.folder / name).unlink()
+                dropped += 1
+            kept[part] = new
+            seen |= {self.digests[name] for _, name in new}
+        return dropped
 
     def _limit_to_time(self, seconds: float) -> None:
         """Lower the number of training pairs to what the time allows at this rate."""
@@ -304,10 +205,10 @@ class _Copier:
 
     def _reduced(
         self, shards: Sequence[PairShard], options: PairOptions, bad: list[str]
-    ) -> Iterator[tuple[_Row, tuple[bytes, str] | str]]:
+    ) -> Iterator[tuple[Row, tuple[bytes, str] | str]]:
         """Yield rows with their reduced photographs, or why they cannot be read."""
         cores = devices.cores()
-        waiting: deque[tuple[_Row, Future[tuple[bytes, str] | str]]] = deque()
+        waiting: deque[tuple[Row, Future[tuple[bytes, str] | str]]] = deque()
         with ThreadPoolExecutor(cores) as pool:  # Pillow decodes and resizes without the GIL
             for row, pair in self._wanted(shards, options):
                 if isinstance(pair, Bad) or pair.image is None:
@@ -323,23 +224,20 @@ class _Copier:
 
     def _wanted(
         self, shards: Sequence[PairShard], options: PairOptions
-    ) -> Iterator[tuple[_Row, Pair | Bad]]:
-        column = self.settings.label_column
+    ) -> Iterator[tuple[Row, Pair | Bad]]:
         for shard in shards:
-            taken: deque[_Row] = deque()
+            taken: deque[Row] = deque()
 
-            def drafts(shard: PairShard = shard, taken: deque[_Row] = taken) -> Iterator[Any]:
+            def drafts(shard: PairShard = shard, taken: deque[Row] = taken) -> Iterator[Any]:
                 for item in shard.drafts():
                     if isinstance(item, Bad):
                         continue  # counted when the rows were listed
                     pair = item.pair if isinstance(item, Draft) else item
-                    name = _name(shard, pair)
+                    name = name_of(shard, pair)
                     if self.rank.get(name, -1) >= self.limit:
                         self.left_out += 1
                         continue
-                    label = pair.meta.get(column) if column is not None else None
-                    text = "" if label is None else str(label).strip()
-                    taken.append(_Row(name, pair.captions["text"][0], text))
+                    taken.append(Row(name, pair.captions["text"][0], self.labels[name]))
                     yield item
 
             for pair in completed(drafts(), options.fetch):
@@ -363,9 +261,7 @@ def _reduce(data: bytes, side: int) -> tuple[bytes, str] | str:
     return out.getvalue(), ".jpg"
 
 
-def _write_sets(
-    folder: Path, tasks: Sequence[str], kept: dict[str, list[tuple[_Row, str]]]
-) -> None:
+def _write_sets(folder: Path, tasks: Sequence[str], kept: dict[str, list[tuple[Row, str]]]) -> None:
     """Write the evaluation sets of `tasks`, for validation and for the test."""
     labels = sorted({row.label for rows in kept.values() for row, _ in rows if row.label})
     texts = sorted({one_text(row.caption) for rows in kept.values() for row, _ in rows})
@@ -398,13 +294,13 @@ def _write_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def _write_rows(
-    table: Path, rows: Sequence[tuple[_Row, str]], column: str, value: Callable[[_Row], str]
+    table: Path, rows: Sequence[tuple[Row, str]], column: str, value: Callable[[Row], str]
 ) -> None:
     """Write a table of images, which lie in the quickstart's data folder, with one more column."""
     _write_csv(table, ["image", column], ([f"../../{name}", value(row)] for row, name in rows))
 
 
-def _write_training(table: Path, rows: Sequence[tuple[_Row, str]]) -> None:
+def _write_training(table: Path, rows: Sequence[tuple[Row, str]]) -> None:
     lines = ([name, *variants(row.caption, row.name).values()] for row, name in rows)
     _write_csv(table, ["image", *COLUMNS], lines)
 
@@ -414,17 +310,3 @@ def _write_csv(table: Path, header: Sequence[str], lines: Iterable[Sequence[str]
         writer = csv.writer(out)
         writer.writerow(header)
         writer.writerows(lines)
-
-
-def _check_held_out(
-    tasks: Sequence[str], held_out: Mapping[str, Sequence[_Row]], label_column: str | None
-) -> None:
-    """Refuse sets that could not tell students apart."""
-    for rows in held_out.values():
-        if len(rows) < 2:
-            raise DataError("too few photographs could be read to hold some out: give more pairs")
-        if "labels" in tasks and len({row.label for row in rows if row.label}) < 2:
-            raise DataError(
-                f"almost every label in {label_column!r} has a single photograph, so none can be "
-                "held out: choose another --label-column, or omit it"
-            )

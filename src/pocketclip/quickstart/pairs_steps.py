@@ -7,6 +7,7 @@ on the validation set before anything is reinforced, and left out unless it is c
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,21 +18,24 @@ from pocketclip.infer.encoder import Encoder
 from pocketclip.pairs import PairOptions, PairShard
 from pocketclip.quickstart.budget import Clock, Decisions, measure_rate, steps_within, threads
 from pocketclip.quickstart.collection import PAIRS, TESTS, VALIDATION, read_rows
-from pocketclip.quickstart.own_pairs import SIDE, CopySettings, Listed, copy_pairs
+from pocketclip.quickstart.listing import Listed
+from pocketclip.quickstart.own_pairs import SIDE, CopySettings, copy_pairs
 from pocketclip.quickstart.quickstart_run import DATA, MODEL, RUNS, SHARDS, QuickstartRun
 from pocketclip.quickstart.report import report_page
 from pocketclip.quickstart.students import (
+    MOST_CHECKPOINTS,
     batch_size,
+    checkpoints,
     choose_student,
     student_recipe,
     test_students,
     train_student,
 )
 from pocketclip.quickstart.text_variants import COLUMNS
-from pocketclip.reinforce.teacher_check import CheckSample, check_teacher
+from pocketclip.reinforce.teacher_check import CheckSample, check_teacher, check_teachers
 from pocketclip.reinforce.teachers import load_teacher
-from pocketclip.teacher_score import is_clearly_better
-from pocketclip.train.recipe import Recipe
+from pocketclip.teacher_score import TeacherScore, is_clearly_better
+from pocketclip.train.recipe import Recipe, load_recipe
 
 _PAIRS_A_MINUTE = 5000
 """Training pairs that are used at most, by minutes: more could not be learnt in the time."""
@@ -47,6 +51,9 @@ _MOST_VIEWS = 5
 _CHECKED = 200
 """Validation pairs on which a teacher is compared with the plain student."""
 _TEACHER_SIDE = 288
+_RATE_ON = 1 / 3
+"""The learning rate of a student that is trained on, as a share of the first one's: at the full
+rate it first loses what it gained."""
 _MEASURED = 0.015
 """The share of the budget for each measurement of the rate."""
 
@@ -87,7 +94,7 @@ def own_pairs_steps(
         if teachers:
             _with_teachers(run, facts, decisions, clock)
         test_students(run, facts["tasks"])
-    choose_student(run, facts["tasks"][0], facts["validation"])
+    choose_student(run, facts["tasks"][0], _scored(run, facts))
     with run.timed("report", "writing the report"):
         page = report_page(run)
     run.finish(page)
@@ -103,6 +110,9 @@ def _recipe(
     """Return the recipe of a student of the copied pairs."""
     fields = {
         "batch_size": batch,
+        "checkpoint.every_steps": math.ceil(
+            steps / checkpoints(steps * batch, facts["validation"])
+        ),
         "model.overrides": STUDENT,
         "channels_last": True,
         "loss.weights": [1.0, 0.0],
@@ -143,10 +153,17 @@ def _speed(run: QuickstartRun, facts: Mapping[str, Any], clock: Clock) -> dict[s
 
 
 def _steps(facts: Mapping[str, Any], speed: Mapping[str, Any], seconds: float) -> int:
-    batch = speed["batch_size"]
-    scored = 8 * facts["validation"]
-    steps = steps_within(seconds, speed["samples_per_second"], batch, scored=scored)
+    batch, rate = speed["batch_size"], speed["samples_per_second"]
+    # At most a quarter of the time is for scoring, see `checkpoints`.
+    scored = min(MOST_CHECKPOINTS * facts["validation"], int(seconds * rate / 2))
+    steps = steps_within(seconds, rate, batch, scored=scored)
     return min(steps, max(12, _MOST_EPOCHS * facts["train"] // batch))
+
+
+def _scored(run: QuickstartRun, facts: Mapping[str, Any]) -> int:
+    """Return the number of validation pairs with a score: those without a label have none."""
+    task = facts["tasks"][0]
+    return len(read_rows(run.out / DATA / TESTS / f"{VALIDATION}{task}" / "test.csv"))
 
 
 def _with_teachers(
@@ -158,8 +175,12 @@ def _with_teachers(
     run.result["teachers"] = found
     speed = decisions.values["speed"]
     plain = run.out / RUNS / "plain" / MODEL
-    changes: dict[str, Any] = {"model.init": str(plain), "seed": run.settings["seed"] + 1}
-    better = [entry["spec"] for entry in found["checked"] if entry["better"]]
+    changes: dict[str, Any] = {
+        "model.init": str(plain),
+        "seed": run.settings["seed"] + 1,
+        "optimizer.lr": load_recipe("scenes-tiny").optimizer.lr * _RATE_ON,
+    }
+    better = found["used"]
     if not better:
         steps = decisions("plain-more", lambda: _steps(facts, speed, clock.left()))
         text = "training the plain student on: no teacher knows clearly more than it"
@@ -201,15 +222,39 @@ def _compare(run: QuickstartRun, facts: Mapping[str, Any]) -> dict[str, Any]:
         teacher = load_teacher(spec)
         began = time.monotonic()
         score = check_teacher(teacher, sample, name=Path(spec).name, templates=templates)
-        better = is_clearly_better(score, plain)
+        better = _is_worth_it(score, plain)
         taken = (time.monotonic() - began) / len(rows)
         seconds += taken if better else 0.0
         checked.append({"spec": spec, "better": better, "line": score.line(), **score.facts()})
+    used, ensemble = _use(sample, templates, checked)
     return {
         "plain": {"line": plain.line(), **plain.facts()},
         "checked": checked,
+        "used": used,
+        "ensemble": ensemble,
         "seconds_per_image": seconds,
     }
+
+
+def _is_worth_it(teacher: TeacherScore, plain: TeacherScore) -> bool:
+    """Return whether a teacher knows something, and clearly more than the plain student.
+
+    A student that knows nothing yet may score below a teacher that knows nothing.
+    """
+    return teacher.is_above_chance and is_clearly_better(teacher, plain)
+
+
+def _use(
+    sample: CheckSample, templates: Sequence[str], checked: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], str | None]:
+    """Return the better teachers, or the best one if they know less together; and their score."""
+    better = [entry for entry in checked if entry["better"]]
+    specs = [entry["spec"] for entry in better]
+    if len(better) < 2:
+        return specs, None
+    _, together = check_teachers([load_teacher(s) for s in specs], sample, templates=templates)
+    best = max(better, key=lambda entry: entry["value"])
+    return specs if together.value >= best["value"] else [best["spec"]], together.line()
 
 
 def _affordable(facts: Mapping[str, Any], found: Mapping[str, Any], clock: Clock) -> dict[str, int]:

@@ -20,17 +20,17 @@ from pocketclip._deprecated import renamed_arguments
 from pocketclip.errors import ConfigError
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.progress import ProgressReporter
-from pocketclip.quickstart.advice import commands, expectation
+from pocketclip.quickstart.advice import commands, data_lines, expectation, teacher_lines
 from pocketclip.quickstart.budget import LEAST_MINUTES, MOST_MINUTES, Clock, check_minutes
-from pocketclip.quickstart.own_pairs import list_pairs, with_labels
+from pocketclip.quickstart.listing import list_pairs, with_labels
 from pocketclip.quickstart.pairs_steps import own_pairs_steps
 from pocketclip.quickstart.quickstart_run import QuickstartRun
 from pocketclip.quickstart.scenes_steps import scenes_steps
 from pocketclip.quickstart.students import choice_lines
 
 __all__ = [
-    "MINUTES", "choice_lines", "minutes_of", "next_commands", "quickstart_pairs",
-    "quickstart_scenes",
+    "MINUTES", "choice_lines", "data_lines", "minutes_of", "next_commands", "quickstart_pairs",
+    "quickstart_scenes", "teacher_lines",
 ]  # fmt: skip
 
 MINUTES = 10.0

@@ -20,7 +20,7 @@ from pocketclip.evaluate.report.render import render
 from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder
-from pocketclip.quickstart.advice import commands
+from pocketclip.quickstart.advice import commands, data_lines, teacher_lines
 from pocketclip.quickstart.captions import names_in
 from pocketclip.quickstart.collection import PAIRS, TESTS, read_rows
 from pocketclip.quickstart.quickstart_run import DATA, MODEL, REPORT, RUNS, SHARDS, QuickstartRun
@@ -65,6 +65,8 @@ def report_page(run: QuickstartRun) -> str:
         arms=arms,
         chosen=result["choice"]["chosen"],
         choice=choice_lines(result),
+        about_data=data_lines(result),
+        about_teachers=teacher_lines(result),
         chances=chances,
         colours_alone=_colours_alone(run) if scenes else None,
         score_head=["", "validation", *(_TASKS[name] for name in chances)],

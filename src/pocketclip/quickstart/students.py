@@ -19,7 +19,7 @@ from pocketclip.train import selection
 from pocketclip.train.curve import go_on_command
 from pocketclip.train.recipe import Recipe, load_recipe
 
-_CHECKPOINTS = 8
+MOST_CHECKPOINTS, _LEAST_CHECKPOINTS = 8, 3
 
 
 def student_recipe(
@@ -42,9 +42,9 @@ def student_recipe(
             "seed": run.settings["seed"],
             "steps": steps,
             "schedule.warmup": min(base.schedule.warmup, steps // 4),
-            "checkpoint.every_steps": math.ceil(steps / _CHECKPOINTS),
+            "checkpoint.every_steps": math.ceil(steps / MOST_CHECKPOINTS),
             "data.workers": run.workers,
-            "log_every": max(1, min(base.log_every, steps // _CHECKPOINTS)),
+            "log_every": max(1, min(base.log_every, steps // MOST_CHECKPOINTS)),
             "evaluation": {
                 "data": str(run.out / DATA / TESTS),
                 "tasks": [f"{VALIDATION}{task}"],
@@ -52,6 +52,17 @@ def student_recipe(
             **changes,
         },
     )
+
+
+def checkpoints(samples: int, validation: int) -> int:
+    """Return the number of checkpoints that are scored: few where that would take all the time.
+
+    Args:
+        samples: that the training sees.
+        validation: images that each score encodes, at about half the time of a training sample.
+    """
+    affordable = int(samples / 3 / max(validation / 2, 1))
+    return min(max(affordable, _LEAST_CHECKPOINTS), MOST_CHECKPOINTS)
 
 
 def batch_size(most: int, samples: int) -> int:

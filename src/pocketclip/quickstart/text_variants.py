@@ -21,6 +21,11 @@ COLUMNS = ("caption", "prompt", "part", "part_prompt")
 """The columns of a table of pairs; the first one holds the text as it was found."""
 _DETERMINED = re.compile(r"(an?|the|this|my|two|three|some|\d+)\b", re.IGNORECASE)
 _PROMPTED = re.compile(r"(an? |the )?(photo|picture|image|drawing)\b", re.IGNORECASE)
+_EMPTY = {
+    *("", "a", "an", "the", "of", "and", "or", "in", "on", "at", "to", "with", "for", "from", "by"),
+    *("is", "are", "this", "that"),
+}
+"""A part of such words alone would be the same text for photographs of anything."""
 _SHORT = 8
 """Up to this number of words each is kept with probability 1/2; of a longer text, 4/5."""
 
@@ -49,4 +54,11 @@ def _part(text: str, rng: np.random.Generator) -> str:
     words = text.split()
     share = 0.5 if len(words) <= _SHORT else 0.8
     kept = [word for word, draw in zip(words, rng.random(len(words)), strict=True) if draw < share]
-    return " ".join(kept) or str(rng.choice(words))
+    if all(_says_nothing(word) for word in kept):
+        telling = [word for word in words if not _says_nothing(word)]
+        return str(rng.choice(telling or words))
+    return " ".join(kept)
+
+
+def _says_nothing(word: str) -> bool:
+    return word.casefold().strip(".,;:!?") in _EMPTY
