@@ -88,7 +88,8 @@ def data_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"The texts hardly ever name {len(unnamed):,} of the {facts['labels']:,} labels "
             f"({shown}): a student that learns from the texts alone cannot know these words. "
-            "Give texts that hold them with --caption-column."
+            "Give texts that hold them with --caption-column, or use pocketclip fit or finetune, "
+            "which learn from the labels."
         )
     return lines
 
