@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pocketclip import checkpoint
 from pocketclip.errors import BundleError, CheckpointError, ConfigError, DataError, PocketclipError
 from pocketclip.evaluate.datasets.examples import DataOptions
 from pocketclip.finetune import pipeline
+from pocketclip.finetune.commands import next_commands
+from pocketclip.finetune.generic import training_captions
+from pocketclip.finetune.own_images import read_images
 from pocketclip.finetune.pipeline import Options, finetune
 from pocketclip.finetune.start import open_start, overrides_of
+from pocketclip.finetune.tables import write_tables
 from pocketclip.nn.reparam import fuse
 from pocketclip.shards import read
 from tests.finetune.conftest import COLOURS, draw_folder, draw_square
@@ -175,8 +181,11 @@ def test_unreadable_images_are_named(start, tmp_path):
     folder = draw_folder(tmp_path / "in", 5)
     (folder / "grey" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
     options = Options(**QUICK, interpolation=False)
+    for number in range(2):  # a training and, more often than not, a validation image
+        (folder / "grey" / f"broken{number}.jpg").write_bytes(b"\xff\xd8\xff broken")
     result = finetune(str(start), str(folder), tmp_path / "out", options, workers=0)
     assert any("could not be read" in text or "left out" in text for text in result["warnings"])
+    assert result["counts"]["left_out"] == 3
 
 
 def test_reinforced_shards_keep_their_teachers(finished, start, tmp_path):
@@ -246,3 +255,67 @@ def test_a_table_of_labels(start, squares, tmp_path):
     result = finetune(str(start), str(table), tmp_path / "out", options, workers=0)
     assert result["counts"]["classes"] == 3
     assert "my grey" in (tmp_path / "out" / "data" / "train.csv").read_text()
+
+
+def test_an_output_folder_inside_the_images_is_refused(start, squares):
+    with pytest.raises(ConfigError, match="is inside"):
+        finetune(str(start), str(squares), squares / "run", Options(**QUICK))
+    assert not (squares / "run").exists()
+
+
+def test_wrong_settings_are_found_before_there_is_a_folder(start, squares, tmp_path):
+    with pytest.raises(PocketclipError, match=r"optimizer\.lr"):
+        finetune(str(start), str(squares), tmp_path / "out", Options(settings=["optimizer.lr=abc"]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_call_with_conditions_resumes_unless_an_image_changed(start, tmp_path, monkeypatch):
+    folder = draw_folder(tmp_path / "in", 3)
+    table = tmp_path / "t.csv"
+    rows = [[p, p.parent.name, "a"] for p in sorted(folder.glob("*/*.png"))]
+    with table.open("w", newline="") as out:
+        csv.writer(out).writerows([["image", "kind", "part"], *rows])
+    images = DataOptions(label_column="kind", where=(("part", "a"),), split="train")
+    options, reached = Options(**QUICK, images=images), []
+
+    def stop(*_args):
+        reached.append(True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_run", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(str(start), str(table), tmp_path / "out", options)
+    assert len(reached) == 2
+    draw_square(folder / "grey" / "0.png", (9, 9, 9), 77)
+    with pytest.raises(ConfigError, match=r"other settings \(images changed"):
+        finetune(str(start), str(table), tmp_path / "out", options)
+
+
+def test_the_command_for_another_try_repeats_all_options(finished):
+    settings = finished["settings"] | {
+        "images.where": [["part", "a b"]], "images.templates": ["my {}"], "retain": 0.5,
+        "teachers": ["big"], "settings": {"optimizer.lr": 1.0, "data.balance": 0.5},
+        "interpolation": False,
+    }  # fmt: skip
+    candidates = [{**finished["candidates"][0], "chosen": True}]
+    result = {**finished, "settings": settings, "candidates": candidates}
+    command = next(c for c in next_commands(result) if c.startswith("pocketclip finetune"))
+    for words in (
+        "--where 'part=a b'", "--template 'my {}'", "--teacher big", "--retain 0.5", "--steps 4",
+        "--set data.balance=0.5", "--no-interpolation", "--preset last-n", "--views 2",
+    ):  # fmt: skip
+        assert f" {words} " in command
+    assert command.count("optimizer.lr") == 1
+    assert not any(c.startswith("pocketclip fit") for c in next_commands(result))
+
+
+def test_labels_that_name_all_generic_captions(squares):
+    names = ["a", "photo", "picture", *training_captions()]
+    own = dataclasses.replace(read_images(str(squares)), classes=names)
+    held_out = np.zeros(len(own), bool)
+    held_out[:2] = True
+    with pytest.raises(DataError, match="--no-self-distillation"):
+        write_tables(squares.parent / "t", own, held_out, 0)
+    write_tables(squares.parent / "t", own, held_out, 0, generic=False)
+    assert (squares.parent / "t" / "train.csv").read_text().startswith("image,caption\n")

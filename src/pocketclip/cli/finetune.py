@@ -39,7 +39,8 @@ def finetune(
             "--teacher",
             "-t",
             metavar="MODEL",
-            help="A larger model whose embeddings are distilled too; may be repeated.",
+            help="A larger model that is distilled in the place of the start if it is clearly "
+            "better on your images; may be repeated.",
         ),
     ] = None,
     captioner: Annotated[
@@ -168,11 +169,12 @@ def finetune(
     """Make a model better on your own images, and keep what it knew.
 
     Some images of each label are held out to validate with. The start model stays a teacher while
-    the model learns, and the models between start and end are scored too; the one with the best
-    validation among those that keep enough of the start's knowledge becomes OUT/model, which may be
-    the start itself: the last line says so. OUT gets a report to open in a browser. Your images are
-    not copied, except into OUT/shards, which may be deleted at the end. The same command, given
-    again, continues after an interruption.
+    the model learns, or --teacher takes its place, and the models between start and end are scored
+    too; the one with the best validation among those that keep enough of the start's knowledge
+    becomes OUT/model, which may be the start itself: the last line says so. OUT gets a report to
+    open in a browser. Your images are not copied, except into OUT/shards, which may be deleted at
+    the end. The same command, given again, continues after an interruption. An image that cannot be
+    used is left out and counted; the exit code is then 1.
 
     \b
     pocketclip finetune mobileclip2-s0 --data shelf/ --out runs/shelf
@@ -210,6 +212,8 @@ def finetune(
         print_json(result)
     else:
         _print(result, out)
+    if result["counts"]["left_out"]:
+        raise typer.Exit(1)
 
 
 def _print(result: dict[str, Any], out: Path) -> None:

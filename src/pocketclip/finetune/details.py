@@ -17,7 +17,8 @@ from pocketclip.infer.encoder import Encoder
 from pocketclip.nn.clip import CLIP
 
 _MOST = 5000
-"""Training images that are looked at for doubtful labels, besides the validation images."""
+"""Training images, evenly spread, that are looked at for doubtful labels, besides the validation
+images."""
 
 
 def describe_labels(
@@ -32,7 +33,9 @@ def describe_labels(
         chosen: the model that is handed over.
     """
     assert own.labels is not None
-    validation, training = np.flatnonzero(held_out), np.flatnonzero(~held_out)[:_MOST]
+    validation, training = np.flatnonzero(held_out), np.flatnonzero(~held_out)
+    if len(training) > _MOST:  # in folders they stand class by class, so not the first ones
+        training = training[np.linspace(0, len(training) - 1, _MOST).astype(int)]
     numbers = np.concatenate([validation, training])
     good, probabilities = _probabilities(chosen, own, numbers)
     before_good, before = _probabilities(start, own, validation)

@@ -36,7 +36,8 @@ class Options:
     unlabelled: bool = False
     """Ignore labels and captions."""
     teachers: Sequence[str] = ()
-    """Larger models to distil too, as `pocketclip reinforce --teacher` takes them."""
+    """Larger models to distil in the place of the start, if they are clearly better, as
+    `pocketclip reinforce --teacher` takes them."""
     captioner: str | None = None
     """A model that writes captions for images without texts first, as `pocketclip reinforce
     --captioner` takes it."""
@@ -109,11 +110,21 @@ class FinetuneRun(PipelineFolder):
         return self.options.self_distillation and not self.teachers
 
     @property
+    def may_distil(self) -> bool:
+        """Whether the start or a teacher may be distilled, which takes generic captions."""
+        return self.options.self_distillation or bool(self.options.teachers)
+
+    @property
     def metric(self) -> str:
         """The name of the validation score."""
         if self.own.kind == "none":
             return "agreement with the teacher"
         return "zero-shot top-1" if self.own.labels is not None else "retrieval, mean recall@1"
+
+    def warn(self, text: str) -> None:
+        """Say something that the report says too."""
+        self.result["warnings"].append(text)
+        self.reporter.stage(f"note: {text}")
 
     def recorded(self, name: str, work: Callable[[], Any]) -> Any:
         """Return the JSON value of a step: of an earlier call that finished it, or computed now."""

@@ -11,6 +11,7 @@ Shapes: N images, L classes.
 from __future__ import annotations
 
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from pocketclip.evaluate.datasets.examples import DataOptions
 from pocketclip.evaluate.datasets.find import find, own_task
 from pocketclip.evaluate.datasets.labelled_images import read_labelled
 from pocketclip.evaluate.datasets.rows import SUFFIXES as TABLES
+from pocketclip.formats.json_text import digest_json
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.pairs.base import Draft
 from pocketclip.prompts import fill_templates
@@ -141,6 +143,7 @@ def _labelled(source: str, options: DataOptions) -> OwnImages:
         labels=read.labels,
         classes=read.classes,
         templates=read.templates,
+        left_out=read.left_out,
     )
 
 
@@ -210,6 +213,25 @@ def with_repeated_captions(read: OwnImages) -> OwnImages:
     )
 
 
+def digest(own: OwnImages) -> str:
+    """Return a hash that changes when images, texts, labels or prompts do."""
+    texts = [[n, t] for n, t in zip(own.names, own.captions, strict=True)]
+    labels = None if own.labels is None else own.labels.tolist()
+    files = [] if own.is_shards else [_version_of(image) for image in own.images]
+    return digest_json([texts, labels, own.classes, own.templates, files])
+
+
+def _version_of(image: bytes | str) -> list[int]:
+    """Return numbers that change when an image does, without reading a file."""
+    if isinstance(image, bytes):
+        return [len(image), zlib.crc32(image)]
+    try:
+        facts = Path(image).stat()
+    except (OSError, ValueError):  # in an object store, or missing, which is found out later
+        return []
+    return [facts.st_size, facts.st_mtime_ns]
+
+
 def only(own: OwnImages, chosen: NDArray[np.bool_]) -> OwnImages:
     """Return the chosen ones (N,) of some images."""
     numbers = np.flatnonzero(chosen)
@@ -223,6 +245,8 @@ def only(own: OwnImages, chosen: NDArray[np.bool_]) -> OwnImages:
 
 
 def _unlabelled(source: str) -> OwnImages:
+    if storage.is_remote(source) or not Path(source).is_dir():
+        raise DataError(f"{source}: images without texts are read from a folder only: give theirs")
     paths = find_photographs([source]).paths
     images: list[bytes | str] = [str(path.absolute()) for path in paths]
     return OwnImages(

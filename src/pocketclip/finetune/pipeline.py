@@ -13,8 +13,9 @@ arXiv 2109.01903), so that what the start knew is kept.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-import shlex
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from pocketclip.errors import ConfigError, DataError, count_of
 from pocketclip.export.job import check as check_export
 from pocketclip.export.job import export as export_bundle
 from pocketclip.finetune import interpolate, teaching
+from pocketclip.finetune.commands import next_commands
 from pocketclip.finetune.details import describe_labels
 from pocketclip.finetune.finetune_run import (
     DATA,
@@ -38,7 +40,7 @@ from pocketclip.finetune.finetune_run import (
     Options,
     validation_share,
 )
-from pocketclip.finetune.own_images import OwnImages, only, read_images
+from pocketclip.finetune.own_images import OwnImages, digest, only, read_images
 from pocketclip.finetune.own_shards import (
     is_reinforced,
     read_shards,
@@ -52,7 +54,6 @@ from pocketclip.finetune.start import open_start
 from pocketclip.finetune.tables import IMAGES, VALIDATION, write_tables
 from pocketclip.finetune.training import reinforce, train_recipe, training_images
 from pocketclip.finetune.validation import Validation, training_pixels
-from pocketclip.formats.json_text import digest_json
 from pocketclip.infer.encoder import Encoder
 from pocketclip.nn.clip import CLIP
 from pocketclip.pairs.split import hold_out
@@ -60,6 +61,7 @@ from pocketclip.pipeline_folder import MODEL
 from pocketclip.progress import ProgressReporter
 from pocketclip.train.recipe_settings import parse_settings
 
+_ROUNDING = 1e-6
 FEW = 30
 """Below this number of validation images their score is called rough."""
 log = logging.getLogger(__name__)
@@ -109,17 +111,20 @@ def finetune(
             f"{data} has images without labels or captions: pass --teacher MODEL to learn from "
             "what a larger model says of them, or --captioner MODEL to have captions written first"
         )
-    settings = {
+    _refuse_inside(out, data)
+    settings: dict[str, Any] = {
         "model": resolve.absolute(model),
         "space_id": start.space_id,
         "data": data if storage.is_remote(data) else str(Path(data).resolve()),
-        "images": _digest(own),
+        "images": digest(own),
         **_json(options),
     }
+    settings = json.loads(json.dumps(settings))  # as a resumed call reads them: lists, no tuples
     run = FinetuneRun(
         out=Path(out), settings=settings, reporter=reporter, workers=workers, options=options,
         start=start, own=own, offline=offline,
     )  # fmt: skip
+    train_recipe(run, len(own))  # refuses wrong settings before there is a folder
     with run.claim_folder():
         _run(run, export)
     return run.result
@@ -158,10 +163,15 @@ def _json(options: Options) -> dict[str, Any]:
             **values}  # fmt: skip
 
 
-def _digest(own: OwnImages) -> str:
-    texts = [[n, t] for n, t in zip(own.names, own.captions, strict=True)]
-    labels = None if own.labels is None else own.labels.tolist()
-    return digest_json([texts, labels, own.classes, own.templates])
+def _refuse_inside(out: str | Path, data: str) -> None:
+    """Refuse an output folder whose files would be read as the user's images when resumed."""
+    if storage.is_remote(data) or not Path(data).is_dir():
+        return
+    if Path(out).resolve().is_relative_to(Path(data).resolve()):
+        raise ConfigError(
+            f"{out} is inside {data}, so its files would be taken for your images: choose an --out "
+            "outside of it"
+        )
 
 
 def _run(run: FinetuneRun, export: Sequence[str]) -> None:
@@ -174,9 +184,9 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
         held_out, counts = _split(run)
     validation = Validation(run.out / DATA / VALIDATION, run.metric)
     result |= {"task": run.own.kind, "metric": run.metric, "counts": counts}
-    result["warnings"] += _warnings(run, counts)
-    for warning in result["warnings"]:
-        run.reporter.stage(f"note: {warning}")
+    for warning in _warnings(run, counts):
+        run.warn(warning)
+    _check_validation_images(run, held_out, counts)
     with run.timed("start", "scoring the start"):
         retention = validation.retention(run.start, options.keep)
         before = float(run.recorded("start", lambda: validation.score(run.start)))
@@ -187,6 +197,7 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
     else:
         with run.timed("reinforce", "storing augmented views and embeddings"):
             result["shards"] = reinforce(run)
+        counts["left_out"] += result["shards"]["left_out"]
     recipe, trials, why = choose_rate(
         run, train_recipe(run, counts["train"]), validation, retention
     )
@@ -290,8 +301,34 @@ def _split(run: FinetuneRun) -> tuple[NDArray[np.bool_], dict[str, int]]:
                 )
             },
         )
-    counts["rows"] = write_tables(run.out / DATA, own, held_out, options.seed, said)
+    counts["rows"] = write_tables(
+        run.out / DATA, own, held_out, options.seed, said, generic=run.may_distil
+    )
     return held_out, counts
+
+
+def _check_validation_images(
+    run: FinetuneRun, held_out: NDArray[np.bool_], counts: dict[str, int]
+) -> None:
+    """Say which validation images cannot be read: no model is scored on them.
+
+    Raises:
+        DataError: none can.
+    """
+    own = run.own
+    bad = run.recorded(
+        "unreadable",
+        lambda: [
+            f"{own.names[i]}: {reason}"
+            for i in np.flatnonzero(held_out)
+            if (reason := teaching.why_unreadable(own.images[i]))
+        ],
+    )
+    if len(bad) == counts["validation"]:
+        raise DataError(f"{own.source}: no validation image can be read; the first: {bad[0]}")
+    if bad:
+        counts["left_out"] += len(bad)
+        run.warn(f"{count_of(len(bad), 'validation image')} left out, the first: {bad[0]}")
 
 
 def _choose_teachers(run: FinetuneRun) -> list[str]:
@@ -313,15 +350,23 @@ def _choose_teachers(run: FinetuneRun) -> list[str]:
     run.result["teachers"] = value
     for line in value["lines"]:
         run.reporter.stage(line)
-    return list(options.teachers) if value["used"] else []
+    if not value["used"]:
+        return []
+    if options.self_distillation:
+        note = (
+            f"{', '.join(options.teachers)}: distilled in the place of the start: what the start "
+            "knew is kept only by the choice of the model"
+        )
+        run.warn(note)
+    return list(options.teachers)
 
 
 def _warnings(run: FinetuneRun, counts: Mapping[str, int]) -> list[str]:
     warnings = []
     if run.own.is_shards and run.options.self_distillation:
         warnings.append(
-            "the shards' stored teachers are distilled as they are, not the start: to keep what it "
-            "knew, the models between start and end are scored"
+            "the shards' stored teachers are distilled, not the start: what it knew is kept only "
+            "by the choice of the model"
         )
     if counts["validation"] < FEW:
         warnings.append(
@@ -388,7 +433,8 @@ def _verdict(best: interpolate.Point, start: interpolate.Point, result: Mapping[
     what = "the trained model" if best.a == 1 else f"{best.a:.0%} of the way from start to end"
     return (
         f"{what}, {metric} {100 * start.validation:.1f} -> {100 * best.validation:.1f} % on the "
-        f"validation images, {best.retention:.0%} of the start's knowledge kept"
+        f"validation images, {math.floor(100 * best.retention + _ROUNDING)} % of the start's "
+        "knowledge kept"
     )
 
 
@@ -400,30 +446,3 @@ def _export(run: FinetuneRun, chosen: CLIP, targets: Sequence[str]) -> dict[str,
             export_bundle(chosen, run.out / target, target=target)
         folders[target] = str(run.out / target)
     return folders
-
-
-def next_commands(result: Mapping[str, Any]) -> list[str]:
-    """Return commands to go on with."""
-    out = Path(result["out"])
-    model, data = shlex.quote(str(out / MODEL)), shlex.quote(str(out / DATA / VALIDATION))
-    commands = [f"pocketclip eval {model} --data {data}"]
-    if not result["exports"]:
-        bundle = shlex.quote(str(out / "onnx"))
-        commands.append(f"pocketclip export {model} --format onnx --out {bundle}")
-    if result["candidates"][0]["chosen"]:
-        training, settings = result["training"], result["settings"]
-        columns = "".join(
-            f" --{name.replace('_', '-')} {shlex.quote(settings[f'images.{name}'])}"
-            for name in ("image_column", "label_column", "caption_column")
-            if settings[f"images.{name}"]
-        )
-        source = shlex.quote(result["data"]) + columns
-        commands.append(
-            f"pocketclip finetune {shlex.quote(result['model'])} --data {source} --preset "
-            f"{training['preset']} --set optimizer.lr={training['lr'] / 3:.1g} --out "
-            f"{shlex.quote(str(out) + '-slower')}"
-        )
-        if result["task"] == "labels" and not settings["images.image_column"]:
-            model = shlex.quote(result["model"])
-            commands.append(f"pocketclip fit {source} --model {model} --out labels.json")
-    return commands

@@ -53,7 +53,7 @@ def generic_captions(own: OwnImages, rows: int, seed: int) -> list[list[str]]:
     if len(texts) < GENERIC:
         raise DataError(
             f"the labels name nearly all of the {len(training_captions())} generic captions: "
-            "pass --no-self-distillation"
+            "pass --no-self-distillation, without --teacher"
         )
     rng = np.random.default_rng(seed)
     drawn: list[str] = []
@@ -68,6 +68,8 @@ def write_tables(
     held_out: NDArray[np.bool_],
     seed: int,
     said: Mapping[str, int] | None = None,
+    *,
+    generic: bool = True,
 ) -> int:
     """Write the tables of the training and validation images; return the number of training rows.
 
@@ -80,6 +82,7 @@ def write_tables(
         seed: of the choice of generic captions.
         said: for images without texts: which of `training_captions()` a teacher chose for each
             validation image, by its name; -1 for one that could not be read.
+        generic: give each training row generic captions.
 
     Raises:
         DataError: a file name that no table can hold, or see `generic_captions`.
@@ -94,11 +97,12 @@ def write_tables(
         for i in np.flatnonzero(~held_out)
         for text in own.captions[i] or [""]
     ]
-    generic = generic_captions(own, len(rows), seed)
+    columns = generic_columns() if generic else ()
+    texts = generic_captions(own, len(rows), seed) if generic else [[]] * len(rows)
     _write(
         folder / TRAIN,
-        ("image", "caption", *generic_columns()),
-        [row + texts for row, texts in zip(rows, generic, strict=True)],
+        ("image", "caption", *columns),
+        [row + more for row, more in zip(rows, texts, strict=True)],
     )
     return len(rows)
 

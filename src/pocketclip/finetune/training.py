@@ -42,16 +42,17 @@ def reinforce(run: FinetuneRun) -> dict[str, Any]:
         offline=run.offline,
     )
     # Without texts of their own, images are learnt from generic captions alone.
+    generic = generic_columns() if run.may_distil else ()
     first = ("caption",) if run.own.kind != "none" else ()
     shards = open_pairs(
         str(run.out / DATA / TRAIN),
-        PairOptions(image_column="image", caption_columns=(*first, *generic_columns())),
+        PairOptions(image_column="image", caption_columns=(*first, *generic)),
     )
     summary = run.reinforce_shards(shards, recipe, SHARDS)
     samples = sum(report.samples for report in summary.reports)
     bad = sum(report.bad for report in summary.reports)
     if bad:
-        run.result["warnings"].append(
+        run.warn(
             f"{count_of(bad, 'training image')} could not be read; the .bad.jsonl files in "
             f"{run.out / SHARDS} say why"
         )
@@ -68,10 +69,11 @@ def train_recipe(run: FinetuneRun, samples: int) -> Recipe:
     options = run.options
     # A better teacher knows the user's texts too; the start would hold back what they teach.
     distils = run.distils_start or bool(run.teachers)
-    synthetic = not run.own.is_shards or run.result["stored"]["synthetic"]
+    stored = run.result.get("stored", {})  # of shards, once they are split
+    synthetic = stored.get("synthetic", True)
     if run.own.is_shards:
-        distils = bool(run.result["stored"]["embeddings"])
-    learns_texts = run.own.kind != "none"
+        distils = stored.get("embeddings", True)
+    learns_texts = run.own.kind != "none" or bool(options.captioner)
     generic_only = run.distils_start and not run.own.is_shards
     fields = {
         "model.name": run.start.config.name,

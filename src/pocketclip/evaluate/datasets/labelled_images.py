@@ -15,7 +15,7 @@ import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ class LabelledImages:
     """L class names; some may have no photograph."""
     templates: list[str]
     """The set's prompts, with `{c}` or `{}` for the class name."""
+    left_out: list[str] = field(default_factory=list)
+    """Why each photograph that has several labels was left out."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -105,6 +107,7 @@ def read_labelled(source: str, options: DataOptions | None = None) -> LabelledIm
         labels=np.array([example.label for example in examples.values()], np.int64),
         classes=data.classes,
         templates=list(data.templates or ()),
+        left_out=[f"{name}: has several labels" for name in sorted(twice)],
     )
     if by_folder:
         _warn_of_empty(data.path, read.names)
