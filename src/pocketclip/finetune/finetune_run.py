@@ -102,7 +102,7 @@ class FinetuneRun(PipelineFolder):
     own: OwnImages
     offline: bool = False
     teachers: list[str] = field(default_factory=list)
-    """The teachers that are distilled besides the start."""
+    """The teachers that are distilled in the place of the start; until they are checked, all."""
 
     @property
     def distils_start(self) -> bool:

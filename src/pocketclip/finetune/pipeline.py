@@ -122,7 +122,7 @@ def finetune(
     settings = json.loads(json.dumps(settings))  # as a resumed call reads them: lists, no tuples
     run = FinetuneRun(
         out=Path(out), settings=settings, reporter=reporter, workers=workers, options=options,
-        start=start, own=own, offline=offline,
+        start=start, own=own, offline=offline, teachers=list(options.teachers),
     )  # fmt: skip
     train_recipe(run, len(own))  # refuses wrong settings before there is a folder
     with run.claim_folder():
@@ -186,7 +186,6 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
     result |= {"task": run.own.kind, "metric": run.metric, "counts": counts}
     for warning in _warnings(run, counts):
         run.warn(warning)
-    _check_validation_images(run, held_out, counts)
     with run.timed("start", "scoring the start"):
         retention = validation.retention(run.start, options.keep)
         before = float(run.recorded("start", lambda: validation.score(run.start)))
@@ -301,34 +300,36 @@ def _split(run: FinetuneRun) -> tuple[NDArray[np.bool_], dict[str, int]]:
                 )
             },
         )
+    bad = _unreadable(run, held_out)
+    counts["left_out"] += len(bad)
+    counts["validation"] -= len(bad)
+    if bad:
+        text = f"{count_of(len(bad), 'validation image')} left out, the first: {next(iter(bad))}: "
+        run.warn(text + next(iter(bad.values())))
     counts["rows"] = write_tables(
-        run.out / DATA, own, held_out, options.seed, said, generic=run.may_distil
+        run.out / DATA, own, held_out, options.seed, said, generic=run.may_distil, unreadable=bad
     )
     return held_out, counts
 
 
-def _check_validation_images(
-    run: FinetuneRun, held_out: NDArray[np.bool_], counts: dict[str, int]
-) -> None:
-    """Say which validation images cannot be read: no model is scored on them.
+def _unreadable(run: FinetuneRun, held_out: NDArray[np.bool_]) -> dict[str, str]:
+    """Return why validation images cannot be read, by name; an evaluation would stop at them.
 
     Raises:
-        DataError: none can.
+        DataError: fewer than two can.
     """
     own = run.own
-    bad = run.recorded(
+    bad: dict[str, str] = run.recorded(
         "unreadable",
-        lambda: [
-            f"{own.names[i]}: {reason}"
+        lambda: {
+            own.names[i]: reason
             for i in np.flatnonzero(held_out)
             if (reason := teaching.why_unreadable(own.images[i]))
-        ],
+        },
     )
-    if len(bad) == counts["validation"]:
-        raise DataError(f"{own.source}: no validation image can be read; the first: {bad[0]}")
-    if bad:
-        counts["left_out"] += len(bad)
-        run.warn(f"{count_of(len(bad), 'validation image')} left out, the first: {bad[0]}")
+    if bad and held_out.sum() - len(bad) < 2:
+        raise DataError(f"{own.source}: fewer than 2 validation images can be read")
+    return bad
 
 
 def _choose_teachers(run: FinetuneRun) -> list[str]:

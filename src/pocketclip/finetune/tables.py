@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,7 @@ def write_tables(
     said: Mapping[str, int] | None = None,
     *,
     generic: bool = True,
+    unreadable: Collection[str] = (),
 ) -> int:
     """Write the tables of the training and validation images; return the number of training rows.
 
@@ -83,13 +84,15 @@ def write_tables(
         said: for images without texts: which of `training_captions()` a teacher chose for each
             validation image, by its name; -1 for one that could not be read.
         generic: give each training row generic captions.
+        unreadable: names of validation images to leave out.
 
     Raises:
         DataError: a file name that no table can hold, or see `generic_captions`.
         OSError: the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_validation(folder, own, np.flatnonzero(held_out), said or {})
+    shown = [int(i) for i in np.flatnonzero(held_out) if own.names[i] not in unreadable]
+    _write_validation(folder, own, np.array(shown, np.int64), said or {})
     if own.is_shards:
         return int((~held_out).sum())
     rows = [
