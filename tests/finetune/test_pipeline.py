@@ -319,3 +319,55 @@ def test_labels_that_name_all_generic_captions(squares):
         write_tables(squares.parent / "t", own, held_out, 0)
     write_tables(squares.parent / "t", own, held_out, 0, generic=False)
     assert (squares.parent / "t" / "train.csv").read_text().startswith("image,caption\n")
+
+
+TEACHER = '''
+import numpy as np
+
+TEXTS = {"red": (1, 0, 0.3), "green": (0, 1, 0.3), "grey": (0, 0, 1)}
+
+
+class Colours:
+    """Knows the three colours."""
+
+    embed_dim, logit_scale, space_id = 3, 20.0, "colours-1"
+
+    def encode_image(self, images):
+        rows = []
+        for image in images:
+            pixels = np.asarray(image.convert("RGB"), np.float32)
+            h, w = pixels.shape[:2]
+            r, g, _ = pixels[h // 3 : -h // 3, w // 3 : -w // 3].mean((0, 1))
+            rows.append((max(r - g, 0), max(g - r, 0), 60))
+        return self._unit(rows)
+
+    def encode_text(self, texts):
+        return self._unit(
+            [next((v for k, v in TEXTS.items() if k in text), (1, 1, 1)) for text in texts]
+        )
+
+    def _unit(self, rows):
+        rows = np.array(rows, np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def teacher(**_options):
+    return Colours()
+'''
+
+
+def test_a_better_teacher_takes_the_place_of_the_start(tmp_path, monkeypatch, start, squares):
+    (tmp_path / "colours_of_a_test.py").write_text(TEACHER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = "python:colours_of_a_test:teacher"
+    options = Options(**QUICK, teachers=(spec,))
+    result = finetune(str(start), str(squares), tmp_path / "out", options, workers=0)
+    assert result["teachers"]["used"]
+    assert result["training"]["teachers"] == [spec]
+    assert not result["training"]["self_distillation"]
+    sample = next(iter(read(str(tmp_path / "out" / "shards"))))
+    assert sample.embeddings["image_emb"].shape == (QUICK["views"], 3)
+    assert {"text_emb", "text_generic_1_emb"} <= set(sample.embeddings)
+    recipe = (tmp_path / "out" / "runs" / "last-n" / "recipe.yaml").read_text()
+    assert "distill_captions: all" in recipe
+    assert "in the place of the start" in (tmp_path / "out" / "report.html").read_text()

@@ -158,6 +158,7 @@ def _json(options: Options) -> dict[str, Any]:
     values["settings"] = parse_settings(options.settings)
     values["captioner"] = options.captioner and resolve.absolute(options.captioner)
     values["teachers"] = [resolve.absolute(spec) for spec in options.teachers]
+    values["keep"] = options.keep and storage.absolute(options.keep)
     images = values.pop("images")
     return {**{f"images.{k}": list(v) if isinstance(v, tuple) else v for k, v in images.items()},
             **values}  # fmt: skip
