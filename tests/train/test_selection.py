@@ -62,7 +62,14 @@ def of(run):
     return json.loads((run / "selection.json").read_text())
 
 
-@pytest.mark.parametrize("fields", [{}, {"ema": 0.9}, {"checkpoint.keep_best": False}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"ema": 0.9},
+        pytest.param({"checkpoint.keep_best": False}, marks=pytest.mark.slow),
+    ],
+)
 def test_the_best_is_handed_over_exactly_as_it_was_scored(shards, tmp_path, fields):
     run, score = tmp_path / "run", Scorer(0.1, 0.9, 0.3, 0.2)
     whole = recipe(shards, steps=8, **{"checkpoint.keep_last": 1}, **fields)
@@ -116,7 +123,7 @@ def test_the_last_weights_on_request_and_of_equal_scores_the_later(shards, tmp_p
     assert summary.selection.describe().endswith("choose says; the best of all scores")
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("ema", [pytest.param(None, marks=pytest.mark.slow), 0.9])
 def test_the_start_is_handed_over_if_training_hurts(shards, start, tmp_path, caplog, ema):
     run, score = tmp_path / "run", Scorer(0.5, 0.2, 0.3, 0.1, first=0)
     fields = {"model.init": str(start), "ema": ema, "checkpoint.keep_last": 1}
@@ -184,8 +191,8 @@ def test_patience_ends_the_run_and_the_same_command_does_nothing_more(shards, tm
     assert same(weights(run), weights(whole))
 
 
-MOMENTS = ["score", "selection", "signal"]
-MORE_MOMENTS = ["step", "save", "note", "log", "model"]
+MOMENTS = ["selection"]
+MORE_MOMENTS = ["score", "signal", "step", "save", "note", "log", "model"]
 
 
 @pytest.mark.parametrize(
