@@ -171,5 +171,5 @@ def choice_lines(result: Mapping[str, Any]) -> list[str]:
             "more pairs."
         )
     if choice["rising"]:
-        lines.append("Its validation score still rose at the end: more minutes would help.")
+        lines.append("Its validation score still rose at the end: more training would help.")
     return lines
