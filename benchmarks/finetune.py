@@ -37,6 +37,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch
 
+import learning_efficiency
+from learning_efficiency import TEMPLATES
 from pocketclip import checkpoint
 from pocketclip.evaluate.datasets.examples import DataOptions
 from pocketclip.evaluate.labelled import top1
@@ -50,25 +52,10 @@ from pocketclip.storage.local import write_whole
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe
 
-TEMPLATES = ("{}", "a photo of {}.", "{} in a grocery store.", "a close-up of {} on a shelf.")
-SIZES: tuple[int | None, ...] = (5, 20, None)
-STUDENT = {
-    "name": "small",
-    "overrides": {
-        "image_size": 64, "embed_dim": 128,
-        "image.depths": [1, 1, 1], "image.widths": [32, 128, 256], "image.mlp_ratio": 2.0,
-        "image.stem_scale": False,
-        "text.width": 64, "text.layers": 1, "text.heads": 2, "text.causal": True,
-        "text.embedding_buckets": 2048, "text.context_length": 32,
-    },
-}  # fmt: skip
+OVERRIDES = {**learning_efficiency.STUDENT["overrides"], "image.widths": [32, 128, 256]}
 COMMON: dict[str, Any] = {
-    "model": STUDENT,
-    "optimizer": {"lr": 3e-3, "weight_decay": 0.1, "beta2": 0.98},
-    "batch_size": 64,
-    "channels_last": True,
-    "precision": "float32",
-}
+    **learning_efficiency.COMMON, "model": {"name": "small", "overrides": OVERRIDES},
+}  # fmt: skip
 START_STEPS = 1800
 SCRATCH = 25_600
 """Samples that the arm `scratch` sees."""

@@ -54,7 +54,7 @@ from pocketclip.train.replay import AugmentationReplay
 from pocketclip.train.setup import build_optimizer, freeze_parts, initial_model
 from pocketclip.train.step import Stepper
 
-STUDENT = {
+STUDENT: dict[str, Any] = {
     "name": "small",
     "overrides": {
         "image_size": 64, "embed_dim": 128,

@@ -1,13 +1,15 @@
-"""Checks embeddings and scales them to unit length; errors name the input of a bad embedding.
+"""Checks embeddings and scales them to unit length, and turns logits into ranked labels.
 
-Shapes: B batch, D embedding.
+Errors name the input of a bad embedding.
+
+Shapes: B batch, D embedding, L labels.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,3 +104,20 @@ def image_name(image: Any, position: int) -> str:
 def text_name(text: str) -> str:
     """Return the name of a text in messages: its beginning in quotes."""
     return f"text {text!r}" if len(text) <= _MAX_SHOWN else f"text {text[:_MAX_SHOWN]!r}..."
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return the probabilities of logits (..., L)."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def rank_probabilities(
+    probabilities: NDArray[Any], labels: Sequence[str]
+) -> list[dict[str, float]]:
+    """Return, per row of (B, L), each label's probability, the highest first."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return [
+        {labels[i]: float(row[i]) for i in ranked}
+        for row, ranked in zip(probabilities, order, strict=True)
+    ]

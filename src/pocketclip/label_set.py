@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.embeddings import check_finite, image_name
+from pocketclip.embeddings import check_finite, image_name, rank_probabilities
 from pocketclip.errors import DataError, ParseError
 from pocketclip.formats.fields import field as value_of
 from pocketclip.formats.fields import items
@@ -183,12 +183,7 @@ class LabelSet:
 
     def rank(self, embeddings: Embeddings) -> list[dict[str, float]]:
         """Return, per image (B, D), each label's probability, the highest first."""
-        probabilities = self.probabilities(embeddings)
-        order = np.argsort(-probabilities, axis=1, kind="stable")
-        return [
-            {self.labels[i]: float(row[i]) for i in ranked}
-            for row, ranked in zip(probabilities, order, strict=True)
-        ]
+        return rank_probabilities(self.probabilities(embeddings), self.labels)
 
     def _softmax(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         below = logits - logits.max(axis=1, keepdims=True)

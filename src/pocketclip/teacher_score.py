@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.embeddings import softmax
 from pocketclip.errors import DataError
 from pocketclip.types import Embeddings
 
@@ -164,8 +165,8 @@ def score_pairs(
     to_image = np.zeros((texts, count))
     for images, rows, scale in teachers:
         logits = scale * (images.astype(np.float64) @ rows.astype(np.float64).T)  # (N, M)
-        to_text += _softmax(logits)
-        to_image += _softmax(logits.T)
+        to_text += softmax(logits)
+        to_image += softmax(logits.T)
     answers = to_text.argmax(1)  # (N,)
     hits = (answers == text_of).astype(np.float64)
     chance = _agreement(answers, text_of, texts)
@@ -178,12 +179,6 @@ def score_pairs(
         name=name, metric=metric, value=float(hits.mean()), chance=chance, n=count, texts=texts,
         standard_error=float(hits.std(ddof=1) / math.sqrt(count)), hits=hits,
     )  # fmt: skip
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    out: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return out
 
 
 def _agreement(answers: NDArray[np.int64], truths: NDArray[np.int64], count: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pocketclip.embeddings import softmax
 from pocketclip.fit.calibration import (
     calibration_error,
     fit_temperature,
@@ -13,7 +14,7 @@ from pocketclip.fit.calibration import (
 )
 from pocketclip.fit.cross_validation import STRENGTHS, choose_strength, heads
 from pocketclip.fit.folds import FOLDS, folds, spread
-from pocketclip.fit.head import fit_logistic, fit_ridge, softmax, zero_shot_head
+from pocketclip.fit.head import fit_logistic, fit_ridge, zero_shot_head
 from pocketclip.fit.unseen import unseen_offset
 
 CLASSES, WIDTH = 4, 16

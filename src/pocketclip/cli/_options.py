@@ -59,6 +59,14 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, help="The number of CPU threads.  [default: all cores]"),
 ]
+BatchSize = Annotated[int, typer.Option(min=1, help="The number of photographs per batch.")]
+Seed = Annotated[int, typer.Option(min=0, help="The seed of all random choices.")]
+DecodeWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="The number of processes that decode images.  [default: by the machine]"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 # Labelled photographs, to measure an accuracy.

@@ -11,6 +11,7 @@ import typer
 from pocketclip.cli._options import (
     DEFAULT_MODEL,
     Backend,
+    BatchSize,
     Device,
     Json,
     ModelName,
@@ -51,9 +52,7 @@ def classify(
     top: Annotated[
         int, typer.Option(min=1, help="The number of labels to show per photograph.")
     ] = 3,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="The number of photographs per batch.")
-    ] = 32,
+    batch_size: BatchSize = 32,
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,

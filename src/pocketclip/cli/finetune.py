@@ -9,7 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from pocketclip.cli._inputs import import_with_extra
-from pocketclip.cli._options import Json, LabelColumn, Offline, Template, label_conditions
+from pocketclip.cli._options import (
+    DecodeWorkers,
+    Json,
+    LabelColumn,
+    Offline,
+    Seed,
+    Template,
+    label_conditions,
+)
 from pocketclip.cli._progress import ConsoleReporter
 from pocketclip.cli.output import print_json, say
 
@@ -156,13 +164,8 @@ def finetune(
             "may be repeated.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of all random choices.")] = 0,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="The number of processes that decode images.  [default: by the machine]"
-        ),
-    ] = None,
+    seed: Seed = 0,
+    workers: DecodeWorkers = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:

@@ -11,6 +11,7 @@ import typer
 from pocketclip.cli._options import (
     DEFAULT_MODEL,
     Backend,
+    BatchSize,
     Device,
     Json,
     LabelColumn,
@@ -82,9 +83,7 @@ def fit(
     max_images: Annotated[
         int, typer.Option(min=2, help="Of more photographs, use as many of each label as possible.")
     ] = 200_000,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="The number of photographs per batch.")
-    ] = 64,
+    batch_size: BatchSize = 64,
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,

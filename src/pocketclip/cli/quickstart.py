@@ -12,9 +12,11 @@ from pocketclip.cli._inputs import import_with_extra
 from pocketclip.cli._options import (
     PAIRS_HELP,
     AllowPrivate,
+    DecodeWorkers,
     ImageColumn,
     Json,
     PairsWhere,
+    Seed,
     pair_options,
 )
 from pocketclip.cli._progress import ConsoleReporter
@@ -70,13 +72,8 @@ def quickstart(
             "quick, 3 thorough.  [default: 1]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of all random choices.")] = 0,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="The number of processes that decode images.  [default: by the machine]"
-        ),
-    ] = None,
+    seed: Seed = 0,
+    workers: DecodeWorkers = None,
     json: Json = False,
 ) -> None:
     """Run every step on a small dataset, in minutes: reinforce, train, evaluate, report.

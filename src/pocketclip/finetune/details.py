@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.embeddings import softmax
 from pocketclip.evaluate.classifier import build_classifier
 from pocketclip.finetune.own_images import OwnImages
 from pocketclip.finetune.report import class_scores, confusions, doubts
@@ -69,6 +70,4 @@ def _probabilities(
     for positions, embeddings, _ in encoder.encode_stream([own.images[i] for i in numbers]):
         good += [int(numbers[p]) for p in positions]
         logits.append(encoder.logit_scale * (embeddings @ classifier.T).astype(np.float64))
-    rows = np.concatenate(logits)
-    shifted = np.exp(rows - rows.max(axis=1, keepdims=True))
-    return np.array(good, np.int64), shifted / shifted.sum(axis=1, keepdims=True)
+    return np.array(good, np.int64), softmax(np.concatenate(logits))

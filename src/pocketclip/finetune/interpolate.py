@@ -57,6 +57,15 @@ class Point:
     retention: float
     """Relative to the start, which has 1."""
 
+    def keeps(self, least: float) -> bool:
+        """Return whether at least this share of what the start knew is kept."""
+        return keeps(self.retention, least)
+
+
+def keeps(retention: float, least: float) -> bool:
+    """Return whether a retention score is at least `least`, rounding aside."""
+    return retention >= least - _ROUNDING
+
 
 class Way:
     """All models between a start and an end; neither is changed.
@@ -205,7 +214,7 @@ def choose(points: Iterable[Point], least_retention: float = 0.95) -> Point:
     for point in points:
         _check_scores(point)
     # The start keeps all by definition, whatever its score was rounded to.
-    kept = [p for p in points if p.a == 0 or p.retention >= least_retention - _ROUNDING]
+    kept = [p for p in points if p.a == 0 or p.keeps(least_retention)]
     if not kept:
         raise PocketclipError(
             f"no point of the line keeps {least_retention:.0%} of the start's score: include the "

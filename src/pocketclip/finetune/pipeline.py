@@ -241,11 +241,7 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
 
 
 def _add_captions(run: FinetuneRun) -> None:
-    """Give images without texts captions, or refuse them where nothing can be learnt from them.
-
-    Raises:
-        DataError: there is neither a captioner nor a teacher.
-    """
+    """Give images without texts the captions of the captioner, if there is one."""
     options, own = run.options, run.own
     if options.captioner:
         with run.timed("caption", f"captioning {count_of(len(own), 'image')}"):

@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pocketclip.train.recipe import batch_size_for
+
 PRESETS: dict[str, dict[str, Any]] = {
     "head": {
         "model.freeze_image": "head",
@@ -73,13 +75,9 @@ def image_augmentation(size: int) -> dict[str, Any]:
 def batch_size(samples: int) -> int:
     """Return a power of 2 up to `LARGEST_BATCH`, so that an epoch has at least four batches.
 
-    From 16 on only: smaller batches have too few texts to tell apart. A set of fewer than 16
-    samples is one batch.
+    From 16 on only, see `batch_size_for`. A set of fewer than 16 samples is one batch.
     """
-    size = LARGEST_BATCH
-    while size > 16 and 4 * size > samples:
-        size //= 2
-    return max(2, min(size, samples))
+    return max(2, min(batch_size_for(samples, LARGEST_BATCH), samples))
 
 
 def steps_for(samples: int, size: int) -> int:

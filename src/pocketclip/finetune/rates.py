@@ -51,7 +51,7 @@ class Trial:
 
     def keeps(self, least: float) -> bool:
         """Return whether enough of what the start knew is kept."""
-        return self.retention is not None and self.retention >= least - 1e-9
+        return self.retention is not None and interpolate.keeps(self.retention, least)
 
 
 def choose_rate(
@@ -160,7 +160,7 @@ def _trial(run: FinetuneRun, recipe: Recipe, validation: Validation, retention: 
             points = _points(run, checkpoint.load(summary.model), validation, retention)
         except DivergedError:
             return dataclasses.asdict(trial)
-        kept = [p for p in points if p.retention >= run.options.least_retention - 1e-9]
+        kept = [p for p in points if p.keeps(run.options.least_retention)]
         # The best of those that count, as along the whole line; else what comes nearest.
         best = (
             max(kept, key=lambda point: point.validation)

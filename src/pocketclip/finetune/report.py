@@ -31,7 +31,6 @@ Shapes: N images, L classes.
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -41,7 +40,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import ImageError
-from pocketclip.evaluate.report.render import element, render
+from pocketclip.evaluate.metrics.counts import most_confused
+from pocketclip.evaluate.report.render import data_uri, element, render
 from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 from pocketclip.images import open_image
 
@@ -230,16 +230,11 @@ def confusions(
         truth: (N,) classes.
         classes: L names.
     """
-    wrong = predicted != truth
-    pairs, counts = np.unique(
-        np.stack([truth[wrong], predicted[wrong]], 1), axis=0, return_counts=True
-    )
     sizes = np.bincount(truth, minlength=len(classes))
-    order = np.argsort(-counts, kind="stable")[:_CONFUSIONS]
     return [
-        {"label": classes[t], "taken_for": classes[p], "count": int(counts[i]),
-         "share": float(counts[i] / sizes[t])}
-        for i in order for t, p in [pairs[i].tolist()]
+        {"label": classes[t], "taken_for": classes[p], "count": count,
+         "share": float(count / sizes[t])}
+        for t, p, count in most_confused(truth, predicted, _CONFUSIONS)
     ]  # fmt: skip
 
 
@@ -284,4 +279,4 @@ def _thumbnail(image: bytes | str) -> str:
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return data_uri(data.getvalue())

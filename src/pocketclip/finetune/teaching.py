@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pocketclip.embeddings import softmax
 from pocketclip.errors import DataError, ImageError, count_of
 from pocketclip.finetune.generic import training_captions
 from pocketclip.finetune.own_images import OwnImages
@@ -118,7 +119,7 @@ def labelled_by_teacher(
         for i in chosen:
             try:
                 logits = teacher.logit_scale * (teacher.encode_image([own.images[i]]) @ texts.T)[0]
-                rows.append(np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())
+                rows.append(softmax(logits))
             except ImageError:
                 rows.append(np.full(len(texts), np.nan, np.float32))
         total = total + np.stack(rows)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.fit.head import Doubles, Integers, softmax
+from pocketclip.embeddings import softmax
+from pocketclip.fit.head import Doubles, Integers
 
 _HALVINGS = 30
 _WIDEST = 8.0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pocketclip.embeddings import softmax
 from pocketclip.fit.calibration import fit_temperature
 from pocketclip.fit.folds import FOLDS, folds, same_photographs, spread
 from pocketclip.fit.head import (
@@ -21,7 +22,6 @@ from pocketclip.fit.head import (
     Integers,
     fit_logistic,
     fit_ridge,
-    softmax,
     zero_shot_head,
 )
 from pocketclip.types import Embeddings

@@ -9,12 +9,12 @@ Shapes: D embedding, N photographs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from pocketclip.fit.head import Integers
+from pocketclip.pairs.split import draw
 from pocketclip.types import Embeddings
 
 FOLDS = 5
@@ -91,9 +91,3 @@ def spread(names: Sequence[str], labels: Integers, most: int) -> Integers:
     place = np.empty(len(names), np.int64)
     place[order] = np.arange(len(names))
     return np.sort(np.lexsort((place, rank))[:most])
-
-
-def draw(purpose: str, name: str) -> bytes:
-    """Return what a name is sorted by; orders of different purposes are independent."""
-    # File names may be any bytes, hence surrogates.
-    return hashlib.sha256(f"{purpose}\0{name}".encode("utf-8", "surrogatepass")).digest()

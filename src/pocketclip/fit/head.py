@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.embeddings import softmax
 from pocketclip.types import Embeddings
 
 Doubles = NDArray[np.float64]
@@ -53,12 +54,6 @@ def zero_shot_head(classifier: Embeddings, scale: float) -> Head:
     """Return the zero-shot classifier (L, D) as a head; `scale` multiplies cosine similarities."""
     weights = scale * classifier.astype(np.float64)
     return Head(weights, np.zeros(len(weights)))
-
-
-def softmax(logits: Doubles) -> Doubles:
-    """Return the probabilities of logits (..., L)."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
 def fit_logistic(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pocketclip._version import __version__
+from pocketclip.embeddings import softmax
 from pocketclip.errors import ConfigError, DataError, count_of
 from pocketclip.evaluate.classifier import build_classifier
 from pocketclip.evaluate.datasets.examples import DataOptions, Example
@@ -33,7 +34,7 @@ from pocketclip.fit.cross_validation import (
     heads,
 )
 from pocketclip.fit.folds import same_photographs, spread
-from pocketclip.fit.head import Doubles, Head, Integers, softmax, zero_shot_head
+from pocketclip.fit.head import Doubles, Head, Integers, zero_shot_head
 from pocketclip.fit.summary import confused, doubtful, per_class
 from pocketclip.fit.unseen import unseen_offset
 from pocketclip.formats.escaping import escape_surrogates

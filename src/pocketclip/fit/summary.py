@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pocketclip.evaluate.metrics.counts import most_confused
 from pocketclip.fit.head import Doubles, Integers
 
 _DOUBTFUL_BEST = 0.5
@@ -48,12 +49,9 @@ def per_class(
 
 def confused(labels: Integers, predicted: Integers, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return the most frequent confusions, at most ten that occur twice or more."""
-    wrong = labels != predicted
-    pairs = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
-    common = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
     return [
         {"label": classes[a], "taken_for": classes[b], "times": times}
-        for (a, b), times in common
+        for a, b, times in most_confused(labels, predicted, SHOWN)
         if times > 1
     ]
 

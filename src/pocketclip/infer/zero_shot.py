@@ -12,7 +12,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pocketclip.embeddings import check_finite, image_name, text_name, unit_length
+from pocketclip.embeddings import (
+    check_finite,
+    image_name,
+    rank_probabilities,
+    softmax,
+    text_name,
+    unit_length,
+)
 from pocketclip.errors import PocketclipError
 from pocketclip.prompts import fill_templates
 from pocketclip.types import Embeddings
@@ -61,10 +68,4 @@ def rank_labels(
     images = check_finite(images, lambda row: image_name(None, row))
     classifier = check_finite(classifier, lambda row: text_name(labels[row]))
     logits = logit_scale * images.astype(np.float64) @ classifier.T.astype(np.float64)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)  # (B, L)
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    return [
-        {labels[i]: float(row[i]) for i in ranked}
-        for row, ranked in zip(probabilities, order, strict=True)
-    ]
+    return rank_probabilities(softmax(logits), labels)

@@ -48,10 +48,11 @@ def hold_out(
     held_out = np.zeros(len(names), bool)
     for positions in groups.values():
         count = min(max(1, round(share * len(positions))), len(positions) - 1)
-        held_out[sorted(positions, key=lambda p: _draw(purpose, names[p]))[:count]] = True
+        held_out[sorted(positions, key=lambda p: draw(purpose, names[p]))[:count]] = True
     return held_out
 
 
-def _draw(purpose: str, name: str) -> bytes:
+def draw(purpose: str, name: str) -> bytes:
+    """Return what a name is sorted by; orders of different purposes are independent."""
     # File names may be any bytes, hence surrogates.
     return hashlib.sha256(f"{purpose}\0{name}".encode("utf-8", "surrogatepass")).digest()

@@ -24,7 +24,6 @@ from pocketclip.quickstart.quickstart_run import DATA, MODEL, RUNS, SHARDS, Quic
 from pocketclip.quickstart.report import report_page
 from pocketclip.quickstart.students import (
     MOST_CHECKPOINTS,
-    batch_size,
     checkpoints,
     choose_student,
     student_recipe,
@@ -35,7 +34,7 @@ from pocketclip.quickstart.text_variants import COLUMNS
 from pocketclip.reinforce.teacher_check import CheckSample, check_teacher, check_teachers
 from pocketclip.reinforce.teachers import load_teacher
 from pocketclip.teacher_score import TeacherScore, is_clearly_better
-from pocketclip.train.recipe import Recipe, load_recipe
+from pocketclip.train.recipe import Recipe, batch_size_for, load_recipe
 
 _PAIRS_A_MINUTE = 5000
 """Training pairs that are used at most, by minutes: more could not be learnt in the time."""
@@ -141,7 +140,7 @@ def _views(facts: Mapping[str, Any], size: int) -> dict[str, Any]:
 def _speed(run: QuickstartRun, facts: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
     """Measure the training with different numbers of threads, and return the fastest."""
     most = devices.need_torch().get_num_threads()
-    batch = batch_size(128, facts["train"])
+    batch = batch_size_for(facts["train"], 128)
     recipe = _recipe(run, facts, 100, batch)
     best: dict[str, Any] = {}
     for count in sorted({most, max(1, most - 1)}, reverse=True):
@@ -197,7 +196,7 @@ def _with_teachers(
         "data.image_column": None, "data.caption_columns": [], "data.image_augmentation": None,
         "loss.weights": [0.0, 1.0],
     }  # fmt: skip
-    recipe = _recipe(run, facts, steps, batch_size(speed["batch_size"], samples), changes)
+    recipe = _recipe(run, facts, steps, batch_size_for(samples, speed["batch_size"]), changes)
     train_student(run, "reinforced", "training it on with the teachers' embeddings", recipe)
 
 
@@ -268,9 +267,8 @@ def _affordable(facts: Mapping[str, Any], found: Mapping[str, Any], clock: Clock
 def _reinforce(
     run: QuickstartRun, facts: Mapping[str, Any], teachers: Sequence[str], size: Mapping[str, int]
 ) -> dict[str, Any]:
-    first, *others = COLUMNS
     return run.reinforce(
-        PairOptions(image_column="image", caption_columns=(first, *others), shard_size=400),
+        PairOptions(image_column="image", caption_columns=tuple(COLUMNS), shard_size=400),
         {
             "teachers": list(teachers),
             "augmentations": size["views"],

@@ -5,7 +5,6 @@ Every figure comes from `QuickstartRun.result` or is computed here from the run'
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Mapping
 from itertools import chain
@@ -16,7 +15,7 @@ import numpy as np
 
 from pocketclip import checkpoint
 from pocketclip.errors import ImageError
-from pocketclip.evaluate.report.render import render
+from pocketclip.evaluate.report.render import data_uri, render
 from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder
@@ -77,7 +76,7 @@ def report_page(run: QuickstartRun) -> str:
         curve=_curve(run, *next(iter(chances.items()))),
         training=_training_cards(run),
         test=_rankings(run),
-        data_uri=_data_uri,
+        data_uri=data_uri,
         commands=commands(run),
         model=run.out / MODEL,
         report=run.out / REPORT,
@@ -134,11 +133,6 @@ def _curve(run: QuickstartRun, task: str, chance: float) -> list[Drawing]:
         joined=colours,
     )
     return [Drawing(chart, size) for size in (WIDE, NARROW)]
-
-
-def _data_uri(data: bytes) -> str:
-    kind = "png" if data[:4] == b"\x89PNG" else "webp" if data[:4] == b"RIFF" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _correct_captions(run: QuickstartRun) -> dict[str, float]:

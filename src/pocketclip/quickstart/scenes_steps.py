@@ -11,13 +11,12 @@ from pocketclip.quickstart.collection import Sizes, write_collection
 from pocketclip.quickstart.quickstart_run import DATA, SHARDS, QuickstartRun
 from pocketclip.quickstart.report import report_page
 from pocketclip.quickstart.students import (
-    batch_size,
     choose_student,
     student_recipe,
     test_students,
     train_student,
 )
-from pocketclip.train.recipe import load_recipe
+from pocketclip.train.recipe import batch_size_for, load_recipe
 
 TEACHERS, CAPTIONER = ("teacher-a", "teacher-b"), "captioner"
 _CROPS = {
@@ -89,7 +88,7 @@ def _students(run: QuickstartRun, scale: float) -> None:
         "plain": "training a student on the texts as they were found",
         "reinforced": "training the same student on the reinforced pairs",
     }
-    batch = batch_size(base.batch_size, run.result["reinforced"]["samples"])
+    batch = batch_size_for(run.result["reinforced"]["samples"], base.batch_size)
     for name, fields in changes.items():
         fields |= {"batch_size": batch}
         recipe = student_recipe(run, "unseen", run.out / SHARDS, steps, fields)

@@ -65,17 +65,6 @@ def checkpoints(samples: int, validation: int) -> int:
     return min(max(affordable, _LEAST_CHECKPOINTS), MOST_CHECKPOINTS)
 
 
-def batch_size(most: int, samples: int) -> int:
-    """Return a power of 2 from 16 to `most`; an epoch has at least four batches if possible.
-
-    A sample that occurs twice in a batch would be its own negative.
-    """
-    size = most
-    while size > 16 and 4 * size > samples:
-        size //= 2
-    return size
-
-
 def train_student(run: QuickstartRun, name: str, text: str, recipe: Recipe) -> None:
     """Train a student into `runs/NAME` and add what is known of it to the result."""
     with run.timed(f"train {name}", text):

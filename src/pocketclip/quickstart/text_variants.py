@@ -12,10 +12,11 @@ words: Wei and Zou, arXiv 1901.11196).
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 import numpy as np
+
+from pocketclip.pairs.split import draw
 
 COLUMNS = ("caption", "prompt", "part", "part_prompt")
 """The columns of a table of pairs; the first one holds the text as it was found."""
@@ -37,7 +38,7 @@ def variants(text: str, name: str) -> dict[str, str]:
         text: the text as it was found.
         name: the pair's name, which decides what is random.
     """
-    digest = hashlib.sha256(f"variants\0{name}\0{text}".encode("utf-8", "surrogatepass")).digest()
+    digest = draw("variants", f"{name}\0{text}")
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     values = (text, _prompt(text, rng), _part(text, rng), _prompt(_part(text, rng), rng))
     return dict(zip(COLUMNS, values, strict=True))
@@ -53,7 +54,7 @@ def _prompt(text: str, rng: np.random.Generator) -> str:
 def _part(text: str, rng: np.random.Generator) -> str:
     words = text.split()
     share = 0.5 if len(words) <= _SHORT else 0.8
-    kept = [word for word, draw in zip(words, rng.random(len(words)), strict=True) if draw < share]
+    kept = [w for w, number in zip(words, rng.random(len(words)), strict=True) if number < share]
     if all(_says_nothing(word) for word in kept):
         telling = [word for word in words if not _says_nothing(word)]
         return str(rng.choice(telling or words))

@@ -256,6 +256,18 @@ def _schedule_problems(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def batch_size_for(samples: int, most: int) -> int:
+    """Return a power of 2 from 16 to `most`; an epoch has at least four batches if possible.
+
+    A sample that occurs twice in a batch would be its own negative, and smaller batches have too
+    few texts to tell apart.
+    """
+    size = most
+    while size > 16 and 4 * size > samples:
+        size //= 2
+    return size
+
+
 def names() -> list[str]:
     """Return the names of the recipes that come with the package."""
     folder = resources.files("pocketclip.train") / "recipes"

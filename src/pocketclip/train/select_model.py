@@ -139,7 +139,10 @@ def score_before_steps(
         progress: how far the run has come.
     """
     metrics: dict[str, float] = {}
-    begins = run.recipe.model.init is not None if saved is None else not _is_own(saved, run)
+    if saved is None:
+        begins = run.recipe.model.init is not None
+    else:
+        begins = not checkpoints.is_of(saved, run.folder)
     if begins and progress.scoring:
         return save_checkpoint(run, scorer, score=True)
     if saved is not None and run.world.is_main and progress.changed:
@@ -149,10 +152,6 @@ def score_before_steps(
         metrics = unscored.metrics
     scorer.settle()
     return metrics
-
-
-def _is_own(saved: Saved, run: Run) -> bool:
-    return checkpoints.is_of(saved, run.folder)
 
 
 def hand_over(

@@ -14,6 +14,7 @@ equal.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,6 +33,22 @@ from pocketclip.evaluate.metrics.scores import (
 from pocketclip.evaluate.tasks import Metrics
 
 _MAX_GROUPS = 100_000
+
+
+def most_confused(
+    labels: Integers, predicted: Integers, most: int = 10
+) -> list[tuple[int, int, int]]:
+    """Return (label, prediction, times) of the most frequent wrong predictions.
+
+    Args:
+        labels: (N,) classes.
+        predicted: (N,) classes.
+        most: the number to return at most; of equally frequent ones the lower classes come first.
+    """
+    wrong = labels != predicted
+    pairs = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    common = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:most]
+    return [(label, taken_for, times) for (label, taken_for), times in common]
 
 
 class ClassificationCounts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import re
 import unicodedata
@@ -34,6 +35,12 @@ def element(tag: str, text: str) -> Markup:
     from markupsafe import Markup
 
     return Markup("<{0}>{1}</{0}>").format(Markup(tag), _printable(text))
+
+
+def data_uri(data: bytes) -> str:
+    """Return an encoded image (PNG, WebP or JPEG) as the source of an <img>."""
+    kind = "png" if data[:4] == b"\x89PNG" else "webp" if data[:4] == b"RIFF" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def write_page(path: Path, page: str) -> None:
