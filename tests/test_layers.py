@@ -17,6 +17,7 @@ LAYERS = {
     "pocketclip._version": 0,
     "pocketclip.augment": 0,
     "pocketclip.caption_settings": 0,
+    "pocketclip.embedding_space": 0,
     "pocketclip.embeddings": 0,
     "pocketclip.errors": 0,
     "pocketclip.formats": 0,

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pocketclip import checkpoint, zoo
 from pocketclip.checkpoint.resolve import published_model
+from pocketclip.embedding_space import embedding_fields
 from pocketclip.errors import PocketclipError, UnknownModelError
 from pocketclip.nn.build import build, create_model
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.identity import embedding_fields
 from pocketclip.nn.reparam import fuse
 from pocketclip.nn.vit import ViT
 from pocketclip.preprocess import Preprocess

@@ -5,7 +5,7 @@ Shapes: A augmentations of an image, B batch, D embedding, n captions under one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 Embeddings = NDArray[np.float32]
+Arrays = Mapping[str, NDArray[Any]]
+"""Named arrays: a model's weights under the names of our torch modules; floats are float32."""
+
+
+class LazyArrays(Arrays):
+    """Named arrays, each read anew at every access, so that nobody holds all of them.
+
+    Args:
+        readers: by name, a function without arguments that returns the array.
+    """
+
+    def __init__(self, readers: Mapping[str, Callable[[], NDArray[Any]]]) -> None:
+        self._readers = dict(readers)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._readers  # Mapping's own would read the array
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from peers import import_open_clip
 from pocketclip import checkpoint, zoo
 from pocketclip.checkpoint import names as naming
+from pocketclip.embedding_space import embedding_fields
 from pocketclip.errors import CheckpointError, ConfigError
 from pocketclip.infer.encoder import Encoder
 from pocketclip.nn.build import create_model, random_model
 from pocketclip.nn.coca import CoCa
-from pocketclip.nn.identity import embedding_fields
 from pocketclip.nn.reparam import fuse
 from pocketclip.tokenizer import Tokenizer
 from tests.golden_weights import FOLDER, fill, golden, randomise, relative_error

@@ -24,6 +24,7 @@ from pocketclip.checkpoint.hub_files import PICKLED, SUFFIXES
 from pocketclip.checkpoint.names import Naming
 from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 from pocketclip.checkpoint.safe_load import read_tensors
+from pocketclip.embedding_space import SpaceIdentity, digest_weights, embedding_fields
 from pocketclip.errors import (
     BundleError,
     CheckpointError,
@@ -36,7 +37,6 @@ from pocketclip.formats.lfs import check_lfs_pointer
 from pocketclip.nn import reparam
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.identity import SpaceIdentity, embedding_fields, weights_digest
 from pocketclip.storage.local import refuse_others, write_whole, write_whole_folder
 
 CONFIG = resolve.CONFIG
@@ -176,7 +176,7 @@ def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _compare(state, expected, path / WEIGHTS, config.name, None)
     _assign(model, state)
-    if weights_digest(model) != identity.weights_digest:
+    if digest_weights(model.arrays()) != identity.weights_digest:
         _refuse_changed_weights(path, is_sealed)
     model.space_identity = identity
     return model

@@ -32,10 +32,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pocketclip.embedding_space import embedding_fields
 from pocketclip.errors import DivergedError, PocketclipError
 from pocketclip.finetune.generic import training_captions
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.identity import embedding_fields
 from pocketclip.tokenizer import Tokenizer
 
 POINTS = tuple(step / 10 for step in range(11))

@@ -18,7 +18,6 @@
 | `transformer` | attention, transformer blocks, KV cache, gradient checkpointing |
 | `lora` | low-rank updates of frozen weights, for training |
 | `generate`, `sampling` | caption generation; ids drawn from logits |
-| `identity` | the id of an embedding space |
 | `cpu_optimize` | fused models rearranged and compiled for CPUs |
 """
 

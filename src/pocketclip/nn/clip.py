@@ -6,6 +6,7 @@ Shapes: B batch, H W height width, T tokens, D embedding.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch.nn.functional as F
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy, nn, tensor
 
 from pocketclip import zoo
+from pocketclip.embedding_space import SpaceIdentity, digest_weights, identify
 from pocketclip.errors import PocketclipError
-from pocketclip.nn.identity import SpaceIdentity, identify_space
 from pocketclip.nn.mci import MCi
 from pocketclip.nn.text import TextTower
 from pocketclip.nn.transformer import FrozenBatchNormMixin
 from pocketclip.nn.vit import ViT
+from pocketclip.types import Arrays, LazyArrays
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -105,12 +107,13 @@ class CLIP(FrozenBatchNormMixin):
 
     @property
     def space_id(self) -> str:
-        """The id of the embedding space, see `pocketclip.nn.identity`; hashes all weights."""
+        """The id of the embedding space, see `pocketclip.embedding_space`; hashes all weights."""
         return self.identify_space().space_id
 
     def identify_space(self) -> SpaceIdentity:
         """Hash the weights, record the identity of the embedding space and return it."""
-        self.space_identity = identify_space(self, self.config, self.space_identity)
+        digest = digest_weights(self.arrays())
+        self.space_identity = identify(self.config, digest, self.space_identity)
         return self.space_identity
 
     def mark_fused(self, fused: nn.Module) -> None:
@@ -196,6 +199,18 @@ class CLIP(FrozenBatchNormMixin):
     def plain_state(self) -> dict[str, Tensor]:
         """Return the state dict without the prefixes that `torch.compile` adds to names."""
         return {n.replace("_orig_mod.", ""): v for n, v in self.state_dict().items()}
+
+    def arrays(self) -> Arrays:
+        """Return the weights as arrays, by the names of `plain_state`; floats are float32.
+
+        Each access copies what is not float32 in the memory of the CPU; the rest is shared.
+        """
+        return LazyArrays({n: partial(_as_array, v) for n, v in self.plain_state().items()})
+
+
+def _as_array(value: Tensor) -> Array:
+    value = value.detach().cpu()
+    return (value.float() if value.is_floating_point() else value).contiguous().numpy()
 
 
 def _freeze_statistics(norm: nn.BatchNorm2d) -> None:

@@ -7,14 +7,18 @@ id of its space, and mixing two is refused.
 from __future__ import annotations
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+import numpy as np
 
 from pocketclip import zoo
 from pocketclip.formats.json_text import digest_json
 from pocketclip.tokenizer import Tokenizer
+from pocketclip.types import Arrays
+
+_MAX_READERS = 8  # each holds one array
 
 
 class SpaceIdentity(NamedTuple):
@@ -24,8 +28,8 @@ class SpaceIdentity(NamedTuple):
     weights_digest: str
 
 
-def identify_space(
-    model: nn.Module, config: zoo.ModelConfig, known: SpaceIdentity | None
+def identify(
+    config: zoo.ModelConfig, weights_digest: str, known: SpaceIdentity | None = None
 ) -> SpaceIdentity:
     """Return the identity of a model's embedding space.
 
@@ -33,15 +37,14 @@ def identify_space(
     keep the id of the model that they were made from: it is recorded in `known`.
 
     Args:
-        model: all of its weights are hashed.
-        config: its configuration.
+        config: the model's configuration.
+        weights_digest: the result of `digest_weights`.
         known: an identity recorded earlier; returned if its digest is that of the weights.
     """
-    digest = weights_digest(model)
-    if known is not None and known.weights_digest == digest:
+    if known is not None and known.weights_digest == weights_digest:
         return known
-    parts = [embedding_fields(config), digest, Tokenizer().fingerprint]
-    return SpaceIdentity(f"space-{digest_json(parts)[:16]}", digest)
+    parts = [embedding_fields(config), weights_digest, Tokenizer().fingerprint]
+    return SpaceIdentity(f"space-{digest_json(parts)[:16]}", weights_digest)
 
 
 def embedding_fields(config: zoo.ModelConfig) -> dict[str, Any]:
@@ -64,25 +67,22 @@ def embedding_fields(config: zoo.ModelConfig) -> dict[str, Any]:
     return out
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Return a hash of the weights.
+def digest_weights(weights: Arrays) -> str:
+    """Return a hash of a model's weights, given by our parameter names.
 
-    It does not depend on the order of the weights, on an all-zero bias of the image head, or on
-    whether `torch.compile` wrapped a tower.
+    It depends neither on the order of the weights, nor on the type of float that they are stored
+    in, nor on an all-zero bias of the image head. Several arrays are read at the same time, each
+    of them once.
     """
 
-    def describe(item: tuple[str, Tensor]) -> str:
-        name, value = item
-        array = value.detach().float().contiguous().cpu().numpy()
+    def describe(name: str) -> str | None:
+        array = np.asarray(weights[name], np.float32, order="C")
+        if name == "image.head.bias" and not array.any():
+            return None
         return f"{name} {array.shape} {hashlib.sha256(array.data).hexdigest()}"
 
-    state = {name.replace("_orig_mod.", ""): v for name, v in model.state_dict().items()}
-    items = [
-        (name, value)
-        for name, value in sorted(state.items())
-        if not name.endswith("num_batches_tracked")
-        and not (name == "image.head.bias" and not value.any())
-    ]
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        lines = list(pool.map(describe, items))
+    names = sorted(name for name in weights if not name.endswith("num_batches_tracked"))
+    # Hashing releases the interpreter lock.
+    with ThreadPoolExecutor(min(_MAX_READERS, os.cpu_count() or 1)) as pool:
+        lines = [line for line in pool.map(describe, names) if line is not None]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
