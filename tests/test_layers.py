@@ -21,6 +21,7 @@ LAYERS = {
     "pocketclip.embeddings": 0,
     "pocketclip.errors": 0,
     "pocketclip.formats": 0,
+    "pocketclip.graph": 0,
     "pocketclip.images": 0,
     "pocketclip.label_set": 0,
     "pocketclip.pairs": 0,

@@ -1,0 +1,1 @@
+"""ONNX graphs of towers, built from a configuration and named arrays, without torch."""
