@@ -18,11 +18,11 @@ from encode import open_clip_peer
 from pocketclip import checkpoint, zoo
 from pocketclip.errors import PocketclipError
 from pocketclip.export.job import export
-from pocketclip.export.verify import CAPTIONS, own_photos
 from pocketclip.infer import backends
 from pocketclip.infer.backends import installed
 from pocketclip.infer.bundle import Bundle, is_bundle, read
 from pocketclip.infer.encoder import Encoder
+from pocketclip.infer.verify import CAPTIONS, own_photos
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.preprocess import Preprocess

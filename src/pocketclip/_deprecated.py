@@ -34,6 +34,8 @@ MOVED = {
     "evaluate.tables": "evaluate.datasets.tables",
     "evaluate.webdataset": "evaluate.datasets.webdataset",
     "exchange": "storage.atomic_swap",
+    "export.gates": "infer.gates",
+    "export.verify": "infer.verify",
     "fetch": "storage.http",
     "files": "storage.local",
     "generation": "caption_settings",

@@ -20,11 +20,11 @@ from PIL import Image
 
 from pocketclip import Encoder, zoo
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
-from pocketclip.export import gates, job, tower_files, verify, verify_towers
+from pocketclip.export import job, tower_files, verify_towers
 from pocketclip.export import onnx as to_onnx
 from pocketclip.export import openvino as to_openvino
 from pocketclip.export.job import export
-from pocketclip.infer import backends
+from pocketclip.infer import backends, gates, verify
 from pocketclip.infer.backends import openvino_runner
 from pocketclip.infer.bundle import read
 from pocketclip.infer.text_cache import TextCache

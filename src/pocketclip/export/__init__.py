@@ -3,7 +3,6 @@
 | module | holds |
 |---|---|
 | `job` | one export from beginning to end: `export`, `check` |
-| `gates` | how close an export must come to its model: the gates of fp32, fp16, bf16, int8, pal6 |
 | `towers` | the two towers of a model, ready for every exporter |
 | `tracing` | tracing a tower with torch; naming an operation that a runtime lacks |
 | `onnx` `openvino` `coreml` `executorch` `litert` | one writer per runtime |
@@ -12,5 +11,5 @@
 | `quantize_onnx` `qdq` | int8 for ONNX Runtime, as quantise-dequantise pairs |
 | `quantize_openvino` | int8 for OpenVINO, with NNCF |
 | `tower_files` | the files of both towers in a bundle's folder |
-| `verify` `verify_towers` | comparison with the model, before the bundle is written whole |
+| `verify_towers` | comparison with the model, before the bundle is written whole |
 """

@@ -33,12 +33,12 @@ from pocketclip.errors import (
     first_line,
     how_to_install,
 )
-from pocketclip.export import verify
-from pocketclip.export.gates import GATES, INT8_SEARCH_THRESHOLD_MOBILE, gate_failure
 from pocketclip.export.mobile import Run, embeddings, rows
 from pocketclip.export.quantize import choose_layers
 from pocketclip.export.towers import Port, Towers, tower_facts
 from pocketclip.export.tracing import Kind, missing_operation, quiet, trace
+from pocketclip.infer import verify
+from pocketclip.infer.gates import GATES, INT8_SEARCH_THRESHOLD_MOBILE, gate_failure
 from pocketclip.storage.local import files_in, write_whole_folder
 
 if TYPE_CHECKING:

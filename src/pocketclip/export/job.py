@@ -3,7 +3,7 @@
     export(checkpoint.load("runs/small"), "phone/", target="openvino", precision="fp16")
 
 The bundle appears at `out` whole and verified, or not at all. How close it must be to the model is
-in `gates.py`.
+in `pocketclip.infer.gates`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from pocketclip import zoo
 from pocketclip._deprecated import renamed_arguments
 from pocketclip._version import __version__
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
-from pocketclip.export import verify, verify_towers
-from pocketclip.export.gates import INT8_SEARCH_THRESHOLDS, MAX_POINTS_LOST
+from pocketclip.export import verify_towers
 from pocketclip.export.quantize_openvino import NO_NNCF
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
 from pocketclip.export.towers import Pixels, prepare
 from pocketclip.formats.escaping import escape_surrogates
+from pocketclip.infer import verify
 from pocketclip.infer.bundle import TOKENIZER, Bundle, own_files, read, write_manifest
 from pocketclip.infer.encoder import Encoder
+from pocketclip.infer.gates import INT8_SEARCH_THRESHOLDS, MAX_POINTS_LOST
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.storage.local import refuse_others, write_whole_folder
 from pocketclip.tokenizer import portable

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.export.gates import INT8_SEARCH_THRESHOLD_MOBILE
 from pocketclip.export.mobile import (
     ConvertedTower,
     LoadedTower,
@@ -36,6 +35,7 @@ from pocketclip.export.mobile import (
 from pocketclip.export.quantize import choose_layers
 from pocketclip.export.towers import Port, Towers
 from pocketclip.export.tracing import Kind, missing_operation, quiet, trace
+from pocketclip.infer.gates import INT8_SEARCH_THRESHOLD_MOBILE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from pocketclip.errors import ExportError, last_line
 from pocketclip.export import onnx as writer
 from pocketclip.export import qdq
-from pocketclip.export.gates import INT8_SEARCH_THRESHOLD
 from pocketclip.export.quantize import batches_to_compare, check_arguments, choose_layers
 from pocketclip.export.sensitivity import Run
 from pocketclip.infer.backends import onnx_session
+from pocketclip.infer.gates import INT8_SEARCH_THRESHOLD
 
 
 def quantize_onnx(

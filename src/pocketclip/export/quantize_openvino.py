@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from pocketclip.errors import ExportError, MissingDependencyError, how_to_install, last_line
 from pocketclip.export import openvino as writer
-from pocketclip.export.gates import INT8_SEARCH_THRESHOLD
 from pocketclip.export.quantize import batches_to_compare, check_arguments, choose_layers
 from pocketclip.export.tracing import quiet
 from pocketclip.infer.backends import openvino_core, openvino_runner
+from pocketclip.infer.gates import INT8_SEARCH_THRESHOLD
 
 NO_NNCF = f"int8 for OpenVINO needs nncf: {how_to_install('openvino')}"
 _FLOAT = ["Add", "Multiply", "ReduceMean", "Concat", "GroupConvolution"]

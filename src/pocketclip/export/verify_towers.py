@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from pocketclip import zoo
 from pocketclip.errors import DriftError
-from pocketclip.export import verify
-from pocketclip.export.gates import MAX_POINTS_LOST, Gate, describe_gates, gates_of
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
+from pocketclip.infer import verify
 from pocketclip.infer.backends import RUNS, Run, TorchBackend
 from pocketclip.infer.bundle import TOWERS, Bundle
 from pocketclip.infer.encoder import Encoder
+from pocketclip.infer.gates import MAX_POINTS_LOST, Gate, describe_gates, gates_of
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.types import Embeddings

@@ -11,6 +11,7 @@
 | `open_model` | the source of an `Encoder` opened: a bundle, or a model in torch |
 | `backends` | torch, ONNX Runtime and OpenVINO |
 | `bundle` | the bundle format: `read`, `Bundle` |
+| `verify` `gates` | a bundle compared with its model; how close it must come, by precision |
 | `zero_shot` | classifiers from labels, and labels ranked |
 | `text_cache` | the cache of text embeddings |
 | `vectors` | embeddings in files |

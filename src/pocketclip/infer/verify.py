@@ -27,10 +27,10 @@ from pocketclip.errors import (
     ExportError,
     ImageError,
 )
-from pocketclip.export.gates import Gate, describe_gates, gate_failure, gates_of
 from pocketclip.infer.backends import has_bf16, installed, runs
 from pocketclip.infer.bundle import TOWERS, Bundle
 from pocketclip.infer.encoder import Encoder
+from pocketclip.infer.gates import Gate, describe_gates, gate_failure, gates_of
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
