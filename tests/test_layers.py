@@ -53,7 +53,12 @@ LAYERS = {
     "pocketclip.train.__main__": 5,  # what torchrun starts: the verb of the command line
 }
 # Layer 1 without torch: a MODEL argument is understood in the base install.
-TORCH_FREE = {"pocketclip.checkpoint", "pocketclip.checkpoint.hub", "pocketclip.checkpoint.resolve"}
+TORCH_FREE = {
+    "pocketclip.checkpoint", "pocketclip.checkpoint.hub", "pocketclip.checkpoint.hub_cache",
+    "pocketclip.checkpoint.hub_client", "pocketclip.checkpoint.hub_files",
+    "pocketclip.checkpoint.names", "pocketclip.checkpoint.parameters",
+    "pocketclip.checkpoint.resolve",
+}  # fmt: skip
 # Layer 3 without torch: a bundle is enough to fit a label set.
 TORCH_FREE_ROOMS = {"pocketclip.fit"}
 TORCH = {"torch", "safetensors.torch"}

@@ -15,8 +15,9 @@ from pocketclip import checkpoint, zoo
 from pocketclip.checkpoint import folder
 from pocketclip.checkpoint import names as naming
 from pocketclip.checkpoint import safe_load as weights
+from pocketclip.checkpoint.folder import to_third_party
 from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
-from pocketclip.nn.build import random_model
+from pocketclip.nn.build import build_empty, random_model
 from pocketclip.nn.cpu_optimize import optimize_for_onednn
 from pocketclip.nn.reparam import fuse
 from tests.golden_weights import TAGS, golden, randomise
@@ -46,9 +47,8 @@ def _same(one, other):
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_layout_is_the_golden_parameter_list(tag):
-    model = naming.build_empty(zoo.entry(TAGS[tag]).config)
-    entries = naming.map_entries(model, tag.partition(".")[0]).values()
-    assert {e.name: e.shape for e in entries} == golden(tag).shapes
+    config = zoo.entry(TAGS[tag]).config
+    assert naming.entry_shapes(config, tag.partition(".")[0]) == golden(tag).shapes
 
 
 @pytest.mark.parametrize("form", ["unfused", "fused"])
@@ -97,9 +97,9 @@ def test_a_zero_bias_is_added_for_open_clip_and_dropped_for_apple(tmp_path):
     model = random_model(
         "mobileclip-s1", seed=0, **{"image.depths": (1, 1, 1, 1), "text.layers": 1}
     )
-    state = naming.to_third_party(model, "openclip")
+    state = to_third_party(model, "openclip")
     assert not state["visual.trunk.head.fc.bias"].any()
-    assert "image_encoder.model.head.proj" in naming.to_third_party(model, "apple")
+    assert "image_encoder.model.head.proj" in to_third_party(model, "apple")
     checkpoint.save(model, tmp_path / "x.safetensors", naming="openclip")
     again = checkpoint.load(tmp_path / "x.safetensors")  # our safetensors say which model
     assert again.config.image.head_bias
@@ -114,9 +114,9 @@ def test_what_a_naming_cannot_express_is_refused(tmp_path):
         (_light("mobileclip2-s0"), "apple", "bias"),
         (fuse(_light("mobileclip-s0")), "apple", "fused"),
         (fuse(_light("mobileclip2-s0")), "openclip", "fused"),
-        (naming.build_empty(zoo.entry("mobileclip-s3").config), "apple", "five-stage"),
+        (build_empty(zoo.entry("mobileclip-s3").config), "apple", "five-stage"),
         (
-            naming.build_empty(zoo.entry("vit-b16").config),
+            build_empty(zoo.entry("vit-b16").config),
             "apple",
             "plain vision transformer",
         ),
@@ -130,13 +130,13 @@ def test_what_a_naming_cannot_express_is_refused(tmp_path):
 def test_b_in_open_clip_naming_is_computed_as_open_clip_does(tmp_path):
     cut = {"image.layers": 1, "text.layers": 1}
     padded = random_model("mobileclip-b", seed=0, **cut)
-    state = naming.to_third_party(padded, "openclip")
+    state = to_third_party(padded, "openclip")
     config = naming.adapt_config(padded.config, state.keys(), "openclip")
     assert (config.image.stem_padding, config.image.eps) == (0, 1e-6)
     # Apple's own file, and our safetensors, keep Apple's padding.
     checkpoint.save(padded, tmp_path / "x.safetensors", naming="openclip")
     assert checkpoint.load(tmp_path / "x.safetensors").config.image.stem_padding == 1
-    state = naming.to_third_party(padded, "apple")
+    state = to_third_party(padded, "apple")
     assert naming.adapt_config(padded.config, state.keys(), "apple").image.stem_padding == 1
 
 
@@ -145,7 +145,7 @@ def test_b_in_open_clip_naming_is_computed_as_open_clip_does(tmp_path):
 )
 def test_training_wrappers_are_taken_off(tmp_path, prefix):
     model = random_model("tiny", seed=0)
-    state = naming.to_third_party(model, "openclip")
+    state = to_third_party(model, "openclip")
     wrapped = {f"{prefix}{name}": value for name, value in state.items()}
     torch.save({"epoch": 3, "name": "run", "state_dict": wrapped}, tmp_path / "epoch_3.pt")
     loaded = checkpoint.load(tmp_path / "epoch_3.pt", model="tiny")
@@ -160,9 +160,8 @@ def test_a_prefix_of_some_names_only_stays(tmp_path, names):
 
 
 def test_plain_clip_with_and_without_the_text_prefix():
-    model = naming.build_empty(zoo.override(zoo.entry("vit-b16").config, **{"image.layers": 1}))
-    config = model.config
-    names = {e.name: e.shape for e in naming.map_entries(model, "openclip").values()}
+    config = zoo.override(zoo.entry("vit-b16").config, **{"image.layers": 1})
+    names = dict(naming.entry_shapes(config, "openclip"))
     assert "token_embedding.weight" in names
     prefixed = {
         n if n.startswith("visual") or n == "logit_scale" else f"text.{n}": s
@@ -188,9 +187,8 @@ def test_the_model_is_found_out_where_only_one_fits(tmp_path, stem, monkeypatch)
 
 
 def test_activations_do_not_show_in_a_file_so_clip_must_be_named(tmp_path):
-    shape = {e.name: e.shape for e in naming.map_entries(
-        naming.build_empty(zoo.entry("vit-b16").config), "openclip").values()}  # fmt: skip
-    state = {name: torch.zeros(()).expand(size) for name, size in shape.items()}
+    shapes = naming.entry_shapes(zoo.entry("vit-b16").config, "openclip")
+    state = {name: torch.zeros(()).expand(size) for name, size in shapes.items()}
     with pytest.raises(CheckpointError, match=r"it fits vit-b16\); pass model=NAME"):
         folder._config_of(tmp_path / "x.pt", None, state, {}, "openclip")
 
@@ -221,7 +219,7 @@ class _Bomb:
 
 def test_a_pickle_with_code_is_refused_before_it_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    state = naming.to_third_party(random_model("tiny", seed=0), "openclip")
+    state = to_third_party(random_model("tiny", seed=0), "openclip")
     torch.save({**state, "x": _Bomb()}, "x.pt")
     (tmp_path / "y.pt").write_bytes(pickle.dumps({"x": _Bomb()}, protocol=2))
     (tmp_path / "z.bin").write_bytes(pickle.dumps({"x": _Bomb()}))
@@ -232,7 +230,7 @@ def test_a_pickle_with_code_is_refused_before_it_runs(tmp_path, monkeypatch):
 
 
 def _bad_files(folder):
-    state = naming.to_third_party(random_model("tiny", seed=0), "openclip")
+    state = to_third_party(random_model("tiny", seed=0), "openclip")
     torch.save(state, folder / "whole.pt")
     save_file(state, folder / "whole.safetensors")
     for name in ("whole.pt", "whole.safetensors"):
@@ -406,10 +404,8 @@ def test_clips_own_towers_are_not_taken_for_each_other(tmp_path):
     # A quick and a plain GELU, causal or not, do not show in a file; its names do.
     for inside, asked in (("vit-l14-quickgelu", "mobileclip2-l14"),
                           ("mobileclip2-l14", "vit-l14-quickgelu")):  # fmt: skip
-        entries = naming.map_entries(
-            naming.build_empty(zoo.entry(inside).config), "openclip"
-        ).values()
-        state = {e.name: torch.zeros(()).expand(e.shape) for e in entries}
+        shapes = naming.entry_shapes(zoo.entry(inside).config, "openclip")
+        state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
         config = folder._config_of(tmp_path / "x.pt", asked, state, {}, "openclip")
         with pytest.raises(CheckpointError, match="does not fit"):
             folder._fitting_shell(
@@ -492,7 +488,7 @@ def test_names_come_from_the_hub(hub, tmp_path, monkeypatch):
     light = zoo.Entry(config=model.config, hub=("apple/Tiny", "timm/Tiny-OpenCLIP"))
     monkeypatch.setitem(zoo.ZOO, "tiny", light)
     path = tmp_path / "open_clip_model.safetensors"
-    save_file(naming.to_third_party(model, "openclip"), path)
+    save_file(to_third_party(model, "openclip"), path)
     hub.repos["timm/Tiny-OpenCLIP"] = {"open_clip_model.safetensors": path.read_bytes()}
     with pytest.raises(HubError, match="offline"):
         checkpoint.load("tiny", offline=True)
@@ -513,7 +509,7 @@ def test_a_folder_from_the_hub_is_read_from_the_disk(hub, tmp_path, monkeypatch)
     light = zoo.Entry(config=model.config, hub=("apple/Tiny",))
     monkeypatch.setattr(zoo, "ZOO", {"tiny": light})  # so that what fits is soon found
     (tmp_path / "Tiny").mkdir()
-    torch.save(naming.to_third_party(model, "openclip"), "Tiny/tiny.pt")
+    torch.save(to_third_party(model, "openclip"), "Tiny/tiny.pt")
     (tmp_path / "Tiny" / "config.json").write_text('{"architectures": ["CLIPModel"]}')
     models = [checkpoint.load(text) for text in ("Tiny", "./Tiny/", "Tiny/")]
     # transformers' file beside it, as in many repositories
@@ -538,7 +534,7 @@ def test_a_folder_from_the_hub_is_read_from_the_disk(hub, tmp_path, monkeypatch)
 def test_a_revision_is_asked_of_the_hub(hub, tmp_path):
     model = random_model("tiny", seed=0)
     path = tmp_path / "open_clip_model.safetensors"
-    save_file(naming.to_third_party(model, "openclip"), path)
+    save_file(to_third_party(model, "openclip"), path)
     hub.repos["me/tiny"] = {"open_clip_model.safetensors": path.read_bytes()}
     commit = hub.commit("me/tiny")
     for text, revision in ((f"me/tiny@{commit}", None), ("me/tiny", commit)):
@@ -561,7 +557,7 @@ def test_the_repositorys_name_says_what_shapes_do_not(tmp_path, monkeypatch):
     folder = tmp_path / "DFN2B-CLIP-ViT-L-14"
     for path in (folder, tmp_path / "mine"):
         path.mkdir()
-        save_file(naming.to_third_party(model, "openclip"), path / "open_clip_model.safetensors")
+        save_file(to_third_party(model, "openclip"), path / "open_clip_model.safetensors")
     assert checkpoint.load(folder).config.name == "vit-l14-quickgelu"
     with pytest.raises(CheckpointError, match=r"pass model=NAME, or write NAME=FILE"):
         checkpoint.load(tmp_path / "mine")

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from pocketclip import checkpoint
-from pocketclip.checkpoint import names as naming
 from pocketclip.checkpoint import safe_load as weights
+from pocketclip.checkpoint.folder import to_third_party
 from pocketclip.checkpoint.safe_load import read_tensors
 from pocketclip.errors import CheckpointError
 from pocketclip.formats import torch_zip as archive
@@ -328,7 +328,7 @@ def test_what_holds_no_weights_is_named(tmp_path, saved, message):
 
 def test_a_model_from_a_deflated_training_checkpoint(tmp_path):
     model = random_model("tiny", seed=0)
-    state = naming.to_third_party(model, "openclip")
+    state = to_third_party(model, "openclip")
     torch.save({"model_state_dict": {f"module.{n}": v for n, v in state.items()}},
                tmp_path / "whole.pt")  # fmt: skip
     odd = _rewritten(
@@ -342,7 +342,7 @@ def test_a_model_from_a_deflated_training_checkpoint(tmp_path):
 
 
 def test_whole_numbers_are_no_weights(tmp_path):
-    state = naming.to_third_party(random_model("tiny", seed=0), "openclip")
+    state = to_third_party(random_model("tiny", seed=0), "openclip")
     for value in (torch.tensor(2), torch.tensor(2.0 + 1j)):
         save_file({**state, "logit_scale": value}, tmp_path / "x.safetensors")
         with pytest.raises(CheckpointError, match=r"logit_scale has type \w+, not float32"):

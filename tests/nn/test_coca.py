@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from peers import import_open_clip
 from pocketclip import checkpoint, zoo
 from pocketclip.checkpoint import names as naming
+from pocketclip.checkpoint.folder import to_third_party
 from pocketclip.embedding_space import embedding_fields
 from pocketclip.errors import CheckpointError, ConfigError
 from pocketclip.infer.encoder import Encoder
-from pocketclip.nn.build import create_model, random_model
+from pocketclip.nn.build import build_empty, create_model, random_model
 from pocketclip.nn.coca import CoCa
 from pocketclip.nn.reparam import fuse
 from pocketclip.tokenizer import Tokenizer
@@ -52,9 +53,7 @@ def test_golden_captioner(published):
     logits = np.load(FOLDER / f"{TAG}.npz")["logits"]
     assert isinstance(published, CoCa)
     assert published.config == zoo.entry("coca-vit-b32").config
-    assert {
-        e.name: e.shape for e in naming.map_entries(published, "openclip").values()
-    } == case.shapes
+    assert naming.entry_shapes(published.config, "openclip") == case.shapes
     with torch.inference_mode():
         out = published(case.pixels, case.ids)
         assert relative_error(out.image, case.image) < 1e-5
@@ -152,7 +151,7 @@ def test_recomputing_changes_no_gradient():
 @pytest.mark.parametrize(("context", "suffix"), [(77, ".bin"), (128, ".safetensors"), (256, ".pt")])
 def test_the_context_length_comes_from_the_file(tmp_path, context, suffix):
     model = _light(**{"text.context_length": context - 1})
-    state = naming.to_third_party(model, "openclip")
+    state = to_third_party(model, "openclip")
     assert state["text.positional_embedding"].shape[0] == context
     for buffer in ("text.attn_mask", "text_decoder.attn_mask"):  # as older files have them
         state[buffer] = torch.zeros(2, 2)
@@ -193,7 +192,7 @@ def test_our_folder_and_open_clips_names(tmp_path):
 
 
 def test_what_does_not_fit_is_reported(tmp_path):
-    state = naming.to_third_party(_light(), "openclip")
+    state = to_third_party(_light(), "openclip")
     del state["text_decoder.cross_attn.1.ln_1_kv.bias"]
     torch.save(state, tmp_path / "x.pt")
     with pytest.MonkeyPatch.context() as patch:
@@ -247,7 +246,7 @@ def test_it_is_an_encoder_like_the_others():
 
 
 def test_sizes_of_the_small_one():
-    model = naming.build_empty(zoo.entry("coca-tiny").config)
+    model = build_empty(zoo.entry("coca-tiny").config)
     vocabulary = {id(p) for part in (model.text.embedding, model.decoder.head)
                   for p in part.parameters()}  # fmt: skip
     others = sum(p.numel() for p in model.parameters() if id(p) not in vocabulary)

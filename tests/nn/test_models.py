@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from pocketclip import checkpoint, zoo
-from pocketclip.checkpoint import names as naming
-from pocketclip.nn.build import create_model, random_model
+from pocketclip.nn.build import build_empty, create_model, random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.reparam import fuse
 from pocketclip.tokenizer import Tokenizer
@@ -71,7 +70,7 @@ def test_golden_model(tag, has_text, tmp_path):
 @pytest.mark.parametrize("name", [n for n, entry in zoo.ZOO.items() if entry.published])
 def test_fused_parameter_counts_are_the_published_ones(name):
     facts = zoo.entry(name).published
-    model = fuse(naming.build_empty(zoo.entry(name).config))
+    model = fuse(build_empty(zoo.entry(name).config))
     image, text = (
         sum(p.numel() for p in tower.parameters()) / 1e6 for tower in (model.image, model.text)
     )
@@ -99,7 +98,7 @@ def test_fused_agrees_with_unfused(name):
     config = zoo.entry(name).config
     if isinstance(config.image, zoo.ViTConfig):
         config = zoo.override(config, image_size=4 * config.image.patch_size)
-    model = naming.build_empty(config).to_empty(device="cpu").eval().double()
+    model = build_empty(config).to_empty(device="cpu").eval().double()
     randomise(model)
     before = copy.deepcopy(model.state_dict()) if name == "tiny" else None
     fused = fuse(model)

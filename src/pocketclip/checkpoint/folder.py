@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,9 @@ from pocketclip.formats.fields import field, reason_of, typed
 from pocketclip.formats.json_text import digest_json, load_json, read_json
 from pocketclip.formats.lfs import check_lfs_pointer
 from pocketclip.nn import reparam
-from pocketclip.nn.build import random_model
+from pocketclip.nn.build import build_empty, random_model
 from pocketclip.nn.clip import CLIP
+from pocketclip.nn.text import ComposedEmbedding
 from pocketclip.storage.local import refuse_others, write_whole, write_whole_folder
 
 CONFIG = resolve.CONFIG
@@ -170,7 +171,7 @@ def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
     if name is not None and zoo.resolve(name) != config.name:
         raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
     state, _ = read_tensors(path / WEIGHTS)
-    model = naming.build_empty(config)
+    model = build_empty(config)
     if is_fused:
         model = reparam.fuse(model)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -250,7 +251,8 @@ def _load_file(path: Path, name: str | None, suggested: str | None = None) -> CL
     config = _config_of(path, name, state, metadata, convention, suggested)
     state = naming.normalize_text_prefix(state, config)
     model, entries = _fitting_shell(state, config, convention, path)
-    _assign(model, naming.from_third_party(state, model, entries))
+    own: dict[str, Any] = {n: e.to_own(state[e.name]) for n, e in entries.items()}  # type: ignore[arg-type]
+    _assign(model, own)
     return model
 
 
@@ -302,11 +304,10 @@ def _config_of(
 def _fitting_shell(
     state: Mapping[str, Tensor], config: zoo.ModelConfig, convention: Naming, path: Path
 ) -> tuple[CLIP, dict[str, naming.ThirdPartyEntry]]:
-    model = naming.build_empty(config)
-    entries = naming.map_entries(model, convention)
+    entries = naming.map_entries(config, convention)
     expected = {entry.name: entry.shape for entry in entries.values()}
     _compare(state, expected, path, config.name, convention)
-    return model, entries
+    return build_empty(config), entries
 
 
 def _compare(
@@ -435,7 +436,7 @@ def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
         raise CheckpointError(
             f"{target}: with naming={convention!r} the file ends in {', '.join(suffixes)}"
         )
-    state = naming.to_third_party(model, convention)
+    state = to_third_party(model, convention)
     if convention == "openclip" and getattr(model.config.image, "stem_padding", False):
         log.warning(
             "open_clip does not pad this model's stem, Apple's code does: with this file open_clip "
@@ -451,3 +452,44 @@ def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
             save_file(state, temporary, metadata=metadata)
         else:
             torch.save(state, temporary)
+
+
+def to_third_party(model: CLIP, convention: Naming) -> dict[str, Tensor]:
+    """Return the state dict of `model` under third-party names.
+
+    Composed token embeddings are expanded to the plain table. If open_clip expects a bias after the
+    image projection and the model has none, zeros are added.
+
+    Raises:
+        CheckpointError: the naming cannot express the model; the message says why.
+    """
+    if model.is_fused:
+        raise CheckpointError(
+            f"a fused model cannot be written in {convention} naming: its branches are merged; "
+            "save the unfused model, or this one with naming='pocketclip'"
+        )
+    config = naming.written_config(model.config, convention)
+    entries = naming.map_entries(config, convention)
+    state = {name: value.detach() for name, value in model.plain_state().items()}
+    if isinstance(model.text.embedding, ComposedEmbedding):
+        for part in ("remainder", "quotient"):
+            del state[f"text.embedding.{part}.weight"]
+        table = model.text.embedding.table(model.config.text.vocab_size)
+        state["text.embedding.weight"] = table.detach()
+    bias = state.get("image.head.bias")
+    expects_bias = config.image.head_bias
+    if bias is None and expects_bias:
+        state["image.head.bias"] = torch.zeros_like(state["image.head.weight"][:, 0])
+    elif bias is not None and not expects_bias:
+        if bias.any():
+            raise CheckpointError(
+                f"{model.config.name}: Apple's naming has no bias after the image projection, "
+                "and this model's is not zero; use naming='openclip'"
+            )
+        del state["image.head.bias"]
+    return {
+        entry.name: (state[ours].T if entry.transposed else state[ours].reshape(entry.shape))
+        .contiguous()
+        .cpu()
+        for ours, entry in entries.items()
+    }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import random
+from torch.overrides import TorchFunctionMode
 
 from pocketclip import zoo
 from pocketclip.nn.clip import CLIP
@@ -31,6 +33,32 @@ def build(config: zoo.ModelConfig) -> CLIP:
     if config.decoder is None:
         return CLIP(config)
     return CoCa(config)
+
+
+def build_empty(config: zoo.ModelConfig) -> CLIP:
+    """Return the model on the meta device: shapes without storage."""
+    with torch.device("meta"), _SkipInit():
+        return build(config)
+
+
+class _SkipInit(TorchFunctionMode):
+    """Skips the initialisation of parameters.
+
+    On the meta device it has no effect, but its first call imports torch's compiler: 1.5 s.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init" or (
+            getattr(func, "__name__", "") in _IN_PLACE
+        ):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+_IN_PLACE = frozenset({"normal_", "uniform_", "fill_", "zero_"})
 
 
 def random_model(name: str, *, seed: int, **overrides: Any) -> CLIP:
