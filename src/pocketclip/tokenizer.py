@@ -24,13 +24,15 @@ import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from importlib import resources
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tokenizers import models
 
 from pocketclip.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from tokenizers import models
 
 CONTEXT_LENGTH = 77
 
@@ -141,6 +143,8 @@ class _Vocabulary(dict[str, tuple[int, ...]]):
     @functools.cached_property
     def model(self) -> models.BPE:
         """The byte-pair model of the `tokenizers` library, which is slow to build."""
+        from tokenizers import models  # a command with few labels does without
+
         merges = [(a, b) for a, b in (line.split(" ") for line in self.merges)]
         return models.BPE(vocab=self.ids, merges=merges, end_of_word_suffix=_END_OF_WORD)
 
