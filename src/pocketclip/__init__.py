@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         finetune as finetune,
         fit as fit,
         formats as formats,
+        graph as graph,
         images as images,
         infer as infer,
         label_set as label_set,

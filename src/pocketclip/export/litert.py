@@ -33,8 +33,9 @@ from pocketclip.export.mobile import (
     write_file,
 )
 from pocketclip.export.quantize import choose_layers
-from pocketclip.export.towers import Port, Towers
+from pocketclip.export.towers import Towers
 from pocketclip.export.tracing import Kind, missing_operation, quiet, trace
+from pocketclip.graph.ports import Port
 from pocketclip.infer.gates import INT8_SEARCH_THRESHOLD_MOBILE
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from pocketclip.errors import (
     PocketclipError,
     how_to_install,
 )
-from pocketclip.export.towers import Port, tower_facts
 from pocketclip.export.tracing import quiet
+from pocketclip.graph.ports import Port, tower_facts
 from pocketclip.storage.local import write_whole
 
 if TYPE_CHECKING:

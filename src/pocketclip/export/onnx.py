@@ -21,8 +21,9 @@ import numpy as np
 
 from pocketclip import zoo
 from pocketclip.errors import MissingDependencyError, how_to_install
-from pocketclip.export.towers import Port, Towers, export_program, tower_facts
+from pocketclip.export.towers import Towers, export_program
 from pocketclip.export.tracing import Kind, missing_operation, quiet
+from pocketclip.graph.ports import Port, tower_facts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,8 +18,9 @@ import numpy as np
 
 from pocketclip import zoo
 from pocketclip.errors import MissingDependencyError, how_to_install
-from pocketclip.export.towers import Port, Towers, export_program, source_path, tower_facts
+from pocketclip.export.towers import Towers, export_program, source_path
 from pocketclip.export.tracing import Kind, missing_operation, quiet
+from pocketclip.graph.ports import Port, tower_facts
 from pocketclip.infer.backends import openvino_core
 
 if TYPE_CHECKING:

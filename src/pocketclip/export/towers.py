@@ -12,9 +12,8 @@ Shapes: B batch, S side of the image in pixels, T tokens, D embedding.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from pocketclip.export.tracing import Kind, trace
 
@@ -173,48 +172,3 @@ def source_path(path: str) -> str:
     # `fold_layer_scales` and `repeat_depthwise_inputs` of `pocketclip.nn.cpu_optimize` wrap these.
     path = path.replace(".mixer.attn.", ".attn.")
     return re.sub(r"\b(downsample\.conv|expand)\.conv\.conv$", r"\1.conv", path)
-
-
-class Port(NamedTuple):
-    """An input or output of an exported tower."""
-
-    name: str
-    dtype: str
-    shape: Sequence[int | None]
-    """None for an axis of any size."""
-
-
-def tower_facts(
-    file: str,
-    input_port: Port,
-    output_port: Port,
-    *,
-    kept: Sequence[str] = (),
-    notes: Sequence[str] = (),
-    dynamic_batch: bool = False,
-    **more: Any,
-) -> dict[str, Any]:
-    """Return the entry of a tower in `bundle.json`.
-
-    Args:
-        file: its name in the bundle.
-        input_port: its input.
-        output_port: its output.
-        kept: layers that int8 left in higher precision.
-        notes: sentences for the user.
-        dynamic_batch: the batch may have any size.
-        more: further keys.
-    """
-
-    def describe(port: Port) -> dict[str, Any]:
-        return {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)}
-
-    return {
-        "file": file,
-        "input": describe(input_port),
-        "output": describe(output_port),
-        "dynamic_batch": dynamic_batch,
-        "kept": list(kept),
-        "notes": list(notes),
-        **more,
-    }

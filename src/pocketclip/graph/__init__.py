@@ -1,1 +1,17 @@
-"""ONNX graphs of towers, built from a configuration and named arrays, without torch."""
+"""ONNX graphs of the towers, from a configuration and named arrays; no torch.
+
+    from pocketclip.graph.build import write_tower
+
+    write_tower(weights, config, "image", Path("image.onnx"))
+
+| module | holds |
+|---|---|
+| `build` | `write_tower`: one tower to one file |
+| `image`, `text` | the towers |
+| `transformer`, `layers`, `tower` | their blocks |
+| `preprocessing` | resize and crop of a photograph |
+| `fuse` | structural re-parameterisation in float64 |
+| `writer` | nodes and weights to a file |
+| `proto` | ONNX files, by the `protobuf` package alone |
+| `ports` | a tower's entry in `bundle.json` |
+"""

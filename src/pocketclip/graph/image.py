@@ -1,0 +1,270 @@
+"""Image towers as ONNX graphs: MCi, and vision transformers.
+
+The modules of `pocketclip.nn.mci` and `pocketclip.nn.vit` name the sources.
+
+Shapes: B batch, C channels, H W height width, N = H * W tokens, T tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pocketclip import zoo
+from pocketclip.graph import fuse, layers
+from pocketclip.graph.fuse import Kernel
+from pocketclip.graph.tower import Tower
+from pocketclip.graph.transformer import Blocks, pooled_blocks, run_blocks
+
+
+def image_tower(tower: Tower, pixels: str, config: zoo.ModelConfig, *, levels: bool) -> str:
+    """Add the image tower of a model; return its embeddings (B, D), not normalised.
+
+    Args:
+        tower: the graph and the weights.
+        pixels: the input (B, 3, S, S).
+        config: of the model.
+        levels: the input is levels 0 to 255; otherwise it is preprocessed.
+    """
+    gain = None
+    if levels:
+        pixels, gain = _scaling(tower, pixels, config.preprocess)
+    if isinstance(config.image, zoo.MCiConfig):
+        return _mci(tower, pixels, config.image, config.image_size, gain)
+    return _vit(tower, pixels, config, config.image, gain)
+
+
+def _scaling(tower: Tower, x: str, config: zoo.PreprocessConfig) -> tuple[str, fuse.Doubles | None]:
+    """Add the scaling of levels; when fused, only its shift: the factor (3,) is returned.
+
+    The shift stays, because the zeros that a convolution pads with are those of the normalised
+    image.
+    """
+    graph = tower.graph
+    shift = 255 * np.reshape(np.asarray(config.mean), (3, 1, 1))
+    gain = 1 / (255 * np.asarray(config.std))
+    if shift.any():
+        x = graph.node("Sub", [x, graph.weight("image.shift", shift)], "image/shifted")
+    if tower.fused:
+        return x, gain
+    factor = graph.weight("image.gain", gain.reshape(3, 1, 1))
+    return graph.node("Mul", [x, factor], "image/scaled"), None
+
+
+def _scaled_inputs(kernel: Kernel, gain: fuse.Doubles | None) -> Kernel:
+    if gain is None:
+        return kernel
+    return kernel[0] * gain[:, None, None], kernel[1]
+
+
+# --- MCi (MobileCLIP, section 3.2; MobileCLIP2, section 4)
+
+
+def _mci(tower: Tower, x: str, config: zoo.MCiConfig, side: int, gain: fuse.Doubles | None) -> str:
+    first = None
+    if gain is not None:
+        first = _scaled_inputs(fuse.rep_conv_kernel(tower.weights, "image.stem.0", 1), gain)
+    width = config.widths[0]
+    x = tower.rep_conv(x, "image.stem.0", stride=2, kernel=first)
+    x = tower.rep_conv(x, "image.stem.1", stride=2, groups=width)
+    x = tower.rep_conv(x, "image.stem.2")
+    for index, depth in enumerate(config.depths):
+        path, channels = f"image.stages.{index}", config.widths[index]
+        if index > 0:
+            x = _downsample(tower, x, f"{path}.downsample", config.widths[index - 1], channels)
+        side_here = _side(side, index + 2)
+        is_attention = index >= len(config.depths) - config.attention_stages
+        if is_attention:
+            x = _position(tower, x, f"{path}.position", channels)
+        for block in range(depth):
+            name = f"{path}.blocks.{block}"
+            if is_attention:
+                x = _attention_block(tower, x, name, config, channels, side_here)
+            else:
+                x = tower.mixer_block(x, name)
+    return _expand(tower, x, config.widths[-1])
+
+
+def _side(side: int, halvings: int) -> int:
+    for _ in range(halvings):
+        side = -(-side // 2)  # convolutions of stride 2 with padding round up
+    return side
+
+
+def _downsample(tower: Tower, x: str, path: str, inputs: int, outputs: int) -> str:
+    """Add a 7x7 depthwise convolution of stride 2 and a 1x1 convolution (`Downsample`)."""
+    graph, large, order = tower.graph, f"{path}.conv", None
+    if tower.fused or tower.has(f"{large}.conv.weight"):
+        kernel, groups = fuse.large_kernel(tower.weights, large), inputs
+        if tower.widen and outputs != inputs:
+            x, kernel, order = tower.repeated(x, large, kernel, outputs // inputs)
+            groups = outputs
+        x = layers.conv(graph, x, f"{large}.conv", kernel, stride=2, groups=groups)
+    else:
+        wide = tower.conv_bn(x, f"{large}.large", stride=2, groups=inputs)
+        narrow = tower.conv_bn(x, f"{large}.small", stride=2, groups=inputs)
+        x = graph.node("Add", [wide, narrow], f"{large}/sum")
+    x = tower.epilogue(x, large, order=order)
+    proj = None
+    if order is not None:
+        weight, bias = fuse.rep_conv_kernel(tower.weights, f"{path}.proj", 1)
+        proj = weight[:, order], bias
+    return tower.rep_conv(x, f"{path}.proj", kernel=proj)
+
+
+def _position(tower: Tower, x: str, path: str, channels: int) -> str:
+    """Add the conditional position encoding `x + depthwise(x)`, one convolution when fused."""
+    if tower.fused or tower.has(f"{path}.weight"):
+        kernel = fuse.position_kernel(tower.weights, path)
+        return layers.conv(tower.graph, x, path, kernel, groups=channels)
+    kernel = fuse.plain_kernel(tower.weights, f"{path}.conv")
+    out = layers.conv(tower.graph, x, f"{path}.conv", kernel, groups=channels)
+    return tower.graph.node("Add", [x, out], f"{path}/sum")
+
+
+def _attention_block(
+    tower: Tower, x: str, path: str, config: zoo.MCiConfig, channels: int, side: int
+) -> str:
+    """Add attention over all positions and a convolutional MLP (`AttentionBlock`)."""
+    graph, norm, attention = tower.graph, f"{path}.norm", f"{path}.attn"
+    spread = graph.constant([0, channels, -1])
+    has_batch_norm = tower.has(f"{norm}.running_var")
+    if config.attention_norm == "layer":
+        tokens = _tokens(tower, x, path, spread)
+        tokens = layers.layer_norm(graph, tokens, norm, tower.affine(norm), 1e-5)
+    elif has_batch_norm and not tower.fused:
+        tokens = _tokens(tower, tower.batch_norm(x, norm), path, spread)
+    else:
+        tokens = _tokens(tower, x, path, spread)
+    if tower.fused:
+        qkv: tuple[fuse.Doubles, fuse.Doubles | None] = fuse.qkv_kernel(
+            tower.weights, attention, norm
+        )
+        scale = tower.array(f"{path}.layer_scale_1")
+        weight, bias = tower.dense(f"{attention}.proj")
+        assert bias is not None
+        proj: tuple[fuse.Doubles, fuse.Doubles | None] = fuse.scaled_rows((weight, bias), scale)
+    else:
+        qkv, proj = tower.dense(f"{attention}.qkv"), tower.dense(f"{attention}.proj")
+    heads = channels // config.head_dim
+    mixed = layers.self_attention(
+        graph, tokens, attention, qkv, proj, heads=heads, fold_scale=tower.fused
+    )
+    mixed = graph.node("Transpose", [mixed], f"{path}/columns", perm=[0, 2, 1])
+    mixed = graph.node(
+        "Reshape", [mixed, graph.constant([0, channels, side, side])], f"{path}/planes"
+    )
+    if not tower.fused:
+        gain = graph.weight(f"{path}.layer_scale_1", tower.array(f"{path}.layer_scale_1"))
+        mixed = graph.node("Mul", [mixed, gain], f"{path}/scaled")
+    x = graph.node("Add", [x, mixed], f"{path}/attn_sum")
+    return tower.residual_mlp(x, path, "layer_scale_2")
+
+
+def _tokens(tower: Tower, x: str, path: str, spread: str) -> str:
+    """Add the change from (B, C, H, W) to (B, N, C)."""
+    x = tower.graph.node("Reshape", [x, spread], f"{path}/spread")
+    return tower.graph.node("Transpose", [x], f"{path}/tokens", perm=[0, 2, 1])
+
+
+def _expand(tower: Tower, x: str, width: int) -> str:
+    """Add the expansion to twice the width, the mean over positions and the projection."""
+    graph, path, order, kernel = tower.graph, "image.expand", None, None
+    if tower.widen and tower.fused:
+        kernel = fuse.rep_conv_kernel(tower.weights, path, width)
+        x, kernel, order = tower.repeated(x, path, kernel, 2)
+        x = layers.conv(graph, x, f"{path}.conv", kernel, groups=2 * width)
+        x = tower.epilogue(x, path, order=order)
+    else:
+        x = tower.rep_conv(x, path, groups=width)
+    x = graph.node("GlobalAveragePool", [x], "image/mean")
+    x = graph.node("Flatten", [x], "image/flat", axis=1)
+    weight, bias = tower.dense("image.head")
+    if order is not None:
+        weight = weight[:, order]
+    return layers.linear(graph, x, "image.head", (weight, bias))
+
+
+# --- vision transformers (ViT, section 3.1; CoCa, section 3.2)
+
+
+def _vit(
+    tower: Tower, x: str, config: zoo.ModelConfig, image: zoo.ViTConfig,
+    gain: fuse.Doubles | None,
+) -> str:  # fmt: skip
+    graph, width = tower.graph, image.width
+    x = _stem(tower, x, image, gain)
+    x = graph.node("Reshape", [x, graph.constant([0, width, -1])], "image/patches")
+    x = graph.node("Transpose", [x], "image/tokens", perm=[0, 2, 1])  # (B, N, C)
+    position = tower.array("image.position")
+    token = tower.array("image.class_token").reshape(1, 1, width)
+    if image.class_position:
+        token, position = token + position[:, :1], position[:, 1:]
+    x = graph.node("Add", [x, graph.weight("image.position", position)], "image/placed")
+    x = graph.node("Concat", [_per_row(tower, x, token), x], "image/with_class", axis=1)
+    if image.pre_norm:
+        x = layers.layer_norm(graph, x, "image.norm_pre", tower.affine("image.norm_pre"), image.eps)
+    blocks = Blocks(
+        paths=tuple(f"image.blocks.{i}" for i in range(image.layers)),
+        heads=image.heads,
+        activation=image.activation,
+        eps=image.eps,
+    )
+    if image.pool_queries is None:
+        first = graph.constant([0])
+        x = pooled_blocks(
+            tower, x, blocks, lambda y: graph.node("Gather", [y, first], "image/pooled", axis=1)
+        )
+    else:
+        x = _attention_pool(tower, run_blocks(tower, x, blocks), config.embed_dim, image.pool_heads)
+        width = config.embed_dim
+    x = graph.node("Reshape", [x, graph.constant([0, width])], "image/state")
+    x = layers.layer_norm(graph, x, "image.norm", tower.affine("image.norm"), image.eps)
+    return layers.linear(graph, x, "image.head", tower.dense("image.head"))
+
+
+def _per_row(tower: Tower, x: str, token: fuse.Doubles) -> str:
+    """Add a learned token (1, 1, C) repeated for every row of `x` (B, T, C)."""
+    graph = tower.graph
+    shape = graph.node("Shape", [x], "image/batch", start=0, end=1)
+    ones = graph.constant([1, 1])
+    shape = graph.node("Concat", [shape, ones], "image/batch_shape", axis=0)
+    return graph.node(
+        "Expand", [graph.weight("image.class_token", token), shape], "image/class_rows"
+    )
+
+
+def _stem(tower: Tower, x: str, image: zoo.ViTConfig, gain: fuse.Doubles | None) -> str:
+    graph, size = tower.graph, image.patch_size
+    if image.stem == "patch":
+        kernel = fuse.plain_kernel(tower.weights, "image.stem")
+        kernel = _scaled_inputs(kernel, gain)
+        return layers.conv(graph, x, "image.stem", kernel, stride=size, padding=0)
+    pad = image.stem_padding
+    if gain is not None:
+        kernel = _scaled_inputs(fuse.conv_bn_kernel(tower.weights, "image.stem.0"), gain)
+        x = layers.conv(graph, x, "image.stem.0", kernel, stride=4, padding=pad)
+    else:
+        x = tower.conv_bn(x, "image.stem.0", stride=4, padding=pad)
+    x = layers.activation(graph, x, "image.stem.1", "gelu")
+    x = tower.conv_bn(x, "image.stem.2", stride=2, padding=0)
+    x = layers.activation(graph, x, "image.stem.3", "gelu")
+    kernel = fuse.plain_kernel(tower.weights, "image.stem.4")
+    return layers.conv(graph, x, "image.stem.4", kernel, stride=2, padding=0)
+
+
+def _attention_pool(tower: Tower, x: str, width: int, heads: int) -> str:
+    """Add CoCa's attentional pooling of tokens by its first query; return (B, 1, D)."""
+    graph, path = tower.graph, "image.pool"
+    x = layers.layer_norm(graph, x, f"{path}.norm_k", tower.affine(f"{path}.norm_k"), 1e-5)
+    query = tower.array(f"{path}.query")[:1]
+    weight, bias = tower.affine(f"{path}.norm_q")
+    centred = query - query.mean(-1, keepdims=True)
+    query = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
+    biases = np.split(tower.array(f"{path}.bias"), 3)
+    # The query is the same for every image: it is computed here, scale included.
+    query = (query @ tower.array(f"{path}.q.weight").T + biases[0]) * (width // heads) ** -0.5
+    q = graph.weight(f"{path}.queries", query[None])  # (1, 1, D)
+    k = layers.linear(graph, x, f"{path}.k", (tower.array(f"{path}.k.weight"), biases[1]))
+    v = layers.linear(graph, x, f"{path}.v", (tower.array(f"{path}.v.weight"), biases[2]))
+    mixed = layers.attend(graph, q, k, v, path, heads=heads, width=width)
+    return layers.linear(graph, mixed, f"{path}.proj", tower.dense(f"{path}.proj"))

@@ -1,0 +1,164 @@
+"""One ONNX graph under construction.
+
+    graph = GraphWriter(Path("image.onnx"), "image_tower")
+    x = graph.input("pixels", np.float32, ["batch", 3, 256, 256])
+    x = graph.node("Relu", [x], "image.act")
+    graph.output("image_features", x, ["batch", 512])
+    graph.save()
+
+Weights go to `image.onnx.data` as they come, so that one array at a time is in memory; ONNX Runtime
+maps that file into memory.
+
+Operator set 18: from set 20 on GELU is one operator, which ONNX Runtime runs more slowly than the
+pattern that it recognises in set 18 (docs/internals/performance.md).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip.errors import ExportError
+from pocketclip.graph import proto
+
+OPSET = 18
+# Read by the versions of ONNX Runtime of the last two years.
+IR_VERSION = 10
+_EXTERNAL_BYTES = 1024
+"""Smaller arrays are stored in the graph itself."""
+_ALIGNMENT = 64
+_HALF_VALUES = 1024
+"""Smaller arrays keep float32 in fp16."""
+_LARGEST_HALF = 65504.0
+
+
+class GraphWriter:
+    """A graph to which nodes and weights are added in the order of computation.
+
+    Args:
+        path: the file to write; the weights go to the file with `.data` appended to its name.
+        name: the graph's name.
+        half: store large weights in float16. They are cast to float32 when a session starts, so
+            that the file is half as large and runs as fast.
+    """
+
+    def __init__(self, path: Path, name: str, *, half: bool = False) -> None:
+        self.path, self.name, self.half = path, name, half
+        self.data_path = path.with_name(f"{path.name}.data")
+        self._nodes: list[Any] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+        self._initializers: list[Any] = []
+        self._names: set[str] = set()
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._data = self.data_path.open("wb")
+
+    def close(self) -> None:
+        """Close the data file; nothing can be added afterwards."""
+        self._data.close()
+
+    # --- inputs and outputs
+
+    def input(self, name: str, dtype: Any, shape: Sequence[int | str]) -> str:
+        """Add an input; axes of any size are given by a name. Return its name."""
+        self._inputs.append(proto.make_value(name, dtype, shape))
+        self._names.add(name)
+        return name
+
+    def output(self, name: str, tensor: str, shape: Sequence[int | str]) -> None:
+        """Make `tensor`, float32, an output of the graph under another name."""
+        self.node("Identity", [tensor], name)
+        self._outputs.append(proto.make_value(name, np.float32, shape))
+
+    # --- nodes
+
+    def node(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Add a node with one output; return the output's name, which is also the node's."""
+        return self.nodes(operator, inputs, [name], **attributes)[0]
+
+    def nodes(
+        self, operator: str, inputs: Sequence[str], names: Sequence[str], **attributes: Any
+    ) -> list[str]:
+        """Add a node with several outputs, named after the first; return their names."""
+        outputs = [self._unique(name) for name in names]
+        self._nodes.append(proto.make_node(operator, inputs, outputs, outputs[0], **attributes))
+        return outputs
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 1
+        while unique in self._names:
+            count += 1
+            unique = f"{name}:{count}"
+        self._names.add(unique)
+        return unique
+
+    # --- weights and constants
+
+    def weight(self, name: str, array: NDArray[Any], *, finite: bool = True) -> str:
+        """Add a float array, rounded to float32 or float16; return its name.
+
+        Args:
+            name: of the array.
+            array: of any shape.
+            finite: refuse infinite values.
+
+        Raises:
+            ExportError: a value is not finite, or too large for float16.
+        """
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(array, np.float32)
+        if not finite:
+            return self._add(name, values)
+        if not np.isfinite(values).all():
+            raise ExportError(f"{name} is not finite: the weights are damaged")
+        if not self.half or values.size < _HALF_VALUES:
+            return self._add(name, values)
+        if np.abs(values).max() > _LARGEST_HALF:
+            raise ExportError(f"{name} has values beyond float16: use fp32")
+        stored = self._add(f"{name}.fp16", values.astype(np.float16))
+        return self.node("Cast", [stored], name, to=proto.FLOAT)
+
+    def constant(self, value: Any, dtype: Any = np.int64) -> str:
+        """Return the name of a constant; equal ones are stored once."""
+        array = np.ascontiguousarray(value, dtype)
+        key = (str(array.dtype), np.shape(value), array.tobytes())
+        if key not in self._constants:
+            label = "_".join(str(x) for x in array.flatten()[:6]) if array.size <= 6 else "array"
+            self._constants[key] = self._add(
+                f"constant_{label}", array.reshape(np.shape(value)), inline=True
+            )
+        return self._constants[key]
+
+    def _add(self, name: str, array: NDArray[Any], *, inline: bool = False) -> str:
+        name = self._unique(name)
+        if inline or array.nbytes < _EXTERNAL_BYTES:
+            self._initializers.append(proto.tensor_from_array(array, name))
+            return name
+        self._data.write(b"\0" * (-self._data.tell() % _ALIGNMENT))
+        offset = self._data.tell()
+        array.tofile(self._data)
+        self._initializers.append(proto.external_tensor(array, name, self.data_path.name, offset))
+        return name
+
+    def save(self) -> None:
+        """Write the graph; call it once, after everything was added."""
+        self.close()
+        model = proto.make_model(
+            self.name,
+            nodes=self._nodes,
+            inputs=self._inputs,
+            outputs=self._outputs,
+            initializers=self._initializers,
+            opset=OPSET,
+            ir_version=IR_VERSION,
+        )
+        self.path.write_bytes(model.SerializeToString(deterministic=True))
+        if not self.data_path.stat().st_size:
+            self.data_path.unlink()
+        else:
+            os.chmod(self.data_path, self.path.stat().st_mode)  # noqa: PTH101
