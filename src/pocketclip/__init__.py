@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         cli as cli,
         compat as compat,
         devices as devices,
+        embedding_space as embedding_space,
         embeddings as embeddings,
         errors as errors,
         evaluate as evaluate,
