@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -107,6 +108,14 @@ def has_bfloat16_flag(cpuinfo: str) -> bool:
     lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
     flags = set(lines[0].split()) if lines else set()
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def has_torch() -> bool:
+    """Return whether torch is installed; it is not imported."""
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except (ImportError, ValueError):  # an import hook or a stand-in refuses
+        return False
 
 
 def need_torch() -> Any:

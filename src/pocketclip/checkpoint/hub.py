@@ -17,7 +17,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pocketclip.checkpoint.hub_cache import (
     CachedFile,
@@ -46,9 +48,22 @@ from pocketclip.checkpoint.hub_client import (
     without_xet,
 )
 from pocketclip.checkpoint.hub_files import PICKLED, SUFFIXES, choose_weights, is_weight_file
-from pocketclip.errors import HubError
+from pocketclip.errors import HubError, one_line
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A repository's weight file as the hub describes it now."""
+
+    repo: str
+    filename: str
+    commit: str | None
+    """The commit that the revision means now."""
+    license: str | None
+    """The licence in the repository's description."""
 
 
 def fetch(
@@ -72,28 +87,61 @@ def fetch(
             weights; the hub cannot be reached; the download was interrupted or could not be
             stored (then no part of it counts as cached).
     """
-    ids = (repo_ids,) if isinstance(repo_ids, str) else tuple(repo_ids)
-    if not ids:
-        raise HubError("no repository to fetch weights from; pass a file's path instead")
-    for repo in ids:
-        if not is_hub_id(repo):
-            raise HubError(f"{repo!r} is not a repository id; write it as owner/name")
-    name = check_revision(revision)
+    ids, name = _checked(repo_ids, revision)
     matches = [match for repo in ids if (match := find_cached(repo, name)) is not None]
     for match in matches:
         if match.is_certain:
             return match.file
     if is_offline(offline):
         return _fall_back(matches, offline_error(ids, revision))
+    try:
+        return _first_usable(ids, lambda repo: download(_ask(repo, revision and name), revision))
+    except _AllUnusableError:
+        raise
+    except HubError as error:
+        return _fall_back(matches, error)
+
+
+def ask(repo_ids: Sequence[str] | str, *, revision: str | None = None) -> RemoteFile:
+    """Ask the hub which commit a revision means now, and for the name of its weight file.
+
+    Of several repositories the first usable one is described, as `fetch` chooses it.
+
+    Args:
+        repo_ids: one repository or several, in order of preference.
+        revision: see `cached`.
+
+    Raises:
+        HubError: as `fetch`; requests are forbidden.
+    """
+    ids, name = _checked(repo_ids, revision)
+    if is_offline():
+        raise offline_error(ids, revision)
+    return _first_usable(ids, lambda repo: _ask(repo, revision and name))
+
+
+class _AllUnusableError(HubError):
+    """None of the repositories can deliver the weights."""
+
+
+def _first_usable(ids: Sequence[str], attempt: Callable[[str], _T]) -> _T:
     reasons = []
     for repo in ids:
         try:
-            return _download(repo, revision and name)
+            return attempt(repo)
         except UnusableSourceError as error:
             reasons.append(str(error))
-        except HubError as error:
-            return _fall_back(matches, error)
-    raise HubError(f"{'; '.join(reasons)}; or {BY_HAND}")
+    raise _AllUnusableError(f"{'; '.join(reasons)}; or {BY_HAND}")
+
+
+def _checked(repo_ids: Sequence[str] | str, revision: str | None) -> tuple[tuple[str, ...], str]:
+    ids = (repo_ids,) if isinstance(repo_ids, str) else tuple(repo_ids)
+    if not ids:
+        raise HubError("no repository to fetch weights from; pass a file's path instead")
+    for repo in ids:
+        if not is_hub_id(repo):
+            raise HubError(f"{repo!r} is not a repository id; write it as owner/name")
+    return ids, check_revision(revision)
 
 
 def _fall_back(matches: Sequence[CachedFile], error: HubError) -> HubFile:
@@ -125,8 +173,8 @@ def _has_transformers_names(path: Path) -> bool:
     return b'"vision_model.' in head or b'"text_model.' in head
 
 
-def _download(repo: str, revision: str | None) -> HubFile:
-    from huggingface_hub import HfApi, constants, hf_hub_download
+def _ask(repo: str, revision: str | None) -> RemoteFile:
+    from huggingface_hub import HfApi, constants
 
     endpoint = get_endpoint()
     errors = download_errors()
@@ -136,6 +184,38 @@ def _download(repo: str, revision: str | None) -> HubFile:
         )
         names = [sibling.rfilename for sibling in info.siblings or []]
         filename = choose_weights(names)
+    except HubError as error:
+        raise UnusableSourceError(f"{repo} on {hide_credentials(endpoint)}: {error}") from error
+    except errors as error:
+        raise explain_error(error, repo, revision, endpoint) from error
+    return RemoteFile(repo, filename, info.sha, _license_of(info))
+
+
+def _license_of(info: Any) -> str | None:
+    card = getattr(info, "card_data", None)
+    value = getattr(card, "license", None)
+    if value == "other":
+        value = getattr(card, "license_name", None) or value
+    return one_line(value, 100) if isinstance(value, str) and value.strip() else None
+
+
+def download(remote: RemoteFile, revision: str | None = None) -> HubFile:
+    """Download what `ask` described, unless the cache has it already.
+
+    Args:
+        remote: the file.
+        revision: what `ask` was asked for.
+
+    Raises:
+        HubError: as `fetch`.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repo, filename, endpoint = remote.repo, remote.filename, get_endpoint()
+    errors = download_errors()
+    if revision is not None:
+        revision = check_revision(revision)
+    try:
         with without_xet():
             # The revision's name rather than the commit from above: huggingface_hub then records
             # which commit `main` is, and `cached` needs that.
@@ -147,14 +227,15 @@ def _download(repo: str, revision: str | None) -> HubFile:
                 endpoint=endpoint,
                 library_name="pocketclip",
             )
-    except HubError as error:
-        raise UnusableSourceError(f"{repo} on {hide_credentials(endpoint)}: {error}") from error
     except errors as error:
         raise explain_error(error, repo, revision, endpoint) from error
     snapshot = Path(path).parents[filename.count("/")]
     if not has_own_name(filename):
         record_choice(repo_folder(repo), snapshot.name)
-    return HubFile(repo=repo, path=Path(path), filename=filename, revision=snapshot.name)
+    return HubFile(
+        repo=repo, path=Path(path), filename=filename, revision=snapshot.name,
+        license=remote.license,
+    )  # fmt: skip
 
 
 def fetch_folder(
@@ -218,9 +299,12 @@ __all__ = [
     "PICKLED",
     "SUFFIXES",
     "HubFile",
+    "RemoteFile",
+    "ask",
     "cached",
     "check_revision",
     "choose_weights",
+    "download",
     "environment",
     "fetch",
     "fetch_folder",

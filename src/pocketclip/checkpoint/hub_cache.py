@@ -32,6 +32,8 @@ class HubFile:
     """The file's name within the repository."""
     revision: str | None
     """The commit that the file belongs to."""
+    license: str | None = None
+    """The licence in the repository's description, if the hub was asked just now."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from pocketclip.evaluate.tasks import Metrics
 from pocketclip.images import open_image
 from pocketclip.label_set import LabelSet
 from pocketclip.storage.stores import NotThereError
+from pocketclip.storage.user_cache import user_cache
 from pocketclip.types import Embeddings, Encoder
 
 _NAMED = 10
@@ -77,11 +78,7 @@ class Skipped:
 
 def default_cache() -> Path | None:
     """Return the user's cache folder for class embeddings; None without a home directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        return Path(base).expanduser() / "pocketclip" / "classifiers"
-    except RuntimeError:  # a user that the system does not know, as in some containers
-        return None
+    return user_cache("classifiers")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,6 +10,7 @@
 | `stores` | object stores through fsspec: clients, files, errors |
 | `local` | local files and folders, written whole |
 | `temporary`, `atomic_swap`, `locks` | temporary folders, swapped folders and locks, for `local` |
+| `user_cache` | the user's cache: where it is |
 | `photos` | which files are photographs, and the walk through folders |
 | `http`, `network` | fetching images from the web; refusing private addresses |
 """

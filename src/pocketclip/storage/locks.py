@@ -15,7 +15,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pocketclip.errors import PocketclipError
@@ -103,6 +103,34 @@ def signature(path: Path) -> tuple[str, str]:
         return "", ""
     lines = ["".join(c if c.isprintable() else "?" for c in line) for line in text.split("\n")]
     return lines[0], lines[1] if len(lines) > 1 else ""
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Let only one process at a time run the block, if the file system has locks.
+
+    Without locks every process runs it, and nothing tells them apart.
+
+    Args:
+        path: the file to lock, which is created if it is missing, and stays.
+        on_wait: called once if another process runs the block, before waiting for it.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    try:
+        lock = acquire(path, create=True)
+        if lock is None:
+            if on_wait is not None:
+                on_wait()
+            lock = acquire(path, create=True, wait=True)
+    except NoLocksError:
+        lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            release(lock)
 
 
 @contextlib.contextmanager

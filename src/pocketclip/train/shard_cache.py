@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from pocketclip import storage
@@ -19,6 +18,7 @@ from pocketclip.errors import DataError, StorageError
 from pocketclip.formats.json_text import read_json
 from pocketclip.storage import locks
 from pocketclip.storage.local import digest_file, remove_abandoned, write_whole
+from pocketclip.storage.user_cache import user_cache
 
 CACHE_BYTES = 50 << 30
 """Approximate size of all copies together, in bytes: 50 GiB."""
@@ -28,13 +28,20 @@ class ShardCache:
     """A folder of fetched shards, shared by any number of processes on this machine.
 
     Args:
-        folder: None: `pocketclip/shards` in the user's cache.
+        folder: None: `shards` in the user's cache, see `pocketclip.storage.user_cache`.
         max_bytes: size of all copies to keep.
+
+    Raises:
+        StorageError: `folder` is None and the user has no home directory.
     """
 
     def __init__(self, folder: str | None, *, max_bytes: int = CACHE_BYTES) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        self.folder = Path(folder) if folder else Path(base) / "pocketclip" / "shards"
+        shared = Path(folder) if folder else user_cache("shards")
+        if shared is None:
+            raise StorageError(
+                "there is no home directory for copies of shards: set data.cache_dir"
+            )
+        self.folder = shared
         self.max_bytes = max_bytes
 
     def local(self, path: str, size: int, *, sha256: str = "", version: str | None = None) -> Path:
@@ -58,7 +65,8 @@ class ShardCache:
         note = target.with_suffix(".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _exclusive(note):
+            note.touch()  # if the file system has no locks
+            with locks.exclusive(note):
                 if not _is_whole(target, size, sha256):
                     note.write_text("", "utf-8")
                     self._make_room(size)
@@ -153,19 +161,3 @@ def _is_whole(target: Path, size: int, sha256: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Let only one process at a time run the block, if the file system has locks."""
-    try:
-        lock = locks.acquire(path, create=True, wait=True)
-    except locks.NoLocksError:  # then each process fetches the shard, and the last one wins
-        path.touch()
-        yield
-        return
-    assert lock is not None
-    try:
-        yield
-    finally:
-        locks.release(lock)
