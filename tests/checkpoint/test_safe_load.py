@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import random
@@ -21,7 +22,7 @@ from pocketclip.checkpoint import safe_load as weights
 from pocketclip.checkpoint.folder import to_third_party
 from pocketclip.checkpoint.safe_load import read_tensors
 from pocketclip.errors import CheckpointError
-from pocketclip.formats import torch_zip as archive
+from pocketclip.formats import torch_zip
 from pocketclip.nn.build import random_model
 
 POINTER = (
@@ -44,10 +45,19 @@ def _state():
     }
 
 
+def _all(path):
+    return {name: _torch(stored) for name, stored in read_tensors(path)[0].items()}
+
+
+def _torch(stored):
+    return torch.from_numpy(stored.read())
+
+
 def _same(actual, expected):
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        assert torch.equal(actual[name], value), name
+        read = actual[name] if isinstance(actual[name], torch.Tensor) else _torch(actual[name])
+        assert torch.equal(read, value.float() if value.is_floating_point() else value), name
 
 
 def _records(path):
@@ -85,21 +95,18 @@ class _Stream(io.RawIOBase):
 
 
 @pytest.mark.parametrize(
-    ("method", "mapped"),
+    "method",
     [
-        (lambda _name: zipfile.ZIP_STORED, True),
-        (lambda _name: zipfile.ZIP_DEFLATED, False),
-        (lambda name: 8 if name.endswith("data/4") else 0, False),
-        (lambda name: 8 if name.endswith(("data/0", "data/1")) else 0, False),
-        (lambda name: 8 if name.endswith("data.pkl") else 0, False),
+        lambda _name: zipfile.ZIP_STORED,
+        lambda _name: zipfile.ZIP_DEFLATED,
+        lambda name: 8 if name.endswith("data/4") else 0,
+        lambda name: 8 if name.endswith(("data/0", "data/1")) else 0,
+        lambda name: 8 if name.endswith("data.pkl") else 0,
     ],
 )
-def test_whether_and_which_records_are_deflated_makes_no_difference(
-    tmp_path, whole, method, mapped
-):
+def test_whether_and_which_records_are_deflated_makes_no_difference(tmp_path, whole, method):
     path = _rewritten(tmp_path / "again.pt", _records(whole), method)
     _same(read_tensors(path)[0], _state())
-    assert archive.check(path) is mapped
 
 
 def test_archives_of_other_writers(tmp_path, whole):
@@ -145,7 +152,7 @@ def test_a_flipped_byte_of_any_record_is_noticed(tmp_path, whole):
         offset = record.header_offset + 30 + names + extra + record.file_size // 2
         path.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
         with pytest.raises(CheckpointError, match=r"damaged: the checksum of .* is wrong"):
-            read_tensors(path)
+            _all(path)
 
 
 def _pickle_patched(records, old, new):
@@ -208,11 +215,26 @@ def test_archives_that_contradict_themselves_are_refused(tmp_path, whole):
 
 
 def test_a_bomb_is_refused_before_it_unpacks(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(archive, "FREE", 1 << 20)
+    monkeypatch.setattr(torch_zip, "FREE", 1 << 20)
     records = {**_records(whole), "whole/data/9": bytes(5 << 20)}
     path = _rewritten(tmp_path / "bomb.pt", records, lambda _name: zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="more than 20 times its size"):
         read_tensors(path)
+
+
+@contextlib.contextmanager
+def _limited_memory(more):
+    """Let this process take only `more` bytes of address space than it has, where Linux can."""
+    if sys.platform != "linux":
+        yield
+        return
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 BYTES = b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."
@@ -225,13 +247,18 @@ MANY = (
 
 @pytest.mark.parametrize("program", [BYTES, MANY])
 @pytest.mark.parametrize("form", ["archive", "bare"])
-def test_a_small_pickle_that_makes_many_bytes_is_refused(tmp_path, program, form):
+def test_a_small_pickle_that_makes_many_bytes_makes_none(tmp_path, program, form):
     path = tmp_path / "x.pt"
     if form == "archive":
         _rewritten(path, {"x/data.pkl": program, "x/version": b"3\n"})
     else:
         path.write_bytes(program)
-    with pytest.raises(CheckpointError, match="creates more bytes than any weight file needs"):
+    with (
+        _limited_memory(1 << 26),
+        pytest.raises(
+            CheckpointError, match=r"not named tensors|not begin as|refused: its pickle is damaged"
+        ),
+    ):
         read_tensors(path)
 
 
@@ -253,7 +280,7 @@ def test_mutated_archives_give_the_same_tensors_or_an_error(tmp_path, whole):
             mutated[chance.randrange(len(data))] = chance.randrange(256)
         path.write_bytes(mutated[: chance.choice([len(data), chance.randrange(9, len(data))])])
         try:
-            actual = read_tensors(path)[0]
+            actual = _all(path)
         except CheckpointError:
             refused += 1
         else:
@@ -353,19 +380,12 @@ def test_the_head_of_a_file_is_enough():
     assert len(POINTER) - 20 <= weights._HEAD
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits a process as Linux does")
 @pytest.mark.parametrize("length", [b"X\xff\xff\xff\x7f", b"\x8d" + b"\xff" * 5 + b"\0" * 3])
 def test_a_bare_pickle_takes_no_more_memory_than_it_has_bytes(tmp_path, length):
     path = tmp_path / "a.pt"
     path.write_bytes(b"\x80\x02" + length + bytes(1000))  # a text of 2 GB, or of 1 TB
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
-    try:
-        with pytest.raises(CheckpointError) as caught:
-            weights.read_tensors(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
+    with _limited_memory(1 << 26), pytest.raises(CheckpointError) as caught:
+        weights.read_tensors(path)
     assert "MemoryError" not in str(caught.value)
 
 
@@ -374,7 +394,7 @@ def test_older_files_whose_tensors_are_longer_than_they_are(tmp_path):
     state = {"a": torch.arange(5.0), "b": torch.ones(3, 2)[1:]}
     torch.save(state, path, _use_new_zipfile_serialization=False)
     read, _ = weights.read_tensors(path)
-    assert all(torch.equal(read[name], value) for name, value in state.items())
+    _same(read, state)
     torch.save({"a": torch.zeros(1 << 14)}, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(CheckpointError, match="its tensors are longer"):

@@ -170,7 +170,7 @@ def _load_folder(path: Path, name: str | None, suggested: str | None) -> CLIP:
     config, is_fused, identity, is_sealed = facts
     if name is not None and zoo.resolve(name) != config.name:
         raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
-    state, _ = read_tensors(path / WEIGHTS)
+    state, _ = _read_tensors(path / WEIGHTS)
     model = build_empty(config)
     if is_fused:
         model = reparam.fuse(model)
@@ -238,7 +238,7 @@ def _load_third_party_folder(path: Path, name: str | None, suggested: str | None
 
 
 def _load_file(path: Path, name: str | None, suggested: str | None = None) -> CLIP:
-    state, metadata = read_tensors(path)
+    state, metadata = _read_tensors(path)
     convention = naming.detect_naming(state)
     if convention is None:
         some = ", ".join(list(state)[:3])
@@ -352,22 +352,18 @@ def _fitting_entries(state: Mapping[str, Tensor], convention: Naming) -> list[st
     return matches
 
 
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    stored, metadata = read_tensors(path)
+    return {name: torch.from_numpy(tensor.read()) for name, tensor in stored.items()}, metadata
+
+
 def _assign(model: CLIP, state: Mapping[str, Tensor]) -> None:
     expected = model.state_dict()
     for name, value in state.items():
         if expected[name].is_floating_point() and not value.is_floating_point():
             kind = str(value.dtype).removeprefix("torch.")
             raise CheckpointError(f"the weights do not fit: {name} has type {kind}, not float32")
-    # Copied: truncating a file that is still mapped into memory would kill the process.
-    own = {
-        name: value.to(
-            torch.float32 if value.is_floating_point() else value.dtype,
-            copy=True,
-            memory_format=torch.contiguous_format,
-        )
-        for name, value in state.items()
-    }
-    model.load_state_dict(own, assign=True)
+    model.load_state_dict({n: value.contiguous() for n, value in state.items()}, assign=True)
 
 
 def _uncompiled(model: nn.Module) -> CLIP:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-import pickle
-import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from pocketclip.checkpoint.hub_files import SUFFIXES
-from pocketclip.errors import CheckpointError, first_line
+from pocketclip.errors import CheckpointError
 from pocketclip.formats.lfs import LFS_ADVICE, is_lfs_pointer
-from pocketclip.formats.torch_zip import check, check_legacy, mapped
+from pocketclip.formats.safetensors_file import read_header
+from pocketclip.formats.stored_tensor import ITEMSIZE, FileStamp, StoredTensor, check_growth
+from pocketclip.formats.torch_file import ZIP, TorchFile, read_torch_file
+from pocketclip.formats.torch_pickle import Called, Named, Unusual, View
 
-_ZIP = b"PK\x03\x04"
+__all__ = ["StoredTensor", "read_tensors"]
+
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 """Prefixes that `DistributedDataParallel`, `torch.compile` and trainers add to each name."""
 _PLAIN = (
@@ -37,25 +35,30 @@ _HEAD = 256
 log = logging.getLogger(__name__)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Return the tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file, and its metadata.
+
+    Their numbers are read by `StoredTensor.read`, one tensor at a time. No code in the file runs,
+    and torch is not needed.
 
     A training checkpoint is unwrapped: the weights under `state_dict`, `model`, `module` and the
     like, or the averaged ones (`model_ema`, `state_dict_ema`, ...) if there are no others. Prefixes
     that wrappers add to every name (`module.`, `_orig_mod.`, `model.`, in any order) are removed.
-    Torch's restricted unpickler reads pickles; a pickle with anything but tensors and plain values
-    is refused before any of it runs. Zip archives are checked first, see
-    `pocketclip.formats.torch_zip`.
+    A pickle with anything but tensors and plain values is refused.
 
     Raises:
         CheckpointError: the file is missing, empty, truncated, not a weight file, or refused.
     """
     _check_readable(path)
     metadata: dict[str, str] = {}
-    if path.suffix.lower() == ".safetensors":
-        state, metadata = _read_safetensors(path)
-    else:
-        state = _unwrap(_read_pickled(path), path)
+    try:
+        if path.suffix.lower() == ".safetensors":
+            state, metadata = read_header(path)
+        else:
+            state = _unwrap(read_torch_file(path), path)
+        check_growth(list(state.values()), FileStamp.of(path))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     return _without_wrappers(state), metadata
 
 
@@ -91,62 +94,13 @@ def _check_readable(path: Path) -> None:
 
 
 def _is_pickled(head: bytes) -> bool:
-    return head.startswith((_ZIP, b"\x80"))
+    return head.startswith((ZIP, b"\x80"))
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as handle:
-            names = list(handle.keys())
-            return {n: handle.get_tensor(n) for n in names}, dict(handle.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {first_line(error)}") from error
-
-
-def _read_pickled(path: Path) -> Any:
-    try:
-        with path.open("rb") as handle:
-            is_archive = handle.read(len(_ZIP)) == _ZIP
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; real problems are errors
-            if is_archive:
-                mmap = check(path)  # compressed entries cannot be mapped
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-            check_legacy(path)
-            with mapped(path) as handle:
-                return torch.load(cast(IO[bytes], handle), map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError as error:
-        _refuse(path, error)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        if "TorchScript" in str(error):
-            raise CheckpointError(
-                f"{path} is a TorchScript archive; save its state_dict() as .pt and load that"
-            ) from error
-        raise CheckpointError(f"{path} is truncated or damaged") from error
-    except Exception as error:
-        # On arbitrary bytes, the restricted unpickler may raise any exception.
-        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error
-
-
-def _refuse(path: Path, error: pickle.UnpicklingError) -> NoReturn:
-    match = re.search(r"(?:GLOBAL|class|function|[Gg]lobal) ([\w.]+\.[\w.]+)", str(error))
-    if match:
-        raise CheckpointError(
-            f"{path} is refused: its pickle holds {match[1]} and not only tensors; none of it "
-            "was run. Save the bare state_dict and load that"
-        ) from error
-    raise CheckpointError(
-        f"{path} is refused: its pickle is damaged, or holds more than tensors; none of it was run"
-    ) from error
-
-
-def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
+def _unwrap(file: TorchFile, path: Path) -> dict[str, StoredTensor]:
     """Return the named tensors of a training checkpoint, at any depth up to `_MAX_DEPTH`."""
     names: list[str] = []
+    loaded = file.loaded
     for _ in range(_MAX_DEPTH):
         name = _inner_name(loaded, path)
         if name is None:
@@ -155,15 +109,27 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
         loaded = loaded[name]
     where = "".join(f"[{name!r}]" for name in names)
     if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path}{where} holds a {type(loaded).__name__}, not named tensors")
-    state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
+        raise CheckpointError(f"{path}{where} holds a {_kind(loaded)}, not named tensors")
+    state = {str(k): v for k, v in loaded.items() if isinstance(v, (View, Unusual))}
     if not state:
         some = ", ".join(str(name)[:40] for name in list(loaded)[:5]) or "nothing"
         raise CheckpointError(f"{path}{where} holds no tensors by name (its entries: {some})")
-    unusual = next((n for n, v in state.items() if v.layout != torch.strided or v.is_quantized), "")
-    if unusual:
-        raise CheckpointError(f"{path}: {unusual} is a sparse or quantised tensor")
-    return state
+    tensors = {}
+    for name, view in state.items():
+        if isinstance(view, Unusual):
+            raise CheckpointError(f"{path}: {name} is a {view.kind} tensor")
+        if view.dtype not in ITEMSIZE:
+            raise CheckpointError(f"{path}: {name} has type {view.dtype}, which no model here has")
+        tensors[name] = file.tensor(view)
+    return tensors
+
+
+def _kind(loaded: Any) -> str:
+    if isinstance(loaded, (View, Unusual)):
+        return "Tensor"
+    if isinstance(loaded, (Called, Named)):
+        return loaded.name.rpartition(".")[2]
+    return type(loaded).__name__
 
 
 def _inner_name(loaded: Any, path: Path) -> str | None:
@@ -180,7 +146,7 @@ def _inner_name(loaded: Any, path: Path) -> str | None:
     return plain or averaged
 
 
-def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_wrappers(state: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     if "n_averaged" in state and any(name.startswith("module.") for name in state):
         # The counter of `torch.optim.swa_utils.AveragedModel`.
         state = {name: value for name, value in state.items() if name != "n_averaged"}

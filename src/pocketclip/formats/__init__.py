@@ -7,7 +7,9 @@
 | `fields` | fields of a loaded document, with their types checked |
 | `tar` | tar archives |
 | `npy` | numpy's arrays |
-| `torch_zip` | the zip archives that `torch.save` writes |
+| `torch_file` | what `torch.save` writes; `torch_zip` its archives, `torch_pickle` its pickles |
+| `safetensors_file` | the headers of `.safetensors` files |
+| `stored_tensor` | the numbers of one tensor in a file |
 | `image_metadata` | the metadata of an image file, without oversized parts |
 | `lfs` | git-LFS pointers, which stand in for a file that was not downloaded |
 | `escaping` | names, labels and captions, made safe to show and store |
