@@ -38,7 +38,7 @@ VITS = {
 }  # fmt: skip
 
 
-def _model(name):
+def make_model(name):
     if name in VITS:
         import dataclasses
 
@@ -70,7 +70,7 @@ def _inputs(config):
 @pytest.mark.parametrize("name", [*CONFIGS, *VITS])
 @pytest.mark.parametrize("form", ["unfused", "fused", "fused before", "widened"])
 def test_a_graph_computes_what_the_model_does(name, form, tmp_path):
-    model = _model(name)
+    model = make_model(name)
     weights = _weights(fuse(model) if form == "fused before" else model)
     for kind, rows in _inputs(model.config).items():
         encode = model.encode_image if kind == "image" else model.encode_text
@@ -90,7 +90,7 @@ def test_a_graph_computes_what_the_model_does(name, form, tmp_path):
 
 
 def test_levels_and_photographs_are_scaled_in_the_graph(tmp_path):
-    model = _model("five-stage")
+    model = make_model("five-stage")
     weights, config = _weights(model), model.config
     levels = np.random.RandomState(0).randint(0, 256, (2, 3, 64, 64)).astype(np.float32)
     mean, std = (np.reshape(v, (3, 1, 1)) for v in (zoo.CLIP_MEAN, zoo.CLIP_STD))
@@ -108,7 +108,7 @@ def test_levels_and_photographs_are_scaled_in_the_graph(tmp_path):
 
 
 def test_fp16_halves_the_files_and_keeps_the_embeddings(tmp_path):
-    model = _model("five-stage")
+    model = make_model("five-stage")
     for kind, rows in _inputs(model.config).items():
         results = {}
         for precision in ("fp32", "fp16"):
@@ -123,7 +123,7 @@ def test_fp16_halves_the_files_and_keeps_the_embeddings(tmp_path):
 
 
 def test_weights_that_cannot_be_stored_are_refused(tmp_path):
-    model = _model("tiny")
+    model = make_model("tiny")
     weights = _weights(model)
     name = "image.stages.3.blocks.0.mlp.fc1.weight"
     weights[name] = weights[name] * 1e7
