@@ -58,6 +58,7 @@ TORCH_FREE = {
     "pocketclip.checkpoint.hub_client", "pocketclip.checkpoint.hub_files",
     "pocketclip.checkpoint.names", "pocketclip.checkpoint.parameters",
     "pocketclip.checkpoint.resolve", "pocketclip.checkpoint.safe_load",
+    "pocketclip.checkpoint.stored",
 }  # fmt: skip
 # Layer 3 without torch: a bundle is enough to fit a label set.
 TORCH_FREE_ROOMS = {"pocketclip.fit"}

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pocketclip import checkpoint, zoo
-from pocketclip.checkpoint import folder
 from pocketclip.checkpoint import names as naming
 from pocketclip.checkpoint import safe_load as weights
+from pocketclip.checkpoint import stored
 from pocketclip.checkpoint.folder import to_third_party
 from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
 from pocketclip.nn.build import build_empty, random_model
@@ -190,7 +190,7 @@ def test_activations_do_not_show_in_a_file_so_clip_must_be_named(tmp_path):
     shapes = naming.entry_shapes(zoo.entry("vit-b16").config, "openclip")
     state = {name: torch.zeros(()).expand(size) for name, size in shapes.items()}
     with pytest.raises(CheckpointError, match=r"it fits vit-b16\); pass model=NAME"):
-        folder._config_of(tmp_path / "x.pt", None, state, {}, "openclip")
+        stored._config_of(tmp_path / "x.pt", None, state, {}, "openclip")
 
 
 def test_a_wrong_model_names_the_differences_and_what_would_fit(tmp_path):
@@ -406,9 +406,9 @@ def test_clips_own_towers_are_not_taken_for_each_other(tmp_path):
                           ("mobileclip2-l14", "vit-l14-quickgelu")):  # fmt: skip
         shapes = naming.entry_shapes(zoo.entry(inside).config, "openclip")
         state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
-        config = folder._config_of(tmp_path / "x.pt", asked, state, {}, "openclip")
+        config = stored._config_of(tmp_path / "x.pt", asked, state, {}, "openclip")
         with pytest.raises(CheckpointError, match="does not fit"):
-            folder._fitting_shell(
+            stored._fitting_entries(
                 naming.normalize_text_prefix(state, config), config, "openclip", tmp_path / "x.pt"
             )
 

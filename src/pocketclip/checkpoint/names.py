@@ -187,7 +187,7 @@ def _translate(part: Part, name: str, tables: Tables) -> str:
     return f"{theirs}.{_translate(part.find(head), rest, tables)}" if rest else theirs
 
 
-def _translate_name(config: zoo.ModelConfig, name: str, naming: Naming) -> str:
+def _translate_name(config: zoo.ModelConfig, model: Part, name: str, naming: Naming) -> str:
     tower, _, rest = name.partition(".")
     if not rest:
         return name  # logit_scale
@@ -205,7 +205,7 @@ def _translate_name(config: zoo.ModelConfig, name: str, naming: Naming) -> str:
         tables, prefix = {**_TIMM, "ViT": {**_TIMM["ViT"], "stem": stem}}, "visual.trunk."
     else:
         tables, prefix = _OPEN_CLIP, "text."
-    return prefix + _translate(describe(config).find(tower), rest, tables)
+    return prefix + _translate(model.find(tower), rest, tables)
 
 
 def is_plain_clip(config: zoo.ModelConfig) -> bool:
@@ -266,9 +266,10 @@ def map_entries(config: zoo.ModelConfig, naming: Naming) -> dict[str, ThirdParty
     reason = unsupported_reason(config, naming)
     if reason:
         raise CheckpointError(f"{config.name}: {reason}")
+    model = describe(config)
     return {
-        ours: _map_entry(_translate_name(config, ours, naming), shape, naming)
-        for ours, shape in describe(config).walk()
+        ours: _map_entry(_translate_name(config, model, ours, naming), shape, naming)
+        for ours, shape in model.walk()
     }
 
 

@@ -13,7 +13,6 @@ group, height, width).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -53,7 +52,6 @@ class Part:
             yield from child.walk(f"{prefix}{name}.")
 
 
-@functools.lru_cache(maxsize=128)
 def describe(config: zoo.ModelConfig, *, fused: bool = False) -> Part:
     """Return the modules of a model with this configuration.
 
@@ -74,7 +72,6 @@ def describe(config: zoo.ModelConfig, *, fused: bool = False) -> Part:
     return _folded(model) if fused else model
 
 
-@functools.lru_cache(maxsize=128)
 def shapes(config: zoo.ModelConfig, *, fused: bool = False) -> Mapping[str, Shape]:
     """Return the names and shapes of the entries of a model's state dict, in its order.
 
