@@ -68,7 +68,7 @@ def _inputs(config):
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *VITS])
-@pytest.mark.parametrize("form", ["unfused", "fused", "fused before", "widened"])
+@pytest.mark.parametrize("form", ["unfused", "fused", "fused before"])
 def test_a_graph_computes_what_the_model_does(name, form, tmp_path):
     model = make_model(name)
     weights = _weights(fuse(model) if form == "fused before" else model)
@@ -78,9 +78,8 @@ def test_a_graph_computes_what_the_model_does(name, form, tmp_path):
             expected = encode(rows, normalize=True).numpy()
         path = tmp_path / f"{kind}.onnx"
         entry = write_tower(
-            weights, model.config, kind, path, fuse=form != "unfused", normalize=True,
-            widen=form == "widened",
-        )  # fmt: skip
+            weights, model.config, kind, path, fuse=form != "unfused", normalize=True
+        )
         assert np.abs(_run(path, rows.numpy()) - expected).max() < 1e-6
         assert entry["file"] == path.name
         assert entry["output"]["shape"] == [None, model.config.embed_dim]

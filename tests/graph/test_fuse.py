@@ -13,6 +13,52 @@ from pocketclip.nn.reparam import fuse
 from tests.graph.test_build import CONFIGS, VITS, make_model
 
 
+def _fused_by_torch(model):
+    """Return the weights of the fused model as the graph has them: all scales folded in."""
+    out = {}
+    fused = fold_layer_scales(fuse(model)).state_dict()
+    for label, value in fused.items():
+        path, _, leaf = label.rpartition(".")
+        path, array, gain = source_path(path).replace(".mixer.norm", ".norm"), value.numpy(), 1.0
+        scale = f"{path.removesuffix('.mlp.fc2')}.layer_scale"
+        if scale in fused:  # torch keeps the layer scales of token mixers
+            gain = fused[scale].numpy().reshape(-1)
+        elif path.endswith(".attn.qkv"):  # and the scale of the queries
+            heads = model.get_submodule(path.removesuffix(".qkv")).heads
+            width = len(array) // 3
+            gain = np.where(np.arange(len(array)) < width, (width // heads) ** -0.5, 1.0)
+        out[path, leaf] = array * np.reshape(gain, (-1, *[1] * (array.ndim - 1)))
+    return out
+
+
+def _in_torchs_order(written):
+    """Return what the graph writes as torch has it: split modules joined, channels in order."""
+    out = {tuple(label.rsplit(".", 1)): array for label, array in written.items()}
+    for path, leaf in list(out):
+        if path.endswith(".attn.q") and leaf == "weight":
+            whole = path.removesuffix(".q") + ".qkv"
+            for leaf in ("weight", "bias"):
+                parts = [out.get((f"{whole[:-3]}{x}", leaf)) for x in "qkv"]
+                zeros = np.zeros(len(out[path, "weight"]))
+                out[whole, leaf] = np.concatenate([zeros if p is None else p for p in parts])
+        elif path.endswith(".conv.0") and leaf == "weight":
+            conv = path.removesuffix(".0")
+            for leaf in ("weight", "bias"):
+                parts = [out[f"{conv}.{i}", leaf] for i in (0, 1)]
+                out[conv, leaf] = np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
+            order = np.arange(len(out[conv, "weight"])).reshape(-1, 2).T.flatten()
+            block = conv.removesuffix(".conv")
+            reader = "image.head" if block == "image.expand" else f"{block[:-5]}.proj.conv"
+            for entry, axis in {
+                (f"{block}.se.fc1", "weight"): 1, (f"{block}.se.fc2", "weight"): 0,
+                (f"{block}.se.fc2", "bias"): 0, (reader, "weight"): 1,
+            }.items():  # fmt: skip
+                if entry in out:
+                    axis = 0 if entry[0] == "image.head" else axis  # stored as (in, out)
+                    out[entry] = np.take(out[entry], np.argsort(order), axis)
+    return out
+
+
 @pytest.mark.parametrize("name", [*CONFIGS, *VITS])
 def test_every_fused_weight_is_torchs(name, tmp_path, monkeypatch):
     model = make_model(name).double()
@@ -27,29 +73,16 @@ def test_every_fused_weight_is_torchs(name, tmp_path, monkeypatch):
     state = {label: value.numpy() for label, value in model.state_dict().items()}
     for kind in ("image", "text"):
         write_tower(state, model.config, kind, tmp_path / f"{kind}.onnx")
-    fused = fold_layer_scales(fuse(model)).state_dict()
+    actual = _in_torchs_order(written)
     compared = 0
-    for label, value in fused.items():
-        path, _, leaf = label.rpartition(".")
-        path = source_path(path).replace(".mixer.norm", ".norm")
-        expected = value.numpy()
-        scale = f"{path.removesuffix('.mlp.fc2')}.layer_scale"
-        if scale in fused:  # torch keeps the layer scales of token mixers, the graph folds them
-            gain = fused[scale].numpy().reshape(-1)
-            expected = expected * gain.reshape(-1, *[1] * (expected.ndim - 1))
-        if path.endswith(".attn.qkv"):  # the graph scales the queries in the weights
-            heads = model.get_submodule(path.removesuffix(".qkv")).heads
-            width = len(expected) // 3
-            gain = np.where(np.arange(len(expected)) < width, (width // heads) ** -0.5, 1.0)
-            expected = expected * gain.reshape(-1, *[1] * (expected.ndim - 1))
-        actual = written.get(f"{path}.{leaf}")
-        if actual is None or path == "image.pool" or label.startswith(("decoder", "text.position")):
-            # What is left out: biases of zeros, and what no tower reads.
-            assert leaf != "weight" or path.startswith(("decoder", "image.pool")), label
+    for (path, leaf), expected in _fused_by_torch(model).items():
+        if path.startswith(("decoder", "image.pool", "text.embedding")) or leaf not in (
+            "weight", "bias"
+        ):  # fmt: skip
             continue
-        if leaf not in ("position", "class_token"):
-            forms = (expected, expected.T) if expected.ndim == 2 else (expected,)  # of products
-            errors = [np.abs(actual.reshape(-1) - form.reshape(-1)).max() for form in forms]
-            assert min(errors) < 1e-10, label
-            compared += 1
+        array = actual.get((path, leaf), np.zeros(len(expected)) if leaf == "bias" else None)
+        forms = (expected, expected.T) if expected.ndim == 2 else (expected,)  # of a product
+        errors = [np.abs(array.reshape(-1) - form.reshape(-1)).max() for form in forms]
+        assert min(errors) < 1e-10, (path, leaf)
+        compared += 1
     assert compared > 40

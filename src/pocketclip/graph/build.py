@@ -35,7 +35,6 @@ def write_tower(
     fuse: bool = True,
     pixels: Literal["preprocessed", "levels", "photo"] = "preprocessed",
     normalize: bool = False,
-    widen: bool = False,
 ) -> dict[str, Any]:
     """Write one tower and, beside it, its weights in `path`.data.
 
@@ -52,8 +51,6 @@ def write_tower(
             `pocketclip.preprocess` returns it; `levels` 0 to 255, float32 (B, 3, S, S); or `photo`,
             uint8 (B, H, W, 3) of any size, which the graph resizes and crops.
         normalize: return unit embeddings.
-        widen: repeat the inputs of depthwise convolutions with several outputs per channel, which
-            some runtimes are slow at.
 
     Returns:
         The tower's entry in `bundle.json`.
@@ -65,7 +62,7 @@ def write_tower(
     """
     graph = GraphWriter(path, f"{kind}_tower", half=precision == "fp16")
     try:
-        tower = Tower(graph=graph, weights=weights, fused=fuse, widen=widen)
+        tower = Tower(graph=graph, weights=weights, fused=fuse)
         if kind == "image":
             shape: list[int | str] = ["batch", 3, config.image_size, config.image_size]
             dtype, name = "float32", "pixels"

@@ -70,7 +70,7 @@ def _mci(tower: Tower, x: str, config: zoo.MCiConfig, side: int, gain: fuse.Doub
     for index, depth in enumerate(config.depths):
         path, channels = f"image.stages.{index}", config.widths[index]
         if index > 0:
-            x = _downsample(tower, x, f"{path}.downsample", config.widths[index - 1], channels)
+            x = _downsample(tower, x, f"{path}.downsample", config.widths[index - 1])
         side_here = _side(side, index + 2)
         is_attention = index >= len(config.depths) - config.attention_stages
         if is_attention:
@@ -90,21 +90,18 @@ def _side(side: int, halvings: int) -> int:
     return side
 
 
-def _downsample(tower: Tower, x: str, path: str, inputs: int, outputs: int) -> str:
+def _downsample(tower: Tower, x: str, path: str, inputs: int) -> str:
     """Add a 7x7 depthwise convolution of stride 2 and a 1x1 convolution (`Downsample`)."""
-    graph, large, order = tower.graph, f"{path}.conv", None
+    large = f"{path}.conv"
+    order = proj = None
     if tower.fused or tower.has(f"{large}.conv.weight"):
-        kernel, groups = fuse.large_kernel(tower.weights, large), inputs
-        if tower.widen and outputs != inputs:
-            x, kernel, order = tower.repeated(x, large, kernel, outputs // inputs)
-            groups = outputs
-        x = layers.conv(graph, x, f"{large}.conv", kernel, stride=2, groups=groups)
+        kernel = fuse.large_kernel(tower.weights, large)
+        x, order = tower.depthwise(x, f"{large}.conv", kernel, inputs, stride=2)
     else:
         wide = tower.conv_bn(x, f"{large}.large", stride=2, groups=inputs)
         narrow = tower.conv_bn(x, f"{large}.small", stride=2, groups=inputs)
-        x = graph.node("Add", [wide, narrow], f"{large}/sum")
+        x = tower.graph.node("Add", [wide, narrow], f"{large}/sum")
     x = tower.epilogue(x, large, order=order)
-    proj = None
     if order is not None:
         weight, bias = fuse.rep_conv_kernel(tower.weights, f"{path}.proj", 1)
         proj = weight[:, order], bias
@@ -126,53 +123,89 @@ def _attention_block(
 ) -> str:
     """Add attention over all positions and a convolutional MLP (`AttentionBlock`)."""
     graph, norm, attention = tower.graph, f"{path}.norm", f"{path}.attn"
-    spread = graph.constant([0, channels, -1])
-    has_batch_norm = tower.has(f"{norm}.running_var")
-    if config.attention_norm == "layer":
-        tokens = _tokens(tower, x, path, spread)
-        tokens = layers.layer_norm(graph, tokens, norm, tower.affine(norm), 1e-5)
-    elif has_batch_norm and not tower.fused:
-        tokens = _tokens(tower, tower.batch_norm(x, norm), path, spread)
-    else:
-        tokens = _tokens(tower, x, path, spread)
-    if tower.fused:
-        qkv: tuple[fuse.Doubles, fuse.Doubles | None] = fuse.qkv_kernel(
-            tower.weights, attention, norm
-        )
-        scale = tower.array(f"{path}.layer_scale_1")
-        weight, bias = tower.dense(f"{attention}.proj")
-        assert bias is not None
-        proj: tuple[fuse.Doubles, fuse.Doubles | None] = fuse.scaled_rows((weight, bias), scale)
-    else:
-        qkv, proj = tower.dense(f"{attention}.qkv"), tower.dense(f"{attention}.proj")
     heads = channels // config.head_dim
-    mixed = layers.self_attention(
-        graph, tokens, attention, qkv, proj, heads=heads, fold_scale=tower.fused
-    )
-    mixed = graph.node("Transpose", [mixed], f"{path}/columns", perm=[0, 2, 1])
-    mixed = graph.node(
-        "Reshape", [mixed, graph.constant([0, channels, side, side])], f"{path}/planes"
-    )
+    qkv, proj = fuse.qkv_kernel(tower.weights, attention, norm), tower.dense(f"{attention}.proj")
+    assert proj[1] is not None
+    gain = tower.array(f"{path}.layer_scale_1")
+    if config.attention_norm == "batch" and (tower.fused or not tower.has(f"{norm}.running_var")):
+        q, k, v = _channel_heads(tower, x, attention, qkv, heads, side * side)
+    else:
+        if config.attention_norm == "batch":
+            qkv = tower.array(f"{attention}.qkv.weight"), np.zeros(3 * channels)
+            tokens = _tokens(tower, tower.batch_norm(x, norm), path, channels)
+        else:
+            tokens = _tokens(tower, x, path, channels)
+            tokens = layers.layer_norm(graph, tokens, norm, tower.affine(norm), 1e-5)
+        q, k, v = _token_heads(tower, tokens, attention, qkv, heads, config.head_dim)
+    scores = graph.node("MatMul", [q, k], f"{attention}/scores")
+    shares = graph.node("Softmax", [scores], f"{attention}/softmax", axis=-1)
+    shares = graph.node("Transpose", [shares], f"{attention}/shares", perm=[0, 1, 3, 2])
+    mixed = graph.node("MatMul", [v, shares], f"{attention}/mixed")  # (B, h, C/h, N)
+    planes = graph.constant([0, channels, side, side])
+    mixed = graph.node("Reshape", [mixed, planes], f"{attention}/planes")
+    weight, bias = fuse.scaled_rows((proj[0], proj[1]), gain) if tower.fused else proj
+    assert bias is not None
+    mixed = layers.conv(graph, mixed, f"{attention}.proj", (weight[:, :, None, None], bias))
     if not tower.fused:
-        gain = graph.weight(f"{path}.layer_scale_1", tower.array(f"{path}.layer_scale_1"))
-        mixed = graph.node("Mul", [mixed, gain], f"{path}/scaled")
+        scale = graph.weight(f"{path}.layer_scale_1", gain)
+        mixed = graph.node("Mul", [mixed, scale], f"{path}/scaled")
     x = graph.node("Add", [x, mixed], f"{path}/attn_sum")
     return tower.residual_mlp(x, path, "layer_scale_2")
 
 
-def _tokens(tower: Tower, x: str, path: str, spread: str) -> str:
+def _channel_heads(
+    tower: Tower, x: str, path: str, qkv: Kernel, heads: int, positions: int
+) -> tuple[str, str, str]:
+    """Add q (B, h, N, C/h), k (B, h, C/h, N) and v (B, h, C/h, N) of a map (B, C, H, W).
+
+    No data moves: runtimes read a transposed factor of a product in place.
+    """
+    graph, width = tower.graph, qkv[0].shape[1]
+    shape = graph.constant([0, heads, width // heads, positions])
+    parts = []
+    for i, letter in enumerate("qkv"):
+        rows = slice(i * width, (i + 1) * width)
+        scale = (width // heads) ** -0.5 if letter == "q" else 1.0
+        kernel = qkv[0][rows, :, None, None] * scale, qkv[1][rows] * scale
+        part = layers.conv(graph, x, f"{path}.{letter}", kernel)
+        parts.append(graph.node("Reshape", [part, shape], f"{path}/{letter}_heads"))
+    q = graph.node("Transpose", [parts[0]], f"{path}/q", perm=[0, 1, 3, 2])
+    return q, parts[1], parts[2]
+
+
+def _token_heads(
+    tower: Tower, x: str, path: str, qkv: Kernel, heads: int, head_dim: int
+) -> tuple[str, str, str]:
+    """Add what `_channel_heads` adds, from tokens (B, N, C)."""
+    graph = tower.graph
+    parts = layers.split_qkv(graph, x, path, qkv, heads=heads, fold_scale=tower.fused)
+    shape = graph.constant([0, 0, heads, head_dim])
+    perms = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "v": [0, 2, 3, 1]}
+    q, k, v = (
+        graph.node(
+            "Transpose",
+            [graph.node("Reshape", [part, shape], f"{path}/{letter}_heads")],
+            f"{path}/{letter}",
+            perm=perm,
+        )
+        for part, (letter, perm) in zip(parts, perms.items(), strict=True)
+    )
+    return q, k, v
+
+
+def _tokens(tower: Tower, x: str, path: str, channels: int) -> str:
     """Add the change from (B, C, H, W) to (B, N, C)."""
-    x = tower.graph.node("Reshape", [x, spread], f"{path}/spread")
+    shape = tower.graph.constant([0, channels, -1])
+    x = tower.graph.node("Reshape", [x, shape], f"{path}/spread")
     return tower.graph.node("Transpose", [x], f"{path}/tokens", perm=[0, 2, 1])
 
 
 def _expand(tower: Tower, x: str, width: int) -> str:
     """Add the expansion to twice the width, the mean over positions and the projection."""
-    graph, path, order, kernel = tower.graph, "image.expand", None, None
-    if tower.widen and tower.fused:
+    graph, path, order = tower.graph, "image.expand", None
+    if tower.fused or tower.has(f"{path}.conv.weight"):
         kernel = fuse.rep_conv_kernel(tower.weights, path, width)
-        x, kernel, order = tower.repeated(x, path, kernel, 2)
-        x = layers.conv(graph, x, f"{path}.conv", kernel, groups=2 * width)
+        x, order = tower.depthwise(x, f"{path}.conv", kernel, width)
         x = tower.epilogue(x, path, order=order)
     else:
         x = tower.rep_conv(x, path, groups=width)

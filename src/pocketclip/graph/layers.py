@@ -69,12 +69,12 @@ def activation(graph: GraphWriter, x: str, path: str, kind: str) -> str:
         scaled = graph.node("Mul", [x, gate], f"{path}/scaled")
         gate = graph.node("Sigmoid", [scaled], f"{path}/gate")
         return graph.node("Mul", [x, gate], path)
-    # ONNX Runtime and OpenVINO recognise this pattern.
+    # The order of these products matters: ONNX Runtime recognises only this one everywhere.
     scaled = graph.node("Div", [x, graph.constant(math.sqrt(2.0), np.float32)], f"{path}/scaled")
     error = graph.node("Erf", [scaled], f"{path}/erf")
     gate = graph.node("Add", [error, graph.constant(1.0, np.float32)], f"{path}/gate")
-    product = graph.node("Mul", [x, gate], f"{path}/product")
-    return graph.node("Mul", [product, graph.constant(0.5, np.float32)], path)
+    half = graph.node("Mul", [x, graph.constant(0.5, np.float32)], f"{path}/half")
+    return graph.node("Mul", [half, gate], path)
 
 
 def squeeze_excite(graph: GraphWriter, x: str, path: str, fc1: Kernel, fc2: Kernel) -> str:
@@ -131,12 +131,20 @@ def attend(
     return graph.node("Reshape", [mixed, graph.constant([0, 0, width])], f"{path}/joined")
 
 
-def self_attention(
-    graph: GraphWriter, x: str, path: str, qkv: tuple[Doubles, Doubles | None],
-    proj: tuple[Doubles, Doubles | None], *, heads: int, mask: str | None = None,
-    fold_scale: bool = True,
-) -> str:  # fmt: skip
-    """Add multi-head self-attention over (B, T, C); `fold_scale` puts its scale into `qkv`."""
+def split_qkv(
+    graph: GraphWriter, x: str, path: str, qkv: tuple[Doubles, Doubles | None], *, heads: int,
+    fold_scale: bool,
+) -> list[str]:  # fmt: skip
+    """Add queries, scaled, keys and values (B, T, C) of tokens (B, T, C).
+
+    Args:
+        graph: the graph.
+        x: the tokens.
+        path: of the attention.
+        qkv: weight (3C, C) and bias (3C,) of the projection.
+        heads: h.
+        fold_scale: put the scale of the queries into `qkv`.
+    """
     weight, bias = qkv
     width = weight.shape[1]
     scale = (width // heads) ** -0.5
@@ -149,6 +157,17 @@ def self_attention(
     q, k, v = graph.nodes("Split", [x], names, axis=-1, num_outputs=3)
     if not fold_scale:
         q = graph.node("Mul", [q, graph.constant(scale, np.float32)], f"{path}/scaled")
+    return [q, k, v]
+
+
+def self_attention(
+    graph: GraphWriter, x: str, path: str, qkv: tuple[Doubles, Doubles | None],
+    proj: tuple[Doubles, Doubles | None], *, heads: int, mask: str | None = None,
+    fold_scale: bool = True,
+) -> str:  # fmt: skip
+    """Add multi-head self-attention over (B, T, C); see `split_qkv` and `attend`."""
+    width = qkv[0].shape[1]
+    q, k, v = split_qkv(graph, x, path, qkv, heads=heads, fold_scale=fold_scale)
     mixed = attend(graph, q, k, v, path, heads=heads, width=width, mask=mask)
     return linear(graph, mixed, f"{path}.proj", proj)
 

@@ -71,20 +71,15 @@ def _embedding(tower: Tower, ids: str, config: zoo.TextConfig) -> str:
     """Add the token embeddings (B, T, C), from one table or from two (`ComposedEmbedding`)."""
     graph, path = tower.graph, "text.embedding"
     if config.embedding_buckets is None:
-        table = graph.weight(f"{path}.weight", tower.weights[f"{path}.weight"])
-        return graph.node("Gather", [table, ids], path)
+        return graph.gather(path, tower.weights[f"{path}.weight"], ids)
     buckets = graph.constant(config.embedding_buckets)
     parts = {
         "remainder": graph.node("Mod", [ids, buckets], f"{path}/low"),
         "quotient": graph.node("Div", [ids, buckets], f"{path}/high"),
     }
     rows = [
-        graph.node(
-            "Gather",
-            [graph.weight(f"{path}.{p}.weight", tower.weights[f"{path}.{p}.weight"]), which],
-            f"{path}.{p}",
-        )
-        for p, which in parts.items()
+        graph.gather(f"{path}.{part}", tower.weights[f"{path}.{part}.weight"], which)
+        for part, which in parts.items()
     ]
     return graph.node("Add", rows, f"{path}/sum")
 

@@ -24,14 +24,11 @@ class Tower:
         weights: of the model, under our names; fused or not.
         fused: fold branches, BatchNorm and layer scales into the weights. Otherwise every branch
             and every BatchNorm of unfused weights becomes nodes of its own.
-        widen: repeat the inputs of depthwise convolutions with several outputs per channel, which
-            some runtimes are slow at.
     """
 
     graph: GraphWriter
     weights: Weights
     fused: bool
-    widen: bool = False
 
     def array(self, name: str) -> Doubles:
         """Return an entry of the weights in float64."""
@@ -124,27 +121,38 @@ class Tower:
             x = layers.squeeze_excite(self.graph, x, f"{path}.se", fc1, fc2)
         return layers.activation(self.graph, x, f"{path}.act", "gelu") if act else x
 
-    def repeated(
-        self, x: str, path: str, kernel: Kernel, times: int
-    ) -> tuple[str, Kernel, NDArray[np.int64]]:
-        """Add `x` repeated for a depthwise convolution with several outputs per channel.
+    def depthwise(
+        self, x: str, path: str, kernel: Kernel, inputs: int, *, stride: int = 1
+    ) -> tuple[str, NDArray[np.int64] | None]:
+        """Add a depthwise convolution, with one or several outputs per channel.
 
-        The outputs are in another order then: the first output of every input channel, then the
-        second ones, and so on.
+        Runtimes have fast kernels only for one output per channel, so several become as many
+        convolutions: first the first outputs of all channels, then the second ones, and so on.
 
         Args:
             x: the input.
             path: of the convolution.
-            kernel: of the convolution.
-            times: outputs per channel.
+            kernel: its weight (O, 1, kh, kw) and bias (O,).
+            inputs: C.
+            stride: of the convolution.
 
         Returns:
-            The repeated input, the kernel in the new order, and the old index of each channel.
+            The result, and for each of its channels the index that it has in `kernel`; None if the
+            channels are in the order of `kernel`.
         """
         weight, bias = kernel
+        times = len(weight) // inputs
+        if times == 1:
+            return layers.conv(self.graph, x, path, kernel, stride=stride, groups=inputs), None
+        parts = [
+            layers.conv(
+                self.graph, x, f"{path}.{i}", (weight[i::times], bias[i::times]), stride=stride,
+                groups=inputs,
+            )
+            for i in range(times)
+        ]  # fmt: skip
         order = np.arange(len(weight)).reshape(-1, times).T.flatten()
-        wide = self.graph.node("Concat", [x] * times, f"{path}/repeated", axis=1)
-        return wide, (weight[order], bias[order]), order
+        return self.graph.node("Concat", parts, path, axis=1), order
 
     # --- RepMixer (FastViT, section 3.1)
 

@@ -116,12 +116,31 @@ class GraphWriter:
             return self._add(name, values)
         if not np.isfinite(values).all():
             raise ExportError(f"{name} is not finite: the weights are damaged")
-        if not self.half or values.size < _HALF_VALUES:
+        if not self._halves(values):
             return self._add(name, values)
+        return self.node("Cast", [self._add_half(name, values)], name, to=proto.FLOAT)
+
+    def gather(self, name: str, table: NDArray[Any], indices: str) -> str:
+        """Add the rows of a table that `indices` name; return the node's name.
+
+        In float16, only the rows that are read are cast.
+        """
+        values = np.ascontiguousarray(table, np.float32)
+        if not self._halves(values):
+            return self.node("Gather", [self.weight(f"{name}.weight", values), indices], name)
+        stored = self._add_half(f"{name}.weight", values)
+        rows = self.node("Gather", [stored, indices], name)
+        return self.node("Cast", [rows], f"{name}/float", to=proto.FLOAT)
+
+    def _halves(self, values: NDArray[np.float32]) -> bool:
+        return self.half and values.size >= _HALF_VALUES
+
+    def _add_half(self, name: str, values: NDArray[np.float32]) -> str:
+        if not np.isfinite(values).all():
+            raise ExportError(f"{name} is not finite: the weights are damaged")
         if np.abs(values).max() > _LARGEST_HALF:
             raise ExportError(f"{name} has values beyond float16: use fp32")
-        stored = self._add(f"{name}.fp16", values.astype(np.float16))
-        return self.node("Cast", [stored], name, to=proto.FLOAT)
+        return self._add(f"{name}.fp16", values.astype(np.float16))
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
         """Return the name of a constant; equal ones are stored once."""
