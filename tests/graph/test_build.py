@@ -88,6 +88,30 @@ def test_a_graph_computes_what_the_model_does(name, form, tmp_path):
             assert np.abs(short - expected[:2]).max() < 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_every_model_of_the_zoo(name, tmp_path):
+    model = create_model(name).eval()
+    randomise(model)
+    with torch.no_grad():
+        for label, value in model.named_parameters():
+            if "layer_scale" in label:  # larger ones make the deepest towers chaotic in float32
+                value.mul_(0.3)
+    weights, config = _weights(model), model.config
+    for kind, rows in _inputs(config).items():
+        encode = model.encode_image if kind == "image" else model.encode_text
+        with torch.no_grad():
+            expected = encode(rows, normalize=True).numpy()
+        path = tmp_path / "tower.onnx"
+        for form in ({}, {"fuse": False}, {"precision": "fp16"}):
+            write_tower(weights, config, kind, path, normalize=True, **form)
+            actual = _run(path, rows.numpy())
+            if "precision" in form:
+                assert (actual * expected).sum(-1).min() > 0.9999
+            else:
+                assert np.abs(actual - expected).max() < 1e-5
+
+
 def test_levels_and_photographs_are_scaled_in_the_graph(tmp_path):
     model = make_model("five-stage")
     weights, config = _weights(model), model.config

@@ -14,6 +14,10 @@ import torch
 from torch import nn
 
 from pocketclip import checkpoint, zoo
+from pocketclip.checkpoint.resolve import resolve_model
+from pocketclip.checkpoint.stored import read_stored
+from pocketclip.graph.build import write_tower
+from pocketclip.infer.backends import onnx_session
 from pocketclip.nn.build import build_empty, create_model, random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.reparam import fuse
@@ -65,6 +69,19 @@ def test_golden_model(tag, has_text, tmp_path):
             assert relative_error(variant.encode_image(case.pixels), case.image) < 1e-5
             if has_text:
                 assert relative_error(variant.encode_text(case.ids), case.text) < 1e-5
+    del model, variant
+    stored = read_stored(resolve_model(f"{TAGS[tag]}={path}"))
+    for fused in (True, False):
+        for kind, rows, expected in (
+            ("image", case.pixels, case.image), ("text", case.ids, case.text)
+        ):  # fmt: skip
+            if kind == "text" and not has_text:
+                continue
+            file = tmp_path / f"{kind}.onnx"
+            write_tower(stored.weights, stored.config, kind, file, fuse=fused)
+            session = onnx_session(str(file), 1)
+            out = session.run(None, {session.get_inputs()[0].name: rows.numpy()})[0]
+            assert np.abs(out - expected).max() / np.abs(expected).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", [n for n, entry in zoo.ZOO.items() if entry.published])
