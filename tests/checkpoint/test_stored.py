@@ -76,6 +76,7 @@ def test_weights_are_read_anew_and_belong_to_the_caller(model, tmp_path):
         array = weights[name]
         np.testing.assert_array_equal(array, model.state_dict()[name].numpy())
         assert array.flags.c_contiguous
+        assert array.ctypes.data % 64 == 0  # as torch's own memory
         array[...] = 7
         np.testing.assert_array_equal(weights[name], model.state_dict()[name].numpy())
     assert "image.head" not in weights

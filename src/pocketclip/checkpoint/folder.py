@@ -127,8 +127,8 @@ def _build(stored: StoredModel) -> CLIP:
     model = build_empty(stored.config)
     if stored.is_fused:
         model = reparam.fuse(model)
-    # Copied into memory that torch has aligned for its kernels, one at a time.
-    state = {name: torch.from_numpy(array).clone() for name, array in stored.weights.items()}
+    # The arrays are in aligned memory, as torch's own, and nobody else has them.
+    state = {name: torch.from_numpy(array) for name, array in stored.weights.items()}
     model.load_state_dict(state, assign=True)
     if stored.recorded is not None:
         model.space_identity = stored.check_digest(digest_weights(model.arrays()))

@@ -41,6 +41,7 @@ from pocketclip.errors import (
 from pocketclip.formats.fields import field, reason_of, typed
 from pocketclip.formats.json_text import digest_json, load_json, read_json
 from pocketclip.formats.lfs import check_lfs_pointer
+from pocketclip.formats.stored_tensor import aligned_copy
 from pocketclip.types import Arrays, LazyArrays
 
 CONFIG = resolve.CONFIG
@@ -280,7 +281,8 @@ def _read_file(
 
 
 def _read_entry(tensor: StoredTensor, entry: ThirdPartyEntry) -> NDArray[Any]:
-    return np.asarray(entry.to_own(tensor.read()), order="C")  # a transposed one is copied
+    array = entry.to_own(tensor.read())
+    return aligned_copy(array) if entry.transposed else array
 
 
 def _config_of(

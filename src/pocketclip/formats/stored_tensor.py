@@ -27,6 +27,8 @@ MAX_GROWTH = 20
 FREE = 1 << 28
 """Bytes to which `MAX_GROWTH` does not apply."""
 MAX_DIMS = 32
+ALIGNMENT = 64
+"""Of arrays in memory, in bytes: a line of the cache, as torch aligns its tensors."""
 _CHUNK = 1 << 20
 _FLOATS = {"float16": "f2", "bfloat16": "u2", "float32": "f4", "float64": "f8"}
 _OTHERS = {
@@ -200,15 +202,16 @@ class StoredTensor:
     def read(self) -> NDArray[Any]:
         """Return the numbers in a new C-contiguous array: float32 for every type of float.
 
-        Each call reads the file. float64 is rounded to the nearest float32, and to infinity beyond
-        its range; the other floats are exact. Other types stay what they are.
+        Its memory begins at a multiple of `ALIGNMENT`, so that torch can use it as it is. Each call
+        reads the file. float64 is rounded to the nearest float32, and to infinity beyond its range;
+        the other floats are exact. Other types stay what they are.
 
         Raises:
             CheckpointError: the file was changed since it was opened, or is damaged.
         """
         stored = np.dtype(self.byte_order + _CODES[self.dtype])
         kind = np.dtype(np.float32) if self.is_float else stored.newbyteorder("=")
-        out = np.empty(self.shape, np.bool_ if self.dtype == "bool" else kind)
+        out = _aligned(self.shape, np.dtype(np.bool_) if self.dtype == "bool" else kind)
         if _is_contiguous(self.shape, self.strides):
             self._read_into(out.reshape(-1), stored, self._convert)
         elif out.size:
@@ -231,7 +234,21 @@ class StoredTensor:
         if self.dtype == "bool":
             return numbers != 0
         with np.errstate(over="ignore", invalid="ignore"):
-            return numbers.astype(np.float32) if self.is_float else numbers
+            return numbers.astype(np.float32, copy=False) if self.is_float else numbers
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -raw.ctypes.data % ALIGNMENT
+    return raw[begin : begin + size].view(dtype).reshape(shape)
+
+
+def aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a C-contiguous copy in memory that begins at a multiple of `ALIGNMENT`."""
+    out = _aligned(array.shape, array.dtype)
+    out[...] = array
+    return out
 
 
 def check_view(
