@@ -21,8 +21,8 @@ from pocketclip.export.job import export
 from pocketclip.infer import backends
 from pocketclip.infer.backends import installed
 from pocketclip.infer.bundle import Bundle, is_bundle, read
+from pocketclip.infer.comparison import CAPTIONS, own_photos
 from pocketclip.infer.encoder import Encoder
-from pocketclip.infer.verify import CAPTIONS, own_photos
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.preprocess import Preprocess

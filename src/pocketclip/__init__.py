@@ -61,12 +61,14 @@ if TYPE_CHECKING:
         get_tokenizer,
         reparameterize_model,
     )
+    from pocketclip.export.pull import pull
     from pocketclip.infer.encoder import Encoder, load
     from pocketclip.nn.build import create_model
 
 _HOMES = {
     "Encoder": "pocketclip.infer.encoder",
     "load": "pocketclip.infer.encoder",
+    "pull": "pocketclip.export.pull",
     "create_model": "pocketclip.nn.build",
     "create_model_and_transforms": "pocketclip.compat",
     "get_tokenizer": "pocketclip.compat",
@@ -87,6 +89,7 @@ __all__ = [
     "create_model_and_transforms",
     "get_tokenizer",
     "load",
+    "pull",
     "reparameterize_model",
 ]
 

@@ -110,12 +110,17 @@ def has_bfloat16_flag(cpuinfo: str) -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def has_torch() -> bool:
-    """Return whether torch is installed; it is not imported."""
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed; it is not imported."""
     try:
-        return importlib.util.find_spec("torch") is not None
+        return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # an import hook or a stand-in refuses
         return False
+
+
+def has_torch() -> bool:
+    """Return whether torch is installed; it is not imported."""
+    return is_installed("torch")
 
 
 def need_torch() -> Any:

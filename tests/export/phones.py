@@ -11,7 +11,7 @@ from torch import nn
 from pocketclip.export.mobile import embeddings, rows
 from pocketclip.export.sensitivity import cosines
 from pocketclip.export.towers import Towers, prepare
-from pocketclip.infer.verify import CAPTIONS, own_photos
+from pocketclip.infer.comparison import CAPTIONS, own_photos
 from pocketclip.nn.build import random_model
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer

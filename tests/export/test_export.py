@@ -24,7 +24,7 @@ from pocketclip.export import job, tower_files, verify_towers
 from pocketclip.export import onnx as to_onnx
 from pocketclip.export import openvino as to_openvino
 from pocketclip.export.job import export
-from pocketclip.infer import backends, gates, verify
+from pocketclip.infer import backends, comparison, gates, verify
 from pocketclip.infer.backends import openvino_runner
 from pocketclip.infer.bundle import read
 from pocketclip.infer.text_cache import TextCache
@@ -49,7 +49,7 @@ BACKENDS = [("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvin
 
 @pytest.fixture(scope="module")
 def photos():
-    return verify.own_photos()
+    return comparison.own_photos()
 
 
 @pytest.mark.parametrize(("name", "target"), KINDS)
@@ -75,7 +75,7 @@ def test_a_bundle_is_whole_and_within_the_gates(exported, name, target):
     for figures in measured.values():
         assert figures["passed"]
         assert figures["ms"] > 0
-        for tower, count in (("image", 4), ("text", len(verify.CAPTIONS))):
+        for tower, count in (("image", 4), ("text", len(comparison.CAPTIONS))):
             assert figures[tower]["count"] == count
             assert figures[tower]["min_cosine"] >= 0.99999
             assert figures[tower]["max_abs_error"] <= 1e-4
@@ -140,7 +140,7 @@ SIZES = [(451, 300), (300, 451), (3, 5), (5, 3), (64, 64), (65, 64), (1000, 65),
 
 def _odd(size, mode="RGB"):
     """Return a piece of a photograph in an odd shape."""
-    image = Image.open(io.BytesIO(verify.own_photos()[0]))
+    image = Image.open(io.BytesIO(comparison.own_photos()[0]))
     return image.resize(size, Image.Resampling.LANCZOS).convert(mode)
 
 
@@ -256,7 +256,7 @@ def test_an_older_bundle_survives_a_failure_and_is_replaced_by_a_success(
 
 @pytest.mark.usefixtures("quick")
 def test_one_backend_that_drifts_is_recorded_and_left_out(tmp_path, monkeypatch):
-    honest = verify.compare
+    honest = comparison.compare
 
     def compare(found, wanted):
         figures = honest(found, wanted)
@@ -276,7 +276,7 @@ def test_one_backend_that_drifts_is_recorded_and_left_out(tmp_path, monkeypatch)
 @pytest.mark.parametrize("wrong", [0.5, float("nan")])
 def test_another_backend_that_passes_does_not_save_it(tmp_path, monkeypatch, wrong):
     """ONNX Runtime is what everybody has who takes an ONNX bundle, in every precision."""
-    honest, calls = verify.compare, []
+    honest, calls = comparison.compare, []
 
     def compare(found, wanted):
         calls.append(1)
@@ -335,7 +335,7 @@ def test_bf16_that_is_not_computed_here_is_not_verified(tmp_path, monkeypatch, c
 @pytest.mark.usefixtures("quick_openvino")
 def test_bf16_that_drifts_in_fp32_already_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "has_bf16", lambda: False)
-    real = verify.compare
+    real = comparison.compare
     monkeypatch.setattr(verify, "compare", lambda a, b: real(a, b) | {"min_cosine": 0.9})
     with pytest.raises(DriftError, match="nothing was written: openvino: image tower"):
         export(model(), tmp_path / "new", target="openvino", precision="bf16")
@@ -350,7 +350,7 @@ def test_the_gates_that_are_written_are_those_that_were_applied(exported, monkey
     asked = []
     real = gates.gate_failure
     monkeypatch.setattr(
-        verify, "gate_failure", lambda figures, gate: asked.append(gate) or real(figures, gate)
+        comparison, "gate_failure", lambda figures, gate: asked.append(gate) or real(figures, gate)
     )
     bundle = dataclasses.replace(read(exported()), image_input="photo")
     monkeypatch.setattr(verify, "_in_backend", _asking(verify._in_backend))
@@ -391,7 +391,7 @@ def test_the_accuracy_is_that_of_the_backend_that_decides(tmp_path):
 
 def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):
     """The first attempt is said to be too far off; so is, later, what most people have."""
-    real, said, asked = verify.compare, [], []
+    real, said, asked = comparison.compare, [], []
 
     def worse(found, wanted):
         figures = real(found, wanted)
@@ -399,7 +399,7 @@ def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):
         return figures | ({"min_cosine": 0.98} if len(asked) <= 1 else {})
 
     monkeypatch.setattr(verify, "compare", worse)
-    calibration = verify.own_photos() * 4
+    calibration = comparison.own_photos() * 4
     options = {"target": "onnx", "precision": "int8", "calibration": calibration}
     bundle = export(model(), tmp_path / "new", reporter=said.append, **options)
     assert said.count("beyond a gate; keeping more layers in higher precision") == 1
@@ -408,7 +408,7 @@ def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):
 
 
 def test_photographs_that_cannot_be_read_do_not_count_for_the_calibration(tmp_path):
-    good, said = verify.own_photos()[0], []
+    good, said = comparison.own_photos()[0], []
     calibration = [b"zz", *[good] * (job.MIN_CALIBRATION - 1)]
     options = {"target": "onnx", "precision": "int8", "calibration": calibration}
     with pytest.raises(ExportError, match="--calibration FOLDER"):
@@ -532,7 +532,7 @@ def test_the_accuracy_of_what_has_no_backend_of_ours():
     }  # fmt: skip
     files = tower_files.TowerFiles(Module, Path(), None, None, {}, about)
     encoder = verify_towers.open_encoder(files, {}, model())
-    photos, labels = verify.own_photos(), ["a dog", "a cat"]
+    photos, labels = comparison.own_photos(), ["a dog", "a cat"]
     for found, wanted in zip(
         encoder.classify(photos, labels), whole.classify(photos, labels), strict=True
     ):
@@ -551,7 +551,7 @@ def test_a_bundle_for_phones(tmp_path, target):
         pytest.skip("its package is not installed")
 
     def top1(encoder):
-        (found,) = encoder.classify(verify.own_photos()[0], ["a dog", "a cat on a sofa"])
+        (found,) = encoder.classify(comparison.own_photos()[0], ["a dog", "a cat on a sofa"])
         return 100 * found["a dog"]
 
     accuracy = None if target == "coreml" else top1

@@ -17,8 +17,8 @@ from pocketclip import Encoder
 from pocketclip.errors import BundleError, MissingDependencyError
 from pocketclip.infer import backends
 from pocketclip.infer.bundle import read
+from pocketclip.infer.comparison import CAPTIONS, own_photos
 from pocketclip.infer.encoder import load
-from pocketclip.infer.verify import CAPTIONS, own_photos
 from tests.bundles import manifest, model, rewritten
 
 BOTH = ("onnxruntime", "openvino")

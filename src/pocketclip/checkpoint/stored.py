@@ -246,13 +246,22 @@ def _read_third_party_folder(source: ModelSource, path: Path, name: str | None) 
         ) from error
 
 
-def _read_hub(source: ModelSource, name: str | None, *, offline: bool) -> StoredModel:
+def fetch_source(source: ModelSource, *, offline: bool = False) -> HubFile:
+    """Return the weight file of a source on the hub, fetched if the cache lacks it.
+
+    Raises:
+        HubError: see `pocketclip.checkpoint.hub.fetch`.
+    """
     try:
-        file = hub.fetch(source.repos, offline=offline, revision=source.revision)
+        return hub.fetch(source.repos, offline=offline, revision=source.revision)
     except HubError as error:
         if "/" not in source.target or "hf-hub:" in source.text:
             raise
         raise HubError(f"there is no file or folder {source.target} here; {error}") from error
+
+
+def _read_hub(source: ModelSource, name: str | None, *, offline: bool) -> StoredModel:
+    file = fetch_source(source, offline=offline)
     return replace(_read_file(source, file.path, name, None), hub_file=file)
 
 

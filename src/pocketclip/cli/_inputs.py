@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketclip.cli._progress import progress
+from pocketclip.cli._progress import Notes, progress
 from pocketclip.cli.output import note
 from pocketclip.errors import MissingDependencyError, PocketclipError, how_to_install
 from pocketclip.formats.escaping import argument_text
@@ -37,14 +37,15 @@ def load_encoder(
     from pocketclip import devices
     from pocketclip.checkpoint.resolve import resolve_model
     from pocketclip.infer.encoder import load
+    from pocketclip.infer.open_model import is_converted
 
     source = resolve_model(model, revision=revision)
-    if threads is not None and source.kind != "bundle":
+    if threads is not None and source.kind != "bundle" and not is_converted(source):
         devices.set_threads(threads)  # for the whole process, which is ours
         threads = None
     return load(
         source, model_name, offline=offline, backend=backend, device=device, threads=threads,
-        batch_size=batch_size, low_latency_start=low_latency_start,
+        batch_size=batch_size, low_latency_start=low_latency_start, reporter=Notes(),
     )  # fmt: skip
 
 

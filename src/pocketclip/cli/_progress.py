@@ -212,6 +212,14 @@ def describe_record(record: Mapping[str, Any]) -> str:
     )
 
 
+class Notes(ProgressReporter):
+    """Writes remarks to standard error, and nothing else."""
+
+    def remark(self, text: str) -> None:
+        """Write a line."""
+        note(text)
+
+
 class ConsoleReporter(ProgressReporter):
     """Writes stages with their times to standard error, and on a terminal each one's progress."""
 

@@ -24,6 +24,7 @@ from pocketclip.errors import PocketclipError
 VERBS = {
     "quickstart": "Run every step on a small dataset, in minutes.",
     "models": "List the models with their published figures.",
+    "pull": "Fetch a model and keep it ready to use, without torch.",
     "classify": "Choose the label that fits each photograph.",
     "fit": "Fit a label set to a few labelled photographs, in seconds.",
     "embed": "Write embeddings of photographs or texts.",
@@ -40,8 +41,9 @@ VERBS = {
 }
 """The verbs, each with its line in the list of verbs."""
 _WRITERS = frozenset(
-    {"quickstart", "fit", "finetune", "embed", "reinforce", "join", "show", "train", "export"}
-)
+    {"quickstart", "pull", "fit", "finetune", "embed", "reinforce", "join", "show", "train",
+     "export"}
+)  # fmt: skip
 """Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})
 """Options with which the other verbs write files."""
@@ -142,7 +144,10 @@ def main() -> None:
 def _run(args: list[str]) -> int:
     # Only the requested verb: importing all of them takes longer than many answers.
     verb = args[0] if args else ""
-    if verb == "export":  # it writes for minutes: after `timeout` nothing must be left behind
+    if verb in (
+        "export",
+        "pull",
+    ):  # they write for minutes: after `timeout` nothing must be left behind
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app = build(verb) if verb in VERBS else build()

@@ -2,6 +2,7 @@
 
 | module | holds |
 |---|---|
+| `pull` | a published model as a bundle, without torch |
 | `job` | one export from beginning to end: `export`, `check` |
 | `towers` | the two towers of a model, ready for every exporter |
 | `tracing` | tracing a tower with torch; naming an operation that a runtime lacks |

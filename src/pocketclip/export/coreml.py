@@ -38,7 +38,7 @@ from pocketclip.export.quantize import choose_layers
 from pocketclip.export.towers import Towers
 from pocketclip.export.tracing import Kind, missing_operation, quiet, trace
 from pocketclip.graph.ports import Port, tower_facts
-from pocketclip.infer import verify
+from pocketclip.infer.comparison import compare
 from pocketclip.infer.gates import GATES, INT8_SEARCH_THRESHOLD_MOBILE, gate_failure
 from pocketclip.storage.local import files_in, write_whole_folder
 
@@ -353,7 +353,7 @@ def _round_trip(
                 "written"
             )
     actual = np.concatenate([_with_weights(tower, values)(row) for row in inputs])
-    figures = verify.compare(actual, expected)
+    figures = compare(actual, expected)
     why = gate_failure(figures, GATES[precision])
     if why is not None:
         raise DriftError(

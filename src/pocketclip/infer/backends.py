@@ -9,7 +9,6 @@ Shapes: B batch, S side, T tokens, D embedding.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import threading
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.devices import is_installed
 from pocketclip.errors import BundleError, MissingDependencyError, how_to_install, last_line
 from pocketclip.infer.bundle import TOKENIZER, TOWERS, Bundle
 from pocketclip.types import Embeddings
@@ -164,7 +164,9 @@ class OnnxRuntimeBackend(BundleBackend):
         return run
 
 
-def onnx_session(path: str | bytes, threads: int, *, repack: bool = True) -> Any:
+def onnx_session(
+    path: str | bytes, threads: int, *, repack: bool = True, options: Any = None
+) -> Any:
     """Return an ONNX Runtime session on the CPU.
 
     Args:
@@ -172,10 +174,11 @@ def onnx_session(path: str | bytes, threads: int, *, repack: bool = True) -> Any
         threads: CPU threads per run.
         repack: copy the weights of matrix products into a faster layout. For a text tower this pays
             off after about four texts.
+        options: `onnxruntime.SessionOptions` to add these to.
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised anyway
     if not repack:
@@ -183,6 +186,20 @@ def onnx_session(path: str | bytes, threads: int, *, repack: bool = True) -> Any
     # Spinning threads slow down everything else in the process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def plain_onnx_session(path: str, threads: int) -> Any:
+    """Return an ONNX Runtime session that runs the graph node by node, as it was written.
+
+    Args:
+        path: the file; its weights are used where they are mapped into memory.
+        threads: CPU threads per run.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnx_session(path, threads, repack=False, options=options)
 
 
 class OpenVINOBackend(BundleBackend):
@@ -261,7 +278,7 @@ _START_ORDER = ("onnxruntime", "openvino")  # the latter starts a second later
 
 def installed(backend: str) -> bool:
     """Return whether a backend's package is installed."""
-    return importlib.util.find_spec(backend) is not None
+    return is_installed(backend)
 
 
 def runs(bundle: Bundle) -> tuple[str, ...]:
@@ -299,11 +316,11 @@ def candidates(
                 f"{' or '.join(supported)}"
             )
         if not installed(backend):
-            raise _missing(bundle, backend)
+            raise missing_backend(str(bundle.folder), backend)
         return [backend]
     available = [name for name in supported if installed(name)]
     if not available:
-        raise _missing(bundle, supported[0])
+        raise missing_backend(str(bundle.folder), supported[0])
     measured = bundle.verification.get("backends", {})
     passed = [name for name in available if measured.get(name, {}).get("passed", True)]
     if not passed:
@@ -344,6 +361,7 @@ def select_backends(
     return names
 
 
-def _missing(bundle: Bundle, backend: str) -> MissingDependencyError:
+def missing_backend(model: str, backend: str) -> MissingDependencyError:
+    """Return the error for a model whose backend is not installed."""
     how = how_to_install(backend) if backend == "openvino" else f"pip install '{backend}'"
-    return MissingDependencyError(f"{bundle.folder} needs {backend}: {how}")
+    return MissingDependencyError(f"{model} needs {backend}: {how}")

@@ -18,9 +18,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ class Bundle:
     files: Mapping[str, Mapping[str, Any]]
     """SHA-256 and bytes by name."""
     verification: Mapping[str, Any]
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """Of a converted bundle, the weights that it was made of; see `pocketclip.infer.ready`."""
+    renew: Callable[[], Bundle] | None = field(default=None, repr=False, compare=False)
+    """Of a bundle in the user's cache: makes it again, if a file of it was changed or removed."""
 
     def path(self, tower: str) -> Path:
         """Return the path of a tower's file (or package folder)."""
@@ -167,6 +171,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
             towers={tower: dict(raw[tower]) for tower in TOWERS},
             files=_files(raw["files"]),
             verification=_verification(raw["verification"]),
+            source=dict(raw.get("source", {})),
         )
         same_tokenizer = raw["tokenizer"] == fingerprint()
     except (FileNotFoundError, NotADirectoryError):

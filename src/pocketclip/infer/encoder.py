@@ -31,7 +31,7 @@ from pocketclip.embeddings import (
 from pocketclip.errors import ConfigError, ImageError
 from pocketclip.infer.bundle import Bundle
 from pocketclip.infer.loaded_model import LoadedModel
-from pocketclip.infer.open_model import open_model
+from pocketclip.infer.open_model import Reporter, open_model
 from pocketclip.infer.zero_shot import build_classifier, rank_labels
 from pocketclip.label_set import LabelSet
 from pocketclip.types import Embeddings
@@ -53,8 +53,12 @@ def load(
     batch_size: int = 32,
     precision: str | None = None,
     low_latency_start: bool = False,
+    reporter: Reporter = None,
 ) -> Encoder:
     """Load a model for use.
+
+    Without torch, a published model, a weight file or a checkpoint is converted to a bundle in the
+    user's cache at its first use, see `pocketclip.infer.ready`.
 
     Args:
         path_or_name: a bundle, a training run, a checkpoint folder, a weight file, a folder from
@@ -72,6 +76,7 @@ def load(
         precision: of a model in torch `fp32` (the default), `bf16`, `fp16` or `auto`, see
             `pocketclip.devices.resolve_dtype`; of a bundle see `Encoder`.
         low_latency_start: see `Encoder`.
+        reporter: receives a remark if the model is converted; None: it is logged.
 
     Raises:
         ConfigError: an argument does not apply to this kind of model.
@@ -80,7 +85,7 @@ def load(
     """
     opened = open_model(
         path_or_name, model, fuse, offline, revision, backend=backend, device=device,
-        threads=threads, precision=precision,
+        threads=threads, precision=precision, reporter=reporter,
     )  # fmt: skip
     if isinstance(opened, Bundle):
         return Encoder(

@@ -7,6 +7,7 @@ cannot load them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -201,7 +202,8 @@ class LoadedModel:
                 return
             except BundleError as error:
                 if isinstance(error, ChangedBundleError):
-                    raise  # no backend can load it
+                    self._renew(backend, error)  # no backend can load this one
+                    continue
                 with self._backend_lock:
                     if self.backend is not backend:
                         continue  # another thread replaced it
@@ -209,3 +211,20 @@ class LoadedModel:
                         raise
                     log.warning("%s; trying %s", error, self._fallbacks[0])
                     self.backend = self._make_backend(self._fallbacks.pop(0), backend.precision)
+
+    def _renew(self, damaged: BundleBackend, error: ChangedBundleError) -> None:
+        """Replace a damaged bundle of the user's cache by one that is made again, once."""
+        with self._backend_lock:
+            if self.backend is not damaged:
+                return  # another thread did
+            bundle = damaged.bundle
+            if bundle.renew is None:
+                raise error
+            log.warning("%s is damaged; it is made again", bundle.folder)
+            renewed = bundle.renew()
+            if renewed.space_id != bundle.space_id:
+                raise BundleError(
+                    f"{bundle.folder} was replaced by a model with other embeddings: start again"
+                ) from error
+            self.bundle = dataclasses.replace(renewed, renew=None)
+            self.backend = self._make_backend(damaged.name, damaged.precision)

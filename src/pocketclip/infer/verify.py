@@ -9,17 +9,13 @@ Shapes: N photographs or captions, D embedding.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.embeddings import row_lengths
 from pocketclip.errors import (
     BundleError,
     DriftError,
@@ -28,32 +24,14 @@ from pocketclip.errors import (
     ImageError,
 )
 from pocketclip.infer.backends import has_bf16, installed, runs
-from pocketclip.infer.bundle import TOWERS, Bundle
+from pocketclip.infer.bundle import Bundle
+from pocketclip.infer.comparison import CAPTIONS, compare, judge, median_ms, own_photos
 from pocketclip.infer.encoder import Encoder
 from pocketclip.infer.gates import Gate, describe_gates, gate_failure, gates_of
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
     from pocketclip.nn.clip import CLIP
-
-CAPTIONS = (
-    "a photo of a cat",
-    "an astronaut in an orange suit, smiling in front of a flag and a model of the shuttle",
-    "a cup of espresso on a wooden table",
-    "a rocket on the launch pad at dusk",
-    "dog",
-    "",
-    "a photo of many dresses, 50% off!!! only today (size M/L) - free shipping & returns",
-    "zwei Äpfel und eine Birne auf dem Küchentisch",
-    "a close-up of ripe bananas on a supermarket shelf, price tag below, seen from above",
-    "日本の桜と富士山 🌸",
-    "1 2 3 4 5 6 7 8 9 10 11 12",
-    "two people ride their bicycles along a canal in the rain, one of them holds an umbrella "
-    "over both, while a long boat with geraniums on its roof passes below the bridge and the "
-    "houses on the other side have their lights on, for it is late in the afternoon of a day in "
-    "november, and behind the last of them one sees the tower of a church with a clock",
-)
-
 
 NO_BF16 = (
     "this processor has no bf16: the towers were computed in fp32 here, so bf16 itself is not "
@@ -70,13 +48,6 @@ class Reference:
     image: Embeddings  # (N, D)
     text: Embeddings  # (N, D)
     logit_scale: float
-
-
-def own_photos() -> list[bytes]:
-    """Return the photographs that come with the package."""
-    folder = resources.files("pocketclip") / "data" / "check"
-    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".jpg"))
-    return [(folder / name).read_bytes() for name in names]
 
 
 def compute_reference(
@@ -105,23 +76,6 @@ def compute_reference(
     except EmbeddingError as error:
         raise ExportError(f"the model itself is not usable: {error}") from error
     return Reference(photos=photos, captions=captions, image=image, text=text, logit_scale=scale)
-
-
-def compare(actual: Embeddings, expected: Embeddings) -> dict[str, Any]:
-    """Return how far embeddings (N, D) are from the expected ones, both scaled to unit length."""
-    if actual.shape != expected.shape:
-        raise ExportError(f"it returns embeddings {actual.shape}, not {expected.shape}")
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # a gate refuses NaN
-        a, b = (x / row_lengths(x) for x in _doubles(actual, expected))
-    return {
-        "count": len(expected),
-        "max_abs_error": float(np.abs(a - b).max()),
-        "min_cosine": float((a * b).sum(-1).min()),
-    }
-
-
-def _doubles(*arrays: NDArray[Any]) -> list[NDArray[np.float64]]:
-    return [np.asarray(array, np.float64) for array in arrays]
 
 
 def verify(bundle: Bundle, reference: Reference) -> dict[str, Any]:
@@ -177,28 +131,15 @@ def _in_backend(
         "image": compare(encoder.encode_image(reference.photos), reference.image),
         "text": compare(encoder.encode_text(reference.captions), reference.text),
     }
-    failed = [f"{t} tower: {why}" for t in TOWERS if (why := gate_failure(figures[t], gates[t]))]
-    figures["ms"] = round(1e3 * _seconds(encoder, reference.photos[0]), 3)
+    pixels = encoder.prepare(reference.photos[0])[None]
+    figures["ms"] = median_ms(lambda: encoder.encode_pixels(pixels))
+    passed = judge(figures, gates)
     computed_in_fp32 = bundle.precision == "bf16" and not has_bf16()
     if bundle.precision == "bf16":
         figures["computed_in"] = "fp32" if computed_in_fp32 else "bf16"
-    if failed or not computed_in_fp32:
-        figures["passed"] = not failed
-    if failed:
-        figures["reason"] = "; ".join(failed)
-        for tower in TOWERS:  # JSON has no NaN
-            figures[tower] = {k: v if np.isfinite(v) else None for k, v in figures[tower].items()}
+    if not passed or not computed_in_fp32:
+        figures["passed"] = passed
     return figures
-
-
-def _seconds(encoder: Encoder, photo: Any) -> float:
-    pixels = encoder.prepare(photo)[None]
-    times = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        encoder.encode_pixels(pixels)
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 def compare_towers(

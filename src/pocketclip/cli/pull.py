@@ -1,0 +1,108 @@
+"""`pocketclip pull`: a published model, fetched, converted and kept, without torch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketclip.cli._options import Json, ModelArgument, ModelName, Offline, Revision
+from pocketclip.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from pocketclip.infer.bundle import Bundle
+
+
+def pull(
+    model: ModelArgument,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="The precision of the weights: fp32; fp16, which halves the size and is as fast; "
+            "or int8, which needs --calibration."
+        ),
+    ] = "fp32",
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PHOTOS",
+            help="Photographs to calibrate int8 with, like those to be used later: files, folders "
+            "or quoted patterns; may be repeated. At least 16; 100 to 500 are better.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The folder to write the bundle to.  [default: the user's cache]"
+        ),
+    ] = None,
+    model_name: ModelName = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Fetch a published model, convert it to an ONNX bundle, and keep it; torch is not needed.
+
+    In an install without torch, every verb that takes a MODEL does this by itself at the first
+    use; `pull` does it ahead, in the precision of your choice, and asks the hub for a newer
+    revision. The bundle is kept in the user's cache (POCKETCLIP_CACHE, else ~/.cache/pocketclip),
+    one per model and revision. It is written only if it computes what the weights do.
+
+    \b
+    pocketclip pull mobileclip2-s0
+    pocketclip pull mobileclip2-s0 --precision fp16 --out app/model
+    pocketclip pull timm/MobileCLIP2-S0-OpenCLIP --revision main --json
+    pocketclip pull mobileclip2-s2 --precision int8 --calibration photos/
+    """
+    from pocketclip.cli._inputs import photographs
+    from pocketclip.cli._progress import ConsoleReporter
+    from pocketclip.export.pull import pull as run
+
+    photos = photographs(calibration) if calibration else []
+    begun = time.monotonic()
+    reporter = ConsoleReporter()
+    try:
+        bundle = run(
+            model, model_name=model_name, precision=precision, calibration=photos, out=out,
+            revision=revision, offline=offline, reporter=reporter,
+        )  # fmt: skip
+    finally:
+        reporter.end()
+    seconds = time.monotonic() - begun
+    if json:
+        print_json(_facts(bundle, seconds))
+    else:
+        _print(bundle, seconds)
+
+
+def _facts(bundle: Bundle, seconds: float) -> dict[str, Any]:
+    from pocketclip.cli.export import bundle_facts
+    from pocketclip.export.pull import license_of
+
+    return {
+        **bundle_facts(bundle),
+        "source": dict(bundle.source),
+        "license": license_of(bundle),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _print(bundle: Bundle, seconds: float) -> None:
+    from pocketclip.export.pull import license_of
+
+    source = bundle.source
+    origin = f"{source['repo']} at {source['revision'][:8]}" if "repo" in source else source["file"]
+    say(f"{bundle.config.name} is ready: {bundle.folder}")
+    say(f"  weights: {origin}, {source['bytes'] / 1e6:.1f} MB")
+    say(f"  bundle: {bundle.target}, {bundle.precision}, {bundle.bytes / 1e6:.1f} MB; "
+        f"{seconds:.1f} s")  # fmt: skip
+    if bundle.precision == "fp16":
+        say("  fp16 saves space, not time: it is computed in float32")
+    figures = bundle.verification["backends"]["onnxruntime"]
+    say(
+        f"  compared with {bundle.verification['compared_with']}: cosine at least "
+        f"{min(figures[tower]['min_cosine'] for tower in ('image', 'text')):.6f}"
+    )
+    say(f"  licence of the weights: {license_of(bundle)}")

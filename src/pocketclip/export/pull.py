@@ -1,0 +1,229 @@
+"""A published model as a bundle, without torch: fetched, converted and kept.
+
+    bundle = pull("mobileclip2-s0")
+    pocketclip.load("mobileclip2-s0")  # without torch, runs it
+
+The bundle is kept in the user's cache (`pocketclip.infer.model_cache`), or elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pocketclip import zoo
+from pocketclip.checkpoint import hub
+from pocketclip.checkpoint.hub import RemoteFile
+from pocketclip.checkpoint.hub_client import get_endpoint, hide_credentials
+from pocketclip.checkpoint.resolve import MANIFEST, ModelSource, resolve_model
+from pocketclip.checkpoint.stored import expected_name, fetch_source
+from pocketclip.errors import ConfigError, ExportError, HubError
+from pocketclip.formats.escaping import escape_surrogates
+from pocketclip.infer import bundle as bundles
+from pocketclip.infer.bundle import Bundle, own_files, read
+from pocketclip.infer.model_cache import Place, find, hub_place, local_place, shown
+from pocketclip.infer.ready import (
+    KINDS,
+    Weights,
+    confirm,
+    convert_weights,
+    damage_of,
+    fetch_weights,
+    hub_weights,
+    keep,
+)
+from pocketclip.progress import ProgressReporter, as_reporter
+from pocketclip.storage.local import files_in, refuse_others, write_whole_folder
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def pull(
+    model: str | os.PathLike[str],
+    *,
+    model_name: str | None = None,
+    precision: str = "fp32",
+    calibration: Sequence[Any] = (),
+    out: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    reporter: ProgressReporter | Callable[[str], None] | None = None,
+) -> Bundle:
+    """Fetch a model, convert it to an ONNX bundle without torch, and keep it.
+
+    The hub is asked whether the revision has moved. A bundle that is there already, of the same
+    weights in the same precision, is left as it is. In the user's cache there is one bundle per
+    model and revision: another precision replaces it.
+
+    Args:
+        model: a MODEL argument: a zoo name, a hub id, a weight file or a checkpoint.
+        model_name: the zoo name of a weight file that does not name its model itself.
+        precision: `fp32`; `fp16`, which halves the file and is as fast; or `int8`.
+        calibration: photographs like those to be used later, with which int8 is calibrated.
+        out: the folder to write the bundle to; None: the user's cache, where every verb and
+            `pocketclip.load` find it in an install without torch.
+        revision: of a repository on the hub: a branch, a tag or a commit; None for `main`.
+        offline: make no request.
+        reporter: receives the steps.
+
+    Raises:
+        ConfigError: not a model that can be converted.
+        ExportError: no such precision; too few photographs to calibrate with; `out` holds
+            something else.
+        DriftError: the converted model does not compute what its weights do.
+        HubError: the weights could not be fetched, and are not here.
+        CheckpointError: they are damaged or do not fit.
+        StorageError: the cache is full or not writable.
+    """
+    report = as_reporter(reporter)
+    source = resolve_model(model, revision=revision)
+    _check(source, precision, len(calibration))
+    folder = None if out is None else _checked_folder(Path(out))
+    if source.note:
+        report.remark(source.note)
+    name = expected_name(source, model_name)
+
+    def accepts(bundle: Bundle) -> bool:
+        return bundle.precision == precision
+
+    remote = _ask(source, name, accepts, report, offline=offline)
+    place = _place(source, name, remote)
+    if place is not None:
+        there = _already_there(place, folder, accepts, report)
+        if there is not None:
+            return there
+    weights = _weights(source, name, remote, offline=offline or source.kind == "hub")
+
+    def write(to: Path) -> Bundle:
+        files = files_in if folder is None else own_files
+        return convert_weights(weights, to, report, precision=precision, own_files=files)
+
+    if folder is not None:
+        return write(folder)
+    before = weights.place.read()
+    if before is not None and not accepts(before):
+        report.remark(f"this replaces {weights.place.title} in {before.precision}")
+    return keep(weights, write, accepts=accepts, reporter=report)
+
+
+def _check(source: ModelSource, precision: str, calibration: int) -> None:
+    if source.kind == "bundle":
+        raise ConfigError(f"{source.text} is a bundle already: use it as it is")
+    if source.kind not in KINDS:
+        raise ConfigError(
+            f"{source.text}: a published model, a weight file or a checkpoint can be pulled, not "
+            f"models of {source.kind}"
+        )
+    if precision not in PRECISIONS:
+        raise ExportError(
+            f"unknown precision {precision!r}; a pulled model has {', '.join(PRECISIONS)}"
+        )
+    if precision != "int8" and calibration:
+        raise ExportError("photographs to calibrate with are for --precision int8")
+
+
+def _checked_folder(folder: Path) -> Path:
+    if escape_surrogates(str(folder.absolute())) != str(folder.absolute()):
+        raise ExportError(f"{folder}: the runtimes open only paths in UTF-8; choose another name")
+    refuse_others(folder, own_files, ExportError)
+    return folder
+
+
+def _ask(
+    source: ModelSource,
+    name: str | None,
+    accepts: Callable[[Bundle], bool],
+    reporter: ProgressReporter,
+    *,
+    offline: bool,
+) -> RemoteFile | None:
+    """Return what the hub has now; None if it is not asked, or does not answer and need not.
+
+    Raises:
+        HubError: it does not answer, and neither a bundle nor the weights are here.
+    """
+    if source.kind != "hub" or hub.is_offline(offline):
+        return None
+    reporter.stage(f"asking the hub for {source.target}")
+    try:
+        return hub.ask(source.repos, revision=source.revision)
+    except HubError as error:
+        found = find(source, name)
+        if found is None or not accepts(found):
+            try:
+                fetch_source(source, offline=True)
+            except HubError:
+                raise error from None
+        reporter.remark(f"using what is here, which may not be the latest: {error}")
+        return None
+
+
+def _place(source: ModelSource, name: str | None, remote: RemoteFile | None) -> Place | None:
+    """Return the place of the model's bundle, as far as it is known before the weights are here."""
+    if source.kind != "hub":
+        return local_place(source, name)
+    if remote is not None and remote.commit is not None:
+        return hub_place(source, name, remote.repo, remote.commit)
+    found = find(source, name)
+    return None if found is None else hub_place(source, name, **_origin(found))
+
+
+def _origin(bundle: Bundle) -> dict[str, str]:
+    return {"repo": str(bundle.source["repo"]), "commit": str(bundle.source["revision"])}
+
+
+def _already_there(
+    place: Place,
+    folder: Path | None,
+    accepts: Callable[[Bundle], bool],
+    reporter: ProgressReporter,
+) -> Bundle | None:
+    """Return the bundle if it is where it is wanted already, or can be copied there."""
+    if folder is not None:
+        there = _read_at(place, folder)
+        if there is not None and accepts(there):
+            reporter.remark(f"{place.title} is in {folder} already, in {there.precision}")
+            return there
+    kept = confirm(place, accepts)
+    if kept is None:
+        return None
+    if folder is None:
+        reporter.remark(f"{place.title} is ready already, in {kept.precision}")
+        return kept
+    reporter.stage(f"copying it from {shown(kept.folder)}")
+    with write_whole_folder(folder, own_files) as temporary:
+        for file in (MANIFEST, *kept.files):
+            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(kept.folder / file, temporary / file)
+        bundles.read(temporary).check()  # another process may have replaced it meanwhile
+    return read(folder)
+
+
+def _read_at(place: Place, folder: Path) -> Bundle | None:
+    """Return the intact bundle of a place's model in another folder, or None."""
+    found = Place(title=place.title, folder=folder, origin=place.origin).read()
+    return None if found is None or damage_of(found) is not None else found
+
+
+def _weights(
+    source: ModelSource, name: str | None, remote: RemoteFile | None, *, offline: bool
+) -> Weights:
+    if remote is None:
+        return fetch_weights(source, name, offline=offline)
+    return hub_weights(source, name, hub.download(remote, source.revision))
+
+
+def license_of(bundle: Bundle) -> str:
+    """Return the licence of a pulled bundle's weights, or where it stands, for people to read."""
+    repo = bundle.source.get("repo")
+    if repo is None:
+        return "that of the weight file"
+    page = f"{hide_credentials(get_endpoint())}/{repo}"
+    if "license" in bundle.source:
+        return f"{bundle.source['license']}, see {page}"
+    if zoo.entry(bundle.config.name).hub and bundle.config.name.startswith("mobileclip"):
+        return f"Apple's own, see {page}"
+    return f"see {page}"

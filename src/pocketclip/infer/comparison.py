@@ -1,0 +1,88 @@
+"""What a conversion or an export is compared on, and how far embeddings are apart.
+
+Shapes: N photographs or captions, D embedding.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip.embeddings import row_lengths
+from pocketclip.errors import ExportError
+from pocketclip.infer.bundle import TOWERS
+from pocketclip.infer.gates import Gate, gate_failure
+from pocketclip.types import Embeddings
+
+CAPTIONS = (
+    "a photo of a cat",
+    "an astronaut in an orange suit, smiling in front of a flag and a model of the shuttle",
+    "a cup of espresso on a wooden table",
+    "a rocket on the launch pad at dusk",
+    "dog",
+    "",
+    "a photo of many dresses, 50% off!!! only today (size M/L) - free shipping & returns",
+    "zwei Äpfel und eine Birne auf dem Küchentisch",
+    "a close-up of ripe bananas on a supermarket shelf, price tag below, seen from above",
+    "日本の桜と富士山 🌸",
+    "1 2 3 4 5 6 7 8 9 10 11 12",
+    "two people ride their bicycles along a canal in the rain, one of them holds an umbrella "
+    "over both, while a long boat with geraniums on its roof passes below the bridge and the "
+    "houses on the other side have their lights on, for it is late in the afternoon of a day in "
+    "november, and behind the last of them one sees the tower of a church with a clock",
+)
+
+
+def own_photos() -> list[bytes]:
+    """Return the photographs that come with the package."""
+    folder = resources.files("pocketclip") / "data" / "check"
+    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".jpg"))
+    return [(folder / name).read_bytes() for name in names]
+
+
+def compare(actual: Embeddings, expected: Embeddings) -> dict[str, Any]:
+    """Return how far embeddings (N, D) are from the expected ones, both scaled to unit length."""
+    if actual.shape != expected.shape:
+        raise ExportError(f"it returns embeddings {actual.shape}, not {expected.shape}")
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # a gate refuses NaN
+        a, b = (x / row_lengths(x) for x in _doubles(actual, expected))
+    return {
+        "count": len(expected),
+        "max_abs_error": float(np.abs(a - b).max()),
+        "min_cosine": float((a * b).sum(-1).min()),
+    }
+
+
+def _doubles(*arrays: NDArray[Any]) -> list[NDArray[np.float64]]:
+    return [np.asarray(array, np.float64) for array in arrays]
+
+
+def judge(figures: dict[str, Any], gates: Mapping[str, Gate]) -> bool:
+    """Return whether a backend's figures are within the gates; if not, add the `reason`.
+
+    Args:
+        figures: the results of `compare`, by tower; JSON has no NaN, which becomes None.
+        gates: the gate of each tower.
+    """
+    failed = [f"{t} tower: {why}" for t in TOWERS if (why := gate_failure(figures[t], gates[t]))]
+    if failed:
+        figures["reason"] = "; ".join(failed)
+        for tower in TOWERS:
+            figures[tower] = {k: v if np.isfinite(v) else None for k, v in figures[tower].items()}
+    return not failed
+
+
+def median_ms(call: Callable[[], object], times: int = 5) -> float:
+    """Return the median time of a call in milliseconds."""
+    seconds = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begun)
+    return round(1e3 * statistics.median(seconds), 3)

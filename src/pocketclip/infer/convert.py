@@ -1,0 +1,285 @@
+"""A model to an ONNX bundle without torch: its graphs are written from its weights.
+
+    convert(read_stored(resolve_model("mobileclip2-s0")), "s0/")
+
+The bundle carries its own check. Beside each tower, fused, the unfused one is written from the same
+weights: batch normalisation, branches and layer scales are nodes of their own, as in training. Both
+embed the package's photographs and captions, the unfused tower in full length, one input at a time,
+and in ONNX Runtime without optimisations. A tower beyond its gate (`gates.py`) is refused, and no
+bundle is written.
+
+One tower is in memory at a time.
+
+Shapes: B batch, N photographs or captions, T tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip import devices, zoo
+from pocketclip._version import __version__
+from pocketclip.embeddings import check_lengths
+from pocketclip.errors import BundleError, DriftError, EmbeddingError, ExportError
+from pocketclip.graph.build import Kind, write_tower
+from pocketclip.images import open_image
+from pocketclip.infer.backends import BACKENDS, installed, plain_onnx_session, runs
+from pocketclip.infer.bundle import TOKENIZER, TOWERS, Bundle, own_files, read, write_manifest
+from pocketclip.infer.comparison import CAPTIONS, compare, judge, median_ms, own_photos
+from pocketclip.infer.gates import describe_gates, gates_of
+from pocketclip.preprocess import Preprocess
+from pocketclip.progress import ProgressReporter, as_reporter
+from pocketclip.storage.local import OwnFiles, files_in, refuse_others, write_whole_folder
+from pocketclip.tokenizer import Tokenizer, portable
+from pocketclip.types import Embeddings
+
+if TYPE_CHECKING:
+    from pocketclip.checkpoint.stored import StoredModel
+
+PRECISIONS = ("fp32", "fp16")
+_KINDS: tuple[Kind, ...] = ("image", "text")
+_TEXTS_PER_CALL = 4
+_UNFUSED = "unfused-"
+_COMPARED = {
+    False: "the unfused towers, written from the same weights and run without optimisations",
+    True: "the towers as their fused weights are, run without optimisations",
+}
+"""What the towers are compared with, by whether the weights are fused already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What a conversion is compared with: inputs, and their embeddings by the unfused towers."""
+
+    pixels: NDArray[np.float32]
+    """Preprocessed photographs (N, 3, S, S)."""
+    images: list[NDArray[np.uint8]]
+    """The photographs themselves, each (H, W, 3)."""
+    ids: NDArray[np.int64]
+    """Token ids (N, T) of captions, in the full context length."""
+    expected: Mapping[str, Embeddings]
+    """Embeddings (N, D) by tower."""
+    described: str
+    """How they were computed."""
+
+
+def convert(
+    stored: StoredModel,
+    out: str | os.PathLike[str],
+    *,
+    precision: str = "fp32",
+    normalize: bool = False,
+    preprocessing: bool = False,
+    reporter: ProgressReporter | Callable[[str], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+    own_files: OwnFiles = own_files,
+) -> Bundle:
+    """Write a model as an ONNX bundle, verified, without torch.
+
+    Args:
+        stored: the model, as `pocketclip.checkpoint.stored.read_stored` returns it.
+        out: the bundle's folder: new, empty, or an older bundle, which is replaced.
+        precision: one of `PRECISIONS`; `fp16` stores the weights in half the space, and computes in
+            float32.
+        normalize: both towers return unit embeddings.
+        preprocessing: put the evaluation transform into the image tower's graph.
+        reporter: receives one sentence per step.
+        about: further entries of `bundle.json`, such as `source`.
+        own_files: returns the files of an older folder that may be replaced.
+
+    Raises:
+        ExportError: no such precision; `out` holds something else; the weights are not usable.
+        DriftError: a tower does not compute what the weights do.
+        CheckpointError: the weights are damaged.
+        OSError: the disk is full or the folder is not writable.
+    """
+    if precision not in PRECISIONS:
+        raise ExportError(
+            f"a conversion is {' or '.join(PRECISIONS)}, not {precision!r}: quantise with "
+            "`pocketclip pull --precision int8`"
+        )
+    path, report = Path(out), as_reporter(reporter)
+    refuse_others(path, own_files, ExportError)
+    image_input = "photo" if preprocessing else "preprocessed"
+    manifest = {
+        "pocketclip": __version__,
+        "space_id": stored.identity.space_id,
+        "model": zoo.to_dict(stored.config),
+        "logit_scale": _scale(stored),
+        "target": "onnx",
+        "precision": precision,
+        "image_input": image_input,
+        "normalized": normalize,
+        **(about or {}),
+    }
+    with write_whole_folder(path, own_files) as folder:
+        (folder / TOKENIZER).write_text(portable(stored.config.text.context_length), "utf-8")
+        for kind in _KINDS:
+            report.stage(f"writing the {kind} tower")
+            manifest[kind] = write_tower(
+                stored.weights, stored.config, kind, folder / f"{kind}.onnx",
+                precision="fp16" if precision == "fp16" else "fp32", normalize=normalize,
+                pixels="photo" if preprocessing else "preprocessed",
+            )  # fmt: skip
+        report.stage("comparing them with the unfused towers")
+        reference = embed_by_weights(stored, folder)
+        manifest["verification"] = check(unwritten_bundle(folder, manifest), reference)
+        write_manifest(folder, manifest, files_in(folder))
+    return read(path)
+
+
+def _scale(stored: StoredModel) -> float:
+    try:
+        return stored.logit_scale
+    except EmbeddingError as error:
+        raise ExportError(f"the model itself is not usable: {error}") from error
+
+
+def unwritten_bundle(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
+    """Return the bundle that a folder becomes if its towers pass; it has no hashes yet."""
+    return Bundle(
+        folder=folder,
+        config=zoo.from_dict(manifest["model"]),
+        towers={tower: manifest[tower] for tower in TOWERS},
+        files={},
+        verification={},
+        **{
+            name: manifest[name]
+            for name in (
+                "space_id", "logit_scale", "target", "precision", "image_input", "normalized"
+            )
+        },
+    )  # fmt: skip
+
+
+def check(bundle: Bundle, reference: Reference) -> dict[str, Any]:
+    """Compare a bundle's towers with the weights that they were written from.
+
+    ONNX Runtime decides. The results of other installed backends are recorded; those that fail are
+    not used.
+
+    Returns:
+        The figures, as `pocketclip.infer.verify.verify` returns them; and `compared_with`,
+        `photographs` and `captions`.
+
+    Raises:
+        DriftError: the result of ONNX Runtime is beyond the gate; the message gives the figures.
+    """
+    gates = gates_of(bundle.precision, bundle.image_input)
+    results: dict[str, dict[str, Any]] = {}
+    for name in filter(installed, runs(bundle)):
+        try:
+            figures: dict[str, Any] = {}
+            for kind in TOWERS:
+                embeddings, ms = _by_bundle(bundle, name, kind, reference)
+                figures[kind] = compare(embeddings, reference.expected[kind])
+                if kind == "image":
+                    figures["ms"] = ms
+            figures["passed"] = judge(figures, gates)
+            results[name] = figures
+        except (BundleError, EmbeddingError) as error:
+            results[name] = {"passed": False, "reason": str(error)}
+    own = runs(bundle)[0]
+    if not results[own]["passed"]:
+        raise DriftError(
+            f"the converted {bundle.config.name} does not compute what its weights do; nothing was "
+            f"kept: {own}: {results[own]['reason']}"
+        )
+    return {
+        "executed": True,
+        "verified": True,
+        "compared_with": reference.described,
+        "photographs": len(reference.pixels),
+        "captions": len(reference.ids),
+        "backends": results,
+        "not_passed": [name for name, figures in results.items() if not figures["passed"]],
+        "gate": describe_gates(gates),
+    }
+
+
+def embed_by_weights(stored: StoredModel, folder: Path) -> Reference:
+    """Embed the package's photographs and captions with the unfused towers, one by one.
+
+    Args:
+        stored: the model; a fused one has no unfused towers, and its own are run.
+        folder: where each tower is written for a moment.
+
+    Raises:
+        ExportError: an embedding is zero or not finite.
+    """
+    photos = own_photos()
+    preprocess = Preprocess(stored.config.preprocess)
+    pixels = np.stack([preprocess(photo) for photo in photos])
+    # One caption is too long on purpose.
+    ids = Tokenizer(warn=False)(list(CAPTIONS), stored.config.text.context_length)
+    names = {"image": [f"photograph {n + 1}" for n in range(len(photos))], "text": CAPTIONS}
+    expected: dict[str, Embeddings] = {}
+    for kind in _KINDS:
+        rows = pixels if kind == "image" else ids
+        embeddings = _run_plain(stored, kind, folder / f"{_UNFUSED}{kind}.onnx", rows)
+        try:
+            check_lengths(embeddings, names[kind].__getitem__)
+        except EmbeddingError as error:
+            raise ExportError(f"the model itself is not usable: {error}") from error
+        expected[kind] = embeddings
+    return Reference(
+        pixels=pixels,
+        images=[np.asarray(open_image(photo)) for photo in photos],
+        ids=ids,
+        expected=expected,
+        described=_COMPARED[stored.is_fused],
+    )
+
+
+def _run_plain(stored: StoredModel, kind: Kind, path: Path, rows: NDArray[Any]) -> Embeddings:
+    """Return embeddings (N, D) of an unfused tower, which is written, run and removed."""
+    try:
+        write_tower(stored.weights, stored.config, kind, path, fuse=False)
+        session = plain_onnx_session(os.fspath(path), devices.cores())
+        name = session.get_inputs()[0].name
+        return np.concatenate([session.run(None, {name: row[None]})[0] for row in rows])
+    finally:
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+
+
+def _by_bundle(
+    bundle: Bundle, backend: str, kind: str, reference: Reference
+) -> tuple[Embeddings, float]:
+    """Return embeddings (N, D) of a bundle's tower, and milliseconds per call with one input."""
+    running = BACKENDS[backend](bundle, devices.cores())
+    run = running.image if kind == "image" else running.text
+    batches = list(_batches(bundle, kind, reference))
+    out = np.empty((sum(len(rows) for rows, _ in batches), bundle.config.embed_dim), np.float32)
+    for rows, batch in batches:
+        found = run(batch)
+        if found.shape != (len(rows), out.shape[1]):
+            raise ExportError(f"the {kind} tower returns embeddings {found.shape}")
+        out[rows] = found
+    return out, median_ms(lambda: run(batches[0][1][:1])) if kind == "image" else 0.0
+
+
+def _batches(
+    bundle: Bundle, kind: str, reference: Reference
+) -> Iterator[tuple[list[int], NDArray[Any]]]:
+    """Yield rows and their inputs, batched and trimmed as an `Encoder` does."""
+    if kind == "image":
+        if bundle.image_input == "photo":
+            yield from (([row], image[None]) for row, image in enumerate(reference.images))
+        else:
+            yield list(range(len(reference.pixels))), reference.pixels
+        return
+    ids = reference.ids
+    trims = bundle.config.text.ignores_padding
+    lengths = ids.argmax(1) + 1 if trims else np.full(len(ids), ids.shape[1])
+    order = np.argsort(lengths, kind="stable").tolist()
+    for start in range(0, len(order), _TEXTS_PER_CALL):
+        rows = order[start : start + _TEXTS_PER_CALL]
+        yield rows, ids[rows, : lengths[rows[-1]]]
