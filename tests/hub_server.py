@@ -130,6 +130,8 @@ class HubServer(_Server):
         """Whether files come by a redirect to another host, as large ones do on the real hub."""
         self.file_headers: Headers = {}
         """Sent with every file; for what is announced but not spoken, such as Xet."""
+        self.cards: dict[str, dict[str, Any]] = {}
+        """The data of a repository's description, such as its licence."""
         self.faults: list[Fault] = []
         self.revisions: set[str] = set()
         """Branches, tags and short hashes besides `main`; all mean the same commit."""
@@ -223,6 +225,7 @@ class HubServer(_Server):
             "sha": self.commit(repo),
             "siblings": [{"rfilename": name} for name in self.repos[repo]],
             **{"private": False, "gated": False, "tags": [], "downloads": 0, "likes": 0},
+            **({"cardData": self.cards[repo]} if repo in self.cards else {}),
         }
         if tree:
             answer = [

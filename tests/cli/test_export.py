@@ -88,6 +88,13 @@ def test_classify_without_torch(exported, backend):
     assert found["results"][0]["labels"] == pytest.approx(wanted, abs=1e-4)
 
 
+def test_export_without_torch_says_what_writes_a_bundle(tmp_path):
+    done = without_torch("export", "mobileclip2-s0", "--out", tmp_path / "new")
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "pip install 'pocketclip[train]'" in done.stderr
+    assert "`pocketclip pull MODEL --out DIR`" in done.stderr
+
+
 def test_embed_without_torch(exported, tmp_path):
     texts = tmp_path / "texts.txt"
     texts.write_text("a cat\na dog on the beach\n")

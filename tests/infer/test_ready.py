@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import resource
@@ -438,25 +439,27 @@ def test_what_needs_torch_is_refused_before_the_conversion(files, conversions, m
     assert conversions == []
 
 
-WITHOUT_TORCH = """
+REFUSES = """
 import importlib.abc, sys
+
 class Refuse(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "openvino", "onnx"):
+        if name.partition(".")[0] in ("torch", "openvino", "onnx", "onnxscript", "safetensors"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
 sys.meta_path.insert(0, Refuse())
-from pocketclip.cli.main import main
-main()
 """
 
 
 def test_verbs_in_a_process_without_torch(repo, tmp_path):
     photo = ROOT / "examples" / "photos" / "chelsea.jpg"
+    (tmp_path / "sitecustomize.py").write_text(REFUSES)  # for the processes of a verb too
 
     def run(*args):
         return subprocess.run(
-            [sys.executable, "-c", WITHOUT_TORCH, *map(str, args)], capture_output=True, text=True,
-            check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            [sys.executable, "-m", "pocketclip", *map(str, args)], capture_output=True, text=True,
+            check=False, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"},
         )  # fmt: skip
 
     done = run("classify", photo, "--labels", "a dog,a cat", "--model", REPO, "--threads", 1)
@@ -466,3 +469,6 @@ def test_verbs_in_a_process_without_torch(repo, tmp_path):
     repo.stop()
     again = run("classify", photo, "--labels", "a dog,a cat", "--model", REPO)
     assert (again.stdout, again.stderr, again.returncode) == (done.stdout, "", 0)
+    figures = run("bench", REPO, "--seconds", "0", "--json")
+    (row,) = json.loads(figures.stdout)["models"]
+    assert (row["backend"], row["precision"]) == ("onnxruntime", "fp32")

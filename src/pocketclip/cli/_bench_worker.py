@@ -45,10 +45,11 @@ def measure_model(job: dict[str, Any]) -> dict[str, Any]:
     from pocketclip.checkpoint.resolve import resolve_model
     from pocketclip.cli._inputs import load_encoder
     from pocketclip.infer.measure import disk_bytes, first_answer, measure
+    from pocketclip.infer.open_model import is_converted
 
     source = job["source"]
     resolved = resolve_model(source, revision=job["revision"])
-    is_bundle = resolved.kind == "bundle"
+    is_bundle = resolved.kind == "bundle" or is_converted(resolved)
     encoder = load_encoder(
         source, job["model_name"], backend=job["backend"] if is_bundle else "auto",
         device="auto" if is_bundle else job["device"], threads=job["threads"],

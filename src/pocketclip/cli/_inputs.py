@@ -49,6 +49,24 @@ def load_encoder(
     )  # fmt: skip
 
 
+def convert_at_first_use(
+    model: str, model_name: str | None = None, *, revision: str | None = None, offline: bool = False
+) -> None:
+    """Convert a model now if its first use would, so that this is not measured.
+
+    Raises:
+        PocketclipError: see `pocketclip.infer.ready.open_ready`.
+    """
+    from pocketclip.checkpoint.resolve import resolve_model
+    from pocketclip.infer.open_model import is_converted
+
+    source = resolve_model(model, revision=revision)
+    if is_converted(source):
+        from pocketclip.infer.ready import open_ready
+
+        open_ready(source, model_name, offline=offline, reporter=Notes())
+
+
 def import_with_extra(
     module: str, work: str, extra: str, packages: Collection[str] = ("pydantic", "torch", "yaml")
 ) -> Any:

@@ -27,7 +27,7 @@ from pocketclip.cli._options import (
     labelled_arguments,
 )
 from pocketclip.cli.output import Column, note, print_json, print_table
-from pocketclip.errors import count_of
+from pocketclip.errors import PocketclipError, count_of
 
 
 def bench(
@@ -71,6 +71,8 @@ def bench(
     pocketclip bench runs/small laptop/ laptop-int8/ --threads 2 --plot speed.svg
     pocketclip bench laptop/ laptop-int8/ --labelled pairs.csv --label-column product --json
     """
+    from pocketclip.cli._inputs import convert_at_first_use
+
     check_output_file("--plot", plot, (".svg",))
     labels = (labelled, label_column, where or [], template or [])
     measures_accuracy = labelled_accuracy(*labels) is not None  # checked before any measurement
@@ -84,6 +86,11 @@ def bench(
     sources = list(dict.fromkeys(models))
     for number, source in enumerate(sources, 1):
         note(f"{source}: model {number} of {len(sources)}")
+        try:
+            convert_at_first_use(source, model_name, revision=revision, offline=offline)
+        except PocketclipError as error:
+            failed.append({"source": source, "reason": str(error)})
+            continue
         figures = _measure_in_process({**job, "source": source})
         if "error" in figures:
             failed.append({"source": source, "reason": figures["error"]})

@@ -20,6 +20,7 @@ from pocketclip.cli._options import (
     labelled_accuracy,
 )
 from pocketclip.cli.output import note, print_json, say
+from pocketclip.errors import MissingDependencyError, how_to_install
 
 if TYPE_CHECKING:
     from pocketclip.infer.bundle import Bundle
@@ -106,11 +107,16 @@ def export(
         --labelled pairs.csv --label-column product
     pocketclip classify photo.jpg --labels "a dog,a cat" --model laptop/
     """
-    from pocketclip import checkpoint
+    from pocketclip import checkpoint, devices
     from pocketclip.cli._inputs import photographs, read_lines
     from pocketclip.export.job import check
     from pocketclip.export.job import export as run
 
+    if not devices.has_torch():
+        raise MissingDependencyError(
+            f"exporting needs torch: {how_to_install('train')}; an ONNX bundle of a published "
+            "model is written without it, by `pocketclip pull MODEL --out DIR`"
+        )
     options: dict[str, Any] = {} if deployment is None else {"deployment": deployment}
     calibration_photos = photographs(calibration) if calibration else []
     check(

@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pocketclip import zoo
 from pocketclip.cli._options import Json
 from pocketclip.cli.output import USUAL_WIDTH, Column, print_json, print_table, say
 
+if TYPE_CHECKING:
+    from pocketclip.infer.bundle import Bundle
+
 
 def models(
     json: Json = False,
 ) -> None:
-    """List the models with their published size, speed and accuracy.
+    """List the models with their published size, speed and accuracy, and what is ready here.
 
     Parameters are in millions after fusing, latencies in milliseconds on an iPhone 12 Pro Max,
-    accuracies zero-shot and in percent; all as published.
+    accuracies zero-shot and in percent; all as published. Weights are on the hub, in the local
+    cache, or converted and ready to use without torch, see `pocketclip pull`.
 
     \b
     pocketclip models
     pocketclip models --json
     """
-    rows = [_row(name, entry) for name, entry in zoo.ZOO.items()]
+    ready = _ready_bundles()
+    rows = [_row(name, entry, ready) for name, entry in zoo.ZOO.items()]
+    rows += [_row_of_bundle(bundle) for bundle in ready.values()]
     if json:
         print_json(rows)
         return
     _print_table(rows)
 
 
-def _row(name: str, entry: zoo.Entry) -> dict[str, Any]:
+def _ready_bundles() -> dict[Path, Bundle]:
+    """Return the converted models in the user's cache, by folder."""
+    from pocketclip.storage.user_cache import user_cache
+
+    folder = user_cache("models")
+    if folder is None or not folder.is_dir():
+        return {}  # what reads bundles takes time to import
+    from pocketclip.infer.model_cache import list_ready
+
+    return {bundle.folder: bundle for bundle in list_ready()}
+
+
+def _row(name: str, entry: zoo.Entry, ready: dict[Path, Bundle]) -> dict[str, Any]:
+    """Return the facts of a model of the zoo; its bundle is removed from `ready`."""
     from pocketclip.checkpoint import hub
 
     facts = entry.published
@@ -43,11 +63,45 @@ def _row(name: str, entry: zoo.Entry) -> dict[str, Any]:
         row[key] = None if facts is None else getattr(facts, key)
     row["hub"] = list(entry.hub)
     row["cached"] = any(hub.cached(repo) is not None for repo in entry.hub)
+    row["ready"] = None
+    if ready and entry.hub:
+        from pocketclip.checkpoint.resolve import published_model
+        from pocketclip.infer.model_cache import find
+
+        found = find(published_model(name), name)
+        if found is not None:
+            row["ready"] = _ready_facts(ready.pop(found.folder, found))
     row["note"] = entry.note
     return row
 
 
+def _row_of_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Return the facts of a converted model that is not in the zoo, or another revision of one."""
+    repo, config = bundle.source.get("repo"), bundle.config
+    revision = bundle.source.get("revision")
+    return {
+        "name": str(bundle.folder) if repo is None else f"{repo}@{revision}",
+        "image_size": config.image_size,
+        "embed_dim": config.embed_dim,
+        "captioner": config.is_captioner,
+        **dict.fromkeys(zoo.PUBLISHED_FIELDS),
+        "hub": [] if repo is None else [repo],
+        "cached": False,
+        "ready": _ready_facts(bundle),
+        "note": f"{config.name}, converted from {bundle.source['file']}",
+    }
+
+
+def _ready_facts(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "bundle": str(bundle.folder), "precision": bundle.precision, "bytes": bundle.bytes,
+    }  # fmt: skip
+
+
 def _print_table(rows: list[dict[str, Any]]) -> None:
+    # Other models than the zoo's come after the table: their names would make it wide.
+    others = [row for row in rows if row["name"] not in zoo.ZOO]
+    rows = [row for row in rows if row["name"] in zoo.ZOO]
     figures = ("pixels", "img M", "txt M", "img ms", "txt ms", "IN-1k", "avg 38")
     columns = [Column("model"), *(Column(name, right=True) for name in figures), Column("weights")]
     lines = []
@@ -56,15 +110,20 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         facts = ["" if row[key] is None else f"{row[key]:.1f}" for key in keys]
         weights = "cached" if row["cached"] else "hub" if row["hub"] else "-"
+        if row["ready"] is not None:
+            weights = f"ready, {row['ready']['precision']}"
         name = row["name"] + (" *" if row["captioner"] else "")
         lines.append((name, str(row["image_size"]), *facts, weights))
     print_table(columns, lines)
+    for row in others:
+        say(f"ready, {row['ready']['precision']}: {row['name']} ({row['note']})")
     say()
     text = (
         "Published figures: millions of parameters after fusing, milliseconds on an iPhone 12 "
         "Pro Max, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in percent. "
-        "Weights: in the local cache, on the hub, or not published. * captioner: also writes "
-        "captions. Apple's weights are under Apple's own licence."
+        "Weights: converted and ready without torch (pocketclip pull), in the local cache, on the "
+        "hub, or not published. * captioner: also writes captions. Apple's weights are under "
+        "Apple's own licence."
     )
     for line in textwrap.wrap(text, USUAL_WIDTH):
         say(line, dim=True)

@@ -231,11 +231,8 @@ def check(
         )
     if options:
         module.check_options(**options)
-    if precision == "int8" and target in _CALIBRATED and calibration < MIN_CALIBRATION:
-        raise ExportError(
-            "int8 is calibrated with photographs like those that will be used: give at least "
-            f"{MIN_CALIBRATION} (100 to 500 are better), with --calibration FOLDER"
-        )
+    if precision == "int8" and target in _CALIBRATED:
+        check_calibration(calibration)
     if labelled and target == "coreml":
         raise ExportError(
             "a coreml bundle cannot be executed here, so its accuracy cannot be measured: leave "
@@ -248,3 +245,16 @@ def check(
     if target == "openvino" and precision == "int8" and importlib.util.find_spec("nncf") is None:
         raise MissingDependencyError(NO_NNCF)
     return module
+
+
+def check_calibration(count: int) -> None:
+    """Refuse to calibrate int8 with too few photographs.
+
+    Raises:
+        ExportError: there are fewer than `MIN_CALIBRATION`.
+    """
+    if count < MIN_CALIBRATION:
+        raise ExportError(
+            "int8 is calibrated with photographs like those that will be used: give at least "
+            f"{MIN_CALIBRATION} (100 to 500 are better), with --calibration FOLDER"
+        )

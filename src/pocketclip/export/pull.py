@@ -21,6 +21,7 @@ from pocketclip.checkpoint.hub_client import get_endpoint, hide_credentials
 from pocketclip.checkpoint.resolve import MANIFEST, ModelSource, resolve_model
 from pocketclip.checkpoint.stored import expected_name, fetch_source
 from pocketclip.errors import ConfigError, ExportError, HubError
+from pocketclip.export.job import check_calibration
 from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.infer import bundle as bundles
 from pocketclip.infer.bundle import Bundle, own_files, read
@@ -123,6 +124,8 @@ def _check(source: ModelSource, precision: str, calibration: int) -> None:
         )
     if precision != "int8" and calibration:
         raise ExportError("photographs to calibrate with are for --precision int8")
+    if precision == "int8":
+        check_calibration(calibration)
 
 
 def _checked_folder(folder: Path) -> Path:

@@ -223,7 +223,8 @@ def hub_weights(source: ModelSource, name: str | None, file: HubFile) -> Weights
         **({} if file.license is None else {"license": file.license}),
         "converter": CONVERTER,
     }
-    if file.revision is None or hub_cache.cached(file.repo, revision=file.revision) != file:
+    sure = file.revision and hub_cache.cached(file.repo, revision=file.revision)
+    if not file.revision or not sure or sure.path != file.path:
         # The hub might name another file of this commit: these weights are known as a file.
         place = dataclasses.replace(local_place(here, name), title=file.repo)
         return Weights(source=here, name=name, place=place, facts={**facts, **place.origin})

@@ -1,0 +1,214 @@
+"""`pull` fetches, converts and keeps a model; what is there already is left as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import pocketclip
+from pocketclip import checkpoint, devices
+from pocketclip.errors import ConfigError, ExportError, HubError, PocketclipError
+from pocketclip.infer import convert
+from pocketclip.infer.bundle import read
+from pocketclip.progress import ProgressReporter
+from tests.cli import inside
+from tests.hub_server import HubServer
+from tests.infer import slim
+
+REPO = "owner/slim"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    return [slim.weight_file(folder, seed) for seed in (0, 1)]
+
+
+@pytest.fixture
+def repo(hub: HubServer, files) -> HubServer:
+    hub.repos[REPO] = {slim.NAME: files[0]}
+    hub.cards[REPO] = {"license": "other", "license_name": "apple-amlr"}
+    return hub
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("POCKETCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(convert, "installed", lambda name: name == "onnxruntime")
+    return tmp_path / "cache" / "models"
+
+
+class Remarks(ProgressReporter):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.stages: list[str] = []
+
+    def remark(self, text: str) -> None:
+        self.texts.append(text)
+
+    def stage(self, text: str) -> None:
+        self.stages.append(text)
+
+
+def pull(*args, **options):
+    """Return the bundle, what was said, and whether anything was converted."""
+    said = Remarks()
+    bundle = pocketclip.pull(*args, reporter=said, **options)
+    return bundle, said.texts, "writing the image tower" in said.stages
+
+
+def test_it_is_pulled_once_and_used(repo, cache, files, monkeypatch):
+    bundle, _, converted = pull(REPO)  # with torch installed, as without
+    assert (converted, bundle.folder.parents[1]) == (True, cache)
+    assert bundle.space_id == checkpoint.load(files[0]).space_id
+    again, said, converted = pull(REPO)
+    assert (again.folder, converted, said) == (
+        bundle.folder, False, [f"{REPO} is ready already, in fp32"],
+    )  # fmt: skip
+    asked = len(repo.requests)
+    monkeypatch.setattr(devices, "has_torch", lambda: False)
+    assert pocketclip.load(REPO).bundle.folder == bundle.folder
+    assert len(repo.requests) == asked
+
+
+@pytest.mark.usefixtures("repo")
+def test_another_precision_replaces_it(cache):
+    whole, _, _ = pull(REPO)
+    half, said, _ = pull(REPO, precision="fp16")
+    assert said[0] == f"this replaces {REPO} in fp32"
+    assert half.folder == whole.folder
+    assert read(half.folder).precision == "fp16"
+    assert half.verification["gate"]["image"] == {"min_cosine": 0.9995, "max_abs_error": None}
+    assert half.bytes < whole.bytes
+    assert len(list(cache.glob("*/*/bundle.json"))) == 1
+
+
+def test_out(repo, cache, tmp_path):
+    out = tmp_path / "app" / "model"
+    first, _, converted = pull(REPO, out=out)
+    assert (first.folder, converted, cache.exists()) == (out, True, False)
+    _, said, converted = pull(REPO, out=out)
+    assert (said, converted) == ([f"{REPO} is in {out} already, in fp32"], False)
+    # What is ready is copied.
+    pull(REPO, precision="fp16")
+    copied, _, converted = pull(REPO, precision="fp16", out=out)
+    assert (read(out).precision, converted) == ("fp16", False)
+    copied.check()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    asked = len(repo.requests)
+    with pytest.raises(ExportError, match="holds other files"):
+        pull(REPO, out=tmp_path / "mine")
+    assert len(repo.requests) == asked
+
+
+def test_a_revision_that_moved(repo, files):
+    old, _, _ = pull(REPO)
+    repo.repos[REPO][slim.NAME] = files[1]
+    new, said, converted = pull(REPO)
+    assert converted
+    assert new.space_id == checkpoint.load(files[1]).space_id != old.space_id
+    assert any(f"main was {old.folder.name[:8]}, and is {new.folder.name[:8]}" in t for t in said)
+    # A commit by its name, which then also is what `main` means.
+    shutil.rmtree(new.folder.parent)
+    assert pull(REPO, revision=new.folder.name)[2]
+    assert not pull(REPO)[2]
+    shutil.rmtree(os.environ["HF_HUB_CACHE"])
+    repo.stop()
+    assert pull(REPO)[0].folder == new.folder
+
+
+def test_a_hub_that_does_not_answer(repo, monkeypatch):
+    with pytest.raises(HubError, match="network is off"):
+        pull(REPO, offline=True)
+    repo.fail("api", status=500)
+    with pytest.raises(HubError, match="try again"):
+        pull(REPO)
+    repo.heal()
+    checkpoint.hub.fetch(REPO)
+    repo.fail("api", status=500)
+    bundle, said, converted = pull(REPO)  # the weights are here
+    assert converted
+    assert said[0].startswith("using what is here, which may not be the latest: cannot fetch")
+    _, said, converted = pull(REPO)  # and now the bundle
+    assert (len(said), converted) == (2, False)
+    assert pull(REPO, offline=True)[1] == [f"{REPO} is ready already, in fp32"]
+    shutil.rmtree(os.environ["HF_HUB_CACHE"])
+    with pytest.raises(HubError, match="try again"):
+        pull(REPO, precision="fp16")
+    assert read(bundle.folder).precision == "fp32"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not pull(REPO)[2]
+
+
+def test_a_file_here(files, tmp_path):
+    mine = Path(shutil.copy(files[0], tmp_path / "mine.safetensors"))
+    assert pull(mine)[2]
+    assert pull(mine)[1] == [f"{mine} is ready already, in fp32"]
+    shutil.copy(files[1], mine)
+    assert pull(mine)[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (("random:tiny",), {}, ConfigError, "not models of random"),
+        (("transformers:a/b",), {}, ConfigError, "not models of transformers"),
+        (("tiny",), {}, PocketclipError, "random:tiny"),
+        ((REPO,), {"precision": "bf16"}, ExportError, "fp32, fp16, int8"),
+        ((REPO,), {"precision": "int8"}, ExportError, "give at least 16"),
+        ((REPO,), {"calibration": ["x.jpg"]}, ExportError, "--precision int8"),
+        ((REPO,), {"out": "a\udcff"}, ExportError, "paths in UTF-8"),
+    ],
+)
+def test_what_cannot_be_pulled(hub, arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        pull(*arguments, **options)
+    assert hub.requests == []
+
+
+def test_a_bundle_is_one_already(tmp_path):
+    (tmp_path / "bundle.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is a bundle already"):
+        pull(tmp_path)
+
+
+def test_the_command(repo, cache, tmp_path, monkeypatch):
+    done = inside.run("pull", REPO, "--precision", "fp16")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (path.parent for path in cache.glob("*/*/bundle.json"))
+    assert f"tiny is ready: {folder}" in done.stdout
+    for line in (
+        r"weights: owner/slim at \w{8}, \d\.\d MB",
+        r"bundle: onnx, fp16, \d\.\d MB; \d+\.\d s",
+        "fp16 saves space, not time",
+        r"compared with the unfused towers.*: cosine at least [01]\.\d{6}",
+        f"licence of the weights: apple-amlr, see {repo.url}/{REPO}",
+    ):
+        assert re.search(line, done.stdout), line
+    facts = json.loads(inside.run("pull", REPO, "--precision", "fp16", "--json").stdout)
+    assert facts["bundle"] == str(folder)
+    assert facts["license"].startswith("apple-amlr")
+    assert facts["source"]["revision"] == repo.commit(REPO)
+    assert facts["verification"]["captions"] == 12
+    # `models` shows it.
+    assert "ready, fp16: owner/slim@" in inside.run("models").stdout
+    rows = json.loads(inside.run("models", "--json").stdout)
+    assert rows[-1]["name"] == f"{REPO}@{repo.commit(REPO)}"
+    assert rows[-1]["ready"]["precision"] == "fp16"
+    # Errors, and a standard output that cannot be written.
+    repo.stop()
+    done = inside.run("pull", "other/slim")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: " in done.stderr.splitlines()[-1]
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    monkeypatch.setenv("POCKETCLIP_CACHE", str(blocked))
+    done = inside.run("pull", REPO)
+    assert done.returncode == 2
+    assert "POCKETCLIP_CACHE, or write it elsewhere" in done.stderr
