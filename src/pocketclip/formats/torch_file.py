@@ -133,7 +133,7 @@ def _read_archive(stamp: FileStamp) -> TorchFile:
 
     def find(storage: Storage) -> Record:
         record = records.get(f"{folder}data/{storage.key}")
-        if record is None:
+        if record is None or storage.part is not None:
             raise PickleError(f"its record {folder}data/{storage.key} is missing")
         size = storage.count * ITEMSIZE.get(storage.dtype, 1)
         if record.size < size:

@@ -171,20 +171,18 @@ class _Machine:
         self._odd_keys = 0
 
     def run(self) -> Any:
-        limit = self.position + MAX_PICKLE
+        limit, steps, data = self.position + MAX_PICKLE, _STEPS, self._data
         for _ in range(MAX_STEPS):
-            code = self._data[self.position]
+            code = data[self.position]
             self.position += 1
             if code == _STOP:
                 return self._stack.pop()
-            try:
-                step = _STEPS[code]
-            except KeyError:
-                raise ForeignError from None
-            step(self)
+            if code not in steps:
+                raise ForeignError
+            steps[code](self)
             if self.position > limit:
                 break
-        raise PickleError(f"its pickle is larger than any weight file needs ({MAX_STEPS} steps)")
+        raise PickleError("its pickle is larger than any weight file needs")
 
     # --- bytes of the program
 
@@ -195,7 +193,9 @@ class _Machine:
         return self._data[begin : self.position]
 
     def _byte(self) -> int:
-        return self._take(1)[0]
+        value = self._data[self.position]
+        self.position += 1
+        return value
 
     def _word(self) -> int:
         return int.from_bytes(self._take(4), "little")
@@ -228,8 +228,22 @@ class _Machine:
         items = self._to_mark()
         self._stack.append(tuple(items))
 
-    def _remember(self, index: int) -> None:
-        self._memo[index] = self._stack[-1]
+    # The most frequent steps; the others are in the table at the end.
+
+    def _text(self) -> None:
+        self._stack.append(self._take(self._word()).decode())
+
+    def _small(self) -> None:
+        self._stack.append(self._byte())
+
+    def _recall(self) -> None:
+        self._stack.append(self._memo[self._byte()])
+
+    def _remember(self) -> None:
+        self._memo[self._byte()] = self._stack[-1]
+
+    def _remember_far(self) -> None:
+        self._memo[self._word()] = self._stack[-1]
 
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -441,14 +455,14 @@ _STEPS: dict[int, Callable[[_Machine], None]] = {
     ord("}"): _push(lambda _: {}),
     0x8F: _push(lambda _: _EMPTY_SET),
     ord("J"): _push(lambda m: int.from_bytes(m._take(4), "little", signed=True)),
-    ord("K"): _push(_Machine._byte),
+    ord("K"): _Machine._small,
     ord("M"): _push(lambda m: int.from_bytes(m._take(2), "little")),
     ord("G"): _push(lambda m: struct.unpack(">d", m._take(8))[0]),
-    ord("X"): _push(lambda m: m._take(m._word()).decode()),
+    ord("X"): _Machine._text,
     ord("U"): _push(lambda m: m._take(m._byte()).decode()),
     0x8A: _push(lambda m: int.from_bytes(m._take(m._byte()), "little", signed=True)),
-    ord("h"): _push(lambda m: m._memo[m._byte()]),
+    ord("h"): _Machine._recall,
     ord("j"): _push(lambda m: m._memo[m._word()]),
-    ord("q"): lambda m: m._remember(m._byte()),
-    ord("r"): lambda m: m._remember(m._word()),
+    ord("q"): _Machine._remember,
+    ord("r"): _Machine._remember_far,
 }

@@ -4,8 +4,7 @@
 
 `torch.load` takes a millisecond to unpickle some hundred bytes. That pickle holds the names,
 shapes and offsets of the tensors. It is the same for all samples of a set with equally many
-captions, so its result is cached by its bytes. The pickle is read with inert records for the few
-names that such a file needs, as in `unpickle`. For any other name or kind of tensor this module
+captions, so its result is cached by its bytes. For any other kind of tensor or file this module
 returns None, and torch's own restricted reader decides.
 
 Shapes: A rows of a key, D width.
@@ -14,9 +13,7 @@ Shapes: A rows of a key, D width.
 from __future__ import annotations
 
 import functools
-import io
 import math
-import pickle
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.formats.stored_tensor import ITEMSIZE
+from pocketclip.formats.torch_pickle import ForeignError, PickleError, View, read_pickle
 from pocketclip.types import Embeddings
 
 MAX_BYTES = 1 << 27
@@ -32,7 +31,7 @@ _MAX_PICKLE = 1 << 14
 _END = struct.Struct("<4s4H2LH")
 _ENTRY = struct.Struct("<4s4B4HL2L5H2L")
 _LOCAL = struct.Struct("<4s2B4HL2L2H")
-_KINDS = {"BFloat16Storage": ("bfloat16", 2), "FloatStorage": ("float32", 4)}
+_DTYPES = ("bfloat16", "float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def _records(data: bytes) -> dict[str, tuple[int, int]]:
 
 def _array(data: bytes, span: tuple[int, int], tensor: _Tensor) -> Embeddings:
     begin, count = span[0] + tensor.begin, math.prod(tensor.shape)
-    itemsize = 2 if tensor.dtype == "bfloat16" else 4
+    itemsize = ITEMSIZE[tensor.dtype]
     if begin + count * itemsize > span[1]:
         raise _UnknownError
     if itemsize == 4:
@@ -113,52 +112,21 @@ def _array(data: bytes, span: tuple[int, int], tensor: _Tensor) -> Embeddings:
     return halves.view(np.float32).reshape(tensor.shape)
 
 
-class _Rebuilt:
-    """`_rebuild_tensor_v2(storage, offset, shape, stride, requires_grad, hooks)`."""
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-
-class _Kind:
-    """The class of a storage."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-class _Inert(pickle._Unpickler):
-    """An unpickler that knows the names in a dict of plain tensors, and no other."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Rebuilt
-        if (module, name) == ("collections", "OrderedDict"):
-            return _Rebuilt
-        if module == "torch" and name in _KINDS:
-            return _Kind(name)
-        raise _UnknownError
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
-
-
 @functools.lru_cache(maxsize=1024)
 def _layout(pickled: bytes) -> tuple[tuple[str, _Tensor], ...]:
     try:
-        loaded = _Inert(io.BytesIO(pickled)).load()
-        if type(loaded) is not dict:
-            raise _UnknownError
-        return tuple((str(key), _tensor(value)) for key, value in loaded.items())
-    except Exception as error:  # arbitrary bytes fail in any way; torch reports the reason
+        loaded = read_pickle(pickled).value
+    except (PickleError, ForeignError) as error:
         raise _UnknownError from error
-
-
-def _tensor(value: Any) -> _Tensor:
-    (_, kind, record, device, _), offset, shape, stride = value.args[:4]
-    dtype, itemsize = _KINDS[kind.name]
-    numbers = [offset, *shape, *stride]
-    is_plain = all(type(number) is int and 0 <= number < 1 << 40 for number in numbers)
-    if not is_plain or len(shape) != 2 or stride != (shape[1], 1) or device != "cpu":
+    if type(loaded) is not dict:
         raise _UnknownError
-    return _Tensor(str(record), dtype, offset * itemsize, (shape[0], shape[1]))
+    return tuple((str(key), _tensor(value)) for key, value in loaded.items())
+
+
+def _tensor(view: Any) -> _Tensor:
+    if type(view) is not View or view.dtype not in _DTYPES or view.storage.dtype != view.dtype:
+        raise _UnknownError
+    if view.storage.part is not None or len(view.shape) != 2 or view.strides != (view.shape[1], 1):
+        raise _UnknownError
+    begin = view.offset * ITEMSIZE[view.dtype]
+    return _Tensor(view.storage.key, view.dtype, begin, (view.shape[0], view.shape[1]))
