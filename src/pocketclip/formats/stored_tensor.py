@@ -26,6 +26,8 @@ MAX_GROWTH = 20
 """Limit on the size of what is read from a file, relative to the file's size."""
 FREE = 1 << 28
 """Bytes to which `MAX_GROWTH` does not apply."""
+MAX_TENSORS = 100_000
+"""Limit on the tensors of a file; the largest model here has about a thousand."""
 MAX_DIMS = 32
 ALIGNMENT = 64
 """Of arrays in memory, in bytes: a line of the cache, as torch aligns its tensors."""
@@ -300,6 +302,8 @@ def check_growth(tensors: Sequence[StoredTensor], file: FileStamp) -> None:
     Raises:
         CheckpointError: the limits `FREE` and `MAX_GROWTH` are exceeded.
     """
+    if len(tensors) > MAX_TENSORS:
+        raise CheckpointError(f"{file.path} has more than {MAX_TENSORS} tensors")
     total = sum(math.prod(tensor.shape) * ITEMSIZE[tensor.dtype] for tensor in tensors)
     # To reach the first number of a deflated record, all that is before it is inflated.
     work = sum(t.span if t.record.packed is None else t.record.size for t in tensors)

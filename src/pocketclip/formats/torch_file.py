@@ -121,12 +121,11 @@ def _read_archive(stamp: FileStamp) -> TorchFile:
     records = read_records(stamp)
     name = find_pickle(records, stamp.path)
     folder = name.removesuffix("data.pkl")
-    small = {
-        other: _content(record)
-        for other, record in records.items()
-        if other != name and record.size <= _SMALL and not _NUMBERS.match(other)
-    }
-    order = small.get(f"{folder}byteorder", b"little")
+    order = b"little"
+    for other, record in records.items():
+        if other != name and record.size <= _SMALL and not _NUMBERS.match(other):
+            content = _content(record)
+            order = content if other == f"{folder}byteorder" else order
     if order not in (b"little", b"big"):
         raise PickleError("its byte order is unknown")
     loaded = read_pickle(_content(records[name])).value

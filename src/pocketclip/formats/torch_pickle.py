@@ -21,7 +21,7 @@ from typing import Any
 
 MAX_PICKLE = 1 << 26
 """Limit on the bytes of a pickle; 1 MB suffices for a billion parameters."""
-MAX_STEPS = 8_000_000
+MAX_STEPS = 4_000_000
 """Limit on the instructions of a pickle, each of which may take a hundred bytes of memory."""
 _MAX_ODD_KEYS = 1000
 _MAX_KEY = 16

@@ -8,6 +8,7 @@ it, names must not repeat, and every record has a checksum, which is compared wh
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 import zlib
@@ -18,6 +19,8 @@ from pocketclip.errors import CheckpointError
 from pocketclip.formats.stored_tensor import FREE, MAX_GROWTH, FileStamp, Record
 from pocketclip.formats.torch_pickle import MAX_PICKLE
 
+MAX_DIRECTORY = 1 << 23
+"""Limit on the archive's directory in bytes; a thousand records need 100 kB."""
 _LOCAL = struct.Struct("<4s2xHH16xHH")
 
 
@@ -30,7 +33,7 @@ def read_records(file: FileStamp) -> dict[str, Record]:
     """
     path = file.path
     try:
-        with file.open() as handle, zipfile.ZipFile(handle) as archive:
+        with file.open() as handle, zipfile.ZipFile(_Bounded(handle)) as archive:
             entries = _entries(archive, path, file.size)
             return {name: _record(archive, entry, handle, file) for name, entry in entries.items()}
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, _DamageError) as error:
@@ -62,6 +65,29 @@ def find_pickle(records: dict[str, Record], path: Path) -> str:
 
 class _DamageError(Exception):
     """The damage, without the path."""
+
+
+class _Bounded(io.RawIOBase):
+    """A file that gives no more at once than a directory may have; `zipfile` has no limit."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        super().__init__()
+        self._handle = handle
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._handle.read(min(size, MAX_DIRECTORY + 1) if size >= 0 else MAX_DIRECTORY + 1)
+        if len(data) > MAX_DIRECTORY:
+            raise _DamageError(f"its directory is larger than {MAX_DIRECTORY >> 20} MiB")
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._handle.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._handle.tell()
+
+    def seekable(self) -> bool:
+        return True
 
 
 def _entries(archive: zipfile.ZipFile, path: Path, size: int) -> dict[str, zipfile.ZipInfo]:
