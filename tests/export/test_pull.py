@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import pocketclip
 from pocketclip import checkpoint, devices
+from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.errors import ConfigError, ExportError, HubError, PocketclipError
+from pocketclip.export import pull as module
 from pocketclip.infer import convert
 from pocketclip.infer.bundle import read
+from pocketclip.infer.ready import open_ready
 from pocketclip.progress import ProgressReporter
 from tests.cli import inside
 from tests.hub_server import HubServer
@@ -144,6 +149,19 @@ def test_a_hub_that_does_not_answer(repo, monkeypatch):
     assert read(bundle.folder).precision == "fp32"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert not pull(REPO)[2]
+
+
+def test_of_two_repositories_with_the_same_weights_the_one_that_is_here(hub, files):
+    copies = ("other/slim", REPO)
+    for repo in copies:
+        hub.repos[repo] = {slim.NAME: files[0]}
+    pull(REPO)
+    source = dataclasses.replace(resolve_model(REPO), repos=copies)
+    assert open_ready(source).source["repo"] == REPO
+    with mock.patch.object(module, "resolve_model", return_value=source):
+        assert pull("either")[1] == [f"{REPO} is ready already, in fp32"]
+        del hub.repos[REPO]  # it was withdrawn
+        assert pull("either")[0].source["repo"] == "other/slim"
 
 
 def test_a_file_here(files, tmp_path):

@@ -25,9 +25,15 @@ from pocketclip.export import verify_towers
 from pocketclip.export.quantize_openvino import NO_NNCF
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
 from pocketclip.export.towers import Pixels, prepare
-from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.infer import verify
-from pocketclip.infer.bundle import TOKENIZER, Bundle, own_files, read, write_manifest
+from pocketclip.infer.bundle import (
+    TOKENIZER,
+    Bundle,
+    check_runtime_path,
+    own_files,
+    read,
+    write_manifest,
+)
 from pocketclip.infer.encoder import Encoder
 from pocketclip.infer.gates import INT8_SEARCH_THRESHOLDS, MAX_POINTS_LOST
 from pocketclip.progress import ProgressReporter, as_reporter
@@ -238,8 +244,7 @@ def check(
             "a coreml bundle cannot be executed here, so its accuracy cannot be measured: leave "
             "--labelled out"
         )
-    if escape_surrogates(str(path.absolute())) != str(path.absolute()):
-        raise ExportError(f"{path}: the runtimes open only paths in UTF-8; choose another name")
+    check_runtime_path(path)
     refuse_others(path, own_files, ExportError)
     module.package()
     if target == "openvino" and precision == "int8" and importlib.util.find_spec("nncf") is None:

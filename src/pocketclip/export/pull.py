@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ from pocketclip.checkpoint.resolve import MANIFEST, ModelSource, resolve_model
 from pocketclip.checkpoint.stored import expected_name, fetch_source
 from pocketclip.errors import ConfigError, ExportError, HubError
 from pocketclip.export.job import check_calibration
-from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.infer import bundle as bundles
-from pocketclip.infer.bundle import Bundle, own_files, read
+from pocketclip.infer.bundle import Bundle, check_runtime_path, own_files, read
 from pocketclip.infer.model_cache import Place, find, hub_place, local_place, shown
 from pocketclip.infer.ready import (
     KINDS,
@@ -129,8 +129,7 @@ def _check(source: ModelSource, precision: str, calibration: int) -> None:
 
 
 def _checked_folder(folder: Path) -> Path:
-    if escape_surrogates(str(folder.absolute())) != str(folder.absolute()):
-        raise ExportError(f"{folder}: the runtimes open only paths in UTF-8; choose another name")
+    check_runtime_path(folder)
     refuse_others(folder, own_files, ExportError)
     return folder
 
@@ -151,8 +150,10 @@ def _ask(
     if source.kind != "hub" or hub.is_offline(offline):
         return None
     reporter.stage(f"asking the hub for {source.target}")
+    # Of repositories with the same weights, one that is here already need not be downloaded.
+    repos = sorted(source.repos, key=lambda repo: not _is_here(source, name, repo))
     try:
-        return hub.ask(source.repos, revision=source.revision)
+        return hub.ask(repos, revision=source.revision)
     except HubError as error:
         found = find(source, name)
         if found is None or not accepts(found):
@@ -162,6 +163,11 @@ def _ask(
                 raise error from None
         reporter.remark(f"using what is here, which may not be the latest: {error}")
         return None
+
+
+def _is_here(source: ModelSource, name: str | None, repo: str) -> bool:
+    cached = hub.cached(repo, revision=source.revision)
+    return cached is not None or find(replace(source, repos=(repo,)), name) is not None
 
 
 def _place(source: ModelSource, name: str | None, remote: RemoteFile | None) -> Place | None:

@@ -27,7 +27,14 @@ from typing import Any
 from pocketclip import zoo
 from pocketclip._deprecated import renamed_attribute
 from pocketclip.checkpoint import resolve
-from pocketclip.errors import BundleError, ChangedBundleError, ConfigError, ParseError
+from pocketclip.errors import (
+    BundleError,
+    ChangedBundleError,
+    ConfigError,
+    ExportError,
+    ParseError,
+)
+from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.formats.fields import reason_of
 from pocketclip.formats.json_text import digest_json, read_json
 from pocketclip.formats.lfs import check_lfs_pointer
@@ -121,6 +128,16 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is a folder with a bundle's manifest."""
     files.recover(path)
     return (Path(path) / MANIFEST).is_file()
+
+
+def check_runtime_path(folder: Path) -> None:
+    """Refuse a folder that runtimes cannot open files in.
+
+    Raises:
+        ExportError: its path is not UTF-8.
+    """
+    if escape_surrogates(str(folder.absolute())) != str(folder.absolute()):
+        raise ExportError(f"{folder}: the runtimes open only paths in UTF-8; choose another name")
 
 
 def own_files(folder: Path) -> set[str]:

@@ -15,8 +15,9 @@ Shapes: B batch, N photographs or captions, T tokens, D embedding.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,19 @@ from numpy.typing import NDArray
 from pocketclip import devices, zoo
 from pocketclip._version import __version__
 from pocketclip.embeddings import check_lengths
-from pocketclip.errors import BundleError, DriftError, EmbeddingError, ExportError
+from pocketclip.errors import BundleError, DriftError, EmbeddingError, ExportError, last_line
 from pocketclip.graph.build import Kind, write_tower
 from pocketclip.images import open_image
 from pocketclip.infer.backends import BACKENDS, installed, plain_onnx_session, runs
-from pocketclip.infer.bundle import TOKENIZER, TOWERS, Bundle, own_files, read, write_manifest
+from pocketclip.infer.bundle import (
+    TOKENIZER,
+    TOWERS,
+    Bundle,
+    check_runtime_path,
+    own_files,
+    read,
+    write_manifest,
+)
 from pocketclip.infer.comparison import CAPTIONS, compare, judge, median_ms, own_photos
 from pocketclip.infer.gates import describe_gates, gates_of
 from pocketclip.preprocess import Preprocess
@@ -44,8 +53,12 @@ if TYPE_CHECKING:
     from pocketclip.checkpoint.stored import StoredModel
 
 PRECISIONS = ("fp32", "fp16")
+Attempt = Callable[[Path, Mapping[str, Any], ProgressReporter], Mapping[str, Any]]
+"""Writes both towers to a folder, given the manifest so far; returns their entries of it."""
 _KINDS: tuple[Kind, ...] = ("image", "text")
 _TEXTS_PER_CALL = 4
+SCRATCH = "float-"
+"""Beginning of the names of files that an attempt leaves for the next one; they are removed."""
 _UNFUSED = "unfused-"
 _COMPARED = {
     False: "the unfused towers, written from the same weights and run without optimisations",
@@ -80,6 +93,7 @@ def convert(
     reporter: ProgressReporter | Callable[[str], None] | None = None,
     about: Mapping[str, Any] | None = None,
     own_files: OwnFiles = own_files,
+    attempts: Sequence[Attempt] = (),
 ) -> Bundle:
     """Write a model as an ONNX bundle, verified, without torch.
 
@@ -93,6 +107,8 @@ def convert(
         reporter: receives one sentence per step.
         about: further entries of `bundle.json`, such as `source`.
         own_files: returns the files of an older folder that may be replaced.
+        attempts: other ways to write both towers, in `precision`; the first that is within the
+            gates is kept.
 
     Raises:
         ExportError: no such precision; `out` holds something else; the weights are not usable.
@@ -100,12 +116,10 @@ def convert(
         CheckpointError: the weights are damaged.
         OSError: the disk is full or the folder is not writable.
     """
-    if precision not in PRECISIONS:
-        raise ExportError(
-            f"a conversion is {' or '.join(PRECISIONS)}, not {precision!r}: quantise with "
-            "`pocketclip pull --precision int8`"
-        )
+    if precision not in PRECISIONS and not attempts:
+        raise ExportError(f"a conversion is {' or '.join(PRECISIONS)}, not {precision!r}")
     path, report = Path(out), as_reporter(reporter)
+    check_runtime_path(path)
     refuse_others(path, own_files, ExportError)
     image_input = "photo" if preprocessing else "preprocessed"
     manifest = {
@@ -121,18 +135,38 @@ def convert(
     }
     with write_whole_folder(path, own_files) as folder:
         (folder / TOKENIZER).write_text(portable(stored.config.text.context_length), "utf-8")
-        for kind in _KINDS:
-            report.stage(f"writing the {kind} tower")
-            manifest[kind] = write_tower(
-                stored.weights, stored.config, kind, folder / f"{kind}.onnx",
-                precision="fp16" if precision == "fp16" else "fp32", normalize=normalize,
-                pixels="photo" if preprocessing else "preprocessed",
-            )  # fmt: skip
-        report.stage("comparing them with the unfused towers")
-        reference = embed_by_weights(stored, folder)
-        manifest["verification"] = check(unwritten_bundle(folder, manifest), reference)
+        reference = None
+        ways = list(attempts) or [functools.partial(_write_towers, stored)]
+        for number, attempt in enumerate(ways, 1):
+            manifest |= attempt(folder, manifest, report)
+            report.stage("comparing them with the unfused towers")
+            reference = reference or embed_by_weights(stored, folder)
+            try:
+                manifest["verification"] = check(unwritten_bundle(folder, manifest), reference)
+                break
+            except DriftError:
+                if number == len(ways):
+                    raise
+                report.stage("beyond a gate; keeping more layers in higher precision")
+        for file in folder.glob(f"{SCRATCH}*"):
+            file.unlink()
         write_manifest(folder, manifest, files_in(folder))
     return read(path)
+
+
+def _write_towers(
+    stored: StoredModel, folder: Path, manifest: Mapping[str, Any], reporter: ProgressReporter
+) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for kind in _KINDS:
+        reporter.stage(f"writing the {kind} tower")
+        entries[kind] = write_tower(
+            stored.weights, stored.config, kind, folder / f"{kind}.onnx",
+            precision="fp16" if manifest["precision"] == "fp16" else "fp32",
+            normalize=manifest["normalized"],
+            pixels="photo" if manifest["image_input"] == "photo" else "preprocessed",
+        )  # fmt: skip
+    return entries
 
 
 def _scale(stored: StoredModel) -> float:
@@ -242,9 +276,15 @@ def _run_plain(stored: StoredModel, kind: Kind, path: Path, rows: NDArray[Any]) 
     """Return embeddings (N, D) of an unfused tower, which is written, run and removed."""
     try:
         write_tower(stored.weights, stored.config, kind, path, fuse=False)
-        session = plain_onnx_session(os.fspath(path), devices.cores())
-        name = session.get_inputs()[0].name
-        return np.concatenate([session.run(None, {name: row[None]})[0] for row in rows])
+        try:
+            session = plain_onnx_session(os.fspath(path), devices.cores())
+            name = session.get_inputs()[0].name
+            return np.concatenate([session.run(None, {name: row[None]})[0] for row in rows])
+        except Exception as error:  # runtimes raise exceptions of any type
+            raise ExportError(
+                f"ONNX Runtime cannot run the {kind} tower of {stored.config.name}: "
+                f"{last_line(error)}"
+            ) from error
     finally:
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
