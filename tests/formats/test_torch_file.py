@@ -249,6 +249,8 @@ def _view(storage=_STORAGE, offset=b"K\0", shape=b"K\x04\x85", stride=b"K\x01\x8
         (b")q\x00" + b"h\0h\0\x86q\0" * 60 + b"Ns", "refused: its pickle is damaged"),
         (b"".join(b"\x8a\x09" + (i * (2**61 - 1)).to_bytes(9, "little") + b"Ns"
                   for i in range(1, 2000)), "too many keys that are no texts"),
+        (_view(_STORAGE.replace(b"\x010", b"\x03\x1b\n7")), r"data/\\x1b 7 is missing"),
+        (b"U\x02\x1bbNs", r"no tensors by name .its entries: \\x1bb"),
         (b"\x95" + bytes(8), "refused: its pickle is damaged"),
         (b"(" * 300, "larger than any weight file needs"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 
 from pocketclip.checkpoint.hub_files import SUFFIXES
 from pocketclip.errors import CheckpointError
+from pocketclip.formats.escaping import escape_controls
 from pocketclip.formats.lfs import LFS_ADVICE, is_lfs_pointer
 from pocketclip.formats.safetensors_file import read_header
 from pocketclip.formats.stored_tensor import ITEMSIZE, FileStamp, StoredTensor, check_growth
@@ -112,16 +113,22 @@ def _unwrap(file: TorchFile, path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path}{where} holds a {_kind(loaded)}, not named tensors")
     state = {str(k): v for k, v in loaded.items() if isinstance(v, (View, Unusual))}
     if not state:
-        some = ", ".join(str(name)[:40] for name in list(loaded)[:5]) or "nothing"
+        some = ", ".join(_shown(name) for name in list(loaded)[:5]) or "nothing"
         raise CheckpointError(f"{path}{where} holds no tensors by name (its entries: {some})")
     tensors = {}
     for name, view in state.items():
         if isinstance(view, Unusual):
-            raise CheckpointError(f"{path}: {name} is a {view.kind} tensor")
+            raise CheckpointError(f"{path}: {_shown(name)} is a {view.kind} tensor")
         if view.dtype not in ITEMSIZE:
-            raise CheckpointError(f"{path}: {name} has type {view.dtype}, which no model here has")
+            raise CheckpointError(
+                f"{path}: {_shown(name)} has type {view.dtype}, which no model here has"
+            )
         tensors[name] = file.tensor(view)
     return tensors
+
+
+def _shown(name: object) -> str:
+    return escape_controls(str(name)[:40])
 
 
 def _kind(loaded: Any) -> str:

@@ -13,9 +13,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pocketclip.errors import CheckpointError, first_line
 from pocketclip.formats.json_text import load_json
-from pocketclip.formats.stored_tensor import ITEMSIZE, FileStamp, Record, StoredTensor, check_view
+from pocketclip.formats.stored_tensor import (
+    ITEMSIZE,
+    FileStamp,
+    Record,
+    StoredTensor,
+    check_view,
+    damaged,
+)
 
 MAX_HEADER = 1 << 24
 """Limit on the header in bytes; a thousand tensors need 100 kB."""
@@ -37,8 +43,8 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     try:
         return _parse(stamp)
     except (ValueError, KeyError, TypeError) as error:
-        reason = f"a tensor has no {error}" if isinstance(error, KeyError) else first_line(error)
-        raise CheckpointError(f"{path} is truncated or damaged: {reason}") from error
+        reason = f"a tensor has no {error}" if isinstance(error, KeyError) else error
+        raise damaged(path, reason) from error
 
 
 def _parse(stamp: FileStamp) -> tuple[dict[str, StoredTensor], dict[str, str]]:

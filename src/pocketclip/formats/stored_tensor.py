@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import CheckpointError
+from pocketclip.errors import CheckpointError, one_line
+from pocketclip.formats.escaping import escape_controls
 
 MAX_GROWTH = 20
 """Limit on the size of what is read from a file, relative to the file's size."""
@@ -40,6 +41,13 @@ _OTHERS = {
 _CODES = {**_FLOATS, **_OTHERS}
 ITEMSIZE = {dtype: int(code[1:]) for dtype, code in _CODES.items()}
 """Bytes of one number, by the names of types that can be read."""
+
+
+def damaged(path: Path, reason: object) -> CheckpointError:
+    """Return the error for a file that contradicts itself; names in it are made safe to show."""
+    return CheckpointError(
+        f"{path} is truncated or damaged: {escape_controls(one_line(reason, 300))}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +149,7 @@ class Record:
             done += count
 
     def _damaged(self, reason: str) -> CheckpointError:
-        return CheckpointError(f"{self.file.path} is truncated or damaged: {reason}")
+        return damaged(self.file.path, reason)
 
 
 class _Inflating:

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pocketclip.errors import CheckpointError
-from pocketclip.formats.stored_tensor import ITEMSIZE, FileStamp, Record, StoredTensor, check_view
+from pocketclip.formats.stored_tensor import (
+    ITEMSIZE,
+    FileStamp,
+    Record,
+    StoredTensor,
+    check_view,
+    damaged,
+)
 from pocketclip.formats.torch_pickle import (
     MAX_PICKLE,
     ForeignError,
@@ -81,7 +88,7 @@ class TorchFile:
             except ValueError as error:
                 raise PickleError(f"its pickle describes a tensor with {error}") from error
         except PickleError as error:
-            raise _damaged(self.stamp.path, error) from error
+            raise damaged(self.stamp.path, error) from error
 
 
 def read_torch_file(path: Path) -> TorchFile:
@@ -99,11 +106,7 @@ def read_torch_file(path: Path) -> TorchFile:
     except ForeignError as error:
         _refuse(path, error)
     except PickleError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, reason: object) -> CheckpointError:
-    return CheckpointError(f"{path} is truncated or damaged: {reason}")
+        raise damaged(path, error) from error
 
 
 def _refuse(path: Path, error: ForeignError) -> NoReturn:

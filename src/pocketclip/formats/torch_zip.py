@@ -15,8 +15,9 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from pocketclip.errors import CheckpointError
-from pocketclip.formats.stored_tensor import FREE, MAX_GROWTH, FileStamp, Record
+from pocketclip.errors import CheckpointError, one_line
+from pocketclip.formats.escaping import escape_controls
+from pocketclip.formats.stored_tensor import FREE, MAX_GROWTH, FileStamp, Record, damaged
 from pocketclip.formats.torch_pickle import MAX_PICKLE
 
 MAX_DIRECTORY = 1 << 23
@@ -37,11 +38,12 @@ def read_records(file: FileStamp) -> dict[str, Record]:
             entries = _entries(archive, path, file.size)
             return {name: _record(archive, entry, handle, file) for name, entry in entries.items()}
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, _DamageError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+        raise damaged(path, error) from error
     except (NotImplementedError, RuntimeError, ValueError, LookupError) as error:
         # An unknown compression method, encryption, or an invalid directory.
         raise CheckpointError(
-            f"{path} is damaged, or not an archive that torch wrote: {error}"
+            f"{path} is damaged, or not an archive that torch wrote: "
+            + escape_controls(one_line(error))
         ) from error
 
 
