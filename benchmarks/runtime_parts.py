@@ -31,7 +31,12 @@ PAUSE = 0.01  # seconds; threads of the previous variant may still spin
 Times = dict[str, list[float]]
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, repeat: int = CALLS) -> Times:
+def interleaved(
+    calls: dict[str, Callable[[], Any]],
+    rounds: int,
+    repeat: int = CALLS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Times:
     """Return seconds per variant and round; the order rotates from round to round."""
     names = list(calls)
     times: Times = {name: [] for name in names}
@@ -43,10 +48,10 @@ def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, repeat: int = 
             time.sleep(PAUSE)
             if repeat > 1:
                 calls[name]()  # brings its weights back into the cache
-            begun = time.perf_counter()
+            begun = clock()
             for _ in range(repeat):
                 calls[name]()
-            times[name].append((time.perf_counter() - begun) / repeat)
+            times[name].append((clock() - begun) / repeat)
     return times
 
 
