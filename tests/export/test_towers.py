@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pocketclip.export.towers import export_program, prepare
+from pocketclip.export.towers import prepare
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
 from tests.bundles import CUTS, model
@@ -15,13 +15,12 @@ from tests.golden_weights import randomise, relative_error
 EXACT = 1e-12
 
 
-@pytest.mark.parametrize("widen", [False, True])
 @pytest.mark.parametrize("name", CUTS)
-def test_towers_are_the_model(name, widen, monkeypatch):
+def test_towers_are_the_model(name, monkeypatch):
     monkeypatch.setattr(CLIP, "float", lambda self: self)  # to fold in double precision
     clip = model.__wrapped__(name).double()
     before = {key: value.clone() for key, value in clip.state_dict().items()}
-    towers = prepare(clip, widen=widen)
+    towers = prepare(clip)
     size = clip.config.image_size
     pixels = torch.rand(2, 3, size, size).double()
     ids = torch.randint(1, 49407, (2, clip.config.text.context_length))
@@ -65,28 +64,6 @@ def test_levels_are_scaled_by_the_weights(name):
         wanted = plain.image.double()((grey / 255 - mean) / std)
         # The folded weights are rounded to single precision.
         assert relative_error(levels.image.double()(grey), wanted.numpy()) < 2e-6
-
-
-def test_a_causal_text_may_be_shorter():
-    """The end of a text pools what stands before it: without the padding it is the same."""
-    towers = prepare(model("mobileclip-b"))
-    assert towers.config.text.ignores_padding
-    program, axes = export_program(towers.text, towers.text_example, kind="text", towers=towers)
-    assert axes == ("batch", "tokens")
-    run = program.module()
-    ids = torch.zeros(5, 77, dtype=torch.int64)
-    ids[:, :4] = torch.tensor([49406, 320, 1125, 49407])
-    with torch.inference_mode():
-        wanted = towers.text(ids).numpy()
-        assert relative_error(run(ids), wanted) < 1e-5
-        assert relative_error(run(ids[:, :4]), wanted) < 1e-5
-
-
-def test_other_texts_are_of_full_length():
-    towers = prepare(model())
-    assert not towers.config.text.ignores_padding
-    _, axes = export_program(towers.text, towers.text_example, kind="text", towers=towers)
-    assert axes == ("batch", None)
 
 
 def test_a_captioner_gives_its_two_towers():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pocketclip.export.towers import source_path
 from pocketclip.graph.build import write_tower
 from pocketclip.graph.writer import GraphWriter
 from pocketclip.nn.cpu_optimize import fold_layer_scales
@@ -19,7 +18,9 @@ def _fused_by_torch(model):
     fused = fold_layer_scales(fuse(model)).state_dict()
     for label, value in fused.items():
         path, _, leaf = label.rpartition(".")
-        path, array, gain = source_path(path).replace(".mixer.norm", ".norm"), value.numpy(), 1.0
+        # `fold_layer_scales` wraps attention blocks.
+        path = path.replace(".mixer.attn.", ".attn.").replace(".mixer.norm", ".norm")
+        array, gain = value.numpy(), 1.0
         scale = f"{path.removesuffix('.mlp.fc2')}.layer_scale"
         if scale in fused:  # torch keeps the layer scales of token mixers
             gain = fused[scale].numpy().reshape(-1)

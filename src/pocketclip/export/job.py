@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pocketclip import zoo
 from pocketclip._deprecated import renamed_arguments
@@ -24,7 +24,7 @@ from pocketclip.errors import DriftError, ExportError, MissingDependencyError
 from pocketclip.export import verify_towers
 from pocketclip.export.quantize_openvino import NO_NNCF
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
-from pocketclip.export.towers import Pixels, prepare
+from pocketclip.export.towers import GraphTowers, Towers, prepare, weights_of
 from pocketclip.infer import verify
 from pocketclip.infer.bundle import (
     TOKENIZER,
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
 TARGETS = ("onnx", "openvino", "coreml", "executorch", "litert")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "pal6")
-ANY_SIZE = ("onnx", "openvino")
+FROM_WEIGHTS = ("onnx", "openvino")
+"""The targets whose graphs are built from the weights, without torch."""
+ANY_SIZE = FROM_WEIGHTS
 """The targets whose graphs can hold the evaluation transform for photographs of any size."""
 _CALIBRATED = ("onnx", "openvino", "executorch", "litert")
 MIN_CALIBRATION = 16
@@ -102,10 +104,7 @@ def export(
     report = as_reporter(reporter)
     report.stage("preparing the towers")
     reference = verify.compute_reference(model, photos, captions)
-    pixels: Pixels = "levels" if preprocessing else "preprocessed"
-    # Widening slows ONNX Runtime down, except in int8 (docs/internals/performance.md).
-    widen = target == "openvino" or (target == "onnx" and precision == "int8")
-    towers = prepare(model, normalize=normalize, pixels=pixels, widen=widen)
+    towers = _towers(model, target, preprocessing=preprocessing, normalize=normalize)
     rows = None
     if precision in ("int8", "pal6"):
         rows = calibration_rows(towers, calibration or reference.photos, reference.captions, report)
@@ -137,6 +136,21 @@ def export(
         names = [os.fspath(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
         write_manifest(folder, {**files.about, "verification": figures}, names)
     return read(path)
+
+
+def _towers(
+    model: CLIP, target: str, *, preprocessing: bool, normalize: bool
+) -> Towers | GraphTowers:
+    if target not in FROM_WEIGHTS:
+        return prepare(model, normalize=normalize)
+    # OpenVINO has a resize of its own, nearer to Pillow's than that of ONNX.
+    photo: Literal["photo", "levels"] = "photo" if target == "onnx" else "levels"
+    return GraphTowers(
+        weights=weights_of(model),
+        config=model.config,
+        pixels=photo if preprocessing else "preprocessed",
+        normalized=normalize,
+    )
 
 
 def _write_until_verified(
@@ -246,7 +260,8 @@ def check(
         )
     check_runtime_path(path)
     refuse_others(path, own_files, ExportError)
-    module.package()
+    if target != "onnx":  # which the base install writes
+        module.package()
     if target == "openvino" and precision == "int8" and importlib.util.find_spec("nncf") is None:
         raise MissingDependencyError(NO_NNCF)
     return module

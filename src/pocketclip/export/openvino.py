@@ -1,7 +1,6 @@
-"""A tower to OpenVINO's format, by its own reader of torch's exported programs.
+"""A tower to OpenVINO's format, read from the ONNX graph that `pocketclip.graph` builds.
 
-    write(towers.image, towers.image_example, Path("image.xml"), kind="image", precision="fp32",
-          towers=towers)
+    write(graph_towers(model), Path("image.xml"), kind="image", precision="fp32")
 
 `image.bin` beside `image.xml` holds the weights, which the runtime maps into memory.
 
@@ -11,69 +10,56 @@ Shapes: B batch, H W height and width of a photograph, S side, T tokens, D embed
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pocketclip import zoo
 from pocketclip.errors import MissingDependencyError, how_to_install
-from pocketclip.export.towers import Towers, export_program, source_path
-from pocketclip.export.tracing import Kind, missing_operation, quiet
+from pocketclip.export import onnx
+from pocketclip.export.towers import GraphTowers
+from pocketclip.export.tracing import Kind, quiet
 from pocketclip.graph.ports import Port, tower_facts
 from pocketclip.infer.backends import openvino_core
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 SUFFIX = ".xml"
 _WEIGHT_INPUTS = {"Convolution": 1, "MatMul": 1, "Gather": 0}
 """Operations with weights, and the index of the weights among their inputs."""
+_WITHOUT_BIAS, _FEATURES = "/WithoutBiases", "_features"
 
 
-def write(
-    tower: nn.Module,
-    example: Tensor,
-    path: Path,
-    *,
-    kind: Kind,
-    precision: str,
-    towers: Towers,
-) -> dict[str, Any]:
+def write(towers: GraphTowers, path: Path, *, kind: Kind, precision: str) -> dict[str, Any]:
     """Write one tower; int8 is made from fp32, see `quantize_openvino`.
 
     Args:
-        tower: maps `example` to embeddings (B, D).
-        example: pixels (2, 3, S, S) or ids (2, T).
+        towers: the pair that the tower belongs to.
         path: the `.xml` to write, a `.bin` beside it.
         kind: which tower.
         precision: `fp32`; `fp16` stores the weights in half the space; `bf16` stores fp32 weights
             and computes in bf16 where the processor can.
-        towers: the pair that `tower` belongs to.
 
     Returns:
         The bundle's entry of the tower.
 
     Raises:
         MissingDependencyError: the package is not installed.
-        ExportError: the target lacks an operation; the message names the layer.
+        ExportError: a weight is not finite.
     """
     openvino = package()
-    program, dynamic = export_program(tower, example, kind=kind, towers=towers)
-    with quiet():
-        try:
-            model = openvino.convert_model(program)
-        except Exception as error:
-            raise missing_operation("OpenVINO", kind, program, error) from error
-    port = model.inputs[0]
-    port.get_tensor().set_names({"pixels" if kind == "image" else "ids"})
-    model.outputs[0].get_tensor().set_names({f"{kind}_features"})
-    shape = [-1 if name else size for name, size in zip(dynamic, example.shape, strict=True)]
-    model.reshape({port: openvino.PartialShape(shape)})
-    name_operations(model, tower, kind)
-    save(model, path, half=precision == "fp16")
-    return facts(model, path.name)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder) / f"{kind}{onnx.SUFFIX}"
+        onnx.write(towers, file, kind=kind, precision="fp32")
+        with quiet():
+            # Unlike `read_model`, it folds what the reader of ONNX leaves behind.
+            model = openvino.convert_model(file)
+        name_operations(model)
+        save(model, path, half=precision == "fp16")
+        out = facts(model, path.name)
+        del model  # the file is mapped into memory
+    return out
 
 
 def package() -> Any:
@@ -112,28 +98,24 @@ def facts(model: Any, file: str) -> dict[str, Any]:
     )
 
 
-def name_operations(model: Any, tower: nn.Module, kind: str) -> None:
-    """Name the operations of an OpenVINO model after the modules that hold their weights.
+def name_operations(model: Any) -> None:
+    """Name the operations with weights of a model read from ONNX after their modules.
 
-    The converter drops the modules' names; equal weights identify them.
-
-    Args:
-        model: the `openvino.Model`, converted from `tower`.
-        tower: as in `Towers`: the model's tower is its attribute `tower`.
-        kind: `image` or `text`.
+    The reader gives the name of a convolution's node to the sum with its bias, and the name of an
+    output to what computes it.
     """
-    paths: dict[bytes, str] = {}
-    for name, value in tower.state_dict().items():
-        path, _, leaf = name.rpartition(".")
-        if leaf == "weight" and value.ndim > 1:
-            array = value.detach().numpy()
-            paths.setdefault(array.tobytes(), source_path(f"{kind}.{path.removeprefix('tower.')}"))
     for operation in model.get_ordered_ops():
-        constant = weights_of(operation)
-        if constant is not None:
-            path_of_weights = paths.pop(np.ascontiguousarray(constant.get_data()).tobytes(), None)
-            if path_of_weights is not None:
-                operation.set_friendly_name(path_of_weights)
+        name = operation.get_friendly_name()
+        if weights_of(operation) is None:
+            continue
+        if name.endswith(_FEATURES):
+            operation.set_friendly_name(f"{name.removesuffix(_FEATURES)}.head")
+        elif name.endswith(_WITHOUT_BIAS):
+            path = name.removesuffix(_WITHOUT_BIAS)
+            for reader in operation.output(0).get_target_inputs():
+                if reader.get_node().get_friendly_name() == path:
+                    reader.get_node().set_friendly_name(f"{path}/bias")
+            operation.set_friendly_name(path)
 
 
 def weights_of(operation: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.export.towers import source_path
+from pocketclip.graph import proto as onnx
 
 WEIGHT_LEVELS = 63
 """The largest magnitude of a quantised weight: 7 bits, see above."""
@@ -36,8 +36,7 @@ Ranges = Mapping[str, tuple[float, float]]
 class Layer:
     """A node that can be quantised."""
 
-    name: str  # the module's path
-    node: str
+    name: str  # of its node, which is the path of its module
     weight: str
     axis: int  # of the weight's output channels, or rows
 
@@ -45,30 +44,13 @@ class Layer:
 def layers(proto: Any) -> list[Layer]:
     """Return the layers of a model that can be quantised, in the order of its graph."""
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    tower = proto.graph.name.removesuffix("_tower")
     out = []
     for node in proto.graph.node:
         index = {"Conv": 1, "MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
         weight = None if index is None else constants.get(node.input[index])
         if weight is not None and (axis := _axis(node, weight)) is not None:
-            out.append(Layer(module_path(node, tower), node.name, weight.name, axis))
+            out.append(Layer(node.name, weight.name, axis))
     return out
-
-
-def module_path(node: Any, tower: str) -> str:
-    """Return the path of the module that a node comes from, or the node's name.
-
-    Torch's exporter writes the modules around a node into its metadata, where the tower itself is
-    called `tower`; the model calls it `image` or `text`, the argument.
-    """
-    for entry in node.metadata_props:
-        if entry.key == "pkg.torch.onnx.name_scopes":
-            scopes = [s.strip(" '\"") for s in entry.value.strip("[]").split(",")]
-            paths = [s for s in scopes[:-1] if s]
-            if paths:
-                head, _, rest = paths[-1].partition(".")
-                return source_path(f"{tower}.{rest}") if head == "tower" else paths[-1]
-    return str(node.name)
 
 
 def _axis(node: Any, weight: Any) -> int | None:
@@ -106,14 +88,12 @@ def calibrate(
         percentile: the share of a batch's values that a range covers, in percent; values beyond it
             are clipped. The widest range of all batches counts.
     """
-    import onnx
-
     activations = _activations(proto, layers(proto))
-    watched = onnx.ModelProto()
+    watched = onnx.messages().ModelProto()
     watched.CopyFrom(proto)
     known = {value.name for value in (*proto.graph.input, *proto.graph.output)}
     watched.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in activations if name not in known
+        onnx.messages().ValueInfoProto(name=name) for name in activations if name not in known
     )
     session = open_session(watched.SerializeToString())
     input_name = session.get_inputs()[0].name
@@ -137,7 +117,7 @@ def _range(values: NDArray[Any], percentile: float) -> tuple[float, float]:
 
 def _activations(proto: Any, chosen: Iterable[Layer]) -> list[str]:
     """Return the names of the layers' inputs and of the convolutions' outputs."""
-    names = {layer.node for layer in chosen}
+    names = {layer.name for layer in chosen}
     out: dict[str, None] = {}
     for node in proto.graph.node:
         if node.name in names and node.op_type != "Gather":
@@ -160,13 +140,11 @@ def quantised(proto: Any, ranges: Ranges, keep: Collection[str] = ()) -> Any:
 
 class _Writer:
     def __init__(self, proto: Any, ranges: Ranges, chosen: Sequence[Layer]) -> None:
-        import onnx
-
-        self.onnx, self.ranges = onnx, ranges
-        self.proto = onnx.ModelProto()
+        self.ranges = ranges
+        self.proto = onnx.messages().ModelProto()
         self.proto.CopyFrom(proto)
         self.graph = self.proto.graph
-        self.chosen = {layer.node: layer for layer in chosen}
+        self.chosen = {layer.name: layer for layer in chosen}
         self.constants = {t.name: t for t in self.graph.initializer}
         self.nodes: list[Any] = []
         self.added: list[Any] = []
@@ -218,7 +196,7 @@ class _Writer:
         name, (_, ids), result = layer.weight, node.input, node.output[0]
         self._constant(f"{name}_int8", _rounded(table, scale, layer.axis, TABLE_LEVELS))
         self._constant(f"{name}_scale", scale[:, None])
-        make = self.onnx.helper.make_node
+        make = onnx.make_node
         self.nodes += [
             make("Gather", [f"{name}_int8", ids], [f"{result}_int8"], f"{node.name}_int8"),
             make("Gather", [f"{name}_scale", ids], [f"{result}_scale"], f"{node.name}_scale"),
@@ -240,7 +218,7 @@ class _Writer:
         self._constant(f"{name}_scale", np.float32(scale))
         self._constant(f"{name}_zero", np.uint8(zero))
         out = result or f"{name}_dequantised"
-        make, settings = self.onnx.helper.make_node, [f"{name}_scale", f"{name}_zero"]
+        make, settings = onnx.make_node, [f"{name}_scale", f"{name}_zero"]
         uint8 = f"{name}_uint8"
         self.nodes += [
             make("QuantizeLinear", [source or name, *settings], [uint8], f"{name}_quantise"),
@@ -275,16 +253,16 @@ class _Writer:
         self, name: str, whole: str, scale: NDArray[np.float32], axis: int, out: str
     ) -> None:
         self._constant(f"{name}_scales", scale)
-        node = self.onnx.helper.make_node(
+        node = onnx.make_node(
             "DequantizeLinear", [whole, f"{name}_scales"], [out], f"{name}_dequantise", axis=axis
         )
         self.nodes.append(node)
 
     def _array(self, name: str) -> NDArray[np.float32]:
-        return np.asarray(self.onnx.numpy_helper.to_array(self.constants[name]))
+        return np.asarray(onnx.array_from_tensor(self.constants[name]))
 
     def _constant(self, name: str, value: Any) -> None:
-        self.added.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
+        self.added.append(onnx.tensor_from_array(np.asarray(value), name))
 
 
 def _scales(array: NDArray[np.float32], axis: int, levels: int) -> NDArray[np.float32]:

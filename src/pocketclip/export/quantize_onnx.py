@@ -11,7 +11,6 @@ Shapes: B batch, S side of the image in pixels, T tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pocketclip.errors import ExportError, last_line
-from pocketclip.export import onnx as writer
 from pocketclip.export import qdq
 from pocketclip.export.quantize import batches_to_compare, check_arguments, choose_layers
 from pocketclip.export.sensitivity import Run
+from pocketclip.graph import proto as onnx
 from pocketclip.infer.backends import onnx_session
 from pocketclip.infer.gates import INT8_SEARCH_THRESHOLD
 
@@ -39,7 +38,7 @@ def quantize_onnx(
     """Write an int8 variant of an ONNX tower.
 
     Args:
-        source: the tower in fp32, as `pocketclip.export.onnx` writes it.
+        source: the tower in fp32, as `pocketclip.graph` writes it.
         target: the file to write, its weights beside it, in a folder that nothing reads yet (see
             `pocketclip.storage.local.write_whole_folder`); not `source`.
         calibration: batches for the tower: pixels float32 (B, 3, S, S) or ids int64 (B, T).
@@ -53,11 +52,9 @@ def quantize_onnx(
         built.
 
     Raises:
-        MissingDependencyError: `onnx` is not installed.
         ExportError: `source` cannot be read, `calibration` is empty, or `min_cosine` cannot be
             reached.
     """
-    onnx = writer.package()
     check_arguments(source, target, calibration)
 
     def runner(model: bytes) -> Run:
@@ -66,7 +63,7 @@ def quantize_onnx(
         return lambda array: session.run(None, {name: array})[0]
 
     try:
-        proto = onnx.load(os.fspath(source))
+        proto = onnx.read_model(source)
         reference = runner(proto.SerializeToString())
         ranges = qdq.calibrate(proto, lambda model: onnx_session(model, threads), calibration)
     except Exception as error:
@@ -78,5 +75,5 @@ def quantize_onnx(
         keep=keep,
         min_cosine=min_cosine,
     )
-    writer.save(qdq.quantised(proto, ranges, choice.kept), target)
+    onnx.write_model(qdq.quantised(proto, ranges, choice.kept), target, external=True)
     return choice.facts()

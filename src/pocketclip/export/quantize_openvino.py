@@ -31,7 +31,7 @@ from pocketclip.infer.gates import INT8_SEARCH_THRESHOLD
 NO_NNCF = f"int8 for OpenVINO needs nncf: {how_to_install('openvino')}"
 _FLOAT = ["Add", "Multiply", "ReduceMean", "Concat", "GroupConvolution"]
 """Operations that stay in fp32: int8 costs them much accuracy, for some photographs more than for
-others, and saves no time."""
+others, and saves no time. Products of two activations (attention, pooling) stay in fp32 too."""
 
 
 def quantize_openvino(
@@ -55,8 +55,7 @@ def quantize_openvino(
         threads: number of threads for the comparisons.
 
     Returns:
-        As `quantize_onnx`. Layers have their modules' names where
-        `pocketclip.export.openvino.name_operations` gave the model such names.
+        As `quantize_onnx`.
 
     Raises:
         MissingDependencyError: `openvino` or `nncf` is not installed.
@@ -94,6 +93,14 @@ def quantizable_operations(model: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _products_of_activations(model: Any) -> list[str]:
+    return [
+        operation.get_friendly_name()
+        for operation in model.get_ordered_ops()
+        if operation.get_type_name() == "MatMul" and writer.weights_of(operation) is None
+    ]
+
+
 def _import_nncf() -> Any:
     """Return the `nncf` package, with its telemetry switched off."""
     if "nncf" not in sys.modules:
@@ -128,7 +135,9 @@ def _quantize_all(nncf: Any, plain: Any, calibration: Sequence[NDArray[Any]]) ->
             # symmetric range would waste a bit on them. All figures: docs/internals/performance.md.
             preset=nncf.QuantizationPreset.MIXED,
             # No model type: the smoothing that `TRANSFORMER` brings overfits a few captions.
-            ignored_scope=nncf.IgnoredScope(types=_FLOAT, validate=False),
+            ignored_scope=nncf.IgnoredScope(
+                types=_FLOAT, names=_products_of_activations(plain), validate=False
+            ),
             advanced_parameters=AdvancedQuantizationParameters(
                 # Weights of 7 bits: on processors without dot-product instructions 8 bits
                 # saturate, and a bundle must compute the same everywhere.

@@ -19,7 +19,7 @@ from pocketclip import devices
 from pocketclip.errors import ImageError
 from pocketclip.export.quantize_onnx import quantize_onnx
 from pocketclip.export.quantize_openvino import quantize_openvino
-from pocketclip.export.towers import Towers
+from pocketclip.export.towers import GraphTowers, Towers
 from pocketclip.infer.bundle import TOWERS
 from pocketclip.preprocess import Preprocess
 from pocketclip.progress import ProgressReporter
@@ -52,7 +52,7 @@ class TowerFiles:
         self,
         module: Any,
         folder: Path,
-        towers: Towers,
+        towers: Towers | GraphTowers,
         rows: Mapping[str, Sequence[NDArray[Any]]] | None,
         options: Mapping[str, Any],
         about: Mapping[str, Any],
@@ -84,7 +84,7 @@ class TowerFiles:
         for kind in TOWERS:
             reporter.stage(f"writing the {kind} tower")
             self.about[kind] = self._write_tower(kind, min_cosine)
-        if self.about["image_input"] == "photo":
+        if self.about["image_input"] == "photo" and self.towers.pixels != "photo":
             entry = self.about["image"]
             path = self.folder / str(entry["file"])
             described = self.module.add_preprocessing(path, self.towers.config.preprocess)
@@ -118,6 +118,8 @@ class TowerFiles:
 
     def _write_float(self, kind: str, path: Path, precision: str, **options: Any) -> dict[str, Any]:
         towers = self.towers
+        if isinstance(towers, GraphTowers):
+            return dict(self.module.write(towers, path, kind=kind, precision=precision))
         tower = towers.image if kind == "image" else towers.text
         example = towers.image_example if kind == "image" else towers.text_example
         return dict(
@@ -133,12 +135,12 @@ class TowerFiles:
 
 
 def calibration_rows(
-    towers: Towers,
+    towers: Towers | GraphTowers,
     photos: Sequence[Any],
     captions: Sequence[str],
     reporter: ProgressReporter | None = None,
 ) -> dict[str, list[NDArray[Any]]]:
-    """Return rows for both towers: pixels (1, C, H, W) and ids (1, T).
+    """Return rows for both towers: pixels (1, C, H, W), or (1, H, W, C) in uint8, and ids (1, T).
 
     Args:
         towers: the towers that the rows are for.
@@ -149,9 +151,12 @@ def calibration_rows(
     preprocess = Preprocess(towers.config.preprocess)
 
     def pixels(photo: Any) -> NDArray[Any]:
-        if towers.pixels == "levels":
-            return preprocess.to_uint8(photo).transpose(2, 0, 1).astype(np.float32)[None]
-        return preprocess(photo)[None]
+        if towers.pixels == "preprocessed":
+            return preprocess(photo)[None]
+        square = preprocess.to_uint8(photo)[None]  # the graph's resizing does not change it
+        return (
+            square if towers.pixels == "photo" else square.transpose(0, 3, 1, 2).astype(np.float32)
+        )
 
     ids = Tokenizer(warn=False)([*captions, *_TEXTS], towers.config.text.context_length)
     images = []

@@ -4,22 +4,22 @@
     torch.export.export(towers.image, (towers.image_example,))
 
 Layer scales are folded into the weights before them, and the input's scaling into the first
-convolution, so that a target computes nothing that the weights can hold.
+convolution, so that a target computes nothing that the weights can hold. ONNX and OpenVINO are
+built from the weights alone: `GraphTowers`.
 
-Shapes: B batch, S side of the image in pixels, T tokens, D embedding.
+Shapes: B batch, H W height and width of a photograph, S side of the image in pixels, T tokens,
+D embedding.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pocketclip.export.tracing import Kind, trace
-
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor, nn
-    from torch.export import ExportedProgram
 
     from pocketclip import zoo
     from pocketclip.nn.clip import CLIP
@@ -36,8 +36,7 @@ class Towers:
     image: nn.Module
     """Maps pixels (B, 3, S, S), see `Pixels`, to embeddings (B, D)."""
     text: nn.Module
-    """Maps token ids (B, T) to embeddings (B, D); T is any up to the context length where the
-    configuration's text tower `ignores_padding`, else exactly the context length."""
+    """Maps token ids (B, T) to embeddings (B, D)."""
     image_example: Tensor
     text_example: Tensor
     config: zoo.ModelConfig
@@ -45,30 +44,42 @@ class Towers:
     normalized: bool
 
 
-def prepare(
-    model: CLIP,
-    *,
-    normalize: bool = False,
-    pixels: Pixels = "preprocessed",
-    widen: bool = False,
-) -> Towers:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphTowers:
+    """The input of the exporters that build a graph from weights, without torch."""
+
+    weights: Mapping[str, NDArray[Any]]
+    """Of both towers, under our names, fused or not."""
+    config: zoo.ModelConfig
+    pixels: Literal["preprocessed", "levels", "photo"] = "preprocessed"
+    """The image tower's input: see `Pixels`, or uint8 (B, H, W, 3) of any size."""
+    normalized: bool = False
+    """Whether both towers return unit embeddings."""
+
+
+def weights_of(model: CLIP) -> dict[str, NDArray[Any]]:
+    """Return the weights of a model under our names; those in float32 share its memory."""
+    floats = (
+        (name, value.detach().cpu().float() if value.is_floating_point() else value.cpu())
+        for name, value in model.state_dict().items()
+    )
+    return {name: value.numpy() for name, value in floats}
+
+
+def prepare(model: CLIP, *, normalize: bool = False, pixels: Pixels = "preprocessed") -> Towers:
     """Return the towers of `model`, fused, for export.
 
     Args:
         model: fused or not; unchanged.
         normalize: both towers return unit embeddings.
         pixels: the image tower's input.
-        widen: repeat the inputs of depthwise convolutions with several outputs per channel, which
-            some runtimes are slow at; see `pocketclip.nn.cpu_optimize.repeat_depthwise_inputs`.
     """
     import torch
 
-    from pocketclip.nn.cpu_optimize import fold_layer_scales, repeat_depthwise_inputs
+    from pocketclip.nn.cpu_optimize import fold_layer_scales
     from pocketclip.nn.reparam import fuse
 
     ready = fold_layer_scales(model if model.is_fused else fuse(model)).float().cpu()
-    if widen:
-        ready = repeat_depthwise_inputs(ready)
     config = model.config
     generator = torch.Generator().manual_seed(0)
     image = _image_module(ready.image, config.preprocess, normalize, pixels)
@@ -139,36 +150,3 @@ def _text_module(tower: nn.Module, normalize: bool) -> nn.Module:
             return F.normalize(out, dim=-1) if normalize else out
 
     return Text()
-
-
-def export_program(
-    tower: nn.Module, example: Tensor, *, kind: Kind, towers: Towers
-) -> tuple[ExportedProgram, tuple[str | None, ...]]:
-    """Return a tower as torch's exported program, with a free batch.
-
-    The number of tokens is free too where the text tower ignores padding.
-
-    Args:
-        tower: one of `towers`, or another variant of it.
-        example: two rows of its input.
-        kind: which tower.
-        towers: the pair that `tower` belongs to.
-
-    Returns:
-        The program, and per axis of its input the name of a free one or None.
-    """
-    import torch
-
-    free: tuple[str | None, ...] = ("batch", *([None] * (example.ndim - 1)))
-    shapes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
-    if kind == "text" and towers.config.text.ignores_padding:
-        free = ("batch", "tokens")
-        shapes[1] = torch.export.Dim("tokens", min=3, max=towers.config.text.context_length)
-    return trace(tower, example, (shapes,)), free
-
-
-def source_path(path: str) -> str:
-    """Return a module's path in the fused model, given its path in the exported tower."""
-    # `fold_layer_scales` and `repeat_depthwise_inputs` of `pocketclip.nn.cpu_optimize` wrap these.
-    path = path.replace(".mixer.attn.", ".attn.")
-    return re.sub(r"\b(downsample\.conv|expand)\.conv\.conv$", r"\1.conv", path)

@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -37,6 +37,9 @@ INT64: Final = 7
 FLOAT16: Final = 10
 EXTERNAL: Final = 1
 """A tensor's `data_location` if its values are in another file."""
+_EXTERNAL_BYTES: Final = 1024
+"""Smaller arrays are stored in the graph itself."""
+_ALIGNMENT: Final = 64
 
 _CODES: Final[Mapping[str, int]] = {
     "float32": FLOAT,
@@ -218,6 +221,16 @@ def external_tensor(array: NDArray[Any], name: str, location: str, offset: int) 
     return tensor
 
 
+def append_tensor(file: BinaryIO, array: NDArray[Any], name: str) -> Any:
+    """Return a tensor; large values are appended to `file`, which lies beside the model's."""
+    if array.nbytes < _EXTERNAL_BYTES:
+        return tensor_from_array(array, name)
+    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+    offset = file.tell()
+    array.tofile(file)
+    return external_tensor(array, name, Path(file.name).name, offset)
+
+
 def make_model(
     name: str,
     *,
@@ -313,7 +326,29 @@ def _read_in(tensor: Any, folder: Path) -> None:
     del tensor.external_data[:]
 
 
-def write_model(model: Any, path: Path) -> None:
-    """Write a model; the file appears whole or not at all."""
+def write_model(model: Any, path: Path, *, external: bool = False) -> None:
+    """Write a model; each file appears whole or not at all.
+
+    Args:
+        model: unchanged.
+        path: its file.
+        external: put large weights into `path`.data, which readers map into memory.
+    """
+    if external:
+        copy = messages().ModelProto()
+        copy.CopyFrom(model)
+        with write_whole(path.with_name(f"{path.name}.data")) as temporary:
+            _write_tensors(copy, temporary, f"{path.name}.data")
+        model = copy
     with write_whole(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _write_tensors(model: Any, path: Path, name: str) -> None:
+    """Move the large weights of a model into a file that will have another name."""
+    with path.open("wb") as file:
+        for tensor in model.graph.initializer:
+            moved = append_tensor(file, array_from_tensor(tensor), tensor.name)
+            for entry in moved.external_data:
+                entry.value = name if entry.key == "location" else entry.value
+            tensor.CopyFrom(moved)

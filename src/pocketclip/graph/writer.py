@@ -29,9 +29,6 @@ from pocketclip.graph import proto
 OPSET = 18
 # Read by the versions of ONNX Runtime of the last two years.
 IR_VERSION = 10
-_EXTERNAL_BYTES = 1024
-"""Smaller arrays are stored in the graph itself."""
-_ALIGNMENT = 64
 _HALF_VALUES = 1024
 """Smaller arrays keep float32 in fp16."""
 _LARGEST_HALF = 65504.0
@@ -155,13 +152,11 @@ class GraphWriter:
 
     def _add(self, name: str, array: NDArray[Any], *, inline: bool = False) -> str:
         name = self._unique(name)
-        if inline or array.nbytes < _EXTERNAL_BYTES:
-            self._initializers.append(proto.tensor_from_array(array, name))
-            return name
-        self._data.write(b"\0" * (-self._data.tell() % _ALIGNMENT))
-        offset = self._data.tell()
-        array.tofile(self._data)
-        self._initializers.append(proto.external_tensor(array, name, self.data_path.name, offset))
+        self._initializers.append(
+            proto.tensor_from_array(array, name)
+            if inline
+            else proto.append_tensor(self._data, array, name)
+        )
         return name
 
     def save(self) -> None:
