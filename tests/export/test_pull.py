@@ -15,10 +15,11 @@ import pytest
 import pocketclip
 from pocketclip import checkpoint, devices
 from pocketclip.checkpoint.resolve import resolve_model
-from pocketclip.errors import ConfigError, ExportError, HubError, PocketclipError
+from pocketclip.errors import ConfigError, DriftError, ExportError, HubError, PocketclipError
 from pocketclip.export import pull as module
 from pocketclip.infer import convert
 from pocketclip.infer.bundle import read
+from pocketclip.infer.comparison import own_photos
 from pocketclip.infer.ready import open_ready
 from pocketclip.progress import ProgressReporter
 from tests.cli import inside
@@ -170,6 +171,38 @@ def test_a_file_here(files, tmp_path):
     assert pull(mine)[1] == [f"{mine} is ready already, in fp32"]
     shutil.copy(files[1], mine)
     assert pull(mine)[2]
+
+
+@pytest.mark.usefixtures("repo")
+def test_int8(cache, tmp_path, monkeypatch):
+    photos = own_photos() * 4
+    honest, tried = convert.check, []
+
+    def check(bundle, reference):
+        figures = honest(bundle, reference)
+        tried.append(bundle.towers["image"]["quantisation"]["min_cosine"])
+        if len(tried) == 1:
+            raise DriftError("beyond the gate")
+        return figures
+
+    monkeypatch.setattr(convert, "check", check)
+    bundle, _, _ = pull(REPO, precision="int8", calibration=photos)
+    assert len(tried) == 2  # with more layers in higher precision the second time
+    assert bundle.towers["image"]["quantisation"]["min_cosine"] >= 0.997
+    assert bundle.verification["gate"]["image"]["min_cosine"] == 0.99
+    assert bundle.source["calibration"]["photographs"] == 16
+    assert {path.name for path in bundle.folder.iterdir()} == {"bundle.json", *bundle.files}
+    assert pocketclip.Encoder(bundle, "onnxruntime").encode_text("a dog").shape == (1, 64)
+    for number, photo in enumerate(photos):
+        (tmp_path / f"{number:02}.jpg").write_bytes(photo)
+    paths = sorted(tmp_path.glob("*.jpg"))
+    assert not pull(REPO, precision="int8", calibration=paths)[2]  # the same photographs
+    said = pull(REPO, precision="int8", calibration=[*paths[1:], paths[1]])[1]
+    assert said[0] == f"this replaces {REPO} in int8 with other photographs"
+    paths[0].write_bytes(b"")
+    with pytest.raises(ExportError, match="give at least 16"):
+        pull(REPO, precision="int8", calibration=paths)
+    assert [path.name for path in cache.glob("*/*/float-*")] == []
 
 
 @pytest.mark.parametrize(

@@ -472,3 +472,9 @@ def test_verbs_in_a_process_without_torch(repo, tmp_path):
     figures = run("bench", REPO, "--seconds", "0", "--json")
     (row,) = json.loads(figures.stdout)["models"]
     assert (row["backend"], row["precision"]) == ("onnxruntime", "fp32")
+    (tmp_path / "photos").mkdir()
+    for number in range(16):
+        shutil.copy(photo, tmp_path / "photos" / f"{number}.jpg")
+    int8 = ("--precision", "int8", "--calibration", "photos", "--offline", "--json")
+    pulled = run("pull", REPO, *int8)
+    assert json.loads(pulled.stdout)["precision"] == "int8", pulled.stderr

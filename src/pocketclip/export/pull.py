@@ -8,23 +8,34 @@ The bundle is kept in the user's cache (`pocketclip.infer.model_cache`), or else
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pocketclip import zoo
 from pocketclip.checkpoint import hub
 from pocketclip.checkpoint.hub import RemoteFile
 from pocketclip.checkpoint.hub_client import get_endpoint, hide_credentials
 from pocketclip.checkpoint.resolve import MANIFEST, ModelSource, resolve_model
-from pocketclip.checkpoint.stored import expected_name, fetch_source
-from pocketclip.errors import ConfigError, ExportError, HubError
+from pocketclip.checkpoint.stored import StoredModel, expected_name, fetch_source
+from pocketclip.errors import ConfigError, ExportError, HubError, count_of
+from pocketclip.export import onnx
 from pocketclip.export.job import check_calibration
+from pocketclip.export.tower_files import TowerFiles, calibration_rows
+from pocketclip.export.towers import GraphTowers
+from pocketclip.images import open_image
 from pocketclip.infer import bundle as bundles
-from pocketclip.infer.bundle import Bundle, check_runtime_path, own_files, read
+from pocketclip.infer.bundle import TOWERS, Bundle, check_runtime_path, own_files, read
+from pocketclip.infer.comparison import CAPTIONS
+from pocketclip.infer.convert import Attempt
+from pocketclip.infer.gates import INT8_SEARCH_THRESHOLDS
 from pocketclip.infer.model_cache import Place, find, hub_place, local_place, shown
 from pocketclip.infer.ready import (
     KINDS,
@@ -37,7 +48,7 @@ from pocketclip.infer.ready import (
     keep,
 )
 from pocketclip.progress import ProgressReporter, as_reporter
-from pocketclip.storage.local import files_in, refuse_others, write_whole_folder
+from pocketclip.storage.local import digest_file, files_in, refuse_others, write_whole_folder
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -86,9 +97,14 @@ def pull(
     if source.note:
         report.remark(source.note)
     name = expected_name(source, model_name)
+    more = {"calibration": _describe(calibration)} if precision == "int8" else {}
 
     def accepts(bundle: Bundle) -> bool:
-        return bundle.precision == precision
+        known = bundle.source.get("calibration")
+        return bundle.precision == precision and known == more.get("calibration")
+
+    def attempts_of(stored: StoredModel) -> Sequence[Attempt]:
+        return _int8_attempts(stored, calibration, report) if precision == "int8" else ()
 
     remote = _ask(source, name, accepts, report, offline=offline)
     place = _place(source, name, remote)
@@ -100,13 +116,17 @@ def pull(
 
     def write(to: Path) -> Bundle:
         files = files_in if folder is None else own_files
-        return convert_weights(weights, to, report, precision=precision, own_files=files)
+        return convert_weights(
+            weights, to, report, precision=precision, own_files=files, more=more,
+            attempts_of=attempts_of,
+        )  # fmt: skip
 
     if folder is not None:
         return write(folder)
     before = weights.place.read()
     if before is not None and not accepts(before):
-        report.remark(f"this replaces {weights.place.title} in {before.precision}")
+        same = " with other photographs" if before.precision == precision else ""
+        report.remark(f"this replaces {weights.place.title} in {before.precision}{same}")
     return keep(weights, write, accepts=accepts, reporter=report)
 
 
@@ -223,6 +243,46 @@ def _weights(
     if remote is None:
         return fetch_weights(source, name, offline=offline)
     return hub_weights(source, name, hub.download(remote, source.revision))
+
+
+def _describe(photos: Sequence[Any]) -> dict[str, Any]:
+    """Return the number of photographs and a hash of their contents."""
+    total = hashlib.sha256()
+    for photo in photos:
+        if isinstance(photo, bytes):
+            digest = hashlib.sha256(photo).hexdigest()
+        elif isinstance(photo, (str, os.PathLike)):
+            try:
+                digest = digest_file(Path(photo))
+            except OSError:  # the calibration names it and leaves it out
+                digest = os.fspath(photo)
+        else:
+            digest = hashlib.sha256(np.asarray(open_image(photo)).tobytes()).hexdigest()
+        total.update(f"{digest}\n".encode("utf-8", "surrogateescape"))
+    return {"photographs": len(photos), "sha256": total.hexdigest()}
+
+
+def _int8_attempts(
+    stored: StoredModel, photos: Sequence[Any], reporter: ProgressReporter
+) -> list[Attempt]:
+    """Return the ways to quantise a model, each with more layers in higher precision.
+
+    Raises:
+        ExportError: too few photographs can be read.
+    """
+    towers = GraphTowers(weights=stored.weights, config=stored.config)
+    reporter.stage(f"preparing {count_of(len(photos), 'photograph')} to calibrate with")
+    rows = calibration_rows(towers, photos, CAPTIONS, reporter)
+    check_calibration(len(rows["image"]))
+
+    def attempt(
+        threshold: float, folder: Path, manifest: Mapping[str, Any], report: ProgressReporter
+    ) -> dict[str, Any]:
+        files = TowerFiles(onnx, folder, towers, rows, {}, manifest)
+        files.write(threshold, report)
+        return {kind: files.about[kind] for kind in TOWERS}
+
+    return [functools.partial(attempt, threshold) for threshold in INT8_SEARCH_THRESHOLDS]
 
 
 def license_of(bundle: Bundle) -> str:

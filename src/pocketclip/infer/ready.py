@@ -13,10 +13,10 @@ import dataclasses
 import errno
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocketclip.checkpoint import hub_cache
 from pocketclip.checkpoint.hub_cache import HubFile
@@ -45,6 +45,10 @@ from pocketclip.infer.model_cache import (
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.storage import locks
 from pocketclip.storage.local import OwnFiles, files_in, remove_abandoned
+
+if TYPE_CHECKING:
+    from pocketclip.checkpoint.stored import StoredModel
+    from pocketclip.infer.convert import Attempt
 
 KINDS = ("hub", "file", "checkpoint")
 """The kinds of sources that are converted."""
@@ -150,6 +154,8 @@ def convert_weights(
     *,
     precision: str = "fp32",
     own_files: OwnFiles = files_in,
+    more: Mapping[str, Any] | None = None,
+    attempts_of: Callable[[StoredModel], Sequence[Attempt]] = lambda _stored: (),
 ) -> Bundle:
     """Convert weights to a bundle in a folder.
 
@@ -159,6 +165,8 @@ def convert_weights(
         reporter: receives a stage per step.
         precision: see `pocketclip.infer.convert.convert`.
         own_files: returns the files of an older folder that may be replaced; in the cache, all.
+        more: further facts for the `source` entry of the manifest.
+        attempts_of: returns the `attempts` of `pocketclip.infer.convert.convert`.
 
     Raises:
         CheckpointError: the weights were replaced meanwhile; nothing is kept.
@@ -168,10 +176,10 @@ def convert_weights(
     from pocketclip.infer.convert import convert
 
     stored = read_stored(weights.source, weights.name)
-    about = {"source": dict(weights.facts)}
     made = convert(
-        stored, folder, precision=precision, reporter=reporter, about=about, own_files=own_files
-    )
+        stored, folder, precision=precision, reporter=reporter, own_files=own_files,
+        about={"source": {**weights.facts, **(more or {})}}, attempts=attempts_of(stored),
+    )  # fmt: skip
     try:
         weights.check_unchanged()
     except CheckpointError:
