@@ -1,22 +1,37 @@
 #!/usr/bin/env bash
-# The base install has no torch: show that it imports and that its verbs answer.
+# The base install has no torch: show that it imports, that its verbs answer, and that published
+# models compute their golden values.
 #
-#   bash tests/base_install.sh [latest|lowest] [PACKAGE]
+#   [PYTHON=python3.13] bash tests/base_install.sh [latest|newest|lowest] [PACKAGE] [GOLDEN...]
 #
-# With `lowest`, on the lowest versions that it accepts, and with the tests that need no torch.
-# PACKAGE is what pip installs: a wheel or an sdist; by default this checkout.
+# `latest` is what constraints.txt allows, `newest` is without it, and `lowest` is on the lowest
+# versions that the package accepts, and with the tests that need no torch. PACKAGE is what pip
+# installs: a wheel or an sdist; by default this checkout. GOLDEN are the golden cases to compute,
+# by default a few small ones. The files are written by torch in .venv, which .ci/run makes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+python=${PYTHON:-python3}
 constraints=constraints.txt
 versions=${1:-latest}
 package=${2:-.}
+# Both naming conventions, both kinds of files, half precision; every kind of tower.
+golden=("${@:3}")
+if [ ${#golden[@]} = 0 ]; then
+    golden=(openclip.MobileCLIP2-S0)
+    if [ "$versions" = latest ]; then
+        golden+=(apple.mobileclip_s0 apple.mobileclip_b openclip.coca_ViT-B-32)
+    fi
+fi
 if [ "$versions" = lowest ]; then
     constraints=$folder/lowest.txt
-    .venv/bin/python tests/lowest.py >"$constraints"
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    .venv/bin/python tests/lowest.py "$version" >"$constraints"
+elif [ "$versions" = newest ]; then
+    constraints=/dev/null
 fi
-python3 -m venv "$folder/env"
+"$python" -m venv "$folder/env"
 "$folder/env/bin/pip" install -q -c "$constraints" "$package"
 run=$PWD
 cd "$folder" # so that the installed package is imported, not the sources
@@ -90,6 +105,21 @@ assert ours.keys() == theirs.keys() and all(abs(ours[k] - theirs[k]) < 1e-3 for 
 embeddings = np.load("photos.npy")
 assert embeddings.shape == (4, 64) and np.allclose(np.linalg.norm(embeddings, axis=1), 1), embeddings
 PY
+[ "$versions" != latest ] || env/bin/python "$run/tests/base_facts.py" bundle "$run/examples/photos/chelsea.jpg"
+(
+    cd "$run" # for the tests' modules; the package is the installed one
+    hub=openclip.MobileCLIP2-S0
+    .venv/bin/python -m tests.infer.slim "$folder/slim.safetensors"
+    for tag in "${golden[@]}"; do
+        half=$([ "$tag" != "$hub" ] || echo --half)
+        .venv/bin/python -m tests.graph.golden_files "$tag" "$folder/files" $half
+        "$folder/env/bin/python" -m tests.graph.base_golden "$folder/files"
+        if [ "$tag" = "$hub" ]; then
+            "$folder/env/bin/python" -m tests.base_hub "$folder/files" "$folder/slim.safetensors"
+        fi
+        rm -r "$folder/files"
+    done
+)
 echo "base install of $package on $versions versions: imports and answers without torch"
 [ "$versions" = lowest ] || exit 0
 

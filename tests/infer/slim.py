@@ -1,7 +1,11 @@
-"""Weight files of a very small model: converted in a fraction of a second."""
+"""Weight files of a very small model: converted in a fraction of a second.
+
+python -m tests.infer.slim FILE.safetensors
+"""
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -31,3 +35,7 @@ def weight_file(folder: Path, seed: int = 0) -> Path:
     path = folder / f"{seed}-{NAME}"
     checkpoint.save(model(seed), path, naming="openclip")
     return path
+
+
+if __name__ == "__main__":
+    checkpoint.save(model(), sys.argv[1], naming="openclip")
