@@ -41,8 +41,13 @@ class Shell:
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(folder / "hf"),
             "POCKETCLIP_CACHE": str(folder / "cache"),
+            "HOME": str(folder / "home"),
             "NO_PROXY": "*",
         }
+        (folder / "home").mkdir()
+        # ONNX Runtime's telemetry keeps an identifier and its unsent events at home.
+        for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+            self.environment.pop(name, None)
 
     def __call__(self, *command: str, code: int = 0, says: str = "") -> str:
         """Run a command; return its output. What it says otherwise must contain `says`."""
@@ -84,6 +89,8 @@ def main(folder: Path, slim: Path) -> None:
             start = time.perf_counter()
             check(shell, hub)
             print(f"{check.__name__.replace('_', ' ')}: {time.perf_counter() - start:.1f} s")
+        at_home = [str(path) for path in (shell.folder / "home").rglob("*")]
+        assert not at_home, f"written outside of the caches: {at_home}"
 
 
 def published(shell: Shell, hub: HubServer) -> None:

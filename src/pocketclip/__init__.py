@@ -102,12 +102,12 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(_HOMES.get(name, f"pocketclip.{name}"))
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in ("torch", "pydantic"):  # what the base install lacks of `train`
             raise
         from pocketclip.errors import MissingDependencyError, how_to_install
 
         raise MissingDependencyError(
-            f"pocketclip.{name} needs torch: {how_to_install('train')}"
+            f"pocketclip.{name} needs {error.name}: {how_to_install('train')}"
         ) from error
     return module if name in _ROOMS else getattr(module, name)
 

@@ -164,6 +164,18 @@ class OnnxRuntimeBackend(BundleBackend):
         return run
 
 
+def import_onnxruntime() -> Any:
+    """Return ONNX Runtime, with its telemetry off unless `ORT_DISABLE_TELEMETRY` is set otherwise.
+
+    From version 1.29 on, it sends events to Microsoft and stores an identifier of the
+    machine, unless this variable is set before it is first imported.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def onnx_session(
     path: str | bytes, threads: int, *, repack: bool = True, options: Any = None
 ) -> Any:
@@ -176,8 +188,7 @@ def onnx_session(
             off after about four texts.
         options: `onnxruntime.SessionOptions` to add these to.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised anyway
@@ -195,8 +206,7 @@ def plain_onnx_session(path: str, threads: int) -> Any:
         path: the file; its weights are used where they are mapped into memory.
         threads: CPU threads per run.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnx_session(path, threads, repack=False, options=options)
