@@ -1,6 +1,6 @@
 """An app that finds pictures by words: export a model, index a folder, search it, measure it.
 
-    pip install -c constraints.txt ".[train,onnx]"
+    pip install -c constraints.txt ".[train]"
     python examples/app_developer.py [FOLDER]
 
 Runs offline in under a minute. The model is one of those that come with the package, and knows
