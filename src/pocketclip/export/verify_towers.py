@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import zoo
 from pocketclip.errors import DriftError
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
 from pocketclip.infer import verify
 from pocketclip.infer.backends import RUNS, Run, TorchBackend
-from pocketclip.infer.bundle import TOWERS, Bundle
+from pocketclip.infer.bundle import TOWERS, unwritten_bundle
 from pocketclip.infer.encoder import Encoder
 from pocketclip.infer.gates import MAX_POINTS_LOST, Gate, describe_gates, gates_of
 from pocketclip.preprocess import Preprocess
@@ -37,7 +36,7 @@ def verify_towers(files: TowerFiles, reference: verify.Reference) -> dict[str, A
         DriftError: the towers are beyond their gate.
     """
     if files.target in RUNS:
-        return verify.verify(_unwritten_bundle(files, {}), reference)
+        return verify.verify(unwritten_bundle(files.folder, files.about), reference)
     gates = gates_of(files.precision, files.about["image_input"])
     if not hasattr(files.module, "open_tower"):
         figures = _add_check(files, reference, gates["image"])
@@ -68,24 +67,6 @@ def _add_check(files: TowerFiles, reference: verify.Reference, gate: Gate) -> di
     }
 
 
-def _unwritten_bundle(files: TowerFiles, verification: Mapping[str, Any]) -> Bundle:
-    """Return the bundle that the folder becomes if the towers pass."""
-    about = files.about
-    return Bundle(
-        folder=files.folder,
-        config=zoo.from_dict(about["model"]),
-        towers={tower: about[tower] for tower in TOWERS},
-        files={},
-        verification=verification,
-        **{
-            name: about[name]
-            for name in (
-                "space_id", "logit_scale", "target", "precision", "image_input", "normalized"
-            )
-        },
-    )  # fmt: skip
-
-
 class _RowBackend(TorchBackend):
     """The towers of a target without a backend in `infer`, run one row at a time."""
 
@@ -112,7 +93,7 @@ def open_encoder(files: TowerFiles, figures: Mapping[str, Any], model: CLIP) -> 
     """
     if files.target in RUNS:
         # The target's own backend: another one may be faster, but the gates are for this one.
-        return Encoder(_unwritten_bundle(files, figures), RUNS[files.target][0])
+        return Encoder(unwritten_bundle(files.folder, files.about, figures), RUNS[files.target][0])
     encoder = Encoder(model)
     encoder.backend = _RowBackend(
         model, {tower: files.module.open_tower(path) for tower, path in files.paths.items()}

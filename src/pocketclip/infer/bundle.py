@@ -270,6 +270,31 @@ def _is_inside(folder: Path, name: str) -> bool:
     return home.parent.name == "snapshots" and path.parent == home.parents[1] / "blobs"
 
 
+def unwritten_bundle(
+    folder: Path, about: Mapping[str, Any], verification: Mapping[str, Any] | None = None
+) -> Bundle:
+    """Return the bundle that a folder becomes, before its manifest is written; it has no hashes.
+
+    Args:
+        folder: with the towers.
+        about: the entries of the manifest.
+        verification: figures, where they are known.
+    """
+    return Bundle(
+        folder=folder,
+        config=zoo.from_dict(about["model"]),
+        towers={tower: about[tower] for tower in TOWERS},
+        files={},
+        verification=verification or {},
+        **{
+            name: about[name]
+            for name in (
+                "space_id", "logit_scale", "target", "precision", "image_input", "normalized"
+            )
+        },
+    )  # fmt: skip
+
+
 def write_manifest(folder: Path, about: Mapping[str, Any], names: Iterable[str]) -> None:
     """Write `bundle.json` into `folder`, with the hashes of the files `names` (relative)."""
     hashed = {

@@ -39,6 +39,7 @@ from pocketclip.infer.bundle import (
     check_runtime_path,
     own_files,
     read,
+    unwritten_bundle,
     write_manifest,
 )
 from pocketclip.infer.comparison import CAPTIONS, compare, judge, median_ms, own_photos
@@ -174,23 +175,6 @@ def _scale(stored: StoredModel) -> float:
         return stored.logit_scale
     except EmbeddingError as error:
         raise ExportError(f"the model itself is not usable: {error}") from error
-
-
-def unwritten_bundle(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
-    """Return the bundle that a folder becomes if its towers pass; it has no hashes yet."""
-    return Bundle(
-        folder=folder,
-        config=zoo.from_dict(manifest["model"]),
-        towers={tower: manifest[tower] for tower in TOWERS},
-        files={},
-        verification={},
-        **{
-            name: manifest[name]
-            for name in (
-                "space_id", "logit_scale", "target", "precision", "image_input", "normalized"
-            )
-        },
-    )  # fmt: skip
 
 
 def check(bundle: Bundle, reference: Reference) -> dict[str, Any]:
