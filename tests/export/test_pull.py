@@ -83,7 +83,7 @@ def test_it_is_pulled_once_and_used(repo, cache, files, monkeypatch):
 
 
 @pytest.mark.usefixtures("repo")
-def test_another_precision_replaces_it(cache):
+def test_another_precision_replaces_it(cache, monkeypatch):
     whole, _, _ = pull(REPO)
     half, said, _ = pull(REPO, precision="fp16")
     assert said[0] == f"this replaces {REPO} in fp32"
@@ -92,6 +92,12 @@ def test_another_precision_replaces_it(cache):
     assert half.verification["gate"]["image"] == {"min_cosine": 0.9995, "max_abs_error": None}
     assert half.bytes < whole.bytes
     assert len(list(cache.glob("*/*/bundle.json"))) == 1
+    # Damaged, it is made again as it was.
+    (half.folder / "text.onnx").write_bytes(b"")
+    monkeypatch.setattr(devices, "has_torch", lambda: False)
+    encoder = pocketclip.load(REPO)
+    assert encoder.encode_text("a dog").shape == (1, 64)
+    assert encoder.bundle.precision == "fp16"
 
 
 def test_out(repo, cache, tmp_path):
@@ -119,7 +125,7 @@ def test_a_revision_that_moved(repo, files):
     new, said, converted = pull(REPO)
     assert converted
     assert new.space_id == checkpoint.load(files[1]).space_id != old.space_id
-    assert any(f"main was {old.folder.name[:8]}, and is {new.folder.name[:8]}" in t for t in said)
+    assert f"main was {old.folder.name[:8]}, and is {new.folder.name[:8]}" in said[0]
     # A commit by its name, which then also is what `main` means.
     shutil.rmtree(new.folder.parent)
     assert pull(REPO, revision=new.folder.name)[2]
@@ -169,8 +175,11 @@ def test_a_file_here(files, tmp_path):
     mine = Path(shutil.copy(files[0], tmp_path / "mine.safetensors"))
     assert pull(mine)[2]
     assert pull(mine)[1] == [f"{mine} is ready already, in fp32"]
+    _, said, _ = pull(mine, precision="fp16")
+    assert said[0] == f"this replaces {mine} in fp32"
+    assert said[1].startswith(f"converting {mine} for ONNX")
     shutil.copy(files[1], mine)
-    assert pull(mine)[2]
+    assert pull(mine)[1][0].startswith(f"{mine} was changed since it was converted; ")
 
 
 @pytest.mark.usefixtures("repo")

@@ -130,9 +130,10 @@ def open_ready(
         if found is not None and not (checked and damage_of(found)):
             return found
         weights = fetch_weights(source, name, offline=offline)
+        half = found is not None and found.precision == "fp16"  # as it was pulled
 
         def write(folder: Path) -> Bundle:
-            return convert_weights(weights, folder, report)
+            return convert_weights(weights, folder, report, precision="fp16" if half else "fp32")
 
         return keep(weights, write, reporter=report)
 
@@ -266,10 +267,7 @@ def keep(
         found = place.read()
         if found is not None and accepts(found) and damage_of(found) is None:
             return found
-        reporter.remark(
-            f"converting {place.title} for ONNX Runtime, once: it will be in {shown(place.folder)}"
-        )
-        _say_what_changed(place, reporter)
+        reporter.remark(_announcement(place))
         remove_abandoned(place.folder.parent)
         written = write(place.folder)
         remember(place)
@@ -327,16 +325,22 @@ def _held(place: Place, reporter: ProgressReporter) -> Iterator[None]:
         yield
 
 
-def _say_what_changed(place: Place, reporter: ProgressReporter) -> None:
+def _announcement(place: Place) -> str:
+    """Return that a conversion begins, and why, if there was a bundle of other weights."""
+    rest = f"for ONNX Runtime, once: it will be in {shown(place.folder)}"
     if place.revision is None:
-        if bundles.is_bundle(place.folder):
-            reporter.remark(f"{place.title} was changed since it was converted")
-        return
+        with contextlib.suppress(BundleError):
+            if bundles.read(place.folder).source.get("fingerprint") != place.origin["fingerprint"]:
+                return f"{place.title} was changed since it was converted; converting it {rest}"
+        return f"converting {place.title} {rest}"
     before = read_refs(place.folder.parent).get(place.revision)
     now = place.origin["revision"]
     if before not in (None, now):
-        reporter.remark(f"{place.title} has changed: {place.revision} was {before[:8]}, and is "
-                        f"{now[:8]}")  # fmt: skip
+        return (
+            f"{place.title} has changed ({place.revision} was {before[:8]}, and is {now[:8]}); "
+            f"converting it {rest}"
+        )
+    return f"converting {place.title} {rest}"
 
 
 def damage_of(bundle: Bundle) -> ChangedBundleError | None:
