@@ -52,20 +52,6 @@ def _wide(example):
     return example.double() if example.is_floating_point() else example
 
 
-@pytest.mark.parametrize("name", CUTS)
-def test_levels_are_scaled_by_the_weights(name):
-    clip = model(name)
-    plain, levels = prepare(clip), prepare(clip, pixels="levels")
-    about = clip.config.preprocess
-    mean, std = (torch.tensor(v).double().reshape(3, 1, 1) for v in (about.mean, about.std))
-    assert levels.image_example.max() > 250  # levels, not fractions
-    grey = levels.image_example.double()
-    with torch.inference_mode():
-        wanted = plain.image.double()((grey / 255 - mean) / std)
-        # The folded weights are rounded to single precision.
-        assert relative_error(levels.image.double()(grey), wanted.numpy()) < 2e-6
-
-
 def test_a_captioner_gives_its_two_towers():
     """The class token stands after the text: nothing may be trimmed there."""
     coca = random_model("coca-tiny", seed=0)

@@ -203,9 +203,7 @@ def _image_input(tower: nn.Module, towers: Towers) -> tuple[nn.Module, Any]:
     size = towers.config.image_size
     mean, std = np.array(preprocess.mean, np.float64), np.array(preprocess.std, np.float64)
     scale, bias = 1 / 255, [0.0, 0.0, 0.0]
-    if towers.pixels == "levels":
-        scale = 1.0
-    elif np.ptp(std) == 0:
+    if np.ptp(std) == 0:
         scale, bias = float(1 / (255 * std[0])), [float(x) for x in -mean / std]
     else:
 

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pocketclip import zoo
 from pocketclip._deprecated import renamed_arguments
@@ -25,6 +25,7 @@ from pocketclip.export import verify_towers
 from pocketclip.export.quantize_openvino import NO_NNCF
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
 from pocketclip.export.towers import GraphTowers, Towers, prepare, weights_of
+from pocketclip.graph.build import Pixels
 from pocketclip.infer import verify
 from pocketclip.infer.bundle import (
     TOKENIZER,
@@ -144,7 +145,7 @@ def _towers(
     if target not in FROM_WEIGHTS:
         return prepare(model, normalize=normalize)
     # OpenVINO has a resize of its own, nearer to Pillow's than that of ONNX.
-    photo: Literal["photo", "levels"] = "photo" if target == "onnx" else "levels"
+    photo: Pixels = "photo" if target == "onnx" else "levels"
     return GraphTowers(
         weights=weights_of(model),
         config=model.config,

@@ -23,6 +23,7 @@ from pocketclip.graph.tower import Tower
 from pocketclip.graph.writer import GraphWriter
 
 Kind = Literal["image", "text"]
+Pixels = Literal["preprocessed", "levels", "photo"]
 
 
 def write_tower(
@@ -33,7 +34,7 @@ def write_tower(
     *,
     precision: Literal["fp32", "fp16"] = "fp32",
     fuse: bool = True,
-    pixels: Literal["preprocessed", "levels", "photo"] = "preprocessed",
+    pixels: Pixels = "preprocessed",
     normalize: bool = False,
 ) -> dict[str, Any]:
     """Write one tower and, beside it, its weights in `path`.data.
