@@ -268,6 +268,21 @@ def test_there_is_one_core_whoever_asks_first(monkeypatch):
     assert len({id(core) for core in cores}) == 1
 
 
+def test_the_runtimes_report_nothing():
+    code = """
+import os
+from pocketclip.infer.backends import import_onnxruntime, import_openvino
+
+import_onnxruntime()
+assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+import_openvino()
+from openvino.tools.ovc import convert_impl
+
+assert convert_impl.tm.__name__ == "openvino.tools.ovc.telemetry_stub", convert_impl.tm
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only there OpenVINO has a stack for signals")
 def test_a_signal_after_runners_that_went_in_any_order(exported):
     """Each core of OpenVINO used to leave its stack for signals behind; Ctrl-C then crashed."""

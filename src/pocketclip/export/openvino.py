@@ -22,7 +22,7 @@ from pocketclip.export import onnx
 from pocketclip.export.towers import GraphTowers
 from pocketclip.export.tracing import Kind, quiet
 from pocketclip.graph.ports import Port, tower_facts
-from pocketclip.infer.backends import openvino_core
+from pocketclip.infer.backends import import_openvino, openvino_core
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 SUFFIX = ".xml"
@@ -69,12 +69,11 @@ def package() -> Any:
         MissingDependencyError: it is not installed.
     """
     try:
-        import openvino
+        return import_openvino()
     except ImportError as error:
         raise MissingDependencyError(
             f"exporting to OpenVINO needs openvino: {how_to_install('openvino')}"
         ) from error
-    return openvino
 
 
 def save(model: Any, path: Path, *, half: bool = False) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -235,9 +236,25 @@ def openvino_core() -> Any:
 
 @functools.cache
 def _the_core() -> Any:
-    import openvino
+    return import_openvino().Core()
 
-    return openvino.Core()
+
+def import_openvino() -> Any:
+    """Return OpenVINO, whose converter then reports nothing to Intel.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    # Without this package, which is installed beside it, OpenVINO uses a stub.
+    absent = "openvino_telemetry" not in sys.modules and "openvino" not in sys.modules
+    if absent:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if absent:
+            del sys.modules["openvino_telemetry"]
+    return openvino
 
 
 _CORE_LOCK = threading.Lock()
