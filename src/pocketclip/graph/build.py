@@ -14,20 +14,20 @@ import numpy as np
 
 from pocketclip import zoo
 from pocketclip.graph import layers
-from pocketclip.graph.fuse import Weights
 from pocketclip.graph.image import image_tower
 from pocketclip.graph.ports import Port, tower_facts
 from pocketclip.graph.preprocessing import resize_and_crop
 from pocketclip.graph.text import text_tower
 from pocketclip.graph.tower import Tower
 from pocketclip.graph.writer import GraphWriter
+from pocketclip.types import Arrays
 
 Kind = Literal["image", "text"]
 Pixels = Literal["preprocessed", "levels", "photo"]
 
 
 def write_tower(
-    weights: Weights,
+    weights: Arrays,
     config: zoo.ModelConfig,
     kind: Kind,
     path: Path,
@@ -38,6 +38,9 @@ def write_tower(
     normalize: bool = False,
 ) -> dict[str, Any]:
     """Write one tower and, beside it, its weights in `path`.data.
+
+    The folder should be one that nothing reads yet (`pocketclip.storage.local.write_whole_folder`):
+    an interruption leaves a part of the files.
 
     Args:
         weights: of the model under our names, fused or not; a mapping that reads at each access

@@ -11,42 +11,39 @@ Shapes: C input channels, O output channels, kh kw kernel size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-Weights = Mapping[str, NDArray[Any]]
+from pocketclip.types import Arrays
+
 Doubles = NDArray[np.float64]
 Kernel = tuple[Doubles, Doubles]
-"""Weight (O, C/groups, kh, kw) and bias (O,)."""
+"""Weight and bias (O,). Weights are (O, C/groups, kh, kw), those of a linear layer (O, C)."""
 
 BATCH_NORM_EPS = 1e-5
 
 
-def doubles(weights: Weights, name: str) -> Doubles:
+def doubles(weights: Arrays, name: str) -> Doubles:
     """Return an entry in float64."""
     return np.asarray(weights[name], np.float64)
 
 
-def batch_norm_affine(weights: Weights, path: str) -> tuple[Doubles, Doubles]:
+def batch_norm_affine(weights: Arrays, path: str) -> tuple[Doubles, Doubles]:
     """Return the scale (C,) and shift (C,) of a BatchNorm in evaluation mode."""
     variance = doubles(weights, f"{path}.running_var")
     scale = doubles(weights, f"{path}.weight") / np.sqrt(variance + BATCH_NORM_EPS)
-    return scale, doubles(weights, f"{path}.bias") - doubles(
-        weights, f"{path}.running_mean"
-    ) * scale
+    shift = doubles(weights, f"{path}.bias") - doubles(weights, f"{path}.running_mean") * scale
+    return scale, shift
 
 
-def plain_kernel(weights: Weights, path: str) -> Kernel:
-    """Return the kernel of a convolution, with a bias of zeros if it has none."""
+def plain_kernel(weights: Arrays, path: str) -> Kernel:
+    """Return the kernel of a convolution or linear layer, with a bias of zeros if it has none."""
     weight = doubles(weights, f"{path}.weight")
     name = f"{path}.bias"
     return weight, doubles(weights, name) if name in weights else np.zeros(len(weight))
 
 
-def conv_bn_kernel(weights: Weights, path: str) -> Kernel:
+def conv_bn_kernel(weights: Arrays, path: str) -> Kernel:
     """Return the kernel of a convolution and its BatchNorm (`ConvBN`)."""
     if f"{path}.conv.weight" not in weights:
         return plain_kernel(weights, path)
@@ -54,7 +51,7 @@ def conv_bn_kernel(weights: Weights, path: str) -> Kernel:
     return doubles(weights, f"{path}.conv.weight") * scale[:, None, None, None], shift
 
 
-def rep_conv_kernel(weights: Weights, path: str, groups: int) -> Kernel:
+def rep_conv_kernel(weights: Arrays, path: str, groups: int) -> Kernel:
     """Return the kernel of MobileOne's summed branches (`RepConv`)."""
     if f"{path}.conv.weight" in weights:
         return plain_kernel(weights, f"{path}.conv")
@@ -70,7 +67,7 @@ def rep_conv_kernel(weights: Weights, path: str, groups: int) -> Kernel:
     return weight, bias
 
 
-def large_kernel(weights: Weights, path: str) -> Kernel:
+def large_kernel(weights: Arrays, path: str) -> Kernel:
     """Return the kernel of a large and a small depthwise convolution (`LargeKernelConv`)."""
     if f"{path}.conv.weight" in weights:
         return plain_kernel(weights, f"{path}.conv")
@@ -79,7 +76,7 @@ def large_kernel(weights: Weights, path: str) -> Kernel:
     return weight + pad_kernel(small_weight, weight.shape[2:]), bias + small_bias
 
 
-def rep_mixer_kernel(weights: Weights, path: str) -> Kernel:
+def rep_mixer_kernel(weights: Arrays, path: str) -> Kernel:
     """Return the depthwise kernel of `x + s * (mixer(x) - norm(x))` (`RepMixer`)."""
     if f"{path}.weight" in weights:
         return plain_kernel(weights, path)
@@ -91,7 +88,7 @@ def rep_mixer_kernel(weights: Weights, path: str) -> Kernel:
     return eye + gain[:, None, None, None] * mixed, gain * (bias - shift)
 
 
-def position_kernel(weights: Weights, path: str) -> Kernel:
+def position_kernel(weights: Arrays, path: str) -> Kernel:
     """Return the depthwise kernel of `x + depthwise(x)` (`ConditionalPosition`)."""
     if f"{path}.weight" in weights:
         return plain_kernel(weights, path)
@@ -99,12 +96,9 @@ def position_kernel(weights: Weights, path: str) -> Kernel:
     return weight + identity_kernel(len(weight), len(weight), weight.shape[2:]), bias
 
 
-def qkv_kernel(weights: Weights, attention: str, norm: str) -> Kernel:
+def qkv_kernel(weights: Arrays, attention: str, norm: str) -> Kernel:
     """Return the q, k, v projection (3C, C), its BatchNorm folded in, and its bias (3C,)."""
-    weight = doubles(weights, f"{attention}.qkv.weight")
-    bias = np.zeros(len(weight))
-    if f"{attention}.qkv.bias" in weights:
-        bias = doubles(weights, f"{attention}.qkv.bias")
+    weight, bias = plain_kernel(weights, f"{attention}.qkv")
     if f"{norm}.running_var" not in weights:
         return weight, bias
     scale, shift = batch_norm_affine(weights, norm)

@@ -7,6 +7,8 @@ Shapes: B batch, C channels, H W height width, N = H * W tokens, T tokens, D emb
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from pocketclip import zoo
@@ -98,9 +100,11 @@ def _downsample(tower: Tower, x: str, path: str, inputs: int) -> str:
         kernel = fuse.large_kernel(tower.weights, large)
         x, order = tower.depthwise(x, f"{large}.conv", kernel, inputs, stride=2)
     else:
-        wide = tower.conv_bn(x, f"{large}.large", stride=2, groups=inputs)
-        narrow = tower.conv_bn(x, f"{large}.small", stride=2, groups=inputs)
-        x = tower.graph.node("Add", [wide, narrow], f"{large}/sum")
+        branches = [
+            tower.conv_bn(x, f"{large}.{size}", stride=2, groups=inputs)
+            for size in ("large", "small")
+        ]
+        x = tower.graph.node("Add", branches, f"{large}/sum")
     x = tower.epilogue(x, large, order=order)
     if order is not None:
         weight, bias = fuse.rep_conv_kernel(tower.weights, f"{path}.proj", 1)
@@ -113,7 +117,7 @@ def _position(tower: Tower, x: str, path: str, channels: int) -> str:
     if tower.fused or tower.has(f"{path}.weight"):
         kernel = fuse.position_kernel(tower.weights, path)
         return layers.conv(tower.graph, x, path, kernel, groups=channels)
-    kernel = fuse.plain_kernel(tower.weights, f"{path}.conv")
+    kernel = tower.kernel(f"{path}.conv")
     out = layers.conv(tower.graph, x, f"{path}.conv", kernel, groups=channels)
     return tower.graph.node("Add", [x, out], f"{path}/sum")
 
@@ -124,8 +128,7 @@ def _attention_block(
     """Add attention over all positions and a convolutional MLP (`AttentionBlock`)."""
     graph, norm, attention = tower.graph, f"{path}.norm", f"{path}.attn"
     heads = channels // config.head_dim
-    qkv, proj = fuse.qkv_kernel(tower.weights, attention, norm), tower.dense(f"{attention}.proj")
-    assert proj[1] is not None
+    qkv, proj = fuse.qkv_kernel(tower.weights, attention, norm), tower.kernel(f"{attention}.proj")
     gain = tower.array(f"{path}.layer_scale_1")
     if config.attention_norm == "batch" and (tower.fused or not tower.has(f"{norm}.running_var")):
         q, k, v = _channel_heads(tower, x, attention, qkv, heads, side * side)
@@ -135,16 +138,15 @@ def _attention_block(
             tokens = _tokens(tower, tower.batch_norm(x, norm), path, channels)
         else:
             tokens = _tokens(tower, x, path, channels)
-            tokens = layers.layer_norm(graph, tokens, norm, tower.affine(norm), 1e-5)
-        q, k, v = _token_heads(tower, tokens, attention, qkv, heads, config.head_dim)
+            tokens = layers.layer_norm(graph, tokens, norm, tower.affine(norm))
+        q, k, v = _token_heads(tower, tokens, attention, qkv, heads)
     scores = graph.node("MatMul", [q, k], f"{attention}/scores")
-    shares = graph.node("Softmax", [scores], f"{attention}/softmax", axis=-1)
-    shares = graph.node("Transpose", [shares], f"{attention}/shares", perm=[0, 1, 3, 2])
-    mixed = graph.node("MatMul", [v, shares], f"{attention}/mixed")  # (B, h, C/h, N)
+    probabilities = graph.node("Softmax", [scores], f"{attention}/softmax", axis=-1)
+    columns = graph.node("Transpose", [probabilities], f"{attention}/columns", perm=[0, 1, 3, 2])
+    mixed = graph.node("MatMul", [v, columns], f"{attention}/mixed")  # (B, h, C/h, N)
     planes = graph.constant([0, channels, side, side])
     mixed = graph.node("Reshape", [mixed, planes], f"{attention}/planes")
-    weight, bias = fuse.scaled_rows((proj[0], proj[1]), gain) if tower.fused else proj
-    assert bias is not None
+    weight, bias = fuse.scaled_rows(proj, gain) if tower.fused else proj
     mixed = layers.conv(graph, mixed, f"{attention}.proj", (weight[:, :, None, None], bias))
     if not tower.fused:
         scale = graph.weight(f"{path}.layer_scale_1", gain)
@@ -173,30 +175,22 @@ def _channel_heads(
     return q, parts[1], parts[2]
 
 
-def _token_heads(
-    tower: Tower, x: str, path: str, qkv: Kernel, heads: int, head_dim: int
-) -> tuple[str, str, str]:
+def _token_heads(tower: Tower, x: str, path: str, qkv: Kernel, heads: int) -> tuple[str, str, str]:
     """Add what `_channel_heads` adds, from tokens (B, N, C)."""
     graph = tower.graph
-    parts = layers.split_qkv(graph, x, path, qkv, heads=heads, fold_scale=tower.fused)
-    shape = graph.constant([0, 0, heads, head_dim])
-    perms = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "v": [0, 2, 3, 1]}
-    q, k, v = (
-        graph.node(
-            "Transpose",
-            [graph.node("Reshape", [part, shape], f"{path}/{letter}_heads")],
-            f"{path}/{letter}",
-            perm=perm,
-        )
-        for part, (letter, perm) in zip(parts, perms.items(), strict=True)
+    q, k, v = layers.split_qkv(graph, x, path, qkv, heads=heads, fold_scale=tower.fused)
+    split = functools.partial(layers.split_heads, graph, heads=heads, width=qkv[0].shape[1])
+    return (
+        split(q, f"{path}/q", order=[0, 2, 1, 3]),
+        split(k, f"{path}/k", order=[0, 2, 3, 1]),
+        split(v, f"{path}/v", order=[0, 2, 3, 1]),
     )
-    return q, k, v
 
 
 def _tokens(tower: Tower, x: str, path: str, channels: int) -> str:
     """Add the change from (B, C, H, W) to (B, N, C)."""
     shape = tower.graph.constant([0, channels, -1])
-    x = tower.graph.node("Reshape", [x, shape], f"{path}/spread")
+    x = tower.graph.node("Reshape", [x, shape], f"{path}/flat")
     return tower.graph.node("Transpose", [x], f"{path}/tokens", perm=[0, 2, 1])
 
 
@@ -211,7 +205,7 @@ def _expand(tower: Tower, x: str, width: int) -> str:
         x = tower.rep_conv(x, path, groups=width)
     x = graph.node("GlobalAveragePool", [x], "image/mean")
     x = graph.node("Flatten", [x], "image/flat", axis=1)
-    weight, bias = tower.dense("image.head")
+    weight, bias = tower.kernel("image.head")
     if order is not None:
         weight = weight[:, order]
     return layers.linear(graph, x, "image.head", (weight, bias))
@@ -232,7 +226,7 @@ def _vit(
     token = tower.array("image.class_token").reshape(1, 1, width)
     if image.class_position:
         token, position = token + position[:, :1], position[:, 1:]
-    x = graph.node("Add", [x, graph.weight("image.position", position)], "image/placed")
+    x = graph.node("Add", [x, graph.weight("image.position", position)], "image/with_position")
     x = graph.node("Concat", [_per_row(tower, x, token), x], "image/with_class", axis=1)
     if image.pre_norm:
         x = layers.layer_norm(graph, x, "image.norm_pre", tower.affine("image.norm_pre"), image.eps)
@@ -252,7 +246,7 @@ def _vit(
         width = config.embed_dim
     x = graph.node("Reshape", [x, graph.constant([0, width])], "image/state")
     x = layers.layer_norm(graph, x, "image.norm", tower.affine("image.norm"), image.eps)
-    return layers.linear(graph, x, "image.head", tower.dense("image.head"))
+    return layers.linear(graph, x, "image.head", tower.kernel("image.head"))
 
 
 def _per_row(tower: Tower, x: str, token: fuse.Doubles) -> str:
@@ -269,8 +263,7 @@ def _per_row(tower: Tower, x: str, token: fuse.Doubles) -> str:
 def _stem(tower: Tower, x: str, image: zoo.ViTConfig, gain: fuse.Doubles | None) -> str:
     graph, size = tower.graph, image.patch_size
     if image.stem == "patch":
-        kernel = fuse.plain_kernel(tower.weights, "image.stem")
-        kernel = _scaled_inputs(kernel, gain)
+        kernel = _scaled_inputs(tower.kernel("image.stem"), gain)
         return layers.conv(graph, x, "image.stem", kernel, stride=size, padding=0)
     pad = image.stem_padding
     if gain is not None:
@@ -281,18 +274,17 @@ def _stem(tower: Tower, x: str, image: zoo.ViTConfig, gain: fuse.Doubles | None)
     x = layers.activation(graph, x, "image.stem.1", "gelu")
     x = tower.conv_bn(x, "image.stem.2", stride=2, padding=0)
     x = layers.activation(graph, x, "image.stem.3", "gelu")
-    kernel = fuse.plain_kernel(tower.weights, "image.stem.4")
-    return layers.conv(graph, x, "image.stem.4", kernel, stride=2, padding=0)
+    return layers.conv(graph, x, "image.stem.4", tower.kernel("image.stem.4"), stride=2, padding=0)
 
 
 def _attention_pool(tower: Tower, x: str, width: int, heads: int) -> str:
     """Add CoCa's attentional pooling of tokens by its first query; return (B, 1, D)."""
     graph, path = tower.graph, "image.pool"
-    x = layers.layer_norm(graph, x, f"{path}.norm_k", tower.affine(f"{path}.norm_k"), 1e-5)
+    x = layers.layer_norm(graph, x, f"{path}.norm_k", tower.affine(f"{path}.norm_k"))
     query = tower.array(f"{path}.query")[:1]
     weight, bias = tower.affine(f"{path}.norm_q")
-    centred = query - query.mean(-1, keepdims=True)
-    query = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
+    deviation = np.sqrt(query.var(-1, keepdims=True) + layers.LAYER_NORM_EPS)
+    query = (query - query.mean(-1, keepdims=True)) / deviation * weight + bias
     biases = np.split(tower.array(f"{path}.bias"), 3)
     # The query is the same for every image: it is computed here, scale included.
     query = (query @ tower.array(f"{path}.q.weight").T + biases[0]) * (width // heads) ** -0.5
@@ -300,4 +292,4 @@ def _attention_pool(tower: Tower, x: str, width: int, heads: int) -> str:
     k = layers.linear(graph, x, f"{path}.k", (tower.array(f"{path}.k.weight"), biases[1]))
     v = layers.linear(graph, x, f"{path}.v", (tower.array(f"{path}.v.weight"), biases[2]))
     mixed = layers.attend(graph, q, k, v, path, heads=heads, width=width)
-    return layers.linear(graph, mixed, f"{path}.proj", tower.dense(f"{path}.proj"))
+    return layers.linear(graph, mixed, f"{path}.proj", tower.kernel(f"{path}.proj"))

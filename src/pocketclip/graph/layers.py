@@ -8,6 +8,7 @@ Shapes: B batch, C channels, H W height width, T tokens, h heads, O output chann
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -15,23 +16,28 @@ import numpy as np
 from pocketclip.graph.fuse import Doubles, Kernel
 from pocketclip.graph.writer import GraphWriter
 
+LAYER_NORM_EPS = 1e-5
+
 
 def conv(
     graph: GraphWriter,
     x: str,
     path: str,
-    kernel: tuple[Doubles, Doubles | None],
+    kernel: Kernel,
     *,
     stride: int = 1,
     groups: int = 1,
     padding: int | None = None,
 ) -> str:
-    """Add a convolution of (B, C, H, W); `padding` keeps the size by default."""
+    """Add a convolution of (B, C, H, W); `padding` keeps the size by default.
+
+    A bias of zeros is left out, here and in `linear`.
+    """
     weight, bias = kernel
     height, width = weight.shape[2:]
     pads = [height // 2, width // 2] if padding is None else [padding, padding]
     inputs = [x, graph.weight(f"{path}.weight", weight)]
-    if bias is not None and bias.any():
+    if bias.any():
         inputs.append(graph.weight(f"{path}.bias", bias))
     return graph.node(
         "Conv",
@@ -44,17 +50,21 @@ def conv(
     )
 
 
-def linear(graph: GraphWriter, x: str, path: str, kernel: tuple[Doubles, Doubles | None]) -> str:
-    """Add a linear layer with weights (O, C) over the last axis of `x`."""
+def linear(graph: GraphWriter, x: str, path: str, kernel: Kernel) -> str:
+    """Add a linear layer over the last axis of `x`."""
     weight, bias = kernel
     x = graph.node("MatMul", [x, graph.weight(f"{path}.weight", weight.T)], path)
-    if bias is None or not bias.any():
+    if not bias.any():
         return x
     return graph.node("Add", [x, graph.weight(f"{path}.bias", bias)], f"{path}/bias")
 
 
 def layer_norm(
-    graph: GraphWriter, x: str, path: str, affine: tuple[Doubles, Doubles], eps: float
+    graph: GraphWriter,
+    x: str,
+    path: str,
+    affine: tuple[Doubles, Doubles],
+    eps: float = LAYER_NORM_EPS,
 ) -> str:
     """Add a LayerNorm over the last axis."""
     weight, bias = affine
@@ -85,10 +95,13 @@ def squeeze_excite(graph: GraphWriter, x: str, path: str, fc1: Kernel, fc2: Kern
     return graph.node("Mul", [x, gate], path)
 
 
-def split_heads(graph: GraphWriter, x: str, path: str, heads: int, width: int) -> str:
-    """Add the change from (B, T, C) to (B, T, h, C/h)."""
+def split_heads(
+    graph: GraphWriter, x: str, path: str, *, heads: int, width: int, order: list[int]
+) -> str:
+    """Add the change from (B, T, C) to (B, T, h, C/h), these dimensions in another order."""
     shape = graph.constant([0, 0, heads, width // heads])
-    return graph.node("Reshape", [x, shape], path)
+    x = graph.node("Reshape", [x, shape], f"{path}_heads")
+    return graph.node("Transpose", [x], path, perm=order)
 
 
 def attend(
@@ -111,30 +124,22 @@ def attend(
     Returns:
         (B, T, C).
     """
-    q, k, v = (
-        graph.node(
-            "Transpose",
-            [split_heads(graph, x, f"{path}/{letter}_heads", heads, width)],
-            f"{path}/{letter}",
-            perm=perm,
-        )
-        for x, letter, perm in (
-            (q, "q", [0, 2, 1, 3]), (k, "k", [0, 2, 3, 1]), (v, "v", [0, 2, 1, 3])
-        )
-    )  # fmt: skip
+    split = functools.partial(split_heads, graph, heads=heads, width=width)
+    q = split(q, f"{path}/q", order=[0, 2, 1, 3])
+    k = split(k, f"{path}/k", order=[0, 2, 3, 1])
+    v = split(v, f"{path}/v", order=[0, 2, 1, 3])
     scores = graph.node("MatMul", [q, k], f"{path}/scores")
     if mask is not None:
         scores = graph.node("Add", [scores, mask], f"{path}/masked")
-    shares = graph.node("Softmax", [scores], f"{path}/softmax", axis=-1)
-    mixed = graph.node("MatMul", [shares, v], f"{path}/mixed")
-    mixed = graph.node("Transpose", [mixed], f"{path}/tokens", perm=[0, 2, 1, 3])
-    return graph.node("Reshape", [mixed, graph.constant([0, 0, width])], f"{path}/joined")
+    probabilities = graph.node("Softmax", [scores], f"{path}/softmax", axis=-1)
+    out = graph.node("MatMul", [probabilities, v], f"{path}/mixed")
+    out = graph.node("Transpose", [out], f"{path}/tokens", perm=[0, 2, 1, 3])
+    return graph.node("Reshape", [out, graph.constant([0, 0, width])], f"{path}/joined")
 
 
 def split_qkv(
-    graph: GraphWriter, x: str, path: str, qkv: tuple[Doubles, Doubles | None], *, heads: int,
-    fold_scale: bool,
-) -> list[str]:  # fmt: skip
+    graph: GraphWriter, x: str, path: str, qkv: Kernel, *, heads: int, fold_scale: bool
+) -> list[str]:
     """Add queries, scaled, keys and values (B, T, C) of tokens (B, T, C).
 
     Args:
@@ -148,7 +153,6 @@ def split_qkv(
     weight, bias = qkv
     width = weight.shape[1]
     scale = (width // heads) ** -0.5
-    bias = np.zeros(3 * width) if bias is None else bias
     if fold_scale:
         gain = np.where(np.arange(3 * width) < width, scale, 1.0)
         weight, bias = weight * gain[:, None], bias * gain
@@ -161,15 +165,14 @@ def split_qkv(
 
 
 def self_attention(
-    graph: GraphWriter, x: str, path: str, qkv: tuple[Doubles, Doubles | None],
-    proj: tuple[Doubles, Doubles | None], *, heads: int, mask: str | None = None,
-    fold_scale: bool = True,
+    graph: GraphWriter, x: str, path: str, qkv: Kernel, proj: Kernel, *, heads: int,
+    fold_scale: bool, mask: str | None = None,
 ) -> str:  # fmt: skip
     """Add multi-head self-attention over (B, T, C); see `split_qkv` and `attend`."""
     width = qkv[0].shape[1]
     q, k, v = split_qkv(graph, x, path, qkv, heads=heads, fold_scale=fold_scale)
-    mixed = attend(graph, q, k, v, path, heads=heads, width=width, mask=mask)
-    return linear(graph, mixed, f"{path}.proj", proj)
+    out = attend(graph, q, k, v, path, heads=heads, width=width, mask=mask)
+    return linear(graph, out, f"{path}.proj", proj)
 
 
 def unit_length(graph: GraphWriter, x: str, path: str) -> str:

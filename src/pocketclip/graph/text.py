@@ -16,7 +16,6 @@ from pocketclip.graph.tower import Tower
 from pocketclip.graph.transformer import Blocks, pooled_blocks, run_blocks
 
 PAD = 0  # the tokenizer's padding id
-_EPS = 1e-5
 
 
 def text_tower(tower: Tower, ids: str, config: zoo.TextConfig) -> str:
@@ -34,7 +33,6 @@ def text_tower(tower: Tower, ids: str, config: zoo.TextConfig) -> str:
         paths=tuple(f"text.blocks.{first + i}" for i in range(config.layers)),
         heads=config.heads,
         activation=config.activation,
-        eps=_EPS,
     )
     if config.class_token:
         x, mask = _with_class(tower, x, ids, config)
@@ -45,7 +43,7 @@ def text_tower(tower: Tower, ids: str, config: zoo.TextConfig) -> str:
 
         return _head(tower, pooled_blocks(tower, x, blocks, last_token, mask), width)
     position, causal = _positions(tower, ids, config)
-    x = graph.node("Add", [x, position], "text/placed")
+    x = graph.node("Add", [x, position], "text/with_position")
     weight = _first_maximum(tower, ids)  # (B, 1, T)
 
     def end_token(y: str) -> str:
@@ -63,8 +61,8 @@ def text_tower(tower: Tower, ids: str, config: zoo.TextConfig) -> str:
 def _head(tower: Tower, x: str, width: int) -> str:
     graph = tower.graph
     x = graph.node("Reshape", [x, graph.constant([0, width])], "text/state")
-    x = layers.layer_norm(graph, x, "text.norm", tower.affine("text.norm"), _EPS)
-    return layers.linear(graph, x, "text.head", tower.dense("text.head"))
+    x = layers.layer_norm(graph, x, "text.norm", tower.affine("text.norm"))
+    return layers.linear(graph, x, "text.head", tower.kernel("text.head"))
 
 
 def _embedding(tower: Tower, ids: str, config: zoo.TextConfig) -> str:
@@ -137,7 +135,7 @@ def _with_class(tower: Tower, x: str, ids: str, config: zoo.TextConfig) -> tuple
     rows = graph.node("Expand", [token, shape], "text/class_rows")
     x = graph.node("Concat", [x, rows], "text/with_class", axis=1)
     position = graph.weight("text.position", tower.weights["text.position"][: length + 1])
-    x = graph.node("Add", [x, position], "text/placed")
+    x = graph.node("Add", [x, position], "text/with_position")
     is_pad = graph.node("Equal", [ids, graph.constant(PAD)], "text/is_pad")
     # Minus infinity at padding, one position late: nothing masks the first position.
     floats = graph.node(
@@ -155,7 +153,7 @@ def _with_class(tower: Tower, x: str, ids: str, config: zoo.TextConfig) -> tuple
 def _token_mixer(tower: Tower, x: str, path: str) -> str:
     """Add a RepMixer block over the token axis of (B, T, C) (MobileCLIP, section 3.3)."""
     graph = tower.graph
-    x = graph.node("Transpose", [x], f"{path}/columns", perm=[0, 2, 1])
+    x = graph.node("Transpose", [x], f"{path}/channels_first", perm=[0, 2, 1])
     x = graph.node("Unsqueeze", [x, graph.constant([2])], f"{path}/plane")
     x = tower.mixer_block(x, path)
     x = graph.node("Squeeze", [x, graph.constant([2])], f"{path}/line")

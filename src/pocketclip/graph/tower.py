@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.graph import fuse, layers
-from pocketclip.graph.fuse import Doubles, Kernel, Weights
+from pocketclip.graph.fuse import Doubles, Kernel
 from pocketclip.graph.writer import GraphWriter
+from pocketclip.types import Arrays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Tower:
     """
 
     graph: GraphWriter
-    weights: Weights
+    weights: Arrays
     fused: bool
 
     def array(self, name: str) -> Doubles:
@@ -42,10 +43,9 @@ class Tower:
         """Return weight and bias of a LayerNorm."""
         return self.array(f"{path}.weight"), self.array(f"{path}.bias")
 
-    def dense(self, path: str) -> tuple[Doubles, Doubles | None]:
-        """Return weight and bias of a linear layer; None without a bias."""
-        bias = f"{path}.bias"
-        return self.array(f"{path}.weight"), self.array(bias) if self.has(bias) else None
+    def kernel(self, path: str) -> Kernel:
+        """Return weight and bias of a convolution or linear layer."""
+        return fuse.plain_kernel(self.weights, path)
 
     # --- convolutions with their branches
 
@@ -66,10 +66,9 @@ class Tower:
             return layers.conv(
                 self.graph, x, path, kernel, stride=stride, groups=groups, padding=padding
             )
-        kernel_only = self.array(f"{path}.conv.weight"), None
         x = layers.conv(
-            self.graph, x, f"{path}.conv", kernel_only, stride=stride, groups=groups,
-            padding=padding,
+            self.graph, x, f"{path}.conv", self.kernel(f"{path}.conv"), stride=stride,
+            groups=groups, padding=padding,
         )  # fmt: skip
         return self.batch_norm(x, f"{path}.bn")
 
@@ -85,11 +84,11 @@ class Tower:
             stride: of its convolutions.
             groups: of its convolutions.
             act: whether a GELU follows.
-            kernel: replaces the fused kernel.
+            kernel: a changed fused kernel, in place of the branches.
         """
-        if self.fused or self.has(f"{path}.conv.weight"):
-            if kernel is None:
-                kernel = fuse.rep_conv_kernel(self.weights, path, groups)
+        if kernel is None and (self.fused or self.has(f"{path}.conv.weight")):
+            kernel = fuse.rep_conv_kernel(self.weights, path, groups)
+        if kernel is not None:
             x = layers.conv(self.graph, x, f"{path}.conv", kernel, stride=stride, groups=groups)
         else:
             out = self.conv_bn(x, f"{path}.conv", stride=stride, groups=groups)
@@ -114,8 +113,8 @@ class Tower:
             order: the channels of `x` are those of the block in this order.
         """
         if self.has(f"{path}.se.fc1.weight"):
-            fc1 = fuse.plain_kernel(self.weights, f"{path}.se.fc1")
-            fc2 = fuse.plain_kernel(self.weights, f"{path}.se.fc2")
+            fc1 = self.kernel(f"{path}.se.fc1")
+            fc2 = self.kernel(f"{path}.se.fc2")
             if order is not None:
                 fc1, fc2 = (fc1[0][:, order], fc1[1]), (fc2[0][order], fc2[1][order])
             x = layers.squeeze_excite(self.graph, x, f"{path}.se", fc1, fc2)
@@ -179,15 +178,14 @@ class Tower:
             path: of the block.
             scale: the name of its layer scale `s`.
         """
-        groups = len(self.weights[f"{path}.mlp.fc2.weight"])
-        out = self.conv_bn(x, f"{path}.mlp.conv", groups=groups)
-        fc1 = fuse.plain_kernel(self.weights, f"{path}.mlp.fc1")
-        out = layers.conv(self.graph, out, f"{path}.mlp.fc1", fc1)
-        out = layers.activation(self.graph, out, f"{path}.mlp.act", "gelu")
-        fc2 = fuse.plain_kernel(self.weights, f"{path}.mlp.fc2")
+        mlp = f"{path}.mlp"
+        fc1, fc2 = self.kernel(f"{mlp}.fc1"), self.kernel(f"{mlp}.fc2")
         if self.fused:
             fc2 = fuse.scaled_rows(fc2, self.array(f"{path}.{scale}"))
-        out = layers.conv(self.graph, out, f"{path}.mlp.fc2", fc2)
+        out = self.conv_bn(x, f"{mlp}.conv", groups=len(fc2[0]))
+        out = layers.conv(self.graph, out, f"{mlp}.fc1", fc1)
+        out = layers.activation(self.graph, out, f"{mlp}.act", "gelu")
+        out = layers.conv(self.graph, out, f"{mlp}.fc2", fc2)
         if self.fused:
             return self.graph.node("Add", [x, out], f"{path}/mlp_sum")
         return self._scaled_sum(x, out, f"{path}/mlp", f"{path}.{scale}")

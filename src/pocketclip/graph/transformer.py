@@ -20,7 +20,7 @@ class Blocks:
     """The modules' paths."""
     heads: int
     activation: str
-    eps: float
+    eps: float = layers.LAYER_NORM_EPS
 
 
 def run_blocks(tower: Tower, x: str, blocks: Blocks, mask: str | None = None) -> str:
@@ -47,8 +47,8 @@ def _attention(tower: Tower, x: str, path: str, blocks: Blocks, mask: str | None
     norm, attention = f"{path}.norm1", f"{path}.attn"
     y = layers.layer_norm(tower.graph, x, norm, tower.affine(norm), blocks.eps)
     y = layers.self_attention(
-        tower.graph, y, attention, tower.dense(f"{attention}.qkv"),
-        tower.dense(f"{attention}.proj"), heads=blocks.heads, mask=mask, fold_scale=tower.fused,
+        tower.graph, y, attention, tower.kernel(f"{attention}.qkv"),
+        tower.kernel(f"{attention}.proj"), heads=blocks.heads, mask=mask, fold_scale=tower.fused,
     )  # fmt: skip
     return tower.graph.node("Add", [x, y], f"{path}/attn_sum")
 
@@ -56,7 +56,7 @@ def _attention(tower: Tower, x: str, path: str, blocks: Blocks, mask: str | None
 def _mlp(tower: Tower, x: str, path: str, blocks: Blocks) -> str:
     norm, mlp = f"{path}.norm2", f"{path}.mlp"
     y = layers.layer_norm(tower.graph, x, norm, tower.affine(norm), blocks.eps)
-    y = layers.linear(tower.graph, y, f"{mlp}.fc1", tower.dense(f"{mlp}.fc1"))
+    y = layers.linear(tower.graph, y, f"{mlp}.fc1", tower.kernel(f"{mlp}.fc1"))
     y = layers.activation(tower.graph, y, f"{mlp}.act", blocks.activation)
-    y = layers.linear(tower.graph, y, f"{mlp}.fc2", tower.dense(f"{mlp}.fc2"))
+    y = layers.linear(tower.graph, y, f"{mlp}.fc2", tower.kernel(f"{mlp}.fc2"))
     return tower.graph.node("Add", [x, y], f"{path}/mlp_sum")

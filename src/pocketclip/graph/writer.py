@@ -15,7 +15,6 @@ pattern that it recognises in set 18 (docs/internals/performance.md).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ OPSET = 18
 IR_VERSION = 10
 _HALF_VALUES = 1024
 """Smaller arrays keep float32 in fp16."""
-_LARGEST_HALF = 65504.0
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 class GraphWriter:
@@ -107,13 +106,8 @@ class GraphWriter:
         Raises:
             ExportError: a value is not finite, or too large for float16.
         """
-        with np.errstate(over="ignore"):
-            values = np.ascontiguousarray(array, np.float32)
-        if not finite:
-            return self._add(name, values)
-        if not np.isfinite(values).all():
-            raise ExportError(f"{name} is not finite: the weights are damaged")
-        if not self._halves(values):
+        values = _float32(name, array, finite=finite)
+        if not finite or not self._is_halved(values):
             return self._add(name, values)
         return self.node("Cast", [self._add_half(name, values)], name, to=proto.FLOAT)
 
@@ -121,33 +115,32 @@ class GraphWriter:
         """Add the rows of a table that `indices` name; return the node's name.
 
         In float16, only the rows that are read are cast.
+
+        Raises:
+            ExportError: as `weight`.
         """
-        values = np.ascontiguousarray(table, np.float32)
-        if not self._halves(values):
-            return self.node("Gather", [self.weight(f"{name}.weight", values), indices], name)
+        values = _float32(f"{name}.weight", table)
+        if not self._is_halved(values):
+            return self.node("Gather", [self._add(f"{name}.weight", values), indices], name)
         stored = self._add_half(f"{name}.weight", values)
         rows = self.node("Gather", [stored, indices], name)
         return self.node("Cast", [rows], f"{name}/float", to=proto.FLOAT)
 
-    def _halves(self, values: NDArray[np.float32]) -> bool:
+    def _is_halved(self, values: NDArray[np.float32]) -> bool:
         return self.half and values.size >= _HALF_VALUES
 
     def _add_half(self, name: str, values: NDArray[np.float32]) -> str:
-        if not np.isfinite(values).all():
-            raise ExportError(f"{name} is not finite: the weights are damaged")
         if np.abs(values).max() > _LARGEST_HALF:
             raise ExportError(f"{name} has values beyond float16: use fp32")
         return self._add(f"{name}.fp16", values.astype(np.float16))
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
         """Return the name of a constant; equal ones are stored once."""
-        array = np.ascontiguousarray(value, dtype)
-        key = (str(array.dtype), np.shape(value), array.tobytes())
+        array = np.array(value, dtype)
+        key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
-            label = "_".join(str(x) for x in array.flatten()[:6]) if array.size <= 6 else "array"
-            self._constants[key] = self._add(
-                f"constant_{label}", array.reshape(np.shape(value)), inline=True
-            )
+            label = "_".join(map(str, array.flatten())) if array.size <= 6 else "array"
+            self._constants[key] = self._add(f"constant_{label}", array, inline=True)
         return self._constants[key]
 
     def _add(self, name: str, array: NDArray[Any], *, inline: bool = False) -> str:
@@ -174,5 +167,11 @@ class GraphWriter:
         self.path.write_bytes(model.SerializeToString(deterministic=True))
         if not self.data_path.stat().st_size:
             self.data_path.unlink()
-        else:
-            os.chmod(self.data_path, self.path.stat().st_mode)  # noqa: PTH101
+
+
+def _float32(name: str, array: NDArray[Any], *, finite: bool = True) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, np.float32)
+    if finite and not np.isfinite(values).all():
+        raise ExportError(f"{name} is not finite: the weights are damaged")
+    return values
