@@ -36,6 +36,7 @@ from tests.bundles import CUTS, manifest, model
 from tests.golden_weights import randomise
 
 TARGETS = ("onnx", "openvino")
+QUICK_TARGETS = ("onnx", pytest.param("openvino", marks=pytest.mark.slow))
 PUBLISHED = [name for name, entry in zoo.ZOO.items() if name.startswith("mobileclip")]
 KINDS = [
     ("tiny", "onnx"),
@@ -103,8 +104,7 @@ def test_it_computes_what_the_model_does(exported, photos, name, target, backend
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", QUICK_TARGETS)
 def test_half_precision_with_the_photograph_in_the_graph(exported, photos, target):
     options = {"precision": "fp16", "preprocessing": True, "normalize": True}
     folder = exported(target=target, **options)
@@ -578,8 +578,7 @@ def test_gates_are_those_that_were_promised():
     assert gates.MAX_POINTS_LOST == 0.5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", QUICK_TARGETS)
 @pytest.mark.parametrize("name", ["mobileclip-s0", "mobileclip-s3"])
 def test_the_other_towers_cut(exported, name, target):
     assert CUTS[name]
