@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from tokenizers import models
 
 CONTEXT_LENGTH = 77
+PAD = 0
+"""The id that fills a row behind its text."""
 
 _FILE = "bpe_simple_vocab_16e6.txt.gz"
 _MERGES = 49152 - 256 - 2  # the file lists more than CLIP uses
@@ -288,7 +290,7 @@ class Tokenizer:
             ids.append(end)
             flat += ids
             lengths.append(len(ids))
-        out = np.zeros((len(texts), length), np.int64)
+        out = np.full((len(texts), length), PAD, np.int64)
         out[np.arange(length) < np.array(lengths, np.int64)[:, None]] = flat
         if truncated:
             self._count(truncated, len(texts), length)
@@ -392,7 +394,7 @@ def portable(context_length: int = CONTEXT_LENGTH) -> str:
         special_tokens=[(_START, vocabulary.start), (_END, vocabulary.end)],
     )
     out.enable_truncation(context_length)
-    out.enable_padding(length=context_length, pad_id=0, pad_token="!")
+    out.enable_padding(length=context_length, pad_id=PAD, pad_token="!")
     return out.to_str()
 
 

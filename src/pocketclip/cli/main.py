@@ -144,10 +144,8 @@ def main() -> None:
 def _run(args: list[str]) -> int:
     # Only the requested verb: importing all of them takes longer than many answers.
     verb = args[0] if args else ""
-    if verb in (
-        "export",
-        "pull",
-    ):  # they write for minutes: after `timeout` nothing must be left behind
+    if verb in ("export", "pull"):
+        # They write for minutes: after `timeout` nothing must be left behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app = build(verb) if verb in VERBS else build()

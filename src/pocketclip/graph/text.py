@@ -14,8 +14,7 @@ from pocketclip.graph import layers, proto
 from pocketclip.graph.fuse import Doubles
 from pocketclip.graph.tower import Tower
 from pocketclip.graph.transformer import Blocks, pooled_blocks, run_blocks
-
-PAD = 0  # the tokenizer's padding id
+from pocketclip.tokenizer import PAD
 
 
 def text_tower(tower: Tower, ids: str, config: zoo.TextConfig) -> str:

@@ -22,9 +22,10 @@ from pocketclip.caption_settings import Settings
 from pocketclip.errors import ConfigError, PocketclipError
 from pocketclip.nn.decoder import Decoder
 from pocketclip.nn.sampling import draw_uniforms, sample_ids
-from pocketclip.nn.text import PAD, TextTower
+from pocketclip.nn.text import TextTower
 from pocketclip.nn.transformer import KVCache
 from pocketclip.nn.vit import ViT
+from pocketclip.tokenizer import PAD
 from pocketclip.zoo import ModelConfig
 
 # Finished rows leave the batch once fewer than this share of the rows is still live. Copying the

@@ -25,9 +25,8 @@ from pocketclip.nn.transformer import (
     run_blocks,
     run_blocks_pooled,
 )
+from pocketclip.tokenizer import PAD
 from pocketclip.zoo import TextConfig
-
-PAD = 0  # the tokenizer's padding id
 
 
 class ComposedEmbedding(nn.Module):
