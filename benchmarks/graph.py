@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 import runtime_variants as variants
 from pocketclip import zoo
-from pocketclip.export.towers import Towers, prepare, weights_of
+from pocketclip.export.towers import Towers, prepare
 from pocketclip.export.tracing import quiet, trace
 from pocketclip.graph import proto
 from pocketclip.graph.build import write_tower
@@ -108,7 +108,7 @@ def tower_of(towers: Towers, kind: str) -> tuple[torch.nn.Module, torch.Tensor]:
 
 def with_graph(model: CLIP, kind: Any, path: Path) -> None:
     """Write a tower with `pocketclip.graph`, from unfused weights."""
-    write_tower(weights_of(model), model.config, kind, path)
+    write_tower(model.arrays(), model.config, kind, path)
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -112,7 +112,7 @@ def exports(tmp_path_factory):
     pytest.importorskip("openvino")
     from pocketclip.export import onnx as to_onnx
     from pocketclip.export import openvino as to_openvino
-    from pocketclip.export.towers import GraphTowers, weights_of
+    from pocketclip.export.towers import GraphTowers
     from pocketclip.nn.build import random_model
     from pocketclip.nn.reparam import fuse
     from tests.export.phones import SMALLER
@@ -120,7 +120,7 @@ def exports(tmp_path_factory):
 
     model = random_model("tiny", seed=0, **SMALLER)
     randomise(model)
-    towers = GraphTowers(weights=weights_of(model), config=model.config)
+    towers = GraphTowers(weights=model.arrays(), config=model.config)
     folder = tmp_path_factory.mktemp("fp32")
     for kind in ("image", "text"):
         to_onnx.write(towers, folder / f"{kind}.onnx", kind=kind, precision="fp32")

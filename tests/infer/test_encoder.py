@@ -19,7 +19,7 @@ from pocketclip.errors import (
     PocketclipError,
     UnknownModelError,
 )
-from pocketclip.export.towers import prepare, weights_of
+from pocketclip.export.towers import prepare
 from pocketclip.graph.build import write_tower
 from pocketclip.nn.build import random_model
 from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
@@ -338,7 +338,7 @@ def test_texts_are_trimmed_only_where_that_changes_nothing(tmp_path, options, tr
     assert teacher.towers.trims is trims
     np.testing.assert_allclose(teacher.encode_text(TEXTS), expected, atol=1e-5)
     towers = prepare(model, normalize=True)
-    entry = write_tower(weights_of(model), model.config, "text", tmp_path / "text.onnx")
+    entry = write_tower(model.arrays(), model.config, "text", tmp_path / "text.onnx")
     assert (entry["input"]["shape"] == [None, None]) is trims
     np.testing.assert_allclose(towers.text(ids).numpy(), expected, atol=1e-5)
     step = Stepper(model, model, LossSection(), device=torch.device("cpu"))

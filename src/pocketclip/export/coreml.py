@@ -36,8 +36,8 @@ from pocketclip.errors import (
 from pocketclip.export.mobile import Run, embeddings, rows
 from pocketclip.export.quantize import choose_layers
 from pocketclip.export.towers import Towers
-from pocketclip.export.tracing import Kind, missing_operation, quiet, trace
-from pocketclip.graph.ports import Port, tower_facts
+from pocketclip.export.tracing import missing_operation, quiet, trace
+from pocketclip.graph.ports import Kind, Port, tower_facts
 from pocketclip.infer.comparison import compare
 from pocketclip.infer.gates import GATES, INT8_SEARCH_THRESHOLD_MOBILE, gate_failure
 from pocketclip.storage.local import files_in, write_whole_folder

@@ -24,7 +24,7 @@ from pocketclip.errors import DriftError, ExportError, MissingDependencyError
 from pocketclip.export import verify_towers
 from pocketclip.export.quantize_openvino import NO_NNCF
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
-from pocketclip.export.towers import GraphTowers, Towers, prepare, weights_of
+from pocketclip.export.towers import GraphTowers, Towers, prepare
 from pocketclip.graph.build import Pixels
 from pocketclip.infer import verify
 from pocketclip.infer.bundle import (
@@ -147,7 +147,7 @@ def _towers(
     # OpenVINO has a resize of its own, nearer to Pillow's than that of ONNX.
     photo: Pixels = "photo" if target == "onnx" else "levels"
     return GraphTowers(
-        weights=weights_of(model),
+        weights=model.arrays(),
         config=model.config,
         pixels=photo if preprocessing else "preprocessed",
         normalized=normalize,

@@ -34,8 +34,8 @@ from pocketclip.export.mobile import (
 )
 from pocketclip.export.quantize import choose_layers
 from pocketclip.export.towers import Towers
-from pocketclip.export.tracing import Kind, missing_operation, quiet, trace
-from pocketclip.graph.ports import Port
+from pocketclip.export.tracing import missing_operation, quiet, trace
+from pocketclip.graph.ports import Kind, Port
 from pocketclip.infer.gates import INT8_SEARCH_THRESHOLD_MOBILE
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketclip.export.towers import GraphTowers
-from pocketclip.export.tracing import Kind
 from pocketclip.graph.build import write_tower
+from pocketclip.graph.ports import Kind
 
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".onnx"

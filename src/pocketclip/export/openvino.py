@@ -20,8 +20,8 @@ from pocketclip import zoo
 from pocketclip.errors import MissingDependencyError, how_to_install
 from pocketclip.export import onnx
 from pocketclip.export.towers import GraphTowers
-from pocketclip.export.tracing import Kind, quiet
-from pocketclip.graph.ports import Port, tower_facts
+from pocketclip.export.tracing import quiet
+from pocketclip.graph.ports import Kind, Port, tower_facts
 from pocketclip.infer.backends import import_openvino, openvino_core
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")

@@ -12,14 +12,13 @@ D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pocketclip.graph.build import Pixels
+from pocketclip.types import Arrays
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from pocketclip import zoo
@@ -45,7 +44,7 @@ class Towers:
 class GraphTowers:
     """The input of the exporters that build a graph from weights, without torch."""
 
-    weights: Mapping[str, NDArray[Any]]
+    weights: Arrays
     """Of both towers, under our names, fused or not."""
     config: zoo.ModelConfig
     pixels: Pixels = "preprocessed"
@@ -54,15 +53,6 @@ class GraphTowers:
     any size."""
     normalized: bool = False
     """Whether both towers return unit embeddings."""
-
-
-def weights_of(model: CLIP) -> dict[str, NDArray[Any]]:
-    """Return the weights of a model under our names; those in float32 share its memory."""
-    floats = (
-        (name, value.detach().cpu().float() if value.is_floating_point() else value.cpu())
-        for name, value in model.state_dict().items()
-    )
-    return {name: value.numpy() for name, value in floats}
 
 
 def prepare(model: CLIP, *, normalize: bool = False) -> Towers:

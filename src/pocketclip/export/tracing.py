@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pocketclip.errors import ExportError, first_line
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
     from torch.fx import Node
-
-Kind = Literal["image", "text"]
 
 
 @contextlib.contextmanager

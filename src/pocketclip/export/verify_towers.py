@@ -43,7 +43,7 @@ def verify_towers(files: TowerFiles, reference: verify.Reference) -> dict[str, A
     else:
         runs = {tower: files.module.open_tower(path) for tower, path in files.paths.items()}
         rows = calibration_rows(files.towers, reference.photos, reference.captions)
-        inputs = {tower: np.concatenate(rows[tower]) for tower in TOWERS}
+        inputs: dict[str, NDArray[Any]] = {t: np.concatenate(rows[t]) for t in TOWERS}
         inputs["text"] = inputs["text"][: len(reference.captions)]
         figures = verify.compare_towers(runs, inputs, reference, gates["image"])
     return {**figures, "gate": describe_gates(gates)}

@@ -15,14 +15,13 @@ import numpy as np
 from pocketclip import zoo
 from pocketclip.graph import layers
 from pocketclip.graph.image import image_tower
-from pocketclip.graph.ports import Port, tower_facts
+from pocketclip.graph.ports import Kind, Port, tower_facts
 from pocketclip.graph.preprocessing import resize_and_crop
 from pocketclip.graph.text import text_tower
 from pocketclip.graph.tower import Tower
 from pocketclip.graph.writer import GraphWriter
 from pocketclip.types import Arrays
 
-Kind = Literal["image", "text"]
 Pixels = Literal["preprocessed", "levels", "photo"]
 
 

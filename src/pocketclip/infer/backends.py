@@ -95,7 +95,7 @@ class BundleBackend:
         self.bundle, self.threads, self.precision = bundle, threads, precision
         self.low_latency_start = low_latency_start
         self._towers: dict[str, Run] = {}
-        self._locks = {tower: threading.Lock() for tower in TOWERS}
+        self._locks: dict[str, threading.Lock] = {tower: threading.Lock() for tower in TOWERS}
 
     def image(self, pixels: NDArray[Any]) -> Embeddings:
         """Return embeddings (B, D) of inputs of the bundle's image tower."""

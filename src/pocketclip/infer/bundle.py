@@ -38,13 +38,14 @@ from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.formats.fields import reason_of
 from pocketclip.formats.json_text import digest_json, read_json
 from pocketclip.formats.lfs import check_lfs_pointer
+from pocketclip.graph.ports import Kind
 from pocketclip.storage import local as files
 from pocketclip.tokenizer import fingerprint
 
 MANIFEST = resolve.MANIFEST
 TOKENIZER = "tokenizer.json"
 VERSION = 1
-TOWERS = ("image", "text")
+TOWERS: tuple[Kind, ...] = ("image", "text")
 IMAGE_INPUTS = ("preprocessed", "photo", "image")
 """Inputs of an image tower: `preprocessed`, float pixels (B, 3, S, S); `photo`, uint8 (B, H, W, 3)
 of any size, with the whole evaluation transform in the graph; `image`, the operating system's image

@@ -29,7 +29,8 @@ from pocketclip import devices, zoo
 from pocketclip._version import __version__
 from pocketclip.embeddings import check_lengths
 from pocketclip.errors import BundleError, DriftError, EmbeddingError, ExportError, last_line
-from pocketclip.graph.build import Kind, write_tower
+from pocketclip.graph.build import write_tower
+from pocketclip.graph.ports import Kind
 from pocketclip.images import open_image
 from pocketclip.infer.backends import BACKENDS, installed, plain_onnx_session, runs
 from pocketclip.infer.bundle import (
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16")
 Attempt = Callable[[Path, Mapping[str, Any], ProgressReporter], Mapping[str, Any]]
 """Writes both towers to a folder, given the manifest so far; returns their entries of it."""
-_KINDS: tuple[Kind, ...] = ("image", "text")
 _TEXTS_PER_CALL = 4
 SCRATCH = "float-"
 """Beginning of the names of files that an attempt leaves for the next one; they are removed."""
@@ -159,7 +159,7 @@ def _write_towers(
     stored: StoredModel, folder: Path, manifest: Mapping[str, Any], reporter: ProgressReporter
 ) -> dict[str, Any]:
     entries: dict[str, Any] = {}
-    for kind in _KINDS:
+    for kind in TOWERS:
         reporter.stage(f"writing the {kind} tower")
         entries[kind] = write_tower(
             stored.weights, stored.config, kind, folder / f"{kind}.onnx",
@@ -239,7 +239,7 @@ def embed_by_weights(stored: StoredModel, folder: Path) -> Reference:
     ids = Tokenizer(warn=False)(list(CAPTIONS), stored.config.text.context_length)
     names = {"image": [f"photograph {n + 1}" for n in range(len(photos))], "text": CAPTIONS}
     expected: dict[str, Embeddings] = {}
-    for kind in _KINDS:
+    for kind in TOWERS:
         rows = pixels if kind == "image" else ids
         embeddings = _run_plain(stored, kind, folder / f"{_UNFUSED}{kind}.onnx", rows)
         try:

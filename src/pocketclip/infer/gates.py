@@ -59,7 +59,7 @@ def gates_of(precision: str, image_input: str) -> dict[str, Gate]:
         precision: a key of `GATES`.
         image_input: of the bundle; `photo` if the graph resizes.
     """
-    gates = dict.fromkeys(TOWERS, GATES[precision])
+    gates: dict[str, Gate] = dict.fromkeys(TOWERS, GATES[precision])
     if image_input == "photo" and gates["image"].cosine > RESIZE_IN_GRAPH_GATE.cosine:
         gates["image"] = RESIZE_IN_GRAPH_GATE
     return gates
