@@ -21,6 +21,7 @@ from pocketclip.export.quantize_onnx import quantize_onnx
 from pocketclip.export.quantize_openvino import quantize_openvino
 from pocketclip.export.towers import GraphTowers, Towers
 from pocketclip.infer.bundle import TOWERS
+from pocketclip.infer.convert import SCRATCH
 from pocketclip.preprocess import Preprocess
 from pocketclip.progress import ProgressReporter
 from pocketclip.tokenizer import Tokenizer
@@ -107,7 +108,7 @@ class TowerFiles:
         if min_cosine is None:
             return self._write_float(kind, path, self.precision)
         assert self.rows is not None
-        source = self.folder / f"float-{kind}{self.module.SUFFIX}"
+        source = self.folder / f"{SCRATCH}{kind}{self.module.SUFFIX}"
         # Inputs and outputs of int8 are those of fp32, which an earlier attempt described.
         exists = source.exists()
         entry = self.about[kind] if exists else self._write_float(kind, source, "fp32")
@@ -130,7 +131,7 @@ class TowerFiles:
 
     def remove_sources(self) -> None:
         """Remove the fp32 towers that int8 was made from."""
-        for file in self.folder.glob("float-*"):
+        for file in self.folder.glob(f"{SCRATCH}*"):
             file.unlink()
 
 

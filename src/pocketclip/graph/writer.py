@@ -26,7 +26,7 @@ from pocketclip.errors import ExportError
 from pocketclip.graph import proto
 
 OPSET = 18
-# Read by the versions of ONNX Runtime of the last two years.
+# The lowest version of ONNX Runtime that the package accepts (1.19) reads this one.
 IR_VERSION = 10
 _HALF_VALUES = 1024
 """Smaller arrays keep float32 in fp16."""
