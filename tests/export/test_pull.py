@@ -171,7 +171,12 @@ def test_of_two_repositories_with_the_same_weights_the_one_that_is_here(hub, fil
         assert pull("either")[0].source["repo"] == "other/slim"
 
 
-def test_a_file_here(files, tmp_path):
+def test_a_file_here(files, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny").mkdir()  # the folder is read, not the model of that name; it is said once
+    shutil.copy(files[0], "tiny/open_clip_model.safetensors")
+    assert "random:tiny" in pull("tiny")[1][0]
+    assert caplog.text == ""
     mine = Path(shutil.copy(files[0], tmp_path / "mine.safetensors"))
     assert pull(mine)[2]
     assert pull(mine)[1] == [f"{mine} is ready already, in fp32"]

@@ -1,3 +1,7 @@
+import errno
+import os
+import resource
+
 import numpy as np
 import onnx
 import pytest
@@ -114,6 +118,18 @@ def test_weights_beside_the_model_are_read_in(tmp_path):
     onnx.checker.check_model(str(tmp_path / "m.onnx"))
     model = proto.read_model(tmp_path / "m.onnx")
     np.testing.assert_array_equal(proto.array_from_tensor(model.graph.initializer[0]), weight)
+
+
+def test_a_full_disk_has_its_errno(tmp_path):
+    # Users are told what to do by it.
+    limits, values = resource.getrlimit(resource.RLIMIT_FSIZE), np.zeros((100, 100), np.float32)
+    with (tmp_path / "x").open("wb") as file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        try:
+            with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+                proto.append_tensor(file, values, "x")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_unreadable_models_are_refused(tmp_path):

@@ -96,6 +96,7 @@ def pull(
     folder = None if out is None else _checked_folder(Path(out))
     if source.note:
         report.remark(source.note)
+        source = replace(source, note="")
     name = expected_name(source, model_name)
     more = {"calibration": _describe(calibration)} if precision == "int8" else {}
 

@@ -227,7 +227,8 @@ def append_tensor(file: BinaryIO, array: NDArray[Any], name: str) -> Any:
         return tensor_from_array(array, name)
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
     offset = file.tell()
-    array.tofile(file)
+    # `tofile` would say of a full disk only how much was written, without an `errno`.
+    file.write(np.ascontiguousarray(array).data)
     return external_tensor(array, name, Path(file.name).name, offset)
 
 
