@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pocketclip import zoo
 from pocketclip._deprecated import renamed_arguments
 from pocketclip._version import __version__
+from pocketclip.devices import is_installed
 from pocketclip.errors import DriftError, ExportError, MissingDependencyError
 from pocketclip.export import verify_towers
 from pocketclip.export.quantize_openvino import NO_NNCF
@@ -263,7 +263,7 @@ def check(
     refuse_others(path, own_files, ExportError)
     if target != "onnx":  # which the base install writes
         module.package()
-    if target == "openvino" and precision == "int8" and importlib.util.find_spec("nncf") is None:
+    if target == "openvino" and precision == "int8" and not is_installed("nncf"):
         raise MissingDependencyError(NO_NNCF)
     return module
 

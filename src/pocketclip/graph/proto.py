@@ -95,6 +95,18 @@ _SCHEMA: Final[Mapping[str, str]] = {
 }
 _ONE_OF: Final = {"Dimension": ("dim_value", "dim_param"), "TypeProto": ("tensor_type",)}
 _PACKAGE: Final = "pocketclip.onnx"
+_ATTRIBUTE: Final = {
+    name: number
+    for number, name in enumerate(
+        ("FLOAT", "INT", "STRING", "TENSOR", "GRAPH", "FLOATS", "INTS", "STRINGS"), 1
+    )
+}
+"""`AttributeProto.AttributeType`."""
+_VALUE_FIELDS: Final = {
+    "float32": "float_data", "float64": "double_data", "int64": "int64_data",
+    "uint32": "uint64_data", "uint64": "uint64_data",
+}  # fmt: skip
+"""Where other writers list a tensor's values; those of other types are in `int32_data`."""
 
 
 @functools.cache
@@ -167,25 +179,25 @@ def make_node(
 
 
 def _fill(attribute: Any, value: Any) -> None:
-    """Set an attribute's value and type (`AttributeProto.AttributeType`)."""
+    """Set an attribute's value and type."""
     if isinstance(value, float):
-        attribute.f, attribute.type = value, 1
+        attribute.f, attribute.type = value, _ATTRIBUTE["FLOAT"]
     elif isinstance(value, int | np.integer):
-        attribute.i, attribute.type = int(value), 2
+        attribute.i, attribute.type = int(value), _ATTRIBUTE["INT"]
     elif isinstance(value, str):
-        attribute.s, attribute.type = value.encode(), 3
+        attribute.s, attribute.type = value.encode(), _ATTRIBUTE["STRING"]
     elif isinstance(value, np.ndarray):
         attribute.t.CopyFrom(tensor_from_array(value, attribute.name))
-        attribute.type = 4
+        attribute.type = _ATTRIBUTE["TENSOR"]
     elif value and all(isinstance(x, float) for x in value):
         attribute.floats.extend(value)
-        attribute.type = 6
+        attribute.type = _ATTRIBUTE["FLOATS"]
     elif all(isinstance(x, int | np.integer) for x in value):
         attribute.ints.extend(int(x) for x in value)
-        attribute.type = 7
+        attribute.type = _ATTRIBUTE["INTS"]
     else:
         attribute.strings.extend(x.encode() for x in value)
-        attribute.type = 8
+        attribute.type = _ATTRIBUTE["STRINGS"]
 
 
 def make_value(name: str, dtype: DTypeLike, shape: Sequence[int | str]) -> Any:
@@ -276,11 +288,8 @@ def array_from_tensor(tensor: Any) -> NDArray[Any]:
     if tensor.raw_data:
         flat = np.frombuffer(tensor.raw_data, dtype.newbyteorder("<")).astype(dtype)
     else:
-        # Other writers store small types as int32, and the bits of float16 too.
-        lists = {"float32": "float", "float64": "double", "int64": "int64"}
-        lists |= {"uint32": "uint64", "uint64": "uint64"}
-        stored = getattr(tensor, f"{lists.get(dtype.name, 'int32')}_data")
-        if dtype == np.float16:
+        stored = getattr(tensor, _VALUE_FIELDS.get(dtype.name, "int32_data"))
+        if dtype == np.float16:  # listed by their bits
             flat = np.array(stored, np.uint16).view(np.float16)
         else:
             flat = np.array(stored, dtype)
