@@ -151,6 +151,19 @@ def test_offline(repo, cache, conversions):
     assert (len(repo.requests), conversions) == (asked, [REPO])
 
 
+@pytest.mark.usefixtures("repo")
+def test_weights_that_were_damaged_since_their_download(cache):
+    file = checkpoint.hub.fetch(REPO).path.resolve()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"hash differs\): remove it"):
+        pocketclip.load(REPO)
+    assert (bundles_in(cache), leftovers(cache)) == ([], [])
+    file.unlink()
+    assert pocketclip.load(REPO).bundle.folder in bundles_in(cache)
+
+
 @pytest.mark.parametrize(
     ("step", "fault", "message"),
     [

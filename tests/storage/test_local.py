@@ -100,6 +100,17 @@ def test_errors_name_the_target(tmp_path, place):
     assert names(tmp_path) == ["taken"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_names_the_target(tmp_path):
+    def write() -> None:
+        with write_whole_folder(tmp_path / "a"), Path("/dev/full").open("wb", 0) as stream:
+            stream.write(b"x")  # its error has no path
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert caught.value.filename == str(tmp_path / "a")
+
+
 def test_errors_of_other_libraries_name_the_target(tmp_path):
     target = tmp_path / "model.pt"
 

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ from pocketclip.infer.model_cache import (
 )
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.storage import locks
-from pocketclip.storage.local import OwnFiles, files_in, remove_abandoned
+from pocketclip.storage.local import OwnFiles, digest_file, files_in, remove_abandoned
 
 if TYPE_CHECKING:
     from pocketclip.checkpoint.stored import StoredModel
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 KINDS = ("hub", "file", "checkpoint")
 """The kinds of sources that are converted."""
 _LOCK = ".lock"
+_SHA256 = re.compile("[0-9a-f]{64}")
 _DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
     errno.ENAMETOOLONG,
@@ -74,6 +76,23 @@ class Weights:
     place: Place
     facts: Mapping[str, Any]
     """The `source` entry of the bundle's manifest."""
+
+    def check_downloaded(self) -> None:
+        """Refuse a damaged file of the hub's cache, whose name is its hash.
+
+        Its bundle would count for as long as the commit does, even if the file is mended.
+
+        Raises:
+            CheckpointError: it does not have this hash.
+        """
+        assert self.source.path is not None
+        blob = self.source.path.resolve()
+        is_named_by_hash = blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name)
+        if is_named_by_hash and digest_file(blob) != blob.name:
+            raise CheckpointError(
+                f"{blob} is not the file that was downloaded (its hash differs): remove it, and "
+                "it is downloaded again"
+            )
 
     def check_unchanged(self) -> None:
         """Refuse a file that was replaced while it was read.
@@ -170,12 +189,14 @@ def convert_weights(
         attempts_of: returns the `attempts` of `pocketclip.infer.convert.convert`.
 
     Raises:
-        CheckpointError: the weights were replaced meanwhile; nothing is kept.
+        CheckpointError: the weights were replaced meanwhile, or damaged since they were
+            downloaded; nothing is kept.
         PocketclipError: see `pocketclip.infer.convert.convert`.
     """
     from pocketclip.checkpoint.stored import read_stored
     from pocketclip.infer.convert import convert
 
+    weights.check_downloaded()
     stored = read_stored(weights.source, weights.name)
     made = convert(
         stored, folder, precision=precision, reporter=reporter, own_files=own_files,

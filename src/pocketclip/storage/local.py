@@ -26,6 +26,7 @@ from pocketclip.storage.temporary import remove_abandoned as remove_abandoned
 OwnFiles = Callable[[Path], Collection[str]]
 """Returns the files of a folder that may be replaced, as relative paths with slashes."""
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 log = logging.getLogger(__name__)
 
 
@@ -250,7 +251,11 @@ def _naming(target: Path) -> Iterator[None]:
         yield
     except Exception as error:
         error.args = tuple(map(renamed, error.args))  # libraries mention the path in messages
-        if isinstance(error, OSError) and error.filename is not None:
+        if not isinstance(error, OSError):
+            raise
+        if error.filename is None and error.errno in _FULL:
+            error.filename = str(target)  # a write to an open file knows no path
+        elif error.filename is not None:
             error.filename = renamed(os.fspath(error.filename))
             if error.filename == error.filename2:
                 del error.filename2
