@@ -21,6 +21,8 @@ Four parts, in one run:
 - `cold`: `pocketclip classify` from the shell on a bundle, loading included, with the files in the
   page cache; the median of five.
 
+Torch's exporter needs `pip install onnxscript`.
+
 A model name gets random weights. int8 is calibrated with --calibration, by default with crops of
 the package's photographs, on which its cosine is measured too. Bundles in --out from an earlier run
 are reused: remove them after a change of the exporter. The last line is JSON.
