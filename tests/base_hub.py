@@ -131,7 +131,7 @@ def precisions(shell: Shell, _: HubServer) -> None:
         for index in range(16):
             photo.rotate(20 * index).save(photos / f"{index}.png")
     before = shell.answer("--model", "owner/slim")
-    for precision, more in (("fp16", ()),):
+    for precision, more in (("fp16", ()), ("int8", ("--calibration", "photos"))):
         shell("pull", "owner/slim", "--precision", precision, "--out", precision, *more)
         labels = shell.answer("--model", precision)
         assert labels.keys() == before.keys()
