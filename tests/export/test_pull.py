@@ -15,7 +15,14 @@ import pytest
 import pocketclip
 from pocketclip import checkpoint, devices
 from pocketclip.checkpoint.resolve import resolve_model
-from pocketclip.errors import ConfigError, DriftError, ExportError, HubError, PocketclipError
+from pocketclip.errors import (
+    CheckpointError,
+    ConfigError,
+    DriftError,
+    ExportError,
+    HubError,
+    PocketclipError,
+)
 from pocketclip.export import pull as module
 from pocketclip.infer import convert
 from pocketclip.infer.bundle import read
@@ -117,6 +124,21 @@ def test_out(repo, cache, tmp_path):
     with pytest.raises(ExportError, match="holds other files"):
         pull(REPO, out=tmp_path / "mine")
     assert len(repo.requests) == asked
+
+
+def test_an_older_bundle_stays_if_the_file_changes_meanwhile(files, tmp_path, monkeypatch):
+    mine, out = Path(shutil.copy(files[0], tmp_path / "mine.safetensors")), tmp_path / "model"
+    before, _, _ = pull(mine, out=out)
+    shutil.copy(files[1], mine)
+    honest = convert.embed_by_weights
+    monkeypatch.setattr(
+        convert, "embed_by_weights", lambda *args: (os.utime(mine), honest(*args))[1]
+    )
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        pull(mine, out=out)
+    assert read(out) == before
+    before.check()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.safetensors", "model"]
 
 
 def test_a_revision_that_moved(repo, files):

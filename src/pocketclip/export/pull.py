@@ -118,7 +118,7 @@ def pull(
     def write(to: Path) -> Bundle:
         files = files_in if folder is None else own_files
         return convert_weights(
-            weights, to, report, precision=precision, own_files=files, more=more,
+            weights, to, report, precision=precision, replaceable=files, more=more,
             attempts_of=attempts_of,
         )  # fmt: skip
 

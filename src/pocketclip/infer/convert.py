@@ -93,8 +93,9 @@ def convert(
     preprocessing: bool = False,
     reporter: ProgressReporter | Callable[[str], None] | None = None,
     about: Mapping[str, Any] | None = None,
-    own_files: OwnFiles = own_files,
+    replaceable: OwnFiles = own_files,
     attempts: Sequence[Attempt] = (),
+    before_keeping: Callable[[], object] = lambda: None,
 ) -> Bundle:
     """Write a model as an ONNX bundle, verified, without torch.
 
@@ -107,9 +108,11 @@ def convert(
         preprocessing: put the evaluation transform into the image tower's graph.
         reporter: receives one sentence per step.
         about: further entries of `bundle.json`, such as `source`.
-        own_files: returns the files of an older folder that may be replaced.
+        replaceable: returns the files of an older folder that may be replaced.
         attempts: other ways to write both towers, in `precision`; the first that is within the
             gates is kept.
+        before_keeping: called when the new bundle is complete and verified, before it replaces an
+            older one; if it raises, nothing is kept.
 
     Raises:
         ExportError: no such precision; `out` holds something else; the weights are not usable.
@@ -121,7 +124,7 @@ def convert(
         raise ExportError(f"a conversion is {' or '.join(PRECISIONS)}, not {precision!r}")
     path, report = Path(out), as_reporter(reporter)
     check_runtime_path(path)
-    refuse_others(path, own_files, ExportError)
+    refuse_others(path, replaceable, ExportError)
     image_input = "photo" if preprocessing else "preprocessed"
     manifest = {
         "pocketclip": __version__,
@@ -134,7 +137,7 @@ def convert(
         "normalized": normalize,
         **(about or {}),
     }
-    with write_whole_folder(path, own_files) as folder:
+    with write_whole_folder(path, replaceable) as folder:
         (folder / TOKENIZER).write_text(portable(stored.config.text.context_length), "utf-8")
         reference = None
         ways = list(attempts) or [functools.partial(_write_towers, stored)]
@@ -152,6 +155,7 @@ def convert(
         for file in folder.glob(f"{SCRATCH}*"):
             file.unlink()
         write_manifest(folder, manifest, files_in(folder))
+        before_keeping()
     return read(path)
 
 

@@ -13,7 +13,6 @@ import dataclasses
 import errno
 import logging
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +172,7 @@ def convert_weights(
     reporter: ProgressReporter,
     *,
     precision: str = "fp32",
-    own_files: OwnFiles = files_in,
+    replaceable: OwnFiles = files_in,
     more: Mapping[str, Any] | None = None,
     attempts_of: Callable[[StoredModel], Sequence[Attempt]] = lambda _stored: (),
 ) -> Bundle:
@@ -184,13 +183,13 @@ def convert_weights(
         folder: the bundle's.
         reporter: receives a stage per step.
         precision: see `pocketclip.infer.convert.convert`.
-        own_files: returns the files of an older folder that may be replaced; in the cache, all.
+        replaceable: returns the files of an older folder that may be replaced; in the cache, all.
         more: further facts for the `source` entry of the manifest.
         attempts_of: returns the `attempts` of `pocketclip.infer.convert.convert`.
 
     Raises:
         CheckpointError: the weights were replaced meanwhile, or damaged since they were
-            downloaded; nothing is kept.
+            downloaded; an older bundle stays.
         PocketclipError: see `pocketclip.infer.convert.convert`.
     """
     from pocketclip.checkpoint.stored import read_stored
@@ -198,16 +197,11 @@ def convert_weights(
 
     weights.check_downloaded()
     stored = read_stored(weights.source, weights.name)
-    made = convert(
-        stored, folder, precision=precision, reporter=reporter, own_files=own_files,
+    return convert(
+        stored, folder, precision=precision, reporter=reporter, replaceable=replaceable,
         about={"source": {**weights.facts, **(more or {})}}, attempts=attempts_of(stored),
+        before_keeping=weights.check_unchanged,
     )  # fmt: skip
-    try:
-        weights.check_unchanged()
-    except CheckpointError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return made
 
 
 def fetch_weights(source: ModelSource, name: str | None, *, offline: bool = False) -> Weights:
