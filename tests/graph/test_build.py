@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from pocketclip import zoo
 from pocketclip.errors import ExportError
 from pocketclip.graph.build import write_tower
 from pocketclip.infer.backends import onnx_session
-from pocketclip.nn.build import create_model
+from pocketclip.nn.build import build_empty
 from pocketclip.nn.reparam import fuse
 from pocketclip.tokenizer import Tokenizer
 from tests.golden_weights import randomise
@@ -38,18 +40,20 @@ VITS = {
 }  # fmt: skip
 
 
-def make_model(name):
+def make_model(name, *, double=False):
+    """Return a model with random values: of the configurations above, or of the zoo."""
     torch.manual_seed(0)
     if name in VITS:
-        import dataclasses
-
-        from pocketclip.nn.build import build
-
-        model = build(dataclasses.replace(zoo.entry("tiny").config, image=VITS[name]))
+        config = dataclasses.replace(zoo.entry("tiny").config, image=VITS[name])
+    elif name in CONFIGS:
+        base = "coca-tiny" if name == "coca-tiny" else "tiny"
+        config = zoo.override(zoo.entry(base).config, **CONFIGS[name])
     else:
-        model = create_model("coca-tiny" if name == "coca-tiny" else "tiny", **CONFIGS[name])
+        config = zoo.entry(name).config
+    model = build_empty(config).to_empty(device="cpu").eval()
+    model = model.double() if double else model
     randomise(model)
-    return model.eval()
+    return model
 
 
 def _weights(model):
@@ -93,8 +97,7 @@ def test_a_graph_computes_what_the_model_does(name, form, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_every_model_of_the_zoo(name, tmp_path):
-    model = create_model(name).eval()
-    randomise(model)
+    model = make_model(name)
     with torch.no_grad():
         for label, value in model.named_parameters():
             if "layer_scale" in label:  # larger ones make the deepest towers chaotic in float32
@@ -114,9 +117,12 @@ def test_every_model_of_the_zoo(name, tmp_path):
                 assert np.abs(actual - expected).max() < 1e-5
 
 
-def test_levels_and_photographs_are_scaled_in_the_graph(tmp_path):
-    model = make_model("five-stage")
-    weights, config = _weights(model), model.config
+@pytest.mark.parametrize("name", ["five-stage", *VITS])
+def test_levels_and_photographs_are_scaled_in_the_graph(name, tmp_path):
+    model = make_model(name)
+    preprocess = zoo.entry("mobileclip2-s3").config.preprocess  # has a mean
+    config = dataclasses.replace(model.config, preprocess=dataclasses.replace(preprocess, size=64))
+    weights = _weights(model)
     levels = np.random.RandomState(0).randint(0, 256, (2, 3, 64, 64)).astype(np.float32)
     mean, std = (np.reshape(v, (3, 1, 1)) for v in (zoo.CLIP_MEAN, zoo.CLIP_STD))
     write_tower(weights, config, "image", tmp_path / "a.onnx")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pocketclip import zoo
 from pocketclip.graph.build import write_tower
 from pocketclip.graph.writer import GraphWriter
 from pocketclip.nn.cpu_optimize import fold_layer_scales
@@ -60,9 +61,16 @@ def _in_torchs_order(written):
     return out
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *VITS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *CONFIGS,
+        *VITS,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in zoo.ZOO if name not in CONFIGS),
+    ],
+)
 def test_every_fused_weight_is_torchs(name, tmp_path, monkeypatch):
-    model = make_model(name).double()
+    model = make_model(name, double=True)
     written = {}
     weight = GraphWriter.weight
 
@@ -82,8 +90,8 @@ def test_every_fused_weight_is_torchs(name, tmp_path, monkeypatch):
         ):  # fmt: skip
             continue
         array = actual.get((path, leaf), np.zeros(len(expected)) if leaf == "bias" else None)
-        forms = (expected, expected.T) if expected.ndim == 2 else (expected,)  # of a product
-        errors = [np.abs(array.reshape(-1) - form.reshape(-1)).max() for form in forms]
-        assert min(errors) < 1e-10, (path, leaf)
+        if expected.ndim == 2 and array.ndim == 2:
+            expected = expected.T  # of a product with tokens; a 1x1 convolution is as in torch
+        assert np.abs(array.reshape(-1) - expected.reshape(-1)).max() < 1e-10, (path, leaf)
         compared += 1
     assert compared > 40

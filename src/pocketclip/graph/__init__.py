@@ -8,7 +8,8 @@
 |---|---|
 | `build` | `write_tower`: one tower to one file |
 | `image`, `text` | the towers |
-| `transformer`, `layers`, `tower` | their blocks |
+| `convolution`, `transformer`, `layers` | their blocks |
+| `tower` | the weights as the builders read them |
 | `preprocessing` | resize and crop of a photograph |
 | `fuse` | structural re-parameterisation in float64 |
 | `writer` | nodes and weights to a file |

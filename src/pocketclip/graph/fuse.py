@@ -11,10 +11,13 @@ Shapes: C input channels, O output channels, kh kw kernel size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.types import Arrays
+from pocketclip.types import Arrays, LazyArrays
 
 Doubles = NDArray[np.float64]
 Kernel = tuple[Doubles, Doubles]
@@ -121,3 +124,22 @@ def pad_kernel(weight: Doubles, size: tuple[int, ...]) -> Doubles:
     """Zero-pad an odd kernel to a larger odd one with the same centre."""
     rows, columns = (size[0] - weight.shape[2]) // 2, (size[1] - weight.shape[3]) // 2
     return np.pad(weight, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
+
+
+def scale_colours(weights: Arrays, gain: Doubles) -> Arrays:
+    """Return weights whose first convolution, the one of three colours, also multiplies by a gain.
+
+    Args:
+        weights: of a model.
+        gain: one factor per colour, (3, 1, 1).
+    """
+
+    def reader(name: str) -> Callable[[], NDArray[Any]]:
+        def read() -> NDArray[Any]:
+            array = weights[name]
+            is_first = name.startswith(("image.stem.weight", "image.stem.0."))
+            return array * gain if is_first and array.ndim == 4 else array
+
+        return read
+
+    return LazyArrays({name: reader(name) for name in weights})

@@ -8,11 +8,12 @@ Shapes: B batch, C channels, H W height width, N = H * W tokens, T tokens, D emb
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 
 from pocketclip import zoo
-from pocketclip.graph import fuse, layers
+from pocketclip.graph import convolution, fuse, layers
 from pocketclip.graph.fuse import Kernel
 from pocketclip.graph.tower import Tower
 from pocketclip.graph.transformer import Blocks, pooled_blocks, run_blocks
@@ -27,48 +28,37 @@ def image_tower(tower: Tower, pixels: str, config: zoo.ModelConfig, *, levels: b
         config: of the model.
         levels: the input is levels 0 to 255; otherwise it is preprocessed.
     """
-    gain = None
     if levels:
-        pixels, gain = _scaling(tower, pixels, config.preprocess)
+        tower, pixels = _scale_levels(tower, pixels, config.preprocess)
     if isinstance(config.image, zoo.MCiConfig):
-        return _mci(tower, pixels, config.image, config.image_size, gain)
-    return _vit(tower, pixels, config, config.image, gain)
+        return _mci(tower, pixels, config.image, config.image_size)
+    return _vit(tower, pixels, config, config.image)
 
 
-def _scaling(tower: Tower, x: str, config: zoo.PreprocessConfig) -> tuple[str, fuse.Doubles | None]:
-    """Add the scaling of levels; when fused, only its shift: the factor (3,) is returned.
+def _scale_levels(tower: Tower, x: str, config: zoo.PreprocessConfig) -> tuple[Tower, str]:
+    """Add the scaling of levels; when fused, its factor goes into the first convolution.
 
     The shift stays, because the zeros that a convolution pads with are those of the normalised
     image.
     """
     graph = tower.graph
-    shift = 255 * np.reshape(np.asarray(config.mean), (3, 1, 1))
-    gain = 1 / (255 * np.asarray(config.std))
+    shift = 255 * np.reshape(config.mean, (3, 1, 1))
+    gain = np.reshape(1 / (255 * np.asarray(config.std)), (3, 1, 1))
     if shift.any():
         x = graph.node("Sub", [x, graph.weight("image.shift", shift)], "image/shifted")
     if tower.fused:
-        return x, gain
-    factor = graph.weight("image.gain", gain.reshape(3, 1, 1))
-    return graph.node("Mul", [x, factor], "image/scaled"), None
-
-
-def _scaled_inputs(kernel: Kernel, gain: fuse.Doubles | None) -> Kernel:
-    if gain is None:
-        return kernel
-    return kernel[0] * gain[:, None, None], kernel[1]
+        return replace(tower, weights=fuse.scale_colours(tower.weights, gain)), x
+    return tower, graph.node("Mul", [x, graph.weight("image.gain", gain)], "image/scaled")
 
 
 # --- MCi (MobileCLIP, section 3.2; MobileCLIP2, section 4)
 
 
-def _mci(tower: Tower, x: str, config: zoo.MCiConfig, side: int, gain: fuse.Doubles | None) -> str:
-    first = None
-    if gain is not None:
-        first = _scaled_inputs(fuse.rep_conv_kernel(tower.weights, "image.stem.0", 1), gain)
+def _mci(tower: Tower, x: str, config: zoo.MCiConfig, side: int) -> str:
     width = config.widths[0]
-    x = tower.rep_conv(x, "image.stem.0", stride=2, kernel=first)
-    x = tower.rep_conv(x, "image.stem.1", stride=2, groups=width)
-    x = tower.rep_conv(x, "image.stem.2")
+    x = convolution.rep_conv(tower, x, "image.stem.0", stride=2)
+    x = convolution.rep_conv(tower, x, "image.stem.1", stride=2, groups=width)
+    x = convolution.rep_conv(tower, x, "image.stem.2")
     for index, depth in enumerate(config.depths):
         path, channels = f"image.stages.{index}", config.widths[index]
         if index > 0:
@@ -82,7 +72,7 @@ def _mci(tower: Tower, x: str, config: zoo.MCiConfig, side: int, gain: fuse.Doub
             if is_attention:
                 x = _attention_block(tower, x, name, config, channels, side_here)
             else:
-                x = tower.mixer_block(x, name)
+                x = convolution.mixer_block(tower, x, name)
     return _expand(tower, x, config.widths[-1])
 
 
@@ -98,18 +88,18 @@ def _downsample(tower: Tower, x: str, path: str, inputs: int) -> str:
     order = proj = None
     if tower.fused or tower.has(f"{large}.conv.weight"):
         kernel = fuse.large_kernel(tower.weights, large)
-        x, order = tower.depthwise(x, f"{large}.conv", kernel, inputs, stride=2)
+        x, order = convolution.depthwise(tower, x, f"{large}.conv", kernel, inputs, stride=2)
     else:
         branches = [
-            tower.conv_bn(x, f"{large}.{size}", stride=2, groups=inputs)
+            convolution.conv_bn(tower, x, f"{large}.{size}", stride=2, groups=inputs)
             for size in ("large", "small")
         ]
         x = tower.graph.node("Add", branches, f"{large}/sum")
-    x = tower.epilogue(x, large, order=order)
+    x = convolution.epilogue(tower, x, large, order=order)
     if order is not None:
         weight, bias = fuse.rep_conv_kernel(tower.weights, f"{path}.proj", 1)
         proj = weight[:, order], bias
-    return tower.rep_conv(x, f"{path}.proj", kernel=proj)
+    return convolution.rep_conv(tower, x, f"{path}.proj", kernel=proj)
 
 
 def _position(tower: Tower, x: str, path: str, channels: int) -> str:
@@ -126,39 +116,46 @@ def _attention_block(
     tower: Tower, x: str, path: str, config: zoo.MCiConfig, channels: int, side: int
 ) -> str:
     """Add attention over all positions and a convolutional MLP (`AttentionBlock`)."""
-    graph, norm, attention = tower.graph, f"{path}.norm", f"{path}.attn"
-    heads = channels // config.head_dim
-    qkv, proj = fuse.qkv_kernel(tower.weights, attention, norm), tower.kernel(f"{attention}.proj")
-    gain = tower.array(f"{path}.layer_scale_1")
-    if config.attention_norm == "batch" and (tower.fused or not tower.has(f"{norm}.running_var")):
-        q, k, v = _channel_heads(tower, x, attention, qkv, heads, side * side)
-    else:
-        if config.attention_norm == "batch":
-            qkv = tower.array(f"{attention}.qkv.weight"), np.zeros(3 * channels)
-            tokens = _tokens(tower, tower.batch_norm(x, norm), path, channels)
-        else:
-            tokens = _tokens(tower, x, path, channels)
-            tokens = layers.layer_norm(graph, tokens, norm, tower.affine(norm))
-        q, k, v = _token_heads(tower, tokens, attention, qkv, heads)
+    graph, attention = tower.graph, f"{path}.attn"
+    q, k, v = _heads(tower, x, path, config, channels, side)
     scores = graph.node("MatMul", [q, k], f"{attention}/scores")
     probabilities = graph.node("Softmax", [scores], f"{attention}/softmax", axis=-1)
     columns = graph.node("Transpose", [probabilities], f"{attention}/columns", perm=[0, 1, 3, 2])
     mixed = graph.node("MatMul", [v, columns], f"{attention}/mixed")  # (B, h, C/h, N)
     planes = graph.constant([0, channels, side, side])
     mixed = graph.node("Reshape", [mixed, planes], f"{attention}/planes")
-    weight, bias = fuse.scaled_rows(proj, gain) if tower.fused else proj
+    gain = tower.array(f"{path}.layer_scale_1")
+    weight, bias = tower.kernel(f"{attention}.proj")
+    if tower.fused:
+        weight, bias = fuse.scaled_rows((weight, bias), gain)
     mixed = layers.conv(graph, mixed, f"{attention}.proj", (weight[:, :, None, None], bias))
     if not tower.fused:
         scale = graph.weight(f"{path}.layer_scale_1", gain)
         mixed = graph.node("Mul", [mixed, scale], f"{path}/scaled")
     x = graph.node("Add", [x, mixed], f"{path}/attn_sum")
-    return tower.residual_mlp(x, path, "layer_scale_2")
+    return convolution.residual_mlp(tower, x, path, "layer_scale_2")
+
+
+def _heads(
+    tower: Tower, x: str, path: str, config: zoo.MCiConfig, channels: int, side: int
+) -> tuple[str, str, str]:
+    """Add the norm before attention, q (B, h, N, C/h), k (B, h, C/h, N) and v (B, h, C/h, N)."""
+    norm, attention, heads = f"{path}.norm", f"{path}.attn", channels // config.head_dim
+    if config.attention_norm == "layer":
+        tokens = _tokens(tower, x, path, channels)
+        tokens = layers.layer_norm(tower.graph, tokens, norm, tower.affine(norm))
+        return _token_heads(tower, tokens, attention, tower.kernel(f"{attention}.qkv"), heads)
+    if tower.fused or not tower.has(f"{norm}.running_var"):
+        qkv = fuse.qkv_kernel(tower.weights, attention, norm)
+        return _channel_heads(tower, x, attention, qkv, heads, side * side)
+    tokens = _tokens(tower, convolution.batch_norm(tower, x, norm), path, channels)
+    return _token_heads(tower, tokens, attention, tower.kernel(f"{attention}.qkv"), heads)
 
 
 def _channel_heads(
     tower: Tower, x: str, path: str, qkv: Kernel, heads: int, positions: int
 ) -> tuple[str, str, str]:
-    """Add q (B, h, N, C/h), k (B, h, C/h, N) and v (B, h, C/h, N) of a map (B, C, H, W).
+    """Add q, k and v of a map (B, C, H, W), see `_heads`.
 
     No data moves: runtimes read a transposed factor of a product in place.
     """
@@ -176,7 +173,7 @@ def _channel_heads(
 
 
 def _token_heads(tower: Tower, x: str, path: str, qkv: Kernel, heads: int) -> tuple[str, str, str]:
-    """Add what `_channel_heads` adds, from tokens (B, N, C)."""
+    """Add q, k and v of tokens (B, N, C), see `_heads`."""
     graph = tower.graph
     q, k, v = layers.split_qkv(graph, x, path, qkv, heads=heads, fold_scale=tower.fused)
     split = functools.partial(layers.split_heads, graph, heads=heads, width=qkv[0].shape[1])
@@ -199,10 +196,10 @@ def _expand(tower: Tower, x: str, width: int) -> str:
     graph, path, order = tower.graph, "image.expand", None
     if tower.fused or tower.has(f"{path}.conv.weight"):
         kernel = fuse.rep_conv_kernel(tower.weights, path, width)
-        x, order = tower.depthwise(x, f"{path}.conv", kernel, width)
-        x = tower.epilogue(x, path, order=order)
+        x, order = convolution.depthwise(tower, x, f"{path}.conv", kernel, width)
+        x = convolution.epilogue(tower, x, path, order=order)
     else:
-        x = tower.rep_conv(x, path, groups=width)
+        x = convolution.rep_conv(tower, x, path, groups=width)
     x = graph.node("GlobalAveragePool", [x], "image/mean")
     x = graph.node("Flatten", [x], "image/flat", axis=1)
     weight, bias = tower.kernel("image.head")
@@ -214,12 +211,9 @@ def _expand(tower: Tower, x: str, width: int) -> str:
 # --- vision transformers (ViT, section 3.1; CoCa, section 3.2)
 
 
-def _vit(
-    tower: Tower, x: str, config: zoo.ModelConfig, image: zoo.ViTConfig,
-    gain: fuse.Doubles | None,
-) -> str:  # fmt: skip
+def _vit(tower: Tower, x: str, config: zoo.ModelConfig, image: zoo.ViTConfig) -> str:
     graph, width = tower.graph, image.width
-    x = _stem(tower, x, image, gain)
+    x = _stem(tower, x, image)
     x = graph.node("Reshape", [x, graph.constant([0, width, -1])], "image/patches")
     x = graph.node("Transpose", [x], "image/tokens", perm=[0, 2, 1])  # (B, N, C)
     position = tower.array("image.position")
@@ -260,19 +254,15 @@ def _per_row(tower: Tower, x: str, token: fuse.Doubles) -> str:
     )
 
 
-def _stem(tower: Tower, x: str, image: zoo.ViTConfig, gain: fuse.Doubles | None) -> str:
+def _stem(tower: Tower, x: str, image: zoo.ViTConfig) -> str:
     graph, size = tower.graph, image.patch_size
     if image.stem == "patch":
-        kernel = _scaled_inputs(tower.kernel("image.stem"), gain)
-        return layers.conv(graph, x, "image.stem", kernel, stride=size, padding=0)
-    pad = image.stem_padding
-    if gain is not None:
-        kernel = _scaled_inputs(fuse.conv_bn_kernel(tower.weights, "image.stem.0"), gain)
-        x = layers.conv(graph, x, "image.stem.0", kernel, stride=4, padding=pad)
-    else:
-        x = tower.conv_bn(x, "image.stem.0", stride=4, padding=pad)
+        return layers.conv(
+            graph, x, "image.stem", tower.kernel("image.stem"), stride=size, padding=0
+        )
+    x = convolution.conv_bn(tower, x, "image.stem.0", stride=4, padding=image.stem_padding)
     x = layers.activation(graph, x, "image.stem.1", "gelu")
-    x = tower.conv_bn(x, "image.stem.2", stride=2, padding=0)
+    x = convolution.conv_bn(tower, x, "image.stem.2", stride=2, padding=0)
     x = layers.activation(graph, x, "image.stem.3", "gelu")
     return layers.conv(graph, x, "image.stem.4", tower.kernel("image.stem.4"), stride=2, padding=0)
 

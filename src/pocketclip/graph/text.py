@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from pocketclip import zoo
-from pocketclip.graph import layers, proto
+from pocketclip.graph import convolution, layers, proto
 from pocketclip.graph.fuse import Doubles
 from pocketclip.graph.tower import Tower
 from pocketclip.graph.transformer import Blocks, pooled_blocks, run_blocks
@@ -154,6 +154,6 @@ def _token_mixer(tower: Tower, x: str, path: str) -> str:
     graph = tower.graph
     x = graph.node("Transpose", [x], f"{path}/channels_first", perm=[0, 2, 1])
     x = graph.node("Unsqueeze", [x, graph.constant([2])], f"{path}/plane")
-    x = tower.mixer_block(x, path)
+    x = convolution.mixer_block(tower, x, path)
     x = graph.node("Squeeze", [x, graph.constant([2])], f"{path}/line")
     return graph.node("Transpose", [x], f"{path}/tokens", perm=[0, 2, 1])
