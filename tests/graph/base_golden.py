@@ -34,7 +34,7 @@ KINDS: tuple[Literal["image", "text"], ...] = ("image", "text")
 
 
 def main(folder: Path) -> None:
-    for package in ("torch", "onnx", "pydantic"):
+    for package in ("torch", "onnx"):
         assert importlib.util.find_spec(package) is None, f"{package} came with the base install"
     facts = json.loads((folder / "files.json").read_text("utf-8"))
     tag = facts["tag"]
