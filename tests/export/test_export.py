@@ -282,7 +282,7 @@ def test_another_backend_that_passes_does_not_save_it(tmp_path, monkeypatch, wro
 
 @pytest.mark.usefixtures("quick")
 def test_its_own_backend_must_be_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "installed", lambda name: name == "openvino")
+    monkeypatch.setattr(comparison, "is_installed", lambda name: name == "openvino")
     with pytest.raises(ExportError, match="verify it: install onnxruntime"):
         export(model(), tmp_path / "new", target="onnx")
 
@@ -358,8 +358,8 @@ def test_the_gates_that_are_written_are_those_that_were_applied(exported, monkey
 def _asking(real):
     """Run the bundle as it is, with the gates of one that takes photographs."""
 
-    def in_backend(bundle, name, wanted, gates):
-        return real(dataclasses.replace(bundle, image_input="preprocessed"), name, wanted, gates)
+    def in_backend(bundle, name, wanted):
+        return real(dataclasses.replace(bundle, image_input="preprocessed"), name, wanted)
 
     return in_backend
 

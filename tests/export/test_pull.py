@@ -24,7 +24,7 @@ from pocketclip.errors import (
     PocketclipError,
 )
 from pocketclip.export import pull as module
-from pocketclip.infer import convert
+from pocketclip.infer import comparison, convert
 from pocketclip.infer.bundle import read
 from pocketclip.infer.comparison import own_photos
 from pocketclip.infer.ready import open_ready
@@ -52,7 +52,7 @@ def repo(hub: HubServer, files) -> HubServer:
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("POCKETCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(convert, "installed", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(comparison, "is_installed", lambda name: name == "onnxruntime")
     return tmp_path / "cache" / "models"
 
 

@@ -29,7 +29,7 @@ from pocketclip.errors import (
     PocketclipError,
     StorageError,
 )
-from pocketclip.infer import convert, model_cache, ready
+from pocketclip.infer import comparison, convert, model_cache, ready
 from pocketclip.infer.bundle import read
 from pocketclip.infer.ready import open_ready
 from pocketclip.progress import ProgressReporter
@@ -58,7 +58,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, in an install without torch and with ONNX Runtime only."""
     monkeypatch.setenv("POCKETCLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(devices, "has_torch", lambda: False)
-    monkeypatch.setattr(convert, "installed", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(comparison, "is_installed", lambda name: name == "onnxruntime")
     return tmp_path / "cache" / "models"
 
 

@@ -9,6 +9,7 @@ in `pocketclip.infer.gates`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -20,7 +21,7 @@ from pocketclip import zoo
 from pocketclip._deprecated import renamed_arguments
 from pocketclip._version import __version__
 from pocketclip.devices import is_installed
-from pocketclip.errors import DriftError, ExportError, MissingDependencyError
+from pocketclip.errors import ExportError, MissingDependencyError
 from pocketclip.export import verify_towers
 from pocketclip.export.quantize_openvino import NO_NNCF
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
@@ -35,6 +36,8 @@ from pocketclip.infer.bundle import (
     read,
     write_manifest,
 )
+from pocketclip.infer.comparison import until_verified
+from pocketclip.infer.convert import remove_scratch
 from pocketclip.infer.encoder import Encoder
 from pocketclip.infer.gates import INT8_SEARCH_THRESHOLDS, MAX_POINTS_LOST
 from pocketclip.progress import ProgressReporter, as_reporter
@@ -133,7 +136,7 @@ def export(
         figures = _write_until_verified(files, model, reference, accuracy, report)
         if not figures["verified"]:
             log.warning("%s, %s: %s", target, precision, figures["reason"])
-        files.remove_sources()
+        remove_scratch(folder)
         names = [os.fspath(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
         write_manifest(folder, {**files.about, "verification": figures}, names)
     return read(path)
@@ -172,25 +175,23 @@ def _write_until_verified(
     from pocketclip.nn.reparam import fuse  # late: `check` works without torch
 
     original: float | None = None
+
+    def attempt(threshold: float | None) -> dict[str, Any]:
+        nonlocal original
+        files.write(threshold, reporter)
+        reporter.stage("verifying")
+        figures = verify_towers.verify_towers(files, reference)
+        if accuracy is not None:
+            reporter.stage("comparing the accuracy")
+            if original is None:
+                original = accuracy(Encoder(fuse(model)))
+            exported = accuracy(verify_towers.open_encoder(files, figures, model))
+            figures["accuracy"] = verify_towers.compare_accuracies(original, exported)
+            figures["gate"]["max_points_lost"] = MAX_POINTS_LOST
+        return figures
+
     thresholds = INT8_SEARCH_THRESHOLDS if files.quantized else (None,)
-    for threshold in thresholds:
-        try:
-            files.write(threshold, reporter)
-            reporter.stage("verifying")
-            figures = verify_towers.verify_towers(files, reference)
-            if accuracy is not None:
-                reporter.stage("comparing the accuracy")
-                if original is None:
-                    original = accuracy(Encoder(fuse(model)))
-                exported = accuracy(verify_towers.open_encoder(files, figures, model))
-                figures["accuracy"] = verify_towers.compare_accuracies(original, exported)
-                figures["gate"]["max_points_lost"] = MAX_POINTS_LOST
-            break
-        except DriftError:
-            if threshold == thresholds[-1]:
-                raise
-            reporter.stage("beyond a gate; keeping more layers in higher precision")
-    return figures
+    return until_verified([functools.partial(attempt, t) for t in thresholds], reporter)
 
 
 @contextlib.contextmanager

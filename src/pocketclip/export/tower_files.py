@@ -129,11 +129,6 @@ class TowerFiles:
             )
         )
 
-    def remove_sources(self) -> None:
-        """Remove the fp32 towers that int8 was made from."""
-        for file in self.folder.glob(f"{SCRATCH}*"):
-            file.unlink()
-
 
 def calibration_rows(
     towers: Towers | GraphTowers,

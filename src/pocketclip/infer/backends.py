@@ -303,11 +303,6 @@ RUNS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}
 _START_ORDER = ("onnxruntime", "openvino")  # the latter starts a second later
 
 
-def installed(backend: str) -> bool:
-    """Return whether a backend's package is installed."""
-    return is_installed(backend)
-
-
 def runs(bundle: Bundle) -> tuple[str, ...]:
     """Return the backends for `bundle`, the preferred one first; empty if only devices run it."""
     supported = RUNS.get(bundle.target, ())
@@ -342,10 +337,10 @@ def candidates(
                 f"backend {backend!r} cannot run this {bundle.target} bundle: use "
                 f"{' or '.join(supported)}"
             )
-        if not installed(backend):
+        if not is_installed(backend):
             raise missing_backend(str(bundle.folder), backend)
         return [backend]
-    available = [name for name in supported if installed(name)]
+    available = [name for name in supported if is_installed(name)]
     if not available:
         raise missing_backend(str(bundle.folder), supported[0])
     measured = bundle.verification.get("backends", {})

@@ -1,4 +1,4 @@
-"""What a conversion or an export is compared on, and how far embeddings are apart.
+"""What a conversion or an export is compared on, how far embeddings are apart, and who judges.
 
 Shapes: N photographs or captions, D embedding.
 """
@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.devices import is_installed
 from pocketclip.embeddings import row_lengths
-from pocketclip.errors import ExportError
-from pocketclip.infer.bundle import TOWERS
-from pocketclip.infer.gates import Gate, gate_failure
+from pocketclip.errors import BundleError, DriftError, EmbeddingError, ExportError
+from pocketclip.infer.backends import runs
+from pocketclip.infer.bundle import TOWERS, Bundle
+from pocketclip.infer.gates import Gate, describe_gates, gate_failure, gates_of
+from pocketclip.progress import ProgressReporter
 from pocketclip.types import Embeddings
 
+_Result = TypeVar("_Result")
 CAPTIONS = (
     "a photo of a cat",
     "an astronaut in an orange suit, smiling in front of a flag and a model of the shuttle",
@@ -76,6 +80,79 @@ def judge(figures: dict[str, Any], gates: Mapping[str, Gate]) -> bool:
         for tower in TOWERS:
             figures[tower] = {k: v if np.isfinite(v) else None for k, v in figures[tower].items()}
     return not failed
+
+
+def judge_backends(
+    bundle: Bundle, measure: Callable[[str], dict[str, Any]], refusal: str
+) -> dict[str, Any]:
+    """Measure a bundle in every installed backend that runs it; return the figures.
+
+    The target's own backend (ONNX Runtime for `onnx`, OpenVINO for `openvino`) decides. The results
+    of other backends are recorded; those that fail are not used.
+
+    Args:
+        bundle: the bundle.
+        measure: returns, by the name of a backend, the results of `compare` for both towers, and
+            more. `computed_in` is `fp32` where that says nothing about the bundle's precision: such
+            figures can fail, but not pass.
+        refusal: the beginning of the error's message.
+
+    Returns:
+        `executed` and `verified`, which are false where the figures cannot pass; `backends`, with
+        `passed` and, where it is false, the `reason`; `not_passed`, the names of the backends
+        beyond a gate; and `gate`.
+
+    Raises:
+        ExportError: the target's own backend is not installed.
+        DriftError: the result of that backend is beyond the gate; the message gives the figures.
+    """
+    own = runs(bundle)[0]
+    if not is_installed(own):
+        raise ExportError(f"no installed backend can run the export to verify it: install {own}")
+    gates = gates_of(bundle.precision, bundle.image_input)
+    results: dict[str, dict[str, Any]] = {}
+    for name in filter(is_installed, runs(bundle)):
+        try:
+            figures = measure(name)
+            passed = judge(figures, gates)
+            if not passed or figures.get("computed_in") != "fp32":
+                figures["passed"] = passed
+        except (BundleError, EmbeddingError) as error:
+            figures = {"passed": False, "reason": str(error)}
+        results[name] = figures
+    not_passed = [name for name, figures in results.items() if figures.get("passed") is False]
+    if own in not_passed:
+        raise DriftError(f"{refusal}: {own}: {results[own]['reason']}")
+    executed = "passed" in results[own]
+    return {
+        "executed": executed,
+        "verified": executed,
+        "backends": results,
+        "not_passed": not_passed,
+        "gate": describe_gates(gates),
+    }
+
+
+def until_verified(
+    attempts: Sequence[Callable[[], _Result]], reporter: ProgressReporter
+) -> _Result:
+    """Return the result of the first attempt that is within the gates.
+
+    Args:
+        attempts: each writes and compares both towers, with more layers in higher precision than
+            the one before.
+        reporter: receives a stage between two of them.
+
+    Raises:
+        DriftError: the last attempt is beyond a gate too.
+    """
+    *earlier, last = attempts
+    for attempt in earlier:
+        try:
+            return attempt()
+        except DriftError:
+            reporter.stage("beyond a gate; keeping more layers in higher precision")
+    return last()
 
 
 def median_ms(call: Callable[[], object], times: int = 5) -> float:

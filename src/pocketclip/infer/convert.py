@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from pocketclip import devices, zoo
 from pocketclip._version import __version__
 from pocketclip.embeddings import check_lengths
-from pocketclip.errors import BundleError, DriftError, EmbeddingError, ExportError, last_line
+from pocketclip.errors import EmbeddingError, ExportError, last_line
 from pocketclip.graph.build import write_tower
 from pocketclip.graph.ports import Kind
 from pocketclip.images import open_image
-from pocketclip.infer.backends import BACKENDS, installed, plain_onnx_session, runs
+from pocketclip.infer.backends import BACKENDS, plain_onnx_session
 from pocketclip.infer.bundle import (
     TOKENIZER,
     TOWERS,
@@ -43,8 +43,14 @@ from pocketclip.infer.bundle import (
     unwritten_bundle,
     write_manifest,
 )
-from pocketclip.infer.comparison import CAPTIONS, compare, judge, median_ms, own_photos
-from pocketclip.infer.gates import describe_gates, gates_of
+from pocketclip.infer.comparison import (
+    CAPTIONS,
+    compare,
+    judge_backends,
+    median_ms,
+    own_photos,
+    until_verified,
+)
 from pocketclip.preprocess import Preprocess
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.storage.local import OwnFiles, files_in, refuse_others, write_whole_folder
@@ -69,7 +75,7 @@ _COMPARED = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class WeightReference:
     """What a conversion is compared with: inputs, and their embeddings by the unfused towers."""
 
     pixels: NDArray[np.float32]
@@ -139,21 +145,19 @@ def convert(
     }
     with write_whole_folder(path, replaceable) as folder:
         (folder / TOKENIZER).write_text(portable(stored.config.text.context_length), "utf-8")
-        reference = None
-        ways = list(attempts) or [functools.partial(_write_towers, stored)]
-        for number, attempt in enumerate(ways, 1):
-            manifest |= attempt(folder, manifest, report)
+        report.stage("computing what it is compared with")
+        reference = embed_by_weights(stored, folder)
+
+        def write_and_check(attempt: Attempt) -> dict[str, Any]:
+            manifest.update(attempt(folder, manifest, report))
             report.stage("comparing them with the unfused towers")
-            reference = reference or embed_by_weights(stored, folder)
-            try:
-                manifest["verification"] = check(unwritten_bundle(folder, manifest), reference)
-                break
-            except DriftError:
-                if number == len(ways):
-                    raise
-                report.stage("beyond a gate; keeping more layers in higher precision")
-        for file in folder.glob(f"{SCRATCH}*"):
-            file.unlink()
+            return check(unwritten_bundle(folder, manifest), reference)
+
+        ways = list(attempts) or [functools.partial(_write_towers, stored)]
+        manifest["verification"] = until_verified(
+            [functools.partial(write_and_check, attempt) for attempt in ways], report
+        )
+        remove_scratch(folder)
         write_manifest(folder, manifest, files_in(folder))
         before_keeping()
     return read(path)
@@ -174,6 +178,12 @@ def _write_towers(
     return entries
 
 
+def remove_scratch(folder: Path) -> None:
+    """Remove the files that attempts left for the next one."""
+    for file in folder.glob(f"{SCRATCH}*"):
+        file.unlink()
+
+
 def _scale(stored: StoredModel) -> float:
     try:
         return stored.logit_scale
@@ -181,52 +191,39 @@ def _scale(stored: StoredModel) -> float:
         raise ExportError(f"the model itself is not usable: {error}") from error
 
 
-def check(bundle: Bundle, reference: Reference) -> dict[str, Any]:
+def check(bundle: Bundle, reference: WeightReference) -> dict[str, Any]:
     """Compare a bundle's towers with the weights that they were written from.
 
-    ONNX Runtime decides. The results of other installed backends are recorded; those that fail are
-    not used.
-
     Returns:
-        The figures, as `pocketclip.infer.verify.verify` returns them; and `compared_with`,
-        `photographs` and `captions`.
+        The entries of `judge_backends`; and `compared_with`, `photographs` and `captions`.
 
     Raises:
         DriftError: the result of ONNX Runtime is beyond the gate; the message gives the figures.
     """
-    gates = gates_of(bundle.precision, bundle.image_input)
-    results: dict[str, dict[str, Any]] = {}
-    for name in filter(installed, runs(bundle)):
-        try:
-            figures: dict[str, Any] = {}
-            for kind in TOWERS:
-                embeddings, ms = _by_bundle(bundle, name, kind, reference)
-                figures[kind] = compare(embeddings, reference.expected[kind])
-                if kind == "image":
-                    figures["ms"] = ms
-            figures["passed"] = judge(figures, gates)
-            results[name] = figures
-        except (BundleError, EmbeddingError) as error:
-            results[name] = {"passed": False, "reason": str(error)}
-    own = runs(bundle)[0]
-    if not results[own]["passed"]:
-        raise DriftError(
-            f"the converted {bundle.config.name} does not compute what its weights do; nothing was "
-            f"kept: {own}: {results[own]['reason']}"
-        )
+
+    def measure(backend: str) -> dict[str, Any]:
+        figures: dict[str, Any] = {}
+        for kind in TOWERS:
+            embeddings, ms = _by_bundle(bundle, backend, kind, reference)
+            figures[kind] = compare(embeddings, reference.expected[kind])
+            if kind == "image":
+                figures["ms"] = ms
+        return figures
+
     return {
-        "executed": True,
-        "verified": True,
         "compared_with": reference.described,
         "photographs": len(reference.pixels),
         "captions": len(reference.ids),
-        "backends": results,
-        "not_passed": [name for name, figures in results.items() if not figures["passed"]],
-        "gate": describe_gates(gates),
+        **judge_backends(
+            bundle,
+            measure,
+            f"the converted {bundle.config.name} does not compute what its weights do; nothing was "
+            "kept",
+        ),
     }
 
 
-def embed_by_weights(stored: StoredModel, folder: Path) -> Reference:
+def embed_by_weights(stored: StoredModel, folder: Path) -> WeightReference:
     """Embed the package's photographs and captions with the unfused towers, one by one.
 
     Args:
@@ -251,7 +248,7 @@ def embed_by_weights(stored: StoredModel, folder: Path) -> Reference:
         except EmbeddingError as error:
             raise ExportError(f"the model itself is not usable: {error}") from error
         expected[kind] = embeddings
-    return Reference(
+    return WeightReference(
         pixels=pixels,
         images=[np.asarray(open_image(photo)) for photo in photos],
         ids=ids,
@@ -279,7 +276,7 @@ def _run_plain(stored: StoredModel, kind: Kind, path: Path, rows: NDArray[Any]) 
 
 
 def _by_bundle(
-    bundle: Bundle, backend: str, kind: str, reference: Reference
+    bundle: Bundle, backend: str, kind: str, reference: WeightReference
 ) -> tuple[Embeddings, float]:
     """Return embeddings (N, D) of a bundle's tower, and milliseconds per call with one input."""
     running = BACKENDS[backend](bundle, devices.cores())
@@ -295,7 +292,7 @@ def _by_bundle(
 
 
 def _batches(
-    bundle: Bundle, kind: str, reference: Reference
+    bundle: Bundle, kind: str, reference: WeightReference
 ) -> Iterator[tuple[list[int], NDArray[Any]]]:
     """Yield rows and their inputs, batched and trimmed as an `Encoder` does."""
     if kind == "image":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pocketclip import devices, zoo
 from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 from pocketclip.errors import BundleError, ConfigError, how_to_install
-from pocketclip.infer.backends import RUNS, installed, missing_backend
+from pocketclip.infer.backends import RUNS, missing_backend
 from pocketclip.infer.bundle import Bundle, read
 from pocketclip.progress import ProgressReporter
 
@@ -84,7 +84,7 @@ def _refuse_for_converted(
         raise BundleError(
             f"backend {backend!r} cannot run a converted model: use {' or '.join(RUNS['onnx'])}"
         )
-    if backend != "auto" and not installed(backend):
+    if backend != "auto" and not devices.is_installed(backend):
         raise missing_backend(source.text, backend)
     if device not in ("auto", "cpu"):
         raise ConfigError(
@@ -96,7 +96,7 @@ def _refuse_for_converted(
             f"without torch, {source.text} is computed in fp32, or with OpenVINO in bf16: leave "
             f"out precision {precision!r}, or install torch: {how_to_install('train')}"
         )
-    if precision == "bf16" and not ("openvino" in backends and installed("openvino")):
+    if precision == "bf16" and not ("openvino" in backends and devices.is_installed("openvino")):
         raise ConfigError(
             f"without torch only OpenVINO computes in bf16, and it is not installed or not the "
             f"backend: {how_to_install('openvino')}, or leave out the precision"

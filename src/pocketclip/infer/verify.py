@@ -17,17 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import (
-    BundleError,
     DriftError,
     EmbeddingError,
     ExportError,
     ImageError,
 )
-from pocketclip.infer.backends import has_bf16, installed, runs
+from pocketclip.infer.backends import has_bf16
 from pocketclip.infer.bundle import Bundle
-from pocketclip.infer.comparison import CAPTIONS, compare, judge, median_ms, own_photos
+from pocketclip.infer.comparison import (
+    CAPTIONS,
+    compare,
+    judge_backends,
+    median_ms,
+    own_photos,
+)
 from pocketclip.infer.encoder import Encoder
-from pocketclip.infer.gates import Gate, describe_gates, gate_failure, gates_of
+from pocketclip.infer.gates import Gate, gate_failure
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
@@ -81,50 +86,26 @@ def compute_reference(
 def verify(bundle: Bundle, reference: Reference) -> dict[str, Any]:
     """Run `bundle` in every installed backend; return the figures.
 
-    The target's own backend (ONNX Runtime for `onnx`, OpenVINO for `openvino`) decides. The results
-    of other backends are recorded; those that fail are not used.
-
     Returns:
-        `backends`: per backend `image` and `text` with `max_abs_error`, `min_cosine` and `count`,
-        `passed`, and `ms`, the median time of the image tower for one photograph; `not_passed`:
-        the names of the backends beyond the gate; `executed` and `verified`, which are false, with
-        a `reason`, where this processor has no bf16; `gate`.
+        The entries of `judge_backends`, which says which backend decides: per backend `image` and
+        `text` with `max_abs_error`, `min_cosine` and `count`, `passed`, and `ms`, the median time
+        of the image tower for one photograph; and a `reason` where this processor has no bf16, so
+        that nothing is verified.
 
     Raises:
         ExportError: the target's own backend is not installed.
         DriftError: the result of that backend is beyond the gate; the message gives the figures.
     """
-    own = runs(bundle)[0]
-    if not installed(own):
-        raise ExportError(f"no installed backend can run the export to verify it: install {own}")
-    gates = gates_of(bundle.precision, bundle.image_input)
-    results: dict[str, Any] = {}
-    for name in filter(installed, runs(bundle)):
-        try:
-            results[name] = _in_backend(bundle, name, reference, gates)
-        except (BundleError, EmbeddingError) as error:
-            results[name] = {"passed": False, "reason": str(error)}
-    not_passed = [name for name, figures in results.items() if figures.get("passed") is False]
-    if own in not_passed:
-        raise DriftError(
-            "the export does not reproduce the model; nothing was written: "
-            f"{own}: {results[own]['reason']}"
-        )
-    executed = "passed" in results[own]
-    return {
-        "executed": executed,
-        "verified": executed,
-        **({} if executed else {"reason": NO_BF16}),
-        "backends": results,
-        "not_passed": not_passed,
-        "gate": describe_gates(gates),
-    }
+    figures = judge_backends(
+        bundle,
+        lambda name: _in_backend(bundle, name, reference),
+        "the export does not reproduce the model; nothing was written",
+    )
+    return figures if figures["executed"] else {**figures, "reason": NO_BF16}
 
 
-def _in_backend(
-    bundle: Bundle, name: str, reference: Reference, gates: Mapping[str, Gate]
-) -> dict[str, Any]:
-    """Return the figures of a backend; without `passed` where bf16 was computed in fp32."""
+def _in_backend(bundle: Bundle, name: str, reference: Reference) -> dict[str, Any]:
+    """Return the figures of a backend."""
     encoder = Encoder(bundle, name)
     encoder.tokenizer = type(encoder.tokenizer)(warn=False)
     figures: dict[str, Any] = {
@@ -133,12 +114,8 @@ def _in_backend(
     }
     pixels = encoder.prepare(reference.photos[0])[None]
     figures["ms"] = median_ms(lambda: encoder.encode_pixels(pixels))
-    passed = judge(figures, gates)
-    computed_in_fp32 = bundle.precision == "bf16" and not has_bf16()
     if bundle.precision == "bf16":
-        figures["computed_in"] = "fp32" if computed_in_fp32 else "bf16"
-    if not passed or not computed_in_fp32:
-        figures["passed"] = passed
+        figures["computed_in"] = "bf16" if has_bf16() else "fp32"
     return figures
 
 
