@@ -6,7 +6,17 @@ exits with code 2. Any other exception that escapes is a bug.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""`errno` of a disk without space, or without any left for this user."""
+NO_ROOM = DISK_FULL | {errno.EFBIG}
+"""And of a file larger than the disk or the process may have."""
+NOT_STORED = NO_ROOM | {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG,
+}  # fmt: skip
+"""And of a folder that cannot be written to: another folder would do."""
 
 
 class PocketclipError(Exception):

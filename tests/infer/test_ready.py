@@ -392,13 +392,18 @@ def test_a_damaged_bundle_is_made_again(cache, conversions, caplog):
         pocketclip.load(REPO, offline=True).encode_text("a dog")
 
 
-def test_a_newer_converter_converts_anew(files, conversions, monkeypatch):
+def test_a_bundle_of_another_converter_is_made_again(files, cache, conversions):
     pocketclip.load(files[0])
-    for module in (model_cache, ready):
-        monkeypatch.setattr(module, "CONVERTER", model_cache.CONVERTER + 1)
+    (folder,) = bundles_in(cache)
+    whole = json.loads((folder / "bundle.json").read_text("utf-8"))
+    for other in (model_cache.CONVERTER - 1, model_cache.CONVERTER + 1, "1", None):
+        about = {**whole, "source": {**whole["source"], "converter": other}}
+        (folder / "bundle.json").write_text(json.dumps(about), "utf-8")
+        assert model_cache.find(resolve_model(files[0]), None) is None
+        assert model_cache.list_ready() == []
     pocketclip.load(files[0])
     assert len(conversions) == 2
-    monkeypatch.undo()  # and an older one uses what a newer one made
+    assert [bundle.folder for bundle in model_cache.list_ready()] == [folder]
 
 
 def test_a_full_disk_and_a_cache_that_cannot_be_written(files, cache, tmp_path, monkeypatch):

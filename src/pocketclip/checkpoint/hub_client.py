@@ -8,7 +8,6 @@ honours `HF_TOKEN` and the proxy variables.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import threading
@@ -17,10 +16,9 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from pocketclip.checkpoint.hub_cache import cache_dir
-from pocketclip.errors import HubError, first_line
+from pocketclip.errors import NOT_STORED, HubError, first_line
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
-_DISK_ERRORS = {"ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "ENAMETOOLONG"}
 BY_HAND = "download the file by hand and pass its path"
 GO_ONLINE = (
     "go online once (without --offline and HF_HUB_OFFLINE), point HF_HUB_CACHE to a cache that has "
@@ -171,7 +169,7 @@ def explain_error(error: Exception, repo: str, revision: str | None, endpoint: s
             f"{repo} was not found on {host}; if it is private, set HF_TOKEN to a valid token"
         )
     reason = _named_reason(cause).replace(endpoint, host)
-    if isinstance(cause, OSError) and errno.errorcode.get(cause.errno or 0) in _DISK_ERRORS:
+    if isinstance(cause, OSError) and cause.errno in NOT_STORED:
         return HubError(
             f"cannot store the weights of {repo} in {cache_dir()}: {reason}; make room or choose "
             "another folder with HF_HUB_CACHE"

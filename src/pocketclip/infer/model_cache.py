@@ -35,7 +35,7 @@ from pocketclip.storage.local import write_whole
 from pocketclip.storage.user_cache import user_cache
 
 CONVERTER = 1
-"""Version of the conversion; bundles of earlier ones are made again."""
+"""Version of the conversion; bundles of others are made again."""
 _LOCAL, _REFS = "local", "refs.json"
 _FULL_HASH, _SHORT_HASH = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{7,39}")
 
@@ -60,7 +60,7 @@ class Place:
             return None
         known = bundle.source
         is_same = all(known.get(key) == value for key, value in self.origin.items())
-        return bundle if is_same and known.get("converter", 0) >= CONVERTER else None
+        return bundle if is_same and known.get("converter") == CONVERTER else None
 
 
 def find(source: ModelSource, name: str | None) -> Bundle | None:
@@ -225,7 +225,7 @@ def list_ready() -> list[Bundle]:
         for folder in sorted(models_folder().glob("*/*/")):
             with contextlib.suppress(BundleError, OSError):
                 bundle = bundles.read(folder)
-                if bundle.source.get("converter", 0) >= CONVERTER:
+                if bundle.source.get("converter") == CONVERTER:
                     found.append(bundle)
         return found
     return []

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pocketclip.checkpoint import hub_cache
 from pocketclip.checkpoint.hub_cache import HubFile
 from pocketclip.checkpoint.resolve import ModelSource
 from pocketclip.errors import (
+    NOT_STORED,
     BundleError,
     ChangedBundleError,
     CheckpointError,
@@ -54,10 +54,6 @@ KINDS = ("hub", "file", "checkpoint")
 """The kinds of sources that are converted."""
 _LOCK = ".lock"
 _SHA256 = re.compile("[0-9a-f]{64}")
-_DISK_ERRORS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-}  # fmt: skip
 log = logging.getLogger(__name__)
 
 Write = Callable[[Path], Bundle]
@@ -316,7 +312,7 @@ def storage_errors(place: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, PocketclipError) or error.errno not in _DISK_ERRORS:
+        if isinstance(error, PocketclipError) or error.errno not in NOT_STORED:
             raise
         raise StorageError(
             f"cannot keep the converted {place.title} in {shown(place.folder)}: "

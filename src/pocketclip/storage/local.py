@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from pocketclip.errors import PocketclipError
+from pocketclip.errors import NO_ROOM, PocketclipError
 from pocketclip.storage.atomic_swap import atomic_swap
 from pocketclip.storage.temporary import UNIQUE, TemporaryFolder, is_own_folder, stem_of, unique
 from pocketclip.storage.temporary import remove_abandoned as remove_abandoned
@@ -26,7 +26,6 @@ from pocketclip.storage.temporary import remove_abandoned as remove_abandoned
 OwnFiles = Callable[[Path], Collection[str]]
 """Returns the files of a folder that may be replaced, as relative paths with slashes."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 log = logging.getLogger(__name__)
 
 
@@ -253,7 +252,7 @@ def _naming(target: Path) -> Iterator[None]:
         error.args = tuple(map(renamed, error.args))  # libraries mention the path in messages
         if not isinstance(error, OSError):
             raise
-        if error.filename is None and error.errno in _FULL:
+        if error.filename is None and error.errno in NO_ROOM:
             error.filename = str(target)  # a write to an open file knows no path
         elif error.filename is not None:
             error.filename = renamed(os.fspath(error.filename))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
-from pocketclip.errors import ParseError, StorageError
+from pocketclip.errors import NO_ROOM, ParseError, StorageError
 from pocketclip.formats.json_text import load_json
 from pocketclip.storage import local as files
 from pocketclip.storage.photos import is_hidden, walk_files
@@ -41,7 +41,7 @@ from pocketclip.storage.temporary import scratch_folder
 MAX_BYTES = 1 << 28
 """Default limit on a local file that is read whole: 256 MiB."""
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_DISK_ERRORS = NO_ROOM | {errno.EIO, errno.EROFS}
 
 
 _FILE_URL = re.compile(r"^file:(?://(?:localhost(?=/))?)?(?=.)", re.IGNORECASE)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pocketclip.errors import (
+    DISK_FULL,
     MissingDependencyError,
     PocketclipError,
     StorageError,
@@ -228,7 +228,7 @@ def _explanation(path: str, verb: str, error: Exception, fs: Any, name: str) -> 
             f"{path}: the store cannot be reached ({_reason(error)}); check the network and "
             "AWS_ENDPOINT_URL"
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"{path}: cannot {verb}: the disk is full; free some space and run the command again"
     return f"{path}: cannot {verb}: {_reason(error)}"
 

@@ -10,7 +10,6 @@ checkpoint.json     step, metrics, and the hashes of the other files
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ import torch
 
 from pocketclip import checkpoint
 from pocketclip.checkpoint.folder import write_files
-from pocketclip.errors import CheckpointError, TrainingError
+from pocketclip.errors import DISK_FULL, CheckpointError, TrainingError
 from pocketclip.formats.json_text import read_json
 from pocketclip.nn.clip import CLIP
 from pocketclip.storage import local as files
@@ -113,7 +112,7 @@ def _seal(step: int, hashes: Mapping[str, str], metrics: Mapping[str, float]) ->
 
 
 def _not_written(run: Path, target: Path, error: Exception) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    full = getattr(error, "errno", None) in DISK_FULL
     full = full or "No space left" in str(error)
     last = newest(run)
     good = f"the last good one is {last.folder}" if last else "there is no earlier one"

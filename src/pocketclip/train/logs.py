@@ -5,13 +5,13 @@ RUN/log.jsonl      {"step": 50, "samples": 6400, "loss": 4.1, "distill_loss": 4.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import secrets
 from pathlib import Path
 from typing import Any
 
+from pocketclip.devices import is_installed
 from pocketclip.errors import MissingDependencyError, ParseError
 from pocketclip.formats.json_text import load_json
 from pocketclip.formats.lines import split_lines
@@ -32,7 +32,7 @@ def check_trackers(recipe: Recipe) -> None:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    if recipe.wandb and importlib.util.find_spec("wandb") is None:
+    if recipe.wandb and not is_installed("wandb"):
         raise MissingDependencyError(_NO_WANDB)
 
 
