@@ -173,5 +173,5 @@ def _float32(name: str, array: NDArray[Any], *, finite: bool = True) -> NDArray[
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, np.float32)
     if finite and not np.isfinite(values).all():
-        raise ExportError(f"{name} is not finite: the weights are damaged")
+        raise ExportError(f"{name} is not finite: fetch or copy the weights again")
     return values
