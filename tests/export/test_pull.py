@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 
 import pocketclip
@@ -26,7 +27,7 @@ from pocketclip.errors import (
 from pocketclip.export import pull as module
 from pocketclip.infer import comparison, convert
 from pocketclip.infer.bundle import read
-from pocketclip.infer.comparison import own_photos
+from pocketclip.infer.comparison import compare, own_photos
 from pocketclip.infer.ready import open_ready
 from pocketclip.progress import ProgressReporter
 from tests.cli import inside
@@ -141,6 +142,21 @@ def test_an_older_bundle_stays_if_the_file_changes_meanwhile(files, tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.safetensors", "model"]
 
 
+def test_the_whole_transform_and_unit_embeddings_in_the_graph(repo, cache, tmp_path):
+    out, options = tmp_path / "model", {"preprocessing": True, "normalize": True}
+    plain, _, _ = pull(REPO)
+    whole, _, converted = pull(REPO, out=out, **options)
+    assert (converted, whole.image_input, whole.normalized) == (True, "photo", True)
+    embeddings = pocketclip.Encoder(whole).encode_image(own_photos(), normalize=False)
+    assert np.abs(np.linalg.norm(embeddings, axis=1) - 1).max() < 1e-5
+    repo.stop()  # all that is needed is here
+    assert not pull(REPO, out=out, offline=True, **options)[2]
+    assert pull(REPO, out=out, offline=True, normalize=True)[2]
+    found, _, converted = pull(REPO, out=out, offline=True)  # copied
+    assert (converted, found.image_input, found.normalized) == (False, "preprocessed", False)
+    assert [path.parent for path in cache.glob("*/*/bundle.json")] == [plain.folder]
+
+
 def test_a_revision_that_moved(repo, files):
     old, _, _ = pull(REPO)
     repo.repos[REPO][slim.NAME] = files[1]
@@ -239,6 +255,17 @@ def test_int8(cache, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="give at least 16"):
         pull(REPO, precision="int8", calibration=paths)
     assert [path.name for path in cache.glob("*/*/float-*")] == []
+    out = tmp_path / "model"
+    whole, _, _ = pull(
+        REPO, precision="int8", calibration=photos, out=out, preprocessing=True, normalize=True
+    )
+    assert (whole.image_input, whole.normalized, whole.precision) == ("photo", True, "int8")
+    assert whole.towers["image"]["quantisation"]["quantised"] > 0
+    found = pocketclip.Encoder(whole).encode_image(own_photos(), normalize=False)
+    wanted = pocketclip.Encoder(bundle, "onnxruntime").encode_image(own_photos())
+    # The photographs' embeddings by this model are 3e-3 apart.
+    assert compare(found, wanted)["max_abs_error"] < 1e-4
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -250,6 +277,8 @@ def test_int8(cache, tmp_path, monkeypatch):
         ((REPO,), {"precision": "bf16"}, ExportError, "fp32, fp16, int8"),
         ((REPO,), {"precision": "int8"}, ExportError, "give at least 16"),
         ((REPO,), {"calibration": ["x.jpg"]}, ExportError, "--precision int8"),
+        ((REPO,), {"preprocessing": True}, ExportError, "--out DIR"),
+        ((REPO,), {"normalize": True}, ExportError, "--out DIR"),
         ((REPO,), {"out": "a\udcff"}, ExportError, "paths in UTF-8"),
     ],
 )
@@ -283,7 +312,13 @@ def test_the_command(repo, cache, tmp_path, monkeypatch):
     assert facts["license"].startswith("apple-amlr")
     assert facts["source"]["revision"] == repo.commit(REPO)
     assert facts["verification"]["captions"] == 12
-    # `models` shows it.
+    done = inside.run("pull", REPO, "--preprocessing", "--normalize")
+    assert done.returncode == 2
+    assert "give --out DIR" in done.stderr
+    options = ("--out", tmp_path / "app", "--preprocessing", "--normalize", "--json")
+    facts = json.loads(inside.run("pull", REPO, *options).stdout)
+    assert (facts["image_input"], facts["normalized"]) == ("photo", True)
+    # `models` shows what is ready.
     assert "ready, fp16: owner/slim@" in inside.run("models").stdout
     rows = json.loads(inside.run("models", "--json").stdout)
     assert rows[-1]["name"] == f"{REPO}@{repo.commit(REPO)}"

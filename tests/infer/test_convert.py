@@ -16,7 +16,6 @@ from pocketclip.infer.bundle import read
 from pocketclip.infer.comparison import CAPTIONS, compare, own_photos
 from pocketclip.infer.convert import convert
 from pocketclip.infer.encoder import Encoder
-from pocketclip.infer.gates import RESIZE_IN_GRAPH_GATE
 from pocketclip.types import LazyArrays
 from tests.infer import slim
 
@@ -60,7 +59,8 @@ def test_the_whole_transform_and_unit_embeddings_in_the_graph(stored, tmp_path):
     raw = Encoder(whole, "onnxruntime").encode_image(own_photos(), normalize=False)
     np.testing.assert_allclose(np.linalg.norm(raw, axis=1), 1, atol=1e-5)
     figures = compare(raw, Encoder(plain, "onnxruntime").encode_image(own_photos()))
-    assert figures["min_cosine"] >= RESIZE_IN_GRAPH_GATE.cosine
+    # The photographs' embeddings by this model are 3e-3 apart.
+    assert figures["max_abs_error"] < 1e-4
 
 
 def test_weights_that_are_not_usable(stored, tmp_path):

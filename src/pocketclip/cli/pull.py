@@ -38,6 +38,18 @@ def pull(
             "--out", "-o", help="The folder to write the bundle to.  [default: the user's cache]"
         ),
     ] = None,
+    preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--preprocessing",
+            help="Put resizing, cropping and scaling into the graph, which then takes uint8 RGB of "
+            "any size; needs --out.",
+        ),
+    ] = False,
+    normalize: Annotated[
+        bool,
+        typer.Option("--normalize", help="Make the towers return unit embeddings; needs --out."),
+    ] = False,
     model_name: ModelName = None,
     revision: Revision = None,
     offline: Offline = False,
@@ -55,6 +67,7 @@ def pull(
     pocketclip pull mobileclip2-s0 --precision fp16 --out app/model
     pocketclip pull timm/MobileCLIP2-S0-OpenCLIP --revision main --json
     pocketclip pull mobileclip2-s2 --precision int8 --calibration photos/
+    pocketclip pull mobileclip2-s0 --preprocessing --normalize --out app/model
     """
     from pocketclip.cli._inputs import photographs
     from pocketclip.cli._progress import ConsoleReporter
@@ -66,7 +79,8 @@ def pull(
     try:
         bundle = run(
             model, model_name=model_name, precision=precision, calibration=photos, out=out,
-            revision=revision, offline=offline, reporter=reporter,
+            preprocessing=preprocessing, normalize=normalize, revision=revision, offline=offline,
+            reporter=reporter,
         )  # fmt: skip
     finally:
         reporter.end()

@@ -30,6 +30,7 @@ from pocketclip.export import onnx
 from pocketclip.export.job import check_calibration
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
 from pocketclip.export.towers import GraphTowers
+from pocketclip.graph.build import Pixels
 from pocketclip.images import open_image
 from pocketclip.infer import bundle as bundles
 from pocketclip.infer.bundle import TOWERS, Bundle, check_runtime_path, own_files, read
@@ -60,6 +61,8 @@ def pull(
     precision: str = "fp32",
     calibration: Sequence[Any] = (),
     out: str | os.PathLike[str] | None = None,
+    preprocessing: bool = False,
+    normalize: bool = False,
     revision: str | None = None,
     offline: bool = False,
     reporter: ProgressReporter | Callable[[str], None] | None = None,
@@ -77,14 +80,16 @@ def pull(
         calibration: photographs like those to be used later, with which int8 is calibrated.
         out: the folder to write the bundle to; None: the user's cache, where every verb and
             `pocketclip.load` find it in an install without torch.
+        preprocessing: put the evaluation transform into the image tower's graph; needs `out`.
+        normalize: both towers return unit embeddings; needs `out`.
         revision: of a repository on the hub: a branch, a tag or a commit; None for `main`.
         offline: make no request.
         reporter: receives the steps.
 
     Raises:
         ConfigError: not a model that can be converted.
-        ExportError: no such precision; too few photographs to calibrate with; `out` holds
-            something else.
+        ExportError: no such precision; too few photographs to calibrate with; `preprocessing` or
+            `normalize` without `out`; `out` holds something else.
         DriftError: the converted model does not compute what its weights do.
         HubError: the weights could not be fetched, and are not here.
         CheckpointError: they are damaged or do not fit.
@@ -93,6 +98,11 @@ def pull(
     report = as_reporter(reporter)
     source = resolve_model(model, revision=revision)
     _check(source, precision, len(calibration))
+    if out is None and (preprocessing or normalize):
+        raise ExportError(
+            "the bundles in the user's cache are plain: give --out DIR for one with "
+            "--preprocessing or --normalize"
+        )
     folder = None if out is None else _checked_folder(Path(out))
     if source.note:
         report.remark(source.note)
@@ -100,12 +110,20 @@ def pull(
     name = expected_name(source, model_name)
     more = {"calibration": _describe(calibration)} if precision == "int8" else {}
 
+    pixels: Pixels = "photo" if preprocessing else "preprocessed"
+
     def accepts(bundle: Bundle) -> bool:
-        known = bundle.source.get("calibration")
-        return bundle.precision == precision and known == more.get("calibration")
+        return (bundle.precision, bundle.image_input, bundle.normalized) == (
+            precision, pixels, normalize,
+        ) and bundle.source.get("calibration") == more.get("calibration")  # fmt: skip
 
     def attempts_of(stored: StoredModel) -> Sequence[Attempt]:
-        return _int8_attempts(stored, calibration, report) if precision == "int8" else ()
+        if precision != "int8":
+            return ()
+        towers = GraphTowers(
+            weights=stored.weights, config=stored.config, pixels=pixels, normalized=normalize
+        )
+        return _int8_attempts(towers, calibration, report)
 
     remote = _ask(source, name, accepts, report, offline=offline)
     place = _place(source, name, remote)
@@ -118,8 +136,8 @@ def pull(
     def write(to: Path) -> Bundle:
         files = files_in if folder is None else own_files
         return convert_weights(
-            weights, to, report, precision=precision, replaceable=files, more=more,
-            attempts_of=attempts_of,
+            weights, to, report, precision=precision, preprocessing=preprocessing,
+            normalize=normalize, replaceable=files, more=more, attempts_of=attempts_of,
         )  # fmt: skip
 
     if folder is not None:
@@ -264,14 +282,13 @@ def _describe(photos: Sequence[Any]) -> dict[str, Any]:
 
 
 def _int8_attempts(
-    stored: StoredModel, photos: Sequence[Any], reporter: ProgressReporter
+    towers: GraphTowers, photos: Sequence[Any], reporter: ProgressReporter
 ) -> list[Attempt]:
     """Return the ways to quantise a model, each with more layers in higher precision.
 
     Raises:
         ExportError: too few photographs can be read.
     """
-    towers = GraphTowers(weights=stored.weights, config=stored.config)
     reporter.stage(f"preparing {count_of(len(photos), 'photograph')} to calibrate with")
     rows = calibration_rows(towers, photos, CAPTIONS, reporter)
     check_calibration(len(rows["image"]))

@@ -168,6 +168,8 @@ def convert_weights(
     reporter: ProgressReporter,
     *,
     precision: str = "fp32",
+    preprocessing: bool = False,
+    normalize: bool = False,
     replaceable: OwnFiles = files_in,
     more: Mapping[str, Any] | None = None,
     attempts_of: Callable[[StoredModel], Sequence[Attempt]] = lambda _stored: (),
@@ -179,6 +181,8 @@ def convert_weights(
         folder: the bundle's.
         reporter: receives a stage per step.
         precision: see `pocketclip.infer.convert.convert`.
+        preprocessing: likewise; in the cache, never.
+        normalize: likewise.
         replaceable: returns the files of an older folder that may be replaced; in the cache, all.
         more: further facts for the `source` entry of the manifest.
         attempts_of: returns the `attempts` of `pocketclip.infer.convert.convert`.
@@ -194,7 +198,8 @@ def convert_weights(
     weights.check_downloaded()
     stored = read_stored(weights.source, weights.name)
     return convert(
-        stored, folder, precision=precision, reporter=reporter, replaceable=replaceable,
+        stored, folder, precision=precision, preprocessing=preprocessing, normalize=normalize,
+        reporter=reporter, replaceable=replaceable,
         about={"source": {**weights.facts, **(more or {})}}, attempts=attempts_of(stored),
         before_keeping=weights.check_unchanged,
     )  # fmt: skip
