@@ -145,7 +145,7 @@ def convert(
     }
     with write_whole_folder(path, replaceable) as folder:
         (folder / TOKENIZER).write_text(portable(stored.config.text.context_length), "utf-8")
-        report.stage("computing what it is compared with")
+        report.stage("computing the embeddings to compare with")
         reference = embed_by_weights(stored, folder)
 
         def write_and_check(attempt: Attempt) -> dict[str, Any]:
