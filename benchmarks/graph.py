@@ -43,11 +43,12 @@ from numpy.typing import NDArray
 
 import runtime_variants as variants
 from pocketclip import zoo
+from pocketclip.devices import is_installed
 from pocketclip.export.towers import Towers, prepare
 from pocketclip.export.tracing import quiet, trace
 from pocketclip.graph import proto
 from pocketclip.graph.build import write_tower
-from pocketclip.infer.backends import installed, onnx_session, openvino_runner
+from pocketclip.infer.backends import onnx_session, openvino_runner
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.cpu_optimize import repeat_depthwise_inputs
@@ -194,7 +195,7 @@ def measure_tower(
     }
     facts = {way: describe(path, written[way], options.threads) for way, path in paths.items()}
     runs = {way: onnx_run(path, options.threads) for way, path in paths.items()}
-    if "openvino" in options.runtimes and installed("openvino"):
+    if "openvino" in options.runtimes and is_installed("openvino"):
         import openvino
 
         took, read = seconds(partial(openvino.convert_model, paths["graph"]))

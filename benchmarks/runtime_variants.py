@@ -16,10 +16,10 @@ from torch import nn
 
 from encode import open_clip_peer
 from pocketclip import checkpoint, zoo
+from pocketclip.devices import is_installed
 from pocketclip.errors import PocketclipError
 from pocketclip.export.job import export
 from pocketclip.infer import backends
-from pocketclip.infer.backends import installed
 from pocketclip.infer.bundle import Bundle, is_bundle, read
 from pocketclip.infer.comparison import CAPTIONS, own_photos
 from pocketclip.infer.encoder import Encoder
@@ -36,7 +36,7 @@ Run = Callable[[NDArray[Any]], NDArray[Any]]
 
 def has_bf16() -> bool:
     """Return whether OpenVINO computes in bfloat16 on this processor."""
-    return installed("openvino") and backends.has_bf16()
+    return is_installed("openvino") and backends.has_bf16()
 
 
 def make_model(name: str) -> CLIP:
