@@ -44,6 +44,14 @@ Revision = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Use only files in the local cache; download nothing.")
 ]
+Calibration = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PHOTOS",
+        help="Photographs to calibrate int8 with, like those to be used later: files, folders "
+        "or quoted patterns; may be repeated. At least 16; 100 to 500 are better.",
+    ),
+]
 Backend = Annotated[
     str,
     typer.Option(help="The runtime of a bundle: onnxruntime, openvino, or auto for the fastest."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketclip.cli._options import (
+    Calibration,
     Json,
     LabelColumn,
     Labelled,
@@ -55,14 +56,7 @@ def export(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Make the towers return unit embeddings.")
     ] = False,
-    calibration: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PHOTOS",
-            help="Photographs to calibrate int8 with, like those to be used later: files, folders "
-            "or quoted patterns; may be repeated. At least 16; 100 to 500 are better.",
-        ),
-    ] = None,
+    calibration: Calibration = None,
     verify_with: Annotated[
         list[str] | None,
         typer.Option(

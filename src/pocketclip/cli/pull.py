@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketclip.cli._options import Json, ModelArgument, ModelName, Offline, Revision
+from pocketclip.cli._options import (
+    Calibration,
+    Json,
+    ModelArgument,
+    ModelName,
+    Offline,
+    Revision,
+)
 from pocketclip.cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -24,14 +31,7 @@ def pull(
             "or int8, which needs --calibration."
         ),
     ] = "fp32",
-    calibration: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PHOTOS",
-            help="Photographs to calibrate int8 with, like those to be used later: files, folders "
-            "or quoted patterns; may be repeated. At least 16; 100 to 500 are better.",
-        ),
-    ] = None,
+    calibration: Calibration = None,
     out: Annotated[
         Path | None,
         typer.Option(
