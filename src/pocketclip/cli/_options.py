@@ -52,6 +52,15 @@ Calibration = Annotated[
         "or quoted patterns; may be repeated. At least 16; 100 to 500 are better.",
     ),
 ]
+TrainSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="FIELD=VALUE",
+        help="A field of the train recipe, such as optimizer.lr=1e-4; may be repeated.",
+    ),
+]
 Backend = Annotated[
     str,
     typer.Option(help="The runtime of a bundle: onnxruntime, openvino, or auto for the fastest."),

@@ -14,8 +14,10 @@ from pocketclip.cli._options import (
     Json,
     LabelColumn,
     Offline,
+    PairsWhere,
     Seed,
     Template,
+    TrainSettings,
     label_conditions,
 )
 from pocketclip.cli._progress import ConsoleReporter
@@ -84,13 +86,7 @@ def finetune(
             help="The column with image paths.  [default: the first of the usual names]",
         ),
     ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN=VALUE",
-            help="Use only the rows of a table with this value; may be repeated.",
-        ),
-    ] = None,
+    where: PairsWhere = None,
     classes_file: Annotated[
         Path | None,
         typer.Option(help="A file of class names, one per line, or of lines label<TAB>name."),
@@ -100,15 +96,7 @@ def finetune(
         int | None,
         typer.Option(min=2, help="The largest number of training steps.  [default: by the images]"),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            metavar="FIELD=VALUE",
-            help="A field of the train recipe, such as optimizer.lr=1e-4; may be repeated.",
-        ),
-    ] = None,
+    settings: TrainSettings = None,
     rate_trials: Annotated[
         bool,
         typer.Option(

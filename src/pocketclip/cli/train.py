@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketclip.cli._inputs import import_with_extra
-from pocketclip.cli._options import Json, Offline
+from pocketclip.cli._options import Json, Offline, TrainSettings
 from pocketclip.cli._progress import TrainingProgress
 from pocketclip.cli.output import note, print_json, say
 from pocketclip.errors import ConfigError, count_of
@@ -42,15 +42,7 @@ def train(
             "repeated.",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            metavar="FIELD=VALUE",
-            help="A field of the recipe, such as optimizer.lr=1e-3; may be repeated.",
-        ),
-    ] = None,
+    settings: TrainSettings = None,
     resume: Annotated[
         str,
         typer.Option(

@@ -9,8 +9,8 @@
 Weights go to `image.onnx.data` as they come, so that one array at a time is in memory; ONNX Runtime
 maps that file into memory.
 
-Operator set 18: from set 20 on GELU is one operator, which ONNX Runtime runs more slowly than the
-pattern that it recognises in set 18 (docs/internals/performance.md).
+Operator set 18: from set 20 on GELU is one operator, which OpenVINO runs more slowly than the
+pattern that it and ONNX Runtime recognise in set 18 (docs/internals/performance.md).
 """
 
 from __future__ import annotations

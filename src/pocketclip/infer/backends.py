@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -41,6 +41,26 @@ class Backend(Protocol):
     def text(self, ids: NDArray[np.int64]) -> Embeddings:
         """Return embeddings (B, D) of token ids (B, T)."""
         ...
+
+
+def text_batches(
+    ids: NDArray[np.int64], size: int, *, ignores_padding: bool
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield batches of texts, the shortest first: their rows, and their ids without common padding.
+
+    A tower that ignores padding gives the same embeddings without it, and batches of short texts
+    are a fraction of the work.
+
+    Args:
+        ids: (B, T), of all texts.
+        size: number of texts in a batch.
+        ignores_padding: whether the text tower does; else the ids keep their length.
+    """
+    lengths = ids.argmax(1) + 1 if ignores_padding else np.full(len(ids), ids.shape[1])
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        yield rows, ids[rows, : lengths[rows[-1]]]
 
 
 class TorchBackend:

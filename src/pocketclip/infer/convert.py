@@ -32,7 +32,7 @@ from pocketclip.errors import EmbeddingError, ExportError, last_line
 from pocketclip.graph.build import write_tower
 from pocketclip.graph.ports import Kind
 from pocketclip.images import open_image
-from pocketclip.infer.backends import BACKENDS, plain_onnx_session
+from pocketclip.infer.backends import BACKENDS, plain_onnx_session, text_batches
 from pocketclip.infer.bundle import (
     TOKENIZER,
     TOWERS,
@@ -301,10 +301,6 @@ def _batches(
         else:
             yield list(range(len(reference.pixels))), reference.pixels
         return
-    ids = reference.ids
     trims = bundle.config.text.ignores_padding
-    lengths = ids.argmax(1) + 1 if trims else np.full(len(ids), ids.shape[1])
-    order = np.argsort(lengths, kind="stable").tolist()
-    for start in range(0, len(order), _TEXTS_PER_CALL):
-        rows = order[start : start + _TEXTS_PER_CALL]
-        yield rows, ids[rows, : lengths[rows[-1]]]
+    for rows, batch in text_batches(reference.ids, _TEXTS_PER_CALL, ignores_padding=trims):
+        yield rows.tolist(), batch

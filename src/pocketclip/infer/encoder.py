@@ -29,6 +29,7 @@ from pocketclip.embeddings import (
     unit_length,
 )
 from pocketclip.errors import ConfigError, ImageError
+from pocketclip.infer.backends import text_batches
 from pocketclip.infer.bundle import Bundle
 from pocketclip.infer.loaded_model import LoadedModel
 from pocketclip.infer.open_model import Reporter, open_model
@@ -285,14 +286,9 @@ class Encoder(LoadedModel):
         ids = self.tokenizer(texts, self.config.text.context_length)
         self.load("text")
         out = np.empty((len(ids), self.embed_dim), np.float32)
-        # A tower that ignores padding gives the same embeddings without it, and batches of short
-        # texts are a fraction of the work.
         trims = self.config.text.ignores_padding
-        lengths = ids.argmax(1) + 1 if trims else np.full(len(ids), ids.shape[1])
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(ids), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            out[rows] = self.backend.text(ids[rows, : lengths[rows[-1]]])
+        for rows, batch in text_batches(ids, self.batch_size, ignores_padding=trims):
+            out[rows] = self.backend.text(batch)
         return check_finite(out, lambda row: text_name(texts[row]))
 
     def classifier(
