@@ -48,6 +48,7 @@ LAYERS = {
     "pocketclip.fit": 3,
     "pocketclip.pipeline_folder": 3,
     "pocketclip.quickstart": 3,
+    "pocketclip.search": 3,
     "pocketclip.cli": 5,
     "pocketclip.__main__": 5,
     "pocketclip.train.__main__": 5,  # what torchrun starts: the verb of the command line
@@ -60,8 +61,8 @@ TORCH_FREE = {
     "pocketclip.checkpoint.resolve", "pocketclip.checkpoint.safe_load",
     "pocketclip.checkpoint.stored",
 }  # fmt: skip
-# Layer 3 without torch: a bundle is enough to fit a label set.
-TORCH_FREE_ROOMS = {"pocketclip.fit"}
+# Layer 3 without torch: a bundle is enough to fit a label set, and to search.
+TORCH_FREE_ROOMS = {"pocketclip.fit", "pocketclip.search"}
 TORCH = {"torch", "safetensors.torch"}
 # Recipes are read and checked in an install without torch.
 TORCH_FREE_TRAINING = {

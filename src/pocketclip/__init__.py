@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         prompts as prompts,
         quickstart as quickstart,
         reinforce as reinforce,
+        search as search,
         shards as shards,
         storage as storage,
         teacher_score as teacher_score,

@@ -59,6 +59,10 @@ class DivergedError(TrainingError):
     """A training whose loss, weights or scores are not finite."""
 
 
+class LibraryError(PocketclipError):
+    """A photo library that cannot be opened, read or written, or does not fit the model."""
+
+
 class ExportError(PocketclipError):
     """A model that cannot be exported as requested, or whose export gives other results."""
 

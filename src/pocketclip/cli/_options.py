@@ -85,6 +85,15 @@ DecodeWorkers = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+LibraryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--library",
+        "-l",
+        metavar="NAME|FILE",
+        help="The library: a name, or a path that ends in .sqlite.  [default: photos]",
+    ),
+]
 
 # Labelled photographs, to measure an accuracy.
 

@@ -64,8 +64,9 @@ def build(*verbs: str) -> typer.Typer:
     app.callback()(_root)
     width = min(output.width_of(sys.stdout), _WIDEST) - 2  # the help is indented
     for verb in verbs or VERBS:
-        module = importlib.import_module(f"pocketclip.cli.{verb}")
-        function = getattr(module, _FUNCTIONS.get(verb, verb))
+        name = verb.replace("-", "_")
+        module = importlib.import_module(f"pocketclip.cli.{name}")
+        function = getattr(module, _FUNCTIONS.get(verb, name))
         text = _wrap_examples(inspect.getdoc(function) or "", width)
         app.command(verb, help=text, short_help=VERBS[verb])(function)
     return app

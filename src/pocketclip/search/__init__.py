@@ -1,0 +1,18 @@
+"""Search in one's own photographs, without torch.
+
+    with Library.open(create=True) as library:
+        library.index(["~/Pictures"])
+        library.search("red car in the snow")
+
+| module | holds |
+|---|---|
+| `library` | `Library`: everything below in one object |
+| `location`, `database` | the file, its one writer and its readers |
+| `records` | what they give back |
+"""
+
+from pocketclip.errors import LibraryError
+from pocketclip.search.library import Library
+from pocketclip.search.records import Hit, IndexReport, PhotoFacts, SearchResult
+
+__all__ = ["Hit", "IndexReport", "Library", "LibraryError", "PhotoFacts", "SearchResult"]

@@ -1,0 +1,90 @@
+"""What indexing, searching and the rest of a library give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoFacts:
+    """What the header of a photograph says; None where it says nothing."""
+
+    width: int | None = None
+    """Pixels of the upright image."""
+    height: int | None = None
+    format: str | None = None
+    """`JPEG`, `HEIF`, ..."""
+    orientation: int | None = None
+    """The EXIF tag, 1 to 8."""
+    taken: float | None = None
+    """Seconds from 1970 to what the camera's clock showed, read as if it were UTC."""
+    taken_offset: int | None = None
+    """Minutes that the clock was ahead of UTC."""
+    camera: str | None = None
+    latitude: float | None = None
+    """Degrees; north is positive."""
+    longitude: float | None = None
+    """Degrees; east is positive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A photograph that a search found."""
+
+    path: Path
+    score: float
+    """Cosine similarity to the query."""
+    content: int
+    """Id of the content, the same for all copies."""
+    facts: PhotoFacts
+    copies: tuple[Path, ...] = ()
+    """Other files with the same bytes."""
+    similar: tuple[Hit, ...] = ()
+    """Near duplicates, which are not listed themselves; the best one is this hit."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The answer to a search."""
+
+    hits: tuple[Hit, ...]
+    fits: bool | None
+    """Whether the best hit stands out from what the query gives for any photograph; None if that
+    cannot be said, as for a query without text or a small library."""
+    reason: str
+    """Why, in one sentence for people."""
+    searched: int
+    """The number of photographs that the filters left."""
+    gone: int = 0
+    """The number of better hits that are left out because their file is not there now."""
+
+
+@dataclass(slots=True)
+class IndexReport:
+    """What one run of indexing did; files, unless it says photographs."""
+
+    encoded: int = 0
+    """Photographs that went through the image tower."""
+    copied: int = 0
+    """New files with known bytes: copies."""
+    moved: int = 0
+    """Known bytes at a new path, gone from the old one."""
+    changed: int = 0
+    """Known paths with new bytes."""
+    touched: int = 0
+    """Known paths with a new time and the same bytes."""
+    unchanged: int = 0
+    absent: int = 0
+    """Files that are not there now; what is known of them is kept."""
+    returned: int = 0
+    """Files that had been absent."""
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    """Files that this run could not read, with the reason."""
+    known_unreadable: int = 0
+    """Unreadable files of earlier runs, unchanged since, that were not tried again."""
+    missing_roots: list[Path] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Files that are no photographs, hidden, excluded, ...: how many of each kind."""
+    interrupted: bool = False
+    """Whether the run was stopped; everything that was encoded is kept."""
