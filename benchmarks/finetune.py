@@ -42,10 +42,10 @@ from learning_efficiency import TEMPLATES
 from pocketclip import checkpoint
 from pocketclip.evaluate.datasets.examples import DataOptions
 from pocketclip.evaluate.labelled import top1
-from pocketclip.evaluate.report.svg import Chart, Mark, Series, svg_file
 from pocketclip.finetune import Options, finetune
 from pocketclip.fit import fit_labels
 from pocketclip.infer.encoder import Encoder
+from pocketclip.pages.svg import Chart, Mark, Series, svg_file
 from pocketclip.pairs import PairOptions
 from pocketclip.shards import join
 from pocketclip.storage.local import write_whole

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pocketclip import zoo
 from pocketclip.evaluate.report.latency import DEVICE
-from pocketclip.evaluate.report.svg import Chart, Mark, Series, svg_file
+from pocketclip.pages.svg import Chart, Mark, Series, svg_file
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 DARK = "@media (prefers-color-scheme: dark)"

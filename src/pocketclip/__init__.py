@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         infer as infer,
         label_set as label_set,
         nn as nn,
+        pages as pages,
         pairs as pairs,
         pipeline_folder as pipeline_folder,
         preprocess as preprocess,

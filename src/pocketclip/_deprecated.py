@@ -28,6 +28,8 @@ MOVED = {
     "evaluate.folders": "evaluate.datasets.folders",
     "evaluate.latency": "evaluate.report.latency",
     "evaluate.page": "evaluate.report.page",
+    "evaluate.report.render": "pages.render",
+    "evaluate.report.svg": "pages.svg",
     "evaluate.rows": "evaluate.datasets.rows",
     "evaluate.runs": "evaluate.report.runs",
     "evaluate.scores": "evaluate.metrics.scores",

@@ -15,8 +15,8 @@ from pocketclip.evaluate.report.comparison import compare
 from pocketclip.evaluate.report.latency import published_ms, read_latency
 from pocketclip.evaluate.report.page import comparison_page, confusion_page, write_page
 from pocketclip.evaluate.report.runs import PUBLISHED, gather
-from pocketclip.evaluate.report.svg import linear_ticks, log_ticks
 from pocketclip.evaluate.tasks import DATACOMP38
+from pocketclip.pages.svg import linear_ticks, log_ticks
 from tests.evaluate.test_report import timing, write, write_latency
 
 VOID = {"meta", "wbr"}

@@ -167,8 +167,8 @@ def _megabytes(size: int | None) -> str:
 
 
 def _draw(plot: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from pocketclip.evaluate.report.render import write_page
-    from pocketclip.evaluate.report.svg import Chart, Mark, svg_file
+    from pocketclip.pages.render import write_page
+    from pocketclip.pages.svg import Chart, Mark, svg_file
 
     accurate = "top1" in rows[0]
     marks = []

@@ -41,9 +41,9 @@ from numpy.typing import NDArray
 
 from pocketclip.errors import ImageError
 from pocketclip.evaluate.metrics.counts import most_confused
-from pocketclip.evaluate.report.render import data_uri, element, render
-from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 from pocketclip.images import open_image
+from pocketclip.pages.render import data_uri, element, render
+from pocketclip.pages.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 
 _DOUBTS, _CONFUSIONS = 12, 10
 _THUMBNAIL = 160  # pixels of the longer side

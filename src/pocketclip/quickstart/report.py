@@ -15,10 +15,10 @@ import numpy as np
 
 from pocketclip import checkpoint
 from pocketclip.errors import ImageError
-from pocketclip.evaluate.report.render import data_uri, render
-from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder
+from pocketclip.pages.render import data_uri, render
+from pocketclip.pages.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 from pocketclip.quickstart.advice import commands, data_lines, teacher_lines
 from pocketclip.quickstart.captions import names_in
 from pocketclip.quickstart.collection import PAIRS, TESTS, read_rows

@@ -11,8 +11,7 @@
 | `comparison` | results task by task, with averages; its names are here too |
 | `latency` | published latency, and latency measured by `benchmarks/encode.py` |
 | `page`, `confusion` | the pages of a comparison and of a confusion matrix |
-| `svg` | charts: scales, marks, labels that do not overlap |
-| `render`, `templates/` | Jinja2 templates filled and written |
+| `templates/` | what `pages.render` fills |
 """
 
 from pocketclip.evaluate.report.comparison import (

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.report.render import render
-from pocketclip.evaluate.report.svg import shorten, text_width
+from pocketclip.pages.render import render
+from pocketclip.pages.svg import shorten, text_width
 
 _COUNTED = 30  # up to this many classes the cells show their counts
 _NAMED = 120  # up to this many the rows and columns have names, and the cells tooltips
@@ -46,6 +46,7 @@ def confusion_page(confusion: NDArray[np.int64], classes: Sequence[str], title: 
     shares = matrix / np.maximum(sizes, 1)[:, None]  # of each row; 0 where a class has no sample
     return render(
         "confusion.html",
+        "pocketclip.evaluate.report",
         title=title,
         classes=classes,
         names=names,

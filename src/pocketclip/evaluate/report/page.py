@@ -18,9 +18,9 @@ from pocketclip.evaluate.report.comparison import (
 )
 from pocketclip.evaluate.report.confusion import confusion_page
 from pocketclip.evaluate.report.latency import DEVICE, LatencyFile, Measured, published_ms
-from pocketclip.evaluate.report.render import element, render, write_page
 from pocketclip.evaluate.report.runs import PUBLISHED, Run, published_run
-from pocketclip.evaluate.report.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
+from pocketclip.pages.render import element, render, write_page
+from pocketclip.pages.svg import NARROW, WIDE, Chart, Drawing, Mark, Series
 
 __all__ = ["comparison_page", "confusion_page", "measured_models", "write_page"]
 
@@ -42,6 +42,7 @@ def comparison_page(comparison: Comparison, latency: LatencyFile | None = None) 
     times = measured_models(comparison, latency) if latency else None
     return render(
         "comparison.html",
+        "pocketclip.evaluate.report",
         title=f"Accuracy of {names}",
         comparison=comparison,
         complete=_ranked(runs, comparison.average_38),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-_PACKAGE = "pocketclip.evaluate.report"
+_PACKAGE = "pocketclip.pages"
 
 
 def render(template: str, package: str = _PACKAGE, **values: Any) -> str:

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.evaluate.report.render import render
+from pocketclip.pages.render import render
 
 Array = NDArray[np.float64]
 Series = Literal["v1", "v2", "own"]
