@@ -40,10 +40,23 @@ def test_one_writer_and_readers_that_do_not_wait(tmp_path):
 
 def test_a_change_of_a_vector_begins_a_generation(tmp_path):
     database = Database.create(locate(tmp_path / "photos.sqlite"))
+
+    def facts():
+        return [database.fact(name) for name in ("generation", "vectors", "removed")]
+
     with database.writing(), database.transaction() as connection:
-        connection.execute("INSERT INTO contents (digest, size, vector) VALUES (x'00', 1, x'01')")
-        connection.execute("UPDATE contents SET camera = 'x'")
-    assert database.generation() == 1
+        insert = "INSERT INTO contents (id, digest, size, vector) VALUES (?, ?, 1, ?)"
+        connection.executemany(insert, [(1, b"1", b"v1"), (2, b"2", b"v2"), (3, b"3", None)])
+        connection.execute("UPDATE contents SET camera = 'x', vector = vector")
+        assert facts() == [2, 2, 0]
+        connection.execute("UPDATE contents SET vector = ? WHERE id IN (1, 3)", (b"new",))
+        assert facts() == [4, 3, 0]
+        changed = dict(connection.execute("SELECT id, changed FROM contents").fetchall())
+        assert changed == {1: 3, 2: 2, 3: 4}
+        connection.execute("UPDATE contents SET vector = NULL WHERE id = 2")
+        assert facts() == [5, 2, 5]
+        connection.execute("DELETE FROM contents")
+        assert facts() == [7, 0, 7]
 
 
 def test_a_network_file_system_is_refused(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ lock of the operating system ensures; what that lock's file says is for the mess
 | `files.mtime_ns` | nanoseconds since 1970; -1: read the file again |
 | `contents.digest` | BLAKE2b of the whole file, 32 bytes |
 | `contents.vector` | D little-endian float16, of unit length; NULL: unreadable, or to be encoded |
+| `contents.changed` | the generation in which the vector was set; the triggers keep it |
 | `contents.taken` | seconds from 1970 to the camera's clock, read as if it showed UTC |
 | `contents.taken_offset` | minutes that the camera's clock was ahead of UTC; NULL if unknown |
 | `contents.latitude`, `longitude` | degrees, north and east positive |
@@ -50,6 +51,7 @@ CREATE TABLE contents (
   digest BLOB NOT NULL UNIQUE,
   size INTEGER NOT NULL,
   vector BLOB,
+  changed INTEGER,
   encoder INTEGER REFERENCES encoders(id),
   error TEXT,
   width INTEGER, height INTEGER, format TEXT, orientation INTEGER,
@@ -68,14 +70,34 @@ CREATE TABLE files (
   UNIQUE (root, path)
 );
 CREATE INDEX files_content ON files(content);
--- The matrix is of one generation: any change of a vector begins the next.
+CREATE INDEX contents_changed ON contents(changed) WHERE vector IS NOT NULL;
+-- The matrix is of one generation: any change of a vector begins the next. `vectors` counts them.
+-- `removed` is the generation of the last removal: a later matrix lacks only what changed since.
+-- INSERT OR REPLACE would go round these triggers: use ON CONFLICT.
 CREATE TRIGGER vector_added AFTER INSERT ON contents WHEN NEW.vector IS NOT NULL
-BEGIN UPDATE facts SET value = value + 1 WHERE name = 'generation'; END;
+BEGIN
+  UPDATE facts SET value = value + 1 WHERE name IN ('generation', 'vectors');
+  UPDATE contents SET changed = (SELECT value FROM facts WHERE name = 'generation')
+    WHERE id = NEW.id;
+END;
 CREATE TRIGGER vector_changed AFTER UPDATE OF vector ON contents WHEN NEW.vector IS NOT OLD.vector
-BEGIN UPDATE facts SET value = value + 1 WHERE name = 'generation'; END;
+BEGIN
+  UPDATE facts SET value = value + 1 WHERE name = 'generation';
+  UPDATE facts SET value = value + (NEW.vector IS NOT NULL) - (OLD.vector IS NOT NULL)
+    WHERE name = 'vectors';
+  UPDATE facts SET value = (SELECT value FROM facts WHERE name = 'generation')
+    WHERE name = 'removed' AND NEW.vector IS NULL;
+  UPDATE contents SET changed = (SELECT value FROM facts WHERE name = 'generation')
+    WHERE id = NEW.id;
+END;
 CREATE TRIGGER vector_removed AFTER DELETE ON contents WHEN OLD.vector IS NOT NULL
-BEGIN UPDATE facts SET value = value + 1 WHERE name = 'generation'; END;
-INSERT INTO facts VALUES ('generation', 0);
+BEGIN
+  UPDATE facts SET value = value + 1 WHERE name = 'generation';
+  UPDATE facts SET value = value - 1 WHERE name = 'vectors';
+  UPDATE facts SET value = (SELECT value FROM facts WHERE name = 'generation')
+    WHERE name = 'removed';
+END;
+INSERT INTO facts VALUES ('generation', 0), ('vectors', 0), ('removed', 0);
 """
 
 
