@@ -10,7 +10,7 @@ import fnmatch
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,15 +18,17 @@ from pocketclip.errors import PocketclipError, count_of
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp"),
-    *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".heic", ".heif", ".hif", ".heics", ".heifs"),
+    *(".avif", ".avifs", ".jp2", ".jpx", ".jpf", ".j2k", ".j2c", ".psd", ".tga", ".qoi"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 )
 """Suffixes of photographs, in lower case."""
 IMAGE_EXTENSIONS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 """The suffixes without the dot: keys of image members in webdatasets."""
-_SYSTEM = frozenset(
+SYSTEM_NAMES = frozenset(
     ["@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "__macosx"]
 )
+"""Names, in lower case, under which storage devices, archives and systems keep their own files."""
 
 Note = Callable[[str, str], None]
 """Called with the kind of a skipped entry, such as `HIDDEN`, and its path."""
@@ -36,12 +38,24 @@ HIDDEN, SPECIAL, ABOVE, OTHER = (
     "link to a parent folder",
     "file that is not a photograph",
 )
+RAW, VIDEO, JPEG_XL = "RAW photograph", "video", "JPEG XL photograph"
 _PLURALS = {
     HIDDEN: "hidden entries",
     SPECIAL: "pipes, sockets or devices",
     ABOVE: "links to parent folders",
     OTHER: "files that are not photographs",
 }
+_NOT_READ = {
+    RAW: "3fr ari arw bay cr2 cr3 crw dcr dng erf fff gpr iiq k25 kdc mef mos mrw nef nrw orf pef "
+    "ptx raf raw rw2 rwl sr2 srf srw x3f",
+    VIDEO: "3g2 3gp asf avi braw divx f4v flv insv lrv m2t m2ts m2v m4v mkv mov mp4 mpe mpeg mpg "
+    "mts mxf ogv r3d vob webm wmv",
+    JPEG_XL: "jxl",
+}
+OTHER_KINDS = {
+    f".{suffix}": kind for kind, suffixes in _NOT_READ.items() for suffix in suffixes.split()
+}
+"""What files are by their suffix in lower case, if they hold pictures that are not read."""
 
 
 def is_hidden(name: str) -> bool:
@@ -50,7 +64,7 @@ def is_hidden(name: str) -> bool:
     Hidden names begin with a dot (`._IMG.jpg`, `.thumbnails`). Storage devices, archives and
     systems keep their own files in folders such as `@eaDir` and `__MACOSX`.
     """
-    return name.startswith(".") or name.lower() in _SYSTEM
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def is_photograph(name: str) -> bool:
@@ -210,11 +224,24 @@ def _search_folder(folder: str, notes: list[str]) -> list[Path]:
         else:
             passed_over(OTHER, entry.path)
     if counts:
-        listed = ", ".join(
-            f"{count_of(counts[reason], reason, _PLURALS[reason])} "
-            f"({os.path.relpath(first[reason], folder)}{', ...' * (counts[reason] > 1)})"
-            for reason in (HIDDEN, SPECIAL, ABOVE, OTHER)
-            if counts[reason]
-        )
-        notes.append(f"{folder}: skipped {listed}")
+        inside = {kind: os.path.relpath(path, folder) for kind, path in first.items()}
+        notes.append(f"{folder}: skipped {passed_over_text(counts, inside)}")
     return sorted(paths)
+
+
+def passed_over_text(counts: Mapping[str, int], first: Mapping[str, str] | None = None) -> str:
+    """Return what a walk skipped, for people: "2 hidden entries (.a, ...), 1 video (b.mov)".
+
+    Args:
+        counts: number of entries of each kind, a singular noun.
+        first: the path of one entry of each kind.
+    """
+    listed = []
+    kinds = [HIDDEN, SPECIAL, ABOVE, *(kind for kind in counts if kind != OTHER), OTHER]
+    for kind in dict.fromkeys(kind for kind in kinds if counts.get(kind)):
+        count = counts[kind]
+        text = count_of(count, kind, _PLURALS.get(kind, ""))
+        if first and kind in first:
+            text += f" ({first[kind]}{', ...' * (count > 1)})"
+        listed.append(text)
+    return ", ".join(listed)
