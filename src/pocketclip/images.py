@@ -70,7 +70,11 @@ class _RefusedError(Exception):
 
 
 def open_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, least_side: int | None = None
+    source: ImageSource,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    least_side: int | None = None,
+    on_header: Callable[[Image.Image], None] | None = None,
 ) -> Image.Image:
     """Return `source` decoded, upright and in RGB.
 
@@ -86,6 +90,9 @@ def open_image(
         max_pixels: limit on the number of pixels of a file.
         least_side: a file may be decoded at a fraction of its size, which is much faster for a
             large JPEG, as long as both sides have this many pixels. None: in full.
+        on_header: called once with the image of a file or of bytes, when its header is read and
+            has passed the checks, and before its pixels are decoded; for PNG after that, as its
+            tags may come last. It must not change the image.
 
     Raises:
         ImageError: the source cannot be read, is damaged, or exceeds `max_pixels` or Pillow's own
@@ -99,7 +106,7 @@ def open_image(
         with _explained("image"):
             return _upright_rgb(source, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_stream(io.BytesIO(source), "image bytes", max_pixels, least_side)
+        return _from_stream(io.BytesIO(source), "image bytes", max_pixels, least_side, on_header)
     if not isinstance(source, (str, os.PathLike)):
         kind = type(source).__name__
         raise ImageError(f"cannot read an image from {kind}: give a path, bytes, Pillow or numpy")
@@ -111,7 +118,7 @@ def open_image(
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     with stream:
-        return _from_stream(stream, name, max_pixels, least_side)
+        return _from_stream(stream, name, max_pixels, least_side, on_header)
 
 
 def _refuse_special(name: str) -> None:
@@ -125,7 +132,11 @@ def _refuse_special(name: str) -> None:
 
 
 def _from_stream(
-    stream: BinaryIO, name: str, max_pixels: int, least_side: int | None
+    stream: BinaryIO,
+    name: str,
+    max_pixels: int,
+    least_side: int | None,
+    on_header: Callable[[Image.Image], None] | None,
 ) -> Image.Image:
     with _explained(name):
         head = stream.read(64)
@@ -144,7 +155,7 @@ def _from_stream(
             _register_heif(avif=head[8:12] in _AVIF_BRANDS)
             stream.seek(0)
             image = Image.open(stream, formats=_formats())
-        return _upright_rgb(image, max_pixels, least_side)
+        return _upright_rgb(image, max_pixels, least_side, on_header)
 
 
 def _check_file(stream: BinaryIO, head: bytes) -> None:
@@ -267,7 +278,12 @@ def _ignore_pillow() -> None:
     warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)(\.|$)")
 
 
-def _upright_rgb(image: Image.Image, max_pixels: int, least_side: int | None = None) -> Image.Image:
+def _upright_rgb(
+    image: Image.Image,
+    max_pixels: int,
+    least_side: int | None = None,
+    on_header: Callable[[Image.Image], None] | None = None,
+) -> Image.Image:
     from_file = isinstance(image, ImageFile.ImageFile)  # only its header is read so far
     if from_file and image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height}"
@@ -278,10 +294,14 @@ def _upright_rgb(image: Image.Image, max_pixels: int, least_side: int | None = N
         if any(str(tile[0]) == "fits_gzip" for tile in getattr(image, "tile", ())):
             raise _RefusedError("compressed FITS may unpack to any size; convert the file")
         _check_memory(image, _decoder_bytes(image))
+        if on_header is not None and image.format != "PNG":
+            on_header(image)
         if least_side is not None:
             image.draft(None, (least_side, least_side))  # of JPEGs; others ignore it
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
+    if from_file and on_header is not None and image.format == "PNG":
+        on_header(image)
+    turn = _UPRIGHT.get(orientation_of(image))
     if from_file:  # some formats report orientation or size only now
         _check_memory(image, 4 if turn is not None else 0)
     image = _rgb(image)
@@ -311,7 +331,7 @@ def _decoder_bytes(image: Image.Image) -> float:
         if image.info.get("progressive") and layers:  # keeps all coefficients, of two bytes each
             full = max(h for h, _ in layers) * max(v for _, v in layers)
             more += 2 * sum(h * v for h, v in layers) / max(1, full)
-        if _UPRIGHT.get(_orientation(image)) is not None:
+        if _UPRIGHT.get(orientation_of(image)) is not None:
             more = max(more, 4)
     elif image.format == "TIFF" and image.info.get("compression") != "raw":
         more += _file_size(image) / (image.width * image.height)  # its decoder maps the file
@@ -346,7 +366,8 @@ def _share_of_tile(image: Image.Image) -> float:
     return min(1.0, width * height / (image.width * image.height))
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image; 1 if it has none, or its EXIF is damaged."""
     try:
         text = image.info.get("Raw profile type exif")
         if text and size_of_tags(io.BytesIO(bytes.fromhex("".join(text.split("\n")[3:]))[6:])) > (
