@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from pocketclip.errors import LibraryError
-from pocketclip.search import location
+from pocketclip.search import file_systems
 from pocketclip.search.database import Database
 from pocketclip.search.location import locate
 
@@ -60,7 +60,7 @@ def test_a_change_of_a_vector_begins_a_generation(tmp_path):
 
 
 def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(location, "_mounts", lambda: [(tmp_path, "nfs4")])
+    monkeypatch.setattr(file_systems, "_mounts", lambda: [file_systems.Mount(tmp_path, "nfs4")])
     with pytest.raises(LibraryError, match=r"network file system \(nfs4\)"):
         Database.create(locate(tmp_path / "photos.sqlite"))
     assert not list(tmp_path.iterdir())

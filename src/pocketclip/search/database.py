@@ -4,10 +4,13 @@
     with database.writing(), database.transaction() as connection: ...
 
 Write-ahead log: readers see the last commit and never wait. One process writes at a time, which a
-lock of the operating system ensures; what that lock's file says is for the message only.
+lock of the operating system ensures; what that lock's file says is for the message only. A library
+on a read-only disk can be searched.
 
 `contents` holds what is known of the bytes of a photograph, once, however many files have them.
 `files` holds where those bytes are. So a renamed, moved or copied file takes its vector along.
+
+The tables are in `pocketclip.search.schema`.
 
 | column | unit |
 |---|---|
@@ -25,109 +28,79 @@ lock of the operating system ensures; what that lock's file says is for the mess
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import sqlite3
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 from pocketclip.errors import LibraryError
-from pocketclip.search.location import Location, private_file, private_folder, refuse_network
+from pocketclip.search import schema
+from pocketclip.search.location import (
+    Location,
+    check_file,
+    is_unused,
+    private_folder,
+    refuse_network,
+    size_of,
+)  # fmt: skip
+from pocketclip.search.sqlite_errors import MEND, explained
+from pocketclip.search.writer import acquire, hold
 from pocketclip.storage import locks
 
-APPLICATION_ID = 0x50434C50  # "PCLP", in the header of the file
-VERSION = 1
-"""Version of the tables, SQLite's `user_version`."""
-_BUSY_MS = 10_000  # of two commits one waits; a checkpoint may take as long
-_TABLES = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE roots (
-  id INTEGER PRIMARY KEY,
-  path BLOB NOT NULL UNIQUE,
-  exclude TEXT NOT NULL DEFAULT '[]'
-);
-CREATE TABLE encoders (id INTEGER PRIMARY KEY, description TEXT NOT NULL UNIQUE);
-CREATE TABLE contents (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  digest BLOB NOT NULL UNIQUE,
-  size INTEGER NOT NULL,
-  vector BLOB,
-  changed INTEGER,
-  encoder INTEGER REFERENCES encoders(id),
-  error TEXT,
-  width INTEGER, height INTEGER, format TEXT, orientation INTEGER,
-  taken REAL, taken_offset INTEGER, camera TEXT, latitude REAL, longitude REAL,
-  perceptual_hash INTEGER
-);
-CREATE TABLE files (
-  id INTEGER PRIMARY KEY,
-  root INTEGER NOT NULL REFERENCES roots(id),
-  path BLOB NOT NULL,
-  size INTEGER NOT NULL,
-  mtime_ns INTEGER NOT NULL,
-  content INTEGER REFERENCES contents(id),
-  absent INTEGER NOT NULL DEFAULT 0,
-  error TEXT,
-  UNIQUE (root, path)
-);
-CREATE INDEX files_content ON files(content);
-CREATE INDEX contents_changed ON contents(changed) WHERE vector IS NOT NULL;
--- The matrix is of one generation: any change of a vector begins the next. `vectors` counts them.
--- `removed` is the generation of the last removal: a later matrix lacks only what changed since.
--- INSERT OR REPLACE would go round these triggers: use ON CONFLICT.
-CREATE TRIGGER vector_added AFTER INSERT ON contents WHEN NEW.vector IS NOT NULL
-BEGIN
-  UPDATE facts SET value = value + 1 WHERE name IN ('generation', 'vectors');
-  UPDATE contents SET changed = (SELECT value FROM facts WHERE name = 'generation')
-    WHERE id = NEW.id;
-END;
-CREATE TRIGGER vector_changed AFTER UPDATE OF vector ON contents WHEN NEW.vector IS NOT OLD.vector
-BEGIN
-  UPDATE facts SET value = value + 1 WHERE name = 'generation';
-  UPDATE facts SET value = value + (NEW.vector IS NOT NULL) - (OLD.vector IS NOT NULL)
-    WHERE name = 'vectors';
-  UPDATE facts SET value = (SELECT value FROM facts WHERE name = 'generation')
-    WHERE name = 'removed' AND NEW.vector IS NULL;
-  UPDATE contents SET changed = (SELECT value FROM facts WHERE name = 'generation')
-    WHERE id = NEW.id;
-END;
-CREATE TRIGGER vector_removed AFTER DELETE ON contents WHEN OLD.vector IS NOT NULL
-BEGIN
-  UPDATE facts SET value = value + 1 WHERE name = 'generation';
-  UPDATE facts SET value = value - 1 WHERE name = 'vectors';
-  UPDATE facts SET value = (SELECT value FROM facts WHERE name = 'generation')
-    WHERE name = 'removed';
-END;
-INSERT INTO facts VALUES ('generation', 0), ('vectors', 0), ('removed', 0);
-"""
+_BUSY_S = 10  # of two commits one waits; a checkpoint may take as long
+_CREATION_S = 10  # another process that creates the same library takes less
+_LOG_BYTES = 64 << 20  # from here on the log is emptied after a commit, if no reader needs it
+_MARK = (
+    "INSERT OR REPLACE INTO sessions "
+    "SELECT value + 1, random() FROM facts WHERE name = 'generation'"
+)
 
 
 class Database:
-    """A library's file; every thread gets a connection of its own."""
+    """A library's file; every thread gets a connection of its own.
+
+    Attributes:
+        location: its files.
+        read_only: whether its disk or folder cannot be written to.
+    """
 
     def __init__(self, location: Location) -> None:
         self.location = location
-        self._own = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self.read_only = False
+        self._options = "mode=rw"
+        self._closed = False
         self._guard = threading.Lock()
         self._turn = threading.RLock()
+        self._own = threading.local()
+        self._all: weakref.WeakSet[_Held] = weakref.WeakSet()
         self._writer: int | None = None
+        self._is_marked = False
+        _open.add(self)
 
     @classmethod
     def open(cls, location: Location) -> Database:
-        """Open an existing library.
+        """Open an existing library; one of an older version is changed to this one.
 
         Raises:
             LibraryError: there is none, it is damaged, or it is of a newer version.
         """
-        if not location.file.exists():
-            raise LibraryError(
-                f"there is no library {location.name} ({location.file}): make one with "
-                "`pocketclip index FOLDER`"
-            )
-        refuse_network(location.file)
+        refuse_network(location)
+        check_file(location)
         database = cls(location)
-        with database.reading():
-            database._check_version()
+        database._choose_mode()
+        try:
+            with database.reading() as connection:
+                if schema.version_of(connection, location.file) < schema.VERSION:
+                    with database.writing():
+                        schema.migrate(connection, location)
+                schema.check_tables(connection, location.file)
+        except BaseException:
+            database.close()
+            raise
         return database
 
     @classmethod
@@ -135,110 +108,117 @@ class Database:
         """Open a library; a missing one is created, empty.
 
         Raises:
-            LibraryError: it is on a network file system, damaged, or of a newer version.
-            OSError: it cannot be created.
+            LibraryError: it is on a network file system, damaged, of a newer version, or cannot be
+                created.
         """
-        refuse_network(location.file)
-        private_folder(location.file.parent)
-        private_file(location.file)
-        database = cls(location)
-        with database.reading() as connection:
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                with database.writing():
-                    database._create_tables()
-            database._check_version()
-        return database
+        refuse_network(location)
+        if is_unused(location):
+            try:
+                private_folder(location.file.parent)
+                _create(location)
+            except OSError as error:
+                raise LibraryError(
+                    f"{location.file} cannot be created ({error.strerror or error}): choose "
+                    "another place with --library PATH.sqlite"
+                ) from error
+        return cls.open(location)
 
-    def _create_tables(self) -> None:
-        connection = self.connection
-        if connection.execute("PRAGMA user_version").fetchone()[0]:
-            return  # another process was faster
-        connection.execute("PRAGMA journal_mode = WAL")
-        with self.transaction():
-            for statement in _statements(_TABLES):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-
-    def _check_version(self) -> None:
-        application = self.connection.execute("PRAGMA application_id").fetchone()[0]
-        version = self.connection.execute("PRAGMA user_version").fetchone()[0]
-        if application != APPLICATION_ID:
-            raise LibraryError(f"{self.location.file} is not a library of pocketclip")
-        if version > VERSION:
+    def _choose_mode(self) -> None:
+        """Choose how the file is opened, by what may be written."""
+        location = self.location
+        if os.access(location.file, os.W_OK) and os.access(location.file.parent, os.W_OK):
+            return
+        self.read_only = True
+        if not size_of(location.log):
+            # Nobody can write, so SQLite needs neither its log nor the memory beside the file.
+            self._options = "mode=ro&immutable=1"
+            return
+        self._options = "mode=ro"
+        if not location.shared.exists():
             raise LibraryError(
-                f"{self.location.file} was written by a newer pocketclip (version {version}, this "
-                f"one reads {VERSION}): update it with `pip install -U pocketclip`"
+                f"{location.file} and its log {location.log.name} were not closed by their last "
+                "writer, and their folder cannot be written to: copy both to another folder"
             )
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
-        own = getattr(self._own, "connection", None)
-        if own is None:
-            own = self._connect()
-            self._own.connection = own
+        """This thread's connection.
+
+        Raises:
+            LibraryError: the library was closed.
+        """
+        held: _Held | None = getattr(self._own, "held", None)
+        if held is None:
+            held = _Held(self._connect())
             with self._guard:
-                self._all.append(own)
-        return own
+                if self._closed:
+                    held.connection.close()
+                    raise LibraryError(f"{self.location.file} was closed: open the library again")
+                self._own.held = held
+                self._all.add(held)
+        return held.connection
 
     def _connect(self) -> sqlite3.Connection:
-        # Transactions are begun by hand; a connection is closed by whichever thread closes all.
-        connection = sqlite3.connect(
-            f"{self.location.file.as_uri()}?mode=rw", uri=True, isolation_level=None,
-            timeout=_BUSY_MS / 1000, check_same_thread=False,
-        )  # fmt: skip
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA trusted_schema = OFF")
+        connection = schema.connect(self.location.file, self._options, _BUSY_S)
+        try:
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cell_size_check = ON")  # finds damage earlier
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield this thread's connection; SQLite's errors become a `LibraryError`."""
-        with self._explained():
+        with explained(self.location.file):
             yield self.connection
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Yield this thread's connection; everything that the block reads is of one commit.
+
+        The log grows while a snapshot is open, so leave the block soon.
+        """
+        with self.reading() as connection:
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                _roll_back(connection)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Hold the library as its one writer; another thread of this object waits for it.
 
         Raises:
-            LibraryError: another process writes; the message names it.
+            LibraryError: another process writes, which the message names; or it is read-only.
         """
         with self._turn:
             if self._writer is not None:
                 yield self.connection  # a part of a longer writing of this thread
-            else:
-                with self._as_writer():
-                    yield self.connection
-
-    @contextlib.contextmanager
-    def _as_writer(self) -> Iterator[None]:
-        private_file(self.location.lock)
-        try:
-            lock = locks.acquire(self.location.lock, create=True)
-        except locks.NoLocksError as error:
-            raise LibraryError(
-                f"{self.location.lock} cannot be locked ({error.strerror or error}): choose "
-                "another place with --library PATH.sqlite"
-            ) from error
-        if lock is None:
-            machine, process = locks.signature(self.location.lock)
-            who = f" ({process}, on {machine})" if process else ""
-            raise LibraryError(
-                f"another process writes to the library {self.location.name}{who}: wait until it "
-                "ends; searching works meanwhile"
-            )
-        self._writer = lock
-        try:
-            locks.sign(lock)
-            with self._explained():
-                yield
-        finally:
-            self._writer = None
-            locks.release(lock)
+                return
+            if self.read_only:
+                raise LibraryError(
+                    f"{self.location.file} cannot be changed: it, its folder or its disk is "
+                    "read-only"
+                )
+            with hold(self.location) as lock:
+                self._writer = lock
+                self._is_marked = False
+                try:
+                    with explained(self.location.file):
+                        yield self.connection
+                finally:
+                    self._writer = None
+                    self._empty_log()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -249,15 +229,31 @@ class Database:
         """
         assert self._writer is not None, "only within `writing`"
         connection = self.connection
-        with self._explained():
+        with explained(self.location.file):
             connection.execute("BEGIN IMMEDIATE")
             try:
+                if not self._is_marked:
+                    connection.execute(_MARK)
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                _roll_back(connection)
                 raise
+        self._is_marked = True
+        if (size_of(self.location.log) or 0) > _LOG_BYTES:
+            self._empty_log()
+
+    def _empty_log(self) -> None:
+        """Move the log's commits into the file; without waiting for readers, who may prevent it."""
+        with contextlib.suppress(sqlite3.Error, LibraryError):
+            connection = self.connection
+            if connection.in_transaction:
+                return
+            connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {_BUSY_S * 1000}")
 
     def fact(self, name: str) -> Any:
         """Return a fact of the library, such as `space_id`; None if it has none."""
@@ -270,43 +266,95 @@ class Database:
         self.connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def generation(self) -> int:
-        """Return the number of changes of vectors so far."""
-        return int(self.fact("generation"))
+        """Return the number of changes of vectors so far.
+
+        Raises:
+            LibraryError: the library has lost it.
+        """
+        value = self.fact("generation")
+        if not isinstance(value, int):
+            raise LibraryError(f"{self.location.file}: it is damaged (no generation): {MEND}")
+        return value
+
+    def token(self, generation: int) -> int:
+        """Return what tells a generation from another one with the same number.
+
+        After a power failure, or without its log, a library can lose its last commits, and later
+        count the same generations again with other vectors. What is derived from a generation
+        notes its token too, and is stale if the library has another one.
+        """
+        with self.reading() as connection:
+            row = connection.execute(
+                "SELECT token FROM sessions WHERE first <= ? ORDER BY first DESC LIMIT 1",
+                (generation,),
+            ).fetchone()
+        return 0 if row is None else int(row[0])
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads; those that are in a query get a `LibraryError`."""
         with self._guard:
-            for connection in self._all:
-                connection.close()
+            self._closed = True
+            for held in list(self._all):
+                held.close()
             self._all.clear()
         self._own = threading.local()
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn SQLite's errors into one that says what to do next."""
+    def _leave_to_parent(self) -> None:
+        """Start anew in a forked process: SQLite's connections must not be used or closed there."""
+        for held in list(self._all):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
+        self._guard = threading.Lock()
+        self._turn = threading.RLock()
+        self._own = threading.local()
+        self._all = weakref.WeakSet()
+        self._writer = None
+
+
+class _Held:
+    """A thread's connection, which is closed when the thread ends."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.close()
+
+    __del__ = close
+
+
+_open: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for database in list(_open):
+        database._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _create(location: Location) -> None:
+    """Create an empty library, or wait for another process that does."""
+    last = time.monotonic() + _CREATION_S
+    while is_unused(location):
         try:
-            yield
-        except sqlite3.DatabaseError as error:
-            file = self.location.file
-            text = str(error)
-            if "full" in text:
-                advice = "the disk is full: make room; what was committed is kept"
-            elif "locked" in text or "busy" in text:
-                advice = "another process holds it: try again"
-            elif "readonly" in text or "unable to open" in text:
-                advice = f"{text}: check that you may write to it and to its folder"
-            elif isinstance(error, sqlite3.OperationalError):
-                advice = f"{text}: check it with `pocketclip index --check`"
-            else:
-                advice = f"it is damaged ({text}): mend it with `pocketclip index --repair`"
-            raise LibraryError(f"{file}: {advice}") from error
+            with hold(location), explained(location.file):
+                if size_of(location.file) in (None, 0):
+                    schema.create(location.file)
+                return
+        except LibraryError:
+            lock = acquire(location)  # raises if the reason is another one
+            if lock is not None:
+                locks.release(lock)
+            if lock is not None or time.monotonic() > last:
+                raise
+        time.sleep(0.02)
 
 
-def _statements(script: str) -> Iterator[str]:
-    """Yield the statements of a script; `executescript` would commit the transaction."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        # After some errors SQLite did so itself; that of the caller is the one to report.
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
