@@ -24,12 +24,16 @@ from pocketclip.errors import DataError
 from pocketclip.images import open_image
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.pairs.crc32c import masked_crc32c
+from pocketclip.search.perceptual_hash import perceptual_hash
+from pocketclip.search.photo_facts import read_photo_facts
 from pocketclip.shards import codec
 from pocketclip.shards.audit.inspect import Rules, inspect
 from pocketclip.shards.layout import parse
 from pocketclip.shards.random_access import MappedShard
 from pocketclip.types import Bad
 from tests.fuzzing import mutate
+from tests.search import exif_bytes
+from tests.search.exif_bytes import MAKE, ORIENTATION, SHORT, TAKEN, place, text
 from tests.shards.making import photo, sample, write
 
 # --- seeds
@@ -39,18 +43,19 @@ def image_seeds(_folder):
     rng = np.random.default_rng(0)
     colours = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
     grey = rng.integers(0, 65536, (40, 60), dtype=np.uint16)
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    turned = {ORIENTATION: (SHORT, b"\0\6"), MAKE: text("A")}
+    where = place([(52, 1), (31, 1)], [(13, 1), (24, 1)])
+    exif = exif_bytes.exif(turned, {TAKEN: text("2024:05:01 10:11:12")}, where)
     kinds = [
         (colours, "JPEG", {"exif": exif}),
         (colours, "JPEG", {"progressive": True}),
         (colours.convert("CMYK"), "JPEG", {}),
-        (colours, "PNG", {}),
+        (colours, "PNG", {"exif": exif}),
         (colours.quantize(16), "PNG", {"transparency": 3}),
         (Image.fromarray(grey), "PNG", {}),
         (colours, "GIF", {"save_all": True, "append_images": [colours.rotate(90)]}),
-        (colours, "WEBP", {}),
-        (colours, "TIFF", {"compression": "tiff_lzw", "exif": exif}),
+        (colours, "WEBP", {"exif": exif}),
+        (colours, "TIFF", {"compression": "tiff_lzw", "tiffinfo": {ORIENTATION: 6}}),
         (Image.fromarray(grey.astype(np.float32)), "TIFF", {}),
         (colours, "BMP", {}),
         (colours, "PPM", {}),
@@ -217,9 +222,12 @@ def warm_up():
 
 
 def read_image(path):
-    image = open_image(path)
+    found = []
+    image = open_image(path, on_header=lambda header: found.append(read_photo_facts(header)))
     assert image.mode == "RGB"
     assert min(image.size) > 0
+    assert (found[0].width, found[0].height) == image.size
+    assert perceptual_hash(image) is None or perceptual_hash(image) < 1 << 63
     return list(image.size)
 
 

@@ -369,10 +369,10 @@ def _share_of_tile(image: Image.Image) -> float:
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation of an image; 1 if it has none, or its EXIF is damaged."""
     try:
-        text = image.info.get("Raw profile type exif")
-        if text and size_of_tags(io.BytesIO(bytes.fromhex("".join(text.split("\n")[3:]))[6:])) > (
-            MAX_TAGS
-        ):
+        data, text = image.info.get("exif"), image.info.get("Raw profile type exif")
+        if data is None and text:
+            data = bytes.fromhex("".join(text.split("\n")[3:]))
+        if data and size_of_tags(io.BytesIO(data.removeprefix(b"Exif\0\0"))) > MAX_TAGS:
             return 1
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF raises anything; the pixels are still good

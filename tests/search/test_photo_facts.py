@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pocketclip.images import open_image
+from pocketclip.errors import ImageError
+from pocketclip.images import open_image, orientation_of
 from pocketclip.search.photo_facts import read_photo_facts
 from tests.fuzzing import mutate
 from tests.search.exif_bytes import (
@@ -231,14 +232,25 @@ def test_places(gps, expected):
         assert (found.latitude, found.longitude) == pytest.approx(expected)
 
 
+def with_huge_tags(first):
+    """Return EXIF whose second directory has 5,000 values of a megabyte, at the same place."""
+    entries = b"".join(struct.pack(">HHLL", TAKEN + i % 9, 2, 1 << 20, 8) for i in range(5000))
+    head = struct.pack(">H", len(first) + 1) + b"".join(
+        struct.pack(">HHLHH", tag, SHORT, 1, number, 0) for tag, number in first.items()
+    )
+    at = 8 + len(head) + 12 + 4
+    head += struct.pack(">HHLL", 0x8769, 4, 1, at) + b"\0\0\0\0"
+    return b"MM\0*\0\0\0\x08" + head + struct.pack(">H", 5000) + entries
+
+
 def test_a_directory_of_huge_values_is_not_copied():
-    """60,000 tags of a megabyte each, all at the same place."""
-    tags = b"".join(struct.pack(">HHLL", 0x9003, 2, 1 << 20, 8) for _ in range(5000))
-    data = b"MM\0*\0\0\0\x08\0\1" + struct.pack(">HHLL", 0x8769, 4, 1, 26) + b"\0\0\0\0"
-    data += struct.pack(">H", 5000) + tags
     image = Image.new("RGB", (4, 4))
-    image.info["exif"] = data
+    image.info["exif"] = with_huge_tags({ORIENTATION: 6})
+    # Older Pillow would copy 5 GB to learn the orientation.
+    assert orientation_of(image) == 1
     assert read_photo_facts(image).taken is None
+    with pytest.raises(ImageError, match="its tags take 5,242,880,016 bytes"):
+        open_image(with_huge_tags({256: 4, 257: 4, 258: 8, 259: 1, 262: 1, 277: 1}))
 
 
 def test_damaged_exif_is_left_out():

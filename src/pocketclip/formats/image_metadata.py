@@ -19,6 +19,7 @@ MAX_METADATA = 1 << 20
 MAX_TAGS = 1 << 23
 """Limit on the bytes of all tag values of a TIFF, including its strip offsets: 8 MiB."""
 _ORIENTATION_KEYS = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")
+_DIRECTORIES = (0x8769, 0x8825)  # tags that point at them: EXIF's own, and the place
 _TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes of TIFF's types
 
 
@@ -40,6 +41,7 @@ def without_bombs(stream: BinaryIO) -> BinaryIO:
 def size_of_tags(stream: BinaryIO) -> int:
     """Return the bytes of all values in the first directory of a TIFF or of EXIF.
 
+    The directories of how and where the photograph was taken, to which it points, count as well.
     `stream` is positioned at its header. Returns 0 if there is no directory.
     """
     start = stream.tell()
@@ -48,23 +50,34 @@ def size_of_tags(stream: BinaryIO) -> int:
     if order is None or len(head) < 8:
         return 0
     big = head[2:4] in (b"+\0", b"\0+") and len(head) == 16
-    layout, width = (f"{order}HHQ", 20) if big else (f"{order}HHL", 12)
     offset = struct.unpack(f"{order}Q", head[8:16])[0] if big else struct.unpack(
         f"{order}L", head[4:8]
     )[0]  # fmt: skip
+    total, below = _size_of_directory(stream, start, offset, order, big=big)
+    return total + sum(_size_of_directory(stream, start, o, order, big=big)[0] for o in below)
+
+
+def _size_of_directory(
+    stream: BinaryIO, start: int, offset: int, order: str, *, big: bool
+) -> tuple[int, set[int]]:
+    """Return the bytes of a directory's values, and where the directories below it are."""
+    below: set[int] = set()
     if offset >= 1 << 62:
-        return 0
+        return 0, below
+    layout, width = (f"{order}HHQQ", 20) if big else (f"{order}HHLL", 12)
     stream.seek(start + offset)
     head = stream.read(8 if big else 2)
     if len(head) < (8 if big else 2):
-        return 0
+        return 0, below
     count = min(struct.unpack(f"{order}{'Q' if big else 'H'}", head)[0], 1 << 16)
     entries = stream.read(count * width)
     total = 0
     for begin in range(0, len(entries) - width + 1, width):
-        _, kind, values = struct.unpack_from(layout, entries, begin)
+        tag, kind, values, place = struct.unpack_from(layout, entries, begin)
         total += values * (_TYPE_SIZES[kind] if kind < len(_TYPE_SIZES) else 0)
-    return total
+        if tag in _DIRECTORIES and len(below) < 8:
+            below.add(place)
+    return total, below
 
 
 def _large_chunks(stream: BinaryIO) -> list[tuple[int, int]]:
