@@ -63,6 +63,10 @@ class LibraryError(PocketclipError):
     """A photo library that cannot be opened, read or written, or does not fit the model."""
 
 
+class QueryError(PocketclipError):
+    """A query, or a filter, that cannot be understood or matches no folder of the library."""
+
+
 class ExportError(PocketclipError):
     """A model that cannot be exported as requested, or whose export gives other results."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,18 @@ class Hit:
     """Cosine similarity to the query."""
     content: int
     """Id of the content, the same for all copies."""
+    digest: bytes
+    """Hash of the whole file, see `pocketclip.search.database`."""
     facts: PhotoFacts
+    size: int
+    """Bytes."""
+    date: float | None = None
+    """Seconds from 1970 to what a clock showed when the photograph was taken, read as if it were
+    UTC; without a capture time, the time of the file, on a clock here."""
+    date_from: Literal["camera", "file"] | None = None
+    """What `date` comes from."""
+    current: bool = True
+    """Whether the file has the size and time that it had when it was indexed."""
     copies: tuple[Path, ...] = ()
     """Other files with the same bytes."""
     similar: tuple[Hit, ...] = ()
@@ -58,6 +71,12 @@ class SearchResult:
     """The number of photographs that the filters left."""
     gone: int = 0
     """The number of better hits that are left out because their file is not there now."""
+    removed: Mapping[str, int] = field(default_factory=dict)
+    """If nothing is left to search in: how many photographs each filter removed."""
+    below_score: bool = False
+    """Whether the least score left hits out."""
+    away: tuple[Path, ...] = ()
+    """Roots that are not there now, whose photographs are left out."""
 
 
 @dataclass(slots=True)

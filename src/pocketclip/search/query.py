@@ -1,0 +1,231 @@
+"""What is searched for: texts and photographs, with weights and signs.
+
+    parse_query("2:beach + sunset - people")   # three parts with the weights 2, 1 and -1
+    embed_parts(parts, encoder)                # one unit vector (D,)
+
+    query  = [sign] part { space sign space part }
+    part   = [weight ":"] ( text | photograph )
+
+- A sign is `+` or `-` between spaces, or at the start: `t-shirt`, `C++` and `x-ray` are texts.
+  Directly before a digit it belongs to the number (`-5 degrees`), unless that is a weight.
+- A weight is a number over 0, up to 1000, before a colon that no digit follows: `0.5:beach`, but
+  not `10:30` or `16:9`.
+- A photograph begins with `./`, `../`, `/` or `~/`, or ends in the suffix of an image.
+- Within double quotes around a whole part, everything is text: `"rock + roll" - people`.
+
+D: width of the embeddings.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketclip.errors import QueryError
+from pocketclip.formats.escaping import argument_text
+from pocketclip.storage.photos import is_photograph
+
+if TYPE_CHECKING:
+    from pocketclip.images import ImageSource
+    from pocketclip.types import Embeddings, Encoder
+
+MAX_WEIGHT = 1000.0
+_QUOTED = re.compile(r'(?<![^\s:])"[^"]*"(?!\S)')
+_BETWEEN = re.compile(r"(?<!\S)[+-](?!\S)")
+_WEIGHT = re.compile(r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?):(?![0-9])\s*")
+_LEADING = re.compile(rf"\s*([+-])(?:(?![\d.])|(?={_WEIGHT.pattern}))")
+_NO_NUMBER = re.compile(r"(nan|inf|infinity):\S", re.IGNORECASE)
+_LOOSE_SIGN = re.compile(r"(?<=\s)-[^\W\d][\w-]*")
+_URL = re.compile(r"https?://", re.IGNORECASE)
+_LITERALLY = "to search for it as it is, use --text"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing to look for, or to avoid."""
+
+    weight: float
+    """Negative: to avoid."""
+    text: str | None = None
+    photo: ImageSource | None = None
+    """A path, or anything else that `pocketclip.images.open_image` takes; None: it is a text."""
+
+    def __str__(self) -> str:
+        sign, factor = "-" if self.weight < 0 else "+", abs(self.weight)
+        times = "" if factor == 1 else f"{factor:g} x "
+        if self.text is not None:
+            return f'{sign} {times}"{self.text}"'
+        is_path = isinstance(self.photo, (str, os.PathLike))
+        return f"{sign} {times}{os.fspath(self.photo) if is_path else 'a photograph'}"  # type: ignore[arg-type]
+
+
+def parse_query(query: str) -> list[Part]:
+    """Return the parts of a query, see the module.
+
+    Raises:
+        QueryError: a part is empty, a weight is out of range, or a text is not UTF-8.
+    """
+    leading = _LEADING.match(query)
+    begin = leading.end() if leading else 0
+    signs = [leading[1] if leading else "+"]
+    # Signs within quotes do not count. What stands for them here has the same length.
+    masked = " " * begin + _QUOTED.sub(lambda found: "x" * len(found[0]), query[begin:])
+    pieces = []
+    for found in _BETWEEN.finditer(masked):
+        pieces.append(query[begin : found.start()])
+        signs.append(found[0])
+        begin = found.end()
+    pieces.append(query[begin:])
+    return [
+        _part(piece, sign, position)
+        for position, (piece, sign) in enumerate(zip(pieces, signs, strict=True))
+    ]
+
+
+def text_part(text: str) -> Part:
+    """Return a part with the whole of a text, whatever is in it.
+
+    Raises:
+        QueryError: it is empty, or not UTF-8.
+    """
+    decoded = argument_text(text)
+    if decoded is None:
+        raise QueryError(f"the text {text!r} is not UTF-8: check the terminal's locale")
+    if not decoded.strip():
+        raise QueryError("the text to search for is empty")
+    return Part(1.0, decoded.strip())
+
+
+def make_parts(
+    query: str | None = None,
+    *,
+    image: ImageSource | None = None,
+    like: Iterable[ImageSource] = (),
+    unlike: Iterable[ImageSource] = (),
+    literal: bool = False,
+) -> list[Part]:
+    """Return the parts of a query and of photographs beside it.
+
+    Args:
+        query: see the module.
+        image: a photograph that others should be like.
+        like: more of them.
+        unlike: photographs that others should not be like.
+        literal: take `query` as one text.
+
+    Raises:
+        QueryError: there is nothing to look for, or `query` cannot be understood.
+    """
+    parts: list[Part] = []
+    if query is not None:
+        parts += [text_part(query)] if literal else parse_query(query)
+    parts += [Part(1.0, photo=one) for one in [image, *like] if one is not None]
+    parts += [Part(-1.0, photo=one) for one in unlike]
+    if not parts:
+        raise QueryError("there is nothing to search for: give a text or a photograph")
+    if all(part.weight < 0 for part in parts):
+        raise QueryError(
+            'every part is to be avoided: add one to look for, such as "photo - people"; or, for '
+            "a text that begins with a sign, use --text"
+        )
+    return parts
+
+
+def embed_parts(parts: Sequence[Part], encoder: Encoder) -> Embeddings:
+    """Return the unit vector (D,) of a query: its parts' unit vectors, weighted and added.
+
+    Raises:
+        QueryError: the parts cancel each other.
+        ImageError: a photograph cannot be opened.
+        EmbeddingError: see `Encoder.encode_text`.
+    """
+    texts = list(dict.fromkeys(part.text for part in parts if part.text is not None))
+    vectors = dict(zip(texts, encoder.encode_text(texts), strict=True)) if texts else {}
+    total = np.zeros(encoder.embed_dim, np.float64)
+    for part in parts:
+        if part.text is not None:
+            row = vectors[part.text]
+        else:
+            [row] = encoder.encode_image([part.photo])
+        total += part.weight * row.astype(np.float64)
+    length = float(np.linalg.norm(total))
+    if length < 1e-4 * sum(abs(part.weight) for part in parts):
+        raise QueryError("the parts of the query cancel each other: nothing is left to search for")
+    return np.asarray(total / length, np.float32)
+
+
+def describe_parts(parts: Sequence[Part]) -> str | None:
+    """Return how a query was read; None for one part without a weight."""
+    if len(parts) == 1 and parts[0].weight == 1:
+        return None
+    return " ".join(map(str, parts)).removeprefix("+ ")
+
+
+def doubtful_sign(parts: Sequence[Part]) -> str | None:
+    """Return a word such as `-people` within a text, which was perhaps meant to be avoided."""
+    found = (_LOOSE_SIGN.search(part.text or "") for part in parts)
+    return next((match[0] for match in found if match), None)
+
+
+def _part(piece: str, sign: str, position: int) -> Part:
+    piece = piece.strip()
+    weight, rest = _split_weight(piece)
+    if not rest:
+        raise QueryError(
+            f"part {position + 1} of the query is empty: write a text or a photograph after each "
+            f"sign or weight; {_LITERALLY}"
+        )
+    signed = -weight if sign == "-" else weight
+    if _QUOTED.fullmatch(rest):
+        if not rest.strip('"').strip():
+            raise QueryError(f"part {position + 1} of the query is empty: {rest}")
+        return Part(signed, _decoded(rest[1:-1].strip()))
+    if _LEADING.match(rest):
+        raise QueryError(
+            f"{rest!r} begins with a second sign: write one sign per part; {_LITERALLY}"
+        )
+    if _URL.match(rest):
+        raise QueryError(f"{rest} is not fetched: download it, and search for the file")
+    if _is_path(rest):
+        path = Path(rest).expanduser()
+        if not path.is_file():
+            raise QueryError(
+                f"there is no photograph {rest}; to search for this text, put it in double quotes "
+                "or use --text"
+            )
+        return Part(signed, photo=path)
+    return Part(signed, _decoded(rest))
+
+
+def _split_weight(piece: str) -> tuple[float, str]:
+    found = _WEIGHT.match(piece)
+    if not found:
+        if _NO_NUMBER.match(piece):
+            raise QueryError(f"{piece!r}: a weight is a number over 0; {_LITERALLY}")
+        return 1.0, piece
+    weight = float(found[1])
+    if not 0 < weight <= MAX_WEIGHT or not math.isfinite(weight):
+        raise QueryError(
+            f"the weight {found[1]} must be over 0 and at most {MAX_WEIGHT:g} (to avoid something, "
+            f'write "- text"); {_LITERALLY}'
+        )
+    return weight, piece[found.end() :]
+
+
+def _is_path(text: str) -> bool:
+    begins = ("./", "../", "/", "~/", *((".\\", "..\\") if os.sep == "\\" else ()))
+    return text.startswith(begins) or Path(text).is_absolute() or is_photograph(text)
+
+
+def _decoded(text: str) -> str:
+    decoded = argument_text(text)
+    if decoded is None:
+        raise QueryError(f"the text {text!r} is not UTF-8: check the terminal's locale")
+    return decoded
