@@ -28,6 +28,7 @@ VERBS = {
     "classify": "Choose the label that fits each photograph.",
     "fit": "Fit a label set to a few labelled photographs, in seconds.",
     "embed": "Write embeddings of photographs or texts.",
+    "forget": "Remove photographs from a library, not from the disk.",
     "reinforce": "Add captions and teachers' embeddings to pairs.",
     "join": "Join images with reinforcements, by uid.",
     "audit": "Check a reinforced dataset.",
@@ -41,8 +42,8 @@ VERBS = {
 }
 """The verbs, each with its line in the list of verbs."""
 _WRITERS = frozenset(
-    {"quickstart", "pull", "fit", "finetune", "embed", "reinforce", "join", "show", "train",
-     "export"}
+    {"quickstart", "pull", "fit", "finetune", "embed", "forget", "reinforce", "join", "show",
+     "train", "export"}
 )  # fmt: skip
 """Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})

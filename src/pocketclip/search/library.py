@@ -8,10 +8,15 @@ library.search("red car in the snow").hits[0].path
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pocketclip.search.database import Database
 from pocketclip.search.location import Location, locate
+
+if TYPE_CHECKING:
+    from pocketclip.search.forget import ForgetReport
 
 
 class Library:
@@ -45,6 +50,28 @@ class Library:
     def location(self) -> Location:
         """Where its files are."""
         return self.database.location
+
+    def forget(
+        self,
+        paths: Iterable[str | os.PathLike[str]] = (),
+        *,
+        roots: Iterable[str | os.PathLike[str]] = (),
+        absent: bool = False,
+        unreadable: bool = False,
+        unused: bool = False,
+        dry_run: bool = False,
+    ) -> ForgetReport:
+        """Forget files, and what is known of their contents; see `pocketclip.search.forget.forget`.
+
+        Raises:
+            LibraryError: nothing was given, or something unknown; or another process writes.
+        """
+        from pocketclip.search.forget import forget
+
+        return forget(
+            self.database, paths, roots=roots, absent=absent, unreadable=unreadable,
+            unused=unused, dry_run=dry_run,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close its file."""

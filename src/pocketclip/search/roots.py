@@ -81,7 +81,7 @@ def resolve_root(database: Database, path: str | os.PathLike[str]) -> Target:
     if real.exists() and not real.is_dir():
         raise LibraryError(f"{path} is a file: give the folder that it is in")
     roots = known_roots(database)
-    outer = _outer_root(real, roots)
+    outer = place_of(roots, real)
     if outer is None:
         if not real.exists():
             raise LibraryError(f"{path}: there is no such folder")
@@ -101,8 +101,11 @@ def resolve_root(database: Database, path: str | os.PathLike[str]) -> Target:
     return Target(root.path, below, root.id or None, tuple(absorbs))
 
 
-def _outer_root(real: Path, roots: Sequence[Root]) -> tuple[Root, bytes] | None:
-    """Return the known root that a path is in, and where; the innermost one."""
+def place_of(roots: Sequence[Root], real: Path) -> tuple[Root, bytes] | None:
+    """Return the known root that a real path is in, and where in it; the innermost one.
+
+    Neither the path nor the root need be there.
+    """
     identities = {_identity(root.path): root for root in roots}
     by_path = {root.path: root for root in roots}
     below: list[str] = []
