@@ -158,10 +158,15 @@ def _from_stream(
         return _upright_rgb(image, max_pixels, least_side, on_header)
 
 
+def file_limit(head: bytes) -> int:
+    """Return the limit on the bytes of an image file that begins with `head`."""
+    return 4 * MAX_FILE if head.startswith(_IN_PIECES) else MAX_FILE
+
+
 def _check_file(stream: BinaryIO, head: bytes) -> None:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    limit = 4 * MAX_FILE if head.startswith(_IN_PIECES) else MAX_FILE
+    limit = file_limit(head)
     if size > limit:
         raise _RefusedError(f"the file has {size:,} bytes, more than the limit of {limit:,}")
     if head[:4] in _IN_PIECES[1:5]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ def draw_photo(
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     options = {} if exif is None else {"exif": exif}
     image.save(path, quality=quality, **options)
+    # Of a file that was just written, the time is not trusted: the next run would read it again.
+    os.utime(path, (1.6e9 + seed, 1.6e9 + seed))
     return path
 
 

@@ -167,7 +167,7 @@ class Encoder(LoadedModel):
         decoding: deque[Future[Any]] = deque()
         submitted = 0
         # Decoding releases the interpreter lock, so it overlaps with the model.
-        with ThreadPoolExecutor(max_workers=self._decoder_threads()) as pool:
+        with ThreadPoolExecutor(max_workers=self.decoder_threads()) as pool:
             for start in range(0, len(images), self.batch_size):
                 good: list[int] = []
                 bad: list[tuple[int, ImageError]] = []
@@ -199,8 +199,8 @@ class Encoder(LoadedModel):
             return self.batch_size
         return max(1, min(self.batch_size, 256 * 256 // self.config.image_size**2))
 
-    def _decoder_threads(self) -> int:
-        """Return the number of decoding threads; a bundle's tower needs cores as well."""
+    def decoder_threads(self) -> int:
+        """Return how many threads should decode images; a bundle's tower needs cores as well."""
         cores = devices.cores()
         return cores if self.bundle is None else max(1, cores // 2)
 

@@ -7,16 +7,24 @@ library.search("red car in the snow").hits[0].path
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.search.database import Database
-from pocketclip.search.location import Location, locate
+from pocketclip.search.location import Location, is_unused, locate, refuse_network
+from pocketclip.search.model import DEFAULT_MODEL, lasting_name, load_recorded, resolve_lasting
+from pocketclip.search.records import IndexReport
+from pocketclip.search.roots import check_folder
 
 if TYPE_CHECKING:
+    from pocketclip.infer.encoder import Encoder
     from pocketclip.search.forget import ForgetReport
+    from pocketclip.search.indexing import Model
 
 
 class Library:
@@ -26,8 +34,10 @@ class Library:
     the model that the library was made with, which is loaded at the first use.
     """
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self, database: Database | Location) -> None:
+        self._database = database
+        self._encoder: Encoder | None = None
+        self._guard = threading.RLock()
 
     @classmethod
     def open(
@@ -37,19 +47,121 @@ class Library:
 
         Args:
             library: see `pocketclip.search.location.locate`; None for `photos`.
-            create: make an empty one if there is none.
+            create: make one if there is none, when it is first used: a model that cannot be loaded
+                leaves no empty library.
 
         Raises:
             LibraryError: there is none, it is damaged, of a newer version, or on a network file
                 system.
         """
         location = locate(library)
-        return cls(Database.create(location) if create else Database.open(location))
+        if create and is_unused(location):
+            refuse_network(location)
+            return cls(location)
+        return cls(Database.open(location))
+
+    @property
+    def database(self) -> Database:
+        """Its file."""
+        with self._guard:
+            if isinstance(self._database, Location):
+                self._database = Database.create(self._database)
+            return self._database
 
     @property
     def location(self) -> Location:
         """Where its files are."""
-        return self.database.location
+        held = self._database
+        return held if isinstance(held, Location) else held.location
+
+    def index(
+        self,
+        roots: Sequence[str | os.PathLike[str]] = (),
+        *,
+        model: str | os.PathLike[str] | None = None,
+        encoder: Encoder | Callable[[], Encoder] | None = None,
+        exclude: Sequence[str] = (),
+        retry: bool = False,
+        rebuild: bool = False,
+        reporter: ProgressReporter | Callable[[str], None] | None = None,
+    ) -> IndexReport:
+        """Bring the library up to date with folders of photographs.
+
+        Only what is new is encoded: files of the same size and time are not read, and moved,
+        renamed and copied ones are recognised by their bytes. Every batch is committed, so a killed
+        run loses at most 64 photographs; one that is interrupted (KeyboardInterrupt) loses none,
+        and returns its report. Nothing is deleted.
+
+        Args:
+            roots: folders; none for all that the library knows.
+            model: as for `pocketclip.load`; None for the model of the library, or for
+                `mobileclip2-s0` if it is new. Another model of the same embedding space, such as an
+                int8 bundle, becomes the library's.
+            encoder: the model, loaded, or a function that loads it when there is something to
+                encode. `model` then says only how to load it the next time.
+            exclude: patterns of files and folders to leave out, as in `.gitignore`; they are kept
+                for the root.
+            retry: try unreadable files again that have not changed.
+            rebuild: encode all photographs again, with another model if one is given. What is known
+                of the files is kept. If it is interrupted, the next run continues.
+            reporter: receives the stages and the progress.
+
+        Raises:
+            LibraryError: another process writes; the model has another embedding space, and
+                `rebuild` is false (nothing is written then); a root is not there and not known; the
+                disk is full (what was committed is kept).
+            PocketclipError: the model cannot be loaded, see `pocketclip.load`.
+        """
+        from pocketclip.search import indexing
+
+        for root in roots if isinstance(self._database, Location) else ():
+            check_folder(root)  # before a model is fetched, and a library created, for nothing
+        chosen = self._model(model, encoder)
+        report = indexing.run(
+            self.database, roots, chosen, exclude=exclude, retry=retry, rebuild=rebuild,
+            reporter=as_reporter(reporter),
+        )  # fmt: skip
+        if not callable(chosen.encoder):
+            self._encoder = chosen.encoder
+        return report
+
+    def _model(
+        self, model: str | os.PathLike[str] | None, encoder: Encoder | Callable[[], Encoder] | None
+    ) -> Model:
+        """Return the model of a run of indexing; it is loaded now, unless it is the library's."""
+        from pocketclip.search.indexing import Model
+
+        is_new = isinstance(self._database, Location) or self.database.fact("space_id") is None
+        if encoder is None and model is None and not is_new:
+            return Model(functools.partial(self.encoder, offline=False))
+        if model is None and encoder is None:
+            model = DEFAULT_MODEL
+        name = None if model is None else lasting_name(model)
+        if encoder is None:
+            from pocketclip.infer.encoder import load
+
+            assert name is not None
+            encoder = load(resolve_lasting(name))
+        elif is_new and callable(encoder):
+            encoder = encoder()
+        return Model(encoder, name)
+
+    def encoder(self, *, offline: bool = True, **options: Any) -> Encoder:
+        """Return the model that the library was made with; it is loaded at the first call.
+
+        Args:
+            offline: take files of the hub from the local cache only.
+            options: others of `pocketclip.load`, for the first call; `low_latency_start=True` for
+                a process that ends after one search.
+
+        Raises:
+            LibraryError: the library has no model yet; the model cannot be loaded, or has another
+                embedding space now.
+        """
+        with self._guard:
+            if self._encoder is None or self._encoder.space_id != self.database.fact("space_id"):
+                self._encoder = load_recorded(self.database, offline=offline, **options)
+            return self._encoder
 
     def forget(
         self,
@@ -75,7 +187,8 @@ class Library:
 
     def close(self) -> None:
         """Close its file."""
-        self.database.close()
+        if isinstance(self._database, Database):
+            self._database.close()
 
     def __enter__(self) -> Library:
         return self

@@ -102,8 +102,31 @@ class IndexReport:
     """Files that this run could not read, with the reason."""
     known_unreadable: int = 0
     """Unreadable files of earlier runs, unchanged since, that were not tried again."""
-    missing_roots: list[Path] = field(default_factory=list)
+    unsupported: dict[str, int] = field(default_factory=dict)
+    """Files in formats that need an extra: how many, by the message that names it. They are tried
+    again once it is installed."""
+    unlisted: list[tuple[Path, str]] = field(default_factory=list)
+    """Folders that could not be listed, with the reason; what is known of their files is kept."""
+    missing_roots: list[tuple[Path, str]] = field(default_factory=list)
+    """Roots that are not there, with the reason; what is known of their files is kept."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """Files that are no photographs, hidden, excluded, ...: how many of each kind."""
+    examples: dict[str, Path] = field(default_factory=dict)
+    """One that was passed over of each kind."""
+    gone: int = 0
+    """Files that went away between the listing and their turn."""
     interrupted: bool = False
     """Whether the run was stopped; everything that was encoded is kept."""
+
+    def add(self, other: IndexReport) -> None:
+        """Add the counts and files of another report."""
+        for name in self.__slots__:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(ours, dict):
+                for kind, value in theirs.items():
+                    known = kind in ours and isinstance(value, int)
+                    ours[kind] = ours[kind] + value if known else ours.get(kind, value)
+            elif isinstance(ours, bool):
+                setattr(self, name, ours or theirs)
+            else:
+                setattr(self, name, ours + theirs)

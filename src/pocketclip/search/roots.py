@@ -75,16 +75,11 @@ def resolve_root(database: Database, path: str | os.PathLike[str]) -> Target:
     Raises:
         LibraryError: it is a file, or neither there nor known.
     """
-    if not os.fspath(path):
-        raise LibraryError('an empty path: give a folder ("." for the current one)')
-    real = Path(os.path.realpath(Path(path).expanduser()))
-    if real.exists() and not real.is_dir():
-        raise LibraryError(f"{path} is a file: give the folder that it is in")
+    real = _real_folder(path)
     roots = known_roots(database)
     outer = place_of(roots, real)
     if outer is None:
-        if not real.exists():
-            raise LibraryError(f"{path}: there is no such folder")
+        check_folder(path)
         root, below = Root(0, real, ()), b""
     else:
         root, below = outer
@@ -99,6 +94,25 @@ def resolve_root(database: Database, path: str | os.PathLike[str]) -> Target:
         is None
     ]
     return Target(root.path, below, root.id or None, tuple(absorbs))
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that a new library cannot index.
+
+    Raises:
+        LibraryError: there is no such folder.
+    """
+    if not _real_folder(path).exists():
+        raise LibraryError(f"{path}: there is no such folder")
+
+
+def _real_folder(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise LibraryError('an empty path: give a folder ("." for the current one)')
+    real = Path(os.path.realpath(Path(path).expanduser()))
+    if real.exists() and not real.is_dir():
+        raise LibraryError(f"{path} is a file: give the folder that it is in")
+    return real
 
 
 def place_of(roots: Sequence[Root], real: Path) -> tuple[Root, bytes] | None:
