@@ -1,0 +1,145 @@
+"""The vectors in SQLite, read in batches, and whether a block of them is still what SQLite has.
+
+Shapes: B batch, D embedding.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pocketclip.errors import LibraryError
+from pocketclip.search.location import Location
+from pocketclip.search.vector_file import Batch, Block, Header, lengths
+
+_BATCH = 4096  # rows that are read at once
+_SAMPLES = 8  # rows that are compared beside the latest
+
+
+@dataclass(frozen=True, slots=True)
+class VectorState:
+    """What SQLite says of its vectors, without reading them."""
+
+    generation: int
+    """The number of changes so far."""
+    vectors: int
+    """Their number."""
+    removed: int
+    """The generation in which one was last removed."""
+    space_id: str | None
+    width: int
+    """D; 0 if it is not known yet."""
+
+    def header(self, dtype: str, rows: int | None = None) -> Header:
+        """Return a header for vectors of this generation."""
+        rows = self.vectors if rows is None else rows
+        return Header(self.space_id, self.generation, rows, self.width, dtype, 0.0, "")
+
+
+def read_state(connection: sqlite3.Connection) -> VectorState:
+    """Return what SQLite says of its vectors; takes no longer for more of them."""
+    facts = dict(
+        connection.execute(
+            "SELECT name, value FROM facts WHERE name IN "
+            "('generation', 'vectors', 'removed', 'space_id', 'embed_dim')"
+        ).fetchall()
+    )
+    width = facts.get("embed_dim")
+    if width is None:
+        row = connection.execute(
+            "SELECT length(vector) / 2 FROM contents WHERE vector IS NOT NULL LIMIT 1"
+        ).fetchone()
+        width = row[0] if row else 0
+    return VectorState(
+        facts["generation"], facts["vectors"], facts["removed"], facts.get("space_id"), width
+    )
+
+
+def read_all(
+    connection: sqlite3.Connection, location: Location, state: VectorState
+) -> Iterator[Batch]:
+    """Yield all vectors in the order of their ids.
+
+    Raises:
+        LibraryError: one is damaged, or their number is not what SQLite says.
+    """
+    # By id, not by an index: the rows are then read one after the other.
+    cursor = connection.execute(
+        "SELECT id, vector FROM contents NOT INDEXED WHERE vector IS NOT NULL ORDER BY id"
+    )
+    count = 0
+    for ids, vectors in _batches(cursor, location, state):
+        count += len(ids)
+        yield ids, vectors
+    if count != state.vectors:
+        raise LibraryError(
+            f"{location.file} has {count} vectors and says {state.vectors}: mend it with "
+            "`pocketclip index --repair`"
+        )
+
+
+def count_changed(connection: sqlite3.Connection, since: int) -> int:
+    """Return how many vectors were set after a generation."""
+    query = "SELECT count(*) FROM contents WHERE vector IS NOT NULL AND changed > ?"
+    return int(connection.execute(query, (since,)).fetchone()[0])
+
+
+def read_changed(
+    connection: sqlite3.Connection, location: Location, state: VectorState, since: int
+) -> Iterator[Batch]:
+    """Yield the vectors that were set after a generation, in the order of their ids.
+
+    Raises:
+        LibraryError: one is damaged.
+    """
+    query = "SELECT id, vector FROM contents WHERE vector IS NOT NULL AND changed > ? ORDER BY id"
+    yield from _batches(connection.execute(query, (since,)), location, state)
+
+
+def samples_fit(connection: sqlite3.Connection, block: Block) -> bool:
+    """Return whether a few rows are as in SQLite, the one that changed last among them.
+
+    A library that was restored from a copy, or made anew, may come to the same generation and
+    number with other vectors.
+    """
+    since = block.header.generation
+    query = "SELECT id, vector, changed FROM contents WHERE "
+    rows = connection.execute(
+        f"{query} vector IS NOT NULL AND changed <= ? ORDER BY changed DESC LIMIT 1", (since,)
+    ).fetchall()
+    count = len(block.ids)
+    for place in {i * (count - 1) // (_SAMPLES - 1) for i in range(_SAMPLES)} if count else ():
+        found = connection.execute(f"{query} id = ?", (int(block.ids[place]),)).fetchone()
+        if found is None:
+            return False
+        rows.append(found)
+    for number, vector, changed in rows:
+        place = int(np.searchsorted(block.ids, number))
+        if changed is None or place == count or block.ids[place] != number:
+            return False
+        if changed <= since and not (
+            vector is not None
+            and len(vector) == 2 * block.header.width
+            and np.array_equal(block.vectors[place], np.frombuffer(vector, "<f2"))
+        ):
+            return False
+    return True
+
+
+def _batches(cursor: sqlite3.Cursor, location: Location, state: VectorState) -> Iterator[Batch]:
+    while rows := cursor.fetchmany(_BATCH):
+        ids, blobs = zip(*rows, strict=True)
+        bad = [i for i, blob in enumerate(blobs) if len(blob) != 2 * state.width]
+        if not bad:
+            vectors = np.frombuffer(b"".join(blobs), "<f2").reshape(len(blobs), state.width)
+            finite = np.isfinite(lengths(vectors.astype(np.float32)))
+            bad = np.flatnonzero(~finite).tolist()
+        if bad:
+            raise LibraryError(
+                f"{location.file}: the vector of content {ids[bad[0]]} is damaged: mend it with "
+                "`pocketclip index --repair`"
+            )
+        yield np.array(ids, np.int64), vectors
