@@ -197,6 +197,36 @@ def test_a_file_that_cannot_be_written(database, monkeypatch, caplog):
     assert_current(database, open_matrix(database))
 
 
+def test_a_photograph_that_is_forgotten_while_the_file_is_written(database, monkeypatch):
+    """Its vector does not come back to the disk."""
+    fill(database)
+    other, real, written = Database.open(database.location), matrix.write_file, []
+
+    def slow(path, header, batches):
+        block = real(path, header, batches)
+        if not written:
+            change(other, "UPDATE contents SET vector = NULL WHERE id = 7")
+        written.append(path)
+        return block
+
+    monkeypatch.setattr(matrix, "write_file", slow)
+    assert_current(database, open_matrix(database))
+    assert len(written) == 2
+    assert 7 not in vector_file.map_file(file_of(database)).ids
+
+
+def test_the_file_of_an_engine_that_is_not_used_any_more(database):
+    fill(database)
+    open_matrix(database, "numpy")
+    open_matrix(database, ENGINES[-1])
+    assert file_of(database).exists()  # both may be used in turn
+    change(database, "UPDATE contents SET vector = NULL WHERE id = 7")
+    open_matrix(database, ENGINES[-1])
+    assert [path.name for path in database.location.derived.glob("matrix.float*")] == [
+        file_of(database, ENGINES[-1]).name
+    ]
+
+
 def test_within_a_transaction_nothing_is_stored(database):
     fill(database)
     with database.writing(), database.transaction() as connection:
@@ -273,7 +303,7 @@ def test_two_processes_write_it(database):
 def test_another_process_that_does_not_end(database, monkeypatch):
     fill(database)
     monkeypatch.setattr(matrix, "_LONGEST_WAIT", 0.1)
-    with matrix._turn(database.location):
+    with matrix._turn(database):
         found = open_matrix(database)
     assert_current(database, found)
     assert "another process" in found.remark

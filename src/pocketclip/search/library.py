@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
     from pocketclip.search.forget import ForgetReport
     from pocketclip.search.indexing import Model
+    from pocketclip.search.matrix import Matrix
 
 
 class Library:
@@ -37,6 +38,7 @@ class Library:
     def __init__(self, database: Database | Location) -> None:
         self._database = database
         self._encoder: Encoder | None = None
+        self._matrix: Matrix | None = None
         self._guard = threading.RLock()
 
     @classmethod
@@ -162,6 +164,15 @@ class Library:
             if self._encoder is None or self._encoder.space_id != self.database.fact("space_id"):
                 self._encoder = load_recorded(self.database, offline=offline, **options)
             return self._encoder
+
+    def matrix(self) -> Matrix:
+        """Return the vectors of all photographs as they are now; see `matrix.open_matrix`."""
+        from pocketclip.search.matrix import open_matrix
+
+        database = self.database
+        with self._guard:
+            self._matrix = open_matrix(database, last=self._matrix)
+            return self._matrix
 
     def forget(
         self,

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,10 +33,10 @@ from pocketclip.search.vector_file import Block, is_intact, map_file, read_batch
 from pocketclip.search.vector_rows import (
     VectorState,
     count_changed,
+    is_of,
     read_all,
     read_changed,
     read_state,
-    samples_fit,
 )
 from pocketclip.storage import locks
 
@@ -45,6 +44,7 @@ _FEW = 2000  # changes that are always read on top of a file, 6 ms
 _SHARE = 50  # and one in so many: 20,000 of a million, 65 ms
 _LONGEST_WAIT = 60.0  # seconds for another process that writes the same file
 _LOCK = "matrix.lock"
+_TRIES = 3  # a removal while the file is written makes it useless
 _REMEDY = (
     "remove it, and the next search writes it again; `pocketclip index --repair` does that too"
 )
@@ -120,21 +120,28 @@ def open_matrix(
         MissingDependencyError: see `kernels.choose_engine`.
     """
     stored = not database.connection.in_transaction
-    with database.snapshot() as connection:
-        matrix = _current(database.location, connection, engine, last)
+    with database.snapshot():
+        matrix = _current(database, engine, last)
         if matrix is None and not stored:
-            matrix = _in_memory(database.location, connection, engine)
+            matrix = _in_memory(database, engine)
     if matrix is not None:
         return matrix
-    with _turn(database.location) as trouble, database.snapshot() as connection:
-        # Another process may have written it meanwhile.
-        matrix = _current(database.location, connection, engine, None)
-        if matrix is None and trouble is None:
-            try:
-                return _write(database.location, connection, engine)
-            except OSError as error:
-                trouble = error.strerror or str(error)
-        return matrix or _in_memory(database.location, connection, engine, trouble)
+    with _turn(database) as trouble:
+        for _ in range(_TRIES):
+            with database.snapshot():
+                # Another process may have written it meanwhile.
+                matrix = _current(database, engine, None)
+                if matrix is None and trouble is None:
+                    try:
+                        matrix = _write(database, engine)
+                    except OSError as error:
+                        trouble = error.strerror or str(error)
+                if matrix is None:
+                    return _in_memory(database, engine, trouble)
+            if not _is_left_over(database, matrix):
+                return matrix
+    with database.snapshot():
+        return _in_memory(database, engine)
 
 
 def check_matrix(database: Database) -> str | None:
@@ -152,12 +159,12 @@ def check_matrix(database: Database) -> str | None:
         block = map_file(path)
         if block is None or not is_intact(block):
             return f"{path} is damaged: {_REMEDY}"
-        with database.snapshot() as connection:
-            state = read_state(connection)
-            if block.header.generation != state.generation:
-                continue  # the vectors that changed since are compared when it is opened
+        with database.snapshot():
+            state = read_state(database)
+            if block.header.generation != state.generation or not is_of(database, block):
+                continue  # what is older is compared when it is opened, and read again if need be
             start = 0
-            for ids, vectors in read_all(connection, database.location, state):
+            for ids, vectors in read_all(database, state):
                 end = start + len(ids)
                 same = np.array_equal(block.ids[start:end], ids) and np.array_equal(
                     block.vectors[start:end], vectors
@@ -174,47 +181,31 @@ def check_matrix(database: Database) -> str | None:
 def remove_matrix(location: Location) -> None:
     """Remove the stored matrix; the next search writes it again.
 
-    Call this after vectors were removed that must not stay on the disk: a process that is just
-    writing the file is waited for.
-
     Raises:
         OSError: it cannot be removed.
     """
-    if not location.derived.exists():
-        return
-    with _turn(location):
-        for engine in DTYPES:
-            _path(location, engine).unlink(missing_ok=True)
+    for engine in DTYPES:
+        _path(location, engine).unlink(missing_ok=True)
 
 
 def _path(location: Location, engine: str) -> Path:
     return location.derived / f"matrix.{np.dtype(DTYPES[engine]).name}"
 
 
-def _current(
-    location: Location, connection: sqlite3.Connection, engine: str | None, last: Matrix | None
-) -> Matrix | None:
+def _current(database: Database, engine: str | None, last: Matrix | None) -> Matrix | None:
     """Return the matrix from `last`, or from the file, and what changed since; None if too old."""
-    state = read_state(connection)
+    state = read_state(database)
     engine = choose_engine(engine, state.vectors)
     if last is not None and last.engine == engine:
-        if (last.generation, last.space_id) == (state.generation, state.space_id) and all(
-            samples_fit(connection, block) for block in last.blocks
-        ):
-            return last
-        matrix = _extend(location, connection, state, engine, last.blocks[0])
+        matrix = _extend(database, state, engine, last.blocks[0], last)
         if matrix is not None:
             return matrix
-    stored = map_file(_path(location, engine))
-    return None if stored is None else _extend(location, connection, state, engine, stored)
+    stored = map_file(_path(database.location, engine))
+    return None if stored is None else _extend(database, state, engine, stored)
 
 
 def _extend(
-    location: Location,
-    connection: sqlite3.Connection,
-    state: VectorState,
-    engine: str,
-    block: Block,
+    database: Database, state: VectorState, engine: str, block: Block, last: Matrix | None = None
 ) -> Matrix | None:
     """Return a matrix of a block and the vectors that changed since; None if it does not fit."""
     header = block.header
@@ -222,18 +213,18 @@ def _extend(
         state.space_id, state.width, DTYPES[engine]
     )  # fmt: skip
     since = header.generation
-    if not fits or not state.removed <= since <= state.generation:
+    if not fits or since < state.removed or not is_of(database, block):
         return None
-    if not samples_fit(connection, block):
-        return None
+    if last is not None and last.generation == state.generation:
+        return last
     if since == state.generation:
         whole = header.rows == state.vectors
         return Matrix(engine, since, block.ids, (block,)) if whole else None
     few = max(_FEW, state.vectors // _SHARE)
-    count = count_changed(connection, since)
+    count = count_changed(database, since)
     if count > few:
         return None
-    changed = read_changed(connection, location, state, since)
+    changed = read_changed(database, state, since)
     later = read_batches(state.header(header.dtype, count), changed)
     ids, order = _merge(block.ids, later.ids)
     if len(ids) != state.vectors:
@@ -258,61 +249,65 @@ def _merge(
     return ids[order], places[order]
 
 
-def _write(location: Location, connection: sqlite3.Connection, engine: str | None) -> Matrix:
+def _write(database: Database, engine: str | None) -> Matrix:
     """Write the file.
 
     Raises:
         OSError: it cannot be written.
     """
-    state = read_state(connection)
+    state = read_state(database)
     engine = choose_engine(engine, state.vectors)
-    header = state.header(DTYPES[engine])
-    block = write_file(_path(location, engine), header, read_all(connection, location, state))
-    for other in DTYPES:
-        path = _path(location, other)
-        stale = map_file(path)
-        if other != engine and (stale is None or stale.header.generation != state.generation):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+    path = _path(database.location, engine)
+    block = write_file(path, state.header(DTYPES[engine]), read_all(database, state))
     return Matrix(engine, state.generation, block.ids, (block,))
 
 
-def _in_memory(
-    location: Location,
-    connection: sqlite3.Connection,
-    engine: str | None,
-    trouble: str | None = None,
-) -> Matrix:
-    state = read_state(connection)
+def _is_left_over(database: Database, matrix: Matrix) -> bool:
+    """Remove files with vectors that were removed meanwhile, and old ones of another engine.
+
+    Returns whether the matrix just written is one: what is forgotten must not stay on the disk.
+    """
+    with database.snapshot():
+        state = read_state(database)
+        for engine in DTYPES:
+            path = _path(database.location, engine)
+            block = map_file(path)
+            oldest = state.removed if engine == matrix.engine else state.generation
+            if block is None or block.header.generation < oldest or not is_of(database, block):
+                path.unlink(missing_ok=True)
+        return matrix.generation < state.removed
+
+
+def _in_memory(database: Database, engine: str | None, trouble: str | None = None) -> Matrix:
+    state = read_state(database)
     engine = choose_engine(engine, state.vectors)
-    block = read_batches(state.header(DTYPES[engine]), read_all(connection, location, state))
+    block = read_batches(state.header(DTYPES[engine]), read_all(database, state))
     remark = None
     if trouble is not None:
         remark = (
-            f"{_path(location, engine)} cannot be written ({trouble}): every search reads all "
-            "vectors again, which takes longer"
+            f"{_path(database.location, engine)} cannot be written ({trouble}): every search reads "
+            "all vectors again, which takes longer"
         )
         log.warning(remark)
     return Matrix(engine, state.generation, block.ids, (block,), remark=remark)
 
 
 @contextlib.contextmanager
-def _turn(location: Location) -> Iterator[str | None]:
+def _turn(database: Database) -> Iterator[str | None]:
     """Let one process at a time write the file; yield why this one cannot, or None.
 
     A process that was stopped while it writes delays the others for a minute, not for ever.
     """
     lock = None
-    trouble = None
+    trouble = "the library is read-only" if database.read_only else None
+    folder = database.location.derived
     try:
-        private_folder(location.derived)
-        private_file(location.derived / _LOCK)
-        deadline = time.monotonic() + _LONGEST_WAIT
-        while (lock := locks.acquire(location.derived / _LOCK)) is None:
-            if time.monotonic() > deadline:
+        if trouble is None:
+            private_folder(folder)
+            private_file(folder / _LOCK)
+            lock = _wait(folder / _LOCK)
+            if lock is None:
                 trouble = f"another process has been writing it for {_LONGEST_WAIT:.0f} s"
-                break
-            time.sleep(0.05)
     except locks.NoLocksError:
         pass  # written twice, each time whole
     except OSError as error:
@@ -322,3 +317,12 @@ def _turn(location: Location) -> Iterator[str | None]:
     finally:
         if lock is not None:
             locks.release(lock)
+
+
+def _wait(path: Path) -> int | None:
+    deadline = time.monotonic() + _LONGEST_WAIT
+    while True:
+        lock = locks.acquire(path, create=True)  # `forget` may have removed the file
+        if lock is not None or time.monotonic() > deadline:
+            return lock
+        time.sleep(0.05)

@@ -43,6 +43,8 @@ class Header:
 
     space_id: str | None
     generation: int
+    token: int
+    """See `Database.token`."""
     rows: int
     width: int
     dtype: str

@@ -1,5 +1,7 @@
 """The vectors in SQLite, read in batches, and whether a block of them is still what SQLite has.
 
+The functions read within `Database.snapshot`, so that they agree.
+
 Shapes: B batch, D embedding.
 """
 
@@ -12,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pocketclip.errors import LibraryError
+from pocketclip.search.database import Database
 from pocketclip.search.location import Location
+from pocketclip.search.sqlite_errors import MEND
 from pocketclip.search.vector_file import Batch, Block, Header, lengths
 
 _BATCH = 4096  # rows that are read at once
@@ -25,6 +29,8 @@ class VectorState:
 
     generation: int
     """The number of changes so far."""
+    token: int
+    """See `Database.token`."""
     vectors: int
     """Their number."""
     removed: int
@@ -36,75 +42,86 @@ class VectorState:
     def header(self, dtype: str, rows: int | None = None) -> Header:
         """Return a header for vectors of this generation."""
         rows = self.vectors if rows is None else rows
-        return Header(self.space_id, self.generation, rows, self.width, dtype, 0.0, "")
+        return Header(self.space_id, self.generation, self.token, rows, self.width, dtype, 0.0, "")
 
 
-def read_state(connection: sqlite3.Connection) -> VectorState:
-    """Return what SQLite says of its vectors; takes no longer for more of them."""
-    facts = dict(
-        connection.execute(
-            "SELECT name, value FROM facts WHERE name IN "
-            "('generation', 'vectors', 'removed', 'space_id', 'embed_dim')"
-        ).fetchall()
-    )
-    width = facts.get("embed_dim")
-    if width is None:
-        row = connection.execute(
-            "SELECT length(vector) / 2 FROM contents WHERE vector IS NOT NULL LIMIT 1"
-        ).fetchone()
-        width = row[0] if row else 0
-    return VectorState(
-        facts["generation"], facts["vectors"], facts["removed"], facts.get("space_id"), width
-    )
+def read_state(database: Database) -> VectorState:
+    """Return what SQLite says of its vectors; takes no longer for more of them.
+
+    Raises:
+        LibraryError: it does not say it.
+    """
+    with database.snapshot() as connection:
+        facts = dict(
+            connection.execute(
+                "SELECT name, value FROM facts "
+                "WHERE name IN ('vectors', 'removed', 'space_id', 'embed_dim')"
+            ).fetchall()
+        )
+        vectors, removed = facts.get("vectors"), facts.get("removed")
+        if not (isinstance(vectors, int) and isinstance(removed, int)):
+            raise LibraryError(f"{database.location.file}: it is damaged (no counts): {MEND}")
+        width = facts.get("embed_dim")
+        if not isinstance(width, int):
+            row = connection.execute(
+                "SELECT length(vector) / 2 FROM contents WHERE vector IS NOT NULL LIMIT 1"
+            ).fetchone()
+            width = row[0] if row else 0
+        generation = database.generation()
+        token = database.token(generation)
+    return VectorState(generation, token, vectors, removed, facts.get("space_id"), width)
 
 
-def read_all(
-    connection: sqlite3.Connection, location: Location, state: VectorState
-) -> Iterator[Batch]:
+def read_all(database: Database, state: VectorState) -> Iterator[Batch]:
     """Yield all vectors in the order of their ids.
 
     Raises:
         LibraryError: one is damaged, or their number is not what SQLite says.
     """
     # By id, not by an index: the rows are then read one after the other.
-    cursor = connection.execute(
+    cursor = database.connection.execute(
         "SELECT id, vector FROM contents NOT INDEXED WHERE vector IS NOT NULL ORDER BY id"
     )
     count = 0
-    for ids, vectors in _batches(cursor, location, state):
+    for ids, vectors in _batches(cursor, database.location, state):
         count += len(ids)
         yield ids, vectors
     if count != state.vectors:
         raise LibraryError(
-            f"{location.file} has {count} vectors and says {state.vectors}: mend it with "
-            "`pocketclip index --repair`"
+            f"{database.location.file} has {count} vectors and says {state.vectors}: {MEND}"
         )
 
 
-def count_changed(connection: sqlite3.Connection, since: int) -> int:
+def count_changed(database: Database, since: int) -> int:
     """Return how many vectors were set after a generation."""
     query = "SELECT count(*) FROM contents WHERE vector IS NOT NULL AND changed > ?"
-    return int(connection.execute(query, (since,)).fetchone()[0])
+    return int(database.connection.execute(query, (since,)).fetchone()[0])
 
 
-def read_changed(
-    connection: sqlite3.Connection, location: Location, state: VectorState, since: int
-) -> Iterator[Batch]:
+def read_changed(database: Database, state: VectorState, since: int) -> Iterator[Batch]:
     """Yield the vectors that were set after a generation, in the order of their ids.
 
     Raises:
         LibraryError: one is damaged.
     """
     query = "SELECT id, vector FROM contents WHERE vector IS NOT NULL AND changed > ? ORDER BY id"
-    yield from _batches(connection.execute(query, (since,)), location, state)
+    cursor = database.connection.execute(query, (since,))
+    yield from _batches(cursor, database.location, state)
 
 
-def samples_fit(connection: sqlite3.Connection, block: Block) -> bool:
-    """Return whether a few rows are as in SQLite, the one that changed last among them.
+def is_of(database: Database, block: Block) -> bool:
+    """Return whether a block is of this library, and of one of its generations.
 
-    A library that was restored from a copy, or made anew, may come to the same generation and
-    number with other vectors.
+    A library that lost its last commits, was restored from a copy or was made anew may come to the
+    same generation and number with other vectors. So a few rows are compared too, the one that
+    changed last among them.
     """
+    header = block.header
+    if header.generation > database.generation() or header.token != database.token(
+        header.generation
+    ):
+        return False
+    connection = database.connection
     since = block.header.generation
     query = "SELECT id, vector, changed FROM contents WHERE "
     rows = connection.execute(
@@ -139,7 +156,6 @@ def _batches(cursor: sqlite3.Cursor, location: Location, state: VectorState) -> 
             bad = np.flatnonzero(~finite).tolist()
         if bad:
             raise LibraryError(
-                f"{location.file}: the vector of content {ids[bad[0]]} is damaged: mend it with "
-                "`pocketclip index --repair`"
+                f"{location.file}: the vector of content {ids[bad[0]]} is damaged: {MEND}"
             )
         yield np.array(ids, np.int64), vectors
