@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketclip.errors import LibraryError
+from pocketclip.formats.escaping import name_text
 from pocketclip.search.database import Database
 from pocketclip.search.rules import Rules, anchored, compile_patterns
 from pocketclip.search.walk import left_out
@@ -216,7 +217,7 @@ def register_root(database: Database, target: Target, exclude: Sequence[str] = (
             patterns += [anchored(pattern, below) for pattern in roots[inner].exclude]
         for pattern in exclude:
             if pattern:
-                patterns.append(anchored(pattern, target.below))
+                patterns.append(_from_root(pattern, target))
             else:
                 patterns.clear()
         connection.execute(
@@ -224,3 +225,11 @@ def register_root(database: Database, target: Target, exclude: Sequence[str] = (
             (json.dumps(list(dict.fromkeys(patterns))), root_id),
         )
     return root_id
+
+
+def _from_root(pattern: str, target: Target) -> str:
+    """Return a pattern as it is stored; one that begins with the root's path is from the root."""
+    text, path = name_text(pattern), name_text(target.path).rstrip("/")
+    if text.startswith(f"{path}/"):
+        return text.removeprefix(path)
+    return anchored(text, target.below)

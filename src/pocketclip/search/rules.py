@@ -135,24 +135,36 @@ def _compile(line: str, base: str) -> Pattern | None:
 
 
 def _path_regex(parts: list[str]) -> str:
-    """Return the regular expression of a path from the parts of a pattern between slashes."""
-    regex = ""
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        if part == "**":
-            # At the end: everything in a folder, but not the folder.
-            regex += ".+" if last else "(?:[^/]+/)*"
+    """Return the regular expression of a path from the parts of a pattern between slashes.
+
+    What stands between two `**`, or between two stars in a name, is matched at the first place and
+    never elsewhere, which finds every match: no pattern takes longer than quadratic time.
+    """
+    names = [part if part == "**" else _name_regex(part, f"n{i}_") for i, part in enumerate(parts)]
+    runs: list[list[str]] = [[]]
+    for name in names:
+        if name == "**":
+            runs.append([])
         else:
-            regex += _name_regex(part, f"p{index}_") + ("" if last else "/")
-    return regex
+            runs[-1].append(name)
+    if len(runs) == 1:
+        return "/".join(names)
+    first, *middle, last = ["/".join(run) for run in runs]
+    regex = first + "/" if first else ""
+    for index, run in enumerate(middle):
+        if run:
+            regex += _at_first_place("(?:[^/]+/)*?", f"{run}/", f"r{index}")
+    # At the end, `**` stands for everything in a folder, but not for the folder.
+    return regex + (f"(?:[^/]+/)*{last}" if last else ".+")
+
+
+def _at_first_place(before: str, run: str, group: str) -> str:
+    """Return a regular expression for `run` after as little of `before` as possible."""
+    return f"(?=(?P<{group}>{before}{run}))(?P={group})"
 
 
 def _name_regex(part: str, prefix: str) -> str:
-    """Return the regular expression of one name.
-
-    Each run between stars is matched at the first place and never again, so that no pattern takes
-    more than quadratic time.
-    """
+    """Return the regular expression of one name; `prefix` is of its groups' names."""
     runs = [""]
     at = 0
     while at < len(part):
@@ -175,8 +187,7 @@ def _name_regex(part: str, prefix: str) -> str:
     if len(runs) == 1:
         return runs[0]
     middle = "".join(
-        f"(?=(?P<{prefix}{index}>[^/]*?{run}))(?P={prefix}{index})"
-        for index, run in enumerate(runs[1:-1])
+        _at_first_place("[^/]*?", run, f"{prefix}{index}") for index, run in enumerate(runs[1:-1])
     )
     return f"{runs[0]}{middle}[^/]*{runs[-1]}"
 
