@@ -32,6 +32,7 @@ MAGIC = b"pocketclip matrix 1\n"
 _HEADER_BYTES = 4096  # a page: the vectors can be mapped and given back by pages
 _LARGE = 256 << 20
 """Bytes of vectors from which pages are given back after use."""
+_SCATTERED = 32  # vectors that are picked out of a large file at once
 
 Batch = tuple[NDArray[np.int64], NDArray[np.float16]]
 """Ids (B,) and vectors (B, D)."""
@@ -75,10 +76,10 @@ class Block:
         if not self._is_large:
             return self.vectors.take(places, axis=0)
         out = np.empty((len(places), self.header.width), self.vectors.dtype)
-        for start in range(0, len(places), 512):
-            part = slice(start, start + 512)
+        for start in range(0, len(places), _SCATTERED):
+            part = slice(start, start + _SCATTERED)
             self.vectors.take(places[part], axis=0, out=out[part], mode="clip")
-            self.release()  # around each vector the system maps its neighbours
+            self.release()  # around each vector the system maps up to 2 MB
         return out
 
     def release(self) -> None:
