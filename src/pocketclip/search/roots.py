@@ -58,10 +58,11 @@ def rules_of(database: Database, root_id: int) -> Rules:
     """Return what a known root leaves out."""
     roots = known_roots(database)
     root = next(root for root in roots if root.id == root_id)
-    return _rules(root.path, root.exclude, roots)
+    return rules_for(root.path, root.exclude, roots)
 
 
-def _rules(path: Path, exclude: Sequence[str], roots: Sequence[Root]) -> Rules:
+def rules_for(path: Path, exclude: Sequence[str], roots: Sequence[Root]) -> Rules:
+    """Return what a folder leaves out as a root beside the known `roots`."""
     inside = (_relative(path, root.path) for root in roots)
     return Rules(tuple(exclude), frozenset(folder for folder in inside if folder))
 

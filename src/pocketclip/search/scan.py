@@ -31,7 +31,7 @@ __all__ = [
 PRESENT, ABSENT, EXCLUDED = 0, 1, 2
 """Values of `files.absent`: there; not there; left out by a rule, whether it is there or not."""
 READ_AGAIN = -1
-"""Value of `files.mtime_ns`."""
+"""Value of `files.mtime_ns` of a file that the next run reads, see `stored_state`."""
 _TICK_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's
 _UNKNOWN = -1
 
@@ -52,6 +52,8 @@ class Changes:
     """How the listing of a root differs from its rows; ids are those of `files`."""
 
     root_id: int
+    below: bytes = b""
+    """The part of the root that was listed; empty for all of it."""
     new: list[FoundFile] = field(default_factory=list)
     """By path."""
     changed: list[FoundFile] = field(default_factory=list)
@@ -63,6 +65,8 @@ class Changes:
     """A rule leaves them out now."""
     unreadable: list[FoundFile] = field(default_factory=list)
     """Could not be read by an earlier run, and have not changed since."""
+    again: int = 0
+    """Of `changed`, those whose stored time is `READ_AGAIN`, and whose size is the same."""
     unchanged: int = 0
     """Without the unreadable ones."""
     absent: int = 0
@@ -73,6 +77,15 @@ class Changes:
     """Are in folders that could not be listed; nothing is known of them."""
     missing: str | None = None
     """Why the root was not listed. Then everything above is empty: no row changes."""
+
+    @property
+    def scope(self) -> tuple[str, list[int | bytes]]:
+        """The condition for the rows of `files` that it is about, with its values."""
+        if not self.below:
+            return "root = ?", [self.root_id]
+        # "0" follows "/".
+        between = [self.below + b"/", self.below + b"0"]
+        return "root = ? AND path > ? AND path < ?", [self.root_id, *between]
 
 
 def scan_root(
@@ -99,14 +112,10 @@ def scan_root(
 
 def compare(database: Database, root_id: int, listing: Listing) -> Changes:
     """Return how a listing differs from the rows of its root, or of the part that was listed."""
-    changes = Changes(root_id, missing=listing.missing)
+    changes = Changes(root_id, listing.below, missing=listing.missing)
     if listing.missing is not None:
         return changes
-    condition = "root = ?"
-    values: list[int | bytes] = [root_id]
-    if listing.below:
-        condition += " AND path > ? AND path < ?"  # "0" follows "/"
-        values += [listing.below + b"/", listing.below + b"0"]
+    condition, values = changes.scope
     with database.reading() as connection:
         if (
             listing.empty
@@ -129,6 +138,7 @@ def compare(database: Database, root_id: int, listing: Listing) -> Changes:
                 _not_listed(changes, row, absent, fates.of(path))
             elif state != (size, mtime_ns) or (unread and not failed):
                 changes.changed.append(FoundFile(path, *state, row))
+                changes.again += mtime_ns == READ_AGAIN and state[0] == size
             else:
                 if absent:
                     changes.returned.append(row)
