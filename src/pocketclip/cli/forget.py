@@ -20,7 +20,7 @@ def forget(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PATH]...", help="Files, or folders within a root; they need not be there."
+            metavar="PATH", help="Files, or folders within a root; they need not be there."
         ),
     ] = None,
     root: Annotated[

@@ -82,8 +82,13 @@ class Database:
         _open.add(self)
 
     @classmethod
-    def open(cls, location: Location) -> Database:
+    def open(cls, location: Location, *, lock: int | None = None) -> Database:
         """Open an existing library; one of an older version is changed to this one.
+
+        Args:
+            location: its files.
+            lock: the lock of the one writer (`pocketclip.search.writer.hold`), if this process
+                has it.
 
         Raises:
             LibraryError: there is none, it is damaged, or it is of a newer version.
@@ -91,6 +96,7 @@ class Database:
         refuse_network(location)
         check_file(location)
         database = cls(location)
+        database._writer = lock
         database._choose_mode()
         try:
             with database.reading() as connection:
@@ -324,6 +330,11 @@ class _Held:
 
 
 _open: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def open_databases() -> list[Database]:
+    """Return what this process has not closed yet, of all libraries."""
+    return [database for database in list(_open) if not database._closed]
 
 
 def _after_fork() -> None:
