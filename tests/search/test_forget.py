@@ -111,7 +111,7 @@ def test_nothing_of_it_is_left_on_the_disk(known, tmp_path):
     folder = known.location.file.parent
     thumbnail = known.location.derived / "thumbnails/02" / f"{'02' * 32}.jpg"
     thumbnail.parent.mkdir(parents=True)
-    for copy in (thumbnail, known.location.derived / "matrix", known.location.backup):
+    for copy in (thumbnail, known.location.derived / "matrix.float16", known.location.backup):
         copy.write_bytes(known.vectors[2])
     (kept := thumbnail.with_name(f"{'03' * 32}.jpg")).write_bytes(b"another")
 

@@ -47,6 +47,7 @@ from pocketclip.search.location import (
     refuse_network,
     size_of,
 )  # fmt: skip
+from pocketclip.search.origin import write_origin
 from pocketclip.search.sqlite_errors import MEND, explained
 from pocketclip.search.writer import acquire, hold
 from pocketclip.storage import locks
@@ -224,7 +225,7 @@ class Database:
                         yield self.connection
                 finally:
                     self._writer = None
-                    self._empty_log()
+                    self._settle()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -248,6 +249,13 @@ class Database:
         self._is_marked = True
         if (size_of(self.location.log) or 0) > _LOG_BYTES:
             self._empty_log()
+
+    def _settle(self) -> None:
+        """Leave the files as a reader, or a repair, likes them; what fails is tried again later."""
+        self._empty_log()
+        if self._is_marked:
+            with contextlib.suppress(sqlite3.Error, LibraryError, OSError):
+                write_origin(self.connection, self.location)
 
     def _empty_log(self) -> None:
         """Move the log's commits into the file; without waiting for readers, who may prevent it."""

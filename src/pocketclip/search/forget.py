@@ -22,7 +22,7 @@ from pocketclip.errors import LibraryError
 from pocketclip.formats.escaping import name_text
 from pocketclip.search.database import Database
 from pocketclip.search.location import Location
-from pocketclip.search.roots import Root, known_roots, place_of
+from pocketclip.search.roots import Root, known_roots, list_of_roots, place_of, root_at
 from pocketclip.storage.local import remove_abandoned
 
 _ABSENT, _EXCLUDED = 1, 2  # of `files.absent`
@@ -183,7 +183,8 @@ class _Choice:
             if cursor.rowcount > 0:
                 return
         raise LibraryError(
-            f"the library {self.database.location.name} does not know {path}; {_list(known)}"
+            f"the library {self.database.location.name} does not know {path}; "
+            f"{list_of_roots(known)}"
         )
 
     def _choose_absent(self, known: list[Root]) -> None:
@@ -204,10 +205,11 @@ class _Choice:
             )
 
     def _choose_root(self, path: str | os.PathLike[str], known: list[Root]) -> None:
-        root = root_at(path, known)
+        root = root_at(known, path)
         if root is None:
             raise LibraryError(
-                f"{path} is no root of the library {self.database.location.name}; {_list(known)}"
+                f"{path} is no root of the library {self.database.location.name}; "
+                f"{list_of_roots(known)}"
             )
         if root not in self.roots:
             self.roots.append(root)
@@ -248,28 +250,10 @@ class _Choice:
         return digests
 
 
-def root_at(path: str | os.PathLike[str], known: list[Root]) -> Root | None:
-    """Return the root that a path means, which need not be there; None if it is no root."""
-    whole = Path(path).expanduser()
-    for place in (Path(os.path.realpath(whole)), whole.absolute()):
-        for root in known:
-            if root.path == place:
-                return root
-        found = place_of(known, place)
-        if found is not None and not found[1]:
-            return found[0]
-    return None
-
-
-def _list(known: list[Root]) -> str:
-    if not known:
-        return "it has no roots"
-    shown = ", ".join(str(root.path) for root in known[:10])
-    return f"its roots are: {shown}{', ...' if len(known) > 10 else ''}"
-
-
 def _remove_copies(location: Location, digests: list[bytes], report: ForgetReport) -> None:
     """Remove the files beside the library that have something of the forgotten photographs."""
+    from pocketclip.search.matrix import remove_matrix
+
     folder = location.derived / "thumbnails"
     for digest in digests:
         name = digest.hex()
@@ -278,11 +262,9 @@ def _remove_copies(location: Location, digests: list[bytes], report: ForgetRepor
             report.thumbnails += 1
         except FileNotFoundError:
             pass
-    remove_abandoned(location.derived)
-    if report.vectors and location.derived.is_dir():
-        for entry in location.derived.iterdir():
-            if entry.is_file():
-                entry.unlink(missing_ok=True)
+    if report.vectors:
+        remove_matrix(location)
+        remove_abandoned(location.derived)  # of processes that were killed while writing it
     location.backup.unlink(missing_ok=True)
     report.left += [
         f"{path} is a damaged file that a repair kept: it may know them; remove it yourself"

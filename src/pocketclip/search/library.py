@@ -23,9 +23,12 @@ from pocketclip.search.roots import check_folder
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
+    from pocketclip.search.check import CheckReport
     from pocketclip.search.forget import ForgetReport
     from pocketclip.search.indexing import Model
     from pocketclip.search.matrix import Matrix
+    from pocketclip.search.move_root import MoveReport
+    from pocketclip.search.repair import RepairReport
 
 
 class Library:
@@ -195,6 +198,38 @@ class Library:
             self.database, paths, roots=roots, absent=absent, unreadable=unreadable,
             unused=unused, dry_run=dry_run,
         )  # fmt: skip
+
+    def check(self) -> CheckReport:
+        """Check the library, which reads all of its file; see `pocketclip.search.check.check`."""
+        from pocketclip.search.check import check
+
+        return check(self.database)
+
+    @staticmethod
+    def repair(library: str | os.PathLike[str] | None = None) -> RepairReport:
+        """Mend a library that is damaged, and need not open; see `pocketclip.search.repair.repair`.
+
+        Args:
+            library: as for `open`. No process may have it open, this one included.
+
+        Raises:
+            LibraryError: nothing can be saved and there is no backup; it is of a newer version, or
+                in use. Nothing was changed.
+        """
+        from pocketclip.search.repair import repair
+
+        return repair(locate(library))
+
+    def move_root(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> MoveReport:
+        """Record that a root is at another place now; see `pocketclip.search.move_root.move_root`.
+
+        Raises:
+            LibraryError: `old` is no root, or `new` is not there, has none of its files, or
+                overlaps with another root; or another process writes.
+        """
+        from pocketclip.search.move_root import move_root
+
+        return move_root(self.database, old, new)
 
     def close(self) -> None:
         """Close its file."""

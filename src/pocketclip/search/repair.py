@@ -24,6 +24,7 @@ from pocketclip.search.check import Problem, check, open_to_others, sound_vector
 from pocketclip.search.database import Database, open_databases
 from pocketclip.search.location import Location, refuse_network, size_of
 from pocketclip.search.matrix import open_matrix, remove_matrix
+from pocketclip.search.origin import read_origin, write_origin
 from pocketclip.search.salvage import Row, Salvage, rows_of
 from pocketclip.search.sqlite_errors import explained
 from pocketclip.search.writer import hold
@@ -130,6 +131,8 @@ def repair(location: Location) -> RepairReport:
             now = check(database)
             if not now.kinds() & {"file", "vectors"}:
                 open_matrix(database)
+            with contextlib.suppress(OSError):
+                write_origin(database.connection, location)
     report.roots, report.files = now.roots, now.files
     report.contents, report.vectors = now.contents, now.vectors
     report.left = now.problems
@@ -202,9 +205,8 @@ def _make_anew(location: Location, report: RepairReport) -> None:
             connection.execute("BEGIN")
             salvage = Salvage()
             saved = _copy_rows(connection, rows_of(file, log, salvage))
-            if saved:
-                facts = _complete_facts(location, saved)
-                _finish(connection, facts, report)
+            if saved is not None:
+                _finish(connection, _complete(connection, location, saved), report)
             connection.execute("COMMIT")
             connection.execute("PRAGMA journal_mode = WAL")
         # A damaged header may say anything.
@@ -214,7 +216,7 @@ def _make_anew(location: Location, report: RepairReport) -> None:
                 "`pip install -U pocketclip`, then repair"
             )
         report.source, report.damaged_pages = "saved", salvage.damaged
-        if not saved:
+        if saved is None:
             report.source = "backup"
             _copy_backup(location, temporary)
         if os.path.lexists(location.file):
@@ -243,15 +245,20 @@ def _copy_rows(
     return facts if counts["contents"] or counts["files"] else None
 
 
-def _complete_facts(location: Location, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts, or those of the backup if it is not known whose vectors these are."""
-    if "space_id" in facts:
-        return facts
-    with contextlib.suppress(sqlite3.Error):
-        if location.backup.exists():
-            with contextlib.closing(schema.connect(location.backup, "mode=ro")) as connection:
-                return dict(connection.execute("SELECT name, value FROM facts")) | facts
-    return facts
+def _complete(
+    connection: sqlite3.Connection, location: Location, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Add the roots and facts that are lost, from their copy or the backup; return the facts."""
+    copied, roots = read_origin(location)
+    if location.backup.exists() and not (copied and roots):
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(schema.connect(location.backup, "mode=ro")) as backup,
+        ):
+            copied = dict(backup.execute("SELECT name, value FROM facts")) | copied
+            roots += backup.execute("SELECT id, path, exclude FROM roots").fetchall()
+    connection.executemany("INSERT OR IGNORE INTO roots VALUES (?, ?, ?)", roots)
+    return copied | facts
 
 
 def _finish(connection: sqlite3.Connection, facts: dict[str, Any], report: RepairReport) -> None:

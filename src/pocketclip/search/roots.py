@@ -136,6 +136,25 @@ def place_of(roots: Sequence[Root], real: Path) -> tuple[Root, bytes] | None:
     return None
 
 
+def root_at(roots: Sequence[Root], path: str | os.PathLike[str]) -> Root | None:
+    """Return the root that a path means, which need not be there; None if it is no root."""
+    whole = Path(path).expanduser()
+    # A path that was given to the library as a link may be anything by now.
+    for place in (Path(os.path.realpath(whole)), whole.absolute()):
+        found = place_of(roots, place)
+        if found is not None and not found[1]:
+            return found[0]
+    return None
+
+
+def list_of_roots(roots: Sequence[Root]) -> str:
+    """Return the roots for the end of a message."""
+    if not roots:
+        return "it has no roots"
+    shown = ", ".join(str(root.path) for root in roots[:10])
+    return f"its roots are: {shown}{', ...' if len(roots) > 10 else ''}"
+
+
 def _spelled(root: Path, parts: Sequence[str]) -> Iterator[str]:
     """Yield the names of a path as their folders have them, which may differ in capital letters."""
     folder = root
