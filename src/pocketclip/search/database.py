@@ -149,21 +149,43 @@ class Database:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """This thread's connection.
+        """This thread's connection; to be used within one of the contexts below.
 
         Raises:
             LibraryError: the library was closed.
         """
+        return self._held().connection
+
+    def _held(self) -> _Held:
         held: _Held | None = getattr(self._own, "held", None)
-        if held is None:
+        if held is None or held.is_closed:
+            if self._closed:
+                raise self._closed_error()
             held = _Held(self._connect())
             with self._guard:
-                if self._closed:
-                    held.connection.close()
-                    raise LibraryError(f"{self.location.file} was closed: open the library again")
                 self._own.held = held
                 self._all.add(held)
-        return held.connection
+        return held
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """Yield this thread's connection, which another thread must not close meanwhile."""
+        held = self._held()
+        with self._guard:
+            if self._closed and not held.uses:
+                raise self._closed_error()
+            held.uses += 1
+        try:
+            yield held.connection
+        finally:
+            with self._guard:
+                held.uses -= 1
+                if self._closed and not held.uses:
+                    self._all.discard(held)
+                    held.close()
+
+    def _closed_error(self) -> LibraryError:
+        return LibraryError(f"{self.location.file} was closed: open the library again")
 
     def _connect(self) -> sqlite3.Connection:
         connection = schema.connect(self.location.file, self._options, _BUSY_S)
@@ -182,8 +204,8 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield this thread's connection; SQLite's errors become a `LibraryError`."""
-        with explained(self.location.file):
-            yield self.connection
+        with explained(self.location.file), self._using() as connection:
+            yield connection
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -210,7 +232,8 @@ class Database:
         """
         with self._turn:
             if self._writer is not None:
-                yield self.connection  # a part of a longer writing of this thread
+                with self._using() as connection:
+                    yield connection  # a part of a longer writing of this thread
                 return
             if self.read_only:
                 raise LibraryError(
@@ -221,8 +244,8 @@ class Database:
                 self._writer = lock
                 self._is_marked = False
                 try:
-                    with explained(self.location.file):
-                        yield self.connection
+                    with self.reading() as connection:
+                        yield connection
                 finally:
                     self._writer = None
                     self._settle()
@@ -235,8 +258,7 @@ class Database:
             LibraryError: SQLite's error, explained.
         """
         assert self._writer is not None, "only within `writing`"
-        connection = self.connection
-        with explained(self.location.file):
+        with self.reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 if not self._is_marked:
@@ -254,20 +276,22 @@ class Database:
         """Leave the files as a reader, or a repair, likes them; what fails is tried again later."""
         self._empty_log()
         if self._is_marked:
-            with contextlib.suppress(sqlite3.Error, LibraryError, OSError):
-                write_origin(self.connection, self.location)
+            with (
+                contextlib.suppress(sqlite3.Error, LibraryError, OSError),
+                self._using() as connection,
+            ):
+                write_origin(connection, self.location)
 
     def _empty_log(self) -> None:
         """Move the log's commits into the file; without waiting for readers, who may prevent it."""
-        with contextlib.suppress(sqlite3.Error, LibraryError):
-            connection = self.connection
+        with contextlib.suppress(sqlite3.Error, LibraryError), self._using() as connection:
             if connection.in_transaction:
                 return
             connection.execute("PRAGMA busy_timeout = 0")
             try:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
-                connection.execute(f"PRAGMA busy_timeout = {_BUSY_S * 1000}")
+                connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
 
     def fact(self, name: str) -> Any:
         """Return a fact of the library, such as `space_id`; None if it has none."""
@@ -305,13 +329,13 @@ class Database:
         return 0 if row is None else int(row[0])
 
     def close(self) -> None:
-        """Close the connections of all threads; those that are in a query get a `LibraryError`."""
+        """Close the connections of all threads; one that is in use, when its thread is done."""
         with self._guard:
             self._closed = True
             for held in list(self._all):
-                held.close()
-            self._all.clear()
-        self._own = threading.local()
+                if not held.uses:
+                    self._all.discard(held)
+                    held.close()
 
     def _leave_to_parent(self) -> None:
         """Start anew in a forked process: SQLite's connections must not be used or closed there."""
@@ -329,8 +353,11 @@ class _Held:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
+        self.uses = 0
+        self.is_closed = False
 
     def close(self) -> None:
+        self.is_closed = True
         with contextlib.suppress(sqlite3.Error):
             self.connection.close()
 
@@ -342,7 +369,7 @@ _open: weakref.WeakSet[Database] = weakref.WeakSet()
 
 def open_databases() -> list[Database]:
     """Return what this process has not closed yet, of all libraries."""
-    return [database for database in list(_open) if not database._closed]
+    return [database for database in list(_open) if database._all or not database._closed]
 
 
 def _after_fork() -> None:

@@ -21,10 +21,8 @@ def explained(file: Path) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.ProgrammingError as error:
-        if "closed" not in str(error):
-            raise  # a mistake of ours
-        raise LibraryError(f"{file} was closed: open the library again") from error
+    except sqlite3.ProgrammingError:
+        raise  # a mistake of ours
     except sqlite3.DatabaseError as error:
         raise LibraryError(f"{file}: {_advice(error)}") from error
 
