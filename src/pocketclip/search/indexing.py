@@ -13,16 +13,15 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketclip.errors import EmbeddingError, LibraryError, count_of
+from pocketclip.errors import LibraryError, count_of
 from pocketclip.progress import ProgressReporter
 from pocketclip.search.database import Database
 from pocketclip.search.model import check_space, set_model
-from pocketclip.search.reading import CHANGED, Candidate, ReadAhead, Reading
+from pocketclip.search.reading import CHANGED, Candidate, ReadAhead, Reading, encode
 from pocketclip.search.recording import NEEDS_EXTRA, Recorder, needs_extra
 from pocketclip.search.records import IndexReport
 from pocketclip.search.roots import known_roots, register_root, resolve_root
@@ -84,6 +83,7 @@ def run(
     exclude: Sequence[str] = (),
     retry: bool = False,
     rebuild: bool = False,
+    exact: bool = False,
     reporter: ProgressReporter,
 ) -> IndexReport:
     """Index roots; see `Library.index`.
@@ -109,7 +109,12 @@ def run(
             apply_changes(database, part.changes)
         failed = 0
         if encoder is not None:
-            failed = _encode_all(database, encoder, parts, candidates, again, report, reporter)
+            recorder = Recorder(database, encoder, report)
+            files = itertools.chain(candidates, _again(recorder, parts, candidates))
+            total = len(candidates) + again
+            with ReadAhead(encoder, recorder, exact=exact) as ahead:
+                _encode_all(encoder, ahead, files, total, recorder, report, reporter)
+            failed = recorder.failed
         _count(connection, parts, report, failed)
     return report
 
@@ -267,75 +272,52 @@ def _again(
 
 
 def _encode_all(
-    database: Database,
     encoder: Encoder,
-    parts: Sequence[_Part],
-    candidates: Sequence[Candidate],
-    again: int,
+    ahead: ReadAhead,
+    files: Iterator[Candidate],
+    total: int,
+    recorder: Recorder,
     report: IndexReport,
     reporter: ProgressReporter,
-) -> int:
-    """Read the candidates, and the files of contents without a vector; encode what is new.
-
-    Returns:
-        The number of files that have a content which cannot be read.
-    """
-    recorder = Recorder(database, encoder, report)
-    files = itertools.chain(candidates, _again(recorder, parts, candidates) if again else ())
-    total = len(candidates) + again
+) -> None:
+    """Write all files that are read, batch by batch, and encode those that are not encoded yet."""
     reporter.stage(f"reading {count_of(total, 'file')}")
     done = 0
     group: list[Reading] = []
     # A bundle computes one at a time: the same vector whichever others are new with it.
     at_once = 1 if encoder.bundle is not None else encoder.batch_size
     try:
-        with ReadAhead(encoder, recorder) as ahead, closing(ahead.read(files)) as readings:
-            for reading in readings:
-                if reading is None:
+        for reading in ahead.read(files):
+            if reading is None or reading.inputs is not None:
+                group += [] if reading is None else [reading]
+                if reading is None or len(group) >= at_once:
                     _encode(encoder, group, recorder)
-                elif reading.inputs is None:
-                    recorder.add(reading)
-                else:
-                    group.append(reading)
-                    if len(group) >= at_once:
-                        _encode(encoder, group, recorder)
-                recorder.write_if_due()
-                if reading is not None:
-                    done += 1
-                    reporter.progress(done, max(done, total), "files")
-            _encode(encoder, group, recorder)
+            else:
+                recorder.add(reading)
+            recorder.write_if_due()
+            if reading is not None:
+                done += 1
+                reporter.progress(done, max(done, total), "files")
+        _encode(encoder, group, recorder)
     except KeyboardInterrupt:
         report.interrupted = True
+        for reading in ahead.stop():
+            if reading.inputs is None:
+                recorder.add(reading)
     except LibraryError:
         raise  # nothing more can be written
     except Exception:
         recorder.write()
         raise
     recorder.write()
-    return recorder.failed
 
 
 def _encode(encoder: Encoder, group: list[Reading], recorder: Recorder) -> None:
     """Encode photographs and add them to the batch; empties the group."""
+    if group:
+        encode(encoder, group)
     while group:
-        try:
-            vectors = encoder.encode_prepared(
-                [reading.inputs for reading in group if reading.inputs is not None]
-            )
-        except EmbeddingError as error:
-            if len(group) > 1:  # one by one: only its own photograph is at fault
-                for reading in group:
-                    _encode(encoder, [reading], recorder)
-                group.clear()
-                return
-            group[0].error = error.reason
-            group[0].inputs = None
-            recorder.add(group.pop())
-            return
-        for reading, vector in zip(group, vectors, strict=True):
-            reading.inputs = None
-            recorder.add(reading, vector)
-        group.clear()
+        recorder.add(group.pop(0))
 
 
 def _count(

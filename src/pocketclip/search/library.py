@@ -88,6 +88,7 @@ class Library:
         exclude: Sequence[str] = (),
         retry: bool = False,
         rebuild: bool = False,
+        exact: bool = False,
         reporter: ProgressReporter | Callable[[str], None] | None = None,
     ) -> IndexReport:
         """Bring the library up to date with folders of photographs.
@@ -109,6 +110,10 @@ class Library:
             retry: try unreadable files again that have not changed.
             rebuild: encode all photographs again, with another model if one is given. What is known
                 of the files is kept. If it is interrupted, the next run continues.
+            exact: decode large JPEGs in full, for the embeddings of `Encoder.encode_image` to the
+                bit (before they are stored as float16). Else those with over 4 times the pixels per
+                side that the model sees are decoded at a half, a quarter or an eighth: several
+                times faster, and the cosine to the exact embedding is 0.9999 or more.
             reporter: receives the stages and the progress.
 
         Raises:
@@ -124,7 +129,7 @@ class Library:
         chosen = self._model(model, encoder)
         report = indexing.run(
             self.database, roots, chosen, exclude=exclude, retry=retry, rebuild=rebuild,
-            reporter=as_reporter(reporter),
+            exact=exact, reporter=as_reporter(reporter),
         )  # fmt: skip
         if not callable(chosen.encoder):
             self._encoder = chosen.encoder

@@ -12,11 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pocketclip.search.database import Database
 from pocketclip.search.model import describe_encoder
@@ -32,12 +28,6 @@ PHOTOGRAPHS, FILES, SECONDS = 64, 2048, 5.0
 NEEDS_EXTRA = "%need pillow-heif%"
 """SQL pattern of the error of a format that needs an extra; see `images`."""
 _MOVES = 200  # absent copies of a photograph among which the moved one is looked for
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    reading: Reading
-    vector: bytes | None
 
 
 class Recorder:
@@ -58,7 +48,7 @@ class Recorder:
         """Number of files with a content that cannot be read."""
         self._guard = threading.Lock()  # of the connection, and of what is claimed
         self._claimed: set[bytes | None] = set()
-        self._entries: list[_Entry] = []
+        self._entries: list[Reading] = []
         self._photographs = 0
         self._since = time.monotonic()
 
@@ -80,18 +70,12 @@ class Recorder:
         with self._guard:
             return self._connection.execute(sql, values).fetchall()
 
-    def add(self, reading: Reading, vector: NDArray[np.float32] | None = None) -> None:
-        """Add a reading to the batch.
-
-        Args:
-            reading: what reading a file gave.
-            vector: (D,) of unit length, of a photograph that was encoded.
-        """
-        stored = None if vector is None else vector.astype("<f2").tobytes()
+    def add(self, reading: Reading) -> None:
+        """Add a reading to the batch; what was claimed is decoded, and encoded if it can be."""
         if not self._entries:
             self._since = time.monotonic()
         self._photographs += reading.claimed
-        self._entries.append(_Entry(reading, stored))
+        self._entries.append(reading)
 
     def write_if_due(self) -> None:
         """Write the batch if it is large or old enough.
@@ -115,22 +99,21 @@ class Recorder:
         with self._guard:
             with self._database.transaction() as connection:
                 later = self._write(connection, counted)
-            done = {entry.reading.digest for entry in self._entries if entry.reading.claimed}
+            done = {reading.digest for reading in self._entries if reading.claimed}
             self._claimed -= done
             self._entries = later
         self._photographs, self._since = 0, time.monotonic()
         self._report.add(counted)
 
-    def _write(self, connection: sqlite3.Connection, counted: IndexReport) -> list[_Entry]:
+    def _write(self, connection: sqlite3.Connection, counted: IndexReport) -> list[Reading]:
         """Write the entries; return those whose bytes are still being decoded for another file."""
         encoder = _row_of_encoder(connection, self._encoder)
-        for entry in self._entries:
-            if entry.reading.claimed:
-                _write_content(connection, entry, encoder)
-                counted.encoded += entry.vector is not None
+        for reading in self._entries:
+            if reading.claimed:
+                _write_content(connection, reading, encoder)
+                counted.encoded += reading.vector is not None
         later = []
-        for entry in self._entries:
-            reading = entry.reading
+        for reading in self._entries:
             if reading.digest is None:
                 _write_trouble(connection, reading, counted)
                 continue
@@ -138,7 +121,7 @@ class Recorder:
                 "SELECT id, error FROM contents WHERE digest = ?", (reading.digest,)
             ).fetchone()
             if content is None:
-                later.append(entry)
+                later.append(reading)
                 continue
             is_news = _write_file(connection, reading, content[0], counted)
             if content[1] is not None and is_news:
@@ -159,13 +142,13 @@ def _row_of_encoder(connection: sqlite3.Connection, description: str) -> int:
     return int(row.fetchone()[0])
 
 
-def _write_content(connection: sqlite3.Connection, entry: _Entry, encoder: int) -> None:
-    reading = entry.reading
+def _write_content(connection: sqlite3.Connection, reading: Reading, encoder: int) -> None:
+    vector = reading.vector
     values = {
         "digest": reading.digest,
         "size": reading.size,
-        "vector": entry.vector,
-        "encoder": None if entry.vector is None else encoder,
+        "vector": None if vector is None else vector.astype("<f2").tobytes(),
+        "encoder": None if vector is None else encoder,
         "error": reading.error,
         **dataclasses.asdict(reading.facts),
         "perceptual_hash": reading.perceptual_hash,
