@@ -266,3 +266,31 @@ def test_files_that_others_can_read_are_closed_to_them(place):
     assert (place.file.stat().st_mode & 0o777, place.derived.stat().st_mode & 0o777) == (
         0o600, 0o700
     )  # fmt: skip
+
+
+def test_a_lost_log_does_not_bring_the_vectors_of_another_generation_back(tmp_path):
+    location = locate(tmp_path / "photos.sqlite")
+
+    def add(number):
+        vector = np.zeros(DIM, "<f2")
+        vector[number] = 1
+        with contextlib.closing(Database.open(location)) as database, database.writing():
+            with database.transaction() as connection:
+                connection.execute(
+                    "INSERT INTO contents (digest, size, vector) VALUES (?, 1, ?)",
+                    (bytes([number]) * 32, vector.tobytes()),
+                )
+            matrix = open_matrix(database)
+            return database.generation(), matrix.vectors(np.arange(len(matrix))).argmax(1).tolist()
+
+    database = Database.create(location)
+    with contextlib.closing(database), database.writing(), database.transaction():
+        database.set_fact("space_id", "space")
+        database.set_fact("embed_dim", DIM)
+    add(1)
+    before = location.file.read_bytes()
+    generation, numbers = add(2)
+    assert numbers == [1, 2]
+    location.file.write_bytes(before)  # as if the log with the last commit was lost
+    assert add(3) == (generation, [1, 3])
+    assert checked(location).is_sound
