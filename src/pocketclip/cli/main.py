@@ -28,6 +28,7 @@ VERBS = {
     "classify": "Choose the label that fits each photograph.",
     "fit": "Fit a label set to a few labelled photographs, in seconds.",
     "embed": "Write embeddings of photographs or texts.",
+    "search": "Find photographs that fit a text or a photograph.",
     "forget": "Remove photographs from a library, not from the disk.",
     "reinforce": "Add captions and teachers' embeddings to pairs.",
     "join": "Join images with reinforcements, by uid.",

@@ -113,6 +113,16 @@ def print_json(value: Any) -> None:
     _write(dump_json(value, indent=2, ascii_only=ascii_only) + "\n")
 
 
+def write_bytes(data: bytes) -> None:
+    """Write bytes on standard output as they are: names for another program, pictures.
+
+    Raises:
+        LostOutputError: it cannot be written.
+    """
+    flush()
+    _write(data)
+
+
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on standard output.
 
@@ -216,11 +226,14 @@ def flush() -> None:
     _write("")
 
 
-def _write(text: str) -> None:
+def _write(text: str | bytes) -> None:
     if sys.stdout is None:
         raise LostOutputError("closed; redirect it to /dev/null if you do not need it")
     try:
-        sys.stdout.write(text)
+        if isinstance(text, str):
+            sys.stdout.write(text)
+        else:
+            sys.stdout.buffer.write(text)
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         # The rest of the buffer would fail again when the process ends.

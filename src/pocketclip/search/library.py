@@ -14,20 +14,30 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pocketclip.errors import QueryError
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.search.database import Database
 from pocketclip.search.location import Location, is_unused, locate, refuse_network
-from pocketclip.search.model import DEFAULT_MODEL, lasting_name, load_recorded, resolve_lasting
-from pocketclip.search.records import IndexReport
+from pocketclip.search.model import (
+    DEFAULT_MODEL,
+    check_space,
+    lasting_name,
+    load_recorded,
+    resolve_lasting,
+)
+from pocketclip.search.records import IndexReport, SearchResult
 from pocketclip.search.roots import check_folder
 
 if TYPE_CHECKING:
+    from pocketclip.images import ImageSource
     from pocketclip.infer.encoder import Encoder
     from pocketclip.search.check import CheckReport
+    from pocketclip.search.filters import Filters
     from pocketclip.search.forget import ForgetReport
     from pocketclip.search.indexing import Model
     from pocketclip.search.matrix import Matrix
     from pocketclip.search.move_root import MoveReport
+    from pocketclip.search.query import Part
     from pocketclip.search.repair import RepairReport
 
 
@@ -181,6 +191,54 @@ class Library:
         with self._guard:
             self._matrix = open_matrix(database, last=self._matrix)
             return self._matrix
+
+    def search(
+        self,
+        query: str | Sequence[Part] | None = None,
+        *,
+        image: ImageSource | None = None,
+        like: Iterable[ImageSource] = (),
+        unlike: Iterable[ImageSource] = (),
+        literal: bool = False,
+        filters: Filters | None = None,
+        top: int = 20,
+        min_score: float | None = None,
+        encoder: Encoder | None = None,
+    ) -> SearchResult:
+        """Return the photographs that fit a query best; the same ones in the same order every time.
+
+        Args:
+            query: texts and photographs with weights and signs, such as
+                `"2:beach + sunset - people"`, see `pocketclip.search.query`; or its parts.
+            image: a photograph that others should be like: a path, bytes, an image or an array.
+            like: more of them.
+            unlike: photographs that others should not be like.
+            literal: take `query` as one text, whatever signs are in it.
+            filters: which photographs to search in; they apply before the ranking.
+            top: the number of hits. Files with the same bytes are one hit, and so are near
+                duplicates, see `Hit.copies` and `Hit.similar`.
+            min_score: the least cosine similarity of a hit.
+            encoder: the model, if it is loaded already.
+
+        Raises:
+            QueryError: the query or a filter cannot be understood.
+            ImageError: a photograph of the query cannot be opened.
+            LibraryError: the library has no photographs, or the model cannot be loaded or has
+                another embedding space.
+        """
+        from pocketclip.search.filters import Filters
+        from pocketclip.search.query import make_parts
+        from pocketclip.search.searching import search
+
+        if top < 1:
+            raise QueryError(f"top must be at least 1, not {top}")
+        parts = make_parts(query, image=image, like=like, unlike=unlike, literal=literal)
+        if encoder is not None:
+            check_space(self.database, encoder)
+        return search(
+            self.database, parts, filters or Filters(), encoder=encoder or self.encoder(),
+            matrix=self.matrix, top=top, min_score=min_score,
+        )  # fmt: skip
 
     def forget(
         self,

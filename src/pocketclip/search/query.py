@@ -104,7 +104,7 @@ def text_part(text: str) -> Part:
 
 
 def make_parts(
-    query: str | None = None,
+    query: str | Sequence[Part] | None = None,
     *,
     image: ImageSource | None = None,
     like: Iterable[ImageSource] = (),
@@ -114,7 +114,7 @@ def make_parts(
     """Return the parts of a query and of photographs beside it.
 
     Args:
-        query: see the module.
+        query: see the module; or its parts.
         image: a photograph that others should be like.
         like: more of them.
         unlike: photographs that others should not be like.
@@ -123,13 +123,19 @@ def make_parts(
     Raises:
         QueryError: there is nothing to look for, or `query` cannot be understood.
     """
-    parts: list[Part] = []
-    if query is not None:
-        parts += [text_part(query)] if literal else parse_query(query)
+    if isinstance(query, str):
+        parts = [text_part(query)] if literal else parse_query(query)
+    else:
+        parts = [*(query or ())]
     parts += [Part(1.0, photo=one) for one in [image, *like] if one is not None]
     parts += [Part(-1.0, photo=one) for one in unlike]
     if not parts:
         raise QueryError("there is nothing to search for: give a text or a photograph")
+    for part in parts:
+        if not 0 < abs(part.weight) <= MAX_WEIGHT:  # False for NaN
+            raise QueryError(
+                f"the weight {part.weight} of a part is not over 0, up to {MAX_WEIGHT:g}"
+            )
     if all(part.weight < 0 for part in parts):
         raise QueryError(
             'every part is to be avoided: add one to look for, such as "photo - people"; or, for '

@@ -1,0 +1,104 @@
+"""One search, from a query to its hits.
+
+The model loads while the vectors are opened and filtered. The order of the steps matters: filters
+come before ranking, and whether anything fits is judged among what they left.
+
+Shapes: N contents that have a vector, D embedding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketclip.errors import LibraryError
+from pocketclip.search import filters as filtering
+from pocketclip.search.database import Database
+from pocketclip.search.filters import Condition, Filters
+from pocketclip.search.query import Part, embed_parts
+from pocketclip.search.ranking import rank
+from pocketclip.search.records import SearchResult
+
+if TYPE_CHECKING:
+    from pocketclip.infer.encoder import Encoder
+    from pocketclip.search.matrix import Matrix
+
+
+def search(
+    database: Database, parts: Sequence[Part], filters: Filters, *, encoder: Encoder,
+    matrix: Callable[[], Matrix], top: int, min_score: float | None = None,
+) -> SearchResult:  # fmt: skip
+    """Return the photographs that fit a query best; see `Library.search`.
+
+    Args:
+        database: the library.
+        parts: what to look for, see `query.make_parts`.
+        filters: where to look.
+        encoder: the library's model.
+        matrix: opens the library's vectors.
+        top: the number of hits.
+        min_score: the least score of a hit.
+    """
+    has_text = any(part.text is not None for part in parts)
+    has_photo = any(part.text is None for part in parts)
+    encoder.preload(*(["text"] * has_text), *(["image"] * has_photo))
+    made = filtering.conditions(database, filters)
+    away, there = roots_away(database)
+    opened = matrix()
+    allowed = filtering.allowed_by(database, [*made, *there], opened.ids)
+    searched = int(np.count_nonzero(allowed))
+    if not searched:
+        return _nothing_left(database, [*there, *made], opened, away)
+    query = embed_parts(parts, encoder)
+    ranked = rank(
+        database, opened, query, [*made, *there], allowed=allowed, top=top, min_score=min_score
+    )
+    return SearchResult(
+        hits=tuple(ranked.hits), fits=None, reason="whether it fits is not judged",
+        searched=searched, gone=ranked.gone, below_score=ranked.below_score, away=tuple(away),
+    )  # fmt: skip
+
+
+def roots_away(database: Database) -> tuple[list[Path], list[Condition]]:
+    """Return the roots that are not there now, and the condition that leaves their files out.
+
+    A root that is an empty folder counts too: a drive that is not mounted leaves one.
+    """
+    with database.reading() as connection:
+        roots = connection.execute(
+            "SELECT id, path FROM roots r WHERE EXISTS "
+            "(SELECT 1 FROM files WHERE root = r.id AND absent = 0) ORDER BY path"
+        ).fetchall()
+    away = [(root, path) for root, path in roots if not _has_entries(path)]
+    if not away:
+        return [], []
+    sql = f"f.root NOT IN ({', '.join('?' * len(away))})"
+    condition = Condition("away", sql, tuple(root for root, _ in away))
+    return [Path(os.fsdecode(path)) for _, path in away], [condition]
+
+
+def _has_entries(folder: bytes) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
+def _nothing_left(
+    database: Database, made: Sequence[Condition], matrix: Matrix, away: Sequence[Path]
+) -> SearchResult:
+    if not len(matrix.ids):
+        raise LibraryError(
+            f"the library {database.location.name} holds no photographs yet: add some with "
+            "`pocketclip index FOLDER`"
+        )
+    removed = filtering.removed_by(database, made, matrix.ids)
+    return SearchResult(
+        hits=(), fits=None, reason="the filters leave no photograph to search in", searched=0,
+        removed=removed, away=tuple(away),
+    )  # fmt: skip
