@@ -289,11 +289,6 @@ class _Lent:
         self.bytes = count
 
 
-def content_digest(data: bytes) -> bytes:
-    """Return the hash of a whole file by which the library knows its bytes."""
-    return hashlib.blake2b(data, digest_size=32).digest()
-
-
 def _read_file(file: Path, reading: Reading) -> bytes | None:
     """Return a file's bytes, and note its size and time; None if there are none to be had."""
     began = time.time_ns()
