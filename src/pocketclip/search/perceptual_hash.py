@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+BITS = 63
+"""Bits of a hash: all frequencies but the mean."""
 _SAMPLES = 512
 """Pixels per side that are looked at: averaging all of a large photograph takes 10 ms, these 1 ms,
 and the hashes recognise copies equally well."""
