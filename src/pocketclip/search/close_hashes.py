@@ -68,9 +68,8 @@ def close_pairs(
             for other in others:
                 first_here = different & other != 0
                 a, b, different = a[first_here], b[first_here], different[first_here]
-            a, b = order[a], order[b]
-            firsts.append(np.minimum(a, b))
-            seconds.append(np.maximum(a, b))
+            firsts.append(np.minimum(order[a], order[b]))
+            seconds.append(np.maximum(order[a], order[b]))
             found += len(a)
             if found > MAX_PAIRS:
                 raise TooManyPairsError
