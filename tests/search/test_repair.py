@@ -14,6 +14,7 @@ from pocketclip.errors import LibraryError
 from pocketclip.search import schema
 from pocketclip.search.check import check
 from pocketclip.search.database import Database
+from pocketclip.search.library import Library
 from pocketclip.search.location import locate
 from pocketclip.search.matrix import open_matrix
 from pocketclip.search.repair import repair
@@ -294,3 +295,29 @@ def test_a_lost_log_does_not_bring_the_vectors_of_another_generation_back(tmp_pa
     location.file.write_bytes(before)  # as if the log with the last commit was lost
     assert add(3) == (generation, [1, 3])
     assert checked(location).is_sound
+
+
+def test_the_next_indexing_reads_what_is_missing(library, photos, encoder):
+    library.index([photos], encoder=encoder)
+    query = "SELECT path, vector FROM files JOIN contents ON contents.id = content"
+    with library.database.reading() as connection:
+        before = dict(connection.execute(query).fetchall())
+    location = library.location
+    library.close()
+    data = bytearray(location.file.read_bytes())
+    with contextlib.closing(sqlite3.connect(location.file)) as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'contents'"
+        ).fetchone()
+    data[(page - 1) * PAGE : page * PAGE] = bytes(range(256)) * (PAGE // 256)
+    location.file.write_bytes(data)
+    with pytest.raises(LibraryError, match=r"--repair|--check"), Library.open(location.file) as bad:
+        bad.index([photos], encoder=encoder)
+    report = Library.repair(location.file)
+    assert report.files == 6
+    with Library.open(location.file) as mended:
+        again = mended.index(encoder=encoder)
+        assert (again.encoded, again.unchanged) == (6 - report.contents, report.contents)
+        assert mended.check().is_sound
+        with mended.database.reading() as connection:
+            assert dict(connection.execute(query).fetchall()) == before

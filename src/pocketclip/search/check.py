@@ -19,7 +19,7 @@ from pocketclip.search.location import Location, others_can_read
 Kind = Literal["file", "vectors", "matrix", "permissions"]
 _TOLERANCE = 0.01  # of a vector's length; rounding to float16 changes it by less than 0.001
 _BATCH = 4096  # vectors
-_SHOWN = 20  # problems that SQLite reports
+_REPORTED, _SHOWN = 20, 5  # problems that SQLite looks for, and that are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,14 @@ def check(database: Database) -> CheckReport:
 
 
 def _structure(connection: sqlite3.Connection) -> Iterator[Problem]:
-    for (text,) in connection.execute(f"PRAGMA integrity_check({_SHOWN})"):
-        if text != "ok":
-            yield Problem("file", " ".join(str(text).split()))
+    found = connection.execute(f"PRAGMA integrity_check({_REPORTED})").fetchall()
+    # Some versions of SQLite give several lines in a row, the first without anything to know.
+    lines = [line.strip() for (text,) in found for line in str(text).splitlines()]
+    lines = [line for line in lines if line != "ok" and not line.startswith("***")]
+    for line in lines[:_SHOWN]:
+        yield Problem("file", line)
+    if len(lines) > _SHOWN:
+        yield Problem("file", "and more of this kind")
 
 
 def _references(connection: sqlite3.Connection) -> Iterator[Problem]:
