@@ -299,7 +299,7 @@ class Database:
             row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
-    def set_fact(self, name: str, value: str | int | float | None) -> None:
+    def set_fact(self, name: str, value: str | int | float | bytes | None) -> None:
         """Record a fact; within a `transaction`."""
         self.connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 

@@ -1,0 +1,194 @@
+"""Whether a library has anything that fits a text: its best hits against texts that say nothing.
+
+    neutral = load_neutral(database, encoder)
+    rows = sample_rows(len(ids), allowed)
+    verdict = judge(query, vectors[hits], vectors[rows], neutral, logit_scale=encoder.logit_scale,
+                    searched=int(allowed.sum()))
+
+A cosine similarity means little by itself: models differ in their scale, and texts and photographs
+in what they give whatever is in them. So the same photographs are also scored for 48 neutral
+texts, which fit any photograph ("a photo") or hardly one ("an x-ray of a hand"). The query fits if
+its best photographs score clearly higher than the best ones of the median neutral text. Scores are
+logits: cosine similarities times the model's logit scale. One photograph that stands out is
+enough, and several that agree count a little more: the score of a text is the soft maximum of its
+best ten photographs. Both sides are computed over the same photographs, so the rule holds for few
+and for many, and where all are alike. How it was chosen and measured is in
+docs/internals/no-match.md.
+
+Shapes: N photographs that the filters left, S of them as a sample, K hits, P neutral texts,
+D embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip.search.database import Database
+from pocketclip.types import Embeddings, Encoder
+
+NEUTRAL_TEXTS = (
+    *("a photo", "a picture", "an image", "a photograph of something", "untitled", "a snapshot"),
+    *("IMG_2041", "a scene"),
+    *("an x-ray of a hand", "the surface of the moon", "a circuit board", "a medieval manuscript"),
+    *("cells under a microscope", "a stained glass window", "a submarine", "an oil rig"),
+    *("a page of sheet music", "a penguin on the ice", "a dentist at work", "a tractor in a field"),
+    *("a chess board", "a bar chart", "a suit of armour", "an astronaut in space"),
+    *("a nuclear power station", "a steam locomotive", "a beehive with a beekeeper"),
+    *("a camel in the desert", "a fighter jet", "a blacksmith at the anvil"),
+    *("a coral reef with fish", "a ballet dancer on stage", "a volcano erupting"),
+    *("a welder with a mask", "a sewing machine", "a giraffe", "a boxing match"),
+    *("a lighthouse in a storm", "a hospital operating room", "a printed tax form"),
+    *("an ancient Egyptian statue", "a wind tunnel", "a pile of gold bars"),
+    *("a crane at a container port", "a spider in its web", "a skeleton in a museum"),
+    *("a typewriter", "a rocket launch"),
+)
+"""Texts that fit any photograph, or hardly one; the median is not moved by the few that do."""
+SAMPLE = 4096
+"""Photographs, at most, over which the neutral texts are scored."""
+FITS = 2.3
+"""Logits by which the query must be above the neutral texts. Set on 41 of the 81 products of the
+grocery set, for stored embeddings of teachers and for a trained student."""
+_UNSURE = 1.5
+"""Logits below `FITS` within which nothing is said of a library of fewer than `_FEW` photographs:
+the more photographs, the less the best score of a text depends on chance."""
+_FEW = 20
+_BEST = 10  # photographs in a soft maximum
+_SHARPNESS = 2.0  # of the soft maximum, in logits: ten equal scores raise it by ln(10) / 2
+_SAME_TEXT = 0.98  # cosine similarity of a query that says as little as a neutral text
+_FACT = "neutral_texts"
+
+
+class Verdict(NamedTuple):
+    """Whether the library has anything that fits, and why."""
+
+    fits: bool | None
+    """None: that cannot be said."""
+    reason: str
+    """One sentence for people."""
+
+
+NOT_TEXT = Verdict(
+    None, "whether anything fits well is only judged for queries of text without photographs"
+)
+"""For a query that is, or contains, a photograph to be like."""
+
+
+def sample_rows(count: int, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """Return the rows (S,), ascending, over which `judge` scores the neutral texts.
+
+    They are evenly spaced, so the same library and filters always have the same sample.
+
+    Args:
+        count: rows of the matrix.
+        allowed: (count,), the rows that the filters leave; None for all.
+    """
+    rows = np.arange(count) if allowed is None else np.flatnonzero(allowed)
+    if len(rows) <= SAMPLE:
+        return rows
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64)])
+
+
+def judge(
+    query: Embeddings,
+    best: Embeddings,
+    sample: Embeddings,
+    neutral: Embeddings,
+    *,
+    logit_scale: float,
+    searched: int,
+) -> Verdict:
+    """Say whether the best hits of a text fit it.
+
+    Args:
+        query: (D,), unit length: the embedding of the text; of a combined query, that of the texts
+            with a positive weight alone. A negative part moves a query away from all texts, so its
+            similarities cannot be compared with theirs.
+        best: (K, D), the vectors of the best hits, one per content; ten are enough.
+        sample: (S, D), the vectors at `sample_rows`.
+        neutral: (P, D), from `load_neutral`.
+        logit_scale: the model's multiplier of cosine similarities.
+        searched: N.
+    """
+    if not searched or not len(best) or not len(sample):
+        return Verdict(None, "no photograph was searched")
+    query = np.asarray(query, np.float32)
+    same = neutral @ query
+    if same.max() >= _SAME_TEXT:
+        return Verdict(
+            None, f"the query says as little as “{NEUTRAL_TEXTS[int(same.argmax())]}”: it fits "
+            "any photograph"
+        )  # fmt: skip
+    score = float(_soft_maximum(logit_scale * (best @ query)[:, None])[0])
+    logits = logit_scale * (sample @ neutral.T)  # (S, P)
+    expected = _soft_maximum(logits)
+    if searched > len(sample) > 1:
+        # The best of more photographs is better. For N normal values it is about sqrt(2 ln N)
+        # standard deviations above the mean.
+        means = logits.mean(axis=0)
+        growth = math.sqrt(math.log(searched) / math.log(len(sample)))
+        expected = means + (expected - means) * growth
+    lead = score - float(np.median(expected))
+    if not math.isfinite(lead):
+        return Verdict(None, "the scores are not finite numbers")
+    shown = f"{abs(lead):.1f} {'above' if lead >= 0 else 'below'} that of unrelated texts"
+    if lead >= FITS:
+        return Verdict(True, f"the score of the best photographs is {shown} ({FITS} is enough)")
+    if searched < _FEW and lead >= FITS - _UNSURE:
+        return Verdict(
+            None, f"the score of the best photographs is {shown}, and among {searched} "
+            f"photograph{'s' * (searched != 1)} that may be chance"
+        )  # fmt: skip
+    return Verdict(
+        False, f"nothing fits well: the score of the best photographs is {shown} ({FITS} is needed)"
+    )
+
+
+def _soft_maximum(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the soft maximum of the best rows of (rows, texts), per text."""
+    if len(logits) > _BEST:
+        logits = np.partition(logits, len(logits) - _BEST, axis=0)[-_BEST:]
+    top = logits.max(axis=0).astype(np.float64)
+    return np.asarray(top + np.log(np.exp(_SHARPNESS * (logits - top)).sum(axis=0)) / _SHARPNESS)
+
+
+def load_neutral(database: Database, encoder: Encoder) -> Embeddings:
+    """Return the embeddings (P, D) of the neutral texts: stored ones, else of the encoder.
+
+    Raises:
+        LibraryError: the library cannot be read.
+        PocketclipError: the texts cannot be encoded.
+    """
+    stored = database.fact(_FACT)
+    key = _key(encoder)
+    size = 2 * len(NEUTRAL_TEXTS) * encoder.embed_dim
+    if isinstance(stored, bytes) and stored[: len(key)] == key and len(stored) == len(key) + size:
+        rows = np.frombuffer(stored, "<f2", offset=len(key)).astype(np.float32)
+        return rows.reshape(len(NEUTRAL_TEXTS), encoder.embed_dim)
+    return encoder.encode_text(NEUTRAL_TEXTS)
+
+
+def store_neutral(database: Database, encoder: Encoder) -> None:
+    """Keep the embeddings of the neutral texts in the library, unless it has them.
+
+    A search in a new process then encodes the query alone.
+
+    Raises:
+        LibraryError: another process writes, or the library cannot be written.
+        PocketclipError: the texts cannot be encoded.
+    """
+    stored, key = database.fact(_FACT), _key(encoder)
+    if isinstance(stored, bytes) and stored[: len(key)] == key:
+        return
+    rows = encoder.encode_text(NEUTRAL_TEXTS)
+    with database.writing(), database.transaction():
+        database.set_fact(_FACT, key + rows.astype("<f2").tobytes())
+
+
+def _key(encoder: Encoder) -> bytes:
+    """Return what the stored embeddings depend on, hashed: the texts and the embedding space."""
+    return hashlib.sha256("\n".join([encoder.space_id, *NEUTRAL_TEXTS]).encode()).digest()
