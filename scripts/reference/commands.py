@@ -36,8 +36,9 @@ def page() -> str:
 
 
 def _verb(verb: str) -> str:
-    module = importlib.import_module(f"pocketclip.cli.{verb}")
-    function = getattr(module, cli._FUNCTIONS.get(verb, verb))
+    name = verb.replace("-", "_")
+    module = importlib.import_module(f"pocketclip.cli.{name}")
+    function = getattr(module, cli._FUNCTIONS.get(verb, name))
     parameters = list(_parameters(function))
     arguments = [one for one in parameters if isinstance(one[1], ArgumentInfo)]
     usage = " ".join([f"pocketclip {verb} [OPTIONS]", *(_usage(*one) for one in arguments)])

@@ -30,6 +30,7 @@ VERBS = {
     "embed": "Write embeddings of photographs or texts.",
     "search": "Find photographs that fit a text or a photograph.",
     "forget": "Remove photographs from a library, not from the disk.",
+    "export-vectors": "Write a library's embeddings for other programs.",
     "reinforce": "Add captions and teachers' embeddings to pairs.",
     "join": "Join images with reinforcements, by uid.",
     "audit": "Check a reinforced dataset.",
@@ -44,7 +45,7 @@ VERBS = {
 """The verbs, each with its line in the list of verbs."""
 _WRITERS = frozenset(
     {"quickstart", "pull", "fit", "finetune", "embed", "forget", "reinforce", "join", "show",
-     "train", "export"}
+     "train", "export", "export-vectors"}
 )  # fmt: skip
 """Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})
@@ -147,7 +148,7 @@ def main() -> None:
 def _run(args: list[str]) -> int:
     # Only the requested verb: importing all of them takes longer than many answers.
     verb = args[0] if args else ""
-    if verb in ("export", "pull"):
+    if verb in ("export", "export-vectors", "pull"):
         # They write for minutes: after `timeout` nothing must be left behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pocketclip.search.move_root import MoveReport
     from pocketclip.search.query import Part
     from pocketclip.search.repair import RepairReport
+    from pocketclip.search.vector_export import ExportReport
 
 
 class Library:
@@ -293,6 +294,24 @@ class Library:
         from pocketclip.search.move_root import move_root
 
         return move_root(self.database, old, new)
+
+    def export_vectors(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        format: str = "npy",
+        include_absent: bool = False,
+        reporter: ProgressReporter | Callable[[str], None] | None = None,
+    ) -> ExportReport:
+        """Write the vectors for other programs, in clip-retrieval's layout.
+
+        Arguments and errors: see `pocketclip.search.vector_export.export_vectors`.
+        """
+        from pocketclip.search.vector_export import export_vectors
+
+        return export_vectors(
+            self.database, out, format=format, include_absent=include_absent, reporter=reporter
+        )
 
     def close(self) -> None:
         """Close its file."""
