@@ -14,6 +14,7 @@ import pytest
 from pocketclip.errors import LibraryError
 from pocketclip.search import watch as watch_module
 from pocketclip.search.watch import Times, changed_folders, watch
+from tests.search.conftest import draw_photo
 
 QUICK = Times(settle=0.05, settle_at_most=1, check=0.1, listing=0.1, all=3600, retry=0.1)
 
@@ -41,7 +42,7 @@ class Watched:
 
     def __enter__(self):
         self.thread.start()
-        self.until(2)  # once before, and once after the system reports changes
+        self.until(1)  # once the system reports changes
         return self
 
     def __exit__(self, *_):
@@ -149,3 +150,33 @@ def test_folders_of_changes(root):
     assert of("trip/.nomedia") == of("trip/.pocketclipignore") == {"trip"}
     assert of(*[f"trip/gone{n}/a.jpg" for n in range(99)]) == {"trip"}
     assert changed_folders(["/elsewhere/a.jpg"], [root]) == set()
+
+
+def test_a_library_is_kept_up_to_date(library, encoder, photos, monkeypatch):
+    monkeypatch.setattr(watch_module, "_TIMES", QUICK)
+    reports, stop = [], threading.Event()
+    thread = threading.Thread(
+        target=lambda: library.watch(
+            [photos], encoder=encoder, exclude=["no/"], on_report=reports.append, stop=stop
+        )
+    )
+    thread.start()
+
+    def wait_for(count):
+        for _ in range(1000):
+            if len(reports) >= count:
+                return reports[-1]
+            time.sleep(0.02)
+        raise AssertionError(reports)
+
+    try:
+        assert wait_for(2).unchanged == 6
+        draw_photo(photos / "no" / "left-out.jpg", 1)
+        draw_photo(photos / "trip" / "new.jpg", 77)
+        assert (wait_for(3).encoded, reports[-1].unchanged) == (1, 2)
+        (photos / "a.jpg").unlink()
+        assert wait_for(4).absent == 1
+    finally:
+        stop.set()
+        thread.join(20)
+    assert not thread.is_alive()

@@ -11,6 +11,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pocketclip.search.move_root import MoveReport
     from pocketclip.search.query import Part
     from pocketclip.search.repair import RepairReport
+    from pocketclip.search.status import Status
     from pocketclip.search.vector_export import ExportReport
 
 
@@ -145,6 +147,72 @@ class Library:
         if not callable(chosen.encoder):
             self._encoder = chosen.encoder
         return report
+
+    def watch(
+        self,
+        roots: Sequence[str | os.PathLike[str]] = (),
+        *,
+        on_report: Callable[[IndexReport], object] = lambda _report: None,
+        reporter: ProgressReporter | Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
+        encoder: Encoder | Callable[[], Encoder] | None = None,
+        **options: Any,
+    ) -> None:
+        """Index folders, and again whenever something changes in them, until interrupted.
+
+        With the extra `search`, the system reports changes; without it, and on network file
+        systems, the folders are listed every minute. A root may vanish and come back. While another
+        process writes, it waits. See `pocketclip.search.watch`.
+
+        Args:
+            roots: as for `index`.
+            on_report: called with the report of each run.
+            reporter: receives the stages, the progress, and remarks.
+            stop: ends it when set.
+            encoder: as for `index`.
+            options: others of `index`, for the first run.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted; all that was encoded is kept.
+            PocketclipError: the first run failed, see `index`.
+        """
+        from pocketclip.search.roots import known_roots
+        from pocketclip.search.watch import is_left_out, watch
+
+        receiver = as_reporter(reporter)
+        report = self.index(roots, encoder=encoder, reporter=receiver, **options)
+        on_report(report)
+
+        def run(folders: list[Path]) -> None:
+            report = self.index(folders, encoder=encoder, reporter=receiver)
+            on_report(report)
+            if report.interrupted:
+                raise KeyboardInterrupt
+
+        if report.interrupted:
+            raise KeyboardInterrupt
+        database = self.database
+        given = [Path(os.path.realpath(Path(root).expanduser())) for root in roots]
+        watch(
+            given or [root.path for root in known_roots(database)],
+            run,
+            skip=functools.partial(is_left_out, database),
+            remark=receiver.remark,
+            stop=stop,
+        )
+
+    def status(self, roots: Sequence[str | os.PathLike[str]] = ()) -> Status:
+        """Return what the library has, and what indexing would find; nothing is written.
+
+        Args:
+            roots: folders, known or not; none for all that the library knows.
+
+        Raises:
+            LibraryError: a folder is not there and not known.
+        """
+        from pocketclip.search.status import read_status
+
+        return read_status(self.database, roots)
 
     def _model(
         self, model: str | os.PathLike[str] | None, encoder: Encoder | Callable[[], Encoder] | None

@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pocketclip.errors import LibraryError, how_to_install, one_line
+from pocketclip.search.database import Database
 from pocketclip.search.file_systems import network_of
+from pocketclip.search.roots import resolve_root, rules_of
 from pocketclip.search.rules import IGNORE_FILE, NO_MEDIA
+from pocketclip.search.walk import left_out
 from pocketclip.storage.photos import is_hidden, is_photograph
 
 Run: TypeAlias = Callable[[list[Path]], object]
@@ -57,6 +60,18 @@ _TIMES = Times()
 _BUSY = 0.1  # of the time may be spent on listing roots of which no changes are reported
 
 
+def is_left_out(database: Database, folder: Path) -> bool:
+    """Return whether a root leaves out a folder in it, so that there is nothing to index."""
+    try:
+        target = resolve_root(database, folder)
+        if target.root_id is None:
+            return True
+        rules = rules_of(database, target.root_id)
+    except LibraryError:
+        return True  # it is not there any more
+    return left_out(target.path, rules, target.below) is not None
+
+
 def watch(
     roots: Sequence[Path],
     run: Run,
@@ -64,26 +79,24 @@ def watch(
     skip: Callable[[Path], bool] = lambda _folder: False,
     remark: Callable[[str], None] = lambda _text: None,
     stop: threading.Event | None = None,
-    times: Times = _TIMES,
+    times: Times | None = None,
 ) -> None:
-    """Index roots, and again whenever something changes in them, until interrupted.
+    """Index roots whenever something changes in them, until interrupted.
 
     Args:
         roots: folders, by their real paths; they need not be there now.
-        run: called with the roots at first, and then with the folders that changed, none in another
-            one. After a `LibraryError`, such as that another process writes, it is called again
-            later, unless it was the first call.
+        run: called with the roots when they are watched, and then with the folders that changed,
+            none in another one. After a `LibraryError`, such as that another process writes, it is
+            called again later.
         skip: says of a folder in a root that it is left out, so that its changes do not matter.
         remark: receives what the user should know.
         stop: ends it when set.
-        times: how long to wait.
+        times: how long to wait; None for `Times()`.
 
     Raises:
         KeyboardInterrupt: from the user, or from `run`.
-        LibraryError: the first run failed.
     """
-    run(list(roots))
-    _Watch(list(roots), run, skip, remark, stop or threading.Event(), times).go_on()
+    _Watch(list(roots), run, skip, remark, stop or threading.Event(), times or _TIMES).go_on()
 
 
 class _Watch:
