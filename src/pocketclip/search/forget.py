@@ -108,8 +108,10 @@ def forget(
             choice = _Choice(database, connection, report)
             choice.choose(paths, roots, absent, unreadable)
             digests = choice.delete()
+            # Before the commit: after a kill nobody knows whose they were. They can be made again.
+            _remove_thumbnails(database.location, digests, report)
+        _remove_copies(database.location, report)
         if report.files or report.roots or digests:
-            _remove_copies(database.location, digests, report)
             _clean(database, report)
     return report
 
@@ -250,18 +252,19 @@ class _Choice:
         return digests
 
 
-def _remove_copies(location: Location, digests: list[bytes], report: ForgetReport) -> None:
-    """Remove the files beside the library that have something of the forgotten photographs."""
-    from pocketclip.search.matrix import remove_matrix
-
+def _remove_thumbnails(location: Location, digests: list[bytes], report: ForgetReport) -> None:
     folder = location.derived / "thumbnails"
     for digest in digests:
         name = digest.hex()
-        try:
+        with contextlib.suppress(FileNotFoundError):
             (folder / name[:2] / f"{name}.jpg").unlink()
             report.thumbnails += 1
-        except FileNotFoundError:
-            pass
+
+
+def _remove_copies(location: Location, report: ForgetReport) -> None:
+    """Remove the files beside the library that have something of the forgotten photographs."""
+    from pocketclip.search.matrix import remove_matrix
+
     if report.vectors:
         remove_matrix(location)
         remove_abandoned(location.derived)  # of processes that were killed while writing it
