@@ -253,12 +253,17 @@ class _Choice:
 
 
 def _remove_thumbnails(location: Location, digests: list[bytes], report: ForgetReport) -> None:
-    folder = location.derived / "thumbnails"
+    from pocketclip.search.thumbnails import thumbnail_file
+
+    folders = set()
     for digest in digests:
-        name = digest.hex()
+        file = thumbnail_file(location, digest)
         with contextlib.suppress(FileNotFoundError):
-            (folder / name[:2] / f"{name}.jpg").unlink()
+            file.unlink()
             report.thumbnails += 1
+        folders.add(file.parent)
+    for folder in folders:
+        remove_abandoned(folder)  # of processes that were killed while writing one
 
 
 def _remove_copies(location: Location, report: ForgetReport) -> None:
