@@ -141,6 +141,12 @@ def test_a_query_that_says_nothing_cannot_be_judged() -> None:
     assert NEUTRAL_TEXTS[0] in answer.reason
 
 
+def test_a_neutral_text_about_something_can_be_searched_for() -> None:
+    library = photos([30, 1, 2, 3])  # "a chess board", say, is in the library
+    answer = judge(NEUTRAL[10], library[:1], library, NEUTRAL, logit_scale=SCALE, searched=4)
+    assert answer.fits is True
+
+
 def test_nothing_searched() -> None:
     none = np.empty((0, DIM), np.float32)
     answer = judge(text(1), none, none, NEUTRAL, logit_scale=SCALE, searched=0)

@@ -31,9 +31,12 @@ from numpy.typing import NDArray
 from pocketclip.search.database import Database
 from pocketclip.types import Embeddings, Encoder
 
-NEUTRAL_TEXTS = (
+_GENERIC = (
     *("a photo", "a picture", "an image", "a photograph of something", "untitled", "a snapshot"),
     *("IMG_2041", "a scene"),
+)
+NEUTRAL_TEXTS = (
+    *_GENERIC,
     *("an x-ray of a hand", "the surface of the moon", "a circuit board", "a medieval manuscript"),
     *("cells under a microscope", "a stained glass window", "a submarine", "an oil rig"),
     *("a page of sheet music", "a penguin on the ice", "a dentist at work", "a tractor in a field"),
@@ -116,23 +119,15 @@ def judge(
     """
     if not searched or not len(best) or not len(sample):
         return Verdict(None, "no photograph was searched")
-    query = np.asarray(query, np.float32)
-    same = neutral @ query
+    same = neutral[: len(_GENERIC)] @ np.asarray(query, np.float32)
     if same.max() >= _SAME_TEXT:
         return Verdict(
-            None, f"the query says as little as “{NEUTRAL_TEXTS[int(same.argmax())]}”: it fits "
-            "any photograph"
+            None, f"the query says as little as “{_GENERIC[int(same.argmax())]}”: it fits any "
+            "photograph"
         )  # fmt: skip
-    score = float(_soft_maximum(logit_scale * (best @ query)[:, None])[0])
-    logits = logit_scale * (sample @ neutral.T)  # (S, P)
-    expected = _soft_maximum(logits)
-    if searched > len(sample) > 1:
-        # The best of more photographs is better. For N normal values it is about sqrt(2 ln N)
-        # standard deviations above the mean.
-        means = logits.mean(axis=0)
-        growth = math.sqrt(math.log(searched) / math.log(len(sample)))
-        expected = means + (expected - means) * growth
-    lead = score - float(np.median(expected))
+    lead = lead_over_neutral(
+        query, best, sample, neutral, logit_scale=logit_scale, searched=searched
+    )
     if not math.isfinite(lead):
         return Verdict(None, "the scores are not finite numbers")
     shown = f"{abs(lead):.1f} {'above' if lead >= 0 else 'below'} that of unrelated texts"
@@ -148,12 +143,39 @@ def judge(
     )
 
 
-def _soft_maximum(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the soft maximum of the best rows of (rows, texts), per text."""
-    if len(logits) > _BEST:
-        logits = np.partition(logits, len(logits) - _BEST, axis=0)[-_BEST:]
-    top = logits.max(axis=0).astype(np.float64)
-    return np.asarray(top + np.log(np.exp(_SHARPNESS * (logits - top)).sum(axis=0)) / _SHARPNESS)
+def lead_over_neutral(
+    query: Embeddings,
+    best: Embeddings,
+    sample: Embeddings,
+    neutral: Embeddings,
+    *,
+    logit_scale: float,
+    searched: int,
+) -> float:
+    """Return by how many logits a query's best hits are above those of the median neutral text.
+
+    Args: as `judge`.
+    """
+    score = _soft_maximum((best @ query)[None], logit_scale)[0]
+    similarities = neutral @ sample.T  # (P, S)
+    expected = _soft_maximum(similarities, logit_scale)
+    if searched > len(sample) > 1:
+        # The best of more photographs is better. For N normal values it is about sqrt(2 ln N)
+        # standard deviations above the mean.
+        means = logit_scale * similarities.mean(axis=1)
+        growth = math.sqrt(math.log(searched) / math.log(len(sample)))
+        expected = means + (expected - means) * growth
+    return float(score - np.median(expected))
+
+
+def _soft_maximum(similarities: Embeddings, logit_scale: float) -> NDArray[np.float64]:
+    """Return, per row of (texts, photographs), the soft maximum of the best ones, in logits."""
+    if similarities.shape[1] > _BEST:
+        similarities = np.partition(similarities, -_BEST, axis=1)[:, -_BEST:]
+    logits = logit_scale * similarities.astype(np.float64)
+    top = logits.max(axis=1)
+    sums = np.exp(_SHARPNESS * (logits - top[:, None])).sum(axis=1)
+    return np.asarray(top + np.log(sums) / _SHARPNESS)
 
 
 def load_neutral(database: Database, encoder: Encoder) -> Embeddings:
