@@ -20,7 +20,7 @@ from pocketclip.errors import LibraryError
 from pocketclip.search.kernels import dot_products, error_bound
 from pocketclip.search.matrix import Matrix
 
-_STEP = 32768  # vectors that are read at once; 64 MB of 512 float32
+_STEP = 32768  # vectors that are read at once; 64 MB of 512 in float32
 _GATHER = 8  # fewer rows than one in so many are picked out instead of reading all
 _MOST = 64 << 20  # scores in memory at once
 _EXACT = 4096  # vectors whose scores are computed again at once
