@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -213,3 +214,18 @@ def test_equal_scores_are_ordered_by_path(many, monkeypatch):
     [least, more, most] = results
     assert least.hits == more.hits[:3]
     assert more.hits == most.hits[:30]
+
+
+def test_what_is_there_is_asked_again_after_a_change(indexed, photos, encoder):
+    """By this connection, by another one, and in another thread."""
+    assert len(indexed.search("a circle").hits) == 6
+    with indexed.database.writing(), indexed.database.transaction() as connection:
+        connection.execute("UPDATE files SET absent = 1 WHERE path = x'612e6a7067'")  # a.jpg
+    assert indexed.search("a circle").searched == 5
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(indexed.search, "a circle").result().searched == 5
+        with Library.open(indexed.location.file) as other:
+            draw_photo(photos / "new.jpg", 50)
+            other.index(encoder=encoder)
+        assert indexed.search("a circle").searched == 7
+        assert pool.submit(indexed.search, "a circle").result().searched == 7

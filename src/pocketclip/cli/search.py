@@ -145,8 +145,6 @@ def search(
     pocketclip search "a dog - ./rex.jpg" --html dogs.html --open
     pocketclip search "receipt" -0 | xargs -0 cp -t receipts/
     """
-    from pocketclip.cli import _search_output as output
-    from pocketclip.search.filters import Filters
     from pocketclip.search.query import describe_parts, doubtful_sign, make_parts
 
     if json and (paths or null):
@@ -167,12 +165,17 @@ def search(
     if doubtful:
         note(f"{doubtful} is a part of the text; to avoid it, write: - {doubtful[1:]}")
     with _open_library(library, folder, model) as opened:
+        # The model first: it loads while the rest is imported.
+        encoder = _encoder(opened, parts, model)
+        from pocketclip.cli import _search_output as output
+        from pocketclip.search.filters import Filters
+
         filters = Filters(
             folders=in_ or ([] if folder is None else [folder]), since=since, until=until,
             camera=camera,
         )  # fmt: skip
         result = opened.search(
-            parts, filters=filters, top=top, min_score=min_score, encoder=_encoder(opened, model)
+            parts, filters=filters, top=top, min_score=min_score, encoder=encoder
         )
         shown = output.Shown(opened, result, _title(query, parts), min_score is not None)
         if json:
@@ -200,12 +203,19 @@ def _title(query: str | None, parts: Sequence[Part]) -> str:
     return query if query is not None else " ".join(map(str, parts)).removeprefix("+ ")
 
 
-def _encoder(library: Library, model: str | None) -> Encoder:
-    if model is None:
-        return library.encoder(low_latency_start=True)
-    from pocketclip.cli._inputs import load_encoder
+def _encoder(library: Library, parts: Sequence[Part], model: str | None) -> Encoder:
+    """Return the model, which has begun to load the towers that the query needs."""
+    from pocketclip.search.model import check_not_empty
 
-    return load_encoder(model, low_latency_start=True)
+    check_not_empty(library.database)
+    if model is None:
+        encoder = library.encoder(low_latency_start=True)
+    else:
+        from pocketclip.cli._inputs import load_encoder
+
+        encoder = load_encoder(model, low_latency_start=True)
+    encoder.preload(*{"image" if part.text is None else "text" for part in parts})
+    return encoder
 
 
 def _open_library(name: str | None, folder: str | None, model: str | None) -> Library:

@@ -21,6 +21,7 @@ from pocketclip.search.database import Database
 from pocketclip.search.location import Location, is_unused, locate, refuse_network
 from pocketclip.search.model import (
     DEFAULT_MODEL,
+    check_not_empty,
     check_space,
     lasting_name,
     load_recorded,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pocketclip.images import ImageSource
     from pocketclip.infer.encoder import Encoder
     from pocketclip.search.check import CheckReport
-    from pocketclip.search.filters import Filters
+    from pocketclip.search.filters import Filters, Present
     from pocketclip.search.forget import ForgetReport
     from pocketclip.search.indexing import Model
     from pocketclip.search.matrix import Matrix
@@ -55,6 +56,7 @@ class Library:
         self._database = database
         self._encoder: Encoder | None = None
         self._matrix: Matrix | None = None
+        self._present: Present | None = None
         self._guard = threading.RLock()
 
     @classmethod
@@ -295,18 +297,20 @@ class Library:
             LibraryError: the library has no photographs, or the model cannot be loaded or has
                 another embedding space.
         """
-        from pocketclip.search.filters import Filters
+        from pocketclip.search.filters import Filters, Present
         from pocketclip.search.query import make_parts
         from pocketclip.search.searching import search
 
         if top < 1:
             raise QueryError(f"top must be at least 1, not {top}")
+        self._present = self._present or Present()
         parts = make_parts(query, image=image, like=like, unlike=unlike, literal=literal)
+        check_not_empty(self.database)
         if encoder is not None:
             check_space(self.database, encoder)
         return search(
             self.database, parts, filters or Filters(), encoder=encoder or self.encoder(),
-            matrix=self.matrix, top=top, min_score=min_score,
+            matrix=self.matrix, top=top, min_score=min_score, present=self._present,
         )  # fmt: skip
 
     def forget(

@@ -84,6 +84,19 @@ def load_recorded(database: Database, *, offline: bool = True, **options: Any) -
     return encoder
 
 
+def check_not_empty(database: Database) -> None:
+    """Refuse to search in a library without a photograph, whose model would be loaded for nothing.
+
+    Raises:
+        LibraryError: it has none.
+    """
+    if not database.fact("vectors"):
+        raise LibraryError(
+            f"the library {database.location.name} holds no photographs yet: add some with "
+            "`pocketclip index FOLDER`"
+        )
+
+
 def check_space(database: Database, encoder: Encoder) -> None:
     """Refuse a model whose embeddings cannot be compared with those of a library.
 

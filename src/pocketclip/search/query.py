@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pocketclip.errors import QueryError
 from pocketclip.formats.escaping import argument_text
 from pocketclip.storage.photos import is_photograph
@@ -152,6 +150,8 @@ def embed_parts(parts: Sequence[Part], encoder: Encoder) -> Embeddings:
         ImageError: a photograph cannot be opened.
         EmbeddingError: see `Encoder.encode_text`.
     """
+    import numpy as np
+
     texts = list(dict.fromkeys(part.text for part in parts if part.text is not None))
     vectors = dict(zip(texts, encoder.encode_text(texts), strict=True)) if texts else {}
     total = np.zeros(encoder.embed_dim, np.float64)

@@ -76,10 +76,11 @@ def rank(
     from pocketclip.search.engines import search_matrix
 
     left = int(np.count_nonzero(allowed))
+    some = None if left == len(allowed) else allowed
     count = min(left, max(_LEAST, _MARGIN * top))
     least = -np.inf if min_score is None else min_score
     while True:
-        found, values = search_matrix(matrix, query[None], count, allowed)
+        found, values = search_matrix(matrix, query[None], count, some)
         rows, scores = found[0], values[0]
         complete = len(rows) >= left
         if not complete:

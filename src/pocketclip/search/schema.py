@@ -51,7 +51,10 @@ CREATE TABLE files (
   error TEXT,
   UNIQUE (root, path)
 );
-CREATE INDEX files_content ON files(content);
+-- With `absent` and of all facts that are filtered by, so that a search reads these indexes instead
+-- of the tables, whose pages hold paths and vectors.
+CREATE INDEX files_content ON files(content, absent);
+CREATE INDEX contents_filters ON contents(camera, taken);
 -- A run with nothing to do must not read the pages of all vectors.
 CREATE INDEX contents_pending ON contents(id) WHERE vector IS NULL AND error IS NULL;
 CREATE INDEX contents_failed ON contents(id) WHERE error IS NOT NULL;

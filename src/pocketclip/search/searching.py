@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketclip.errors import LibraryError
 from pocketclip.search import filters as filtering
 from pocketclip.search.database import Database
-from pocketclip.search.filters import Condition, Filters
+from pocketclip.search.filters import Condition, Filters, Present
 from pocketclip.search.query import Part, embed_parts
 from pocketclip.search.ranking import rank
 from pocketclip.search.records import SearchResult
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 def search(
     database: Database, parts: Sequence[Part], filters: Filters, *, encoder: Encoder,
     matrix: Callable[[], Matrix], top: int, min_score: float | None = None,
+    present: Present | None = None,
 ) -> SearchResult:  # fmt: skip
     """Return the photographs that fit a query best; see `Library.search`.
 
@@ -42,14 +42,15 @@ def search(
         matrix: opens the library's vectors.
         top: the number of hits.
         min_score: the least score of a hit.
+        present: remembers from search to search which photographs are there.
     """
-    has_text = any(part.text is not None for part in parts)
-    has_photo = any(part.text is None for part in parts)
-    encoder.preload(*(["text"] * has_text), *(["image"] * has_photo))
     made = filtering.conditions(database, filters)
     away, there = roots_away(database)
     opened = matrix()
-    allowed = filtering.allowed_by(database, [*made, *there], opened.ids)
+    if made or there:
+        allowed = filtering.allowed_by(database, [*made, *there], opened.ids)
+    else:
+        allowed = (present or Present())(database, opened.ids)
     searched = int(np.count_nonzero(allowed))
     if not searched:
         return _nothing_left(database, [*there, *made], opened, away)
@@ -69,11 +70,15 @@ def roots_away(database: Database) -> tuple[list[Path], list[Condition]]:
     A root that is an empty folder counts too: a drive that is not mounted leaves one.
     """
     with database.reading() as connection:
-        roots = connection.execute(
-            "SELECT id, path FROM roots r WHERE EXISTS "
-            "(SELECT 1 FROM files WHERE root = r.id AND absent = 0) ORDER BY path"
-        ).fetchall()
-    away = [(root, path) for root, path in roots if not _has_entries(path)]
+        roots = connection.execute("SELECT id, path FROM roots ORDER BY path").fetchall()
+        away = [
+            (root, path)
+            for root, path in roots
+            if not _has_entries(path)
+            and connection.execute(
+                "SELECT 1 FROM files WHERE root = ? AND absent = 0 LIMIT 1", (root,)
+            ).fetchone()
+        ]
     if not away:
         return [], []
     sql = f"f.root NOT IN ({', '.join('?' * len(away))})"
@@ -92,11 +97,6 @@ def _has_entries(folder: bytes) -> bool:
 def _nothing_left(
     database: Database, made: Sequence[Condition], matrix: Matrix, away: Sequence[Path]
 ) -> SearchResult:
-    if not len(matrix.ids):
-        raise LibraryError(
-            f"the library {database.location.name} holds no photographs yet: add some with "
-            "`pocketclip index FOLDER`"
-        )
     removed = filtering.removed_by(database, made, matrix.ids)
     return SearchResult(
         hits=(), fits=None, reason="the filters leave no photograph to search in", searched=0,
