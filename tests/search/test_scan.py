@@ -286,3 +286,27 @@ def test_a_file_written_while_it_is_read_is_read_again(root):
     settled = path.stat()
     assert stored_state(settled, settled, now) == (settled.st_size, settled.st_mtime_ns)
     assert stored_state(settled, old, now)[1] == scan.READ_AGAIN
+
+
+def test_paths_that_are_no_root(database, root, monkeypatch):
+    write(root, "a.jpg")
+    for path, problem in (("", "an empty path"), (root / "a.jpg", "is a file"), ("a\0b", "no path"),
+                          ("~nobody-has-this-name/x", "no such folder")):  # fmt: skip
+        with pytest.raises(LibraryError, match=problem):
+            resolve_root(database, path)
+    index(database, root)
+
+    def stat(_path, **_):
+        raise OSError(107, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(os, "stat", stat)  # a drive that went away is still known
+    assert resolve_root(database, root).root_id == 1
+    with pytest.raises(LibraryError, match="endpoint is not connected"):
+        resolve_root(database, root.parent / "unknown")
+
+
+def test_paths_from_the_root_of_the_file_system(tmp_path):
+    write(tmp_path, "a.jpg")
+    below = os.fsencode(tmp_path)[1:]
+    listing = list_root(Path("/"), Rules(), below)
+    assert listing.files.keys() == {below + b"/a.jpg"}

@@ -127,6 +127,19 @@ def test_a_network_is_listed_again_and_again(root, monkeypatch):
         assert ["(nfs4)" in text for text in watched.remarks] == [True]
 
 
+def test_without_room_for_watching_it_lists_instead(root, monkeypatch):
+    watchfiles = pytest.importorskip("watchfiles")
+
+    def full(*_, **__):
+        raise OSError(28, "OS file watch limit reached")
+
+    monkeypatch.setattr(watchfiles, "watch", full)
+    with Watched([root]) as watched:
+        watched.until(4)
+        assert watched.folders() == {root}
+        assert ["watch limit reached" in text for text in watched.remarks] == [True]
+
+
 def test_an_interrupted_run_ends_it(root):
     def run(_folders):
         raise KeyboardInterrupt

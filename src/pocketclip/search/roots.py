@@ -104,17 +104,25 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     Raises:
         LibraryError: there is no such folder.
     """
-    if not _real_folder(path).exists():
-        raise LibraryError(f"{path}: there is no such folder")
+    try:
+        os.stat(_real_folder(path))  # noqa: PTH116
+    except FileNotFoundError:
+        raise LibraryError(f"{path}: there is no such folder") from None
+    except OSError as error:
+        raise LibraryError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _real_folder(path: str | os.PathLike[str]) -> Path:
     if not os.fspath(path):
         raise LibraryError('an empty path: give a folder ("." for the current one)')
-    real = Path(os.path.realpath(Path(path).expanduser()))
-    if real.exists() and not real.is_dir():
+    try:
+        real = os.path.realpath(os.path.expanduser(path))  # noqa: PTH111 - knows every "~"
+    except ValueError as error:
+        raise LibraryError(f"{path} is no path: {error}") from error
+    # Of a folder that cannot be reached, such as a drive that is away, these are false.
+    if os.path.exists(real) and not os.path.isdir(real):  # noqa: PTH110, PTH112
         raise LibraryError(f"{path} is a file: give the folder that it is in")
-    return real
+    return Path(real)
 
 
 def place_of(roots: Sequence[Root], real: Path) -> tuple[Root, bytes] | None:

@@ -300,7 +300,7 @@ def _folder_of(path: Path, root: Path) -> Path | None:
         if not stat.S_ISDIR(mode) and not is_photograph(name) and name not in _SIGNS:
             return None
         folder = path if stat.S_ISDIR(mode) else path.parent
-    while folder != root and not folder.is_dir():
+    while folder != root and not os.path.isdir(folder):  # noqa: PTH112
         folder = folder.parent
     return folder
 
