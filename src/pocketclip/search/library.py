@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pocketclip.images import ImageSource
     from pocketclip.infer.encoder import Encoder
     from pocketclip.search.check import CheckReport
+    from pocketclip.search.duplicate_records import DuplicateReport, Kind
     from pocketclip.search.filters import Filters, Present
     from pocketclip.search.forget import ForgetReport
     from pocketclip.search.indexing import Model
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pocketclip.search.move_root import MoveReport
     from pocketclip.search.query import Part
     from pocketclip.search.repair import RepairReport
+    from pocketclip.search.similar import DuplicateLimits
     from pocketclip.search.status import Status
     from pocketclip.search.vector_export import ExportReport
 
@@ -311,6 +313,35 @@ class Library:
         return search(
             self.database, parts, filters or Filters(), encoder=encoder or self.encoder(),
             matrix=self.matrix, top=top, min_score=min_score, present=self._present,
+        )  # fmt: skip
+
+    def duplicates(
+        self,
+        *,
+        kinds: Sequence[Kind] = ("exact", "near", "burst"),
+        limits: DuplicateLimits | None = None,
+        folders: Sequence[str | os.PathLike[str]] = (),
+        reporter: ProgressReporter | Callable[[str], None] | None = None,
+    ) -> DuplicateReport:
+        """Return exact duplicates, near duplicates and bursts; nothing is changed.
+
+        Args:
+            kinds: what to look for.
+            limits: what counts as a near duplicate and as a burst; None for the defaults of
+                `pocketclip.search.similar.DuplicateLimits`.
+            folders: look only at files in these.
+            reporter: receives the stages and the progress.
+
+        Raises:
+            ConfigError, QueryError, LibraryError: see
+                `pocketclip.search.duplicates.find_duplicates`.
+        """
+        from pocketclip.search.duplicates import find_duplicates
+        from pocketclip.search.similar import DEFAULT_LIMITS
+
+        return find_duplicates(
+            self.database, kinds=kinds, limits=limits or DEFAULT_LIMITS, folders=folders,
+            matrix=self.matrix() if {"near", "burst"} & set(kinds) else None, reporter=reporter,
         )  # fmt: skip
 
     def forget(
