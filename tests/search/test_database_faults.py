@@ -292,6 +292,12 @@ def make_without_trigger(file):
         connection.execute("DROP TRIGGER vector_added")
 
 
+def make_with_damaged_schema(file):
+    schema.create(file)
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"TABLE contents (", b"TABLE cont\x90nts ("))
+
+
 def make_text(file):
     file.write_text("not a database at all\n" * 999)
 
@@ -309,6 +315,7 @@ def make_stump(file):
         (make_foreign_with_our_marks, "has not the tables .*no such .*--repair"),
         (make_newer, "newer pocketclip .*pip install -U"),
         (make_without_trigger, "no such trigger: vector_added.*--repair"),
+        (make_with_damaged_schema, "malformed database schema.*--repair"),
         (make_text, "not a library, or its beginning is damaged.*--repair"),
         (make_stump, "not a library, or its beginning is damaged.*--repair"),
     ],

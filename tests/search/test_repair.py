@@ -184,6 +184,23 @@ def test_vectors_that_cannot_be_used_are_encoded_again(place):
     assert report.kept.name == "photos.sqlite.damaged-2"
 
 
+def test_rows_that_are_none_go(place):
+    with contextlib.closing(sqlite3.connect(place.file)) as connection, connection:
+        for row, path in enumerate((b"a\0b.jpg", b"", b"/etc/passwd", "text", 5), 1):
+            connection.execute("UPDATE files SET path = ? WHERE id = ?", (path, row))
+        connection.execute("UPDATE files SET content = 9999, root = 1 WHERE id = 6")
+        connection.execute("UPDATE files SET root = 8 WHERE id = 7")
+        connection.execute("UPDATE contents SET vector = 7, encoder = 3 WHERE id = 8")
+    with contextlib.closing(Database.open(place)) as database:
+        with pytest.raises(LibraryError, match="--repair"):
+            open_matrix(database)
+        texts = [problem.text for problem in check(database).problems]
+    assert "5 files with something else than a path" in texts
+    assert "1 row of files without one of contents" in texts
+    report = repair(place)
+    assert (report.files, report.left) == (350, [])
+
+
 def test_the_backup_is_the_last_resort(place):
     with contextlib.closing(Database.open(place)) as database, database.reading() as connection:
         schema.back_up(connection, place.backup)

@@ -17,8 +17,12 @@ from pocketclip.search.database import Database
 from pocketclip.search.location import Location, others_can_read
 
 Kind = Literal["file", "vectors", "matrix", "permissions"]
-_TOLERANCE = 0.01  # of a vector's length; rounding to float16 changes it by less than 0.001
+_TOLERANCE = 0.002  # of a vector's length; rounding to float16 changes it by less than 0.0005
 _BATCH = 4096  # vectors
+NO_PATH = (
+    "(typeof(path) != 'blob' OR path = x'' OR instr(path, x'00') OR substr(path, 1, 1) = x'2f')"
+)
+"""A condition on `files`: what cannot be the path of a file in a root."""
 _REPORTED, _SHOWN = 20, 5  # problems that SQLite looks for, and that are listed
 
 
@@ -110,6 +114,9 @@ def _references(connection: sqlite3.Connection) -> Iterator[Problem]:
         broken[table, parent] = broken.get((table, parent), 0) + 1
     for (table, parent), count in broken.items():
         yield Problem("file", f"{count_of(count, 'row')} of {table} without one of {parent}")
+    (count,) = connection.execute(f"SELECT count(*) FROM files WHERE {NO_PATH}").fetchone()
+    if count:
+        yield Problem("file", f"{count_of(count, 'file')} with something else than a path")
 
 
 def _facts(connection: sqlite3.Connection) -> Iterator[Problem]:

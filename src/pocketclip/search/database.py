@@ -196,6 +196,9 @@ class Database:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")  # finds damage earlier
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+        except UnicodeDecodeError as error:  # SQLite's message quotes what it found
+            connection.close()
+            raise sqlite3.DatabaseError("malformed database schema") from error
         except BaseException:
             connection.close()
             raise

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pocketclip.errors import LibraryError
 from pocketclip.search import schema
-from pocketclip.search.check import Problem, check, open_to_others, sound_vectors
+from pocketclip.search.check import NO_PATH, Problem, check, open_to_others, sound_vectors
 from pocketclip.search.database import Database, open_databases
 from pocketclip.search.location import Location, refuse_network, size_of
 from pocketclip.search.matrix import open_matrix, remove_matrix
@@ -269,7 +269,7 @@ def _finish(connection: sqlite3.Connection, facts: dict[str, Any], report: Repai
         ((name, value) for name, value in facts.items() if name not in _COUNTED),
     )
     run("UPDATE contents SET encoder = NULL WHERE encoder NOT IN (SELECT id FROM encoders)")
-    run("DELETE FROM files WHERE root NOT IN (SELECT id FROM roots)")
+    run(f"DELETE FROM files WHERE root NOT IN (SELECT id FROM roots) OR {NO_PATH}")
     # Without its content a file is read again.
     run(
         "UPDATE files SET content = NULL, mtime_ns = -1 "

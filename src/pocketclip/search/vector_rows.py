@@ -140,7 +140,7 @@ def is_of(database: Database, block: Block) -> bool:
         if changed is None or place == count or block.ids[place] != number:
             return False
         if changed <= since and not (
-            vector is not None
+            isinstance(vector, bytes)
             and len(vector) == 2 * block.header.width
             and np.array_equal(block.vectors[place], np.frombuffer(vector, "<f2"))
         ):
@@ -151,7 +151,9 @@ def is_of(database: Database, block: Block) -> bool:
 def _batches(cursor: sqlite3.Cursor, location: Location, state: VectorState) -> Iterator[Batch]:
     while rows := cursor.fetchmany(_BATCH):
         ids, blobs = zip(*rows, strict=True)
-        bad = [i for i, blob in enumerate(blobs) if len(blob) != 2 * state.width]
+        # In a damaged file they can be of any type.
+        size = 2 * state.width
+        bad = [i for i, v in enumerate(blobs) if not isinstance(v, bytes) or len(v) != size]
         if not bad:
             vectors = np.frombuffer(b"".join(blobs), "<f2").reshape(len(blobs), state.width)
             finite = np.isfinite(lengths(vectors.astype(np.float32)))
