@@ -15,7 +15,7 @@ from pocketclip.errors import EmbeddingError, LibraryError, MissingDependencyErr
 from pocketclip.search import kernels, matrix, vector_file
 from pocketclip.search.database import Database
 from pocketclip.search.engines import search_matrix, similarities
-from pocketclip.search.matrix import check_matrix, open_matrix, remove_matrix
+from pocketclip.search.matrix import check_matrix, open_matrix, prepare_matrix, remove_matrix
 from vector_libraries import add_vectors, generate_vectors
 
 WIDTH = 24
@@ -227,6 +227,20 @@ def test_the_file_of_an_engine_that_is_not_used_any_more(database):
     ]
 
 
+def test_preparing_it_writes_what_a_search_would_write(database, writes, monkeypatch):
+    fill(database)
+    prepare_matrix(database)
+    fill(database, 2, seed=1)
+    prepare_matrix(database)
+    assert_current(database, open_matrix(database))
+    assert len(writes) == 1
+    monkeypatch.setattr(matrix, "_FEW", 1)
+    monkeypatch.setattr(database, "read_only", True)
+    prepare_matrix(database)
+    assert_current(database, open_matrix(database))
+    assert len(writes) == 1
+
+
 def test_within_a_transaction_nothing_is_stored(database):
     fill(database)
     with database.writing(), database.transaction() as connection:
@@ -367,14 +381,16 @@ def test_as_brute_force(database, kind, engine, monkeypatch):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("count", [0, 1])
-def test_none_or_one(database, engine, count):
+def test_none_or_one(database, writes, engine, count):
     fill(database, count)
+    open_matrix(database, engine)
     found = open_matrix(database, engine)
     query = np.ones(WIDTH, np.float32)
     rows, scores = search_matrix(found, query, 5)
     assert rows.tolist() == [[0] * count]
     assert scores.shape == (1, count)
     assert similarities(found, query).shape == (count,)
+    assert len(writes) == 1
     fill(database, 2)
     assert_current(database, open_matrix(database, engine))
 

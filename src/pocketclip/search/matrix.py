@@ -119,29 +119,48 @@ def open_matrix(
         LibraryError: a vector is damaged; or SQLite's error.
         MissingDependencyError: see `kernels.choose_engine`.
     """
-    stored = not database.connection.in_transaction
+    is_open = database.connection.in_transaction
     with database.snapshot():
         matrix = _current(database, engine, last)
-        if matrix is None and not stored:
+        if matrix is None and is_open:
             matrix = _in_memory(database, engine)
     if matrix is not None:
         return matrix
-    with _turn(database) as trouble:
-        for _ in range(_TRIES):
-            with database.snapshot():
-                # Another process may have written it meanwhile.
-                matrix = _current(database, engine, None)
-                if matrix is None and trouble is None:
-                    try:
-                        matrix = _write(database, engine)
-                    except OSError as error:
-                        trouble = error.strerror or str(error)
-                if matrix is None:
-                    return _in_memory(database, engine, trouble)
-            if not _is_left_over(database, matrix):
-                return matrix
+    matrix, trouble = _renew(database, engine)
+    if matrix is not None:
+        return matrix
     with database.snapshot():
-        return _in_memory(database, engine)
+        return _in_memory(database, engine, trouble)
+
+
+def prepare_matrix(database: Database) -> None:
+    """Write the matrix if the next search would have to; nothing if it cannot be written.
+
+    Raises:
+        LibraryError: a vector is damaged; or SQLite's error.
+    """
+    with database.snapshot():
+        current = _current(database, None, None)
+    if current is None:
+        _, trouble = _renew(database, None)
+        log.debug("the matrix of %s: %s", database.location.file, trouble or "written")
+
+
+def _renew(database: Database, engine: str | None) -> tuple[Matrix | None, str | None]:
+    """Return the matrix from a new file, and why there is none."""
+    with _turn(database) as trouble:
+        for _ in range(_TRIES if trouble is None else 0):
+            try:
+                with database.snapshot():
+                    # Another process may have written it meanwhile.
+                    matrix = _current(database, engine, None)
+                    if matrix is None:
+                        matrix = _write(database, engine)
+                if not _is_left_over(database, matrix):
+                    return matrix, None
+            except OSError as error:
+                return None, error.strerror or str(error)
+    return None, trouble
 
 
 def check_matrix(database: Database) -> str | None:

@@ -137,8 +137,8 @@ def write_file(path: Path, header: Header, batches: Iterable[Batch]) -> Block:
             ids, longest = [np.empty(0, np.int64)], 0.0
             for numbers, rows in batches:
                 vectors = rows.astype(np.float32)
-                longest = max(longest, float(lengths(vectors).max(initial=0)))
-                data = vectors.astype(header.dtype, copy=False).data
+                longest = max(longest, float(_lengths(vectors).max(initial=0)))
+                data = (rows if header.dtype == "<f2" else vectors).data
                 digest.update(data)
                 handle.write(data)
                 ids.append(numbers)
@@ -166,7 +166,7 @@ def read_batches(header: Header, batches: Iterable[Batch]) -> Block:
         end = start + len(numbers)
         ids[start:end] = numbers
         vectors[start:end] = rows
-        longest = max(longest, float(lengths(rows.astype(np.float32)).max(initial=0)))
+        longest = max(longest, float(_lengths(rows.astype(np.float32)).max(initial=0)))
         start = end
     return Block(dataclasses.replace(header, longest=longest), ids, vectors)
 
@@ -178,8 +178,7 @@ def is_intact(block: Block) -> bool:
         return hashlib.sha256(view[_HEADER_BYTES:]).hexdigest() == block.header.sha256
 
 
-def lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the lengths (B,) of vectors (B, D); not finite if a value is not."""
+def _lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
 
 
