@@ -7,6 +7,7 @@ library.search("red car in the snow").hits[0].path
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pocketclip.errors import QueryError
+from pocketclip.errors import LibraryError, QueryError
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.search.database import Database
 from pocketclip.search.location import Location, is_unused, locate, refuse_network
@@ -140,6 +141,7 @@ class Library:
             PocketclipError: the model cannot be loaded, see `pocketclip.load`.
         """
         from pocketclip.search import indexing
+        from pocketclip.search.matrix import prepare_matrix
 
         for root in roots if isinstance(self._database, Location) else ():
             check_folder(root)  # before a model is fetched, and a library created, for nothing
@@ -150,6 +152,9 @@ class Library:
         )  # fmt: skip
         if not callable(chosen.encoder):
             self._encoder = chosen.encoder
+        if not report.interrupted:
+            with contextlib.suppress(LibraryError):  # the next search says what is wrong
+                prepare_matrix(self.database)
         return report
 
     def watch(
