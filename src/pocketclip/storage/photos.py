@@ -26,7 +26,15 @@ IMAGE_SUFFIXES = (
 IMAGE_EXTENSIONS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 """The suffixes without the dot: keys of image members in webdatasets."""
 SYSTEM_NAMES = frozenset(
-    ["@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "__macosx"]
+    [
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "system volume information",
+        "__macosx",
+        "lost+found",
+    ]
 )
 """Names, in lower case, under which storage devices, archives and systems keep their own files."""
 
