@@ -20,7 +20,10 @@ class ProgressReporter:
         """A line that the user should read."""
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Of the stage, `done` of `total` units are finished; `note` names the unit."""
+        """Of the stage, `done` of `total` units are finished; `note` names the unit.
+
+        A `total` of 0 is not known yet.
+        """
 
 
 class _StagesOnly(ProgressReporter):

@@ -241,7 +241,7 @@ class ConsoleReporter(ProgressReporter):
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Replace the progress line."""
         if self.on_terminal:
-            line = f"         {done:,} of {total:,} {note}"
+            line = f"         {done:,}{f' of {total:,}' if total else ''} {note}"
             overwrite(f"{line:<76}")
             self.line_is_open = True
 

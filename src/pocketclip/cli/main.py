@@ -28,6 +28,7 @@ VERBS = {
     "classify": "Choose the label that fits each photograph.",
     "fit": "Fit a label set to a few labelled photographs, in seconds.",
     "embed": "Write embeddings of photographs or texts.",
+    "index": "Bring a library of photographs up to date, for search.",
     "search": "Find photographs that fit a text or a photograph.",
     "forget": "Remove photographs from a library, not from the disk.",
     "export-vectors": "Write a library's embeddings for other programs.",
@@ -44,8 +45,8 @@ VERBS = {
 }
 """The verbs, each with its line in the list of verbs."""
 _WRITERS = frozenset(
-    {"quickstart", "pull", "fit", "finetune", "embed", "forget", "reinforce", "join", "show",
-     "train", "export", "export-vectors"}
+    {"quickstart", "pull", "fit", "finetune", "embed", "index", "forget", "reinforce", "join",
+     "show", "train", "export", "export-vectors"}
 )  # fmt: skip
 """Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})

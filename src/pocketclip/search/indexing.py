@@ -98,7 +98,9 @@ def run(
         _set_up(database, model, rebuild=rebuild)
         reporter.stage("listing the files")
         for part in parts:
-            part.listing, part.changes = scan_root(database, part.root, part.below)
+            part.listing, part.changes = scan_root(
+                database, part.root, part.below, progress=lambda n: reporter.progress(n, 0, "files")
+            )
             _report_listing(report, part)
         parts = [part for part in parts if part.changes.missing is None]
         _forgive(database, connection, parts, retry=retry)

@@ -223,13 +223,18 @@ class Library:
 
         return read_status(self.database, roots)
 
+    def has_model(self) -> bool:
+        """Return whether the library has the embeddings of a model, or is to have them."""
+        is_missing = isinstance(self._database, Location)
+        return not is_missing and self.database.fact("space_id") is not None
+
     def _model(
         self, model: str | os.PathLike[str] | None, encoder: Encoder | Callable[[], Encoder] | None
     ) -> Model:
         """Return the model of a run of indexing; it is loaded now, unless it is the library's."""
         from pocketclip.search.indexing import Model
 
-        is_new = isinstance(self._database, Location) or self.database.fact("space_id") is None
+        is_new = not self.has_model()
         if encoder is None and model is None and not is_new:
             return Model(functools.partial(self.encoder, offline=False))
         if model is None and encoder is None:
@@ -240,7 +245,7 @@ class Library:
 
             assert name is not None
             encoder = load(resolve_lasting(name))
-        elif is_new and callable(encoder):
+        elif callable(encoder) and (is_new or model is not None):
             encoder = encoder()
         return Model(encoder, name)
 

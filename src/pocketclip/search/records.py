@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pocketclip.formats.escaping import name_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,23 @@ class IndexReport:
     """Files that went away between the listing and their turn."""
     interrupted: bool = False
     """Whether the run was stopped; everything that was encoded is kept."""
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether something was left out that could be mended, or come back."""
+        return bool(self.unreadable or self.unsupported or self.unlisted or self.missing_roots)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        facts: dict[str, Any] = {}
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = [{"path": name_text(path), "reason": reason} for path, reason in value]
+            elif name == "examples":
+                value = {kind: name_text(path) for kind, path in value.items()}
+            facts[name] = value
+        return facts
 
     def add(self, other: IndexReport) -> None:
         """Add the counts and files of another report."""
