@@ -30,6 +30,7 @@ VERBS = {
     "embed": "Write embeddings of photographs or texts.",
     "index": "Bring a library of photographs up to date, for search.",
     "search": "Find photographs that fit a text or a photograph.",
+    "duplicates": "Find photographs that are there several times.",
     "forget": "Remove photographs from a library, not from the disk.",
     "export-vectors": "Write a library's embeddings for other programs.",
     "reinforce": "Add captions and teachers' embeddings to pairs.",
