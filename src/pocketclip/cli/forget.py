@@ -102,9 +102,10 @@ def _show(report: ForgetReport) -> None:
     )
     for path, count in report.kept.items():
         note(f"{path} is not there now: its {count_of(count, 'absent file')} stay")
-    if report.still_there and not report.dry_run:
+    there = len(report.still_there)
+    if there and not report.dry_run:
         note(
-            f"{count_of(len(report.still_there), 'file')} of these still in a root: the next "
-            "`pocketclip index` adds them again; leave them out with --exclude or a "
-            ".pocketclipignore"
+            f"{there} of these {'is' if there == 1 else 'are'} still in a root: the next "
+            "`pocketclip index` adds them again, unless --exclude or a .pocketclipignore leaves "
+            "them out"
         )
