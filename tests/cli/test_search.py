@@ -19,7 +19,7 @@ from PIL import Image
 
 from pocketclip.cli import _terminal_images as pictures
 from pocketclip.cli._terminal_images import Terminal, detect, draw
-from pocketclip.search import Library
+from pocketclip.search import Library, background
 from tests.cli.inside import run
 from tests.search.conftest import *  # noqa: F403 - fixtures
 from tests.search.conftest import draw_photo
@@ -295,3 +295,28 @@ def test_the_terminal_gets_the_first_pictures(monkeypatch):
     drawn.clear()
     run("search", "a circle", "--no-preview")
     assert not drawn
+
+
+def test_nothing_fits_well(indexed, tmp_path, monkeypatch):
+    verdict = background.Verdict(False, "nothing fits well: the best score is 0.1")
+    monkeypatch.setattr(background, "judge", lambda *_args, **_options: verdict)
+    done = run("search", "a circle", "--top", 2, "--html", tmp_path / "page.html")
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 3
+    assert "nothing fits well: the best score is 0.1; these are the closest" in done.stderr
+    assert "nothing fits well" in (tmp_path / "page.html").read_text("utf-8")
+    found = json.loads(run("search", "a circle", "--json").stdout)
+    assert (found["fits"], len(found["hits"])) == (False, 6)
+    code = (
+        "import pocketclip.search.background as b\n"
+        "b.judge = lambda *_args, **_options: b.Verdict(False, 'nothing fits well: x')\n"
+        "from pocketclip.cli.main import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, "search", "a circle", "-0"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing fits well: x; to have the closest ones all the same" in done.stderr
+    done = subprocess.run([*command, "--min-score", "-1"], capture_output=True, check=True)
+    assert done.stdout.count(b"\0") == 6
+    assert os.fsencode(indexed / "b.jpg") in done.stdout.split(b"\0")

@@ -7,6 +7,7 @@ import pytest
 
 from pocketclip.errors import QueryError
 from pocketclip.search.query import (
+    combine,
     describe_parts,
     doubtful_sign,
     embed_parts,
@@ -106,14 +107,16 @@ def test_what_is_said_of_a_query():
 
 
 def test_the_vector_of_a_query(encoder, photos):
+    def embedded(parts):
+        return combine(embed_parts(parts, encoder), [part.weight for part in parts])
+
     a, b = encoder.encode_text(["a red circle", "a blue square"])
     expected = 2 * a - b
-    parts = parse_query("2:a red circle - a blue square")
-    found = embed_parts(parts, encoder)
+    found = embedded(parse_query("2:a red circle - a blue square"))
     assert found.dtype == np.float32
     assert np.allclose(found, expected / np.linalg.norm(expected), atol=1e-6)
-    with_photo = embed_parts(make_parts("a red circle", like=[photos / "a.jpg"]), encoder)
     expected = a + encoder.encode_image(photos / "a.jpg")[0]
-    assert np.allclose(with_photo, expected / np.linalg.norm(expected), atol=1e-6)
+    found = embedded(make_parts("a red circle", like=[photos / "a.jpg"]))
+    assert np.allclose(found, expected / np.linalg.norm(expected), atol=1e-6)
     with pytest.raises(QueryError, match="cancel each other"):
-        embed_parts(parse_query("a red circle - a red circle"), encoder)
+        embedded(parse_query("a red circle - a red circle"))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pocketclip.errors import ImageError, LibraryError, QueryError
-from pocketclip.search import Library
+from pocketclip.search import Library, background
 from pocketclip.search.filters import Filters
 from pocketclip.search.query import Part
 from pocketclip.search.searching import search
@@ -202,7 +202,7 @@ def many(library, tmp_path):
 def test_equal_scores_are_ordered_by_path(many, monkeypatch):
     """Also where more are equal than are asked for, whatever the order of indexing was."""
     apart = "pocketclip.search.ranking._groups"
-    monkeypatch.setattr(apart, lambda _matrix, found: [[one] for one in found])
+    monkeypatch.setattr(apart, lambda _database, _matrix, found: [[one] for one in found])
     database = many.database
     results = [
         search(database, [Part(1.0, "x")], Filters(), encoder=Fixed(), matrix=many.matrix, top=top)
@@ -229,3 +229,48 @@ def test_what_is_there_is_asked_again_after_a_change(indexed, photos, encoder):
             other.index(encoder=encoder)
         assert indexed.search("a circle").searched == 7
         assert pool.submit(indexed.search, "a circle").result().searched == 7
+
+
+def test_near_duplicates_are_one_hit(indexed, photos, encoder):
+    draw_photo(photos / "trip" / "b2.jpg", 1, quality=70)
+    indexed.index(encoder=encoder)
+    [hit, *others] = indexed.search(image=photos / "b.jpg", top=6).hits
+    assert hit.path == photos / "b.jpg"
+    assert [one.path for one in hit.similar] == [photos / "trip" / "b2.jpg"]
+    assert hit.similar[0].score < hit.score
+    assert len(others) == 5
+    assert not any(one.similar for one in others)
+
+
+def test_as_many_groups_as_are_asked_for(many):
+    with many.database.writing(), many.database.transaction() as connection:
+        connection.execute("UPDATE contents SET perceptual_hash = 1 WHERE id <= 150")
+    result = search(
+        many.database, [Part(1.0, "x")], Filters(), encoder=Fixed(), matrix=many.matrix, top=3
+    )
+    assert [len(hit.similar) for hit in result.hits] == [149, 0, 0]
+    assert [hit.score for hit in result.hits] == pytest.approx([1, 0.5, 0.5], abs=1e-3)
+
+
+def test_whether_anything_fits_is_judged_by_what_is_looked_for(
+    indexed, photos, encoder, monkeypatch
+):
+    asked = []
+
+    def judge(query, best, sample, neutral, *, logit_scale, searched):
+        assert logit_scale == encoder.logit_scale
+        asked.append((query, len(best), len(sample), len(neutral), searched))
+        return background.Verdict(False, "nothing fits well: so it was said")
+
+    monkeypatch.setattr(background, "judge", judge)
+    filters = Filters(folders=["trip"])
+    result = indexed.search("2:a circle - a square", filters=filters, unlike=[photos / "a.jpg"])
+    assert (result.fits, result.reason) == (False, "nothing fits well: so it was said")
+    assert len(result.hits) == 2
+    [(query, *counts)] = asked
+    assert np.allclose(query, encoder.encode_text("a circle")[0], atol=1e-6)
+    assert counts == [2, 2, len(background.NEUTRAL_TEXTS), 2]
+    assert indexed.search("a circle", like=[photos / "a.jpg"]).fits is None
+    indexed.search("a circle", top=1, min_score=0.99)
+    assert len(asked) == 2
+    assert asked[1][1] == 6, "the best ten, whatever is shown"

@@ -63,7 +63,7 @@ class Shown:
             below = "reaches --min-score" if result.below_score else "that was indexed is there now"
             said.append(f"no photograph {below}")
         elif self.fits_not:
-            said.append(f"nothing fits well: {result.reason}; these are the closest")
+            said.append(f"{result.reason}; these are the closest")
         if result.gone:
             said.append(
                 f"{count_of(result.gone, 'better photograph')} left out, as the file is not there "
@@ -146,10 +146,7 @@ def print_paths(shown: Shown, *, null: bool) -> None:
             note(f"warning: {with_breaks[0]} has a line break in its name: use -0")
         output.write_bytes(b"".join(os.fsencode(hit.path) + b"\n" for hit in shown.fitting))
     if shown.fits_not and shown.result.hits:
-        note(
-            f"nothing fits well: {shown.result.reason}; to have the closest ones all the same, "
-            "give --min-score -1"
-        )
+        note(f"{shown.result.reason}; to have the closest ones all the same, give --min-score -1")
     else:
         for remark in shown.remarks():
             note(remark)

@@ -1,7 +1,7 @@
 """What is searched for: texts and photographs, with weights and signs.
 
     parse_query("2:beach + sunset - people")   # three parts with the weights 2, 1 and -1
-    embed_parts(parts, encoder)                # one unit vector (D,)
+    combine(embed_parts(parts, encoder), [part.weight for part in parts])  # one vector (D,)
 
     query  = [sign] part { space sign space part }
     part   = [weight ":"] ( text | photograph )
@@ -13,7 +13,7 @@
 - A photograph begins with `./`, `../`, `/` or `~/`, or ends in the suffix of an image.
 - Within double quotes around a whole part, everything is text: `"rock + roll" - people`.
 
-D: width of the embeddings.
+Shapes: P parts, D embedding.
 """
 
 from __future__ import annotations
@@ -143,26 +143,37 @@ def make_parts(
 
 
 def embed_parts(parts: Sequence[Part], encoder: Encoder) -> Embeddings:
-    """Return the unit vector (D,) of a query: its parts' unit vectors, weighted and added.
+    """Return the unit vectors (P, D) of the parts of a query, without their weights.
 
     Raises:
-        QueryError: the parts cancel each other.
         ImageError: a photograph cannot be opened.
         EmbeddingError: see `Encoder.encode_text`.
     """
     import numpy as np
 
+    out = np.empty((len(parts), encoder.embed_dim), np.float32)
     texts = list(dict.fromkeys(part.text for part in parts if part.text is not None))
     vectors = dict(zip(texts, encoder.encode_text(texts), strict=True)) if texts else {}
-    total = np.zeros(encoder.embed_dim, np.float64)
-    for part in parts:
+    for row, part in enumerate(parts):
         if part.text is not None:
-            row = vectors[part.text]
+            out[row] = vectors[part.text]
         else:
-            [row] = encoder.encode_image([part.photo])
-        total += part.weight * row.astype(np.float64)
+            out[row] = encoder.encode_image([part.photo])[0]
+    return out
+
+
+def combine(vectors: Embeddings, weights: Sequence[float]) -> Embeddings:
+    """Return the unit vector (D,) of unit vectors (P, D), weighted and added.
+
+    Raises:
+        QueryError: they cancel each other.
+    """
+    import numpy as np
+
+    factors = np.asarray(weights, np.float64)
+    total = factors @ vectors.astype(np.float64)
     length = float(np.linalg.norm(total))
-    if length < 1e-4 * sum(abs(part.weight) for part in parts):
+    if length < 1e-4 * float(np.abs(factors).sum()):
         raise QueryError("the parts of the query cancel each other: nothing is left to search for")
     return np.asarray(total / length, np.float32)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pocketclip.search.database import Database
 from pocketclip.search.filters import Condition, clock_seconds
 from pocketclip.search.records import Hit, PhotoFacts
+from pocketclip.search.similar import group_similar
 
 if TYPE_CHECKING:
     from pocketclip.search.matrix import Matrix
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
 _MARGIN = 4  # candidates per hit at first, for groups and files that are gone
 _LEAST = 64
+_MOST_JUDGED = 10
 _CHUNK = 500  # ids per question to SQLite
 _OF_CONTENT = (
-    "c.digest, c.perceptual_hash, c.width, c.height, c.format, c.orientation, c.taken, "
+    "c.digest, c.width, c.height, c.format, c.orientation, c.taken, "
     "c.taken_offset, c.camera, c.latitude, c.longitude"
 )
 
@@ -49,13 +51,37 @@ class Ranked:
 
 
 @dataclass(slots=True)
-class _Candidate:
-    """A content that is there."""
+class _File:
+    """A file of a content, as it was indexed."""
 
-    hit: Hit
+    id: int
+    path: bytes
+    size: int
+    mtime_ns: int
+    current: bool = True
+
+    def check(self) -> bool:
+        """Return whether it is there; note whether it is as it was."""
+        try:
+            now = os.stat(self.path)  # noqa: PTH116 - of bytes
+        except (OSError, ValueError):
+            return False
+        known = self.size, self.mtime_ns
+        self.current = known in ((now.st_size, now.st_mtime_ns), (now.st_size, -1))
+        self.size, self.mtime_ns = now.st_size, now.st_mtime_ns
+        return stat.S_ISREG(now.st_mode)
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A content with a file that is there and that the filters accept."""
+
+    content: int
     row: int
     """Of the matrix."""
-    perceptual_hash: int | None
+    score: float
+    main: _File
+    copies: list[_File]
 
 
 def rank(
@@ -88,17 +114,17 @@ def rank(
             keep = int(np.searchsorted(-scores, -scores[-1]))
             rows, scores = rows[:keep], scores[:keep]
         candidates, gone = _candidates(database, matrix, rows, scores, made)
-        passing = [one for one in candidates if one.hit.score >= least]
-        groups = _groups(matrix, passing)
+        passing = [one for one in candidates if one.score >= least]
+        groups = _groups(database, matrix, passing)
         cut = bool(len(scores)) and scores[-1] < least
         if len(groups) >= top or complete or cut:
             break
         count = min(left, 4 * count)
     shown = groups[:top]
-    last = shown[-1][0].hit.score if len(groups) > top else least
+    last = shown[-1][0].score if len(groups) > top else least
     return Ranked(
-        hits=[_grouped(group) for group in shown],
-        best=matrix.vectors(np.array([one.row for one in candidates[:_LEAST]], np.int64)),
+        hits=_hits(database, shown),
+        best=_vectors(matrix, candidates[:_MOST_JUDGED]),
         gone=sum(score >= last for score in gone),
         below_score=len(groups) < top and cut,
     )
@@ -110,79 +136,105 @@ def _candidates(
 ) -> tuple[list[_Candidate], list[float]]:  # fmt: skip
     """Return the contents that are there, in their order, and the scores of those that are not."""
     ids = matrix.ids[rows].tolist()
-    files, contents = _read(database, ids, made)
+    files, accepted = _files_of(database, ids, made)
     candidates, gone = [], []
     for content, row, score in zip(ids, rows.tolist(), scores.tolist(), strict=True):
-        present = [file for file in files.get(content, []) if file.check()]
-        accepted = [file for file in present if file.accepted]
-        if not accepted:
+        present = [file for file in files.get(content, ()) if file.check()]
+        main = next((file for file in present if file.id in accepted), None)
+        if main is None:
             gone.append(score)
-            continue
-        main, about = accepted[0], contents[content]
-        facts = PhotoFacts(*about[2:])
-        date, date_from = _date(facts, main)
-        hit = Hit(
-            path=main.path, score=score, content=content, digest=about[0], facts=facts,
-            size=main.size, date=date, date_from=date_from, current=main.current,
-            copies=tuple(file.path for file in present if file is not main),
-        )  # fmt: skip
-        candidates.append(_Candidate(hit, row, about[1]))
-    candidates.sort(key=lambda one: (-one.hit.score, os.fsencode(one.hit.path)))
+        else:
+            copies = [file for file in present if file is not main]
+            candidates.append(_Candidate(content, row, score, main, copies))
+    candidates.sort(key=lambda one: (-one.score, one.main.path))
     return candidates, gone
 
 
-@dataclass(slots=True)
-class _File:
-    """A file of a content, as it was indexed."""
-
-    path: Path
-    size: int
-    mtime_ns: int
-    accepted: bool
-    """Whether the filters accept it."""
-    current: bool = True
-
-    def check(self) -> bool:
-        """Return whether it is there; note whether it is as it was."""
-        try:
-            now = self.path.stat()
-        except (OSError, ValueError):
-            return False
-        known = self.size, self.mtime_ns
-        self.current = known in ((now.st_size, now.st_mtime_ns), (now.st_size, -1))
-        self.size, self.mtime_ns = now.st_size, now.st_mtime_ns
-        return stat.S_ISREG(now.st_mode)
-
-
-def _read(
+def _files_of(
     database: Database, ids: Sequence[int], made: Sequence[Condition]
-) -> tuple[dict[int, list[_File]], dict[int, tuple[Any, ...]]]:
-    """Return the files of contents that are not absent, by their paths, and the contents' facts."""
-    test = " AND ".join(condition.sql for condition in made) or "1"
-    values = [value for condition in made for value in condition.values]
+) -> tuple[dict[int, list[_File]], set[int]]:
+    """Return the files of contents that are not absent, and the ids of those that pass."""
     files: dict[int, list[_File]] = {}
-    contents: dict[int, tuple[Any, ...]] = {}
+    test = "".join(f" AND {condition.sql}" for condition in made)
+    values = [value for condition in made for value in condition.values]
+    accepted = set[int]()
     with database.snapshot() as connection:
-        for begin in range(0, len(ids), _CHUNK):
-            chunk = ids[begin : begin + _CHUNK]
-            marks = ", ".join("?" * len(chunk))
-            known = connection.execute(
-                f"SELECT f.content, r.path, f.path, f.size, f.mtime_ns, {test} FROM files f "
-                f"JOIN roots r ON r.id = f.root WHERE f.absent = 0 AND f.content IN ({marks})",
-                (*values, *chunk),
-            ).fetchall()
-            for content, root, path, size, mtime_ns, accepted in sorted(known, key=_whole):
-                place = Path(os.fsdecode(root), os.fsdecode(path))
-                files.setdefault(content, []).append(_File(place, size, mtime_ns, bool(accepted)))
+        for marks, chunk in _chunks(ids):
             rows = connection.execute(
-                f"SELECT c.id, {_OF_CONTENT} FROM contents c WHERE c.id IN ({marks})", chunk
-            )
-            contents |= {row[0]: row[1:] for row in rows}
-    return files, contents
+                "SELECT f.content, f.id, (SELECT path FROM roots WHERE id = f.root), f.path, "
+                f"f.size, f.mtime_ns FROM files f WHERE f.absent = 0 AND f.content IN ({marks})",
+                chunk,
+            ).fetchall()
+            for content, row, root, path, size, mtime_ns in rows:
+                file = _File(row, root.rstrip(b"/") + b"/" + path, size, mtime_ns)
+                files.setdefault(content, []).append(file)
+        # The only file of a content that the filters left is accepted.
+        several = [content for content, own in files.items() if len(own) > 1] if made else []
+        for marks, chunk in _chunks(several):
+            sql = f"SELECT f.id FROM files f WHERE f.absent = 0 AND f.content IN ({marks}){test}"
+            accepted.update(row for (row,) in connection.execute(sql, (*chunk, *values)))
+    for own in files.values():
+        own.sort(key=lambda file: file.path)
+        if not made or len(own) == 1:
+            accepted.update(file.id for file in own)
+    return files, accepted
 
 
-def _whole(row: tuple[Any, ...]) -> bytes:
-    return bytes(row[1] + b"/" + row[2])
+def _chunks(ids: Sequence[int]) -> Iterator[tuple[str, Sequence[int]]]:
+    """Yield parts of ids, each with its placeholders in SQL."""
+    for begin in range(0, len(ids), _CHUNK):
+        chunk = ids[begin : begin + _CHUNK]
+        yield ", ".join("?" * len(chunk)), chunk
+
+
+def _vectors(matrix: Matrix, candidates: Sequence[_Candidate]) -> Embeddings:
+    return matrix.vectors(np.array([one.row for one in candidates], np.int64))
+
+
+def _groups(
+    database: Database, matrix: Matrix, candidates: Sequence[_Candidate]
+) -> list[list[_Candidate]]:
+    """Return the candidates in groups of near duplicates, each and all of them best first."""
+    hashes: dict[int, int | None] = {}
+    with database.reading() as connection:
+        for marks, chunk in _chunks([one.content for one in candidates]):
+            sql = f"SELECT id, perceptual_hash FROM contents WHERE id IN ({marks})"
+            hashes |= dict(connection.execute(sql, chunk).fetchall())
+    groups = group_similar(
+        _vectors(matrix, candidates), [hashes.get(one.content) for one in candidates]
+    )
+    return [[candidates[at] for at in group] for group in groups]
+
+
+def _hits(database: Database, groups: Sequence[Sequence[_Candidate]]) -> list[Hit]:
+    """Return the best of each group as a hit, with the others below it."""
+    known: dict[int, tuple[Any, ...]] = {}
+    with database.reading() as connection:
+        for marks, chunk in _chunks([one.content for group in groups for one in group]):
+            sql = f"SELECT c.id, {_OF_CONTENT} FROM contents c WHERE c.id IN ({marks})"
+            known |= {row[0]: row[1:] for row in connection.execute(sql, chunk).fetchall()}
+    hits = []
+    for group in groups:
+        # A content that another process has just forgotten is no hit any more.
+        own = [_hit(one, known[one.content]) for one in group if one.content in known]
+        if own:
+            hits.append(replace(own[0], similar=tuple(own[1:])) if own[1:] else own[0])
+    return hits
+
+
+def _hit(one: _Candidate, about: tuple[Any, ...]) -> Hit:
+    digest, *facts = about
+    read = PhotoFacts(*facts)
+    date, date_from = _date(read, one.main)
+    return Hit(
+        path=_path(one.main), score=one.score, content=one.content, digest=digest, facts=read,
+        size=one.main.size, date=date, date_from=date_from, current=one.main.current,
+        copies=tuple(map(_path, one.copies)),
+    )  # fmt: skip
+
+
+def _path(file: _File) -> Path:
+    return Path(os.fsdecode(file.path))
 
 
 def _date(facts: PhotoFacts, file: _File) -> tuple[float | None, Literal["camera", "file"] | None]:
@@ -192,14 +244,3 @@ def _date(facts: PhotoFacts, file: _File) -> tuple[float | None, Literal["camera
         return clock_seconds(datetime.datetime.fromtimestamp(file.mtime_ns / 1e9)), "file"
     except (ValueError, OverflowError, OSError):
         return None, None
-
-
-def _groups(matrix: Matrix, candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:
-    """Return the candidates in groups of near duplicates, each and all of them best first."""
-    del matrix
-    return [[one] for one in candidates]
-
-
-def _grouped(group: Sequence[_Candidate]) -> Hit:
-    best, *others = (one.hit for one in group)
-    return replace(best, similar=tuple(others))

@@ -3,7 +3,7 @@
 The model loads while the vectors are opened and filtered. The order of the steps matters: filters
 come before ranking, and whether anything fits is judged among what they left.
 
-Shapes: N contents that have a vector, D embedding.
+Shapes: N contents that have a vector, P parts of the query, D embedding.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketclip.search import background
 from pocketclip.search import filters as filtering
 from pocketclip.search.database import Database
 from pocketclip.search.filters import Condition, Filters, Present
-from pocketclip.search.query import Part, embed_parts
+from pocketclip.search.query import Part, combine, embed_parts
 from pocketclip.search.ranking import rank
 from pocketclip.search.records import SearchResult
 
@@ -54,13 +55,26 @@ def search(
     searched = int(np.count_nonzero(allowed))
     if not searched:
         return _nothing_left(database, [*there, *made], opened, away)
-    query = embed_parts(parts, encoder)
+    vectors = embed_parts(parts, encoder)
+    query = combine(vectors, [part.weight for part in parts])
     ranked = rank(
         database, opened, query, [*made, *there], allowed=allowed, top=top, min_score=min_score
     )
+    verdict = background.NOT_TEXT
+    wanted = [row for row, part in enumerate(parts) if part.weight > 0]
+    if all(parts[row].text is not None for row in wanted):
+        # What is to be avoided has no part in whether the rest is found.
+        verdict = background.judge(
+            combine(vectors[wanted], [parts[row].weight for row in wanted]),
+            ranked.best,
+            opened.vectors(background.sample_rows(len(opened.ids), allowed)),
+            background.load_neutral(database, encoder),
+            logit_scale=encoder.logit_scale,
+            searched=searched,
+        )
     return SearchResult(
-        hits=tuple(ranked.hits), fits=None, reason="whether it fits is not judged",
-        searched=searched, gone=ranked.gone, below_score=ranked.below_score, away=tuple(away),
+        hits=tuple(ranked.hits), fits=verdict.fits, reason=verdict.reason, searched=searched,
+        gone=ranked.gone, below_score=ranked.below_score, away=tuple(away),
     )  # fmt: skip
 
 
