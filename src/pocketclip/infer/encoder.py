@@ -204,6 +204,23 @@ class Encoder(LoadedModel):
         cores = devices.cores()
         return cores if self.bundle is None else max(1, cores // 2)
 
+    def one_threaded(self) -> Encoder | None:
+        """Return this bundle for calls from many threads, each on one core.
+
+        As many calls at a time as there are cores encode more images than all cores on one call
+        after the other.
+
+        Returns:
+            None if no backend that was chosen, or that `auto` may choose, can do so: only ONNX
+            Runtime does.
+        """
+        name = "onnxruntime"
+        if self.bundle is None or name not in (self.backend.name, *self._fallbacks):
+            return None
+        if self.threads == 1 and self.backend.name == name:
+            return self
+        return Encoder(self.bundle, name, threads=1, batch_size=self.batch_size)
+
     def prepare(self, image: Any) -> NDArray[Any]:
         """Return the image tower's input for one image: pixels, or a photograph (H, W, 3).
 

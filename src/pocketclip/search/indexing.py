@@ -111,10 +111,11 @@ def run(
             apply_changes(database, part.changes)
         failed = 0
         if encoder is not None:
-            recorder = Recorder(database, encoder, report)
+            by_one = encoder.one_threaded()
+            recorder = Recorder(database, by_one or encoder, report)
             files = itertools.chain(candidates, _again(recorder, parts, candidates))
             total = len(candidates) + again
-            with ReadAhead(encoder, recorder, exact=exact) as ahead:
+            with ReadAhead(encoder, recorder, by_one, exact=exact) as ahead:
                 _encode_all(encoder, ahead, files, total, recorder, report, reporter)
             failed = recorder.failed
         _count(connection, parts, report, failed)

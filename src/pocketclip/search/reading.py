@@ -123,17 +123,20 @@ class ReadAhead:
     Args:
         encoder: prepares the image tower's inputs.
         contents: says which bytes are new.
+        by_one: encodes in the threads, see `Encoder.one_threaded`; None: the caller encodes.
         exact: decode large JPEGs in full.
     """
 
-    def __init__(self, encoder: Encoder, contents: Contents, *, exact: bool = False) -> None:
+    def __init__(
+        self, encoder: Encoder, contents: Contents, by_one: Encoder | None, *, exact: bool = False
+    ) -> None:
         self._encoder = encoder
         self._contents = contents
-        self._by_one = one_threaded(encoder)
+        self._by_one = by_one
         takes_photo = encoder.bundle is not None and encoder.bundle.image_input == "photo"
         exact = exact or takes_photo  # the graph's own resizing was verified on whole photographs
         self._least_side = None if exact else _REDUCED * encoder.config.image_size
-        busy = encoder.decoder_threads() if self._by_one is None else encoder.threads
+        busy = encoder.decoder_threads() if by_one is None else encoder.threads
         self._may_compute = threading.Semaphore(busy)
         self._pool = ThreadPoolExecutor(busy + _READERS, thread_name_prefix="photographs")
         self._waiting: deque[Future[Reading]] = deque()
@@ -218,18 +221,6 @@ class ReadAhead:
                 reading.inputs = self._encoder.prepare(image)
             except ImageError as error:
                 reading.error = str(error).removeprefix("image bytes: ")
-
-
-def one_threaded(encoder: Encoder) -> Encoder | None:
-    """Return the same model for calls from many threads, one core each; None: it has no such."""
-    from pocketclip.infer.encoder import Encoder
-
-    bundle = encoder.bundle
-    if bundle is None or encoder.backend.name != "onnxruntime":
-        return None
-    if encoder.threads == 1:
-        return encoder
-    return Encoder(bundle, "onnxruntime", threads=1, batch_size=encoder.batch_size)
 
 
 def encode(encoder: Encoder, readings: Sequence[Reading]) -> None:
