@@ -21,6 +21,7 @@ D embedding.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.errors import LibraryError
 from pocketclip.search.database import Database
 from pocketclip.types import Embeddings, Encoder
 
@@ -181,6 +183,8 @@ def _soft_maximum(similarities: Embeddings, logit_scale: float) -> NDArray[np.fl
 def load_neutral(database: Database, encoder: Encoder) -> Embeddings:
     """Return the embeddings (P, D) of the neutral texts: stored ones, else of the encoder.
 
+    They are stored if that is possible now: they take a second or two.
+
     Raises:
         LibraryError: the library cannot be read.
         PocketclipError: the texts cannot be encoded.
@@ -191,7 +195,10 @@ def load_neutral(database: Database, encoder: Encoder) -> Embeddings:
     if isinstance(stored, bytes) and stored[: len(key)] == key and len(stored) == len(key) + size:
         rows = np.frombuffer(stored, "<f2", offset=len(key)).astype(np.float32)
         return rows.reshape(len(NEUTRAL_TEXTS), encoder.embed_dim)
-    return encoder.encode_text(NEUTRAL_TEXTS)
+    rows = encoder.encode_text(NEUTRAL_TEXTS).astype("<f2")
+    with contextlib.suppress(LibraryError):  # read-only, or another process writes: next time
+        _store(database, key, rows)
+    return rows.astype(np.float32)  # rounded as if they had been stored
 
 
 def store_neutral(database: Database, encoder: Encoder) -> None:
@@ -206,9 +213,12 @@ def store_neutral(database: Database, encoder: Encoder) -> None:
     stored, key = database.fact(_FACT), _key(encoder)
     if isinstance(stored, bytes) and stored[: len(key)] == key:
         return
-    rows = encoder.encode_text(NEUTRAL_TEXTS)
+    _store(database, key, encoder.encode_text(NEUTRAL_TEXTS).astype("<f2"))
+
+
+def _store(database: Database, key: bytes, rows: NDArray[np.float16]) -> None:
     with database.writing(), database.transaction():
-        database.set_fact(_FACT, key + rows.astype("<f2").tobytes())
+        database.set_fact(_FACT, key + rows.tobytes())
 
 
 def _key(encoder: Encoder) -> bytes:

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from pocketclip.search.vector_export import ExportReport
 
 
+_MANY = 1000  # photographs of a run, to which a second or two for later searches are nothing
+
+
 class Library:
     """A library of photographs; several threads may search it.
 
@@ -141,6 +144,7 @@ class Library:
             PocketclipError: the model cannot be loaded, see `pocketclip.load`.
         """
         from pocketclip.search import indexing
+        from pocketclip.search.background import store_neutral
         from pocketclip.search.matrix import prepare_matrix
 
         for root in roots if isinstance(self._database, Location) else ():
@@ -153,6 +157,8 @@ class Library:
         if not callable(chosen.encoder):
             self._encoder = chosen.encoder
         if not report.interrupted:
+            if self._encoder is not None and report.encoded >= _MANY:
+                store_neutral(self.database, self._encoder)
             with contextlib.suppress(LibraryError):  # the next search says what is wrong
                 prepare_matrix(self.database)
         return report
