@@ -338,8 +338,8 @@ def _count(
     for part in parts:
         scope, values = part.scope
         absent, troubled = connection.execute(
-            "SELECT COUNT(*) FILTER (WHERE f.absent = 1), "
-            "COUNT(*) FILTER (WHERE f.absent = 0 AND f.error IS NOT NULL) "
+            "SELECT COUNT(CASE WHEN f.absent = 1 THEN 1 END), "
+            "COUNT(CASE WHEN f.absent = 0 AND f.error IS NOT NULL THEN 1 END) "
             f"FROM files f WHERE {scope}",
             values,
         ).fetchone()
