@@ -8,6 +8,7 @@ import os
 from pocketclip.search.database import Database
 from pocketclip.search.location import locate
 from pocketclip.search.status import read_status
+from pocketclip.search.walk import EXCLUDED_ENTRY
 from tests.search.conftest import draw_photo
 
 
@@ -47,6 +48,15 @@ def test_status_says_what_indexing_then_does(library, encoder, photos):
     assert (report.encoded, report.moved, report.changed, report.absent) == (2, 1, 1, 1)
     (root,) = read_status(library.database).roots
     assert (root.new, root.moved, root.changed, root.gone, root.absent) == (0, 0, 0, 0, 1)
+    (photos / ".pocketclipignore").write_text("moved.jpg\n")
+    report = library.index([photos], encoder=encoder)
+    assert (report.excluded, report.vanished, report.absent, report.has_news) == (1, 0, 1, True)
+    assert report.passed_over == {"file that is not a photograph": 1, EXCLUDED_ENTRY: 1}
+    (root,) = library.status().roots
+    assert (root.photographs, root.excluded, root.unchanged) == (6, 1, 6)
+    os.utime(photos / "bad.jpg", (1, 1))  # until then its time cannot be trusted
+    assert library.index([photos], encoder=encoder).known_unreadable == 1
+    assert not library.index([photos], encoder=encoder).has_news
 
 
 def test_moves_between_roots_and_a_missing_root(library, encoder, photos, tmp_path):

@@ -80,19 +80,19 @@ class IndexProgress(ProgressReporter):
 _note = note  # a parameter has its name
 
 
-def print_report(report: IndexReport, library: str, seconds: float) -> None:
+def print_report(report: IndexReport, library: str) -> None:
     """Print the summary of a run.
 
     Args:
         report: what the run did.
         library: the library's name.
-        seconds: how long it took.
     """
     if report.interrupted:
         say("interrupted: everything that was encoded is kept; run it again to go on")
     rate = ""
     if report.encoded:
-        rate = f" in {duration(seconds)} ({report.encoded / max(seconds, 1e-9):.1f} per s)"
+        per_second = report.encoded / max(report.seconds, 1e-9)
+        rate = f" in {duration(report.seconds)} ({per_second:.1f} per s)"
     say(f"library {library}: encoded {count_of(report.encoded, 'photograph')}{rate}")
     known = {
         "moved": report.moved, "copied": report.copied, "back": report.returned,
@@ -107,6 +107,11 @@ def print_report(report: IndexReport, library: str, seconds: float) -> None:
         say(
             f"absent: {count_of(report.absent, 'file')}, kept and left out of searches "
             "(`pocketclip forget --absent` removes what is known of them)"
+        )
+    if report.excluded:
+        say(
+            f"left out from now on: {count_of(report.excluded, 'file')} that a rule excludes; what "
+            "is known of them is kept (`pocketclip forget` removes it)"
         )
     _print_reasons("unreadable", report.unreadable)
     if report.known_unreadable:
@@ -173,7 +178,7 @@ def _print_root(root: RootStatus) -> None:
         say(f"  {root.missing}; {count_of(root.photographs, 'file')} known, all kept")
         return
     counts = {
-        "new": root.new, "changed": root.changed, "moved": root.moved, "gone": root.gone,
+        "new": root.new, "changed": root.changed, "probably moved": root.moved, "gone": root.gone,
         "back": root.returned, "absent": root.absent, "excluded": root.excluded,
         "to be read again": root.read_again, "unchanged": root.unchanged,
         "in folders that cannot be listed": root.unknown,

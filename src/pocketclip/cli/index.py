@@ -6,7 +6,6 @@ import contextlib
 import functools
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,15 +186,17 @@ def _run(
     from pocketclip.cli._index_output import IndexProgress, print_report
     from pocketclip.search.library import Library
 
-    begun = time.monotonic()
+    is_first = True
 
     def show(report: IndexReport) -> None:
-        nonlocal begun
+        nonlocal is_first
+        if not (is_first or report.has_news or report.interrupted):
+            return  # of watching
+        is_first = False
         if json:
             print_json({"library": name_text(opened.location.file), **report.facts()})
         else:
-            print_report(report, opened.location.name, time.monotonic() - begun)
-        begun = time.monotonic()
+            print_report(report, opened.location.name)
 
     with (
         _interrupt_at_termination(),

@@ -180,7 +180,9 @@ def _report_listing(report: IndexReport, part: _Part) -> None:
     report.add(
         IndexReport(
             unchanged=changes.unchanged,
+            vanished=len(changes.vanished),
             returned=len(changes.returned),
+            excluded=len(changes.excluded),
             passed_over=dict(listing.passed_over),
             examples=examples,
         )

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -147,6 +148,7 @@ class Library:
         from pocketclip.search.background import store_neutral
         from pocketclip.search.matrix import prepare_matrix
 
+        begun = time.monotonic()
         for root in roots if isinstance(self._database, Location) else ():
             check_folder(root)  # before a model is fetched, and a library created, for nothing
         chosen = self._model(model, encoder)
@@ -161,6 +163,7 @@ class Library:
                 store_neutral(self.database, self._encoder)
             with contextlib.suppress(LibraryError):  # the next search says what is wrong
                 prepare_matrix(self.database)
+        report.seconds = time.monotonic() - begun
         return report
 
     def watch(

@@ -98,8 +98,12 @@ class IndexReport:
     unchanged: int = 0
     absent: int = 0
     """Files that are not there now; what is known of them is kept."""
+    vanished: int = 0
+    """Files that the run before still found, and this one did not; moved ones included."""
     returned: int = 0
-    """Files that had been absent."""
+    """Files that had been absent or left out."""
+    excluded: int = 0
+    """Known files that a rule leaves out since this run; what is known of them is kept."""
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     """Files that this run could not read, with the reason."""
     known_unreadable: int = 0
@@ -119,6 +123,16 @@ class IndexReport:
     """Files that went away between the listing and their turn."""
     interrupted: bool = False
     """Whether the run was stopped; everything that was encoded is kept."""
+    seconds: float = 0.0
+    """How long the run took."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether anything is different from the run before, or was left out."""
+        return self.is_incomplete or any(
+            (self.encoded, self.copied, self.moved, self.changed, self.touched, self.vanished,
+             self.returned, self.excluded)
+        )  # fmt: skip
 
     @property
     def is_incomplete(self) -> bool:

@@ -213,7 +213,8 @@ class _Walk:
             lower = name.lower()
             path = before + name
             if name[0] == _DOT or lower in _SYSTEM:
-                note(HIDDEN, path)
+                if name != IGNORE_FILE:
+                    note(HIDDEN, path)
                 continue
             try:
                 is_folder = entry.is_dir(follow_symlinks=False)
