@@ -195,7 +195,7 @@ def load_neutral(database: Database, encoder: Encoder) -> Embeddings:
     if isinstance(stored, bytes) and stored[: len(key)] == key and len(stored) == len(key) + size:
         rows = np.frombuffer(stored, "<f2", offset=len(key)).astype(np.float32)
         return rows.reshape(len(NEUTRAL_TEXTS), encoder.embed_dim)
-    rows = encoder.encode_text(NEUTRAL_TEXTS).astype("<f2")
+    rows = encoder.encode_text(NEUTRAL_TEXTS).astype(np.float16)
     with contextlib.suppress(LibraryError):  # read-only, or another process writes: next time
         _store(database, key, rows)
     return rows.astype(np.float32)  # rounded as if they had been stored
@@ -213,12 +213,12 @@ def store_neutral(database: Database, encoder: Encoder) -> None:
     stored, key = database.fact(_FACT), _key(encoder)
     if isinstance(stored, bytes) and stored[: len(key)] == key:
         return
-    _store(database, key, encoder.encode_text(NEUTRAL_TEXTS).astype("<f2"))
+    _store(database, key, encoder.encode_text(NEUTRAL_TEXTS).astype(np.float16))
 
 
 def _store(database: Database, key: bytes, rows: NDArray[np.float16]) -> None:
     with database.writing(), database.transaction():
-        database.set_fact(_FACT, key + rows.tobytes())
+        database.set_fact(_FACT, key + rows.astype("<f2").tobytes())
 
 
 def _key(encoder: Encoder) -> bytes:
