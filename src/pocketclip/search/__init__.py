@@ -8,6 +8,8 @@
 |---|---|
 | `library` | `Library`: everything below in one object |
 | `location`, `database` | the file, its one writer and its readers |
+| `matrix`, `engines`, `kernels` | the vectors as searching reads them, and exact search in them |
+| `vector_export` | files of vectors for other programs |
 | `records` | what they give back |
 """
 
