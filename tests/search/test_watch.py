@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -193,3 +195,14 @@ def test_a_library_is_kept_up_to_date(library, encoder, photos, monkeypatch):
         stop.set()
         thread.join(20)
     assert not thread.is_alive()
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_command(bundle, photos, tmp_path):
+    command = [sys.executable, "-m", "pocketclip", "index", str(photos), "--watch"]
+    command += ["--model", str(bundle), "--library", str(tmp_path / "l.sqlite")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "encoded 6 photographs" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
