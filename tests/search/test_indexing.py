@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -88,3 +89,20 @@ def test_another_model_is_refused(indexed, photos, bundle, other_bundle):
         assert manifest(folder)["space_id"] in str(refusal.value)
     assert indexed.database.connection.execute("SELECT * FROM facts").fetchall() == state
     assert counts(indexed.index(model=bundle)) == {"encoded": 1, "unchanged": 6}
+
+
+def test_an_interrupt_within_an_encoding_keeps_its_vector(library, photos, encoder, monkeypatch):
+    own, encoded = encoder.encode_prepared, []
+
+    def interrupted(inputs):
+        embeddings = own(inputs)
+        encoded.extend(embeddings)
+        for _ in range(2):  # most people press it twice
+            os.kill(os.getpid(), signal.SIGINT)
+        return embeddings
+
+    monkeypatch.setattr(encoder, "encode_prepared", interrupted)
+    report = library.index([photos], encoder=encoder)
+    assert report.interrupted
+    assert report.encoded == len(vectors(library)) == len(encoded) > 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

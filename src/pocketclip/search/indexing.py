@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pocketclip.errors import LibraryError, count_of
 from pocketclip.progress import ProgressReporter
 from pocketclip.search.database import Database
+from pocketclip.search.interrupts import HeldInterrupts
 from pocketclip.search.model import check_space, set_model
 from pocketclip.search.reading import CHANGED, Candidate, ReadAhead, Reading, encode
 from pocketclip.search.recording import NEEDS_EXTRA, Recorder, needs_extra
@@ -291,30 +292,34 @@ def _encode_all(
     group: list[Reading] = []
     # A bundle computes one at a time: the same vector whichever others are new with it.
     at_once = 1 if encoder.bundle is not None else encoder.batch_size
-    try:
-        for reading in ahead.read(files):
-            if reading is None or reading.inputs is not None:
-                group += [] if reading is None else [reading]
-                if reading is None or len(group) >= at_once:
-                    _encode(encoder, group, recorder)
-            else:
-                recorder.add(reading)
-            recorder.write_if_due()
-            if reading is not None:
-                done += 1
-                reporter.progress(done, max(done, total), "files")
-        _encode(encoder, group, recorder)
-    except KeyboardInterrupt:
-        report.interrupted = True
-        for reading in ahead.stop():
-            if reading.inputs is None:
-                recorder.add(reading)
-    except LibraryError:
-        raise  # nothing more can be written
-    except Exception:
+    with HeldInterrupts() as interrupts:  # what is encoded gets into the batch
+        try:
+            for reading in ahead.read(files):
+                if reading is None or reading.inputs is not None:
+                    group += [] if reading is None else [reading]
+                    if reading is None or len(group) >= at_once:
+                        _encode(encoder, group, recorder)
+                else:
+                    recorder.add(reading)
+                recorder.write_if_due()
+                if reading is not None:
+                    done += 1
+                    reporter.progress(done, max(done, total), "files")
+                if interrupts.pending:
+                    raise KeyboardInterrupt
+            _encode(encoder, group, recorder)
+        except KeyboardInterrupt:
+            report.interrupted = True
+            for reading in ahead.stop():
+                if reading.inputs is None:
+                    recorder.add(reading)
+        except LibraryError:
+            raise  # nothing more can be written
+        except Exception:
+            recorder.write()
+            raise
         recorder.write()
-        raise
-    recorder.write()
+        report.interrupted |= interrupts.pending
 
 
 def _encode(encoder: Encoder, group: list[Reading], recorder: Recorder) -> None:
