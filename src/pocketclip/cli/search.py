@@ -9,7 +9,7 @@ import typer
 
 from pocketclip.cli._options import Json, LibraryOption, check_output_file
 from pocketclip.cli.output import note
-from pocketclip.errors import PocketclipError, QueryError
+from pocketclip.errors import PocketclipError, QueryError, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
     from pocketclip.search.library import Library
     from pocketclip.search.query import Part
+
+_SHOWN = 10  # unreadable files
 
 
 def search(
@@ -225,17 +227,27 @@ def _open_library(name: str | None, folder: str | None, model: str | None) -> Li
     library = Library.open(name, create=folder is not None)
     if folder is None or _is_known(library, folder):
         return library
-    from pocketclip.cli._progress import ConsoleReporter
-
     note(f"{folder} is not in the library {library.location.name} yet: it is indexed first")
-    report = library.index([folder], model=model, reporter=ConsoleReporter())
-    for path, reason in report.unreadable:
-        note(f"skipped: {path}: {reason}")
-    if report.interrupted:
-        raise KeyboardInterrupt
+    _index(library, folder, model)
     if not _is_known(library, folder):
         raise QueryError(f"{folder} holds no photographs")
     return library
+
+
+def _index(library: Library, folder: str, model: str | None) -> None:
+    from pocketclip.cli._index_output import IndexProgress
+
+    with IndexProgress() as reporter:
+        report = library.index([folder], model=model, reporter=reporter)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    note(f"encoded {count_of(report.encoded, 'photograph')}")
+    for path, reason in report.unreadable[:_SHOWN]:
+        note(f"unreadable: {path}: {reason}")
+    if len(report.unreadable) > _SHOWN:
+        note(f"and {len(report.unreadable) - _SHOWN:,} more: `pocketclip index --status` lists all")
+    for message, count in report.unsupported.items():
+        note(f"left out: {count_of(count, 'file')}: {message}")
 
 
 def _is_known(library: Library, folder: str) -> bool:

@@ -81,12 +81,12 @@ def contact_sheet(
 def _hit_card(hit: Hit, jpeg: bytes | None) -> Card:
     more = []
     if hit.similar:
-        cards = [photo_card(one.path, None, [f"{one.score:.3f}"]) for one in hit.similar]
+        cards = [photo_card(one.path, None, [f"score {one.score:.3f}"]) for one in hit.similar]
         more.append((f"{count_of(len(hit.similar), 'similar photograph')}", cards))
     if hit.copies:
         cards = [photo_card(path, None) for path in hit.copies]
         more.append((count_of(len(hit.copies), "copy", "copies"), cards))
-    lines = [line for line in (f"{hit.score:.3f}", date_text(hit), hit.facts.camera) if line]
+    lines = [line for line in (f"score {hit.score:.3f}", date_text(hit), hit.facts.camera) if line]
     if not hit.current:
         lines.append("changed since it was indexed")
     return photo_card(hit.path, jpeg, lines, more)
