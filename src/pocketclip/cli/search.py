@@ -145,7 +145,7 @@ def search(
     pocketclip search "beach + sunset - people" ~/Pictures/2024
     pocketclip search --image mountain.jpg --since 2023 --camera iphone
     pocketclip search "a dog - ./rex.jpg" --html dogs.html --open
-    pocketclip search "receipt" -0 | xargs -0 cp -t receipts/
+    pocketclip search "receipt" -0 | xargs -0 tar cf receipts.tar
     """
     from pocketclip.search.query import describe_parts, doubtful_sign, make_parts
 
