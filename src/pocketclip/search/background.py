@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,7 +216,7 @@ def store_neutral(database: Database, encoder: Encoder) -> None:
     _store(database, key, encoder.encode_text(NEUTRAL_TEXTS).astype(np.float16))
 
 
-def _store(database: Database, key: bytes, rows: NDArray[np.float16]) -> None:
+def _store(database: Database, key: bytes, rows: NDArray[Any]) -> None:
     with database.writing(), database.transaction():
         database.set_fact(_FACT, key + rows.astype("<f2").tobytes())
 

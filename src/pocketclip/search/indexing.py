@@ -106,8 +106,9 @@ def run(
         parts = [part for part in parts if part.changes.missing is None]
         _forgive(database, connection, parts, retry=retry)
         candidates = [candidate for part in parts for candidate in _candidates(part, retry=retry)]
-        again = _count_unencoded(connection, parts)
-        encoder = model.load(database) if candidates or again else None
+        waiting = _count_unencoded(connection, parts, absent=True)
+        # Before anything is recorded: it may have changed.
+        encoder = model.load(database) if candidates or waiting else None
         for part in parts:
             apply_changes(database, part.changes)
         failed = 0
@@ -115,7 +116,7 @@ def run(
             by_one = encoder.one_threaded()
             recorder = Recorder(database, by_one or encoder, report)
             files = itertools.chain(candidates, _again(recorder, parts, candidates))
-            total = len(candidates) + again
+            total = len(candidates) + _count_unencoded(connection, parts)
             with ReadAhead(encoder, recorder, by_one, exact=exact) as ahead:
                 _encode_all(encoder, ahead, files, total, recorder, report, reporter)
             failed = recorder.failed
@@ -229,20 +230,22 @@ def _candidates(part: _Part, *, retry: bool) -> Iterator[Candidate]:
             yield Candidate(part.root, part.folder, file.path, file.size)
 
 
-_UNENCODED = (
-    "FROM contents c JOIN files f ON f.content = c.id WHERE c.vector IS NULL AND c.error IS NULL "
-    "AND f.absent = 0 AND f.error IS NULL AND ({scope})"
-)
-
-
-def _unencoded(parts: Sequence[_Part]) -> tuple[str, list[int | bytes]]:
+def _unencoded(parts: Sequence[_Part], *, absent: bool = False) -> tuple[str, list[int | bytes]]:
+    """Return the SQL for readable files of contents with neither vector nor error."""
     scopes = [part.scope for part in parts]
     scope = " OR ".join(f"({condition})" for condition, _ in scopes) or "0"
-    return _UNENCODED.format(scope=scope), [value for _, values in scopes for value in values]
+    where = (
+        "FROM contents c JOIN files f ON f.content = c.id "
+        "WHERE c.vector IS NULL AND c.error IS NULL AND f.error IS NULL AND "
+        f"f.absent {'<= 1' if absent else '= 0'} AND ({scope})"
+    )
+    return where, [value for _, values in scopes for value in values]
 
 
-def _count_unencoded(connection: sqlite3.Connection, parts: Sequence[_Part]) -> int:
-    where, values = _unencoded(parts)
+def _count_unencoded(
+    connection: sqlite3.Connection, parts: Sequence[_Part], *, absent: bool = False
+) -> int:
+    where, values = _unencoded(parts, absent=absent)
     return int(connection.execute(f"SELECT COUNT(DISTINCT c.id) {where}", values).fetchone()[0])
 
 
@@ -255,6 +258,7 @@ def _again(
     those of `others`, which are read anyway.
     """
     listed = {(other.root, other.path) for other in others}
+    returned = {row for part in parts for row in part.changes.returned}
     where, values = _unencoded(parts)
     folders = {part.root: part.folder for part in parts}
     tried: set[int] = set()
@@ -272,7 +276,7 @@ def _again(
                     continue
                 last, more = content, True
                 tried.add(row)
-                yield Candidate(root, folders[root], path, size, again=True)
+                yield Candidate(root, folders[root], path, size, again=row not in returned)
             last = rows[-1][0] if rows else last
         first_round = False
 

@@ -68,7 +68,7 @@ class Candidate:
     size: int
     """Bytes, when it was listed."""
     again: bool = False
-    """The file is unchanged, but its content has no vector."""
+    """The file counts as unchanged, but its content has no vector."""
 
     @property
     def file(self) -> Path:
