@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -168,7 +169,7 @@ def test_a_thread_that_ends_closes_its_connection(database):
         thread = threading.Thread(target=reads)
         thread.start()
         thread.join()
-    assert len(database._all) <= 1
+    assert len(database._connections._all) <= 1
 
 
 def test_closing_ends_what_other_threads_do(database):
@@ -394,6 +395,24 @@ def test_a_library_on_a_read_only_disk_can_be_searched(place, database, monkeypa
             write(reader)
         assert check(reader).is_sound
     assert {path: path.stat().st_mtime_ns for path in place.file.parent.iterdir()} == before
+
+
+def test_a_library_on_a_full_disk_can_be_searched(place, database, monkeypatch):
+    write(database, "here")
+    database.close()
+    place.shared.mkdir()  # stands in for a disk without room for the shared memory
+    with pytest.raises(LibraryError, match="unable to open"):
+        Database.open(place)
+    monkeypatch.setattr(databases.shutil, "disk_usage", lambda _: mock.Mock(free=0))
+    with contextlib.closing(Database.open(place)) as reader:
+        assert reader.fact("note") == "here"
+        with pytest.raises(LibraryError, match="its disk is full"):
+            write(reader)
+        with pytest.raises(LibraryError, match="unable to open"):  # no second one, nor a writer
+            Database.open(place)
+    place.shared.rmdir()
+    with contextlib.closing(Database.open(place)) as opened:
+        write(opened, "room again")
 
 
 # Migrations.

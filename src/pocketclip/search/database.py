@@ -28,8 +28,8 @@ The tables are in `pocketclip.search.schema`.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -39,6 +39,7 @@ from typing import Any
 
 from pocketclip.errors import LibraryError
 from pocketclip.search import schema
+from pocketclip.search.connections import Connections
 from pocketclip.search.location import (
     Location,
     check_file,
@@ -53,6 +54,7 @@ from pocketclip.search.writer import acquire, hold
 from pocketclip.storage import locks
 
 _BUSY_S = 10  # of two commits one waits; a checkpoint may take as long
+_SHARED_BYTES = 1 << 20  # SQLite needs 32 KiB and more for the memory that is shared
 _CREATION_S = 10  # another process that creates the same library takes less
 _LOG_BYTES = 64 << 20  # from here on the log is emptied after a commit, if no reader needs it
 _MARK = (
@@ -73,12 +75,10 @@ class Database:
         self.location = location
         self.read_only = False
         self._options = "mode=rw"
-        self._closed = False
-        self._guard = threading.Lock()
+        self._connections = Connections(self._connect, self._closed_error)
         self._turn = threading.RLock()
-        self._own = threading.local()
-        self._all: weakref.WeakSet[_Held] = weakref.WeakSet()
         self._writer: int | None = None
+        self._full: int | None = None
         self._is_marked = False
         _open.add(self)
 
@@ -100,6 +100,7 @@ class Database:
         database._writer = lock
         database._choose_mode()
         try:
+            database._find_room()
             with database.reading() as connection:
                 if schema.version_of(connection, location.file) < schema.VERSION:
                     with database.writing():
@@ -147,6 +148,27 @@ class Database:
                 "writer, and their folder cannot be written to: copy both to another folder"
             )
 
+    def _find_room(self) -> None:
+        """Read without SQLite's shared memory if the disk has no room for it.
+
+        That is safe as long as nobody writes: there is no log, and the lock is kept.
+        """
+        try:
+            with self.reading() as connection:
+                connection.execute("PRAGMA user_version").fetchone()
+        except LibraryError as error:
+            has_room = shutil.disk_usage(self.location.file.parent).free > _SHARED_BYTES
+            if has_room or not isinstance(error.__cause__, sqlite3.OperationalError):
+                raise
+            if self.read_only or self._writer is not None or size_of(self.location.log):
+                raise
+            self._full = acquire(self.location)
+            if self._full is None:
+                raise
+            self._connections.close()
+            self._options, self.read_only = "mode=ro&immutable=1", True
+            self._connections = Connections(self._connect, self._closed_error)
+
     @property
     def connection(self) -> sqlite3.Connection:
         """This thread's connection; to be used within one of the contexts below.
@@ -154,35 +176,7 @@ class Database:
         Raises:
             LibraryError: the library was closed.
         """
-        return self._held().connection
-
-    def _held(self) -> _Held:
-        held: _Held | None = getattr(self._own, "held", None)
-        if held is None or held.is_closed:
-            if self._closed:
-                raise self._closed_error()
-            held = _Held(self._connect())
-            with self._guard:
-                self._own.held = held
-                self._all.add(held)
-        return held
-
-    @contextlib.contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
-        """Yield this thread's connection, which another thread must not close meanwhile."""
-        held = self._held()
-        with self._guard:
-            if self._closed and not held.uses:
-                raise self._closed_error()
-            held.uses += 1
-        try:
-            yield held.connection
-        finally:
-            with self._guard:
-                held.uses -= 1
-                if self._closed and not held.uses:
-                    self._all.discard(held)
-                    held.close()
+        return self._connections.own()
 
     def _closed_error(self) -> LibraryError:
         return LibraryError(f"{self.location.file} was closed: open the library again")
@@ -207,7 +201,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield this thread's connection; SQLite's errors become a `LibraryError`."""
-        with explained(self.location.file), self._using() as connection:
+        with explained(self.location.file), self._connections.using() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -235,14 +229,14 @@ class Database:
         """
         with self._turn:
             if self._writer is not None:
-                with self._using() as connection:
+                with self._connections.using() as connection:
                     yield connection  # a part of a longer writing of this thread
                 return
             if self.read_only:
-                raise LibraryError(
-                    f"{self.location.file} cannot be changed: it, its folder or its disk is "
-                    "read-only"
+                why = (
+                    "its disk is full" if self._full else "it, its folder or its disk is read-only"
                 )
+                raise LibraryError(f"{self.location.file} cannot be changed: {why}")
             with hold(self.location) as lock:
                 self._writer = lock
                 self._is_marked = False
@@ -281,13 +275,16 @@ class Database:
         if self._is_marked:
             with (
                 contextlib.suppress(sqlite3.Error, LibraryError, OSError),
-                self._using() as connection,
+                self._connections.using() as connection,
             ):
                 write_origin(connection, self.location)
 
     def _empty_log(self) -> None:
         """Move the log's commits into the file; without waiting for readers, who may prevent it."""
-        with contextlib.suppress(sqlite3.Error, LibraryError), self._using() as connection:
+        with (
+            contextlib.suppress(sqlite3.Error, LibraryError),
+            self._connections.using() as connection,
+        ):
             if connection.in_transaction:
                 return
             connection.execute("PRAGMA busy_timeout = 0")
@@ -333,38 +330,15 @@ class Database:
 
     def close(self) -> None:
         """Close the connections of all threads; one that is in use, when its thread is done."""
-        with self._guard:
-            self._closed = True
-            for held in list(self._all):
-                if not held.uses:
-                    self._all.discard(held)
-                    held.close()
+        self._connections.close()
+        if self._full is not None:
+            locks.release(self._full)
+            self._full = None
 
     def _leave_to_parent(self) -> None:
-        """Start anew in a forked process: SQLite's connections must not be used or closed there."""
-        for held in list(self._all):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
-        self._guard = threading.Lock()
         self._turn = threading.RLock()
-        self._own = threading.local()
-        self._all = weakref.WeakSet()
-        self._writer = None
-
-
-class _Held:
-    """A thread's connection, which is closed when the thread ends."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self.uses = 0
-        self.is_closed = False
-
-    def close(self) -> None:
-        self.is_closed = True
-        with contextlib.suppress(sqlite3.Error):
-            self.connection.close()
-
-    __del__ = close
+        self._writer = self._full = None
+        self._connections.leave_to_parent()
 
 
 _open: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -372,7 +346,7 @@ _open: weakref.WeakSet[Database] = weakref.WeakSet()
 
 def open_databases() -> list[Database]:
     """Return what this process has not closed yet, of all libraries."""
-    return [database for database in list(_open) if database._all or not database._closed]
+    return [database for database in list(_open) if not database._connections.are_closed]
 
 
 def _after_fork() -> None:
