@@ -400,7 +400,7 @@ def test_a_library_on_a_read_only_disk_can_be_searched(place, database, monkeypa
 def test_a_library_on_a_full_disk_can_be_searched(place, database, monkeypatch):
     write(database, "here")
     database.close()
-    place.shared.mkdir()  # stands in for a disk without room for the shared memory
+    place.shared.symlink_to("nowhere")  # stands in for a disk without room for the shared memory
     with pytest.raises(LibraryError, match="unable to open"):
         Database.open(place)
     monkeypatch.setattr(databases.shutil, "disk_usage", lambda _: mock.Mock(free=0))
@@ -410,7 +410,7 @@ def test_a_library_on_a_full_disk_can_be_searched(place, database, monkeypatch):
             write(reader)
         with pytest.raises(LibraryError, match="unable to open"):  # no second one, nor a writer
             Database.open(place)
-    place.shared.rmdir()
+    place.shared.unlink()
     with contextlib.closing(Database.open(place)) as opened:
         write(opened, "room again")
 
