@@ -56,7 +56,8 @@ def test_json(indexed):
     done = run("duplicates", "--json", "--in", indexed, "--burst-seconds", 0.5)
     found = json.loads(done.stdout)
     assert found["limits"] == {
-        "near_distance": 8, "near_similarity": 0.9, "burst_seconds": 0.5, "burst_similarity": 0.85,
+        "near_distance": 8, "near_similarity": 0.9, "near_pixels": 0.97, "burst_seconds": 0.5,
+        "burst_similarity": 0.85,
     }  # fmt: skip
     assert (found["searched"], found["burst"]) == (10, [])
     best, other = found["near"][0]["photographs"]
@@ -66,6 +67,7 @@ def test_json(indexed):
     assert not other["best"]
     assert other["distance"] <= 8
     assert 0.9 < other["similarity"] <= 1.001
+    assert 0.97 <= other["pixels"] <= 1
     assert found["near"][0]["bytes_besides_best"] == other["bytes"]
     paths = [os.fsencode(one["path"]) for one in found["exact"][0]["photographs"]]
     assert sorted(paths) == sorted(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from pocketclip.errors import ConfigError, QueryError
-from pocketclip.search import close_hashes
+from pocketclip.errors import ConfigError, ImageError, QueryError
+from pocketclip.search import close_hashes, near_duplicates
 from pocketclip.search.duplicates import find_duplicates
 from pocketclip.search.similar import DuplicateLimits
 from tests.search.conftest import draw_photo
@@ -72,6 +73,40 @@ def test_other_shots_of_one_scene_are_not_near_duplicates(found, tmp_path):
     groups = found()
     assert groups["near"] == groups["exact"] == []
     assert groups["burst"] == [["0.jpg", "1.jpg", "2.jpg"]]
+
+
+def test_pixels_tell_shots_without_a_time_apart(found, library, tmp_path):
+    """The same light and the same place, but the small things are elsewhere."""
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    light = np.asarray(Image.open(draw_photo(tmp_path / "light.png", 1, size=(256, 192))), float)
+    for name in ("a.png", "b.png"):
+        things = rng.normal(0, 30, (48, 64, 1)).repeat(4, 0).repeat(4, 1)
+        shown = Image.fromarray((light + things).clip(0, 255).astype(np.uint8))
+        shown.save(tmp_path / "photos" / name)
+    shown.resize((128, 96)).save(tmp_path / "photos" / "b-small.jpg")
+    limits = {"near_similarity": -1, "near_distance": 12}
+    assert found(kinds=["near"], limits=DuplicateLimits(**limits))["near"] == [
+        ["b.png", "b-small.jpg"]
+    ]
+    assert 0.97 < found.report.groups[0].photographs[1].pixels <= 1
+    report = library.duplicates(kinds=["near"], limits=DuplicateLimits(near_pixels=-1, **limits))
+    assert len(report.groups[0].photographs) == 3
+    assert report.groups[0].photographs[1].pixels is None
+
+
+def test_what_cannot_be_read_now_is_said(found, library, tmp_path, monkeypatch):
+    for size in (64, 96):
+        draw_photo(tmp_path / "photos" / f"{size}.png", 1, size=(size, size))
+    assert len(found(kinds=["near"])["near"]) == 1
+
+    def refuse(path):
+        raise ImageError(f"{path}: gone mad")
+
+    monkeypatch.setattr(near_duplicates, "grey", refuse)
+    report = library.duplicates(kinds=["near"])
+    assert report.groups == ()
+    assert "64.png: gone mad" in "".join(report.remarks)
 
 
 def test_bursts_need_camera_time_and_likeness(found, tmp_path):

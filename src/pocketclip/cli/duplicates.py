@@ -44,6 +44,15 @@ def duplicates(
             min=-1, max=1, help="Near: the least cosine similarity of the embeddings to the best."
         ),
     ] = 0.9,
+    near_pixels: Annotated[
+        float,
+        typer.Option(
+            min=-1,
+            max=1,
+            help="Near: the least correlation of the pixels; -1: do not compare them, which reads "
+            "no file.",
+        ),
+    ] = 0.97,
     burst_seconds: Annotated[
         float,
         typer.Option(min=0, max=3600, help="Burst: the most seconds from one shot to the next."),
@@ -73,8 +82,8 @@ def duplicates(
     """Find photographs that are there several times; change nothing.
 
     Three kinds, each by itself: the same bytes; one shot at another size, quality or crop; several
-    shots within seconds. Photographs that look alike and whose camera noted other times are
-    different shots, never near duplicates. The best of each group comes first: most pixels, then
+    shots within seconds. Different shots of one scene are no near duplicates: the time that the
+    camera noted tells, or else the pixels. The best of each group comes first: most pixels, then
     most bytes, then the oldest file. Turned, mirrored and heavily cropped copies are not found.
 
     The exit code is 0 also if there are none, and 1 if photographs were left out because their
@@ -95,7 +104,7 @@ def duplicates(
         check_output_file("--html", html, (".html", ".htm"))
     limits = DuplicateLimits(
         near_distance=near_distance, near_similarity=near_similarity,
-        burst_seconds=burst_seconds, burst_similarity=burst_similarity,
+        near_pixels=near_pixels, burst_seconds=burst_seconds, burst_similarity=burst_similarity,
     )  # fmt: skip
     kinds = cast("list[Kind]", [one.strip() for one in kind.split(",") if one.strip()])
     reporter = ConsoleReporter()

@@ -81,7 +81,11 @@ class Files:
                 self._known[content] = _Content(digest, size, PhotoFacts(*facts), tuple(found))
 
     def duplicate(
-        self, content: int, distance: int | None = None, similarity: float | None = None
+        self,
+        content: int,
+        distance: int | None = None,
+        similarity: float | None = None,
+        pixels: float | None = None,
     ) -> Duplicate:
         """Return a content that was loaded, with its oldest file."""
         known = self._known[content]
@@ -90,8 +94,12 @@ class Files:
         return Duplicate(
             path=first.path, content=content, digest=known.digest, size=known.size,
             facts=known.facts, modified=first.modified, distance=distance, similarity=similarity,
-            copies=tuple(file.path for file in others),
+            pixels=pixels, copies=tuple(file.path for file in others),
         )  # fmt: skip
+
+    def path(self, content: int) -> Path:
+        """Return the oldest file of a content that was loaded."""
+        return self.duplicate(content).path
 
     def exact_groups(self) -> Iterator[DuplicateGroup]:
         """Yield the contents that have several files."""

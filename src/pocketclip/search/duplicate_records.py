@@ -32,6 +32,8 @@ class Duplicate:
     and where one has no hash."""
     similarity: float | None = None
     """Cosine similarity to the best one; None for exact duplicates."""
+    pixels: float | None = None
+    """Correlation of its pixels with the best one's; None where they were not compared."""
     copies: tuple[Path, ...] = ()
     """Other files with the same bytes; none for exact duplicates, which are listed themselves."""
     linked: bool = False

@@ -48,7 +48,12 @@ def rule_of(kind: Kind, report: DuplicateReport) -> str:
         return (
             f"perceptual hashes that differ in at most {limits.near_distance} of {BITS} bits "
             "(--near-distance), embeddings with a similarity of at least "
-            f"{limits.near_similarity:g} (--near-similarity), and not another time of capture"
+            f"{limits.near_similarity:g} (--near-similarity), not another time of capture, and "
+            + (
+                f"pixels with a correlation of at least {limits.near_pixels:g} (--near-pixels)"
+                if limits.near_pixels > -1
+                else "pixels not compared (--near-pixels)"
+            )
         )
     return (
         f"at most {limits.burst_seconds:g} s from one to the next (--burst-seconds), one camera, "
@@ -92,6 +97,8 @@ def difference_of(kind: Kind, one: Duplicate, best: Duplicate) -> str:
         parts.append(count_of(one.distance, "bit"))
     if one.similarity is not None:
         parts.append(f"similarity {one.similarity:.3f}")
+    if one.pixels is not None:
+        parts.append(f"pixels {one.pixels:.3f}")
     if one.copies:
         parts.append(f"+{count_of(len(one.copies), 'copy', 'copies')}")
     return ", ".join(parts)
@@ -203,6 +210,7 @@ def report_facts(report: DuplicateReport) -> dict[str, object]:
         "limits": {
             "near_distance": limits.near_distance,
             "near_similarity": limits.near_similarity,
+            "near_pixels": limits.near_pixels,
             "burst_seconds": limits.burst_seconds,
             "burst_similarity": limits.burst_similarity,
         },
@@ -241,6 +249,7 @@ def _photo_facts(one: Duplicate, *, best: bool) -> dict[str, object]:
         "digest": one.digest.hex(),
         "distance": one.distance,
         "similarity": None if one.similarity is None else round(one.similarity, 4),
+        "pixels": None if one.pixels is None else round(one.pixels, 4),
         "linked": one.linked,
         "copies": [name_text(path) for path in one.copies],
     }

@@ -33,6 +33,9 @@ class DuplicateLimits:
     """Near duplicates: the most bits in which the perceptual hashes differ, of 63."""
     near_similarity: float = 0.9
     """And the least cosine similarity of the embeddings."""
+    near_pixels: float = 0.97
+    """And the least correlation of the pixels, of one picture with the other or a part of it; -1:
+    they are not compared, and no file is read. `group_similar` never compares them."""
     burst_seconds: float = 3.0
     """Bursts: the most seconds from one photograph to the next."""
     burst_similarity: float = 0.85
@@ -41,7 +44,7 @@ class DuplicateLimits:
     def __post_init__(self) -> None:
         ranges = {
             "near_distance": (0, MOST_BITS), "near_similarity": (-1, 1),
-            "burst_seconds": (0, 3600), "burst_similarity": (-1, 1),
+            "near_pixels": (-1, 1), "burst_seconds": (0, 3600), "burst_similarity": (-1, 1),
         }  # fmt: skip
         for field in fields(self):
             low, high = ranges[field.name]
