@@ -80,7 +80,7 @@ def test_paths_for_pipes_keep_their_bytes(indexed, encoder):
         (["-people"], "every part is to be avoided"),
         (["x", "--since", "soon"], "'soon' is no date"),
         (["x", "--in", "nowhere"], "no photographs of the folder 'nowhere'"),
-        (["x", "nowhere"], "nowhere: there is no such folder"),
+        (["red", "car"], 'no folder car; put several words in quotes: "red car"'),
         (["--image", "nowhere.jpg"], "no photograph nowhere.jpg"),
         (["x", "--json", "--paths"], "choose one of --json and --paths"),
         (["x", "--html", "page.txt"], "ends in .html"),
@@ -124,6 +124,13 @@ def test_a_folder_that_is_not_in_the_library_is_indexed_first(indexed, tmp_path,
     (tmp_path / "empty").mkdir()
     done = run("search", "a circle", tmp_path / "empty")
     assert (done.returncode, "holds no photographs" in done.stderr) == (2, True)
+
+
+def test_a_folder_of_a_drive_that_is_away(indexed, tmp_path):
+    indexed.rename(tmp_path / "elsewhere")
+    done = run("search", "x", indexed / "trip")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{indexed} is not there now: its photographs are left out" in done.stderr
 
 
 def test_a_page(indexed, encoder, tmp_path):

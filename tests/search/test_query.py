@@ -120,3 +120,18 @@ def test_the_vector_of_a_query(encoder, photos):
     assert np.allclose(found, expected / np.linalg.norm(expected), atol=1e-6)
     with pytest.raises(QueryError, match="cancel each other"):
         embedded(parse_query("a red circle - a red circle"))
+
+
+def test_any_query_has_parts_or_is_refused():
+    rng = np.random.default_rng(0)
+    pieces = ["+", "-", " ", '"', ":", "2", ".5", "a", "b.jpg", "./", "\udce9", "\u3000", "ä", "e9"]
+    for _ in range(2000):
+        query = "".join(rng.choice(pieces, rng.integers(0, 12)))
+        try:
+            parts = make_parts(query)
+        except QueryError:
+            continue
+        assert all(part.text for part in parts), query
+        assert all(part.text == part.text.strip() for part in parts), query
+        [literal] = make_parts(query, literal=True)
+        assert literal.text == query.strip()

@@ -62,6 +62,19 @@ def test_a_photograph_finds_itself(indexed, photos):
         indexed.search("a", top=0)
 
 
+def test_a_photograph_of_the_library_is_not_encoded(indexed, photos, encoder, monkeypatch):
+    expected = indexed.search(like=[photos / "b.jpg"], unlike=[photos / "a.jpg"])
+    encoded = []
+    encode = encoder.encode_image
+    monkeypatch.setattr(encoder, "encode_image", lambda one: encoded.append(one) or encode(one))
+    shutil.copy(photos / "b.jpg", photos / "copy.jpg")
+    found = indexed.search(like=[photos / "copy.jpg"], unlike=[str(photos / "a.jpg")])
+    assert found.hits == expected.hits
+    assert not encoded
+    indexed.search(image=draw_photo(photos / "new.jpg", 70))
+    assert encoded == [[photos / "new.jpg"]]
+
+
 def test_parts_can_be_given(indexed):
     parts = [Part(2, "a red circle"), Part(-1, "a square")]
     assert indexed.search(parts) == indexed.search("2:a red circle - a square")

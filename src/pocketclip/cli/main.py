@@ -112,6 +112,9 @@ def _root(
     Use a model:
       pocketclip classify photo.jpg --labels "a dog,a cat"
       pocketclip embed photos/ --out photos.npy
+    Search in your photographs:
+      pocketclip index ~/Pictures
+      pocketclip search "red car in the snow"
     Make a model better on your own images:
       pocketclip finetune mobileclip2-s0 --data shelf/ --out runs/shelf
     Train your own:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -166,9 +167,9 @@ def search(
     doubtful = doubtful_sign(parts)
     if doubtful:
         note(f"{doubtful} is a part of the text; to avoid it, write: - {doubtful[1:]}")
-    with _open_library(library, folder, model) as opened:
+    with _open_library(library, query, folder, model) as opened:
         # The model first: it loads while the rest is imported.
-        encoder = _encoder(opened, parts, model)
+        encoder, parts = _encoder(opened, parts, model)
         from pocketclip.cli import _search_output as output
         from pocketclip.search.filters import Filters
 
@@ -205,8 +206,8 @@ def _title(query: str | None, parts: Sequence[Part]) -> str:
     return query if query is not None else " ".join(map(str, parts)).removeprefix("+ ")
 
 
-def _encoder(library: Library, parts: Sequence[Part], model: str | None) -> Encoder:
-    """Return the model, which has begun to load the towers that the query needs."""
+def _encoder(library: Library, parts: list[Part], model: str | None) -> tuple[Encoder, list[Part]]:
+    """Return the model, which has begun to load the towers that the query needs, and the query."""
     from pocketclip.search.model import check_not_empty
 
     check_not_empty(library.database)
@@ -216,16 +217,31 @@ def _encoder(library: Library, parts: Sequence[Part], model: str | None) -> Enco
         from pocketclip.cli._inputs import load_encoder
 
         encoder = load_encoder(model, low_latency_start=True)
-    encoder.preload(*{"image" if part.text is None else "text" for part in parts})
-    return encoder
+    if any(part.text is not None for part in parts):
+        encoder.preload("text")
+    if any(part.text is None for part in parts):
+        from pocketclip.search.searching import with_known_vectors
+
+        parts = with_known_vectors(library.database, parts)
+        if any(part.text is None and part.vector is None for part in parts):
+            encoder.preload("image")
+    return encoder, parts
 
 
-def _open_library(name: str | None, folder: str | None, model: str | None) -> Library:
+def _open_library(
+    name: str | None, query: str | None, folder: str | None, model: str | None
+) -> Library:
     """Open the library; a folder that is not in it is indexed first."""
     from pocketclip.search.library import Library
 
     library = Library.open(name, create=folder is not None)
-    if folder is None or _is_known(library, folder):
+    if folder is None:
+        return library
+    if not Path(folder).expanduser().exists() and not _names_root(library, folder):
+        raise QueryError(
+            f'there is no folder {folder}; put several words in quotes: "{query} {folder}"'
+        )
+    if _is_known(library, folder):
         return library
     note(f"{folder} is not in the library {library.location.name} yet: it is indexed first")
     _index(library, folder, model)
@@ -248,6 +264,17 @@ def _index(library: Library, folder: str, model: str | None) -> None:
         note(f"and {len(report.unreadable) - _SHOWN:,} more: `pocketclip index --status` lists all")
     for message, count in report.unsupported.items():
         note(f"left out: {count_of(count, 'file')}: {message}")
+
+
+def _names_root(library: Library, folder: str) -> bool:
+    """Return whether a folder that is not there is in a root, as on a drive that is away."""
+    from pocketclip.search.location import is_unused
+    from pocketclip.search.roots import known_roots, place_of
+
+    if is_unused(library.location):
+        return False
+    place = Path(os.path.realpath(Path(folder).expanduser()))
+    return place_of(known_roots(library.database), place) is not None
 
 
 def _is_known(library: Library, folder: str) -> bool:

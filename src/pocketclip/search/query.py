@@ -22,7 +22,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,8 @@ class Part:
     text: str | None = None
     photo: ImageSource | None = None
     """A path, or anything else that `pocketclip.images.open_image` takes; None: it is a text."""
+    vector: Embeddings | None = field(default=None, compare=False)
+    """The unit vector (D,) of the photograph, if it is known."""
 
     def __str__(self) -> str:
         sign, factor = "-" if self.weight < 0 else "+", abs(self.weight)
@@ -157,6 +159,8 @@ def embed_parts(parts: Sequence[Part], encoder: Encoder) -> Embeddings:
     for row, part in enumerate(parts):
         if part.text is not None:
             out[row] = vectors[part.text]
+        elif part.vector is not None:
+            out[row] = part.vector
         else:
             out[row] = encoder.encode_image([part.photo])[0]
     return out

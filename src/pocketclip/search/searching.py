@@ -9,12 +9,15 @@ Shapes: N contents that have a vector, P parts of the query, D embedding.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketclip.embeddings import image_name, unit_length
 from pocketclip.search import background
 from pocketclip.search import filters as filtering
 from pocketclip.search.database import Database
@@ -55,6 +58,7 @@ def search(
     searched = int(np.count_nonzero(allowed))
     if not searched:
         return _nothing_left(database, [*there, *made], opened, away)
+    parts = with_known_vectors(database, parts)
     vectors = embed_parts(parts, encoder)
     query = combine(vectors, [part.weight for part in parts])
     ranked = rank(
@@ -76,6 +80,37 @@ def search(
         hits=tuple(ranked.hits), fits=verdict.fits, reason=verdict.reason, searched=searched,
         gone=ranked.gone, below_score=ranked.below_score, away=tuple(away),
     )  # fmt: skip
+
+
+def with_known_vectors(database: Database, parts: Sequence[Part]) -> list[Part]:
+    """Return the parts of a query; photographs that the library has come with their vectors.
+
+    These need no encoding. Only photographs given by path are looked up.
+    """
+    return [_with_known_vector(database, part) for part in parts]
+
+
+def _with_known_vector(database: Database, part: Part) -> Part:
+    if part.vector is not None or not isinstance(part.photo, (str, os.PathLike)):
+        return part
+    from pocketclip.images import MAX_FILE
+    from pocketclip.search.reading import content_digest
+
+    try:
+        state = os.stat(part.photo)  # noqa: PTH116
+        if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_FILE:
+            return part
+        digest = content_digest(Path(part.photo).read_bytes())
+    except (OSError, ValueError):
+        return part  # opening it reports the problem
+    with database.reading() as connection:
+        row = connection.execute(
+            "SELECT vector FROM contents WHERE digest = ? AND vector IS NOT NULL", (digest,)
+        ).fetchone()
+    if row is None:
+        return part
+    vector = np.frombuffer(row[0], "<f2").astype(np.float32)
+    return replace(part, vector=unit_length(vector[None], lambda _: image_name(part.photo, 0))[0])
 
 
 def roots_away(database: Database) -> tuple[list[Path], list[Condition]]:
