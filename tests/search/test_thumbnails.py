@@ -6,7 +6,7 @@ import io
 import stat
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pocketclip.search import thumbnails as module
 from pocketclip.search.reading import content_digest
@@ -94,3 +94,18 @@ def test_any_shape_and_mode(library, tmp_path):
         data = thumbnail(library.location, path, content_digest(path.read_bytes()))
         width, height = opened(data).size
         assert (width <= SIDE, height <= SIDE, opened(data).mode) == (True, True, "RGB")
+
+
+def test_the_colours_of_a_phone_are_kept(library, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    cases = (("RGB", b"RGB ", True), ("RGB", b"CMYK", False), ("L", b"RGB ", False))
+    for mode, space, expected in cases:
+        path = tmp_path / "photo.jpg"
+        own = profile[:16] + space + profile[20:]
+        Image.new(mode, (50, 40)).save(path, icc_profile=own)
+        data = thumbnail(library.location, path, content_digest(path.read_bytes()))
+        assert (opened(data).info.get("icc_profile") == own) is expected
+    large = own[:16] + b"RGB " + own[20:] + bytes(1 << 14)
+    Image.new("RGB", (50, 40)).save(path, icc_profile=large)
+    data = thumbnail(library.location, path, content_digest(path.read_bytes()))
+    assert "icc_profile" not in opened(data).info
