@@ -127,6 +127,8 @@ def test_a_folder_that_is_not_in_the_library_is_indexed_first(indexed, tmp_path,
 
 
 def test_a_folder_of_a_drive_that_is_away(indexed, tmp_path):
+    done = run("search", "x", indexed / "nothing")
+    assert (done.returncode, "there is no folder" in done.stderr) == (2, True)
     indexed.rename(tmp_path / "elsewhere")
     done = run("search", "x", indexed / "trip")
     assert (done.returncode, done.stdout) == (1, "")

@@ -237,12 +237,12 @@ def _open_library(
     library = Library.open(name, create=folder is not None)
     if folder is None:
         return library
-    if not Path(folder).expanduser().exists() and not _names_root(library, folder):
+    if _is_known(library, folder):
+        return library
+    if not Path(folder).expanduser().exists():
         raise QueryError(
             f'there is no folder {folder}; put several words in quotes: "{query} {folder}"'
         )
-    if _is_known(library, folder):
-        return library
     note(f"{folder} is not in the library {library.location.name} yet: it is indexed first")
     _index(library, folder, model)
     if not _is_known(library, folder):
@@ -266,26 +266,16 @@ def _index(library: Library, folder: str, model: str | None) -> None:
         note(f"left out: {count_of(count, 'file')}: {message}")
 
 
-def _names_root(library: Library, folder: str) -> bool:
-    """Return whether a folder that is not there is in a root, as on a drive that is away."""
+def _is_known(library: Library, folder: str) -> bool:
+    """Return whether photographs of a folder are in the library, all of it being in a root."""
+    from pocketclip.search.folders import places_of
     from pocketclip.search.location import is_unused
     from pocketclip.search.roots import known_roots, place_of
 
     if is_unused(library.location):
         return False
     place = Path(os.path.realpath(Path(folder).expanduser()))
-    return place_of(known_roots(library.database), place) is not None
-
-
-def _is_known(library: Library, folder: str) -> bool:
-    """Return whether photographs of a folder are in the library, all of it being in a root."""
-    from pocketclip.search.folders import places_of
-    from pocketclip.search.location import is_unused
-    from pocketclip.search.roots import resolve_root
-
-    if is_unused(library.location):
-        return False
-    if resolve_root(library.database, folder).root_id is None:
+    if place_of(known_roots(library.database), place) is None:
         return False
     try:
         return bool(places_of(library.database, folder))

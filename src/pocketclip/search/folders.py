@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pocketclip.errors import QueryError
 from pocketclip.formats.escaping import name_text
 from pocketclip.search.database import Database
+from pocketclip.search.roots import known_roots, place_of
 
 
 class Place(NamedTuple):
@@ -73,6 +75,9 @@ def places_of(database: Database, folder: str | os.PathLike[str]) -> list[Place]
         real, plain = os.path.realpath(path), os.path.abspath(path)  # noqa: PTH100
         for one in dict.fromkeys((real, plain)):
             found += _from_absolute(roots, os.fsencode(one))
+        place = place_of(known_roots(database), Path(real))  # also if it is mounted twice
+        if place is not None:
+            found.append(Place(place[0].id, place[1]))
         found = _with_files(database, found)
         below = os.fsencode(os.path.normpath(text)).replace(os.fsencode(os.sep), b"/")
         if not found and not os.path.isabs(path) and below.split(b"/")[0] not in (b".", b".."):  # noqa: PTH117
