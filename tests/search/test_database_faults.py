@@ -313,7 +313,7 @@ def make_stump(file):
         (make_folder, "is a folder"),
         (make_pipe, "is a device or pipe"),
         (make_foreign, "a database of another program"),
-        (make_foreign_with_our_marks, "has not the tables .*no such .*--repair"),
+        (make_foreign_with_our_marks, "lacks tables .*no such .*--repair"),
         (make_newer, "newer pocketclip .*pip install -U"),
         (make_without_trigger, "no such trigger: vector_added.*--repair"),
         (make_with_damaged_schema, "malformed database schema.*--repair"),

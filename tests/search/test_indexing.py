@@ -119,6 +119,18 @@ def test_an_interrupt_within_an_encoding_keeps_its_vector(library, photos, encod
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_without_a_folder_no_model_is_loaded(library):
+    def load():
+        raise AssertionError
+
+    with pytest.raises(LibraryError, match="no folders yet: give one"):
+        library.index(encoder=load)
+    assert not library.location.file.exists()
+    assert library.database.fact("space_id") is None  # exists now
+    with pytest.raises(LibraryError, match="no folders yet: give one"):
+        library.index(encoder=load)
+
+
 def test_a_model_that_fails_leaves_no_library(tmp_path, photos):
     with Library.open(tmp_path / "new" / "photos.sqlite", create=True) as library:
         with pytest.raises(PocketclipError):

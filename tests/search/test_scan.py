@@ -162,6 +162,15 @@ def test_a_missing_or_empty_root_changes_no_row(database, root, tmp_path):
     assert index(database, root).unchanged == 2
 
 
+def test_an_emptied_folder_of_a_root_is_no_missing_drive(database, root):
+    write(root, "a.jpg", "b/c.jpg")
+    index(database, root)
+    (root / "b" / "c.jpg").unlink()
+    changes = index(database, root / "b")
+    assert (len(changes.vanished), changes.missing) == (1, None)
+    assert states(database) == {"a.jpg": 0, "c.jpg": scan.ABSENT}
+
+
 @pytest.mark.parametrize("problem", [PermissionError(13, "Permission denied"), OSError(5, "I/O")])
 def test_a_folder_that_cannot_be_read_keeps_its_rows(database, root, monkeypatch, problem):
     write(root, "a.jpg", "bad/b.jpg", "bad/deep/c.jpg", "good/d.jpg")

@@ -169,12 +169,19 @@ def test_folders_of_changes(root):
 
 def test_a_library_is_kept_up_to_date(library, encoder, photos, monkeypatch):
     monkeypatch.setattr(watch_module, "_TIMES", QUICK)
-    reports, stop = [], threading.Event()
+    reports, exact, stop, index = [], set(), threading.Event(), library.index
+
+    def noted(*args, **options):
+        exact.add(options["exact"])
+        return index(*args, **options)
+
+    monkeypatch.setattr(library, "index", noted)
     thread = threading.Thread(
         target=lambda: library.watch(
-            [photos], encoder=encoder, exclude=["no/"], on_report=reports.append, stop=stop
+            [photos], encoder=encoder, exclude=["no/"], exact=True, on_report=reports.append,
+            stop=stop,
         )
-    )
+    )  # fmt: skip
     thread.start()
 
     def wait_for(count):
@@ -189,12 +196,14 @@ def test_a_library_is_kept_up_to_date(library, encoder, photos, monkeypatch):
         draw_photo(photos / "no" / "left-out.jpg", 1)
         draw_photo(photos / "trip" / "new.jpg", 77)
         assert (wait_for(3).encoded, reports[-1].unchanged) == (1, 2)
-        (photos / "a.jpg").unlink()
-        assert wait_for(4).absent == 1
+        for path in (photos / "trip").iterdir():
+            path.unlink()
+        assert wait_for(4).absent == 3
     finally:
         stop.set()
         thread.join(20)
     assert not thread.is_alive()
+    assert exact == {True}  # in every run
 
 
 @pytest.mark.slow

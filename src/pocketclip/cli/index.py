@@ -265,13 +265,18 @@ def _show_status(library: str | None, roots: list[str], *, json: bool) -> None:
 
 @contextlib.contextmanager
 def _interrupt_at_termination() -> Iterator[None]:
-    """End as Ctrl-C does, with everything committed, when the process is told to terminate."""
+    """End as Ctrl-C does, with everything committed, when the process is told to terminate.
+
+    A signal that is ignored stays so: under nohup the process outlives its terminal.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield

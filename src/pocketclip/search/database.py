@@ -22,7 +22,7 @@ The tables are in `pocketclip.search.schema`.
 | `contents.taken` | seconds from 1970 to the camera's clock, read as if it showed UTC |
 | `contents.taken_offset` | minutes that the camera's clock was ahead of UTC; NULL if unknown |
 | `contents.latitude`, `longitude` | degrees, north and east positive |
-| `contents.perceptual_hash` | 64 bits, as a signed integer |
+| `contents.perceptual_hash` | 63 bits, see `pocketclip.search.perceptual_hash` |
 """
 
 from __future__ import annotations

@@ -140,8 +140,8 @@ class Library:
 
         Raises:
             LibraryError: another process writes; the model has another embedding space, and
-                `rebuild` is false (nothing is written then); a root is not there and not known; the
-                disk is full (what was committed is kept).
+                `rebuild` is false (nothing is written then); a root is not there and not known, or
+                none is given and none is known; the disk is full (what was committed is kept).
             PocketclipError: the model cannot be loaded, see `pocketclip.load`.
         """
         from pocketclip.search import indexing
@@ -149,6 +149,11 @@ class Library:
         from pocketclip.search.matrix import prepare_matrix
 
         begun = time.monotonic()
+        if not (roots or self._has_roots()):
+            raise LibraryError(
+                f"the library {self.location.name} has no folders yet: give one, as in `pocketclip "
+                "index ~/Pictures`"
+            )
         for root in roots if isinstance(self._database, Location) else ():
             check_folder(root)  # before a model is fetched, and a library created, for nothing
         chosen = self._model(model, encoder)
@@ -174,6 +179,7 @@ class Library:
         reporter: ProgressReporter | Callable[[str], None] | None = None,
         stop: threading.Event | None = None,
         encoder: Encoder | Callable[[], Encoder] | None = None,
+        exact: bool = False,
         **options: Any,
     ) -> None:
         """Index folders, and again whenever something changes in them, until interrupted.
@@ -188,6 +194,7 @@ class Library:
             reporter: receives the stages, the progress, and remarks.
             stop: ends it when set.
             encoder: as for `index`.
+            exact: as for `index`.
             options: others of `index`, for the first run.
 
         Raises:
@@ -198,11 +205,11 @@ class Library:
         from pocketclip.search.watch import is_left_out, watch
 
         receiver = as_reporter(reporter)
-        report = self.index(roots, encoder=encoder, reporter=receiver, **options)
+        report = self.index(roots, encoder=encoder, reporter=receiver, exact=exact, **options)
         on_report(report)
 
         def run(folders: list[Path]) -> None:
-            report = self.index(folders, encoder=encoder, reporter=receiver)
+            report = self.index(folders, encoder=encoder, reporter=receiver, exact=exact)
             on_report(report)
             if report.interrupted:
                 raise KeyboardInterrupt
@@ -231,6 +238,11 @@ class Library:
         from pocketclip.search.status import read_status
 
         return read_status(self.database, roots)
+
+    def _has_roots(self) -> bool:
+        from pocketclip.search.roots import known_roots
+
+        return isinstance(self._database, Database) and bool(known_roots(self._database))
 
     def has_model(self) -> bool:
         """Return whether the library has the embeddings of a model, or is to have them."""

@@ -125,7 +125,7 @@ def set_model(
     """
     if database.fact("space_id") != encoder.space_id:
         # What was derived from the old model's embeddings.
-        connection.execute("DELETE FROM facts WHERE name IN ('neutral', 'model_source')")
+        connection.execute("DELETE FROM facts WHERE name IN ('neutral_texts', 'model_source')")
     database.set_fact("space_id", encoder.space_id)
     database.set_fact("embed_dim", encoder.embed_dim)
     database.set_fact("model", encoder.config.name)

@@ -119,6 +119,7 @@ def compare(database: Database, root_id: int, listing: Listing) -> Changes:
     with database.reading() as connection:
         if (
             listing.empty
+            and not listing.below  # within a root that is there, an emptied folder is just that
             and connection.execute(
                 f"SELECT 1 FROM files WHERE {condition} AND absent = {PRESENT} LIMIT 1", values
             ).fetchone()

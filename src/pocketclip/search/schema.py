@@ -193,8 +193,7 @@ def check_tables(connection: sqlite3.Connection, file: Path) -> None:
             return
         wrong = f"no such trigger: {missing[0]}"
     raise LibraryError(
-        f"{file} has not the tables of a library ({wrong}): mend it with "
-        "`pocketclip index --repair`"
+        f"{file} lacks tables of a library ({wrong}): mend it with `pocketclip index --repair`"
     )
 
 

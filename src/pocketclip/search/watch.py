@@ -248,11 +248,6 @@ class _Watch:
         took = time.monotonic() - began
         self.next_listing = time.monotonic() + max(self.times.listing, took / _BUSY)
 
-    def _matters(self, folder: Path) -> bool:
-        if folder in self.identities:
-            return self.identities[folder] is not None  # that it is missing was said
-        return not self.skip(folder)
-
     def _say(self, text: str) -> None:
         """Remark something once."""
         if text not in self.said:
