@@ -10,7 +10,9 @@
 | `location`, `database` | the file, its one writer and its readers |
 | `matrix`, `engines`, `kernels` | the vectors as searching reads them, and exact search in them |
 | `vector_export` | files of vectors for other programs |
-| `records` | what they give back |
+| `duplicates`, `near_duplicates`, `bursts` | photographs that are there several times |
+| `photo_facts`, `perceptual_hash` | what a header says, and what a photograph looks like |
+| `records`, `duplicate_records` | what they give back |
 """
 
 from pocketclip.errors import LibraryError

@@ -11,10 +11,13 @@ more; rotated and mirrored copies have other hashes. See `docs/how-to/search.md`
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BITS = 63
 """Bits of a hash: all frequencies but the mean."""
@@ -46,6 +49,8 @@ def perceptual_hash(image: Image.Image) -> int | None:
     Returns:
         None for an image that is blank or nearly so, for which a hash would say nothing.
     """
+    from PIL import Image  # a search compares hashes only, and starts sooner without
+
     # The nearest pixels of an even grid, then means of 16 x 16 of them.
     samples = image.resize((_SAMPLES, _SAMPLES), Image.Resampling.NEAREST)
     means = np.asarray(samples.reduce(_SAMPLES // _GRID).convert("L"), np.int64)
