@@ -132,18 +132,19 @@ def create(file: Path) -> None:
         private_file(temporary)
         with contextlib.closing(connect(temporary)) as connection:
             connection.execute("PRAGMA page_size = 4096")
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != "wal":
-                raise LibraryError(
-                    f"{file}: SQLite can keep no write-ahead log there: choose another place with "
-                    "--library PATH.sqlite"
-                )
+            # Without a log for now: closing would copy it into the file, and not say if it failed.
             connection.execute("BEGIN")
             for statement in _statements(_TABLES):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise LibraryError(
+                    f"{file}: SQLite can keep no write-ahead log there: choose another place with "
+                    "--library PATH.sqlite"
+                )
 
 
 def version_of(connection: sqlite3.Connection, file: Path) -> int:
