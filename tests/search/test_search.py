@@ -60,6 +60,8 @@ def test_a_photograph_finds_itself(indexed, photos):
         indexed.search()
     with pytest.raises(QueryError, match="top must be at least 1"):
         indexed.search("a", top=0)
+    with pytest.raises(QueryError, match="not a number"):
+        indexed.search("a", min_score=float("nan"))
 
 
 def test_a_photograph_of_the_library_is_not_encoded(indexed, photos, encoder, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import threading
 import time
@@ -336,6 +337,8 @@ class Library:
 
         if top < 1:
             raise QueryError(f"top must be at least 1, not {top}")
+        if min_score is not None and math.isnan(min_score):
+            raise QueryError("min_score is not a number")
         self._present = self._present or Present()
         parts = make_parts(query, image=image, like=like, unlike=unlike, literal=literal)
         check_not_empty(self.database)
