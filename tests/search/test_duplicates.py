@@ -155,6 +155,24 @@ def test_what_is_gone_or_changed_is_left_out(found, library, tmp_path):
     assert found()["exact"] == [["x.jpg", "z.jpg"]]  # and indexed again
 
 
+def test_a_folder_that_is_gone(found, library, tmp_path):
+    """Its photographs are the best of groups of every kind, and have copies elsewhere."""
+    folder = tmp_path / "photos"
+    for seed in range(2):
+        draw_photo(folder / "gone" / f"{seed}.png", seed, size=(128, 96))
+        draw_photo(folder / f"{seed}.png", seed)
+        draw_photo(folder / f"{seed}-small.png", seed, size=(64, 48))
+    (folder / "gone" / "copy.png").write_bytes((folder / "gone" / "0.png").read_bytes())
+    assert len(found()["near"]) == 2
+    (folder / "gone").rename(tmp_path / "elsewhere")
+    report = library.duplicates()
+    assert report.of_kind("exact") == []
+    assert sorted(
+        [one.path.name for one in group.photographs] for group in report.of_kind("near")
+    ) == [["0.png", "0-small.png"], ["1.png", "1-small.png"]]
+    assert report.outdated == 3
+
+
 def test_other_names_of_one_file_take_no_room(found, tmp_path):
     draw_photo(tmp_path / "photos" / "a.jpg", 1)
     os.link(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "b.jpg")

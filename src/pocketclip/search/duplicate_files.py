@@ -48,10 +48,11 @@ class Files:
 
     def load(self, contents: Iterable[int]) -> list[int]:
         """Look for the files of contents; return those contents of which none is there."""
-        wanted = sorted(set(contents) - self._known.keys())
+        asked = sorted(set(contents))
+        wanted = [content for content in asked if content not in self._known]
         for begin in range(0, len(wanted), _CHUNK):
             self._load(wanted[begin : begin + _CHUNK])
-        return [content for content in wanted if self._known[content] is None]
+        return [content for content in asked if self._known[content] is None]
 
     def _load(self, contents: list[int]) -> None:
         where, values = in_folders(self._database, self._folders)
