@@ -69,8 +69,8 @@ def remarks_of(report: DuplicateReport) -> list[str]:
         said.append("the library has no photographs: add some with `pocketclip index FOLDER`")
     if report.outdated:
         said.append(
-            f"{count_of(report.outdated, 'file')} left out: not there now, or changed since it was "
-            "indexed: run `pocketclip index`"
+            f"{count_of(report.outdated, 'file')} left out: not there now, or changed since "
+            "indexing: run `pocketclip index`"
         )
     if "near" in report.kinds and report.blank:
         said.append(
