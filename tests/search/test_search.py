@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -265,6 +266,31 @@ def test_as_many_groups_as_are_asked_for(many):
     )
     assert [len(hit.similar) for hit in result.hits] == [149, 0, 0]
     assert [hit.score for hit in result.hits] == pytest.approx([1, 0.5, 0.5], abs=1e-3)
+
+
+def test_where_thousands_are_alike_not_all_are_looked_through(library, tmp_path, monkeypatch):
+    """But all whose files are gone, until some are there."""
+    monkeypatch.setattr("pocketclip.search.ranking._MOST", 50)
+    monkeypatch.setattr("pocketclip.search.ranking._SPARE", 10)
+    root = add_root(library.database, tmp_path / "photos")
+    (tmp_path / "photos").mkdir()
+    with library.database.writing():
+        for number in range(300):
+            turn = number / 2000
+            vector = np.eye(8)[0] * np.cos(turn) + np.eye(8)[1] * np.sin(turn)
+            content = add_content(library.database, vector, perceptual_hash=1)
+            add_file(library.database, root, b"%03d.jpg" % number, content)
+            (tmp_path / "photos" / f"{number:03}.jpg").write_bytes(b"x")
+    ask = partial(
+        search, library.database, [Part(1.0, "x")], Filters(), encoder=Fixed(),
+        matrix=library.matrix, top=3,
+    )  # fmt: skip
+    [hit] = ask().hits
+    assert len(hit.similar) < 260
+    for number in range(290):
+        (tmp_path / "photos" / f"{number:03}.jpg").unlink()
+    [hit] = ask().hits
+    assert (hit.path.name, len(hit.similar)) == ("290.jpg", 9)
 
 
 def test_whether_anything_fits_is_judged_by_what_is_looked_for(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _MARGIN = 4  # candidates per hit at first, for groups and files that are gone
 _LEAST = 64
+_SPARE = 2000  # candidates, at most, beyond the number of hits
+_MOST = 4000  # photographs that are looked through for groups: of a time-lapse it would be all
 _MOST_JUDGED = 10
 _CHUNK = 500  # ids per question to SQLite
 _OF_CONTENT = (
@@ -96,14 +98,15 @@ def rank(
         query: a unit vector (D,).
         made: the filters, which the file of a hit passes; see `filters.conditions`.
         allowed: the contents (N,) to search in.
-        top: the number of hits, that is of groups of near duplicates.
+        top: the number of hits, that is of groups of near duplicates; fewer where thousands are
+            alike.
         min_score: the least score of a hit.
     """
     from pocketclip.search.engines import search_matrix
 
     left = int(np.count_nonzero(allowed))
     some = None if left == len(allowed) else allowed
-    count = min(left, max(_LEAST, _MARGIN * top))
+    count = min(left, max(_LEAST, min(_MARGIN * top, top + _SPARE)))
     least = -np.inf if min_score is None else min_score
     while True:
         found, values = search_matrix(matrix, query[None], count, some)
@@ -112,14 +115,16 @@ def rank(
         if not complete:
             # Of equal scores some may be missing: which ones come first, their paths decide.
             keep = int(np.searchsorted(-scores, -scores[-1]))
-            rows, scores = rows[:keep], scores[:keep]
+            if keep or len(rows) < _MOST:
+                rows, scores = rows[:keep], scores[:keep]
         candidates, gone = _candidates(database, matrix, rows, scores, made)
         passing = [one for one in candidates if one.score >= least]
         groups = _groups(database, matrix, passing)
         cut = bool(len(scores)) and scores[-1] < least
-        if len(groups) >= top or complete or cut:
+        enough = len(candidates) >= max(_MOST, 2 * top)
+        if len(groups) >= top or complete or cut or enough:
             break
-        count = min(left, 4 * count)
+        count = min(left, (4 if count < _MOST else 2) * count)
     shown = groups[:top]
     last = shown[-1][0].score if len(groups) > top else least
     return Ranked(
