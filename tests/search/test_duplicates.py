@@ -173,6 +173,16 @@ def test_a_folder_that_is_gone(found, library, tmp_path):
     assert report.outdated == 3
 
 
+def test_unreadable_files_are_compared_by_bytes_only(found, tmp_path):
+    """They are neither blank nor waiting to be encoded."""
+    draw_photo(tmp_path / "photos" / "a.jpg", 1)
+    for name in ("b.jpg", "c.jpg"):
+        (tmp_path / "photos" / name).write_bytes(b"no photograph")
+    assert found() == {"exact": [["b.jpg", "c.jpg"]], "near": [], "burst": []}
+    assert (found.report.searched, found.report.blank, found.report.untimed) == (2, 0, 1)
+    assert found.report.remarks == ()
+
+
 def test_other_names_of_one_file_take_no_room(found, tmp_path):
     draw_photo(tmp_path / "photos" / "a.jpg", 1)
     os.link(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "b.jpg")

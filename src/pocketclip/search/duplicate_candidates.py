@@ -34,7 +34,7 @@ class Candidates:
         if len(matrix):
             row = np.searchsorted(matrix.ids, table.ids).clip(max=len(matrix) - 1)
             self.usable, self._row = matrix.ids[row] == table.ids, row
-        missing = int(np.count_nonzero(~self.usable))
+        missing = int(np.count_nonzero(table.readable & ~self.usable))
         if missing:
             self.remarks.append(
                 f"{count_of(missing, 'photograph')} not encoded yet, so compared by bytes only: "

@@ -38,6 +38,8 @@ class Table:
     """Width by height; NaN if unknown."""
     files: NDArray[np.int64]
     """The number of files."""
+    readable: NDArray[np.bool_]
+    """Whether it can be decoded, as far as was tried; others are compared by bytes only."""
     rank: NDArray[np.int64]
     """Place in the order from best to worst: most pixels, most bytes, oldest file, smallest id."""
 
@@ -60,7 +62,7 @@ def read_table(database: Database, folders: Sequence[str | os.PathLike[str]] = (
     with database.reading() as connection:
         rows = connection.execute(
             "SELECT c.id, c.perceptual_hash, c.width, c.height, c.size, c.taken, c.camera, "
-            "MIN(NULLIF(f.mtime_ns, -1)), COUNT(*) "
+            "c.error IS NULL, MIN(NULLIF(f.mtime_ns, -1)), COUNT(*) "
             "FROM files f JOIN contents c ON c.id = f.content "
             f"WHERE {THERE}{where} GROUP BY c.id ORDER BY c.id",
             values,
@@ -70,9 +72,10 @@ def read_table(database: Database, folders: Sequence[str | os.PathLike[str]] = (
                 (
                     content, value or 0, value is not None, (width or 0) * (height or 0), size,
                     _NEVER if changed is None else changed, count,
-                    -1 if camera is None else cameras.setdefault(camera, len(cameras)),
+                    -1 if camera is None else cameras.setdefault(camera, len(cameras)), readable,
                 )
-                for content, value, width, height, size, _, camera, changed, count in chunk
+                for content, value, width, height, size, _, camera, readable, changed, count
+                in chunk
             ]  # fmt: skip
             whole.append(np.array(numbers, np.int64))
             floats = [
@@ -83,15 +86,15 @@ def read_table(database: Database, folders: Sequence[str | os.PathLike[str]] = (
                 for _, _, width, height, _, taken, *_ in chunk
             ]
             chunks.append(np.array(floats, np.float64))
-    columns = np.concatenate([np.empty((0, 8), np.int64), *whole]).T
+    columns = np.concatenate([np.empty((0, 9), np.int64), *whole]).T
     taken, ratio = np.concatenate([np.empty((0, 2)), *chunks]).T
-    ids, hashes, hashed, pixels, size, changed, count, camera = columns
+    ids, hashes, hashed, pixels, size, changed, count, camera, readable = columns
     best = np.lexsort((ids, changed, -size, -pixels))
     rank = np.empty(len(ids), np.int64)
     rank[best] = np.arange(len(ids))
     return Table(
         ids=ids, hashes=hashes.astype(np.uint64), hashed=hashed.astype(np.bool_), taken=taken,
-        camera=camera, ratio=ratio, files=count, rank=rank,
+        camera=camera, ratio=ratio, files=count, readable=readable.astype(np.bool_), rank=rank,
     )  # fmt: skip
 
 

@@ -89,8 +89,8 @@ def find_duplicates(
         limits=limits,
         groups=tuple(groups),
         searched=len(table.ids),
-        blank=int(np.count_nonzero(~table.hashed)),
-        untimed=int(np.count_nonzero(~table.timed)),
+        blank=int(np.count_nonzero(table.readable & ~table.hashed)),
+        untimed=int(np.count_nonzero(table.readable & ~table.timed)),
         outdated=files.outdated,
         remarks=tuple(remarks),
     )
