@@ -217,6 +217,20 @@ def test_the_backup_is_the_last_resort(place):
     assert place.file.read_bytes() == text
 
 
+def test_roots_and_model_alone_make_a_library_that_indexing_fills(place):
+    with contextlib.closing(Database.open(place)) as database, database.writing():
+        with database.transaction() as connection:
+            connection.execute("DELETE FROM files")
+            connection.execute("DELETE FROM contents")
+        with database.reading() as connection:
+            connection.execute("VACUUM")
+    os.truncate(place.file, place.file.stat().st_size - PAGE)
+    report = repair(place)
+    assert (report.source, report.roots, report.files, report.left) == ("saved", 1, 0, [])
+    with contextlib.closing(Database.open(place)) as database:
+        assert database.fact("space_id") == "space"
+
+
 def test_a_repair_that_was_killed_goes_on_with_what_it_moved(place):
     place.file.rename(f"{place.file}.damaged")
     with pytest.raises(LibraryError, match="there is no library"):

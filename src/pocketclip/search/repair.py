@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pocketclip.errors import LibraryError
+from pocketclip.formats.escaping import name_text
 from pocketclip.search import schema
 from pocketclip.search.check import NO_PATH, Problem, check, open_to_others, sound_vectors
 from pocketclip.search.database import Database, open_databases
@@ -90,8 +91,8 @@ class RepairReport:
             "damaged_pages": self.damaged_pages,
             "lost_vectors": self.lost_vectors,
             "dropped_vectors": self.dropped_vectors,
-            "kept": None if self.kept is None else str(self.kept),
-            "made_private": [str(path) for path in self.made_private],
+            "kept": None if self.kept is None else name_text(self.kept),
+            "made_private": [name_text(path) for path in self.made_private],
             "derived_removed": self.derived_removed,
             "left": [{"kind": p.kind, "text": p.text} for p in self.left],
             "next": self.next_step,
@@ -204,7 +205,9 @@ def _make_anew(location: Location, report: RepairReport) -> None:
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("BEGIN")
             salvage = Salvage()
-            saved = _copy_rows(connection, rows_of(file, log, salvage))
+            saved, count = _copy_rows(connection, rows_of(file, log, salvage))
+            if not count and location.backup.exists():
+                saved = None  # it has more than the roots and the model
             if saved is not None:
                 _finish(connection, _complete(connection, location, saved), report)
             connection.execute("COMMIT")
@@ -225,8 +228,12 @@ def _make_anew(location: Location, report: RepairReport) -> None:
 
 def _copy_rows(
     connection: sqlite3.Connection, rows: Iterable[tuple[str, Row]]
-) -> dict[str, Any] | None:
-    """Insert rows into an empty library; return its facts, or None if there is nothing of one."""
+) -> tuple[dict[str, Any] | None, int]:
+    """Insert rows into an empty library.
+
+    Returns:
+        Its facts, None if there is nothing of a library; and the number of contents and files.
+    """
     facts: dict[str, Any] = {}
     counts = dict.fromkeys(schema.COLUMNS, 0)
     rows = iter(rows)
@@ -242,7 +249,10 @@ def _copy_rows(
     # The index of the encoders looks like facts.
     for (description,) in connection.execute("SELECT description FROM encoders"):
         facts.pop(description, None)
-    return facts if counts["contents"] or counts["files"] else None
+    count = counts["contents"] + counts["files"]
+    # With roots and model, the next indexing reads the rest.
+    is_library = count or (counts["roots"] and isinstance(facts.get("space_id"), str))
+    return (facts if is_library else None), count
 
 
 def _complete(
