@@ -20,6 +20,7 @@ from pocketclip.errors import EmbeddingError, LibraryError, PocketclipError
 from pocketclip.infer.encoder import Encoder, load
 from pocketclip.progress import ProgressReporter
 from pocketclip.search import reading
+from pocketclip.search.filters import Filters
 from pocketclip.search.library import Library
 from pocketclip.search.records import IndexReport
 from tests.bundles import manifest
@@ -164,6 +165,26 @@ def test_unreadable_files_are_not_tried_again(library, photos, encoder):
     assert counts(report) == {
         "encoded": 1, "changed": 1, "unchanged": 6, "known_unreadable": 3
     }  # fmt: skip
+
+
+def test_times_that_sqlite_has_no_number_for(library, photos, encoder):
+    late = (10_000_000_000, 10_000_000_000)  # in the year 2286
+    os.utime(photos / "a.jpg", late)
+    if (photos / "a.jpg").stat().st_mtime != late[0]:
+        pytest.skip("the file system has no such times")
+    assert counts(library.index([photos], encoder=encoder)) == {"encoded": 6}
+    assert counts(library.index()) == {"unchanged": 6}
+    hits = library.search("a circle").hits
+    assert all(hit.current for hit in hits)
+    assert {hit.path for hit in hits} == {photos / name for name in vectors(library)}
+    shutil.copy2(photos / "a.jpg", photos / "copy.jpg")
+    library.index()
+    assert len(library.duplicates(kinds=["exact"]).groups) == 1
+    assert [hit.path for hit in library.search("a", filters=Filters(since="2200")).hits] == [
+        photos / "a.jpg"
+    ]
+    assert len(library.search("a", filters=Filters(until="9999")).hits) == 6
+    assert not library.search("a", filters=Filters(since="9999")).hits
 
 
 def test_a_file_that_cannot_be_opened_is_tried_in_the_next_run(

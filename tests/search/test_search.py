@@ -166,6 +166,8 @@ def test_the_least_score(indexed):
     assert not nothing.hits
     assert nothing.below_score
     assert not nothing.removed
+    with pytest.raises(QueryError, match="not a number"):
+        indexed.search("a circle", min_score=float("nan"))
 
 
 def test_a_file_that_changed_is_said(indexed, photos):

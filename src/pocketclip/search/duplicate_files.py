@@ -11,6 +11,7 @@ from pocketclip.search.database import Database
 from pocketclip.search.duplicate_records import Duplicate, DuplicateGroup
 from pocketclip.search.duplicate_table import THERE, Table, in_folders
 from pocketclip.search.records import PhotoFacts
+from pocketclip.search.walk import stored_time
 
 _CHUNK = 500  # ids per question to SQLite
 
@@ -129,7 +130,7 @@ def _look(path: Path, size: int, mtime_ns: int) -> _File | None:
         found = path.stat()
     except (OSError, ValueError):
         return None
-    if found.st_size != size or mtime_ns not in (-1, found.st_mtime_ns):
+    if found.st_size != size or mtime_ns not in (-1, stored_time(found.st_mtime_ns)):
         return None
     identity = (found.st_dev, found.st_ino)
     return _File(path, found.st_mtime, identity if found.st_ino else (id(path), 0))

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pocketclip.errors import QueryError
 from pocketclip.search.database import Database
 from pocketclip.search.folders import folder_condition
+from pocketclip.search.walk import stored_time
 
 Moment = str | datetime.date | datetime.datetime
 _MOMENT = re.compile(
@@ -215,7 +216,10 @@ def _time_condition(name: str, sign: str, moment: datetime.datetime) -> Conditio
         f"(f.content IN (SELECT id FROM contents WHERE taken IS NULL) AND "
         f"CASE f.mtime_ns WHEN -1 THEN pc_mtime_ns(f.root, f.path) ELSE f.mtime_ns END {sign} ?))"
     )
-    return Condition(name, sql, (clock_seconds(moment), round(seconds * 1e9)))
+    nanoseconds = round(seconds * 1e9)
+    # A number that SQLite has no integer for is compared as a float.
+    limit = nanoseconds if stored_time(nanoseconds) == nanoseconds else float(nanoseconds)
+    return Condition(name, sql, (clock_seconds(moment), limit))
 
 
 def _offer_file_time(database: Database) -> None:
@@ -225,7 +229,8 @@ def _offer_file_time(database: Database) -> None:
 
         def mtime_ns(root: int, path: bytes) -> int | None:
             try:
-                return os.stat(os.path.join(roots[root], path)).st_mtime_ns  # noqa: PTH116, PTH118
+                state = os.stat(os.path.join(roots[root], path))  # noqa: PTH116, PTH118
+                return stored_time(state.st_mtime_ns)
             except (OSError, KeyError, ValueError):
                 return None
 

@@ -22,6 +22,7 @@ from pocketclip.search.database import Database
 from pocketclip.search.filters import Condition, clock_seconds
 from pocketclip.search.records import Hit, PhotoFacts
 from pocketclip.search.similar import group_similar
+from pocketclip.search.walk import file_state
 
 if TYPE_CHECKING:
     from pocketclip.search.matrix import Matrix
@@ -69,7 +70,7 @@ class _File:
         except (OSError, ValueError):
             return False
         known = self.size, self.mtime_ns
-        self.current = known in ((now.st_size, now.st_mtime_ns), (now.st_size, -1))
+        self.current = known in (file_state(now), (now.st_size, -1))
         self.size, self.mtime_ns = now.st_size, now.st_mtime_ns
         return stat.S_ISREG(now.st_mode)
 

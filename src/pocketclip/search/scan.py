@@ -20,7 +20,7 @@ from pathlib import Path
 from pocketclip.search.database import Database
 from pocketclip.search.roots import rules_of
 from pocketclip.search.rules import Rules
-from pocketclip.search.walk import FileState, Listing, list_root
+from pocketclip.search.walk import FileState, Listing, file_state, list_root
 from pocketclip.storage.photos import is_hidden
 
 __all__ = [
@@ -232,4 +232,4 @@ def stored_state(before: os.stat_result, after: os.stat_result, began_ns: int) -
     changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
     if changed or abs(began_ns - before.st_mtime_ns) < _TICK_NS:
         return before.st_size, READ_AGAIN
-    return before.st_size, before.st_mtime_ns
+    return file_state(before)

@@ -38,7 +38,7 @@ from pocketclip.storage.photos import (
 )
 
 FileState: TypeAlias = "tuple[int, int]"
-"""Size in bytes, and time of the last change in nanoseconds since 1970."""
+"""Size in bytes, and time of the last change in nanoseconds since 1970; see `file_state`."""
 
 EXCLUDED_ENTRY = "excluded file or folder"
 NO_MEDIA_FOLDER = "folder with a .nomedia file"
@@ -53,6 +53,7 @@ _PHOTOGRAPHS = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
 _OTHERS = {suffix.encode(): kind for suffix, kind in OTHER_KINDS.items()}
 _SYSTEM = frozenset(name.encode() for name in SYSTEM_NAMES)
 _DOT = ord(".")
+_LATEST = (1 << 63) - 1  # nanoseconds: in the year 2262
 _DERIVED, _LIBRARY_FILE = b".derived", b".sqlite"
 
 
@@ -78,6 +79,16 @@ class Listing:
     """Why nothing was listed."""
     empty: bool = False
     """Whether the folder has no entry at all."""
+
+
+def file_state(state: os.stat_result) -> FileState:
+    """Return a file's size and time, the time as SQLite can store it: file systems go further."""
+    return state.st_size, stored_time(state.st_mtime_ns)
+
+
+def stored_time(nanoseconds: int) -> int:
+    """Return a time since 1970 as SQLite can store it, in 64 bits."""
+    return max(-_LATEST, min(nanoseconds, _LATEST))
 
 
 def list_root(
@@ -234,8 +245,7 @@ class _Walk:
                         listing.excluded_folders.add(path)
                         note(kind, path)
                 elif entry.is_file(follow_symlinks=False):
-                    state = entry.stat(follow_symlinks=False)
-                    files[path] = (state.st_size, state.st_mtime_ns)
+                    files[path] = file_state(entry.stat(follow_symlinks=False))
                 elif entry.is_symlink():
                     self.links.append(path)
                 else:
@@ -293,7 +303,7 @@ class _Walk:
                 self.note(LINKED_TWICE, path)
             else:
                 taken.add(inside)
-                self.listing.files[path] = (state.st_size, state.st_mtime_ns)
+                self.listing.files[path] = file_state(state)
 
     def _inside(self, link: bytes) -> bytes | None:
         """Return where a link leads, relative to the root; None if that is outside."""
