@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 
+from pocketclip.cli._index_output import print_report
 from pocketclip.cli.index import _interrupt_at_termination
+from pocketclip.search.records import IndexReport
 
 
 def test_a_signal_that_is_ignored_stays_so():
@@ -16,3 +18,10 @@ def test_a_signal_that_is_ignored_stays_so():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_folder_without_photographs_is_said_to_have_none(capsys):
+    print_report(IndexReport(passed_over={"file that is not a photograph": 2}), "photos")
+    assert "no photograph was found there" in capsys.readouterr().out
+    print_report(IndexReport(unchanged=1), "photos")
+    assert "no photograph" not in capsys.readouterr().out

@@ -93,7 +93,10 @@ def print_report(report: IndexReport, library: str) -> None:
     if report.encoded:
         per_second = report.encoded / max(report.seconds, 1e-9)
         rate = f" in {duration(report.seconds)} ({per_second:.1f} per s)"
-    say(f"library {library}: encoded {count_of(report.encoded, 'photograph')}{rate}")
+    if report.found_nothing:
+        say(f"library {library}: no photograph was found there")
+    else:
+        say(f"library {library}: encoded {count_of(report.encoded, 'photograph')}{rate}")
     known = {
         "moved": report.moved, "copied": report.copied, "back": report.returned,
         "touched": report.touched, "unchanged": report.unchanged,

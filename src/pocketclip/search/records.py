@@ -135,6 +135,14 @@ class IndexReport:
         )  # fmt: skip
 
     @property
+    def found_nothing(self) -> bool:
+        """Whether the roots hold no photograph, and never held one."""
+        return not (
+            self.has_news or self.unchanged or self.absent or self.known_unreadable or self.gone
+            or self.interrupted
+        )  # fmt: skip
+
+    @property
     def is_incomplete(self) -> bool:
         """Whether something was left out that could be mended, or come back."""
         return bool(self.unreadable or self.unsupported or self.unlisted or self.missing_roots)
