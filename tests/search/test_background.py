@@ -95,6 +95,12 @@ def test_near_misses_in_a_small_library_are_left_open() -> None:
     base = verdict_of_lead(FITS - 0.5, searched=background._FEW - 1)
     assert base.fits is None
     assert "chance" in base.reason
+    assert base.lead == pytest.approx(FITS - 0.5, abs=0.01)
+    worse = verdict_of_lead(-1.0, searched=50)
+    assert (
+        worse.reason
+        == "nothing fits well: texts about other things fit photographs here even better"
+    )
     assert verdict_of_lead(FITS - 0.5, searched=background._FEW).fits is False
     assert verdict_of_lead(FITS - 2.5, searched=background._FEW - 1).fits is False
     assert verdict_of_lead(FITS + 0.01, searched=1).fits is True

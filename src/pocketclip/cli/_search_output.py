@@ -171,6 +171,7 @@ def print_result(shown: Shown, parts: Sequence[Part]) -> None:
             "space_id": database.fact("space_id"),
             "fits": result.fits,
             "reason": result.reason,
+            "lead": result.lead,
             "searched": result.searched,
             "gone": result.gone,
             "removed": dict(result.removed),

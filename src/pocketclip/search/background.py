@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.errors import LibraryError
+from pocketclip.errors import LibraryError, count_of
 from pocketclip.search.database import Database
 from pocketclip.types import Embeddings, Encoder
 
@@ -76,6 +76,8 @@ class Verdict(NamedTuple):
     """None: that cannot be said."""
     reason: str
     """One sentence for people."""
+    lead: float | None = None
+    """Logits by which the best hits are above those of unrelated texts; `FITS` are enough."""
 
 
 NOT_TEXT = Verdict(
@@ -133,17 +135,15 @@ def judge(
     )
     if not math.isfinite(lead):
         return Verdict(None, "the scores are not finite numbers")
-    shown = f"{abs(lead):.1f} {'above' if lead >= 0 else 'below'} that of unrelated texts"
     if lead >= FITS:
-        return Verdict(True, f"the score of the best photographs is {shown} ({FITS} is enough)")
+        reason = "the query fits its best photographs clearly better than unrelated texts fit any"
+        return Verdict(True, reason, lead)
+    nearly = "even better" if lead < 0 else "nearly as well"
+    unrelated = f"texts about other things fit photographs here {nearly}"
     if searched < _FEW and lead >= FITS - _UNSURE:
-        return Verdict(
-            None, f"the score of the best photographs is {shown}, and among {searched} "
-            f"photograph{'s' * (searched != 1)} that may be chance"
-        )  # fmt: skip
-    return Verdict(
-        False, f"nothing fits well: the score of the best photographs is {shown} ({FITS} is needed)"
-    )
+        few = f"among {count_of(searched, 'photograph')} that may be chance"
+        return Verdict(None, f"{unrelated}, and {few}", lead)
+    return Verdict(False, f"nothing fits well: {unrelated}", lead)
 
 
 def lead_over_neutral(

@@ -71,6 +71,9 @@ class SearchResult:
     """Why, in one sentence for people."""
     searched: int
     """The number of photographs that the filters left."""
+    lead: float | None = None
+    """Logits by which the best hits are above those of unrelated texts, see
+    `pocketclip.search.background`; None where that is not judged."""
     gone: int = 0
     """The number of better hits that are left out because their file is not there now."""
     removed: Mapping[str, int] = field(default_factory=dict)

@@ -77,8 +77,8 @@ def search(
             searched=searched,
         )
     return SearchResult(
-        hits=tuple(ranked.hits), fits=verdict.fits, reason=verdict.reason, searched=searched,
-        gone=ranked.gone, below_score=ranked.below_score, away=tuple(away),
+        hits=tuple(ranked.hits), fits=verdict.fits, reason=verdict.reason, lead=verdict.lead,
+        searched=searched, gone=ranked.gone, below_score=ranked.below_score, away=tuple(away),
     )  # fmt: skip
 
 
