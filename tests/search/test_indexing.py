@@ -23,6 +23,7 @@ from pocketclip.search import reading
 from pocketclip.search.filters import Filters
 from pocketclip.search.library import Library
 from pocketclip.search.records import IndexReport
+from pocketclip.search.roots import known_roots
 from tests.bundles import manifest
 from tests.cli.inside import run
 from tests.search.conftest import draw_photo
@@ -101,6 +102,17 @@ def test_another_model_is_refused(indexed, photos, bundle, other_bundle):
         assert manifest(folder)["space_id"] in str(refusal.value)
     assert indexed.database.connection.execute("SELECT * FROM facts").fetchall() == state
     assert counts(indexed.index(model=bundle)) == {"encoded": 1, "unchanged": 6}
+
+
+def test_a_model_that_is_gone_adds_no_root(library, photos, bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "model")
+    library.index([photos], model=tmp_path / "model")
+    shutil.rmtree(tmp_path / "model")
+    draw_photo(tmp_path / "others" / "g.jpg", 8)
+    with Library.open(library.location.file) as again:
+        with pytest.raises(LibraryError, match="cannot be loaded"):
+            again.index([tmp_path / "others"])
+        assert [root.path for root in known_roots(again.database)] == [photos]
 
 
 def test_an_interrupt_within_an_encoding_keeps_its_vector(library, photos, encoder, monkeypatch):

@@ -115,6 +115,17 @@ def test_what_is_gone_is_left_out_and_counted(indexed, photos):
     assert indexed.search("a circle", top=1).gone <= 1, "only better ones count"
 
 
+def test_a_file_that_became_a_link_out_of_its_root_is_left_out(indexed, photos, tmp_path):
+    outside = draw_photo(tmp_path / "outside.jpg", 50)
+    (photos / "b.jpg").unlink()
+    (photos / "b.jpg").symlink_to(outside)
+    (photos / "trip/e.jpg").unlink()
+    (photos / "trip/e.jpg").symlink_to(photos / "a.jpg")
+    found = {str(hit.path.relative_to(photos)): hit for hit in indexed.search("a circle").hits}
+    assert sorted(found) == ["a.jpg", "c.png", "d.webp", "trip/e.jpg", "trip/f.jpg"]
+    assert not found["trip/e.jpg"].current
+
+
 def test_a_root_that_is_away_is_said(indexed, photos, encoder, tmp_path):
     other = tmp_path / "other"
     draw_photo(other / "x.jpg", 20)

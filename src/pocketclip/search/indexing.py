@@ -94,7 +94,8 @@ def run(
     """
     report = IndexReport()
     with database.writing() as connection:
-        _check_model(database, model, rebuild=rebuild)
+        is_new = any(resolve_root(database, root).root_id is None for root in roots)
+        _check_model(database, model, load=rebuild or is_new, rebuild=rebuild)
         parts = _register(database, roots, exclude)
         _set_up(database, model, rebuild=rebuild)
         reporter.stage("listing the files")
@@ -124,10 +125,11 @@ def run(
     return report
 
 
-def _check_model(database: Database, model: Model, *, rebuild: bool) -> None:
+def _check_model(database: Database, model: Model, *, load: bool, rebuild: bool) -> None:
     """Refuse a model of another embedding space before anything is written."""
-    if rebuild and callable(model.encoder):
-        model.load(database)  # a model that is gone must not leave a library without vectors
+    if load and callable(model.encoder):
+        # A model that is gone must not leave a library without vectors, or with a root in vain.
+        model.load(database)
     if not rebuild and not callable(model.encoder):
         check_space(database, model.encoder)
 

@@ -58,6 +58,7 @@ class _File:
     """A file of a content, as it was indexed."""
 
     id: int
+    root: bytes
     path: bytes
     size: int
     mtime_ns: int
@@ -66,7 +67,12 @@ class _File:
     def check(self) -> bool:
         """Return whether it is there; note whether it is as it was."""
         try:
-            now = os.stat(self.path)  # noqa: PTH116 - of bytes
+            now = os.lstat(self.path)
+            if stat.S_ISLNK(now.st_mode):
+                inside = os.path.join(os.path.realpath(self.root), b"")  # noqa: PTH118 - bytes
+                if not os.path.realpath(self.path).startswith(inside):
+                    return False  # links out of the root are not followed
+                now = os.stat(self.path)  # noqa: PTH116 - of bytes
         except (OSError, ValueError):
             return False
         known = self.size, self.mtime_ns
@@ -172,7 +178,8 @@ def _files_of(
                 chunk,
             ).fetchall()
             for content, row, root, path, size, mtime_ns in rows:
-                file = _File(row, root.rstrip(b"/") + b"/" + path, size, mtime_ns)
+                root = root.rstrip(b"/") + b"/"
+                file = _File(row, root, root + path, size, mtime_ns)
                 files.setdefault(content, []).append(file)
         # The only file of a content that the filters left is accepted.
         several = [content for content, own in files.items() if len(own) > 1] if made else []
