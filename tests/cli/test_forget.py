@@ -22,17 +22,18 @@ def indexed(photos, encoder, bundle):
 def test_what_is_forgotten_is_printed(indexed):
     done = run("forget", "a.jpg", "trip", "--dry-run", cwd=indexed)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (
-        0, "would forget 3 files, 3 contents, 3 embeddings"
+        0, "would forget 3 files, 3 different photographs, 3 embeddings"
     )  # fmt: skip
     assert done.stderr == ""
     done = run("forget", "a.jpg", "trip", cwd=indexed)
     assert done.stdout.splitlines() == [
         f"{indexed}/a.jpg", f"{indexed}/trip/e.jpg", f"{indexed}/trip/f.jpg",
-        "forgot 3 files, 3 contents, 3 embeddings",
+        "forgot 3 files, 3 different photographs, 3 embeddings",
     ]  # fmt: skip
     assert "3 of these are still in a root: the next `pocketclip index`" in done.stderr
     (indexed / "b.jpg").unlink()
-    assert run("forget", "--absent").stdout == "forgot 0 files, 0 contents, 0 embeddings\n"
+    done = run("forget", "--absent")
+    assert done.stdout == "forgot 0 files, 0 different photographs, 0 embeddings\n"
     done = run("forget", "--root", indexed, "--json")
     found = json.loads(done.stdout)
     assert found["roots"] == [str(indexed)]

@@ -25,7 +25,7 @@ def test_a_damaged_library_is_found_and_mended():
     file = locate().file
     done = run("index", "--check")
     assert done.returncode == 0
-    assert done.stdout == f"{file}: 1 root, 6 files, 6 contents, 6 embeddings: sound\n"
+    assert done.stdout == f"{file}: 1 root, 6 files, 6 different photographs, 6 embeddings: sound\n"
     assert run("index", "--repair").stdout == "the library is sound\n"
     whole = file.read_bytes()
     file.write_bytes(bytes(100) + whole[100:])
@@ -37,7 +37,10 @@ def test_a_damaged_library_is_found_and_mended():
         assert "--repair" in done.stderr, command
     done = run("index", "--repair")
     assert done.returncode == 0, done.stderr
-    assert "saved 6 files, 6 contents and 6 embeddings (0 lost, 0 unusable)" in done.stdout
+    assert (
+        "saved 6 files, 6 different photographs and 6 embeddings (0 lost, 0 unusable)"
+        in done.stdout
+    )
     assert f"the damaged file is kept: {file}.damaged\n" in done.stdout
     assert done.stdout.endswith("now run `pocketclip index` to read what is missing\n")
     assert json.loads(run("index", "--check", "--json").stdout)["sound"]

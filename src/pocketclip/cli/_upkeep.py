@@ -23,7 +23,7 @@ def check(library: str | None, *, json: bool = False) -> None:
         unused = f" ({report.unused} that no file has)" if report.unused else ""
         say(
             f"{file}: {count_of(report.roots, 'root')}, {count_of(report.files, 'file')}, "
-            f"{count_of(report.contents, 'content')}{unused}, "
+            f"{count_of(report.contents, 'different photograph')}{unused}, "
             f"{count_of(report.vectors, 'embedding')}: "
             f"{'sound' if report.is_sound else count_of(len(report.problems), 'problem')}"
         )
@@ -53,8 +53,9 @@ def repair(library: str | None, *, json: bool = False) -> None:
                 else f"{report.lost_vectors} lost"
             )
             say(
-                f"saved {count_of(report.files, 'file')}, {count_of(report.contents, 'content')} "
-                f"and {count_of(report.vectors, 'embedding')} ({lost}, {report.dropped_vectors} "
+                f"saved {count_of(report.files, 'file')}, "
+                f"{count_of(report.contents, 'different photograph')} and "
+                f"{count_of(report.vectors, 'embedding')} ({lost}, {report.dropped_vectors} "
                 f"unusable); {count_of(report.damaged_pages, 'page')} could not be read"
             )
         elif report.source == "backup":

@@ -93,7 +93,7 @@ def _show(report: ForgetReport) -> None:
     for path in report.roots:
         say(f"{path} is not indexed any more")
     verb = "would forget" if report.dry_run else "forgot"
-    contents = count_of(report.contents, "content")
+    contents = count_of(report.contents, "different photograph")
     if report.unused:
         contents += f" ({report.unused} that no file had any more)"
     say(
