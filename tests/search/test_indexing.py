@@ -19,7 +19,7 @@ import pocketclip
 from pocketclip.errors import EmbeddingError, LibraryError, PocketclipError
 from pocketclip.infer.encoder import Encoder, load
 from pocketclip.progress import ProgressReporter
-from pocketclip.search import reading
+from pocketclip.search import indexing, reading
 from pocketclip.search.filters import Filters
 from pocketclip.search.library import Library
 from pocketclip.search.records import IndexReport
@@ -293,6 +293,22 @@ def test_a_killed_run_loses_one_batch(tmp_path, photos, bundle, encoder):
     with Library.open(tmp_path / "undisturbed.sqlite", create=True) as library:
         library.index([photos], encoder=encoder)
         assert vectors(library) == found
+
+
+def test_what_waits_for_a_vector_is_found_by_an_index(indexed):
+    """Without going through all files, which a rebuild of a million would do 200 times."""
+    database = indexed.database
+    [root] = known_roots(database)
+    where, values = indexing._unencoded([indexing._Part(root.id, b"", root.path)])
+    with database.reading() as connection:
+        plan = connection.execute(
+            f"EXPLAIN QUERY PLAN SELECT c.id, f.id {where} AND c.id > ? ORDER BY c.id, f.id",
+            (*values, 0),
+        ).fetchall()
+    steps = [step for *_, step in plan]
+    assert "contents_pending" in steps[0]
+    assert "files_content" in steps[1]
+    assert len(steps) == 2, "sorted already"
 
 
 def test_rebuild_keeps_files_and_goes_on_after_an_interruption(

@@ -158,7 +158,7 @@ def _root_status(connection: sqlite3.Connection, listing: Listing, changes: Chan
     )
     exclude = _one(connection, "SELECT exclude FROM roots WHERE id = ?", [changes.root_id])
     undecodable = connection.execute(
-        "SELECT f.path, c.error FROM contents c JOIN files f ON f.content = c.id "
+        "SELECT f.path, c.error FROM contents c CROSS JOIN files f ON f.content = c.id "
         f"WHERE c.error IS NOT NULL AND f.error IS NULL AND f.absent = {PRESENT} AND {scope}",
         values,
     ).fetchall()
@@ -222,10 +222,10 @@ def _status(
     indexed, different = connection.execute(
         f"SELECT COUNT(content), COUNT(DISTINCT content) FROM files WHERE absent = {PRESENT}"
     ).fetchone()
-    # Those that cannot be decoded are few, and in an index.
+    # Those that cannot be decoded are few, and in an index: a cross join begins with them.
     bad_files, bad = connection.execute(
-        "SELECT COUNT(*), COUNT(DISTINCT c.id) FROM contents c JOIN files f ON f.content = c.id "
-        f"WHERE c.error IS NOT NULL AND f.absent = {PRESENT}"
+        "SELECT COUNT(*), COUNT(DISTINCT c.id) FROM contents c "
+        f"CROSS JOIN files f ON f.content = c.id WHERE c.error IS NOT NULL AND f.absent = {PRESENT}"
     ).fetchone()
     waiting = _one(
         connection,
