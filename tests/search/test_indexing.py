@@ -22,8 +22,10 @@ from pocketclip.progress import ProgressReporter
 from pocketclip.search import indexing, reading
 from pocketclip.search.filters import Filters
 from pocketclip.search.library import Library
+from pocketclip.search.query import make_parts
 from pocketclip.search.records import IndexReport
 from pocketclip.search.roots import known_roots
+from pocketclip.search.searching import search
 from tests.bundles import manifest
 from tests.cli.inside import run
 from tests.search.conftest import draw_photo
@@ -335,6 +337,33 @@ def test_rebuild_keeps_files_and_goes_on_after_an_interruption(
     np.testing.assert_array_equal(np.frombuffer(after["trip/e.jpg"], "<f2"), expected)
     (tmp_path / "away.jpg").rename(photos / "a.jpg")
     assert counts(indexed.index()) == {"encoded": 1, "returned": 1, "unchanged": 6}
+
+
+def test_a_search_during_a_rebuild_says_what_is_missing(indexed, encoder):
+    def give_up(count):
+        with indexed.database.writing(), indexed.database.transaction() as connection:
+            connection.execute("UPDATE contents SET vector = NULL WHERE id <= ?", (count,))
+
+    assert indexed.search("a circle", encoder=encoder).unencoded == 0
+    give_up(2)
+    result = indexed.search("a circle", encoder=encoder)
+    assert (len(result.hits), result.unencoded) == (4, 2)
+    give_up(6)
+    with pytest.raises(LibraryError, match="is encoded yet: run `pocketclip index`"):
+        indexed.search("a circle", encoder=encoder)
+
+
+def test_a_model_that_another_process_changes_during_a_search(indexed, encoder):
+    def matrix():
+        with indexed.database.writing(), indexed.database.transaction():
+            indexed.database.set_fact("space_id", "space-of-another-model")
+        return indexed.matrix()
+
+    with pytest.raises(LibraryError, match="space-of-another-model"):
+        search(
+            indexed.database, make_parts("a circle"), Filters(), encoder=encoder, matrix=matrix,
+            top=5,
+        )  # fmt: skip
 
 
 def test_a_rebuild_takes_another_file_where_the_first_changed(indexed, photos):

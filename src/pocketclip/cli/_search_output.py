@@ -70,6 +70,11 @@ class Shown:
                 "now: `pocketclip index` looks for it"
             )
         said += [f"{path} is not there now: its photographs are left out" for path in result.away]
+        if result.unencoded:
+            said.append(
+                f"{count_of(result.unencoded, 'photograph')} of the library not searched, as not "
+                "encoded yet: run `pocketclip index`, or wait for the one that runs"
+            )
         return said
 
 
@@ -175,6 +180,7 @@ def print_result(shown: Shown, parts: Sequence[Part]) -> None:
             "searched": result.searched,
             "gone": result.gone,
             "removed": dict(result.removed),
+            "unencoded": result.unencoded,
             "away": [name_text(path) for path in result.away],
             "hits": [_hit_facts(hit) for hit in result.hits],
         }

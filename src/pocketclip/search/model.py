@@ -84,6 +84,16 @@ def load_recorded(database: Database, *, offline: bool = True, **options: Any) -
     return encoder
 
 
+def count_unencoded(database: Database) -> int:
+    """Return how many photographs that are there have no embedding, though nothing is wrong."""
+    with database.reading() as connection:
+        row = connection.execute(
+            "SELECT COUNT(*) FROM contents c WHERE c.vector IS NULL AND c.error IS NULL "
+            "AND EXISTS (SELECT 1 FROM files f WHERE f.content = c.id AND f.absent = 0)"
+        ).fetchone()
+    return int(row[0])
+
+
 def check_not_empty(database: Database) -> None:
     """Refuse to search in a library without a photograph, whose model would be loaded for nothing.
 
@@ -91,6 +101,11 @@ def check_not_empty(database: Database) -> None:
         LibraryError: it has none.
     """
     if not database.fact("vectors"):
+        if count_unencoded(database):
+            raise LibraryError(
+                f"no photograph of the library {database.location.name} is encoded yet: run "
+                "`pocketclip index`, or wait for the one that runs"
+            )
         raise LibraryError(
             f"the library {database.location.name} holds no photographs yet: add some with "
             "`pocketclip index FOLDER`"

@@ -82,6 +82,9 @@ class SearchResult:
     """Whether the least score left hits out."""
     away: tuple[Path, ...] = ()
     """Roots that are not there now, whose photographs are left out."""
+    unencoded: int = 0
+    """Photographs of the library that have no embedding yet, so are not searched: `--rebuild` was
+    interrupted, or goes on."""
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from pocketclip.search import background
 from pocketclip.search import filters as filtering
 from pocketclip.search.database import Database
 from pocketclip.search.filters import Condition, Filters, Present
+from pocketclip.search.model import check_space, count_unencoded
 from pocketclip.search.query import Part, combine, embed_parts
 from pocketclip.search.ranking import rank
 from pocketclip.search.records import SearchResult
@@ -51,6 +52,7 @@ def search(
     made = filtering.conditions(database, filters)
     away, there = roots_away(database)
     opened = matrix()
+    check_space(database, encoder)  # now: another process may have changed the model meanwhile
     if made or there:
         allowed = filtering.allowed_by(database, [*made, *there], opened.ids)
     else:
@@ -79,6 +81,7 @@ def search(
     return SearchResult(
         hits=tuple(ranked.hits), fits=verdict.fits, reason=verdict.reason, lead=verdict.lead,
         searched=searched, gone=ranked.gone, below_score=ranked.below_score, away=tuple(away),
+        unencoded=count_unencoded(database),
     )  # fmt: skip
 
 
