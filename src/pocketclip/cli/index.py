@@ -111,7 +111,7 @@ def index(
     """Bring a library up to date with folders of photographs, for `pocketclip search`.
 
     Only what is new is encoded: moved, renamed and copied files are recognised by their bytes, and
-    files of the same size and time are not even read. Every 64 photographs or 5 seconds are
+    files of the same size and time are not even read. Every 32 photographs or 5 seconds are
     committed. Ctrl-C loses nothing; run it again to go on. Nothing is ever deleted: a file that is
     gone is kept as absent until `pocketclip forget`.
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 BYTES_AHEAD = 1 << 28
 """Limit on the bytes that are read ahead; one larger photograph still passes, alone."""
-FILES_AHEAD = 96
+FILES_AHEAD = 32
 """Limit on the number of files that are read ahead."""
 _REDUCED = 4
 """A JPEG may be decoded at a fraction of its size, down to this many times the tower's input: a

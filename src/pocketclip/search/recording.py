@@ -23,8 +23,9 @@ from pocketclip.search.scan import READ_AGAIN
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
 
-PHOTOGRAPHS, FILES, SECONDS = 64, 2048, 5.0
-"""A batch is written when it has so many new photographs or files, or is that old."""
+PHOTOGRAPHS, FILES, SECONDS = 32, 2048, 5.0
+"""A batch is written when it has so many new photographs or files, or is that old. A process that
+is killed loses at most these photographs, and those encoded ahead (`reading.FILES_AHEAD`)."""
 NEEDS_EXTRA = "%need pillow-heif%"
 """SQL pattern of the error of a format that needs an extra; see `images`."""
 _MOVES = 200  # absent copies of a photograph among which the moved one is looked for
