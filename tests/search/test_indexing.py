@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import pocketclip
-from pocketclip.errors import EmbeddingError, LibraryError, PocketclipError
+from pocketclip.errors import EmbeddingError, LibraryError, PocketclipError, QueryError
 from pocketclip.infer.encoder import Encoder, load
 from pocketclip.progress import ProgressReporter
 from pocketclip.search import indexing, reading
@@ -179,6 +179,19 @@ def test_unreadable_files_are_not_tried_again(library, photos, encoder):
     assert counts(report) == {
         "encoded": 1, "changed": 1, "unchanged": 6, "known_unreadable": 3
     }  # fmt: skip
+
+
+def test_a_single_path_is_not_taken_apart(library, photos, encoder):
+    """Its first character is the root of the file system."""
+    report = library.index(str(photos), encoder=encoder, exclude="*.png")
+    assert counts(report) == {"encoded": 5}
+    assert [root.path for root in library.status(photos).roots] == [photos]
+    found = library.search("a", like=str(photos / "a.jpg"), filters=Filters(folders="trip"))
+    assert len(found.hits) == 2
+    assert library.duplicates(kinds=["exact"], folders=str(photos / "trip")).searched == 2
+    assert len(library.forget(str(photos / "trip"), dry_run=True).files) == 2
+    with pytest.raises(QueryError, match="a query is a text"):
+        library.search(["a circle"])
 
 
 def test_times_that_sqlite_has_no_number_for(library, photos, encoder):

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import QueryError
+from pocketclip.search.arguments import listed
 from pocketclip.search.database import Database
 from pocketclip.search.folders import folder_condition
 from pocketclip.search.walk import stored_time
@@ -41,7 +42,7 @@ _OF_FILES = "FROM files f WHERE f.absent = 0 AND f.content IS NOT NULL"
 class Filters:
     """What a photograph must be to be searched for; by default anything."""
 
-    folders: Sequence[str | os.PathLike[str]] = ()
+    folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = ()
     """It is in one of these, at any depth: paths, or paths below a root of the library."""
     since: Moment | None = None
     """The first moment: `2024`, `2024-05`, `2024-05-01`, `2024-05-01T14:30`, or a date."""
@@ -72,7 +73,7 @@ def conditions(database: Database, filters: Filters) -> list[Condition]:
     """
     made = []
     if filters.folders:
-        made.append(Condition("in", *folder_condition(database, filters.folders)))
+        made.append(Condition("in", *folder_condition(database, listed(filters.folders))))
     since = None if filters.since is None else span_of(filters.since)[0]
     until = None if filters.until is None else span_of(filters.until)[1]
     if since is not None and until is not None and since >= until:

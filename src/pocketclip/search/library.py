@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketclip.errors import LibraryError, QueryError
 from pocketclip.progress import ProgressReporter, as_reporter
+from pocketclip.search.arguments import listed
 from pocketclip.search.database import Database
 from pocketclip.search.location import Location, is_unused, locate, refuse_network
 from pocketclip.search.model import (
@@ -104,11 +105,11 @@ class Library:
 
     def index(
         self,
-        roots: Sequence[str | os.PathLike[str]] = (),
+        roots: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         *,
         model: str | os.PathLike[str] | None = None,
         encoder: Encoder | Callable[[], Encoder] | None = None,
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         retry: bool = False,
         rebuild: bool = False,
         exact: bool = False,
@@ -149,6 +150,7 @@ class Library:
         from pocketclip.search.background import store_neutral
         from pocketclip.search.matrix import prepare_matrix
 
+        roots, exclude = listed(roots), listed(exclude)
         begun = time.monotonic()
         if not (roots or self._has_roots()):
             raise LibraryError(
@@ -174,7 +176,7 @@ class Library:
 
     def watch(
         self,
-        roots: Sequence[str | os.PathLike[str]] = (),
+        roots: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         *,
         on_report: Callable[[IndexReport], object] = lambda _report: None,
         reporter: ProgressReporter | Callable[[str], None] | None = None,
@@ -218,7 +220,7 @@ class Library:
         if report.interrupted:
             raise KeyboardInterrupt
         database = self.database
-        given = [Path(os.path.realpath(Path(root).expanduser())) for root in roots]
+        given = [Path(os.path.realpath(Path(root).expanduser())) for root in listed(roots)]
         watch(
             given or [root.path for root in known_roots(database)],
             run,
@@ -238,7 +240,7 @@ class Library:
         """
         from pocketclip.search.status import read_status
 
-        return read_status(self.database, roots)
+        return read_status(self.database, listed(roots))
 
     def _has_roots(self) -> bool:
         from pocketclip.search.roots import known_roots
@@ -302,8 +304,8 @@ class Library:
         query: str | Sequence[Part] | None = None,
         *,
         image: ImageSource | None = None,
-        like: Iterable[ImageSource] = (),
-        unlike: Iterable[ImageSource] = (),
+        like: str | os.PathLike[str] | Iterable[ImageSource] = (),
+        unlike: str | os.PathLike[str] | Iterable[ImageSource] = (),
         literal: bool = False,
         filters: Filters | None = None,
         top: int = 20,
@@ -354,7 +356,7 @@ class Library:
         *,
         kinds: Sequence[Kind] = ("exact", "near", "burst"),
         limits: DuplicateLimits | None = None,
-        folders: Sequence[str | os.PathLike[str]] = (),
+        folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         reporter: ProgressReporter | Callable[[str], None] | None = None,
     ) -> DuplicateReport:
         """Return exact duplicates, near duplicates and bursts; nothing is changed.
@@ -374,15 +376,16 @@ class Library:
         from pocketclip.search.similar import DEFAULT_LIMITS
 
         return find_duplicates(
-            self.database, kinds=kinds, limits=limits or DEFAULT_LIMITS, folders=folders,
+            self.database, kinds=kinds, limits=limits or DEFAULT_LIMITS,
+            folders=listed(folders),
             matrix=self.matrix() if {"near", "burst"} & set(kinds) else None, reporter=reporter,
         )  # fmt: skip
 
     def forget(
         self,
-        paths: Iterable[str | os.PathLike[str]] = (),
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         *,
-        roots: Iterable[str | os.PathLike[str]] = (),
+        roots: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         absent: bool = False,
         unreadable: bool = False,
         unused: bool = False,
@@ -396,7 +399,7 @@ class Library:
         from pocketclip.search.forget import forget
 
         return forget(
-            self.database, paths, roots=roots, absent=absent, unreadable=unreadable,
+            self.database, listed(paths), roots=listed(roots), absent=absent, unreadable=unreadable,
             unused=unused, dry_run=dry_run,
         )  # fmt: skip
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from pocketclip.errors import QueryError
 from pocketclip.formats.escaping import argument_text
+from pocketclip.search.arguments import listed
 from pocketclip.storage.photos import is_photograph
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ def make_parts(
     query: str | Sequence[Part] | None = None,
     *,
     image: ImageSource | None = None,
-    like: Iterable[ImageSource] = (),
-    unlike: Iterable[ImageSource] = (),
+    like: str | os.PathLike[str] | Iterable[ImageSource] = (),
+    unlike: str | os.PathLike[str] | Iterable[ImageSource] = (),
     literal: bool = False,
 ) -> list[Part]:
     """Return the parts of a query and of photographs beside it.
@@ -127,8 +128,10 @@ def make_parts(
         parts = [text_part(query)] if literal else parse_query(query)
     else:
         parts = [*(query or ())]
-    parts += [Part(1.0, photo=one) for one in [image, *like] if one is not None]
-    parts += [Part(-1.0, photo=one) for one in unlike]
+        if not all(isinstance(part, Part) for part in parts):
+            raise QueryError("a query is a text, or a list of pocketclip.search.query.Part")
+    parts += [Part(1.0, photo=one) for one in [image, *listed(like)] if one is not None]
+    parts += [Part(-1.0, photo=one) for one in listed(unlike)]
     if not parts:
         raise QueryError("there is nothing to search for: give a text or a photograph")
     for part in parts:
