@@ -78,6 +78,11 @@ def test_a_photograph_of_the_library_is_not_encoded(indexed, photos, encoder, mo
     assert encoded == [[photos / "new.jpg"]]
 
 
+def test_no_score_is_above_one(indexed, photos):
+    for photo in photos.glob("*.*"):
+        assert 0.999 < indexed.search(image=photo).hits[0].score <= 1
+
+
 def test_parts_can_be_given(indexed):
     parts = [Part(2, "a red circle"), Part(-1, "a square")]
     assert indexed.search(parts) == indexed.search("2:a red circle - a square")

@@ -239,8 +239,9 @@ def _hit(one: _Candidate, about: tuple[Any, ...]) -> Hit:
     digest, *facts = about
     read = PhotoFacts(*facts)
     date, date_from = _date(read, one.main)
+    score = min(1.0, max(-1.0, one.score))  # stored vectors are rounded: 1.00003
     return Hit(
-        path=_path(one.main), score=one.score, content=one.content, digest=digest, facts=read,
+        path=_path(one.main), score=score, content=one.content, digest=digest, facts=read,
         size=one.main.size, date=date, date_from=date_from, current=one.main.current,
         copies=tuple(map(_path, one.copies)),
     )  # fmt: skip
