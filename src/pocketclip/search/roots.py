@@ -98,7 +98,7 @@ def resolve_root(database: Database, path: str | os.PathLike[str]) -> Target:
         for other in inner
         # A drive that is away stays a root of its own: as a part of another root that is listed
         # whole, all its files would be absent.
-        if _has_entries(other.path)
+        if has_entries(other.path)
         and left_out(root.path, Rules(root.exclude), _relative(root.path, other.path) or b"")
         is None
     ]
@@ -140,12 +140,12 @@ def place_of(roots: Sequence[Root], real: Path) -> tuple[Root, bytes] | None:
     by_path = {root.path: root for root in roots}
     if real in by_path:
         return by_path[real], b""
-    identities = {_identity(root.path): root for root in roots}
+    identities = {identity_of(root.path): root for root in roots}
     below: list[str] = []
     for folder in (real, *real.parents):
         # By identity too: file systems may not tell capital letters, and a folder may be mounted
         # at two places.
-        identity = _identity(folder)
+        identity = identity_of(folder)
         root = by_path.get(folder) or (identities.get(identity) if identity else None)
         if root is not None:
             return root, os.fsencode("/".join(_spelled(root.path, below[::-1])))
@@ -189,7 +189,8 @@ def _spelled(root: Path, parts: Sequence[str]) -> Iterator[str]:
         yield name
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def identity_of(folder: Path) -> tuple[int, int] | None:
+    """Return the device and inode of a folder; None if it is not there."""
     try:
         state = folder.stat()
     except OSError:
@@ -206,7 +207,8 @@ def _relative(outer: Path, inner: Path) -> bytes | None:
     return os.fsencode(text[len(before) :]) if text.startswith(before) else None
 
 
-def _has_entries(folder: Path) -> bool:
+def has_entries(folder: Path | bytes) -> bool:
+    """Return whether a folder is there and not empty."""
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None

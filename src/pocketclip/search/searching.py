@@ -26,6 +26,7 @@ from pocketclip.search.model import check_space, count_unencoded
 from pocketclip.search.query import Part, combine, embed_parts
 from pocketclip.search.ranking import rank
 from pocketclip.search.records import SearchResult
+from pocketclip.search.roots import has_entries
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
@@ -126,7 +127,7 @@ def roots_away(database: Database) -> tuple[list[Path], list[Condition]]:
         away = [
             (root, path)
             for root, path in roots
-            if not _has_entries(path)
+            if not has_entries(path)
             and connection.execute(
                 "SELECT 1 FROM files WHERE root = ? AND absent = 0 LIMIT 1", (root,)
             ).fetchone()
@@ -136,14 +137,6 @@ def roots_away(database: Database) -> tuple[list[Path], list[Condition]]:
     sql = f"f.root NOT IN ({', '.join('?' * len(away))})"
     condition = Condition("away", sql, tuple(root for root, _ in away))
     return [Path(os.fsdecode(path)) for _, path in away], [condition]
-
-
-def _has_entries(folder: bytes) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return next(entries, None) is not None
-    except OSError:
-        return False
 
 
 def _nothing_left(

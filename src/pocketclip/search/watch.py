@@ -23,7 +23,7 @@ from typing import TypeAlias
 from pocketclip.errors import LibraryError, how_to_install, one_line
 from pocketclip.search.database import Database
 from pocketclip.search.file_systems import network_of
-from pocketclip.search.roots import resolve_root, rules_of
+from pocketclip.search.roots import identity_of, resolve_root, rules_of
 from pocketclip.search.rules import IGNORE_FILE, NO_MEDIA
 from pocketclip.search.walk import left_out
 from pocketclip.storage.photos import is_hidden, is_photograph
@@ -113,7 +113,7 @@ class _Watch:
         self.stop, self.times = stop, times
         self.listed: set[Path] = set()  # roots of which no changes are reported
         self.pending: set[Path] = set()
-        self.identities = {root: _identity(root) for root in roots}
+        self.identities = {root: identity_of(root) for root in roots}
         self.not_before = 0.0
         self.next_listing = time.monotonic() + times.listing
         self.next_all = time.monotonic() + times.all
@@ -185,7 +185,7 @@ class _Watch:
                 yield {path for _, path in changes}
             return
         except OSError as error:
-            if any(_identity(root) != self.identities[root] for root in roots):
+            if any(identity_of(root) != self.identities[root] for root in roots):
                 yield set()  # one vanished
                 return
             problem = one_line(error)  # such as more folders than the system watches
@@ -216,7 +216,7 @@ class _Watch:
         """Add the roots that came back, or are another folder now; return whether any changed."""
         changed = False
         for root, before in self.identities.items():
-            now = _identity(root)
+            now = identity_of(root)
             if now == before:
                 continue
             changed = True
@@ -307,11 +307,3 @@ def _outermost(folders: Iterable[Path]) -> list[Path]:
         if not kept or not folder.is_relative_to(kept[-1]):
             kept.append(folder)
     return kept
-
-
-def _identity(root: Path) -> tuple[int, int] | None:
-    try:
-        state = root.stat()
-    except OSError:
-        return None
-    return state.st_dev, state.st_ino
