@@ -1,7 +1,8 @@
 """Drives the real command line through faults: kills, full disks, drives that come and go.
 
-    place = Place(tmp_path, bundle, server)
-    place.run("index", place.photos)
+    with Servers() as servers:
+        place = Place(tmp_path, bundle, servers)
+        place.run("index", place.photos)
 
 Commands run in processes forked from one that has loaded what takes long, so that a hundred of
 them cost little. Every photograph that goes through an image tower is counted, also in processes
@@ -32,16 +33,26 @@ BATCH = 64
 """The most photographs whose encoding one SIGKILL may lose."""
 
 SERVER = """
-import atexit, ctypes, json, os, resource, sys, threading, time, traceback
+import atexit, contextlib, ctypes, json, os, resource, sys, threading, time, traceback
 
 import numpy, onnxruntime, PIL.Image
-from pocketclip.cli.main import main
+from pocketclip.cli.main import build, main
 from pocketclip.infer import encoder
 from pocketclip.infer.backends import BundleBackend
 from pocketclip import images, preprocess
 import pocketclip.search.library
 
-counted = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+# What these commands load when they run.
+for verb in ("index", "search"):
+    build(verb)
+import email.utils
+import pocketclip.cli._index_output, pocketclip.cli._inputs, pocketclip.cli._search_output
+import pocketclip.cli._upkeep
+with contextlib.suppress(ImportError):
+    import typer._adapters  # of some versions, which load Pydantic
+with contextlib.suppress(ImportError):
+    import pydantic.type_adapter
+PIL.Image.preinit()
 image = BundleBackend.image
 
 
@@ -53,7 +64,7 @@ def counting(self, pixels):
 
 
 BundleBackend.image = counting
-pause = 0
+counted = pause = 0
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
@@ -64,6 +75,9 @@ for line in sys.stdin:
         errors = os.open(order["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(told, 1)
         os.dup2(errors, 2)
+        os.chdir(order["folder"])
+        os.environ["POCKETCLIP_DATA"] = os.path.join(order["folder"], "data")
+        counted = os.open(order["counter"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         pause = order["pause"]
         if order["file_limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"],) * 2)
@@ -158,40 +172,26 @@ class Process:
         return Ended(code, out, err)
 
 
-class Place:
-    """A folder of photographs and a library in `folder`, and the commands on them.
+class Servers:
+    """Processes that have loaded what takes long; each runs one command at a time."""
 
-    Args:
-        folder: an empty folder.
-        bundle: the model.
-    """
-
-    def __init__(self, folder: Path, bundle: Path) -> None:
-        self.folder = folder
-        self.bundle = bundle
-        self.photos = folder / "photos"
-        self.file = folder / "library" / "photos.sqlite"
-        self.counter = folder / "encodings"
-        self._orders = 0
-        self._servers = contextlib.ExitStack()
+    def __init__(self) -> None:
+        self._running = contextlib.ExitStack()
         self._free: list[subprocess.Popen[str]] = []
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> Servers:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._servers.close()
+        self._running.close()
 
-    def _server(self) -> subprocess.Popen[str]:
-        """Return a server that runs nothing now; each runs one command at a time."""
+    def take(self) -> subprocess.Popen[str]:
+        """Return a server that runs nothing now."""
         if self._free:
             return self._free.pop()
         server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(self.counter)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=self.folder,
-            env={
-                **os.environ, "OMP_NUM_THREADS": "1", "POCKETCLIP_DATA": str(self.folder / "data"),
-            },
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
         def end() -> None:
@@ -201,8 +201,31 @@ class Place:
             server.wait(LONGEST)
             server.stdout.close()
 
-        self._servers.callback(end)
+        self._running.callback(end)
         return server
+
+    def give_back(self, server: subprocess.Popen[str]) -> None:
+        """Let another command run on a server whose command has ended."""
+        self._free.append(server)
+
+
+class Place:
+    """A folder of photographs and a library in `folder`, and the commands on them.
+
+    Args:
+        folder: an empty folder.
+        bundle: the model.
+        servers: what runs the commands.
+    """
+
+    def __init__(self, folder: Path, bundle: Path, servers: Servers) -> None:
+        self.folder = folder
+        self.bundle = bundle
+        self.photos = folder / "photos"
+        self.file = folder / "library" / "photos.sqlite"
+        self.counter = folder / "encodings"
+        self._orders = 0
+        self._servers = servers
 
     def start(
         self,
@@ -232,8 +255,10 @@ class Place:
         given = [word if isinstance(word, bytes) else os.fsencode(str(word)) for word in words]
         self._orders += 1
         return Process(
-            self._server(),
+            self._servers.take(),
             {
+                "folder": str(self.folder),
+                "counter": str(self.counter),
                 "words": [word.hex() for word in [verb.encode(), *map(os.fsencode, told), *given]],
                 "out": str(self.folder / f"out{self._orders}"),
                 "err": str(self.folder / f"err{self._orders}"),
@@ -247,7 +272,7 @@ class Place:
     def wait(self, process: Process) -> Ended:
         """Wait for a process, and use its server again."""
         ended = process.wait()
-        self._free.append(process._server)
+        self._servers.give_back(process._server)
         return ended
 
     def run(self, verb: str, *words: Any, codes: tuple[int, ...] = (0,), **options: Any) -> Ended:

@@ -23,16 +23,21 @@ from PIL import Image
 from pocketclip.errors import LibraryError
 from pocketclip.search.database import Database
 from pocketclip.search.location import locate
-from tests.search.faults import BATCH, Place, until
+from tests.search.faults import BATCH, Place, Servers, until
 
 LONG_AGO = 1_700_000_000
 """Seconds: the time of generated files. A file of this moment is read again by the next run."""
 
 
+@pytest.fixture(scope="module")
+def servers():
+    with Servers() as running:
+        yield running
+
+
 @pytest.fixture
-def place(tmp_path, bundle):
-    with Place(tmp_path, bundle) as made:
-        yield made
+def place(tmp_path, bundle, servers):
+    return Place(tmp_path, bundle, servers)
 
 
 def photograph(path, seed, *, when=LONG_AGO):
@@ -312,9 +317,8 @@ def harm(data, kind, rng):
 DAMAGE = ["empty", "foreign", "cut", "longer", "flipped", "many flipped"]
 
 
-@pytest.mark.parametrize("kind", ["cut"])
-def test_a_damaged_matrix_is_made_again(indexed, kind):
-    damaged_matrix(indexed, kind, seeds=1)
+def test_a_damaged_matrix_is_made_again(indexed):
+    damaged_matrix(indexed, "cut", seeds=1)
 
 
 @pytest.mark.slow
@@ -371,9 +375,8 @@ def damaged_database(place, kind, seeds):
             assert len(state) == len(expected)
 
 
-@pytest.mark.parametrize("kind", ["cut"])
-def test_a_damaged_database_is_repaired(indexed, kind):
-    damaged_database(indexed, kind, seeds=1)
+def test_a_damaged_database_is_repaired(indexed):
+    damaged_database(indexed, "cut", seeds=1)
 
 
 @pytest.mark.slow
