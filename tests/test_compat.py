@@ -73,7 +73,8 @@ def test_random_weights_stay_unfused():
 
 
 def test_another_image_size_moves_the_position_embedding_along(tmp_path):
-    model = random_model("vit-b16", seed=0, **{"image.layers": 1, "text.layers": 1})
+    narrow = {"image.width": 64, "image.heads": 2, "text.width": 64, "text.heads": 2}
+    model = random_model("vit-b16", seed=0, **{"image.layers": 1, "text.layers": 1, **narrow})
     checkpoint.save(model, tmp_path / "vit")
     larger, _, preprocess = pocketclip.create_model_and_transforms(
         "vit-b16", pretrained=tmp_path / "vit", image_size=256
@@ -119,10 +120,10 @@ def captioner(tmp_path_factory):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"image_mean": (0.5, 0.5, 0.5)},
         {"gradient_checkpointing": True},
-        {"text": {"drop_path": 0.1}},
+        pytest.param({"text": {"drop_path": 0.1}}, marks=pytest.mark.slow),
         pytest.param(
             {"image": {"drop_path": 0.1}, "gradient_checkpointing": True}, marks=pytest.mark.slow
         ),
