@@ -220,6 +220,7 @@ def test_interrupting_leaves_nothing_half_written(model, tmp_path):
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     while not _reads_in(process.pid, photos):
         assert process.poll() is None
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     # Python may end the process by the signal after all that the command does; a shell shows 130

@@ -62,6 +62,7 @@ def test_the_text_tower(text):
     assert spec.description.input[0].type.multiArrayType.shapeRange.sizeRanges[0].upperBound == 64
 
 
+@pytest.mark.slow
 def test_the_image_tower_in_int8(image):
     path, facts = image
     assert facts["input"] == {"name": "image", "dtype": "image RGB", "shape": [1, 3, 64, 64]}
@@ -108,6 +109,7 @@ def test_fp32_is_judged_by_the_gate_of_fp32(text, monkeypatch):
             coreml._round_trip(tower, broken, precision, rows, wanted)
 
 
+@pytest.mark.slow
 def test_layers_are_kept_until_the_weights_are_good_enough(tmp_path):
     path, facts = _write(tmp_path, "text", "int8", min_cosine=0.99998)
     assert facts["kept"]

@@ -44,6 +44,7 @@ def test_it_computes_what_the_tower_does(text):
     assert facts["kept"] == []
 
 
+@pytest.mark.slow
 def test_layer_norms_keep_their_precision_in_fp16(tmp_path):
     # The runtime's own in half precision is wrong from some 200 channels on; "tiny" has fewer.
     norm, x = torch.nn.LayerNorm(512).eval().requires_grad_(False), torch.randn(1, 4, 512)
@@ -90,6 +91,7 @@ def test_int8_of_the_text_tower(tmp_path, text):
     assert facts["kept"] == []
 
 
+@pytest.mark.slow
 def test_layers_are_kept_until_int8_is_good_enough():
     made = phones.towers()
     tower, example = phones.of(made, "text")

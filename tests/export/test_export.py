@@ -42,7 +42,7 @@ KINDS = [
     ("tiny", "onnx"),
     ("tiny", "openvino"),
     ("mobileclip-b", "onnx"),
-    ("mobileclip-b", "openvino"),
+    pytest.param("mobileclip-b", "openvino", marks=pytest.mark.slow),
 ]
 BACKENDS = [("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino")]
 
@@ -85,7 +85,8 @@ def test_a_bundle_is_whole_and_within_the_gates(exported, name, target):
     ("name", "target", "backend"),
     [
         *[("tiny", *pair) for pair in BACKENDS],
-        *[("mobileclip-b", *pair) for pair in BACKENDS],
+        *[("mobileclip-b", *pair) for pair in BACKENDS[:2]],
+        pytest.param("mobileclip-b", *BACKENDS[2], marks=pytest.mark.slow),
     ],
 )
 def test_it_computes_what_the_model_does(exported, photos, name, target, backend):
@@ -177,8 +178,15 @@ def _openvino_square(config, path):
     return openvino_runner(path, 1)
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("make", [_onnx_square, _openvino_square])
+@pytest.mark.parametrize(
+    ("make", "interpolation"),
+    [
+        (_onnx_square, "bilinear"),
+        (_onnx_square, "bicubic"),
+        pytest.param(_openvino_square, "bilinear", marks=pytest.mark.slow),
+        (_openvino_square, "bicubic"),
+    ],
+)
 def test_the_graph_resizes_and_crops_as_the_evaluation(tmp_path, make, interpolation):
     """Pixel by pixel: hardly one is off, and by no more than three levels."""
     config = zoo.PreprocessConfig(size=64, interpolation=interpolation)

@@ -68,6 +68,7 @@ def test_a_damaged_file_has_a_message(text, tmp_path):
         litert.open_tower(tmp_path / "nothing.tflite")
 
 
+@pytest.mark.slow
 def test_int8_of_the_text_tower(tmp_path, text):
     path, facts = _write(tmp_path, "text", "int8")
     cosine, error = phones.figures(litert.open_tower(path, trusted=True), phones.towers(), "text")

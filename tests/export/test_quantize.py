@@ -195,7 +195,7 @@ def test_the_written_tower_is_as_near_as_reported_and_smaller(exports, tmp_path,
     np.testing.assert_allclose(after(batch), found[:3], atol=1e-5 * np.abs(found).max())
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("target", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_strict_gate_keeps_layers_by_their_module_paths(exports, tmp_path, target):
     folder, calibration, modules = exports
     _, loose = _quantise(folder, target, "image", calibration, tmp_path, min_cosine=0.5)
