@@ -124,6 +124,12 @@ def test_a_folder_that_is_not_in_the_library_is_indexed_first(indexed, tmp_path,
     (tmp_path / "empty").mkdir()
     done = run("search", "a circle", tmp_path / "empty")
     assert (done.returncode, "holds no photographs" in done.stderr) == (2, True)
+    for wrong, reason in ((new / "x.jpg", "is a file: give the folder"), ("", "an empty path")):
+        done = run("search", "a circle", wrong)
+        assert (done.returncode, reason in done.stderr) == (2, True)
+        assert "indexed first" not in done.stderr
+    done = run("search", "a circle", "--in", new / "x.jpg")
+    assert (done.returncode, "is a file: give the folder" in done.stderr) == (2, True)
 
 
 def test_a_folder_of_a_drive_that_is_away(indexed, tmp_path):

@@ -233,6 +233,7 @@ def _open_library(
 ) -> Library:
     """Open the library; a folder that is not in it is indexed first."""
     from pocketclip.search.library import Library
+    from pocketclip.search.roots import check_folder
 
     library = Library.open(name, create=folder is not None)
     if folder is None:
@@ -243,6 +244,7 @@ def _open_library(
         raise QueryError(
             f'there is no folder {folder}; put several words in quotes: "{query} {folder}"'
         )
+    check_folder(folder)
     note(f"{folder} is not in the library {library.location.name} yet: it is indexed first")
     _index(library, folder, model)
     if not _is_known(library, folder):

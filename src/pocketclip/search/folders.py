@@ -113,6 +113,8 @@ def _with_files(database: Database, places: Iterable[Place]) -> list[Place]:
 
 def _unknown(database: Database, text: str) -> str:
     """Return the message, with folders of that name at other places."""
+    if text and os.path.isfile(os.path.expanduser(text)):  # noqa: PTH111, PTH113
+        return f"{text} is a file: give the folder that it is in"
     last = _names(os.fsencode(os.path.normpath(text)))[-1:]
     similar = set[bytes]()
     if last and last[0] not in (b".", b".."):
