@@ -8,12 +8,13 @@ from pocketclip.nn.cpu_optimize import CompiledTower, compile_for_cpu, optimize_
 from pocketclip.nn.reparam import fuse
 from tests.golden_weights import randomise, relative_error
 
+_TEXT = {"text.layers": 1, "text.width": 64, "text.heads": 2, "text.embedding_buckets": 2048}
 CUTS = {
     "tiny": {},
-    "mobileclip-s0": {"image.depths": (1, 2, 1, 1), "text.layers": 1},
+    "mobileclip-s0": {"image.depths": (1, 2, 1, 1), **_TEXT},
     "mobileclip-s3": {"image.depths": (1, 1, 1, 1, 1), "image.widths": (32, 64, 128, 256, 512),
-                      "text.layers": 1},
-    "mobileclip-b": {"image.layers": 2, "text.layers": 2},
+                      **_TEXT},
+    "mobileclip-b": {"image.layers": 2, **_TEXT, "text.layers": 2},
 }  # fmt: skip
 
 

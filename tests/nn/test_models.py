@@ -49,7 +49,7 @@ def test_golden_weights_are_numpys_normal_numbers(shape):
 @pytest.mark.parametrize(
     ("tag", "has_text"),
     # The image tower of five stages; the text tower is of MobileCLIP2-S0's kind.
-    [("openclip.MobileCLIP2-S3", False),
+    [pytest.param("openclip.MobileCLIP2-S3", False, marks=pytest.mark.slow),
      *(pytest.param(tag, True, marks=() if tag in GOLDEN else pytest.mark.slow) for tag in TAGS)],
 )  # fmt: skip
 def test_golden_model(tag, has_text, tmp_path):

@@ -602,6 +602,7 @@ def test_plain_training_on_raw_pairs(tmp_path):
     assert json.loads((run / "run.json").read_text())["samples"] == 10
 
 
+@pytest.mark.slow
 def test_two_processes_by_torchrun_and_one_resumes(shards, tmp_path, caplog):
     whole = recipe(shards, steps=4, **{"model.freeze_batch_norm": False})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole.model_dump(mode="json")))
