@@ -343,7 +343,7 @@ def test_the_next_indexing_reads_what_is_missing(library, photos, encoder):
     data[(page - 1) * PAGE : page * PAGE] = bytes(range(256)) * (PAGE // 256)
     location.file.write_bytes(data)
     with pytest.raises(LibraryError, match=r"--repair|--check"), Library.open(location.file) as bad:
-        bad.index([photos], encoder=encoder)
+        bad.search("a red circle", encoder=encoder)
     report = Library.repair(location.file)
     assert report.files == 6
     with Library.open(location.file) as mended:
