@@ -175,7 +175,9 @@ def test_a_missing_package_names_the_extra(model, tmp_path):
     assert "pip install 'pocketclip[openvino]'" in done.stderr
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_leaves_nothing(model, tmp_path, sent):
     process = subprocess.Popen(
         [sys.executable, "-m", "pocketclip.cli.main", "export", str(model), "-o",

@@ -90,6 +90,7 @@ def finished(table, tmp_path_factory):
         return out, quickstart_pairs(out, [str(table)], label_column="colour", **QUICK)
 
 
+@pytest.mark.slow
 def test_without_a_teacher_all_time_goes_to_the_plain_student(finished):
     out, result = finished
     pairs = result["pairs"]
