@@ -38,7 +38,7 @@ import search_data
 import search_vectors
 from pocketclip.infer.encoder import Encoder
 from pocketclip.search import Library
-from pocketclip.search.file_systems import file_system_of
+from pocketclip.search.store.file_systems import file_system_of
 
 PARTS = ["index", "vectors", "shell", "status", "unchanged"]
 STATUS_FILES, UNCHANGED_FILES = 200_000, 100_000

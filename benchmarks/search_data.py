@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from pocketclip.infer.encoder import Encoder
-from pocketclip.search.database import Database
-from pocketclip.search.location import locate
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import locate
 from vector_libraries import generate_vectors
 
 CAMERA_SIZE = 4000, 3000

@@ -30,11 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.devices import is_installed
-from pocketclip.search.database import Database
-from pocketclip.search.engines import search_matrix
-from pocketclip.search.kernels import DTYPES, NUMKONG
-from pocketclip.search.location import locate
-from pocketclip.search.matrix import Matrix, open_matrix, remove_matrix
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import locate
+from pocketclip.search.vectors.engines import search_matrix
+from pocketclip.search.vectors.kernels import DTYPES, NUMKONG
+from pocketclip.search.vectors.matrix import Matrix, open_matrix, remove_matrix
 from vector_libraries import generate_vectors, make_library
 
 CLUSTERS = 1000

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.search.database import Database
-from pocketclip.search.location import locate
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import locate
 
 _STEP = 10_000
 

@@ -24,8 +24,8 @@ from pocketclip.errors import DataError
 from pocketclip.images import open_image
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.pairs.crc32c import masked_crc32c
-from pocketclip.search.perceptual_hash import perceptual_hash
-from pocketclip.search.photo_facts import read_photo_facts
+from pocketclip.search.indexing.perceptual_hash import perceptual_hash
+from pocketclip.search.indexing.photo_facts import read_photo_facts
 from pocketclip.shards import codec
 from pocketclip.shards.audit.inspect import Rules, inspect
 from pocketclip.shards.layout import parse

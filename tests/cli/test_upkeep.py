@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pocketclip.search import Library
-from pocketclip.search.location import locate
+from pocketclip.search.store.location import locate
 from tests.cli.inside import run
 from tests.search.conftest import *  # noqa: F403 - fixtures
 

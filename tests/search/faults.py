@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketclip.search.location import locate
+from pocketclip.search.store.location import locate
 
 LONGEST = 300
 """Seconds until a process that does not end counts as hanging."""

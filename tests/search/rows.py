@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.search.database import Database
+from pocketclip.search.store.database import Database
 
 _numbers = itertools.count(1)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pocketclip.search import close_hashes
-from pocketclip.search.close_hashes import TooManyPairsError, close_pairs
-from pocketclip.search.perceptual_hash import BITS, hamming_distances
+from pocketclip.search.duplicates import close_hashes
+from pocketclip.search.duplicates.close_hashes import TooManyPairsError, close_pairs
+from pocketclip.search.indexing.perceptual_hash import BITS, hamming_distances
 
 
 @pytest.fixture(scope="module")

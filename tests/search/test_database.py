@@ -7,9 +7,9 @@ import stat
 import pytest
 
 from pocketclip.errors import LibraryError
-from pocketclip.search import file_systems
-from pocketclip.search.database import Database
-from pocketclip.search.location import locate
+from pocketclip.search.store import file_systems
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import locate
 
 
 def mode(path):

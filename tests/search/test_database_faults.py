@@ -18,12 +18,12 @@ from unittest import mock
 import pytest
 
 from pocketclip.errors import LibraryError
-from pocketclip.search import database as databases
-from pocketclip.search import schema
-from pocketclip.search.check import check
-from pocketclip.search.database import Database
-from pocketclip.search.location import libraries, locate
-from pocketclip.search.repair import repair
+from pocketclip.search.store import database as databases
+from pocketclip.search.store import schema
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import libraries, locate
+from pocketclip.search.upkeep.check import check
+from pocketclip.search.upkeep.repair import repair
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def test_only_the_user_can_read_it_with_any_umask(place, umask):
 def test_the_lock_of_a_killed_writer_is_free_at_once(place, database):
     code = (
         "import sys, time\n"
-        "from pocketclip.search.database import Database\n"
-        "from pocketclip.search.location import locate\n"
+        "from pocketclip.search.store.database import Database\n"
+        "from pocketclip.search.store.location import locate\n"
         "database = Database.open(locate(sys.argv[1]))\n"
         "with database.writing(), database.transaction():\n"
         "    database.set_fact('note', 'never committed')\n"
@@ -500,8 +500,8 @@ def test_damage_before_or_after_a_migration_is_repaired_from_the_copy(place, dat
 def test_a_killed_writer_loses_no_commit(place, database):
     code = (
         "import sys\n"
-        "from pocketclip.search.database import Database\n"
-        "from pocketclip.search.location import locate\n"
+        "from pocketclip.search.store.database import Database\n"
+        "from pocketclip.search.store.location import locate\n"
         "database = Database.open(locate(sys.argv[1]))\n"
         "with database.writing():\n"
         "    for batch in range(10_000):\n"

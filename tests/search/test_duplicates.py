@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from pocketclip.errors import ConfigError, ImageError, QueryError
-from pocketclip.search import close_hashes, near_duplicates
-from pocketclip.search.duplicates import find_duplicates
+from pocketclip.search.duplicates import close_hashes
+from pocketclip.search.duplicates import near as near_duplicates
+from pocketclip.search.duplicates.find import find_duplicates
 from pocketclip.search.similar import DuplicateLimits
 from tests.search.conftest import draw_photo
 from tests.search.exif_bytes import MAKE, TAKEN, exif, text

@@ -21,8 +21,8 @@ import pytest
 from PIL import Image
 
 from pocketclip.errors import LibraryError
-from pocketclip.search.database import Database
-from pocketclip.search.location import locate
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import locate
 from tests.search.faults import BATCH, Place, Servers, until
 
 LONG_AGO = 1_700_000_000

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pocketclip.errors import LibraryError
-from pocketclip.search import file_systems
-from pocketclip.search.location import locate, refuse_network
+from pocketclip.search.store import file_systems
+from pocketclip.search.store.location import locate, refuse_network
 
 MOUNTINFO = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 30 22 0:40 / /mnt/my\040photos\134\011x rw - nfs4 nas:/photos rw,vers=4.2

@@ -132,7 +132,7 @@ def test_nothing_of_it_is_left_on_the_disk(known, tmp_path):
 
 
 def test_a_reader_that_keeps_the_log_is_reported(known, tmp_path, monkeypatch):
-    monkeypatch.setattr("pocketclip.search.database._BUSY_S", 0.1)
+    monkeypatch.setattr("pocketclip.search.store.database._BUSY_S", 0.1)
     with Library.open(known.location.file) as reader, reader.database.snapshot() as connection:
         connection.execute("SELECT * FROM facts").fetchall()
         with Library.open(known.location.file) as writer:

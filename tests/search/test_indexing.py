@@ -19,12 +19,13 @@ import pocketclip
 from pocketclip.errors import EmbeddingError, LibraryError, PocketclipError, QueryError
 from pocketclip.infer.encoder import Encoder, load
 from pocketclip.progress import ProgressReporter
-from pocketclip.search import indexing, reading
 from pocketclip.search.filters import Filters
+from pocketclip.search.indexing import reading
+from pocketclip.search.indexing import run as indexing
+from pocketclip.search.indexing.roots import known_roots
 from pocketclip.search.library import Library
 from pocketclip.search.query import make_parts
 from pocketclip.search.records import IndexReport
-from pocketclip.search.roots import known_roots
 from pocketclip.search.searching import search
 from tests.bundles import manifest
 from tests.cli.inside import run
@@ -283,7 +284,7 @@ def test_an_interrupted_run_loses_nothing_and_goes_on(library, photos, encoder):
 
 KILLED = """
 import os, signal, sys
-from pocketclip.search import recording
+from pocketclip.search.indexing import recording
 from pocketclip.search.library import Library
 recording.PHOTOGRAPHS, real, left = 2, recording.Recorder._write, [2]
 def write(self, *rest):

@@ -12,10 +12,16 @@ import numpy as np
 import pytest
 
 from pocketclip.errors import EmbeddingError, LibraryError, MissingDependencyError
-from pocketclip.search import kernels, matrix, vector_file
-from pocketclip.search.database import Database
-from pocketclip.search.engines import search_matrix, similarities
-from pocketclip.search.matrix import check_matrix, open_matrix, prepare_matrix, remove_matrix
+from pocketclip.search.store.database import Database
+from pocketclip.search.vectors import file as vector_file
+from pocketclip.search.vectors import kernels, matrix
+from pocketclip.search.vectors.engines import search_matrix, similarities
+from pocketclip.search.vectors.matrix import (
+    check_matrix,
+    open_matrix,
+    prepare_matrix,
+    remove_matrix,
+)
 from vector_libraries import add_vectors, generate_vectors
 
 WIDTH = 24
@@ -302,9 +308,9 @@ def test_two_processes_write_it(database):
     """They start at the same time; each gets it, and one of them waits."""
     fill(database, 3000)
     code = (
-        "import sys; from pocketclip.search.database import Database\n"
-        "from pocketclip.search.location import locate\n"
-        "from pocketclip.search.matrix import open_matrix\n"
+        "import sys; from pocketclip.search.store.database import Database\n"
+        "from pocketclip.search.store.location import locate\n"
+        "from pocketclip.search.vectors.matrix import open_matrix\n"
         "found = open_matrix(Database.open(locate(sys.argv[1])))\n"
         "print(len(found), found.remark)"
     )
@@ -351,9 +357,9 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_as_brute_force(database, kind, engine, monkeypatch):
-    monkeypatch.setattr("pocketclip.search.engines._STEP", 64)
-    monkeypatch.setattr("pocketclip.search.engines._EXACT", 32)
-    monkeypatch.setattr("pocketclip.search.engines._MOST", 500)
+    monkeypatch.setattr("pocketclip.search.vectors.engines._STEP", 64)
+    monkeypatch.setattr("pocketclip.search.vectors.engines._EXACT", 32)
+    monkeypatch.setattr("pocketclip.search.vectors.engines._MOST", 500)
     add_vectors(database, KINDS[kind](300))
     open_matrix(database, engine)
     for vector in (bytes(2 * WIDTH), KINDS[kind](1)[0].tobytes()):

@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from pocketclip.search import perceptual_hash as module
-from pocketclip.search.perceptual_hash import hamming, hamming_distances, perceptual_hash
+from pocketclip.search.indexing import perceptual_hash as module
+from pocketclip.search.indexing.perceptual_hash import hamming, hamming_distances, perceptual_hash
 
 
 def scene(seed, size=(600, 400)):

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from pocketclip.errors import ImageError
 from pocketclip.images import open_image, orientation_of
-from pocketclip.search.photo_facts import read_photo_facts
+from pocketclip.search.indexing.photo_facts import read_photo_facts
 from tests.fuzzing import mutate
 from tests.search.exif_bytes import (
     DIGITIZED,

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from pocketclip.errors import LibraryError
-from pocketclip.search import schema
-from pocketclip.search.check import check
-from pocketclip.search.database import Database
 from pocketclip.search.library import Library
-from pocketclip.search.location import locate
-from pocketclip.search.matrix import open_matrix
-from pocketclip.search.repair import repair
-from pocketclip.search.salvage import Salvage, rows_of
+from pocketclip.search.store import schema
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import locate
+from pocketclip.search.upkeep.check import check
+from pocketclip.search.upkeep.repair import repair
+from pocketclip.search.upkeep.salvage import Salvage, rows_of
+from pocketclip.search.vectors.matrix import open_matrix
 
 PAGE = 4096
 DIM = 96

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from pocketclip.search.rules import anchored, as_text, compile_patterns, leaves_out
+from pocketclip.search.indexing.rules import anchored, as_text, compile_patterns, leaves_out
 
 
 def out(patterns, path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketclip.search.same_picture import grey, overlap
+from pocketclip.search.duplicates.same_picture import grey, overlap
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from pocketclip.errors import LibraryError
-from pocketclip.search import scan, walk
-from pocketclip.search.database import Database
-from pocketclip.search.location import locate
-from pocketclip.search.roots import known_roots, register_root, resolve_root
-from pocketclip.search.rules import Rules
-from pocketclip.search.scan import apply_changes, list_root, scan_root, stored_state
+from pocketclip.search.indexing import scan, walk
+from pocketclip.search.indexing.roots import known_roots, register_root, resolve_root
+from pocketclip.search.indexing.rules import Rules
+from pocketclip.search.indexing.scan import apply_changes, list_root, scan_root, stored_state
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import locate
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 
-from pocketclip.search.database import Database
-from pocketclip.search.location import locate
-from pocketclip.search.status import read_status
-from pocketclip.search.walk import EXCLUDED_ENTRY
+from pocketclip.search.indexing.status import read_status
+from pocketclip.search.indexing.walk import EXCLUDED_ENTRY
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import locate
 from tests.search.conftest import draw_photo
 
 

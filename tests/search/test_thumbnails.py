@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from pocketclip.search import thumbnails as module
-from pocketclip.search.reading import content_digest
+from pocketclip.search.indexing.reading import content_digest
 from pocketclip.search.thumbnails import SIDE, thumbnail, thumbnail_file
 from tests.search.conftest import draw_photo
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pocketclip.errors import LibraryError, MissingDependencyError, PocketclipError
-from pocketclip.search import vector_export
+from pocketclip.search.vectors import export as vector_export
 from tests.cli.inside import run
 from vector_libraries import add_vectors, generate_vectors
 

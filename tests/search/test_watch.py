@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pocketclip.errors import LibraryError
-from pocketclip.search import watch as watch_module
-from pocketclip.search.watch import Times, changed_folders, watch
+from pocketclip.search.indexing import watch as watch_module
+from pocketclip.search.indexing.watch import Times, changed_folders, watch
 from tests.search.conftest import draw_photo
 
 QUICK = Times(settle=0.05, settle_at_most=1, check=0.1, listing=0.1, all=3600, retry=0.1)

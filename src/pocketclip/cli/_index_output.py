@@ -14,8 +14,8 @@ from pocketclip.errors import count_of
 from pocketclip.progress import ProgressReporter
 
 if TYPE_CHECKING:
+    from pocketclip.search.indexing.status import RootStatus, Status
     from pocketclip.search.records import IndexReport
-    from pocketclip.search.status import RootStatus, Status
 
 _SHOWN = 20  # paths of a kind
 _SECONDS_BETWEEN_LINES = 30.0

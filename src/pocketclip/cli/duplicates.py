@@ -12,7 +12,7 @@ from pocketclip.cli.output import Column, note, print_json, print_table, say
 from pocketclip.errors import count_of
 
 if TYPE_CHECKING:
-    from pocketclip.search.duplicate_records import DuplicateReport, Kind
+    from pocketclip.search.duplicates.records import DuplicateReport, Kind
 
 
 def duplicates(
@@ -96,7 +96,7 @@ def duplicates(
     pocketclip duplicates --kind near --near-distance 4 --near-similarity 0.95
     """
     from pocketclip.cli._progress import ConsoleReporter
-    from pocketclip.search.duplicate_sheet import duplicate_sheet, remarks_of, report_facts
+    from pocketclip.search.duplicates.sheet import duplicate_sheet, remarks_of, report_facts
     from pocketclip.search.library import Library
     from pocketclip.search.similar import DuplicateLimits
 
@@ -128,7 +128,7 @@ def duplicates(
 
 def _show(report: DuplicateReport, top: int | None) -> None:
     from pocketclip.formats.escaping import name_text
-    from pocketclip.search.duplicate_sheet import (
+    from pocketclip.search.duplicates.sheet import (
         MOST_SHOWN,
         difference_of,
         pixels_of,

@@ -11,7 +11,7 @@ from pocketclip.cli.output import note, print_json, say
 from pocketclip.errors import count_of
 
 if TYPE_CHECKING:
-    from pocketclip.search.forget import ForgetReport
+    from pocketclip.search.upkeep.forget import ForgetReport
 
 _SHOWN = 50  # paths
 

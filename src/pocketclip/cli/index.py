@@ -248,9 +248,9 @@ def _model(
 
 def _show_status(library: str | None, roots: list[str], *, json: bool) -> None:
     from pocketclip.cli._index_output import print_status
-    from pocketclip.search.database import Database
-    from pocketclip.search.location import locate
-    from pocketclip.search.status import read_status
+    from pocketclip.search.indexing.status import read_status
+    from pocketclip.search.store.database import Database
+    from pocketclip.search.store.location import locate
 
     database = Database.open(locate(library))
     try:

@@ -232,8 +232,8 @@ def _open_library(
     name: str | None, query: str | None, folder: str | None, model: str | None
 ) -> Library:
     """Open the library; a folder that is not in it is indexed first."""
+    from pocketclip.search.indexing.roots import check_folder
     from pocketclip.search.library import Library
-    from pocketclip.search.roots import check_folder
 
     library = Library.open(name, create=folder is not None)
     if folder is None:
@@ -271,8 +271,8 @@ def _index(library: Library, folder: str, model: str | None) -> None:
 def _is_known(library: Library, folder: str) -> bool:
     """Return whether photographs of a folder are in the library, all of it being in a root."""
     from pocketclip.search.folders import places_of
-    from pocketclip.search.location import is_unused
-    from pocketclip.search.roots import known_roots, place_of
+    from pocketclip.search.indexing.roots import known_roots, place_of
+    from pocketclip.search.store.location import is_unused
 
     if is_unused(library.location):
         return False

@@ -7,12 +7,15 @@
 | module | holds |
 |---|---|
 | `library` | `Library`: everything below in one object |
-| `location`, `database` | the file, its one writer and its readers |
-| `matrix`, `engines`, `kernels` | the vectors as searching reads them, and exact search in them |
-| `vector_export` | files of vectors for other programs |
-| `duplicates`, `near_duplicates`, `bursts` | photographs that are there several times |
-| `photo_facts`, `perceptual_hash` | what a header says, and what a photograph looks like |
-| `records`, `duplicate_records` | what they give back |
+| `store/` | the SQLite file, its one writer and its readers |
+| `indexing/` | from folders of photographs to vectors |
+| `vectors/` | exact search in the vectors; their export |
+| `query`, `filters`, `folders`, `arguments` | what is searched for, and where |
+| `searching`, `ranking`, `similar`, `background` | a search; its hits; whether anything fits |
+| `thumbnails`, `contact_sheet` | pictures of the hits; a page |
+| `duplicates/` | photographs that are there twice |
+| `upkeep/` | check, repair, forget |
+| `model`, `records` | the model of a library; what the functions give back |
 """
 
 from pocketclip.errors import LibraryError

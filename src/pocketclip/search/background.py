@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import LibraryError, count_of
-from pocketclip.search.database import Database
+from pocketclip.search.store.database import Database
 from pocketclip.types import Embeddings, Encoder
 
 _GENERIC = (

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from pocketclip.errors import QueryError
 from pocketclip.search.arguments import listed
-from pocketclip.search.database import Database
 from pocketclip.search.folders import folder_condition
-from pocketclip.search.walk import stored_time
+from pocketclip.search.indexing.walk import stored_time
+from pocketclip.search.store.database import Database
 
 Moment = str | datetime.date | datetime.datetime
 _MOMENT = re.compile(

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from pocketclip.errors import QueryError
 from pocketclip.formats.escaping import name_text
-from pocketclip.search.database import Database
-from pocketclip.search.roots import known_roots, place_of
+from pocketclip.search.indexing.roots import known_roots, place_of
+from pocketclip.search.store.database import Database
 
 
 class Place(NamedTuple):

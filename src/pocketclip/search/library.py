@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pocketclip.errors import LibraryError, QueryError
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.search.arguments import listed
-from pocketclip.search.database import Database
-from pocketclip.search.location import Location, is_unused, locate, refuse_network
+from pocketclip.search.indexing.roots import check_folder
 from pocketclip.search.model import (
     DEFAULT_MODEL,
     check_not_empty,
@@ -32,23 +31,24 @@ from pocketclip.search.model import (
     resolve_lasting,
 )
 from pocketclip.search.records import IndexReport, SearchResult
-from pocketclip.search.roots import check_folder
+from pocketclip.search.store.database import Database
+from pocketclip.search.store.location import Location, is_unused, locate, refuse_network
 
 if TYPE_CHECKING:
     from pocketclip.images import ImageSource
     from pocketclip.infer.encoder import Encoder
-    from pocketclip.search.check import CheckReport
-    from pocketclip.search.duplicate_records import DuplicateReport, Kind
+    from pocketclip.search.duplicates.records import DuplicateReport, Kind
     from pocketclip.search.filters import Filters, Present
-    from pocketclip.search.forget import ForgetReport
-    from pocketclip.search.indexing import Model
-    from pocketclip.search.matrix import Matrix
-    from pocketclip.search.move_root import MoveReport
+    from pocketclip.search.indexing.run import Model
+    from pocketclip.search.indexing.status import Status
     from pocketclip.search.query import Part
-    from pocketclip.search.repair import RepairReport
     from pocketclip.search.similar import DuplicateLimits
-    from pocketclip.search.status import Status
-    from pocketclip.search.vector_export import ExportReport
+    from pocketclip.search.upkeep.check import CheckReport
+    from pocketclip.search.upkeep.forget import ForgetReport
+    from pocketclip.search.upkeep.move_root import MoveReport
+    from pocketclip.search.upkeep.repair import RepairReport
+    from pocketclip.search.vectors.export import ExportReport
+    from pocketclip.search.vectors.matrix import Matrix
 
 
 _MANY = 1000  # photographs of a run, to which a second or two for later searches are nothing
@@ -75,7 +75,7 @@ class Library:
         """Open a library.
 
         Args:
-            library: see `pocketclip.search.location.locate`; None for `photos`.
+            library: see `pocketclip.search.store.location.locate`; None for `photos`.
             create: make one if there is none, when it is first used: a model that cannot be loaded
                 leaves no empty library.
 
@@ -146,9 +146,9 @@ class Library:
                 none is given and none is known; the disk is full (what was committed is kept).
             PocketclipError: the model cannot be loaded, see `pocketclip.load`.
         """
-        from pocketclip.search import indexing
         from pocketclip.search.background import store_neutral
-        from pocketclip.search.matrix import prepare_matrix
+        from pocketclip.search.indexing import run as indexing
+        from pocketclip.search.vectors.matrix import prepare_matrix
 
         roots, exclude = listed(roots), listed(exclude)
         begun = time.monotonic()
@@ -189,7 +189,7 @@ class Library:
 
         With the extra `search`, the system reports changes; without it, and on network file
         systems, the folders are listed every minute. A root may vanish and come back. While another
-        process writes, it waits. See `pocketclip.search.watch`.
+        process writes, it waits. See `pocketclip.search.indexing.watch`.
 
         Args:
             roots: as for `index`.
@@ -204,8 +204,8 @@ class Library:
             KeyboardInterrupt: it was interrupted; all that was encoded is kept.
             PocketclipError: the first run failed, see `index`.
         """
-        from pocketclip.search.roots import known_roots
-        from pocketclip.search.watch import is_left_out, watch
+        from pocketclip.search.indexing.roots import known_roots
+        from pocketclip.search.indexing.watch import is_left_out, watch
 
         receiver = as_reporter(reporter)
         report = self.index(roots, encoder=encoder, reporter=receiver, exact=exact, **options)
@@ -238,12 +238,12 @@ class Library:
         Raises:
             LibraryError: a folder is not there and not known.
         """
-        from pocketclip.search.status import read_status
+        from pocketclip.search.indexing.status import read_status
 
         return read_status(self.database, listed(roots))
 
     def _has_roots(self) -> bool:
-        from pocketclip.search.roots import known_roots
+        from pocketclip.search.indexing.roots import known_roots
 
         return isinstance(self._database, Database) and bool(known_roots(self._database))
 
@@ -256,7 +256,7 @@ class Library:
         self, model: str | os.PathLike[str] | None, encoder: Encoder | Callable[[], Encoder] | None
     ) -> Model:
         """Return the model of a run of indexing; it is loaded now, unless it is the library's."""
-        from pocketclip.search.indexing import Model
+        from pocketclip.search.indexing.run import Model
 
         is_new = not self.has_model()
         if encoder is None and model is None and not is_new:
@@ -292,7 +292,7 @@ class Library:
 
     def matrix(self) -> Matrix:
         """Return the vectors of all photographs as they are now; see `matrix.open_matrix`."""
-        from pocketclip.search.matrix import open_matrix
+        from pocketclip.search.vectors.matrix import open_matrix
 
         database = self.database
         with self._guard:
@@ -370,9 +370,9 @@ class Library:
 
         Raises:
             ConfigError, QueryError, LibraryError: see
-                `pocketclip.search.duplicates.find_duplicates`.
+                `pocketclip.search.duplicates.find.find_duplicates`.
         """
-        from pocketclip.search.duplicates import find_duplicates
+        from pocketclip.search.duplicates.find import find_duplicates
         from pocketclip.search.similar import DEFAULT_LIMITS
 
         return find_duplicates(
@@ -391,12 +391,12 @@ class Library:
         unused: bool = False,
         dry_run: bool = False,
     ) -> ForgetReport:
-        """Forget files, and what is known of their contents; see `pocketclip.search.forget.forget`.
+        """Forget files, and what is known of their contents; see `upkeep.forget.forget`.
 
         Raises:
             LibraryError: nothing was given, or something unknown; or another process writes.
         """
-        from pocketclip.search.forget import forget
+        from pocketclip.search.upkeep.forget import forget
 
         return forget(
             self.database, listed(paths), roots=listed(roots), absent=absent, unreadable=unreadable,
@@ -404,14 +404,14 @@ class Library:
         )  # fmt: skip
 
     def check(self) -> CheckReport:
-        """Check the library, which reads all of its file; see `pocketclip.search.check.check`."""
-        from pocketclip.search.check import check
+        """Check the library, which reads all of its file; see `upkeep.check.check`."""
+        from pocketclip.search.upkeep.check import check
 
         return check(self.database)
 
     @staticmethod
     def repair(library: str | os.PathLike[str] | None = None) -> RepairReport:
-        """Mend a library that is damaged, and need not open; see `pocketclip.search.repair.repair`.
+        """Mend a library that is damaged, and need not open; see `upkeep.repair.repair`.
 
         Args:
             library: as for `open`. No process may have it open, this one included.
@@ -420,18 +420,18 @@ class Library:
             LibraryError: nothing can be saved and there is no backup; it is of a newer version, or
                 in use. Nothing was changed.
         """
-        from pocketclip.search.repair import repair
+        from pocketclip.search.upkeep.repair import repair
 
         return repair(locate(library))
 
     def move_root(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> MoveReport:
-        """Record that a root is at another place now; see `pocketclip.search.move_root.move_root`.
+        """Record that a root is at another place now; see `upkeep.move_root.move_root`.
 
         Raises:
             LibraryError: `old` is no root, or `new` is not there, has none of its files, or
                 overlaps with another root; or another process writes.
         """
-        from pocketclip.search.move_root import move_root
+        from pocketclip.search.upkeep.move_root import move_root
 
         return move_root(self.database, old, new)
 
@@ -445,9 +445,9 @@ class Library:
     ) -> ExportReport:
         """Write the vectors for other programs, in clip-retrieval's layout.
 
-        Arguments and errors: see `pocketclip.search.vector_export.export_vectors`.
+        Arguments and errors: see `pocketclip.search.vectors.export.export_vectors`.
         """
-        from pocketclip.search.vector_export import export_vectors
+        from pocketclip.search.vectors.export import export_vectors
 
         return export_vectors(
             self.database, out, format=format, include_absent=include_absent, reporter=reporter

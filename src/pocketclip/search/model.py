@@ -11,7 +11,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from pocketclip.errors import LibraryError, PocketclipError
-from pocketclip.search.database import Database
+from pocketclip.search.store.database import Database
 
 if TYPE_CHECKING:
     from pocketclip.checkpoint.resolve import ModelSource

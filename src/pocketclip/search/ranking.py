@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip.search.database import Database
 from pocketclip.search.filters import Condition, clock_seconds
+from pocketclip.search.indexing.walk import file_state
 from pocketclip.search.records import Hit, PhotoFacts
 from pocketclip.search.similar import group_similar
-from pocketclip.search.walk import file_state
+from pocketclip.search.store.database import Database
 
 if TYPE_CHECKING:
-    from pocketclip.search.matrix import Matrix
+    from pocketclip.search.vectors.matrix import Matrix
     from pocketclip.types import Embeddings
 
 _MARGIN = 4  # candidates per hit at first, for groups and files that are gone
@@ -109,7 +109,7 @@ def rank(
             alike.
         min_score: the least score of a hit.
     """
-    from pocketclip.search.engines import search_matrix
+    from pocketclip.search.vectors.engines import search_matrix
 
     left = int(np.count_nonzero(allowed))
     some = None if left == len(allowed) else allowed

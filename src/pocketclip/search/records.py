@@ -42,7 +42,7 @@ class Hit:
     content: int
     """Id of the content, the same for all copies."""
     digest: bytes
-    """Hash of the whole file, see `pocketclip.search.database`."""
+    """Hash of the whole file, see `pocketclip.search.store.database`."""
     facts: PhotoFacts
     size: int
     """Bytes."""

@@ -20,17 +20,17 @@ import numpy as np
 from pocketclip.embeddings import image_name, unit_length
 from pocketclip.search import background
 from pocketclip.search import filters as filtering
-from pocketclip.search.database import Database
 from pocketclip.search.filters import Condition, Filters, Present
+from pocketclip.search.indexing.roots import has_entries
 from pocketclip.search.model import check_space, count_unencoded
 from pocketclip.search.query import Part, combine, embed_parts
 from pocketclip.search.ranking import rank
 from pocketclip.search.records import SearchResult
-from pocketclip.search.roots import has_entries
+from pocketclip.search.store.database import Database
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
-    from pocketclip.search.matrix import Matrix
+    from pocketclip.search.vectors.matrix import Matrix
 
 
 def search(
@@ -98,7 +98,7 @@ def _with_known_vector(database: Database, part: Part) -> Part:
     if part.vector is not None or not isinstance(part.photo, (str, os.PathLike)):
         return part
     from pocketclip.images import MAX_FILE
-    from pocketclip.search.reading import content_digest
+    from pocketclip.search.indexing.reading import content_digest
 
     try:
         state = os.stat(part.photo)  # noqa: PTH116

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import ConfigError
-from pocketclip.search.perceptual_hash import hamming_distances
+from pocketclip.search.indexing.perceptual_hash import hamming_distances
 
 MOST_BITS = 12
 """The largest `near_distance`: hashes of unrelated photographs begin to be as close as that."""

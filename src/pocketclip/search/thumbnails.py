@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketclip.errors import ImageError, PocketclipError
-from pocketclip.search.location import Location, private_file, private_folder
 from pocketclip.search.records import Hit
+from pocketclip.search.store.location import Location, private_file, private_folder
 from pocketclip.storage.local import write_whole
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _make(path: Path, digest: bytes) -> bytes | None:
     from PIL import Image
 
     from pocketclip.images import MAX_FILE, open_image
-    from pocketclip.search.reading import content_digest
+    from pocketclip.search.indexing.reading import content_digest
 
     try:
         if path.stat().st_size > MAX_FILE or not path.is_file():
