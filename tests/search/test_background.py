@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import no_match
 from pocketclip.infer.encoder import Encoder
 from pocketclip.search import background
 from pocketclip.search.background import (
@@ -20,6 +24,7 @@ from pocketclip.search.background import (
 from pocketclip.search.library import Library
 from pocketclip.types import Embeddings
 
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 DIM = 64
 SCALE = 100.0
 _GAP = 40  # photographs have no part of this axis, texts have
@@ -69,6 +74,23 @@ def test_what_is_there_is_answered_and_what_is_not_is_refused(each: int) -> None
     answers = [verdict(subject, library).fits for subject in range(30)]
     assert answers[:20].count(True) >= 18
     assert answers[20:].count(False) >= 7
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the grocery set is not here")
+def test_products_that_did_not_set_the_threshold():
+    with (SHARED / "grocery" / "pairs.csv").open(encoding="utf-8") as table:
+        space = no_match.teachers(SHARED, list(csv.DictReader(table)))
+    rng = np.random.default_rng(0)
+    answered, refused = [], []
+    for each in [(1, 1), (1, 30), (30, 60)] * 5:
+        order = rng.permutation(np.arange(1, 81, 2))  # those of even number set it
+        library = no_match.draw(rng, space, order[:20], each)
+        fits = [no_match.package_lead(space, library, space.queries[k]) >= FITS for k in order]
+        answered.append(sum(fits[:20]))
+        refused.append(20 - sum(fits[20:]))
+    assert min(answered) >= 18
+    assert np.median(refused) >= 18
+    assert np.mean(np.array(refused) >= 15) >= 0.9
 
 
 def test_one_photograph_among_many_is_found() -> None:
