@@ -96,7 +96,7 @@ def test_errors():
         (["--kind", ","], "no kind is given"),
         (["--in", "nowhere"], "no photographs of the folder 'nowhere' are in the library"),
         (["--near-distance", 13], "--near-distance"),
-        (["--near-similarity", "nan"], "--near-similarity"),
+        (["--near-similarity", "nan"], "similarity"),  # named by typer, or by the library
         (["--html", "page.png"], "--html"),
         (["--library", "none"], "there is no library none"),
     ):
