@@ -258,6 +258,8 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--work", type=Path, help="where temporary files are written")
     options = parser.parse_args()
+    if options.work is not None:
+        options.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         work = Path(folder)
         bundle = options.model
