@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from pocketclip.cli._index_output import print_report
+from pocketclip.cli._index_output import IndexProgress, print_report
 from pocketclip.cli.index import _interrupt_at_termination
 from pocketclip.search.records import IndexReport
 
@@ -25,3 +25,13 @@ def test_a_folder_without_photographs_is_said_to_have_none(capsys):
     assert "no photograph was found there" in capsys.readouterr().out
     print_report(IndexReport(unchanged=1), "photos")
     assert "no photograph" not in capsys.readouterr().out
+
+
+def test_a_remark_above_the_bar_cannot_write_to_the_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with IndexProgress() as reporter:
+        reporter.stage("reading \x1b]0;title\x07")
+        reporter.remark("a\x1b]0;title\x07.jpg")
+    written = capsys.readouterr().err
+    assert "a\\x1b]0;title\\x07.jpg" in written
+    assert "\x1b]0;" not in written

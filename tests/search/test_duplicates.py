@@ -41,6 +41,17 @@ def found(library, encoder, tmp_path):
     return find
 
 
+def test_a_copy_that_became_a_link_out_of_its_root_is_left_out(found, library, tmp_path):
+    folder, outside = tmp_path / "photos", tmp_path / "outside.jpg"
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        draw_photo(folder / name, 2)
+    assert found()["exact"] == [["a.jpg", "b.jpg", "c.jpg"]]
+    (folder / "c.jpg").rename(outside)  # the same size and time
+    (folder / "c.jpg").symlink_to(outside)
+    (group,) = library.duplicates().of_kind("exact")
+    assert [one.path.name for one in group.photographs] == ["a.jpg", "b.jpg"]
+
+
 def test_each_kind_apart(found, tmp_path):
     folder = tmp_path / "photos"
     shot(folder / "big.jpg", 1, size=(192, 144), time="2024:05:01 10:00:00")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pocketclip.cli._progress import duration
 from pocketclip.cli.output import note, progress_bar, say
 from pocketclip.errors import count_of
+from pocketclip.formats.escaping import escape_controls
 from pocketclip.progress import ProgressReporter
 
 if TYPE_CHECKING:
@@ -55,14 +56,14 @@ class IndexProgress(ProgressReporter):
             return
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(text, total=None, rate="")
+        self._task = self._bar.add_task(escape_controls(text), total=None, rate="")
 
     def remark(self, text: str) -> None:
         """Write a line."""
         if self._bar is None:
             note(text)
         else:
-            self._bar.console.print(text)
+            self._bar.console.print(escape_controls(text))
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Move the bar, or write a line if the last one is half a minute old."""

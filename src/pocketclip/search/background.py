@@ -194,15 +194,12 @@ def load_neutral(database: Database, encoder: Encoder) -> Embeddings:
         LibraryError: the library cannot be read.
         PocketclipError: the texts cannot be encoded.
     """
-    stored = database.fact(_FACT)
-    key = _key(encoder)
-    size = 2 * len(NEUTRAL_TEXTS) * encoder.embed_dim
-    if isinstance(stored, bytes) and stored[: len(key)] == key and len(stored) == len(key) + size:
-        rows = np.frombuffer(stored, "<f2", offset=len(key)).astype(np.float32)
-        return rows.reshape(len(NEUTRAL_TEXTS), encoder.embed_dim)
+    stored = _stored(database, encoder)
+    if stored is not None:
+        return stored
     rows = encoder.encode_text(NEUTRAL_TEXTS).astype(np.float16)
     with contextlib.suppress(LibraryError):  # read-only, or another process writes: next time
-        _store(database, key, rows)
+        _store(database, encoder, rows)
     return rows.astype(np.float32)  # rounded as if they had been stored
 
 
@@ -215,15 +212,25 @@ def store_neutral(database: Database, encoder: Encoder) -> None:
         LibraryError: another process writes, or the library cannot be written.
         PocketclipError: the texts cannot be encoded.
     """
+    if _stored(database, encoder) is None:
+        _store(database, encoder, encoder.encode_text(NEUTRAL_TEXTS).astype(np.float16))
+
+
+def _stored(database: Database, encoder: Encoder) -> Embeddings | None:
+    """Return the stored embeddings (P, D), if they are of these texts and this model."""
     stored, key = database.fact(_FACT), _key(encoder)
-    if isinstance(stored, bytes) and stored[: len(key)] == key:
-        return
-    _store(database, key, encoder.encode_text(NEUTRAL_TEXTS).astype(np.float16))
+    size = 2 * len(NEUTRAL_TEXTS) * encoder.embed_dim
+    if not isinstance(stored, bytes) or stored[: len(key)] != key:
+        return None
+    if len(stored) != len(key) + size:
+        return None
+    rows = np.frombuffer(stored, "<f2", offset=len(key)).astype(np.float32)
+    return rows.reshape(len(NEUTRAL_TEXTS), encoder.embed_dim)
 
 
-def _store(database: Database, key: bytes, rows: NDArray[Any]) -> None:
+def _store(database: Database, encoder: Encoder, rows: NDArray[Any]) -> None:
     with database.writing(), database.transaction():
-        database.set_fact(_FACT, key + rows.astype("<f2").tobytes())
+        database.set_fact(_FACT, _key(encoder) + rows.astype("<f2").tobytes())
 
 
 def _key(encoder: Encoder) -> bytes:

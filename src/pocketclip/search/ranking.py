@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import datetime
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.search.filters import Condition, clock_seconds
-from pocketclip.search.indexing.walk import file_state
+from pocketclip.search.indexing.walk import is_current, look_up
 from pocketclip.search.records import Hit, PhotoFacts
 from pocketclip.search.similar import group_similar
-from pocketclip.search.store.database import Database
+from pocketclip.search.store.database import Database, chunks_of_ids
 
 if TYPE_CHECKING:
     from pocketclip.search.vectors.matrix import Matrix
@@ -33,7 +32,6 @@ _LEAST = 64
 _SPARE = 2000  # candidates, at most, beyond the number of hits
 _MOST = 4000  # photographs that are looked through for groups: of a time-lapse it would be all
 _MOST_JUDGED = 10
-_CHUNK = 500  # ids per question to SQLite
 _OF_CONTENT = (
     "c.digest, c.width, c.height, c.format, c.orientation, c.taken, "
     "c.taken_offset, c.camera, c.latitude, c.longitude"
@@ -66,19 +64,12 @@ class _File:
 
     def check(self) -> bool:
         """Return whether it is there; note whether it is as it was."""
-        try:
-            now = os.lstat(self.path)
-            if stat.S_ISLNK(now.st_mode):
-                inside = os.path.join(os.path.realpath(self.root), b"")  # noqa: PTH118 - bytes
-                if not os.path.realpath(self.path).startswith(inside):
-                    return False  # links out of the root are not followed
-                now = os.stat(self.path)  # noqa: PTH116 - of bytes
-        except (OSError, ValueError):
+        now = look_up(self.root, self.path)
+        if now is None:
             return False
-        known = self.size, self.mtime_ns
-        self.current = known in (file_state(now), (now.st_size, -1))
+        self.current = is_current(now, self.size, self.mtime_ns)
         self.size, self.mtime_ns = now.st_size, now.st_mtime_ns
-        return stat.S_ISREG(now.st_mode)
+        return True
 
 
 @dataclass(slots=True)
@@ -171,7 +162,7 @@ def _files_of(
     values = [value for condition in made for value in condition.values]
     accepted = set[int]()
     with database.snapshot() as connection:
-        for marks, chunk in _chunks(ids):
+        for marks, chunk in chunks_of_ids(ids):
             rows = connection.execute(
                 "SELECT f.content, f.id, (SELECT path FROM roots WHERE id = f.root), f.path, "
                 f"f.size, f.mtime_ns FROM files f WHERE f.absent = 0 AND f.content IN ({marks})",
@@ -183,7 +174,7 @@ def _files_of(
                 files.setdefault(content, []).append(file)
         # The only file of a content that the filters left is accepted.
         several = [content for content, own in files.items() if len(own) > 1] if made else []
-        for marks, chunk in _chunks(several):
+        for marks, chunk in chunks_of_ids(several):
             sql = f"SELECT f.id FROM files f WHERE f.absent = 0 AND f.content IN ({marks}){test}"
             accepted.update(row for (row,) in connection.execute(sql, (*chunk, *values)))
     for own in files.values():
@@ -191,13 +182,6 @@ def _files_of(
         if not made or len(own) == 1:
             accepted.update(file.id for file in own)
     return files, accepted
-
-
-def _chunks(ids: Sequence[int]) -> Iterator[tuple[str, Sequence[int]]]:
-    """Yield parts of ids, each with its placeholders in SQL."""
-    for begin in range(0, len(ids), _CHUNK):
-        chunk = ids[begin : begin + _CHUNK]
-        yield ", ".join("?" * len(chunk)), chunk
 
 
 def _vectors(matrix: Matrix, candidates: Sequence[_Candidate]) -> Embeddings:
@@ -210,7 +194,7 @@ def _groups(
     """Return the candidates in groups of near duplicates, each and all of them best first."""
     hashes: dict[int, int | None] = {}
     with database.reading() as connection:
-        for marks, chunk in _chunks([one.content for one in candidates]):
+        for marks, chunk in chunks_of_ids([one.content for one in candidates]):
             sql = f"SELECT id, perceptual_hash FROM contents WHERE id IN ({marks})"
             hashes |= dict(connection.execute(sql, chunk).fetchall())
     groups = group_similar(
@@ -223,7 +207,7 @@ def _hits(database: Database, groups: Sequence[Sequence[_Candidate]]) -> list[Hi
     """Return the best of each group as a hit, with the others below it."""
     known: dict[int, tuple[Any, ...]] = {}
     with database.reading() as connection:
-        for marks, chunk in _chunks([one.content for group in groups for one in group]):
+        for marks, chunk in chunks_of_ids([one.content for group in groups for one in group]):
             sql = f"SELECT c.id, {_OF_CONTENT} FROM contents c WHERE c.id IN ({marks})"
             known |= {row[0]: row[1:] for row in connection.execute(sql, chunk).fetchall()}
     hits = []

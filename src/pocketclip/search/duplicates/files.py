@@ -9,11 +9,9 @@ from pathlib import Path
 
 from pocketclip.search.duplicates.records import Duplicate, DuplicateGroup
 from pocketclip.search.duplicates.table import THERE, Table, in_folders
-from pocketclip.search.indexing.walk import stored_time
+from pocketclip.search.indexing.walk import is_current, look_up
 from pocketclip.search.records import PhotoFacts
-from pocketclip.search.store.database import Database
-
-_CHUNK = 500  # ids per question to SQLite
+from pocketclip.search.store.database import Database, chunks_of_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +49,12 @@ class Files:
         """Look for the files of contents; return those contents of which none is there."""
         asked = sorted(set(contents))
         wanted = [content for content in asked if content not in self._known]
-        for begin in range(0, len(wanted), _CHUNK):
-            self._load(wanted[begin : begin + _CHUNK])
+        for marks, chunk in chunks_of_ids(wanted):
+            self._load(marks, chunk)
         return [content for content in asked if self._known[content] is None]
 
-    def _load(self, contents: list[int]) -> None:
+    def _load(self, marks: str, contents: Sequence[int]) -> None:
         where, values = in_folders(self._database, self._folders)
-        marks = ", ".join("?" * len(contents))
         files: dict[int, list[_File]] = {content: [] for content in contents}
         with self._database.reading() as connection:
             rows = connection.execute(
@@ -71,7 +68,7 @@ class Files:
                 contents,
             ).fetchall()
         for content, root, path, size, mtime_ns in rows:
-            file = _look(Path(os.fsdecode(root)) / os.fsdecode(path), size, mtime_ns)
+            file = _look(root, path, size, mtime_ns)
             if file is None:
                 self.outdated += 1
             else:
@@ -124,13 +121,11 @@ class Files:
             yield DuplicateGroup("exact", tuple(members))
 
 
-def _look(path: Path, size: int, mtime_ns: int) -> _File | None:
-    """Return a file if it has this size and time; -1 stands for a time that is not known."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return None
-    if found.st_size != size or mtime_ns not in (-1, stored_time(found.st_mtime_ns)):
+def _look(root: bytes, relative: bytes, size: int, mtime_ns: int) -> _File | None:
+    """Return a file if it is there with the size and time of its row."""
+    path = Path(os.fsdecode(root)) / os.fsdecode(relative)
+    found = look_up(root, os.fsencode(path))
+    if found is None or not is_current(found, size, mtime_ns):
         return None
     identity = (found.st_dev, found.st_ino)
     return _File(path, found.st_mtime, identity if found.st_ino else (id(path), 0))

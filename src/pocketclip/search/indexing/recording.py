@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pocketclip.search.indexing.reading import Reading
-from pocketclip.search.indexing.scan import READ_AGAIN
+from pocketclip.search.indexing.walk import READ_AGAIN
 from pocketclip.search.model import describe_encoder
 from pocketclip.search.records import IndexReport
 from pocketclip.search.store.database import Database

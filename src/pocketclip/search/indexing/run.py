@@ -8,7 +8,6 @@ committed: a run that is killed loses at most one, a run that is interrupted non
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import sqlite3
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pocketclip.devices import is_installed
 from pocketclip.errors import LibraryError, count_of
 from pocketclip.progress import ProgressReporter
 from pocketclip.search.indexing.interrupts import HeldInterrupts
@@ -198,7 +198,7 @@ def _forgive(
 ) -> None:
     """Let unreadable contents be decoded again: with `retry`, or if their extra is there now."""
     conditions: list[tuple[str, Sequence[object]]] = []
-    if importlib.util.find_spec("pillow_heif") is not None:
+    if is_installed("pillow_heif"):
         conditions.append(("error LIKE ?", [NEEDS_EXTRA]))
     if retry:
         for part in parts:

@@ -19,7 +19,13 @@ from pathlib import Path
 
 from pocketclip.search.indexing.roots import rules_of
 from pocketclip.search.indexing.rules import Rules
-from pocketclip.search.indexing.walk import FileState, Listing, file_state, list_root
+from pocketclip.search.indexing.walk import (
+    READ_AGAIN,
+    FileState,
+    Listing,
+    file_state,
+    list_root,
+)
 from pocketclip.search.store.database import Database
 from pocketclip.storage.photos import is_hidden
 
@@ -30,8 +36,6 @@ __all__ = [
 
 PRESENT, ABSENT, EXCLUDED = 0, 1, 2
 """Values of `files.absent`: there; not there; left out by a rule, whether it is there or not."""
-READ_AGAIN = -1
-"""Value of `files.mtime_ns` of a file that the next run reads, see `stored_state`."""
 _TICK_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's
 _UNKNOWN = -1
 

@@ -39,6 +39,8 @@ from pocketclip.storage.photos import (
 
 FileState: TypeAlias = "tuple[int, int]"
 """Size in bytes, and time of the last change in nanoseconds since 1970; see `file_state`."""
+READ_AGAIN = -1
+"""Value of `files.mtime_ns` of a file that the next run reads, see `stored_state`."""
 
 EXCLUDED_ENTRY = "excluded file or folder"
 NO_MEDIA_FOLDER = "folder with a .nomedia file"
@@ -89,6 +91,30 @@ def file_state(state: os.stat_result) -> FileState:
 def stored_time(nanoseconds: int) -> int:
     """Return a time since 1970 as SQLite can store it, in 64 bits."""
     return max(-_LATEST, min(nanoseconds, _LATEST))
+
+
+def is_current(state: os.stat_result, size: int, mtime_ns: int) -> bool:
+    """Return whether a file has the size and time of its row; `READ_AGAIN` is any time."""
+    return state.st_size == size and mtime_ns in (READ_AGAIN, stored_time(state.st_mtime_ns))
+
+
+def look_up(root: bytes, path: bytes) -> os.stat_result | None:
+    """Return the state of an indexed file: None if it is not there now, or a link out of its root.
+
+    Args:
+        root: the root's folder.
+        path: the file's, absolute.
+    """
+    try:
+        now = os.lstat(path)
+        if stat.S_ISLNK(now.st_mode):
+            inside = os.path.join(os.path.realpath(root), b"")  # noqa: PTH118 - bytes
+            if not os.path.realpath(path).startswith(inside):
+                return None  # links out of the root are not followed
+            now = os.stat(path)  # noqa: PTH116 - of bytes
+    except (OSError, ValueError):
+        return None
+    return now if stat.S_ISREG(now.st_mode) else None
 
 
 def list_root(

@@ -34,7 +34,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pocketclip.errors import LibraryError
@@ -53,6 +53,7 @@ from pocketclip.search.store.sqlite_errors import MEND, explained
 from pocketclip.search.store.writer import acquire, hold
 from pocketclip.storage import locks
 
+_CHUNK = 500  # ids per query
 _BUSY_S = 10  # of two commits one waits; a checkpoint may take as long
 _SHARED_BYTES = 1 << 20  # SQLite needs 32 KiB and more for the memory that is shared
 _CREATION_S = 10  # another process that creates the same library takes less
@@ -380,3 +381,10 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         # After some errors SQLite did so itself; that of the caller is the one to report.
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
+
+
+def chunks_of_ids(ids: Sequence[int]) -> Iterator[tuple[str, Sequence[int]]]:
+    """Yield parts of ids, each with its placeholders in SQL: a query takes a limited number."""
+    for begin in range(0, len(ids), _CHUNK):
+        chunk = ids[begin : begin + _CHUNK]
+        yield ", ".join("?" * len(chunk)), chunk
