@@ -50,6 +50,7 @@ LAYERS = {
     "pocketclip.pipeline_folder": 3,
     "pocketclip.quickstart": 3,
     "pocketclip.search": 3,
+    "pocketclip.serve": 4,
     "pocketclip.cli": 5,
     "pocketclip.__main__": 5,
     "pocketclip.train.__main__": 5,  # what torchrun starts: the verb of the command line
@@ -62,8 +63,8 @@ TORCH_FREE = {
     "pocketclip.checkpoint.resolve", "pocketclip.checkpoint.safe_load",
     "pocketclip.checkpoint.stored",
 }  # fmt: skip
-# Layer 3 without torch: a bundle is enough to fit a label set, and to search.
-TORCH_FREE_ROOMS = {"pocketclip.fit", "pocketclip.search"}
+# Layers 3 and 4 without torch: a bundle is enough to fit a label set, to search, and to serve.
+TORCH_FREE_ROOMS = {"pocketclip.fit", "pocketclip.search", "pocketclip.serve"}
 TORCH = {"torch", "safetensors.torch"}
 # Recipes are read and checked in an install without torch.
 TORCH_FREE_TRAINING = {

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         quickstart as quickstart,
         reinforce as reinforce,
         search as search,
+        serve as serve,
         shards as shards,
         storage as storage,
         teacher_score as teacher_score,

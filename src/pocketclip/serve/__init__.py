@@ -1,0 +1,24 @@
+"""A server for embeddings, zero-shot classification and search, which existing clients know.
+
+    from pocketclip.serve import ServerSettings, serve
+
+    serve("phone/", library="photos", settings=ServerSettings(port=8080))
+
+It needs the extra `serve`, and no torch.
+
+| module | holds |
+|---|---|
+| `server` | `serve`: ports, signals, and the end |
+| `app` | the apps: `create_app` |
+| `settings` | `ServerSettings` and `Limits` |
+| `engine` | the model: a worker and a bounded queue per tower |
+| `admission` | limits, time-outs and deadlines of requests |
+| `access` | who is answered: keys, sessions, hosts and origins |
+| `routes` | the protocols: OpenAI, Hugging Face, immich, clip-retrieval, our own |
+| `errors` | errors as answers |
+"""
+
+from pocketclip.serve.server import serve
+from pocketclip.serve.settings import Limits, ServerSettings
+
+__all__ = ["Limits", "ServerSettings", "serve"]

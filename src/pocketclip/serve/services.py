@@ -1,0 +1,36 @@
+"""What the routes of a server work with, kept in `app.state.services`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from starlette.requests import HTTPConnection
+
+from pocketclip.serve.engine import Engine
+from pocketclip.serve.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from pocketclip.label_set import LabelSet
+    from pocketclip.search.library import Library
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """The model, the library and the settings of a server; one per process, for all its ports."""
+
+    engine: Engine
+    settings: ServerSettings = field(default_factory=ServerSettings)
+    library: Library | None = None
+    label_sets: dict[str, LabelSet] = field(default_factory=dict)
+    """By the name that requests use."""
+    is_ready: bool = False
+    """Whether both towers have encoded something."""
+    is_draining: bool = False
+    """Whether the server is ending: what runs is finished, and nothing new is begun."""
+
+
+def services_of(request: HTTPConnection) -> Services:
+    """Return the services of the app that a request came to; a FastAPI dependency."""
+    services: Services = request.app.state.services
+    return services
