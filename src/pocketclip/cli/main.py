@@ -33,6 +33,7 @@ VERBS = {
     "duplicates": "Find photographs that are there several times.",
     "forget": "Remove photographs from a library, not from the disk.",
     "export-vectors": "Write a library's embeddings for other programs.",
+    "serve": "Serve embeddings, classification and search over HTTP.",
     "reinforce": "Add captions and teachers' embeddings to pairs.",
     "join": "Join images with reinforcements, by uid.",
     "audit": "Check a reinforced dataset.",

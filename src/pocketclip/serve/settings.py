@@ -79,4 +79,10 @@ class ServerSettings:
     certificate: Path | None = None
     """For TLS: a PEM file with the chain."""
     private_key: Path | None = None
+    backend: str = "auto"
+    """The runtime of the bundle, see `pocketclip.infer.encoder.Encoder`."""
+    threads: int | None = None
+    """CPU threads per call of the model; None for all cores."""
+    offline: bool = False
+    """Take files of the hub from the local cache only."""
     limits: Limits = field(default_factory=Limits)

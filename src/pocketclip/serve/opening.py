@@ -1,0 +1,122 @@
+"""Opening what a server answers with: the model as a bundle, the library, and the label sets."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pocketclip.checkpoint.resolve import ModelSource, resolve_model
+from pocketclip.errors import ConfigError, LibraryError
+from pocketclip.infer import bundle as bundles
+from pocketclip.infer.encoder import Encoder
+from pocketclip.infer.ready import KINDS, open_ready
+from pocketclip.label_set import LabelSet, read_label_set
+from pocketclip.search.library import Library
+from pocketclip.search.model import check_space, resolve_lasting
+from pocketclip.serve.engine import Engine
+from pocketclip.serve.services import Services
+from pocketclip.serve.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pocketclip.infer.bundle import Bundle
+
+
+def open_services(
+    model: str | os.PathLike[str] | ModelSource | None,
+    library: str | os.PathLike[str] | None,
+    settings: ServerSettings,
+) -> Services:
+    """Return the services of a server; its model is not loaded yet.
+
+    Args:
+        model: a bundle, or what is converted to one; None for the model of the library.
+        library: see `pocketclip.search.Library.open`; None for none.
+        settings: of the server.
+
+    Raises:
+        ConfigError: neither a model nor a library, or a model that cannot become a bundle.
+        LibraryError: there is no such library, or it has another embedding space.
+        DataError: a label set has another embedding space.
+        PocketclipError: the model, the library or a label set cannot be read.
+    """
+    if model is None and library is None:
+        raise ConfigError("give a model, or a library, whose model is used then")
+    opened = None if library is None else Library.open(library)
+    try:
+        encoder = open_encoder(model_source(model, opened), settings)
+        services = Services(engine=Engine(encoder, settings.limits), settings=settings,
+                            library=opened)  # fmt: skip
+        services.label_sets.update(_read_label_sets(settings.label_sets))
+        check_spaces(encoder, services)
+    except BaseException:
+        if opened is not None:
+            opened.close()
+        raise
+    return services
+
+
+def model_source(
+    model: str | os.PathLike[str] | ModelSource | None, library: Library | None
+) -> ModelSource:
+    """Return the source of the model that is served.
+
+    Raises:
+        ConfigError: it cannot become a bundle.
+        LibraryError: the library does not say which model it was made with.
+        PocketclipError: it means no model, see `pocketclip.checkpoint.resolve`.
+    """
+    if isinstance(model, ModelSource):
+        source = model
+    elif model is not None:
+        source = resolve_model(model)
+    else:
+        assert library is not None
+        recorded = library.database.fact("model_source")
+        if recorded is None:
+            raise LibraryError(
+                f"the library {library.location.name} does not say which model it was made with: "
+                "give the model too"
+            )
+        source = resolve_lasting(str(recorded))
+    if source.kind not in ("bundle", *KINDS):
+        raise ConfigError(
+            f"{source.text} cannot be served: the server runs bundles, and those it can make "
+            "itself, of published models, checkpoints and weight files; write one with "
+            f"`pocketclip export {source.text} --format onnx --out DIR`, and serve that"
+        )
+    return source
+
+
+def open_encoder(source: ModelSource, settings: ServerSettings) -> Encoder:
+    """Return a model as a bundle, read anew; what is none is converted, with torch and without.
+
+    Raises:
+        BundleError: it is damaged, or cannot be run here.
+        PocketclipError: it cannot be fetched or converted, see `pocketclip.infer.ready`.
+    """
+    bundle: Bundle
+    if source.kind == "bundle":
+        assert source.path is not None
+        bundle = bundles.read(source.path)
+    else:
+        bundle = open_ready(source, offline=settings.offline)
+    return Encoder(bundle, settings.backend, threads=settings.threads)
+
+
+def check_spaces(encoder: Encoder, services: Services) -> None:
+    """Refuse a model whose embeddings the library or a label set cannot be used with.
+
+    Raises:
+        LibraryError: the library has another embedding space.
+        DataError: a label set has.
+    """
+    if services.library is not None:
+        check_space(services.library.database, encoder)
+    for name, labels in services.label_sets.items():
+        labels.check_space(encoder.space_id, f"the label set {name}", embed_dim=encoder.embed_dim)
+
+
+def _read_label_sets(files: Mapping[str, os.PathLike[str]]) -> dict[str, LabelSet]:
+    return {name: read_label_set(path) for name, path in files.items()}

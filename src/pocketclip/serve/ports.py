@@ -1,0 +1,150 @@
+"""The addresses of a server: sockets that are bound before anything is loaded, and their apps."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import os
+import socket
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from pocketclip.errors import ConfigError
+from pocketclip.serve.settings import ServerSettings
+
+if TYPE_CHECKING:
+    import ssl
+
+_BACKLOG = 2048
+_TICK = 1.0  # seconds between two values of the header `Date`
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that are bound, and do not listen yet, to all addresses of a host.
+
+    Args:
+        host: an IP address or a name of this machine.
+        port: 0 for a free one, the same for all addresses.
+
+    Raises:
+        ConfigError: the host has no address here, or the port is in use or not allowed.
+    """
+    try:
+        found = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )
+    except (OSError, UnicodeError):
+        raise ConfigError(
+            f"{host!r} is no address of this machine: give an IP address, such as 127.0.0.1"
+        ) from None
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _name, address in dict.fromkeys(found):
+            one = socket.socket(family, kind, protocol)
+            sockets.append(one)
+            if os.name == "posix":
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            chosen = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
+            one.bind((address[0], chosen, *address[2:]))
+            one.setblocking(False)
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        raise ConfigError(_why_not_bound(error, host, port)) from error
+    return sockets
+
+
+def _why_not_bound(error: OSError, host: str, port: int) -> str:
+    where = f"port {port} of {host}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use: choose another one, or 0 for any that is free"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"{where} is only for privileged processes: choose one from 1024 on, or put a proxy "
+            "before the server"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine: give one that it has, or 127.0.0.1"
+    return f"cannot listen on {where}: {error.strerror or error}"
+
+
+def address_of(one: socket.socket, *, tls: bool = False) -> str:
+    """Return the URL of a bound socket, without a path."""
+    host, port = one.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class Port:
+    """An app behind one port."""
+
+    def __init__(
+        self, app: Any, sockets: list[socket.socket], settings: ServerSettings,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:  # fmt: skip
+        self.sockets = sockets
+        self.state = ServerState()
+        self._tls = tls
+        self._config = uvicorn.Config(
+            app, lifespan="off", ws="none", log_config=None, access_log=False, proxy_headers=False,
+            server_header=False, timeout_keep_alive=settings.limits.keep_alive,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self._config.load()
+        self._servers: list[asyncio.AbstractServer] = []
+        self._clock: asyncio.Task[None] | None = None
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens."""
+        return [address_of(one, tls=self._tls is not None) for one in self.sockets]
+
+    async def listen(self) -> None:
+        """Accept connections from now on."""
+        loop = asyncio.get_running_loop()
+        protocol: Any = self._config.http_protocol_class
+        make = functools.partial(
+            protocol, config=self._config, server_state=self.state, app_state={}, _loop=loop
+        )
+        self._set_date()
+        self._clock = loop.create_task(self._keep_date())
+        for one in self.sockets:
+            self._servers.append(
+                await loop.create_server(make, sock=one, ssl=self._tls, backlog=_BACKLOG)
+            )
+
+    async def close(self, timeout: float) -> None:
+        """Accept no more connections, and close those that are there when they are answered.
+
+        Args:
+            timeout: seconds after which those that are still open are cut off.
+        """
+        for server in self._servers:
+            server.close()
+        for one in self.sockets:
+            one.close()
+        for connection in list(self.state.connections):
+            connection.shutdown()
+        end = time.monotonic() + timeout
+        while (self.state.connections or self.state.tasks) and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for task in self.state.tasks:
+            task.cancel()
+        for connection in list(self.state.connections):
+            connection.transport.abort()
+        if self._clock is not None:
+            self._clock.cancel()
+        await asyncio.sleep(0)
+
+    def _set_date(self) -> None:
+        self.state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+
+    async def _keep_date(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            self._set_date()
