@@ -131,6 +131,21 @@ def _refuse_special(name: str) -> None:
         raise ImageError(f"{name}: this is a pipe, socket or device, not a file")
 
 
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return the width and height of an image file as they are stored, in pixels.
+
+    Only its header is read. Orientation by EXIF is not applied, as in Pillow's `Image.size`.
+
+    Args:
+        data: the file.
+
+    Raises:
+        ImageError: it is no image; ImageSupportError for HEIC without pillow-heif.
+    """
+    with _explained("image bytes"), _opened_stream(io.BytesIO(data)) as image:
+        return image.size
+
+
 def _from_stream(
     stream: BinaryIO,
     name: str,
@@ -139,23 +154,27 @@ def _from_stream(
     on_header: Callable[[Image.Image], None] | None,
 ) -> Image.Image:
     with _explained(name):
-        head = stream.read(64)
+        return _upright_rgb(_opened_stream(stream), max_pixels, least_side, on_header)
+
+
+def _opened_stream(stream: BinaryIO) -> Image.Image:
+    """Check what can be checked before decoding, and open an image."""
+    head = stream.read(64)
+    stream.seek(0)
+    if not head:
+        raise _RefusedError("empty (0 bytes)")
+    if is_lfs_pointer(head):
+        raise _RefusedError(f"it {LFS_ADVICE}")
+    _check_file(stream, head)
+    stream = without_bombs(stream)
+    try:
+        return _opened(stream, head)
+    except UnidentifiedImageError:
+        if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS + _AVIF_BRANDS:
+            raise
+        _register_heif(avif=head[8:12] in _AVIF_BRANDS)
         stream.seek(0)
-        if not head:
-            raise _RefusedError("empty (0 bytes)")
-        if is_lfs_pointer(head):
-            raise _RefusedError(f"it {LFS_ADVICE}")
-        _check_file(stream, head)
-        stream = without_bombs(stream)
-        try:
-            image = _opened(stream, head)
-        except UnidentifiedImageError:
-            if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS + _AVIF_BRANDS:
-                raise
-            _register_heif(avif=head[8:12] in _AVIF_BRANDS)
-            stream.seek(0)
-            image = Image.open(stream, formats=_formats())
-        return _upright_rgb(image, max_pixels, least_side, on_header)
+        return Image.open(stream, formats=_formats())
 
 
 def file_limit(head: bytes) -> int:

@@ -45,8 +45,12 @@ class Engine:
         """The model that answers now."""
         return self._encoder
 
-    async def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
+    async def embed_texts(self, texts: Sequence[str], *, wait: bool = False) -> TextEmbeddings:  # noqa: ARG002
         """Return unit embeddings (B, D) of texts.
+
+        Args:
+            texts: one or more.
+            wait: for room in a full queue, rather than to refuse.
 
         Raises:
             RequestError: too many texts wait (429), or the server is ending (503).
@@ -56,8 +60,12 @@ class Engine:
         rows = await loop.run_in_executor(self._pool, self._encoder.encode_text, list(texts))
         return TextEmbeddings(rows, 0)
 
-    async def embed_images(self, images: Sequence[bytes]) -> Embeddings:
+    async def embed_images(self, images: Sequence[bytes], *, wait: bool = False) -> Embeddings:  # noqa: ARG002
         """Return unit embeddings (B, D) of image files.
+
+        Args:
+            images: the bytes of files.
+            wait: as for texts.
 
         Raises:
             RequestError: too many images wait (429), or the server is ending (503).

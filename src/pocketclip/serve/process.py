@@ -55,6 +55,8 @@ async def run(services: Services, on_start: Callable[[Running], Any] | None = No
     for port in ports:
         await port.close(settings.limits.drain)
     await services.engine.close()
+    if services.upstream is not None:
+        await services.upstream.close()
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:

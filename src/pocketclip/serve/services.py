@@ -13,6 +13,7 @@ from pocketclip.serve.settings import ServerSettings
 if TYPE_CHECKING:
     from pocketclip.label_set import LabelSet
     from pocketclip.search.library import Library
+    from pocketclip.serve.upstream import Upstream
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class Services:
     library: Library | None = None
     label_sets: dict[str, LabelSet] = field(default_factory=dict)
     """By the name that requests use."""
+    upstream: Upstream | None = None
+    """What immich's requests for faces and OCR are passed on to; made by `create_immich_app`."""
     is_ready: bool = False
     """Whether both towers have encoded something."""
     is_draining: bool = False

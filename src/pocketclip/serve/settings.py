@@ -37,6 +37,13 @@ class Limits:
     connections: int = 1024
     deadline: float = 60.0
     """Seconds from the end of a request's header to its answer."""
+    immich_deadline: float = 280.0
+    """As `deadline`, on immich's port. immich sets no time itself; its `fetch` gives up after 300
+    seconds without an answer, and immich drops a job that failed."""
+    upstream_timeout: float = 240.0
+    """Seconds that another service may take for what is passed on to it."""
+    upstream_patience: float = 60.0
+    """Seconds for which such a service is asked again if it cannot be reached."""
     header_timeout: float = 10.0
     """Seconds for the header of a request."""
     idle_timeout: float = 10.0

@@ -1,0 +1,195 @@
+"""immich's machine-learning service, on a port of its own and without a key.
+
+    POST /predict, multipart: entries={"clip": {"visual": {"modelName": "..."}}}, image=...
+    -> {"clip": "[0.01,-0.04,...]", "imageHeight": 1440, "imageWidth": 1080}
+
+`clip` is a string that holds a JSON array, which immich hands to its database as it is. immich
+drops a job whose request fails, and takes the server for unhealthy. So a request waits here where
+the other port refuses it. Tasks other than `clip` are passed on to the upstream service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Awaitable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import PlainTextResponse, Response
+from numpy.typing import NDArray
+
+from pocketclip.images import read_size
+from pocketclip.serve.errors import RequestError
+from pocketclip.serve.immich_entries import INVALID, Remarks, Tasks, read_entries
+from pocketclip.serve.multipart import Form, read_multipart
+from pocketclip.serve.services import Services, services_of
+from pocketclip.serve.upstream import VIA, Upstream, merge
+
+router = APIRouter(tags=["immich"])
+log = logging.getLogger(__name__)
+
+_MAX_PARTS = 16
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["entries"],
+                    "properties": {
+                        "entries": {
+                            "type": "string",
+                            "description": "A JSON object: task, type, and then `modelName`, which "
+                            "may be any. Task `clip` has the types `visual` and `textual`; other "
+                            "tasks are passed on. `options` are ignored.",
+                            "example": '{"clip":{"visual":{"modelName":"ViT-B-32__openai"}}}',
+                        },
+                        "image": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "An image file; its type is found in its bytes.",
+                        },
+                        "text": {"type": "string", "description": "In place of an image."},
+                    },
+                }
+            }
+        },
+    }
+}  # fmt: skip
+
+
+@router.get("/")
+async def get_root() -> dict[str, str]:
+    """What immich's service says of itself."""
+    return {"message": "Immich ML"}
+
+
+@router.get("/ping", response_class=PlainTextResponse)
+async def ping(services: Annotated[Services, Depends(services_of)]) -> PlainTextResponse:
+    """Whether the server can answer: `pong`, or 503 while it starts or ends."""
+    is_ready = services.is_ready and not services.is_draining
+    return PlainTextResponse("pong" if is_ready else "not ready", 200 if is_ready else 503)
+
+
+@router.post("/predict", openapi_extra=_BODY)
+async def predict(
+    request: Request, services: Annotated[Services, Depends(services_of)]
+) -> Response:
+    """Embed an image or a text; pass other tasks on."""
+    form = await read_multipart(request, max_parts=_MAX_PARTS)
+    entries = form.texts("entries")
+    if not entries:
+        raise RequestError(422, INVALID, param="entries")
+    tasks = read_entries(entries[-1])
+    images, texts = form.files("image"), form.texts("text")
+    image, text = images[-1] if images else None, texts[-1] if texts else ""
+    if image is None and not text:
+        raise RequestError(400, "Either image or text must be provided")
+    if tasks.clip_type is not None:
+        _remarks(request).note_name(tasks.model_name, services.engine.encoder.embed_dim)
+    if not tasks.others:
+        return _answer(await _embed(services, tasks, image, text))
+    upstream = _upstream_for(request, services)
+    if tasks.clip_type is None:
+        answer = await upstream.predict(await request.body(), request.headers["content-type"])
+        return Response(answer, media_type="application/json")
+    body, content_type = _without_clip(form, tasks)
+    ours, theirs = await _both(
+        _embed(services, tasks, image, text), upstream.predict(body, content_type)
+    )
+    return _answer(merge(theirs, ours))
+
+
+async def _embed(
+    services: Services, tasks: Tasks, image: bytes | None, text: str
+) -> dict[str, Any]:
+    """Return our part of the answer."""
+    answer: dict[str, Any] = {}
+    if tasks.clip_type == "visual":
+        if image is None:
+            raise RequestError(400, "a visual embedding needs an image", param="image")
+        answer["clip"] = _as_json((await services.engine.embed_images([image], wait=True))[0])
+    elif tasks.clip_type == "textual":
+        if not text:
+            raise RequestError(400, "a textual embedding needs a text", param="text")
+        limit = services.settings.limits.text_characters
+        if len(text) > limit:
+            raise RequestError(400, f"the text has more than {limit:,} characters", param="text")
+        embeddings = (await services.engine.embed_texts([text], wait=True)).embeddings
+        answer["clip"] = _as_json(embeddings[0])
+    if image is not None:
+        # As stored, since immich's service does not apply EXIF orientation either.
+        width, height = await asyncio.to_thread(read_size, image)
+        answer |= {"imageHeight": height, "imageWidth": width}
+    return answer
+
+
+def _as_json(embedding: NDArray[np.float32]) -> str:
+    """Return an embedding (D,) as a JSON array, each number in its shortest form."""
+    return "[" + ",".join([str(value) for value in embedding]) + "]"
+
+
+def _answer(content: Mapping[str, Any]) -> Response:
+    return Response(json.dumps(content), media_type="application/json")
+
+
+def _remarks(request: Request) -> Remarks:
+    remarks: Remarks = request.app.state.remarks
+    return remarks
+
+
+def _upstream_for(request: Request, services: Services) -> Upstream:
+    """Return the service that does the other tasks.
+
+    Raises:
+        RequestError: 400, there is none, or it is this server.
+    """
+    upstream = services.upstream
+    if upstream is None:
+        _remarks(request).note_refusal()
+        raise RequestError(
+            400, "only clip is offered here: switch faces and OCR off in immich's settings, or "
+            "start the server with --upstream URL", code="task_not_offered",
+        )  # fmt: skip
+    if VIA in request.headers.getlist("via"):
+        log.error("the upstream URL leads back to this server")
+        raise RequestError(400, "the upstream URL leads back to this server")
+    return upstream
+
+
+def _without_clip(form: Form, tasks: Tasks) -> tuple[bytes, str]:
+    """Return a body like the one that came, but for the embedding, and its type."""
+    boundary = f"pocketclip-{secrets.token_hex(16)}"
+    chunks = []
+    for part in form.parts:
+        if part.name not in ("entries", "image", "text"):
+            continue
+        is_entries = part.name == "entries"
+        data = json.dumps(tasks.others).encode() if is_entries else part.data
+        filename = '; filename="blob"' if part.name == "image" else ""
+        chunks += [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{part.name}"'.encode(),
+            f"{filename}\r\n".encode(),
+            b"Content-Type: application/octet-stream\r\n" if filename else b"",
+            b"\r\n", data, b"\r\n",
+        ]  # fmt: skip
+    chunks.append(f"--{boundary}--\r\n".encode())
+    return b"".join(chunks), f"multipart/form-data; boundary={boundary}"
+
+
+async def _both(one: Awaitable[_A], other: Awaitable[_B]) -> tuple[_A, _B]:
+    """Return what both return; if one fails or the request is cancelled, the other is cancelled."""
+    first, second = asyncio.ensure_future(one), asyncio.ensure_future(other)
+    try:
+        return await asyncio.gather(first, second)
+    finally:
+        first.cancel()
+        second.cancel()
