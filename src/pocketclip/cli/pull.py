@@ -93,7 +93,7 @@ def pull(
 
 def _facts(bundle: Bundle, seconds: float) -> dict[str, Any]:
     from pocketclip.cli.export import bundle_facts
-    from pocketclip.export.pull import license_of
+    from pocketclip.infer.license import license_of
 
     return {
         **bundle_facts(bundle),
@@ -104,7 +104,7 @@ def _facts(bundle: Bundle, seconds: float) -> dict[str, Any]:
 
 
 def _print(bundle: Bundle, seconds: float) -> None:
-    from pocketclip.export.pull import license_of
+    from pocketclip.infer.license import license_of
 
     source = bundle.source
     origin = f"{source['repo']} at {source['revision'][:8]}" if "repo" in source else source["file"]

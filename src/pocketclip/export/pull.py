@@ -19,10 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from pocketclip import zoo
 from pocketclip.checkpoint import hub
 from pocketclip.checkpoint.hub import RemoteFile
-from pocketclip.checkpoint.hub_client import get_endpoint, hide_credentials
 from pocketclip.checkpoint.resolve import MANIFEST, ModelSource, resolve_model
 from pocketclip.checkpoint.stored import StoredModel, expected_name, fetch_source
 from pocketclip.errors import ConfigError, ExportError, HubError, count_of
@@ -301,16 +299,3 @@ def _int8_attempts(
         return {kind: files.about[kind] for kind in TOWERS}
 
     return [functools.partial(attempt, threshold) for threshold in INT8_SEARCH_THRESHOLDS]
-
-
-def license_of(bundle: Bundle) -> str:
-    """Return the licence of a pulled bundle's weights, or where it stands, for people to read."""
-    repo = bundle.source.get("repo")
-    if repo is None:
-        return "that of the weight file"
-    page = f"{hide_credentials(get_endpoint())}/{repo}"
-    if "license" in bundle.source:
-        return f"{bundle.source['license']}, see {page}"
-    if zoo.entry(bundle.config.name).hub and bundle.config.name.startswith("mobileclip"):
-        return f"Apple's own, see {page}"
-    return f"see {page}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -12,10 +13,26 @@ from starlette.exceptions import HTTPException
 from pocketclip._version import __version__
 from pocketclip.errors import ImageError
 from pocketclip.serve.errors import RequestError
+from pocketclip.serve.exchange import note_drop
 from pocketclip.serve.immich_entries import Remarks
+from pocketclip.serve.observation import Observation
+from pocketclip.serve.openapi import Api
 from pocketclip.serve.routes import immich, status
 from pocketclip.serve.services import Services
 from pocketclip.serve.upstream import Upstream
+
+ROUTERS: tuple[APIRouter, ...] = (status.router,)
+"""Of the server's own app, in the order of the documentation."""
+IMMICH_ROUTERS: tuple[APIRouter, ...] = (immich.router,)
+"""Of immich's port."""
+_ABOUT = """Embeddings of images and texts in one space, zero-shot classification, and search in \
+photographs. Each request has one answer; nothing is kept of its contents.
+
+An error has a body in OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. With a \
+status of 429 or 503 comes the header `Retry-After`.
+"""
+_ABOUT_IMMICH = """What immich asks its machine-learning service for smart search. Set it in \
+immich as the URL of machine learning. It has a port of its own, and no key."""
 
 
 def create_app(services: Services) -> FastAPI:
@@ -24,12 +41,10 @@ def create_app(services: Services) -> FastAPI:
     Args:
         services: the model and the rest.
     """
-    app = FastAPI(title="pocketclip", version=__version__)
+    app = main_routes()
     app.state.services = services
-    app.add_exception_handler(RequestError, _answer_error)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(HTTPException, _answer_http)
-    app.include_router(status.router)
+    # The one that is added last is the outermost one.
+    app.add_middleware(Observation, services=services, port="main", templates=_templates(ROUTERS))
     return app
 
 
@@ -45,16 +60,50 @@ def create_immich_app(services: Services) -> FastAPI:
     url = services.settings.upstream
     if url is not None:
         services.upstream = Upstream(url, services.settings.limits)
-    app = FastAPI(
-        title="immich's machine-learning service, by pocketclip", version=__version__,
-        openapi_url=None, docs_url=None, redoc_url=None,
-    )  # fmt: skip
+    app = immich_routes()
     app.state.services = services
     app.state.remarks = Remarks()
+    app.add_middleware(
+        Observation, services=services, port="immich", templates=_templates(IMMICH_ROUTERS)
+    )
+    return app
+
+
+def main_routes() -> FastAPI:
+    """Return the routes of the server's own app, which answer when `app.state.services` is set."""
+    app = Api(
+        title="pocketclip", version=__version__, description=_ABOUT,
+        summary="Embeddings, classification and search",
+    )  # fmt: skip
+    app.add_exception_handler(RequestError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def immich_routes() -> FastAPI:
+    """Return the routes of immich's port; as `main_routes`."""
+    app = Api(
+        immich=True, title="pocketclip for immich", version=__version__,
+        description=_ABOUT_IMMICH, summary="immich's machine-learning service", openapi_url=None,
+    )  # fmt: skip
     for error in (RequestError, ImageError, HTTPException):
         app.add_exception_handler(error, _answer_immich)
-    app.include_router(immich.router)
+    for router in IMMICH_ROUTERS:
+        app.include_router(router)
     return app
+
+
+def openapi_documents() -> dict[str, dict[str, Any]]:
+    """Return the OpenAPI documents of the server's own app, `main`, and of immich's port."""
+    return {"main": main_routes().openapi(), "immich": immich_routes().openapi()}
+
+
+def _templates(routers: Sequence[APIRouter]) -> list[str]:
+    """Return the paths of all routes, as they are written there."""
+    return ["/openapi.json", *(route.path for one in routers for route in one.routes)]  # type: ignore[attr-defined]
 
 
 def _immich_form(error: RequestError) -> dict[str, Any]:
@@ -71,8 +120,10 @@ async def _answer_immich(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(_immich_form(error), error.status, error.headers)
 
 
-async def _answer_error(_request: Request, error: Exception) -> JSONResponse:
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)
+    if error.code == "queue_full":
+        note_drop(request.scope, "queue_full")
     return JSONResponse(error.body(), error.status, error.headers)
 
 
@@ -88,4 +139,6 @@ async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return await _answer_error(request, RequestError(error.status_code, str(error.detail)))
+    answer = await _answer_error(request, RequestError(error.status_code, str(error.detail)))
+    answer.headers.update(error.headers or {})
+    return answer

@@ -29,6 +29,38 @@ class TextEmbeddings(NamedTuple):
     """Of all texts together, as the model read them."""
 
 
+class TowerStats(NamedTuple):
+    """What a tower has to do, and did since the start."""
+
+    waiting: int = 0
+    """Inputs in the queue now."""
+    encoded: int = 0
+    """Inputs that were encoded."""
+    seconds: float = 0.0
+    """That the tower computed."""
+    dropped: int = 0
+    """Inputs that were not encoded, since their call was cancelled."""
+
+
+class CacheStats(NamedTuple):
+    """The cache of text embeddings."""
+
+    hits: int = 0
+    """Texts that were there."""
+    misses: int = 0
+    """Texts that were not."""
+    bytes: int = 0
+    entries: int = 0
+
+
+class EngineStats(NamedTuple):
+    """The work of an engine."""
+
+    texts: TowerStats = TowerStats()
+    images: TowerStats = TowerStats()
+    cache: CacheStats = CacheStats()
+
+
 class Engine:
     """A model for many requests at a time; its methods belong to one event loop.
 
@@ -44,6 +76,10 @@ class Engine:
     def encoder(self) -> Encoder:
         """The model that answers now."""
         return self._encoder
+
+    def stats(self) -> EngineStats:
+        """Return the queues, the work done and the cache as they are now."""
+        return EngineStats()
 
     async def embed_texts(self, texts: Sequence[str], *, wait: bool = False) -> TextEmbeddings:  # noqa: ARG002
         """Return unit embeddings (B, D) of texts.

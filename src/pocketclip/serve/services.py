@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
 from pocketclip.serve.engine import Engine
+from pocketclip.serve.exchange import Exchange
+from pocketclip.serve.metrics import Metrics
 from pocketclip.serve.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -31,6 +34,16 @@ class Services:
     """Whether both towers have encoded something."""
     is_draining: bool = False
     """Whether the server is ending: what runs is finished, and nothing new is begun."""
+    held_bytes: int = 0
+    """Of all requests that are being received, wait or run."""
+    metrics: Metrics = field(default_factory=Metrics)
+    on_exchange: list[Callable[[Exchange], None]] = field(default_factory=list)
+    """Called when a request has ended: the log."""
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether the server is ready, and not ending."""
+        return self.is_ready and not self.is_draining
 
 
 def services_of(request: HTTPConnection) -> Services:

@@ -21,11 +21,13 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import PlainTextResponse, Response
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
 from pocketclip.images import read_size
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.immich_entries import INVALID, Remarks, Tasks, read_entries
 from pocketclip.serve.multipart import Form, read_multipart
+from pocketclip.serve.schema import ImmichErrorAnswer, Schema, errors, example
 from pocketclip.serve.services import Services, services_of
 from pocketclip.serve.upstream import VIA, Upstream, merge
 
@@ -66,24 +68,80 @@ _BODY: dict[str, Any] = {
 }  # fmt: skip
 
 
-@router.get("/")
-async def get_root() -> dict[str, str]:
+class Greeting(Schema):
     """What immich's service says of itself."""
+
+    model_config = example({"message": "Immich ML"})
+
+    message: str
+    """Always the same."""
+
+
+class Prediction(Schema):
+    """The embedding of an image or a text, and what the upstream service answered."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {"clip": "[0.0123,-0.0456]", "imageHeight": 1440, "imageWidth": 1080},
+                {"clip": "[0.0123,-0.0456]"},
+            ]
+        },
+    )
+
+    clip: str | None = None
+    """The embedding, as a JSON array within a string; absent if it was not asked for."""
+    imageHeight: int | None = None
+    """Pixels, of an image."""
+    imageWidth: int | None = None
+    """Pixels, of an image."""
+
+
+@router.get(
+    "/", operation_id="get_greeting", summary="What the service is", response_model=Greeting,
+    response_description="As immich's own service has it.",
+)  # fmt: skip
+async def get_root() -> dict[str, str]:
+    """Say what immich's own service says of itself."""
     return {"message": "Immich ML"}
 
 
-@router.get("/ping", response_class=PlainTextResponse)
+@router.get(
+    "/ping", operation_id="ping_service", summary="Whether the service can answer",
+    response_class=PlainTextResponse,
+    responses={
+        200: {
+            "description": "It can.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": "pong"}},
+        },
+        503: {
+            "description": "It starts or ends.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": "not ready"}},
+        },
+    },
+)  # fmt: skip
 async def ping(services: Annotated[Services, Depends(services_of)]) -> PlainTextResponse:
-    """Whether the server can answer: `pong`, or 503 while it starts or ends."""
+    """Answer `pong`, or 503 while the server starts or ends. immich asks at regular intervals."""
     is_ready = services.is_ready and not services.is_draining
     return PlainTextResponse("pong" if is_ready else "not ready", 200 if is_ready else 503)
 
 
-@router.post("/predict", openapi_extra=_BODY)
+@router.post(
+    "/predict", operation_id="predict", summary="Embed an image or a text", openapi_extra=_BODY,
+    response_model=Prediction, response_description="The embedding.",
+    responses=errors(
+        400, 415, 422, model=ImmichErrorAnswer,
+    ),
+)  # fmt: skip
 async def predict(
     request: Request, services: Annotated[Services, Depends(services_of)]
 ) -> Response:
-    """Embed an image or a text; pass other tasks on."""
+    """Embed an image or a text; tasks other than `clip` are passed on to the upstream service.
+
+    `modelName` may be any: the server has one model. A request waits here where the server's other
+    port answers 429.
+    """
     form = await read_multipart(request, max_parts=_MAX_PARTS)
     entries = form.texts("entries")
     if not entries:
