@@ -103,7 +103,7 @@ def make_services(encoder: Encoder, on_loop: Loop) -> Iterator[Callable[..., Ser
 
     yield make
     for services in made:
-        on_loop(services.engine.close())
+        on_loop(services.close())
 
 
 @pytest.fixture

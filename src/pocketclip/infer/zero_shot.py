@@ -37,6 +37,19 @@ def build_classifier(
         labels: the classes.
         templates: prompts with `{}` or `{c}` in place of the label.
     """
+    return average_prompts(encode_text(label_prompts(labels, templates)), labels)
+
+
+def label_prompts(labels: Sequence[str], templates: str | Sequence[str]) -> list[str]:
+    """Return the L x P prompts of labels, grouped by label.
+
+    Args:
+        labels: the classes.
+        templates: prompts with `{}` or `{c}` in place of the label.
+
+    Raises:
+        PocketclipError: no label, a repeated label, no template, or one without `{}`.
+    """
     if isinstance(labels, str):
         raise PocketclipError(f"labels is the text {labels!r}: pass a list of labels")
     labels = list(labels)
@@ -46,9 +59,18 @@ def build_classifier(
     repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
     if repeated:
         raise PocketclipError(f"label {repeated[0]!r} is given twice: remove one of them")
-    prompts = fill_templates(labels, templates)
-    embedded = encode_text(prompts).reshape(len(labels), len(templates), -1).mean(1)  # (L, P, D)
-    return unit_length(embedded, lambda row: text_name(labels[row]))
+    return fill_templates(labels, templates)
+
+
+def average_prompts(embeddings: Embeddings, labels: Sequence[str]) -> Embeddings:
+    """Return one unit embedding (L, D) per label, the mean of its prompts.
+
+    Args:
+        embeddings: (L x P, D), of unit length, of what `label_prompts` returned.
+        labels: the classes.
+    """
+    mean = embeddings.reshape(len(labels), -1, embeddings.shape[-1]).mean(1)  # (L, P, D)
+    return unit_length(mean, lambda row: text_name(labels[row]))
 
 
 def rank_labels(

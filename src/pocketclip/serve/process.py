@@ -54,9 +54,7 @@ async def run(services: Services, on_start: Callable[[Running], Any] | None = No
     services.is_draining = True
     for port in ports:
         await port.close(settings.limits.drain)
-    await services.engine.close()
-    if services.upstream is not None:
-        await services.upstream.close()
+    await services.close()
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:

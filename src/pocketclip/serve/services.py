@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from starlette.requests import HTTPConnection
 
 from pocketclip.serve.engine import Engine
 from pocketclip.serve.exchange import Exchange
+from pocketclip.serve.fetching import ImageFetcher
 from pocketclip.serve.metrics import Metrics
 from pocketclip.serve.settings import ServerSettings
 
@@ -30,6 +32,8 @@ class Services:
     """By the name that requests use."""
     upstream: Upstream | None = None
     """What immich's requests for faces and OCR are passed on to; made by `create_immich_app`."""
+    fetcher: ImageFetcher | None = None
+    """For images by URL; None: they are refused."""
     is_ready: bool = False
     """Whether both towers have encoded something."""
     is_draining: bool = False
@@ -44,6 +48,19 @@ class Services:
     def can_answer(self) -> bool:
         """Whether the server is ready, and not ending."""
         return self.is_ready and not self.is_draining
+
+    def __post_init__(self) -> None:
+        """Allow images by URL, if the settings name hosts."""
+        if self.fetcher is None and self.settings.fetch_from:
+            self.fetcher = ImageFetcher(self.settings.fetch_from, self.settings.limits)
+
+    async def close(self) -> None:
+        """End the engine, and what connects to others."""
+        await self.engine.close()
+        if self.upstream is not None:
+            await self.upstream.close()
+        if self.fetcher is not None:
+            await asyncio.to_thread(self.fetcher.close)
 
 
 def services_of(request: HTTPConnection) -> Services:

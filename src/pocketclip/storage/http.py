@@ -34,6 +34,8 @@ from pocketclip.errors import (
 if TYPE_CHECKING:
     import httpx
 
+    from pocketclip.storage.allowed_hosts import AllowedHosts
+
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _MAX_PAUSE = 8.0
 _MAX_CONCURRENCY = 4096
@@ -65,6 +67,12 @@ class FetchOptions:
     user_agent: str = "pocketclip (image-text dataset reader)"
     allow_private: bool = False
     """Also connect to private addresses: loopback, link-local, internal networks."""
+    hosts: AllowedHosts | None = None
+    """The only hosts that are asked, after redirects too; None: all."""
+    https_only: bool = False
+    """Refuse http, after redirects too."""
+    use_proxies: bool = True
+    """Use the proxies of the environment. They resolve names themselves."""
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "timeout", "total_timeout", "max_bytes"):
@@ -81,13 +89,25 @@ class FetchOptions:
             )
 
 
+class FetchFailure(str):
+    """Why a URL could not be fetched."""
+
+    answer: str | None = None
+    """The part that says only what the host answered, or that it took too long; None if the reason
+    is another one, which may tell how the names and addresses of this network are."""
+
+
 class _FailedError(Exception):
     """A failed attempt, and whether to retry."""
 
-    def __init__(self, reason: str, *, retry: bool = False, pause: float | None = None) -> None:
+    def __init__(
+        self, reason: str, *, retry: bool = False, pause: float | None = None,
+        is_answer: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(reason)
         self.retry = retry
         self.pause = pause
+        self.is_answer = is_answer
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -132,7 +152,10 @@ class Fetcher:
         self._thread.start()
 
     def submit(self, url: str) -> concurrent.futures.Future[bytes | str]:
-        """Start to fetch `url`; the future raises only if the fetcher is closed first."""
+        """Start to fetch `url`; the future raises only if the fetcher is closed first.
+
+        A reason is a `FetchFailure`. Cancelling the future stops the fetch.
+        """
         return asyncio.run_coroutine_threadsafe(self._fetch(url), self._loop)
 
     def close(self) -> None:
@@ -184,8 +207,9 @@ class Fetcher:
                     return await asyncio.wait_for(self._attempt(url), options.total_timeout)
                 except asyncio.TimeoutError:
                     failed = _FailedError(
-                        f"not finished within {options.total_timeout:g} s", retry=True
-                    )
+                        f"not finished within {options.total_timeout:g} s", retry=True,
+                        is_answer=True,
+                    )  # fmt: skip
                 except _FailedError as error:
                     failed = error
                 if not failed.retry or attempt == options.retries:
@@ -196,7 +220,9 @@ class Fetcher:
                     pause = options.backoff * 2**attempt * random.uniform(0.5, 1.5)
                 await asyncio.sleep(min(pause, _MAX_PAUSE))
         tries = f" ({attempt + 1} attempts)" if attempt else ""
-        return f"cannot fetch {_shown(url)}: {failed}{tries}"
+        failure = FetchFailure(f"cannot fetch {_shown(url)}: {failed}{tries}")
+        failure.answer = str(failed) if failed.is_answer else None
+        return failure
 
     async def _attempt(self, url: str) -> bytes:
         import httpcore
@@ -212,7 +238,7 @@ class Fetcher:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
             raise _FailedError(f"not a valid URL: {one_line(error)}") from error
         except (httpx.TimeoutException, httpcore.TimeoutException) as error:
-            raise _FailedError(timeout, retry=True) from error
+            raise _FailedError(timeout, retry=True, is_answer=True) from error
         except httpcore.UnsupportedProtocol as error:
             raise _FailedError(f"not a valid URL: {one_line(error)}") from error
         except (httpx.HTTPError, httpcore.NetworkError, httpcore.ProtocolError) as error:
@@ -224,6 +250,7 @@ class Fetcher:
     async def _follow(self, request: httpx.Request) -> bytes:
         # Not by httpx, which reads and decompresses the bodies of redirects.
         for _ in range(self._options.max_redirects + 1):
+            self._check(request.url)
             answer = await self._client.send(request, stream=True)
             try:
                 if answer.next_request is None:
@@ -231,30 +258,42 @@ class Fetcher:
                 request = answer.next_request
             finally:
                 await answer.aclose()
-        raise _FailedError("too many redirects")
+        raise _FailedError("too many redirects", is_answer=True)
+
+    def _check(self, url: httpx.URL) -> None:
+        """Refuse a URL that the options exclude."""
+        options = self._options
+        if options.https_only and url.scheme != "https":
+            raise _FailedError("it leads to a URL without https", is_answer=True)
+        if options.hosts is not None and not options.hosts.allows(url):
+            # Not named: where a host redirects to may be nobody's business.
+            raise _FailedError("it leads to a host that is not allowed here", is_answer=True)
 
     async def _read(self, answer: httpx.Response) -> bytes:
         limit = self._options.max_bytes
         if answer.status_code != 200:
             retry = answer.status_code in _RETRY_STATUS
             raise _FailedError(
-                f"status {answer.status_code}", retry=retry, pause=_retry_after(answer)
+                f"status {answer.status_code}",
+                retry=retry,
+                pause=_retry_after(answer),
+                is_answer=True,
             )
         too_large = f"larger than {limit:,} bytes"
         announced = answer.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > limit:
-            raise _FailedError(too_large)
+            raise _FailedError(too_large, is_answer=True)
         data = bytearray()
         unpack = _unpacker(answer)
         async for chunk in answer.aiter_raw():
             data += unpack(chunk, limit + 1)
             if len(data) > limit:
-                raise _FailedError(too_large)
+                raise _FailedError(too_large, is_answer=True)
         if not data:
-            raise _FailedError("empty (0 bytes)")
+            raise _FailedError("empty (0 bytes)", is_answer=True)
         # Content types are wrong too often, so the bytes are checked.
         if bytes(data[:64]).lstrip().lower().startswith(_WEB_PAGE):
-            raise _FailedError("a web page or XML, not an image")
+            raise _FailedError("a web page or XML, not an image", is_answer=True)
         return bytes(data)
 
 
@@ -297,7 +336,9 @@ def _client(options: FetchOptions) -> httpx.AsyncClient:
             # Needs no pool timeout: a semaphore of the same size guards the pool.
             timeout=httpx.Timeout(options.timeout, pool=None),
             transport=make_transport(
-                allow_private=options.allow_private, connections=options.concurrency
+                allow_private=options.allow_private,
+                connections=options.concurrency,
+                use_proxies=options.use_proxies,
             ),
             follow_redirects=False,
             cookies=_no_cookies(),

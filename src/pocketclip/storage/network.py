@@ -64,17 +64,20 @@ def literal_address(host: str) -> str | None:
         return None
 
 
-def make_transport(*, allow_private: bool, connections: int) -> httpx.AsyncBaseTransport:
+def make_transport(
+    *, allow_private: bool, connections: int, use_proxies: bool = True
+) -> httpx.AsyncBaseTransport:
     """Return a transport that connects directly, or through the proxies of the environment.
 
     Args:
         allow_private: whether to connect to private addresses too.
         connections: maximum number of connections, for each proxy and for direct ones.
+        use_proxies: False: always connect directly.
 
     Raises:
         ValueError, ImportError, OSError: the proxy variables or SSL_CERT_FILE are invalid.
     """
-    return _Routed(allow_private, connections, getproxies())
+    return _Routed(allow_private, connections, getproxies() if use_proxies else {})
 
 
 class _Routed(httpx.AsyncBaseTransport):
