@@ -64,7 +64,16 @@ class LibraryError(PocketclipError):
 
 
 class QueryError(PocketclipError):
-    """A query, or a filter, that cannot be understood or matches no folder of the library."""
+    """A query, or a filter, that cannot be understood or matches no folder of the library.
+
+    Attributes:
+        reason: the message without the words of the query, for a server, which does not repeat
+            them.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class ExportError(PocketclipError):

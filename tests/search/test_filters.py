@@ -201,3 +201,34 @@ def test_the_filters_are_counted(dated):
     assert filters
     assert not Filters()
     assert Filters(camera="")
+
+
+def test_folders_that_others_name(filled, tmp_path, monkeypatch):
+    """They are looked for in the library only: below a root, or by the root's name."""
+    italy = {b"Italy/b.jpg", b"Italy/Rome/c.jpg"}
+    monkeypatch.setattr(os.path, "realpath", pytest.fail)
+    monkeypatch.setattr(os.path, "expanduser", pytest.fail)
+    for name in ("Italy", "Italy/", "./Italy", "Pictures/Italy", "Pictures//Italy/."):
+        assert paths(filled, folder_names=name) == italy
+    assert len(paths(filled, folder_names=["Pictures"])) == 7
+    assert paths(filled, folder_names=["Italy/Rome", "Italy2"]) == {
+        b"Italy/Rome/c.jpg", b"Italy2/d.jpg"
+    }  # fmt: skip
+    assert len(paths(filled, folder_names=["Été"])) == 2
+    messages = set()
+    for name in (
+        str(tmp_path / "Pictures"), str(tmp_path), "/", "", ".", "..", "Italy/..", "~", "~root",
+        "../Pictures", "Italy/../Italy", "nothing", "a\0b", "a.jpg/x", "Rome",
+    ):  # fmt: skip
+        with pytest.raises(QueryError) as caught:
+            paths(filled, folder_names=[name])
+        messages.add(str(caught.value))
+    assert len(messages) == 1
+
+
+def test_reasons_do_not_repeat_what_was_asked(filled):
+    for asked in ({"since": "1/2/secret"}, {"since": "2025", "until": "2024"}):
+        with pytest.raises(QueryError) as caught:
+            paths(filled, **asked)
+        assert "secret" not in caught.value.reason
+        assert "2025" not in caught.value.reason

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from pocketclip.errors import QueryError
 from pocketclip.search.query import (
+    Part,
     combine,
     describe_parts,
     doubtful_sign,
@@ -135,3 +138,44 @@ def test_any_query_has_parts_or_is_refused():
         assert all(part.text == part.text.strip() for part in parts), query
         [literal] = make_parts(query, literal=True)
         assert literal.text == query.strip()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "./a.jpg",
+        "../a",
+        "/etc/passwd",
+        "~/x",
+        "a.jpg",
+        "sunset - /etc/hosts",
+        "2:a.heic",
+        "- /a + b",
+    ],
+)
+def test_a_query_of_others_names_no_file(query, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    with pytest.raises(QueryError, match="files of this machine are not read") as caught:
+        make_parts(query, files=False)
+    assert re.match("part [12] of the query names a file", caught.value.reason)
+    for word in ("etc", "jpg", "heic", "~"):
+        assert word not in caught.value.reason
+    [part] = make_parts(query, literal=True, files=False)
+    assert part.text == query
+    [part] = make_parts(f'"{query}"', files=False)
+    assert part.text == query
+
+
+@pytest.mark.parametrize("query", ["a + + b", "inf:beach", "1e9:beach", "https://beach/", "\udce9"])
+def test_the_reason_does_not_repeat_the_query(query):
+    with pytest.raises(QueryError) as caught:
+        parse_query(query)
+    assert caught.value.reason
+    assert not any(word in caught.value.reason for word in ("beach", "inf:", "1e9", "\udce9"))
+
+
+def test_a_known_vector_is_not_computed(encoder, monkeypatch):
+    a, b = encoder.encode_text(["a red circle", "a blue square"])
+    monkeypatch.setattr(encoder, "encode_text", pytest.fail)
+    parts = [Part(1.0, "a red circle", vector=a), Part(-1.0, photo=b"x", vector=b)]
+    assert np.array_equal(embed_parts(parts, encoder), [a, b])

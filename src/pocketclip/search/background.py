@@ -194,13 +194,24 @@ def load_neutral(database: Database, encoder: Encoder) -> Embeddings:
         LibraryError: the library cannot be read.
         PocketclipError: the texts cannot be encoded.
     """
-    stored = _stored(database, encoder)
+    stored = stored_neutral(database, encoder)
     if stored is not None:
         return stored
-    rows = encoder.encode_text(NEUTRAL_TEXTS).astype(np.float16)
+    return keep_neutral(database, encoder, encoder.encode_text(NEUTRAL_TEXTS))
+
+
+def keep_neutral(database: Database, encoder: Encoder, rows: Embeddings) -> Embeddings:
+    """Store the embeddings (P, D) of the neutral texts if possible; return them as stored.
+
+    Args:
+        database: the library.
+        encoder: whose embeddings they are.
+        rows: of `NEUTRAL_TEXTS`.
+    """
+    rounded = rows.astype(np.float16)
     with contextlib.suppress(LibraryError):  # read-only, or another process writes: next time
-        _store(database, encoder, rows)
-    return rows.astype(np.float32)  # rounded as if they had been stored
+        _store(database, encoder, rounded)
+    return rounded.astype(np.float32)  # rounded as if they had been stored
 
 
 def store_neutral(database: Database, encoder: Encoder) -> None:
@@ -212,11 +223,11 @@ def store_neutral(database: Database, encoder: Encoder) -> None:
         LibraryError: another process writes, or the library cannot be written.
         PocketclipError: the texts cannot be encoded.
     """
-    if _stored(database, encoder) is None:
+    if stored_neutral(database, encoder) is None:
         _store(database, encoder, encoder.encode_text(NEUTRAL_TEXTS).astype(np.float16))
 
 
-def _stored(database: Database, encoder: Encoder) -> Embeddings | None:
+def stored_neutral(database: Database, encoder: Encoder) -> Embeddings | None:
     """Return the stored embeddings (P, D), if they are of these texts and this model."""
     stored, key = database.fact(_FACT), _key(encoder)
     size = 2 * len(NEUTRAL_TEXTS) * encoder.embed_dim

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from pocketclip.errors import QueryError
 from pocketclip.search.arguments import listed
-from pocketclip.search.folders import folder_condition
+from pocketclip.search.folders import folder_condition, folder_names_condition
 from pocketclip.search.indexing.walk import stored_time
 from pocketclip.search.store.database import Database
 
@@ -44,6 +44,9 @@ class Filters:
 
     folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = ()
     """It is in one of these, at any depth: paths, or paths below a root of the library."""
+    folder_names: str | Sequence[str] = ()
+    """The same for the questions of others: paths below a root, or the name of a root with what is
+    below it. They are looked for in the library only, never on the disk."""
     since: Moment | None = None
     """The first moment: `2024`, `2024-05`, `2024-05-01`, `2024-05-01T14:30`, or a date."""
     until: Moment | None = None
@@ -53,7 +56,7 @@ class Filters:
 
     def __bool__(self) -> bool:
         given = (self.since, self.until, self.camera)
-        return bool(self.folders) or any(one is not None for one in given)
+        return bool(self.folders or self.folder_names) or any(one is not None for one in given)
 
 
 class Condition(NamedTuple):
@@ -74,10 +77,15 @@ def conditions(database: Database, filters: Filters) -> list[Condition]:
     made = []
     if filters.folders:
         made.append(Condition("in", *folder_condition(database, listed(filters.folders))))
+    if filters.folder_names:
+        names = listed(filters.folder_names)
+        made.append(Condition("in", *folder_names_condition(database, names)))
     since = None if filters.since is None else span_of(filters.since)[0]
     until = None if filters.until is None else span_of(filters.until)[1]
     if since is not None and until is not None and since >= until:
-        raise QueryError(f"{filters.since} (since) is after {filters.until} (until)")
+        raise QueryError(
+            f"{filters.since} (since) is after {filters.until} (until)", "`since` is after `until`"
+        )
     if since is not None or until is not None:
         _offer_file_time(database)
     if since is not None:
@@ -183,9 +191,8 @@ def span_of(moment: Moment) -> tuple[datetime.datetime, datetime.datetime]:
     try:
         first = datetime.datetime(*([*parts, 1, 1][: max(3, len(parts))]))  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
-        raise QueryError(
-            f"{text!r} is no date: write 2024, 2024-05, 2024-05-01 or 2024-05-01T14:30"
-        ) from error
+        advice = "write 2024, 2024-05, 2024-05-01 or 2024-05-01T14:30"
+        raise QueryError(f"{text!r} is no date: {advice}", f"this is no date: {advice}") from error
     if len(parts) == 1:
         return first, _later(lambda: first.replace(year=first.year + 1))
     if len(parts) == 2:

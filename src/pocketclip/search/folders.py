@@ -34,8 +34,24 @@ def folder_condition(
     Raises:
         QueryError: no file of a folder is in the library.
     """
+    return _in_one_of(database, [p for folder in folders for p in places_of(database, folder)])
+
+
+def folder_names_condition(database: Database, names: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
+    """Return SQL over `files f`: whether a file is in one of the folders that a stranger names.
+
+    Raises:
+        QueryError: no file of a folder is in the library; whether there is such a folder on the
+            disk makes no difference.
+    """
+    return _in_one_of(
+        database, [place for name in names for place in _named_places(database, name)]
+    )
+
+
+def _in_one_of(database: Database, places: Sequence[Place]) -> tuple[str, tuple[Any, ...]]:
     _offer_comparison(database)
-    tests = [_test(place) for folder in folders for place in places_of(database, folder)]
+    tests = [_test(place) for place in places]
     values = tuple(value for _, own in tests for value in own)
     return f"({' OR '.join(sql for sql, _ in tests)})", values
 
@@ -84,6 +100,25 @@ def places_of(database: Database, folder: str | os.PathLike[str]) -> list[Place]
             found = _with_files(database, [Place(root, below) for root, _ in roots])
     if not found:
         raise QueryError(_unknown(database, text))
+    return found
+
+
+def _named_places(database: Database, name: str) -> list[Place]:
+    """Return the folders below the roots with this path, else those of roots of this name."""
+    below = [part for part in os.fsencode(name).split(b"/") if part not in (b"", b".")]
+    found = list[Place]()
+    if b".." not in below and not name.startswith(("/", "~", "\\")) and "\0" not in name:
+        with database.reading() as connection:
+            roots = connection.execute("SELECT id, path FROM roots ORDER BY path").fetchall()
+        if below:
+            found = _with_files(database, [Place(root, b"/".join(below)) for root, _ in roots])
+        if below and not found:
+            wanted = [_composed(part) for part in below]
+            own = [root for root, path in roots if _names(path)[-1:] == wanted[:1]]
+            found = _with_files(database, [Place(root, b"/".join(below[1:])) for root in own])
+    if not found:
+        advice = "write its path below a folder that the library indexes"
+        raise QueryError(f"the library has no photographs of that folder: {advice}")
     return found
 
 

@@ -56,7 +56,7 @@ class Part:
     photo: ImageSource | None = None
     """A path, or anything else that `pocketclip.images.open_image` takes; None: it is a text."""
     vector: Embeddings | None = field(default=None, compare=False)
-    """The unit vector (D,) of the photograph, if it is known."""
+    """The unit vector (D,) of the text or photograph, if it is known."""
 
     def __str__(self) -> str:
         sign, factor = "-" if self.weight < 0 else "+", abs(self.weight)
@@ -67,8 +67,13 @@ class Part:
         return f"{sign} {times}{os.fspath(self.photo) if is_path else 'a photograph'}"  # type: ignore[arg-type]
 
 
-def parse_query(query: str) -> list[Part]:
+def parse_query(query: str, *, files: bool = True) -> list[Part]:
     """Return the parts of a query, see the module.
+
+    Args:
+        query: the text.
+        files: whether a photograph may be named by its path. False, for queries of others: such a
+            part is refused, and nothing is looked up.
 
     Raises:
         QueryError: a part is empty, a weight is out of range, or a text is not UTF-8.
@@ -85,7 +90,7 @@ def parse_query(query: str) -> list[Part]:
         begin = found.end()
     pieces.append(query[begin:])
     return [
-        _part(piece, sign, position)
+        _part(piece, sign, position, files=files)
         for position, (piece, sign) in enumerate(zip(pieces, signs, strict=True))
     ]
 
@@ -98,7 +103,7 @@ def text_part(text: str) -> Part:
     """
     decoded = argument_text(text)
     if decoded is None:
-        raise QueryError(f"the text {text!r} is not UTF-8: check the terminal's locale")
+        raise _not_utf8(text)
     if not decoded.strip():
         raise QueryError("the text to search for is empty")
     return Part(1.0, decoded.strip())
@@ -111,6 +116,7 @@ def make_parts(
     like: str | os.PathLike[str] | Iterable[ImageSource] = (),
     unlike: str | os.PathLike[str] | Iterable[ImageSource] = (),
     literal: bool = False,
+    files: bool = True,
 ) -> list[Part]:
     """Return the parts of a query and of photographs beside it.
 
@@ -120,12 +126,13 @@ def make_parts(
         like: more of them.
         unlike: photographs that others should not be like.
         literal: take `query` as one text.
+        files: whether `query` may name photographs by their paths, see `parse_query`.
 
     Raises:
         QueryError: there is nothing to look for, or `query` cannot be understood.
     """
     if isinstance(query, str):
-        parts = [text_part(query)] if literal else parse_query(query)
+        parts = [text_part(query)] if literal else parse_query(query, files=files)
     else:
         parts = [*(query or ())]
         if not all(isinstance(part, Part) for part in parts):
@@ -150,6 +157,8 @@ def make_parts(
 def embed_parts(parts: Sequence[Part], encoder: Encoder) -> Embeddings:
     """Return the unit vectors (P, D) of the parts of a query, without their weights.
 
+    Only parts without a vector are encoded.
+
     Raises:
         ImageError: a photograph cannot be opened.
         EmbeddingError: see `Encoder.encode_text`.
@@ -157,13 +166,14 @@ def embed_parts(parts: Sequence[Part], encoder: Encoder) -> Embeddings:
     import numpy as np
 
     out = np.empty((len(parts), encoder.embed_dim), np.float32)
-    texts = list(dict.fromkeys(part.text for part in parts if part.text is not None))
+    unknown = (part.text for part in parts if part.vector is None and part.text is not None)
+    texts = list(dict.fromkeys(unknown))
     vectors = dict(zip(texts, encoder.encode_text(texts), strict=True)) if texts else {}
     for row, part in enumerate(parts):
-        if part.text is not None:
-            out[row] = vectors[part.text]
-        elif part.vector is not None:
+        if part.vector is not None:
             out[row] = part.vector
+        elif part.text is not None:
+            out[row] = vectors[part.text]
         else:
             out[row] = encoder.encode_image([part.photo])[0]
     return out
@@ -198,26 +208,31 @@ def doubtful_sign(parts: Sequence[Part]) -> str | None:
     return next((match[0] for match in found if match), None)
 
 
-def _part(piece: str, sign: str, position: int) -> Part:
-    piece = piece.strip()
-    weight, rest = _split_weight(piece)
+def _part(piece: str, sign: str, position: int, *, files: bool) -> Part:
+    piece, place = piece.strip(), f"part {position + 1} of the query"
+    weight, rest = _split_weight(piece, place)
     if not rest:
         raise QueryError(
-            f"part {position + 1} of the query is empty: write a text or a photograph after each "
-            f"sign or weight; {_LITERALLY}"
+            f"{place} is empty: write a text or a photograph after each sign or weight; "
+            f"{_LITERALLY}"
         )
     signed = -weight if sign == "-" else weight
     if _QUOTED.fullmatch(rest):
         if not rest.strip('"').strip():
-            raise QueryError(f"part {position + 1} of the query is empty: {rest}")
+            raise QueryError(f"{place} is empty: {rest}")
         return Part(signed, _decoded(rest[1:-1].strip()))
     if _LEADING.match(rest):
-        raise QueryError(
-            f"{rest!r} begins with a second sign: write one sign per part; {_LITERALLY}"
+        raise _refusal(
+            repr(rest), place, f"begins with a second sign: write one sign per part; {_LITERALLY}"
         )
     if _URL.match(rest):
-        raise QueryError(f"{rest} is not fetched: download it, and search for the file")
+        raise _refusal(rest, place, "is not fetched: download it, and search for the file")
     if _is_path(rest):
+        if not files:
+            raise _refusal(
+                rest, place, "names a file, and files of this machine are not read: send the "
+                f"photograph itself, or put the text in double quotes; {_LITERALLY}"
+            )  # fmt: skip
         path = Path(rest).expanduser()
         if not path.is_file():
             raise QueryError(
@@ -228,18 +243,24 @@ def _part(piece: str, sign: str, position: int) -> Part:
     return Part(signed, _decoded(rest))
 
 
-def _split_weight(piece: str) -> tuple[float, str]:
+def _refusal(words: str, place: str, trouble: str) -> QueryError:
+    return QueryError(f"{words} {trouble}", f"{place} {trouble}")
+
+
+def _split_weight(piece: str, place: str) -> tuple[float, str]:
     found = _WEIGHT.match(piece)
     if not found:
         if _NO_NUMBER.match(piece):
-            raise QueryError(f"{piece!r}: a weight is a number over 0; {_LITERALLY}")
+            trouble = f"a weight is a number over 0; {_LITERALLY}"
+            raise QueryError(f"{piece!r}: {trouble}", f"{place}: {trouble}")
         return 1.0, piece
     weight = float(found[1])
     if not 0 < weight <= MAX_WEIGHT or not math.isfinite(weight):
-        raise QueryError(
-            f"the weight {found[1]} must be over 0 and at most {MAX_WEIGHT:g} (to avoid something, "
+        trouble = (
+            f"must be over 0 and at most {MAX_WEIGHT:g} (to avoid something, "
             f'write "- text"); {_LITERALLY}'
         )
+        raise _refusal(f"the weight {found[1]}", f"the weight of {place}", trouble)
     return weight, piece[found.end() :]
 
 
@@ -251,5 +272,10 @@ def _is_path(text: str) -> bool:
 def _decoded(text: str) -> str:
     decoded = argument_text(text)
     if decoded is None:
-        raise QueryError(f"the text {text!r} is not UTF-8: check the terminal's locale")
+        raise _not_utf8(text)
     return decoded
+
+
+def _not_utf8(text: str) -> QueryError:
+    trouble = "is not UTF-8: check the terminal's locale"
+    return QueryError(f"the text {text!r} {trouble}", "a text of the query is not UTF-8")

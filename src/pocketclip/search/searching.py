@@ -26,17 +26,18 @@ from pocketclip.search.model import check_space, count_unencoded
 from pocketclip.search.query import Part, combine, embed_parts
 from pocketclip.search.ranking import rank
 from pocketclip.search.records import SearchResult
-from pocketclip.search.store.database import Database
+from pocketclip.search.store.database import Database, chunks_of_ids
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
     from pocketclip.search.vectors.matrix import Matrix
+    from pocketclip.types import Embeddings
 
 
 def search(
     database: Database, parts: Sequence[Part], filters: Filters, *, encoder: Encoder,
     matrix: Callable[[], Matrix], top: int, min_score: float | None = None,
-    present: Present | None = None,
+    present: Present | None = None, neutral: Embeddings | None = None,
 ) -> SearchResult:  # fmt: skip
     """Return the photographs that fit a query best; see `Library.search`.
 
@@ -49,6 +50,8 @@ def search(
         top: the number of hits.
         min_score: the least score of a hit.
         present: remembers from search to search which photographs are there.
+        neutral: what `background.load_neutral` returned for this embedding space; None: it is
+            called when it is needed, and may run the model.
     """
     made = filtering.conditions(database, filters)
     away, there = roots_away(database)
@@ -75,7 +78,7 @@ def search(
             combine(vectors[wanted], [parts[row].weight for row in wanted]),
             ranked.best,
             opened.vectors(background.sample_rows(len(opened.ids), allowed)),
-            background.load_neutral(database, encoder),
+            background.load_neutral(database, encoder) if neutral is None else neutral,
             logit_scale=encoder.logit_scale,
             searched=searched,
         )
@@ -113,8 +116,26 @@ def _with_known_vector(database: Database, part: Part) -> Part:
         ).fetchone()
     if row is None:
         return part
-    vector = np.frombuffer(row[0], "<f2").astype(np.float32)
-    return replace(part, vector=unit_length(vector[None], lambda _: image_name(part.photo, 0))[0])
+    return replace(part, vector=_unit_vector(row[0], image_name(part.photo, 0)))
+
+
+def _unit_vector(stored: bytes, name: str) -> Embeddings:
+    vector = np.frombuffer(stored, "<f2").astype(np.float32)
+    return unit_length(vector[None], lambda _: name)[0]
+
+
+def known_vectors(database: Database, contents: Sequence[int]) -> dict[int, Embeddings]:
+    """Return the unit vectors (D,) of contents by id: those that have one, and a file there now."""
+    found: dict[int, Embeddings] = {}
+    with database.reading() as connection:
+        for marks, chunk in chunks_of_ids(contents):
+            sql = (
+                f"SELECT id, vector FROM contents WHERE id IN ({marks}) AND vector IS NOT NULL "
+                "AND EXISTS (SELECT 1 FROM files WHERE content = contents.id AND absent = 0)"
+            )
+            for row, vector in connection.execute(sql, chunk).fetchall():
+                found[row] = _unit_vector(vector, f"photograph {row}")
+    return found
 
 
 def roots_away(database: Database) -> tuple[list[Path], list[Condition]]:
