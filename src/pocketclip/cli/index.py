@@ -68,6 +68,14 @@ def index(
             "several times slower.",
         ),
     ] = False,
+    thumbnails: Annotated[
+        bool,
+        typer.Option(
+            "--thumbnails/--no-thumbnails",
+            help="Make thumbnails of new photographs; else they are made when they are first "
+            "shown.",
+        ),
+    ] = True,
     watch: Annotated[
         bool,
         typer.Option(
@@ -150,6 +158,7 @@ def index(
         _run(
             library, roots or [], (model, model_name, revision), options, json=json,
             watch=watch, exclude=exclude or [], retry=retry, rebuild=rebuild, exact=exact,
+            thumbnails=thumbnails,
         )  # fmt: skip
 
 

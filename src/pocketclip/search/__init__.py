@@ -12,7 +12,9 @@
 | `vectors/` | exact search in the vectors; their export |
 | `query`, `filters`, `folders`, `arguments` | what is searched for, and where |
 | `searching`, `ranking`, `similar`, `background` | a search; its hits; whether anything fits |
-| `thumbnails`, `contact_sheet` | pictures of the hits; a page |
+| `photo_file` | an indexed photograph, opened for somebody else |
+| `thumbnails`, `thumbnail_image`, `thumbnail_store` | pictures of the hits |
+| `contact_sheet` | a page of hits |
 | `duplicates/` | photographs that are there twice |
 | `upkeep/` | check, repair, forget |
 | `model`, `records` | the model of a library; what the functions give back |

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pocketclip.search.upkeep.repair import RepairReport
     from pocketclip.search.vectors.export import ExportReport
     from pocketclip.search.vectors.matrix import Matrix
+    from pocketclip.types import Embeddings
 
 
 _MANY = 1000  # photographs of a run, to which a second or two for later searches are nothing
@@ -113,6 +114,7 @@ class Library:
         retry: bool = False,
         rebuild: bool = False,
         exact: bool = False,
+        thumbnails: bool = True,
         reporter: ProgressReporter | Callable[[str], None] | None = None,
     ) -> IndexReport:
         """Bring the library up to date with folders of photographs.
@@ -138,6 +140,8 @@ class Library:
                 bit (before they are stored as float16). Else those with over 4 times the pixels per
                 side that the model sees are decoded at a half, a quarter or an eighth: several
                 times faster, and the cosine to the exact embedding is 0.9999 or more.
+            thumbnails: make the thumbnails of new photographs from the decoded pixels. Without,
+                they are made when they are first shown.
             reporter: receives the stages and the progress.
 
         Raises:
@@ -162,7 +166,7 @@ class Library:
         chosen = self._model(model, encoder)
         report = indexing.run(
             self.database, roots, chosen, exclude=exclude, retry=retry, rebuild=rebuild,
-            exact=exact, reporter=as_reporter(reporter),
+            exact=exact, thumbnails=thumbnails, reporter=as_reporter(reporter),
         )  # fmt: skip
         if not callable(chosen.encoder):
             self._encoder = chosen.encoder
@@ -183,6 +187,7 @@ class Library:
         stop: threading.Event | None = None,
         encoder: Encoder | Callable[[], Encoder] | None = None,
         exact: bool = False,
+        thumbnails: bool = True,
         **options: Any,
     ) -> None:
         """Index folders, and again whenever something changes in them, until interrupted.
@@ -198,6 +203,7 @@ class Library:
             stop: ends it when set.
             encoder: as for `index`.
             exact: as for `index`.
+            thumbnails: as for `index`.
             options: others of `index`, for the first run.
 
         Raises:
@@ -207,12 +213,15 @@ class Library:
         from pocketclip.search.indexing.roots import known_roots
         from pocketclip.search.indexing.watch import is_left_out, watch
 
-        receiver = as_reporter(reporter)
-        report = self.index(roots, encoder=encoder, reporter=receiver, exact=exact, **options)
+        same: dict[str, Any] = {
+            "encoder": encoder, "reporter": as_reporter(reporter), "exact": exact,
+            "thumbnails": thumbnails,
+        }  # fmt: skip
+        report = self.index(roots, **same, **options)
         on_report(report)
 
         def run(folders: list[Path]) -> None:
-            report = self.index(folders, encoder=encoder, reporter=receiver, exact=exact)
+            report = self.index(folders, **same)
             on_report(report)
             if report.interrupted:
                 raise KeyboardInterrupt
@@ -225,7 +234,7 @@ class Library:
             given or [root.path for root in known_roots(database)],
             run,
             skip=functools.partial(is_left_out, database),
-            remark=receiver.remark,
+            remark=same["reporter"].remark,
             stop=stop,
         )
 
@@ -311,6 +320,7 @@ class Library:
         top: int = 20,
         min_score: float | None = None,
         encoder: Encoder | None = None,
+        neutral: Embeddings | None = None,
     ) -> SearchResult:
         """Return the photographs that fit a query best; the same ones in the same order every time.
 
@@ -326,6 +336,9 @@ class Library:
                 duplicates, see `Hit.copies` and `Hit.similar`.
             min_score: the least cosine similarity of a hit.
             encoder: the model, if it is loaded already.
+            neutral: what `pocketclip.search.background.load_neutral` returned for the model, if it
+                is known already. With it, and with parts that have their vectors, the model is not
+                run.
 
         Raises:
             QueryError: the query or a filter cannot be understood.
@@ -349,6 +362,7 @@ class Library:
         return search(
             self.database, parts, filters or Filters(), encoder=encoder or self.encoder(),
             matrix=self.matrix, top=top, min_score=min_score, present=self._present,
+            neutral=neutral,
         )  # fmt: skip
 
     def duplicates(

@@ -101,6 +101,8 @@ class IndexReport:
     """Known paths with new bytes."""
     touched: int = 0
     """Known paths with a new time and the same bytes."""
+    thumbnails: int = 0
+    """Thumbnails that were made."""
     unchanged: int = 0
     absent: int = 0
     """Files that are not there now; what is known of them is kept."""

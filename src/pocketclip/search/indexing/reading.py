@@ -37,9 +37,11 @@ from pocketclip.search.indexing.perceptual_hash import perceptual_hash
 from pocketclip.search.indexing.photo_facts import read_photo_facts
 from pocketclip.search.indexing.scan import stored_state
 from pocketclip.search.records import PhotoFacts
+from pocketclip.search.thumbnail_image import colour_profile, encode_thumbnail
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
+    from pocketclip.search.thumbnail_store import ThumbnailStore
 
 BYTES_AHEAD = 1 << 28
 """Limit on the bytes that are read ahead; one larger photograph still passes, alone."""
@@ -100,6 +102,8 @@ class Reading:
     """Why nobody can decode these bytes, or the model gives no embedding for them."""
     facts: PhotoFacts = field(default_factory=PhotoFacts)
     perceptual_hash: int | None = None
+    thumbnail: bytes | None = None
+    """A JPEG, if it is to be kept."""
     held: int = 0
     """Bytes that count as read ahead."""
 
@@ -125,14 +129,17 @@ class ReadAhead:
         contents: says which bytes are new.
         by_one: encodes in the threads, see `Encoder.one_threaded`; None: the caller encodes.
         exact: decode large JPEGs in full.
+        thumbnails: where they are kept; those that are missing are made. None: none are made.
     """
 
     def __init__(
-        self, encoder: Encoder, contents: Contents, by_one: Encoder | None, *, exact: bool = False
-    ) -> None:
+        self, encoder: Encoder, contents: Contents, by_one: Encoder | None, *,
+        exact: bool = False, thumbnails: ThumbnailStore | None = None,
+    ) -> None:  # fmt: skip
         self._encoder = encoder
         self._contents = contents
         self._by_one = by_one
+        self._thumbnails = thumbnails
         takes_photo = encoder.bundle is not None and encoder.bundle.image_input == "photo"
         exact = exact or takes_photo  # the graph's own resizing was verified on whole photographs
         self._least_side = None if exact else _REDUCED * encoder.config.image_size
@@ -209,11 +216,14 @@ class ReadAhead:
         if not self._warm.is_set():  # the first new photograph of the run: load the tower meanwhile
             self._warm.set()
             (self._by_one or self._encoder).preload("image")
+        profile: bytes | None = None
         with self._memory.lent() as lent:
 
             def note_facts(image: Image.Image) -> None:
+                nonlocal profile
                 lent.need(image.width * image.height * _PER_PIXEL)
                 reading.facts = read_photo_facts(image)
+                profile = colour_profile(image)
 
             try:
                 image = open_image(data, least_side=self._least_side, on_header=note_facts)
@@ -221,6 +231,13 @@ class ReadAhead:
                 reading.inputs = self._encoder.prepare(image)
             except ImageError as error:
                 reading.error = str(error).removeprefix("image bytes: ")
+                return
+            if self._wants_thumbnail(reading.digest):
+                reading.thumbnail = encode_thumbnail(image, profile)
+
+    def _wants_thumbnail(self, digest: bytes | None) -> bool:
+        store = self._thumbnails
+        return store is not None and digest is not None and not store.is_full | store.has(digest)
 
 
 def encode(encoder: Encoder, readings: Sequence[Reading]) -> None:

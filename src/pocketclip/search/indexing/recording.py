@@ -22,6 +22,7 @@ from pocketclip.search.store.database import Database
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
+    from pocketclip.search.thumbnail_store import ThumbnailStore
 
 PHOTOGRAPHS, FILES, SECONDS = 32, 2048, 5.0
 """A batch is written when it has so many new photographs or files, or is that old. A process that
@@ -38,13 +39,18 @@ class Recorder:
         database: the library, of which this process is the writer.
         encoder: whose vectors they are.
         report: counts what is written.
+        thumbnails: where those of the readings are kept, after the commit; None: they are not.
     """
 
-    def __init__(self, database: Database, encoder: Encoder, report: IndexReport) -> None:
+    def __init__(
+        self, database: Database, encoder: Encoder, report: IndexReport,
+        thumbnails: ThumbnailStore | None = None,
+    ) -> None:  # fmt: skip
         self._database = database
         self._connection = database.connection
         self._encoder = describe_encoder(encoder)
         self._report = report
+        self._thumbnails = thumbnails
         self.failed = 0
         """Number of files with a content that cannot be read."""
         self._guard = threading.Lock()  # of the connection, and of what is claimed
@@ -100,11 +106,21 @@ class Recorder:
         with self._guard:
             with self._database.transaction() as connection:
                 later = self._write(connection, counted)
+            self._keep_thumbnails(counted)
             done = {reading.digest for reading in self._entries if reading.claimed}
             self._claimed -= done
             self._entries = later
         self._photographs, self._since = 0, time.monotonic()
         self._report.add(counted)
+
+    def _keep_thumbnails(self, counted: IndexReport) -> None:
+        made = {
+            reading.digest: reading.thumbnail
+            for reading in self._entries
+            if reading.digest and reading.thumbnail and reading.vector is not None
+        }
+        if self._thumbnails is not None and made:
+            counted.thumbnails += self._thumbnails.keep(made)
 
     def _write(self, connection: sqlite3.Connection, counted: IndexReport) -> list[Reading]:
         """Write the entries; return those whose bytes are still being decoded for another file."""

@@ -27,6 +27,7 @@ from pocketclip.search.indexing.scan import Changes, FoundFile, Listing, apply_c
 from pocketclip.search.model import check_space, set_model
 from pocketclip.search.records import IndexReport
 from pocketclip.search.store.database import Database
+from pocketclip.search.thumbnail_store import ThumbnailStore
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
@@ -85,6 +86,7 @@ def run(
     retry: bool = False,
     rebuild: bool = False,
     exact: bool = False,
+    thumbnails: bool = True,
     reporter: ProgressReporter,
 ) -> IndexReport:
     """Index roots; see `Library.index`.
@@ -115,11 +117,17 @@ def run(
         failed = 0
         if encoder is not None:
             by_one = encoder.one_threaded()
-            recorder = Recorder(database, by_one or encoder, report)
+            store = ThumbnailStore(database.location) if thumbnails else None
+            recorder = Recorder(database, by_one or encoder, report, store)
             files = itertools.chain(candidates, _again(recorder, parts, candidates))
             total = len(candidates) + _count_unencoded(connection, parts)
-            with ReadAhead(encoder, recorder, by_one, exact=exact) as ahead:
+            with ReadAhead(encoder, recorder, by_one, exact=exact, thumbnails=store) as ahead:
                 _encode_all(encoder, ahead, files, total, recorder, report, reporter)
+            if store is not None and store.is_full:
+                reporter.remark(
+                    "no more thumbnails are kept: their folder is at its limit, or the disk is "
+                    "nearly full; they are made when they are shown"
+                )
             failed = recorder.failed
         _count(connection, parts, report, failed)
     return report

@@ -110,6 +110,8 @@ def forget(
             digests = choice.delete()
             # Before the commit: after a kill nobody knows whose they were. They can be made again.
             _remove_thumbnails(database.location, digests, report)
+        # And after it: a server may have made one again that it still found in the library.
+        _remove_thumbnails(database.location, digests, report)
         _remove_copies(database.location, report)
         if report.files or report.roots or digests:
             _clean(database, report)
@@ -253,17 +255,14 @@ class _Choice:
 
 
 def _remove_thumbnails(location: Location, digests: list[bytes], report: ForgetReport) -> None:
-    from pocketclip.search.thumbnails import thumbnail_file
+    from pocketclip.search.thumbnail_store import ThumbnailStore
 
-    folders = set()
+    store = ThumbnailStore(location)
     for digest in digests:
-        file = thumbnail_file(location, digest)
-        with contextlib.suppress(FileNotFoundError):
-            file.unlink()
-            report.thumbnails += 1
-        folders.add(file.parent)
-    for folder in folders:
-        remove_abandoned(folder)  # of processes that were killed while writing one
+        report.thumbnails += store.remove(digest)
+    # Of processes that were killed while writing one.
+    for folder in {store.folder, *(store.file(digest).parent for digest in digests)}:
+        remove_abandoned(folder)
 
 
 def _remove_copies(location: Location, report: ForgetReport) -> None:
