@@ -18,6 +18,7 @@ from pocketclip.serve.exposition import metrics_text
 from pocketclip.serve.metrics import Metrics
 from pocketclip.serve.observation import Observation
 from pocketclip.serve.services import Services
+from pocketclip.serve.traffic import Traffic
 
 STATS = EngineStats(
     texts=TowerStats(waiting=3, encoded=10, seconds=0.5, dropped=2),
@@ -28,7 +29,9 @@ STATS = EngineStats(
 
 @pytest.fixture
 def services():
-    return Services(engine=SimpleNamespace(stats=lambda: STATS), held_bytes=12, is_ready=True)
+    return Services(
+        engine=SimpleNamespace(stats=lambda: STATS), traffic=Traffic(held=12), is_ready=True
+    )
 
 
 def read(services):

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from pocketclip._version import __version__
-from pocketclip.errors import ImageError
+from pocketclip.serve.admission import Admission
+from pocketclip.serve.answers import ErrorForm, answer_error, detail_form, openai_form
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.exchange import note_drop
 from pocketclip.serve.immich_entries import Remarks
 from pocketclip.serve.observation import Observation
 from pocketclip.serve.openapi import Api
@@ -44,6 +43,7 @@ def create_app(services: Services) -> FastAPI:
     app = main_routes()
     app.state.services = services
     # The one that is added last is the outermost one.
+    app.add_middleware(Admission, services=services)
     app.add_middleware(Observation, services=services, port="main", templates=_templates(ROUTERS))
     return app
 
@@ -64,6 +64,10 @@ def create_immich_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.remarks = Remarks()
     app.add_middleware(
+        Admission, services=services, waits=True, form=detail_form,
+        deadline=services.settings.limits.immich_deadline,
+    )  # fmt: skip
+    app.add_middleware(
         Observation, services=services, port="immich", templates=_templates(IMMICH_ROUTERS)
     )
     return app
@@ -75,12 +79,7 @@ def main_routes() -> FastAPI:
         title="pocketclip", version=__version__, description=_ABOUT,
         summary="Embeddings, classification and search",
     )  # fmt: skip
-    app.add_exception_handler(RequestError, _answer_error)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(HTTPException, _answer_http)
-    for router in ROUTERS:
-        app.include_router(router)
-    return app
+    return _prepared(app, ROUTERS, openai_form)
 
 
 def immich_routes() -> FastAPI:
@@ -89,9 +88,15 @@ def immich_routes() -> FastAPI:
         immich=True, title="pocketclip for immich", version=__version__,
         description=_ABOUT_IMMICH, summary="immich's machine-learning service", openapi_url=None,
     )  # fmt: skip
-    for error in (RequestError, ImageError, HTTPException):
-        app.add_exception_handler(error, _answer_immich)
-    for router in IMMICH_ROUTERS:
+    return _prepared(app, IMMICH_ROUTERS, detail_form)
+
+
+def _prepared(app: FastAPI, routers: Sequence[APIRouter], form: ErrorForm) -> FastAPI:
+    app.router.redirect_slashes = False
+    app.state.error_form = form
+    for error in (RequestError, RequestValidationError, HTTPException):
+        app.add_exception_handler(error, answer_error)
+    for router in routers:
         app.include_router(router)
     return app
 
@@ -104,41 +109,3 @@ def openapi_documents() -> dict[str, dict[str, Any]]:
 def _templates(routers: Sequence[APIRouter]) -> list[str]:
     """Return the paths of all routes, as they are written there."""
     return ["/openapi.json", *(route.path for one in routers for route in one.routes)]  # type: ignore[attr-defined]
-
-
-def _immich_form(error: RequestError) -> dict[str, Any]:
-    """Return the body of an error in the form of immich's service."""
-    return {"detail": str(error)}
-
-
-async def _answer_immich(_request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, ImageError):
-        error = RequestError(400, str(error))
-    elif isinstance(error, HTTPException):
-        error = RequestError(error.status_code, str(error.detail))
-    assert isinstance(error, RequestError)
-    return JSONResponse(_immich_form(error), error.status, error.headers)
-
-
-async def _answer_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)
-    if error.code == "queue_full":
-        note_drop(request.scope, "queue_full")
-    return JSONResponse(error.body(), error.status, error.headers)
-
-
-async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:])
-    return await _answer_error(
-        request, RequestError(422, f"{place}: {first['msg']}" if place else first["msg"],
-                              param=place or None)
-    )  # fmt: skip
-
-
-async def _answer_http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    answer = await _answer_error(request, RequestError(error.status_code, str(error.detail)))
-    answer.headers.update(error.headers or {})
-    return answer

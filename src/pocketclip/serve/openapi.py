@@ -13,13 +13,12 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from pocketclip.serve.admission import ALWAYS_ANSWERED
 from pocketclip.serve.schema import MEANINGS, ErrorAnswer, ImmichErrorAnswer
 
 Json = dict[str, Any]
 OPEN = {("get", "/"), ("get", "/livez"), ("get", "/readyz"), ("post", "/session")}
 """What is answered without a key or a session."""
-ALWAYS = {"/livez", "/readyz", "/metrics"}
-"""What is answered while the server ends, and however much waits."""
 TAGS = {
     "openai": "Embeddings as OpenAI's API has them, with images as infinity adds them.",
     "hugging face": "Zero-shot classification for `huggingface_hub.InferenceClient`.",
@@ -106,7 +105,7 @@ def _before(path: str, operation: Json, *, is_open: bool, immich: bool) -> Itera
         yield from (408, 413)
         if not immich:  # there, a request waits instead
             yield 429
-    if path not in ALWAYS:
+    if path not in ALWAYS_ANSWERED:
         yield 503
 
 

@@ -14,6 +14,7 @@ from pocketclip.serve.exchange import Exchange
 from pocketclip.serve.fetching import ImageFetcher
 from pocketclip.serve.metrics import Metrics
 from pocketclip.serve.settings import ServerSettings
+from pocketclip.serve.traffic import Traffic
 
 if TYPE_CHECKING:
     from pocketclip.label_set import LabelSet
@@ -38,11 +39,16 @@ class Services:
     """Whether both towers have encoded something."""
     is_draining: bool = False
     """Whether the server is ending: what runs is finished, and nothing new is begun."""
-    held_bytes: int = 0
-    """Of all requests that are being received, wait or run."""
+    traffic: Traffic = field(default_factory=Traffic)
+    """Requests in flight, and what they hold; kept by `admission`."""
     metrics: Metrics = field(default_factory=Metrics)
     on_exchange: list[Callable[[Exchange], None]] = field(default_factory=list)
     """Called when a request has ended: the log."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the bodies of all requests that are being received, wait or run."""
+        return self.traffic.held
 
     @property
     def can_answer(self) -> bool:

@@ -48,6 +48,8 @@ class Limits:
     """Seconds for the header of a request."""
     idle_timeout: float = 10.0
     """Seconds without a byte of a request's body, or of an answer that the client takes."""
+    body_timeout: float = 30.0
+    """Seconds for the whole body of a request."""
     keep_alive: float = 30.0
     """Seconds that a connection may stay open between requests."""
     drain: float = 30.0
@@ -59,6 +61,11 @@ class Limits:
             value = getattr(self, one.name)
             if not value > 0 or not math.isfinite(value):
                 raise ConfigError(f"{one.name} is {value}; it must be above 0")
+        if self.held_bytes < self.body_bytes:
+            raise ConfigError(
+                f"held_bytes is {self.held_bytes:,}; it must hold one request of body_bytes, "
+                f"{self.body_bytes:,}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

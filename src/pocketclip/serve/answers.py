@@ -1,0 +1,117 @@
+"""Answers that are given before, or instead of, the app's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from pocketclip.serve.errors import RequestError, as_request_error
+from pocketclip.serve.exchange import note_drop
+
+ErrorForm = Callable[[RequestError], Any]
+"""Makes the JSON body of an error."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_PAUSE = 1.0
+_LINGER = 10.0
+
+
+def openai_form(error: RequestError) -> Any:
+    """Return the body of an error as OpenAI's clients read it."""
+    return error.body()
+
+
+def detail_form(error: RequestError) -> Any:
+    """Return the body of an error as immich's service writes it."""
+    return {"detail": str(error)}
+
+
+def header_values(headers: Headers, name: bytes) -> list[bytes]:
+    """Return every value of a header; names in a scope are in lower case."""
+    return [value.strip() for key, value in headers if key == name]
+
+
+def may_have_body(headers: Headers) -> bool:
+    """Return whether a body may follow a request's header."""
+    lengths = header_values(headers, b"content-length")
+    return bool(header_values(headers, b"transfer-encoding")) or any(v != b"0" for v in lengths)
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Return the answer to an error; an exception handler of an app.
+
+    The app's `state.error_form` says in which form.
+    """
+    mapped = as_request_error(error)
+    if mapped.code == "queue_full":
+        note_drop(request.scope, "queue_full")
+    body = encode_error(mapped, request.app.state.error_form)
+    return Response(body, mapped.status, mapped.headers, "application/json")
+
+
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, error: RequestError,
+    form: ErrorForm = openai_form, *, is_read: bool = False, lingers: bool = True,
+) -> None:  # fmt: skip
+    """Answer with an error.
+
+    The connection is closed if the body was not read: what is left of it would be taken for the
+    next request. The answer is sent at once, but the connection stays open while the client sends,
+    for a few seconds: closed with bytes unread, it would be reset, and the client could lose the
+    answer.
+
+    Args:
+        scope: of the request.
+        receive: of the request.
+        send: of the request.
+        error: the answer.
+        form: of the answer.
+        is_read: whether the body was read after all.
+        lingers: whether to let the client send on; not where it already took too long.
+    """
+    headers = scope["headers"]
+    unread = may_have_body(headers) and not is_read
+    if header_values(headers, b"expect"):
+        lingers = False  # the client asked before it sends anything
+    await send(_start(error, body := encode_error(error, form), close=unread))
+    await send({"type": "http.response.body", "body": body, "more_body": unread})
+    if unread:
+        if lingers and error.status != 408:
+            await _read_on(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def encode_error(error: RequestError, form: ErrorForm = openai_form) -> bytes:
+    """Return the body of an error as JSON, in ASCII: a message may hold any text."""
+    return json.dumps(form(error)).encode()
+
+
+def _start(error: RequestError, body: bytes, *, close: bool) -> Message:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
+    ]
+    if close and not any(name == b"connection" for name, _ in headers):
+        headers.append((b"connection", b"close"))
+    return {"type": "http.response.start", "status": error.status, "headers": headers}
+
+
+async def _read_on(receive: Receive) -> None:
+    """Read and forget what a client still sends."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + _LINGER
+    while (left := end - clock()) > 0:
+        try:
+            message = await asyncio.wait_for(receive(), min(_PAUSE, left))
+        except asyncio.TimeoutError:
+            return
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return

@@ -1,0 +1,59 @@
+"""How much is being received and answered, for all ports of a server together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counts of requests and of the bytes that they hold; they belong to one event loop."""
+
+    in_flight: int = 0
+    """Requests that are being received or answered; those for `/livez` and the like do not
+    count."""
+    held: int = 0
+    """Bytes of the bodies of these requests."""
+    _waiting: deque[tuple[int, int, asyncio.Future[None]]] = field(default_factory=deque)
+
+    def hold(self, size: int, limit: int) -> bool:
+        """Count bytes as held, if there is room for them."""
+        if self.held + size > limit:
+            return False
+        self.held += size
+        return True
+
+    async def wait_to_hold(self, size: int, limit: int) -> None:
+        """Count bytes as held, once there is room for them; whoever asks first is served first."""
+        if not self._waiting and self.hold(size, limit):
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (size, limit, turn)
+        self._waiting.append(entry)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release(size)  # it was our turn, just now
+            else:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(entry)
+                self._serve_next()
+            raise
+
+    def release(self, size: int) -> None:
+        """Give bytes back."""
+        self.held -= size
+        self._serve_next()
+
+    def _serve_next(self) -> None:
+        while self._waiting:
+            size, limit, turn = self._waiting[0]
+            if not turn.done():
+                if not self.hold(size, limit):
+                    return
+                turn.set_result(None)
+            self._waiting.popleft()
