@@ -87,6 +87,7 @@ def immich_routes() -> FastAPI:
     app = Api(
         immich=True, title="pocketclip for immich", version=__version__,
         description=_ABOUT_IMMICH, summary="immich's machine-learning service", openapi_url=None,
+        redirect_slashes=False,
     )  # fmt: skip
     return _prepared(app, IMMICH_ROUTERS, detail_form)
 

@@ -167,7 +167,7 @@ def _checked(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
         is_good = parsed.scheme in ("http", "https") and parsed.host and not parsed.query
-        if not is_good or parsed.fragment:
+        if not is_good or parsed.fragment or any(c.isspace() for c in url):
             raise ValueError
         return parsed.copy_with(path=parsed.path.rstrip("/") + "/predict")
     except (httpx.InvalidURL, ValueError):
