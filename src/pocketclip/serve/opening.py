@@ -105,6 +105,26 @@ def open_encoder(source: ModelSource, settings: ServerSettings) -> Encoder:
     return Encoder(bundle, settings.backend, threads=settings.threads)
 
 
+def load_replacement(source: ModelSource, services: Services) -> Encoder:
+    """Return the model at its place as it is now, verified; blocks for seconds.
+
+    Raises:
+        ChangedBundleError: a file of the bundle is missing or damaged.
+        BundleError: it cannot be read, or not be run here.
+        LibraryError: it has another embedding space than the library.
+        DataError: than a label set.
+        PocketclipError: it cannot be converted.
+    """
+    encoder = open_encoder(source, services.settings)
+    check_spaces(encoder, services)
+    bundle = encoder.bundle
+    if bundle is not None and bundle.renew is None:  # else it is verified while it is loaded
+        bundle.check()
+    encoder.load("image")
+    encoder.load("text")
+    return encoder
+
+
 def check_spaces(encoder: Encoder, services: Services) -> None:
     """Refuse a model whose embeddings the library or a label set cannot be used with.
 

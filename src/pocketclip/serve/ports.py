@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from pocketclip.errors import ConfigError
-from pocketclip.serve.settings import ServerSettings
+from pocketclip.errors import ConfigError, one_line
+from pocketclip.serve.protocol import (
+    MAX_HEADER,
+    ending,
+    header_too_large,
+    protocol_class,
+    refuse,
+)
+from pocketclip.serve.settings import Limits, ServerSettings
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
 _BACKLOG = 2048
 _TICK = 1.0  # seconds between two values of the header `Date`
@@ -81,19 +89,116 @@ def address_of(one: socket.socket, *, tls: bool = False) -> str:
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def open_tls(settings: ServerSettings) -> ssl.SSLContext | None:
+    """Return what TLS needs; None if the server speaks plain HTTP.
+
+    Raises:
+        ConfigError: the certificate or its key cannot be read, or they do not fit.
+    """
+    if settings.certificate is None:
+        return None
+    import ssl
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    load_certificate(context, settings)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, settings: ServerSettings) -> None:
+    """Read the certificate and its key, for the connections that begin from now on.
+
+    Raises:
+        ConfigError: they cannot be read, or do not fit.
+    """
+    import ssl
+
+    assert settings.certificate is not None
+    for file in filter(None, (settings.certificate, settings.private_key)):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    try:
+        # An encrypted key would make OpenSSL ask on the terminal.
+        context.load_cert_chain(settings.certificate, settings.private_key, password=lambda: "")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"{settings.certificate} and {settings.private_key} are no certificate with its key in "
+            f"PEM, the key without a password: {one_line(error)}"
+        ) from error
+
+
+class Gate:
+    """Stands before an app: bounds the header, and knows what has to be finished at the end.
+
+    Args:
+        app: any ASGI app.
+        is_ending: whether requests that begin now count no more: they are refused further in.
+    """
+
+    def __init__(self, app: Any, is_ending: Callable[[], bool]) -> None:
+        self._app, self._is_ending = app, is_ending
+        self._running: set[asyncio.Task[Any]] = set()
+        self._is_cut = False
+
+    @property
+    def running(self) -> int:
+        """The number of requests that began before the end and have no answer yet."""
+        return len(self._running)
+
+    def cut(self) -> int:
+        """Answer what still runs with 503; return how many that are."""
+        self._is_cut = True
+        for task in self._running:
+            task.cancel()
+        return len(self._running)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on."""
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+        if size > MAX_HEADER:
+            await refuse(header_too_large(), send)
+            return
+        if self._is_ending():
+            await self._app(scope, receive, send)
+            return
+        task, begun = asyncio.current_task(), False
+        assert task is not None
+
+        async def send_counted(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        self._running.add(task)
+        try:
+            await self._app(scope, receive, send_counted)
+        except asyncio.CancelledError:
+            if begun or not self._is_cut:
+                raise
+            await refuse(ending(), send)
+        finally:
+            self._running.discard(task)
+
+
 class Port:
     """An app behind one port."""
 
     def __init__(
-        self, app: Any, sockets: list[socket.socket], settings: ServerSettings,
+        self, app: Any, sockets: list[socket.socket], limits: Limits,
         tls: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
         self.sockets = sockets
+        self.tls = tls
         self.state = ServerState()
-        self._tls = tls
+        self._limits = limits
         self._config = uvicorn.Config(
-            app, lifespan="off", ws="none", log_config=None, access_log=False, proxy_headers=False,
-            server_header=False, timeout_keep_alive=settings.limits.keep_alive,  # type: ignore[arg-type]
+            app, http="h11", lifespan="off", ws="none", log_config=None, access_log=False,
+            proxy_headers=False, server_header=False,
+            timeout_keep_alive=limits.keep_alive,  # type: ignore[arg-type]
+            h11_max_incomplete_event_size=2 * MAX_HEADER,
         )  # fmt: skip
         self._config.load()
         self._servers: list[asyncio.AbstractServer] = []
@@ -102,21 +207,23 @@ class Port:
     @property
     def urls(self) -> list[str]:
         """Where it listens."""
-        return [address_of(one, tls=self._tls is not None) for one in self.sockets]
+        return [address_of(one, tls=self.tls is not None) for one in self.sockets]
 
     async def listen(self) -> None:
         """Accept connections from now on."""
         loop = asyncio.get_running_loop()
-        protocol: Any = self._config.http_protocol_class
         make = functools.partial(
-            protocol, config=self._config, server_state=self.state, app_state={}, _loop=loop
-        )
+            protocol_class(), self._limits, config=self._config, server_state=self.state,
+            app_state={}, _loop=loop,
+        )  # fmt: skip
         self._set_date()
         self._clock = loop.create_task(self._keep_date())
+        options = {} if self.tls is None else {"ssl_handshake_timeout": self._limits.header_timeout}
         for one in self.sockets:
-            self._servers.append(
-                await loop.create_server(make, sock=one, ssl=self._tls, backlog=_BACKLOG)
+            server = await loop.create_server(
+                make, sock=one, ssl=self.tls, backlog=_BACKLOG, **options
             )
+            self._servers.append(server)
 
     async def close(self, timeout: float) -> None:
         """Accept no more connections, and close those that are there when they are answered.
