@@ -154,7 +154,7 @@ def main() -> None:
 def _run(args: list[str]) -> int:
     # Only the requested verb: importing all of them takes longer than many answers.
     verb = args[0] if args else ""
-    if verb in ("export", "export-vectors", "pull"):
+    if verb in ("export", "export-vectors", "pull", "serve"):
         # They write for minutes: after `timeout` nothing must be left behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

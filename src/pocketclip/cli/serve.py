@@ -2,41 +2,207 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pocketclip.cli import output
-from pocketclip.cli._options import MODEL_HELP, LibraryOption, Threads
+from pocketclip.cli._options import Backend, LibraryOption, Offline, Threads
+from pocketclip.errors import ConfigError
 
 if TYPE_CHECKING:
     from pocketclip.serve.process import Running
 
+_KEY = "POCKETCLIP_API_KEY"
+
 
 def serve(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A bundle, model name, checkpoint, weight file or hub id; what is no bundle is "
+            "converted once.  [default: the library's]",
+        ),
+    ] = None,
     library: LibraryOption = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 or :: for all of this machine.")
+    ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port; 0 for a free one, which is printed.")
     ] = 8080,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="The key that requests must send. Other users of this machine see it in the list "
+            f"of processes: prefer --api-key-file, or the variable {_KEY}.",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A file with the key, readable by you alone."),
+    ] = None,
+    no_auth: Annotated[
+        bool,
+        typer.Option("--no-auth", help="Answer everybody, also on an address that others reach."),
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name that the server is called by, beside localhost and IP addresses; may be "
+            "repeated.",
+        ),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="A web site whose pages may call the server, such as https://example.org; may be "
+            "repeated.",
+        ),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="For HTTPS: the certificate with its chain, in PEM."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key of --cert, in PEM.")
+    ] = None,
+    immich: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Also be immich's machine-learning service, on a port of its own and without a "
+            "key.",
+        ),
+    ] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="With --immich: the service that gets its requests for faces and for texts in "
+            "pictures.",
+        ),
+    ] = None,
+    label_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="A label set of `pocketclip fit`, which requests take by its name; may be "
+            "repeated.  [default name: the file's, without suffix]",
+        ),
+    ] = None,
+    fetch_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Fetch images of requests from this host, over https; may be repeated.  "
+            "[default: no URL is fetched]",
+        ),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="The longest time for a request.  [default: 60]"),
+    ] = None,
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long running requests may take to finish at the end.  [default: 30]",
+        ),
+    ] = None,
+    backend: Backend = "auto",
     threads: Threads = None,
+    offline: Offline = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the addresses and the model as a line of JSON.")
+    ] = False,
 ) -> None:
-    """Serve embeddings, classification and search over HTTP.
+    """Serve embeddings, classification and search over HTTP, to clients that exist already.
+
+    Speaks the protocols of OpenAI (/v1/embeddings), Hugging Face (/hf/zero-shot), clip-retrieval
+    (/knn-service) and immich (--immich), and its own: /classify, /search, /photos, /info.
+    /openapi.json describes them. The log goes to standard error, one JSON object per line.
+
+    SIGTERM and Ctrl-C finish what runs, then end it. SIGHUP reads the bundle at its place again.
+    The exit code is 0, or 130 after Ctrl-C.
 
     \b
     pocketclip serve mobileclip2-s0
-    pocketclip serve --library photos
+    pocketclip serve phone/ --library photos --label-set shelf.json
+    pocketclip serve --library photos --host 0.0.0.0 --api-key-file key.txt --cert c.pem --key k.pem
+    pocketclip serve mobileclip2-s0 --immich 0.0.0.0:3003 --upstream http://immich-ml:3003
     """
-    from pocketclip.serve import ServerSettings
+    from pocketclip.serve import Limits, ServerSettings
     from pocketclip.serve import serve as run
+    from pocketclip.serve.settings_checks import parse_address, parse_host, parse_label_sets
 
-    run(
-        model, library=library, settings=ServerSettings(host=host, port=port, threads=threads),
-        on_start=_announce,
+    times: dict[str, Any] = {"deadline": deadline, "drain": drain}
+    times = {name: value for name, value in times.items() if value is not None}
+    settings = ServerSettings(
+        host=parse_host(host), port=port,
+        immich=None if immich is None else parse_address(immich, "--immich"),
+        upstream=upstream, label_sets=parse_label_sets(label_set or []),
+        api_key=_api_key(api_key, api_key_file, no_auth), no_auth=no_auth,
+        allow_hosts=tuple(allow_host or ()), cors=tuple(cors or ()),
+        fetch_from=tuple(fetch_from or ()), certificate=cert, private_key=key, backend=backend,
+        threads=threads, offline=offline,
+        limits=Limits(**times),
     )  # fmt: skip
+    try:
+        run(
+            model, library=library, settings=settings,
+            on_start=functools.partial(_announce, as_json=json),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
-def _announce(running: Running) -> None:
-    output.say(f"listening on {running.urls[0]}")
+def _api_key(given: str | None, file: Path | None, no_auth: bool) -> str | None:
+    """Return the key from the command line, else from the environment.
+
+    Raises:
+        ConfigError: there are two, or an empty one.
+    """
+    from pocketclip.serve.settings_checks import read_api_key
+
+    if given is not None and file is not None:
+        raise ConfigError("choose one of --api-key and --api-key-file")
+    if file is not None:
+        return read_api_key(file)
+    if given is not None:
+        return given
+    known = None if no_auth else os.environ.get(_KEY)
+    if known is not None and not known.strip():
+        raise ConfigError(f"the variable {_KEY} is empty: unset it, or set it to a key")
+    return known
+
+
+def _announce(running: Running, *, as_json: bool) -> None:
+    """Print where the server is, and what its owner should know."""
+    from pocketclip.formats.escaping import dump_json
+    from pocketclip.serve.settings_checks import remarks_on
+
+    services = running.services
+    encoder, remarks = services.engine.encoder, remarks_on(services.settings)
+    if as_json:
+        about = {
+            "urls": running.urls, "immich_urls": running.immich_urls,
+            "model": encoder.config.name, "space_id": encoder.space_id,
+            "variant": encoder.variant, "embed_dim": encoder.embed_dim,
+            "label_sets": sorted(services.label_sets), "remarks": remarks,
+        }  # fmt: skip
+        output.say(dump_json(about))
+    else:
+        output.say(f"{encoder.config.name} at {', '.join(running.urls)}")
+        if running.immich_urls:
+            output.say(f"for immich at {', '.join(running.immich_urls)}")
+        for remark in remarks:
+            output.say(f"note: {remark}")
     output.flush()

@@ -23,9 +23,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pocketclip.formats.escaping import dump_json, escape_controls
+
+if TYPE_CHECKING:
+    from pocketclip.serve.exchange import Exchange
 
 log = logging.getLogger("pocketclip.serve")
 
@@ -33,6 +36,7 @@ _WAITING = 10_000  # lines; further ones are lost
 _PATIENCE = 1.0  # seconds to write the last lines
 _FRAMES = 20  # of a traceback, the innermost ones
 _FOLDERS = re.compile(r"(?<![\w.:/~-])/(?:[^/\s'\":,;()]+/)+(?=[^/\s'\":,;()])")
+_PROBES = frozenset({"/livez", "/readyz", "/metrics", "/ping", "/health"})
 _OWN_MESSAGES = "Exception in ASGI application"
 
 
@@ -46,6 +50,20 @@ def log_event(event: str, message: str = "", *, level: int = logging.INFO, **fie
         fields: further members of the line, plain JSON types.
     """
     log.log(level, message, extra={"event": event, "fields": fields})
+
+
+def log_exchange(exchange: Exchange) -> None:
+    """Log a request that has ended; one of a probe only if it failed."""
+    if exchange.route in _PROBES and exchange.status == 200:
+        return
+    fields: dict[str, Any] = {
+        "id": exchange.request_id, "port": exchange.port, "method": exchange.method,
+        "route": exchange.route, "status": exchange.status, "ms": round(exchange.seconds * 1e3, 1),
+        "bytes_in": exchange.received_bytes, "bytes_out": exchange.sent_bytes,
+    }  # fmt: skip
+    if exchange.dropped is not None:
+        fields["dropped"] = exchange.dropped
+    log_event("request", **fields)
 
 
 def hide_folders(text: str) -> str:
@@ -99,16 +117,17 @@ class ShortLines(logging.Formatter):
         event, fields = getattr(record, "event", ""), getattr(record, "fields", {})
         text = hide_folders(record.getMessage().strip())
         if event == "request":
-            text = (
-                f"{fields['method']} {fields['route']} {fields['status']} {fields['ms']:.0f} ms"
-            )
+            text = f"{fields['method']} {fields['route']} {fields['status']} {fields['ms']:.0f} ms"
         elif not text:
             text = " ".join([event, *(f"{name}={value}" for name, value in fields.items())])
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         lines = [f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{text}"]
         if record.exc_info and record.exc_info[1] is not None:
             about = describe_exception(record.exc_info[1])
-            lines += [f"    {' from '.join(about['types'])}", *(f"    {p}" for p in about["places"])]
+            lines += [
+                f"    {' from '.join(about['types'])}",
+                *(f"    {p}" for p in about["places"]),
+            ]
         return "\n".join(escape_controls(line) for line in lines)
 
 
@@ -183,7 +202,7 @@ def logging_to(stream: TextIO | None = None) -> Iterator[None]:
 
 
 def log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what asyncio would print, without the objects it quotes; an exception handler of a loop."""
+    """Log what asyncio would print, without the objects that it quotes."""
     error = context.get("exception")
     log.error(
         "%s", context.get("message", "an error in the event loop"),

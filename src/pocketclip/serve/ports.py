@@ -218,10 +218,10 @@ class Port:
         )  # fmt: skip
         self._set_date()
         self._clock = loop.create_task(self._keep_date())
-        options = {} if self.tls is None else {"ssl_handshake_timeout": self._limits.header_timeout}
+        handshake = None if self.tls is None else self._limits.header_timeout
         for one in self.sockets:
             server = await loop.create_server(
-                make, sock=one, ssl=self.tls, backlog=_BACKLOG, **options
+                make, sock=one, ssl=self.tls, backlog=_BACKLOG, ssl_handshake_timeout=handshake
             )
             self._servers.append(server)
 

@@ -19,10 +19,11 @@ from PIL import Image
 from pocketclip.errors import PocketclipError, count_of
 from pocketclip.serve import notify
 from pocketclip.serve.app import create_app, create_immich_app
-from pocketclip.serve.logs import log, log_event, log_loop_error
+from pocketclip.serve.logs import log, log_event, log_exchange, log_loop_error
 from pocketclip.serve.opening import load_replacement
 from pocketclip.serve.ports import Gate, Port, bind, load_certificate, open_tls
 from pocketclip.serve.services import Services
+from pocketclip.serve.settings_checks import remarks_on
 
 if TYPE_CHECKING:
     import socket
@@ -127,6 +128,7 @@ class _Process:
         handle_signals: bool,
     ) -> int | None:
         self._loop.set_exception_handler(log_loop_error)
+        self._services.on_exchange.append(log_exchange)
         handled = self._handle_signals() if handle_signals else []
         try:
             sockets = sockets or bind_all(self._services.settings)
@@ -170,6 +172,12 @@ class _Process:
             return False
         await warming  # raises why
         self._services.is_ready = True
+        encoder = self._services.engine.encoder
+        log_event(
+            "ready", "the server answers", model=encoder.config.name, space_id=encoder.space_id,
+            urls=[url for port in self._ports for url in port.urls],
+            remarks=remarks_on(self._services.settings),
+        )  # fmt: skip
         notify.ready()
         return True
 
@@ -262,9 +270,7 @@ class _Process:
         if self._source is None:
             return
         begun, before = time.monotonic(), services.engine.encoder
-        encoder = await self._loop.run_in_executor(
-            None, load_replacement, self._source, services
-        )
+        encoder = await self._loop.run_in_executor(None, load_replacement, self._source, services)
         await services.engine.replace(encoder)
         same = (before.space_id, before.variant) == (encoder.space_id, encoder.variant)
         log_event(

@@ -150,7 +150,7 @@ class Guard:
 
     # The connection.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Begin; a connection too many is answered, or closed."""
         super().connection_made(_Transport(transport, self._close))  # type: ignore[misc]
         beyond = len(self.connections) - self.limits.connections

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pocketclip.errors import MissingDependencyError, how_to_install
@@ -21,8 +23,13 @@ def serve(
     library: str | os.PathLike[str] | None = None,
     settings: ServerSettings | None = None,
     on_start: Callable[[Running], Any] | None = None,
+    log: bool = True,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; what runs is finished then.
+
+    SIGHUP reads the model at its place again, and the certificate: what is damaged, or of another
+    embedding space than the library or a label set, is refused, and the old one stays. Signals are
+    handled only in the main thread.
 
     Args:
         model: a bundle, or what is converted to one, with torch and without; None for the model of
@@ -30,20 +37,46 @@ def serve(
         library: a library of photographs to search in; see `pocketclip.search.Library.open`.
         settings: addresses, keys and limits.
         on_start: called when the server answers.
+        log: write the log, as JSON lines, to standard error; see `pocketclip.serve.logs`.
 
     Raises:
-        ConfigError: settings that contradict each other or are not safe.
+        ConfigError: settings that contradict each other or are not safe, or an address that cannot
+            be used.
+        KeyboardInterrupt: it was ended by SIGINT.
         MissingDependencyError: the extra `serve` is not installed.
         PocketclipError: the model or the library cannot be opened, or they do not fit.
     """
     try:
-        from pocketclip.serve.opening import open_services
-        from pocketclip.serve.process import run
+        from pocketclip.serve.logs import logging_to
+        from pocketclip.serve.opening import model_source, open_services
+        from pocketclip.serve.process import bind_all, run
     except ImportError as error:
         if isinstance(error, MissingDependencyError) or error.name is None:
             raise
         raise MissingDependencyError(
             f"a server needs {error.name}: {how_to_install('serve')}"
         ) from error
-    services = open_services(model, library, settings or ServerSettings())
-    asyncio.run(run(services, on_start))
+    settings = settings or ServerSettings()
+    sockets = bind_all(settings)  # first: a model may take minutes to fetch and convert
+    with contextlib.ExitStack() as stack:
+        stack.callback(sockets.close)
+        services = open_services(model, library, settings)
+        if services.library is not None:
+            stack.callback(services.library.close)
+        source = model_source(model, services.library)
+        if log:
+            stack.enter_context(logging_to())
+        ended_by = _run(
+            run(services, on_start, source=source, sockets=sockets, handle_signals=True)
+        )
+    if ended_by == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def _run(main: Coroutine[Any, Any, int | None]) -> int | None:
+    """Run on uvloop, which is faster, if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from pocketclip.errors import ConfigError
+from pocketclip.serve.settings_checks import check
 
 MIB = 1 << 20
 
@@ -70,10 +71,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Where a server listens, whom it answers, and what it offers beside the model."""
+    """Where a server listens, whom it answers, and what it offers beside the model.
+
+    Raises:
+        ConfigError: values that contradict each other or are not safe: another address than
+            loopback needs a key or `no_auth`.
+    """
 
     host: str = "127.0.0.1"
+    """An IP address, or a name of this machine."""
     port: int = 8080
+    """0: a free one."""
     immich: tuple[str, int] | None = None
     """Address and port of immich's machine-learning service; None: not offered."""
     upstream: str | None = None
@@ -82,6 +90,7 @@ class ServerSettings:
     label_sets: Mapping[str, Path] = field(default_factory=dict)
     """Files of `pocketclip fit`, by the name that requests use."""
     api_key: str | None = field(default=None, repr=False)
+    """What requests send as `Authorization: Bearer KEY`; at least 16 characters."""
     no_auth: bool = False
     """Answer everybody, on another address than loopback too."""
     allow_hosts: tuple[str, ...] = ()
@@ -93,6 +102,7 @@ class ServerSettings:
     certificate: Path | None = None
     """For TLS: a PEM file with the chain."""
     private_key: Path | None = None
+    """Of the certificate: a PEM file, without a password."""
     backend: str = "auto"
     """The runtime of the bundle, see `pocketclip.infer.encoder.Encoder`."""
     threads: int | None = None
@@ -100,3 +110,7 @@ class ServerSettings:
     offline: bool = False
     """Take files of the hub from the local cache only."""
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check(self)
