@@ -17,17 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
+import numpy as np
 import pytest
 
 from pocketclip.infer.encoder import Encoder, load
+from pocketclip.label_set import LabelSet, NoneOfThese
+from pocketclip.search.library import Library
 from pocketclip.serve.app import create_app
 from pocketclip.serve.engine import Engine
 from pocketclip.serve.process import Running, run
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import ServerSettings
+from tests.search.conftest import draw_photo
 
 if TYPE_CHECKING:
-    from pocketclip.search.library import Library
     from tests.bundles import Bundles
 
 T = TypeVar("T")
@@ -262,3 +265,24 @@ def server(encoder: Encoder, on_loop: Loop) -> Iterator[Server]:
     starter = _Starter(encoder, on_loop)
     yield starter()
     starter.stop()
+
+
+@pytest.fixture(scope="session")
+def offering_server(
+    encoder: Encoder, on_loop: Loop, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A real server with all that there is: a library, a label set and immich's port; no key."""
+    folder = tmp_path_factory.mktemp("offered")
+    for seed, name in enumerate(["a.jpg", "b.png", "trip/c.jpg", "trip/d.webp"]):
+        draw_photo(folder / "photos" / name, seed)
+    with Library.open(folder / "mine.sqlite", create=True) as library:
+        library.index([folder / "photos"], encoder=encoder)
+        rng = np.random.default_rng(0)
+        fruit = LabelSet(
+            labels=["apple", "kiwi", "fig"], space_id=encoder.space_id, model=encoder.config.name,
+            weights=rng.normal(size=(3, encoder.embed_dim)).astype(np.float32),
+            biases=np.zeros(3, np.float32), none=NoneOfThese(score="logit", below=0.0, error=0.05),
+        )  # fmt: skip
+        starter = _Starter(encoder, on_loop)
+        yield starter(library=library, label_sets={"fruit": fruit}, immich=("127.0.0.1", 0))
+        starter.stop()

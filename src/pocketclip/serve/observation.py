@@ -55,6 +55,7 @@ class Observation:
             method=scope["method"] if scope["method"] in METHODS else OTHER,
         )  # fmt: skip
         scope[KEY] = exchange
+        begun = time.perf_counter()
 
         async def receive_counted() -> Message:
             message = await receive()
@@ -66,17 +67,18 @@ class Observation:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = exchange.request_id
-            elif message["type"] == "http.response.body":
-                exchange.sent_bytes += len(message.get("body", b""))
             await send(message)
+            if message["type"] == "http.response.body" and message.get("body"):
+                exchange.sent_bytes += len(message["body"])
+                # Not at the end: after some refusals, what the client still sends is awaited.
+                exchange.seconds = time.perf_counter() - begun
 
-        with self._measured(exchange):
+        with self._measured(exchange, begun):
             await self._app(scope, receive_counted, send_counted)
 
     @contextmanager
-    def _measured(self, exchange: Exchange) -> Iterator[None]:
+    def _measured(self, exchange: Exchange, begun: float) -> Iterator[None]:
         metrics = self._services.metrics
-        begun = time.perf_counter()
         metrics.in_flight += 1
         try:
             yield
@@ -85,7 +87,7 @@ class Observation:
             raise
         finally:
             metrics.in_flight -= 1
-            exchange.seconds = time.perf_counter() - begun
+            exchange.seconds = exchange.seconds or time.perf_counter() - begun
             if exchange.status is None:  # cancelled, or given up
                 exchange.status = CLIENT_GONE
                 exchange.dropped = exchange.dropped or "client_gone"

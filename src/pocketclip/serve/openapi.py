@@ -102,7 +102,7 @@ def _before(path: str, operation: Json, *, is_open: bool, immich: bool) -> Itera
     if not is_open:
         yield 401
     if "requestBody" in operation:
-        yield from (408, 413)
+        yield from (400, 408, 413, 415)
         if not immich:  # there, a request waits instead
             yield 429
     if path not in ALWAYS_ANSWERED:
