@@ -187,10 +187,9 @@ def _api_key(given: str | None, file: Path | None, no_auth: bool) -> str | None:
 def _announce(running: Running, *, as_json: bool) -> None:
     """Print where the server is, and what its owner should know."""
     from pocketclip.formats.escaping import dump_json
-    from pocketclip.serve.settings_checks import remarks_on
 
     services = running.services
-    encoder, remarks = services.engine.encoder, remarks_on(services.settings)
+    encoder, remarks = services.engine.encoder, services.settings.remarks
     if as_json:
         about = {
             "urls": running.urls, "immich_urls": running.immich_urls,

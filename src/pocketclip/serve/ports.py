@@ -15,13 +15,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from pocketclip.errors import ConfigError, one_line
-from pocketclip.serve.protocol import (
-    MAX_HEADER,
-    ending,
-    header_too_large,
-    protocol_class,
-    refuse,
-)
+from pocketclip.serve.connection_guard import MAX_HEADER, ending, header_too_large, refuse
+from pocketclip.serve.protocol import protocol_class
 from pocketclip.serve.settings import Limits, ServerSettings
 
 if TYPE_CHECKING:

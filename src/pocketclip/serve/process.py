@@ -23,7 +23,6 @@ from pocketclip.serve.logs import log, log_event, log_exchange, log_loop_error
 from pocketclip.serve.opening import load_replacement
 from pocketclip.serve.ports import Gate, Port, bind, load_certificate, open_tls
 from pocketclip.serve.services import Services
-from pocketclip.serve.settings_checks import remarks_on
 
 if TYPE_CHECKING:
     import socket
@@ -176,7 +175,7 @@ class _Process:
         log_event(
             "ready", "the server answers", model=encoder.config.name, space_id=encoder.space_id,
             urls=[url for port in self._ports for url in port.urls],
-            remarks=remarks_on(self._services.settings),
+            remarks=self._services.settings.remarks,
         )  # fmt: skip
         notify.ready()
         return True

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from pocketclip.errors import ConfigError
-from pocketclip.serve.settings_checks import check
+from pocketclip.serve.settings_checks import (
+    check_address,
+    check_host_name,
+    check_key,
+    check_label_set_name,
+    check_origin,
+    is_loopback,
+)
 
 MIB = 1 << 20
 
@@ -113,4 +120,57 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check(self)
+        check_address("--host", self.host, self.port)
+        if self.immich is not None:
+            check_address("--immich", *self.immich)
+            if self.port and self.immich == (self.host, self.port):
+                raise ConfigError(
+                    "immich needs a port of its own: give --immich another one than --port"
+                )
+        elif self.upstream is not None:
+            raise ConfigError(
+                "--upstream is for immich's requests: give --immich too, or leave it out"
+            )
+        if (self.certificate is None) != (self.private_key is None):
+            raise ConfigError("TLS needs both the certificate and its key: give --cert and --key")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads is {self.threads}; it must be at least 1")
+        self._check_access()
+        for name in self.label_sets:
+            check_label_set_name(name)
+        for origin in self.cors:
+            check_origin(origin)
+        for host in self.allow_hosts:
+            check_host_name(host)
+
+    def _check_access(self) -> None:
+        if self.api_key is not None:
+            if self.no_auth:
+                raise ConfigError("choose one of a key and --no-auth")
+            check_key(self.api_key)
+        elif not self.no_auth and not is_loopback(self.host):
+            raise ConfigError(
+                f"{self.host} can be reached from other machines: give a key (--api-key-file or "
+                "the variable POCKETCLIP_API_KEY), or say --no-auth if everybody there may use the "
+                "server"
+            )
+
+    @property
+    def remarks(self) -> list[str]:
+        """What its owner should know of the server before it answers."""
+        remarks = []
+        if self.no_auth:
+            remarks.append(
+                f"no key: everybody who reaches {self.host} can use the server, with its library"
+            )
+        is_plain = self.certificate is None and not is_loopback(self.host)
+        if self.api_key is not None and is_plain:
+            remarks.append(
+                "the key and all photographs travel unencrypted: give --cert and --key, or put a "
+                "proxy with TLS before the server"
+            )
+        if self.immich is not None:
+            host = self.immich[0]
+            where = "" if is_loopback(host) else f", and everybody who reaches {host} can use it"
+            remarks.append(f"immich's port has no key, since immich sends none{where}")
+        return remarks

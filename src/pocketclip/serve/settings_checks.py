@@ -1,4 +1,4 @@
-"""Whether settings fit each other and are safe, and how they are written on the command line."""
+"""Checks of single settings, and how settings are written on the command line."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pocketclip.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pocketclip.serve.settings import ServerSettings
 
 LEAST_KEY = 16
 """Characters of a key; fewer can be guessed."""
@@ -21,69 +17,72 @@ _MAKE_KEY = "make one with `openssl rand -hex 32`"
 _LABEL_SET = re.compile(r"[\w.-]{1,64}")
 
 
-def check(settings: ServerSettings) -> None:
-    """Refuse settings that contradict each other or are not safe.
+def check_address(option: str, host: str, port: int) -> None:
+    """Refuse what no socket can be bound to.
+
+    Args:
+        option: that the address belongs to, for messages.
+        host: without brackets.
+        port: 0 for a free one.
 
     Raises:
-        ConfigError: the message says which and what to do.
+        ConfigError: it is no address.
     """
-    addresses = [("--host", settings.host, settings.port)]
-    if settings.immich is not None:
-        addresses.append(("--immich", *settings.immich))
-    for option, host, port in addresses:
-        if not host or any(letter in host for letter in "[]/ \0"):
-            raise ConfigError(f"{option}: {host!r} is no address: give one such as 127.0.0.1 or ::")
-        if not 0 <= port <= 65_535:
-            raise ConfigError(f"{option}: {port} is no port: give one from 0 to 65535")
-    if len(addresses) == 2 and settings.port and settings.immich == (settings.host, settings.port):
-        raise ConfigError("immich needs a port of its own: give --immich another one than --port")
-    if settings.upstream is not None and settings.immich is None:
-        raise ConfigError("--upstream is for immich's requests: give --immich too, or leave it out")
-    if (settings.certificate is None) != (settings.private_key is None):
-        raise ConfigError("TLS needs both the certificate and its key: give --cert and --key")
-    if settings.threads is not None and settings.threads < 1:
-        raise ConfigError(f"threads is {settings.threads}; it must be at least 1")
-    _check_access(settings)
-    for name in settings.label_sets:
-        if not _LABEL_SET.fullmatch(name):
-            raise ConfigError(
-                f"{name!r} cannot name a label set in requests: give another one with NAME=FILE, "
-                "of letters, digits, '.', '_' and '-'"
-            )
-    for origin in settings.cors:
-        _check_origin(origin)
-    for host in settings.allow_hosts:
-        if not host or any(letter in host for letter in "/ *@,\0") or host.count(":") == 1:
-            raise ConfigError(
-                f"--allow-host: {host!r} is no name: give it without scheme and port, such as "
-                "photos.example.org"
-            )
+    if not host or any(letter in host for letter in "[]/ \0"):
+        raise ConfigError(f"{option}: {host!r} is no address: give one such as 127.0.0.1 or ::")
+    if not 0 <= port <= 65_535:
+        raise ConfigError(f"{option}: {port} is no port: give one from 0 to 65535")
 
 
-def _check_access(settings: ServerSettings) -> None:
-    key = settings.api_key
-    if key is not None:
-        if settings.no_auth:
-            raise ConfigError("choose one of a key and --no-auth")
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigError(
-                f"the key holds characters that no header can carry or that are easily lost: "
-                f"{_MAKE_KEY}"
-            )
-        if len(key) < LEAST_KEY:
-            raise ConfigError(
-                f"the key has {len(key)} characters, and fewer than {LEAST_KEY} can be guessed: "
-                f"{_MAKE_KEY}"
-            )
-    elif not settings.no_auth and not is_loopback(settings.host):
+def check_key(key: str) -> None:
+    """Refuse a key that can be guessed, or that a header cannot carry.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"{settings.host} can be reached from other machines: give a key (--api-key-file or "
-            "the variable POCKETCLIP_API_KEY), or say --no-auth if everybody there may use the "
-            "server"
+            "the key holds blanks, or characters that no header can carry: " + _MAKE_KEY
+        )
+    if len(key) < LEAST_KEY:
+        raise ConfigError(
+            f"the key has {len(key)} characters, and fewer than {LEAST_KEY} can be guessed: "
+            f"{_MAKE_KEY}"
         )
 
 
-def _check_origin(origin: str) -> None:
+def check_label_set_name(name: str) -> None:
+    """Refuse a name that requests could not write.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if not _LABEL_SET.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name a label set in requests: give another one with NAME=FILE, of "
+            "letters, digits, '.', '_' and '-'"
+        )
+
+
+def check_host_name(host: str) -> None:
+    """Refuse what is no name in the header `Host`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not host or any(letter in host for letter in "/ *@,\0") or host.count(":") == 1:
+        raise ConfigError(
+            f"--allow-host: {host!r} is no name: give it without scheme and port, such as "
+            "photos.example.org"
+        )
+
+
+def check_origin(origin: str) -> None:
+    """Refuse what no browser sends as `Origin`, and patterns.
+
+    Raises:
+        ConfigError: it is one.
+    """
     try:
         parts = urlsplit(origin)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -96,26 +95,6 @@ def _check_origin(origin: str) -> None:
             f"--cors: {origin!r} is no origin: give scheme, host and port as browsers do, such as "
             "https://photos.example.org"
         )
-
-
-def remarks_on(settings: ServerSettings) -> list[str]:
-    """Return what its owner should know of a server before it answers."""
-    remarks = []
-    if settings.no_auth:
-        remarks.append(
-            f"no key: everybody who reaches {settings.host} can use the server, with its library"
-        )
-    is_plain = settings.certificate is None and not is_loopback(settings.host)
-    if settings.api_key is not None and is_plain:
-        remarks.append(
-            "the key and all photographs travel unencrypted: give --cert and --key, or put a proxy "
-            "with TLS before the server"
-        )
-    if settings.immich is not None:
-        host = settings.immich[0]
-        where = "" if is_loopback(host) else f", and everybody who reaches {host} can use it"
-        remarks.append(f"immich's port has no key, since immich sends none{where}")
-    return remarks
 
 
 def is_loopback(host: str) -> bool:

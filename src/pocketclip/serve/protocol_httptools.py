@@ -1,4 +1,4 @@
-"""A connection on httptools: see `pocketclip.serve.protocol`. httptools need not be installed."""
+"""A connection on httptools, which need not be installed; see `connection_guard`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pocketclip.serve.protocol import Guard
+from pocketclip.serve.connection_guard import Guard
 
 
 class GuardedHttpTools(Guard, HttpToolsProtocol):
