@@ -61,7 +61,7 @@ def test_every_route_is_described():
     for document, routers in (("main", app.ROUTERS), ("immich", app.IMMICH_ROUTERS)):
         described = {(path, method.upper()) for path, method, _ in operations(DOCUMENTS[document])}
         there = {
-            (route.path, method) for one in routers for route in one.routes
+            (route.path.replace(":path}", "}"), method) for one in routers for route in one.routes
             for method in route.methods
         }  # fmt: skip
         assert described == there

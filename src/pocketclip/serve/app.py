@@ -16,11 +16,11 @@ from pocketclip.serve.errors import RequestError
 from pocketclip.serve.immich_entries import Remarks
 from pocketclip.serve.observation import Observation
 from pocketclip.serve.openapi import Api
-from pocketclip.serve.routes import immich, status
+from pocketclip.serve.routes import immich, openai, status
 from pocketclip.serve.services import Services
 from pocketclip.serve.upstream import Upstream
 
-ROUTERS: tuple[APIRouter, ...] = (status.router,)
+ROUTERS: tuple[APIRouter, ...] = (openai.router, status.router)
 """Of the server's own app, in the order of the documentation."""
 IMMICH_ROUTERS: tuple[APIRouter, ...] = (immich.router,)
 """Of immich's port."""

@@ -81,33 +81,41 @@ class Engine:
         """Return the queues, the work done and the cache as they are now."""
         return EngineStats()
 
-    async def embed_texts(self, texts: Sequence[str], *, wait: bool = False) -> TextEmbeddings:  # noqa: ARG002
+    async def embed_texts(
+        self, texts: Sequence[str], *, wait: bool = False, encoder: Encoder | None = None
+    ) -> TextEmbeddings:
         """Return unit embeddings (B, D) of texts.
 
         Args:
             texts: one or more.
             wait: for room in a full queue, rather than to refuse.
+            encoder: the model; None: the one that answers now.
 
         Raises:
             RequestError: too many texts wait (429), or the server is ending (503).
             EmbeddingError: as `Encoder.encode_text`.
         """
+        del wait, encoder
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._pool, self._encoder.encode_text, list(texts))
         return TextEmbeddings(rows, 0)
 
-    async def embed_images(self, images: Sequence[bytes], *, wait: bool = False) -> Embeddings:  # noqa: ARG002
+    async def embed_images(
+        self, images: Sequence[bytes], *, wait: bool = False, encoder: Encoder | None = None
+    ) -> Embeddings:
         """Return unit embeddings (B, D) of image files.
 
         Args:
             images: the bytes of files.
             wait: as for texts.
+            encoder: the model; None: the one that answers now.
 
         Raises:
             RequestError: too many images wait (429), or the server is ending (503).
             ImageError: an image cannot be opened; the message names its position.
             EmbeddingError: as `Encoder.encode_image`.
         """
+        del wait, encoder
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._encoder.encode_image, list(images))
 

@@ -13,12 +13,19 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+from pocketclip.embeddings import image_name
+from pocketclip.errors import ImageError
+from pocketclip.serve.engine import Engine
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import Limits
+from pocketclip.types import Embeddings
+
+if TYPE_CHECKING:
+    from pocketclip.infer.encoder import Encoder
 
 HOW = 'send it as "data:image/jpeg;base64,..." or as plain base64'
 _INLINE = 1 << 18  # more characters are decoded in a thread: they take more than a millisecond
@@ -67,6 +74,29 @@ async def read_images(values: Mapping[str, Any], services: Services) -> list[byt
         fetched = await services.fetcher.fetch(urls)
         found.update(zip(urls, fetched, strict=True))
     return [image for image in found.values() if isinstance(image, bytes)]
+
+
+async def embed_images(images: Mapping[str, bytes], engine: Engine, encoder: Encoder) -> Embeddings:
+    """Return unit embeddings (B, D) of image files.
+
+    Args:
+        images: by the names of their fields.
+        engine: what embeds.
+        encoder: the model.
+
+    Raises:
+        RequestError: 400, one is no image, which is named; or as `Engine.embed_images`.
+        EmbeddingError: as `Engine.embed_images`.
+    """
+    try:
+        return await engine.embed_images(list(images.values()), encoder=encoder)
+    except ImageError as error:
+        index = getattr(error, "index", None)
+        if index is None:
+            raise
+        name = list(images)[index]
+        reason = str(error).removeprefix(f"{image_name(None, index)}: ")
+        raise RequestError(400, f"{name}: {reason}", param=name) from error
 
 
 def check_count(images: int, limits: Limits) -> None:
