@@ -22,6 +22,7 @@ from tests.serve.conftest import Client, Loop
 from tests.serve.face_service import ONE_FACE, Answer, FaceService, parts_of
 from tests.serve.immich_requests import FACES, OCR, PHOTO, VISUAL, make_form, predict, vector
 
+ADDRESS = ("127.0.0.1", 0)
 LIMITS = Limits(upstream_patience=0.6, upstream_timeout=0.4)
 
 
@@ -35,7 +36,7 @@ def service() -> Iterator[FaceService]:
 def immich(
     make_client: Callable[..., Client], on_loop: Loop, service: FaceService
 ) -> Iterator[Client]:
-    client = make_client(app=create_immich_app, upstream=service.url, limits=LIMITS)
+    client = make_client(app=create_immich_app, immich=ADDRESS, upstream=service.url, limits=LIMITS)
     yield client
     on_loop(client.services.upstream.close())
 
@@ -105,9 +106,9 @@ def test_too_long_an_answer(
     make_client: Callable[..., Client], on_loop: Loop, service: FaceService
 ) -> None:
     small = replace(LIMITS, body_bytes=20_000)
-    client = make_client(app=create_immich_app, upstream=service.url, limits=small)
+    client = make_client(app=create_immich_app, immich=ADDRESS, upstream=service.url, limits=small)
     service.answers.append(Answer(body=b'{"a": "' + b"x" * 20_000 + b'"}'))
-    answer = predict(client, FACES, image=PHOTO)
+    answer = predict(client, FACES, image=PHOTO[:99])
     assert (answer.status_code, "too many bytes" in answer.text) == (503, True)
     on_loop(client.services.upstream.close())
 
@@ -129,7 +130,7 @@ def test_nobody_listens(make_client: Callable[..., Client], on_loop: Loop) -> No
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    client = make_client(app=create_immich_app, upstream=url, limits=LIMITS)
+    client = make_client(app=create_immich_app, immich=ADDRESS, upstream=url, limits=LIMITS)
     begun = time.monotonic()
     answer = predict(client, FACES, image=PHOTO)
     assert answer.status_code == 503
@@ -164,4 +165,4 @@ def test_urls(url: str, path: str) -> None:
 )
 def test_urls_that_are_none(url: str, make_services: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="upstream"):
-        create_immich_app(make_services(upstream=url))
+        create_immich_app(make_services(immich=ADDRESS, upstream=url))
