@@ -13,6 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+EXAMPLE_IMAGE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4YaQBAALoASP4Tv"
+    "HeAAAAAElFTkSuQmCC"
+)
+"""One red pixel, for examples that work as they stand."""
 Responses = dict[int | str, dict[str, Any]]
 """What FastAPI takes as `responses`."""
 

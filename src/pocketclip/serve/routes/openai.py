@@ -22,7 +22,7 @@ from pocketclip.serve.bodies import JsonRoute, json_answer
 from pocketclip.serve.embedding_inputs import Inputs, read_inputs
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.image_inputs import embed_images, read_images
-from pocketclip.serve.schema import Schema, errors, example
+from pocketclip.serve.schema import EXAMPLE_IMAGE, Schema, errors, example
 from pocketclip.serve.services import Services, services_of
 from pocketclip.types import Embeddings
 
@@ -61,11 +61,11 @@ class EmbeddingRequest(Schema):
         {"model": "mobileclip2-s0", "input": ["a photo of a dog", "a red bicycle"]},
         {
             "model": "mobileclip2-s0",
-            "input": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUg...",
+            "input": EXAMPLE_IMAGE,
             "modality": "image",
             "encoding_format": "base64",
         },
-        {"input": [{"text": "a photo of a dog"}, {"image": "https://images.example.org/dog.jpg"}]},
+        {"input": [{"text": "a photo of a dog"}, {"image": EXAMPLE_IMAGE}]},
     )
 
     input: Annotated[Any, WithJsonSchema(_INPUT)]
