@@ -58,7 +58,7 @@ def test_info_lists_what_is_offered_and_no_path(make_client, encoder, tmp_path):
         answer = client.get("/info")
     about = answer.json()
     assert about["library"] == {"name": "holiday", "photos": 3}
-    assert about["label_sets"] == [{"name": "fruit", "labels": 2, "none_of_these": True}]
+    assert about["label_sets"] == [{"name": "fruit", "label_count": 2, "can_be_none": True}]
     assert about["protocols"][-3:] == ["search", "clip-retrieval", "immich"]
     assert about["limits"] == {
         "body_bytes": 32 << 20, "texts": 2048, "text_characters": 122_880, "images": 64,

@@ -96,13 +96,13 @@ def complete(document: Json, *, immich: bool = False) -> Json:
 
 def _before(path: str, operation: Json, *, is_open: bool, immich: bool) -> Iterator[int]:
     """Yield the statuses that an operation has before its route is reached."""
+    yield from (400, 403)
     if not immich:
-        yield 403
-    yield 421
+        yield 421
     if not is_open:
         yield 401
     if "requestBody" in operation:
-        yield from (400, 408, 413, 415)
+        yield from (408, 413, 415)
         if not immich:  # there, a request waits instead
             yield 429
     if path not in ALWAYS_ANSWERED:

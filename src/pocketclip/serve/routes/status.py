@@ -65,10 +65,10 @@ class LabelSetFacts(Schema):
 
     name: str
     """Which requests use."""
-    labels: int
-    """How many it has."""
-    none_of_these: bool
-    """Whether an image may be none of them."""
+    label_count: int
+    """How many labels it has; `/label-sets` lists them."""
+    can_be_none: bool
+    """Whether it can tell that an image is none of them."""
 
 
 class LibraryFacts(Schema):
@@ -105,7 +105,7 @@ _EXAMPLE = {
         "image_pixels": 100000000,
         "deadline": 60.0,
     },
-    "label_sets": [{"name": "fruit", "labels": 12, "none_of_these": True}],
+    "label_sets": [{"name": "fruit", "label_count": 12, "can_be_none": True}],
     "library": {"name": "photos", "photos": 20431},
     "protocols": ["openai", "hugging face", "classify", "search", "clip-retrieval"],
 }
@@ -202,7 +202,7 @@ def info(services: With) -> Info:
             {name: getattr(limits, name) for name in Accepted.model_fields}
         ),
         label_sets=[
-            LabelSetFacts(name=name, labels=len(one.labels), none_of_these=one.none is not None)
+            LabelSetFacts(name=name, label_count=len(one.labels), can_be_none=one.none is not None)
             for name, one in sorted(sets.items())
         ],
         library=_library(services),
