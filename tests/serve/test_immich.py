@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pocketclip.checkpoint.resolve import resolve_model
+from pocketclip.errors import ConfigError
 from pocketclip.infer.encoder import Encoder
 from pocketclip.serve.app import create_immich_app
 from pocketclip.serve.immich_entries import width_of
+from pocketclip.serve.opening import load_replacement
+from pocketclip.serve.services import Services
 from pocketclip.serve.settings import Limits
 from tests.search.conftest import draw_photo
 from tests.serve.conftest import Client
@@ -199,3 +203,13 @@ def test_what_is_not_offered_is_refused(immich: Client, caplog: pytest.LogCaptur
         assert "--upstream" in answer.json()["detail"]
     warnings = [one.getMessage() for one in caplog.records if "refused" in one.getMessage()]
     assert len(warnings) == 1
+
+
+def test_another_space_is_not_switched_to(
+    make_services: Callable[..., Services], bundle: Path, other_bundle: Path
+) -> None:
+    services = make_services(immich=("127.0.0.1", 0))
+    assert load_replacement(resolve_model(bundle), services).space_id
+    with pytest.raises(ConfigError, match="immich keeps embeddings of space-"):
+        load_replacement(resolve_model(other_bundle), services)
+    assert load_replacement(resolve_model(other_bundle), make_services()).space_id

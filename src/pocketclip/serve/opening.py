@@ -113,10 +113,18 @@ def load_replacement(source: ModelSource, services: Services) -> Encoder:
         BundleError: it cannot be read, or not be run here.
         LibraryError: it has another embedding space than the library.
         DataError: than a label set.
+        ConfigError: than what immich has got so far.
         PocketclipError: it cannot be converted.
     """
     encoder = open_encoder(source, services.settings)
     check_spaces(encoder, services)
+    served = services.engine.encoder.space_id
+    if services.settings.immich is not None and encoder.space_id != served:
+        raise ConfigError(
+            f"immich keeps embeddings of {served}, and the bundle has {encoder.space_id} now: to "
+            "change over, start the server again, choose another model name in immich's settings "
+            "and run Smart Search for all"
+        )
     bundle = encoder.bundle
     if bundle is not None and bundle.renew is None:  # else it is verified while it is loaded
         bundle.check()
