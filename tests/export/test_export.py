@@ -99,7 +99,7 @@ def test_it_computes_what_the_model_does(exported, photos, name, target, backend
             ours.encode_image(photos, normalize=False),
             theirs.encode_image(photos, normalize=False), rtol=1e-3, atol=1e-4,
         )  # fmt: skip
-        ours._text_cache = TextCache()
+        ours.text_cache = TextCache()
         found = ours.encode_text(texts, normalize=False)
         wanted = theirs.encode_text(texts, normalize=False)
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)

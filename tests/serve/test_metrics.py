@@ -12,7 +12,7 @@ pytest.importorskip("fastapi")
 from prometheus_client.parser import text_string_to_metric_families
 
 from pocketclip._version import __version__
-from pocketclip.serve.engine import CacheStats, EngineStats, TowerStats
+from pocketclip.serve.engine_stats import CacheStats, EngineStats, TowerStats
 from pocketclip.serve.exchange import Exchange, note_drop
 from pocketclip.serve.exposition import metrics_text
 from pocketclip.serve.metrics import Metrics

@@ -43,6 +43,15 @@ class Backend(Protocol):
         ...
 
 
+def count_tokens(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the lengths (B,) of texts in tokens, with the start and end token.
+
+    Args:
+        ids: (B, T); the end token has the highest id.
+    """
+    return ids.argmax(1) + 1
+
+
 def text_batches(
     ids: NDArray[np.int64], size: int, *, ignores_padding: bool
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -56,7 +65,7 @@ def text_batches(
         size: number of texts in a batch.
         ignores_padding: whether the text tower does; else the ids keep their length.
     """
-    lengths = ids.argmax(1) + 1 if ignores_padding else np.full(len(ids), ids.shape[1])
+    lengths = count_tokens(ids) if ignores_padding else np.full(len(ids), ids.shape[1])
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), size):
         rows = order[start : start + size]

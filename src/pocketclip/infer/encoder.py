@@ -29,10 +29,11 @@ from pocketclip.embeddings import (
     unit_length,
 )
 from pocketclip.errors import ConfigError, ImageError
-from pocketclip.infer.backends import text_batches
+from pocketclip.infer.backends import count_tokens, text_batches
 from pocketclip.infer.bundle import Bundle
 from pocketclip.infer.loaded_model import LoadedModel
 from pocketclip.infer.open_model import Reporter, open_model
+from pocketclip.infer.text_cache import CachedText
 from pocketclip.infer.zero_shot import build_classifier, rank_labels
 from pocketclip.label_set import LabelSet
 from pocketclip.types import Embeddings
@@ -162,7 +163,7 @@ class Encoder(LoadedModel):
         Raises:
             EmbeddingError: as in `encode_image`.
         """
-        step = self._images_per_call()
+        step = self.images_per_call
         images = list(images)
         decoding: deque[Future[Any]] = deque()
         submitted = 0
@@ -189,8 +190,9 @@ class Encoder(LoadedModel):
                         waiting = []
                 yield good, np.concatenate(chunks), bad
 
-    def _images_per_call(self) -> int:
-        """Return the number of images per call of the image tower.
+    @property
+    def images_per_call(self) -> int:
+        """The number of images per call of the image tower.
 
         Small on a CPU: a layer's output should still be in the cache when the next layer reads it.
         One image of 256 x 256 pixels was fastest, or as many pixels in smaller images.
@@ -251,7 +253,7 @@ class Encoder(LoadedModel):
         self, inputs: Sequence[NDArray[Any]], normalize: bool, name_of: Callable[[int], str]
     ) -> Embeddings:
         self.load("image")
-        step = len(inputs) if self.bundle is None else self._images_per_call()
+        step = len(inputs) if self.bundle is None else self.images_per_call
         chunks = []
         for _, group in itertools.groupby(inputs, key=np.shape):
             same_size = list(group)
@@ -286,27 +288,44 @@ class Encoder(LoadedModel):
                 message names the text.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        known = self._text_cache.lookup(texts)
+        known = self.text_cache.lookup(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
-            new = dict(zip(missing, self._encode_text(missing), strict=True))
+            new = self._encode_text(missing)
             known |= new
             if self.bundle is not None:
-                self._text_cache.store(new)
+                self.text_cache.store(new)
         if not texts:
             return np.empty((0, self.embed_dim), np.float32)
-        out = np.stack([known[text] for text in texts])
+        out = np.stack([known[text].embedding for text in texts])
         return _finish(out, normalize, lambda row: text_name(texts[row]))
 
-    def _encode_text(self, texts: list[str]) -> Embeddings:
-        """Return embeddings (B, D), not normalised."""
+    def _encode_text(self, texts: list[str]) -> dict[str, CachedText]:
+        """Return embeddings that are not normalised, by text."""
         ids = self.tokenizer(texts, self.config.text.context_length)
         self.load("text")
         out = np.empty((len(ids), self.embed_dim), np.float32)
         trims = self.config.text.ignores_padding
         for rows, batch in text_batches(ids, self.batch_size, ignores_padding=trims):
             out[rows] = self.backend.text(batch)
-        return check_finite(out, lambda row: text_name(texts[row]))
+        check_finite(out, lambda row: text_name(texts[row]))
+        lengths = count_tokens(ids).tolist()
+        return dict(zip(texts, map(CachedText, out, lengths), strict=True))
+
+    def encode_ids(self, ids: NDArray[np.int64], *, normalize: bool = True) -> Embeddings:
+        """Return embeddings (B, D) of token ids, in one call; they are not cached.
+
+        Args:
+            ids: (B, T) as `tokenizer` returns them, of at most the text tower's context.
+            normalize: scale the embeddings to unit length.
+
+        Raises:
+            EmbeddingError: as in `encode_text`; texts are named by their position.
+        """
+        self.load("text")
+        if self.config.text.ignores_padding:
+            ids = ids[:, : count_tokens(ids).max()]
+        return _finish(self.backend.text(ids), normalize, lambda row: f"text {row}")
 
     def classifier(
         self, labels: Sequence[str], templates: str | Sequence[str] = ("{}",)

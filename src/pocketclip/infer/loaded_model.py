@@ -97,7 +97,7 @@ class LoadedModel:
                 source = source.to(devices.resolve_device(device))
             self.backend = TorchBackend(source)
             self.convert(precision)
-        self._text_cache = TextCache()
+        self.text_cache = TextCache()
         self._backend_lock = threading.Lock()
 
     # Both are imported late, so that `preload` can load the towers in the meantime.
