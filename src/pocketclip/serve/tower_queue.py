@@ -123,6 +123,9 @@ class TowerQueue:
             self.dropped += count
             self._admit()
             raise
+        if self._is_closed:  # just after it was admitted
+            self.waiting -= count
+            raise _ending()
 
     def _fits(self, count: int) -> bool:
         return not self.waiting or self.waiting + count <= self._limit
