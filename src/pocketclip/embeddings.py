@@ -113,10 +113,10 @@ def softmax(logits: NDArray[Any]) -> NDArray[Any]:
 
 
 def rank_probabilities(
-    probabilities: NDArray[Any], labels: Sequence[str]
+    probabilities: NDArray[Any], labels: Sequence[str], top: int | None = None
 ) -> list[dict[str, float]]:
-    """Return, per row of (B, L), each label's probability, the highest first."""
-    order = np.argsort(-probabilities, axis=1, kind="stable")
+    """Return, per row of (B, L), the probabilities of the `top` labels or all, highest first."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return [
         {labels[i]: float(row[i]) for i in ranked}
         for row, ranked in zip(probabilities, order, strict=True)

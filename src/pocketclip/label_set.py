@@ -181,9 +181,9 @@ class LabelSet:
         none = self.is_none(embeddings).tolist()
         return [None if n else self.labels[b] for b, n in zip(best, none, strict=True)]
 
-    def rank(self, embeddings: Embeddings) -> list[dict[str, float]]:
-        """Return, per image (B, D), each label's probability, the highest first."""
-        return rank_probabilities(self.probabilities(embeddings), self.labels)
+    def rank(self, embeddings: Embeddings, top: int | None = None) -> list[dict[str, float]]:
+        """Return, per image (B, D), the probabilities of the `top` labels or all, highest first."""
+        return rank_probabilities(self.probabilities(embeddings), self.labels, top)
 
     def _softmax(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         below = logits - logits.max(axis=1, keepdims=True)

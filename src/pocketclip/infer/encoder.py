@@ -378,6 +378,8 @@ class Encoder(LoadedModel):
         images: Embeddings,
         classifier: Embeddings | LabelSet,
         labels: Sequence[str] | None = None,
+        *,
+        top: int | None = None,
     ) -> list[dict[str, float]]:
         """Return, per image embedding (B, D), each label's probability, the highest first.
 
@@ -385,6 +387,7 @@ class Encoder(LoadedModel):
             images: (B, D), of unit length.
             classifier: what `classifier` returned; or a label set of this embedding space.
             labels: the labels of the classifier; a label set has its own.
+            top: the number of labels to return per image; None for all.
 
         Raises:
             ConfigError: labels are missing, or given with a label set.
@@ -395,10 +398,10 @@ class Encoder(LoadedModel):
             if labels is not None:
                 raise ConfigError("a label set has its own labels: leave them out")
             classifier.check_space(self.space_id, embed_dim=self.embed_dim)
-            return classifier.rank(images)
+            return classifier.rank(images, top)
         if labels is None:
             raise ConfigError("the labels of the classifier are missing")
-        return rank_labels(images, classifier, labels, self.logit_scale)
+        return rank_labels(images, classifier, labels, self.logit_scale, top)
 
 
 def _name_by_position(row: int) -> str:

@@ -74,8 +74,9 @@ def average_prompts(embeddings: Embeddings, labels: Sequence[str]) -> Embeddings
 
 
 def rank_labels(
-    images: Embeddings, classifier: Embeddings, labels: Sequence[str], logit_scale: float
-) -> list[dict[str, float]]:
+    images: Embeddings, classifier: Embeddings, labels: Sequence[str], logit_scale: float,
+    top: int | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
     """Return, per image embedding (B, D), each label's probability, the highest first.
 
     Args:
@@ -83,6 +84,7 @@ def rank_labels(
         classifier: (L, D), one unit embedding per label.
         labels: the L labels.
         logit_scale: the multiplier of cosine similarities before the softmax.
+        top: the number of labels to return per image; None for all.
 
     Raises:
         EmbeddingError: an embedding is not finite.
@@ -90,4 +92,4 @@ def rank_labels(
     images = check_finite(images, lambda row: image_name(None, row))
     classifier = check_finite(classifier, lambda row: text_name(labels[row]))
     logits = logit_scale * images.astype(np.float64) @ classifier.T.astype(np.float64)
-    return rank_probabilities(softmax(logits), labels)
+    return rank_probabilities(softmax(logits), labels, top)

@@ -16,11 +16,13 @@ from pocketclip.serve.errors import RequestError
 from pocketclip.serve.immich_entries import Remarks
 from pocketclip.serve.observation import Observation
 from pocketclip.serve.openapi import Api
-from pocketclip.serve.routes import immich, openai, status
+from pocketclip.serve.routes import classify, immich, openai, status, zero_shot
 from pocketclip.serve.services import Services
 from pocketclip.serve.upstream import Upstream
 
-ROUTERS: tuple[APIRouter, ...] = (openai.router, status.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    openai.router, zero_shot.router, classify.router, status.router,
+)  # fmt: skip
 """Of the server's own app, in the order of the documentation."""
 IMMICH_ROUTERS: tuple[APIRouter, ...] = (immich.router,)
 """Of immich's port."""

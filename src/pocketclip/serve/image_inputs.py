@@ -13,19 +13,12 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from pocketclip.embeddings import image_name
-from pocketclip.errors import ImageError
-from pocketclip.serve.engine import Engine
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import Limits
-from pocketclip.types import Embeddings
-
-if TYPE_CHECKING:
-    from pocketclip.infer.encoder import Encoder
 
 HOW = 'send it as "data:image/jpeg;base64,..." or as plain base64'
 _INLINE = 1 << 18  # more characters are decoded in a thread: they take more than a millisecond
@@ -54,7 +47,8 @@ async def read_images(values: Mapping[str, Any], services: Services) -> list[byt
     That they are images is not checked here: `Engine.embed_images` opens them.
 
     Args:
-        values: the texts of the request, by the names of their fields, such as `input[3]`.
+        values: the texts of the request, or files of an upload, by the names of their fields, such
+            as `input[3]`.
         services: with the limits, and what fetches URLs.
 
     Raises:
@@ -76,29 +70,6 @@ async def read_images(values: Mapping[str, Any], services: Services) -> list[byt
     return [image for image in found.values() if isinstance(image, bytes)]
 
 
-async def embed_images(images: Mapping[str, bytes], engine: Engine, encoder: Encoder) -> Embeddings:
-    """Return unit embeddings (B, D) of image files.
-
-    Args:
-        images: by the names of their fields.
-        engine: what embeds.
-        encoder: the model.
-
-    Raises:
-        RequestError: 400, one is no image, which is named; or as `Engine.embed_images`.
-        EmbeddingError: as `Engine.embed_images`.
-    """
-    try:
-        return await engine.embed_images(list(images.values()), encoder=encoder)
-    except ImageError as error:
-        index = getattr(error, "index", None)
-        if index is None:
-            raise
-        name = list(images)[index]
-        reason = str(error).removeprefix(f"{image_name(None, index)}: ")
-        raise RequestError(400, f"{name}: {reason}", param=name) from error
-
-
 def check_count(images: int, limits: Limits) -> None:
     """Refuse a request with too many images.
 
@@ -118,6 +89,10 @@ def _decoded(values: Mapping[str, Any], services: Services) -> dict[str, bytes |
 
 
 def _decode(value: Any, name: str, services: Services) -> bytes | str:
+    if isinstance(value, bytes):
+        if len(value) > services.settings.limits.image_bytes:
+            raise _too_large(name, services.settings.limits)
+        return value
     if not isinstance(value, str):
         raise RequestError(400, f"{name} is not a text that holds an image: {HOW}", param=name)
     value = value.strip() if value[:1].isspace() else value

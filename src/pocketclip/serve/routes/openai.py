@@ -8,7 +8,6 @@ in their settings. Paths are there with `/v1`, as OpenAI has them, and without, 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 import uuid
@@ -19,9 +18,10 @@ from fastapi import APIRouter, Depends, Path, Response
 from pydantic import WithJsonSchema
 
 from pocketclip.serve.bodies import JsonRoute, json_answer
+from pocketclip.serve.both_towers import embed_both
 from pocketclip.serve.embedding_inputs import Inputs, read_inputs
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.image_inputs import embed_images, read_images
+from pocketclip.serve.image_inputs import read_images
 from pocketclip.serve.schema import EXAMPLE_IMAGE, Schema, errors, example
 from pocketclip.serve.services import Services, services_of
 from pocketclip.types import Embeddings
@@ -248,25 +248,14 @@ def _base64(rows: Embeddings) -> list[str]:
 async def _embed(inputs: Inputs, services: Services, encoder: Encoder) -> tuple[Embeddings, int]:
     """Return embeddings (B, D) in the order of the inputs, and the tokens of the texts."""
     images = dict(zip(inputs.images, await read_images(inputs.images, services), strict=True))
-    engine, texts = services.engine, list(inputs.texts.values())
-    if not images:
-        embedded = await engine.embed_texts(texts, encoder=encoder)
-        return embedded.embeddings, embedded.tokens
-    if not texts:
-        return await embed_images(images, engine, encoder), 0
-    of_texts = asyncio.ensure_future(engine.embed_texts(texts, encoder=encoder))
-    of_images = asyncio.ensure_future(embed_images(images, engine, encoder))
-    try:
-        await asyncio.gather(of_texts, of_images)
-    finally:  # if one fails, the other is dropped
-        of_texts.cancel()
-        of_images.cancel()
-    embedded = of_texts.result()
+    of_texts, of_images = await embed_both(
+        list(inputs.texts.values()), images, services.engine, encoder
+    )
     at = {name: position for position, name in enumerate(inputs.order)}
     rows = np.empty((len(at), encoder.embed_dim), np.float32)
-    rows[[at[name] for name in inputs.texts]] = embedded.embeddings
-    rows[[at[name] for name in images]] = of_images.result()
-    return rows, embedded.tokens
+    rows[[at[name] for name in inputs.texts]] = of_texts.embeddings
+    rows[[at[name] for name in images]] = of_images
+    return rows, of_texts.tokens
 
 
 def _model(services: Services) -> dict[str, Any]:
