@@ -19,7 +19,7 @@ from pocketclip.serve.classification import Ranked, check_labels, classify, clas
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.image_inputs import check_count
 from pocketclip.serve.multipart import Form, is_multipart, read_multipart
-from pocketclip.serve.schema import Schema, StrictSchema, errors, example
+from pocketclip.serve.schema import EXAMPLE_IMAGE, Schema, StrictSchema, errors, example
 from pocketclip.serve.services import Services, services_of
 
 router = APIRouter(tags=["classify"])
@@ -48,13 +48,13 @@ class ClassifyRequest(ClassifyOptions):
     """Images and labels; either `image` or `images`, and either `labels` or `label_set`."""
 
     model_config = example(
-        {"image": "data:image/jpeg;base64,/9j/4AAQSkZJRg...", "labels": ["a cat", "a dog"]},
+        {"image": EXAMPLE_IMAGE, "labels": ["a cat", "a dog"]},
         {
-            "images": ["/9j/4AAQSkZJRg...", "https://images.example.org/dog.jpg"],
+            "images": [EXAMPLE_IMAGE, EXAMPLE_IMAGE],
             "labels": ["cat", "dog"],
             "templates": ["a photo of a {}.", "a drawing of a {}."],
         },
-        {"image": "/9j/4AAQSkZJRg...", "label_set": "fruit", "top": 3},
+        {"image": EXAMPLE_IMAGE, "labels": ["apple", "pear", "plum"], "top": 1},
     )
 
     image: str | None = None

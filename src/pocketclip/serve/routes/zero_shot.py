@@ -14,7 +14,7 @@ from pydantic import ConfigDict, RootModel
 from pocketclip.serve.bodies import JsonRoute, json_answer
 from pocketclip.serve.classification import check_labels, classify
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.schema import Schema, errors, example
+from pocketclip.serve.schema import EXAMPLE_IMAGE, Schema, errors, example
 from pocketclip.serve.services import Services, services_of
 
 router = APIRouter(tags=["hugging face"], route_class=JsonRoute)
@@ -37,7 +37,7 @@ class ZeroShotRequest(Schema):
 
     model_config = example(
         {
-            "inputs": "/9j/4AAQSkZJRgABAQAAAQABAAD...",
+            "inputs": EXAMPLE_IMAGE,
             "parameters": {
                 "candidate_labels": ["a cat", "a dog"],
                 "hypothesis_template": "a photo of {}.",
