@@ -10,18 +10,19 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from pocketclip._version import __version__
+from pocketclip.serve.access import Access
 from pocketclip.serve.admission import Admission
 from pocketclip.serve.answers import ErrorForm, answer_error, detail_form, openai_form
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.immich_entries import Remarks
 from pocketclip.serve.observation import Observation
 from pocketclip.serve.openapi import Api
-from pocketclip.serve.routes import classify, immich, openai, status, zero_shot
+from pocketclip.serve.routes import classify, immich, openai, session, status, zero_shot
 from pocketclip.serve.services import Services
 from pocketclip.serve.upstream import Upstream
 
 ROUTERS: tuple[APIRouter, ...] = (
-    openai.router, zero_shot.router, classify.router, status.router,
+    openai.router, zero_shot.router, classify.router, session.router, status.router,
 )  # fmt: skip
 """Of the server's own app, in the order of the documentation."""
 IMMICH_ROUTERS: tuple[APIRouter, ...] = (immich.router,)
@@ -46,6 +47,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     # The one that is added last is the outermost one.
     app.add_middleware(Admission, services=services)
+    app.add_middleware(Access, services=services)
     app.add_middleware(Observation, services=services, port="main", templates=_templates(ROUTERS))
     return app
 
@@ -69,6 +71,7 @@ def create_immich_app(services: Services) -> FastAPI:
         Admission, services=services, waits=True, form=detail_form,
         deadline=services.settings.limits.immich_deadline,
     )  # fmt: skip
+    app.add_middleware(Access, services=services, pages=False)
     app.add_middleware(
         Observation, services=services, port="immich", templates=_templates(IMMICH_ROUTERS)
     )

@@ -13,12 +13,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from pocketclip.serve.access import OPEN
 from pocketclip.serve.admission import ALWAYS_ANSWERED
 from pocketclip.serve.schema import MEANINGS, ErrorAnswer, ImmichErrorAnswer
 
 Json = dict[str, Any]
-OPEN = {("get", "/"), ("get", "/livez"), ("get", "/readyz"), ("post", "/session")}
-"""What is answered without a key or a session."""
 TAGS = {
     "openai": "Embeddings as OpenAI's API has them, with images as infinity adds them.",
     "hugging face": "Zero-shot classification for `huggingface_hub.InferenceClient`.",
@@ -72,8 +71,8 @@ def complete(document: Json, *, immich: bool = False) -> Json:
     schemas.update(made.pop("$defs", {}))
     schemas[model.__name__] = made
     answer = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
-    for path, method, operation in operations(document):
-        is_open = immich or (method, path) in OPEN
+    for path, _, operation in operations(document):
+        is_open = immich or path in OPEN
         answers: Json = operation["responses"]
         if "422" in answers and "HTTPValidationError" in str(answers["422"]):
             answers["422"] = {"description": MEANINGS[422], "content": answer}

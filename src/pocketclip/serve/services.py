@@ -12,7 +12,9 @@ from starlette.requests import HTTPConnection
 from pocketclip.serve.engine import Engine
 from pocketclip.serve.exchange import Exchange
 from pocketclip.serve.fetching import ImageFetcher
+from pocketclip.serve.keys import KeyCheck
 from pocketclip.serve.metrics import Metrics
+from pocketclip.serve.sessions import Sessions
 from pocketclip.serve.settings import ServerSettings
 from pocketclip.serve.traffic import Traffic
 
@@ -39,6 +41,10 @@ class Services:
     """Whether both towers have encoded something."""
     is_draining: bool = False
     """Whether the server is ending: what runs is finished, and nothing new is begun."""
+    sessions: Sessions = field(default_factory=Sessions)
+    """Of browsers; `sessions.new_token()` begins one."""
+    keys: KeyCheck = field(init=False)
+    """Compares keys with that of the settings."""
     traffic: Traffic = field(default_factory=Traffic)
     """Requests in flight, and what they hold; kept by `admission`."""
     metrics: Metrics = field(default_factory=Metrics)
@@ -56,7 +62,8 @@ class Services:
         return self.is_ready and not self.is_draining
 
     def __post_init__(self) -> None:
-        """Allow images by URL, if the settings name hosts."""
+        """Take the key from the settings, and allow images by URL if they name hosts."""
+        self.keys = KeyCheck(self.settings.api_key)
         if self.fetcher is None and self.settings.fetch_from:
             self.fetcher = ImageFetcher(self.settings.fetch_from, self.settings.limits)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pocketclip.errors import ConfigError
+from pocketclip.serve.origins import allowed_name, normal_origin
 
 LEAST_KEY = 16
 """Characters of a key; fewer can be guessed."""
@@ -70,7 +71,7 @@ def check_host_name(host: str) -> None:
     Raises:
         ConfigError: it is none.
     """
-    if not host or any(letter in host for letter in "/ *@,\0") or host.count(":") == 1:
+    if allowed_name(host) is None or host.count(":") == 1:
         raise ConfigError(
             f"--allow-host: {host!r} is no name: give it without scheme and port, such as "
             "photos.example.org"
@@ -88,6 +89,7 @@ def check_origin(origin: str) -> None:
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname)
         is_good = is_good and origin == f"{parts.scheme}://{parts.netloc}" and "@" not in origin
         is_good = is_good and "*" not in origin and (parts.port or 1) > 0
+        is_good = is_good and normal_origin(origin) is not None
     except ValueError:
         is_good = False
     if not is_good:
