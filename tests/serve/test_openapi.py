@@ -135,3 +135,11 @@ def _has_example(document: dict[str, Any], content: dict[str, Any]) -> bool:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     fields = schema.get("properties", {}).values()  # of a form, whose parts are not JSON
     return bool(schema.get("examples")) or any("example" in field for field in fields)
+
+
+def test_a_server_without_a_key_asks_for_none_in_its_document(make_client):
+    document = make_client().get("/openapi.json").json()
+    assert "security" not in document
+    assert "securitySchemes" not in document["components"]
+    assert all("401" not in operation["responses"] for _, _, operation in operations(document))
+    assert document["paths"].keys() == DOCUMENTS["main"]["paths"].keys()

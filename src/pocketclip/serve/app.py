@@ -43,7 +43,7 @@ def create_app(services: Services) -> FastAPI:
     Args:
         services: the model and the rest.
     """
-    app = main_routes()
+    app = main_routes(needs_key=services.settings.api_key is not None)
     app.state.services = services
     # The one that is added last is the outermost one.
     app.add_middleware(Admission, services=services)
@@ -78,9 +78,14 @@ def create_immich_app(services: Services) -> FastAPI:
     return app
 
 
-def main_routes() -> FastAPI:
-    """Return the routes of the server's own app, which answer when `app.state.services` is set."""
+def main_routes(*, needs_key: bool = True) -> FastAPI:
+    """Return the routes of the server's own app, which answer when `app.state.services` is set.
+
+    Args:
+        needs_key: whether the server has a key, for the OpenAPI document.
+    """
     app = Api(
+        needs_key=needs_key,
         title="pocketclip", version=__version__, description=_ABOUT,
         summary="Embeddings, classification and search",
     )  # fmt: skip

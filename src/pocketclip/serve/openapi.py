@@ -41,8 +41,8 @@ _SECURITY = {
         "type": "apiKey",
         "in": "cookie",
         "name": "pocketclip_session",
-        "description": "A browser's session, begun by `POST /session`. Under TLS, the cookie's "
-        "name begins with `__Host-`.",
+        "description": "A browser's session, begun by `POST /session`. The server's port stands "
+        "behind the cookie's name, and under TLS `__Host-` before it.",
     },
 }
 _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
@@ -56,13 +56,15 @@ def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
                 yield path, method, item[method]
 
 
-def complete(document: Json, *, immich: bool = False) -> Json:
+def complete(document: Json, *, immich: bool = False, needs_key: bool = True) -> Json:
     """Return FastAPI's document with what stands before the routes.
 
     Args:
         document: is changed.
         immich: whether it is of immich's port, which needs no key and has other errors.
+        needs_key: whether the server has a key.
     """
+    needs_key = needs_key and not immich
     schemas: Json = document.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
@@ -72,7 +74,7 @@ def complete(document: Json, *, immich: bool = False) -> Json:
     schemas[model.__name__] = made
     answer = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
     for path, _, operation in operations(document):
-        is_open = immich or path in OPEN
+        is_open = not needs_key or path in OPEN
         answers: Json = operation["responses"]
         if "422" in answers and "HTTPValidationError" in str(answers["422"]):
             answers["422"] = {"description": MEANINGS[422], "content": answer}
@@ -81,9 +83,9 @@ def complete(document: Json, *, immich: bool = False) -> Json:
         for code, about in answers.items():
             about.setdefault("headers", {}).update(_headers(int(code)))
         operation["responses"] = dict(sorted(answers.items()))
-        if is_open and not immich:
+        if is_open and needs_key:
             operation["security"] = []
-    if not immich:
+    if needs_key:
         document["components"]["securitySchemes"] = _SECURITY
         document["security"] = [{name: []} for name in _SECURITY]
     used = {tag for _, _, operation in operations(document) for tag in operation.get("tags", ())}
@@ -128,16 +130,17 @@ class Api(FastAPI):
 
     Args:
         immich: whether it is immich's port.
+        needs_key: whether the server has a key.
         about: further arguments of `FastAPI`.
     """
 
-    def __init__(self, *, immich: bool = False, **about: Any) -> None:
-        self._immich = immich
+    def __init__(self, *, immich: bool = False, needs_key: bool = True, **about: Any) -> None:
+        self._completion = {"immich": immich, "needs_key": needs_key}
         # FastAPI's own pages load scripts from elsewhere, into an origin that has our cookie.
         super().__init__(docs_url=None, redoc_url=None, **about)
 
     def openapi(self) -> Json:
         """Return the document; made once."""
         if self.openapi_schema is None:
-            self.openapi_schema = complete(super().openapi(), immich=self._immich)
+            self.openapi_schema = complete(super().openapi(), **self._completion)
         return self.openapi_schema

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+ANY_TYPE = ["string", "number", "boolean", "array", "object", "null"]
+"""Of a field that is ignored."""
 EXAMPLE_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4YaQBAALoASP4Tv"
     "HeAAAAAElFTkSuQmCC"

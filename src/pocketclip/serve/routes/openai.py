@@ -22,7 +22,7 @@ from pocketclip.serve.both_towers import embed_both
 from pocketclip.serve.embedding_inputs import Inputs, read_inputs
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.image_inputs import read_images
-from pocketclip.serve.schema import EXAMPLE_IMAGE, Schema, errors, example
+from pocketclip.serve.schema import ANY_TYPE, EXAMPLE_IMAGE, Schema, errors, example
 from pocketclip.serve.services import Services, services_of
 from pocketclip.types import Embeddings
 
@@ -83,7 +83,7 @@ class EmbeddingRequest(Schema):
     """`float`: lists of numbers. `base64`: of little-endian float32, a third of the size."""
     dimensions: Annotated[Any, WithJsonSchema({"type": ["integer", "null"], "minimum": 0})] = None
     """Left out, 0, or the width of the embeddings: they cannot be shortened."""
-    user: Annotated[Any, WithJsonSchema({"type": ["string", "null"]})] = None
+    user: Annotated[Any, WithJsonSchema({"type": ANY_TYPE})] = None
     """Ignored."""
     embedding_type: Annotated[Any, WithJsonSchema({"enum": ["float", "base64", None]})] = None
     """Jina's name of `encoding_format`."""
