@@ -21,6 +21,7 @@ OPERATIONS = {
     for path, method, operation in operations(DOCUMENTS[name])
 }
 each_operation = pytest.mark.parametrize("key", OPERATIONS)
+KEY = "a-key-of-some-length"
 NAME = re.compile(r"predict|[a-z]+(_[a-z]+)+")
 KINDS = {"type", "$ref", "anyOf", "oneOf", "allOf", "const", "enum"}
 
@@ -141,5 +142,15 @@ def test_a_server_without_a_key_asks_for_none_in_its_document(make_client):
     document = make_client().get("/openapi.json").json()
     assert "security" not in document
     assert "securitySchemes" not in document["components"]
-    assert all("401" not in operation["responses"] for _, _, operation in operations(document))
+    asking = {path for path, _, one in operations(document) if "401" in one["responses"]}
+    assert asking == {"/session"}  # which may be given a wrong key
     assert document["paths"].keys() == DOCUMENTS["main"]["paths"].keys()
+
+
+def test_a_server_with_a_key_answers_nothing_without_it_but_what_is_open(make_client):
+    client = make_client(api_key=KEY)
+    document = client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"})
+    assert document.json() == DOCUMENTS["main"]
+    for path, method, operation in operations(DOCUMENTS["main"]):
+        status = client.request(method.upper(), path.replace("{", "1").replace("}", "")).status_code
+        assert (status == 401) == (operation.get("security") != []), path
