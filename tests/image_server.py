@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import socket
+import ssl
 import struct
 import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,9 +27,14 @@ import pytest
 
 
 class ImageServer:
-    """What it does with each path stands in `_misbehave`; anything in `files` is served well."""
+    """What it does with each path stands in `_answer`; anything in `files` is served well.
 
-    def __init__(self) -> None:
+    Args:
+        certificate: speaks TLS with it; a PEM file with its key.
+    """
+
+    def __init__(self, certificate: Path | None = None) -> None:
+        self._scheme = "http" if certificate is None else "https"
         self.files: dict[str, bytes] = {}
         self.asked: Counter[str] = Counter()
         self.at_once = 0
@@ -53,11 +60,22 @@ class ImageServer:
             daemon_threads = True
 
         self._http = Server(("127.0.0.1", 0), Handler)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            # The handshake is left to the thread of each connection.
+            self._http.socket = context.wrap_socket(
+                self._http.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
 
     @property
+    def port(self) -> int:
+        return int(self._http.server_port)
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> ImageServer:
         self._thread.start()
@@ -191,7 +209,7 @@ class ImageServer:
 
     def _do_send(self, http: BaseHTTPRequestHandler, host: str, *target: str) -> None:
         """Redirect to another host."""
-        _send(http, 302, b"", {"Location": f"http://{host}/" + "/".join(target)})
+        _send(http, 302, b"", {"Location": f"{self._scheme}://{host}/" + "/".join(target)})
 
     def _do_cookie(self, http: BaseHTTPRequestHandler) -> None:
         body = http.headers.get("Cookie", "none").encode()

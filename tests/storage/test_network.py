@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import socket
 import ssl
 import threading
@@ -11,33 +10,15 @@ from typing import Any
 
 import pytest
 
-from pocketclip.storage import network
 from pocketclip.storage.http import FetchOptions, fetch_many
 from pocketclip.storage.network import is_public, literal_address
 from tests.image_server import ImageServer
+from tests.network_stand_ins import Names, certificate, only_one_is_public
 
 
 def fetched(*urls: str, **changes: Any) -> list[bytes | str]:
     limits = {"timeout": 5.0, "total_timeout": 9.0, "retries": 0}
     return [result for _, result in fetch_many(((u, u) for u in urls), FetchOptions(**{**limits, **changes}))]  # fmt: skip  # noqa: E501
-
-
-class Names:
-    """A resolver that knows some names, and counts."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **names: list[str]) -> None:
-        self.names, self.asked = names, 0
-        self._real = socket.getaddrinfo
-        monkeypatch.setattr(socket, "getaddrinfo", self)
-
-    def __call__(self, host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
-        known = self.names.get(str(host).partition(".")[0])
-        if known is None:
-            return self._real(host, port, *args, **kwargs)
-        self.asked += 1
-        address = known[min(self.asked - 1, len(known) - 1)]
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        return [(family, socket.SOCK_STREAM, 6, "", (address, port))]
 
 
 @pytest.mark.parametrize(
@@ -141,12 +122,8 @@ def test_names_that_resolve_to_private_addresses(
     assert not web.asked
 
 
-def _only_one_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "is_public", lambda address: address == "127.0.0.1")
-
-
 def test_the_checked_address_is_used(web: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    _only_one_is_public(monkeypatch)
+    only_one_is_public(monkeypatch)
     names = Names(monkeypatch, outer=["127.0.0.1", "127.0.0.2"])  # another one from then on
     port = web.url.rpartition(":")[2]
     assert fetched(f"http://outer.test:{port}/host") == [f"outer.test:{port}".encode()]
@@ -154,7 +131,7 @@ def test_the_checked_address_is_used(web: ImageServer, monkeypatch: pytest.Monke
 
 
 def test_redirects_are_checked(web: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    _only_one_is_public(monkeypatch)
+    only_one_is_public(monkeypatch)
     Names(monkeypatch, inner=["127.0.0.2"])
     port = web.url.rpartition(":")[2]
     hosts = ["127.0.0.2", "[::1]", "inner.test", "0.0.0.0"]
@@ -180,38 +157,11 @@ def test_a_proxy_resolves_names(web: ImageServer, monkeypatch: pytest.MonkeyPatc
     assert fetched("http://nowhere.test/host") == [b"nowhere.test"]
 
 
-def _certificate(folder: Path, name: str) -> Path:
-    """Write a certificate that signs itself, with its key."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    path = folder / "pair.pem"
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path
-
-
 @pytest.mark.usefixtures("web")
 def test_certificates_are_checked_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = _certificate(tmp_path, "outer.test")
+    pair = certificate(tmp_path, "outer.test")
     monkeypatch.setenv("SSL_CERT_FILE", str(pair))
-    _only_one_is_public(monkeypatch)
+    only_one_is_public(monkeypatch)
     Names(monkeypatch, outer=["127.0.0.1"], other=["127.0.0.1"])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair)
