@@ -115,7 +115,13 @@ class EmbeddingError(PocketclipError):
 
 
 class ImageError(PocketclipError):
-    """An image that cannot be opened or decoded."""
+    """An image that cannot be opened or decoded.
+
+    Attributes:
+        index: position of the image among several, counted from 0; None if there is one.
+    """
+
+    index: int | None = None
 
 
 class TokenizerError(PocketclipError):

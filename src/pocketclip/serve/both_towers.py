@@ -61,9 +61,8 @@ async def embed_images(images: Mapping[str, bytes], engine: Engine, encoder: Enc
     try:
         return await engine.embed_images(list(images.values()), encoder=encoder)
     except ImageError as error:
-        index = getattr(error, "index", None)
-        if index is None:
+        if error.index is None:
             raise
-        name = list(images)[index]
-        reason = str(error).removeprefix(f"{image_name(None, index)}: ")
+        name = list(images)[error.index]
+        reason = str(error).removeprefix(f"{image_name(None, error.index)}: ")
         raise RequestError(400, f"{name}: {reason}", param=name) from error

@@ -179,6 +179,7 @@ class ImageQueue(TowerQueue):
         except ImageError as error:
             reason = str(error).removeprefix("image bytes: ")
             job.bad[position] = type(error)(f"{image_name(None, position)}: {reason}")
+            job.bad[position].index = position
         except Exception as error:
             settle(job, error=error)
         else:
