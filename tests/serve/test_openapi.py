@@ -154,3 +154,11 @@ def test_a_server_with_a_key_answers_nothing_without_it_but_what_is_open(make_cl
     for path, method, operation in operations(DOCUMENTS["main"]):
         status = client.request(method.upper(), path.replace("{", "1").replace("}", "")).status_code
         assert (status == 401) == (operation.get("security") != []), path
+
+
+@pytest.mark.parametrize("path", ["/info", "/session", "/openapi.json"])
+def test_a_method_that_a_path_has_not_is_answered_with_those_it_has(make_client, path):
+    answer = make_client().request("PATCH", path)
+    there = DOCUMENTS["main"]["paths"].get(path, {"get": {}, "head": {}})
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == ", ".join(sorted(method.upper() for method in there))

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from pocketclip.serve.errors import RequestError, as_request_error
-from pocketclip.serve.exchange import note_drop
+from pocketclip.serve.exchange import note_drop, route_of
 
 ErrorForm = Callable[[RequestError], Any]
 """Makes the JSON body of an error."""
@@ -52,8 +52,12 @@ async def answer_error(request: Request, error: Exception) -> Response:
     mapped = as_request_error(error)
     if mapped.code == "queue_full":
         note_drop(request.scope, "queue_full")
+    headers = mapped.headers
+    methods: dict[str | None, str] = request.app.state.methods
+    if mapped.status == 405 and (route := route_of(request.scope)) in methods:
+        headers["Allow"] = methods[route]  # Starlette names those of one route of several
     body = encode_error(mapped, request.app.state.error_form)
-    return Response(body, mapped.status, mapped.headers, "application/json")
+    return Response(body, mapped.status, headers, "application/json")
 
 
 async def refuse(

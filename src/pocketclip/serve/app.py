@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from pocketclip._version import __version__
 from pocketclip.serve.access import Access
@@ -105,6 +106,7 @@ def immich_routes() -> FastAPI:
 def _prepared(app: FastAPI, routers: Sequence[APIRouter], form: ErrorForm) -> FastAPI:
     app.router.redirect_slashes = False
     app.state.error_form = form
+    app.state.methods = _methods(routers)
     for error in (RequestError, RequestValidationError, HTTPException):
         app.add_exception_handler(error, answer_error)
     for router in routers:
@@ -117,6 +119,15 @@ def openapi_documents() -> dict[str, dict[str, Any]]:
     return {"main": main_routes().openapi(), "immich": immich_routes().openapi()}
 
 
+def _methods(routers: Sequence[APIRouter]) -> dict[str, str]:
+    """Return the methods of each path, as the header `Allow` has them."""
+    found: dict[str, set[str]] = {"/openapi.json": {"GET", "HEAD"}}
+    for route in (route for one in routers for route in one.routes):
+        assert isinstance(route, Route)
+        found.setdefault(route.path, set()).update(route.methods or ())
+    return {path: ", ".join(sorted(methods)) for path, methods in found.items()}
+
+
 def _templates(routers: Sequence[APIRouter]) -> list[str]:
     """Return the paths of all routes, as they are written there."""
-    return ["/openapi.json", *(route.path for one in routers for route in one.routes)]  # type: ignore[attr-defined]
+    return list(_methods(routers))

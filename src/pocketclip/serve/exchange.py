@@ -59,3 +59,9 @@ def request_id_of(scope: MutableMapping[str, Any]) -> str | None:
     """Return the name that a request has in the log; None outside of a server."""
     exchange: Exchange | None = scope.get(KEY)
     return None if exchange is None else exchange.request_id
+
+
+def route_of(scope: MutableMapping[str, Any]) -> str | None:
+    """Return the template of a request's path; None outside of a server."""
+    exchange: Exchange | None = scope.get(KEY)
+    return None if exchange is None else exchange.route

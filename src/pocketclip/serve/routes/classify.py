@@ -149,6 +149,7 @@ _FORM = {
     "properties": {
         "image": {
             "type": "array",
+            "minItems": 1,
             "items": {"type": "string", "format": "binary", "contentMediaType": "image/*"},
             "description": "One part per image file.",
         },
