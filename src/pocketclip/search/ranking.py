@@ -118,7 +118,7 @@ def rank(
         candidates, gone = _candidates(database, matrix, rows, scores, made)
         passing = [one for one in candidates if one.score >= least]
         groups = _groups(database, matrix, passing)
-        cut = bool(len(scores)) and scores[-1] < least
+        cut = bool(len(scores) and scores[-1] < least)
         enough = len(candidates) >= max(_MOST, 2 * top)
         if len(groups) >= top or complete or cut or enough:
             break

@@ -18,12 +18,22 @@ from pocketclip.serve.errors import RequestError
 from pocketclip.serve.immich_entries import Remarks
 from pocketclip.serve.observation import Observation
 from pocketclip.serve.openapi import Api
-from pocketclip.serve.routes import classify, immich, openai, session, status, zero_shot
+from pocketclip.serve.routes import (
+    classify,
+    immich,
+    library,
+    openai,
+    photos,
+    session,
+    status,
+    zero_shot,
+)  # fmt: skip
 from pocketclip.serve.services import Services
 from pocketclip.serve.upstream import Upstream
 
 ROUTERS: tuple[APIRouter, ...] = (
-    openai.router, zero_shot.router, classify.router, session.router, status.router,
+    openai.router, zero_shot.router, classify.router, library.router, photos.router,
+    session.router, status.router,
 )  # fmt: skip
 """Of the server's own app, in the order of the documentation."""
 IMMICH_ROUTERS: tuple[APIRouter, ...] = (immich.router,)

@@ -285,6 +285,8 @@ async def _encode_something(services: Services) -> None:
     await asyncio.gather(
         services.engine.embed_images([data.getvalue()]), services.engine.embed_texts(["a photo"])
     )
+    if services.photos is not None:
+        await services.photos.prepare()
 
 
 def _has_terminal() -> bool:

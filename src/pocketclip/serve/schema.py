@@ -121,3 +121,27 @@ def binary(*types: str, description: str) -> Responses:
     """
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in types}
     return {200: {"description": description, "content": content}}
+
+
+def inline_schema(model: type[Schema]) -> dict[str, Any]:
+    """Return the JSON schema of a body without references, for `openapi_extra`.
+
+    Args:
+        model: no model within it may hold itself.
+    """
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inlined(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        name = str(value.get("$ref", "")).removeprefix("#/$defs/")
+        if name in parts:
+            value = {**parts[name], **value}
+            del value["$ref"]
+        return {key: inlined(one) for key, one in value.items()}
+
+    made: dict[str, Any] = inlined(schema)
+    return made

@@ -14,6 +14,7 @@ from pocketclip.serve.exchange import Exchange
 from pocketclip.serve.fetching import ImageFetcher
 from pocketclip.serve.keys import KeyCheck
 from pocketclip.serve.metrics import Metrics
+from pocketclip.serve.photo_library import PhotoLibrary
 from pocketclip.serve.sessions import Sessions
 from pocketclip.serve.settings import ServerSettings
 from pocketclip.serve.traffic import Traffic
@@ -37,6 +38,8 @@ class Services:
     """What immich's requests for faces and OCR are passed on to; made by `create_immich_app`."""
     fetcher: ImageFetcher | None = None
     """For images by URL; None: they are refused."""
+    photos: PhotoLibrary | None = field(default=None, init=False)
+    """The library for requests; None: there is none."""
     is_ready: bool = False
     """Whether both towers have encoded something."""
     is_draining: bool = False
@@ -62,14 +65,20 @@ class Services:
         return self.is_ready and not self.is_draining
 
     def __post_init__(self) -> None:
-        """Take the key from the settings, and allow images by URL if they name hosts."""
+        """Take the key, allow images by URL if the settings name hosts, and open the library."""
         self.keys = KeyCheck(self.settings.api_key)
         if self.fetcher is None and self.settings.fetch_from:
             self.fetcher = ImageFetcher(self.settings.fetch_from, self.settings.limits)
+        if self.library is not None:
+            self.photos = PhotoLibrary(
+                self.library, self.engine, max_pixels=self.settings.limits.image_pixels
+            )
 
     async def close(self) -> None:
-        """End the engine, and what connects to others."""
+        """End the engine, the threads of the library, and what connects to others."""
         await self.engine.close()
+        if self.photos is not None:
+            await asyncio.to_thread(self.photos.close)
         if self.upstream is not None:
             await self.upstream.close()
         if self.fetcher is not None:

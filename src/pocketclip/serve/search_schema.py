@@ -1,0 +1,215 @@
+"""What `/search` takes and answers, for FastAPI and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from pocketclip.search.query import MAX_WEIGHT
+from pocketclip.serve.schema import Schema, StrictSchema, example
+
+MAX_TOP = 200
+PhotoId = Annotated[int, Field(ge=1, lt=1 << 63, strict=True)]
+Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
+_Names = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=32)]
+_Moment = Annotated[str, Field(max_length=32, examples=["2024-05"])]
+
+
+class WeightedText(StrictSchema):
+    """A text with a weight."""
+
+    text: str
+    """Taken literally."""
+    weight: Weight = 1.0
+    """Below 0: to avoid. Not 0."""
+
+
+class WeightedImage(StrictSchema):
+    """An image with a weight."""
+
+    image: str
+    """A data URI, plain base64, or an https URL if the server fetches images."""
+    weight: Weight = 1.0
+    """Below 0: to avoid. Not 0."""
+
+
+class SearchFilters(StrictSchema):
+    """Which photographs to search in; all that are given apply, before the ranking."""
+
+    in_: _Names = Field(default_factory=list, alias="in", examples=[["Italy/Rome"]])
+    """In one of these folders, at any depth: paths below a folder that the library indexes, or the
+    name of such a folder. The server's disk is not looked at."""
+    since: _Moment | None = None
+    """The first moment: `2024`, `2024-05`, `2024-05-01` or `2024-05-01T14:30`."""
+    until: _Moment | None = None
+    """The last one, included: `2024` lasts until the end of the year."""
+    camera: Annotated[str, Field(max_length=200)] | None = None
+    """A part of the camera's name, in upper or lower case."""
+
+
+class SearchRequest(StrictSchema):
+    """What to look for: at least one of `query`, `texts`, `image`, `images` and `like`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra={
+            "examples": [
+                {"query": "2:beach + sunset - people", "filters": {"since": "2024"}, "top": 50},
+                {"like": [17], "texts": [{"text": "at night", "weight": 0.5}]},
+            ]
+        },
+    )
+
+    query: str | None = None
+    """Texts with weights and signs, such as `2:beach + sunset - people`; what is in double quotes
+    is one text. It names no files: send photographs in `image`, `images` and `like`."""
+    literal: bool = False
+    """Take `query` as one text, whatever signs are in it."""
+    texts: list[WeightedText] = Field(default_factory=list)
+    """More texts, each with its weight."""
+    image: str | None = None
+    """An image that photographs should be like: a data URI, plain base64, or an https URL if the
+    server fetches images."""
+    images: list[str | WeightedImage] = Field(default_factory=list)
+    """More images, with or without a weight."""
+    like: list[PhotoId] = Field(default_factory=list)
+    """Ids of photographs of the library that others should be like."""
+    unlike: list[PhotoId] = Field(default_factory=list)
+    """Ids of photographs that others should not be like."""
+    filters: SearchFilters = Field(default_factory=SearchFilters)
+    """Where to look."""
+    top: Annotated[int, Field(ge=1, le=MAX_TOP)] = 20
+    """The number of hits. Files with the same bytes are one hit, and so are near duplicates."""
+    min_score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    """The least score of a hit."""
+
+
+class PhotoName(Schema):
+    """A photograph, by its id, and what it is called."""
+
+    id: int
+    """Of the photograph, for `/photos/{id}` and `/thumbnails/{id}`, and for `like`. Copies with the
+    same bytes have one id."""
+    name: str
+    """The path of its file below `root`. Bytes that are not UTF-8 are lone surrogates, escaped."""
+    root: str
+    """The name of the folder that the library indexes."""
+
+
+class SimilarPhoto(PhotoName):
+    """A near duplicate of a hit."""
+
+    score: float
+    """As of the hit."""
+
+
+class FoundPhoto(PhotoName):
+    """A hit."""
+
+    score: float
+    """Cosine similarity to the query, -1 to 1."""
+    time: str | None
+    """What the camera's clock showed; without that, the time of the file."""
+    time_from: Literal["camera", "file"] | None
+    """What `time` comes from."""
+    time_offset_minutes: int | None
+    """Minutes that the camera's clock was ahead of UTC."""
+    camera: str | None
+    """The camera's name."""
+    width: int | None
+    """Pixels of the upright image."""
+    height: int | None
+    """Pixels of the upright image."""
+    format: str | None
+    """`JPEG`, `HEIF`, ..."""
+    bytes: int
+    """Of the file."""
+    changed: bool
+    """Whether the file is not as it was indexed; then it is not handed out."""
+    copies: int
+    """How many other files have the same bytes."""
+    similar: list[SimilarPhoto]
+    """Near duplicates, which are not listed themselves; the best ones, at most 50."""
+    similar_photos: int
+    """How many there are."""
+    photo: str
+    """The path of the photograph on this server."""
+    thumbnail: str
+    """The path of its thumbnail."""
+
+
+_EXAMPLE = {
+    "fits": True,
+    "reason": "the query fits its best photographs clearly better than unrelated texts fit any",
+    "lead": 5.2,
+    "searched": 20431,
+    "removed": {},
+    "gone": 0,
+    "below_score": False,
+    "away": 0,
+    "unencoded": 0,
+    "library": "photos",
+    "model": "mobileclip2-s0",
+    "space_id": "space-1f0c0a6c0d7f2b34",
+    "hits": [
+        {
+            "id": 17,
+            "name": "Italy/Rome/IMG_2041.jpg",
+            "root": "Pictures",
+            "score": 0.271,
+            "time": "2024-05-01T10:30:00",
+            "time_from": "camera",
+            "time_offset_minutes": 120,
+            "camera": "Apple iPhone 13",
+            "width": 3024,
+            "height": 4032,
+            "format": "JPEG",
+            "bytes": 2417511,
+            "changed": False,
+            "copies": 0,
+            "similar": [
+                {"id": 18, "name": "Italy/Rome/IMG_2042.jpg", "root": "Pictures", "score": 0.269}
+            ],
+            "similar_photos": 1,
+            "photo": "/photos/17",
+            "thumbnail": "/thumbnails/17",
+        }
+    ],
+}
+
+
+class SearchAnswer(Schema):
+    """The photographs that fit a query best."""
+
+    model_config = example(_EXAMPLE)
+
+    fits: bool | None
+    """Whether the best hit stands out from what the query gives for any photograph; null if that
+    cannot be said, as for a query with images."""
+    reason: str
+    """Why, in one sentence for people."""
+    lead: float | None
+    """Logits by which the best hits are above those of unrelated texts; null where that is not
+    judged."""
+    searched: int
+    """How many photographs the filters left."""
+    removed: dict[str, int]
+    """If none are left: how many each filter removed."""
+    gone: int
+    """Better hits that are left out because their file is not there now."""
+    below_score: bool
+    """Whether `min_score` left hits out."""
+    away: int
+    """Folders of the library that are not there now, such as a drive that is not connected."""
+    unencoded: int
+    """Photographs that have no embedding yet, so are not searched."""
+    library: str
+    """The library's name."""
+    model: str
+    """The model's name."""
+    space_id: str
+    """Of the embedding space."""
+    hits: list[FoundPhoto]
+    """Best first."""
