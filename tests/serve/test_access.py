@@ -263,11 +263,14 @@ def test_every_answer_has_the_headers_that_protect(make_client, path):
         assert "server" not in headers
 
 
-def test_immichs_port_answers_any_name_and_no_page(make_client):
-    client = make_client(app=create_immich_app, api_key=KEY)
+def test_immichs_port_asks_for_no_key_and_answers_no_page(make_client):
+    client = make_client(app=create_immich_app, api_key=KEY, allow_hosts=("pocketclip",))
     for host in ("pocketclip:3003", "192.168.1.2:3003"):
         node = {"Host": host, "Sec-Fetch-Mode": "cors"}
         assert client.get("/ping", headers=node).text == "pong"
+    answer = client.get("/ping", headers={"Host": "elsewhere:3003"})
+    assert answer.status_code == 421
+    assert "--allow-host" in answer.json()["detail"]
     for headers in (FOREIGN, {"Origin": "http://127.0.0.1:8080"}, {"Origin": "null"},
                     {"Sec-Fetch-Site": "cross-site"}):  # fmt: skip
         answer = client.post("/predict", data={"entries": "{}"}, headers=headers)

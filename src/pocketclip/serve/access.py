@@ -65,15 +65,16 @@ class Access:
     Args:
         app: what answers.
         services: with the settings, the key and the sessions.
-        pages: whether browsers are answered at all; if not, neither a key nor a certain
-            `Host` is asked for.
+        pages: whether browsers are answered at all; if not, as on immich's port, no key is asked
+            for.
     """
 
     def __init__(self, app: ASGIApp, services: Services, *, pages: bool = True) -> None:
         settings = services.settings
         self._app, self._services, self._pages = app, services, pages
         self._form: ErrorForm = openai_form if pages else detail_form
-        names = (allowed_name(name) for name in (*settings.allow_hosts, settings.host))
+        own = settings.host if pages or settings.immich is None else settings.immich[0]
+        names = (allowed_name(name) for name in (*settings.allow_hosts, own))
         self._names = {name for name in names if name}
         self._listed = {one for one in map(normal_origin, settings.cors) if one}
 
@@ -112,7 +113,7 @@ class Access:
         if name is None:
             raise RequestError(400, "the request needs one header Host, with a name or address")
         known = is_address(name) or is_local(name) or name in self._names
-        if self._pages and not known:
+        if not known:
             raise RequestError(
                 421, "the server does not answer to the name in the header Host; if it is the "
                 "server's, start it with --allow-host NAME", code="unknown_host",

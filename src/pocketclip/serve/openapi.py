@@ -97,9 +97,7 @@ def complete(document: Json, *, immich: bool = False, needs_key: bool = True) ->
 
 def _before(path: str, operation: Json, *, is_open: bool, immich: bool) -> Iterator[int]:
     """Yield the statuses that an operation has before its route is reached."""
-    yield from (400, 403)
-    if not immich:
-        yield 421
+    yield from (400, 403, 421)
     if not is_open:
         yield 401
     if "requestBody" in operation:
