@@ -24,7 +24,7 @@ HOW = 'send it as "data:image/jpeg;base64,..." or as plain base64'
 _INLINE = 1 << 18  # more characters are decoded in a thread: they take more than a millisecond
 _DATA_URI = re.compile(r"data:(?P<type>[^,;]*)(?P<options>(?:;[^,;]*)*),", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_SPACE = b" \t\r\n"
+_LINE_ENDS = b"\r\n"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _MAX_HEAD = 256  # characters of a data URI before its data
 # How the base64 of an image file begins: JPEG, PNG, GIF, WebP, BMP, HEIC, AVIF, TIFF.
@@ -95,7 +95,7 @@ def _decode(value: Any, name: str, services: Services) -> bytes | str:
         return value
     if not isinstance(value, str):
         raise RequestError(400, f"{name} is not a text that holds an image: {HOW}", param=name)
-    value = value.strip() if value[:1].isspace() else value
+    value = value.lstrip() if value[:1].isspace() else value
     if value[:5].lower() == "data:":
         return _decode_data_uri(value, name, services.settings.limits)
     if _SCHEME.match(value[:_MAX_HEAD]):
@@ -126,7 +126,7 @@ def _decode_data_uri(value: str, name: str, limits: Limits) -> bytes:
 def decode_base64(text: str, name: str, limits: Limits) -> bytes:
     """Return what a text in base64 holds.
 
-    The alphabet of URLs (`-` and `_`), `%2B` and the like, white space, and a missing end (`=`) are
+    The alphabet of URLs (`-` and `_`), `%2B` and the like, line ends, and a missing end (`=`) are
     understood; everything else that is not base64 is refused.
 
     Args:
@@ -140,13 +140,13 @@ def decode_base64(text: str, name: str, limits: Limits) -> bytes:
     if len(text) > 4 * limits.image_bytes:
         raise _too_large(name, limits)
     try:
-        data = text.encode("ascii")
+        data = text.encode("ascii").strip()
     except UnicodeEncodeError:
         raise _not_base64(name) from None
     if b"%" in data:
         data = unquote_to_bytes(data)
-    data = data.translate(_TO_STANDARD, _SPACE)
-    if 3 * (len(data) - 2) // 4 > limits.image_bytes:
+    data = data.translate(_TO_STANDARD, _LINE_ENDS)
+    if 3 * (len(data) - data[-2:].count(b"=")) // 4 > limits.image_bytes:
         raise _too_large(name, limits)
     if not data:
         raise RequestError(400, f"{name} is empty: {HOW}", param=name)
