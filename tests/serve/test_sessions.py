@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 
 import pytest
@@ -211,8 +214,6 @@ def test_a_server_without_a_key_needs_no_session(make_client):
              {"token": "secret" * 100}, {"token": "\ud800"}],
 )  # fmt: skip
 def test_what_begins_no_session(make_client, body):
-    import json
-
     client = make_client(api_key=KEY)
     answer = client.post("/session", content=json.dumps(body),
                          headers={"Content-Type": "application/json"})  # fmt: skip
@@ -229,3 +230,23 @@ def test_guesses_by_the_page_count_too(make_client):
     answer = client.get("/info", headers=BEARER)
     assert answer.status_code == 429
     assert 0 < int(answer.headers["retry-after"]) <= 5
+
+
+# The page
+
+
+def test_the_page_needs_no_key_and_runs_only_what_stands_in_it(make_client):
+    answer = make_client(api_key=KEY).get("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(
+        part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";")
+    )
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == "'none'"
+    for element in ("script", "style"):
+        inner = re.findall(f"<{element}>(.*?)</{element}>", answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inner[0].encode()).digest()).decode()
+        assert len(inner) == 1
+        assert policy[f"{element}-src"] == f"'sha256-{digest}'"
+    assert answer.text.count("<script") == answer.text.count("<style") == 1
+    assert not re.search(r'\son\w+=|style="|src=|https?://[a-z]|localStorage', answer.text)

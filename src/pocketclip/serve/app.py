@@ -23,6 +23,7 @@ from pocketclip.serve.routes import (
     immich,
     library,
     openai,
+    pages,
     photos,
     session,
     status,
@@ -33,7 +34,7 @@ from pocketclip.serve.upstream import Upstream
 
 ROUTERS: tuple[APIRouter, ...] = (
     openai.router, zero_shot.router, classify.router, library.router, photos.router,
-    session.router, status.router,
+    session.router, status.router, pages.router,
 )  # fmt: skip
 """Of the server's own app, in the order of the documentation."""
 IMMICH_ROUTERS: tuple[APIRouter, ...] = (immich.router,)

@@ -40,6 +40,7 @@ _HTTP = {
     404: "there is nothing at this path; /openapi.json lists what there is",
     405: "this path does not take this method; /openapi.json lists what there is",
 }
+_UNREADABLE = "There was an error parsing the body"  # FastAPI's own words
 _ABSOLUTE = re.compile(r"(?<![\w/.:~<])(?:[A-Za-z]:[\\/]|\\\\|file:/*|/(?=[^\s/]))[^:'\"\n]*")
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
@@ -96,6 +97,8 @@ def as_request_error(error: BaseException) -> RequestError:
         return _invalid(error)
     if isinstance(error, HTTPException):
         message = _HTTP.get(error.status_code, str(error.detail))
+        if error.status_code == 400 and message == _UNREADABLE:
+            message = "the body is not valid: it is neither UTF-8 JSON nor a form"
         return RequestError(error.status_code, message, headers=error.headers)
     if isinstance(error, _OF_INPUT):
         message = one_line(error, 300)
@@ -138,8 +141,9 @@ def _invalid(error: RequestValidationError) -> RequestError:
         message = f"must be one of {first['ctx']['expected_tags']}"
     elif kind == "missing":
         message = "is missing"
-    message = one_line(message, 200)
-    return RequestError(422, f"{place}: {message}" if place else message, param=place, code=kind)
+    message = one_line(f"{place}: {message}" if place else message, 300)
+    param = None if place and "\u2026" in place else place
+    return RequestError(422, message, param=param, code=kind)
 
 
 def _place(location: tuple[int | str, ...]) -> str | None:
