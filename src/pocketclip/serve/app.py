@@ -21,6 +21,7 @@ from pocketclip.serve.openapi import Api
 from pocketclip.serve.routes import (
     classify,
     immich,
+    knn,
     library,
     openai,
     pages,
@@ -34,7 +35,7 @@ from pocketclip.serve.upstream import Upstream
 
 ROUTERS: tuple[APIRouter, ...] = (
     openai.router, zero_shot.router, classify.router, library.router, photos.router,
-    session.router, status.router, pages.router,
+    knn.router, session.router, status.router, pages.router,
 )  # fmt: skip
 """Of the server's own app, in the order of the documentation."""
 IMMICH_ROUTERS: tuple[APIRouter, ...] = (immich.router,)

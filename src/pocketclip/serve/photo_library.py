@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from pocketclip.embeddings import unit_length
 from pocketclip.errors import LibraryError, QueryError
 from pocketclip.search.background import NEUTRAL_TEXTS, keep_neutral, stored_neutral
 from pocketclip.search.filters import Filters
@@ -253,13 +253,14 @@ def embedding_part(values: Sequence[float], encoder: Encoder, name: str) -> Part
     Raises:
         RequestError: 400, it is not of this width, not finite, or zero.
     """
-    vector = np.asarray(values, np.float32)
+    vector = np.asarray(values, np.float64)
     if vector.shape != (encoder.embed_dim,):
         raise RequestError(
             400, f"{name} must have {encoder.embed_dim} numbers, as the embeddings of this "
             "server's model", param=name,
         )  # fmt: skip
-    length = float(np.linalg.norm(vector.astype(np.float64)))
-    if not np.isfinite(vector).all() or not length > 0:
+    largest = float(np.abs(vector).max())
+    if not 0 < largest < math.inf:
         raise RequestError(400, f"{name} must be finite numbers, not all zero", param=name)
-    return Part(1.0, photo=b"", vector=unit_length(vector[None], lambda _: name)[0])
+    vector /= largest  # the square of a large number has no float
+    return Part(1.0, photo=b"", vector=(vector / np.linalg.norm(vector)).astype(np.float32))

@@ -27,6 +27,7 @@ from pocketclip.serve.schema import errors, inline_schema
 from pocketclip.serve.search_answer import search_facts
 from pocketclip.serve.search_schema import SearchAnswer, SearchRequest
 from pocketclip.serve.services import Services, services_of
+from pocketclip.serve.settings import Limits
 
 router = APIRouter(tags=["search"])
 M = TypeVar("M", bound=BaseModel)
@@ -137,7 +138,9 @@ async def parts_of(
     Raises:
         RequestError: 400, a part cannot be understood; 404, an id is not known.
     """
-    _check_lengths(asked, services)
+    check_length("query", asked.query or "", services.settings.limits)
+    for at, more in enumerate(asked.texts):
+        check_length(f"texts[{at}].text", more.text, services.settings.limits)
     given: dict[str, str] = {} if asked.image is None else {"image": asked.image}
     weights = [1.0] * len(given)
     for at, one in enumerate(asked.images):
@@ -161,15 +164,17 @@ async def parts_of(
     return parts
 
 
-def _check_lengths(asked: SearchRequest, services: Services) -> None:
-    most = services.settings.limits.text_characters
-    texts = {"query": asked.query or ""}
-    texts |= {f"texts[{at}].text": one.text for at, one in enumerate(asked.texts)}
-    for name, text in texts.items():
-        if len(text) > most:
-            raise RequestError(
-                400, f"{name} has {len(text):,} characters; the limit is {most:,}", param=name
-            )
+def check_length(name: str, text: str, limits: Limits) -> None:
+    """Refuse a text that is too long.
+
+    Raises:
+        RequestError: 400.
+    """
+    most = limits.text_characters
+    if len(text) > most:
+        raise RequestError(
+            400, f"{name} has {len(text):,} characters; the limit is {most:,}", param=name
+        )
 
 
 def replace_weight(part: Part, weight: float) -> Part:
