@@ -10,7 +10,7 @@ return await json_answer(lambda: {"embedding": rows.tolist()}, values=rows.size)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
@@ -68,19 +68,27 @@ async def read_json(request: Request) -> Any:
         raise HTTPException(400, str(error)) from None
 
 
-async def json_answer(make: Callable[[], Any], *, values: int) -> Response:
-    """Return an answer in JSON.
+async def json_answer(
+    fields: Mapping[str, Any], name: str = "", items: Iterable[Any] = (), *, values: int = 0
+) -> Response:
+    """Return an answer in JSON: an object, whose last field may be a long list.
 
     Numbers are written so that the same float64, and so the same float32, is read back. This takes
-    a fifth of the time of Python's own `json`.
+    a fifth of the time of Python's own `json`. A long list is written in a thread, item by item:
+    between two of them, others may run.
 
     Args:
-        make: returns the value, of plain types; called in a thread if it is large.
-        values: how many numbers and texts it has, about.
+        fields: of the object, of plain types.
+        name: of the last field; "" if there is no list.
+        items: of the list, of plain types; taken in a thread if the answer is long.
+        values: how many numbers and texts the items have together, about.
     """
 
     def written() -> bytes:
-        return to_json(make())
+        if not name:
+            return to_json(fields)
+        head = to_json({**fields, name: []}).removesuffix(b"]}")
+        return head + b",".join(to_json(item) for item in items) + b"]}"
 
     data = written() if values < _INLINE_VALUES else await asyncio.to_thread(written)
     return Response(data, media_type="application/json")

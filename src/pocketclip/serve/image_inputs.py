@@ -12,7 +12,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -22,6 +22,7 @@ from pocketclip.serve.settings import Limits
 
 HOW = 'send it as "data:image/jpeg;base64,..." or as plain base64'
 _INLINE = 1 << 18  # more characters are decoded in a thread: they take more than a millisecond
+_PIECE = 1 << 20
 _DATA_URI = re.compile(r"data:(?P<type>[^,;]*)(?P<options>(?:;[^,;]*)*),", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _LINE_ENDS = b"\r\n"
@@ -145,17 +146,26 @@ def decode_base64(text: str, name: str, limits: Limits) -> bytes:
         raise _not_base64(name) from None
     if b"%" in data:
         data = unquote_to_bytes(data)
-    data = data.translate(_TO_STANDARD, _LINE_ENDS)
-    if 3 * (len(data) - data[-2:].count(b"=")) // 4 > limits.image_bytes:
+    data = b"".join(part.translate(_TO_STANDARD, _LINE_ENDS) for part in _parts(data))
+    padding = data[-2:].count(b"=")
+    if 3 * (len(data) - padding) // 4 > limits.image_bytes:
         raise _too_large(name, limits)
     if not data:
         raise RequestError(400, f"{name} is empty: {HOW}", param=name)
-    if not data.endswith(b"="):
+    if not padding:
         data += b"=" * (-len(data) % 4)
+    elif data.find(b"=") != len(data) - padding:
+        raise _not_base64(name)
     try:
-        return base64.b64decode(data, validate=True)
+        return b"".join(base64.b64decode(part, validate=True) for part in _parts(data))
     except (binascii.Error, ValueError):
         raise _not_base64(name) from None
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    """Yield pieces of data, of a multiple of four bytes: between them, other threads may run."""
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]
 
 
 def _too_large(name: str, limits: Limits) -> RequestError:

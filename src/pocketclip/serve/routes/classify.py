@@ -217,10 +217,8 @@ async def classify_images(request: Request, services: With) -> Response:
         _check_size(len(images), len(labels), options.top)
         ranked = await classify(images, labels, templates, services, encoder, top=options.top)
     about = {"model": encoder.config.name, "space_id": encoder.space_id}
-    return await json_answer(
-        lambda: {**about, "results": [_written(one) for one in ranked]},
-        values=3 * sum(len(one.probabilities) for one in ranked),
-    )
+    values = 3 * sum(len(one.probabilities) for one in ranked)
+    return await json_answer(about, "results", map(_written, ranked), values=values)
 
 
 @router.get(
@@ -230,20 +228,18 @@ async def classify_images(request: Request, services: With) -> Response:
 async def list_label_sets(services: With) -> Response:
     """Return the label sets that `/classify` takes by name."""
     label_sets = sorted(services.label_sets.items())
-    return await json_answer(
-        lambda: {
-            "label_sets": [
-                {
-                    "name": name,
-                    "labels": list(one.labels),
-                    "can_be_none": one.none is not None,
-                    "digest": one.digest,
-                }
-                for name, one in label_sets
-            ]
-        },
-        values=sum(one.embed_dim * len(one.labels) for _, one in label_sets),
+    items = (
+        {
+            "name": name,
+            "labels": list(one.labels),
+            "can_be_none": one.none is not None,
+            "digest": one.digest,
+        }
+        for name, one in label_sets
     )
+    # The digest is of all weights.
+    values = sum(one.weights.size for _, one in label_sets)
+    return await json_answer({}, "label_sets", items, values=values)
 
 
 def _written(ranked: Ranked) -> dict[str, Any]:

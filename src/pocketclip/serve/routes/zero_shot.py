@@ -1,17 +1,19 @@
 """Zero-shot classification in Hugging Face's form.
 
-client = InferenceClient(model="http://127.0.0.1:8080/hf/zero-shot")
-client.zero_shot_image_classification("photo.jpg", ["a cat", "a dog"])
+    client = InferenceClient(model="http://127.0.0.1:8080/hf/zero-shot")
+    client.zero_shot_image_classification("photo.jpg", ["a cat", "a dog"])
+
+The client sends JSON with the image in base64.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends
 from pydantic import ConfigDict, RootModel
 
-from pocketclip.serve.bodies import JsonRoute, json_answer
+from pocketclip.serve.bodies import JsonRoute
 from pocketclip.serve.classification import check_labels, classify
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.schema import EXAMPLE_IMAGE, Schema, errors, example
@@ -77,7 +79,7 @@ class ZeroShotAnswer(RootModel[list[LabelScore]]):
 )  # fmt: skip
 async def classify_zero_shot(
     body: ZeroShotRequest, services: Annotated[Services, Depends(services_of)]
-) -> Response:
+) -> list[dict[str, Any]]:
     """Return the probability of each label for an image, for `huggingface_hub.InferenceClient`.
 
     Without a template it is `This is a photo of {}.`, as in transformers.
@@ -95,8 +97,4 @@ async def classify_zero_shot(
     )  # fmt: skip
     encoder = services.engine.encoder
     [ranked] = await classify({"inputs": body.inputs}, labels, templates, services, encoder)
-    scores = ranked.probabilities
-    return await json_answer(
-        lambda: [{"label": label, "score": score} for label, score in scores.items()],
-        values=2 * len(scores),
-    )
+    return [{"label": label, "score": score} for label, score in ranked.probabilities.items()]
