@@ -82,6 +82,9 @@ env/bin/pocketclip reinforce "$run/examples/photos/pairs.csv" --out dr --teacher
 code=0
 env/bin/pocketclip eval random:tiny --data "$run/examples/photos/pairs.csv" >out.txt 2>err.txt || code=$?
 [ "$code" = 2 ] && grep -q "pip install .pocketclip\[train\]." err.txt
+code=0
+env/bin/pocketclip serve "$run/examples/photos" >out.txt 2>err.txt || code=$?
+[ "$code" = 2 ] && grep -q "pip install .pocketclip\[serve\]." err.txt
 env/bin/pocketclip compare mobileclip-s0 mobileclip2-s0 --html page.html >compare.txt
 grep -q "38-task average" compare.txt && grep -q "<svg" page.html
 mkdir set && cp "$run/tests/golden/shards/v2_float32.tar" set/
@@ -105,7 +108,11 @@ assert ours.keys() == theirs.keys() and all(abs(ours[k] - theirs[k]) < 1e-3 for 
 embeddings = np.load("photos.npy")
 assert embeddings.shape == (4, 64) and np.allclose(np.linalg.norm(embeddings, axis=1), 1), embeddings
 PY
-[ "$versions" != latest ] || env/bin/python "$run/tests/base_facts.py" bundle "$run/examples/photos/chelsea.jpg"
+if [ "$versions" != lowest ]; then
+    env/bin/python "$run/tests/base_facts.py" bundle "$run/examples/photos/chelsea.jpg"
+    (cd "$run" && "$folder/env/bin/pip" install -q -c "$constraints" "$package[serve]")
+    env/bin/python "$run/tests/serve_without_torch.py" bundle "$run/examples/photos" photos.npy
+fi
 (
     cd "$run" # for the tests' modules; the package is the installed one
     hub=openclip.MobileCLIP2-S0
