@@ -34,6 +34,7 @@ MAX_HEADER = 32 << 10
 LEAST_RATE = 1024
 """Bytes of an answer that a client takes per second, over `Limits.idle_timeout`."""
 _LINGER = 5.0  # seconds in which the rest of a body is thrown away
+_LAST_LINGER = 0.5  # the same, of a server that ends
 _SPARE = 64  # connections beyond the limit that still get an answer
 _GARBAGE = "This is not an HTTP/1.1 request"
 
@@ -191,8 +192,10 @@ class Guard:
             super().shutdown()  # type: ignore[misc]
         elif self._has_begun_header() and not self._is_deaf:
             self._refuse(ending())
-        else:
+        elif not self._is_deaf:
             self._close()
+        if self._is_deaf:
+            self._linger(_LAST_LINGER)
 
     def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -223,10 +226,13 @@ class Guard:
         self.transport.write(error_answer(error, self.server_state.default_headers))
         self._linger()
 
-    def _linger(self) -> None:
+    def _linger(self, seconds: float = _LINGER) -> None:
         """Close after the rest of what the client sends, or a while."""
-        self._is_deaf = True
         self._cancel_header_timer()
+        self._header_timer = self.loop.call_later(seconds, self.transport.inner.close)
+        if self._is_deaf:
+            return
+        self._is_deaf = True
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
@@ -234,7 +240,6 @@ class Guard:
             self.transport.write_eof()
         self.flow.resume_reading()
         self._watch_writing()
-        self._header_timer = self.loop.call_later(_LINGER, self.transport.inner.close)
 
     # Time-outs.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
-import os
 import socket
 import time
 from email.utils import formatdate
@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from pocketclip.errors import ConfigError, one_line
 from pocketclip.serve.connection_guard import MAX_HEADER, ending, header_too_large, refuse
+from pocketclip.serve.errors import RequestError
 from pocketclip.serve.protocol import protocol_class
 from pocketclip.serve.settings import Limits, ServerSettings
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BACKLOG = 2048
+_UNSENT = 64 << 10  # bytes of an answer that the system holds beyond what is on its way
 _TICK = 1.0  # seconds between two values of the header `Date`
 
 
@@ -50,8 +52,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
         for family, kind, protocol, _name, address in dict.fromkeys(found):
             one = socket.socket(family, kind, protocol)
             sockets.append(one)
-            if os.name == "posix":
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _keep_little_unsent(one)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             chosen = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
@@ -62,6 +64,17 @@ def bind(host: str, port: int) -> list[socket.socket]:
             one.close()
         raise ConfigError(_why_not_bound(error, host, port)) from error
     return sockets
+
+
+def _keep_little_unsent(one: socket.socket) -> None:
+    """Let the system take only a little of an answer ahead of its client, on all connections.
+
+    It would take megabytes, and say so much later that a slow client takes something at all.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        with contextlib.suppress(OSError):
+            one.setsockopt(socket.IPPROTO_TCP, option, _UNSENT)
 
 
 def _why_not_bound(error: OSError, host: str, port: int) -> str:
@@ -155,6 +168,9 @@ class Gate:
         size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
         if size > MAX_HEADER:
             await refuse(header_too_large(), send)
+            return
+        if scope["http_version"] not in ("1.0", "1.1"):
+            await refuse(RequestError(505, "The server speaks HTTP/1.1 only"), send)
             return
         if self._is_ending():
             await self._app(scope, receive, send)

@@ -17,7 +17,8 @@ class GuardedH11(Guard, H11Protocol):
     conn: h11.Connection
 
     def _awaits_header(self) -> bool:
-        return self.conn.their_state is not h11.SEND_BODY
+        # Within another request only its own body can be found wrong: h11 reads no further.
+        return self.conn.their_state not in (h11.SEND_BODY, h11.ERROR)
 
     def _has_begun_header(self) -> bool:
         return self._awaits_header() and bool(self.conn.trailing_data[0])
