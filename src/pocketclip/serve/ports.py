@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 2048
 _UNSENT = 64 << 10  # bytes of an answer that the system holds beyond what is on its way
+_TICK_AT_END = 0.02  # seconds between two looks at what is left
 _TICK = 1.0  # seconds between two values of the header `Date`
 
 
@@ -246,11 +247,12 @@ class Port:
             server.close()
         for one in self.sockets:
             one.close()
-        for connection in list(self.state.connections):
-            connection.shutdown()
-        end = time.monotonic() + timeout
+        end, told = time.monotonic() + timeout, set[Any]()
         while (self.state.connections or self.state.tasks) and time.monotonic() < end:
-            await asyncio.sleep(0.02)
+            for connection in self.state.connections - told:  # some were only just accepted
+                connection.shutdown()
+                told.add(connection)
+            await asyncio.sleep(_TICK_AT_END)
         for task in self.state.tasks:
             task.cancel()
         for connection in list(self.state.connections):
