@@ -31,6 +31,7 @@ from pocketclip.serve.settings import ServerSettings
 from tests.search.conftest import draw_photo
 
 if TYPE_CHECKING:
+    from pocketclip.checkpoint.resolve import ModelSource
     from tests.bundles import Bundles
 
 T = TypeVar("T")
@@ -203,7 +204,7 @@ class _Starter:
 
     def __call__(
         self, *, library: Library | None = None, label_sets: dict[str, Any] | None = None,
-        encoder: Encoder | None = None, **settings: Any,
+        encoder: Encoder | None = None, source: ModelSource | None = None, **settings: Any,
     ) -> Server:  # fmt: skip
         chosen = ServerSettings(**{"port": 0, **settings})
         started: list[Running] = []
@@ -219,7 +220,7 @@ class _Starter:
                 started.append(running)
                 ready.set()
 
-            task = asyncio.ensure_future(run(made, on_start))
+            task = asyncio.ensure_future(run(made, on_start, source=source))
             waiting = asyncio.ensure_future(ready.wait())
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not started:
@@ -252,7 +253,8 @@ class _Result:
 def running_server(encoder: Encoder, on_loop: Loop) -> Iterator[Callable[..., Server]]:
     """Starts real servers, with fields of ServerSettings; they end after the test.
 
-    `running_server(library=..., label_sets=..., **fields of ServerSettings).url`
+    `running_server(library=..., label_sets=..., **fields of ServerSettings).url`; with `source=`,
+    `.running.reload()` reads the model there again.
     """
     starter = _Starter(encoder, on_loop)
     yield starter

@@ -297,7 +297,9 @@ def test_an_early_answer_reaches_a_client_that_still_sends(serve_app) -> None:
 def test_a_body_that_will_be_refused_is_not_asked_for(serve_app) -> None:
     served = serve_app()
     refused, read = served.connect(), served.connect()
-    refused.sendall(f"POST /refuse {HTTP}Expect: 100-continue\r\nContent-Length: 9\r\n\r\n".encode())
+    refused.sendall(
+        f"POST /refuse {HTTP}Expect: 100-continue\r\nContent-Length: 9\r\n\r\n".encode()
+    )
     assert read_all(refused).startswith(b"HTTP/1.1 200")
     read.sendall(f"POST /body {HTTP}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n".encode())
     assert read.recv(1024).startswith(b"HTTP/1.1 100")

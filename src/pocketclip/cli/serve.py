@@ -200,6 +200,13 @@ def _announce(running: Running, *, as_json: bool) -> None:
         output.say(dump_json(about))
     else:
         output.say(f"{encoder.config.name} at {', '.join(running.urls)}")
+        if services.settings.api_key is not None and output.on_terminal():
+            # Only here: the token is as good as the key, and must not get into a file.
+            place = (
+                running.urls[0].replace("//0.0.0.0:", "//localhost:").replace("[::]", "localhost")
+            )
+            link = f"{place}/#token={services.sessions.new_token()}"
+            output.say(f"for a browser, once, within ten minutes: {link}")
         if running.immich_urls:
             output.say(f"for immich at {', '.join(running.immich_urls)}")
         for remark in remarks:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import functools
 import socket
+import struct
+import sys
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BACKLOG = 2048
+_SO_ATTACH_FILTER = 26  # of Linux
 _UNSENT = 64 << 10  # bytes of an answer that the system holds beyond what is on its way
 _TICK_AT_END = 0.02  # seconds between two looks at what is left
 _TICK = 1.0  # seconds between two values of the header `Date`
@@ -76,6 +80,25 @@ def _keep_little_unsent(one: socket.socket) -> None:
     if option is not None:
         with contextlib.suppress(OSError):
             one.setsockopt(socket.IPPROTO_TCP, option, _UNSENT)
+
+
+def _refuse_new(one: socket.socket) -> None:
+    """Let the system drop requests for new connections, where it can; those it took are accepted.
+
+    Closing a socket resets the connections that the system took and nobody has accepted yet, with
+    the requests on them. A client whose request for a connection was dropped asks again after a
+    second, and is told that nobody listens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    # Packets at this socket begin with the header of TCP: byte 13 has the flags, bit 1 is SYN.
+    steps = [(0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    with contextlib.suppress(OSError):
+        one.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER,
+            struct.pack("@HP", len(steps), ctypes.addressof(code)),
+        )  # fmt: skip
 
 
 def _why_not_bound(error: OSError, host: str, port: int) -> str:
@@ -236,6 +259,11 @@ class Port:
                 make, sock=one, ssl=self.tls, backlog=_BACKLOG, ssl_handshake_timeout=handshake
             )
             self._servers.append(server)
+
+    def refuse_new(self) -> None:
+        """Accept only the connections that the system took already; `close` follows."""
+        for one in self.sockets:
+            _refuse_new(one)
 
     async def close(self, timeout: float) -> None:
         """Accept no more connections, and close those that are there when they are answered.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
 import os
 import signal
@@ -13,8 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from pocketclip.errors import PocketclipError, count_of
 from pocketclip.serve import notify
@@ -145,6 +142,7 @@ class _Process:
             if sockets is not None:
                 sockets.close()
             await self._services.close()
+            log_event("end", "ended")
         return self._signal
 
     async def _listen(self, sockets: Sockets) -> None:
@@ -162,7 +160,7 @@ class _Process:
 
     async def _warm(self) -> bool:
         """Encode something with both towers; return False if the server is to end before."""
-        warming = asyncio.ensure_future(_encode_something(self._services))
+        warming = asyncio.ensure_future(_warm(self._services))
         ending = asyncio.ensure_future(self._end.wait())
         await asyncio.wait({warming, ending}, return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
@@ -234,9 +232,10 @@ class _Process:
         if cut:
             log_event("cut", f"{count_of(cut, 'request')} did not end in time and got a 503",
                       level=logging.WARNING, requests=cut)  # fmt: skip
+        for port in self._ports:
+            port.refuse_new()
         if not self._is_urgent:
             await asyncio.sleep(_LAST)
-        log_event("end", "ended")
 
     def _count_running(self) -> int:
         return sum(gate.running for gate in self._gates)
@@ -279,12 +278,9 @@ class _Process:
         )  # fmt: skip
 
 
-async def _encode_something(services: Services) -> None:
-    data = io.BytesIO()
-    Image.new("RGB", (32, 32), (128, 64, 32)).save(data, "PNG")
-    await asyncio.gather(
-        services.engine.embed_images([data.getvalue()]), services.engine.embed_texts(["a photo"])
-    )
+async def _warm(services: Services) -> None:
+    """Encode something with both towers, and read what searches need."""
+    await services.engine.warm()
     if services.photos is not None:
         await services.photos.prepare()
 
