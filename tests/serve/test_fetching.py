@@ -21,7 +21,7 @@ from pocketclip.storage.allowed_hosts import AllowedHosts
 from tests.image_server import ImageServer
 from tests.network_stand_ins import Names, certificate, only_one_is_public
 from tests.search.conftest import draw_photo
-from tests.serve.conftest import Client, Loop
+from tests.serve.conftest import Client, Loop, Server
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("cryptography")
@@ -222,6 +222,34 @@ def test_images_of_a_request_are_bounded_together(
     url = at(web, "a.jpg")
     assert embed(client, url, url).status_code == 200
     assert embed(client, url, url, url).status_code == 413
+
+
+def test_images_that_were_fetched_count_as_held(
+    make_client: Callable[..., Client], web: ImageServer, photo: bytes
+) -> None:
+    limits = Limits(body_bytes=2 * len(photo), held_bytes=2 * len(photo))
+    client = make_client(fetch_from=(f"outer.test:{web.port}",), limits=limits)
+    traffic = client.services.traffic
+    answer = embed(client, at(web, "a.jpg"), at(web, "a.jpg"))  # beside the body itself
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "held_bytes"
+    assert traffic.held == 0
+    assert embed(client, at(web, "a.jpg")).status_code == 200
+    assert traffic.held == 0
+
+
+def test_a_fetch_ends_when_its_client_is_gone(
+    web: ImageServer, running_server: Callable[..., Server]
+) -> None:
+    server = running_server(fetch_from=(f"outer.test:{web.port}",))
+    body = {"input": at(web, "drip"), "modality": "image"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=1, trust_env=False)
+    assert web.asked["/drip"] == 1
+    end = time.monotonic() + 5
+    while web.at_once and time.monotonic() < end:
+        time.sleep(0.01)
+    assert web.at_once == 0
 
 
 def test_urls_are_refused_unless_hosts_are_listed(make_client: Callable[..., Client]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import httpx
 
@@ -93,12 +93,18 @@ class ImageFetcher:
                 param=name,
             )  # fmt: skip
 
-    async def fetch(self, urls: Mapping[str, str]) -> list[bytes]:
-        """Return the images at URLs, by the name of each field; all have passed `check`.
+    async def fetch(
+        self, urls: Mapping[str, str], hold: Callable[[int], None] = lambda _: None
+    ) -> list[bytes]:
+        """Return the images at URLs.
+
+        Args:
+            urls: by the names of their fields; all have passed `check`.
+            hold: called with the size of each image that was fetched; may raise.
 
         Raises:
             RequestError: 400, one cannot be fetched, or is too large; 413, all together are; 429,
-                too many requests wait.
+                too many requests wait; or what `hold` raises.
         """
         if self._waiting >= WAITING:
             raise RequestError(
@@ -111,11 +117,11 @@ class ImageFetcher:
         finally:
             self._waiting -= 1
         try:
-            return await self._fetch(urls)
+            return await self._fetch(urls, hold)
         finally:
             self._room.release()
 
-    async def _fetch(self, urls: Mapping[str, str]) -> list[bytes]:
+    async def _fetch(self, urls: Mapping[str, str], hold: Callable[[int], None]) -> list[bytes]:
         images, size = list[bytes](), 0
         waiting = deque(urls.items())
         running: deque[tuple[str, asyncio.Future[bytes | str]]] = deque()
@@ -129,6 +135,7 @@ class ImageFetcher:
                 running.popleft()
                 if isinstance(result, str):
                     raise _explained(name, result)
+                hold(len(result))
                 images.append(result)
                 size += len(result)
                 if size > self._limits.body_bytes:

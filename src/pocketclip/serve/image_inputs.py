@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -66,9 +67,21 @@ async def read_images(values: Mapping[str, Any], services: Services) -> list[byt
     urls = {name: image for name, image in found.items() if isinstance(image, str)}
     if urls:
         assert services.fetcher is not None
-        fetched = await services.fetcher.fetch(urls)
+        fetched = await services.fetcher.fetch(urls, functools.partial(_hold, services))
         found.update(zip(urls, fetched, strict=True))
     return [image for image in found.values() if isinstance(image, bytes)]
+
+
+def _hold(services: Services, size: int) -> None:
+    """Count bytes as those of a body, until the request is answered."""
+    task = asyncio.current_task()
+    assert task is not None
+    if not services.traffic.hold(size, services.settings.limits.held_bytes):
+        raise RequestError(
+            429, "the server holds as many images as it may: try again later", code="held_bytes",
+            retry_after=1,
+        )  # fmt: skip
+    task.add_done_callback(lambda _: services.traffic.release(size))
 
 
 def check_count(images: int, limits: Limits) -> None:

@@ -202,7 +202,7 @@ async def classify_images(request: Request, services: With) -> Response:
         if label_set is None:
             raise RequestError(
                 404, "there is no label set of that name: GET /label-sets lists them",
-                param="label_set",
+                param="label_set", code="unknown_label_set",
             )  # fmt: skip
         _check_size(len(images), len(label_set.labels), options.top)
         ranked = await classify_by_set(images, label_set, services, encoder, top=options.top)
