@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,8 +22,17 @@ from pocketclip.serve.opening import load_replacement
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import Limits
 from tests.search.conftest import draw_photo
-from tests.serve.conftest import Client
-from tests.serve.immich_requests import FACES, OCR, PHOTO, TEXTUAL, VISUAL, predict, vector
+from tests.serve.conftest import Client, Loop
+from tests.serve.immich_requests import (
+    FACES,
+    OCR,
+    PHOTO,
+    TEXTUAL,
+    VISUAL,
+    make_form,
+    predict,
+    vector,
+)
 
 
 @pytest.fixture
@@ -128,11 +139,35 @@ def test_images_that_cannot_be_read(immich: Client) -> None:
         assert list(answer.json()) == ["detail"]
 
 
-def test_too_long_a_text(make_client: Callable[..., Client]) -> None:
-    immich = make_client(app=create_immich_app, limits=Limits(text_characters=9))
-    assert predict(immich, TEXTUAL, text="a" * 9).status_code == 200
-    answer = predict(immich, TEXTUAL, text="a" * 10)
+def test_limits(make_client: Callable[..., Client]) -> None:
+    few = make_client(app=create_immich_app, limits=Limits(image_pixels=451 * 300 - 1))
+    answer = predict(few, VISUAL, image=PHOTO)
+    assert (answer.status_code, list(answer.json())) == (400, ["detail"])
+    small = make_client(app=create_immich_app, limits=Limits(image_bytes=len(PHOTO) - 1))
+    assert predict(small, VISUAL, image=PHOTO).status_code == 413
+    short = make_client(app=create_immich_app, limits=Limits(text_characters=9))
+    assert predict(short, TEXTUAL, text="a" * 9).status_code == 200
+    answer = predict(short, TEXTUAL, text="a" * 10)
     assert (answer.status_code, "9 characters" in answer.text) == (400, True)
+
+
+def test_full_queues_are_waited_for(
+    make_services: Callable[..., Services], on_loop: Loop, encoder: Encoder
+) -> None:
+    limits = Limits(waiting_images=1, waiting_texts=1, body_bytes=10**5, held_bytes=10**5)
+    app = create_immich_app(make_services(limits=limits))
+
+    async def ask_all() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            forms = [make_form(VISUAL, image=PHOTO)] * 12
+            forms += [make_form(TEXTUAL, text=f"text {number}") for number in range(12)]
+            sent = [client.post("/predict", content=c, headers=h) for c, h in forms]
+            return await asyncio.gather(*sent)
+
+    answers = on_loop(ask_all())
+    assert [answer.status_code for answer in answers] == [200] * 24
+    assert encoder.embed_dim == len(vector(answers[-1].json()))
 
 
 def test_a_request_without_tasks(immich: Client) -> None:
