@@ -57,7 +57,7 @@ class SearchRequest(StrictSchema):
         json_schema_extra={
             "examples": [
                 {"query": "2:beach + sunset - people", "filters": {"since": "2024"}, "top": 50},
-                {"like": [17], "texts": [{"text": "at night", "weight": 0.5}]},
+                {"like": [1], "texts": [{"text": "at night", "weight": 0.5}]},
             ]
         },
     )
