@@ -277,7 +277,7 @@ def offering_server(
     folder = tmp_path_factory.mktemp("offered")
     for seed, name in enumerate(["a.jpg", "b.png", "trip/c.jpg", "trip/d.webp"]):
         draw_photo(folder / "photos" / name, seed)
-    with Library.open(folder / "mine.sqlite", create=True) as library:
+    with Library.open(folder / "photos.sqlite", create=True) as library:
         library.index([folder / "photos"], encoder=encoder)
         rng = np.random.default_rng(0)
         fruit = LabelSet(

@@ -29,7 +29,7 @@ CHECKS = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-FEW, MANY = 6, 300
+FEW, MANY = 6, 100
 """Requests per operation and kind: in the quick suite, and in the slow one."""
 DOCUMENTS = openapi_documents()
 
