@@ -5,7 +5,8 @@
 
 | part | measures |
 |---|---|
-| `index` | photographs per second: `Library.index`, `encode_stream` over the same files, rclip |
+| `index` | photographs per second: `Library.index` with and without thumbnails, `encode_stream` |
+| | over the same files, rclip; and the size of the thumbnails |
 | `vectors` | a search warm in a process, over 10,000, 100,000 and a million generated vectors |
 | `shell` | `pocketclip search` as a command, its time and memory, over as many vectors |
 | `status` | `index --status` of 200,000 files |
@@ -133,7 +134,7 @@ def index_rates(bench: Bench) -> dict[str, Any]:
 
 
 def _rates(bench: Bench, encoder: Encoder, paths: list[Path]) -> dict[str, Any]:
-    folder, number = paths[0].parent, 0
+    folder, number, kept = paths[0].parent, 0, dict[str, float]()
 
     def stream() -> float:
         begin = time.perf_counter()
@@ -141,13 +142,17 @@ def _rates(bench: Bench, encoder: Encoder, paths: list[Path]) -> dict[str, Any]:
             pass
         return time.perf_counter() - begin
 
-    def index() -> float:
+    def index(*, thumbnails: bool = True) -> float:
         nonlocal number
         number += 1
         with Library.open(bench.work / f"{folder.name}{number}.sqlite", create=True) as library:
             begin = time.perf_counter()
-            report = library.index([folder], encoder=encoder)
+            report = library.index([folder], encoder=encoder, thumbnails=thumbnails)
             seconds = time.perf_counter() - begin
+            derived = library.location.derived
+        if thumbnails:
+            sizes = [path.stat().st_size for path in derived.rglob("*.jpg")]
+            kept["thumbnail_megabytes_per_1000"] = round(sum(sizes) / len(sizes) / 1000, 2)
         assert report.encoded == len(paths), report
         return seconds
 
@@ -160,7 +165,11 @@ def _rates(bench: Bench, encoder: Encoder, paths: list[Path]) -> dict[str, Any]:
         bench.data = data
         return float(json.loads(timing.read_text())["index"])
 
-    runs = {"encode_stream": stream, "index": index}
+    runs = {
+        "encode_stream": stream,
+        "index": index,
+        "index_without_thumbnails": partial(index, thumbnails=False),
+    }
     if bench.rclip:
         runs["rclip"] = rclip
     stream()  # the files are in memory now, and the runtime has its buffers
@@ -170,6 +179,10 @@ def _rates(bench: Bench, encoder: Encoder, paths: list[Path]) -> dict[str, Any]:
         "photographs": len(paths),
         "per_second": rates,
         "index_over_encode_stream": round(seconds["encode_stream"] / seconds["index"], 3),
+        "with_thumbnails_over_without": round(
+            seconds["index_without_thumbnails"] / seconds["index"], 3
+        ),
+        **kept,
         **(
             {"index_over_rclip": round(seconds["rclip"] / seconds["index"], 3)}
             if bench.rclip

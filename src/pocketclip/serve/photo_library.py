@@ -108,7 +108,7 @@ class PhotoLibrary:
             if len(parts) > MAX_PARTS:
                 raise QueryError(f"the query has over {MAX_PARTS} parts: leave some out")
         neutral = await self._neutral_texts(encoder)
-        parts = await self._encoded(parts)
+        parts = await self._encoded(parts, encoder)
         return await self._searches.run(
             self._search, parts, convert, filters, top, min_score, encoder, neutral
         )
@@ -176,16 +176,17 @@ class PhotoLibrary:
             self.library.database, self._store, content, max_pixels=self._max_pixels
         )
 
-    async def _encoded(self, parts: Sequence[Part]) -> list[Part]:
+    async def _encoded(self, parts: Sequence[Part], encoder: Encoder) -> list[Part]:
         """Return parts that all have their vectors."""
         unknown = (part.text for part in parts if part.vector is None and part.text is not None)
         distinct = list(dict.fromkeys(unknown))
         photos = [p.photo for p in parts if p.vector is None and isinstance(p.photo, bytes)]
         of_text: dict[str, Embeddings] = {}
         if distinct:
-            rows = (await self._engine.embed_texts(distinct)).embeddings
+            rows = (await self._engine.embed_texts(distinct, encoder=encoder)).embeddings
             of_text = dict(zip(distinct, rows, strict=True))
-        of_photo = iter(await self._engine.embed_images(photos) if photos else ())
+        images = await self._engine.embed_images(photos, encoder=encoder) if photos else ()
+        of_photo = iter(images)
         done = []
         for part in parts:
             if part.vector is None:
@@ -201,7 +202,8 @@ class PhotoLibrary:
                 database = self.library.database
                 rows = await self._searches.run(stored_neutral, database, encoder)
                 if rows is None:
-                    made = (await self._engine.embed_texts(list(NEUTRAL_TEXTS))).embeddings
+                    texts = await self._engine.embed_texts(list(NEUTRAL_TEXTS), encoder=encoder)
+                    made = texts.embeddings
                     rows = await self._searches.run(keep_neutral, database, encoder, made)
                 self._neutral = encoder.space_id, rows
             return self._neutral[1]
