@@ -23,7 +23,8 @@ def encode_thumbnail(image: Image, profile: bytes | None) -> bytes:
     """
     from PIL import Image
 
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    # Pillow's default gap, 2, takes half as long again for a photograph of a camera.
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=1.5)
     image.info = {}  # Pillow would write the comment again
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=_QUALITY, icc_profile=profile)

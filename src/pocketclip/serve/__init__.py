@@ -14,6 +14,7 @@ It needs the extra `serve`, and no torch.
 | `engine` | the model: a worker and a bounded queue per tower |
 | `admission` | limits, time-outs and deadlines of requests |
 | `access` | who is answered: keys, sessions, hosts and origins |
+| `photo_library` | the library: searches, photographs and thumbnails, in threads |
 | `routes` | the protocols: OpenAI, Hugging Face, immich, clip-retrieval, our own |
 | `errors` | errors as answers |
 """
