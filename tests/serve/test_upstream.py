@@ -126,6 +126,17 @@ def test_a_service_that_restarts_is_waited_for(
     ]
 
 
+def test_the_deadline_of_this_port_holds(
+    make_client: Callable[..., Client], on_loop: Loop, service: FaceService
+) -> None:
+    limits = replace(LIMITS, upstream_timeout=60, immich_deadline=0.2, deadline=60)
+    client = make_client(app=create_immich_app, immich=ADDRESS, upstream=service.url, limits=limits)
+    service.answers.append(Answer(waits=True))
+    assert predict(client, FACES, image=PHOTO).status_code == 503
+    assert service.gone.wait(5), "the request goes on at the upstream service"
+    on_loop(client.services.upstream.close())
+
+
 def test_nobody_listens(make_client: Callable[..., Client], on_loop: Loop) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
