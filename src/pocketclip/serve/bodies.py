@@ -19,9 +19,18 @@ from pydantic_core import to_json
 
 from pocketclip.errors import ParseError
 from pocketclip.formats.json_text import load_json
+from pocketclip.serve.errors import RequestError
 
 _INLINE_BYTES = 1 << 18  # more are read in a thread: they take more than a millisecond
 _INLINE_VALUES = 1 << 13  # as many numbers are written in a millisecond
+
+
+def is_json(request: Request) -> bool:
+    """Return whether the body of a request is said to be JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
 
 
 class JsonRequest(Request):
@@ -44,8 +53,14 @@ class JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
         handler = super().get_route_handler()
+        takes_json = self.body_field is not None
 
         async def handle(request: Request) -> Response:
+            if takes_json and not is_json(request):
+                raise RequestError(
+                    415, "the Content-Type of the body must be application/json "
+                    "(curl: -H 'Content-Type: application/json')",
+                )  # fmt: skip
             return await handler(JsonRequest(request.scope, request.receive))
 
         return handle

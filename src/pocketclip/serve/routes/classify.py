@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from pocketclip.errors import ParseError
 from pocketclip.formats.json_text import load_json
-from pocketclip.serve.bodies import json_answer, read_json
+from pocketclip.serve.bodies import is_json, json_answer, read_json
 from pocketclip.serve.classification import Ranked, check_labels, classify, classify_by_set
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.image_inputs import check_count
@@ -272,8 +272,7 @@ async def _read(
         if not files:
             raise RequestError(400, "the form has no part with the name image", param="image")
         return {f"image[{n}]": data for n, data in enumerate(files)}, _form_options(form)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if not is_json(request):
         raise RequestError(415, "the Content-Type must be application/json or multipart/form-data")
     body = _validated(ClassifyRequest, await read_json(request))
     if (body.image is None) == (body.images is None):
