@@ -94,7 +94,7 @@ async def ask(app, services, *args, waits=False, **options):
     await Admission(app, services, waits=waits)(exchange.scope, exchange.receive, exchange.send)
     await asyncio.sleep(0)  # a task that was cancelled ends
     await asyncio.sleep(0)
-    assert services.traffic.in_flight == services.traffic.held == 0
+    assert services.room.held == 0
     return exchange
 
 
@@ -158,9 +158,7 @@ def test_chunks_beyond_the_limit_are_not_kept_and_the_answer_comes_before_the_re
         assert exchange.status == 413
         assert exchange.error["code"] == "body_too_large"
         assert exchange.headers["connection"] == "close"
-        assert exchange.received == 300  # the rest was read and forgotten
-        assert exchange.sent[1]["body"]
-        assert exchange.sent[1]["more_body"] is True
+        assert exchange.received == 120
 
     asyncio.run(main())
 
@@ -173,7 +171,7 @@ def test_a_body_that_pauses_is_not_waited_for():
         await Admission(echo, services)(exchange.scope, exchange.receive, exchange.send)
         assert exchange.status == 408
         assert exchange.headers["connection"] == "close"
-        assert services.traffic.held == services.traffic.in_flight == 0
+        assert services.room.held == 0
 
     asyncio.run(main())
 
@@ -213,10 +211,9 @@ def test_bodies_together_are_bounded_and_a_request_is_told_to_try_again():
         first = Exchange([b"x" * 100], headers=length)
         running = asyncio.ensure_future(app(first.scope, first.receive, first.send))
         await asyncio.sleep(0.01)
-        assert services.traffic.held == 100
+        assert services.room.held == 100
         for headers in (length, [(b"transfer-encoding", b"chunked")]):
             second = Exchange([b"x" * 30, b"x" * 30], headers=headers)
-            second.leave()
             await app(second.scope, second.receive, second.send)
             assert second.status == 429
             assert second.headers["retry-after"] == "1"
@@ -228,7 +225,7 @@ def test_bodies_together_are_bounded_and_a_request_is_told_to_try_again():
         third = Exchange([b"x" * 100], headers=length)
         await app(third.scope, third.receive, third.send)
         assert third.status == 200
-        assert services.traffic.held == 0
+        assert services.room.held == 0
 
     asyncio.run(main())
 
@@ -242,7 +239,7 @@ def test_where_requests_wait_for_room_each_is_answered_in_turn():
             nonlocal most
             body = await read_all(receive)
             order.append(body[0])
-            most = max(most, services.traffic.held)
+            most = max(most, services.room.held)
             await asyncio.sleep(0.01)
             await answer(send)
 
@@ -256,7 +253,7 @@ def test_where_requests_wait_for_room_each_is_answered_in_turn():
         assert [one.status for one in exchanges] == [200] * 9
         assert order == list(range(9))
         assert most <= 250
-        assert services.traffic.held == 0
+        assert services.room.held == 0
 
     asyncio.run(main())
 
@@ -264,14 +261,14 @@ def test_where_requests_wait_for_room_each_is_answered_in_turn():
 def test_waiting_for_room_ends_with_the_deadline_and_leaves_no_trace():
     async def main():
         services = services_with(body_bytes=100, held_bytes=100, deadline=SHORT)
-        assert services.traffic.hold(80, 100)
+        assert services.room.hold(80, 100)
         exchange = Exchange([b"x" * 50], headers=[(b"content-length", b"50")])
         app = Admission(echo, services, waits=True, form=detail_form)
         await app(exchange.scope, exchange.receive, exchange.send)
         assert exchange.status == 503
         assert json.loads(exchange.body)["detail"].startswith("the answer was not ready in time")
-        assert services.traffic.held == 80
-        services.traffic.release(80)
+        assert services.room.held == 80
+        services.room.release(80)
         assert (await ask(echo, services, [b"x" * 50], waits=True)).status == 200
 
     asyncio.run(main())
@@ -333,13 +330,11 @@ def test_an_app_whose_client_is_gone_is_cancelled_at_once():
             Admission(stuck, services)(exchange.scope, exchange.receive, exchange.send)
         )
         await asyncio.sleep(0.01)
-        assert services.traffic.in_flight == 1
         exchange.leave()
         await asyncio.wait_for(running, 5)
         await asyncio.wait_for(cancelled.wait(), 5)
         assert exchange.sent == []
         assert exchange.record.dropped == "client_gone"
-        assert services.traffic.in_flight == 0
 
     asyncio.run(main())
 
@@ -381,7 +376,7 @@ def test_a_client_that_goes_while_it_sends_is_dropped_before_the_app():
         await Admission(app, services)(exchange.scope, exchange.receive, exchange.send)
         assert exchange.sent == called == []
         assert exchange.record.dropped == "client_gone"
-        assert services.traffic.held == services.traffic.in_flight == 0
+        assert services.room.held == 0
 
     asyncio.run(main())
 
@@ -415,12 +410,11 @@ def test_a_request_counts_until_what_runs_for_it_has_ended():
         exchange = Exchange([b"x" * 9], headers=[(b"content-length", b"9")])
         await app(exchange.scope, exchange.receive, exchange.send)
         assert exchange.status == 503
-        assert (services.traffic.in_flight, services.traffic.held) == (1, 9)
+        assert (len(app.ending), services.room.held) == (1, 9)
         end.set()
         await asyncio.wait(app.ending)
         await asyncio.sleep(0)
-        assert (services.traffic.in_flight, services.traffic.held) == (0, 0)
-        assert not app.ending
+        assert (len(app.ending), services.room.held) == (0, 0)
 
     asyncio.run(main())
 
@@ -456,14 +450,13 @@ def test_a_server_that_ends_finishes_what_runs_and_begins_nothing():
 def test_probes_are_answered_whatever_else_happens(path):
     services = services_with(body_bytes=10, held_bytes=10)
     services.is_draining = True
-    services.traffic.held = 10
+    services.room.held = 10
 
     async def main():
         exchange = Exchange(path=path, method="GET")
         await Admission(echo, services)(exchange.scope, exchange.receive, exchange.send)
         assert exchange.status == 200
         large = Exchange([b"x" * 11], path=path, headers=[(b"transfer-encoding", b"chunked")])
-        large.leave()
         await Admission(echo, services)(large.scope, large.receive, large.send)
         assert large.status == 413
 
@@ -485,7 +478,6 @@ def test_a_request_that_is_cut_off_at_the_end_gets_a_503():
         assert exchange.status == 503
         assert exchange.error["code"] == "draining"
         await asyncio.sleep(0)
-        assert services.traffic.in_flight == 0
 
     asyncio.run(main())
 

@@ -180,7 +180,7 @@ def test_a_client_that_goes_away(
     assert results["abort waiting"]["error"] == "aborted"
     assert results["abort sending"]["error"] == "aborted"
     assert service.gone.wait(5), "the request goes on at the upstream service"
-    assert servers[1].services.traffic.held == 0
+    assert servers[1].services.held_bytes == 0
 
 
 def send_raw(server: Server, request: bytes) -> tuple[bytes, bytes]:

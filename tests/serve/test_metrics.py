@@ -17,8 +17,8 @@ from pocketclip.serve.exchange import Exchange, note_drop
 from pocketclip.serve.exposition import metrics_text
 from pocketclip.serve.metrics import Metrics
 from pocketclip.serve.observation import Observation
+from pocketclip.serve.room import Room
 from pocketclip.serve.services import Services
-from pocketclip.serve.traffic import Traffic
 
 STATS = EngineStats(
     texts=TowerStats(waiting=3, encoded=10, seconds=0.5, dropped=2),
@@ -29,9 +29,7 @@ STATS = EngineStats(
 
 @pytest.fixture
 def services():
-    return Services(
-        engine=SimpleNamespace(stats=lambda: STATS), traffic=Traffic(held=12), is_ready=True
-    )
+    return Services(engine=SimpleNamespace(stats=lambda: STATS), room=Room(held=12), is_ready=True)
 
 
 def read(services):

@@ -101,7 +101,7 @@ class Access:
                     return
                 self._check(scope, origin)
         except RequestError as error:
-            await refuse(scope, receive, send_with_headers, error, self._form)
+            await refuse(scope, send_with_headers, error, self._form)
         else:
             await self._app(scope, receive, send_with_headers)
 

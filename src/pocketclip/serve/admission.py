@@ -43,7 +43,7 @@ class Admission:
 
     Args:
         app: what answers.
-        services: whose limits count, and where requests in flight are counted.
+        services: with the limits, and the room for bodies.
         waits: whether a request waits for room for its body, up to its deadline, instead of being
             told to try again.
         deadline: seconds for an answer; None for those of the settings.
@@ -74,12 +74,11 @@ class Admission:
         except RequestError as error:
             await request.stop()
             if not request.started:
-                await refuse(scope, receive, send, error, self._form, is_read=request.is_whole)
+                await refuse(scope, send, error, self._form, is_read=request.is_whole)
         except asyncio.CancelledError:  # the time that running requests have at the end is over
             await request.stop()
             if not request.started:
-                await refuse(scope, receive, send, stopping(), self._form, lingers=False,
-                             is_read=request.is_whole)  # fmt: skip
+                await refuse(scope, send, stopping(), self._form, is_read=request.is_whole)
         finally:
             request.leave()
 
@@ -92,7 +91,7 @@ class _Request:
         """Whether an answer has begun; whether the whole body was received."""
         self._owner, self._scope, self._receive, self._send = owner, scope, receive, send
         self._limits = owner.services.settings.limits
-        self._traffic = owner.services.traffic
+        self._room = owner.services.room
         self._always = scope["path"] in ALWAYS_ANSWERED
         self._most = (
             min(self._limits.body_bytes, _PIECE) if self._always else self._limits.body_bytes
@@ -107,8 +106,6 @@ class _Request:
         self._is_given = self._complete = self._cut = False
         self._reader: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        if not self._always:
-            self._traffic.in_flight += 1
 
     async def admit(self) -> None:
         """Read the body.
@@ -175,28 +172,26 @@ class _Request:
             await asyncio.wait({self._reader})
 
     def leave(self) -> None:
-        """Count the request out, once nothing of it runs any more: threads end late."""
+        """Give its room back, once nothing of it runs any more: threads end late."""
         if self._reader is not None:
             self._reader.cancel()
         if self._task is None or self._task.done():
-            self._count_out()
+            self._give_back()
         else:
             self._owner.ending.add(self._task)
             self._task.add_done_callback(self._end_late)
 
     def _end_late(self, task: asyncio.Future[None]) -> None:
         self._owner.ending.discard(task)
-        self._count_out()
+        self._give_back()
         error = None if task.cancelled() else task.exception()
         if error is not None:
             as_request_error(error)  # for the log
 
-    def _count_out(self) -> None:
+    def _give_back(self) -> None:
         self._pieces.clear()
-        self._traffic.release(self._held)
+        self._room.release(self._held)
         self._held = 0
-        if not self._always:
-            self._traffic.in_flight -= 1
 
     # The body
 
@@ -209,11 +204,11 @@ class _Request:
             size = self._limits.body_bytes if length is None else length
             left = self._deadline - self._loop.time()
             try:
-                await asyncio.wait_for(self._traffic.wait_to_hold(size, limit), left)
+                await asyncio.wait_for(self._room.wait_to_hold(size, limit), left)
             except asyncio.TimeoutError:
                 raise self._late() from None
             self._held = size
-        elif self._traffic.held + (length or 0) > limit:
+        elif self._room.held + (length or 0) > limit:
             raise self._no_room()
 
     async def _read(self) -> None:
@@ -230,7 +225,7 @@ class _Request:
                     self._pieces.append(bytes(piece))
                     piece.clear()
                 if is_last:
-                    self._give_back_surplus()
+                    self._give_surplus_back()
                     self.is_whole = True
                     self._is_read.set_result(None)
         except RequestError as error:
@@ -246,15 +241,15 @@ class _Request:
             raise self._too_large()
         if self._owner.waits or self._always:
             return
-        if not self._traffic.hold(size, self._limits.held_bytes):
+        if not self._room.hold(size, self._limits.held_bytes):
             raise self._no_room()
         self._held += size
 
-    def _give_back_surplus(self) -> None:
+    def _give_surplus_back(self) -> None:
         surplus = self._held - self._received
         if surplus > 0:
             self._held -= surplus
-            self._traffic.release(surplus)
+            self._room.release(surplus)
 
     # What the app calls
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 from pocketclip.serve.errors import RequestError, as_request_error
 from pocketclip.serve.exchange import note_drop, route_of
@@ -18,9 +17,6 @@ ErrorForm = Callable[[RequestError], Any]
 """Makes the JSON body of an error."""
 
 Headers = Sequence[tuple[bytes, bytes]]
-
-_PAUSE = 1.0
-_LINGER = 10.0
 
 
 def openai_form(error: RequestError) -> Any:
@@ -61,35 +57,25 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 
 async def refuse(
-    scope: Scope, receive: Receive, send: Send, error: RequestError,
-    form: ErrorForm = openai_form, *, is_read: bool = False, lingers: bool = True,
+    scope: Scope, send: Send, error: RequestError, form: ErrorForm = openai_form, *,
+    is_read: bool = False,
 ) -> None:  # fmt: skip
     """Answer with an error.
 
     The connection is closed if the body was not read: what is left of it would be taken for the
-    next request. The answer is sent at once, but the connection stays open while the client sends,
-    for a few seconds: closed with bytes unread, it would be reset, and the client could lose the
-    answer.
+    next request. `connection_guard` sees to it that the client gets the answer all the same.
 
     Args:
         scope: of the request.
-        receive: of the request.
         send: of the request.
         error: the answer.
         form: of the answer.
         is_read: whether the body was read after all.
-        lingers: whether to let the client send on; not where it already took too long.
     """
-    headers = scope["headers"]
-    unread = may_have_body(headers) and not is_read
-    if header_values(headers, b"expect"):
-        lingers = False  # the client asked before it sends anything
-    await send(_start(error, body := encode_error(error, form), close=unread))
-    await send({"type": "http.response.body", "body": body, "more_body": unread})
-    if unread:
-        if lingers and error.status != 408:
-            await _read_on(receive)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    unread = may_have_body(scope["headers"]) and not is_read
+    body = encode_error(error, form)
+    await send(_start(error, body, close=unread))
+    await send({"type": "http.response.body", "body": body})
 
 
 def encode_error(error: RequestError, form: ErrorForm = openai_form) -> bytes:
@@ -106,16 +92,3 @@ def _start(error: RequestError, body: bytes, *, close: bool) -> Message:
     if close and not any(name == b"connection" for name, _ in headers):
         headers.append((b"connection", b"close"))
     return {"type": "http.response.start", "status": error.status, "headers": headers}
-
-
-async def _read_on(receive: Receive) -> None:
-    """Read and forget what a client still sends."""
-    clock = asyncio.get_running_loop().time
-    end = clock() + _LINGER
-    while (left := end - clock()) > 0:
-        try:
-            message = await asyncio.wait_for(receive(), min(_PAUSE, left))
-        except asyncio.TimeoutError:
-            return
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return

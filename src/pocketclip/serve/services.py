@@ -15,9 +15,9 @@ from pocketclip.serve.fetching import ImageFetcher
 from pocketclip.serve.keys import KeyCheck
 from pocketclip.serve.metrics import Metrics
 from pocketclip.serve.photo_library import PhotoLibrary
+from pocketclip.serve.room import Room
 from pocketclip.serve.sessions import Sessions
 from pocketclip.serve.settings import ServerSettings
-from pocketclip.serve.traffic import Traffic
 
 if TYPE_CHECKING:
     from pocketclip.label_set import LabelSet
@@ -48,8 +48,8 @@ class Services:
     """Of browsers; `sessions.new_token()` begins one."""
     keys: KeyCheck = field(init=False)
     """Compares keys with that of the settings."""
-    traffic: Traffic = field(default_factory=Traffic)
-    """Requests in flight, and what they hold; kept by `admission`."""
+    room: Room = field(default_factory=Room)
+    """For bodies; kept by `admission`."""
     metrics: Metrics = field(default_factory=Metrics)
     on_exchange: list[Callable[[Exchange], None]] = field(default_factory=list)
     """Called when a request has ended: the log."""
@@ -57,7 +57,7 @@ class Services:
     @property
     def held_bytes(self) -> int:
         """Of the bodies of all requests that are being received, wait or run."""
-        return self.traffic.held
+        return self.room.held
 
     @property
     def can_answer(self) -> bool:

@@ -1,4 +1,4 @@
-"""How much is being received and answered, for all ports of a server together."""
+"""Room for the bodies of requests, for all ports of a server together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Traffic:
-    """Counts of requests and of the bytes that they hold; they belong to one event loop."""
+class Room:
+    """Counts the bytes that requests hold; it belongs to one event loop."""
 
-    in_flight: int = 0
-    """Requests that are being received or answered; those for `/livez` and the like do not
-    count."""
     held: int = 0
-    """Bytes of the bodies of these requests."""
+    """Bytes of the bodies of requests that are being received or answered."""
     _waiting: deque[tuple[int, int, asyncio.Future[None]]] = field(default_factory=deque)
 
     def hold(self, size: int, limit: int) -> bool:
