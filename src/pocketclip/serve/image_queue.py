@@ -125,11 +125,10 @@ class ImageQueue(TowerQueue):
             self._release(call)
 
     def _start(self) -> None:
-        if not self.running and (call := self._next_call()) is not None:
+        while self._may_call() and (call := self._next_call()) is not None:
             call.job.opened.remove(call)
             self._leave(call.job, len(call.inputs))
-            self.running += len(call.inputs)
-            self._spawn(self._encode(call))
+            self._call(len(call.inputs), self._encode(call))
         # One more than there are threads: none should wait for the event loop.
         while self._decoding <= self._threads and (upcoming := self._next_image()) is not None:
             self._decoding += 1

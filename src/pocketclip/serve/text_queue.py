@@ -103,11 +103,10 @@ class TextQueue(TowerQueue):
             job = self._to_read.popleft()
             self._is_tokenising = True
             self._spawn(self._read(job, _first_texts(job.unread)))
-        while not self.running and (lead := self._next_job()) is not None:
+        while self._may_call() and (lead := self._next_job()) is not None:
             batch, askers = self._gather(lead)
             if batch:
-                self.running += len(batch)
-                self._spawn(self._encode(lead, batch, askers))
+                self._call(len(batch), self._encode(lead, batch, askers))
 
     async def _read(self, job: _Job, texts: list[str]) -> None:
         """Tokenise texts."""

@@ -18,6 +18,8 @@ from pocketclip.serve.errors import RequestError
 
 T = TypeVar("T")
 _LONGEST_RETRY = 60
+_MOST_CALLS = 2
+_MANY_WAITING = 4
 _NEWEST = 0.2  # weight of the newest call in the mean time per item
 
 
@@ -44,7 +46,8 @@ class TowerQueue:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"encode-{self.plural}")
+        self._pool = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix=f"encode-{self.plural}")
+        self._busy = 0  # calls of the tower that run
         self._outside: deque[tuple[int, asyncio.Future[None]]] = deque()  # who waits for room
         self._tasks: set[asyncio.Task[None]] = set()
         self._jobs: deque[Any] = deque()  # in turn
@@ -152,6 +155,16 @@ class TowerQueue:
         self.waiting -= count
         self._admit()
 
+    def _may_call(self) -> bool:
+        """Return whether the tower may run once more at the same time."""
+        return not self._busy or (self._busy < _MOST_CALLS and self.waiting >= _MANY_WAITING)
+
+    def _call(self, count: int, work: Coroutine[Any, Any, None]) -> None:
+        """Start what calls `_run` with `count` inputs."""
+        self._busy += 1
+        self.running += count
+        self._spawn(work)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps no reference
@@ -175,6 +188,7 @@ class TowerQueue:
             self._seconds_per_item += _NEWEST * (seconds / count - self._seconds_per_item)
             return result
         finally:
+            self._busy -= 1
             self.running -= count
             self.calls += 1
             self.seconds += seconds
