@@ -225,6 +225,25 @@ def test_text_embeddings_are_cached_and_dropped(exported, monkeypatch):
     assert np.linalg.norm(raw) != pytest.approx(1, abs=1e-3)
 
 
+def test_without_the_memory_arena_it_computes_the_same(exported, monkeypatch):
+    sessions = []
+    make = backends.onnx_session
+
+    def noted(*arguments, **options):
+        sessions.append(make(*arguments, **options))
+        return sessions[-1]
+
+    monkeypatch.setattr(backends, "onnx_session", noted)
+    found = []
+    for arena in (True, False):
+        encoder = Encoder(exported(), "onnxruntime", threads=1, memory_arena=arena)
+        for one in (encoder, encoder.one_threaded()):
+            found.append(one.encode_text(["a", "a photo of a dog"]))
+        np.testing.assert_array_equal(found[-1], found[0])
+    arenas = [session.get_session_options().enable_cpu_mem_arena for session in sessions]
+    assert arenas == [True, False]
+
+
 def test_a_model_in_torch_has_its_own_precision():
     with pytest.raises(BundleError, match="'bf16' is for bundles"):
         Encoder(model(), precision="bf16")

@@ -303,7 +303,6 @@ def test_a_model_that_does_not_work_replaces_nothing(encoder, bundle, tmp_path):
 
     async def work():
         engine = Engine(encoder)
-        await engine.warm()
         with pytest.raises(BundleError):
             await engine.replace(bad)
         assert engine.encoder is encoder

@@ -109,6 +109,7 @@ class BundleBackend:
         precision: the precision that OpenVINO computes in, `fp32` or `bf16`; None for the
             bundle's own.
         low_latency_start: start sooner and encode each text more slowly.
+        memory_arena: let ONNX Runtime keep the memory of its largest call for the next ones.
     """
 
     name = ""
@@ -120,9 +121,10 @@ class BundleBackend:
         precision: str | None = None,
         *,
         low_latency_start: bool = False,
+        memory_arena: bool = True,
     ) -> None:
         self.bundle, self.threads, self.precision = bundle, threads, precision
-        self.low_latency_start = low_latency_start
+        self.low_latency_start, self.memory_arena = low_latency_start, memory_arena
         self._towers: dict[str, Run] = {}
         self._locks: dict[str, threading.Lock] = {tower: threading.Lock() for tower in TOWERS}
 
@@ -184,7 +186,7 @@ class OnnxRuntimeBackend(BundleBackend):
     def _open(self, tower: str) -> Run:
         repack = not (self.low_latency_start and tower == "text")
         path = os.fspath(self.bundle.path(tower))
-        session = onnx_session(path, self.threads, repack=repack)
+        session = onnx_session(path, self.threads, repack=repack, arena=self.memory_arena)
         name = session.get_inputs()[0].name
 
         def run(array: NDArray[Any]) -> Embeddings:
@@ -207,7 +209,7 @@ def import_onnxruntime() -> Any:
 
 
 def onnx_session(
-    path: str | bytes, threads: int, *, repack: bool = True, options: Any = None
+    path: str | bytes, threads: int, *, repack: bool = True, arena: bool = True, options: Any = None
 ) -> Any:
     """Return an ONNX Runtime session on the CPU.
 
@@ -216,11 +218,14 @@ def onnx_session(
         threads: CPU threads per run.
         repack: copy the weights of matrix products into a faster layout. For a text tower this pays
             off after about four texts.
+        arena: keep the memory of the largest run for the next ones; without it, runs take about
+            1 % longer.
         options: `onnxruntime.SessionOptions` to add these to.
     """
     onnxruntime = import_onnxruntime()
     options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = arena
     options.log_severity_level = 4  # errors are raised anyway
     if not repack:
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -120,6 +120,8 @@ class Encoder(LoadedModel):
             backends); None for the bundle's own. A model loaded here is converted, see `load`.
         low_latency_start: choose the bundle's backend that starts soonest, and shorten its start
             at the cost of slower texts: for a process that ends after a few inputs.
+        memory_arena: let ONNX Runtime keep the memory of its largest call for the next ones.
+            Without it, calls take about 1 % longer: for a process that runs for long.
 
     Raises:
         BundleError: the bundle is damaged, or no installed backend can run it.
@@ -221,7 +223,10 @@ class Encoder(LoadedModel):
             return None
         if self.threads == 1 and self.backend.name == name:
             return self
-        return Encoder(self.bundle, name, threads=1, batch_size=self.batch_size)
+        return Encoder(
+            self.bundle, name, threads=1, batch_size=self.batch_size,
+            memory_arena=self._memory_arena,
+        )  # fmt: skip
 
     def prepare(self, image: Any) -> NDArray[Any]:
         """Return the image tower's input for one image: pixels, or a photograph (H, W, 3).

@@ -55,6 +55,7 @@ class LoadedModel:
         batch_size: int = 32,
         precision: str | None = None,
         low_latency_start: bool = False,
+        memory_arena: bool = True,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -73,6 +74,7 @@ class LoadedModel:
         self._logit_scale = source.logit_scale if isinstance(source, Bundle) else None
         self._fallbacks: list[str] = []  # backends to use if this one cannot load a tower
         self._low_latency_start = low_latency_start
+        self._memory_arena = memory_arena
         if isinstance(source, Bundle):
             if device not in (None, "auto", "cpu"):
                 raise ConfigError(
@@ -128,8 +130,9 @@ class LoadedModel:
     def _make_backend(self, name: str, precision: str | None) -> BundleBackend:
         assert self.bundle is not None
         return BACKENDS[name](
-            self.bundle, self.threads, precision, low_latency_start=self._low_latency_start
-        )
+            self.bundle, self.threads, precision,
+            low_latency_start=self._low_latency_start, memory_arena=self._memory_arena,
+        )  # fmt: skip
 
     @property
     def model(self) -> CLIP:

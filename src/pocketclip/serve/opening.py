@@ -102,7 +102,8 @@ def open_encoder(source: ModelSource, settings: ServerSettings) -> Encoder:
         bundle = bundles.read(source.path)
     else:
         bundle = open_ready(source, offline=settings.offline)
-    return Encoder(bundle, settings.backend, threads=settings.threads)
+    # Without the arena, memory stays flat whatever sizes the inputs have.
+    return Encoder(bundle, settings.backend, threads=settings.threads, memory_arena=False)
 
 
 def load_replacement(source: ModelSource, services: Services) -> Encoder:

@@ -6,7 +6,6 @@ Shapes: B inputs, T tokens, D embedding.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,12 +56,14 @@ class _Job:
     def __post_init__(self) -> None:
         self.wanted = len(self.unread)
 
-    def find(self, text: str, known: CachedText | EmbeddingError) -> None:
+    def find(self, text: str, known: CachedText | Exception) -> None:
         """Note what was found out about a text."""
-        if isinstance(known, EmbeddingError):  # it must not show the text
-            position = self.positions[text]
-            name = f"text {position} (counted from 0)"
-            settle(self, error=EmbeddingError(name, known.reason, position))
+        if isinstance(known, Exception):
+            if isinstance(known, EmbeddingError):  # it must not show the text
+                position = self.positions[text]
+                name = f"text {position} (counted from 0)"
+                known = EmbeddingError(name, known.reason, position)
+            settle(self, error=known)
             return
         self.found[text] = known
         if len(self.found) == self.wanted:
@@ -78,6 +79,7 @@ class TextQueue(TowerQueue):
         super().__init__(limits.waiting_texts)
         self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self._is_tokenising = False
+        self._askers: dict[tuple[Encoder, str], list[_Job]] = {}  # of texts that are encoded now
         self._to_read: deque[_Job] = deque()  # jobs with texts that are not tokenised, in turn
 
     async def embed(
@@ -104,9 +106,8 @@ class TextQueue(TowerQueue):
             self._is_tokenising = True
             self._spawn(self._read(job, _first_texts(job.unread)))
         while self._may_call() and (lead := self._next_job()) is not None:
-            batch, askers = self._gather(lead)
-            if batch:
-                self._call(len(batch), self._encode(lead, batch, askers))
+            if batch := self._gather(lead):
+                self._call(len(batch), self._encode(lead, batch))
 
     async def _read(self, job: _Job, texts: list[str]) -> None:
         """Tokenise texts."""
@@ -134,19 +135,15 @@ class TextQueue(TowerQueue):
                 return job
         return None
 
-    def _gather(self, lead: _Job) -> tuple[list[_Tokenised], dict[str, list[_Job]]]:
+    def _gather(self, lead: _Job) -> list[_Tokenised]:
         """Return texts for one call: the shortest of a job, and others that are no longer.
 
-        Jobs give one text after the other. What another job had encoded in the meantime is found
-        in the cache.
-
-        Returns:
-            The texts, and by text the jobs that want it.
+        Jobs give one text after the other. What is encoded for another job, or was, is not encoded
+        again.
         """
         encoder, longest = lead.encoder, lead.tokenised[-1].length
         most = min(_TEXTS_PER_CALL, max(1, _TOKENS_PER_CALL // longest))
         batch: list[_Tokenised] = []
-        askers: dict[str, list[_Job]] = {}
         givers = [job for job in self._jobs if job.encoder is encoder and not job.future.done()]
         givers.remove(lead)
         givers.insert(0, lead)
@@ -159,26 +156,24 @@ class TextQueue(TowerQueue):
                     break
                 one = job.tokenised.pop()
                 self._leave(job, 1)
-                if one.text in askers:
-                    askers[one.text].append(job)
+                if (encoder, one.text) in self._askers:
+                    self._askers[encoder, one.text].append(job)
                 elif known := encoder.text_cache.lookup([one.text], count=False):
                     job.find(one.text, known[one.text])
                 else:
-                    askers[one.text] = [job]
+                    self._askers[encoder, one.text] = [job]
                     batch.append(one)
-        return batch, askers
+        return batch
 
-    async def _encode(
-        self, lead: _Job, batch: list[_Tokenised], askers: Mapping[str, list[_Job]]
-    ) -> None:
+    async def _encode(self, lead: _Job, batch: list[_Tokenised]) -> None:
+        found: Sequence[CachedText | Exception]
         try:
             found = await self._run(len(batch), _encode_batch, lead.encoder, batch)
         except Exception as error:
-            for job in itertools.chain.from_iterable(askers.values()):
-                settle(job, error=error)
-        else:
+            found = [error] * len(batch)
+        try:
             for one, known in zip(batch, found, strict=True):
-                for job in askers[one.text]:
+                for job in self._askers.pop((lead.encoder, one.text)):
                     job.find(one.text, known)
         finally:
             self._end_turn(lead)
