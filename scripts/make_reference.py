@@ -8,6 +8,7 @@
 | `docs/reference/cli.md` | the help of the verbs |
 | `docs/reference/recipes.md` | the fields of the train and reinforce recipes |
 | `docs/reference/formats.md` | the JSON schemas in `docs/reference/schemas` |
+| `docs/reference/http.md` | the OpenAPI documents of the server |
 | `docs/reference/api/*.md` | the public names of the rooms, which mkdocstrings describes |
 
 `tests/test_reference.py` runs the check.
@@ -20,7 +21,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from reference import api, commands, formats, recipes
+from reference import api, commands, formats, http, recipes
 
 ROOT = Path(__file__).parents[1]
 NOTICE = "<!-- Made by scripts/make_reference.py from the code: change it there. -->\n\n"
@@ -33,6 +34,7 @@ def pages() -> dict[str, str]:
         "docs/reference/cli.md": commands.page(),
         "docs/reference/recipes.md": recipes.page(),
         "docs/reference/formats.md": formats.page(),
+        "docs/reference/http.md": http.page(),
         **{f"docs/reference/api/{name}": text for name, text in api.pages().items()},
     }
     return {path: NOTICE + text.rstrip() + "\n" for path, text in made.items()}

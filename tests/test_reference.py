@@ -6,9 +6,12 @@ import pytest
 
 pytest.importorskip("pydantic")
 pytest.importorskip("torch")
+pytest.importorskip("fastapi")
 
 import make_reference
 from pocketclip.cli.main import VERBS
+from pocketclip.serve.app import openapi_documents
+from pocketclip.serve.openapi import operations
 from pocketclip.train.recipe import Recipe
 
 
@@ -51,3 +54,12 @@ def test_every_key_of_a_recipe_is_there_with_a_meaning(pages):
     for name in Recipe.model_fields:
         assert f"| `{name}` |" in page or f"### {name}\n" in page
     assert "|  |\n" not in page
+
+
+def test_every_route_of_the_server_is_there_with_its_fields(pages):
+    page = pages["docs/reference/http.md"]
+    for document in openapi_documents().values():
+        for path, method, operation in operations(document):
+            assert f"### {method.upper()} {path} {{ #{operation['operationId']} }}" in page
+    for field in ("`encoding_format`", "`results[].labels[].probability`", "`hits[].id`", "`clip`"):
+        assert f"| {field} |" in page

@@ -141,6 +141,8 @@ def _invalid(error: RequestValidationError) -> RequestError:
         message = f"must be one of {first['ctx']['expected_tags']}"
     elif kind == "missing":
         message = "is missing"
+    elif kind == "extra_forbidden":
+        message = "there is no such field; /openapi.json lists what there is"
     message = one_line(f"{place}: {message}" if place else message, 300)
     param = None if place and "\u2026" in place else place
     return RequestError(422, message, param=param, code=kind)
