@@ -208,6 +208,13 @@ def test_a_body_that_is_no_json(client, body):
     assert answer.status_code in (400, 422)
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", None])
+def test_a_body_that_does_not_say_that_it_is_json(client, kind):
+    headers = {} if kind is None else {"content-type": kind}
+    answer = client.post("/search", content=b'{"query": "a"}', headers=headers)
+    assert answer.status_code == 415
+
+
 def test_multipart(client, library, tmp_path, ids):
     data = jpeg(1, tmp_path)
     answer = client.post(

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from pocketclip.errors import ParseError
 from pocketclip.formats.json_text import load_json
 from pocketclip.serve.errors import RequestError
 
+M = TypeVar("M", bound=BaseModel)
 _INLINE_BYTES = 1 << 18  # more are read in a thread: they take more than a millisecond
 _INLINE_VALUES = 1 << 13  # as many numbers are written in a millisecond
 
@@ -81,6 +84,33 @@ async def read_json(request: Request) -> Any:
         return await asyncio.to_thread(load_json, body, what="the body")
     except ParseError as error:
         raise HTTPException(400, str(error)) from None
+
+
+def check_is_json(request: Request) -> None:
+    """Refuse a body that says to be neither JSON nor, where the caller looked before, a form.
+
+    So the page of another origin cannot send one without asking first.
+
+    Raises:
+        RequestError: 415.
+    """
+    if not is_json(request):
+        raise RequestError(415, "the Content-Type must be application/json or multipart/form-data")
+
+
+def validated(model: type[M], value: object) -> M:
+    """Return what a body holds as a model, where FastAPI does not do it.
+
+    Raises:
+        RequestValidationError: it has another form.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError(
+            [{**one, "loc": ("body", *one["loc"])} for one in found]
+        ) from None
 
 
 async def json_answer(

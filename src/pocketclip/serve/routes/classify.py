@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from pocketclip.errors import ParseError
 from pocketclip.formats.json_text import load_json
-from pocketclip.serve.bodies import is_json, json_answer, read_json
+from pocketclip.serve.bodies import check_is_json, json_answer, read_json, validated
 from pocketclip.serve.classification import Ranked, check_labels, classify, classify_by_set
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.image_inputs import check_count
@@ -272,9 +271,8 @@ async def _read(
         if not files:
             raise RequestError(400, "the form has no part with the name image", param="image")
         return {f"image[{n}]": data for n, data in enumerate(files)}, _form_options(form)
-    if not is_json(request):
-        raise RequestError(415, "the Content-Type must be application/json or multipart/form-data")
-    body = _validated(ClassifyRequest, await read_json(request))
+    check_is_json(request)
+    body = validated(ClassifyRequest, await read_json(request))
     if (body.image is None) == (body.images is None):
         raise RequestError(400, "either image or images must be given", param="image")
     if body.image is not None:
@@ -297,7 +295,7 @@ def _form_options(form: Form) -> ClassifyOptions:
             raise RequestError(400, f"{name} is given {len(texts)} times", param=name)
         if texts:
             values[name] = texts[0]
-    return _validated(ClassifyOptions, values)
+    return validated(ClassifyOptions, values)
 
 
 def _list_of(name: str, texts: Sequence[str]) -> Any:
@@ -315,11 +313,3 @@ def _list_of(name: str, texts: Sequence[str]) -> Any:
             param=name,
         )  # fmt: skip
     return list(texts)
-
-
-def _validated(schema: type[Any], value: Any) -> Any:
-    try:
-        return schema.model_validate(value)
-    except ValidationError as error:
-        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
-        raise RequestValidationError(faults) from None

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from pocketclip.formats.escaping import dump_json
 from pocketclip.search.filters import Filters
 from pocketclip.search.query import Part, parse_query, text_part
 from pocketclip.search.records import SearchResult
-from pocketclip.serve.bodies import read_json
+from pocketclip.serve.bodies import check_is_json, read_json, validated
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.image_inputs import check_count, read_images
 from pocketclip.serve.multipart import Form, is_multipart, read_multipart
@@ -108,6 +107,7 @@ async def search(request: Request, services: With, photos: Photos) -> Response:
         asked, images = validated(SearchRequest, form_values(form)), form.files("image")
         check_count(len(images), services.settings.limits)
     else:
+        check_is_json(request)
         asked = validated(SearchRequest, await read_json(request))
     parts = await parts_of(asked, images, services, photos)
     chosen = asked.filters
@@ -200,18 +200,3 @@ def form_values(form: Form) -> dict[str, Any]:
         values[name] = [int(t) if _ID.fullmatch(t) else t for t in form.texts(name) if t]
     filters = {name: values.pop(name) for name in ("since", "until", "camera") if name in values}
     return {**values, "filters": {**filters, "in": [name for name in form.texts("in") if name]}}
-
-
-def validated(model: type[M], value: object) -> M:
-    """Return a body as a model.
-
-    Raises:
-        RequestValidationError: it has another form.
-    """
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=True, include_input=False)
-        raise RequestValidationError(
-            [{**one, "loc": ("body", *one["loc"])} for one in found]
-        ) from None
