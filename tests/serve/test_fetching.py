@@ -229,13 +229,13 @@ def test_images_that_were_fetched_count_as_held(
 ) -> None:
     limits = Limits(body_bytes=2 * len(photo), held_bytes=2 * len(photo))
     client = make_client(fetch_from=(f"outer.test:{web.port}",), limits=limits)
-    traffic = client.services.traffic
+    room = client.services.room
     answer = embed(client, at(web, "a.jpg"), at(web, "a.jpg"))  # beside the body itself
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "held_bytes"
-    assert traffic.held == 0
+    assert room.held == 0
     assert embed(client, at(web, "a.jpg")).status_code == 200
-    assert traffic.held == 0
+    assert room.held == 0
 
 
 def test_a_fetch_ends_when_its_client_is_gone(

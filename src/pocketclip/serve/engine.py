@@ -123,6 +123,14 @@ class Engine:
         """
         return await self._images.embed(encoder or self._encoder, images, wait=wait)
 
+    async def warm(self) -> None:
+        """Load both towers, and encode an image and a text.
+
+        Raises:
+            PocketclipError: the model does not work.
+        """
+        await asyncio.to_thread(_warm, self._encoder)
+
     async def replace(self, encoder: Encoder) -> None:
         """Answer with another model from now on; calls that were made before get the old one.
 

@@ -76,12 +76,12 @@ def _hold(services: Services, size: int) -> None:
     """Count bytes as those of a body, until the request is answered."""
     task = asyncio.current_task()
     assert task is not None
-    if not services.traffic.hold(size, services.settings.limits.held_bytes):
+    if not services.room.hold(size, services.settings.limits.held_bytes):
         raise RequestError(
             429, "the server holds as many images as it may: try again later", code="held_bytes",
             retry_after=1,
         )  # fmt: skip
-    task.add_done_callback(lambda _: services.traffic.release(size))
+    task.add_done_callback(lambda _: services.room.release(size))
 
 
 def check_count(images: int, limits: Limits) -> None:
