@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketclip.infer.encoder import Encoder
+from pocketclip.infer.encoder import Encoder, load
 from pocketclip.label_set import LabelSet, NoneOfThese
 from tests.search.conftest import draw_photo
 from tests.serve.conftest import Client, Server
@@ -214,3 +214,23 @@ def test_an_answer_is_bounded(
     assert "by `top`" in refused(client, 400, json=body)
     results = classified(client, json={**body, "top": 2})
     assert [list(probabilities(one)) for one in results] == [["2999", "2998"]] * 50
+
+
+def test_another_model_in_between_does_not_mix_spaces(
+    make_client: Callable[..., Client], encoder: Encoder, other_bundle: Path, photos: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    client = make_client()
+    engine, other = client.services.engine, load(other_bundle, threads=1)
+    real = engine.embed_texts
+
+    async def late(texts: Any, **options: Any) -> Any:
+        await engine.replace(other)
+        return await real(texts, **options)
+
+    monkeypatch.setattr(engine, "embed_texts", late)
+    answer = client.post("/classify", json={"image": text(photos[0]), "labels": LABELS})
+    assert engine.encoder is other
+    assert answer.json()["space_id"] == encoder.space_id != other.space_id
+    [expected] = encoder.classify(photos[0], LABELS)
+    assert same_order(probabilities(answer.json()["results"][0]), expected)
