@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from starlette.responses import PlainTextResponse
 
 from pocketclip.errors import ConfigError
+from pocketclip.serve.access import Access
 from pocketclip.serve.app import create_immich_app
 from pocketclip.serve.origins import allowed_name, host_name, is_same_origin, normal_origin
 from pocketclip.serve.settings import ServerSettings
@@ -15,6 +17,11 @@ FOREIGN = {"Origin": "https://evil.example"}
 APP = "https://app.example.org"
 
 
+def bare(services):
+    """Nothing but what is tested here, before an app that answers everything."""
+    return Access(PlainTextResponse("answered"), services)
+
+
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "127.0.0.1:8080", "192.168.1.5:80", "[::1]", "[::1]:8080", "[fe80::1%25a]:8080",
@@ -22,7 +29,7 @@ APP = "https://app.example.org"
      "Photos.Example.ORG.:443", "8.8.8.8", "localhost:"],
 )  # fmt: skip
 def test_hosts_that_are_answered(make_client, host):
-    client = make_client(allow_hosts=("photos.example.org", "Box."))
+    client = make_client(app=bare, allow_hosts=("photos.example.org", "Box."))
     assert client.get("/info", headers={"Host": host}).status_code == 200
 
 
@@ -38,7 +45,7 @@ def test_hosts_that_are_answered(make_client, host):
     ],
 )  # fmt: skip
 def test_hosts_that_are_not_answered(make_client, host, status):
-    client = make_client(allow_hosts=("photos.example.org",))
+    client = make_client(app=bare, allow_hosts=("photos.example.org",))
     answer = client.get("/info", headers={"Host": host})
     assert answer.status_code == status
     assert "evil" not in answer.text
@@ -63,7 +70,7 @@ def test_the_name_that_the_server_listens_on_is_its_own(make_client):
     [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER   {KEY} "],
 )
 def test_the_key_is_accepted(make_client, value):
-    client = make_client(api_key=KEY)
+    client = make_client(app=bare, api_key=KEY)
     assert client.get("/info", headers={"Authorization": value}).status_code == 200
 
 
@@ -80,7 +87,7 @@ def test_the_key_is_accepted(make_client, value):
     ],
 )  # fmt: skip
 def test_without_the_key_nothing_is_answered(make_client, headers):
-    client = make_client(api_key=KEY)
+    client = make_client(app=bare, api_key=KEY)
     for method, path in (("GET", "/info"), ("GET", "/metrics"), ("GET", "/openapi.json"),
                          ("GET", "/nothing"), ("POST", "/v1/embeddings"), ("GET", "/livez/"),
                          ("OPTIONS", "/info")):  # fmt: skip
@@ -97,6 +104,15 @@ def test_a_key_in_the_address_is_none(make_client):
     assert client.get("/info", params={"key": KEY, "token": KEY}).status_code == 401
 
 
+def test_the_whole_app_stands_behind_it(make_client):
+    client = make_client(api_key=KEY)
+    assert client.get("/info").status_code == 401
+    assert client.get("/info", headers={"Host": "evil.example"} | BEARER).status_code == 421
+    assert client.post("/session", json={"key": KEY}, headers=FOREIGN).status_code == 403
+    assert client.get("/livez/").status_code == 401
+    assert client.get("/info", headers=BEARER).status_code == 200
+
+
 def test_a_server_without_a_key_takes_no_notice_of_one(make_client):
     assert make_client().get("/info", headers=BEARER).status_code == 200
 
@@ -111,7 +127,7 @@ def test_a_server_without_a_key_takes_no_notice_of_one(make_client):
      "http://127.0.0.1:8080/", "http://a@127.0.0.1:8080", "ftp://127.0.0.1:8080"],
 )  # fmt: skip
 def test_a_page_elsewhere_cannot_use_a_server_without_a_key(make_client, origin):
-    client = make_client()
+    client = make_client(app=bare)
     for method, path in (("POST", "/v1/embeddings"), ("POST", "/session"), ("GET", "/photos/1"),
                          ("DELETE", "/session"), ("GET", "/thumbnails/1"), ("GET", "/info"),
                          ("PUT", "/nothing")):  # fmt: skip
