@@ -53,8 +53,8 @@ def log_event(event: str, message: str = "", *, level: int = logging.INFO, **fie
 
 
 def log_exchange(exchange: Exchange) -> None:
-    """Log a request that has ended; one of a probe only if it failed."""
-    if exchange.route in _PROBES and exchange.status == 200:
+    """Log a request that has ended; probes come every few seconds and are left out."""
+    if exchange.route in _PROBES and exchange.status in (200, 503):
         return
     fields: dict[str, Any] = {
         "id": exchange.request_id, "port": exchange.port, "method": exchange.method,
@@ -170,9 +170,14 @@ class _Writer(logging.Handler):
 
     def close(self) -> None:
         """Write what is queued."""
-        with contextlib.suppress(queue.Full):
-            self._lines.put_nowait(None)
-            self._thread.join(_PATIENCE)
+        while True:
+            try:
+                self._lines.put_nowait(None)
+                break
+            except queue.Full:
+                with contextlib.suppress(queue.Empty):
+                    self._lines.get_nowait()
+        self._thread.join(_PATIENCE)
         super().close()
 
 

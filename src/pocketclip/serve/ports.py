@@ -67,7 +67,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for one in sockets:
             one.close()
-        raise ConfigError(_why_not_bound(error, host, port)) from error
+        raise ConfigError(why_not_bound(error, host, port)) from error
     return sockets
 
 
@@ -101,7 +101,8 @@ def _refuse_new(one: socket.socket) -> None:
         )  # fmt: skip
 
 
-def _why_not_bound(error: OSError, host: str, port: int) -> str:
+def why_not_bound(error: OSError, host: str, port: int) -> str:
+    """Return what to say of an address that cannot be bound to."""
     where = f"port {port} of {host}"
     if error.errno == errno.EADDRINUSE:
         return f"{where} is in use: choose another one, or 0 for any that is free"
