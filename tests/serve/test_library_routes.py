@@ -313,6 +313,14 @@ def test_a_library_that_is_gone_or_damaged(make_client, own, tmp_path, caplog):
     unavailable(client, tmp_path, caplog)
 
 
+def test_a_library_without_photographs(make_client, own, tmp_path, on_loop):
+    own.forget(roots=[tmp_path / "Pictures"])
+    client = make_client(library=own)
+    on_loop(client.services.photos.prepare())
+    answer = client.post("/search", json={"query": "a circle"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "empty_library")
+
+
 def test_an_absent_drive(make_client, own, tmp_path):
     client = make_client(library=own)
     (tmp_path / "Pictures").rename(tmp_path / "elsewhere")

@@ -225,6 +225,27 @@ def test_what_changed_since_is_refused(make_client, own, tmp_path):
     assert count_open(root) == count_open(tmp_path / "private") == 0
 
 
+def test_a_key_or_a_session_opens_them(make_client, library, ids):
+    """An image in a page cannot send a key, so it comes with the cookie of a session."""
+    key = "0123456789abcdef0123456789abcdef"
+    client = make_client(library=library, api_key=key)
+    for path in (f"/photos/{ids['a.jpg']}", f"/thumbnails/{ids['a.jpg']}"):
+        for method in ("GET", "HEAD"):
+            assert client.request(method, path).status_code == 401
+            known = client.request(method, path, headers={"authorization": f"Bearer {key}"})
+            assert known.status_code == 200
+    for answer in (
+        client.post("/search", json={"query": "a"}),
+        client.post("/knn-service", json={"text": "a"}),
+        client.get("/indices-list"),
+    ):  # fmt: skip
+        assert answer.status_code == 401
+    token = client.services.sessions.new_token()
+    assert client.post("/session", json={"token": token}).status_code in (200, 201, 204)
+    assert client.get(path).status_code == 200
+    assert client.get(path, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+
+
 def test_one_that_cannot_be_decoded(make_client, own, monkeypatch):
     client, ids = make_client(library=own), ids_of(own)
     monkeypatch.setattr(client.services.photos, "_max_pixels", 10)

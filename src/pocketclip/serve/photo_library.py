@@ -98,7 +98,8 @@ class PhotoLibrary:
             min_score: the least score of a hit.
 
         Raises:
-            RequestError: 400, the query cannot be understood; 429, too much waits.
+            RequestError: 400, the query cannot be understood; 429, too much waits; 503, there is
+                no photograph yet.
             ImageError: a photograph of the query cannot be opened.
             LibraryError: the library cannot be searched now.
         """
@@ -119,6 +120,11 @@ class PhotoLibrary:
         neutral: Embeddings,
     ) -> T:  # fmt: skip
         self._check_there()
+        if not self.library.database.fact("vectors"):
+            raise RequestError(
+                503, "no photograph of the library is encoded yet: run `pocketclip index FOLDER`, "
+                "or wait for the one that runs", code="empty_library", retry_after=5,
+            )  # fmt: skip
         with refusals():
             result = self.library.search(
                 parts, filters=filters, top=top, min_score=min_score, encoder=encoder,
