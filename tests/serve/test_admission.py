@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -172,6 +173,24 @@ def test_a_body_that_pauses_is_not_waited_for():
         assert exchange.status == 408
         assert exchange.headers["connection"] == "close"
         assert services.room.held == 0
+
+    asyncio.run(main())
+
+
+def test_the_time_in_which_the_process_was_stopped_does_not_count():
+    async def main():
+        exchange = Exchange([b"x", b"y"], headers=[(b"content-length", b"2")])
+        rest = exchange.messages._queue.pop()
+        services = services_with(idle_timeout=SHORT, body_timeout=SHORT)
+        answering = asyncio.ensure_future(
+            Admission(echo, services)(exchange.scope, exchange.receive, exchange.send)
+        )
+        await asyncio.sleep(SHORT / 3)
+        time.sleep(1)  # the loop stands still
+        await asyncio.sleep(SHORT / 3)
+        exchange.messages.put_nowait(rest)
+        await answering
+        assert exchange.status == 200
 
     asyncio.run(main())
 

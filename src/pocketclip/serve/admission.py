@@ -35,6 +35,7 @@ ALWAYS_ANSWERED = frozenset({"/livez", "/readyz", "/metrics"})
 
 _RETRY = 1
 _PIECE = 256 * 1024
+_STOPPED = 0.5  # seconds late: this process was stopped, as in a virtual machine that was paused
 _DIGITS = re.compile(rb"[0-9]{1,4000}")  # Python reads up to 4,300 digits
 
 
@@ -130,7 +131,11 @@ class _Request:
                     408, "the body did not arrive in time; send it faster, or in smaller requests",
                     code="body_timeout", close=True,
                 )  # fmt: skip
+            due = self._loop.time() + left
             await asyncio.wait({self._is_read}, timeout=left)
+            now = self._loop.time()
+            if now - due > _STOPPED:  # a client on the same machine was stopped as well
+                self._last_byte, end = now, max(end, now + self._limits.idle_timeout)
         if self._error is not None:
             raise self._error
 
