@@ -176,6 +176,16 @@ def test_a_header_that_does_not_come_gets_408_also_the_second_of_a_connection(se
     assert served.app.asked == 1
 
 
+def test_a_pause_of_the_whole_process_is_not_held_against_a_client(serve_app) -> None:
+    served = serve_app(header_timeout=QUICK)
+    one = served.connect()
+    one.sendall(b"GET / HTTP/1.1\r\n")
+    wait_until(lambda: served.connections() == 1)
+    served.loop.call_soon_threadsafe(time.sleep, 2 * QUICK)
+    one.sendall(b"Host: here\r\n\r\n")
+    assert read_answer(one) == (200, b"fine")
+
+
 def test_a_connection_without_a_byte_is_closed_without_a_word(serve_app) -> None:
     served = serve_app(header_timeout=QUICK)
     assert read_all(served.connect()) == b""

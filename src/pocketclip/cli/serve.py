@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketclip.cli import output
-from pocketclip.cli._options import Backend, LibraryOption, Offline, Threads
+from pocketclip.cli._options import Backend, Offline, Threads
 from pocketclip.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,15 @@ def serve(
             "converted once.  [default: the library's]",
         ),
     ] = None,
-    library: LibraryOption = None,
+    library: Annotated[
+        str | None,
+        typer.Option(
+            "--library",
+            "-l",
+            metavar="NAME|FILE",
+            help="A library to search in: a name, or a path that ends in .sqlite.  [default: none]",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="The address to listen on; 0.0.0.0 or :: for all of this machine.")
     ] = "127.0.0.1",

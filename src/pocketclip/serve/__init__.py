@@ -8,9 +8,13 @@ It needs the extra `serve`, and no torch.
 
 | module | holds |
 |---|---|
-| `server` | `serve`: ports, signals, and the end |
+| `server` | `serve`: the whole in one call |
+| `opening` | the model as a bundle, the library and the label sets |
+| `process`, `ports` | ports on one event loop, signals, another model, and the end |
+| `connection_guard`, `protocol` | connections with time-outs |
+| `logs` | the log, without contents |
 | `app` | the apps: `create_app` |
-| `settings` | `ServerSettings` and `Limits` |
+| `settings` | `ServerSettings` and `Limits`, which check themselves |
 | `engine` | the model: a worker and a bounded queue per tower |
 | `admission` | limits, time-outs and deadlines of requests |
 | `access` | who is answered: keys, sessions, hosts and origins |

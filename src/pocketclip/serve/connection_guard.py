@@ -33,6 +33,9 @@ MAX_HEADER = 32 << 10
 """Bytes of the first line and the header of a request."""
 LEAST_RATE = 1024
 """Bytes of an answer that a client takes per second, over `Limits.idle_timeout`."""
+_GRACE = 0.05
+"""Seconds from a time-out to its effect: after a pause of the whole process, what came in the
+meantime is read first."""
 _LINGER = 5.0  # seconds in which the rest of a body is thrown away
 _LAST_LINGER = 0.5  # the same, of a server that ends
 _SPARE = 64  # connections beyond the limit that still get an answer
@@ -255,6 +258,9 @@ class Guard:
             self._cancel_header_timer()
 
     def _on_header_timeout(self) -> None:
+        self._header_timer = self.loop.call_later(_GRACE, self._end_header)
+
+    def _end_header(self) -> None:
         self._header_timer = None
         if self.transport.is_closing():
             return
@@ -273,7 +279,15 @@ class Guard:
                 self.limits.idle_timeout, self._on_write_timeout
             )
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that was idle for long."""
+        close = super().timeout_keep_alive_handler  # type: ignore[misc]
+        self.timeout_keep_alive_task = self.loop.call_later(_GRACE, close)
+
     def _on_write_timeout(self) -> None:
+        self._write_timer = self.loop.call_later(_GRACE, self._check_writing)
+
+    def _check_writing(self) -> None:
         self._write_timer = None
         left = self.transport.get_write_buffer_size()
         taken = self.transport.written - left - self._taken

@@ -194,8 +194,10 @@ def logging_to(stream: TextIO | None = None) -> Iterator[None]:
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)
     own.setLevel(logging.INFO)
-    # It warns of every request that is not HTTP: anybody could fill the disk.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    # Anybody could fill the disk.
+    # It and the parser of forms warn of every request that is damaged.
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.showwarning = _log_warning
     threading.excepthook = _log_thread
     try:

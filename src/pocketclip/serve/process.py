@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pocketclip.serve.settings import ServerSettings
 
 _TICK = 0.02  # seconds between two looks at what still runs
-_LAST = 0.25  # seconds in which requests that are on their way are still refused in words
+_LAST = 1.0  # seconds in which requests that are on their way are still refused in words
 _CLOSING = 5.0  # seconds to write the last answers
 
 
@@ -142,7 +142,7 @@ class _Process:
             if sockets is not None:
                 sockets.close()
             await self._services.close()
-            log_event("end", "ended")
+        log_event("end", "ended")
         return self._signal
 
     async def _listen(self, sockets: Sockets) -> None:
@@ -234,8 +234,13 @@ class _Process:
                       level=logging.WARNING, requests=cut)  # fmt: skip
         for port in self._ports:
             port.refuse_new()
-        if not self._is_urgent:
-            await asyncio.sleep(_LAST)
+        # Each connection ends with its 503. One that is idle may be about to ask.
+        end = time.monotonic() + _LAST
+        while self._count_connections() and time.monotonic() < end and not self._is_urgent:
+            await asyncio.sleep(_TICK)
+
+    def _count_connections(self) -> int:
+        return sum(len(port.state.connections) for port in self._ports)
 
     def _count_running(self) -> int:
         return sum(gate.running for gate in self._gates)
