@@ -99,7 +99,7 @@ def _before(path: str, operation: Json, *, is_open: bool, immich: bool) -> Itera
     """Yield the statuses that an operation has before its route is reached."""
     yield from (400, 403, 421)
     if not is_open:
-        yield 401
+        yield from (401, 429)  # too many wrong keys
     if "requestBody" in operation:
         yield from (408, 413, 415)
         if not immich:  # there, a request waits instead
