@@ -199,6 +199,21 @@ def test_truncation_keeps_the_end_token_and_warns_once(tokenizer: Tokenizer) -> 
         Tokenizer()(LONG)
 
 
+@pytest.mark.parametrize(
+    "words", ["it's 1,000 dogs! ", "Ein Überblick: 猫猫 2024! ", "&amp;é<b> ", "é\n"]
+)
+def test_the_rest_of_a_long_text_changes_nothing(words: str) -> None:
+    text = words * 700
+    tokenizer = Tokenizer(warn=False)
+    for length in (3, 77, 500):
+        whole = tokenizer.encode(text)
+        assert tokenizer(text, length)[0].tolist() == [
+            tokenizer.start_id, *whole[: length - 2], tokenizer.end_id
+        ]  # fmt: skip
+        assert tokenizer.truncated
+        tokenizer.truncated = 0
+
+
 def test_the_warning_points_at_the_caller(tokenizer: Tokenizer) -> None:
     with pytest.warns(UserWarning, match="truncated") as caught:
         tokenizer(LONG)

@@ -51,6 +51,8 @@ _WORD = re.compile(rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa
 # Bounded, as a server would leak memory otherwise; long words rarely repeat.
 _CACHE_WORDS = 1 << 17
 _CACHE_WORD_LENGTH = 64
+# Of longer texts only the beginning is split, though each word takes longer then.
+_LONG = 1000
 # The library's model is 20 times faster, but building it takes as long as some thousand words.
 _FEW_WORDS = 500
 _SHORT_WORD = 32
@@ -184,15 +186,26 @@ class _Vocabulary(dict[str, tuple[int, ...]]):
             out.append(bytes(values[c] for c in stem) + b" " * (stem != symbol))
         return [*out, _START.encode(), _END.encode()]
 
-    def words(self, text: str) -> list[str]:
-        """Split a text into words."""
+    def words(self, text: str, most: int | None = None) -> list[str]:
+        """Split a text into words.
+
+        Args:
+            text: any text.
+            most: number of words after which the rest of a long text may be left out.
+        """
         if is_plain(text):
-            return _WORD.findall(text.lower())  # skips any number of spaces
+            return _find_words(text.lower(), most)  # skips any number of spaces
         text = clean(text)
         if text.isascii():
-            return _WORD.findall(text)
+            return _find_words(text, most)
         classes = text.translate(self.classes)  # character for character
-        return [text[m.start() : m.end()] for m in _WORD.finditer(classes)]
+        return [text[m.start() : m.end()] for m in itertools.islice(_WORD.finditer(classes), most)]
+
+
+def _find_words(text: str, most: int | None) -> list[str]:
+    if most is None or len(text) < _LONG:
+        return _WORD.findall(text)
+    return [m.group() for m in itertools.islice(_WORD.finditer(text), most)]
 
 
 _vocabulary = functools.lru_cache(maxsize=1)(_Vocabulary)
@@ -282,7 +295,7 @@ class Tokenizer:
         truncated = 0
         for text in texts:
             ids = [start]
-            for word in vocabulary.words(text):
+            for word in vocabulary.words(text, length):  # each has one id at least
                 ids += vocabulary[word]
             if len(ids) >= length:
                 del ids[length - 1 :]

@@ -170,7 +170,7 @@ def test_a_request_of_many_delays_another_by_one_call(slow):
         short = asyncio.create_task(engine.embed_images([one]))
         text = asyncio.create_task(engine.embed_texts(["a text"]))
         await asyncio.sleep(0.05)
-        slow.let(3)  # the two calls that run at a time, and one more
+        slow.let(2)  # the calls that run, and one more
         await asyncio.gather(short, text)
         assert not long.done()
         assert not labels.done()

@@ -22,6 +22,7 @@ from pocketclip.serve.engine_stats import CacheStats, EngineStats
 from pocketclip.serve.image_queue import ImageQueue
 from pocketclip.serve.settings import Limits
 from pocketclip.serve.text_queue import TextQueue
+from pocketclip.serve.tower_queue import Running
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class Engine:
     def __init__(self, encoder: Encoder, limits: Limits | None = None) -> None:
         self._encoder = encoder
         limits = limits or Limits()
-        self._images = ImageQueue(limits, encoder.decoder_threads())
-        self._texts = TextQueue(limits)
+        running = Running()
+        self._images = ImageQueue(limits, running, encoder.decoder_threads())
+        self._texts = TextQueue(limits, running)
         self._hits = self._misses = 0  # of models that were replaced
 
     @property

@@ -20,7 +20,7 @@ from pocketclip.errors import EmbeddingError, ImageError
 from pocketclip.images import open_image
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.settings import Limits
-from pocketclip.serve.tower_queue import TowerQueue, settle
+from pocketclip.serve.tower_queue import Running, TowerQueue, settle
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
@@ -81,13 +81,14 @@ class ImageQueue(TowerQueue):
 
     Args:
         limits: sizes and counts.
+        all_running: see `TowerQueue`.
         threads: that decode.
     """
 
     plural = "images"
 
-    def __init__(self, limits: Limits, threads: int) -> None:
-        super().__init__(limits.waiting_images)
+    def __init__(self, limits: Limits, all_running: Running, threads: int) -> None:
+        super().__init__(limits.waiting_images, all_running)
         self._limits = limits
         self._threads = threads
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode-images")

@@ -19,14 +19,16 @@ from pocketclip.errors import EmbeddingError
 from pocketclip.infer.backends import count_tokens
 from pocketclip.infer.text_cache import CachedText
 from pocketclip.serve.settings import Limits
-from pocketclip.serve.tower_queue import TowerQueue, settle
+from pocketclip.serve.tower_queue import Running, TowerQueue, settle
 from pocketclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
 
 _TEXTS_PER_CALL = 32
-_TOKENS_PER_CALL = 128
+_TOKENS_PER_CALL = 160
+"""Of the longest text times the number of texts: two of 77 tokens. Measured on a ViT-B text tower and
+two cores, this is within 10 % of the throughput of 640 tokens, and calls stay below 0.1 s."""
 _TEXTS_READ = 64
 _CHARACTERS_READ = 1 << 15
 """Of one job that are tokenised before it is another's turn."""
@@ -75,8 +77,8 @@ class TextQueue(TowerQueue):
 
     plural = "texts"
 
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(limits.waiting_texts)
+    def __init__(self, limits: Limits, all_running: Running) -> None:
+        super().__init__(limits.waiting_texts, all_running)
         self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self._is_tokenising = False
         self._askers: dict[tuple[Encoder, str], list[_Job]] = {}  # of texts that are encoded now

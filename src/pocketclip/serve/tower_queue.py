@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from pocketclip.serve.engine_stats import TowerStats
@@ -19,7 +20,9 @@ from pocketclip.serve.errors import RequestError
 T = TypeVar("T")
 _LONGEST_RETRY = 60
 _MOST_CALLS = 2
-_MANY_WAITING = 4
+"""Of both towers at a time, if many jobs wait: cores are then not idle between two calls. Each call
+takes longer, so it is not worth it for few jobs."""
+_MANY_JOBS = 4
 _NEWEST = 0.2  # weight of the newest call in the mean time per item
 
 
@@ -35,17 +38,27 @@ class Job(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Running:
+    """What both towers share."""
+
+    calls: int = 0
+    """Of the towers, at this moment."""
+
+
 class TowerQueue:
-    """Jobs that wait for one tower, and the thread that runs it.
+    """Jobs that wait for one tower, and the threads that run it.
 
     Args:
         limit: number of inputs that may wait; a job that finds none waiting is always accepted.
+        all_running: of both towers.
     """
 
     plural: ClassVar[str]
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, all_running: Running) -> None:
         self._limit = limit
+        self._all = all_running
         self._pool = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix=f"encode-{self.plural}")
         self._busy = 0  # calls of the tower that run
         self._outside: deque[tuple[int, asyncio.Future[None]]] = deque()  # who waits for room
@@ -157,11 +170,12 @@ class TowerQueue:
 
     def _may_call(self) -> bool:
         """Return whether the tower may run once more at the same time."""
-        return not self._busy or (self._busy < _MOST_CALLS and self.waiting >= _MANY_WAITING)
+        return not self._busy or (self._all.calls < _MOST_CALLS and len(self._jobs) >= _MANY_JOBS)
 
     def _call(self, count: int, work: Coroutine[Any, Any, None]) -> None:
         """Start what calls `_run` with `count` inputs."""
         self._busy += 1
+        self._all.calls += 1
         self.running += count
         self._spawn(work)
 
@@ -189,6 +203,7 @@ class TowerQueue:
             return result
         finally:
             self._busy -= 1
+            self._all.calls -= 1
             self.running -= count
             self.calls += 1
             self.seconds += seconds
