@@ -19,6 +19,7 @@ from PIL import Image
 from pocketclip.errors import BundleError, EmbeddingError, ImageError
 from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder, load
+from pocketclip.serve import image_queue
 from pocketclip.serve.engine import Engine
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.settings import Limits
@@ -332,3 +333,21 @@ def test_an_embedding_that_is_not_finite_fails_its_text_alone(slow, monkeypatch)
     assert isinstance(failed, EmbeddingError)
     assert str(failed).startswith("text 2 (counted from 0): its embedding is not finite")
     assert good.embeddings.shape == (2, slow.embed_dim)
+
+
+def test_whole_photographs_are_bounded_together(exported, monkeypatch):
+    whole = Encoder(exported("teacher-a", preprocessing=True), threads=1)
+    photos = [draw(i, (40 + i // 3, 50)) for i in range(12)]
+
+    async def work():
+        engine = Engine(whole)
+        found = await engine.embed_images(photos)
+        monkeypatch.setattr(image_queue, "MAX_MEMORY", 15_000)
+        with pytest.raises(RequestError, match="send fewer at a time"):
+            await engine.embed_images(photos)
+        assert engine._images._held == 0
+        return found, await engine.embed_images(photos[:1])
+
+    found, one = run(work)
+    np.testing.assert_array_equal(found, whole.encode_image(photos))
+    np.testing.assert_array_equal(one, whole.encode_image(photos[:1]))

@@ -16,6 +16,7 @@
 | `verify` `comparison` `gates` | a bundle compared with its model, and how close it must be |
 | `zero_shot` | classifiers from labels, and labels ranked |
 | `text_cache` | the cache of text embeddings |
+| `decode_memory` | the memory that several threads decode into |
 | `vectors` | embeddings in files |
 | `measure` | latency, throughput and memory |
 """

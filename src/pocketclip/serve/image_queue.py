@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from pocketclip.embeddings import image_name
 from pocketclip.errors import EmbeddingError, ImageError
-from pocketclip.images import open_image
+from pocketclip.images import MAX_MEMORY, open_image
+from pocketclip.infer.decode_memory import DecodeMemory
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.settings import Limits
 from pocketclip.serve.tower_queue import Running, TowerQueue, settle
@@ -42,6 +43,10 @@ class _Call:
     """The position of the first."""
     inputs: list[NDArray[Any] | None]
     undecoded: int
+
+    @property
+    def nbytes(self) -> int:
+        return sum(decoded.nbytes for decoded in self.inputs if decoded is not None)
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +97,7 @@ class ImageQueue(TowerQueue):
         self._limits = limits
         self._threads = threads
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode-images")
+        self._memory = DecodeMemory(MAX_MEMORY)
         self._decoding = 0
         self._opened: deque[tuple[_Call, int]] = deque()  # images that are decoded next
         self._to_open: deque[_Job] = deque()  # jobs with more calls, in turn
@@ -186,6 +192,11 @@ class ImageQueue(TowerQueue):
             call.inputs[place] = decoded
             self._held += decoded.nbytes
             call.undecoded -= 1
+            if len(call.inputs) > 1 and call.nbytes > MAX_MEMORY:  # whole photographs
+                settle(job, error=RequestError(
+                    413, "these images have too many pixels together: send fewer at a time",
+                    code="image_too_large",
+                ))  # fmt: skip
         finally:
             self._decoding -= 1
             job.decoding.discard(position)
@@ -200,7 +211,9 @@ class ImageQueue(TowerQueue):
             self._release(call)
 
     def _prepare(self, encoder: Encoder, data: bytes) -> NDArray[Any]:
-        return encoder.prepare(open_image(data, max_pixels=self._limits.image_pixels))
+        with self._memory.lent() as lent:
+            image = open_image(data, max_pixels=self._limits.image_pixels, on_header=lent.need)
+            return encoder.prepare(image)
 
     async def _encode(self, call: _Call) -> None:
         job, end = call.job, call.start + len(call.inputs)
@@ -222,7 +235,7 @@ class ImageQueue(TowerQueue):
             self._start()
 
     def _release(self, call: _Call) -> None:
-        self._held -= sum(decoded.nbytes for decoded in call.inputs if decoded is not None)
+        self._held -= call.nbytes
         call.inputs = [None] * len(call.inputs)
 
     def close(self) -> None:

@@ -13,14 +13,13 @@ which the caller makes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from PIL import Image
 
 from pocketclip.errors import EmbeddingError, ImageError, one_line
 from pocketclip.images import MAX_MEMORY, file_limit, open_image
+from pocketclip.infer.decode_memory import DecodeMemory
 from pocketclip.search.indexing.perceptual_hash import perceptual_hash
 from pocketclip.search.indexing.photo_facts import read_photo_facts
 from pocketclip.search.indexing.scan import stored_state
@@ -51,7 +51,6 @@ _REDUCED = 4
 """A JPEG may be decoded at a fraction of its size, down to this many times the tower's input: a
 photograph of 12 megapixels takes a third of the time, and the cosine to the exact embedding is
 0.9999 or more."""
-_PER_PIXEL = 6  # bytes: of a photograph that is decoded, with what the decoder and resizing take
 _READERS = 4  # threads beyond those that decode: on a network every file is waited for
 _TICK = 1.0  # seconds
 CHANGED = "it changed while it was being read; the next run reads it again"
@@ -149,7 +148,7 @@ class ReadAhead:
         self._waiting: deque[Future[Reading]] = deque()
         self._guard = threading.Lock()
         self._held = 0
-        self._memory = _Memory(MAX_MEMORY)
+        self._memory = DecodeMemory(MAX_MEMORY)
         self._warm = threading.Event()
 
     def __enter__(self) -> ReadAhead:
@@ -221,7 +220,7 @@ class ReadAhead:
 
             def note_facts(image: Image.Image) -> None:
                 nonlocal profile
-                lent.need(image.width * image.height * _PER_PIXEL)
+                lent.need(image)
                 reading.facts = read_photo_facts(image)
                 profile = colour_profile(image)
 
@@ -256,45 +255,6 @@ def encode(encoder: Encoder, readings: Sequence[Reading]) -> None:
             reading.vector = vector
     for reading in readings:
         reading.inputs = None
-
-
-class _Memory:
-    """Bytes that several threads decode into; one that needs more than all of them works alone."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def lent(self) -> Iterator[_Lent]:
-        """Take back at the end what the block needed."""
-        lent = _Lent(self)
-        try:
-            yield lent
-        finally:
-            with self._changed:
-                self._used -= lent.bytes
-                self._changed.notify_all()
-
-    def take(self, count: int) -> None:
-        """Wait until `count` bytes are free, or all."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + count <= self._limit)
-            self._used += count
-
-
-class _Lent:
-    """What one thread has of `_Memory`."""
-
-    def __init__(self, memory: _Memory) -> None:
-        self._memory = memory
-        self.bytes = 0
-
-    def need(self, count: int) -> None:
-        """Wait for `count` bytes; once."""
-        self._memory.take(count)
-        self.bytes = count
 
 
 def _read_file(file: Path, reading: Reading) -> bytes | None:
