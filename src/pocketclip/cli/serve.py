@@ -149,6 +149,7 @@ def serve(
     """
     from pocketclip.serve import Limits, ServerSettings
     from pocketclip.serve import serve as run
+    from pocketclip.serve.server import AT_ONCE
     from pocketclip.serve.settings_checks import parse_address, parse_host, parse_label_sets
 
     times: dict[str, Any] = {"deadline": deadline, "drain": drain}
@@ -168,7 +169,10 @@ def serve(
             model, library=library, settings=settings,
             on_start=functools.partial(_announce, as_json=json),
         )  # fmt: skip
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if AT_ONCE in interrupt.args:  # a thread of the model would be waited for
+            output.flush()
+            os._exit(130)
         raise typer.Exit(130) from None
 
 

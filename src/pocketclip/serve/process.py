@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pocketclip.errors import PocketclipError, count_of
 from pocketclip.serve import notify
@@ -45,6 +45,15 @@ class Running:
     """Ends it, as SIGTERM does."""
     reload: Callable[[], None]
     """Reads the bundle at its place again, as SIGHUP does."""
+
+
+class Ended(NamedTuple):
+    """How a server ended."""
+
+    signal: int | None
+    """None: by `Running.stop`."""
+    at_once: bool
+    """Whether a second SIGINT came: what runs was not waited for."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +92,7 @@ async def run(
     source: ModelSource | None = None,
     sockets: Sockets | None = None,
     handle_signals: bool = False,
-) -> int | None:
+) -> Ended:
     """Answer requests until told to end; the services are closed then.
 
     Args:
@@ -93,9 +102,6 @@ async def run(
         sockets: what `bind_all` returned; None: it is called now.
         handle_signals: end by SIGTERM and SIGINT, read the model again by SIGHUP; only in the main
             thread.
-
-    Returns:
-        The signal that ended it; None if `Running.stop` did.
 
     Raises:
         ConfigError: an address or the certificate cannot be used.
@@ -122,7 +128,7 @@ class _Process:
         on_start: Callable[[Running], Any] | None,
         sockets: Sockets | None,
         handle_signals: bool,
-    ) -> int | None:
+    ) -> Ended:
         self._loop.set_exception_handler(log_loop_error)
         self._services.on_exchange.append(log_exchange)
         handled = self._handle_signals() if handle_signals else []
@@ -143,7 +149,7 @@ class _Process:
                 sockets.close()
             await self._services.close()
         log_event("end", "ended")
-        return self._signal
+        return Ended(self._signal, self._is_urgent)
 
     async def _listen(self, sockets: Sockets) -> None:
         settings, services = self._services.settings, self._services

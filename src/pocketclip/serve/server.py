@@ -14,7 +14,10 @@ from pocketclip.serve.settings import ServerSettings
 
 if TYPE_CHECKING:
     from pocketclip.checkpoint.resolve import ModelSource
-    from pocketclip.serve.process import Running
+    from pocketclip.serve.process import Ended, Running
+
+AT_ONCE = "at once"
+"""What `KeyboardInterrupt` says after a second SIGINT."""
 
 
 def serve(
@@ -42,7 +45,8 @@ def serve(
     Raises:
         ConfigError: settings that contradict each other or are not safe, or an address that cannot
             be used.
-        KeyboardInterrupt: it was ended by SIGINT.
+        KeyboardInterrupt: it was ended by SIGINT; with `AT_ONCE` by a second one, and the model may
+            still be computing in a thread.
         MissingDependencyError: the extra `serve` is not installed.
         PocketclipError: the model or the library cannot be opened, or they do not fit.
     """
@@ -66,14 +70,12 @@ def serve(
         source = model_source(model, services.library)
         if log:
             stack.enter_context(logging_to())
-        ended_by = _run(
-            run(services, on_start, source=source, sockets=sockets, handle_signals=True)
-        )
-    if ended_by == signal.SIGINT:
-        raise KeyboardInterrupt
+        ended = _run(run(services, on_start, source=source, sockets=sockets, handle_signals=True))
+    if ended.signal == signal.SIGINT:
+        raise KeyboardInterrupt(*([AT_ONCE] if ended.at_once else []))
 
 
-def _run(main: Coroutine[Any, Any, int | None]) -> int | None:
+def _run(main: Coroutine[Any, Any, Ended]) -> Ended:
     """Run on uvloop, which is faster, if it is installed."""
     try:
         import uvloop
