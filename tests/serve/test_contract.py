@@ -29,6 +29,8 @@ CHECKS = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
+PATIENCE = 60.0
+"""Seconds for an answer: the machine may be busy with others."""
 FEW, MANY = 6, 100
 """Requests per operation and kind: in the quick suite, and in the slow one."""
 DOCUMENTS = openapi_documents()
@@ -94,7 +96,7 @@ def explore(key: str, kind: str, urls: dict[str, str], session: Any, count: int)
     def run(case: Any) -> None:
         nonlocal sent
         sent += 1
-        response = case.call(base_url=urls[port], session=session)
+        response = case.call(base_url=urls[port], session=session, timeout=PATIENCE)
         if response.status_code != 503:
             assert response.status_code < 500, response.content
         case.validate_response(response, checks=CHECKS)

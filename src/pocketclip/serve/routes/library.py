@@ -24,7 +24,7 @@ from pocketclip.serve.multipart import Form, is_multipart, read_multipart
 from pocketclip.serve.photo_library import MAX_PARTS, PhotoLibrary, refusals
 from pocketclip.serve.schema import errors, inline_schema
 from pocketclip.serve.search_answer import search_facts
-from pocketclip.serve.search_schema import SearchAnswer, SearchRequest
+from pocketclip.serve.search_schema import MAX_TOP, SearchAnswer, SearchRequest
 from pocketclip.serve.services import Services, services_of
 from pocketclip.serve.settings import Limits
 
@@ -70,7 +70,7 @@ _FORM: dict[str, Any] = {
             ("since", {"type": "string"}, "As `filters.since`."),
             ("until", {"type": "string"}, "As `filters.until`."),
             ("camera", {"type": "string"}, "As `filters.camera`."),
-            ("top", {"type": "integer"}, "As in JSON."),
+            ("top", {"type": "integer", "minimum": 1, "maximum": MAX_TOP}, "As in JSON."),
             ("min_score", {"type": "number"}, "As in JSON."),
         )
     },
