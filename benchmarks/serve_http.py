@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 HOST = "127.0.0.1"
+_LONGEST_IDLE = 15.0  # seconds
 _BOUNDARY = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 
 
@@ -66,16 +68,20 @@ class Client:
         self._port = port
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._last = 0.0  # when it was used
         self.is_refused = False
         """Whether nobody listened at the last attempt to connect."""
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Return the connection's ends; it is opened if it is not there."""
-        if self._reader is None or self._writer is None or self._reader.at_eof():
+        # One that was idle for long may be closed at any moment, as any client has to know.
+        is_old = time.monotonic() - self._last > _LONGEST_IDLE
+        if self._reader is None or self._writer is None or self._reader.at_eof() or is_old:
             self.close()
             self._reader, self._writer = await asyncio.open_connection(
                 HOST, self._port, limit=1 << 26
             )
+            self._last = time.monotonic()
         return self._reader, self._writer
 
     async def ask(self, raw: bytes, timeout: float = 60) -> Answer:
@@ -103,6 +109,7 @@ class Client:
         except asyncio.TimeoutError:
             self.close()
             raise TimeoutError(f"no answer after {timeout} seconds") from None
+        self._last = time.monotonic()
         if not answer.status or answer.headers.get("connection") == "close":
             self.close()
         return answer
