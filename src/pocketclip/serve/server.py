@@ -51,6 +51,7 @@ def serve(
         PocketclipError: the model or the library cannot be opened, or they do not fit.
     """
     try:
+        from pocketclip.serve.allocator import give_back_large_blocks
         from pocketclip.serve.logs import logging_to
         from pocketclip.serve.opening import model_source, open_services
         from pocketclip.serve.process import bind_all, run
@@ -61,6 +62,7 @@ def serve(
             f"a server needs {error.name}: {how_to_install('serve')}"
         ) from error
     settings = settings or ServerSettings()
+    give_back_large_blocks()
     sockets = bind_all(settings)  # first: a model may take minutes to fetch and convert
     with contextlib.ExitStack() as stack:
         stack.callback(sockets.close)
