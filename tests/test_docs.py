@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from pocketclip.cli.main import build
+from pocketclip.serve import Limits
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -176,3 +177,14 @@ def test_messages_that_the_faq_quotes_are_those_of_the_code():
     for quote in quotes:
         for part in " ".join(quote.split()).split("..."):
             assert part.strip(" :") in messages, quote
+
+
+def test_the_systemd_unit_starts_what_there_is():
+    text = (ROOT / "examples/serve/pocketclip-serve.service").read_text("utf-8")
+    [command] = re.findall(r"^ExecStart=/opt/pocketclip/bin/pocketclip (.*)", text, re.M)
+    verb, *words = shlex.split(command)
+    known = {flag for one in typer.main.get_command(build()).commands[verb].params
+             for flag in one.opts}  # fmt: skip
+    assert {word for word in words if word.startswith("-")} <= known
+    [stop] = re.findall(r"^TimeoutStopSec=(\d+)", text, re.M)
+    assert int(stop) > Limits().drain

@@ -50,6 +50,7 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
         "infer",
         ["infer.bundle.Bundle", "infer.bundle.read", "infer.vectors", "infer.measure.measure"],
     ),
+    "serve": ("serve", ["serve.*"]),
     "storage": ("storage", ["storage.*"]),
     "errors": ("errors, types, devices", ["errors", "types", "devices"]),
 }
