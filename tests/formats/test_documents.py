@@ -91,8 +91,15 @@ def test_invalid_json_is_refused(text: bytes | str, reason: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_json_is_refused_before_it_is_built() -> None:
-    text = b"[" + b"{}," * 10_000_000 + b"{}]"  # 30 MB: 700 MB of objects
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" + b"{}," * 10_000_000 + b"{}]",  # 30 MB: 700 MB of objects
+        b"[" + b'"ab",' * 6_000_000 + b'"ab"]',
+    ],
+    ids=["objects", "texts"],
+)
+def test_json_is_refused_before_it_is_built(text: bytes) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ParseError, match="too many values"):
@@ -100,6 +107,12 @@ def test_json_is_refused_before_it_is_built() -> None:
         assert tracemalloc.get_traced_memory()[1] < 200_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", ["," * 7_000_000, r"\"[," * 2_000_000, "\\,{:"])
+def test_what_is_within_texts_is_not_counted_as_values(text: str) -> None:
+    memory = len(text) * 2 + 2_000
+    assert load_json(json.dumps([text, "", text[:9]]), max_memory=memory) == [text, "", text[:9]]
 
 
 def test_deep_json_is_refused_where_little_recursion_is_left() -> None:

@@ -176,6 +176,8 @@ def test_faults_are_named(client: Client, photos: list[bytes]) -> None:
                                         "templates": ["{}", "a {}"]}),
         (400, "makes prompts of more than", {"image": image, "labels": ["x" * 1000],
                                              "templates": ["{}" * 1000]}),
+        (400, "all prompts together", {"image": image, "labels": [str(n) for n in range(400)],
+                                       "templates": ["x" * 100_000 + "{}"]}),
         (400, "images[1] is not base64", {"images": [image, "?"], "labels": two}),
         (422, "labels", {"image": image, "labels": "a,b"}),
         (422, "label", {"image": image, "label": two}),

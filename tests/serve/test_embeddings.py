@@ -263,7 +263,7 @@ def test_damaged_json_is_refused(client: Client) -> None:
         ("occurs twice", b'{"input": "a", "input": "b"}'),
         ("nested more than", b'{"input": ' + b"[" * 10_000 + b"]" * 10_000 + b"}"),
         ("not a JSON number", b'{"input": "a", "dimensions": NaN}'),
-        ("too many values", b'{"input": [' + b"[]," * 3_000_000 + b"[]]}"),
+        ("too many values", b'{"input": [' + b"[]," * 500_000 + b"[]]}"),
     ]:
         answer = client.post(
             "/v1/embeddings", content=content, headers={"content-type": "application/json"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,8 @@ def test_text(immich: Client, text: str, encoder: Encoder) -> None:
 @pytest.mark.parametrize(
     "entries",
     [
-        "", "{", "null", "[]", '"clip"', "3", "[" * 10_000, '{"a":' * 10_000,
+        "", "{", "null", "[]", json.dumps({"a": {"b": "c" * 70_000}}),
+        '"clip"', "3", "[" * 10_000, '{"a":' * 10_000,
         {"clip": None}, {"clip": []}, {"clip": {"visual": None}}, {"clip": {"visual": {}}},
         {"clip": {"visual": {"modelName": 3}}}, {"clip": {"visual": {"modelName": None}}},
         {"clip": {"else": {"modelName": "a"}}}, {"clip": {"visual": "a"}},

@@ -32,8 +32,9 @@ MAX_DIGITS = 308
 _CONTAINER_BYTES = 240
 _VALUE_BYTES = 96
 _STRINGS_AND_BRACKETS = re.compile(rb'"[^"]*"|[\[{\]}]')
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+_NOT_COUNTED = bytes(set(range(256)) - set(b'[{,:"'))
 _HUGE_EXPONENT = re.compile(r"[eE]\+?[0-9]{3}")
 _MANY_DIGITS = re.compile(rf"[0-9]{{{MAX_DIGITS}}}")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -177,7 +178,14 @@ def _check_memory(data: bytes, what: str, limit: int) -> None:
 
     # The first estimate also counts commas within strings, which is quick; the exact one is made
     # only if the first exceeds the limit.
-    if estimate(data) + len(data) > limit and estimate(_STRINGS.sub(b"", data)) + len(data) > limit:
+    estimated = estimate(data) + len(data)
+    if estimated <= limit:
+        return
+    # Without the strings, as `_check_depth` does it. One string at a time is counted: a list of all
+    # pieces between them would itself take a gigabyte.
+    marks = _without_escapes(data).translate(None, _NOT_COUNTED).replace(b'""', b"")
+    within = sum(estimate(match[0]) for match in _STRINGS.finditer(marks))
+    if estimate(marks) - within + len(data) > limit:
         raise ParseError(f"{what} holds too many values: they need over {limit:,} bytes of memory")
 
 
@@ -185,8 +193,7 @@ def _check_depth(data: bytes, what: str, limit: int) -> None:
     """Refuse deep nesting without recursion; json's own limit depends on the caller."""
     if data.count(b"[") + data.count(b"{") <= limit:
         return
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    data = _without_escapes(data)
     # Quotes around brackets within a string never become adjacent, so they remain.
     brackets = data.translate(None, _NOT_STRUCTURE)
     left = brackets.replace(b'""', b"")
@@ -207,6 +214,11 @@ def _check_depth(data: bytes, what: str, limit: int) -> None:
                 raise ParseError(f"{what} is nested more than {limit} levels deep")
         elif token in (b"]", b"}"):
             depth -= 1
+
+
+def _without_escapes(data: bytes) -> bytes:
+    """Return JSON in which each quote begins or ends a string."""
+    return data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
 
 
 def _has_huge_number(text: str) -> bool:

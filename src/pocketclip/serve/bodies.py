@@ -26,6 +26,9 @@ from pocketclip.serve.errors import RequestError
 M = TypeVar("M", bound=BaseModel)
 _INLINE_BYTES = 1 << 18  # more are read in a thread: they take more than a millisecond
 _INLINE_VALUES = 1 << 13  # as many numbers are written in a millisecond
+_MAX_MEMORY = 128 << 20
+"""Of the value of a body. A body counts as its own bytes only, and its value may need many times as
+much: empty lists need 20 times."""
 
 
 def is_json(request: Request) -> bool:
@@ -72,7 +75,8 @@ class JsonRoute(APIRoute):
 async def read_json(request: Request) -> Any:
     """Return the value of a request's body.
 
-    Repeated keys, NaN, lone surrogates and very deep nesting are refused.
+    Repeated keys, NaN, lone surrogates, very deep nesting, and more small values than any request
+    needs are refused.
 
     Raises:
         HTTPException: 400, it is not JSON as we take it. FastAPI passes no other exception on.
@@ -80,10 +84,14 @@ async def read_json(request: Request) -> Any:
     body = await request.body()
     try:
         if len(body) < _INLINE_BYTES:
-            return load_json(body, what="the body")
-        return await asyncio.to_thread(load_json, body, what="the body")
+            return _load(body)
+        return await asyncio.to_thread(_load, body)
     except ParseError as error:
         raise HTTPException(400, str(error)) from None
+
+
+def _load(body: bytes) -> Any:
+    return load_json(body, what="the body", max_memory=_MAX_MEMORY)
 
 
 def check_is_json(request: Request) -> None:

@@ -82,7 +82,7 @@ def _check_prompts(
             400, f"{len(labels):,} labels x {len(templates):,} templates are more than "
             f"{limits.texts:,} texts: send fewer", param=label_name,
         )  # fmt: skip
-    longest = max(map(len, labels))
+    longest, all_labels, characters = max(map(len, labels)), sum(map(len, labels)), 0
     for position, template in enumerate(templates):
         places = template.count("{}") + template.count("{c}")
         if not places:
@@ -96,6 +96,13 @@ def _check_prompts(
                 f"{limits.text_characters:,} characters: shorten it, or the labels",
                 param=template_name,
             )  # fmt: skip
+        characters += len(labels) * len(template) + places * all_labels
+    if characters > limits.body_bytes:
+        raise RequestError(
+            400, f"all prompts together have {characters:,} characters, more than "
+            f"{limits.body_bytes:,}: shorten the templates, or send fewer labels",
+            param=template_name,
+        )  # fmt: skip
 
 
 async def classify(

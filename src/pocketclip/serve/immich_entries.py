@@ -33,6 +33,7 @@ _WIDTHS = (
     (1536, r"ViT-gopt-16-SigLIP2(-\d+)?"),
 )
 _GOOD_NAMES = {512: "ViT-B-32__laion400m_e31", 768: "ViT-L-14__laion400m_e31"}
+_MAX_ENTRIES = 1 << 16  # characters; immich's have about 300
 _REMEMBERED = 16  # names that the log tells once each; clients may send any number of them
 _SHOWN = 80  # characters of a name
 
@@ -58,6 +59,8 @@ def read_entries(text: str) -> Tasks:
     Raises:
         RequestError: 422, it is no such object, or asks for two embeddings.
     """
+    if len(text) > _MAX_ENTRIES:
+        raise RequestError(422, INVALID, param="entries")
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError):
