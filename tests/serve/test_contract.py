@@ -31,7 +31,7 @@ CHECKS = [
 ]
 PATIENCE = 60.0
 """Seconds for an answer: the machine may be busy with others."""
-FEW, MANY = 6, 100
+FEW, MANY = 3, 100
 """Requests per operation and kind: in the quick suite, and in the slow one."""
 DOCUMENTS = openapi_documents()
 

@@ -93,7 +93,15 @@ class Served:
         return self(count())
 
 
-@pytest.fixture(params=["httptools", "httptools on uvloop", "h11"])
+# Each waits for the same time-outs: the quick suite takes what the extra `serve` installs.
+PARSERS = [
+    "httptools on uvloop",
+    pytest.param("httptools", marks=pytest.mark.slow),
+    pytest.param("h11", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(params=PARSERS)
 def serve_app(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
     """Serves `App` with limits, on each parser and event loop."""
     parser, _, on_uvloop = request.param.partition(" ")
