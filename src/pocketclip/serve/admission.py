@@ -26,7 +26,7 @@ from collections import deque
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketclip.serve.answers import ErrorForm, header_values, openai_form, refuse
-from pocketclip.serve.errors import RequestError, as_request_error
+from pocketclip.serve.errors import RequestError, as_request_error, ending
 from pocketclip.serve.exchange import DropReason, note_drop
 from pocketclip.serve.services import Services
 
@@ -79,7 +79,7 @@ class Admission:
         except asyncio.CancelledError:  # the time that running requests have at the end is over
             await request.stop()
             if not request.started:
-                await refuse(scope, send, stopping(), self._form, is_read=request.is_whole)
+                await refuse(scope, send, ending(), self._form, is_read=request.is_whole)
         finally:
             request.leave()
 
@@ -115,7 +115,7 @@ class _Request:
             RequestError: the request is refused.
         """
         if self._owner.services.is_draining and not self._always:
-            raise self._refused("draining", stopping())
+            raise self._refused("draining", ending())
         length = _declared_length(self._scope)
         if length is not None and length > self._most:
             raise self._too_large()
@@ -162,7 +162,7 @@ class _Request:
             if not done and not self.started:
                 raise self._late()
         if task.cancelled():
-            raise stopping()
+            raise ending()
         error = task.exception()
         if error is not None:
             raise as_request_error(error)
@@ -301,13 +301,6 @@ class _Request:
             413, f"the body is larger than {self._most:,} bytes; send less at a time",
             code="body_too_large",
         )  # fmt: skip
-
-
-def stopping() -> RequestError:
-    """Return the answer to what a server that ends does not begin, or no longer finishes."""
-    return RequestError(
-        503, "the server is ending; try again later", code="draining", retry_after=5, close=True
-    )
 
 
 def _declared_length(scope: Scope) -> int | None:

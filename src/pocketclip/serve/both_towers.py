@@ -6,8 +6,8 @@ Shapes: B texts or images, D embedding.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 async def embed_both(
@@ -38,14 +41,17 @@ async def embed_both(
         RequestError: 400, a file is no image; or as `Engine.embed_texts` and `embed_images`.
         EmbeddingError: as `Engine.embed_texts` and `embed_images`.
     """
-    of_texts = asyncio.ensure_future(_embed_texts(texts, engine, encoder))
-    of_images = asyncio.ensure_future(embed_images(images, engine, encoder))
+    return await both(_embed_texts(texts, engine, encoder), embed_images(images, engine, encoder))
+
+
+async def both(one: Awaitable[A], other: Awaitable[B]) -> tuple[A, B]:
+    """Return what both return; if one fails or the request is cancelled, the other is cancelled."""
+    first, second = asyncio.ensure_future(one), asyncio.ensure_future(other)
     try:
-        await asyncio.gather(of_texts, of_images)
+        return await asyncio.gather(first, second)
     finally:
-        of_texts.cancel()
-        of_images.cancel()
-    return of_texts.result(), of_images.result()
+        first.cancel()
+        second.cancel()
 
 
 async def _embed_texts(texts: Sequence[str], engine: Engine, encoder: Encoder) -> TextEmbeddings:

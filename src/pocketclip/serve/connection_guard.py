@@ -21,7 +21,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pocketclip.formats.escaping import dump_json
-from pocketclip.serve.errors import RequestError
+from pocketclip.serve.errors import RequestError, ending
 from pocketclip.serve.settings import Limits
 
 if TYPE_CHECKING:
@@ -46,11 +46,16 @@ def error_answer(error: RequestError, default_headers: list[tuple[bytes, bytes]]
     """Return an error as the whole answer of a connection, which ends with it."""
     body = dump_json(error.body()).encode()
     headers = [*default_headers, (b"content-type", b"application/json"),
-               (b"content-length", str(len(body)).encode()), (b"connection", b"close"),
-               *((k.lower().encode(), v.encode()) for k, v in error.headers.items())]  # fmt: skip
+               (b"content-length", str(len(body)).encode()), *_last_headers(error)]  # fmt: skip
     phrase = http.HTTPStatus(error.status).phrase.encode()
     lines = [b"HTTP/1.1 %d %s" % (error.status, phrase), *(b"%s: %s" % one for one in headers)]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def _last_headers(error: RequestError) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an error after which the connection is closed."""
+    headers = {**error.headers, "Connection": "close"}
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 def header_too_large() -> RequestError:
@@ -58,20 +63,11 @@ def header_too_large() -> RequestError:
     return RequestError(431, f"The header is above {MAX_HEADER:,} bytes: send a shorter one")
 
 
-def ending() -> RequestError:
-    """Return the error of a request that an ending server does not answer."""
-    return RequestError(
-        503, "The server is ending: send the request again in a while, or to another server",
-        code="draining", retry_after=1,
-    )  # fmt: skip
-
-
 async def refuse(error: RequestError, send: Callable[[Any], Any]) -> None:
     """Answer a request with an error, from outside of the app, and end its connection."""
     body = dump_json(error.body()).encode()
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close"),
-               (b"content-length", str(len(body)).encode()),
-               *((k.lower().encode(), v.encode()) for k, v in error.headers.items())]  # fmt: skip
+    headers = [(b"content-type", b"application/json"),
+               (b"content-length", str(len(body)).encode()), *_last_headers(error)]  # fmt: skip
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

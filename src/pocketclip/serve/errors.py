@@ -89,6 +89,13 @@ class RequestError(PocketclipError):
         }  # fmt: skip
 
 
+def ending() -> RequestError:
+    """Return the answer to what a server that ends does not begin, or no longer finishes."""
+    return RequestError(
+        503, "the server is ending: try again later", code="draining", retry_after=5, close=True
+    )
+
+
 def as_request_error(error: BaseException) -> RequestError:
     """Return the answer to any error of a request; what the answer does not say is logged."""
     if isinstance(error, RequestError):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from pocketclip.serve.engine_stats import TowerStats
-from pocketclip.serve.errors import RequestError
+from pocketclip.serve.errors import RequestError, ending
 
 T = TypeVar("T")
 _LONGEST_RETRY = 60
@@ -119,7 +119,7 @@ class TowerQueue:
 
     async def _enter(self, count: int, *, wait: bool) -> None:
         if self._is_closed:
-            raise _ending()
+            raise ending()
         if not self._outside and self._fits(count):
             self.waiting += count
             return
@@ -141,7 +141,7 @@ class TowerQueue:
             raise
         if self._is_closed:  # just after it was admitted
             self.waiting -= count
-            raise _ending()
+            raise ending()
 
     def _fits(self, count: int) -> bool:
         return not self.waiting or self.waiting + count <= self._limit
@@ -213,10 +213,10 @@ class TowerQueue:
         self._is_closed = True
         for _, admitted in self._outside:
             if not admitted.done():
-                admitted.set_exception(_ending())
+                admitted.set_exception(ending())
         self._outside.clear()
         for job in list(self._jobs):
-            settle(job, error=_ending())
+            settle(job, error=ending())
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -228,7 +228,3 @@ def settle(job: Job, result: Any = None, error: BaseException | None = None) -> 
         job.future.set_exception(error)
     else:
         job.future.set_result(result)
-
-
-def _ending() -> RequestError:
-    return RequestError(503, "the server is ending", code="ending", retry_after=5)

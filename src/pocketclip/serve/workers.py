@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from pocketclip.serve.errors import RequestError
+from pocketclip.serve.errors import RequestError, ending
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Workers:
             future = self._pool.submit(function, *args)
         except RuntimeError:
             self._release()
-            raise RequestError(503, "the server is ending", code="draining", close=True) from None
+            raise ending() from None
         future.add_done_callback(self._release)
         return future
 

@@ -14,8 +14,8 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from pocketclip.images import read_size
+from pocketclip.serve.both_towers import both
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.immich_entries import INVALID, Remarks, Tasks, read_entries
 from pocketclip.serve.multipart import Form, read_multipart
@@ -35,8 +36,6 @@ router = APIRouter(tags=["immich"])
 log = logging.getLogger(__name__)
 
 _MAX_PARTS = 16
-_A = TypeVar("_A")
-_B = TypeVar("_B")
 
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -123,8 +122,8 @@ async def get_root() -> dict[str, str]:
 )  # fmt: skip
 async def ping(services: Annotated[Services, Depends(services_of)]) -> PlainTextResponse:
     """Answer `pong`, or 503 while the server starts or ends. immich asks at regular intervals."""
-    is_ready = services.is_ready and not services.is_draining
-    return PlainTextResponse("pong" if is_ready else "not ready", 200 if is_ready else 503)
+    ready = services.can_answer
+    return PlainTextResponse("pong" if ready else "not ready", 200 if ready else 503)
 
 
 @router.post(
@@ -160,7 +159,7 @@ async def predict(
         answer = await upstream.predict(await request.body(), request.headers["content-type"])
         return Response(answer, media_type="application/json")
     body, content_type = _without_clip(form, tasks)
-    ours, theirs = await _both(
+    ours, theirs = await both(
         _embed(services, tasks, image, text), upstream.predict(body, content_type)
     )
     return _answer(merge(theirs, ours))
@@ -241,13 +240,3 @@ def _without_clip(form: Form, tasks: Tasks) -> tuple[bytes, str]:
         ]  # fmt: skip
     chunks.append(f"--{boundary}--\r\n".encode())
     return b"".join(chunks), f"multipart/form-data; boundary={boundary}"
-
-
-async def _both(one: Awaitable[_A], other: Awaitable[_B]) -> tuple[_A, _B]:
-    """Return what both return; if one fails or the request is cancelled, the other is cancelled."""
-    first, second = asyncio.ensure_future(one), asyncio.ensure_future(other)
-    try:
-        return await asyncio.gather(first, second)
-    finally:
-        first.cancel()
-        second.cancel()

@@ -36,7 +36,7 @@ _MANY = ("image", "in", "like", "unlike")
 _ID = re.compile(r"[0-9]{1,19}")
 
 
-def photos_of(services: With) -> PhotoLibrary:
+async def photos_of(services: With) -> PhotoLibrary:
     """Return the library of a server; a FastAPI dependency.
 
     Raises:
