@@ -109,7 +109,7 @@ def kill_at_random_moments(place, kills, count, seed):
 
 
 def test_a_few_kills(place):
-    kill_at_random_moments(place, kills=3, count=150, seed=1)
+    kill_at_random_moments(place, kills=2, count=100, seed=1)
 
 
 @pytest.mark.slow

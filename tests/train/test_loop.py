@@ -762,6 +762,7 @@ def test_records_are_json_also_where_float16_overflows(shards, tmp_path):
     assert len([json.loads(line, parse_constant=refuse) for line in lines]) == 2
 
 
+@pytest.mark.slow  # as Ctrl-C, in cli/test_train.py; SIGTERM to one process is shown above
 def test_a_schedulers_sigterm_to_all_processes_saves(shards, tmp_path):
     endless = recipe(shards, steps=10**6, **{"data.workers": 1, "checkpoint.every_steps": 10**5})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(endless.model_dump(mode="json")))
