@@ -69,6 +69,7 @@ class Client:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._last = 0.0  # when it was used
+        self._used = 0  # requests
         self.is_refused = False
         """Whether nobody listened at the last attempt to connect."""
 
@@ -81,7 +82,7 @@ class Client:
             self._reader, self._writer = await asyncio.open_connection(
                 HOST, self._port, limit=1 << 26
             )
-            self._last = time.monotonic()
+            self._last, self._used = time.monotonic(), 0
         return self._reader, self._writer
 
     async def ask(self, raw: bytes, timeout: float = 60) -> Answer:
@@ -104,12 +105,13 @@ class Client:
             await asyncio.wait_for(writer.drain(), timeout)
         try:
             answer = await asyncio.wait_for(read_answer(reader), timeout)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            answer = Answer(0, {}, b"")
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            answer = Answer(0, {"error": repr(error), "used": str(self._used)}, b"")
         except asyncio.TimeoutError:
             self.close()
             raise TimeoutError(f"no answer after {timeout} seconds") from None
         self._last = time.monotonic()
+        self._used += 1
         if not answer.status or answer.headers.get("connection") == "close":
             self.close()
         return answer

@@ -184,7 +184,10 @@ async def ask(connection: Client, case: cases.Case, tally: Tally) -> None:
         return
     tally.statuses[str(answer.status)] += 1
     if answer.status != case.status:
-        tally.note(f"{case.name}: {answer.status}, not {case.status}: {answer.body[:200]!r}")
+        tally.note(
+            f"{case.name}: {answer.status}, not {case.status}: {answer.headers} "
+            f"{answer.body[:200]!r}"
+        )
     elif case.check is not None:
         try:
             case.check(answer)
@@ -248,7 +251,9 @@ def measure(
 
 
 async def _result(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    return await work
+    result = await work
+    await asyncio.sleep(0.1)  # connections that were closed are gone then
+    return result
 
 
 PARTS = ["mixed", "languages", *scenarios.PARTS]

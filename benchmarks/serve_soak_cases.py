@@ -204,7 +204,7 @@ def search(world: World, chance: random.Random, number: int) -> Case:
         [text] = texts(1, number)
         result = world.library.search(text, literal=True, top=5, encoder=world.encoder)
         if kind == "knn":
-            value = {"text": text, "modality": "image", "num_images": 5, "indice_name": "soak"}
+            value = {"text": text, "num_images": 5, "indice_name": "soak", "deduplicate": True}
             return Case(name, post_json("/knn-service", value), _hits_check(result, name, "knn"))
         raw = post_json("/search", {"query": text, "literal": True, "top": 5})
     return Case(name, raw, _hits_check(result, name, "hits"))

@@ -143,6 +143,7 @@ async def slow(server: Server, world: World, load: float) -> dict[str, Any]:
                 ends["wrong"] += 1
             latencies.append((time.perf_counter() - begin) * 1e3)
             await asyncio.sleep(0.02)
+        connection.close()
 
     await asyncio.gather(
         decent(), *(trickle(40, 0.5) for _ in range(20)), *(trickle(head, 0.5) for _ in range(20)),
@@ -182,6 +183,8 @@ async def gone(server: Server, world: World, _load: float) -> dict[str, Any]:
     for task in asked[stay:]:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
+    for one in connections_[:stay]:
+        one.close()
     left = await settled(server)
     after = await asyncio.to_thread(counts)
     encoded, dropped = (int(b - a) for a, b in zip(before, after, strict=True))
@@ -220,6 +223,8 @@ async def full(server: Server, world: World, _load: float) -> dict[str, Any]:
             if answer.status != 200:
                 wrong.append(f"{name}: {answer.status}")
         await asyncio.sleep(0.01)
+    for one in (*crowd, other):
+        one.close()
     answers: list[Answer] = [task.result() for task in asked]
     for answer in answers:
         statuses[f"images {answer.status}"] += 1
@@ -266,6 +271,7 @@ async def _under_load(
                 wrong.append(f"answered with {answer.status}")
             elif answer.status not in (0, 503):
                 wrong.append(f"answered with {answer.status} at the end")
+        connection.close()
 
     async def conduct() -> None:
         nonlocal is_over
