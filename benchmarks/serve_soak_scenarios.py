@@ -223,8 +223,8 @@ async def full(server: Server, world: World, _load: float) -> dict[str, Any]:
             if answer.status != 200:
                 wrong.append(f"{name}: {answer.status}")
         await asyncio.sleep(0.01)
-    for one in (*crowd, other):
-        one.close()
+    for connection in (*crowd, other):
+        connection.close()
     answers: list[Answer] = [task.result() for task in asked]
     for answer in answers:
         statuses[f"images {answer.status}"] += 1
