@@ -525,3 +525,35 @@ def test_a_bug_in_the_middle_of_an_answer_ends_it_unfinished(caplog):
     assert exchange.status == 200
     assert len(exchange.sent) == 2  # the server closes the connection then
     assert "a bug: ValueError" in caplog.text
+
+
+def test_a_large_answer_is_sent_as_it_is_taken_and_counts_meanwhile():
+    async def main():
+        services = services_with(held_bytes=1 << 20, body_bytes=1 << 20)
+        body = bytes(range(256)) * 4000
+        exchange, taken = Exchange(), asyncio.Semaphore(0)
+
+        async def large(_scope, _receive, send):
+            await answer(send, body)
+
+        async def send_slowly(message):
+            await taken.acquire()
+            await exchange.send(message)
+
+        admission = Admission(large, services)
+        running = asyncio.ensure_future(admission(exchange.scope, exchange.receive, send_slowly))
+        for _ in range(2):
+            taken.release()
+            await asyncio.sleep(0.01)
+        assert len(exchange.sent[1]["body"]) < len(body) / 3
+        assert services.room.held == len(body)
+        late = Exchange([b"x" * 100_000])
+        await Admission(echo, services)(late.scope, late.receive, late.send)
+        assert late.status == 429
+        for _ in range(9):
+            taken.release()
+        await running
+        assert exchange.body == body
+        assert services.room.held == 0
+
+    asyncio.run(main())

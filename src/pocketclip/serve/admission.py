@@ -274,9 +274,29 @@ class _Request:
         if self._cut:
             return
         self.started = True
-        await self._send(message)
+        body = message.get("body", b"")
+        if len(body) <= _PIECE:
+            await self._send(message)
+        else:
+            await self._send_large(message, body)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._complete = True
+
+    async def _send_large(self, message: Message, body: bytes) -> None:
+        """Send a large answer as its client takes it; what is left counts as held meanwhile.
+
+        In one piece it would wait in the connection, where nothing counts it: with many clients
+        that are slow, or do not mean to read, that is all memory.
+        """
+        more = message.get("more_body", False)
+        self._room.hold_anyway(len(body))
+        try:
+            for start in range(0, len(body), _PIECE):
+                end = start + _PIECE
+                piece = {"body": body[start:end], "more_body": more or end < len(body)}
+                await self._send({**message, **piece})
+        finally:
+            self._room.release(len(body))
 
     # Refusals
 

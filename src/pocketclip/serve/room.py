@@ -13,7 +13,7 @@ class Room:
     """Counts the bytes that requests hold; it belongs to one event loop."""
 
     held: int = 0
-    """Bytes of the bodies of requests that are being received or answered."""
+    """Bytes of the bodies of requests that are being received or answered, and of large answers."""
     _waiting: deque[tuple[int, int, asyncio.Future[None]]] = field(default_factory=deque)
 
     def hold(self, size: int, limit: int) -> bool:
@@ -22,6 +22,10 @@ class Room:
             return False
         self.held += size
         return True
+
+    def hold_anyway(self, size: int) -> None:
+        """Count bytes as held that are there already; what comes next finds less room."""
+        self.held += size
 
     async def wait_to_hold(self, size: int, limit: int) -> None:
         """Count bytes as held, once there is room for them; whoever asks first is served first."""
