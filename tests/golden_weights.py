@@ -36,7 +36,7 @@ class Golden:
         """Return the weights by name; without text, the text tower's are zeros."""
         return {
             name: torch.from_numpy(fill(name, shape))
-            if has_text or name.startswith("visual.")
+            if has_text or name.startswith(("visual.", "image_encoder."))
             else torch.zeros(shape)
             for name, shape in self.shapes.items()
         }
