@@ -165,7 +165,7 @@ def _rates(bench: Bench, encoder: Encoder, paths: list[Path]) -> dict[str, Any]:
         bench.data = data
         return float(json.loads(timing.read_text())["index"])
 
-    runs = {
+    runs: dict[str, Callable[[], Any]] = {
         "encode_stream": stream,
         "index": index,
         "index_without_thumbnails": partial(index, thumbnails=False),

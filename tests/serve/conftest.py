@@ -24,8 +24,8 @@ from pocketclip.infer.encoder import Encoder, load
 from pocketclip.label_set import LabelSet, NoneOfThese
 from pocketclip.search.library import Library
 from pocketclip.serve.app import create_app
-from pocketclip.serve.engine import Engine
-from pocketclip.serve.process import Running, run
+from pocketclip.serve.encoding.engine import Engine
+from pocketclip.serve.process.lifecycle import Running, run
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import ServerSettings
 from tests.search.conftest import draw_photo

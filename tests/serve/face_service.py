@@ -120,7 +120,7 @@ class FaceService:
 
 def parts_of(request: Received) -> dict[str, Any]:
     """Return the parts of a form that came: `entries` read as JSON, the others as bytes."""
-    from pocketclip.serve.multipart import parse_multipart
+    from pocketclip.serve.inputs.multipart import parse_multipart
 
     boundary = request.headers["Content-Type"].partition("boundary=")[2].encode()
     parts = {p.name: p.data for p in parse_multipart(request.body, boundary, max_parts=9).parts}

@@ -6,8 +6,8 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from pocketclip.errors import ConfigError
-from pocketclip.serve.access import Access
 from pocketclip.serve.app import create_immich_app
+from pocketclip.serve.middleware.access import Access
 from pocketclip.serve.origins import allowed_name, host_name, is_same_origin, normal_origin
 from pocketclip.serve.settings import ServerSettings
 

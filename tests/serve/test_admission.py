@@ -9,10 +9,10 @@ import time
 import pytest
 
 from pocketclip.errors import ConfigError
-from pocketclip.serve.admission import Admission
-from pocketclip.serve.answers import detail_form
-from pocketclip.serve.exchange import KEY
-from pocketclip.serve.exchange import Exchange as Record
+from pocketclip.serve.middleware.admission import Admission
+from pocketclip.serve.middleware.answers import detail_form
+from pocketclip.serve.monitoring.exchange import KEY
+from pocketclip.serve.monitoring.exchange import Exchange as Record
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import Limits, ServerSettings
 

@@ -11,7 +11,7 @@ import pytest
 
 _SCRIPT = """
 from pathlib import Path
-from pocketclip.serve.allocator import MIB, give_back_large_blocks
+from pocketclip.serve.process.allocator import MIB, give_back_large_blocks
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // MIB

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pocketclip.infer.encoder import Encoder
-from pocketclip.serve import bodies
 from pocketclip.serve.errors import RequestError
+from pocketclip.serve.inputs import bodies
 from pocketclip.tokenizer import PAD, Tokenizer
 from tests.search.conftest import draw_photo
 from tests.serve.conftest import Client, Server

@@ -19,8 +19,8 @@ from PIL import Image
 from pocketclip.errors import BundleError, EmbeddingError, ImageError
 from pocketclip.images import open_image
 from pocketclip.infer.encoder import Encoder, load
-from pocketclip.serve import image_queue
-from pocketclip.serve.engine import Engine
+from pocketclip.serve.encoding import image_queue
+from pocketclip.serve.encoding.engine import Engine
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.settings import Limits
 

@@ -22,9 +22,9 @@ from pocketclip.errors import (
     QueryError,
     StorageError,
 )  # fmt: skip
-from pocketclip.serve.answers import openai_form
 from pocketclip.serve.app import _prepared
 from pocketclip.serve.errors import RequestError, as_request_error, without_paths
+from pocketclip.serve.middleware.answers import openai_form
 
 SECRET = "SECRET"
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pocketclip.infer.encoder import Encoder
-from pocketclip.serve import fetching
 from pocketclip.serve.errors import RequestError
+from pocketclip.serve.inputs import fetching
 from pocketclip.serve.settings import Limits
 from tests.image_server import ImageServer
 from tests.network_stand_ins import Names, certificate, only_one_is_public

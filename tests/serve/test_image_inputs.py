@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import pytest
 
-from pocketclip.serve import image_inputs
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.image_inputs import looks_like_image, read_images
+from pocketclip.serve.inputs import image_inputs
+from pocketclip.serve.inputs.image_inputs import looks_like_image, read_images
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import Limits
 from tests.serve.conftest import Loop

@@ -18,8 +18,8 @@ from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.errors import ConfigError
 from pocketclip.infer.encoder import Encoder
 from pocketclip.serve.app import create_immich_app
-from pocketclip.serve.immich_entries import width_of
-from pocketclip.serve.opening import load_replacement
+from pocketclip.serve.inputs.immich_entries import width_of
+from pocketclip.serve.process.opening import load_replacement
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import Limits
 from tests.search.conftest import draw_photo

@@ -12,7 +12,7 @@ import pytest
 from pocketclip.search.background import NEUTRAL_TEXTS
 from pocketclip.search.filters import Filters
 from pocketclip.search.library import Library
-from pocketclip.serve import photo_library
+from pocketclip.serve.photos import photo_library
 from tests.search.conftest import draw_photo
 from tests.serve.libraries import HOSTILE, ids_of, make_library
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pocketclip.serve.exchange import Exchange
-from pocketclip.serve.logs import hide_folders, log_event, log_exchange, logging_to
+from pocketclip.serve.monitoring.exchange import Exchange
+from pocketclip.serve.monitoring.logs import hide_folders, log_event, log_exchange, logging_to
 
 SECRET = "a text of a request"
 
@@ -87,8 +87,8 @@ def test_lines_on_a_terminal_are_for_people() -> None:
 
 
 def test_a_reader_that_is_stuck_does_not_stop_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pocketclip.serve.logs._PATIENCE", 0.05)
-    monkeypatch.setattr("pocketclip.serve.logs._WAITING", 100)
+    monkeypatch.setattr("pocketclip.serve.monitoring.logs._PATIENCE", 0.05)
+    monkeypatch.setattr("pocketclip.serve.monitoring.logs._WAITING", 100)
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stream:
         with logging_to(stream):

@@ -12,12 +12,12 @@ pytest.importorskip("fastapi")
 from prometheus_client.parser import text_string_to_metric_families
 
 from pocketclip._version import __version__
-from pocketclip.serve.engine_stats import CacheStats, EngineStats, TowerStats
-from pocketclip.serve.exchange import Exchange, note_drop
-from pocketclip.serve.exposition import metrics_text
-from pocketclip.serve.metrics import Metrics
-from pocketclip.serve.observation import Observation
-from pocketclip.serve.room import Room
+from pocketclip.serve.encoding.engine_stats import CacheStats, EngineStats, TowerStats
+from pocketclip.serve.middleware.room import Room
+from pocketclip.serve.monitoring.exchange import Exchange, note_drop
+from pocketclip.serve.monitoring.exposition import metrics_text
+from pocketclip.serve.monitoring.metrics import Metrics
+from pocketclip.serve.monitoring.observation import Observation
 from pocketclip.serve.services import Services
 
 STATS = EngineStats(

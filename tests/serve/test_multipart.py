@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.multipart import Form, read_multipart
+from pocketclip.serve.inputs.multipart import Form, read_multipart
 
 MANY = "headers|damaged"  # by us or by the parser
 PHOTO = b"\xff\xd8\xff\r\n--not the boundary\r\n" + bytes(range(256)) * 8192  # 2 MB

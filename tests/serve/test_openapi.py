@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from pocketclip.serve import app
-from pocketclip.serve.access import OPEN
+from pocketclip.serve.middleware.access import OPEN
 from pocketclip.serve.openapi import TAGS, operations
 
 DOCUMENTS = app.openapi_documents()

@@ -19,9 +19,9 @@ from PIL import Image
 from pocketclip.search import thumbnails
 from pocketclip.search.library import Library
 from pocketclip.search.thumbnail_store import ThumbnailStore
-from pocketclip.serve import photo_answer
-from pocketclip.serve.photo_answer import disposition
-from pocketclip.serve.workers import Workers
+from pocketclip.serve.photos import photo_answer
+from pocketclip.serve.photos.photo_answer import disposition
+from pocketclip.serve.photos.workers import Workers
 from tests.search.conftest import draw_photo
 from tests.search.test_thumbnails import assert_stripped, hostile_photo
 from tests.serve.libraries import HOSTILE, ids_of, make_library

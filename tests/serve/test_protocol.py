@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from pocketclip.serve import connection_guard, ports
-from pocketclip.serve.ports import Gate, Port, bind
-from pocketclip.serve.protocol import protocol_class
+from pocketclip.serve.process import connection_guard, ports
+from pocketclip.serve.process.ports import Gate, Port, bind
+from pocketclip.serve.process.protocol import protocol_class
 from pocketclip.serve.settings import Limits
 
 BIG = 24 << 20  # bytes: more than the system's buffers hold

@@ -18,10 +18,17 @@ from pocketclip.errors import ConfigError, DataError, LibraryError, MissingDepen
 from pocketclip.infer.encoder import Encoder
 from pocketclip.label_set import LabelSet
 from pocketclip.search.library import Library
-from pocketclip.serve import ServerSettings, notify, process, serve
-from pocketclip.serve.opening import load_replacement, model_source, open_encoder, open_services
-from pocketclip.serve.ports import address_of, bind, open_tls, why_not_bound
-from pocketclip.serve.process import bind_all
+from pocketclip.serve import ServerSettings, serve
+from pocketclip.serve.process import lifecycle as process
+from pocketclip.serve.process import notify
+from pocketclip.serve.process.lifecycle import bind_all
+from pocketclip.serve.process.opening import (
+    load_replacement,
+    model_source,
+    open_encoder,
+    open_services,
+)
+from pocketclip.serve.process.ports import address_of, bind, open_tls, why_not_bound
 from tests.search.conftest import draw_photo
 
 

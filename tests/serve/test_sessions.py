@@ -9,10 +9,10 @@ import re
 
 import pytest
 
-from pocketclip.serve import sessions as module
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.keys import GUESSES, SECONDS_PER_GUESS, KeyCheck
-from pocketclip.serve.sessions import MAX_SESSIONS, MAX_TOKENS, Sessions
+from pocketclip.serve.middleware import sessions as module
+from pocketclip.serve.middleware.keys import GUESSES, SECONDS_PER_GUESS, KeyCheck
+from pocketclip.serve.middleware.sessions import MAX_SESSIONS, MAX_TOKENS, Sessions
 
 KEY = "a-key-of-16-letters"
 BEARER = {"Authorization": f"Bearer {KEY}"}

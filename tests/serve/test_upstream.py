@@ -16,8 +16,8 @@ import pytest
 from pocketclip.errors import ConfigError
 from pocketclip.infer.encoder import Encoder
 from pocketclip.serve.app import create_immich_app
+from pocketclip.serve.inputs.upstream import Upstream
 from pocketclip.serve.settings import Limits
-from pocketclip.serve.upstream import Upstream
 from tests.serve.conftest import Client, Loop
 from tests.serve.face_service import ONE_FACE, Answer, FaceService, parts_of
 from tests.serve.immich_requests import FACES, OCR, PHOTO, VISUAL, make_form, predict, vector

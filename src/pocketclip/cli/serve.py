@@ -14,7 +14,7 @@ from pocketclip.cli._options import Backend, Offline, Threads
 from pocketclip.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pocketclip.serve.process import Running
+    from pocketclip.serve.process.lifecycle import Running
 
 _KEY = "POCKETCLIP_API_KEY"
 

@@ -9,18 +9,17 @@ It needs the extra `serve`, and no torch.
 | module | holds |
 |---|---|
 | `server` | `serve`: the whole in one call |
-| `opening` | the model as a bundle, the library and the label sets |
-| `process`, `ports` | ports on one event loop, signals, another model, and the end |
-| `connection_guard`, `protocol` | connections with time-outs |
-| `logs` | the log, without contents |
-| `app` | the apps: `create_app` |
 | `settings` | `ServerSettings` and `Limits`, which check themselves |
-| `engine` | the model: a worker and a bounded queue per tower |
-| `admission` | limits, time-outs and deadlines of requests |
-| `access` | who is answered: keys, sessions, hosts and origins |
-| `photo_library` | the library: searches, photographs and thumbnails, in threads |
-| `routes` | the protocols: OpenAI, Hugging Face, immich, clip-retrieval, our own |
-| `errors` | errors as answers |
+| `app` `openapi` | the apps: `create_app`; their documents |
+| `services` | what the routes work with |
+| `errors` `schema` `origins` | errors as answers; what documents share; hosts and origins |
+| `process/` | ports on one event loop, connections with time-outs, signals, reloading, the end |
+| `routes/` | the protocols: OpenAI, Hugging Face, immich, clip-retrieval, our own |
+| `photos/` | the library: searches, photographs and thumbnails, in threads |
+| `encoding/` | the model: a worker and a bounded queue per tower |
+| `middleware/` | who is answered; limits, time-outs and deadlines of requests |
+| `inputs/` | bodies, forms, texts and images of requests |
+| `monitoring/` | the log, without contents; the metrics |
 """
 
 from pocketclip.serve.server import serve

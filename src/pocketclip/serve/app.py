@@ -11,12 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from pocketclip._version import __version__
-from pocketclip.serve.access import Access
-from pocketclip.serve.admission import Admission
-from pocketclip.serve.answers import ErrorForm, answer_error, detail_form, openai_form
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.immich_entries import Remarks
-from pocketclip.serve.observation import Observation
+from pocketclip.serve.inputs.immich_entries import Remarks
+from pocketclip.serve.inputs.upstream import Upstream
+from pocketclip.serve.middleware.access import Access
+from pocketclip.serve.middleware.admission import Admission
+from pocketclip.serve.middleware.answers import ErrorForm, answer_error, detail_form, openai_form
+from pocketclip.serve.monitoring.observation import Observation
 from pocketclip.serve.openapi import Api
 from pocketclip.serve.routes import (
     classify,
@@ -31,7 +32,6 @@ from pocketclip.serve.routes import (
     zero_shot,
 )  # fmt: skip
 from pocketclip.serve.services import Services
-from pocketclip.serve.upstream import Upstream
 
 ROUTERS: tuple[APIRouter, ...] = (
     openai.router, zero_shot.router, classify.router, library.router, photos.router,

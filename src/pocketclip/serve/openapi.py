@@ -13,8 +13,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from pocketclip.serve.access import OPEN
-from pocketclip.serve.admission import ALWAYS_ANSWERED
+from pocketclip.serve.middleware.access import OPEN
+from pocketclip.serve.middleware.admission import ALWAYS_ANSWERED
 from pocketclip.serve.schema import MEANINGS, ErrorAnswer, ImmichErrorAnswer
 
 Json = dict[str, Any]

@@ -14,7 +14,7 @@ from pocketclip.serve.settings import ServerSettings
 
 if TYPE_CHECKING:
     from pocketclip.checkpoint.resolve import ModelSource
-    from pocketclip.serve.process import Ended, Running
+    from pocketclip.serve.process.lifecycle import Ended, Running
 
 AT_ONCE = "at once"
 """What `KeyboardInterrupt` says after a second SIGINT."""
@@ -40,7 +40,8 @@ def serve(
         library: a library of photographs to search in; see `pocketclip.search.Library.open`.
         settings: addresses, keys and limits.
         on_start: called when the server answers.
-        log: write the log, as JSON lines, to standard error; see `pocketclip.serve.logs`.
+        log: write the log, as JSON lines, to standard error; see
+            `pocketclip.serve.monitoring.logs`.
 
     Raises:
         ConfigError: settings that contradict each other or are not safe, or an address that cannot
@@ -51,10 +52,10 @@ def serve(
         PocketclipError: the model or the library cannot be opened, or they do not fit.
     """
     try:
-        from pocketclip.serve.allocator import give_back_large_blocks
-        from pocketclip.serve.logs import logging_to
-        from pocketclip.serve.opening import model_source, open_services
-        from pocketclip.serve.process import bind_all, run
+        from pocketclip.serve.monitoring.logs import logging_to
+        from pocketclip.serve.process.allocator import give_back_large_blocks
+        from pocketclip.serve.process.lifecycle import bind_all, run
+        from pocketclip.serve.process.opening import model_source, open_services
     except ImportError as error:
         if isinstance(error, MissingDependencyError) or error.name is None:
             raise

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
-from pocketclip.serve.engine import Engine
-from pocketclip.serve.exchange import Exchange
-from pocketclip.serve.fetching import ImageFetcher
-from pocketclip.serve.keys import KeyCheck
-from pocketclip.serve.metrics import Metrics
-from pocketclip.serve.photo_library import PhotoLibrary
-from pocketclip.serve.room import Room
-from pocketclip.serve.sessions import Sessions
+from pocketclip.serve.encoding.engine import Engine
+from pocketclip.serve.inputs.fetching import ImageFetcher
+from pocketclip.serve.middleware.keys import KeyCheck
+from pocketclip.serve.middleware.room import Room
+from pocketclip.serve.middleware.sessions import Sessions
+from pocketclip.serve.monitoring.exchange import Exchange
+from pocketclip.serve.monitoring.metrics import Metrics
+from pocketclip.serve.photos.photo_library import PhotoLibrary
 from pocketclip.serve.settings import ServerSettings
 
 if TYPE_CHECKING:
     from pocketclip.label_set import LabelSet
     from pocketclip.search.library import Library
-    from pocketclip.serve.upstream import Upstream
+    from pocketclip.serve.inputs.upstream import Upstream
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,11 +13,11 @@ from pydantic import Field
 
 from pocketclip.errors import ParseError
 from pocketclip.formats.json_text import load_json
-from pocketclip.serve.bodies import check_is_json, json_answer, read_json, validated
-from pocketclip.serve.classification import Ranked, check_labels, classify, classify_by_set
+from pocketclip.serve.encoding.classification import Ranked, check_labels, classify, classify_by_set
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.image_inputs import check_count
-from pocketclip.serve.multipart import Form, is_multipart, read_multipart
+from pocketclip.serve.inputs.bodies import check_is_json, json_answer, read_json, validated
+from pocketclip.serve.inputs.image_inputs import check_count
+from pocketclip.serve.inputs.multipart import Form, is_multipart, read_multipart
 from pocketclip.serve.schema import EXAMPLE_IMAGE, Schema, StrictSchema, errors, example
 from pocketclip.serve.services import Services, services_of
 

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from pocketclip.images import read_size
-from pocketclip.serve.both_towers import both
+from pocketclip.serve.encoding.both_towers import both
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.immich_entries import INVALID, Remarks, Tasks, read_entries
-from pocketclip.serve.multipart import Form, read_multipart
+from pocketclip.serve.inputs.immich_entries import INVALID, Remarks, Tasks, read_entries
+from pocketclip.serve.inputs.multipart import Form, read_multipart
+from pocketclip.serve.inputs.upstream import VIA, Upstream, merge
 from pocketclip.serve.schema import ImmichErrorAnswer, Schema, errors, example
 from pocketclip.serve.services import Services, services_of
-from pocketclip.serve.upstream import VIA, Upstream, merge
 
 router = APIRouter(tags=["immich"])
 log = logging.getLogger(__name__)

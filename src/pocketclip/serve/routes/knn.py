@@ -16,13 +16,13 @@ from pocketclip.formats.escaping import dump_json
 from pocketclip.search.indexing.roots import known_roots
 from pocketclip.search.query import Part, text_part
 from pocketclip.search.records import Hit, SearchResult
-from pocketclip.serve.bodies import read_json, validated
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.image_inputs import read_images
-from pocketclip.serve.photo_library import PhotoLibrary, embedding_part, refusals
+from pocketclip.serve.inputs.bodies import read_json, validated
+from pocketclip.serve.inputs.image_inputs import read_images
+from pocketclip.serve.photos.photo_library import PhotoLibrary, embedding_part, refusals
+from pocketclip.serve.photos.search_answer import relative_name
 from pocketclip.serve.routes.library import Photos, check_length
 from pocketclip.serve.schema import Schema, errors, example, inline_schema
-from pocketclip.serve.search_answer import relative_name
 from pocketclip.serve.services import Services, services_of
 
 router = APIRouter(tags=["clip-retrieval"])

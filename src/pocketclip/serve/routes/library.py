@@ -17,14 +17,14 @@ from pocketclip.formats.escaping import dump_json
 from pocketclip.search.filters import Filters
 from pocketclip.search.query import Part, parse_query, text_part
 from pocketclip.search.records import SearchResult
-from pocketclip.serve.bodies import check_is_json, read_json, validated
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.image_inputs import check_count, read_images
-from pocketclip.serve.multipart import Form, is_multipart, read_multipart
-from pocketclip.serve.photo_library import MAX_PARTS, PhotoLibrary, refusals
+from pocketclip.serve.inputs.bodies import check_is_json, read_json, validated
+from pocketclip.serve.inputs.image_inputs import check_count, read_images
+from pocketclip.serve.inputs.multipart import Form, is_multipart, read_multipart
+from pocketclip.serve.photos.photo_library import MAX_PARTS, PhotoLibrary, refusals
+from pocketclip.serve.photos.search_answer import search_facts
+from pocketclip.serve.photos.search_schema import MAX_TOP, SearchAnswer, SearchRequest
 from pocketclip.serve.schema import errors, inline_schema
-from pocketclip.serve.search_answer import search_facts
-from pocketclip.serve.search_schema import MAX_TOP, SearchAnswer, SearchRequest
 from pocketclip.serve.services import Services, services_of
 from pocketclip.serve.settings import Limits
 

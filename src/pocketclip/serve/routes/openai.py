@@ -17,11 +17,11 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import WithJsonSchema
 
-from pocketclip.serve.bodies import JsonRoute, json_answer
-from pocketclip.serve.both_towers import embed_both
-from pocketclip.serve.embedding_inputs import Inputs, read_inputs
+from pocketclip.serve.encoding.both_towers import embed_both
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.image_inputs import read_images
+from pocketclip.serve.inputs.bodies import JsonRoute, json_answer
+from pocketclip.serve.inputs.embedding_inputs import Inputs, read_inputs
+from pocketclip.serve.inputs.image_inputs import read_images
 from pocketclip.serve.schema import ANY_TYPE, EXAMPLE_IMAGE, Schema, errors, example
 from pocketclip.serve.services import Services, services_of
 from pocketclip.types import Embeddings

@@ -10,8 +10,13 @@ from fastapi.responses import Response
 from pocketclip.errors import ImageError
 from pocketclip.search.photo_file import ChangedPhotoError, UnknownPhotoError
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.photo_answer import MEDIA_TYPES, OTHER_TYPE, photo_answer, thumbnail_answer
-from pocketclip.serve.photo_library import PhotoLibrary
+from pocketclip.serve.photos.photo_answer import (
+    MEDIA_TYPES,
+    OTHER_TYPE,
+    photo_answer,
+    thumbnail_answer,
+)
+from pocketclip.serve.photos.photo_library import PhotoLibrary
 from pocketclip.serve.routes.library import Photos
 from pocketclip.serve.schema import Responses, binary, errors
 

@@ -7,17 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
-from pocketclip.serve.access import (
+from pocketclip.serve.errors import RequestError
+from pocketclip.serve.middleware.access import (
     address_of,
     cookie_names,
     is_encrypted,
     session_of,
     unauthorized,
 )  # fmt: skip
-from pocketclip.serve.errors import RequestError
+from pocketclip.serve.middleware.sessions import SESSION_SECONDS, TOKEN_SECONDS
 from pocketclip.serve.schema import Schema, StrictSchema, errors, example
 from pocketclip.serve.services import Services, services_of
-from pocketclip.serve.sessions import SESSION_SECONDS, TOKEN_SECONDS
 
 router = APIRouter(tags=["session"])
 

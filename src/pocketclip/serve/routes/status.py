@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from pocketclip._version import __version__
 from pocketclip.infer.license import license_name, license_page
-from pocketclip.serve.exposition import CONTENT_TYPE, metrics_text
+from pocketclip.serve.monitoring.exposition import CONTENT_TYPE, metrics_text
 from pocketclip.serve.schema import Schema, example
 from pocketclip.serve.services import Services, services_of
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import ConfigDict, RootModel
 
-from pocketclip.serve.bodies import JsonRoute
-from pocketclip.serve.classification import check_labels, classify
+from pocketclip.serve.encoding.classification import check_labels, classify
 from pocketclip.serve.errors import RequestError
+from pocketclip.serve.inputs.bodies import JsonRoute
 from pocketclip.serve.schema import EXAMPLE_IMAGE, Schema, errors, example
 from pocketclip.serve.services import Services, services_of
 

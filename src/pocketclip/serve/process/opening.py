@@ -13,7 +13,7 @@ from pocketclip.infer.ready import KINDS, open_ready
 from pocketclip.label_set import LabelSet, read_label_set
 from pocketclip.search.library import Library
 from pocketclip.search.model import check_space, resolve_lasting
-from pocketclip.serve.engine import Engine
+from pocketclip.serve.encoding.engine import Engine
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import ServerSettings
 

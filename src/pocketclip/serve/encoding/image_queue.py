@@ -19,9 +19,9 @@ from pocketclip.embeddings import image_name
 from pocketclip.errors import EmbeddingError, ImageError
 from pocketclip.images import MAX_MEMORY, open_image
 from pocketclip.infer.decode_memory import DecodeMemory
+from pocketclip.serve.encoding.tower_queue import Running, TowerQueue, settle
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.settings import Limits
-from pocketclip.serve.tower_queue import Running, TowerQueue, settle
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:

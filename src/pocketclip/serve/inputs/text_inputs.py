@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.image_inputs import looks_like_image
+from pocketclip.serve.inputs.image_inputs import looks_like_image
 from pocketclip.serve.settings import Limits
 
 

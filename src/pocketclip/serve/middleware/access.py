@@ -20,9 +20,15 @@ from typing import Literal
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pocketclip.serve.admission import ALWAYS_ANSWERED
-from pocketclip.serve.answers import ErrorForm, detail_form, header_values, openai_form, refuse
 from pocketclip.serve.errors import RequestError
+from pocketclip.serve.middleware.admission import ALWAYS_ANSWERED
+from pocketclip.serve.middleware.answers import (
+    ErrorForm,
+    detail_form,
+    header_values,
+    openai_form,
+    refuse,
+)
 from pocketclip.serve.origins import (
     allowed_name,
     host_name,

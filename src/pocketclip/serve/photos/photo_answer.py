@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from pocketclip.formats.escaping import escape_controls
 from pocketclip.search.photo_file import PhotoFile
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.workers import Workers
+from pocketclip.serve.photos.workers import Workers
 
 MEDIA_TYPES = {
     "JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp",

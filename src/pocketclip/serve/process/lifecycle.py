@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pocketclip.errors import PocketclipError, count_of
-from pocketclip.serve import notify
 from pocketclip.serve.app import create_app, create_immich_app
-from pocketclip.serve.logs import log, log_event, log_exchange, log_loop_error
-from pocketclip.serve.opening import load_replacement
-from pocketclip.serve.ports import Gate, Port, bind, load_certificate, open_tls
+from pocketclip.serve.monitoring.logs import log, log_event, log_exchange, log_loop_error
+from pocketclip.serve.process import notify
+from pocketclip.serve.process.opening import load_replacement
+from pocketclip.serve.process.ports import Gate, Port, bind, load_certificate, open_tls
 from pocketclip.serve.services import Services
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import MutableHeaders
 from starlette.routing import compile_path
 
-from pocketclip.serve.exchange import CLIENT_GONE, KEY, METHODS, OTHER, Exchange
+from pocketclip.serve.monitoring.exchange import CLIENT_GONE, KEY, METHODS, OTHER, Exchange
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -30,13 +30,13 @@ from pocketclip.search.searching import known_vectors
 from pocketclip.search.thumbnail_store import ThumbnailStore
 from pocketclip.search.thumbnails import photo_thumbnail
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.workers import Workers
+from pocketclip.serve.photos.workers import Workers
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder
     from pocketclip.search.library import Library
     from pocketclip.search.records import SearchResult
-    from pocketclip.serve.engine import Engine
+    from pocketclip.serve.encoding.engine import Engine
     from pocketclip.types import Embeddings
 
 T = TypeVar("T")

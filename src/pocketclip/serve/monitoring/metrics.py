@@ -1,4 +1,4 @@
-"""Counts of the requests of a server; `pocketclip.serve.exposition` makes a text of them.
+"""Counts of the requests of a server; `exposition` makes a text of them.
 
 Labels have fixed values: ports, route templates, methods, statuses, towers, reasons. Nothing that a
 request contains becomes one, so the number of series is bounded.
@@ -17,7 +17,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from pocketclip.serve.exchange import DROP_REASONS, Exchange
+from pocketclip.serve.monitoring.exchange import DROP_REASONS, Exchange
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the histogram of latencies."""

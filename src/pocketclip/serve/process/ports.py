@@ -18,9 +18,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from pocketclip.errors import ConfigError, one_line
-from pocketclip.serve.connection_guard import MAX_HEADER, header_too_large, refuse
 from pocketclip.serve.errors import RequestError, ending
-from pocketclip.serve.protocol import protocol_class
+from pocketclip.serve.process.connection_guard import MAX_HEADER, header_too_large, refuse
+from pocketclip.serve.process.protocol import protocol_class
 from pocketclip.serve.settings import Limits, ServerSettings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Message, Scope, Send
 
 from pocketclip.serve.errors import RequestError, as_request_error
-from pocketclip.serve.exchange import note_drop, route_of
+from pocketclip.serve.monitoring.exchange import note_drop, route_of
 
 ErrorForm = Callable[[RequestError], Any]
 """Makes the JSON body of an error."""

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pocketclip.formats.escaping import dump_json, escape_controls
 
 if TYPE_CHECKING:
-    from pocketclip.serve.exchange import Exchange
+    from pocketclip.serve.monitoring.exchange import Exchange
 
 log = logging.getLogger("pocketclip.serve")
 

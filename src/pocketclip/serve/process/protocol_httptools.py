@@ -6,7 +6,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pocketclip.serve.connection_guard import Guard
+from pocketclip.serve.process.connection_guard import Guard
 
 
 class GuardedHttpTools(Guard, HttpToolsProtocol):

@@ -25,9 +25,9 @@ from collections import deque
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pocketclip.serve.answers import ErrorForm, header_values, openai_form, refuse
 from pocketclip.serve.errors import RequestError, as_request_error, ending
-from pocketclip.serve.exchange import DropReason, note_drop
+from pocketclip.serve.middleware.answers import ErrorForm, header_values, openai_form, refuse
+from pocketclip.serve.monitoring.exchange import DropReason, note_drop
 from pocketclip.serve.services import Services
 
 ALWAYS_ANSWERED = frozenset({"/livez", "/readyz", "/metrics"})

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pocketclip.errors import EmbeddingError
 from pocketclip.infer.backends import count_tokens
 from pocketclip.infer.text_cache import CachedText
+from pocketclip.serve.encoding.tower_queue import Running, TowerQueue, settle
 from pocketclip.serve.settings import Limits
-from pocketclip.serve.tower_queue import Running, TowerQueue, settle
 from pocketclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from pocketclip._version import __version__
-from pocketclip.serve.metrics import counter
+from pocketclip.serve.monitoring.metrics import counter
 from pocketclip.serve.services import Services
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

@@ -18,11 +18,11 @@ from PIL import Image
 
 from pocketclip.embeddings import unit_length
 from pocketclip.infer.text_cache import CachedText
-from pocketclip.serve.engine_stats import CacheStats, EngineStats
-from pocketclip.serve.image_queue import ImageQueue
+from pocketclip.serve.encoding.engine_stats import CacheStats, EngineStats
+from pocketclip.serve.encoding.image_queue import ImageQueue
+from pocketclip.serve.encoding.text_queue import TextQueue
+from pocketclip.serve.encoding.tower_queue import Running
 from pocketclip.serve.settings import Limits
-from pocketclip.serve.text_queue import TextQueue
-from pocketclip.serve.tower_queue import Running
 from pocketclip.types import Embeddings
 
 if TYPE_CHECKING:

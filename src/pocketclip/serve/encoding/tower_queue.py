@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from pocketclip.serve.engine_stats import TowerStats
+from pocketclip.serve.encoding.engine_stats import TowerStats
 from pocketclip.serve.errors import RequestError, ending
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pocketclip.devices import is_installed
-from pocketclip.serve.connection_guard import Guard
+from pocketclip.serve.process.connection_guard import Guard
 
 
 class GuardedH11(Guard, H11Protocol):
@@ -32,6 +32,6 @@ def protocol_class(name: str = "auto") -> Any:
     """
     if name == "h11" or (name == "auto" and not is_installed("httptools")):
         return GuardedH11
-    from pocketclip.serve.protocol_httptools import GuardedHttpTools
+    from pocketclip.serve.process.protocol_httptools import GuardedHttpTools
 
     return GuardedHttpTools

@@ -37,7 +37,7 @@ class CacheStats(NamedTuple):
 
 
 class EngineStats(NamedTuple):
-    """A snapshot, see `pocketclip.serve.engine.Engine.stats`."""
+    """A snapshot, see `pocketclip.serve.encoding.engine.Engine.stats`."""
 
     texts: TowerStats = TowerStats()
     images: TowerStats = TowerStats()

@@ -13,7 +13,7 @@ import numpy as np
 
 from pocketclip.embeddings import image_name
 from pocketclip.errors import ImageError
-from pocketclip.serve.engine import Engine, TextEmbeddings
+from pocketclip.serve.encoding.engine import Engine, TextEmbeddings
 from pocketclip.serve.errors import RequestError
 from pocketclip.types import Embeddings
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.image_inputs import check_count
+from pocketclip.serve.inputs.image_inputs import check_count
+from pocketclip.serve.inputs.text_inputs import check_texts
 from pocketclip.serve.settings import Limits
-from pocketclip.serve.text_inputs import check_texts
 
 
 class Inputs(NamedTuple):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pocketclip.infer.zero_shot import average_prompts, label_prompts
-from pocketclip.serve.both_towers import embed_both, embed_images
+from pocketclip.serve.encoding.both_towers import embed_both, embed_images
 from pocketclip.serve.errors import RequestError
-from pocketclip.serve.image_inputs import read_images
+from pocketclip.serve.inputs.image_inputs import read_images
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import Limits
 

@@ -1,0 +1,1 @@
+"""What became of each request: counts, times and log lines, never contents."""

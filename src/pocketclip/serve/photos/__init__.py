@@ -1,0 +1,1 @@
+"""A library behind a server: searches, photographs and thumbnails."""
