@@ -44,6 +44,10 @@ class App:
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
             body = b"%d" % len(body)
+        elif path == "/headers":
+            while (await receive())["more_body"]:
+                pass
+            body = b" ".join(name for name, _ in scope["headers"])
         elif path == "/slow":
             await asyncio.sleep(0.5)
         elif path == "/patient":  # until its client is gone
@@ -255,6 +259,33 @@ def test_a_broken_body_gets_400_at_once_and_its_request_ends(serve_app) -> None:
     one.sendall(f"POST /body {HTTP}Transfer-Encoding: chunked\r\n\r\nnot a size\r\n".encode())
     assert error_of(read_all(one))[0] == 400
     wait_until(lambda: served.app.gone == 1)
+
+
+def test_a_trailer_is_no_header(serve_app) -> None:
+    served = serve_app()
+    one = served.connect()
+    one.sendall(f"POST /headers {HTTP}Transfer-Encoding: chunked\r\n\r\n"
+                "3\r\nabc\r\n0\r\nHost: elsewhere\r\nCookie: a=b\r\n\r\n".encode())  # fmt: skip
+    assert read_answer(one) == (200, b"host transfer-encoding")
+
+
+@pytest.mark.parametrize("serve_app", PARSERS[:2], indirect=True)
+def test_a_body_that_is_mostly_framing_is_refused(serve_app) -> None:
+    served = serve_app()
+    for begin, more in [
+        ("", "1\r\nx\r\n" * 80_000),
+        ("4;", "x" * 500_000),
+        ("0\r\nA:", "x" * 500_000),
+    ]:
+        one = served.connect()
+        one.sendall(f"POST /body {HTTP}Transfer-Encoding: chunked\r\n\r\n{begin}".encode())
+        with contextlib.suppress(ConnectionError):
+            one.sendall(more.encode())
+        assert error_of(read_all(one))[0] == 400
+    one = served.connect()
+    one.sendall(f"POST /body {HTTP}Transfer-Encoding: chunked\r\n\r\n".encode())
+    one.sendall(b"64\r\n" + b"x" * 100 + b"\r\n" + b"1\r\nx\r\n" * 900 + b"0\r\n\r\n")
+    assert read_answer(one) == (200, b"1000")
 
 
 def test_pipelined_requests_are_answered_in_their_order(serve_app) -> None:

@@ -31,6 +31,7 @@ MAX_DIGITS = 308
 # Upper bounds on the memory of a value, by the character that begins or precedes it.
 _CONTAINER_BYTES = 240
 _VALUE_BYTES = 96
+_FEW_BYTES = 64 << 20
 _STRINGS_AND_BRACKETS = re.compile(rb'"[^"]*"|[\[{\]}]')
 _STRINGS = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
@@ -70,7 +71,8 @@ def load_json(
     _check_memory(data, what, max_memory)
     _check_depth(data, what, max_depth)
     hooks: dict[str, Any] = {}
-    if _has_huge_number(string):
+    # Of few values each number is looked at: searching long texts for one would take longer.
+    if max_memory - len(data) <= _FEW_BYTES or _has_huge_number(string):
         hooks = {"parse_int": _bounded} if constants else _BOUNDED
     try:
         value = json.loads(

@@ -147,7 +147,7 @@ def _invalid(error: RequestValidationError) -> RequestError:
     if kind == "union_tag_invalid":  # its message repeats the input
         message = f"must be one of {first['ctx']['expected_tags']}"
     elif kind == "missing":
-        message = "is missing"
+        message = "is missing" if place else "the body is missing"
     elif kind == "extra_forbidden":
         message = "there is no such field; /openapi.json lists what there is"
     message = one_line(f"{place}: {message}" if place else message, 300)

@@ -6,7 +6,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pocketclip.serve.process.connection_guard import Guard
+from pocketclip.serve.errors import RequestError
+from pocketclip.serve.process.connection_guard import MAX_HEADER, Guard
+
+_MOST_FRAMING = 2 * MAX_HEADER
+"""Bytes of a body that are not its contents: the sizes of chunks, and trailers. In addition, an
+eighth of the contents."""
 
 
 class GuardedHttpTools(Guard, HttpToolsProtocol):
@@ -16,6 +21,7 @@ class GuardedHttpTools(Guard, HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._has_begun = self._has_header = False
         self._running: Any = None  # the request that is answered; `cycle` is the last one
+        self._received = self._contents = 0  # bytes of the request that comes, and of its body
 
     def _awaits_header(self) -> bool:
         return not self._has_header
@@ -23,10 +29,31 @@ class GuardedHttpTools(Guard, HttpToolsProtocol):
     def _has_begun_header(self) -> bool:
         return self._has_begun and not self._has_header
 
+    def data_received(self, data: bytes) -> None:
+        """Read a part of one or more requests, of which a body may be mostly framing."""
+        self._received += len(data)
+        super().data_received(data)
+        framing = self._received - self._contents
+        if self._is_deaf or not self._has_header or self.transport.is_closing():
+            return
+        if framing > _MOST_FRAMING + self._contents // 8:
+            self._refuse(RequestError(400, "The body comes in too small chunks: send larger ones"))
+
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
         self._has_begun, self._has_header = True, False
+        self._received = self._contents = 0
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the header; a trailer must not count as one, such as a second `Host`."""
+        if not self._has_header:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._contents += len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Note that the body follows."""
