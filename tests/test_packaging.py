@@ -90,6 +90,8 @@ def test_every_module_opens_from_the_front_door():
     """In a new process, in which none is imported yet."""
     code = (
         "import pkgutil, pocketclip\n"
+        "pocketclip.nn.reparam.fuse(pocketclip.create_model('tiny'))\n"
+        "pocketclip.checkpoint.load; pocketclip.tokenizer.Tokenizer; pocketclip.zoo.ZOO\n"
         "from pocketclip.errors import MissingDependencyError\n"
         "for module in pkgutil.iter_modules(pocketclip.__path__):\n"
         "    if module.name[0] != '_':\n"

@@ -200,6 +200,7 @@ def test_bfloat16_in_the_description_of_a_processor(line, native):
     assert devices.has_bfloat16_flag(f"processor\t: 0\n{line}\nbugs\t: none\n") is native
 
 
+@pytest.mark.slow  # test_job compares what they say in two processes
 def test_random_teachers_are_the_same_everywhere():
     one = load_teacher("random:tiny:3", device="cpu", precision="float32")
     assert one.name == "random-tiny-3"

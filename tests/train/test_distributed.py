@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import socket
 
@@ -30,7 +31,10 @@ def results(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(ranks.run, (port, str(folder)), nprocs=ranks.SIZE)
+    multiprocessing.set_forkserver_preload(["tests.train.ranks"])  # torch is loaded once
+    torch.multiprocessing.start_processes(
+        ranks.run, (port, str(folder)), nprocs=ranks.SIZE, start_method="forkserver"
+    )
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks.SIZE)]
 
 

@@ -33,7 +33,8 @@ def outcome(tmp_path_factory):
     root = tmp_path_factory.mktemp("failing")
     (root / "dr").mkdir()
     shards = str(folder(root / "dr", [[sample(i) for i in range(16)]]))
-    context = multiprocessing.get_context("spawn")
+    multiprocessing.set_forkserver_preload(["tests.train.failing_ranks"])  # torch is loaded once
+    context = multiprocessing.get_context("forkserver")
     ports = _ports(len(failing_ranks.CASES))
     processes = [
         context.Process(target=failing_ranks.run, args=(rank, ports, shards, str(root)))
