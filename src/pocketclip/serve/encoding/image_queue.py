@@ -6,6 +6,7 @@ Shapes: B inputs, D embedding.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,11 @@ class _Call:
 
     @property
     def nbytes(self) -> int:
-        return sum(decoded.nbytes for decoded in self.inputs if decoded is not None)
+        return sum(decoded.nbytes for decoded in self.decoded)
+
+    @property
+    def decoded(self) -> list[NDArray[Any]]:
+        return [decoded for decoded in self.inputs if decoded is not None]
 
 
 @dataclass(slots=True, eq=False)
@@ -135,7 +140,11 @@ class ImageQueue(TowerQueue):
         while self._may_call() and (call := self._next_call()) is not None:
             call.job.opened.remove(call)
             self._leave(call.job, len(call.inputs))
-            self._call(len(call.inputs), self._encode(call))
+            self._call(
+                call.job, len(call.inputs),
+                functools.partial(call.job.encoder.encode_prepared, call.decoded),
+                functools.partial(self._answer, call),
+            )  # fmt: skip
         # One more than there are threads: none should wait for the event loop.
         while self._decoding <= self._threads and (upcoming := self._next_image()) is not None:
             self._decoding += 1
@@ -215,24 +224,20 @@ class ImageQueue(TowerQueue):
             image = open_image(data, max_pixels=self._limits.image_pixels, on_header=lent.need)
             return encoder.prepare(image)
 
-    async def _encode(self, call: _Call) -> None:
-        job, end = call.job, call.start + len(call.inputs)
-        try:
-            rows = await self._run(len(call.inputs), job.encoder.encode_prepared, call.inputs)
-        except EmbeddingError as error:
-            position = call.start + error.index
-            settle(job, error=EmbeddingError(image_name(None, position), error.reason, position))
-        except Exception as error:
-            settle(job, error=error)
+    def _answer(self, call: _Call, rows: Embeddings | Exception) -> None:
+        job = call.job
+        if isinstance(rows, EmbeddingError):
+            position = call.start + rows.index
+            settle(job, error=EmbeddingError(image_name(None, position), rows.reason, position))
+        elif isinstance(rows, Exception):
+            settle(job, error=rows)
         else:
-            job.rows[call.start : end] = rows
+            job.rows[call.start : call.start + len(rows)] = rows
             job.unencoded -= len(rows)
             if not job.unencoded:
                 settle(job, job.rows)
-        finally:
-            self._release(call)
-            self._end_turn(job)
-            self._start()
+        self._release(call)
+        self._start()  # others may be decoded now
 
     def _release(self, call: _Call) -> None:
         self._held -= call.nbytes

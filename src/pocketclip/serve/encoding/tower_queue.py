@@ -6,6 +6,7 @@ Everything here belongs to one event loop and needs no lock; only the work itsel
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections import deque
@@ -172,41 +173,54 @@ class TowerQueue:
         """Return whether the tower may run once more at the same time."""
         return not self._busy or (self._all.calls < _MOST_CALLS and len(self._jobs) >= _MANY_JOBS)
 
-    def _call(self, count: int, work: Coroutine[Any, Any, None]) -> None:
-        """Start what calls `_run` with `count` inputs."""
+    def _call(
+        self,
+        job: Any,
+        count: int,
+        function: Callable[[], T],
+        answer: Callable[[T | Exception], None],
+    ) -> None:
+        """Run the tower in its thread.
+
+        Args:
+            job: whose turn it is.
+            count: number of inputs, of all jobs.
+            function: encodes them.
+            answer: gets what it returned or raised, on the event loop.
+        """
         self._busy += 1
         self._all.calls += 1
         self.running += count
-        self._spawn(work)
+        timed = functools.partial(_timed, function)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, timed)
+        self._spawn(self._follow(job, count, future, answer))
+
+    async def _follow(
+        self,
+        job: Any,
+        count: int,
+        future: asyncio.Future[tuple[T | Exception, float]],
+        answer: Callable[[T | Exception], None],
+    ) -> None:
+        try:
+            result, seconds = await future
+        finally:
+            self._busy -= 1
+            self._all.calls -= 1
+            self.running -= count
+        self.calls += 1
+        self.seconds += seconds
+        if not isinstance(result, Exception):
+            self.encoded += count
+            self._seconds_per_item += _NEWEST * (seconds / count - self._seconds_per_item)
+        self._end_turn(job)
+        self._start()  # before the answers are written: the tower should not wait for that
+        answer(result)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps no reference
         task.add_done_callback(self._tasks.discard)
-
-    async def _run(self, count: int, function: Callable[..., T], *arguments: Any) -> T:
-        """Run the tower in its thread on inputs that count as running, and take the time."""
-        seconds = 0.0
-
-        def timed() -> T:
-            nonlocal seconds
-            began = time.perf_counter()
-            try:
-                return function(*arguments)
-            finally:
-                seconds = time.perf_counter() - began
-
-        try:
-            result = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
-            self.encoded += count
-            self._seconds_per_item += _NEWEST * (seconds / count - self._seconds_per_item)
-            return result
-        finally:
-            self._busy -= 1
-            self._all.calls -= 1
-            self.running -= count
-            self.calls += 1
-            self.seconds += seconds
 
     def close(self) -> None:
         """End: who waits gets a RequestError (503), and so does everybody who comes."""
@@ -218,6 +232,16 @@ class TowerQueue:
         for job in list(self._jobs):
             settle(job, error=ending())
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _timed(function: Callable[[], T]) -> tuple[T | Exception, float]:
+    began = time.perf_counter()
+    result: T | Exception
+    try:
+        result = function()
+    except Exception as error:
+        result = error
+    return result, time.perf_counter() - began
 
 
 def settle(job: Job, result: Any = None, error: BaseException | None = None) -> None:
