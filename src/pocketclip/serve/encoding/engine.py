@@ -21,7 +21,6 @@ from pocketclip.infer.text_cache import CachedText
 from pocketclip.serve.encoding.engine_stats import CacheStats, EngineStats
 from pocketclip.serve.encoding.image_queue import ImageQueue
 from pocketclip.serve.encoding.text_queue import TextQueue
-from pocketclip.serve.encoding.tower_queue import Running
 from pocketclip.serve.settings import Limits
 from pocketclip.types import Embeddings
 
@@ -56,9 +55,8 @@ class Engine:
     def __init__(self, encoder: Encoder, limits: Limits | None = None) -> None:
         self._encoder = encoder
         limits = limits or Limits()
-        running = Running()
-        self._images = ImageQueue(limits, running, encoder.decoder_threads())
-        self._texts = TextQueue(limits, running)
+        self._images = ImageQueue(limits, encoder.decoder_threads())
+        self._texts = TextQueue(limits)
         self._hits = self._misses = 0  # of models that were replaced
 
     @property

@@ -20,7 +20,7 @@ from pocketclip.embeddings import image_name
 from pocketclip.errors import EmbeddingError, ImageError
 from pocketclip.images import MAX_MEMORY, open_image
 from pocketclip.infer.decode_memory import DecodeMemory
-from pocketclip.serve.encoding.tower_queue import Running, TowerQueue, settle
+from pocketclip.serve.encoding.tower_queue import TowerQueue, settle
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.settings import Limits
 from pocketclip.types import Embeddings
@@ -91,14 +91,13 @@ class ImageQueue(TowerQueue):
 
     Args:
         limits: sizes and counts.
-        all_running: see `TowerQueue`.
         threads: that decode.
     """
 
     plural = "images"
 
-    def __init__(self, limits: Limits, all_running: Running, threads: int) -> None:
-        super().__init__(limits.waiting_images, all_running)
+    def __init__(self, limits: Limits, threads: int) -> None:
+        super().__init__(limits.waiting_images)
         self._limits = limits
         self._threads = threads
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode-images")
@@ -137,7 +136,7 @@ class ImageQueue(TowerQueue):
             self._release(call)
 
     def _start(self) -> None:
-        while self._may_call() and (call := self._next_call()) is not None:
+        if not self.running and (call := self._next_call()) is not None:
             call.job.opened.remove(call)
             self._leave(call.job, len(call.inputs))
             self._call(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pocketclip.errors import EmbeddingError
 from pocketclip.infer.backends import count_tokens
 from pocketclip.infer.text_cache import CachedText
-from pocketclip.serve.encoding.tower_queue import Running, TowerQueue, settle
+from pocketclip.serve.encoding.tower_queue import TowerQueue, settle
 from pocketclip.serve.settings import Limits
 from pocketclip.tokenizer import Tokenizer
 
@@ -79,8 +79,8 @@ class TextQueue(TowerQueue):
 
     plural = "texts"
 
-    def __init__(self, limits: Limits, all_running: Running) -> None:
-        super().__init__(limits.waiting_texts, all_running)
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits.waiting_texts)
         self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self._is_tokenising = False
         self._askers: dict[tuple[Encoder, str], list[_Job]] = {}  # of texts that are encoded now
@@ -109,7 +109,6 @@ class TextQueue(TowerQueue):
             job = self._to_read.popleft()
             self._is_tokenising = True
             self._spawn(self._read(job, _first_texts(job.unread)))
-        # One call at a time: two took 10 % more of the processor.
         while not self.running and (lead := self._next_job()) is not None:
             if batch := self._gather(lead):
                 self._call(

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from pocketclip.serve.encoding.engine_stats import TowerStats
@@ -20,10 +19,6 @@ from pocketclip.serve.errors import RequestError, ending
 
 T = TypeVar("T")
 _LONGEST_RETRY = 60
-_MOST_CALLS = 2
-"""Of both towers at a time, if many jobs wait: cores are then not idle between two calls. Each call
-takes longer, so it is not worth it for few jobs."""
-_MANY_JOBS = 4
 _NEWEST = 0.2  # weight of the newest call in the mean time per item
 
 
@@ -39,29 +34,18 @@ class Job(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Running:
-    """What both towers share."""
-
-    calls: int = 0
-    """Of the towers, at this moment."""
-
-
 class TowerQueue:
-    """Jobs that wait for one tower, and the threads that run it.
+    """Jobs that wait for one tower, and the thread that runs it: one call at a time on all cores.
 
     Args:
         limit: number of inputs that may wait; a job that finds none waiting is always accepted.
-        all_running: of both towers.
     """
 
     plural: ClassVar[str]
 
-    def __init__(self, limit: int, all_running: Running) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._all = all_running
-        self._pool = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix=f"encode-{self.plural}")
-        self._busy = 0  # calls of the tower that run
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"encode-{self.plural}")
         self._outside: deque[tuple[int, asyncio.Future[None]]] = deque()  # who waits for room
         self._tasks: set[asyncio.Task[None]] = set()
         self._jobs: deque[Any] = deque()  # in turn
@@ -169,10 +153,6 @@ class TowerQueue:
         self.waiting -= count
         self._admit()
 
-    def _may_call(self) -> bool:
-        """Return whether the tower may run once more at the same time."""
-        return not self._busy or (self._all.calls < _MOST_CALLS and len(self._jobs) >= _MANY_JOBS)
-
     def _call(
         self,
         job: Any,
@@ -188,8 +168,6 @@ class TowerQueue:
             function: encodes them.
             answer: gets what it returned or raised, on the event loop.
         """
-        self._busy += 1
-        self._all.calls += 1
         self.running += count
         timed = functools.partial(_timed, function)
         future = asyncio.get_running_loop().run_in_executor(self._pool, timed)
@@ -205,8 +183,6 @@ class TowerQueue:
         try:
             result, seconds = await future
         finally:
-            self._busy -= 1
-            self._all.calls -= 1
             self.running -= count
         self.calls += 1
         self.seconds += seconds
