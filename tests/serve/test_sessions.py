@@ -113,6 +113,27 @@ def test_guessing_is_slow_also_for_the_right_key(clock):
     assert keys.accepts(KEY.encode(), "192.0.2.1")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "127.8.0.1"])
+def test_a_proxy_here_is_not_locked_out_by_a_stranger(clock, address):
+    keys = KeyCheck(KEY, clock)
+    for i in range(2 * GUESSES):
+        assert not keys.accepts(b"guess %d" % i, address)
+    assert keys.accepts(KEY.encode(), address)
+
+
+def test_an_address_that_had_the_right_key_is_not_locked_out(clock):
+    keys = KeyCheck(KEY, clock)
+    assert keys.accepts(KEY.encode(), "192.0.2.1")
+    for i in range(2 * GUESSES):
+        assert not keys.accepts(b"guess %d" % i, "192.0.2.1")
+    assert keys.accepts(KEY.encode(), "192.0.2.1")
+    clock.now += 25 * 3600
+    for i in range(GUESSES):
+        keys.accepts(b"later guess %d" % i, "192.0.2.1")
+    with pytest.raises(RequestError):
+        keys.accepts(KEY.encode(), "192.0.2.1")
+
+
 def test_a_client_with_an_old_key_locks_nobody_out(clock):
     keys = KeyCheck(KEY, clock)
     for _ in range(10 * GUESSES):
@@ -222,8 +243,9 @@ def test_what_begins_no_session(make_client, body):
     assert "secret" not in answer.text
 
 
-def test_guesses_by_the_page_count_too(make_client):
+def test_guesses_by_the_page_count_too(make_client, monkeypatch):
     client = make_client(api_key=KEY)
+    monkeypatch.setattr("pocketclip.serve.middleware.keys._network", lambda _address: "192.0.2.1")
     for i in range(GUESSES):
         assert client.post("/session", json={"key": f"guess {i}"}).status_code == 401
     assert client.post("/session", json={"key": KEY}).status_code == 429
