@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pocketclip.errors import ConfigError
-from pocketclip.serve import Limits, ServerSettings
+from pocketclip.serve import Limits, ServerSettings, serve
 from pocketclip.serve.settings_checks import (
     is_loopback,
     parse_address,
@@ -114,13 +114,35 @@ def test_label_sets_are_named_by_their_file_or_by_a_name(tmp_path: Path) -> None
         parse_label_sets(["a/shelf.json", "b/shelf.json"])
 
 
-def test_the_key_of_a_file_is_its_only_line(tmp_path: Path) -> None:
+def test_the_key_of_a_file_is_its_only_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n")
+    file.chmod(0o644)
     assert read_api_key(file) == KEY
+    assert "all users of this machine can read the key" in caplog.text
+    caplog.clear()
+    file.chmod(0o640)
+    assert read_api_key(file) == KEY
+    assert not caplog.text
     for text in ("", "\n", "two\nlines\n", "x" * 5000):
         file.write_text(text)
         with pytest.raises(ConfigError, match="one line with a key"):
             read_api_key(file)
     with pytest.raises(ConfigError, match="cannot read the key"):
         read_api_key(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"certificate": "cert.pem", "private_key": "key.pem"},
+     {"immich": ("127.0.0.1", 0), "upstream": "http://[::1/"}],
+)  # fmt: skip
+def test_a_wrong_setting_is_said_before_the_model_is_opened(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    files = {"certificate", "private_key"} & settings.keys()
+    settings = settings | {name: tmp_path / settings[name] for name in files}
+    with pytest.raises(ConfigError, match=r"cannot read|upstream"):
+        serve(tmp_path / "no model", settings=ServerSettings(port=0, **settings))

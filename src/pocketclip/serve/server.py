@@ -52,10 +52,12 @@ def serve(
         PocketclipError: the model or the library cannot be opened, or they do not fit.
     """
     try:
+        from pocketclip.serve.inputs.upstream import Upstream
         from pocketclip.serve.monitoring.logs import logging_to
         from pocketclip.serve.process.allocator import give_back_large_blocks
         from pocketclip.serve.process.lifecycle import bind_all, run
         from pocketclip.serve.process.opening import model_source, open_services
+        from pocketclip.serve.process.ports import open_tls
     except ImportError as error:
         if isinstance(error, MissingDependencyError) or error.name is None:
             raise
@@ -64,9 +66,13 @@ def serve(
         ) from error
     settings = settings or ServerSettings()
     give_back_large_blocks()
-    sockets = bind_all(settings)  # first: a model may take minutes to fetch and convert
+    # What can be wrong with the settings comes first: a model may take minutes to fetch.
+    sockets = bind_all(settings)
     with contextlib.ExitStack() as stack:
         stack.callback(sockets.close)
+        open_tls(settings)
+        if settings.upstream is not None:
+            Upstream(settings.upstream)
         services = open_services(model, library, settings)
         if services.library is not None:
             stack.callback(services.library.close)

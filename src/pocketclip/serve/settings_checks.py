@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
+import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pocketclip.errors import ConfigError
 from pocketclip.serve.origins import allowed_name, normal_origin
+
+log = logging.getLogger(__name__)
 
 LEAST_KEY = 16
 """Characters of a key; fewer can be guessed."""
@@ -158,9 +162,12 @@ def read_api_key(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             data = stream.read(_MOST_KEY + 1)
+            mode = os.fstat(stream.fileno()).st_mode
     except OSError as error:
         raise ConfigError(f"cannot read the key in {path}: {error.strerror}") from error
     lines = data.decode("utf-8", "replace").split()
     if len(lines) != 1 or len(data) > _MOST_KEY:
         raise ConfigError(f"{path} does not hold one line with a key: {_MAKE_KEY} > {path}")
+    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        log.warning("all users of this machine can read the key in %s: chmod 600 it", path)
     return lines[0]
