@@ -18,7 +18,9 @@ CUTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "mobileclip-s3" else n for n in CUTS]
+)
 def test_optimized_models_compute_the_same(name):
     model = random_model(name, seed=0, **CUTS[name])
     randomise(model)

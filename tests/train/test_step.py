@@ -190,7 +190,8 @@ def test_accumulation_of_siglip_reaches_its_bias():
 
 
 @pytest.mark.parametrize(
-    ("weights", "same_text"), [((0.0, 0.0), "negative"), ((1.0, 0.0), "positive")]
+    ("weights", "same_text"),
+    [pytest.param((0.0, 0.0), "negative", marks=pytest.mark.slow), ((1.0, 0.0), "positive")],
 )
 def test_accumulation_of_a_captioner(weights, same_text):
     model = random_model("coca-tiny", seed=0, image_size=32).train()
