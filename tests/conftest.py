@@ -21,6 +21,7 @@ from tests.image_server import web  # noqa: F401
 from tests.s3_server import s3, s3_server  # noqa: F401
 
 if TYPE_CHECKING:
+    from pocketclip.infer.encoder import Encoder
     from tests.bundles import Bundles
 
 # pytest rewrites the modules of every distribution that has a plugin, anyio's too, and anyio loads
@@ -82,3 +83,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Bundle
     folder = (root if worker_id == "master" else root.parent) / "bundles"
     folder.mkdir(exist_ok=True)
     return Bundles(folder)
+
+
+@pytest.fixture(scope="session")
+def bundle(exported: Bundles) -> Path:
+    """The folder of a small trained model; not to be changed."""
+    return exported("teacher-a")
+
+
+@pytest.fixture(scope="session")
+def other_bundle(exported: Bundles) -> Path:
+    """Another model, of another embedding space; not to be changed."""
+    return exported("teacher-b")
+
+
+@pytest.fixture(scope="session")
+def encoder(bundle: Path) -> Encoder:
+    """The small model, loaded."""
+    from pocketclip.infer.encoder import load
+
+    return load(bundle, backend="onnxruntime", threads=1)

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketclip.infer.encoder import Encoder, load
 from pocketclip.search.library import Library
 
 if TYPE_CHECKING:
-    from tests.bundles import Bundles
+    pass
 
 
 def draw_photo(
@@ -47,24 +46,6 @@ def draw_photo(
     # Of a file that was just written, the time is not trusted: the next run would read it again.
     os.utime(path, (1.6e9 + seed, 1.6e9 + seed))
     return path
-
-
-@pytest.fixture(scope="session")
-def bundle(exported: Bundles) -> Path:
-    """The folder of a small trained model; not to be changed."""
-    return exported("teacher-a")
-
-
-@pytest.fixture(scope="session")
-def other_bundle(exported: Bundles) -> Path:
-    """Another model, of another embedding space."""
-    return exported("teacher-b")
-
-
-@pytest.fixture(scope="session")
-def encoder(bundle: Path) -> Encoder:
-    """The small model, loaded."""
-    return load(bundle, backend="onnxruntime", threads=1)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
-from pocketclip.infer.encoder import Encoder, load
+from pocketclip.infer.encoder import Encoder
 from pocketclip.label_set import LabelSet, NoneOfThese
 from pocketclip.search.library import Library
 from pocketclip.serve.app import create_app
@@ -32,28 +32,32 @@ from tests.search.conftest import draw_photo
 
 if TYPE_CHECKING:
     from pocketclip.checkpoint.resolve import ModelSource
-    from tests.bundles import Bundles
 
 T = TypeVar("T")
 _PATIENCE = 60.0  # seconds
 
 
-@pytest.fixture(scope="session")
-def bundle(exported: Bundles) -> Path:
-    """The folder of a small trained model; not to be changed."""
-    return exported("teacher-a")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the module's library and its photographs are."""
+    return tmp_path_factory.mktemp("library")
 
 
-@pytest.fixture(scope="session")
-def other_bundle(exported: Bundles) -> Path:
-    """Another model, of another embedding space; not to be changed."""
-    return exported("teacher-b")
+@pytest.fixture(scope="module")
+def library(folder: Path, encoder: Encoder) -> Iterator[Library]:
+    """A library of six photographs, not to be changed."""
+    from tests.serve.libraries import make_library
+
+    with make_library(folder, encoder) as opened:
+        yield opened
 
 
-@pytest.fixture(scope="session")
-def encoder(bundle: Path) -> Encoder:
-    """The small model, loaded: what the server's answers are compared with."""
-    return load(bundle, backend="onnxruntime", threads=1)
+@pytest.fixture(scope="module")
+def ids(library: Library) -> dict[str, int]:
+    """The ids of its photographs, by their names below the root."""
+    from tests.serve.libraries import ids_of
+
+    return ids_of(library)
 
 
 class Loop:

@@ -13,18 +13,7 @@ import pytest
 
 from pocketclip.search.library import Library
 from tests.search.conftest import draw_photo
-from tests.serve.libraries import HOSTILE, ids_of, make_library
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("library")
-
-
-@pytest.fixture(scope="module")
-def library(folder, encoder):
-    with make_library(folder, encoder) as opened:
-        yield opened
+from tests.serve.libraries import HOSTILE, ids_of
 
 
 @pytest.fixture

@@ -14,23 +14,7 @@ from pocketclip.search.filters import Filters
 from pocketclip.search.library import Library
 from pocketclip.serve.photos import photo_library
 from tests.search.conftest import draw_photo
-from tests.serve.libraries import HOSTILE, ids_of, make_library
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("library")
-
-
-@pytest.fixture(scope="module")
-def library(folder, encoder):
-    with make_library(folder, encoder) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def ids(library):
-    return ids_of(library)
+from tests.serve.libraries import HOSTILE, make_library
 
 
 @pytest.fixture

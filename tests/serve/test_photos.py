@@ -27,22 +27,6 @@ from tests.search.test_thumbnails import assert_stripped, hostile_photo
 from tests.serve.libraries import HOSTILE, ids_of, make_library
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("library")
-
-
-@pytest.fixture(scope="module")
-def library(folder, encoder):
-    with make_library(folder, encoder) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def ids(library):
-    return ids_of(library)
-
-
 @pytest.fixture
 def client(make_client, library):
     return make_client(library=library)

@@ -15,7 +15,7 @@ from pocketclip.cli import output
 from pocketclip.cli.output import Bold, Column, note, print_json, print_table, say
 from pocketclip.errors import PocketclipError, count_of
 from pocketclip.formats.escaping import name_text
-from pocketclip.search.contact_sheet import clock_time, date_text
+from pocketclip.search.contact_sheet import date_text, shown_facts
 from pocketclip.search.library import Library
 from pocketclip.search.query import Part
 from pocketclip.search.records import Hit, SearchResult
@@ -190,18 +190,12 @@ def print_result(shown: Shown, parts: Sequence[Part]) -> None:
 
 
 def _hit_facts(hit: Hit) -> dict[str, Any]:
-    facts = hit.facts
     return {
         "path": name_text(hit.path),
         "score": hit.score,
-        "time": None if hit.date is None else clock_time(hit.date).isoformat(timespec="seconds"),
-        "time_from": hit.date_from,
-        "time_offset_minutes": facts.taken_offset if hit.date_from == "camera" else None,
-        "camera": facts.camera,
-        "width": facts.width,
-        "height": facts.height,
-        "latitude": facts.latitude,
-        "longitude": facts.longitude,
+        **shown_facts(hit),
+        "latitude": hit.facts.latitude,
+        "longitude": hit.facts.longitude,
         "bytes": hit.size,
         "digest": hit.digest.hex(),
         "changed": not hit.current,

@@ -9,6 +9,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pocketclip.errors import count_of
 from pocketclip.formats.escaping import escape_controls, name_text
@@ -98,6 +99,19 @@ def date_text(hit: Hit) -> str:
         return ""
     day = clock_time(hit.date).strftime("%Y-%m-%d %H:%M")
     return day if hit.date_from == "camera" else f"{day} (file)"
+
+
+def shown_facts(hit: Hit) -> dict[str, Any]:
+    """Return what is known of a photograph as JSON values, without its place on earth or disk."""
+    facts = hit.facts
+    return {
+        "time": None if hit.date is None else clock_time(hit.date).isoformat(timespec="seconds"),
+        "time_from": hit.date_from,
+        "time_offset_minutes": facts.taken_offset if hit.date_from == "camera" else None,
+        "camera": facts.camera,
+        "width": facts.width,
+        "height": facts.height,
+    }
 
 
 def clock_time(seconds: float) -> datetime.datetime:

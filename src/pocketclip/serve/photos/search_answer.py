@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketclip.formats.escaping import name_text
-from pocketclip.search.contact_sheet import clock_time
+from pocketclip.search.contact_sheet import shown_facts
 from pocketclip.search.indexing.roots import Root, known_roots
 from pocketclip.search.library import Library
 from pocketclip.search.records import Hit, SearchResult
@@ -53,17 +53,11 @@ def relative_name(path: Path, roots: Sequence[Root]) -> tuple[str, str]:
 
 
 def _hit_facts(hit: Hit, roots: Sequence[Root]) -> dict[str, Any]:
-    facts = hit.facts
     return {
         **name_facts(hit, roots),
         "score": hit.score,
-        "time": None if hit.date is None else clock_time(hit.date).isoformat(timespec="seconds"),
-        "time_from": hit.date_from,
-        "time_offset_minutes": facts.taken_offset if hit.date_from == "camera" else None,
-        "camera": facts.camera,
-        "width": facts.width,
-        "height": facts.height,
-        "format": facts.format,
+        **shown_facts(hit),
+        "format": hit.facts.format,
         "bytes": hit.size,
         "changed": not hit.current,
         "copies": len(hit.copies),
