@@ -159,6 +159,22 @@ def test_a_query_never_names_a_file(ask, monkeypatch, query):
     assert ask(texts=[{"text": query}])["searched"] == 6
 
 
+def test_a_photograph_that_is_not_encoded_yet(make_client, tmp_path, encoder):
+    """While a library is rebuilt, its photographs are still known: 503, and not 404."""
+    with make_library(tmp_path, encoder) as opened:
+        with opened.database.reading() as connection:
+            rows = connection.execute("SELECT id FROM contents ORDER BY id").fetchall()
+        (first,), (second,), *_ = rows
+        with opened.database.writing() as connection:
+            connection.execute("UPDATE contents SET vector = NULL WHERE id = ?", (first,))
+        client = make_client(library=opened)
+        answer = client.post("/search", json={"like": [first]})
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "unencoded_photo"
+        assert answer.headers["retry-after"]
+        assert client.post("/search", json={"like": [second]}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -170,6 +186,7 @@ def test_a_query_never_names_a_file(ask, monkeypatch, query):
         ({"like": [10**9]}, 404), ({"like": [0]}, 422), ({"like": [-1]}, 422),
         ({"like": [1 << 63]}, 422), ({"like": ["1"]}, 422), ({"like": [True]}, 422),
         ({"like": [1.5]}, 422), ({"query": "a", "top": 0}, 422), ({"query": "a", "top": 201}, 422),
+        ({"query": "a", "top": True}, 422), ({"query": "a", "top": "3"}, 422),
         ({"query": "a", "min_score": 2}, 422), ({"query": 1}, 422), ({"query": "a", "x": 1}, 422),
         ({"query": "a", "filters": {"folders": ["/"]}}, 422), ({"texts": ["a"]}, 422),
         ({"texts": [{"text": "a", "weight": 0}]}, 400),

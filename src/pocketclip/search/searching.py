@@ -138,6 +138,16 @@ def known_vectors(database: Database, contents: Sequence[int]) -> dict[int, Embe
     return found
 
 
+def is_unencoded(database: Database, content: int) -> bool:
+    """Return whether a content is a photograph that has no vector yet, as during a rebuild."""
+    with database.reading() as connection:
+        sql = (
+            "SELECT 1 FROM contents WHERE id = ? AND vector IS NULL AND error IS NULL "
+            "AND EXISTS (SELECT 1 FROM files WHERE content = contents.id AND absent = 0)"
+        )
+        return connection.execute(sql, (content,)).fetchone() is not None
+
+
 def roots_away(database: Database) -> tuple[list[Path], list[Condition]]:
     """Return the roots that are not there now, and the condition that leaves their files out.
 

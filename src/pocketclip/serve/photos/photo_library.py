@@ -26,7 +26,7 @@ from pocketclip.search.background import NEUTRAL_TEXTS, keep_neutral, stored_neu
 from pocketclip.search.filters import Filters
 from pocketclip.search.photo_file import PhotoFile, open_photo
 from pocketclip.search.query import Part, make_parts
-from pocketclip.search.searching import known_vectors
+from pocketclip.search.searching import is_unencoded, known_vectors
 from pocketclip.search.thumbnail_store import ThumbnailStore
 from pocketclip.search.thumbnails import photo_thumbnail
 from pocketclip.serve.errors import RequestError
@@ -141,13 +141,19 @@ class PhotoLibrary:
             name: of the field of the request.
 
         Raises:
-            RequestError: 404, there is no such photograph.
+            RequestError: 404, there is no such photograph; 503, it is not encoded yet.
         """
         if not contents:
             return []
         found = await self._searches.run(known_vectors, self.library.database, contents)
         for position, content in enumerate(contents):
             if content not in found:
+                if await self._searches.run(is_unencoded, self.library.database, content):
+                    raise RequestError(
+                        503, f"{name}[{position}] is the id of a photograph that is not encoded "
+                        "yet: run `pocketclip index`, or wait for the one that runs",
+                        param=name, code="unencoded_photo", retry_after=5,
+                    )  # fmt: skip
                 raise RequestError(
                     404, f"{name}[{position}] is the id of no photograph of the library",
                     param=name, code="unknown_photo",

@@ -80,7 +80,7 @@ class SearchRequest(StrictSchema):
     """Ids of photographs that others should not be like."""
     filters: SearchFilters = Field(default_factory=SearchFilters)
     """Where to look."""
-    top: Annotated[int, Field(ge=1, le=MAX_TOP)] = 20
+    top: Annotated[int, Field(ge=1, le=MAX_TOP, strict=True)] = 20
     """The number of hits. Files with the same bytes are one hit, and so are near duplicates."""
     min_score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
     """The least score of a hit."""

@@ -195,8 +195,13 @@ def form_values(form: Form) -> dict[str, Any]:
         if len(found) > 1:
             raise RequestError(400, f"{name} is there {len(found)} times", param=name)
         if found and (found[0] or name == "query"):
-            values[name] = found[0]
+            values[name] = _number(found[0]) if name == "top" else found[0]
     for name in ("like", "unlike"):
-        values[name] = [int(t) if _ID.fullmatch(t) else t for t in form.texts(name) if t]
+        values[name] = [_number(text) for text in form.texts(name) if text]
     filters = {name: values.pop(name) for name in ("since", "until", "camera") if name in values}
     return {**values, "filters": {**filters, "in": [name for name in form.texts("in") if name]}}
+
+
+def _number(text: str) -> int | str:
+    """Return a number of a form; what is none stays, and the schema refuses it."""
+    return int(text) if _ID.fullmatch(text) else text
