@@ -305,7 +305,8 @@ def test_a_real_server_sends_it_in_pieces(running_server, large):
     assert part.content == file.read_bytes()[300_000:900_001]
 
 
-def test_one_that_becomes_shorter_while_it_is_sent(running_server, large, monkeypatch, caplog):
+@pytest.mark.parametrize("harm", ["shorter", "other bytes"])
+def test_one_that_changes_while_it_is_sent(running_server, large, monkeypatch, caplog, harm):
     """The client is told by the connection's end that something is missing."""
     library, file = large
     server = running_server(library=library)
@@ -313,14 +314,18 @@ def test_one_that_becomes_shorter_while_it_is_sent(running_server, large, monkey
 
     def cut(photo, offset, count):
         times.append(offset)
-        if len(times) == 3:
+        if len(times) == 3 and harm == "shorter":
             os.truncate(file, offset)
+        elif len(times) == 3:
+            with file.open("r+b") as stream:
+                stream.seek(offset)
+                stream.write(b"x")
         return read(photo, offset, count)
 
     monkeypatch.setattr(photo_answer.PhotoFile, "read", cut)
     with httpx.Client() as client, pytest.raises(httpx.RemoteProtocolError):
         client.get(f"{server.url}/photos/1")
-    assert "became shorter" in caplog.text
+    assert "was changed while it was sent" in caplog.text
     assert httpx.get(f"{server.url}/photos/1").status_code == 409
     assert wait_for(lambda: not count_open(file))
 

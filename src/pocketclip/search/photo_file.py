@@ -54,14 +54,20 @@ class PhotoFile:
     """As Pillow names it: `JPEG`, `HEIF`, ..."""
     name: bytes
     """The name of the file, without folders."""
+    state: os.stat_result
+    """Of the file when it was opened."""
 
     def read(self, offset: int, count: int) -> bytes:
         """Return up to `count` bytes from `offset`; fewer where the file ends.
 
         Raises:
+            ChangedPhotoError: the file was written to since it was opened.
             OSError: the disk cannot be read.
         """
-        return os.pread(self.descriptor, count, offset)
+        data = os.pread(self.descriptor, count, offset)
+        if not _same(self.state, os.fstat(self.descriptor)):
+            raise ChangedPhotoError("the photograph was changed while it was read")
+        return data
 
     def close(self) -> None:
         """Close the file."""
@@ -111,9 +117,10 @@ def open_photo(database: Database, content: int) -> PhotoFile:
             is_there = True  # a link, or it cannot be read
             continue
         try:
-            if _is_as_indexed(descriptor, size, mtime_ns, digest):
+            state = os.fstat(descriptor)
+            if _is_as_indexed(descriptor, state, size, mtime_ns, digest):
                 name = path.rpartition(b"/")[2]
-                photo = PhotoFile(descriptor, size, digest, format_, name)
+                photo = PhotoFile(descriptor, size, digest, format_, name, state)
                 descriptor = -1
                 return photo
             is_there = True
@@ -134,8 +141,9 @@ def _unknown() -> UnknownPhotoError:
     )
 
 
-def _is_as_indexed(descriptor: int, size: int, mtime_ns: int, digest: bytes) -> bool:
-    before = os.fstat(descriptor)
+def _is_as_indexed(
+    descriptor: int, before: os.stat_result, size: int, mtime_ns: int, digest: bytes
+) -> bool:
     if not stat.S_ISREG(before.st_mode) or not is_current(before, size, mtime_ns):
         return False
     if mtime_ns != READ_AGAIN:

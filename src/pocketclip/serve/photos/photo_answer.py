@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from pocketclip.formats.escaping import escape_controls
-from pocketclip.search.photo_file import PhotoFile
+from pocketclip.search.photo_file import ChangedPhotoError, PhotoFile
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.photos.workers import Workers
 
@@ -188,10 +188,10 @@ class _PhotoResponse(Response):
 
     async def _read(self, reading: Future[bytes]) -> bytes:
         try:
-            data = await asyncio.wrap_future(reading)
+            return await asyncio.wrap_future(reading)
         except OSError as error:
             log.warning("a photograph was cut off: %s", error.strerror)
             return b""
-        if not data:
-            log.warning("a photograph was cut off: its file became shorter while it was sent")
-        return data
+        except ChangedPhotoError:
+            log.warning("a photograph was cut off: its file was changed while it was sent")
+            return b""
