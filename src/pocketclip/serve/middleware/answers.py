@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Scope, Send
+from starlette.types import Scope, Send
 
 from pocketclip.serve.errors import RequestError, as_request_error
 from pocketclip.serve.monitoring.exchange import note_drop, route_of
@@ -73,8 +73,23 @@ async def refuse(
         is_read: whether the body was read after all.
     """
     unread = may_have_body(scope["headers"]) and not is_read
+    await send_error(send, error, form, close=unread)
+
+
+async def send_error(
+    send: Send, error: RequestError, form: ErrorForm = openai_form, *, close: bool = True
+) -> None:
+    """Answer with an error, from wherever a request is.
+
+    Args:
+        send: of the request.
+        error: the answer.
+        form: of the answer.
+        close: whether the connection ends with it, though the error does not say so.
+    """
     body = encode_error(error, form)
-    await send(_start(error, body, close=unread))
+    headers = error_headers(error, body, close=close)
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -83,7 +98,8 @@ def encode_error(error: RequestError, form: ErrorForm = openai_form) -> bytes:
     return json.dumps(form(error)).encode()
 
 
-def _start(error: RequestError, body: bytes, *, close: bool) -> Message:
+def error_headers(error: RequestError, body: bytes, *, close: bool) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an error with this body; `close` as for `send_error`."""
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
@@ -91,4 +107,4 @@ def _start(error: RequestError, body: bytes, *, close: bool) -> Message:
     ]
     if close and not any(name == b"connection" for name, _ in headers):
         headers.append((b"connection", b"close"))
-    return {"type": "http.response.start", "status": error.status, "headers": headers}
+    return headers

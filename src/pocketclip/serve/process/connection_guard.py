@@ -20,8 +20,8 @@ import http
 import logging
 from typing import TYPE_CHECKING, Any
 
-from pocketclip.formats.escaping import dump_json
 from pocketclip.serve.errors import RequestError, ending
+from pocketclip.serve.middleware.answers import encode_error, error_headers, send_error
 from pocketclip.serve.settings import Limits
 
 if TYPE_CHECKING:
@@ -44,18 +44,11 @@ _GARBAGE = "This is not an HTTP/1.1 request"
 
 def error_answer(error: RequestError, default_headers: list[tuple[bytes, bytes]]) -> bytes:
     """Return an error as the whole answer of a connection, which ends with it."""
-    body = dump_json(error.body()).encode()
-    headers = [*default_headers, (b"content-type", b"application/json"),
-               (b"content-length", str(len(body)).encode()), *_last_headers(error)]  # fmt: skip
+    body = encode_error(error)
+    headers = [*default_headers, *error_headers(error, body, close=True)]
     phrase = http.HTTPStatus(error.status).phrase.encode()
     lines = [b"HTTP/1.1 %d %s" % (error.status, phrase), *(b"%s: %s" % one for one in headers)]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
-def _last_headers(error: RequestError) -> list[tuple[bytes, bytes]]:
-    """Return the headers of an error after which the connection is closed."""
-    headers = {**error.headers, "Connection": "close"}
-    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 def header_too_large() -> RequestError:
@@ -63,21 +56,12 @@ def header_too_large() -> RequestError:
     return RequestError(431, f"The header is above {MAX_HEADER:,} bytes: send a shorter one")
 
 
-async def refuse(error: RequestError, send: Callable[[Any], Any]) -> None:
-    """Answer a request with an error, from outside of the app, and end its connection."""
-    body = dump_json(error.body()).encode()
-    headers = [(b"content-type", b"application/json"),
-               (b"content-length", str(len(body)).encode()), *_last_headers(error)]  # fmt: skip
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
 async def _too_many(_scope: MutableMapping[str, Any], _receive: Any, send: Any) -> None:
-    await refuse(
-        RequestError(503, "The server has too many connections: try again in a moment",
-                     code="too_many_connections", retry_after=1),
-        send,
+    error = RequestError(
+        503, "The server has too many connections: try again in a moment",
+        code="too_many_connections", retry_after=1,
     )  # fmt: skip
+    await send_error(send, error)
 
 
 class _Transport:

@@ -19,7 +19,8 @@ from uvicorn.server import ServerState
 
 from pocketclip.errors import ConfigError, one_line
 from pocketclip.serve.errors import RequestError, ending
-from pocketclip.serve.process.connection_guard import MAX_HEADER, header_too_large, refuse
+from pocketclip.serve.middleware.answers import send_error
+from pocketclip.serve.process.connection_guard import MAX_HEADER, header_too_large
 from pocketclip.serve.process.protocol import protocol_class
 from pocketclip.serve.settings import Limits, ServerSettings
 
@@ -192,10 +193,10 @@ class Gate:
         size = len(scope["raw_path"]) + len(scope["query_string"])
         size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
         if size > MAX_HEADER:
-            await refuse(header_too_large(), send)
+            await send_error(send, header_too_large())
             return
         if scope["http_version"] not in ("1.0", "1.1"):
-            await refuse(RequestError(505, "The server speaks HTTP/1.1 only"), send)
+            await send_error(send, RequestError(505, "The server speaks HTTP/1.1 only"))
             return
         if self._is_ending():
             await self._app(scope, receive, send)
@@ -214,7 +215,7 @@ class Gate:
         except asyncio.CancelledError:
             if begun or not self._is_cut:
                 raise
-            await refuse(ending(), send)
+            await send_error(send, ending())
         finally:
             self._running.discard(task)
 
