@@ -17,10 +17,8 @@ class TowerStats(NamedTuple):
     """Images or texts that were not encoded, since their request was cancelled."""
     refused: int = 0
     """Images or texts that were refused (429), since too many waited."""
-    calls: int = 0
-    """Of the tower."""
     seconds: float = 0.0
-    """Within these calls."""
+    """Within calls of the tower."""
 
 
 class CacheStats(NamedTuple):

@@ -51,13 +51,13 @@ class TowerQueue:
         self._jobs: deque[Any] = deque()  # in turn
         self._is_closed = False
         self._seconds_per_item = 0.05
-        self.waiting = self.running = self.encoded = self.dropped = self.refused = self.calls = 0
+        self.waiting = self.running = self.encoded = self.dropped = self.refused = 0
         self.seconds = 0.0
 
     def stats(self) -> TowerStats:
         """Return what waits and what was done."""
         return TowerStats(
-            self.waiting, self.running, self.encoded, self.dropped, self.refused, self.calls,
+            self.waiting, self.running, self.encoded, self.dropped, self.refused,
             self.seconds,
         )  # fmt: skip
 
@@ -184,7 +184,6 @@ class TowerQueue:
             result, seconds = await future
         finally:
             self.running -= count
-        self.calls += 1
         self.seconds += seconds
         if not isinstance(result, Exception):
             self.encoded += count

@@ -55,12 +55,6 @@ def note_drop(scope: MutableMapping[str, Any], reason: DropReason) -> None:
         exchange.dropped = reason
 
 
-def request_id_of(scope: MutableMapping[str, Any]) -> str | None:
-    """Return the name that a request has in the log; None outside of a server."""
-    exchange: Exchange | None = scope.get(KEY)
-    return None if exchange is None else exchange.request_id
-
-
 def route_of(scope: MutableMapping[str, Any]) -> str | None:
     """Return the template of a request's path; None outside of a server."""
     exchange: Exchange | None = scope.get(KEY)
