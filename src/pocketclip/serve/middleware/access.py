@@ -20,6 +20,7 @@ from typing import Literal
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pocketclip.pages.web_files import PAGES
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.middleware.admission import ALWAYS_ANSWERED
 from pocketclip.serve.middleware.answers import (
@@ -39,12 +40,16 @@ from pocketclip.serve.origins import (
 )  # fmt: skip
 from pocketclip.serve.services import Services
 
-OPEN = frozenset({"/", "/livez", "/readyz", "/session"})
+OPEN = frozenset(
+    {"/", "/livez", "/readyz", "/session", "/sw.js", "/manifest.webmanifest"}
+    | {f"/{name}.html" for name in PAGES}
+)
 """Paths that need neither key nor session."""
 COOKIE = "pocketclip_session"
 """The cookie's name; the port follows, and under TLS `__Host-` stands before it."""
 
 _FILES = ("/photos/", "/thumbnails/")
+_OPEN_FOLDERS = ("/assets/", "/vendor/")  # the pages' own files, which are the same everywhere
 _PROBES = ALWAYS_ANSWERED & OPEN  # what asks them may use any name
 _MOST_HEADERS = 50
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -147,7 +152,9 @@ class Access:
         has_key = self._has_key(scope)
         if not has_key:
             self._check_page(scope, origin)
-        if scope["path"] in OPEN or has_key or not self._services.keys.is_required:
+        path = scope["path"]
+        is_open = path in OPEN or path.startswith(_OPEN_FOLDERS)
+        if is_open or has_key or not self._services.keys.is_required:
             return
         # Ports of one host share cookies: those of a page elsewhere do not count.
         if origin in ("none", "same") and session_of(scope, self._services) is not None:

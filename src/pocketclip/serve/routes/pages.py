@@ -1,23 +1,40 @@
-"""The page for people: it lets a browser in, and says what the server has."""
+"""The web pages and their files. They hold nothing secret, and need no key."""
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-import re
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+from starlette.responses import FileResponse
 
-from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
-
-from pocketclip.pages.render import render
+from pocketclip.pages.web_files import PAGES, media_type, web_files
+from pocketclip.serve.errors import RequestError
 
 router = APIRouter(tags=["pages"])
 
-_POLICY = (
-    "default-src 'none'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; style-src {style}; script-src {script}"
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' 'wasm-unsafe-eval'",
+        "worker-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "media-src 'self' blob:",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
 )
+"""The content security policy of pages and workers."""
+_ISOLATED = {
+    # Threads of WebAssembly share memory, which browsers allow to isolated pages only.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Content-Security-Policy": POLICY,
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+}
+_FOR_EVER = "public, max-age=31536000, immutable"
 
 
 @router.get(
@@ -34,24 +51,46 @@ _POLICY = (
     },
 )  # fmt: skip
 async def start_page() -> HTMLResponse:
-    """Return a page that asks for the key, if there is one, and says what the server has.
+    """Return the page that leads to the others.
 
-    It begins a session with the token that may stand in the fragment of its address.
+    It begins a session with the token that may stand in the fragment of its address, as all pages
+    do.
     """
-    page, policy = _start_page()
-    return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+    return _page("index")
 
 
-@functools.cache
-def _start_page() -> tuple[str, str]:
-    """Return the page, and the policy that lets run what stands in it, and nothing else."""
-    page = render("start.html", "pocketclip.serve", title="pocketclip")
-    sources = {name: _hashes(page, name) for name in ("style", "script")}
-    return page, _POLICY.format(**sources)
+async def page(request: Request) -> HTMLResponse:
+    """Return a page."""
+    return _page(request.url.path[1:].removesuffix(".html"))
 
 
-def _hashes(page: str, element: str) -> str:
-    """Return the sources that allow the elements of a page, by their hashes."""
-    contents = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
-    digests = (hashlib.sha256(content.encode()).digest() for content in contents)
-    return " ".join(f"'sha256-{base64.b64encode(one).decode()}'" for one in digests)
+for _name in PAGES:
+    router.add_api_route(f"/{_name}.html", page, methods=["GET"], include_in_schema=False)
+
+
+def _page(name: str) -> HTMLResponse:
+    html = web_files().page(name, server=True)
+    return HTMLResponse(html, headers={**_ISOLATED, "Cache-Control": "no-cache"})
+
+
+@router.get("/assets/{path:path}", include_in_schema=False)
+@router.get("/vendor/{path:path}", include_in_schema=False)
+async def asset(request: Request) -> Response:
+    """Return a file whose address changes with it."""
+    return _file(request.url.path[1:], _FOR_EVER)
+
+
+@router.get("/sw.js", include_in_schema=False)
+@router.get("/manifest.webmanifest", include_in_schema=False)
+async def named_file(request: Request) -> Response:
+    """Return a file that keeps its address."""
+    return _file(request.url.path[1:], "no-cache")
+
+
+def _file(name: str, keep: str) -> Response:
+    path = web_files().files.get(name)
+    if path is None:
+        raise RequestError(404, "there is no such file", code="not_found")
+    # A worker has the policy of its own file.
+    headers = {**_ISOLATED, "Cache-Control": keep}
+    return FileResponse(path, media_type=media_type(name), headers=headers)

@@ -1,0 +1,4 @@
+// The camera page.
+import { startShell } from "../shared/shell.js";
+
+await startShell();

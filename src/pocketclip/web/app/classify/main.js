@@ -1,0 +1,4 @@
+// The classify page.
+import { startShell } from "../shared/shell.js";
+
+await startShell();

@@ -1,0 +1,4 @@
+// The search page.
+import { startShell } from "../shared/shell.js";
+
+await startShell();

@@ -1,0 +1,35 @@
+// The start page: where to go, and what the server has.
+
+import { byId, countOf, fill, h } from "../shared/dom.js";
+import { startShell } from "../shared/shell.js";
+
+const { info } = await startShell({ needsServer: true });
+if (info !== null) showFacts(info);
+
+/** @param {any} info */
+function showFacts(info) {
+  const { license, library } = info;
+  const facts = [
+    ["Model", info.model],
+    ["Licence of the weights", license.name ?? "not known: ask whoever made the model"],
+    [
+      "Library",
+      library === null ? "none" : `${library.name}, ${countOf(library.photos, "photograph")}`,
+    ],
+    ["Label sets", info.label_sets.map((/** @type {any} */ one) => one.name).join(", ") || "none"],
+    ["Protocols", info.protocols.join(", ")],
+    ["Embedding space", info.space_id],
+    ["Version", info.version],
+  ];
+  const license_link =
+    license.url !== null && /^https?:\/\//.test(license.url)
+      ? h("a", { href: license.url, rel: "noreferrer" }, license.name ?? "its page")
+      : null;
+  fill(
+    byId("facts"),
+    facts.flatMap(([name, value]) => [
+      h("dt", {}, name),
+      h("dd", {}, name?.startsWith("Licence") && license_link ? license_link : value),
+    ]),
+  );
+}

@@ -1,0 +1,42 @@
+"""Every page opens, runs only what is ours, and asks for the key where there is one."""
+
+from __future__ import annotations
+
+import pytest
+
+from pocketclip.pages.web_files import PAGES
+
+KEY = "a key of 16 letters".replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens(page, offering_server, name):
+    page.goto(f"{offering_server.url}/{name}.html")
+    page.wait_for_load_state("networkidle")
+    assert page.locator("h1").first.is_visible()
+    assert page.evaluate("crossOriginIsolated")
+
+
+def test_a_page_asks_for_the_key_once(page, running_server):
+    server = running_server(api_key=KEY)
+    page.expected.append("401")
+    page.goto(f"{server.url}/")
+    page.get_by_label("Key").fill("not the key, but long enough")
+    page.get_by_role("button", name="Enter").click()
+    page.get_by_text("This is not the server's key.").wait_for()
+    page.get_by_label("Key").fill(KEY)
+    page.get_by_role("button", name="Enter").click()
+    page.get_by_text("teacher-a").or_(
+        page.get_by_text(server.services.engine.encoder.config.name)
+    ).first.wait_for()
+    page.reload()
+    page.get_by_role("button", name="Leave").click()
+    page.get_by_label("Key").wait_for()
+
+
+def test_a_link_with_a_token_lets_in_and_leaves_no_trace(page, running_server):
+    server = running_server(api_key=KEY)
+    token = server.services.sessions.new_token()
+    page.goto(f"{server.url}/camera.html#token={token}")
+    page.get_by_role("button", name="Leave").wait_for()
+    assert token not in page.url
