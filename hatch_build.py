@@ -30,8 +30,8 @@ except ImportError:  # as a script, in an environment that builds nothing
 
 ROOT = Path(__file__).parent
 VENDOR = Path("src", "pocketclip", "web", "vendor")
-_ORT = "node_modules/onnxruntime-web"
-_TOKENIZERS = "node_modules/@huggingface/tokenizers"
+_ORT = "onnxruntime-web"
+_TOKENIZERS = "@huggingface/tokenizers"
 WASM_FILES = (
     f"{_ORT}/dist/ort.wasm.min.mjs",
     f"{_ORT}/dist/ort-wasm-simd-threaded.mjs",
@@ -46,6 +46,7 @@ WEBGPU_FILES = (
 )
 """What WebGPU needs beside it."""
 _LICENSES = (f"{_TOKENIZERS}/LICENSE",)
+_PATIENCE = 300.0  # seconds
 _SOURCES = ("package.json", "package-lock.json", "hatch_build.py")
 
 
@@ -55,11 +56,13 @@ class CustomBuildHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the folder, and let the wheel carry it although git ignores it."""
+        """Build the folder, and let the wheel carry its part although git ignores it."""
         del version
         if self.target_name == "wheel":
             build_vendor(Path(self.root), say=self.app.display_info)
-            build_data.setdefault("artifacts", []).append(f"{VENDOR.as_posix()}/**")
+            carried = ("vendor.json", "LICENSE.*", *map(stored_name, WASM_FILES))
+            artifacts = build_data.setdefault("artifacts", [])
+            artifacts += [f"/{VENDOR.as_posix()}/{name}" for name in carried]
 
 
 def build_vendor(root: Path = ROOT, *, webgpu: bool = False, say: Any = print) -> None:
@@ -82,17 +85,29 @@ def build_vendor(root: Path = ROOT, *, webgpu: bool = False, say: Any = print) -
     wanted = (*WASM_FILES, *(WEBGPU_FILES if webgpu else ()))
     if _is_made(root / VENDOR, made_of, wanted):
         return
-    npm = shutil.which("npm")
     try:
-        if npm is None:
-            raise OSError("npm is not installed")
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=root, check=True, stdout=sys.stderr)
-        _copy(root, made_of, wanted)
-    except (OSError, subprocess.CalledProcessError) as error:
+        with tempfile.TemporaryDirectory() as folder:
+            packages = _fetch_packages(root, Path(folder))
+            _copy(packages, root / VENDOR, made_of, wanted)
+    except (OSError, subprocess.SubprocessError) as error:
         if wish == "require":
             raise RuntimeError(f"the web pages need npm's packages: {error}") from error
-        say(f"without what its web pages run on: {error}")
+        say(f"the package is built without what its web pages run on: {error}")
+
+
+def _fetch_packages(root: Path, folder: Path) -> Path:
+    """Return a folder with npm's packages; those of a checkout are left alone."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise OSError("npm is not installed")
+    for name in ("package.json", "package-lock.json"):
+        shutil.copyfile(root / name, folder / name)
+    command = [npm, "ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund"]
+    subprocess.run(
+        [*command, "--fetch-retries=1"], cwd=folder, check=True, stdout=sys.stderr,
+        timeout=_PATIENCE,
+    )  # fmt: skip
+    return folder / "node_modules"
 
 
 def _is_made(vendor: Path, made_of: str, wanted: tuple[str, ...]) -> bool:
@@ -100,9 +115,8 @@ def _is_made(vendor: Path, made_of: str, wanted: tuple[str, ...]) -> bool:
         stored = json.loads((vendor / "vendor.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    names = {stored_name(one) for one in wanted}
-    return bool(stored["made_of"] == made_of and names <= set(stored["files"])
-                and all((vendor / name).is_file() for name in stored["files"]))  # fmt: skip
+    there = all((vendor / stored_name(one)).is_file() for one in wanted)
+    return bool(stored["made_of"] == made_of and there)
 
 
 def stored_name(path: str) -> str:
@@ -111,25 +125,34 @@ def stored_name(path: str) -> str:
     return f"{name}.gz" if name.endswith(".wasm") else name
 
 
-def _copy(root: Path, made_of: str, wanted: tuple[str, ...]) -> None:
-    """Write the folder beside its place, and exchange them when it is whole."""
-    target = root / VENDOR
+def _copy(packages: Path, target: Path, made_of: str, wanted: tuple[str, ...]) -> None:
+    """Write the folder beside its place, and move it there when it is whole."""
     temporary = Path(tempfile.mkdtemp(prefix=".vendor-", dir=target.parent))
     try:
-        files = {stored_name(one): _copy_one(root / one, temporary) for one in wanted}
+        files = {}  # those of WebGPU too, so that a copy from elsewhere can be verified
+        for one in (*WASM_FILES, *WEBGPU_FILES):
+            files[stored_name(one)] = _copy_one(packages / one, temporary)
+            if one not in wanted:
+                (temporary / stored_name(one)).unlink()
         for one in _LICENSES:
-            shutil.copyfile(root / one, temporary / f"LICENSE.{Path(one).parent.name}")
-        packages = {
-            Path(one).name: json.loads((root / one / "package.json").read_text("utf-8"))["version"]
+            shutil.copyfile(packages / one, temporary / f"LICENSE.{Path(one).parent.name}")
+        versions = {
+            Path(one).name: json.loads((packages / one / "package.json").read_text("utf-8"))[
+                "version"
+            ]
             for one in (_ORT, _TOKENIZERS)
         }
-        about = {"made_of": made_of, "packages": packages, "files": files}
+        about = {"made_of": made_of, "packages": versions, "files": files}
         (temporary / "vendor.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
         temporary.chmod(0o755)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _version(package: Path) -> str:
+    return str(json.loads((package / "package.json").read_text("utf-8"))["version"])
 
 
 def _copy_one(source: Path, folder: Path) -> dict[str, Any]:

@@ -124,3 +124,13 @@ def test_type_checkers_see_every_name():
     assert set(seen) - modules == functions
     assert {name: seen[name][0] for name in functions} == pocketclip._HOMES
     assert resources.files("pocketclip").joinpath("py.typed").is_file()
+
+
+def test_the_lock_of_the_web_pages_has_hashes_and_no_addresses():
+    """Whatever registry npm is told to use serves the same bytes, or the build fails."""
+    text = (ROOT / "package-lock.json").read_text("utf-8")
+    packages = {name: one for name, one in json.loads(text)["packages"].items() if name}
+    assert {"node_modules/onnxruntime-web", "node_modules/@huggingface/tokenizers"} <= set(packages)
+    assert all(one["integrity"].startswith("sha512-") for one in packages.values())
+    assert "resolved" not in text
+    assert "registry" not in text

@@ -120,6 +120,7 @@ def read_web_files(root: Path) -> WebFiles:
         pass
     else:
         paths = {path.name: path for path in sorted((root / "vendor").iterdir())}
+        about = {name: facts for name, facts in about.items() if name in paths}
         vendor = f"vendor/{_digest(paths)}/"
         files |= {vendor + name: path for name, path in paths.items() if name != "vendor.json"}
     return WebFiles(assets=assets, vendor=vendor, vendor_files=about, files=files)
