@@ -34,6 +34,7 @@ LAYERS = {
     "pocketclip.teacher_score": 0,
     "pocketclip.tokenizer": 0,
     "pocketclip.types": 0,
+    "pocketclip.web": 0,
     "pocketclip.zoo": 0,
     "pocketclip.checkpoint": 1,
     "pocketclip.devices": 1,

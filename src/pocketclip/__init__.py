@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         tokenizer as tokenizer,
         train as train,
         types as types,
+        web as web,
         zoo as zoo,
     )
 
