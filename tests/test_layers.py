@@ -24,6 +24,7 @@ LAYERS = {
     "pocketclip.graph": 0,
     "pocketclip.images": 0,
     "pocketclip.label_set": 0,
+    "pocketclip.license": 0,
     "pocketclip.pages": 0,
     "pocketclip.pairs": 0,
     "pocketclip.preprocess": 0,

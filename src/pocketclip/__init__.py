@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         images as images,
         infer as infer,
         label_set as label_set,
+        license as license,
         nn as nn,
         pages as pages,
         pairs as pairs,

@@ -164,7 +164,7 @@ def _rebuilt(model: CLIP, config: zoo.ModelConfig, overrides: dict[str, Any]) ->
         rebuilt.load_state_dict(model.state_dict())
     except RuntimeError as error:
         raise PocketclipError(f"{model.config.name}: the weights do not fit {overrides}") from error
-    rebuilt.space_identity = model.space_identity
+    rebuilt.space_identity, rebuilt.license = model.space_identity, model.license
     return rebuilt
 
 

@@ -22,6 +22,9 @@ from typing import Any, Literal
 
 from pocketclip.errors import ConfigError, UnknownModelError
 
+APPLE_AMLR = "apple-amlr"
+"""Apple's licence for models of its research: for research only. The repositories of the first
+generation also called it `apple-ascl`."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -175,6 +178,8 @@ class Entry:
     """Interchangeable hub repositories with these weights, preferred first."""
     published: Published | None = None
     note: str = ""
+    license: str | None = None
+    """The licence of the published weights, as their repositories name it."""
 
 
 _MCI0 = MCiConfig(depths=(2, 6, 10, 2), widths=(64, 128, 256, 512), mlp_ratio=3.0)
@@ -220,6 +225,7 @@ def _entry(
     hub: tuple[str, ...] = (),
     published: tuple[float, float, float, float, float, float, float] | None = None,
     note: str = "",
+    license: str | None = None,
 ) -> Entry:
     config = ModelConfig(
         name=name,
@@ -232,7 +238,9 @@ def _entry(
     facts = None
     if published is not None:
         facts = Published(**dict(zip(PUBLISHED_FIELDS, published, strict=True)))
-    return Entry(config=config, hub=hub, published=facts, note=note)
+    if license is None and hub and hub[0].startswith("apple/"):
+        license = APPLE_AMLR
+    return Entry(config=config, hub=hub, published=facts, note=note, license=license)
 
 
 def _v1(image: MCiConfig | ViTConfig) -> MCiConfig | ViTConfig:
@@ -295,18 +303,18 @@ _ENTRIES = (
            published=(13, 321.6, 123.6, 19.6, 6.6, 81.9, 67.5)),
     _entry("vit-b16", 512, _VIT_B16, _TEXT_CAUSAL, _CLIP_224_BICUBIC,
            hub=("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",),
-           note="teacher; CLIP's ViT-B/16 with GELU"),
+           note="teacher; CLIP's ViT-B/16 with GELU", license="mit"),
     _entry("vit-l14-quickgelu", 768, replace(_VIT_L14, activation="quick_gelu"),
            replace(_TEXT_768, causal=True, activation="quick_gelu"), _CLIP_224_BICUBIC,
            hub=("apple/DFN2B-CLIP-ViT-L-14",),
            note="teacher; CLIP's ViT-L/14 with QuickGELU (OpenAI, DFN)"),
     _entry("vit-l14", 768, _VIT_L14, replace(_TEXT_768, causal=True), _CLIP_224_BICUBIC,
            hub=("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",),
-           note="teacher; CLIP's ViT-L/14 with GELU (DataComp, LAION)"),
+           note="teacher; CLIP's ViT-L/14 with GELU (DataComp, LAION)", license="mit"),
     _entry("coca-vit-b32", 512, _COCA_B32, _TEXT_COCA, _CLIP_224_BICUBIC,
            decoder=DecoderConfig(layers=12, heads=8),
            hub=("laion/CoCa-ViT-B-32-laion2B-s13B-b90k",),
-           note="captioner; CoCa as open_clip's coca_ViT-B-32"),
+           note="captioner; CoCa as open_clip's coca_ViT-B-32", license="mit"),
     _entry("coca-vit-l14", 768, _COCA_L14, replace(_TEXT_COCA, width=768, heads=12),
            _CLIP_224_BICUBIC, decoder=DecoderConfig(layers=12, heads=12),
            hub=("apple/mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77",),

@@ -1,4 +1,4 @@
-"""The licence of a bundle's weights is said where it is known, and nowhere else."""
+"""The licence of a bundle's weights is said where it is known, and asked for where it restricts."""
 
 from __future__ import annotations
 
@@ -6,40 +6,76 @@ import dataclasses
 
 import pytest
 
+from pocketclip.errors import ChangedBundleError, ConfigError
 from pocketclip.infer.bundle import read
-from pocketclip.infer.license import APPLE, license_name, license_of, license_page
+from pocketclip.infer.license import license_of_bundle, require_accepted
+from pocketclip.license import UNKNOWN, License
 
 HUB = "https://huggingface.co"
 
 
 @pytest.fixture
 def of(exported, monkeypatch):
-    """Returns a bundle that was made of weights as given."""
-    monkeypatch.setattr("pocketclip.infer.license.get_endpoint", lambda: HUB)
+    """Returns an earlier bundle, without a licence, that was made of weights as given."""
+    monkeypatch.setattr("pocketclip.checkpoint.weight_license.get_endpoint", lambda: HUB)
     bundle = read(exported("tiny"))
     return lambda **source: dataclasses.replace(bundle, source=source)
 
 
 def test_the_hub_said_it(of):
-    bundle = of(repo="apple/MobileCLIP2-S0", license="apple-amlr")
-    assert license_name(bundle) == "apple-amlr"
-    assert license_page(bundle) == f"{HUB}/apple/MobileCLIP2-S0"
-    assert license_of(bundle) == f"apple-amlr, see {HUB}/apple/MobileCLIP2-S0"
+    known = license_of_bundle(of(repo="apple/MobileCLIP2-S0", license="apple-amlr"))
+    assert known == License(name="apple-amlr", url=f"{HUB}/apple/MobileCLIP2-S0")
+    assert str(known) == f"apple-amlr, see {HUB}/apple/MobileCLIP2-S0"
 
 
-def test_apples_weights_are_known_by_their_repository(of):
-    bundle = of(repo="timm/MobileCLIP2-S0-OpenCLIP")
-    assert license_name(bundle) == APPLE
-    assert license_of(bundle).startswith(APPLE)
+@pytest.mark.parametrize(
+    ("repo", "name"),
+    [
+        ("timm/MobileCLIP2-S0-OpenCLIP", "apple-amlr"),
+        ("apple/MobileCLIP-B-LT", "apple-amlr"),
+        ("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "mit"),
+    ],
+)
+def test_published_weights_are_known_by_their_repository(of, repo, name):
+    known = license_of_bundle(of(repo=repo))
+    assert (known.name, known.restricted) == (name, name == "apple-amlr")
 
 
 def test_a_model_of_ones_own_is_not_apples_whatever_its_architecture(of):
-    bundle = of(repo="somebody/mobileclip2-s0-birds")
-    assert license_name(bundle) is None
-    assert license_of(bundle) == f"see {HUB}/somebody/mobileclip2-s0-birds"
+    known = license_of_bundle(of(repo="somebody/mobileclip2-s0-birds"))
+    assert known == License(url=f"{HUB}/somebody/mobileclip2-s0-birds")
+    assert (known.is_known, known.restricted) == (False, False)
+    assert str(known) == f"not known, see {HUB}/somebody/mobileclip2-s0-birds"
 
 
-def test_nothing_is_known_of_an_exported_checkpoint(of):
-    assert license_name(of()) is None
-    assert license_page(of()) is None
-    assert license_of(of(file="mine.pt")) == "that of the weight file"
+def test_weights_from_elsewhere(of):
+    assert license_of_bundle(of()) == license_of_bundle(of(file="mine.pt")) == UNKNOWN
+    assert str(UNKNOWN) == "not known"
+
+
+def test_the_text_is_a_file_of_the_bundle(of, tmp_path):
+    (tmp_path / "LICENCE.txt").write_text("For birds only.\n", "utf-8")
+    entry = {"name": "birds", "file": "LICENCE.txt"}
+    digest = "a7b1f1cb2fe1ea41dd4de4dfd9ba0b1b0d2cc9b8a0f7be6aa1d3c0d4a2a6b4b0"
+    changed = dataclasses.replace(
+        of(), folder=tmp_path, licence=entry, files={"LICENCE.txt": {"bytes": 16, "sha256": digest}}
+    )
+    with pytest.raises(ChangedBundleError, match=r"LICENCE\.txt is not the file"):
+        license_of_bundle(changed)
+
+
+def test_what_may_be_forbidden_is_asked_for():
+    page = "https://hub.example/apple/it"
+    amlr = License(name="apple-amlr", url=page)
+    with pytest.raises(ConfigError) as caught:
+        require_accepted(amlr, accepted=False, doing="answering other machines")
+    assert str(caught.value) == (
+        "the weights have the licence apple-amlr, which may forbid answering other machines: read "
+        f"it at {page}, and give --accept-licence if it allows that"
+    )
+    require_accepted(amlr, accepted=True, doing="answering other machines")
+    for allowed in (UNKNOWN, License(url=page), License(name="MIT"), License(name="apache-2.0")):
+        require_accepted(allowed, accepted=False, doing="answering other machines")
+    for foreign in (License(name="birds"), License(name="other"), License(text="For birds only.")):
+        with pytest.raises(ConfigError, match="--accept-licence"):
+            require_accepted(foreign, accepted=False, doing="answering other machines")

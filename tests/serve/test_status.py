@@ -26,19 +26,21 @@ def test_info_is_of_the_model_that_answers(client, encoder):
     assert (about["backend"], about["precision"]) == ("onnxruntime", "fp32")
     assert about["variant"] == encoder.variant
     assert about["version"] == __version__
-    assert about["license"] == {"name": None, "repository": None, "url": None}
+    assert about["license"] == {"name": None, "repository": None, "url": None, "restricted": False}
     assert (about["library"], about["label_sets"]) == (None, [])
     assert about["protocols"] == ["openai", "hugging face", "classify"]
 
 
 def test_info_names_the_licence_of_converted_weights(make_client, encoder, monkeypatch):
-    monkeypatch.setattr("pocketclip.infer.license.get_endpoint", lambda: "https://hub.example")
+    monkeypatch.setattr(
+        "pocketclip.checkpoint.weight_license.get_endpoint", lambda: "https://hub.example"
+    )
     source = {"repo": "apple/MobileCLIP2-S0", "license": "apple-amlr"}
     changed = dataclasses.replace(encoder.bundle, source=source)
     monkeypatch.setattr(encoder, "bundle", changed)
     assert make_client().get("/info").json()["license"] == {
         "name": "apple-amlr", "repository": "apple/MobileCLIP2-S0",
-        "url": "https://hub.example/apple/MobileCLIP2-S0",
+        "url": "https://hub.example/apple/MobileCLIP2-S0", "restricted": True,
     }  # fmt: skip
 
 

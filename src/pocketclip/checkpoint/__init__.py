@@ -21,6 +21,7 @@ Without torch, `read_stored` gives the weights as arrays:
 | `hub_cache` | weight files in the hub's local cache |
 | `hub_client` | settings and errors of `huggingface_hub` |
 | `names` | Apple's and open_clip's parameter names, both ways |
+| `weight_license` | the licence of weights on disk |
 | `safe_load` | third-party weight files, read without running code |
 
 Only `folder` needs torch. This module imports the others at first use.

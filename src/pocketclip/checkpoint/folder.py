@@ -31,6 +31,7 @@ from pocketclip.checkpoint.stored import (
     expected_name,
     read_stored,
 )
+from pocketclip.checkpoint.weight_license import license_files, license_metadata, write_license
 from pocketclip.embedding_space import digest_weights
 from pocketclip.errors import CheckpointError
 from pocketclip.formats.json_text import digest_json, read_json
@@ -130,6 +131,7 @@ def _build(stored: StoredModel) -> CLIP:
     # The arrays are in aligned memory, as torch's own, and nobody else has them.
     state = {name: torch.from_numpy(array) for name, array in stored.weights.items()}
     model.load_state_dict(state, assign=True)
+    model.license = stored.license
     if stored.recorded is not None:
         model.space_identity = stored.check_digest(digest_weights(model.arrays()))
     return model
@@ -159,7 +161,7 @@ def own_files(folder: Path) -> set[str]:
     except (OSError, ValueError):
         return set()
     ours = isinstance(raw, dict) and raw.get("format") == "pocketclip"
-    return {CONFIG, WEIGHTS} if ours else set()
+    return {CONFIG, WEIGHTS, *license_files(raw)} if ours else set()
 
 
 def write_files(model: CLIP, folder: Path) -> None:
@@ -180,6 +182,7 @@ def write_files(model: CLIP, folder: Path) -> None:
         "weights_digest": digest,
         "fused": model.is_fused,
         "model": zoo.to_dict(model.config),
+        **write_license(model.license, folder),
     }
     config["sha256"] = digest_json(config)
     state = {n: v.detach().cpu().contiguous() for n, v in model.plain_state().items()}
@@ -213,9 +216,18 @@ def _save_file(model: CLIP, target: Path, convention: Naming) -> None:
             from safetensors.torch import save_file
 
             config = naming.written_config(model.config, convention)
-            metadata = {"format": "pt", "pocketclip": json.dumps(zoo.to_dict(config))}
+            metadata = {
+                "format": "pt",
+                "pocketclip": json.dumps(zoo.to_dict(config)),
+                **license_metadata(model.license),
+            }
             save_file(state, temporary, metadata=metadata)
         else:
+            if model.license.is_known:
+                log.warning(
+                    "%s has no room for the licence of its weights (%s): hand it on beside it",
+                    target, model.license,
+                )  # fmt: skip
             torch.save(state, temporary)
 
 

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pocketclip.checkpoint.hub_cache import (
     CachedFile,
@@ -48,7 +48,9 @@ from pocketclip.checkpoint.hub_client import (
     without_xet,
 )
 from pocketclip.checkpoint.hub_files import PICKLED, SUFFIXES, choose_weights, is_weight_file
-from pocketclip.errors import HubError, one_line
+from pocketclip.checkpoint.weight_license import CARD, name_on_card
+from pocketclip.errors import HubError
+from pocketclip.license import choose_file
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -64,6 +66,8 @@ class RemoteFile:
     """The commit that the revision means now."""
     license: str | None
     """The licence in the repository's description."""
+    beside: tuple[str, ...] = ()
+    """Files with the licence: its text, and the description if that names it."""
 
 
 def fetch(
@@ -188,15 +192,11 @@ def _ask(repo: str, revision: str | None) -> RemoteFile:
         raise UnusableSourceError(f"{repo} on {hide_credentials(endpoint)}: {error}") from error
     except errors as error:
         raise explain_error(error, repo, revision, endpoint) from error
-    return RemoteFile(repo, filename, info.sha, _license_of(info))
-
-
-def _license_of(info: Any) -> str | None:
-    card = getattr(info, "card_data", None)
-    value = getattr(card, "license", None)
-    if value == "other":
-        value = getattr(card, "license_name", None) or value
-    return one_line(value, 100) if isinstance(value, str) and value.strip() else None
+    facts = getattr(info, "card_data", None)
+    named = None if facts is None else name_on_card(facts.to_dict())
+    text = choose_file(names)
+    card = CARD if named is not None and CARD in names else None
+    return RemoteFile(repo, filename, info.sha, named, tuple(filter(None, (text, card))))
 
 
 def download(remote: RemoteFile, revision: str | None = None) -> HubFile:
@@ -230,12 +230,25 @@ def download(remote: RemoteFile, revision: str | None = None) -> HubFile:
     except errors as error:
         raise explain_error(error, repo, revision, endpoint) from error
     snapshot = Path(path).parents[filename.count("/")]
+    _download_beside(remote, snapshot.name, errors)
     if not has_own_name(filename):
         record_choice(repo_folder(repo), snapshot.name)
     return HubFile(
         repo=repo, path=Path(path), filename=filename, revision=snapshot.name,
         license=remote.license,
     )  # fmt: skip
+
+
+def _download_beside(remote: RemoteFile, commit: str, errors: tuple[type[Exception], ...]) -> None:
+    """Download the licence to the weights; without it, its name and page are still known."""
+    from huggingface_hub import hf_hub_download
+
+    for name in remote.beside:
+        with contextlib.suppress(*errors), without_xet():
+            hf_hub_download(
+                remote.repo, name, revision=commit, cache_dir=cache_dir(),
+                endpoint=get_endpoint(), library_name="pocketclip",
+            )  # fmt: skip
 
 
 def fetch_folder(

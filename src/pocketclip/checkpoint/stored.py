@@ -28,6 +28,11 @@ from pocketclip.checkpoint.names import Naming, Shaped, ThirdPartyEntry
 from pocketclip.checkpoint.parameters import Shape
 from pocketclip.checkpoint.resolve import ModelSource
 from pocketclip.checkpoint.safe_load import StoredTensor, read_tensors
+from pocketclip.checkpoint.weight_license import (
+    license_of_checkpoint,
+    license_of_file,
+    license_of_hub_file,
+)
 from pocketclip.embedding_space import SpaceIdentity, digest_weights, embedding_fields, identify
 from pocketclip.embeddings import check_scale
 from pocketclip.errors import (
@@ -42,6 +47,7 @@ from pocketclip.formats.fields import field, reason_of, typed
 from pocketclip.formats.json_text import digest_json, load_json, read_json
 from pocketclip.formats.lfs import check_lfs_pointer
 from pocketclip.formats.stored_tensor import aligned_copy
+from pocketclip.license import UNKNOWN, License
 from pocketclip.types import Arrays, LazyArrays
 
 CONFIG = resolve.CONFIG
@@ -73,6 +79,8 @@ class StoredModel:
     """The identity that a checkpoint of ours records; `identity` compares it with the weights."""
     is_sealed: bool = False
     """Whether that checkpoint's configuration contains its own hash."""
+    license: License = UNKNOWN
+    """Of the weights, as far as it is known."""
 
     @functools.cached_property
     def identity(self) -> SpaceIdentity:
@@ -173,7 +181,7 @@ def _read_folder(source: ModelSource, path: Path, name: str | None) -> StoredMod
     facts = _read_config(path)
     if facts is None:
         return _read_third_party_folder(source, path, name)
-    config, is_fused, identity, is_sealed = facts
+    config, is_fused, identity, is_sealed, license = facts
     if name is not None and zoo.resolve(name) != config.name:
         raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
     file = path / WEIGHTS
@@ -189,6 +197,7 @@ def _read_folder(source: ModelSource, path: Path, name: str | None) -> StoredMod
         is_fused=is_fused,
         recorded=identity,
         is_sealed=is_sealed,
+        license=license,
     )
 
 
@@ -208,8 +217,10 @@ def _refuse_changed_weights(path: Path, is_sealed: bool) -> None:
     log.warning("%s: the file is damaged, unless its model had compiled towers", differs)
 
 
-def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, SpaceIdentity, bool] | None:
-    """Return a checkpoint's configuration, whether it is fused, its space, whether it is sealed.
+def _read_config(
+    path: Path,
+) -> tuple[zoo.ModelConfig, bool, SpaceIdentity, bool, License] | None:
+    """Return a checkpoint's configuration, if it is fused, its space, if it is sealed, its licence.
 
     None if another library wrote `config.json`. A sealed one contains its own hash.
     """
@@ -228,7 +239,8 @@ def _read_config(path: Path) -> tuple[zoo.ModelConfig, bool, SpaceIdentity, bool
                 f"{path / CONFIG} was changed after it was saved (its hash differs): "
                 "copy the checkpoint again, or save it again"
             )
-        return config, bool(raw["fused"]), identity, sealed is not None
+        license = license_of_checkpoint(path, raw.get("licence"))
+        return config, bool(raw["fused"]), identity, sealed is not None, license
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{path / CONFIG} is damaged: {reason_of(error)}; copy the checkpoint again"
@@ -262,7 +274,8 @@ def fetch_source(source: ModelSource, *, offline: bool = False) -> HubFile:
 
 def _read_hub(source: ModelSource, name: str | None, *, offline: bool) -> StoredModel:
     file = fetch_source(source, offline=offline)
-    return replace(_read_file(source, file.path, name, None), hub_file=file)
+    stored = _read_file(source, file.path, name, None)
+    return replace(stored, hub_file=file, license=license_of_hub_file(file))
 
 
 def _read_file(
@@ -286,7 +299,13 @@ def _read_file(
         ours: functools.partial(_read_entry, state[entry.name], entry)
         for ours, entry in entries.items()
     }
-    return StoredModel(source=source, file=path, config=config, weights=LazyArrays(weights))
+    return StoredModel(
+        source=source,
+        file=path,
+        config=config,
+        weights=LazyArrays(weights),
+        license=license_of_file(source, path, metadata),
+    )
 
 
 def _read_entry(tensor: StoredTensor, entry: ThirdPartyEntry) -> NDArray[Any]:

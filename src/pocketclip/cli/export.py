@@ -143,6 +143,8 @@ def export(
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     """Return a bundle's properties and verification, for JSON."""
+    from pocketclip.infer.license import license_of_bundle
+
     return {
         "bundle": str(bundle.folder),
         "model": bundle.config.name,
@@ -154,6 +156,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "bytes": bundle.bytes,
         "kept": {tower: about.get("kept", []) for tower, about in bundle.towers.items()},
         "verification": dict(bundle.verification),
+        "license": str(license_of_bundle(bundle)),
     }
 
 

@@ -93,18 +93,16 @@ def pull(
 
 def _facts(bundle: Bundle, seconds: float) -> dict[str, Any]:
     from pocketclip.cli.export import bundle_facts
-    from pocketclip.infer.license import license_of
 
     return {
         **bundle_facts(bundle),
         "source": dict(bundle.source),
-        "license": license_of(bundle),
         "seconds": round(seconds, 1),
     }
 
 
 def _print(bundle: Bundle, seconds: float) -> None:
-    from pocketclip.infer.license import license_of
+    from pocketclip.infer.license import license_of_bundle
 
     source = bundle.source
     origin = f"{source['repo']} at {source['revision'][:8]}" if "repo" in source else source["file"]
@@ -119,4 +117,4 @@ def _print(bundle: Bundle, seconds: float) -> None:
         f"  compared with {bundle.verification['compared_with']}: cosine at least "
         f"{min(figures[tower]['min_cosine'] for tower in ('image', 'text')):.6f}"
     )
-    say(f"  licence of the weights: {license_of(bundle)}")
+    say(f"  licence of the weights: {license_of_bundle(bundle)}")

@@ -34,12 +34,14 @@ from pocketclip.infer.bundle import (
     check_runtime_path,
     own_files,
     read,
+    unwritten_bundle,
     write_manifest,
 )
-from pocketclip.infer.comparison import until_verified
+from pocketclip.infer.comparison import store_check_frame, until_verified
 from pocketclip.infer.convert import remove_scratch
 from pocketclip.infer.encoder import Encoder
 from pocketclip.infer.gates import INT8_SEARCH_THRESHOLDS, MAX_POINTS_LOST
+from pocketclip.license import write_entry
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.storage.local import refuse_others, write_whole_folder
 from pocketclip.tokenizer import portable
@@ -137,8 +139,14 @@ def export(
         if not figures["verified"]:
             log.warning("%s, %s: %s", target, precision, figures["reason"])
         remove_scratch(folder)
+        entries: dict[str, Any] = {}
+        if target == "onnx":
+            entries["check"] = store_check_frame(unwritten_bundle(folder, files.about))
+        licence = write_entry(model.license, folder)
+        if licence is not None:
+            entries["licence"] = licence
         names = [os.fspath(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
-        write_manifest(folder, {**files.about, "verification": figures}, names)
+        write_manifest(folder, {**files.about, "verification": figures, **entries}, names)
     return read(path)
 
 

@@ -4,6 +4,8 @@
     image.*         the image tower
     text.*          the text tower
     tokenizer.json  the tokenizer, in the format of the `tokenizers` library
+    check.rgb       of ONNX bundles: the pixels of the stored frame
+    LICENCE.txt     the licence of the weights, if its text is known
 
     bundle = read("phone/")
     bundle.check()
@@ -24,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pocketclip import zoo
+from pocketclip import license, zoo
 from pocketclip._deprecated import renamed_attribute
 from pocketclip.checkpoint import resolve
 from pocketclip.errors import (
@@ -39,6 +41,7 @@ from pocketclip.formats.fields import reason_of
 from pocketclip.formats.json_text import digest_json, read_json
 from pocketclip.formats.lfs import check_lfs_pointer
 from pocketclip.graph.ports import Kind
+from pocketclip.infer.check_frame import PIXELS, CheckFrame, read_frame
 from pocketclip.storage import local as files
 from pocketclip.tokenizer import fingerprint
 
@@ -75,6 +78,12 @@ class Bundle:
     verification: Mapping[str, Any]
     source: Mapping[str, Any] = field(default_factory=dict)
     """Of a converted bundle, the weights that it was made of; see `pocketclip.infer.ready`."""
+    licence: Mapping[str, str] | None = None
+    """Licence of the weights: `name`, `url` and the `file` with its text, each if it is known; see
+    `pocketclip.infer.license`. None: earlier bundles, and weights that were trained from scratch.
+    """
+    check_frame: CheckFrame | None = None
+    """What devices check their runtime with; None: other targets than ONNX, and earlier bundles."""
     renew: Callable[[], Bundle] | None = field(default=None, repr=False, compare=False)
     """Of a bundle in the user's cache: makes it again, if a file of it was changed or removed."""
 
@@ -84,8 +93,12 @@ class Bundle:
 
     @property
     def variant(self) -> str:
-        """Target, precision and hash: tells exports of one `space_id` apart."""
-        digests = "".join(str(self.files[name]["sha256"]) for name in sorted(self.files))
+        """Target, precision and hash: tells exports of one `space_id` apart.
+
+        What does not change embeddings is not hashed: the stored frame, and the licence.
+        """
+        names = sorted(self.files.keys() - {PIXELS, license.FILE})
+        digests = "".join(str(self.files[name]["sha256"]) for name in names)
         return f"{self.target} {self.precision} {hashlib.sha256(digests.encode()).hexdigest()[:8]}"
 
     form = renamed_attribute("form", "variant")
@@ -177,9 +190,10 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
             )
         if raw.pop("sha256") != digest_json(raw):
             raise ChangedBundleError(_changed(folder, MANIFEST))
+        config, hashed = zoo.from_dict(raw["model"]), _files(raw["files"])
         bundle = Bundle(
             folder=folder,
-            config=zoo.from_dict(raw["model"]),
+            config=config,
             space_id=str(raw["space_id"]),
             logit_scale=_positive(raw["logit_scale"], "logit_scale"),
             target=str(raw["target"]),
@@ -187,9 +201,11 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
             image_input=_one_of(raw["image_input"], IMAGE_INPUTS, "image_input"),
             normalized=bool(raw["normalized"]),
             towers={tower: dict(raw[tower]) for tower in TOWERS},
-            files=_files(raw["files"]),
+            files=hashed,
             verification=_verification(raw["verification"]),
             source=dict(raw.get("source", {})),
+            licence=_licence(raw.get("licence"), hashed),
+            check_frame=read_frame(raw.get("check"), config.image_size, config.embed_dim, hashed),
         )
         same_tokenizer = raw["tokenizer"] == fingerprint()
     except (FileNotFoundError, NotADirectoryError):
@@ -231,6 +247,13 @@ def _files(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         if type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
             raise ValueError(f"the size or hash of {name} has the wrong type")
     return {name: dict(entry) for name, entry in raw.items()}
+
+
+def _licence(raw: object, hashed: Mapping[str, Any]) -> dict[str, str] | None:
+    entry = license.check_entry(raw)
+    if entry is not None and "file" in entry and entry["file"] not in hashed:
+        raise ValueError(f"{entry['file']} is not one of its files")
+    return entry
 
 
 def _verification(raw: Mapping[str, Any]) -> dict[str, Any]:

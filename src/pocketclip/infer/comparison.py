@@ -14,12 +14,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip import devices
 from pocketclip.devices import is_installed
 from pocketclip.embeddings import row_lengths
 from pocketclip.errors import BundleError, DriftError, EmbeddingError, ExportError
-from pocketclip.infer.backends import runs
+from pocketclip.infer.backends import OnnxRuntimeBackend, runs
 from pocketclip.infer.bundle import TOWERS, Bundle
+from pocketclip.infer.check_frame import PIXELS, frame_entry
 from pocketclip.infer.gates import Gate, describe_gates, gate_failure, gates_of
+from pocketclip.preprocess import Preprocess
 from pocketclip.progress import ProgressReporter
 from pocketclip.types import Embeddings
 
@@ -48,6 +51,29 @@ def own_photos() -> list[bytes]:
     folder = resources.files("pocketclip") / "data" / "check"
     names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".jpg"))
     return [(folder / name).read_bytes() for name in names]
+
+
+def store_check_frame(bundle: Bundle) -> dict[str, Any]:
+    """Write the pixels of the stored frame of an ONNX bundle, and return its entry `check`.
+
+    They are of a photograph of the package, after the evaluation transform and before scaling. The
+    embedding is by the bundle's own image tower in ONNX Runtime.
+
+    Args:
+        bundle: with both towers; its manifest is not written yet.
+
+    Raises:
+        BundleError: ONNX Runtime cannot run it.
+        ExportError: the embedding is not usable.
+    """
+    preprocess = Preprocess(bundle.config.preprocess)
+    frame = preprocess.to_uint8(own_photos()[0])
+    (bundle.folder / PIXELS).write_bytes(frame.tobytes())
+    rows = frame[None] if bundle.image_input == "photo" else preprocess(frame)[None]
+    embedding = OnnxRuntimeBackend(bundle, devices.cores()).image(rows)[0]
+    if not np.isfinite(embedding).all() or not embedding.any():
+        raise ExportError("the image tower gives no usable embedding for the stored frame")
+    return frame_entry(len(frame), embedding)
 
 
 def compare(actual: Embeddings, expected: Embeddings) -> dict[str, Any]:

@@ -49,8 +49,10 @@ from pocketclip.infer.comparison import (
     judge_backends,
     median_ms,
     own_photos,
+    store_check_frame,
     until_verified,
 )
+from pocketclip.license import License, write_entry
 from pocketclip.preprocess import Preprocess
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.storage.local import OwnFiles, files_in, refuse_others, write_whole_folder
@@ -102,6 +104,7 @@ def convert(
     replaceable: OwnFiles = own_files,
     attempts: Sequence[Attempt] = (),
     before_keeping: Callable[[], object] = lambda: None,
+    license: License | None = None,
 ) -> Bundle:
     """Write a model as an ONNX bundle, verified, without torch.
 
@@ -119,6 +122,7 @@ def convert(
             gates is kept.
         before_keeping: called when the new bundle is complete and verified, before it replaces an
             older one; if it raises, nothing is kept.
+        license: of the weights; None for the one that the model says.
 
     Raises:
         ExportError: no such precision; `out` holds something else; the weights are not usable.
@@ -158,6 +162,10 @@ def convert(
             [functools.partial(write_and_check, attempt) for attempt in ways], report
         )
         remove_scratch(folder)
+        manifest["check"] = store_check_frame(unwritten_bundle(folder, manifest))
+        licence = write_entry(stored.license if license is None else license, folder)
+        if licence is not None:
+            manifest["licence"] = licence
         write_manifest(folder, manifest, files_in(folder))
         before_keeping()
     return read(path)

@@ -1,37 +1,67 @@
-"""The licence of a bundle's weights, as far as the bundle knows where they are from."""
+"""The licence of a bundle's weights: what is known of it, and what it asks for.
+
+    license = license_of_bundle(bundle)
+    require_accepted(license, accepted=False, doing="answering other machines with them")
+
+Whoever hands weights on, or lets others use them, must be allowed to. Apple's published weights are
+for research only.
+"""
 
 from __future__ import annotations
 
-from pocketclip import zoo
-from pocketclip.checkpoint.hub_client import get_endpoint, hide_credentials
+from pocketclip.checkpoint.weight_license import hub_page, published_license_name
+from pocketclip.errors import ChangedBundleError, ConfigError
 from pocketclip.infer.bundle import Bundle
+from pocketclip.license import FILE, License, read_text
 
-APPLE = "Apple's own"
-"""Of Apple's published weights; it is for research only."""
+ACCEPT = "--accept-licence"
+"""The option that says that the licence allows it."""
 
 
-def license_name(bundle: Bundle) -> str | None:
-    """Return the name of the licence; None if it is not known.
+def license_of_bundle(bundle: Bundle) -> License:
+    """Return the licence of a bundle's weights, with its text, as far as it is known.
 
-    The hub says it when weights are fetched. A bundle that was exported from a checkpoint does not
-    know where the weights are from.
+    Of earlier bundles, which carry none, the hub's repository says it if they name one.
+
+    Raises:
+        ChangedBundleError: the file with the text is missing or was changed.
     """
-    if "license" in bundle.source:
-        return str(bundle.source["license"])
+    if bundle.licence is not None:
+        entry = dict(bundle.licence)
+        file = entry.pop("file", None)
+        if file is None:
+            return License(**entry)
+        bundle.check(file)
+        text = read_text(bundle.folder / file)
+        if text is None:
+            raise ChangedBundleError(
+                f"{bundle.folder / file} is not the text of a licence: export the bundle again"
+            )
+        return License(**entry, text=text)
     repo = bundle.source.get("repo")
-    apples = (entry.hub for name, entry in zoo.ZOO.items() if name.startswith("mobileclip"))
-    return APPLE if any(repo in repos for repos in apples) else None
+    name = bundle.source.get("license")
+    if repo is None:
+        return License(name=None if name is None else str(name))
+    known = published_license_name(str(repo)) if name is None else str(name)
+    return License(name=known, url=hub_page(str(repo)))
 
 
-def license_page(bundle: Bundle) -> str | None:
-    """Return the URL of the page with the licence; None if the weights are not from the hub."""
-    repo = bundle.source.get("repo")
-    return None if repo is None else f"{hide_credentials(get_endpoint())}/{repo}"
+def require_accepted(license: License, accepted: bool, *, doing: str) -> None:
+    """Refuse to do with weights what their licence may forbid, unless it was accepted.
 
+    Args:
+        license: of the weights.
+        accepted: whether the caller says that it allows what is done.
+        doing: what is done, such as `handing them on with a web page`.
 
-def license_of(bundle: Bundle) -> str:
-    """Return the licence of a pulled bundle's weights, or where it stands, for people to read."""
-    name, page = license_name(bundle), license_page(bundle)
-    if page is None:
-        return "that of the weight file"
-    return f"see {page}" if name is None else f"{name}, see {page}"
+    Raises:
+        ConfigError: it may forbid it, and was not accepted.
+    """
+    if accepted or not license.restricted:
+        return
+    called = "a licence of their own" if license.name is None else f"the licence {license.name}"
+    where = f" in {FILE} of the bundle" if license.url is None else f" at {license.url}"
+    raise ConfigError(
+        f"the weights have {called}, which may forbid {doing}: read it{where}, and give {ACCEPT} "
+        "if it allows that"
+    )

@@ -34,8 +34,8 @@ from pocketclip.infer.bundle import Bundle
 from pocketclip.storage.local import write_whole
 from pocketclip.storage.user_cache import user_cache
 
-CONVERTER = 1
-"""Version of the conversion; bundles of others are made again."""
+CONVERTER = 2
+"""Version of the conversion; bundles of others are made again. 2: with licence and stored frame."""
 _LOCAL, _REFS = "local", "refs.json"
 _FULL_HASH, _SHORT_HASH = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{7,39}")
 

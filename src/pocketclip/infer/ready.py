@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pocketclip.checkpoint import hub_cache
 from pocketclip.checkpoint.hub_cache import HubFile
 from pocketclip.checkpoint.resolve import ModelSource
+from pocketclip.checkpoint.weight_license import license_of_hub_file
 from pocketclip.errors import (
     NOT_STORED,
     BundleError,
@@ -42,6 +43,7 @@ from pocketclip.infer.model_cache import (
     remember,
     shown,
 )
+from pocketclip.license import License
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.storage import locks
 from pocketclip.storage.local import OwnFiles, digest_file, files_in, remove_abandoned
@@ -71,6 +73,8 @@ class Weights:
     place: Place
     facts: Mapping[str, Any]
     """The `source` entry of the bundle's manifest."""
+    license: License | None = None
+    """Of weights from the hub; None: what the weights themselves say."""
 
     def check_downloaded(self) -> None:
         """Refuse a damaged file of the hub's cache, whose name is its hash.
@@ -201,7 +205,7 @@ def convert_weights(
         stored, folder, precision=precision, preprocessing=preprocessing, normalize=normalize,
         reporter=reporter, replaceable=replaceable,
         about={"source": {**weights.facts, **(more or {})}}, attempts=attempts_of(stored),
-        before_keeping=weights.check_unchanged,
+        before_keeping=weights.check_unchanged, license=weights.license,
     )  # fmt: skip
 
 
@@ -240,6 +244,7 @@ def hub_weights(source: ModelSource, name: str | None, file: HubFile) -> Weights
         StorageError: there is no cache.
     """
     here = dataclasses.replace(source, kind="file", path=file.path, suggested=None)
+    license = license_of_hub_file(file)
     facts = {
         "repo": file.repo,
         "revision": file.revision,
@@ -252,9 +257,11 @@ def hub_weights(source: ModelSource, name: str | None, file: HubFile) -> Weights
     if not file.revision or not sure or sure.path != file.path:
         # The hub might name another file of this commit: these weights are known as a file.
         place = dataclasses.replace(local_place(here, name), title=file.repo)
-        return Weights(source=here, name=name, place=place, facts={**facts, **place.origin})
+        return Weights(
+            source=here, name=name, place=place, facts={**facts, **place.origin}, license=license
+        )
     place = hub_place(source, name, file.repo, file.revision)
-    return Weights(source=here, name=name, place=place, facts=facts)
+    return Weights(source=here, name=name, place=place, facts=facts, license=license)
 
 
 def keep(

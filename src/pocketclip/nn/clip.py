@@ -16,6 +16,7 @@ from torch import Tensor, from_numpy, nn, tensor
 from pocketclip import zoo
 from pocketclip.embedding_space import SpaceIdentity, digest_weights, identify
 from pocketclip.errors import PocketclipError
+from pocketclip.license import UNKNOWN
 from pocketclip.nn.mci import MCi
 from pocketclip.nn.text import TextTower
 from pocketclip.nn.transformer import FrozenBatchNormMixin
@@ -41,6 +42,7 @@ class CLIP(FrozenBatchNormMixin):
         inference_only: whether it was rearranged so that it can be neither trained nor saved.
         untrainable: the reason why `train()` is refused; empty if it is not.
         space_identity: the identity of the embedding space as last computed or loaded.
+        license: the licence of the weights, or of those that they were trained from.
     """
 
     def __init__(self, config: zoo.ModelConfig) -> None:
@@ -50,6 +52,7 @@ class CLIP(FrozenBatchNormMixin):
         self.inference_only = False
         self.untrainable = ""
         self.space_identity: SpaceIdentity | None = None
+        self.license = UNKNOWN
         self.image: MCi | ViT = (
             MCi(config.image, config.embed_dim)
             if isinstance(config.image, zoo.MCiConfig)

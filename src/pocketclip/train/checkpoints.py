@@ -3,6 +3,7 @@
 RUN/checkpoints/step-00001000/
 config.json         the model, as in every checkpoint of ours
 model.safetensors
+LICENCE.txt         of the weights that the run began with, if it is known
 trainer.pt          optimiser, average, counts: tensors and plain values only
 checkpoint.json     step, metrics, and the hashes of the other files
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from pocketclip import checkpoint
+from pocketclip import checkpoint, license
 from pocketclip.checkpoint.folder import write_files
 from pocketclip.errors import DISK_FULL, CheckpointError, TrainingError
 from pocketclip.formats.json_text import read_json
@@ -92,7 +93,7 @@ def save(run: Path, step: int, model: CLIP, trainer: Mapping[str, Any]) -> Saved
 def own_files(folder: Path) -> set[str]:
     """Return the names of a checkpoint's files, which another checkpoint may replace."""
     del folder
-    return {checkpoint.CONFIG, checkpoint.WEIGHTS, _TRAINER, _SEAL}
+    return {checkpoint.CONFIG, checkpoint.WEIGHTS, _TRAINER, _SEAL, license.FILE}
 
 
 def record_metrics(saved: Saved, metrics: Mapping[str, float]) -> None:
@@ -220,7 +221,8 @@ def prune(run: Path, step: int, keep_last: int, *, keep: int | None = None) -> N
 
 def _discard(folder: Path) -> None:
     """Remove a checkpoint's files, and its folder unless it holds other files."""
-    for name in sorted(own_files(folder)):  # `checkpoint.json` first: it makes the others count
+    # `checkpoint.json` first: it makes the others count.
+    for name in sorted(own_files(folder), key=lambda name: (name != _SEAL, name)):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     files.remove_abandoned(folder)

@@ -153,6 +153,7 @@ def _load_initial_weights(model: CLIP, init: str, *, offline: bool) -> None:
             f"{init} ({loaded.config.name}) does not fit {model.config.name} as the recipe "
             f"describes it: {first}"
         ) from error
+    model.license = loaded.license
 
 
 def warn_of_random_frozen_weights(recipe: Recipe) -> None:

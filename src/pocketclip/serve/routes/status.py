@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, Response
 
 from pocketclip._version import __version__
-from pocketclip.infer.license import license_name, license_page
+from pocketclip.infer.license import license_of_bundle
 from pocketclip.serve.monitoring.exposition import CONTENT_TYPE, metrics_text
 from pocketclip.serve.schema import Schema, example
 from pocketclip.serve.services import Services, services_of
@@ -39,6 +39,8 @@ class License(Schema):
     """Of the hub, which the weights are from."""
     url: str | None
     """The page with the licence."""
+    restricted: bool
+    """Whether it may forbid to hand the weights on, or some use of them."""
 
 
 class Accepted(Schema):
@@ -95,6 +97,7 @@ _EXAMPLE = {
         "name": "apple-amlr",
         "repository": "apple/MobileCLIP2-S0",
         "url": "https://huggingface.co/apple/MobileCLIP2-S0",
+        "restricted": True,
     },
     "limits": {
         "body_bytes": 33554432,
@@ -219,12 +222,14 @@ def protocols_of(services: Services) -> list[str]:
 
 def _license(encoder: Encoder) -> License:
     if encoder.bundle is None:
-        return License(name=None, repository=None, url=None)
+        return License(name=None, repository=None, url=None, restricted=False)
     repo = encoder.bundle.source.get("repo")
+    known = license_of_bundle(encoder.bundle)
     return License(
-        name=license_name(encoder.bundle),
+        name=known.name,
         repository=None if repo is None else str(repo),
-        url=license_page(encoder.bundle),
+        url=known.url,
+        restricted=known.restricted,
     )
 
 
