@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pocketclip.errors import ImageError, PocketclipError
-from pocketclip.search.store.location import Location, private_folder
+from pocketclip.search.store.location import Location
 from pocketclip.search.thumbnail_image import SIDE
+from pocketclip.storage.private import private_folder
 from pocketclip.storage.temporary import TemporaryFolder, remove_abandoned
 
 MOST_BYTES = 1 << 18

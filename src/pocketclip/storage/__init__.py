@@ -10,7 +10,8 @@
 | `stores` | object stores through fsspec: clients, files, errors |
 | `local` | local files and folders, written whole |
 | `temporary`, `atomic_swap`, `locks` | temporary folders, swapped folders and locks, for `local` |
-| `user_cache` | the user's cache: where it is |
+| `user_cache`, `user_data` | the user's cache and data: where they are |
+| `private` | files and folders that only the user may read |
 | `photos` | which files are photographs, and the walk through folders |
 | `http`, `network` | fetching images from the web; refusing private addresses |
 """

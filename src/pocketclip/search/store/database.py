@@ -44,7 +44,6 @@ from pocketclip.search.store.location import (
     Location,
     check_file,
     is_unused,
-    private_folder,
     refuse_network,
     size_of,
 )  # fmt: skip
@@ -52,6 +51,7 @@ from pocketclip.search.store.origin import write_origin
 from pocketclip.search.store.sqlite_errors import MEND, explained
 from pocketclip.search.store.writer import acquire, hold
 from pocketclip.storage import locks
+from pocketclip.storage.private import private_folder
 
 _CHUNK = 500  # ids per query
 _BUSY_S = 10  # of two commits one waits; a checkpoint may take as long

@@ -1,4 +1,4 @@
-"""Where a library is: its file by name, who may read it, and where it must not be.
+"""Where a library is: its file by name, and where it must not be.
 
 A library is one SQLite file, `NAME.sqlite`. Beside it are `NAME.lock`, which one writer holds, and
 `NAME.derived/`, with what can be made from the file again: the matrix and the thumbnails.
@@ -6,7 +6,6 @@ A library is one SQLite file, `NAME.sqlite`. Beside it are `NAME.lock`, which on
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
@@ -142,36 +141,6 @@ def libraries() -> list[Location]:
         return []
     found = [Location(file) for file in sorted(folder.glob(f"*{SUFFIX}"))]
     return [location for location in found if not location.name.endswith(_BACKUP)]
-
-
-def private_folder(folder: Path) -> None:
-    """Create a folder that only the user can enter (0700), and its missing parents likewise.
-
-    Raises:
-        OSError: it cannot be created.
-    """
-    missing = [folder, *folder.parents]
-    for parent in reversed([path for path in missing if not path.exists()]):
-        with contextlib.suppress(FileExistsError):
-            parent.mkdir(mode=0o700)
-
-
-def private_file(file: Path) -> None:
-    """Create an empty file that only the user can read (0600), if it does not exist.
-
-    Raises:
-        OSError: it cannot be created.
-    """
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def others_can_read(path: Path) -> bool:
-    """Return whether a file or folder is open to others than its owner; False if it is missing."""
-    try:
-        return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
-    except OSError:
-        return False
 
 
 def refuse_network(location: Location) -> None:

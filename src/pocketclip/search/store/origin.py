@@ -11,8 +11,9 @@ import sqlite3
 from typing import Any
 
 from pocketclip.formats.escaping import dump_json
-from pocketclip.search.store.location import Location, private_file, private_folder
+from pocketclip.search.store.location import Location
 from pocketclip.storage.local import write_whole
+from pocketclip.storage.private import private_file, private_folder
 
 _FACTS = ("space_id", "embed_dim", "model", "model_source")
 _LARGEST = 16 << 20  # bytes

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pocketclip.errors import LibraryError
-from pocketclip.search.store.location import Location, private_file
+from pocketclip.search.store.location import Location
 from pocketclip.storage.local import write_whole
+from pocketclip.storage.private import private_file
 
 APPLICATION_ID = 0x50434C50  # "PCLP", in the header of the file
 VERSION = 1

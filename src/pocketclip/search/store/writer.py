@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 from pocketclip.errors import LibraryError
-from pocketclip.search.store.location import Location, private_file
+from pocketclip.search.store.location import Location
 from pocketclip.storage import locks
+from pocketclip.storage.private import private_file
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pocketclip.errors import count_of
 from pocketclip.search.store.database import Database
-from pocketclip.search.store.location import Location, others_can_read
+from pocketclip.search.store.location import Location
+from pocketclip.storage.private import others_can_read
 
 Kind = Literal["file", "vectors", "matrix", "permissions"]
 _TOLERANCE = 0.002  # of a vector's length; rounding to float16 changes it by less than 0.0005

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.search.store.database import Database
-from pocketclip.search.store.location import Location, private_file, private_folder
+from pocketclip.search.store.location import Location
 from pocketclip.search.vectors.file import Block, is_intact, map_file, read_batches, write_file
 from pocketclip.search.vectors.kernels import DTYPES, choose_engine
 from pocketclip.search.vectors.rows import (
@@ -39,6 +39,7 @@ from pocketclip.search.vectors.rows import (
     read_state,
 )
 from pocketclip.storage import locks
+from pocketclip.storage.private import private_file, private_folder
 
 _FEW = 2000  # changes that are always read on top of a file, 6 ms
 _SHARE = 50  # and one in so many: 20,000 of a million, 65 ms
