@@ -28,7 +28,8 @@ from pocketclip.serve.process.opening import (
     open_encoder,
     open_services,
 )
-from pocketclip.serve.process.ports import address_of, bind, open_tls, why_not_bound
+from pocketclip.serve.process.ports import address_of, bind, why_not_bound
+from pocketclip.serve.process.tls import open_tls
 from tests.search.conftest import draw_photo
 
 

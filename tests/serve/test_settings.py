@@ -37,6 +37,7 @@ KEY = "0123456789abcdef"
         ({"api_key": KEY, "no_auth": True}, "one of"),
         ({"certificate": Path("c.pem")}, "--key"),
         ({"private_key": Path("k.pem")}, "--cert"),
+        ({"tls": True, "certificate": Path("c.pem"), "private_key": Path("k.pem")}, "one of --tls"),
         ({"threads": 0}, "at least 1"),
         ({"cors": ("*",)}, "no origin"),
         ({"cors": ("https://example.org/path",)}, "no origin"),
@@ -80,6 +81,7 @@ def test_what_its_owner_should_know_is_said() -> None:
         "everybody who reaches 0.0.0.0" in ServerSettings(host="0.0.0.0", no_auth=True).remarks[0]
     )
     assert "unencrypted" in ServerSettings(host="0.0.0.0", api_key=KEY).remarks[0]
+    assert ServerSettings(host="0.0.0.0", api_key=KEY, tls=True).remarks == []
     remark = ServerSettings(immich=("192.0.2.1", 3003)).remarks[0]
     assert remark.startswith("immich's port has no key, since immich sends none, and everybody")
 

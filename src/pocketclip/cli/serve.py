@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from pocketclip.cli._options import Backend, Offline, Threads
 from pocketclip.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pocketclip.serve.process.certificate import Certificate
     from pocketclip.serve.process.lifecycle import Running
 
 _KEY = "POCKETCLIP_API_KEY"
@@ -75,6 +77,14 @@ def serve(
             "repeated.",
         ),
     ] = None,
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls",
+            help="HTTPS with a certificate that the server makes and keeps, for this machine's "
+            "names and addresses. Phones let pages use the camera only over HTTPS.",
+        ),
+    ] = False,
     cert: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="For HTTPS: the certificate with its chain, in PEM."),
@@ -143,6 +153,7 @@ def serve(
 
     \b
     pocketclip serve mobileclip2-s0
+    pocketclip serve mobileclip2-s0 --host 0.0.0.0 --tls --api-key-file key.txt
     pocketclip serve phone/ --library photos --label-set shelf.json
     pocketclip serve --library photos --host 0.0.0.0 --api-key-file key.txt --cert c.pem --key k.pem
     pocketclip serve mobileclip2-s0 --immich 0.0.0.0:3003 --upstream http://immich-ml:3003
@@ -160,8 +171,8 @@ def serve(
         upstream=upstream, label_sets=parse_label_sets(label_set or []),
         api_key=_api_key(api_key, api_key_file, no_auth), no_auth=no_auth,
         allow_hosts=tuple(allow_host or ()), cors=tuple(cors or ()),
-        fetch_from=tuple(fetch_from or ()), certificate=cert, private_key=key, backend=backend,
-        threads=threads, offline=offline,
+        fetch_from=tuple(fetch_from or ()), tls=tls, certificate=cert, private_key=key,
+        backend=backend, threads=threads, offline=offline,
         limits=Limits(**times),
     )  # fmt: skip
     try:
@@ -200,11 +211,13 @@ def _announce(running: Running, *, as_json: bool) -> None:
     """Print where the server is, and what its owner should know."""
     from pocketclip.formats.escaping import dump_json
 
-    services = running.services
+    services, certificate = running.services, running.certificate
     encoder, remarks = services.engine.encoder, services.settings.remarks
     if as_json:
         about = {
             "urls": running.urls, "immich_urls": running.immich_urls,
+            "phone_urls": running.phone_urls,
+            "fingerprint": None if certificate is None else certificate.fingerprint,
             "model": encoder.config.name, "space_id": encoder.space_id,
             "variant": encoder.variant, "embed_dim": encoder.embed_dim,
             "label_sets": sorted(services.label_sets), "remarks": remarks,
@@ -212,15 +225,52 @@ def _announce(running: Running, *, as_json: bool) -> None:
         output.say(dump_json(about))
     else:
         output.say(f"{encoder.config.name} at {', '.join(running.urls)}")
-        if services.settings.api_key is not None and output.on_terminal():
-            # Only here: the token is as good as the key, and must not get into a file.
-            place = (
-                running.urls[0].replace("//0.0.0.0:", "//localhost:").replace("[::]", "localhost")
-            )
-            link = f"{place}/#token={services.sessions.new_token()}"
-            output.say(f"for a browser, once, within ten minutes: {link}")
+        _say_links(running)
+        if certificate is not None and certificate.is_own:
+            _say_certificate(certificate)
         if running.immich_urls:
             output.say(f"for immich at {', '.join(running.immich_urls)}")
         for remark in remarks:
             output.say(f"note: {remark}")
     output.flush()
+
+
+def _say_links(running: Running) -> None:
+    """Print what browsers open: on this machine, and on a phone, there with a QR code."""
+    from pocketclip.cli._qr_code import draw_qr_code
+
+    services = running.services
+    # Tokens only on a terminal: they are as good as the key, and must not get into a file.
+    with_token = services.settings.api_key is not None and output.on_terminal()
+    once = ", once, within ten minutes" if with_token else ""
+
+    def linked(urls: list[str]) -> list[str]:
+        if not with_token:
+            return [f"{url}/" for url in urls]
+        token = services.sessions.new_token()  # of these links one is used
+        return [f"{url}/#token={token}" for url in urls]
+
+    if with_token:
+        place = running.urls[0].replace("//0.0.0.0:", "//localhost:").replace("[::]", "localhost")
+        output.say(f"for a browser{once}: {linked([place])[0]}")
+    links = linked(running.phone_urls)
+    for number, link in enumerate(links):
+        output.say(f"{f'for a phone{once}' if not number else 'or'}: {link}")
+    if links:
+        drawn = draw_qr_code(links[0], sys.stdout)
+        if drawn:
+            output.write_bytes(drawn)
+        if not services.settings.is_encrypted:
+            output.say("note: over plain http a phone lets pages take photographs only; for its "
+                       "live camera, add --tls")  # fmt: skip
+    elif services.settings.tls:
+        output.say("note: only this machine reaches the server: for phones, add --host 0.0.0.0")
+
+
+def _say_certificate(certificate: Certificate) -> None:
+    """Print how to recognise the server's own certificate, and whether it is another one."""
+    if certificate.change is not None:
+        output.say(f"note: the certificate is another one than before: {certificate.change}")
+    output.say("browsers warn of the server's own certificate, as nobody vouches for it: go on "
+               "only if the SHA-256 fingerprint that they show is")  # fmt: skip
+    output.say(f"  {certificate.fingerprint}")

@@ -13,7 +13,8 @@ It needs the extra `serve`, and no torch.
 | `app` `openapi` | the apps: `create_app`; their documents |
 | `services` | what the routes work with |
 | `errors` `schema` `origins` | errors as answers; what documents share; hosts and origins |
-| `process/` | ports on one event loop, connections with time-outs, signals, reloading, the end |
+| `addresses` | the names and addresses of this machine, and those that a phone can open |
+| `process/` | ports on one event loop, TLS, time-outs of connections, signals, reloading, the end |
 | `routes/` | the protocols: OpenAI, Hugging Face, immich, clip-retrieval, our own |
 | `photos/` | the library: searches, photographs and thumbnails, in threads |
 | `encoding/` | the model: a worker and a bounded queue per tower |

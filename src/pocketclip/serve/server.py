@@ -31,7 +31,8 @@ def serve(
     """Answer requests until SIGTERM or SIGINT; what runs is finished then.
 
     SIGHUP reads the model at its place again, and the certificate: what is damaged, or of another
-    embedding space than the library or a label set, is refused, and the old one stays. Signals are
+    embedding space than the library or a label set, is refused, and the old one stays. A
+    certificate of the server's own (`ServerSettings.tls`) is made anew if it must be. Signals are
     handled only in the main thread.
 
     Args:
@@ -57,7 +58,7 @@ def serve(
         from pocketclip.serve.process.allocator import give_back_large_blocks
         from pocketclip.serve.process.lifecycle import bind_all, run
         from pocketclip.serve.process.opening import model_source, open_services
-        from pocketclip.serve.process.ports import open_tls
+        from pocketclip.serve.process.tls import open_tls
     except ImportError as error:
         if isinstance(error, MissingDependencyError) or error.name is None:
             raise
@@ -70,7 +71,7 @@ def serve(
     sockets = bind_all(settings)
     with contextlib.ExitStack() as stack:
         stack.callback(sockets.close)
-        open_tls(settings)
+        tls = open_tls(settings)
         if settings.upstream is not None:
             Upstream(settings.upstream)
         services = open_services(model, library, settings)
@@ -79,7 +80,9 @@ def serve(
         source = model_source(model, services.library)
         if log:
             stack.enter_context(logging_to())
-        ended = _run(run(services, on_start, source=source, sockets=sockets, handle_signals=True))
+        ended = _run(run(
+            services, on_start, source=source, sockets=sockets, tls=tls, handle_signals=True
+        ))  # fmt: skip
     if ended.signal == signal.SIGINT:
         raise KeyboardInterrupt(*([AT_ONCE] if ended.at_once else []))
 

@@ -106,6 +106,9 @@ class ServerSettings:
     """Origins whose pages may call the server."""
     fetch_from: tuple[str, ...] = ()
     """Hosts that images are fetched from."""
+    tls: bool = False
+    """Speak HTTPS with a certificate that the server makes itself and keeps in the user's data; see
+    `pocketclip.serve.process.own_certificate`."""
     certificate: Path | None = None
     """For TLS: a PEM file with the chain."""
     private_key: Path | None = None
@@ -133,6 +136,11 @@ class ServerSettings:
             )
         if (self.certificate is None) != (self.private_key is None):
             raise ConfigError("TLS needs both the certificate and its key: give --cert and --key")
+        if self.tls and self.certificate is not None:
+            raise ConfigError(
+                "choose one of --tls, for a certificate that the server makes itself, and --cert "
+                "with --key"
+            )
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads is {self.threads}; it must be at least 1")
         self._check_access()
@@ -156,6 +164,11 @@ class ServerSettings:
             )
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether the server speaks HTTPS; on immich's port it never does."""
+        return self.tls or self.certificate is not None
+
+    @property
     def remarks(self) -> list[str]:
         """What its owner should know of the server before it answers."""
         remarks = []
@@ -163,11 +176,11 @@ class ServerSettings:
             remarks.append(
                 f"no key: everybody who reaches {self.host} can use the server, with its library"
             )
-        is_plain = self.certificate is None and not is_loopback(self.host)
+        is_plain = not self.is_encrypted and not is_loopback(self.host)
         if self.api_key is not None and is_plain:
             remarks.append(
-                "the key and all photographs travel unencrypted: give --cert and --key, or put a "
-                "proxy with TLS before the server"
+                "the key and all photographs travel unencrypted: give --tls, or --cert and --key, "
+                "or put a proxy with TLS before the server"
             )
         if self.immich is not None:
             host = self.immich[0]

@@ -21,6 +21,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketclip.pages.web_files import PAGES
+from pocketclip.serve.addresses import machine_names
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.middleware.admission import ALWAYS_ANSWERED
 from pocketclip.serve.middleware.answers import (
@@ -87,6 +88,10 @@ class Access:
         own = settings.host if pages or settings.immich is None else settings.immich[0]
         names = (allowed_name(name) for name in (*settings.allow_hosts, own))
         self._names = {name for name in names if name}
+        if settings.tls and pages:
+            # Its certificate is for them. Over plain HTTP, anybody in the local network could make
+            # such a name of a page of theirs lead here.
+            self._names.update(machine_names())
         self._listed = {one for one in map(normal_origin, settings.cors) if one}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,8 +17,10 @@ from pocketclip.errors import PocketclipError, count_of
 from pocketclip.serve.app import create_app, create_immich_app
 from pocketclip.serve.monitoring.logs import log, log_event, log_exchange, log_loop_error
 from pocketclip.serve.process import notify
+from pocketclip.serve.process.certificate import Certificate
 from pocketclip.serve.process.opening import load_replacement
-from pocketclip.serve.process.ports import Gate, Port, bind, load_certificate, open_tls
+from pocketclip.serve.process.ports import Gate, Port, bind, phone_urls
+from pocketclip.serve.process.tls import Tls, open_tls
 from pocketclip.serve.services import Services
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ class Running:
     """Of its own protocols, the first one for people."""
     immich_urls: list[str]
     """Of immich's, if it is offered."""
+    phone_urls: list[str]
+    """At which other machines may reach it, the likeliest first."""
+    certificate: Certificate | None
+    """What it shows at its start; None without TLS."""
     stop: Callable[[], None]
     """Ends it, as SIGTERM does."""
     reload: Callable[[], None]
@@ -91,6 +97,7 @@ async def run(
     *,
     source: ModelSource | None = None,
     sockets: Sockets | None = None,
+    tls: Tls | None = None,
     handle_signals: bool = False,
 ) -> Ended:
     """Answer requests until told to end; the services are closed then.
@@ -100,6 +107,7 @@ async def run(
         on_start: called when the server answers.
         source: where the model is read again; None: it cannot be.
         sockets: what `bind_all` returned; None: it is called now.
+        tls: what `open_tls` returned; None: it is called now.
         handle_signals: end by SIGTERM and SIGINT, read the model again by SIGHUP; only in the main
             thread.
 
@@ -107,12 +115,14 @@ async def run(
         ConfigError: an address or the certificate cannot be used.
         PocketclipError: the model does not work.
     """
-    return await _Process(services, source).run(on_start, sockets, handle_signals)
+    return await _Process(services, source, tls).run(on_start, sockets, handle_signals)
 
 
 class _Process:
-    def __init__(self, services: Services, source: ModelSource | None) -> None:
-        self._services, self._source = services, source
+    def __init__(
+        self, services: Services, source: ModelSource | None, tls: Tls | None = None
+    ) -> None:
+        self._services, self._source, self._tls = services, source, tls
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
         self._signal: int | None = None
@@ -121,6 +131,7 @@ class _Process:
         self._ports: list[Port] = []
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
+        self._keeping: asyncio.Task[None] | None = None
         self._had_terminal = _has_terminal()
 
     async def run(
@@ -142,8 +153,8 @@ class _Process:
         finally:
             for one in handled:
                 self._loop.remove_signal_handler(one)
-            if self._reloading is not None:
-                self._reloading.cancel()
+            for task in filter(None, (self._reloading, self._keeping)):
+                task.cancel()
             await asyncio.gather(*(port.close(_CLOSING) for port in self._ports))
             if sockets is not None:
                 sockets.close()
@@ -153,16 +164,18 @@ class _Process:
 
     async def _listen(self, sockets: Sockets) -> None:
         settings, services = self._services.settings, self._services
-        tls = open_tls(settings)
-        apps = [(create_app(services), sockets.main, tls)]
+        self._tls = self._tls or open_tls(settings)
+        apps = [(create_app(services), sockets.main, self._tls)]
         if sockets.immich:
             apps.append((create_immich_app(services), sockets.immich, None))
         _allow_files(len(apps) * settings.limits.connections)
-        for app, bound, context in apps:
+        for app, bound, tls in apps:
             self._gates.append(Gate(app, lambda: services.is_draining))
-            self._ports.append(Port(self._gates[-1], list(bound), settings.limits, context))
+            self._ports.append(Port(self._gates[-1], list(bound), settings.limits, tls))
         for port in self._ports:
             await port.listen()
+        if settings.tls and self._tls is not None:
+            self._keeping = self._loop.create_task(self._tls.keep())
 
     async def _warm(self) -> bool:
         """Encode something with both towers; return False if the server is to end before."""
@@ -176,10 +189,14 @@ class _Process:
         await warming  # raises why
         self._services.is_ready = True
         encoder = self._services.engine.encoder
+        shown: dict[str, Any] = {}
+        if self._tls is not None:
+            shown["fingerprint"] = self._tls.certificate.fingerprint
         log_event(
             "ready", "the server answers", model=encoder.config.name, space_id=encoder.space_id,
             urls=[url for port in self._ports for url in port.urls],
             remarks=self._services.settings.remarks,
+            **shown,
         )  # fmt: skip
         notify.ready()
         return True
@@ -189,6 +206,8 @@ class _Process:
             services=self._services,
             urls=self._ports[0].urls,
             immich_urls=[url for port in self._ports[1:] for url in port.urls],
+            phone_urls=phone_urls(self._ports[0].sockets, self._services.settings),
+            certificate=None if self._tls is None else self._tls.certificate,
             stop=lambda: self._call(self._end.set),
             reload=lambda: self._call(self._begin_reload),
         )
@@ -272,10 +291,9 @@ class _Process:
             notify.ready()
 
     async def _reload_once(self) -> None:
-        services, settings = self._services, self._services.settings
-        for port in self._ports:
-            if port.tls is not None:
-                load_certificate(port.tls, settings)
+        services = self._services
+        if self._tls is not None:
+            self._tls.reload()
         if self._source is None:
             return
         begun, before = time.monotonic(), services.engine.encoder

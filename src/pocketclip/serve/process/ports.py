@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from pocketclip.errors import ConfigError, one_line
+from pocketclip.errors import ConfigError
+from pocketclip.serve.addresses import reachable_addresses
 from pocketclip.serve.errors import RequestError, ending
 from pocketclip.serve.middleware.answers import send_error
+from pocketclip.serve.origins import allowed_name
 from pocketclip.serve.process.connection_guard import MAX_HEADER, header_too_large
 from pocketclip.serve.process.protocol import protocol_class
+from pocketclip.serve.process.tls import Tls
 from pocketclip.serve.settings import Limits, ServerSettings
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _BACKLOG = 2048
 _SO_ATTACH_FILTER = 26  # of Linux
@@ -120,47 +122,23 @@ def why_not_bound(error: OSError, host: str, port: int) -> str:
 def address_of(one: socket.socket, *, tls: bool = False) -> str:
     """Return the URL of a bound socket, without a path."""
     host, port = one.getsockname()[:2]
+    return _url(host, port, tls=tls)
+
+
+def _url(host: str, port: int, *, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def open_tls(settings: ServerSettings) -> ssl.SSLContext | None:
-    """Return what TLS needs; None if the server speaks plain HTTP.
+def phone_urls(sockets: Iterable[socket.socket], settings: ServerSettings) -> list[str]:
+    """Return the URLs at which other machines may reach bound sockets, the likeliest first.
 
-    Raises:
-        ConfigError: the certificate or its key cannot be read, or they do not fit.
+    A certificate that was given is for names, so those count that the server may be called by.
     """
-    if settings.certificate is None:
-        return None
-    import ssl
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
-    load_certificate(context, settings)
-    return context
-
-
-def load_certificate(context: ssl.SSLContext, settings: ServerSettings) -> None:
-    """Read the certificate and its key, for the connections that begin from now on.
-
-    Raises:
-        ConfigError: they cannot be read, or do not fit.
-    """
-    import ssl
-
-    assert settings.certificate is not None
-    for file in filter(None, (settings.certificate, settings.private_key)):
-        try:
-            file.open("rb").close()
-        except OSError as error:
-            raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    try:
-        # An encrypted key would make OpenSSL ask on the terminal.
-        context.load_cert_chain(settings.certificate, settings.private_key, password=lambda: "")
-    except (ssl.SSLError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"{settings.certificate} and {settings.private_key} are no certificate with its key in "
-            f"PEM, the key without a password: {one_line(error)}"
-        ) from error
+    bound = [one.getsockname()[:2] for one in sockets]
+    hosts = reachable_addresses(host for host, _port in bound)
+    if hosts and settings.certificate is not None and settings.allow_hosts:
+        hosts = [name for name in map(allowed_name, settings.allow_hosts) if name]
+    return [_url(host, bound[0][1], tls=settings.is_encrypted) for host in hosts]
 
 
 class Gate:
@@ -225,7 +203,7 @@ class Port:
 
     def __init__(
         self, app: Any, sockets: list[socket.socket], limits: Limits,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
     ) -> None:  # fmt: skip
         self.sockets = sockets
         self.tls = tls
@@ -255,10 +233,11 @@ class Port:
         )  # fmt: skip
         self._set_date()
         self._clock = loop.create_task(self._keep_date())
+        context = None if self.tls is None else self.tls.context
         handshake = None if self.tls is None else self._limits.header_timeout
         for one in self.sockets:
             server = await loop.create_server(
-                make, sock=one, ssl=self.tls, backlog=_BACKLOG, ssl_handshake_timeout=handshake
+                make, sock=one, ssl=context, backlog=_BACKLOG, ssl_handshake_timeout=handshake
             )
             self._servers.append(server)
 
