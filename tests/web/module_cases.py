@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pocketclip.infer.zero_shot import average_prompts, rank_labels
 from pocketclip.preprocess import Preprocess
 from pocketclip.zoo import CLIP_MEAN, CLIP_STD, PreprocessConfig
 
@@ -50,4 +51,27 @@ def write_pixels(folder: Path) -> None:
     (folder / "pixels.json").write_text(json.dumps(cases), "utf-8")
 
 
-WRITERS = (write_pixels,)
+def write_zero_shot(folder: Path) -> None:
+    """Write unit embeddings of prompts and images, classifiers and ranked labels."""
+    random = np.random.RandomState(1)
+    cases = []
+    for labels, prompts, width, scale in ((1, 1, 8, 100.0), (9, 3, 512, 100.0), (200, 7, 64, 13.4)):
+        texts, images = (
+            rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            for rows in (random.randn(labels * prompts, width), random.randn(5, width))
+        )
+        texts, images = texts.astype(np.float32), images.astype(np.float32)
+        names = [f"label {position}" for position in range(labels)]
+        classifier = average_prompts(texts, names)
+        ranked = rank_labels(images, classifier, names, scale)
+        cases.append(
+            {
+                **{"labels": names, "prompts": prompts, "scale": scale, "texts": texts.tolist()},
+                **{"images": images.tolist(), "classifier": classifier.tolist()},
+                "ranked": [[[label, p] for label, p in one.items()] for one in ranked],
+            }
+        )
+    (folder / "zero_shot.json").write_text(json.dumps(cases), "utf-8")
+
+
+WRITERS = (write_pixels, write_zero_shot)
