@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -69,10 +70,20 @@ def manifest(folder: Path) -> dict:
     return json.loads((folder / bundles.MANIFEST).read_text("utf-8"))
 
 
-def rewritten(folder: Path, **changes) -> Path:
+def with_license(folder: Path, to: Path, entry: dict[str, str], text: str = "") -> Path:
+    """Return a copy of a bundle whose weights have a licence."""
+    copied = Path(shutil.copytree(folder, to))
+    if text:
+        (copied / "LICENCE.txt").write_text(text, "utf-8")
+        entry = entry | {"file": "LICENCE.txt"}
+    names = [*manifest(copied)["files"], *(["LICENCE.txt"] if text else [])]
+    return rewritten(copied, names=names, licence=entry)
+
+
+def rewritten(folder: Path, names: Iterable[str] = (), **changes) -> Path:
     """Write a bundle's manifest anew, with the hashes of its files as they are now."""
     raw = manifest(folder)
-    names = [name for name in raw["files"] if (folder / name).is_file()]
+    names = [name for name in names or raw["files"] if (folder / name).is_file()]
     for key in ("format", "version", "tokenizer", "files", "sha256"):
         del raw[key]
     bundles.write_manifest(folder, raw | changes, names)

@@ -53,7 +53,7 @@ _BEGINNING = 500
 """Characters within which a licence says which it is."""
 # Such words turn a known licence into another one.
 _LIMITS = re.compile(r"non-?\s?commercial|research (purposes|use) only|solely for research")
-_FILE_NAME = re.compile(r"licen[sc]e([._-][\w-]+)?(\.(txt|md))?", re.IGNORECASE)
+_FILE_NAME = re.compile(r"licen[sc]e([_-][\w-]+)?(\.(txt|md))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class License:
     url: str | None = None
     """The page where it stands, or where the weights are from."""
     text: str | None = field(default=None, repr=False)
-    """The whole text."""
+    """The whole text; empty if there is one that was not read."""
 
     @property
     def is_known(self) -> bool:
@@ -128,7 +128,7 @@ def choose_file(names: list[str]) -> str | None:
     """
     known = sorted(name for name in names if _FILE_NAME.fullmatch(name))
     of_weights = [name for name in known if re.search("weight|model", name, re.IGNORECASE)]
-    plain = [name for name in known if re.fullmatch(r"[^._-]+(\.\w+)?", name)]
+    plain = [name for name in known if not re.search("[_-]", name)]
     return next(iter((*of_weights, *plain)), None)
 
 
@@ -142,7 +142,7 @@ def write_entry(license: License, folder: Path) -> dict[str, str] | None:
         OSError: the disk is full or the folder is not writable.
     """
     entry = {"name": license.name, "url": license.url}
-    if license.text is not None:
+    if license.text:
         (folder / FILE).write_bytes(license.text.encode("utf-8", "replace"))
         entry["file"] = FILE
     return {key: value for key, value in entry.items() if value is not None} or None

@@ -36,6 +36,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from pocketclip import checkpoint, zoo
+    from pocketclip.license import License
     from pocketclip.nn.build import build
 
     config = zoo.override(
@@ -44,7 +45,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("start") / "model"
-    checkpoint.save(build(config).eval(), folder)
+    model = build(config).eval()
+    model.license = License(name="birds", text="For birds only.\n")
+    checkpoint.save(model, folder)
     return folder
 
 

@@ -57,6 +57,7 @@ def test_the_model_is_the_best_of_what_was_scored(finished):
     model = checkpoint.load(Path(finished["out"]) / "model")
     score = pipeline.Validation(folder, "x").score(model)
     assert score == pytest.approx(chosen["validation"])
+    assert (model.license.name, model.license.text) == ("birds", "For birds only.\n")
 
 
 def test_photographs_are_copied_into_shards_only(finished, squares):

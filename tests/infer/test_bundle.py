@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from pocketclip import Encoder
@@ -103,6 +104,85 @@ def test_a_manifest_of_something_else(folder, changes, message):
     _signed(folder, **changes)
     with pytest.raises(BundleError, match=message):
         read(folder)
+
+
+def _frame(**changes):
+    """Return what changes the stored frame of a manifest; None removes a field."""
+
+    def change(raw):
+        check = raw["check"] | changes
+        return {"check": {key: value for key, value in check.items() if value is not None}}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: {"check": [1]}, "check is not an object"),
+        (_frame(pixels="../check.rgb"), r"not the file check\.rgb"),
+        (_frame(pixels="image.onnx"), r"not the file check\.rgb"),
+        (_frame(pixels=None), r"not the file check\.rgb"),
+        (_frame(width=32), "not 64 x 64"),
+        (_frame(height=64.0), "not 64 x 64"),
+        (_frame(embedding=None), "not a list of 64"),
+        (_frame(embedding=[1.0] + [0.0] * 62), "not a list of 64"),
+        (_frame(embedding=[float("nan")] + [0.0] * 63), "damaged"),
+        (_frame(embedding=["1"] + [0.0] * 63), "numbers from -1 to 1"),
+        (_frame(embedding=[True] + [0.0] * 63), "numbers from -1 to 1"),
+        (_frame(embedding=[0.5] + [0.0] * 63), "length 1"),
+        (lambda raw: {"files": {k: v for k, v in raw["files"].items() if k != "check.rgb"}},
+         r"not the file check\.rgb"),
+        (lambda raw: {"files": raw["files"] | {"check.rgb": {"sha256": "0" * 64, "bytes": 9}}},
+         "does not hold 64 x 64"),
+        (lambda _: {"licence": "mit"}, "licence is not an object"),
+        (lambda _: {"licence": {"name": 3}}, "name of the licence"),
+        (lambda _: {"licence": {"name": "a\nb"}}, "name of the licence"),
+        (lambda _: {"licence": {"url": "javascript:alert(1)"}}, "no web page"),
+        (lambda _: {"licence": {"file": "../LICENCE.txt"}}, "file of the licence"),
+        (lambda _: {"licence": {"file": "tokenizer.json"}}, "file of the licence"),
+        (lambda _: {"licence": {"file": "LICENCE.txt"}}, r"LICENCE\.txt is not one of its files"),
+    ],
+)  # fmt: skip
+def test_a_damaged_frame_or_licence(folder, change, message):
+    _signed(folder, **change(manifest(folder)))
+    with pytest.raises(BundleError, match=message) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"preprocessing": True, "normalize": True}])
+def test_the_stored_frame_is_a_photograph_with_its_embedding(exported, options):
+    bundle = read(exported(**options))
+    frame = bundle.check_frame
+    pixels = np.fromfile(bundle.folder / frame.pixels, np.uint8).reshape(64, 64, 3)
+    assert (frame.width, frame.height) == (64, 64)
+    assert pixels.std() > 20  # a photograph, not a plain colour
+    embedding = Encoder(bundle.folder, "onnxruntime").encode_image(pixels)[0]
+    assert np.abs(embedding - np.array(frame.embedding)).max() < 1e-6
+    # By what a device does with the file alone, without any code of ours.
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(bundle.path("image"))
+    rows = pixels[None]
+    if bundle.image_input == "preprocessed":
+        rows = (rows.transpose(0, 3, 1, 2) / 255).astype(np.float32)  # of this model: no mean
+    found = session.run(None, {session.get_inputs()[0].name: rows})[0][0]
+    assert found @ np.array(frame.embedding) / np.linalg.norm(found) > 0.9999
+
+
+def test_bundles_without_frame_and_licence_are_read(folder):
+    """Earlier ones; and those with both are the same export as without."""
+    before = read(folder)
+    names = [name for name in before.files if name != "check.rgb"]
+    (folder / "check.rgb").unlink()
+    raw = manifest(folder)
+    del raw["check"]
+    (folder / "bundle.json").write_text(json.dumps(raw), "utf-8")
+    bundle = read(rewritten(folder, names=names))
+    assert (bundle.check_frame, bundle.licence) == (None, None)
+    assert bundle.variant == before.variant
+    bundle.check()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", "{", '{"format"', "\xff\xfe"])

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
 
+from pocketclip import checkpoint
+from pocketclip.checkpoint.resolve import resolve_model
+from pocketclip.checkpoint.stored import read_stored
 from pocketclip.errors import ChangedBundleError, ConfigError
-from pocketclip.infer.bundle import read
-from pocketclip.infer.license import license_of_bundle, require_accepted
+from pocketclip.export.job import export
+from pocketclip.infer.bundle import own_files, read
+from pocketclip.infer.convert import convert
+from pocketclip.infer.license import license_of_bundle, license_of_source, require_accepted
 from pocketclip.license import UNKNOWN, License
+from tests.bundles import model, with_license
 
 HUB = "https://huggingface.co"
 
@@ -53,15 +60,29 @@ def test_weights_from_elsewhere(of):
     assert str(UNKNOWN) == "not known"
 
 
-def test_the_text_is_a_file_of_the_bundle(of, tmp_path):
-    (tmp_path / "LICENCE.txt").write_text("For birds only.\n", "utf-8")
-    entry = {"name": "birds", "file": "LICENCE.txt"}
-    digest = "a7b1f1cb2fe1ea41dd4de4dfd9ba0b1b0d2cc9b8a0f7be6aa1d3c0d4a2a6b4b0"
-    changed = dataclasses.replace(
-        of(), folder=tmp_path, licence=entry, files={"LICENCE.txt": {"bytes": 16, "sha256": digest}}
-    )
+def test_the_text_is_a_file_of_the_bundle(exported, tmp_path):
+    text, page = "For birds only.\n", "https://birds.example"
+    folder = with_license(exported(), tmp_path / "bundle", {"name": "birds", "url": page}, text)
+    known = license_of_bundle(read(folder))
+    assert known == License(name="birds", url=page, text=text)
+    assert license_of_source(resolve_model(folder)) == known
+    assert own_files(folder) >= {"LICENCE.txt", "check.rgb"}
+    (folder / "LICENCE.txt").write_text("For cats only!\n", "utf-8")
     with pytest.raises(ChangedBundleError, match=r"LICENCE\.txt is not the file"):
-        license_of_bundle(changed)
+        license_of_bundle(read(folder))
+    assert license_of_bundle(read(folder), with_text=False).name == "birds"
+
+
+def test_an_export_inherits_it(tmp_path):
+    made = copy.copy(model())
+    made.license = License(name="birds", url="https://birds.example", text="For birds only.\n")
+    assert license_of_bundle(export(made, tmp_path / "onnx", target="onnx")) == made.license
+    checkpoint.save(made, tmp_path / "saved")
+    source = resolve_model(tmp_path / "saved")
+    assert license_of_source(source) == made.license
+    converted = convert(read_stored(source), tmp_path / "converted")
+    assert license_of_bundle(converted) == made.license
+    assert converted.check_frame is not None
 
 
 def test_what_may_be_forbidden_is_asked_for():

@@ -30,6 +30,7 @@ from pocketclip.serve.process.opening import (
 )
 from pocketclip.serve.process.ports import address_of, bind, why_not_bound
 from pocketclip.serve.process.tls import open_tls
+from tests.bundles import with_license
 from tests.search.conftest import draw_photo
 
 
@@ -191,3 +192,25 @@ def test_a_closed_terminal_ends_the_server_and_other_hangups_reload(monkeypatch)
         return reloads, one._end.is_set()
 
     assert asyncio.run(run()) == (True, True)
+
+
+def test_weights_that_their_licence_restricts_are_not_served_to_other_machines_unasked(
+    bundle: Path, tmp_path: Path, make_services, monkeypatch
+) -> None:
+    restricted = with_license(bundle, tmp_path / "bundle", {"name": "apple-amlr"})
+    source = model_source(restricted, None)
+    reachable = ({"host": "0.0.0.0", "no_auth": True}, {"immich": ("0.0.0.0", 3003)})
+    monkeypatch.setattr(process, "bind", lambda *_: pytest.fail("it was bound"))
+    for settings in (ServerSettings(**fields) for fields in reachable):
+        with pytest.raises(ConfigError, match=r"apple-amlr, which .* --accept-licence"):
+            serve(restricted, settings=settings, log=False)
+        with pytest.raises(ConfigError, match="serving them to other machines"):
+            open_encoder(source, settings)
+    open_encoder(source, ServerSettings())
+    open_encoder(source, ServerSettings(accept_license=True, **reachable[0]))
+    # A model that is put in the place of another one is judged as well.
+    with pytest.raises(ConfigError, match="apple-amlr"):
+        load_replacement(source, make_services(**reachable[0]))
+    # Of published weights it is known before they are fetched.
+    with pytest.raises(ConfigError, match="apple-amlr"):
+        serve("mobileclip2-s0", settings=ServerSettings(**reachable[0]), log=False)

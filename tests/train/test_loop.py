@@ -28,6 +28,7 @@ from pocketclip.errors import (
     PocketclipError,
     TrainingError,
 )
+from pocketclip.license import License
 from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.nn.reparam import fuse
 from pocketclip.storage.local import write_whole_folder
@@ -419,6 +420,20 @@ def test_a_run_can_start_from_a_model(shards, undisturbed, tmp_path):
     wrong = recipe(shards, **{"model.init": str(undisturbed), "model.overrides.text.layers": 2})
     with pytest.raises(CheckpointError, match="does not fit tiny as the recipe describes"):
         train(wrong, tmp_path / "no", device="cpu")
+
+
+def test_a_model_inherits_the_licence_of_what_it_began_with(shards, undisturbed, tmp_path):
+    init = checkpoint.load(undisturbed)
+    init.license = License(name="birds", text="For birds only.\n")
+    checkpoint.save(init, tmp_path / "init")
+    fields = {"model.init": str(tmp_path / "init"), "steps": 3, "ema": 0.5}
+    fields |= {"checkpoint.keep_last": 1, "checkpoint.keep_best": False}
+    train(recipe(shards, **fields), tmp_path / "run", device="cpu")
+    assert checkpoint.load(tmp_path / "run").license == init.license
+    # Of the two checkpoints, the first was removed with its text.
+    (step,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert (step / "LICENCE.txt").read_text() == init.license.text
+    assert checkpoints.load_scored(checkpoints.check(step)).license == init.license
 
 
 @pytest.mark.parametrize(

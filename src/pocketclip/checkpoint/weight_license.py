@@ -32,15 +32,13 @@ _CARD_FACTS = re.compile(r"---\s*\n(.*?)\n---", re.DOTALL)
 _APPLES_FILE = re.compile(r"mobileclip2?_(s[0-4]|b|blt|l_?14)", re.IGNORECASE)
 
 
-def hub_page(repo: str) -> str:
-    """Return the URL of a repository's page."""
-    return f"{hide_credentials(get_endpoint())}/{repo}"
+def published_license(repo: str) -> License:
+    """Return what is known of the licence of a repository's weights without asking the hub.
 
-
-def published_license_name(repo: str) -> str | None:
-    """Return the licence of weights of the zoo by their repository; None for other repositories."""
+    Its name is known of the published weights of the zoo, its page of all.
+    """
     known = {name.lower(): entry.license for entry in zoo.ZOO.values() for name in entry.hub}
-    return known.get(repo.lower())
+    return License(name=known.get(repo.lower()), url=f"{hide_credentials(get_endpoint())}/{repo}")
 
 
 def name_on_card(facts: Mapping[str, Any]) -> str | None:
@@ -151,11 +149,11 @@ def _of_metadata(value: str, path: Path) -> License:
 def _license_in(folder: Path, *, name: str | None = None, repo: str | None = None) -> License:
     text = license.find_text(folder)
     name = name or _name_on_card_in(folder)
-    if name is None and repo is not None:
-        name = published_license_name(repo)
+    known = license.UNKNOWN if repo is None else published_license(repo)
+    name = name or known.name
     if name is None and text is not None:
         name = license.name_of_text(text)
-    return License(name=name, url=None if repo is None else hub_page(repo), text=text)
+    return License(name=name, url=known.url, text=text)
 
 
 def _name_on_card_in(folder: Path) -> str | None:

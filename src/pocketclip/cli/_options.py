@@ -44,6 +44,15 @@ Revision = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Use only files in the local cache; download nothing.")
 ]
+AcceptLicence = Annotated[
+    bool,
+    typer.Option(
+        "--accept-licence",
+        "--accept-license",
+        help="Say that the licence of the weights allows to hand them on. It is asked for where a "
+        "known licence may forbid that, as Apple's does beyond research.",
+    ),
+]
 Calibration = Annotated[
     list[str] | None,
     typer.Option(

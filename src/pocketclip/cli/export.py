@@ -156,15 +156,20 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "bytes": bundle.bytes,
         "kept": {tower: about.get("kept", []) for tower, about in bundle.towers.items()},
         "verification": dict(bundle.verification),
-        "license": str(license_of_bundle(bundle)),
+        "license": str(license_of_bundle(bundle, with_text=False)),
     }
 
 
 def _print(bundle: Bundle) -> None:
+    from pocketclip.infer.license import license_of_bundle
+
     say(
         f"{bundle.folder}: {bundle.config.name} for {bundle.target}, {bundle.precision}, "
         f"{bundle.bytes / 1e6:.1f} MB"
     )
+    known = license_of_bundle(bundle, with_text=False)
+    if known.is_known:
+        say(f"  licence of the weights: {known}")
     verification = bundle.verification
     if not verification.get("verified", True):
         say(f"  not verified: {verification['reason']}")

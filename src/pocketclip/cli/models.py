@@ -71,12 +71,15 @@ def _row(name: str, entry: zoo.Entry, ready: dict[Path, Bundle]) -> dict[str, An
         found = find(published_model(name), name)
         if found is not None:
             row["ready"] = _ready_facts(ready.pop(found.folder, found))
+    row["license"] = entry.license
     row["note"] = entry.note
     return row
 
 
 def _row_of_bundle(bundle: Bundle) -> dict[str, Any]:
     """Return the facts of a converted model that is not in the zoo, or another revision of one."""
+    from pocketclip.infer.license import license_of_bundle
+
     repo, config = bundle.source.get("repo"), bundle.config
     revision = bundle.source.get("revision")
     return {
@@ -88,6 +91,7 @@ def _row_of_bundle(bundle: Bundle) -> dict[str, Any]:
         "hub": [] if repo is None else [repo],
         "cached": False,
         "ready": _ready_facts(bundle),
+        "license": license_of_bundle(bundle, with_text=False).name,
         "note": f"{config.name}, converted from {bundle.source['file']}",
     }
 
@@ -122,8 +126,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         "Published figures: millions of parameters after fusing, milliseconds on an iPhone 12 "
         "Pro Max, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in percent. "
         "Weights: converted and ready without torch (pocketclip pull), in the local cache, on the "
-        "hub, or not published. * captioner: also writes captions. Apple's weights are under "
-        "Apple's own licence."
+        "hub, or not published. * captioner: also writes captions. Apple's weights are for "
+        "research only."
     )
     for line in textwrap.wrap(text, USUAL_WIDTH):
         say(line, dim=True)

@@ -117,4 +117,4 @@ def _print(bundle: Bundle, seconds: float) -> None:
         f"  compared with {bundle.verification['compared_with']}: cosine at least "
         f"{min(figures[tower]['min_cosine'] for tower in ('image', 'text')):.6f}"
     )
-    say(f"  licence of the weights: {license_of_bundle(bundle)}")
+    say(f"  licence of the weights: {license_of_bundle(bundle, with_text=False)}")

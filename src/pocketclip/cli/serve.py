@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketclip.cli import output
-from pocketclip.cli._options import Backend, Offline, Threads
+from pocketclip.cli._options import AcceptLicence, Backend, Offline, Threads
 from pocketclip.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def serve(
             help="How long running requests may take to finish at the end.  [default: 30]",
         ),
     ] = None,
+    accept_license: AcceptLicence = False,
     backend: Backend = "auto",
     threads: Threads = None,
     offline: Offline = False,
@@ -153,10 +154,10 @@ def serve(
 
     \b
     pocketclip serve mobileclip2-s0
-    pocketclip serve mobileclip2-s0 --host 0.0.0.0 --tls --api-key-file key.txt
+    pocketclip serve clip/ --host 0.0.0.0 --tls --api-key-file key.txt
     pocketclip serve phone/ --library photos --label-set shelf.json
     pocketclip serve --library photos --host 0.0.0.0 --api-key-file key.txt --cert c.pem --key k.pem
-    pocketclip serve mobileclip2-s0 --immich 0.0.0.0:3003 --upstream http://immich-ml:3003
+    pocketclip serve clip/ --immich 0.0.0.0:3003 --upstream http://immich-ml:3003
     """
     from pocketclip.serve import Limits, ServerSettings
     from pocketclip.serve import serve as run
@@ -172,7 +173,7 @@ def serve(
         api_key=_api_key(api_key, api_key_file, no_auth), no_auth=no_auth,
         allow_hosts=tuple(allow_host or ()), cors=tuple(cors or ()),
         fetch_from=tuple(fetch_from or ()), tls=tls, certificate=cert, private_key=key,
-        backend=backend, threads=threads, offline=offline,
+        accept_license=accept_license, backend=backend, threads=threads, offline=offline,
         limits=Limits(**times),
     )  # fmt: skip
     try:

@@ -45,8 +45,8 @@ def serve(
             `pocketclip.serve.monitoring.logs`.
 
     Raises:
-        ConfigError: settings that contradict each other or are not safe, or an address that cannot
-            be used.
+        ConfigError: settings that contradict each other or are not safe, an address that cannot be
+            used, or weights whose licence may forbid to serve them there.
         KeyboardInterrupt: it was ended by SIGINT; with `AT_ONCE` by a second one, and the model may
             still be computing in a thread.
         MissingDependencyError: the extra `serve` is not installed.
@@ -57,7 +57,7 @@ def serve(
         from pocketclip.serve.monitoring.logs import logging_to
         from pocketclip.serve.process.allocator import give_back_large_blocks
         from pocketclip.serve.process.lifecycle import bind_all, run
-        from pocketclip.serve.process.opening import model_source, open_services
+        from pocketclip.serve.process.opening import check_license, model_source, open_services
         from pocketclip.serve.process.tls import open_tls
     except ImportError as error:
         if isinstance(error, MissingDependencyError) or error.name is None:
@@ -67,6 +67,8 @@ def serve(
         ) from error
     settings = settings or ServerSettings()
     give_back_large_blocks()
+    if model is not None and settings.is_reachable:
+        check_license(model_source(model, None), settings)
     # What can be wrong with the settings comes first: a model may take minutes to fetch.
     sockets = bind_all(settings)
     with contextlib.ExitStack() as stack:

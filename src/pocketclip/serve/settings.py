@@ -113,6 +113,9 @@ class ServerSettings:
     """For TLS: a PEM file with the chain."""
     private_key: Path | None = None
     """Of the certificate: a PEM file, without a password."""
+    accept_license: bool = False
+    """Say that the licence of the weights allows to serve them to other machines. Weights that it
+    restricts are served on loopback only without it."""
     backend: str = "auto"
     """The runtime of the bundle, see `pocketclip.infer.encoder.Encoder`."""
     threads: int | None = None
@@ -167,6 +170,12 @@ class ServerSettings:
     def is_encrypted(self) -> bool:
         """Whether the server speaks HTTPS; on immich's port it never does."""
         return self.tls or self.certificate is not None
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether another machine can reach one of the addresses."""
+        hosts = [self.host] if self.immich is None else [self.host, self.immich[0]]
+        return not all(map(is_loopback, hosts))
 
     @property
     def remarks(self) -> list[str]:

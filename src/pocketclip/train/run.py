@@ -178,6 +178,7 @@ class Run:
             return self.model
         model = build(self.recipe.model.config()).to(self.world.device)
         model.load_state_dict(self.average.state)
+        model.license = self.model.license
         return model
 
     def skipped_by_all(self) -> int:

@@ -9,6 +9,7 @@ from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 from pocketclip.errors import ConfigError, LibraryError
 from pocketclip.infer import bundle as bundles
 from pocketclip.infer.encoder import Encoder
+from pocketclip.infer.license import license_of_bundle, license_of_source, require_accepted
 from pocketclip.infer.ready import KINDS, open_ready
 from pocketclip.label_set import LabelSet, read_label_set
 from pocketclip.search.library import Library
@@ -89,11 +90,30 @@ def model_source(
     return source
 
 
+def check_license(weights: ModelSource | Bundle, settings: ServerSettings) -> None:
+    """Refuse weights that other machines would reach although their licence may forbid it.
+
+    Args:
+        weights: the bundle, or before it is made what it will be made of.
+        settings: of the server.
+
+    Raises:
+        ConfigError: it may, and was not accepted.
+    """
+    if settings.is_reachable and not settings.accept_license:
+        if isinstance(weights, ModelSource):
+            license = license_of_source(weights)
+        else:
+            license = license_of_bundle(weights, with_text=False)
+        require_accepted(license, accepted=False, doing="serving them to other machines")
+
+
 def open_encoder(source: ModelSource, settings: ServerSettings) -> Encoder:
     """Return a model as a bundle, read anew; what is none is converted, with torch and without.
 
     Raises:
         BundleError: it is damaged, or cannot be run here.
+        ConfigError: its licence may forbid to serve it there.
         PocketclipError: it cannot be fetched or converted, see `pocketclip.infer.ready`.
     """
     bundle: Bundle
@@ -101,7 +121,10 @@ def open_encoder(source: ModelSource, settings: ServerSettings) -> Encoder:
         assert source.path is not None
         bundle = bundles.read(source.path)
     else:
+        # Before it is fetched, which may take minutes; what is known after that is judged again.
+        check_license(source, settings)
         bundle = open_ready(source, offline=settings.offline)
+    check_license(bundle, settings)
     # Without the arena, memory stays flat whatever sizes the inputs have.
     return Encoder(bundle, settings.backend, threads=settings.threads, memory_arena=False)
 

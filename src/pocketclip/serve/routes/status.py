@@ -224,7 +224,7 @@ def _license(encoder: Encoder) -> License:
     if encoder.bundle is None:
         return License(name=None, repository=None, url=None, restricted=False)
     repo = encoder.bundle.source.get("repo")
-    known = license_of_bundle(encoder.bundle)
+    known = license_of_bundle(encoder.bundle, with_text=False)
     return License(
         name=known.name,
         repository=None if repo is None else str(repo),
