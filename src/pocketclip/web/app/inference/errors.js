@@ -1,0 +1,35 @@
+// Errors of models in the page. Pages show the message, and decide by the code.
+
+/**
+ * @typedef {"no_vendor" | "no_models" | "no_variant" | "no_inflate" | "not_found" | "unreachable"
+ *   | "damaged" | "refused" | "failed" | "check_failed" | "superseded" | "recycled" | "closed"
+ *   | "bad_image" | "other_space" | "no_server"} InferenceErrorCode
+ */
+
+/** Something that a model cannot do here. */
+export class InferenceError extends Error {
+  /**
+   * @param {InferenceErrorCode} code
+   * @param {string} message a sentence for people that says what to do next
+   * @param {{cause?: unknown}} [options]
+   */
+  constructor(code, message, options) {
+    super(message, options);
+    this.name = "InferenceError";
+    this.code = code;
+  }
+}
+
+/** Return the error that a page gets when it gave up the work itself. */
+export function aborted() {
+  return new DOMException("The work was given up.", "AbortError");
+}
+
+/**
+ * Return the one line that an error says.
+ * @param {unknown} error
+ */
+export function reasonOf(error) {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.split("\n", 1)[0].slice(0, 300);
+}

@@ -1,0 +1,92 @@
+// A picture in the form that the worker takes. What is handed in stays the caller's.
+
+import { drawSquare, sizeOf } from "./draw.js";
+import { workersCanDraw } from "./device.js";
+import { InferenceError } from "./errors.js";
+import { toSquare } from "./pixels.js";
+
+/** @import { Picture } from "./image_worker.js" */
+/** @import { Preprocess } from "./models.js" */
+/** @typedef {VideoFrame | ImageBitmap | HTMLVideoElement | HTMLCanvasElement | HTMLImageElement | Blob} Source */
+
+/**
+ * Return the message with a picture, and what of it is handed over.
+ * @param {Source} source
+ * @param {object} about
+ * @param {Preprocess} about.preprocess
+ * @param {boolean} about.photo whether the graph resizes
+ * @param {boolean} about.exact whether a file is resized by our transform
+ * @returns {Promise<{picture: Picture, transfer: Transferable[]}>}
+ * @throws {InferenceError} `bad_image`: there is no picture in it
+ */
+export async function grab(source, { preprocess, photo, exact }) {
+  if (source instanceof HTMLVideoElement && source.readyState < 2) {
+    throw new InferenceError("bad_image", "There is no picture yet.");
+  }
+  if (exact && source instanceof Blob) return grabExactly(source, preprocess);
+  const frame = await frameOf(source);
+  if (workersCanDraw() && !(frame instanceof HTMLElement)) {
+    return { picture: { frame }, transfer: [frame] };
+  }
+  try {
+    const pixels = drawSquare(frame, photo, preprocess.size);
+    return { picture: { pixels }, transfer: [pixels.buffer] };
+  } finally {
+    if (!(frame instanceof HTMLElement)) frame.close();
+  }
+}
+
+/**
+ * @param {Blob} blob
+ * @param {Preprocess} preprocess
+ */
+async function grabExactly(blob, preprocess) {
+  const bitmap = await createImageBitmap(blob, {
+    imageOrientation: "from-image",
+    colorSpaceConversion: "none",
+    premultiplyAlpha: "none",
+  });
+  const { width, height } = bitmap;
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  const context = /** @type {CanvasRenderingContext2D} */ (
+    canvas.getContext("2d", { willReadFrequently: true, alpha: false })
+  );
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const pixels = toSquare(
+    context.getImageData(0, 0, width, height).data,
+    width,
+    height,
+    preprocess,
+  );
+  return { picture: { pixels }, transfer: [pixels.buffer] };
+}
+
+/**
+ * Return a frame of our own, or the element itself where browsers give none.
+ * @param {Source} source
+ */
+async function frameOf(source) {
+  try {
+    if ("VideoFrame" in globalThis) {
+      if (source instanceof VideoFrame) return source.clone();
+      if (source instanceof HTMLVideoElement) return new VideoFrame(source);
+    }
+  } catch {
+    // Some videos have no frames to hand over: a bitmap has a copy.
+  }
+  if (source instanceof HTMLElement && !workersCanDraw()) return source;
+  if (!(source instanceof Blob) && Math.min(...sizeOf(source)) === 0) {
+    throw new InferenceError("bad_image", "There is no picture yet.");
+  }
+  try {
+    if (!(source instanceof Blob)) return await createImageBitmap(source);
+    return await createImageBitmap(source, { imageOrientation: "from-image" });
+  } catch (error) {
+    throw new InferenceError("bad_image", "This is not a picture that the browser can read.", {
+      cause: error,
+    });
+  }
+}

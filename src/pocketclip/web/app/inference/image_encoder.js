@@ -1,0 +1,362 @@
+// Pictures to embeddings, in this browser.
+//
+//     const encoder = await ImageEncoder.open(model, { runtime: "auto", onProgress, signal });
+//     const { embedding, encodeMs } = await encoder.encode(video);
+//     encoder.close();
+//
+// The session runs in a worker. A stored picture is encoded first: a runtime that gives another
+// embedding than the one exported is not used. A worker that fails is ended and started again.
+
+import { config } from "../shared/config.js";
+import { threadCount, webgpuProblem } from "./device.js";
+import { aborted, InferenceError, reasonOf } from "./errors.js";
+import { storeNote } from "./files.js";
+import { grab } from "./grab.js";
+import { ImageSession, LEAST_COSINE, VENDOR_MISSING } from "./image_session.js";
+import { runtimeOf, variantFor } from "./models.js";
+
+/** @import { Model } from "./models.js" */
+/** @import { OnProgress } from "./files.js" */
+/** @import { Path } from "./image_session.js" */
+/** @import { Source } from "./grab.js" */
+
+/**
+ * @typedef {object} Encoded
+ * @property {Float32Array} embedding (D,), of unit length
+ * @property {number} encodeMs of the session alone
+ * @property {number} frame how many pictures this encoder has encoded, with this one
+ */
+
+/**
+ * @typedef {object} EncoderOptions
+ * @property {"auto" | "wasm" | "webgpu"} [runtime] "auto" is wasm; WebGPU only where it is asked for
+ * @property {OnProgress} [onProgress] of the downloads
+ * @property {AbortSignal} [signal] gives up the start
+ */
+
+const MOST_FAILURES = 4; // in a row
+const FAILURES_OF_A_PATH = 2; // in a row, then the next one is taken
+const FRAMES_ON_WEBGPU = 400; // Safari ends the page at about 500
+const TIMED_FRAMES = 3;
+
+/** A picture that waits because another one is being encoded. */
+/** @typedef {{run: () => void, drop: (error: Error) => void}} Waiting */
+
+/** An image tower, ready. */
+export class ImageEncoder {
+  /** @type {Path[]} */
+  #paths = [];
+  /** @type {ImageSession | null} */
+  #session = null;
+  #failures = 0;
+  #frames = 0;
+  #busy = false;
+  #closed = false;
+  /** @type {Waiting | null} */
+  #waiting = null;
+
+  /**
+   * Use `open`.
+   * @param {Model} model
+   */
+  constructor(model) {
+    this.model = model;
+    /**
+     * How the stored picture fared: its cosine to the exported embedding; null: there is none.
+     * @type {{cosine: number, passed: boolean} | null}
+     */
+    this.check = null;
+    /**
+     * What people should know, each a sentence.
+     * @type {string[]}
+     */
+    this.notes = [];
+    /** How often the worker was started again after an error. */
+    this.restarts = 0;
+  }
+
+  /**
+   * Download what is missing, and start.
+   * @param {Model} model
+   * @param {EncoderOptions} [options]
+   * @returns {Promise<ImageEncoder>}
+   * @throws {InferenceError} `no_vendor`, `no_variant`, `check_failed`, `failed`, or of `openFile`
+   * @throws {DOMException} an AbortError
+   */
+  static async open(model, { runtime = "auto", onProgress, signal } = {}) {
+    const encoder = new ImageEncoder(model);
+    encoder.#paths = await pathsOf(model, runtime, encoder.notes);
+    await encoder.#start({ onProgress, signal });
+    if (encoder.runtime === "webgpu") await encoder.#compare();
+    if (storeNote() !== "") encoder.note(storeNote());
+    return encoder;
+  }
+
+  /** "wasm" or "webgpu". */
+  get runtime() {
+    return this.#path.runtime;
+  }
+
+  /** The threads that the wasm runtime uses. */
+  get threads() {
+    return this.#path.threads;
+  }
+
+  /** What of the model runs, see `Variant`. */
+  get variant() {
+    return this.#path.variant;
+  }
+
+  get #path() {
+    if (this.#session === null) throw closed();
+    return this.#session.path;
+  }
+
+  /**
+   * Return the embedding of a picture, which stays the caller's.
+   *
+   * One is encoded at a time. While it is, one more may wait: of several, the newest. A worker that
+   * fails is started again, and the picture is tried again.
+   * @param {Source} source
+   * @param {{exact?: boolean}} [options] exact: a file is resized as `pocketclip` does
+   * @returns {Promise<Encoded>}
+   * @throws {InferenceError} `superseded`: a newer picture came; `bad_image`; `closed`; `failed` or
+   *   `check_failed`: this encoder is of no more use
+   */
+  async encode(source, { exact = false } = {}) {
+    if (this.#closed) throw closed();
+    if (this.#busy) await this.#turn();
+    this.#busy = true;
+    try {
+      return await this.#encode(source, exact);
+    } finally {
+      const next = this.#waiting;
+      this.#waiting = null;
+      this.#busy = next !== null;
+      next?.run();
+    }
+  }
+
+  /** End the worker, which gives back its memory. */
+  close() {
+    this.#closed = true;
+    this.#session?.close();
+    this.#session = null;
+    this.#waiting?.drop(closed());
+    this.#waiting = null;
+  }
+
+  /** Wait until it is this picture's turn; of those that wait, the newest stays. */
+  #turn() {
+    return /** @type {Promise<void>} */ (
+      new Promise((resolve, reject) => {
+        const newer = "A newer picture is encoded instead.";
+        this.#waiting?.drop(new InferenceError("superseded", newer));
+        this.#waiting = { run: resolve, drop: reject };
+      })
+    );
+  }
+
+  /**
+   * @param {Source} source
+   * @param {boolean} exact
+   * @returns {Promise<Encoded>}
+   */
+  async #encode(source, exact) {
+    for (;;) {
+      const session = await this.#ready();
+      const { image } = session.path.variant;
+      const photo = image.image_input === "photo";
+      const { picture, transfer } = await grab(source, {
+        preprocess: this.model.preprocess,
+        photo,
+        exact,
+      });
+      try {
+        const { embedding, encodeMs } = await session.encode(picture, transfer);
+        this.#failures = 0;
+        return { embedding, encodeMs, frame: ++this.#frames };
+      } catch (error) {
+        if (this.#closed) throw closed();
+        if (error instanceof InferenceError) throw error;
+        await this.#restart(reasonOf(error));
+      }
+    }
+  }
+
+  /** Return the session; a fresh one, where browsers do not bear long ones. */
+  async #ready() {
+    if (this.#session === null) throw closed();
+    if (this.runtime === "webgpu" && this.#session.frames >= FRAMES_ON_WEBGPU) {
+      this.#session.close();
+      await this.#start({});
+    }
+    return this.#session;
+  }
+
+  /**
+   * Start again after an error.
+   * @param {string} reason
+   */
+  async #restart(reason) {
+    this.#session?.close();
+    this.#failures++;
+    this.restarts++;
+    const [path, next] = this.#paths;
+    if (this.#failures >= MOST_FAILURES) {
+      this.close();
+      throw new InferenceError(
+        "failed",
+        `The model stopped ${this.#failures} times in a row (${reason}). Reload the page; if that ` +
+          "does not help, choose another model.",
+      );
+    }
+    this.note(`The model was started again after an error: ${reason}.`);
+    if (this.#failures % FAILURES_OF_A_PATH === 0 && next !== undefined) {
+      this.note(`${nameOf(path)} is left, ${nameOf(next)} is used.`);
+      this.#paths.shift();
+    }
+    await this.#start({});
+  }
+
+  /**
+   * Start a worker on the first path that gives the right embedding.
+   * @param {{onProgress?: OnProgress | undefined, signal?: AbortSignal | undefined}} options
+   */
+  async #start(options) {
+    for (;;) {
+      const path = this.#paths[0];
+      /** @type {ImageSession | null} */
+      let session = null;
+      try {
+        session = await ImageSession.start(this.model, path, options);
+        await this.#verify(session);
+        if (this.#closed) throw closed();
+        if (options.signal?.aborted) throw aborted();
+        this.#session = session;
+        return;
+      } catch (error) {
+        session?.close();
+        if (options.signal?.aborted) throw aborted();
+        if (error instanceof InferenceError && error.code !== "check_failed") throw error;
+        this.#leave(path, error);
+      }
+    }
+  }
+
+  /**
+   * Compare the embedding of the stored picture with the one that was exported.
+   * @param {ImageSession} session
+   */
+  async #verify(session) {
+    const stored = await session.encodeStored();
+    if (stored === null) {
+      this.check = null;
+      this.note("This model has no stored picture: that it computes rightly could not be checked.");
+      return;
+    }
+    const passed = stored.cosine >= LEAST_COSINE; // NaN fails
+    this.check = { cosine: stored.cosine, passed };
+    if (passed) return;
+    const figure = stored.cosine.toFixed(4);
+    throw new InferenceError(
+      "check_failed",
+      `its embedding of the stored picture is wrong (cosine ${figure}, not ${LEAST_COSINE})`,
+    );
+  }
+
+  /**
+   * Go on to the next path.
+   * @param {Path} path
+   * @param {unknown} error
+   */
+  #leave(path, error) {
+    this.#paths.shift();
+    const next = this.#paths[0];
+    const reason = reasonOf(error);
+    if (next === undefined) {
+      const code = error instanceof InferenceError ? "check_failed" : "failed";
+      this.close();
+      throw new InferenceError(
+        code,
+        `The model cannot be used in this browser: ${nameOf(path)} failed, ${reason}. Update the ` +
+          "browser, or use another one.",
+        { cause: error },
+      );
+    }
+    this.note(`${nameOf(path)} is not used, ${nameOf(next)} is: ${reason}.`);
+  }
+
+  /** Say which runtime is faster here, if the processor's files are on the device. */
+  async #compare() {
+    const other = this.#paths.find(({ runtime }) => runtime === "wasm");
+    if (this.#session === null || other === undefined) return;
+    if (!(await ImageSession.isOnDevice(other))) return;
+    const times = { webgpu: await this.#session.timed(TIMED_FRAMES), wasm: NaN };
+    /** @type {ImageSession | null} */
+    let session = null;
+    try {
+      session = await ImageSession.start(this.model, other, {});
+      times.wasm = await session.timed(TIMED_FRAMES);
+    } catch {
+      return; // What cannot start needs no comparison.
+    } finally {
+      session?.close();
+    }
+    const slower = times.wasm < times.webgpu ? " It is the faster one: turn WebGPU off." : "";
+    this.note(
+      `WebGPU takes ${times.webgpu.toFixed(0)} ms a picture here, the processor ` +
+        `${times.wasm.toFixed(0)} ms.${slower}`,
+    );
+  }
+
+  /**
+   * Tell people something, once.
+   * @param {string} text
+   */
+  note(text) {
+    if (!this.notes.includes(text)) this.notes.push(text);
+  }
+}
+
+/**
+ * Return the ways to run a model here, the first one first.
+ * @param {Model} model
+ * @param {"auto" | "wasm" | "webgpu"} runtime
+ * @param {string[]} notes
+ * @returns {Promise<Path[]>}
+ */
+async function pathsOf(model, runtime, notes) {
+  if (config.vendor === null) throw new InferenceError("no_vendor", VENDOR_MISSING);
+  /** @type {Path[]} */
+  const paths = [];
+  if (runtime === "webgpu") {
+    const variant = variantFor(model, "webgpu");
+    const problem =
+      runtimeOf(config.vendor, "webgpu") === null
+        ? "This site has no runtime for WebGPU."
+        : variant === null
+          ? "This model has no form for WebGPU, which is fp16 or fp32."
+          : await webgpuProblem();
+    if (problem !== null) notes.push(`${problem} The model runs on the processor.`);
+    else if (variant !== null) paths.push({ runtime, threads: 1, variant });
+  }
+  const variant = variantFor(model, "wasm");
+  if (variant !== null) {
+    const threads = threadCount();
+    if (threads > 1) paths.push({ runtime: "wasm", threads, variant });
+    paths.push({ runtime: "wasm", threads: 1, variant });
+  }
+  if (paths.length > 0) return paths;
+  throw new InferenceError("no_variant", `${model.name} has no form that this browser can run.`);
+}
+
+/** @param {Path} path */
+function nameOf({ runtime, threads }) {
+  if (runtime === "webgpu") return "WebGPU";
+  return threads > 1 ? `The processor with ${threads} threads` : "The processor with one thread";
+}
+
+function closed() {
+  return new InferenceError("closed", "The model was closed.");
+}

@@ -1,0 +1,134 @@
+// The worker that runs an image tower: one session for its life. Ending it gives the memory back.
+
+import { toTensor } from "./pixels.js";
+import { drawSquare } from "./draw.js";
+import { answerCalls } from "./worker_calls.js";
+
+/** @import { InferenceSession, Tensor } from "onnxruntime-web" */
+/** @import { Preprocess } from "./models.js" */
+
+/**
+ * What a session is made of.
+ * @typedef {object} TowerFiles
+ * @property {"wasm" | "webgpu"} runtime
+ * @property {number} threads of the wasm runtime
+ * @property {string} script URL of onnxruntime-web
+ * @property {string} loader URL of the module that starts its WebAssembly
+ * @property {Uint8Array<ArrayBuffer>} wasm its WebAssembly
+ * @property {Uint8Array<ArrayBuffer>} graph
+ * @property {{path: string, data: Uint8Array<ArrayBuffer>}[]} weights
+ * @property {string} input
+ * @property {string} output
+ * @property {boolean} photo whether the input is uint8 pixels (1, H, W, 3) of any size
+ * @property {Preprocess} preprocess
+ */
+
+/**
+ * A picture: one of these.
+ * @typedef {object} Picture
+ * @property {VideoFrame | ImageBitmap} [frame] of which the central square counts
+ * @property {Uint8ClampedArray<ArrayBuffer> | Uint8Array<ArrayBuffer>} [pixels] of the square alone:
+ *   (side, side, 3) or (side, side, 4)
+ */
+
+/** @type {{Tensor: typeof Tensor, session: InferenceSession, about: TowerFiles} | undefined} */
+let tower;
+/** @type {Float32Array<ArrayBuffer> | undefined} */
+let tensor;
+
+/**
+ * Start the session.
+ * @param {TowerFiles} about
+ */
+async function open(about) {
+  const ort = await import(about.script);
+  ort.env.logLevel = "error";
+  ort.env.wasm.numThreads = about.threads;
+  ort.env.wasm.wasmPaths = { mjs: about.loader };
+  ort.env.wasm.wasmBinary = about.wasm;
+  const session = await ort.InferenceSession.create(about.graph, {
+    executionProviders: [about.runtime],
+    externalData: about.weights,
+    graphOptimizationLevel: "all",
+  });
+  tower = { Tensor: ort.Tensor, session, about };
+  if (about.runtime === "webgpu") {
+    const device = await ort.env.webgpu.device;
+    device.lost.then((/** @type {{message: string}} */ { message }) =>
+      self.postMessage({ lost: `the graphics processor was lost: ${message}` }),
+    );
+  }
+  return { value: null };
+}
+
+/**
+ * Return the unit embedding of a picture, and the milliseconds of the session alone.
+ * @param {Picture} picture
+ */
+async function encode(picture) {
+  if (tower === undefined) throw new Error("the session was not started");
+  const { Tensor, session, about } = tower;
+  const { photo, preprocess } = about;
+  const pixels = picture.pixels ?? square(picture.frame, photo, preprocess.size);
+  /** @type {Tensor} */
+  let fed;
+  if (photo) {
+    const rgb = withoutAlpha(pixels);
+    const side = Math.sqrt(rgb.length / 3);
+    fed = new Tensor("uint8", rgb, [1, side, side, 3]);
+  } else {
+    tensor = toTensor(pixels, preprocess, tensor);
+    fed = new Tensor("float32", tensor, [1, 3, preprocess.size, preprocess.size]);
+  }
+  const before = performance.now();
+  const results = await session.run({ [about.input]: fed });
+  const encodeMs = performance.now() - before;
+  const embedding = unit(/** @type {Float32Array} */ (results[about.output].data));
+  return { value: { embedding, encodeMs }, transfer: [embedding.buffer] };
+}
+
+/**
+ * Return the central square of a frame (side, side, 4), and close the frame.
+ * @param {VideoFrame | ImageBitmap | undefined} frame
+ * @param {boolean} photo
+ * @param {number} size S
+ */
+function square(frame, photo, size) {
+  if (frame === undefined) throw new Error("there is no picture");
+  try {
+    return drawSquare(frame, photo, size);
+  } finally {
+    frame.close();
+  }
+}
+
+/**
+ * Return pixels (side, side, 3).
+ * @param {Uint8ClampedArray<ArrayBuffer> | Uint8Array<ArrayBuffer>} pixels with three or four channels
+ */
+function withoutAlpha(pixels) {
+  if (Number.isInteger(Math.sqrt(pixels.length / 3))) return new Uint8Array(pixels.buffer);
+  const rgb = new Uint8Array((3 * pixels.length) / 4);
+  for (let from = 0, to = 0; to < rgb.length; from += 4) {
+    rgb[to++] = pixels[from];
+    rgb[to++] = pixels[from + 1];
+    rgb[to++] = pixels[from + 2];
+  }
+  return rgb;
+}
+
+/**
+ * Return a vector at unit length.
+ * @param {Float32Array} vector
+ */
+function unit(vector) {
+  let sum = 0;
+  for (const value of vector) sum += value * value;
+  const length = Math.sqrt(sum);
+  if (!(length > 0 && length < Infinity)) {
+    throw new Error("the model returned no numbers for this picture");
+  }
+  return Float32Array.from(vector, (value) => value / length);
+}
+
+answerCalls({ open, encode });
