@@ -12,6 +12,7 @@
 | `vectors/` | exact search in the vectors; their export |
 | `query`, `filters`, `folders`, `arguments` | what is searched for, and where |
 | `searching`, `ranking`, `similar`, `background` | a search; its hits; whether anything fits |
+| `newest`, `overview` | all photographs by time; what a library has |
 | `photo_file` | an indexed photograph, opened for somebody else |
 | `thumbnails`, `thumbnail_image`, `thumbnail_store` | pictures of the hits |
 | `contact_sheet` | a page of hits |

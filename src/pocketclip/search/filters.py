@@ -87,7 +87,7 @@ def conditions(database: Database, filters: Filters) -> list[Condition]:
             f"{filters.since} (since) is after {filters.until} (until)", "`since` is after `until`"
         )
     if since is not None or until is not None:
-        _offer_file_time(database)
+        offer_file_time(database)
     if since is not None:
         made.append(_time_condition("since", ">=", since))
     if until is not None:
@@ -230,7 +230,7 @@ def _time_condition(name: str, sign: str, moment: datetime.datetime) -> Conditio
     return Condition(name, sql, (clock_seconds(moment), limit))
 
 
-def _offer_file_time(database: Database) -> None:
+def offer_file_time(database: Database) -> None:
     """Let SQL ask for the time of a file that was written while it was indexed, see `scan`."""
     with database.reading() as connection:
         roots = dict(connection.execute("SELECT id, path FROM roots"))

@@ -321,6 +321,7 @@ class Library:
         min_score: float | None = None,
         encoder: Encoder | None = None,
         neutral: Embeddings | None = None,
+        following: int = 0,
     ) -> SearchResult:
         """Return the photographs that fit a query best; the same ones in the same order every time.
 
@@ -339,6 +340,8 @@ class Library:
             neutral: what `pocketclip.search.background.load_neutral` returned for the model, if it
                 is known already. With it, and with parts that have their vectors, the model is not
                 run.
+            following: how many photographs to name by their ids after the hits, for a list that
+                goes on, see `SearchResult.following`.
 
         Raises:
             QueryError: the query or a filter cannot be understood.
@@ -362,7 +365,7 @@ class Library:
         return search(
             self.database, parts, filters or Filters(), encoder=encoder or self.encoder(),
             matrix=self.matrix, top=top, min_score=min_score, present=self._present,
-            neutral=neutral,
+            neutral=neutral, following=following,
         )  # fmt: skip
 
     def duplicates(

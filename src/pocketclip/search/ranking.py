@@ -8,6 +8,7 @@ Shapes: N contents that have a vector, K candidates, D embedding.
 from __future__ import annotations
 
 import datetime
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ _LEAST = 64
 _SPARE = 2000  # candidates, at most, beyond the number of hits
 _MOST = 4000  # photographs that are looked through for groups: of a time-lapse it would be all
 _MOST_JUDGED = 10
+_MOST_GROUPED = 2000  # hits that are looked through for groups; further ones follow one by one
 _OF_CONTENT = (
     "c.digest, c.width, c.height, c.format, c.orientation, c.taken, "
     "c.taken_offset, c.camera, c.latitude, c.longitude"
@@ -49,6 +51,8 @@ class Ranked:
     """Contents that would be among the hits, and whose files are not there."""
     below_score: bool
     """Whether hits were left out because of their score."""
+    following: list[tuple[int, float]]
+    """The contents that come after the hits, each with its score."""
 
 
 @dataclass(slots=True)
@@ -86,7 +90,7 @@ class _Candidate:
 
 def rank(
     database: Database, matrix: Matrix, query: Embeddings, made: Sequence[Condition], *,
-    allowed: NDArray[np.bool_], top: int, min_score: float | None = None,
+    allowed: NDArray[np.bool_], top: int, min_score: float | None = None, following: int = 0,
 ) -> Ranked:  # fmt: skip
     """Return the best hits of a query.
 
@@ -99,12 +103,15 @@ def rank(
         top: the number of hits, that is of groups of near duplicates; fewer where thousands are
             alike.
         min_score: the least score of a hit.
+        following: the number of contents to name after the hits. Near duplicates are left out of
+            them, and files looked for, as far as `_MOST_GROUPED`.
     """
     from pocketclip.search.vectors.engines import search_matrix
 
     left = int(np.count_nonzero(allowed))
     some = None if left == len(allowed) else allowed
-    count = min(left, max(_LEAST, min(_MARGIN * top, top + _SPARE)))
+    wanted = max(top, min(top + following, _MOST_GROUPED))
+    count = min(left, max(_LEAST, min(_MARGIN * wanted, wanted + _SPARE)))
     least = -np.inf if min_score is None else min_score
     while True:
         found, values = search_matrix(matrix, query[None], count, some)
@@ -119,18 +126,41 @@ def rank(
         passing = [one for one in candidates if one.score >= least]
         groups = _groups(database, matrix, passing)
         cut = bool(len(scores) and scores[-1] < least)
-        enough = len(candidates) >= max(_MOST, 2 * top)
-        if len(groups) >= top or complete or cut or enough:
+        enough = len(candidates) >= max(_MOST, 2 * wanted)
+        if len(groups) >= wanted or complete or cut or enough:
             break
         count = min(left, (4 if count < _MOST else 2) * count)
     shown = groups[:top]
     last = shown[-1][0].score if len(groups) > top else least
+    after = [(group[0].content, group[0].score) for group in groups[top:]]
+    if len(after) < following and not complete and not cut:
+        found, values = search_matrix(
+            matrix, query[None], min(left, len(rows) + following - len(after)), some
+        )
+        ids, scores = matrix.ids[found[0][len(rows) :]], values[0][len(rows) :]
+        ids, scores = ids[scores >= least], scores[scores >= least]
+        after += zip(ids.tolist(), scores.tolist(), strict=True)
     return Ranked(
         hits=_hits(database, shown),
         best=_vectors(matrix, candidates[:_MOST_JUDGED]),
         gone=sum(score >= last for score in gone),
         below_score=len(groups) < top and cut,
+        following=[(content, _in_range(score)) for content, score in after[:following]],
     )
+
+
+def look_up_photos(database: Database, contents: Sequence[int]) -> list[Hit]:
+    """Return photographs by their ids, in this order; those without a file there are left out.
+
+    Their score is NaN: they were not searched for.
+    """
+    files, _ = _files_of(database, contents, ())
+    there = []
+    for content in dict.fromkeys(contents):
+        present = [file for file in files.get(content, ()) if file.check()]
+        if present:
+            there.append([_Candidate(content, -1, math.nan, present[0], present[1:])])
+    return _hits(database, there)
 
 
 def _candidates(
@@ -223,12 +253,16 @@ def _hit(one: _Candidate, about: tuple[Any, ...]) -> Hit:
     digest, *facts = about
     read = PhotoFacts(*facts)
     date, date_from = _date(read, one.main)
-    score = min(1.0, max(-1.0, one.score))  # stored vectors are rounded: 1.00003
     return Hit(
-        path=_path(one.main), score=score, content=one.content, digest=digest, facts=read,
-        size=one.main.size, date=date, date_from=date_from, current=one.main.current,
+        path=_path(one.main), score=_in_range(one.score), content=one.content, digest=digest,
+        facts=read, size=one.main.size, date=date, date_from=date_from, current=one.main.current,
         copies=tuple(map(_path, one.copies)),
     )  # fmt: skip
+
+
+def _in_range(score: float) -> float:
+    """Return a cosine similarity: stored vectors are rounded, and may give 1.00003."""
+    return score if math.isnan(score) else min(1.0, max(-1.0, score))
 
 
 def _path(file: _File) -> Path:

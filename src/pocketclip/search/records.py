@@ -85,6 +85,9 @@ class SearchResult:
     unencoded: int = 0
     """Photographs of the library that have no embedding yet, so are not searched: `--rebuild` was
     interrupted, or goes on."""
+    following: tuple[tuple[int, float], ...] = ()
+    """Ids of the contents that come after the hits, in their order, each with its score; as many as
+    were asked for. Near duplicates are left out, and files looked for, among the first 2,000."""
 
 
 @dataclass(slots=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def search(
     database: Database, parts: Sequence[Part], filters: Filters, *, encoder: Encoder,
     matrix: Callable[[], Matrix], top: int, min_score: float | None = None,
-    present: Present | None = None, neutral: Embeddings | None = None,
+    present: Present | None = None, neutral: Embeddings | None = None, following: int = 0,
 ) -> SearchResult:  # fmt: skip
     """Return the photographs that fit a query best; see `Library.search`.
 
@@ -52,6 +52,7 @@ def search(
         present: remembers from search to search which photographs are there.
         neutral: what `background.load_neutral` returned for this embedding space; None: it is
             called when it is needed, and may run the model.
+        following: the number of photographs to name by their ids after the hits.
     """
     made = filtering.conditions(database, filters)
     away, there = roots_away(database)
@@ -68,8 +69,9 @@ def search(
     vectors = embed_parts(parts, encoder)
     query = combine(vectors, [part.weight for part in parts])
     ranked = rank(
-        database, opened, query, [*made, *there], allowed=allowed, top=top, min_score=min_score
-    )
+        database, opened, query, [*made, *there], allowed=allowed, top=top, min_score=min_score,
+        following=following,
+    )  # fmt: skip
     verdict = background.NOT_TEXT
     wanted = [row for row, part in enumerate(parts) if part.weight > 0]
     if all(parts[row].text is not None for row in wanted):
@@ -85,7 +87,7 @@ def search(
     return SearchResult(
         hits=tuple(ranked.hits), fits=verdict.fits, reason=verdict.reason, lead=verdict.lead,
         searched=searched, gone=ranked.gone, below_score=ranked.below_score, away=tuple(away),
-        unencoded=count_unencoded(database),
+        unencoded=count_unencoded(database), following=tuple(ranked.following),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from pocketclip.serve.middleware.answers import ErrorForm, answer_error, detail_
 from pocketclip.serve.monitoring.observation import Observation
 from pocketclip.serve.openapi import Api
 from pocketclip.serve.routes import (
+    browse,
     classify,
     immich,
     knn,
@@ -35,7 +36,7 @@ from pocketclip.serve.services import Services
 
 ROUTERS: tuple[APIRouter, ...] = (
     openai.router, zero_shot.router, classify.router, library.router, photos.router,
-    knn.router, session.router, status.router, pages.router,
+    browse.router, knn.router, session.router, status.router, pages.router,
 )  # fmt: skip
 """Of the server's own app, in the order of the documentation."""
 IMMICH_ROUTERS: tuple[APIRouter, ...] = (immich.router,)

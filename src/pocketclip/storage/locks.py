@@ -78,6 +78,29 @@ def acquire(path: Path, *, create: bool = False, wait: bool = False) -> int | No
         os.close(descriptor)  # the previous holder removed the file
 
 
+def is_held(path: Path) -> bool | None:
+    """Return whether somebody holds a file's lock; None where the system has no locks.
+
+    Who tries to acquire it in this very moment finds it held: ask only of a lock that its owner
+    waits for, or whose failure does no harm.
+    """
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def release(descriptor: int) -> None:
     """Release a lock; does nothing for a lock that a forked process inherited."""
     if descriptor in _held:

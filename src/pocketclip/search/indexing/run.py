@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pocketclip.devices import is_installed
 from pocketclip.errors import LibraryError, count_of
 from pocketclip.progress import ProgressReporter
+from pocketclip.search.indexing.activity import recorded
 from pocketclip.search.indexing.interrupts import HeldInterrupts
 from pocketclip.search.indexing.reading import CHANGED, Candidate, ReadAhead, Reading, encode
 from pocketclip.search.indexing.recording import NEEDS_EXTRA, Recorder, needs_extra
@@ -95,7 +96,10 @@ def run(
         LibraryError: see there.
     """
     report = IndexReport()
-    with database.writing() as connection:
+    with (
+        database.writing() as connection,
+        recorded(database.location, reporter, report) as reporter,
+    ):
         is_new = any(resolve_root(database, root).root_id is None for root in roots)
         _check_model(database, model, load=rebuild or is_new, rebuild=rebuild)
         parts = _register(database, roots, exclude)

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pocketclip.formats.escaping import name_text
 from pocketclip.search.indexing.roots import known_roots, resolve_root, rules_for
@@ -219,20 +219,7 @@ def _suffix(path: bytes) -> bytes:
 def _status(
     database: Database, connection: sqlite3.Connection, roots: Sequence[RootStatus]
 ) -> Status:
-    indexed, different = connection.execute(
-        f"SELECT COUNT(content), COUNT(DISTINCT content) FROM files WHERE absent = {PRESENT}"
-    ).fetchone()
-    # Those that cannot be decoded are few, and in an index: a cross join begins with them.
-    bad_files, bad = connection.execute(
-        "SELECT COUNT(*), COUNT(DISTINCT c.id) FROM contents c "
-        f"CROSS JOIN files f ON f.content = c.id WHERE c.error IS NOT NULL AND f.absent = {PRESENT}"
-    ).fetchone()
-    waiting = _one(
-        connection,
-        "SELECT COUNT(*) FROM contents c WHERE vector IS NULL AND error IS NULL AND EXISTS "
-        f"(SELECT 1 FROM files f WHERE f.content = c.id AND f.absent = {PRESENT})",
-        [],
-    )
+    counts = count_photographs(connection)
     facts = dict(connection.execute("SELECT name, value FROM facts"))
     encoders = connection.execute("SELECT description FROM encoders ORDER BY id").fetchall()
     location = database.location
@@ -244,11 +231,11 @@ def _status(
         space_id=facts.get("space_id"),
         embed_dim=facts.get("embed_dim"),
         encoders=tuple(description for (description,) in encoders),
-        photographs=indexed - bad_files,
-        contents=different - bad,
-        duplicates=(indexed - bad_files) - (different - bad),
+        photographs=counts.files,
+        contents=counts.contents,
+        duplicates=counts.files - counts.contents,
         vectors=facts.get("vectors", 0),
-        to_encode=waiting,
+        to_encode=counts.to_encode,
         roots=tuple(roots),
         sizes={
             "library": sum(size_of(file) or 0 for file in (location.file, location.log)),
@@ -256,6 +243,43 @@ def _status(
             "thumbnails": _size_below(thumbnails),
         },
     )
+
+
+class Counts(NamedTuple):
+    """How much a library has, as far as the last run found."""
+
+    files: int
+    """Files that are indexed and there."""
+    contents: int
+    """Different photographs among them."""
+    to_encode: int
+    """Photographs that wait for a vector."""
+    unreadable: int
+    """Files that could not be read or decoded."""
+
+
+def count_photographs(connection: sqlite3.Connection) -> Counts:
+    """Return how much a library has."""
+    indexed, different = connection.execute(
+        f"SELECT COUNT(content), COUNT(DISTINCT content) FROM files WHERE absent = {PRESENT}"
+    ).fetchone()
+    # Those that cannot be decoded are few, and in an index: a cross join begins with them.
+    bad_files, bad = connection.execute(
+        "SELECT COUNT(*), COUNT(DISTINCT c.id) FROM contents c "
+        f"CROSS JOIN files f ON f.content = c.id WHERE c.error IS NOT NULL AND f.absent = {PRESENT}"
+    ).fetchone()
+    unread = _one(
+        connection,
+        f"SELECT COUNT(*) FROM files WHERE error IS NOT NULL AND absent = {PRESENT}",
+        [],
+    )
+    waiting = _one(
+        connection,
+        "SELECT COUNT(*) FROM contents c WHERE vector IS NULL AND error IS NULL AND EXISTS "
+        f"(SELECT 1 FROM files f WHERE f.content = c.id AND f.absent = {PRESENT})",
+        [],
+    )
+    return Counts(indexed - bad_files, different - bad, waiting, bad_files + unread)
 
 
 def _one(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> Any:

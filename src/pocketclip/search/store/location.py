@@ -1,7 +1,8 @@
 """Where a library is: its file by name, and where it must not be.
 
-A library is one SQLite file, `NAME.sqlite`. Beside it are `NAME.lock`, which one writer holds, and
-`NAME.derived/`, with what can be made from the file again: the matrix and the thumbnails.
+A library is one SQLite file, `NAME.sqlite`. Beside it are `NAME.lock`, which one writer holds,
+`NAME.progress`, which says what the last run of indexing did or does, and `NAME.derived/`, with
+what can be made from the file again: the matrix and the thumbnails.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ class Location:
     def derived(self) -> Path:
         """The folder of what can be made again."""
         return self.file.with_name(f"{self.name}.derived")
+
+    @property
+    def progress(self) -> Path:
+        """The file that tells other processes what a run of indexing does."""
+        return self.file.with_name(f"{self.name}.progress")
 
     @property
     def log(self) -> Path:

@@ -17,19 +17,21 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from pocketclip.errors import LibraryError, QueryError
 from pocketclip.search.background import NEUTRAL_TEXTS, keep_neutral, stored_neutral
 from pocketclip.search.filters import Filters
+from pocketclip.search.newest import Newest
 from pocketclip.search.photo_file import PhotoFile, open_photo
 from pocketclip.search.query import Part, make_parts
 from pocketclip.search.searching import is_unencoded, known_vectors
 from pocketclip.search.thumbnail_store import ThumbnailStore
 from pocketclip.search.thumbnails import photo_thumbnail
 from pocketclip.serve.errors import RequestError
+from pocketclip.serve.photos.duplicate_jobs import DuplicateJobs
 from pocketclip.serve.photos.workers import Workers
 
 if TYPE_CHECKING:
@@ -61,6 +63,10 @@ class PhotoLibrary:
         self._searches = Workers(2, waiting=64, name="search")
         self._thumbnails = Workers(2, waiting=64, name="thumbnails")
         self.files = Workers(4, waiting=256, name="files")
+        self._readers = Workers(1, waiting=64, name="overview")
+        self.newest = Newest()
+        """Is called in the thread of `read`."""
+        self.duplicates = DuplicateJobs(library)
         self._neutral: tuple[str, Embeddings] | None = None
         self._preparing = asyncio.Lock()
         self._identity = _identity(library)
@@ -86,6 +92,7 @@ class PhotoLibrary:
         filters: Filters | None = None,
         top: int,
         min_score: float | None = None,
+        following: int = 0,
     ) -> T:
         """Search, and return what a function makes of the result, in the same thread.
 
@@ -96,6 +103,7 @@ class PhotoLibrary:
             filters: where to look; `folders` must not be used, see `Filters.folder_names`.
             top: the number of hits.
             min_score: the least score of a hit.
+            following: the number of photographs to name after the hits.
 
         Raises:
             RequestError: 400, the query cannot be understood; 429, too much waits; 503, there is
@@ -111,13 +119,13 @@ class PhotoLibrary:
         neutral = await self._neutral_texts(encoder)
         parts = await self._encoded(parts, encoder)
         return await self._searches.run(
-            self._search, parts, convert, filters, top, min_score, encoder, neutral
+            self._search, parts, convert, filters, top, min_score, following, encoder, neutral
         )
 
     def _search(
         self, parts: Sequence[Part], convert: Callable[[SearchResult], T],
-        filters: Filters | None, top: int, min_score: float | None, encoder: Encoder,
-        neutral: Embeddings,
+        filters: Filters | None, top: int, min_score: float | None, following: int,
+        encoder: Encoder, neutral: Embeddings,
     ) -> T:  # fmt: skip
         self._check_there()
         if not self.library.database.fact("vectors"):
@@ -128,7 +136,7 @@ class PhotoLibrary:
         with refusals():
             result = self.library.search(
                 parts, filters=filters, top=top, min_score=min_score, encoder=encoder,
-                neutral=neutral,
+                neutral=neutral, following=following,
             )  # fmt: skip
         return convert(result)
 
@@ -159,6 +167,24 @@ class PhotoLibrary:
                     param=name, code="unknown_photo",
                 )  # fmt: skip
         return [Part(weight, photo=b"", vector=found[content]) for content in contents]
+
+    async def read(self, function: Callable[..., T], *args: Any) -> T:
+        """Return what a function makes of the library's file, in the one thread for that.
+
+        Args:
+            function: is called with the library, and with `args`.
+            args: further arguments.
+
+        Raises:
+            RequestError: 400, a filter cannot be understood; 429, too much waits.
+            LibraryError: the library cannot be read.
+        """
+        return await self._readers.run(self._read, function, args)
+
+    def _read(self, function: Callable[..., T], args: Sequence[Any]) -> T:
+        self._check_there()
+        with refusals():
+            return function(self.library, *args)
 
     async def open(self, content: int) -> PhotoFile:
         """Open a photograph; the caller closes it.
@@ -230,7 +256,8 @@ class PhotoLibrary:
 
     def close(self) -> None:
         """End the threads."""
-        for workers in (self._searches, self._thumbnails, self.files):
+        self.duplicates.close()
+        for workers in (self._searches, self._thumbnails, self._readers, self.files):
             workers.close()
 
 

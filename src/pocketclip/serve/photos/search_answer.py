@@ -34,6 +34,7 @@ def search_facts(library: Library, result: SearchResult) -> dict[str, Any]:
         "model": library.database.fact("model"),
         "space_id": library.database.fact("space_id"),
         "hits": [_hit_facts(hit, roots) for hit in result.hits],
+        "following": [{"id": content, "score": score} for content, score in result.following],
     }
 
 
@@ -52,19 +53,26 @@ def relative_name(path: Path, roots: Sequence[Root]) -> tuple[str, str]:
     return name_text(root.path.name), name_text(path.relative_to(root.path))
 
 
-def _hit_facts(hit: Hit, roots: Sequence[Root]) -> dict[str, Any]:
+def photo_facts(hit: Hit, roots: Sequence[Root]) -> dict[str, Any]:
+    """Return what is known of a photograph as `search_schema.IndexedPhoto` has it."""
     return {
         **name_facts(hit, roots),
-        "score": hit.score,
         **shown_facts(hit),
         "format": hit.facts.format,
         "bytes": hit.size,
         "changed": not hit.current,
         "copies": len(hit.copies),
+        "photo": f"/photos/{hit.content}",
+        "thumbnail": f"/thumbnails/{hit.content}",
+    }
+
+
+def _hit_facts(hit: Hit, roots: Sequence[Root]) -> dict[str, Any]:
+    return {
+        **photo_facts(hit, roots),
+        "score": hit.score,
         "similar": [
             {**name_facts(one, roots), "score": one.score} for one in hit.similar[:MOST_SIMILAR]
         ],
         "similar_photos": len(hit.similar),
-        "photo": f"/photos/{hit.content}",
-        "thumbnail": f"/thumbnails/{hit.content}",
     }

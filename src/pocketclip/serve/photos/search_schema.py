@@ -10,9 +10,11 @@ from pocketclip.search.query import MAX_WEIGHT
 from pocketclip.serve.schema import Schema, StrictSchema, example
 
 MAX_TOP = 200
+MAX_FOLLOWING = 100_000
 PhotoId = Annotated[int, Field(ge=1, lt=1 << 63, strict=True)]
 Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
 _Names = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=32)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
 _Moment = Annotated[str, Field(max_length=32, examples=["2024-05"])]
 
 
@@ -34,6 +36,15 @@ class WeightedImage(StrictSchema):
     """Below 0: to avoid. Not 0."""
 
 
+class WeightedVector(StrictSchema):
+    """An embedding with a weight."""
+
+    vector: Annotated[list[_Number], Field(max_length=1 << 16)]
+    """Of the server's width; its length does not matter."""
+    weight: Weight = 1.0
+    """Below 0: to avoid. Not 0."""
+
+
 class SearchFilters(StrictSchema):
     """Which photographs to search in; all that are given apply, before the ranking."""
 
@@ -49,7 +60,7 @@ class SearchFilters(StrictSchema):
 
 
 class SearchRequest(StrictSchema):
-    """What to look for: at least one of `query`, `texts`, `image`, `images` and `like`."""
+    """What to look for: `query`, `texts`, `image`, `images`, `vectors`, `like`, or some of them."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -78,12 +89,20 @@ class SearchRequest(StrictSchema):
     """Ids of photographs of the library that others should be like."""
     unlike: list[PhotoId] = Field(default_factory=list)
     """Ids of photographs that others should not be like."""
+    vectors: list[WeightedVector] = Field(default_factory=list)
+    """Embeddings that photographs should be like, such as those of `/v1/embeddings`: an image that
+    is searched for again and again need be sent once."""
+    space_id: Annotated[str, Field(max_length=200)] | None = None
+    """The embedding space of `vectors`, which must be the server's; required with them."""
     filters: SearchFilters = Field(default_factory=SearchFilters)
     """Where to look."""
     top: Annotated[int, Field(ge=1, le=MAX_TOP, strict=True)] = 20
     """The number of hits. Files with the same bytes are one hit, and so are near duplicates."""
     min_score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
     """The least score of a hit."""
+    following: Annotated[int, Field(ge=0, le=MAX_FOLLOWING, strict=True)] = 0
+    """How many photographs to name by their ids after the hits: a list that goes on takes them from
+    here, and stays as it is while the library changes. `/photo-facts` tells what they are."""
 
 
 class PhotoName(Schema):
@@ -105,11 +124,9 @@ class SimilarPhoto(PhotoName):
     """As of the hit."""
 
 
-class FoundPhoto(PhotoName):
-    """A hit."""
+class IndexedPhoto(PhotoName):
+    """A photograph of the library, and what is known of it."""
 
-    score: float
-    """Cosine similarity to the query, -1 to 1."""
     time: str | None
     """What the camera's clock showed; without that, the time of the file."""
     time_from: Literal["camera", "file"] | None
@@ -130,14 +147,30 @@ class FoundPhoto(PhotoName):
     """Whether the file is not as it was indexed; then it is not handed out."""
     copies: int
     """How many other files have the same bytes."""
-    similar: list[SimilarPhoto]
-    """Near duplicates, which are not listed themselves; the best ones, at most 50."""
-    similar_photos: int
-    """How many there are."""
     photo: str
     """The path of the photograph on this server."""
     thumbnail: str
     """The path of its thumbnail."""
+
+
+class FoundPhoto(IndexedPhoto):
+    """A hit."""
+
+    score: float
+    """Cosine similarity to the query, -1 to 1."""
+    similar: list[SimilarPhoto]
+    """Near duplicates, which are not listed themselves; the best ones, at most 50."""
+    similar_photos: int
+    """How many there are."""
+
+
+class FollowingPhoto(Schema):
+    """A photograph that comes after the hits."""
+
+    id: int
+    """For `/photo-facts`, `/thumbnails/{id}` and `/photos/{id}`."""
+    score: float
+    """Cosine similarity to the query, -1 to 1."""
 
 
 _EXAMPLE = {
@@ -177,6 +210,7 @@ _EXAMPLE = {
             "thumbnail": "/thumbnails/17",
         }
     ],
+    "following": [{"id": 4, "score": 0.218}, {"id": 21, "score": 0.193}],
 }
 
 
@@ -213,3 +247,6 @@ class SearchAnswer(Schema):
     """Of the embedding space."""
     hits: list[FoundPhoto]
     """Best first."""
+    following: list[FollowingPhoto]
+    """What comes after the hits, best first; as many as the request asked for. Near duplicates are
+    left out, and files looked for, among the first 2,000 photographs of an answer."""

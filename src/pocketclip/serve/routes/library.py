@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
@@ -21,9 +22,20 @@ from pocketclip.serve.errors import RequestError
 from pocketclip.serve.inputs.bodies import check_is_json, read_json, validated
 from pocketclip.serve.inputs.image_inputs import check_count, read_images
 from pocketclip.serve.inputs.multipart import Form, is_multipart, read_multipart
-from pocketclip.serve.photos.photo_library import MAX_PARTS, PhotoLibrary, refusals
+from pocketclip.serve.photos.photo_library import (
+    MAX_PARTS,
+    PhotoLibrary,
+    embedding_part,
+    refusals,
+)  # fmt: skip
 from pocketclip.serve.photos.search_answer import search_facts
-from pocketclip.serve.photos.search_schema import MAX_TOP, SearchAnswer, SearchRequest
+from pocketclip.serve.photos.search_schema import (
+    MAX_FOLLOWING,
+    MAX_TOP,
+    SearchAnswer,
+    SearchFilters,
+    SearchRequest,
+)  # fmt: skip
 from pocketclip.serve.schema import errors, inline_schema
 from pocketclip.serve.services import Services, services_of
 from pocketclip.serve.settings import Limits
@@ -31,7 +43,8 @@ from pocketclip.serve.settings import Limits
 router = APIRouter(tags=["search"])
 M = TypeVar("M", bound=BaseModel)
 With = Annotated[Services, Depends(services_of)]
-_ONE = ("query", "literal", "since", "until", "camera", "top", "min_score")
+_ONE = ("query", "literal", "since", "until", "camera", "top", "min_score", "following")
+_NUMBERS = ("top", "following")
 _MANY = ("image", "in", "like", "unlike")
 _ID = re.compile(r"[0-9]{1,19}")
 
@@ -72,6 +85,10 @@ _FORM: dict[str, Any] = {
             ("camera", {"type": "string"}, "As `filters.camera`."),
             ("top", {"type": "integer", "minimum": 1, "maximum": MAX_TOP}, "As in JSON."),
             ("min_score", {"type": "number"}, "As in JSON."),
+            (
+                "following", {"type": "integer", "minimum": 0, "maximum": MAX_FOLLOWING},
+                "As in JSON.",
+            ),
         )
     },
     "additionalProperties": False,
@@ -82,7 +99,8 @@ _FORM: dict[str, Any] = {
     "/search", operation_id="search_photos", summary="Search in the photographs of the library",
     response_model=SearchAnswer, response_description="What was found.",
     responses=errors(
-        400, 415, 422, 429, s404="The server has no library, or `like` names no photograph of it."
+        400, 415, 422, 429, s404="The server has no library, or `like` names no photograph of it.",
+        s409="`vectors` are of another embedding space than the server's.",
     ),
     openapi_extra={
         "requestBody": {
@@ -110,18 +128,22 @@ async def search(request: Request, services: With, photos: Photos) -> Response:
         check_is_json(request)
         asked = validated(SearchRequest, await read_json(request))
     parts = await parts_of(asked, images, services, photos)
-    chosen = asked.filters
 
     def convert(result: SearchResult) -> bytes:
         return dump_json(search_facts(photos.library, result)).encode()
 
     answer = await photos.search(
-        parts, convert, top=asked.top, min_score=asked.min_score,
-        filters=Filters(
-            folder_names=chosen.in_, since=chosen.since, until=chosen.until, camera=chosen.camera
-        ),
+        parts, convert, top=asked.top, min_score=asked.min_score, following=asked.following,
+        filters=filters_of(asked.filters),
     )  # fmt: skip
     return Response(answer, media_type="application/json")
+
+
+def filters_of(asked: SearchFilters) -> Filters:
+    """Return the filters of a request."""
+    return Filters(
+        folder_names=asked.in_, since=asked.since, until=asked.until, camera=asked.camera
+    )
 
 
 async def parts_of(
@@ -136,7 +158,8 @@ async def parts_of(
         photos: what `like` is of.
 
     Raises:
-        RequestError: 400, a part cannot be understood; 404, an id is not known.
+        RequestError: 400, a part cannot be understood; 404, an id is not known; 409, a vector is of
+            another embedding space.
     """
     check_length("query", asked.query or "", services.settings.limits)
     for at, more in enumerate(asked.texts):
@@ -147,6 +170,7 @@ async def parts_of(
         given[f"images[{at}]"] = one if isinstance(one, str) else one.image
         weights.append(1.0 if isinstance(one, str) else one.weight)
     count = len(asked.texts) + len(given) + len(uploads or ()) + len(asked.like + asked.unlike)
+    count += len(asked.vectors)
     if count > MAX_PARTS:
         raise RequestError(400, f"the query has over {MAX_PARTS} parts: leave some out")
     parts = list[Part]()
@@ -159,9 +183,27 @@ async def parts_of(
     images = [*(uploads or ()), *(await read_images(given, services) if given else ())]
     weights = [1.0] * len(uploads or ()) + weights
     parts += [Part(weight, photo=one) for weight, one in zip(weights, images, strict=True)]
+    parts += _vector_parts(asked, services)
     parts += await photos.like(1.0, asked.like, "like")
     parts += await photos.like(-1.0, asked.unlike, "unlike")
     return parts
+
+
+def _vector_parts(asked: SearchRequest, services: Services) -> list[Part]:
+    encoder = services.engine.encoder
+    if asked.vectors and asked.space_id is None:
+        raise RequestError(
+            400, "vectors need space_id: the embedding space that they are of", param="space_id"
+        )
+    if asked.vectors and asked.space_id != encoder.space_id:
+        raise RequestError(
+            409, "the vectors are of another model than the server has now: embed the images again",
+            param="space_id", code="other_space",
+        )  # fmt: skip
+    return [
+        replace(embedding_part(one.vector, encoder, f"vectors[{at}].vector"), weight=one.weight)
+        for at, one in enumerate(asked.vectors)
+    ]
 
 
 def check_length(name: str, text: str, limits: Limits) -> None:
@@ -195,7 +237,7 @@ def form_values(form: Form) -> dict[str, Any]:
         if len(found) > 1:
             raise RequestError(400, f"{name} is there {len(found)} times", param=name)
         if found and (found[0] or name == "query"):
-            values[name] = _number(found[0]) if name == "top" else found[0]
+            values[name] = _number(found[0]) if name in _NUMBERS else found[0]
     for name in ("like", "unlike"):
         values[name] = [_number(text) for text in form.texts(name) if text]
     filters = {name: values.pop(name) for name in ("since", "until", "camera") if name in values}
