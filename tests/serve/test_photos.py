@@ -18,8 +18,9 @@ from PIL import Image
 
 from pocketclip.search import thumbnails
 from pocketclip.search.library import Library
+from pocketclip.search.photo_file import PhotoFile
 from pocketclip.search.thumbnail_store import ThumbnailStore
-from pocketclip.serve.photos import photo_answer
+from pocketclip.serve import file_answer
 from pocketclip.serve.photos.photo_answer import disposition
 from pocketclip.serve.photos.workers import Workers
 from tests.search.conftest import draw_photo
@@ -288,7 +289,7 @@ def test_forgetting_takes_it_away(make_client, own, tmp_path):
 def large(tmp_path, encoder):
     """A library with one photograph of several pieces."""
     file = draw_photo(tmp_path / "Pictures" / "a.png", 1)
-    size = 8 * photo_answer._CHUNK + 5
+    size = 8 * file_answer.CHUNK + 5
     file.write_bytes(file.read_bytes() + os.urandom(size - file.stat().st_size))
     os.utime(file, (1.6e9, 1.6e9))
     with Library.open(tmp_path / "l.sqlite", create=True) as library:
@@ -310,7 +311,7 @@ def test_one_that_changes_while_it_is_sent(running_server, large, monkeypatch, c
     """The client is told by the connection's end that something is missing."""
     library, file = large
     server = running_server(library=library)
-    read, times = photo_answer.PhotoFile.read, []
+    read, times = PhotoFile.read, []
 
     def cut(photo, offset, count):
         times.append(offset)
@@ -322,7 +323,7 @@ def test_one_that_changes_while_it_is_sent(running_server, large, monkeypatch, c
                 stream.write(b"x")
         return read(photo, offset, count)
 
-    monkeypatch.setattr(photo_answer.PhotoFile, "read", cut)
+    monkeypatch.setattr(PhotoFile, "read", cut)
     with httpx.Client() as client, pytest.raises(httpx.RemoteProtocolError):
         client.get(f"{server.url}/photos/1")
     assert "was changed while it was sent" in caplog.text
@@ -334,7 +335,7 @@ def test_a_client_that_goes_away(running_server, large, monkeypatch):
     """The file is closed, but not while a thread still reads it."""
     library, file = large
     server, go, reading = running_server(library=library), threading.Event(), []
-    read = photo_answer.PhotoFile.read
+    read = PhotoFile.read
 
     def slow(photo, offset, count):
         if offset:
@@ -342,7 +343,7 @@ def test_a_client_that_goes_away(running_server, large, monkeypatch):
             assert go.wait(20)
         return read(photo, offset, count)
 
-    monkeypatch.setattr(photo_answer.PhotoFile, "read", slow)
+    monkeypatch.setattr(PhotoFile, "read", slow)
     host, port = server.url.removeprefix("http://").split(":")
     for number in range(1, 4):
         with socket.create_connection((host, int(port))) as connection:

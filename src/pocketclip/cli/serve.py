@@ -116,6 +116,22 @@ def serve(
             "repeated.  [default name: the file's, without suffix]",
         ),
     ] = None,
+    web_model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="A further ONNX bundle that browsers may run themselves, such as the same model "
+            "in int8 for phones; may be repeated.",
+        ),
+    ] = None,
+    webgpu_runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="What browsers need for WebGPU: the folder dist of the npm package "
+            "onnxruntime-web.",
+        ),
+    ] = None,
     fetch_from: Annotated[
         list[str] | None,
         typer.Option(
@@ -157,6 +173,7 @@ def serve(
     pocketclip serve clip/ --host 0.0.0.0 --tls --api-key-file key.txt
     pocketclip serve phone/ --library photos --label-set shelf.json
     pocketclip serve --library photos --host 0.0.0.0 --api-key-file key.txt --cert c.pem --key k.pem
+    pocketclip serve phone/ --web-model phone-int8/ --web-model phone-fp16/
     pocketclip serve clip/ --immich 0.0.0.0:3003 --upstream http://immich-ml:3003
     """
     from pocketclip.serve import Limits, ServerSettings
@@ -172,6 +189,7 @@ def serve(
         upstream=upstream, label_sets=parse_label_sets(label_set or []),
         api_key=_api_key(api_key, api_key_file, no_auth), no_auth=no_auth,
         allow_hosts=tuple(allow_host or ()), cors=tuple(cors or ()),
+        web_models=tuple(web_model or ()), webgpu_runtime=webgpu_runtime,
         fetch_from=tuple(fetch_from or ()), tls=tls, certificate=cert, private_key=key,
         accept_license=accept_license, backend=backend, threads=threads, offline=offline,
         limits=Limits(**times),

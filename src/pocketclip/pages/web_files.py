@@ -10,16 +10,19 @@ that browsers may keep them for ever and never mix two versions.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pocketclip._version import __version__
+from pocketclip.errors import ConfigError
 from pocketclip.pages.render import render
 
 PAGES = ("index", "camera", "search", "classify")
@@ -38,9 +41,29 @@ TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 """Media types by suffix; `application/octet-stream` otherwise."""
+POLICY = (
+    "default-src 'none'",
+    "script-src 'self' 'wasm-unsafe-eval'",
+    "worker-src 'self'",
+    "style-src 'self'",
+    "img-src 'self' blob: data:",
+    "media-src 'self' blob:",
+    "connect-src 'self'",
+    "manifest-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+)
+"""The content security policy of pages and workers. A server adds `frame-ancestors`, which a page
+cannot say of itself."""
+NO_VENDOR = (
+    "this pocketclip was built without npm, so that its pages cannot run a model: install it from "
+    "a wheel, or run `python hatch_build.py` in a checkout, where npm is installed"
+)
+_WEBGPU = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs",
+           "ort-wasm-simd-threaded.asyncify.wasm")  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WebFiles:
     """What a site has beside its models."""
 
@@ -52,11 +75,27 @@ class WebFiles:
     """By name: SHA-256, bytes, and what travels."""
     files: Mapping[str, Path]
     """Every file but the pages, by its path in the site."""
+    made: Mapping[str, bytes] = field(default_factory=dict)
+    """Further files, which are not on disk as they are sent."""
+    known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """What `vendor_files` would be if all files were there."""
+    ort_version: str | None = None
+    """Of onnxruntime-web."""
 
     @property
     def has_webgpu(self) -> bool:
         """Whether there is a runtime for WebGPU, which wheels do not carry."""
-        return "ort.webgpu.min.mjs" in self.vendor_files
+        return _WEBGPU[0] in self.vendor_files
+
+    def content(self, path: str) -> bytes:
+        """Return a file by its path in the site.
+
+        Raises:
+            KeyError: there is no such file.
+            OSError: it cannot be read.
+        """
+        found = self.made.get(path)
+        return self.files[path].read_bytes() if found is None else found
 
     def page(self, name: str, *, server: bool) -> str:
         """Return the HTML of a page.
@@ -67,7 +106,22 @@ class WebFiles:
         """
         return render(
             f"{name}.html", "pocketclip.web", page=name, assets=self.assets,
-            config=self.config(server=server), server=server,
+            config=self.config(server=server), server=server, policy="; ".join(POLICY),
+        )  # fmt: skip
+
+    def _with_vendor(self, paths: Mapping[str, Path], made: Mapping[str, bytes]) -> WebFiles:
+        """Return it with these files of onnxruntime-web and tokenizers, by their names."""
+        content = {name: path.read_bytes() for name, path in paths.items()} | dict(made)
+        vendor = f"vendor/{_digest(content)}/"
+        facts = {
+            name: {**facts, "download_bytes": len(content[name])}
+            for name, facts in self.known.items()
+            if name in content
+        }
+        return dataclasses.replace(
+            self, vendor=vendor, vendor_files=facts,
+            files={**self.files, **{vendor + name: path for name, path in paths.items()}},
+            made={vendor + name: data for name, data in made.items()},
         )  # fmt: skip
 
     def config(self, *, server: bool) -> dict[str, Any]:
@@ -108,28 +162,77 @@ def read_web_files(root: Path) -> WebFiles:
         for path in sorted((root / folder).rglob("*"))
         if path.is_file()
     }
-    assets = f"assets/{_digest(found)}/"
+    assets = f"assets/{_digest({name: path.read_bytes() for name, path in found.items()})}/"
     files = {assets + name: path for name, path in found.items()}
     for name in ("sw.js", "manifest.webmanifest"):
         if (root / name).is_file():
             files[name] = root / name
-    vendor, about = None, dict[str, Any]()
     try:
-        about = json.loads((root / "vendor" / "vendor.json").read_text("utf-8"))["files"]
+        raw = json.loads((root / "vendor" / "vendor.json").read_text("utf-8"))
     except FileNotFoundError:
-        pass
-    else:
-        paths = {path.name: path for path in sorted((root / "vendor").iterdir())}
-        about = {name: facts for name, facts in about.items() if name in paths}
-        vendor = f"vendor/{_digest(paths)}/"
-        files |= {vendor + name: path for name, path in paths.items() if name != "vendor.json"}
-    return WebFiles(assets=assets, vendor=vendor, vendor_files=about, files=files)
+        return WebFiles(assets=assets, vendor=None, vendor_files={}, files=files)
+    found = {path.name: path for path in sorted((root / "vendor").iterdir())}
+    del found["vendor.json"]
+    return WebFiles(
+        assets=assets, files=files, vendor=None, vendor_files={}, known=raw["files"],
+        ort_version=raw["packages"]["onnxruntime-web"],
+    )._with_vendor(found, {})  # fmt: skip
 
 
-def _digest(files: Mapping[str, Path]) -> str:
+def with_webgpu(site: WebFiles, folder: Path, *, level: int = 6) -> WebFiles:
+    """Return a site with the runtime for WebGPU, which no wheel carries.
+
+    Args:
+        site: without it; one that has it is returned as it is.
+        folder: `dist` of the npm package onnxruntime-web, of the version that the site has.
+        level: of compression.
+
+    Raises:
+        ConfigError: the files are others, or the site has no runtime at all.
+    """
+    if site.vendor is None:
+        raise ConfigError(NO_VENDOR)
+    if site.has_webgpu:
+        return site
+    made = {}
+    for name in _WEBGPU:
+        stored = f"{name}.gz" if name.endswith(".wasm") else name
+        try:
+            data = without_source_map(name, (folder / name).read_bytes())
+        except OSError as error:
+            raise _not_runtime(site, folder, f"{name}: {error.strerror}") from None
+        if hashlib.sha256(data).hexdigest() != site.known[stored]["sha256"]:
+            raise _not_runtime(site, folder, f"{name} is another file")
+        packed = gzip.compress(data, level, mtime=0) if stored.endswith(".gz") else data
+        made[stored] = packed
+    there = {name: site.files[site.vendor + name] for name in _names_below(site, site.vendor)}
+    plain = {name: path for name, path in site.files.items() if not name.startswith("vendor/")}
+    return dataclasses.replace(site, files=plain)._with_vendor(there, made)
+
+
+def without_source_map(name: str, data: bytes) -> bytes:
+    """Return a module without the address of a source map, as `hatch_build.py` copies it."""
+    if not name.endswith(".mjs"):
+        return data
+    return b"\n".join(line for line in data.split(b"\n") if b"sourceMappingURL=" not in line)
+
+
+def _names_below(site: WebFiles, folder: str) -> list[str]:
+    return [name.removeprefix(folder) for name in site.files if name.startswith(folder)]
+
+
+def _not_runtime(site: WebFiles, folder: Path, why: str) -> ConfigError:
+    version = site.ort_version
+    return ConfigError(
+        f"{folder} is not the folder dist of the npm package onnxruntime-web {version} ({why}): "
+        f"get it by `npm install onnxruntime-web@{version}`, and give "
+        "node_modules/onnxruntime-web/dist"
+    )
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
     """Return a hash over the names and contents of files."""
     digest = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        data = path.read_bytes()
+    for name, data in sorted(files.items()):
         digest.update(f"{name}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()[:16]

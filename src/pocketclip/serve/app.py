@@ -25,6 +25,7 @@ from pocketclip.serve.routes import (
     immich,
     knn,
     library,
+    models,
     openai,
     pages,
     photos,
@@ -36,7 +37,7 @@ from pocketclip.serve.services import Services
 
 ROUTERS: tuple[APIRouter, ...] = (
     openai.router, zero_shot.router, classify.router, library.router, photos.router,
-    browse.router, knn.router, session.router, status.router, pages.router,
+    browse.router, knn.router, models.router, session.router, status.router, pages.router,
 )  # fmt: skip
 """Of the server's own app, in the order of the documentation."""
 IMMICH_ROUTERS: tuple[APIRouter, ...] = (immich.router,)
@@ -119,6 +120,7 @@ def immich_routes() -> FastAPI:
 def _prepared(app: FastAPI, routers: Sequence[APIRouter], form: ErrorForm) -> FastAPI:
     app.router.redirect_slashes = False
     app.state.error_form = form
+    app.state.missing_page = pages.missing_page if form is openai_form else lambda _: None
     app.state.methods = _methods(routers)
     for error in (RequestError, RequestValidationError, HTTPException):
         app.add_exception_handler(error, answer_error)

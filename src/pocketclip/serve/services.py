@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
+from pocketclip.pages.web_files import WebFiles, web_files
 from pocketclip.serve.encoding.engine import Engine
 from pocketclip.serve.inputs.fetching import ImageFetcher
 from pocketclip.serve.middleware.keys import KeyCheck
 from pocketclip.serve.middleware.room import Room
 from pocketclip.serve.middleware.sessions import Sessions
+from pocketclip.serve.model_offer import ModelOffer, make_offer
 from pocketclip.serve.monitoring.exchange import Exchange
 from pocketclip.serve.monitoring.metrics import Metrics
 from pocketclip.serve.photos.photo_library import PhotoLibrary
 from pocketclip.serve.settings import ServerSettings
 
 if TYPE_CHECKING:
+    from pocketclip.infer.bundle import Bundle
     from pocketclip.label_set import LabelSet
     from pocketclip.search.library import Library
     from pocketclip.serve.inputs.upstream import Upstream
@@ -34,6 +37,10 @@ class Services:
     library: Library | None = None
     label_sets: dict[str, LabelSet] = field(default_factory=dict)
     """By the name that requests use."""
+    web_bundles: Sequence[Bundle] = ()
+    """Further ONNX bundles, beside that of the engine, which pages may run themselves."""
+    web: WebFiles = field(default_factory=web_files)
+    """The files of the pages."""
     upstream: Upstream | None = None
     """What immich's requests for faces and OCR are passed on to; made by `create_immich_app`."""
     fetcher: ImageFetcher | None = None
@@ -51,6 +58,7 @@ class Services:
     room: Room = field(default_factory=Room)
     """For bodies; kept by `admission`."""
     metrics: Metrics = field(default_factory=Metrics)
+    _offer: ModelOffer | None = field(default=None, init=False)
     on_exchange: list[Callable[[Exchange], None]] = field(default_factory=list)
     """Called when a request has ended: the log."""
 
@@ -73,6 +81,21 @@ class Services:
             self.photos = PhotoLibrary(
                 self.library, self.engine, max_pixels=self.settings.limits.image_pixels
             )
+
+    @property
+    def offer(self) -> ModelOffer:
+        """What pages may run themselves; made at its first use, and replaced by another one.
+
+        Raises:
+            ChangedBundleError: a file of a bundle is missing, or has another size.
+        """
+        if self._offer is None:
+            self._offer = make_offer(self.engine.encoder, self.web_bundles, self.label_sets)
+        return self._offer
+
+    @offer.setter
+    def offer(self, offer: ModelOffer) -> None:
+        self._offer = offer
 
     async def close(self) -> None:
         """End the engine, the threads of the library, and what connects to others."""

@@ -96,6 +96,10 @@ class ServerSettings:
     pictures."""
     label_sets: Mapping[str, Path] = field(default_factory=dict)
     """Files of `pocketclip fit`, by the name that requests use."""
+    web_models: tuple[Path, ...] = ()
+    """Further ONNX bundles, beside the model, which pages may run themselves."""
+    webgpu_runtime: Path | None = None
+    """The folder `dist` of the npm package onnxruntime-web: what WebGPU needs in pages."""
     api_key: str | None = field(default=None, repr=False)
     """What requests send as `Authorization: Bearer KEY`; at least 16 characters."""
     no_auth: bool = False

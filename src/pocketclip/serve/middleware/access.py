@@ -49,7 +49,7 @@ OPEN = frozenset(
 COOKIE = "pocketclip_session"
 """The cookie's name; the port follows, and under TLS `__Host-` stands before it."""
 
-_FILES = ("/photos/", "/thumbnails/")
+_FILES = ("/photos/", "/thumbnails/", "/model-files/", "/label-sets/")
 _OPEN_FOLDERS = ("/assets/", "/vendor/")  # the pages' own files, which are the same everywhere
 _PROBES = ALWAYS_ANSWERED & OPEN  # what asks them may use any name
 _MOST_HEADERS = 50

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope, Send
@@ -43,9 +44,14 @@ def may_have_body(headers: Headers) -> bool:
 async def answer_error(request: Request, error: Exception) -> Response:
     """Return the answer to an error; an exception handler of an app.
 
-    The app's `state.error_form` says in which form.
+    The app's `state.error_form` says in which form; `state.missing_page` returns the page for
+    people who asked for an address with nothing behind it.
     """
     mapped = as_request_error(error)
+    if mapped.status == 404 and isinstance(error, HTTPException):  # no route
+        page = request.app.state.missing_page(request)
+        if page is not None:
+            return page
     if mapped.code == "queue_full":
         note_drop(request.scope, "queue_full")
     headers = mapped.headers

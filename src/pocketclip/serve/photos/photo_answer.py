@@ -7,22 +7,19 @@ size costs no memory.
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import functools
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
-from concurrent.futures import Future
 from urllib.parse import quote
 
 from fastapi.responses import Response
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
 
 from pocketclip.formats.escaping import escape_controls
-from pocketclip.search.photo_file import ChangedPhotoError, PhotoFile
+from pocketclip.search.photo_file import PhotoFile
 from pocketclip.serve.errors import RequestError
+from pocketclip.serve.file_answer import PieceAnswer, client_has
 from pocketclip.serve.photos.workers import Workers
 
 MEDIA_TYPES = {
@@ -32,10 +29,7 @@ MEDIA_TYPES = {
 }  # fmt: skip
 """By the format that indexing found. Others are sent as bytes to be saved."""
 OTHER_TYPE = "application/octet-stream"
-log = logging.getLogger(__name__)
-_CHUNK = 1 << 18  # bytes that are read at a time
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-_ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 _MAX_NAME = 150  # characters of a file name; more than file systems allow, if they are ASCII
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
@@ -57,7 +51,7 @@ def thumbnail_answer(request: Request, data: bytes, digest: bytes) -> Response:
     """
     etag = f'"t-{digest.hex()}"'
     headers = {**_SAFE, "ETag": etag, "Cache-Control": "private, max-age=3600"}
-    if _client_has(request, etag):
+    if client_has(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(data, media_type="image/jpeg", headers=headers)
 
@@ -87,7 +81,7 @@ def _photo_answer(request: Request, photo: PhotoFile, workers: Workers) -> Respo
         **_SAFE, "ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes",
         "Content-Disposition": disposition(photo.name, inline=kind != OTHER_TYPE),
     }  # fmt: skip
-    if _client_has(request, etag):
+    if client_has(request, etag):
         photo.close()
         return Response(status_code=304, headers=headers)
     first, end, status = 0, photo.size, 200
@@ -103,19 +97,10 @@ def _photo_answer(request: Request, photo: PhotoFile, workers: Workers) -> Respo
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{photo.size}"
     headers["Content-Type"] = kind
     headers["Content-Length"] = str(end - first)
-    return _PhotoResponse(photo, workers, first, end, status, headers)
-
-
-def _client_has(request: Request, etag: str) -> bool:
-    """Return whether the client has the bytes already (RFC 9110, section 13).
-
-    Raises:
-        RequestError: 412, it wants others.
-    """
-    match, none = request.headers.get("if-match"), request.headers.get("if-none-match")
-    if match is not None and match.strip() != "*" and etag not in match.replace(" ", "").split(","):
-        raise RequestError(412, "the photograph is not the one that If-Match names")
-    return none is not None and (none.strip() == "*" or etag.strip('"') in _ETAG.findall(none))
+    return PieceAnswer(
+        photo, functools.partial(workers.submit, bounded=False), first, end, status, headers,
+        what="a photograph",
+    )  # fmt: skip
 
 
 def _asked_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
@@ -150,48 +135,3 @@ def disposition(name: bytes, *, inline: bool) -> str:
     plain = plain.strip(". ") or "photograph"
     kind = "inline" if inline else "attachment"
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(text, safe='')}"
-
-
-class _PhotoResponse(Response):
-    """A part of an opened photograph, which is closed at the end, whatever comes."""
-
-    def __init__(
-        self, photo: PhotoFile, workers: Workers, first: int, end: int, status: int,
-        headers: Mapping[str, str],
-    ) -> None:  # fmt: skip
-        super().__init__(status_code=status, headers=dict(headers))
-        self._photo, self._workers, self._at, self._end = photo, workers, first, end
-
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send the answer, piece by piece."""
-        reading: Future[bytes] | None = None
-        start = {
-            "type": "http.response.start", "status": self.status_code, "headers": self.raw_headers
-        }  # fmt: skip
-        try:
-            await send(start)
-            while scope["method"] != "HEAD" and self._at < self._end:
-                count = min(_CHUNK, self._end - self._at)
-                reading = self._workers.submit(self._photo.read, self._at, count, bounded=False)
-                data = await self._read(reading)
-                if not data:
-                    return  # the server closes the connection, so the client knows that it is cut
-                self._at += len(data)
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        finally:
-            # Not while a thread reads: another file may get the descriptor's number.
-            if reading is None:
-                self._photo.close()
-            else:
-                reading.add_done_callback(lambda _: self._photo.close())
-
-    async def _read(self, reading: Future[bytes]) -> bytes:
-        try:
-            return await asyncio.wrap_future(reading)
-        except OSError as error:
-            log.warning("a photograph was cut off: %s", error.strerror)
-            return b""
-        except ChangedPhotoError:
-            log.warning("a photograph was cut off: its file was changed while it was sent")
-            return b""

@@ -18,7 +18,8 @@ from pocketclip.serve.app import create_app, create_immich_app
 from pocketclip.serve.monitoring.logs import log, log_event, log_exchange, log_loop_error
 from pocketclip.serve.process import notify
 from pocketclip.serve.process.certificate import Certificate
-from pocketclip.serve.process.opening import load_replacement
+from pocketclip.serve.process.embed_presets import embed_presets
+from pocketclip.serve.process.opening import load_offer, load_replacement
 from pocketclip.serve.process.ports import Gate, Port, bind, phone_urls
 from pocketclip.serve.process.tls import Tls, open_tls
 from pocketclip.serve.services import Services
@@ -132,6 +133,7 @@ class _Process:
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
         self._keeping: asyncio.Task[None] | None = None
+        self._embedding: asyncio.Task[None] | None = None
         self._had_terminal = _has_terminal()
 
     async def run(
@@ -146,14 +148,16 @@ class _Process:
         try:
             sockets = sockets or bind_all(self._services.settings)
             await self._listen(sockets)
-            if await self._warm() and on_start is not None:
-                on_start(self._running())
+            if await self._warm():
+                self._begin_presets()
+                if on_start is not None:
+                    on_start(self._running())
             await self._end.wait()
             await self._drain()
         finally:
             for one in handled:
                 self._loop.remove_signal_handler(one)
-            for task in filter(None, (self._reloading, self._keeping)):
+            for task in filter(None, (self._reloading, self._keeping, self._embedding)):
                 task.cancel()
             await asyncio.gather(*(port.close(_CLOSING) for port in self._ports))
             if sockets is not None:
@@ -200,6 +204,12 @@ class _Process:
         )  # fmt: skip
         notify.ready()
         return True
+
+    def _begin_presets(self) -> None:
+        """Embed the presets of the pages, beside what is asked."""
+        if self._embedding is not None:
+            self._embedding.cancel()
+        self._embedding = self._loop.create_task(_embed_presets(self._services))
 
     def _running(self) -> Running:
         return Running(
@@ -298,7 +308,10 @@ class _Process:
             return
         begun, before = time.monotonic(), services.engine.encoder
         encoder = await self._loop.run_in_executor(None, load_replacement, self._source, services)
+        offer = await self._loop.run_in_executor(None, load_offer, encoder, services)
         await services.engine.replace(encoder)
+        services.offer = offer
+        self._begin_presets()
         same = (before.space_id, before.variant) == (encoder.space_id, encoder.variant)
         log_event(
             "reloaded", f"the model was read again: it is {'the same' if same else 'another'} one",
@@ -312,6 +325,17 @@ async def _warm(services: Services) -> None:
     await services.engine.warm()
     if services.photos is not None:
         await services.photos.prepare()
+
+
+async def _embed_presets(services: Services) -> None:
+    try:
+        await embed_presets(services)
+    except PocketclipError as error:
+        if not services.is_draining:
+            log_event("presets_failed", f"pages have to embed the presets themselves: {error}",
+                      level=logging.WARNING)  # fmt: skip
+    except Exception:
+        log.exception("pages have to embed the presets themselves: it failed unexpectedly")
 
 
 def _has_terminal() -> bool:

@@ -12,9 +12,11 @@ from pocketclip.infer.encoder import Encoder
 from pocketclip.infer.license import license_of_bundle, license_of_source, require_accepted
 from pocketclip.infer.ready import KINDS, open_ready
 from pocketclip.label_set import LabelSet, read_label_set
+from pocketclip.pages.web_files import WebFiles, web_files, with_webgpu
 from pocketclip.search.library import Library
 from pocketclip.search.model import check_space, resolve_lasting
 from pocketclip.serve.encoding.engine import Engine
+from pocketclip.serve.model_offer import ModelOffer, make_offer, read_web_models
 from pocketclip.serve.services import Services
 from pocketclip.serve.settings import ServerSettings
 
@@ -40,6 +42,7 @@ def open_services(
         ConfigError: neither a model nor a library, or a model that cannot become a bundle.
         LibraryError: there is no such library, or it has another embedding space.
         DataError: a label set has another embedding space.
+        BundleError: pages cannot run one of the bundles for them.
         PocketclipError: the model, the library or a label set cannot be read.
     """
     if model is None and library is None:
@@ -51,6 +54,9 @@ def open_services(
                             library=opened)  # fmt: skip
         services.label_sets.update(_read_label_sets(settings.label_sets))
         check_spaces(encoder, services)
+        services.web_bundles = read_web_models(settings.web_models)
+        services.web = _pages(settings)
+        _ = services.offer  # what is wrong with a bundle is said now
     except BaseException:
         if opened is not None:
             opened.close()
@@ -157,6 +163,20 @@ def load_replacement(source: ModelSource, services: Services) -> Encoder:
     return encoder
 
 
+def load_offer(encoder: Encoder, services: Services) -> ModelOffer:
+    """Return what pages may run, with the bundles for them as they are now; blocks for seconds.
+
+    Args:
+        encoder: the model that will answer.
+        services: presets that are known are kept.
+
+    Raises:
+        BundleError: a bundle is damaged, or pages cannot run it.
+    """
+    further = read_web_models(services.settings.web_models)
+    return make_offer(encoder, further, services.label_sets, services.offer.presets)
+
+
 def check_spaces(encoder: Encoder, services: Services) -> None:
     """Refuse a model whose embeddings the library or a label set cannot be used with.
 
@@ -168,6 +188,17 @@ def check_spaces(encoder: Encoder, services: Services) -> None:
         check_space(services.library.database, encoder)
     for name, labels in services.label_sets.items():
         labels.check_space(encoder.space_id, f"the label set {name}", embed_dim=encoder.embed_dim)
+
+
+def _pages(settings: ServerSettings) -> WebFiles:
+    """Return the files of the pages.
+
+    Raises:
+        ConfigError: the runtime for WebGPU is not the one that they need.
+    """
+    if settings.webgpu_runtime is None:
+        return web_files()
+    return with_webgpu(web_files(), settings.webgpu_runtime)
 
 
 def _read_label_sets(files: Mapping[str, os.PathLike[str]]) -> dict[str, LabelSet]:
