@@ -22,8 +22,9 @@ from typing import Literal
 
 from pocketclip.progress import ProgressReporter
 from pocketclip.search.records import IndexReport
-from pocketclip.search.store.location import Location, private_file
+from pocketclip.search.store.location import Location
 from pocketclip.storage import locks
+from pocketclip.storage.private import private_file
 
 Outcome = Literal["running", "done", "interrupted", "failed", "killed"]
 _SECONDS = 0.5  # between two records
