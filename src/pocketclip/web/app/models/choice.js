@@ -1,0 +1,66 @@
+// Which model people have chosen, and whose licence they have accepted; all pages share it.
+
+import { load, save } from "../shared/storage.js";
+import { serverModel } from "./model_facts.js";
+
+/** @import { Model, Runtime } from "../inference/models.js" */
+
+/**
+ * `browser`: the model runs in this page. `server`: pictures are sent to the server.
+ * @typedef {{kind: "browser", model: Model, runtime: Runtime} | {kind: "server", model: Model}} Choice
+ */
+
+/**
+ * Return what people chose, or else the first model that can be used.
+ * @param {Model[]} models that can run in the browser
+ * @param {any} info of the server; null: there is none
+ * @returns {Choice | null} null: there is no model at all
+ */
+export function currentChoice(models, info) {
+  const kept = load("model.choice", /** @type {any} */ (null));
+  if (kept?.server === true && info !== null) return { kind: "server", model: serverModel(info) };
+  const model = models.find((one) => one.id === kept?.id) ?? models[0];
+  if (model !== undefined) {
+    const runtime = model.id === kept?.id && kept.runtime === "webgpu" ? "webgpu" : "wasm";
+    return { kind: "browser", model, runtime };
+  }
+  return info === null ? null : { kind: "server", model: serverModel(info) };
+}
+
+/**
+ * Keep a choice.
+ * @param {Choice} choice
+ */
+export function keepChoice(choice) {
+  const kept =
+    choice.kind === "server" ? { server: true } : { id: choice.model.id, runtime: choice.runtime };
+  save("model.choice", kept);
+}
+
+/**
+ * Return whether people have started this before, with this licence.
+ * @param {Choice} choice
+ */
+export function isAccepted(choice) {
+  const accepted = load("model.accepted", /** @type {Record<string, unknown>} */ ({}));
+  return accepted[keyOf(choice)] === licenceOf(choice);
+}
+
+/**
+ * Note that people have started this, and so accepted its licence.
+ * @param {Choice} choice
+ */
+export function accept(choice) {
+  const accepted = load("model.accepted", /** @type {Record<string, unknown>} */ ({}));
+  save("model.accepted", { ...accepted, [keyOf(choice)]: licenceOf(choice) });
+}
+
+/** @param {Choice} choice */
+function keyOf({ kind, model }) {
+  return kind === "server" ? "server" : model.id;
+}
+
+/** @param {Choice} choice */
+function licenceOf({ model }) {
+  return model.licence.name ?? "not known";
+}

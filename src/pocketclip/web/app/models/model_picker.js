@@ -1,0 +1,313 @@
+// The dialog in which people choose a model, and what they read before the first download.
+
+import { config, siteUrl } from "../shared/config.js";
+import { fill, formatBytes, h } from "../shared/dom.js";
+import { webgpuProblem } from "../inference/device.js";
+import { bytesToDownload, isCached, removeFiles } from "../inference/files.js";
+import { filesOf } from "../inference/models.js";
+import {
+  downloadBytes,
+  formOf,
+  licenceSentence,
+  partsOf,
+  serverModel,
+  whyNoWebgpu,
+} from "./model_facts.js";
+import { NO_VENDOR } from "./open_model.js";
+
+/** @import { Choice } from "./choice.js" */
+/** @import { Licence, Model, Runtime } from "../inference/models.js" */
+
+/**
+ * What people read before they start.
+ * @typedef {object} StartFacts
+ * @property {number} bytes that will travel; 0: it is on the device
+ * @property {string} label of the button
+ * @property {HTMLElement} details model, form, licence
+ */
+
+/**
+ * Return what people have to know before the first download; nothing is downloaded for it.
+ * @param {Choice} choice
+ * @returns {Promise<StartFacts>}
+ */
+export async function startFacts(choice) {
+  const { model } = choice;
+  if (choice.kind === "server") {
+    const text = `${model.name}, run by this server: pictures are sent to it.`;
+    return { bytes: 0, label: "Start", details: h("p", { class: "start-facts" }, text) };
+  }
+  const parts = partsOf(model, choice.runtime, config.vendor);
+  const bytes = parts === null ? 0 : await bytesToDownload([...parts.runtime, ...parts.image]);
+  const label = bytes > 0 ? `Start: download ${formatBytes(bytes)}` : "Start";
+  const form = parts === null ? "" : `, ${formOf(parts.variant, choice.runtime)}`;
+  const details = h(
+    "p",
+    { class: "start-facts" },
+    `${model.name}${form}. Licence: `,
+    ...licenceLinks(model.licence),
+    ". ",
+    model.licence.restricted || model.licence.name === null ? licenceSentence(model.licence) : null,
+  );
+  return { bytes, label, details };
+}
+
+/**
+ * Return the name of a licence, as a link, and a link to its text.
+ * @param {Licence} licence
+ * @returns {(Node | string)[]}
+ */
+export function licenceLinks({ name, url, text }) {
+  const outside = { target: "_blank", rel: "noreferrer" };
+  const known = name ?? "not known";
+  const page = url !== null && /^https?:\/\//.test(url) ? url : null;
+  const own = text === null ? null : siteUrl(text);
+  const first = page ?? own;
+  /** @type {(Node | string)[]} */
+  const links = [first === null ? known : h("a", { href: first, ...outside }, known)];
+  if (page !== null && own !== null)
+    links.push(" (", h("a", { href: own, ...outside }, "text"), ")");
+  return links;
+}
+
+/**
+ * Let people choose a model; they can also remove downloads.
+ * @param {{models: Model[], choice: Choice | null, info: any}} site
+ * @returns {Promise<Choice | null>} null: they changed nothing
+ */
+export async function pickModel({ models, choice, info }) {
+  const gpuProblem = await webgpuProblem();
+  return await new Promise((resolve) => {
+    const picker = new Picker(models, choice, info, gpuProblem);
+    picker.dialog.addEventListener("close", () => {
+      picker.dialog.remove();
+      resolve(picker.result);
+    });
+    document.body.append(picker.dialog);
+    void picker.draw();
+    picker.dialog.showModal();
+  });
+}
+
+class Picker {
+  /** @type {Choice | null} */ result = null;
+
+  /**
+   * @param {Model[]} models
+   * @param {Choice | null} choice
+   * @param {any} info
+   * @param {string | null} gpuProblem
+   */
+  constructor(models, choice, info, gpuProblem) {
+    this.models = models;
+    this.info = info;
+    this.gpuProblem = gpuProblem;
+    this.chosen = choice;
+    /** @type {Runtime} */
+    this.runtime = choice?.kind === "browser" ? choice.runtime : "wasm";
+    this.list = h("div", { class: "model-list", role: "radiogroup", "aria-label": "Models" });
+    this.gpu = h("input", {
+      type: "checkbox",
+      role: "switch",
+      id: "picker-gpu",
+      onchange: () => {
+        this.runtime = this.gpu.checked ? "webgpu" : "wasm";
+        void this.draw();
+      },
+    });
+    this.gpuHelp = h("p", { class: "help", id: "picker-gpu-help" });
+    this.gpu.setAttribute("aria-describedby", this.gpuHelp.id);
+    this.use = h(
+      "button",
+      { type: "button", class: "primary", onclick: () => this.#use() },
+      "Use it",
+    );
+    this.message = h("p", { role: "status", class: "small" });
+    this.dialog = h(
+      "dialog",
+      { class: "model-picker", "aria-labelledby": "picker-title" },
+      h("h2", { id: "picker-title" }, "Model"),
+      config.vendor === null && h("p", { class: "notice" }, NO_VENDOR),
+      this.list,
+      h(
+        "div",
+        { class: "field", hidden: models.length === 0 || config.vendor === null },
+        h(
+          "label",
+          { class: "check", for: "picker-gpu" },
+          this.gpu,
+          "Use the graphics processor (WebGPU)",
+        ),
+        this.gpuHelp,
+      ),
+      this.message,
+      h(
+        "p",
+        { class: "row dialog-buttons" },
+        this.use,
+        h("button", { type: "button", onclick: () => this.dialog.close() }, "Cancel"),
+      ),
+    );
+  }
+
+  #use() {
+    const { chosen } = this;
+    this.result =
+      chosen?.kind === "browser" ? { ...chosen, runtime: this.#runtimeOf(chosen.model) } : chosen;
+    this.dialog.close();
+  }
+
+  /** @param {Model} model */
+  #gpuProblemOf(model) {
+    return this.gpuProblem ?? whyNoWebgpu(model, config.vendor);
+  }
+
+  /**
+   * @param {Model} model
+   * @returns {Runtime}
+   */
+  #runtimeOf(model) {
+    return this.runtime === "webgpu" && this.#gpuProblemOf(model) === null ? "webgpu" : "wasm";
+  }
+
+  async draw() {
+    const cards = await Promise.all(this.models.map((model) => this.#card(model)));
+    const server = this.info === null ? [] : [this.#serverCard()];
+    if (cards.length + server.length === 0) {
+      fill(this.list, h("p", {}, "This site lists no model that runs in a browser."));
+    } else {
+      fill(this.list, ...cards, ...server);
+    }
+    await this.#drawGpu();
+    this.use.disabled = this.chosen === null;
+    await this.#drawUse();
+  }
+
+  async #drawGpu() {
+    const { chosen } = this;
+    const problem = chosen?.kind === "browser" ? this.#gpuProblemOf(chosen.model) : null;
+    this.gpu.disabled = problem !== null || chosen?.kind !== "browser";
+    this.gpu.checked = this.runtime === "webgpu" && !this.gpu.disabled;
+    if (chosen?.kind !== "browser") {
+      fill(this.gpuHelp, "For models that run on this device.");
+    } else if (problem !== null) {
+      fill(this.gpuHelp, problem);
+    } else {
+      const parts = partsOf(chosen.model, "webgpu", config.vendor);
+      if (parts === null) return;
+      const bytes = await bytesToDownload([...parts.runtime, ...parts.image]);
+      const size = bytes === 0 ? "On this device." : `Downloads ${formatBytes(bytes)}.`;
+      fill(
+        this.gpuHelp,
+        `${size} The model has ${parts.variant.precision} numbers then. Often faster; a picture with ` +
+          "a known result is checked at each start, and the CPU is used where it fails.",
+      );
+    }
+  }
+
+  async #drawUse() {
+    const { chosen } = this;
+    if (chosen?.kind !== "browser") return fill(this.use, "Use it");
+    const parts = partsOf(chosen.model, this.#runtimeOf(chosen.model), config.vendor);
+    const bytes = parts === null ? 0 : await bytesToDownload([...parts.runtime, ...parts.image]);
+    fill(this.use, bytes > 0 ? `Use it: download ${formatBytes(bytes)}` : "Use it");
+  }
+
+  /** @param {Model} model */
+  async #card(model) {
+    const runtime = this.#runtimeOf(model);
+    const parts = partsOf(model, runtime, config.vendor);
+    if (parts === null) return this.#option(model.name, null, [h("span", {}, "Cannot run here.")]);
+    const cached = await Promise.all([...parts.image].map(isCached));
+    const kept = cached.every(Boolean);
+    const any = await Promise.all([...parts.image, ...parts.text].map(isCached));
+    const image = `Model ${formatBytes(downloadBytes(parts.image))}`;
+    const base = `runtime ${formatBytes(downloadBytes(parts.runtime))}, shared by all models`;
+    const text = `For labels of your own: ${formatBytes(downloadBytes(parts.text))} more`;
+    const own =
+      this.info?.space_id === model.space_id ? "Labels of your own: by this server" : text;
+    return this.#option(
+      model.name,
+      { kind: "browser", model, runtime },
+      [
+        h(
+          "span",
+          {},
+          kept && h("strong", { class: "kept" }, "On this device. "),
+          `${image}, ${base}.`,
+        ),
+        h("span", {}, `${formOf(parts.variant, runtime)}.`),
+        h("span", {}, `${own}.`),
+        h(
+          "span",
+          {},
+          "Licence: ",
+          ...licenceLinks(model.licence),
+          ". ",
+          licenceSentence(model.licence),
+        ),
+      ],
+      any.some(Boolean) ? this.#removeButton(model) : null,
+    );
+  }
+
+  #serverCard() {
+    const model = serverModel(this.info);
+    return this.#option(`${model.name}, on this server`, { kind: "server", model }, [
+      h("span", {}, "Nothing to download. Pictures are sent to this server."),
+    ]);
+  }
+
+  /**
+   * @param {string} name
+   * @param {Choice | null} choice null: it cannot be chosen
+   * @param {Node[]} lines
+   * @param {Node | null} [button]
+   */
+  #option(name, choice, lines, button = null) {
+    const chosen = this.chosen;
+    const radio = h("input", {
+      type: "radio",
+      name: "picker-model",
+      disabled: choice === null,
+      onchange: () => {
+        this.chosen = choice;
+        void this.draw();
+      },
+    });
+    radio.checked =
+      choice !== null && chosen?.kind === choice.kind && chosen.model.id === choice.model.id;
+    return h(
+      "div",
+      { class: "model-option" },
+      h("label", {}, radio, h("strong", {}, name)),
+      h("div", { class: "model-facts" }, ...lines),
+      button,
+    );
+  }
+
+  /** @param {Model} model */
+  #removeButton(model) {
+    const onclick = async () => {
+      await removeFiles(ownFiles(model, this.models));
+      fill(this.message, `The files of ${model.name} are removed from this device.`);
+      await this.draw();
+    };
+    return h("button", { type: "button", class: "plain", onclick }, "Remove from this device");
+  }
+}
+
+/**
+ * Return the files of a model that no other model names.
+ * @param {Model} model
+ * @param {Model[]} models
+ */
+function ownFiles(model, models) {
+  const others = new Set(models.filter((one) => one !== model).flatMap(hashesOf));
+  return filesOf(model).filter((file) => !others.has(file.sha256));
+}
+
+/** @param {Model} model */
+function hashesOf(model) {
+  return filesOf(model).map((file) => file.sha256);
+}

@@ -1,0 +1,99 @@
+// The server's model in place of one in the page: pictures are sent to it.
+
+import { isAbort, send } from "../shared/api.js";
+import { centralSquare } from "../inference/draw.js";
+import { InferenceError } from "../inference/errors.js";
+import { serverModel } from "./model_facts.js";
+
+const QUALITY = 0.92; // of a JPEG
+const READ_BY_SERVER = /^image\/(jpeg|png|webp)$/;
+
+/** Encodes as inference/image_encoder.js does. */
+export class ServerEncoder {
+  runtime = /** @type {const} */ ("server");
+  /** @type {string[]} */ notes = [];
+  #controller = new AbortController();
+
+  /** @param {any} info what `/info` says */
+  constructor(info) {
+    this.model = serverModel(info);
+    this.limit = Number(info.limits.image_bytes);
+  }
+
+  /**
+   * Return the embedding of a picture, of its central square.
+   *
+   * A file is sent as it is, if the server reads its format; frames as a JPEG of the model's size.
+   * @param {HTMLVideoElement | ImageBitmap | HTMLCanvasElement | Blob} source
+   * @param {{exact?: boolean}} [options] exact: send a file as it is
+   * @returns {Promise<{embedding: Float32Array, encodeMs: number}>} of unit length (D,), and the
+   *   time until the server had answered
+   * @throws {import("../shared/api.js").ApiError}
+   */
+  async encode(source, { exact = false } = {}) {
+    const asIs =
+      exact &&
+      source instanceof Blob &&
+      READ_BY_SERVER.test(source.type) &&
+      source.size <= this.limit;
+    const blob = asIs ? source : await this.#jpeg(source);
+    const input = await dataUri(blob);
+    const started = performance.now();
+    const body = { input, modality: "image", encoding_format: "base64" };
+    const answer = await send("POST", "v1/embeddings", body, { signal: this.#controller.signal });
+    const { data } = await answer.json();
+    return { embedding: floats(data[0].embedding), encodeMs: performance.now() - started };
+  }
+
+  close() {
+    this.#controller.abort();
+  }
+
+  /**
+   * @param {HTMLVideoElement | ImageBitmap | HTMLCanvasElement | Blob} source
+   * @returns {Promise<Blob>}
+   */
+  async #jpeg(source) {
+    let bitmap;
+    try {
+      bitmap = await createImageBitmap(source);
+    } catch (error) {
+      if (isAbort(error)) throw error;
+      const message = "The browser cannot open this picture: choose a JPEG, PNG or WebP file.";
+      throw new InferenceError("bad_image", message, { cause: error });
+    }
+    const { x, y, side } = centralSquare(bitmap.width, bitmap.height);
+    const size = this.model.image_size;
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = size;
+    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap, x, y, side, side, 0, 0, size, size);
+    bitmap.close();
+    const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
+    if (blob === null) throw new InferenceError("failed", "The browser could not copy the frame.");
+    return blob;
+  }
+}
+
+/**
+ * @param {Blob} blob
+ * @returns {Promise<string>}
+ */
+function dataUri(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(String(reader.result));
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}
+
+/**
+ * Return the little-endian floats of a base64 text.
+ * @param {string} text
+ */
+function floats(text) {
+  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}
