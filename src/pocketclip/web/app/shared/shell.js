@@ -47,7 +47,12 @@ export function say(text) {
 function takeToken() {
   const values = new URLSearchParams(location.hash.slice(1));
   const token = values.get("token");
-  if (token !== null) history.replaceState(null, "", location.pathname + location.search);
+  if (token !== null) {
+    values.delete("token");
+    const rest = values.toString();
+    const address = location.pathname + location.search + (rest === "" ? "" : `#${rest}`);
+    history.replaceState(null, "", address);
+  }
   return token;
 }
 
