@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pocketclip.errors import ConfigError
 from pocketclip.license import UNKNOWN, License, choose_file, find_text, name_of_text
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,15 @@ MIT = (
 )
 def test_which_restrict(known, restricted):
     assert known.restricted is restricted
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": ""}, {"name": "a\nb"}, {"name": "a" * 101}, {"url": "javascript:alert(1)"}],
+)
+def test_what_no_manifest_could_hold(wrong):
+    with pytest.raises(ConfigError, match="licence"):
+        License(**wrong)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pocketclip import checkpoint
 from pocketclip.fit import fit_labels
+from pocketclip.license import License
+from tests.bundles import model, with_license
 from tests.cli import inside
 from tests.evaluate.dummy import ColourEncoder
 from tests.fit.test_fit import shelf
@@ -130,6 +134,17 @@ def test_label_set(tmp_path, each):
 def test_bundle(exported, options):
     pytest.importorskip("onnx")
     check("bundle", json.loads((exported(**options) / "bundle.json").read_text("utf-8")))
+
+
+def test_a_licence(exported, tmp_path):
+    pytest.importorskip("onnx")
+    known = {"name": "birds", "url": "https://birds.example"}
+    with_license(exported(), tmp_path / "bundle", known, "For birds only.\n")
+    check("bundle", json.loads((tmp_path / "bundle/bundle.json").read_text("utf-8")))
+    made = copy.copy(model())
+    made.license = License(**known, text="For birds only.\n")
+    checkpoint.save(made, tmp_path / "checkpoint")
+    check("checkpoint", json.loads((tmp_path / "checkpoint/config.json").read_text("utf-8")))
 
 
 def test_what_does_not_fit_is_refused(work):

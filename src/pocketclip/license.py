@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pocketclip.errors import one_line
+from pocketclip.errors import ConfigError, one_line
 
 FILE = "LICENCE.txt"
 """The file with the text, in a checkpoint and in a bundle."""
@@ -58,7 +58,11 @@ _FILE_NAME = re.compile(r"licen[sc]e([_-][\w-]+)?(\.(txt|md))?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class License:
-    """The licence of a model's weights, as far as it is known."""
+    """The licence of a model's weights, as far as it is known.
+
+    Raises:
+        ConfigError: the name is not a short text, or the URL no web page.
+    """
 
     name: str | None = None
     """As the hub writes it, such as `mit` or `apple-amlr`; None if it is not known."""
@@ -66,6 +70,13 @@ class License:
     """The page where it stands, or where the weights are from."""
     text: str | None = field(default=None, repr=False)
     """The whole text; empty if there is one that was not read."""
+
+    def __post_init__(self) -> None:
+        """Check what manifests hold: it must be readable again."""
+        try:
+            check_entry({"name": self.name, "url": self.url})
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     @property
     def is_known(self) -> bool:
@@ -98,7 +109,7 @@ def read_text(path: Path) -> str | None:
     except OSError:
         return None
     text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\0", "")
-    return text if text.strip() and len(data) <= MAX_BYTES else None
+    return text if text.strip() and len(text.encode()) <= MAX_BYTES else None
 
 
 def name_of_text(text: str) -> str | None:

@@ -31,7 +31,9 @@ from pocketclip.errors import (
 )
 from pocketclip.infer import comparison, convert, model_cache, ready
 from pocketclip.infer.bundle import read
+from pocketclip.infer.license import license_of_bundle
 from pocketclip.infer.ready import open_ready
+from pocketclip.license import License
 from pocketclip.progress import ProgressReporter
 from tests.hub_server import HubServer
 from tests.infer import slim
@@ -136,6 +138,15 @@ def test_the_first_use_converts_and_the_second_answers(repo, cache, conversions,
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ["bundle.json", *found.files]
     )  # the unfused towers are gone
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_licence_of_the_weights_is_fetched_with_them(repo):
+    repo.repos[REPO]["LICENSE"] = b"For birds only.\n"
+    repo.cards[REPO] = {"license": "other", "license_name": "birds"}
+    known = license_of_bundle(pocketclip.load(REPO).bundle)
+    assert known == License(name="birds", url=f"{repo.url}/{REPO}", text="For birds only.\n")
+    assert known.restricted
 
 
 def test_offline(repo, cache, conversions):

@@ -18,6 +18,7 @@ from pocketclip.checkpoint.hub_cache import HubFile
 from pocketclip.checkpoint.hub_client import get_endpoint, hide_credentials
 from pocketclip.checkpoint.resolve import CONFIG, ModelSource
 from pocketclip.errors import CheckpointError, PocketclipError
+from pocketclip.formats.fields import field, typed
 from pocketclip.formats.json_text import load_json
 from pocketclip.formats.yaml_text import load_yaml
 from pocketclip.license import License
@@ -135,11 +136,9 @@ def license_metadata(of: License) -> dict[str, str]:
 
 def _of_metadata(value: str, path: Path) -> License:
     try:
-        raw = load_json(value)
+        raw = typed(load_json(value), dict, what="the licence")
         entry = license.check_entry(raw) or {}
-        text = raw.get("text")
-        if text is not None and not isinstance(text, str):
-            raise ValueError("its text is none")
+        text = field(raw, "text", str, what="the licence", default=None)
     except ValueError as error:
         raise CheckpointError(f"{path} has damaged metadata: {error}") from error
     entry.pop("file", None)

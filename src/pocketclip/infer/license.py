@@ -19,7 +19,7 @@ from pocketclip.errors import ChangedBundleError, ConfigError
 from pocketclip.infer.bundle import Bundle, read
 from pocketclip.infer.model_cache import find
 from pocketclip.infer.ready import KINDS
-from pocketclip.license import UNKNOWN, License, read_text
+from pocketclip.license import UNKNOWN, License, clean_name, read_text
 
 ACCEPT = "--accept-licence"
 """The option that says that the licence allows it."""
@@ -50,11 +50,9 @@ def license_of_bundle(bundle: Bundle, *, with_text: bool = True) -> License:
             )
         return License(**entry, text=text)
     repo = bundle.source.get("repo")
-    name = bundle.source.get("license")
-    if repo is None:
-        return License(name=None if name is None else str(name))
-    known = published_license(str(repo))
-    return known if name is None else replace(known, name=str(name))
+    name = clean_name(bundle.source.get("license"))
+    known = UNKNOWN if repo is None else published_license(str(repo))
+    return known if name is None else replace(known, name=name)
 
 
 def license_of_source(source: ModelSource) -> License:
