@@ -97,10 +97,6 @@ class License:
         return name if self.url is None else f"{name}, see {self.url}"
 
 
-UNKNOWN = License()
-"""Nothing is known."""
-
-
 def read_text(path: Path) -> str | None:
     """Return the text of a licence; None if the file is too long, empty or cannot be read."""
     try:
@@ -189,3 +185,7 @@ def clean_name(value: object) -> str | None:
     if not isinstance(value, str) or not value.strip():
         return None
     return "".join(filter(str.isprintable, one_line(value, _MAX_NAME))) or None
+
+
+UNKNOWN = License()
+"""Nothing is known."""
