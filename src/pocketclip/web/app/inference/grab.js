@@ -1,9 +1,9 @@
 // A picture in the form that the worker takes. What is handed in stays the caller's.
 
+import { decodeSquare } from "./decode.js";
 import { drawSquare, sizeOf } from "./draw.js";
 import { workersCanDraw } from "./device.js";
 import { InferenceError } from "./errors.js";
-import { toSquare } from "./pixels.js";
 
 /** @import { Picture } from "./image_worker.js" */
 /** @import { Preprocess } from "./models.js" */
@@ -23,7 +23,10 @@ export async function grab(source, { preprocess, photo, exact }) {
   if (source instanceof HTMLVideoElement && source.readyState < 2) {
     throw new InferenceError("bad_image", "There is no picture yet.");
   }
-  if (exact && source instanceof Blob) return grabExactly(source, preprocess);
+  if (exact && source instanceof Blob) {
+    const { pixels } = await decodeSquare(source, preprocess);
+    return { picture: { pixels }, transfer: [pixels.buffer] };
+  }
   const frame = await frameOf(source);
   if (workersCanDraw() && !(frame instanceof HTMLElement)) {
     return { picture: { frame }, transfer: [frame] };
@@ -34,34 +37,6 @@ export async function grab(source, { preprocess, photo, exact }) {
   } finally {
     if (!(frame instanceof HTMLElement)) frame.close();
   }
-}
-
-/**
- * @param {Blob} blob
- * @param {Preprocess} preprocess
- */
-async function grabExactly(blob, preprocess) {
-  const bitmap = await createImageBitmap(blob, {
-    imageOrientation: "from-image",
-    colorSpaceConversion: "none",
-    premultiplyAlpha: "none",
-  });
-  const { width, height } = bitmap;
-  const canvas = document.createElement("canvas");
-  canvas.width = width;
-  canvas.height = height;
-  const context = /** @type {CanvasRenderingContext2D} */ (
-    canvas.getContext("2d", { willReadFrequently: true, alpha: false })
-  );
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  const pixels = toSquare(
-    context.getImageData(0, 0, width, height).data,
-    width,
-    height,
-    preprocess,
-  );
-  return { picture: { pixels }, transfer: [pixels.buffer] };
 }
 
 /**
