@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pocketclip.errors import ExportError, last_line
 from pocketclip.export import qdq
+from pocketclip.export.gelu_tables import with_tables
 from pocketclip.export.quantize import batches_to_compare, check_arguments, choose_layers
 from pocketclip.export.sensitivity import Run
 from pocketclip.graph import proto as onnx
@@ -68,12 +69,16 @@ def quantize_onnx(
         ranges = qdq.calibrate(proto, lambda model: onnx_session(model, threads), calibration)
     except Exception as error:
         raise ExportError(f"{source}: ONNX Runtime cannot run it: {last_line(error)}") from error
+
+    def write(kept: Collection[str]) -> Any:
+        return with_tables(qdq.quantised(proto, ranges, kept))
+
     choice = choose_layers(
         list(dict.fromkeys(layer.name for layer in qdq.layers(proto))),
-        lambda kept: runner(qdq.quantised(proto, ranges, kept).SerializeToString()),
+        lambda kept: runner(write(kept).SerializeToString()),
         *batches_to_compare(reference, calibration),
         keep=keep,
         min_cosine=min_cosine,
     )
-    onnx.write_model(qdq.quantised(proto, ranges, choice.kept), target, external=True)
+    onnx.write_model(write(choice.kept), target, external=True)
     return choice.facts()
