@@ -183,3 +183,20 @@ def test_a_link_and_a_token_come_together(page, running_server):
     page.get_by_role("button", name="Use this list").click()
     assert labels(page) == ["only one"]
     assert "#" not in page.url
+
+
+def test_a_label_set_is_used_and_refused_by_another_model(editor, offering_server, tmp_path):
+    page = editor
+    choose(page, "fruit")
+    about = page.locator(".labels-set")
+    expect(about).to_contain_text("apple, kiwi, fig")
+    expect(about).to_contain_text("none of them")
+    expect(page.get_by_label("Add a label")).to_be_hidden()
+    page.reload()
+    expect(about).to_contain_text("apple, kiwi, fig")
+    choose(page, "Desk items")
+    fruit = offering_server.services.label_sets["fruit"]
+    raw = {**fruit.as_json(), "space_id": "space-of-another"}
+    (tmp_path / "other.json").write_text(json.dumps(raw))
+    page.locator("input[type=file]").first.set_input_files([str(tmp_path / "other.json")])
+    expect(page.locator(".labels-message")).to_contain_text("“other.json” was fitted")

@@ -65,6 +65,7 @@ import { InferenceError } from "./errors.js";
  * @property {Preprocess} preprocess
  * @property {Licence} licence
  * @property {{url: string, bytes: number, sha256: string} | null} presets
+ * @property {{name: string, label_count: number, file: SiteFile}[]} [label_sets] of this space
  * @property {Variant[]} variants
  */
 

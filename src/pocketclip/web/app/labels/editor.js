@@ -21,7 +21,7 @@ import { refusedNotes } from "./list_file.js";
 import { currentOf, keepCurrent, ownList, whenChangedElsewhere } from "./list_store.js";
 import { ListsMenu } from "./lists_menu.js";
 import { LabelsView } from "./labels_view.js";
-import { serverSets } from "./offered_sets.js";
+import { serverSets, siteSets } from "./offered_sets.js";
 import { loadPresets } from "./presets.js";
 import { PromptView } from "./prompt_view.js";
 import { receiveLinks } from "./link_dialog.js";
@@ -29,6 +29,7 @@ import { receiveLinks } from "./link_dialog.js";
 /** @typedef {import("./label_list.js").LabelList} LabelList */
 /** @typedef {import("./label_set.js").LabelSet} LabelSet */
 /** @typedef {import("./offered_sets.js").OfferedSet} OfferedSet */
+/** @typedef {import("./offered_sets.js").SiteSet} SiteSet */
 
 /**
  * What a page uses: a list, or a label set.
@@ -83,7 +84,8 @@ export class Editor {
     /** @type {State} */
     this.state = { list: presets[0] ?? makeList(), base: presets[0]?.name ?? null, set: null };
     /** @type {OfferedSet[]} */
-    this.sets = [];
+    this.ofServer = [];
+    this.sets = this.ofServer;
     /** @type {SpaceOf | null} */
     this.model = null;
     this.ended = new AbortController();
@@ -123,7 +125,7 @@ export class Editor {
   async start() {
     const last = currentOf(this.options.page);
     if (last?.list) this.state = { list: last.list, base: last.base, set: null };
-    this.sets = await serverSets();
+    this.sets = this.ofServer = await serverSets();
     const set = this.sets.find((one) => one.name === last?.set);
     this.render();
     if (set !== undefined) await this.useOffered(set);
@@ -170,10 +172,13 @@ export class Editor {
 
   /**
    * Say which model is used: a label set must be of its embedding space.
-   * @param {SpaceOf | null} model
+   * @param {(SpaceOf & {label_sets?: SiteSet[]}) | null} model
    */
   setModel(model) {
     this.model = model;
+    const ofSite = siteSets(model?.label_sets ?? []);
+    const names = new Set(ofSite.map((one) => one.name));
+    this.sets = [...this.ofServer.filter((one) => !names.has(one.name)), ...ofSite];
     const { set } = this.state;
     if (set !== null && model !== null) {
       try {
