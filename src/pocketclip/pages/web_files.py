@@ -74,7 +74,7 @@ class WebFiles:
     vendor_files: Mapping[str, Mapping[str, Any]]
     """By name: SHA-256, bytes, and what travels."""
     files: Mapping[str, Path]
-    """Every file but the pages, by its path in the site."""
+    """Every file but the pages and what `pages.offline` makes, by its path in the site."""
     made: Mapping[str, bytes] = field(default_factory=dict)
     """Further files, which are not on disk as they are sent."""
     known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
@@ -164,9 +164,6 @@ def read_web_files(root: Path) -> WebFiles:
     }
     assets = f"assets/{_digest({name: path.read_bytes() for name, path in found.items()})}/"
     files = {assets + name: path for name, path in found.items()}
-    for name in ("sw.js", "manifest.webmanifest"):
-        if (root / name).is_file():
-            files[name] = root / name
     try:
         raw = json.loads((root / "vendor" / "vendor.json").read_text("utf-8"))
     except FileNotFoundError:

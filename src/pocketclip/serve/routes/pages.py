@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 
+from pocketclip.pages.offline import offline_files
 from pocketclip.pages.render import render
 from pocketclip.pages.web_files import PAGES, POLICY, TYPES, WebFiles, media_type
 from pocketclip.serve.errors import RequestError
@@ -78,8 +79,9 @@ async def asset(request: Request, services: With) -> Response:
 @router.head("/manifest.webmanifest", include_in_schema=False)
 @router.get("/manifest.webmanifest", include_in_schema=False)
 async def named_file(request: Request, services: With) -> Response:
-    """Return a file that keeps its address."""
-    return await _file(request, services.web, _ASK_AGAIN)
+    """Return the service worker or the manifest, which keep their addresses."""
+    name = request.url.path[1:]
+    return _answer(request, _offline(services.web)[name], media_type(name), _ASK_AGAIN)
 
 
 def missing_page(request: Request) -> Response | None:
@@ -133,6 +135,11 @@ def _answer(request: Request, text: _Text, kind: str, keep: str) -> Response:
 @lru_cache(maxsize=64)
 def _rendered(site: WebFiles, name: str) -> _Text:
     return _text(site.page(name, server=True).encode())
+
+
+@lru_cache(maxsize=8)
+def _offline(site: WebFiles) -> dict[str, _Text]:
+    return {name: _text(data) for name, data in offline_files(site, server=True).items()}
 
 
 @lru_cache(maxsize=256)

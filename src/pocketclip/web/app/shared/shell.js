@@ -3,6 +3,7 @@
 import { ApiError, call, whenLocked } from "./api.js";
 import { config } from "./config.js";
 import { byId, fill, h, printable } from "./dom.js";
+import { offlineState } from "./offline.js";
 
 /**
  * @typedef {object} Shell
@@ -19,6 +20,7 @@ import { byId, fill, h, printable } from "./dom.js";
  */
 export async function startShell({ needsServer = false } = {}) {
   const token = takeToken();
+  void offlineState(); // begins to keep the pages
   if (!config.server) return { info: null, offline: false };
   try {
     await enter(token);

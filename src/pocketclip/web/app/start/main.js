@@ -1,10 +1,25 @@
 // The start page: where to go, and what the server has.
 
+import { missing } from "../shared/capabilities.js";
 import { byId, countOf, fill, h } from "../shared/dom.js";
+import { offlineState } from "../shared/offline.js";
 import { startShell } from "../shared/shell.js";
 
+void showDevice();
 const { info } = await startShell({ needsServer: true });
 if (info !== null) showFacts(info);
+
+/** Say what this browser lacks, and whether the pages open without a network. */
+async function showDevice() {
+  const sentences = missing()
+    .filter((one) => one.name !== "serviceWorker")
+    .map((one) => one.sentence);
+  const { sentence } = await offlineState();
+  fill(
+    byId("device"),
+    [...sentences, sentence].map((text) => h("li", {}, text)),
+  );
+}
 
 /** @param {any} info */
 function showFacts(info) {
