@@ -211,6 +211,9 @@ def test_weights_that_their_licence_restricts_are_not_served_to_other_machines_u
     # A model that is put in the place of another one is judged as well.
     with pytest.raises(ConfigError, match="apple-amlr"):
         load_replacement(source, make_services(**reachable[0]))
+    # So are further models for pages.
+    with pytest.raises(ConfigError, match="apple-amlr"):
+        open_services(bundle, None, ServerSettings(web_models=(restricted,), **reachable[0]))
     # Of published weights it is known before they are fetched.
     with pytest.raises(ConfigError, match="apple-amlr"):
         serve("mobileclip2-s0", settings=ServerSettings(**reachable[0]), log=False)

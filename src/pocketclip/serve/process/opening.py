@@ -54,7 +54,7 @@ def open_services(
                             library=opened)  # fmt: skip
         services.label_sets.update(_read_label_sets(settings.label_sets))
         check_spaces(encoder, services)
-        services.web_bundles = read_web_models(settings.web_models)
+        services.web_bundles = _read_web_bundles(settings)
         services.web = _pages(settings)
         _ = services.offer  # what is wrong with a bundle is said now
     except BaseException:
@@ -172,8 +172,9 @@ def load_offer(encoder: Encoder, services: Services) -> ModelOffer:
 
     Raises:
         BundleError: a bundle is damaged, or pages cannot run it.
+        ConfigError: the licence of a further bundle may forbid to serve it there.
     """
-    further = read_web_models(services.settings.web_models)
+    further = _read_web_bundles(services.settings)
     return make_offer(encoder, further, services.label_sets, services.offer.presets)
 
 
@@ -199,6 +200,14 @@ def _pages(settings: ServerSettings) -> WebFiles:
     if settings.webgpu_runtime is None:
         return web_files()
     return with_webgpu(web_files(), settings.webgpu_runtime)
+
+
+def _read_web_bundles(settings: ServerSettings) -> list[Bundle]:
+    """Return the further bundles for pages, whose weights are handed on too."""
+    found = read_web_models(settings.web_models)
+    for bundle in found:
+        check_license(bundle, settings)
+    return found
 
 
 def _read_label_sets(files: Mapping[str, os.PathLike[str]]) -> dict[str, LabelSet]:
