@@ -35,7 +35,9 @@ _Paths: TypeAlias = "set[str] | None"
 
 _MANY = 50  # changed folders from which on their whole roots are listed
 _SIGNS = (os.fsdecode(IGNORE_FILE), os.fsdecode(NO_MEDIA))
-_LIBRARY_SUFFIXES = (".sqlite", ".sqlite-wal", ".sqlite-shm", ".sqlite-journal", ".lock")
+_LIBRARY_SUFFIXES = (
+    *(".sqlite", ".sqlite-wal", ".sqlite-shm", ".sqlite-journal"), ".lock", ".progress",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

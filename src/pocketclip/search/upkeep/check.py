@@ -182,7 +182,7 @@ def open_to_others(location: Location) -> list[Path]:
     if os.name != "posix":
         return []
     files = [location.file, location.log, location.shared, location.lock, location.backup]
-    files += location.damaged()
+    files += [location.progress, *location.damaged()]
     found = [path for path in files if others_can_read(path)]
     # What is within a folder that only its owner can enter cannot be reached.
     return found + [location.derived] * others_can_read(location.derived)
