@@ -78,7 +78,8 @@ def read_overview(database: Database) -> Overview:
         )
         roots = connection.execute(
             "SELECT path, (SELECT COUNT(content) FROM files f WHERE f.root = roots.id "
-            "AND f.absent = 0 AND f.error IS NULL) FROM roots ORDER BY path"
+            "AND f.absent = 0 AND f.error IS NULL AND f.content NOT IN "
+            "(SELECT id FROM contents WHERE error IS NOT NULL)) FROM roots ORDER BY path"
         ).fetchall()
     return Overview(
         model=facts.get("model"), space_id=facts.get("space_id"),
