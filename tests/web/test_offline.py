@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
+import make_icons
 from pocketclip.pages.offline import offline_files, pages_of
 from pocketclip.pages.web_files import WebFiles, media_type, read_web_files, web_files
 
@@ -33,6 +34,19 @@ WHOLE = """async ([assets, count]) => {
         if (kept.some((one) => one.url.includes(assets))) return kept.length === count;
     }
     return false;
+}"""
+ENCODE = """async () => {
+    const module = document.querySelector("script[type=module]").src;
+    const take = (name) => import(new URL(`../inference/${name}.js`, module).href);
+    const {ImageEncoder} = await take("image_encoder");
+    const [model] = await (await take("models")).listModels();
+    const encoder = await ImageEncoder.open(model, {runtime: "wasm"});
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = 64;
+    canvas.getContext("2d").fillRect(8, 8, 30, 20);
+    const {embedding} = await encoder.encode(canvas);
+    encoder.close();
+    return [...embedding];
 }"""
 READY = """async () => {
     const module = document.querySelector("script[type=module]").src;
@@ -64,6 +78,18 @@ def test_the_worker_and_the_manifest_name_what_is_there() -> None:
     assert manifest["icons"][-1]["src"] in site.files
     assert pages_of(server=False) == ("index", "camera", "classify")
     assert offline_files(site, server=False)["sw.js"] != made["sw.js"]
+
+
+def test_the_icons_are_those_of_the_script() -> None:
+    folder = Path(str(resources.files("pocketclip.web") / "icons"))
+    assert (folder / "icon.svg").read_text("utf-8") == make_icons.svg()
+    for name, (size, outline) in make_icons.PNGS.items():
+        if size < 500:
+            with Image.open(folder / name) as stored:
+                mode = stored.mode
+                drawn = make_icons.png(size, outline).convert(mode)
+                difference = ImageChops.difference(stored, drawn)
+            assert max(ImageStat.Stat(difference).mean) < 1
 
 
 def test_pages_behind_a_key_open_when_the_server_is_gone(open_page, running_server) -> None:
@@ -272,3 +298,42 @@ def test_a_set_that_cannot_be_kept_whole_is_not_used(page, host) -> None:
     assert not state["ready"]
     assert "could not keep them" in state["sentence"]
     assert page.evaluate("navigator.serviceWorker.controller") is None
+
+
+@pytest.mark.usefixtures("vendor")
+def test_a_model_that_was_used_once_runs_when_the_server_is_gone(page, running_server) -> None:
+    page.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_CONNECTION_REFUSED", "ERR_FAILED"]
+    server = running_server(api_key=KEY)
+    token = server.services.sessions.new_token()
+    assert opened(page, f"{server.url}/camera.html#token={token}")["ready"]
+    page.get_by_role("button", name="Leave").wait_for()
+    before = page.evaluate(ENCODE)
+    assert len(before) == server.services.engine.encoder.embed_dim
+    page.context.set_offline(True)
+    server.stop()
+    page.reload()
+    assert page.evaluate(ENCODE) == before
+
+
+def test_over_the_servers_own_certificate_all_but_the_worker_works(
+    page, running_server, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("POCKETCLIP_DATA", str(tmp_path))
+    page.expected += ["SSL certificate error", "ERR_CERT_AUTHORITY_INVALID"]
+    server = running_server(tls=True)
+    with pytest.raises(Exception, match="ERR_CERT_AUTHORITY_INVALID"):
+        page.goto(f"{server.url}/")
+    for _ in range(20):  # the warning needs a moment until it listens
+        page.keyboard.type("thisisunsafe")  # as people go on behind Chromium's warning
+        page.wait_for_timeout(500)
+        if "pocketclip" in page.title():
+            break
+    page.locator("#device li").first.wait_for()
+    assert page.locator("#device li").all_inner_texts() == [
+        "These pages do not open without a network: the browser refuses to keep them, as it does "
+        "for a certificate it does not know."
+    ]
+    assert page.evaluate("crossOriginIsolated && crypto.subtle !== undefined")
+    assert page.evaluate("caches.open('it').then(() => true)")
+    camera = "navigator.mediaDevices.getUserMedia({video: true}).then((it) => it.active)"
+    assert page.evaluate(camera)
