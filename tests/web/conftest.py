@@ -98,4 +98,4 @@ def vendor() -> Path:
     site = web_files()
     if site.vendor is None:
         pytest.skip("the package was built without npm: python hatch_build.py")
-    return site.files[f"{site.vendor}ort.wasm.min.mjs"].parent
+    return site.files[f"{site.vendor}ort.wasm.min.js"].parent

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketclip.cli._options import (
+    AcceptLicence,
     Calibration,
     Json,
     LabelColumn,
@@ -21,7 +22,7 @@ from pocketclip.cli._options import (
     labelled_accuracy,
 )
 from pocketclip.cli.output import note, print_json, say
-from pocketclip.errors import MissingDependencyError, how_to_install
+from pocketclip.errors import ExportError, MissingDependencyError, how_to_install
 
 if TYPE_CHECKING:
     from pocketclip.infer.bundle import Bundle
@@ -29,22 +30,25 @@ if TYPE_CHECKING:
 
 def export(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write the bundle to.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder to write the bundle, or site, to.")
+    ],
     target: Annotated[
         str,
         typer.Option(
             "--format",
             "-f",
-            help="The format of the bundle: onnx, openvino, coreml, executorch or litert.",
+            help="The format: onnx, openvino, coreml, executorch or litert for a bundle; web for "
+            "a web site that classifies what a camera sees.",
         ),
     ] = "onnx",
     precision: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="The precision of the weights: fp32, fp16, int8, bf16 (openvino), or pal6 "
-            "(coreml: 6-bit palettes)."
+            "(coreml: 6-bit palettes).  [default: fp32; for web int8]"
         ),
-    ] = "fp32",
+    ] = None,
     preprocessing: Annotated[
         bool,
         typer.Option(
@@ -82,17 +86,51 @@ def export(
             help="The oldest system that a coreml bundle runs on: ios16 or ios17.  [default: ios16]"
         ),
     ] = None,
+    further: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            metavar="BUNDLE",
+            help="web: a further ONNX bundle, of the same model in another precision or of another "
+            "model; may be repeated.",
+        ),
+    ] = None,
+    webgpu_precision: Annotated[
+        str | None,
+        typer.Option(
+            help="web: fp16 or fp32, of a second copy of the model for WebGPU.  [default: none]"
+        ),
+    ] = None,
+    webgpu_runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="web: what WebGPU needs, the folder dist of the npm package onnxruntime-web.",
+        ),
+    ] = None,
+    label_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="web: a label set of `pocketclip fit` for the page; may be repeated.",
+        ),
+    ] = None,
+    accept_license: AcceptLicence = False,
     model_name: ModelName = None,
     revision: Revision = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
-    """Export a model to a bundle for a phone or a computer, and verify it.
+    """Export a model to a bundle for a phone or a computer, and verify it; or to a web site.
 
     The bundle holds both towers, the tokenizer, and the figures of its verification: the
     embeddings of photographs and captions are compared with the model's. If they differ by more
     than the precision allows, or --labelled finds a loss of more than 0.5 points of accuracy,
     nothing is written and the exit code is 2.
+
+    A site (--format web) has the camera page and the model as files for any web server: nothing
+    that a camera sees leaves the device. MODEL is an ONNX bundle, or is converted, to int8 if
+    nothing else is said.
 
     \b
     pocketclip export runs/small --format openvino --precision fp16 --out laptop/
@@ -100,12 +138,37 @@ def export(
     pocketclip export runs/small --precision int8 --calibration photos/ --out small/ \\
         --labelled pairs.csv --label-column product
     pocketclip classify photo.jpg --labels "a dog,a cat" --model laptop/
+    pocketclip export small/ --format web --out site/
+    pocketclip export clip/ --format web --calibration photos/ --webgpu-precision fp16 --out site/
     """
     from pocketclip import checkpoint, devices
     from pocketclip.cli._inputs import photographs, read_lines
+
+    of_web = {
+        "--with": further, "--webgpu-precision": webgpu_precision,
+        "--webgpu-runtime": webgpu_runtime, "--label-set": label_set,
+        "--accept-licence": accept_license,
+    }  # fmt: skip
+    if target == "web":
+        from pocketclip.cli._export_web import export_web
+
+        _refuse(
+            "web", preprocessing=preprocessing, normalize=normalize, verify_with=verify_with,
+            captions=captions, labelled=labelled, label_column=label_column, where=where,
+            template=template, deployment=deployment,
+        )  # fmt: skip
+        export_web(
+            model, out, precision=precision, calibration=calibration, further=further or (),
+            webgpu_precision=webgpu_precision, webgpu_runtime=webgpu_runtime,
+            label_sets=label_set or [], accept_license=accept_license, model_name=model_name,
+            revision=revision, offline=offline, json=json,
+        )  # fmt: skip
+        return
+    _refuse(target, **of_web)
     from pocketclip.export.job import check
     from pocketclip.export.job import export as run
 
+    precision = precision or "fp32"
     if not devices.has_torch():
         raise MissingDependencyError(
             f"exporting needs torch: {how_to_install('train')}; an ONNX bundle of a published "
@@ -139,6 +202,22 @@ def export(
         print_json(bundle_facts(bundle))
     else:
         _print(bundle)
+
+
+def _refuse(target: str, **options: Any) -> None:
+    """Refuse options that a format does not have.
+
+    Raises:
+        ExportError: one of them was given.
+    """
+    for name, value in options.items():
+        if value:
+            option = name if name.startswith("--") else f"--{name.replace('_', '-')}"
+            hint = (
+                "export to onnx with it, and give that bundle as MODEL" if target == "web"
+                else "it is for --format web"
+            )  # fmt: skip
+            raise ExportError(f"{target} has no option {option}: {hint}")
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:

@@ -115,10 +115,9 @@ class WebModel:
         found = [license_of_bundle(bundle) for bundle in self.bundles]
         return max(found, key=lambda one: (one.restricted, one.is_known, one.text is not None))
 
-    def files(self) -> dict[str, SiteFile]:
-        """Return every file that a page may fetch, by its address."""
-        found = (file for bundle in self.bundles for file in _files(self.id, bundle).values())
-        return {file.url: file for file in found}
+    def files(self) -> list[SiteFile]:
+        """Return every file of the bundles that a page may fetch."""
+        return [file for bundle in self.bundles for file in _files(self.id, bundle).values()]
 
     def file(self, name: str, content: bytes) -> SiteFile:
         """Return a file of the model that is in no bundle."""
@@ -235,7 +234,7 @@ def group_bundles(bundles: Iterable[Bundle]) -> list[WebModel]:
         spaces.setdefault(bundle.space_id, {}).setdefault(_digest(bundle), bundle)
     taken, models = set[str](), []
     for space_id, found in spaces.items():
-        name = _slug(next(iter(found.values())).config.name)
+        name = slug(next(iter(found.values())).config.name)
         if name.lower() in taken:  # some file systems do not tell the case apart
             name = f"{name}-{hashlib.sha256(space_id.encode()).hexdigest()[:_DIGITS]}"
         taken.add(name.lower())
@@ -243,12 +242,18 @@ def group_bundles(bundles: Iterable[Bundle]) -> list[WebModel]:
     return models
 
 
+def public_label_set(labels: LabelSet) -> bytes:
+    """Return the file of a label set for others: without what is known of how it was made."""
+    return dump_json({**labels.as_json(), "made": {}}).encode()
+
+
 def models_json(entries: Iterable[Mapping[str, Any]]) -> bytes:
     """Return `models.json`."""
     return dump_json({"version": VERSION, "models": list(entries)}).encode()
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """Return a name for addresses: letters, digits, `.`, `_` and `-`."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)[:_LONGEST].strip(".-") or "model"
 
 

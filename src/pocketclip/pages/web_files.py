@@ -120,8 +120,8 @@ class WebFiles:
         }
         return dataclasses.replace(
             self, vendor=vendor, vendor_files=facts,
-            files={**self.files, **{vendor + name: path for name, path in paths.items()}},
-            made={vendor + name: data for name, data in made.items()},
+            files={**self.files, **{vendor + served(name): path for name, path in paths.items()}},
+            made={vendor + served(name): data for name, data in made.items()},
         )  # fmt: skip
 
     def config(self, *, server: bool) -> dict[str, Any]:
@@ -130,8 +130,8 @@ class WebFiles:
         if self.vendor is not None:
             files = {
                 name.removesuffix(".gz"): {
-                    "name": name,
-                    "url": self.vendor + name,
+                    "name": served(name),
+                    "url": self.vendor + served(name),
                     "encoding": "gzip" if name.endswith(".gz") else None,
                     **about,
                 }
@@ -141,6 +141,14 @@ class WebFiles:
         return {
             "version": __version__, "assets": self.assets, "vendor": vendor, "server": server,
         }  # fmt: skip
+
+
+def served(name: str) -> str:
+    """Return the name of a file of vendors in a site.
+
+    Many hosts do not know the type of `.mjs`, and browsers run no module of another type.
+    """
+    return f"{name.removesuffix('.mjs')}.js" if name.endswith(".mjs") else name
 
 
 def media_type(name: str) -> str:
@@ -202,7 +210,7 @@ def with_webgpu(site: WebFiles, folder: Path, *, level: int = 6) -> WebFiles:
             raise _not_runtime(site, folder, f"{name} is another file")
         packed = gzip.compress(data, level, mtime=0) if stored.endswith(".gz") else data
         made[stored] = packed
-    there = {name: site.files[site.vendor + name] for name in _names_below(site, site.vendor)}
+    there = {path.name: path for name, path in site.files.items() if name.startswith(site.vendor)}
     plain = {name: path for name, path in site.files.items() if not name.startswith("vendor/")}
     return dataclasses.replace(site, files=plain)._with_vendor(there, made)
 
@@ -212,10 +220,6 @@ def without_source_map(name: str, data: bytes) -> bytes:
     if not name.endswith(".mjs"):
         return data
     return b"\n".join(line for line in data.split(b"\n") if b"sourceMappingURL=" not in line)
-
-
-def _names_below(site: WebFiles, folder: str) -> list[str]:
-    return [name.removeprefix(folder) for name in site.files if name.startswith(folder)]
 
 
 def _not_runtime(site: WebFiles, folder: Path, why: str) -> ConfigError:

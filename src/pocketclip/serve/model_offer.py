@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pocketclip.errors import BundleError, ChangedBundleError
-from pocketclip.formats.escaping import dump_json
 from pocketclip.infer.bundle import read
 from pocketclip.infer.web_models import (
     SiteFile,
@@ -26,6 +25,7 @@ from pocketclip.infer.web_models import (
     check_offerable,
     group_bundles,
     models_json,
+    public_label_set,
 )
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ class ModelOffer:
         self.presets = dict(presets or {})
         self._stamps: dict[Path, _Stamp] = {}
         for model in self.models:
-            for file in model.files().values():
+            for file in model.files():
                 assert isinstance(file.source, Path)
                 self._stamps[file.source] = _stamp(file.source, file.size)
         self._label_sets = [
-            (name, one, SiteFile.of(f"{LABEL_SETS}/{quote(name)}", label_set_file(one)))
+            (name, one, SiteFile.of(f"{LABEL_SETS}/{quote(name)}", public_label_set(one)))
             for name, one in sorted(label_sets.items())
         ]
         self._complete()
@@ -141,11 +141,6 @@ def read_web_models(folders: Sequence[str | os.PathLike[str]]) -> list[Bundle]:
         bundle.check()
         bundles.append(bundle)
     return bundles
-
-
-def label_set_file(labels: LabelSet) -> bytes:
-    """Return the file of a label set for others: without what is known of how it was made."""
-    return dump_json({**labels.as_json(), "made": {}}).encode()
 
 
 def _stamp(path: Path, size: int) -> _Stamp:
