@@ -20,6 +20,7 @@ from PIL import Image
 from pocketclip import Encoder, checkpoint, load
 from pocketclip.formats.json_text import digest_json
 from pocketclip.infer import bundle as bundles
+from pocketclip.license import License
 from pocketclip.nn.build import random_model
 from pocketclip.nn.reparam import fuse
 from pocketclip.train import checkpoints
@@ -40,6 +41,7 @@ CUT = {
 def model(seed=0):
     made = random_model("tiny", seed=seed, **CUT)
     randomise(made, seed)
+    made.license = License(name="birds", url="https://birds.example", text="For birds only.\n")
     return made.eval()
 
 
