@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import re
 import ssl
 import stat
@@ -15,8 +16,8 @@ import pytest
 
 from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.errors import ConfigError
-from pocketclip.serve import ServerSettings
-from pocketclip.serve.addresses import machine_names
+from pocketclip.serve import ServerSettings, addresses
+from pocketclip.serve.addresses import Interface, machine_names
 from pocketclip.serve.process import own_certificate as module
 from pocketclip.serve.process import tls
 from pocketclip.serve.process.certificate import Certificate, fingerprint_of
@@ -178,16 +179,38 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch) -> No
 
 
 def test_the_names_are_those_of_this_machine_and_those_that_were_given(monkeypatch) -> None:
-    monkeypatch.setattr(module, "machine_addresses", lambda: ["192.0.2.2", "fd00::2"])
+    monkeypatch.setattr(addresses, "_interfaces", lambda: [
+        Interface(name, 1, ipaddress.ip_address(address))
+        for name, address in [("wlan0", "192.0.2.2"), ("wlan0", "fd00::2"), ("docker0", "10.1.1.1")]
+    ])  # fmt: skip
     monkeypatch.setattr(module, "machine_names", lambda: ["box", "box.local"])
-    settings = ServerSettings(
-        host="0.0.0.0", allow_hosts=("Photos.example.org", "[FD00:0::2]", "[fd00:0:0::9]"),
-        no_auth=True, tls=True,
-    )  # fmt: skip
-    assert needed_names(settings) == [
-        "localhost", "127.0.0.1", "::1", "box", "box.local", "192.0.2.2", "fd00::2",
-        "photos.example.org", "fd00::9",
+    always = ["localhost", "127.0.0.1", "::1", "box", "box.local"]
+
+    def needed(host: str, *names: str) -> list[str]:
+        settings = ServerSettings(host=host, allow_hosts=names, no_auth=True, tls=True)
+        assert needed_names(settings)[: len(always)] == always
+        return needed_names(settings)[len(always) :]
+
+    assert needed("127.0.0.1") == []
+    assert needed("localhost") == []
+    # Not the container's: it may be gone tomorrow.
+    assert needed("0.0.0.0") == ["192.0.2.2"]
+    assert needed("::") == ["fd00::2"]
+    assert needed("10.1.1.1") == ["10.1.1.1"]
+    assert needed("mine.example.org") == ["mine.example.org"]
+    assert needed("0.0.0.0", "Photos.example.org", "[FD00:0::9]") == [
+        "192.0.2.2", "photos.example.org", "fd00::9"
     ]  # fmt: skip
+    assert addresses.machine_addresses() == ["192.0.2.2", "fd00::2", "10.1.1.1"]
+
+
+def test_addresses_that_need_not_be_in_it_are_there_when_it_is_made(tmp_path: Path) -> None:
+    def kept(*further: str) -> Certificate:
+        return keep(NAMES, lambda _c, _k: None, folder=tmp_path, further=further)
+
+    first = kept("172.17.0.1")
+    assert "IP Address:172.17.0.1" in described(first.file, "-ext", "subjectAltName")
+    assert kept("172.18.0.1").fingerprint == first.fingerprint
 
 
 @pytest.fixture
@@ -228,7 +251,7 @@ def test_requests_are_answered_and_the_certificate_is_read_again(
         httpx.get(f"{server.url}/livez")
 
     # The machine moves to another network.
-    monkeypatch.setattr(module, "machine_addresses", lambda: ["198.51.100.7"])
+    monkeypatch.setattr(module, "reachable_addresses", lambda *_, **__: ["198.51.100.7"])
     server.running.reload()
     assert await_change(server.url, known.fingerprint)
     line = next(one for one in caplog.records if getattr(one, "event", "") == "certificate")
@@ -250,7 +273,7 @@ def test_a_running_server_replaces_it_by_itself(running_server, data: Path, monk
     monkeypatch.setattr(tls, "_PERIOD", 0.1)
     server = running_server(tls=True)
     assert data.is_dir()
-    monkeypatch.setattr(module, "machine_addresses", lambda: ["198.51.100.7"])
+    monkeypatch.setattr(module, "reachable_addresses", lambda *_, **__: ["198.51.100.7"])
     assert await_change(server.url, server.running.certificate.fingerprint)
 
 

@@ -24,6 +24,7 @@ _IPV6_FLAGS = Path("/proc/net/if_inet6")
 _VIRTUAL = re.compile(
     r"(br-|bridge|cali|cilium|cni|docker|flannel|incus|kube|lxc|lxd|podman|vbox|veth|virbr|vmnet)"
 )
+_REACHED = 1  # the last kind of address that phones may reach, see `_rank`
 _TUNNEL = re.compile(r"(gif|ipsec|nebula|ppp|tailscale|tap|tun|utun|wg|zt)")
 # Packets to documentation's networks are never sent: a route to them names the usual interface.
 _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
@@ -61,29 +62,34 @@ def machine_names() -> list[str]:
     return list(dict.fromkeys([whole, short, f"{short}.local"]))
 
 
-def machine_addresses() -> list[str]:
+def machine_addresses(*, likely: bool = False) -> list[str]:
     """Return the addresses of this machine, those that a phone is likely to reach first.
 
     Loopback is left out, and so are link-local addresses of IPv6, which no browser opens, and
     temporary ones, which change each day. Addresses of containers and virtual machines are last.
+
+    Args:
+        likely: leave those out that phones do not reach.
     """
     usual = _usual_addresses()
-    found = sorted(_interfaces(), key=lambda one: _rank(one, usual))
-    return list(dict.fromkeys(str(one.address) for one in found))
+    ranked = sorted((_rank(one, usual), str(one.address)) for one in _interfaces())
+    found = [address for rank, address in ranked if not likely or rank[0] <= _REACHED]
+    return list(dict.fromkeys(found))
 
 
-def reachable_addresses(bound: Iterable[str]) -> list[str]:
+def reachable_addresses(bound: Iterable[str], *, likely: bool = False) -> list[str]:
     """Return the addresses at which other machines may reach sockets, the likeliest first.
 
     Args:
         bound: the addresses of the sockets; `0.0.0.0` and `::` stand for all of their kind.
+        likely: see `machine_addresses`.
     """
     hosts: list[str] = []
     for text in bound:
         address = ipaddress.ip_address(text.partition("%")[0])
         if address.is_unspecified:
-            ours = [one for one in machine_addresses() if (":" in one) == (address.version == 6)]
-            hosts += ours
+            ours = machine_addresses(likely=likely)
+            hosts += [one for one in ours if (":" in one) == (address.version == 6)]
         elif not address.is_loopback and not (address.version == 6 and address.is_link_local):
             hosts.append(str(address))
     return list(dict.fromkeys(hosts))

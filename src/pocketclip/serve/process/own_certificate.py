@@ -1,6 +1,6 @@
 """A certificate of the server's own: made at the first start, kept, and made anew when it must be.
 
-    made = keep(needed_names(settings), lambda certificate, key: context.load_cert_chain(...))
+    made = keep(needed_names(settings), context.load_cert_chain, further=machine_addresses())
     made.fingerprint  # "5F:0C:..."
 
 It is for one server (a leaf, CA:FALSE), so that nobody who trusts it trusts more than that. Nobody
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pocketclip.errors import ConfigError, MissingDependencyError, how_to_install
-from pocketclip.serve.addresses import machine_addresses, machine_names
+from pocketclip.serve.addresses import machine_names, reachable_addresses
 from pocketclip.serve.origins import allowed_name, is_address
 from pocketclip.serve.process.certificate import Certificate, fingerprint_of
 from pocketclip.serve.settings import ServerSettings
@@ -48,9 +48,15 @@ _ALWAYS = ("localhost", "127.0.0.1", "::1")
 
 
 def needed_names(settings: ServerSettings) -> list[str]:
-    """Return the names and addresses that a server's certificate has to be for."""
+    """Return the names and addresses without which a certificate will not do for a server.
+
+    Of the machine's addresses only those count that the server is reached at: networks of
+    containers come and go, and phones would be asked again each time.
+    """
     given = filter(None, map(allowed_name, (*settings.allow_hosts, settings.host)))
-    names = [*_ALWAYS, *machine_names(), *machine_addresses(), *map(_normal, given)]
+    bound = [settings.host] if is_address(settings.host) else []
+    reached = reachable_addresses(bound, likely=True)
+    names = [*_ALWAYS, *machine_names(), *reached, *map(_normal, given)]
     return [one for one in dict.fromkeys(names) if one not in ("0.0.0.0", "::")]
 
 
@@ -58,6 +64,7 @@ def keep(
     names: Sequence[str],
     load: Callable[[Path, Path], object],
     *,
+    further: Sequence[str] = (),
     folder: Path | None = None,
     now: datetime.datetime | None = None,
 ) -> Certificate:
@@ -69,6 +76,7 @@ def keep(
 
     Args:
         names: host names and IP addresses that it must be for.
+        further: those that a new one is for too.
         load: takes the files of the certificate and of the key, while no other process replaces
             them.
         folder: where they are; None for the user's data.
@@ -85,7 +93,7 @@ def keep(
         private_folder(folder)
         folder.chmod(0o700)
         with locks.exclusive(folder / "lock"):
-            made, change = _kept(certificate, key, names, now)
+            made, change = _kept(certificate, key, names, further, now)
             load(certificate, key)
     except OSError as error:
         raise ConfigError(
@@ -100,7 +108,11 @@ def keep(
 
 
 def _kept(
-    file: Path, key_file: Path, names: Sequence[str], now: datetime.datetime
+    file: Path,
+    key_file: Path,
+    names: Sequence[str],
+    further: Sequence[str],
+    now: datetime.datetime,
 ) -> tuple[x509.Certificate, str | None]:
     """Return the certificate in the file, after replacing it if it will not do, and why."""
     is_first = not os.path.lexists(file) and not os.path.lexists(key_file)
@@ -117,7 +129,7 @@ def _kept(
         assert old is not None
         return old, None
     kept = _names_of(old) if old is not None else []
-    made = _make(key, list(dict.fromkeys([*names, *kept]))[:_MOST_NAMES], now)
+    made = _make(key, list(dict.fromkeys([*names, *further, *kept]))[:_MOST_NAMES], now)
     _write(file, made.public_bytes(serialization.Encoding.PEM))
     return made, None if is_first else why
 

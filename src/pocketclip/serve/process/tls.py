@@ -9,6 +9,7 @@ import ssl
 from pathlib import Path
 
 from pocketclip.errors import ConfigError, PocketclipError, one_line
+from pocketclip.serve.addresses import machine_addresses
 from pocketclip.serve.monitoring.logs import log_event
 from pocketclip.serve.process.certificate import Certificate, fingerprint_of
 from pocketclip.serve.settings import ServerSettings
@@ -71,7 +72,8 @@ class Tls:
         if settings.tls:
             from pocketclip.serve.process.own_certificate import keep, needed_names
 
-            return keep(needed_names(settings), self.context.load_cert_chain)
+            names, further = needed_names(settings), machine_addresses()
+            return keep(names, self.context.load_cert_chain, further=further)
         assert settings.certificate is not None
         assert settings.private_key is not None
         return _load_given(self.context, settings.certificate, settings.private_key)
