@@ -1,6 +1,8 @@
 // The central square of a frame, scaled by the browser: for live pictures. Pixels that meet an index
 // are resized by `pixels.js`.
 
+import { InferenceError } from "./errors.js";
+
 const MOST_SIDE = 1024; // of pixels that a graph resizes itself
 
 /**
@@ -26,7 +28,7 @@ let context = null;
  */
 export function drawSquare(picture, whole, size) {
   const { x, y, side } = centralSquare(...sizeOf(picture));
-  if (side === 0) throw new Error("the picture has no pixels");
+  if (side === 0) throw new InferenceError("bad_image", "There is no picture yet.");
   const target = whole ? Math.min(side, MOST_SIDE) : size;
   const into = canvasOf(target);
   into.imageSmoothingEnabled = true;

@@ -24,8 +24,12 @@ export async function grab(source, { preprocess, photo, exact }) {
     throw new InferenceError("bad_image", "There is no picture yet.");
   }
   if (exact && source instanceof Blob) {
-    const { pixels } = await decodeSquare(source, preprocess);
-    return { picture: { pixels }, transfer: [pixels.buffer] };
+    if (workersCanDraw()) return { picture: { file: source }, transfer: [] };
+    const square = await decodeSquare(source, preprocess);
+    return {
+      picture: { pixels: square.pixels, exact: square.exact },
+      transfer: [square.pixels.buffer],
+    };
   }
   const frame = await frameOf(source);
   if (workersCanDraw() && !(frame instanceof HTMLElement)) {

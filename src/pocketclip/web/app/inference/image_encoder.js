@@ -24,6 +24,8 @@ import { runtimeOf, variantFor } from "./models.js";
  * @typedef {object} Encoded
  * @property {Float32Array} embedding (D,), of unit length
  * @property {number} encodeMs of the session alone
+ * @property {boolean} exact whether the pixels were resized as `pocketclip` does, so that the
+ *   embedding may meet those of an index
  * @property {number} frame how many pictures this encoder has encoded, with this one
  */
 
@@ -46,6 +48,8 @@ const TIMED_FRAMES = 3;
 export class ImageEncoder {
   /** @type {Path[]} */
   #paths = [];
+  /** @type {Path | null} */
+  #used = null;
   /** @type {ImageSession | null} */
   #session = null;
   #failures = 0;
@@ -107,9 +111,10 @@ export class ImageEncoder {
     return this.#path.variant;
   }
 
+  /** The path of the newest session, which may have ended. */
   get #path() {
-    if (this.#session === null) throw closed();
-    return this.#session.path;
+    if (this.#used === null) throw closed();
+    return this.#used;
   }
 
   /**
@@ -173,9 +178,9 @@ export class ImageEncoder {
         exact,
       });
       try {
-        const { embedding, encodeMs } = await session.encode(picture, transfer);
+        const result = await session.encode(picture, transfer);
         this.#failures = 0;
-        return { embedding, encodeMs, frame: ++this.#frames };
+        return { ...result, frame: ++this.#frames };
       } catch (error) {
         if (this.#closed) throw closed();
         if (error instanceof InferenceError) throw error;
@@ -234,6 +239,7 @@ export class ImageEncoder {
         if (this.#closed) throw closed();
         if (options.signal?.aborted) throw aborted();
         this.#session = session;
+        this.#used = path;
         return;
       } catch (error) {
         session?.close();

@@ -94,7 +94,7 @@ export class ImageSession {
    * Return the embedding of a picture.
    * @param {Picture} picture
    * @param {Transferable[]} [transfer]
-   * @returns {Promise<{embedding: Float32Array, encodeMs: number}>}
+   * @returns {Promise<{embedding: Float32Array, encodeMs: number, exact: boolean}>}
    */
   async encode(picture, transfer = []) {
     const seconds = this.frames === 0 ? START_SECONDS : FRAME_SECONDS;

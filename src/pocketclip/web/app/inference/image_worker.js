@@ -1,7 +1,8 @@
 // The worker that runs an image tower: one session for its life. Ending it gives the memory back.
 
-import { toTensor } from "./pixels.js";
+import { decodeSquare } from "./decode.js";
 import { drawSquare } from "./draw.js";
+import { toTensor } from "./pixels.js";
 import { answerCalls } from "./worker_calls.js";
 
 /** @import { InferenceSession, Tensor } from "onnxruntime-web" */
@@ -27,8 +28,10 @@ import { answerCalls } from "./worker_calls.js";
  * A picture: one of these.
  * @typedef {object} Picture
  * @property {VideoFrame | ImageBitmap} [frame] of which the central square counts
+ * @property {Blob} [file] which is resized by our transform
  * @property {Uint8ClampedArray<ArrayBuffer> | Uint8Array<ArrayBuffer>} [pixels] of the square alone:
  *   (side, side, 3) or (side, side, 4)
+ * @property {boolean} [exact] whether `pixels` are those of Python
  */
 
 /** @type {{Tensor: typeof Tensor, session: InferenceSession, about: TowerFiles} | undefined} */
@@ -62,14 +65,15 @@ async function open(about) {
 }
 
 /**
- * Return the unit embedding of a picture, and the milliseconds of the session alone.
+ * Return the unit embedding of a picture, the milliseconds of the session alone, and whether the
+ * pixels were those of Python.
  * @param {Picture} picture
  */
 async function encode(picture) {
   if (tower === undefined) throw new Error("the session was not started");
   const { Tensor, session, about } = tower;
   const { photo, preprocess } = about;
-  const pixels = picture.pixels ?? square(picture.frame, photo, preprocess.size);
+  const { pixels, exact } = await square(picture, photo, preprocess);
   /** @type {Tensor} */
   let fed;
   if (photo) {
@@ -84,19 +88,21 @@ async function encode(picture) {
   const results = await session.run({ [about.input]: fed });
   const encodeMs = performance.now() - before;
   const embedding = unit(/** @type {Float32Array} */ (results[about.output].data));
-  return { value: { embedding, encodeMs }, transfer: [embedding.buffer] };
+  return { value: { embedding, encodeMs, exact }, transfer: [embedding.buffer] };
 }
 
 /**
- * Return the central square of a frame (side, side, 4), and close the frame.
- * @param {VideoFrame | ImageBitmap | undefined} frame
- * @param {boolean} photo
- * @param {number} size S
+ * Return the pixels of a picture: (side, side, 3) or (side, side, 4). Its frame is closed.
+ * @param {Picture} picture
+ * @param {boolean} photo whether the graph resizes
+ * @param {Preprocess} preprocess
  */
-function square(frame, photo, size) {
+async function square({ frame, file, pixels, exact = false }, photo, preprocess) {
+  if (pixels !== undefined) return { pixels, exact };
+  if (file !== undefined) return decodeSquare(file, preprocess);
   if (frame === undefined) throw new Error("there is no picture");
   try {
-    return drawSquare(frame, photo, size);
+    return { pixels: drawSquare(frame, photo, preprocess.size), exact };
   } finally {
     frame.close();
   }

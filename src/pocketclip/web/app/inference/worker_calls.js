@@ -2,6 +2,10 @@
 //
 // In the worker, `answerCalls({name: async (values) => ...})`.
 
+import { InferenceError } from "./errors.js";
+
+/** @import { InferenceErrorCode } from "./errors.js" */
+
 /** A worker that has ended, or does not answer: it must be started again. */
 export class WorkerFailure extends Error {}
 
@@ -31,7 +35,7 @@ export class WorkerCalls {
    *   takes longer is ended
    * @returns {Promise<any>}
    * @throws {WorkerFailure}
-   * @throws {Error} of the function
+   * @throws {InferenceError} of the function; or an Error
    */
   call(name, values, { transfer = [], seconds }) {
     return new Promise((resolve, reject) => {
@@ -49,13 +53,13 @@ export class WorkerCalls {
     });
   }
 
-  /** @param {{id: number, value?: unknown, error?: string, lost?: string}} answer */
-  #receive({ id, value, error, lost }) {
+  /** @param {{id: number, value?: unknown, error?: string, code?: InferenceErrorCode, lost?: string}} answer */
+  #receive({ id, value, error, code, lost }) {
     if (lost !== undefined) return this.fail(lost);
     const call = this.pending.get(id);
     this.pending.delete(id);
     if (error === undefined) call?.resolve(value);
-    else call?.reject(new Error(error));
+    else call?.reject(code === undefined ? new Error(error) : new InferenceError(code, error));
   }
 
   /**
@@ -82,7 +86,9 @@ export function answerCalls(functions) {
         const { value, transfer = [] } = await functions[name](values);
         self.postMessage({ id, value }, { transfer });
       } catch (error) {
-        self.postMessage({ id, error: error instanceof Error ? error.message : String(error) });
+        const code = error instanceof InferenceError ? error.code : undefined;
+        const message = error instanceof Error ? error.message : String(error);
+        self.postMessage({ id, error: message, code });
       }
     });
   });
