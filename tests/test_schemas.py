@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pocketclip import checkpoint
 from pocketclip.fit import fit_labels
+from pocketclip.infer.bundle import read
+from pocketclip.infer.web_models import SiteFile, group_bundles, models_json, public_label_set
 from pocketclip.license import License
+from pocketclip.pages.presets import encode_presets
 from tests.bundles import model, with_license
 from tests.cli import inside
 from tests.evaluate.dummy import ColourEncoder
@@ -88,8 +93,10 @@ def lines(path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "name", ["bundle", "checkpoint", "index", "report", "result", "log", "labels", "teacher_check"]
-)
+    "name",
+    ["bundle", "checkpoint", "index", "report", "result", "log", "labels", "teacher_check",
+     "models", "presets"],
+)  # fmt: skip
 def test_schemas_are_schemas(name):
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
@@ -134,6 +141,21 @@ def test_label_set(tmp_path, each):
 def test_bundle(exported, options):
     pytest.importorskip("onnx")
     check("bundle", json.loads((exported(**options) / "bundle.json").read_text("utf-8")))
+
+
+def test_models_of_a_site(exported, tmp_path):
+    made = fit_labels(ColourEncoder(), shelf(tmp_path / "shelf", each=1)).label_set
+    [one] = group_bundles([read(exported())])
+    presets = encode_presets(one.space_id, ["a photo"], np.ones((1, 4), np.float32))
+    check("presets", json.loads(presets))
+    labels = dataclasses.replace(made, space_id=one.space_id)
+    file = SiteFile.of("label-sets/shelf.json", public_label_set(labels))
+    entries = [
+        one.entry(presets=one.file("presets.json", presets), label_sets=[("shelf", labels, file)]),
+        one.entry(stored=lambda stored: stored.packed(1)),
+    ]
+    assert entries[0]["label_sets"]
+    check("models", json.loads(models_json(entries)))
 
 
 def test_a_licence(exported, tmp_path):
