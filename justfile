@@ -17,6 +17,11 @@ format:
 types:
     mypy
 
+# check the types and the form of the web pages' modules, and test what needs no browser
+web:
+    npm run check
+    npm test
+
 # the quick tests
 test *args:
     pytest {{args}}
