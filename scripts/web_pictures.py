@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.infer.encoder import load
-from pocketclip.infer.ready import write_ready
+from pocketclip.infer.ready import open_ready
 from pocketclip.quickstart.collection import jpeg
 from pocketclip.search.library import Library
 from serve_process import free_port, ours, running
@@ -130,10 +130,10 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        write_ready(resolve_model(str(MODEL)), folder / "bundle")
-        library = make_library(folder, folder / "bundle")
+        bundle = open_ready(resolve_model(str(MODEL))).folder
+        library = make_library(folder, bundle)
         port = free_port()
-        command = ours(folder / "bundle", port, "--library", library)
+        command = ours(bundle, port, "--library", library)
         chromium = playwright.chromium.launch(
             executable_path=os.environ.get("POCKETCLIP_CHROMIUM") or shutil.which("chromium"),
             args=[
