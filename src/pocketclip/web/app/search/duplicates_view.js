@@ -218,7 +218,7 @@ export class DuplicatesView {
     return h(
       "section",
       { class: "duplicate-group" },
-      h("h3", {}, `${countOf(group.total, "photograph")}${room}`),
+      h("h2", {}, `${countOf(group.total, "photograph")}${room}`),
       h("ul", { class: "strip" }, items, more > 0 ? h("li", {}, `and ${more} more`) : null),
     );
   }

@@ -25,7 +25,6 @@ import { ResultView } from "./result_view.js";
 /** @typedef {import("./status_texts.js").LibraryState} LibraryState */
 
 const TYPING = 250; // ms without a key before a search
-const DIM = 120; // ms before old results are dimmed
 const SAVE = 400; // ms without scrolling before the place is kept
 
 class SearchPage {
@@ -168,16 +167,19 @@ class SearchPage {
   changed(how) {
     clearTimeout(this.typing);
     if (how === "chosen") this.submit();
-    else this.typing = setTimeout(() => this.submit(), TYPING);
+    else this.typing = setTimeout(() => this.submit({ isTyped: true }), TYPING);
   }
 
-  /** Search for the query as it is now, as a new entry of the history. */
-  submit() {
+  /**
+   * Search for the query as it is now, as a new entry of the history.
+   * @param {{isTyped?: boolean}} [options]
+   */
+  submit({ isTyped = false } = {}) {
     clearTimeout(this.typing);
     if (this.shown !== "photographs") this.show("photographs");
     else if (this.asked && isSame(this.asked, this.query) && !this.isBroken) return;
     this.panel.close({ tell: false });
-    const isRefined = this.asked && isTypedOn(this.asked, this.query);
+    const isRefined = isTyped && this.asked && isTypedOn(this.asked, this.query);
     const state = { query: structuredClone(this.query), view: this.shown, scroll: 0, open: 0 };
     if (isRefined) history.replaceState(state, "");
     else history.pushState(state, "");
@@ -193,7 +195,7 @@ class SearchPage {
     const searching = (this.searching = new AbortController());
     const { signal } = searching;
     const query = (this.asked = structuredClone(this.query));
-    const dim = setTimeout(() => this.view.setBusy(true), DIM);
+    this.view.setBusy(true);
     this.bar.say("");
     try {
       const onWait = () => this.view.say("The server is busy. Trying again…");
@@ -221,7 +223,6 @@ class SearchPage {
       this.onTrouble(error);
       this.isBroken = !(error instanceof ApiError) || ![400, 404, 409].includes(error.status);
     } finally {
-      clearTimeout(dim);
       if (this.searching === searching) this.view.setBusy(false);
     }
   }

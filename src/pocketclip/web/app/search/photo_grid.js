@@ -94,6 +94,7 @@ export class PhotoGrid {
     const { columns, side } = columnsFor(this.element.clientWidth);
     if (!always && columns === this.columns && Math.abs(side - this.side) < 0.01) return;
     const anchor = this.firstSeen();
+    const hasFocus = this.element.contains(document.activeElement);
     if (columns !== this.columns || side !== this.side) this.clear();
     Object.assign(this, { columns, side });
     this.element.style.setProperty("--columns", String(columns));
@@ -104,6 +105,7 @@ export class PhotoGrid {
     this.element.setAttribute("aria-colcount", String(columns));
     if (!always && anchor > 0) this.scrollTo(anchor, "start");
     this.draw();
+    if (hasFocus) this.buttonAt(this.active)?.focus({ preventScroll: true });
   }
 
   get pitch() {

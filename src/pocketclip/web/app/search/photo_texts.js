@@ -20,12 +20,13 @@
  */
 
 /**
- * Return a name with the bytes that are not UTF-8, which the server sends as lone surrogates, as
- * escapes such as `\xff`.
+ * Return a name in one line: line ends, and bytes that are not UTF-8, which the server sends as lone
+ * surrogates, are escaped, as `\n` and `\xff`.
  * @param {string} name
  */
 export function shownName(name) {
-  return name.replace(
+  const line = name.replace(/[\t\n\r]/g, (one) => ({ "\t": "\\t", "\n": "\\n" })[one] ?? "\\r");
+  return line.replace(
     /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g,
     (one) => {
       const code = one.charCodeAt(0);
