@@ -6,7 +6,6 @@
 
 import { countOf, fill, h } from "../shared/dom.js";
 import {
-  LabelError,
   addLabels,
   makeList,
   quoted,
@@ -16,6 +15,7 @@ import {
   sortLabels,
   withPrompt,
 } from "./label_list.js";
+import { describeCut, describeSet, messageOf } from "./label_texts.js";
 import { checkSpace } from "./label_set.js";
 import { refusedNotes } from "./list_file.js";
 import { currentOf, keepCurrent, ownList, whenChangedElsewhere } from "./list_store.js";
@@ -197,13 +197,7 @@ export class Editor {
    */
   setCut(prompts) {
     this.cut.hidden = prompts.length === 0;
-    const which = prompts.slice(0, 2).map(quoted).join(", ");
-    fill(
-      this.cut,
-      prompts.length === 0
-        ? null
-        : `${countOf(prompts.length, "prompt")} too long for the model, which read the beginning only: ${which}${prompts.length > 2 ? ", …" : ""}`,
-    );
+    fill(this.cut, describeCut(prompts));
   }
 
   // ---- Changes
@@ -353,24 +347,9 @@ export class Editor {
     const { set } = this.state;
     this.listParts.hidden = set !== null;
     this.about.hidden = set === null;
-    fill(
-      this.about,
-      set === null
-        ? null
-        : `${countOf(set.set.labels.length, "label")}, fitted to ${set.set.model}: ` +
-            set.set.labels.slice(0, 20).join(", ") +
-            (set.set.labels.length > 20 ? ", …" : ". ") +
-            (set.set.none === null ? "" : " It can tell that an image is none of them."),
-    );
+    fill(this.about, set === null ? null : describeSet(set.set));
     this.menu.render();
     this.prompt.render();
     this.labels.render();
   }
-}
-
-/** @param {unknown} error */
-function messageOf(error) {
-  if (error instanceof LabelError) return error.message;
-  console.error(error);
-  return error instanceof Error ? error.message : String(error);
 }

@@ -8,6 +8,7 @@ import { MAX_SET_FILE, isLabelSet, parseLabelSet } from "./label_set.js";
 import { MAX_FILE, decodeText, readLists, writeLists } from "./list_file.js";
 import {
   distinctName,
+  forgetAll,
   forgetList,
   freeName,
   keepList,
@@ -115,6 +116,7 @@ export class ListsMenu {
         list.labels.length > 0 &&
         button("Remove all labels", () => editor.removeAll()),
       isOwn && button("Delete this list", () => this.delete(), "danger"),
+      own.length > 1 && button("Delete all own lists", () => this.deleteAll(), "danger"),
     );
   }
 
@@ -184,6 +186,18 @@ export class ListsMenu {
     const position = forgetList(base);
     editor.change({ list: first, base: first.name, set: null }, `Deleted ${quoted(base)}.`, {
       undo: () => keepList(stored, position),
+    });
+  }
+
+  deleteAll() {
+    const { editor } = this;
+    const own = ownLists();
+    const first = editor.presets[0];
+    if (first === undefined) return;
+    forgetAll();
+    const message = `Deleted ${countOf(own.length, "own list")}.`;
+    editor.change({ list: first, base: first.name, set: null }, message, {
+      undo: () => own.forEach((list) => keepList(list)),
     });
   }
 

@@ -3,15 +3,16 @@
 /**
  * Return the text of rows, whose lines end with CRLF.
  * @param {(string | number)[][]} rows
+ * @param {"," | "\t"} [separator]
  */
-export function writeCsv(rows) {
-  return rows.map((row) => `${row.map(cell).join(",")}\r\n`).join("");
+export function writeCsv(rows, separator = ",") {
+  return rows.map((row) => `${row.map(cell).join(separator)}\r\n`).join("");
 }
 
 /** @param {string | number} value */
 function cell(value) {
   const text = String(value);
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  return /[",\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 /**
