@@ -26,7 +26,8 @@ class SiteModels:
         """What is sent, by its path in the site: compressed."""
         self.requests: list[str] = []
         """The names of the files that were asked for, without `.gz`."""
-        self.model = group_bundles(bundles)[0].entry(stored=self._store)
+        self._web_model = group_bundles(bundles)[0]
+        self.model = self._web_model.entry(stored=self._store)
         """The entry in `models.json`."""
 
     def _store(self, file: SiteFile) -> SiteFile:
@@ -35,6 +36,10 @@ class SiteModels:
         stored = file.packed(len(sent))
         self.files[stored.url] = sent
         return stored
+
+    def add(self, name: str, content: bytes) -> dict[str, Any]:
+        """Add a file of the model, and return what `models.json` says of it."""
+        return self._store(self._web_model.file(name, content)).facts()
 
     def url(self, name: str) -> str:
         """Return the path of a file of the first variant."""

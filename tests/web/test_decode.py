@@ -95,7 +95,7 @@ def _other_red(profile: bytes) -> bytes:
 
 
 def _squares(page: Any, url: str, files: dict[str, bytes]) -> Any:
-    page.goto(f"{url}/camera.html")
+    page.goto(f"{url}/")
     texts = {name: base64.b64encode(data).decode() for name, data in files.items()}
     return page.evaluate(_SQUARES, [texts, CONFIG])
 

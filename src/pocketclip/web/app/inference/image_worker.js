@@ -2,27 +2,21 @@
 
 import { decodeSquare } from "./decode.js";
 import { drawSquare } from "./draw.js";
+import { startSession } from "./ort_session.js";
 import { toTensor } from "./pixels.js";
 import { answerCalls } from "./worker_calls.js";
 
 /** @import { InferenceSession, Tensor } from "onnxruntime-web" */
 /** @import { Preprocess } from "./models.js" */
+/** @import { SessionFiles } from "./ort_session.js" */
 
 /**
- * What a session is made of.
- * @typedef {object} TowerFiles
- * @property {"wasm" | "webgpu"} runtime
- * @property {number} threads of the wasm runtime
- * @property {string} script URL of onnxruntime-web
- * @property {string} loader URL of the module that starts its WebAssembly
- * @property {Uint8Array<ArrayBuffer>} wasm its WebAssembly
- * @property {Uint8Array<ArrayBuffer>} graph
- * @property {{path: string, data: Uint8Array<ArrayBuffer>}[]} weights
- * @property {string} input
- * @property {string} output
+ * @typedef {object} ImageInput
  * @property {boolean} photo whether the input is uint8 pixels (1, H, W, 3) of any size
  * @property {Preprocess} preprocess
  */
+
+/** @typedef {SessionFiles & ImageInput} TowerFiles */
 
 /**
  * A picture: one of these.
@@ -44,17 +38,8 @@ let tensor;
  * @param {TowerFiles} about
  */
 async function open(about) {
-  const ort = await import(about.script);
-  ort.env.logLevel = "error";
-  ort.env.wasm.numThreads = about.threads;
-  ort.env.wasm.wasmPaths = { mjs: about.loader };
-  ort.env.wasm.wasmBinary = about.wasm;
-  const session = await ort.InferenceSession.create(about.graph, {
-    executionProviders: [about.runtime],
-    externalData: about.weights,
-    graphOptimizationLevel: "all",
-  });
-  tower = { Tensor: ort.Tensor, session, about };
+  const { ort, Tensor, session } = await startSession(about);
+  tower = { Tensor, session, about };
   if (about.runtime === "webgpu") {
     const device = await ort.env.webgpu.device;
     device.lost.then((/** @type {{message: string}} */ { message }) =>

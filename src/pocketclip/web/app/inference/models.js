@@ -64,7 +64,7 @@ import { InferenceError } from "./errors.js";
  * @property {number} logit_scale
  * @property {Preprocess} preprocess
  * @property {Licence} licence
- * @property {{url: string, bytes: number, sha256: string} | null} presets
+ * @property {SiteFile | null} presets embeddings of the prompts of presets
  * @property {{name: string, label_count: number, file: SiteFile}[]} [label_sets] of this space
  * @property {Variant[]} variants
  */
