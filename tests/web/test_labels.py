@@ -198,3 +198,21 @@ def test_a_label_set_is_used_and_kept(editor):
     expect(page.get_by_label("Add a label")).to_be_hidden()
     page.reload()
     expect(about).to_contain_text("apple, kiwi, fig")
+
+
+def test_a_full_device_is_told_of_and_nothing_is_lost_before_the_page_is_closed(
+    open_page, offering_server
+):
+    page = open_page()
+    page.add_init_script(
+        "Storage.prototype.setItem = () => { throw new DOMException('', 'QuotaExceededError') }"
+    )
+    page.goto(f"{offering_server.url}/classify.html")
+    page.get_by_label("Add a label").wait_for()
+    add(page, "lamp")
+    expect(page.locator(".labels-message")).to_contain_text("until the page is closed only")
+    page.get_by_role("button", name="Save as…").click()
+    page.get_by_role("button", name="Save", exact=True).click()
+    choose(page, "Expressions")
+    choose(page, "Desk items (2)")
+    expect_label(page, -1, "lamp")
