@@ -11,7 +11,7 @@ from pocketclip.formats.escaping import name_text
 from pocketclip.search.contact_sheet import clock_time
 from pocketclip.search.indexing.activity import Activity, read_activity
 from pocketclip.search.indexing.roots import Root, known_roots
-from pocketclip.search.overview import read_choices, read_overview, unreadable_files
+from pocketclip.search.overview import Overviews, read_choices, read_overview, unreadable_files
 from pocketclip.search.ranking import look_up_photos
 from pocketclip.serve.errors import without_paths
 from pocketclip.serve.photos.duplicate_jobs import DuplicateJob, version_of
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _MOST_COPIES = 20
 
 
-def library_facts(library: Library) -> dict[str, Any]:
+def library_facts(library: Library, overviews: Overviews) -> dict[str, Any]:
     """Return what a library has, as `library_schema.LibraryAnswer` has it."""
-    found = read_overview(library.database)
+    found = overviews(library.database)
     run = read_activity(library.location)
     return {
         "name": library.location.name,

@@ -25,6 +25,7 @@ from pocketclip.errors import LibraryError, QueryError
 from pocketclip.search.background import NEUTRAL_TEXTS, keep_neutral, stored_neutral
 from pocketclip.search.filters import Filters
 from pocketclip.search.newest import Newest
+from pocketclip.search.overview import Overviews
 from pocketclip.search.photo_file import PhotoFile, open_photo
 from pocketclip.search.query import Part, make_parts
 from pocketclip.search.searching import is_unencoded, known_vectors
@@ -64,8 +65,8 @@ class PhotoLibrary:
         self._thumbnails = Workers(2, waiting=64, name="thumbnails")
         self.files = Workers(4, waiting=256, name="files")
         self._readers = Workers(1, waiting=64, name="overview")
-        self.newest = Newest()
-        """Is called in the thread of `read`."""
+        # To be called in the thread of `read`.
+        self.newest, self.overviews = Newest(), Overviews()
         self.duplicates = DuplicateJobs(library)
         self._neutral: tuple[str, Embeddings] | None = None
         self._preparing = asyncio.Lock()

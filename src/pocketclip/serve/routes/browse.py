@@ -53,7 +53,7 @@ async def get_library(photos: Photos) -> Response:
 
     It may be another process that indexes. Ask every few seconds.
     """
-    return await _read(photos, library_facts)
+    return await _read(photos, library_facts, photos.overviews)
 
 
 @router.get(

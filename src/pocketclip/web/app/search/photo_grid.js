@@ -333,7 +333,7 @@ function loadPicture(cell) {
 function onMissing(button, image) {
   const tries = Number(button.dataset.tries ?? 1);
   button.dataset.tries = String(tries + 1);
-  if (tries >= TRIES) {
+  if (tries >= TRIES || button.classList.contains("gone")) {
     button.classList.add("missing");
     return;
   }
