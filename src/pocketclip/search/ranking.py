@@ -104,7 +104,7 @@ def rank(
             alike.
         min_score: the least score of a hit.
         following: the number of contents to name after the hits. Near duplicates are left out of
-            them, and files looked for, as far as `_MOST_GROUPED`.
+            them, and files looked for, among the first ones, about `_MOST_GROUPED`.
     """
     from pocketclip.search.vectors.engines import search_matrix
 
@@ -126,8 +126,8 @@ def rank(
         passing = [one for one in candidates if one.score >= least]
         groups = _groups(database, matrix, passing)
         cut = bool(len(scores) and scores[-1] < least)
-        enough = len(candidates) >= max(_MOST, 2 * wanted)
-        if len(groups) >= wanted or complete or cut or enough:
+        enough = len(candidates) >= max(_MOST, 2 * top)
+        if len(groups) >= top or complete or cut or enough:
             break
         count = min(left, (4 if count < _MOST else 2) * count)
     shown = groups[:top]

@@ -87,7 +87,8 @@ class SearchResult:
     interrupted, or goes on."""
     following: tuple[tuple[int, float], ...] = ()
     """Ids of the contents that come after the hits, in their order, each with its score; as many as
-    were asked for. Near duplicates are left out, and files looked for, among the first 2,000."""
+    were asked for. Near duplicates are left out, and files looked for, among the first 2,000 or so.
+    """
 
 
 @dataclass(slots=True)

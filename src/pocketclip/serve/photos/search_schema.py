@@ -249,4 +249,4 @@ class SearchAnswer(Schema):
     """Best first."""
     following: list[FollowingPhoto]
     """What comes after the hits, best first; as many as the request asked for. Near duplicates are
-    left out, and files looked for, among the first 2,000 photographs of an answer."""
+    left out, and files looked for, among the first 2,000 or so."""

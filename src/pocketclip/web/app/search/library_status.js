@@ -8,7 +8,7 @@ import { countsText, rootsText, runText, share } from "./status_texts.js";
 /** @typedef {import("./status_texts.js").LibraryState} LibraryState */
 
 const RUNNING = 2000; // ms between two questions
-const IDLE = 15_000;
+const IDLE = 10_000;
 const HIDDEN = 120_000;
 const LONGEST = 30_000; // while the server does not answer
 
