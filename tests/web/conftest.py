@@ -66,11 +66,16 @@ def launch(playwright: Any) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def open_page(launch: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """Opens a page in a profile of its own: `open_page(flags=(...), **options of new_context)`."""
+    """Opens a page in a profile of its own: `open_page(flags=(...), **options of new_context)`.
+
+    The pages' service worker is blocked, so that `page.route` sees every request; with
+    `service_workers="allow"` it is not.
+    """
     opened: list[Any] = []
 
     def open_one(*, flags: tuple[str, ...] = (), **options: Any) -> Any:
-        context = launch(*flags).new_context(**{"permissions": ["camera"], **options})
+        usual: dict[str, Any] = {"permissions": ["camera"], "service_workers": "block"}
+        context = launch(*flags).new_context(**{**usual, **options})
         page = context.new_page()
         page.expected, page.errors = [], []
         page.on("console", lambda line: line.type == "error" and page.errors.append(line.text))

@@ -55,6 +55,12 @@ READY = """async () => {
 }"""
 
 
+@pytest.fixture
+def page(open_page: Any) -> Any:
+    """A page whose service worker may work."""
+    return open_page(service_workers="allow")
+
+
 def opened(page: Any, url: str) -> dict[str, Any]:
     """Open a page, and wait until it is known whether it opens without a network."""
     page.goto(url)
@@ -92,8 +98,7 @@ def test_the_icons_are_those_of_the_script() -> None:
             assert max(ImageStat.Stat(difference).mean) < 1
 
 
-def test_pages_behind_a_key_open_when_the_server_is_gone(open_page, running_server) -> None:
-    page = open_page()
+def test_pages_behind_a_key_open_when_the_server_is_gone(page, running_server) -> None:
     page.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_CONNECTION_REFUSED", "ERR_FAILED"]
     server = running_server(api_key=KEY)
     token = server.services.sessions.new_token()
