@@ -362,12 +362,31 @@ def test_states_without_photographs(open_page, running_server, encoder, tmp_path
         page.get_by_label("What is in").fill("")
         draw_photo(tmp_path / "Pictures" / "first.jpg", 1)
         library.index(encoder=encoder)
+        time.sleep(1)  # the server counts once a second
         page.evaluate("dispatchEvent(new Event('online'))")
         expect(page.locator(".photo")).to_have_count(1)
         server.stop()
         page.get_by_label("What is in").fill("a circle")
         expect(page.get_by_text("The server does not answer.")).to_be_visible()
         expect(page.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_a_session_that_ended_is_asked_for_again(page, running_server, library):
+    key = "a-key-of-some-length"
+    server = running_server(library=library, api_key=key)
+    page.expected.append(REFUSED)
+    page.goto(f"{server.url}/search.html")
+    page.get_by_label("Key").fill(key)
+    page.get_by_label("Key").press("Enter")
+    page.locator(".photo.loaded").first.wait_for()
+    search_for(page, "a circle")
+    page.context.clear_cookies()
+    page.get_by_label("What is in").fill("a circle - red")
+    page.get_by_label("Key").fill(key)
+    page.get_by_label("Key").press("Enter")
+    page.locator(".photo.loaded").first.wait_for()
+    expect(page.get_by_label("What is in")).to_have_value("a circle - red")
+    assert shown(page) == found(library, "a circle - red")
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: npm ci")

@@ -223,7 +223,7 @@ class SearchPage {
       this.onTrouble(error);
       this.isBroken = !(error instanceof ApiError) || ![400, 404, 409].includes(error.status);
     } finally {
-      if (this.searching === searching) this.view.setBusy(false);
+      if (this.searching === searching) this.view.setBusy(false, this.isBroken);
     }
   }
 

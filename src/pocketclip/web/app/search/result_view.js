@@ -100,9 +100,13 @@ export class ResultView {
     byId("no-library").hidden = false;
   }
 
-  /** @param {boolean} busy */
-  setBusy(busy) {
-    byId("panel-photographs").classList.toggle("old", busy);
+  /**
+   * Say whether an answer is awaited; what is shown until then, or if none came, is dimmed.
+   * @param {boolean} busy
+   * @param {boolean} [isOld]
+   */
+  setBusy(busy, isOld = busy) {
+    byId("panel-photographs").classList.toggle("old", isOld);
     byId("grid").setAttribute("aria-busy", String(busy));
   }
 
