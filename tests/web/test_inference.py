@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ _MODULES = """
   const { assets } = JSON.parse(document.getElementById("config").textContent);
   const at = (name) => import(new URL(`${assets}app/inference/${name}.js`, document.baseURI).href);
   const { listModels } = await at("models");
-  const { openFile, isCached, storeNote } = await at("files");
+  const { openFile, isCached, listKept, removeFiles } = await at("files");
   const { ImageEncoder } = await at("image_encoder");
   const fileOf = (text) => new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]);
   const open = async (options) => ImageEncoder.open((await listModels())[0], options);
@@ -202,9 +203,18 @@ def test_a_file_that_was_damaged_on_the_device_is_fetched_again(site, models):
       const controller = new AbortController();
       const pending = tried(openFile({ ...file, sha256: "0" }, { signal: controller.signal }));
       controller.abort();
-      return { same, name: (await pending).message };
+      const { named, others } = await listKept([file]);
+      const none = await listKept([]);
+      await removeFiles([file]);
+      return {
+        same, name: (await pending).message, named: named.map(({ name, bytes }) => [name, bytes]),
+        others: [others.length, none.others.length], kept: await isCached(file), bytes: file.bytes,
+      };
     """)  # fmt: skip
-    assert found == {"same": True, "name": "The work was given up."}
+    assert found.pop("named") == [["image.onnx", found.pop("bytes")]]
+    assert found == {
+        "same": True, "name": "The work was given up.", "others": [0, 1], "kept": False
+    }  # fmt: skip
     assert models.requests.count("image.onnx") in (2, 3)  # the third one was given up
 
 
@@ -317,6 +327,22 @@ def test_a_runtime_with_another_embedding_is_not_used(page, server, models, pict
     assert found["none"]["message"].startswith("The model cannot be used in this browser")
 
 
+def test_a_package_without_the_runtime_says_what_is_missing(page, server, models):
+    models.serve(page)
+
+    def without(route: Any) -> None:
+        text = route.fetch().text()
+        front, vendor, rest = re.split(r'("vendor": ?\{.*?\}\}.*?\})', text, maxsplit=1)
+        assert vendor.count("{") == vendor.count("}")
+        route.fulfill(body=f'{front}"vendor": null{rest}', content_type="text/html")
+
+    page.route(f"{server.url}/", without)
+    page.goto(server.url)
+    found = run(page, "return tried(open());")
+    assert found["code"] == "no_vendor"
+    assert "npm" in found["message"]
+
+
 def test_a_model_without_a_stored_picture_runs_unchecked(site, models):
     models.model["variants"][0]["check"] = None
     found = run(site, "return facts(await open({ runtime: 'webgpu' }));")
@@ -375,3 +401,26 @@ def test_webgpu_gives_the_same_embeddings(open_page, server, models, picture):
     assert (found["runtime"], found["check"]["passed"]) == ("webgpu", True)
     assert np.dot(found["embedding"], picture[1]) > 0.9999
     assert found["notes"][0].startswith("WebGPU takes ")
+
+
+@pytest.mark.slow
+def test_a_graph_that_resizes_gets_the_square_itself(page, server, exported, picture):
+    folder = exported("teacher-a", preprocessing=True)
+    models = SiteModels([bundles.read(folder)])
+    models.serve(page)
+    page.goto(server.url)
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (8, 10, 3), np.uint8))
+    large = as_base64(noise.resize((400, 300), Image.Resampling.BICUBIC))
+    found = run(page, """
+      const encoder = await open();
+      const out = [];
+      for (const [text, exact] of argument) out.push(await encoder.encode(fileOf(text), { exact }));
+      return { check: encoder.check, out: out.map(({ embedding }) => [...embedding]) };
+    """, [[picture[0], True], [picture[0], False], [large, True], [large, False]])  # fmt: skip
+    assert found["check"]["passed"]
+    python = load(folder, backend="onnxruntime", threads=1)
+    expected = python.encode_image([base64.b64decode(text) for text in (picture[0], large)])
+    cosines = (np.array(found["out"]) * expected[[0, 0, 1, 1]]).sum(1)
+    assert cosines[:3].min() > 0.9999
+    assert cosines[3] > 0.995  # scaled by the graph, which does not round between the passes

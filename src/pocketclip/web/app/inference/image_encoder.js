@@ -7,17 +7,16 @@
 // The session runs in a worker. A stored picture is encoded first: a runtime that gives another
 // embedding than the one exported is not used. A worker that fails is ended and started again.
 
-import { config } from "../shared/config.js";
-import { threadCount, webgpuProblem } from "./device.js";
+import { load, save } from "../shared/storage.js";
 import { aborted, InferenceError, reasonOf } from "./errors.js";
 import { storeNote } from "./files.js";
 import { grab } from "./grab.js";
-import { ImageSession, LEAST_COSINE, VENDOR_MISSING } from "./image_session.js";
-import { runtimeOf, variantFor } from "./models.js";
+import { ImageSession, LEAST_COSINE } from "./image_session.js";
+import { nameOf, pathsOf } from "./paths.js";
 
 /** @import { Model } from "./models.js" */
 /** @import { OnProgress } from "./files.js" */
-/** @import { Path } from "./image_session.js" */
+/** @import { Path } from "./paths.js" */
 /** @import { Source } from "./grab.js" */
 
 /**
@@ -295,25 +294,42 @@ export class ImageEncoder {
 
   /** Say which runtime is faster here, if the processor's files are on the device. */
   async #compare() {
+    const path = this.#path;
     const other = this.#paths.find(({ runtime }) => runtime === "wasm");
-    if (this.#session === null || other === undefined) return;
-    if (!(await ImageSession.isOnDevice(other))) return;
-    const times = { webgpu: await this.#session.timed(TIMED_FRAMES), wasm: NaN };
+    if (other === undefined) return;
+    const key = `times.${path.variant.variant}.${other.variant.variant}`;
+    /** @type {{webgpu: number, wasm: number} | null} */
+    let times = load(key, null);
+    if (times === null) {
+      times = await this.#time(other);
+      if (times === null) return;
+      save(key, times);
+    }
+    const slower = times.wasm < times.webgpu ? " The processor is faster: turn WebGPU off." : "";
+    this.note(
+      `WebGPU takes ${Math.round(times.webgpu)} ms a picture here, the processor ` +
+        `${Math.round(times.wasm)} ms.${slower}`,
+    );
+  }
+
+  /**
+   * Return the milliseconds of a picture on WebGPU and on another path; null: that one does not
+   * start, or would have to be downloaded.
+   * @param {Path} other
+   */
+  async #time(other) {
+    if (this.#session === null || !(await ImageSession.isOnDevice(other))) return null;
+    const webgpu = await this.#session.timed(TIMED_FRAMES);
     /** @type {ImageSession | null} */
     let session = null;
     try {
       session = await ImageSession.start(this.model, other, {});
-      times.wasm = await session.timed(TIMED_FRAMES);
+      return { webgpu, wasm: await session.timed(TIMED_FRAMES) };
     } catch {
-      return; // What cannot start needs no comparison.
+      return null;
     } finally {
       session?.close();
     }
-    const slower = times.wasm < times.webgpu ? " It is the faster one: turn WebGPU off." : "";
-    this.note(
-      `WebGPU takes ${times.webgpu.toFixed(0)} ms a picture here, the processor ` +
-        `${times.wasm.toFixed(0)} ms.${slower}`,
-    );
   }
 
   /**
@@ -323,44 +339,6 @@ export class ImageEncoder {
   note(text) {
     if (!this.notes.includes(text)) this.notes.push(text);
   }
-}
-
-/**
- * Return the ways to run a model here, the first one first.
- * @param {Model} model
- * @param {"auto" | "wasm" | "webgpu"} runtime
- * @param {string[]} notes
- * @returns {Promise<Path[]>}
- */
-async function pathsOf(model, runtime, notes) {
-  if (config.vendor === null) throw new InferenceError("no_vendor", VENDOR_MISSING);
-  /** @type {Path[]} */
-  const paths = [];
-  if (runtime === "webgpu") {
-    const variant = variantFor(model, "webgpu");
-    const problem =
-      runtimeOf(config.vendor, "webgpu") === null
-        ? "This site has no runtime for WebGPU."
-        : variant === null
-          ? "This model has no form for WebGPU, which is fp16 or fp32."
-          : await webgpuProblem();
-    if (problem !== null) notes.push(`${problem} The model runs on the processor.`);
-    else if (variant !== null) paths.push({ runtime, threads: 1, variant });
-  }
-  const variant = variantFor(model, "wasm");
-  if (variant !== null) {
-    const threads = threadCount();
-    if (threads > 1) paths.push({ runtime: "wasm", threads, variant });
-    paths.push({ runtime: "wasm", threads: 1, variant });
-  }
-  if (paths.length > 0) return paths;
-  throw new InferenceError("no_variant", `${model.name} has no form that this browser can run.`);
-}
-
-/** @param {Path} path */
-function nameOf({ runtime, threads }) {
-  if (runtime === "webgpu") return "WebGPU";
-  return threads > 1 ? `The processor with ${threads} threads` : "The processor with one thread";
 }
 
 function closed() {

@@ -4,29 +4,19 @@ import { config, siteUrl } from "../shared/config.js";
 import { InferenceError } from "./errors.js";
 import { bytesToDownload, openFiles } from "./files.js";
 import { runtimeOf } from "./models.js";
+import { VENDOR_MISSING } from "./paths.js";
 import { cosine, percentile } from "./stats.js";
 import { WorkerCalls } from "./worker_calls.js";
 
-/** @import { Model, Runtime, Variant } from "./models.js" */
+/** @import { Model, Runtime } from "./models.js" */
+/** @import { Path } from "./paths.js" */
 /** @import { OnProgress } from "./files.js" */
 /** @import { Picture } from "./image_worker.js" */
-
-/**
- * A way to run a model.
- * @typedef {object} Path
- * @property {Runtime} runtime
- * @property {number} threads of the wasm runtime
- * @property {Variant} variant
- */
 
 const START_SECONDS = 180; // phones compile slowly
 const FRAME_SECONDS = 30;
 /** The least cosine to the embedding that the same file gave when it was exported. */
 export const LEAST_COSINE = 0.999;
-
-export const VENDOR_MISSING =
-  "This pocketclip was installed without what models in the page run on (onnxruntime-web): install " +
-  "Node.js with npm and then pocketclip again, or let a pocketclip server encode.";
 
 /** One worker, from its start until it is ended. */
 export class ImageSession {

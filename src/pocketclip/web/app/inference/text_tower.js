@@ -4,7 +4,7 @@ import { config, siteUrl } from "../shared/config.js";
 import { threadCount } from "./device.js";
 import { aborted, InferenceError, reasonOf } from "./errors.js";
 import { bytesToDownload, openFile, openFiles } from "./files.js";
-import { VENDOR_MISSING } from "./image_session.js";
+import { VENDOR_MISSING } from "./paths.js";
 import { runtimeOf, variantFor } from "./models.js";
 import { Tokens } from "./tokens.js";
 import { WorkerCalls } from "./worker_calls.js";
