@@ -16,8 +16,8 @@ import { runtimeOf, variantFor } from "./models.js";
  */
 
 export const VENDOR_MISSING =
-  "This pocketclip was installed without what models in the page run on (onnxruntime-web): install " +
-  "Node.js with npm and then pocketclip again, or let a pocketclip server encode.";
+  "These pages were built without npm, so no model runs in them: install a wheel of pocketclip, or " +
+  "run `python hatch_build.py` in the checkout.";
 
 /**
  * Return the ways to run a model here, the first one first.

@@ -3,6 +3,7 @@
 import { config, siteUrl } from "../shared/config.js";
 import { fill, formatBytes, h } from "../shared/dom.js";
 import { webgpuProblem } from "../inference/device.js";
+import { VENDOR_MISSING } from "../inference/paths.js";
 import { bytesToDownload, isCached, removeFiles } from "../inference/files.js";
 import { filesOf } from "../inference/models.js";
 import {
@@ -13,7 +14,6 @@ import {
   serverModel,
   whyNoWebgpu,
 } from "./model_facts.js";
-import { NO_VENDOR } from "./open_model.js";
 
 /** @import { Choice } from "./choice.js" */
 /** @import { Licence, Model, Runtime } from "../inference/models.js" */
@@ -127,7 +127,7 @@ class Picker {
       "dialog",
       { class: "model-picker", "aria-labelledby": "picker-title" },
       h("h2", { id: "picker-title" }, "Model"),
-      config.vendor === null && h("p", { class: "notice" }, NO_VENDOR),
+      config.vendor === null && h("p", { class: "notice" }, VENDOR_MISSING),
       this.list,
       h(
         "div",

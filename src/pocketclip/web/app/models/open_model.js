@@ -3,6 +3,7 @@
 import { config } from "../shared/config.js";
 import { InferenceError } from "../inference/errors.js";
 import { ImageEncoder } from "../inference/image_encoder.js";
+import { VENDOR_MISSING } from "../inference/paths.js";
 import { ServerEncoder } from "./server_encoder.js";
 
 /** @import { Choice } from "./choice.js" */
@@ -21,14 +22,10 @@ export async function openImageEncoder(choice, { info, onProgress, signal }) {
     if (info !== null) return new ServerEncoder(info);
     throw new InferenceError("no_server", "The server does not answer: try again later.");
   }
-  if (config.vendor === null) throw new InferenceError("no_vendor", NO_VENDOR);
+  if (config.vendor === null) throw new InferenceError("no_vendor", VENDOR_MISSING);
   return await ImageEncoder.open(choice.model, {
     runtime: choice.runtime,
     ...(onProgress && { onProgress }),
     ...(signal && { signal }),
   });
 }
-
-export const NO_VENDOR =
-  "These pages were built without npm, so no model runs in them: install a wheel of pocketclip, or " +
-  "run `python hatch_build.py` in the checkout.";
