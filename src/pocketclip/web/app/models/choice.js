@@ -1,7 +1,8 @@
 // Which model people have chosen, and whose licence they have accepted; all pages share it.
 
+import { config } from "../shared/config.js";
 import { load, save } from "../shared/storage.js";
-import { serverModel } from "./model_facts.js";
+import { partsOf, serverModel } from "./model_facts.js";
 
 /** @import { Model, Runtime } from "../inference/models.js" */
 
@@ -21,8 +22,9 @@ export function currentChoice(models, info) {
   if (kept?.server === true && info !== null) return { kind: "server", model: serverModel(info) };
   const model = models.find((one) => one.id === kept?.id) ?? models[0];
   if (model !== undefined) {
-    const runtime = model.id === kept?.id && kept.runtime === "webgpu" ? "webgpu" : "wasm";
-    return { kind: "browser", model, runtime };
+    const wantsGpu = model.id === kept?.id && kept.runtime === "webgpu";
+    const canGpu = partsOf(model, "webgpu", config.vendor) !== null;
+    return { kind: "browser", model, runtime: wantsGpu && canGpu ? "webgpu" : "wasm" };
   }
   return info === null ? null : { kind: "server", model: serverModel(info) };
 }

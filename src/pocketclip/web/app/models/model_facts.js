@@ -1,5 +1,6 @@
 // What people are told of a model before they download it: sizes, form, licence.
 
+import { bytesToDownload } from "../inference/files.js";
 import { runtimeFiles, variantFor } from "../inference/models.js";
 
 /** @import { SiteFile, Vendor } from "../shared/config.js" */
@@ -36,7 +37,20 @@ export function partsOf(model, runtime, vendor) {
 }
 
 /**
- * Return how many bytes travel.
+ * Return how many bytes travel before the first picture; 0: it is all on the device.
+ * @param {Parts} parts
+ * @returns {Promise<number>}
+ */
+export async function startBytes({ runtime, image }) {
+  // Scripts come with the pages, which keep them by other means: what counts is their WebAssembly.
+  const large = runtime.filter((file) => /\.wasm(\.gz)?$/.test(file.name));
+  const missing = await bytesToDownload(large);
+  const scripts = missing === 0 ? [] : runtime.filter((file) => !large.includes(file));
+  return missing + downloadBytes(scripts) + (await bytesToDownload(image));
+}
+
+/**
+ * Return how many bytes travel for files, if none of them is kept.
  * @param {readonly SiteFile[]} files
  */
 export function downloadBytes(files) {

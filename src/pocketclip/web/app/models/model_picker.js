@@ -4,7 +4,7 @@ import { config, siteUrl } from "../shared/config.js";
 import { fill, formatBytes, h } from "../shared/dom.js";
 import { webgpuProblem } from "../inference/device.js";
 import { VENDOR_MISSING } from "../inference/paths.js";
-import { bytesToDownload, isCached, removeFiles } from "../inference/files.js";
+import { isCached, removeFiles } from "../inference/files.js";
 import { filesOf } from "../inference/models.js";
 import {
   downloadBytes,
@@ -12,6 +12,7 @@ import {
   licenceSentence,
   partsOf,
   serverModel,
+  startBytes,
   whyNoWebgpu,
 } from "./model_facts.js";
 
@@ -38,7 +39,7 @@ export async function startFacts(choice) {
     return { bytes: 0, label: "Start", details: h("p", { class: "start-facts" }, text) };
   }
   const parts = partsOf(model, choice.runtime, config.vendor);
-  const bytes = parts === null ? 0 : await bytesToDownload([...parts.runtime, ...parts.image]);
+  const bytes = parts === null ? 0 : await startBytes(parts);
   const label = bytes > 0 ? `Start: download ${formatBytes(bytes)}` : "Start";
   const form = parts === null ? "" : `, ${formOf(parts.variant, choice.runtime)}`;
   const details = h(
@@ -195,7 +196,7 @@ class Picker {
     } else {
       const parts = partsOf(chosen.model, "webgpu", config.vendor);
       if (parts === null) return;
-      const bytes = await bytesToDownload([...parts.runtime, ...parts.image]);
+      const bytes = await startBytes(parts);
       const size = bytes === 0 ? "On this device." : `Downloads ${formatBytes(bytes)}.`;
       fill(
         this.gpuHelp,
@@ -209,7 +210,7 @@ class Picker {
     const { chosen } = this;
     if (chosen?.kind !== "browser") return fill(this.use, "Use it");
     const parts = partsOf(chosen.model, this.#runtimeOf(chosen.model), config.vendor);
-    const bytes = parts === null ? 0 : await bytesToDownload([...parts.runtime, ...parts.image]);
+    const bytes = parts === null ? 0 : await startBytes(parts);
     fill(this.use, bytes > 0 ? `Use it: download ${formatBytes(bytes)}` : "Use it");
   }
 
@@ -230,12 +231,7 @@ class Picker {
       model.name,
       { kind: "browser", model, runtime },
       [
-        h(
-          "span",
-          {},
-          kept && h("strong", { class: "kept" }, "On this device. "),
-          `${image}, ${base}.`,
-        ),
+        h("span", {}, kept && h("strong", {}, "On this device. "), `${image}, ${base}.`),
         h("span", {}, `${formOf(parts.variant, runtime)}.`),
         h("span", {}, `${own}.`),
         h(
