@@ -124,6 +124,33 @@ def test_grey_of_16_bits_is_cut_off_where_python_rounds(page, offering_server):
     assert np.abs(pixels - expected).max() == 1
 
 
+_DRAWN = """async ([text, preprocess]) => {
+  const { assets } = JSON.parse(document.getElementById("config").textContent);
+  const url = new URL(`${assets}app/inference/decode.js`, document.baseURI);
+  const { drawnSquare } = await import(url.href);
+  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  const bitmap = await createImageBitmap(new Blob([bytes]));
+  const frame = new VideoFrame(bitmap, { timestamp: 0 });
+  const small = new OffscreenCanvas(1, 1);
+  small.getContext("2d").fillRect(0, 0, 1, 1);
+  const out = [bitmap, small, frame].map((one) => [...drawnSquare(one, preprocess)]);
+  frame.close();
+  return out;
+}"""
+
+
+def test_frames_are_resized_as_files_are(page, offering_server):
+    noise = np.random.RandomState(0).randint(0, 256, (48, 64, 3)).astype(np.uint8)
+    data = _saved(Image.fromarray(noise), "PNG")
+    page.goto(f"{offering_server.url}/")
+    found = page.evaluate(_DRAWN, [base64.b64encode(data).decode(), CONFIG])
+    bitmap, black, frame = (np.array(one).reshape(16, 16, 3) for one in found)
+    expected = Preprocess(PreprocessConfig(size=16, interpolation="bicubic")).to_uint8(noise)
+    assert np.array_equal(bitmap, expected)
+    assert np.array_equal(frame, expected)
+    assert not black.any()
+
+
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_picture_is_refused(page, offering_server, data):
     found = _squares(page, offering_server.url, {"file": data})["file"]

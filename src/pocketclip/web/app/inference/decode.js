@@ -1,13 +1,16 @@
-// A picture's file to the square that the image tower reads, as Python makes it.
+// A picture to the square that the image tower reads, as Python makes it.
 //
 //     const { pixels, exact } = await decodeSquare(file, model.preprocess);
+//     const pixels = drawnSquare(videoFrame, model.preprocess);
 //
 // The browser decodes, upright by EXIF and without colour management, as `open_image` of Python
 // does; `pixels.js` resizes. For a page or a worker.
 
+import { sizeOf } from "./draw.js";
 import { InferenceError } from "./errors.js";
 import { Square } from "./pixels.js";
 
+/** @import { Drawable } from "./draw.js" */
 /** @import { Preprocess } from "./pixels.js" */
 
 /**
@@ -43,6 +46,22 @@ export async function decodeSquare(blob, preprocess) {
   }
 }
 
+/**
+ * Resize and crop what the browser can draw, such as a frame of the camera.
+ *
+ * Scaling by a canvas would be 8 to 15 ms faster at 1280 x 720, and gives other embeddings.
+ * @param {Drawable} picture
+ * @param {Preprocess} preprocess
+ * @returns {Uint8ClampedArray<ArrayBuffer>} (S, S, 3)
+ * @throws {InferenceError} `bad_image`: it has no pixels yet
+ */
+export function drawnSquare(picture, preprocess) {
+  if (Math.min(...sizeOf(picture)) === 0) {
+    throw new InferenceError("bad_image", "There is no picture yet.");
+  }
+  return resize(picture, preprocess, canvasReader(picture)).pixels;
+}
+
 /** @param {Blob} blob */
 async function decode(blob) {
   try {
@@ -69,12 +88,12 @@ async function decode(blob) {
  */
 
 /**
- * @param {ImageBitmap} bitmap
+ * @param {Drawable} picture
  * @param {Preprocess} preprocess
  * @param {Reader} read
  */
-function resize(bitmap, preprocess, read) {
-  const square = new Square(bitmap.width, bitmap.height, preprocess);
+function resize(picture, preprocess, read) {
+  const square = new Square(...sizeOf(picture), preprocess);
   const { firstColumn, endColumn, firstRow, endRow } = square;
   const wide = endColumn - firstColumn;
   const most = Math.max(1, Math.floor(STRIP / wide));
@@ -93,29 +112,30 @@ function isOpaque(rgba) {
   return true;
 }
 
-/** @param {{width: number, height: number}} size */
-function newCanvas({ width, height }) {
-  if ("OffscreenCanvas" in globalThis) return new OffscreenCanvas(width, height);
-  const canvas = document.createElement("canvas");
-  canvas.width = width;
-  canvas.height = height;
-  return canvas;
+function newCanvas() {
+  return "OffscreenCanvas" in globalThis
+    ? new OffscreenCanvas(1, 1)
+    : document.createElement("canvas");
 }
 
+/** @type {OffscreenCanvasRenderingContext2D | null} */
+let context = null;
+
 /**
- * @param {ImageBitmap} bitmap
+ * @param {Drawable} picture
  * @returns {Reader}
  */
-function canvasReader(bitmap) {
-  const canvas = newCanvas({ width: 1, height: 1 });
-  const context = /** @type {OffscreenCanvasRenderingContext2D} */ (
-    canvas.getContext("2d", { willReadFrequently: true })
+function canvasReader(picture) {
+  context ??= /** @type {OffscreenCanvasRenderingContext2D} */ (
+    newCanvas().getContext("2d", { willReadFrequently: true })
   );
+  const into = context;
   return (left, top, width, height) => {
-    canvas.width = width; // which clears it
-    canvas.height = height;
-    context.drawImage(bitmap, left, top, width, height, 0, 0, width, height);
-    return context.getImageData(0, 0, width, height).data;
+    if (into.canvas.width !== width) into.canvas.width = width;
+    if (into.canvas.height !== height) into.canvas.height = height;
+    into.globalCompositeOperation = "copy"; // nothing of an earlier picture stays
+    into.drawImage(picture, left, top, width, height, 0, 0, width, height);
+    return into.getImageData(0, 0, width, height).data;
   };
 }
 
@@ -125,9 +145,7 @@ function canvasReader(bitmap) {
  * @param {Preprocess} preprocess
  */
 function resizeByWebgl(bitmap, preprocess) {
-  const gl = /** @type {WebGLRenderingContext | null} */ (
-    newCanvas({ width: 1, height: 1 }).getContext("webgl")
-  );
+  const gl = /** @type {WebGLRenderingContext | null} */ (newCanvas().getContext("webgl"));
   if (gl === null) return null;
   try {
     gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, false);

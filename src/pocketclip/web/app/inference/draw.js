@@ -1,5 +1,4 @@
-// The central square of a frame, scaled by the browser: for live pictures. Pixels that meet an index
-// are resized by `pixels.js`.
+// The central square of a picture as the browser draws it, for graphs that resize it themselves.
 
 import { InferenceError } from "./errors.js";
 
@@ -21,15 +20,13 @@ export function centralSquare(width, height) {
 let context = null;
 
 /**
- * Return the central square of a picture as RGBA (side, side, 4).
+ * Return the central square of a picture as RGBA (side, side, 4), of at most 1024 pixels a side.
  * @param {Drawable} picture
- * @param {boolean} whole whether the model's graph resizes: then the side is the picture's
- * @param {number} size S: the side otherwise
  */
-export function drawSquare(picture, whole, size) {
+export function drawSquare(picture) {
   const { x, y, side } = centralSquare(...sizeOf(picture));
   if (side === 0) throw new InferenceError("bad_image", "There is no picture yet.");
-  const target = whole ? Math.min(side, MOST_SIDE) : size;
+  const target = Math.min(side, MOST_SIDE);
   const into = canvasOf(target);
   into.imageSmoothingEnabled = true;
   into.imageSmoothingQuality = "high";

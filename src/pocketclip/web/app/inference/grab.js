@@ -1,6 +1,6 @@
 // A picture in the form that the worker takes. What is handed in stays the caller's.
 
-import { decodeSquare } from "./decode.js";
+import { decodeSquare, drawnSquare } from "./decode.js";
 import { drawSquare, sizeOf } from "./draw.js";
 import { workersCanDraw } from "./device.js";
 import { InferenceError } from "./errors.js";
@@ -36,7 +36,7 @@ export async function grab(source, { preprocess, photo, exact }) {
     return { picture: { frame }, transfer: [frame] };
   }
   try {
-    const pixels = drawSquare(frame, photo, preprocess.size);
+    const pixels = photo ? drawSquare(frame) : drawnSquare(frame, preprocess);
     return { picture: { pixels }, transfer: [pixels.buffer] };
   } finally {
     if (!(frame instanceof HTMLElement)) frame.close();

@@ -1,6 +1,6 @@
 // The worker that runs an image tower: one session for its life. Ending it gives the memory back.
 
-import { decodeSquare } from "./decode.js";
+import { decodeSquare, drawnSquare } from "./decode.js";
 import { drawSquare } from "./draw.js";
 import { startSession } from "./ort_session.js";
 import { toTensor } from "./pixels.js";
@@ -87,7 +87,7 @@ async function square({ frame, file, pixels, exact = false }, photo, preprocess)
   if (file !== undefined) return decodeSquare(file, preprocess);
   if (frame === undefined) throw new Error("there is no picture");
   try {
-    return { pixels: drawSquare(frame, photo, preprocess.size), exact };
+    return { pixels: photo ? drawSquare(frame) : drawnSquare(frame, preprocess), exact };
   } finally {
     frame.close();
   }
