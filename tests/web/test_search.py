@@ -34,6 +34,7 @@ def library(folder, encoder):
     for seed in range(10, 34):
         draw_photo(folder / "Pictures" / f"more/{seed}.jpg", seed)
     draw_photo(folder / "Pictures" / "copy of a.jpg", 0)
+    draw_photo(folder / "Pictures" / "larger.jpg", 10, size=(144, 108), quality=95)
     (folder / "Pictures" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no photograph")
     with make_library(folder, encoder) as opened:
         yield opened
@@ -208,6 +209,24 @@ def test_similar_photographs_and_pictures_of_one_s_own(searching, library, tmp_p
         expect(page.locator("#pictures li:not(.pending)")).to_have_count(count)
 
 
+def test_near_duplicates_are_one_photograph_that_opens(searching, library):
+    page = searching
+    ids = ids_of(library)
+    pair = {ids["larger.jpg"], ids["more/10.jpg"]}
+    search_for(page, "a circle")
+    [best] = pair & set(shown(page))
+    [other] = pair - {best}
+    expect(page.locator(f'.photo[data-id="{best}"] .badge')).to_have_text("+1")
+    page.locator(f'.photo[data-id="{best}"]').click()
+    expect(page.get_by_text("1 near duplicate")).to_be_visible()
+    page.locator("#details-similar button").click()
+    expect(page.locator("#details-place")).to_have_text("2 of 2")
+    name = {ids["larger.jpg"]: "larger.jpg", ids["more/10.jpg"]: "10.jpg"}[other]
+    expect(page.locator("#details-name")).to_have_text(name)
+    page.keyboard.press("Escape")
+    expect(page.locator(f'.photo[data-id="{best}"]')).to_be_focused()
+
+
 def test_filters(searching, library):
     page = searching
     page.get_by_role("button", name="Filters").click()
@@ -330,14 +349,17 @@ def test_duplicates(searching):
     expect(page.locator(".duplicate-group")).to_have_count(1)
     expect(page.locator(".duplicate-group")).to_contain_text("copy of a.jpg")
     expect(page.get_by_text("Nothing is deleted here.")).to_be_visible()
+    page.get_by_role("button", name=re.compile("Bursts")).click()
+    expect(page.get_by_text("None was found.")).to_be_visible()
     page.get_by_role("button", name=re.compile("Same shot")).click()
-    expect(page.locator("#panel-duplicates .empty")).to_be_visible()
+    expect(page.locator(".duplicate-group li").first).to_contain_text("best · 144 × 108")
     page.get_by_text("Thresholds").click()
     page.get_by_label("Same shot: cosine, at least").fill("0.5")
     with page.expect_response(lambda answer: answer.url.endswith("/duplicates")) as answer:
         page.get_by_role("button", name="Look again").first.click()
     assert answer.value.json()["limits"]["near_similarity"] == 0.5
     page.get_by_role("button", name=re.compile("Same file")).click()
+    expect(page.locator(".duplicate-group")).to_contain_text("copy of a.jpg")
     page.locator(".duplicate-group .photo").last.click()
     expect(page.locator("#details-place")).to_have_text("2 of 2")
     page.keyboard.press("Escape")

@@ -3,11 +3,11 @@
 import { siteUrl } from "../shared/config.js";
 import { byId, countOf, fill, formatBytes, h, printable } from "../shared/dom.js";
 import { messageOf } from "./client.js";
+import { PhotoList } from "./photo_list.js";
 import { shownName, shownOffset, shownTime, splitName } from "./photo_texts.js";
 
 /** @typedef {import("./photo_texts.js").PhotoFacts} PhotoFacts */
 /** @typedef {import("./photo_list.js").FactStore} FactStore */
-/** @typedef {import("./photo_list.js").PhotoList} PhotoList */
 
 /**
  * @typedef {object} PanelEvents
@@ -242,14 +242,26 @@ export class DetailsPanel {
       fill(byId("details-similar"));
       return;
     }
-    const items = similar.photos.map((one) => {
+    const group = new PhotoList(
+      [id, ...similar.photos.map((one) => one.id)],
+      new Map([
+        [id, this.list?.scores.get(id) ?? NaN],
+        ...similar.photos.map((one) => /** @type {[number, number]} */ ([one.id, one.score])),
+      ]),
+    );
+    const items = similar.photos.map((one, at) => {
       const name = printable(splitName(one).file);
       return h(
         "li",
         {},
         h(
-          "a",
-          { href: siteUrl(`photos/${one.id}`), target: "_blank", rel: "noopener", title: name },
+          "button",
+          {
+            type: "button",
+            class: "photo loaded",
+            title: name,
+            onclick: () => this.open(group, at + 1),
+          },
           h("img", { src: siteUrl(`thumbnails/${one.id}`), alt: name, loading: "lazy" }),
         ),
       );

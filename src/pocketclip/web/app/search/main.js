@@ -202,6 +202,7 @@ class SearchPage {
       if (isBrowsing(query)) {
         const body = { filters: filtersOf(query) };
         const { ids } = await callPatiently("POST", "browse", body, { signal, onWait });
+        this.facts.clear();
         this.list = new PhotoList(ids);
         this.followed = true;
         this.view.drawBrowse(query, ids.length, this.library);
@@ -231,12 +232,13 @@ class SearchPage {
   takeAnswer(answer) {
     const scores = new Map();
     const similar = new Map();
+    this.facts.clear(); // files may have moved, or be there again
     for (const hit of answer.hits) {
       scores.set(hit.id, hit.score);
       if (hit.similar_photos) {
         similar.set(hit.id, { photos: hit.similar, total: hit.similar_photos });
       }
-      if (this.facts.get(hit.id)?.other_files === undefined) this.facts.put(hit);
+      this.facts.put(hit);
     }
     this.list = new PhotoList([...scores.keys()], scores, similar);
     this.followed = answer.hits.length < TOP;
@@ -277,8 +279,9 @@ class SearchPage {
 
   /** The panel was closed by people: the step that opening it made is taken back. */
   closed() {
-    if (this.panel.list !== this.list || this.shown !== "photographs") return;
-    this.grid.setActive(this.panel.index, { focus: true, scroll: true });
+    if (this.shown !== "photographs") return;
+    const index = this.panel.list === this.list ? this.panel.index : this.grid.active;
+    this.grid.setActive(index, { focus: true, scroll: true });
     if (history.state?.isStep) {
       this.isClosing = true;
       history.back();

@@ -26,13 +26,12 @@
  */
 export function shownName(name) {
   const line = name.replace(/[\t\n\r]/g, (one) => ({ "\t": "\\t", "\n": "\\n" })[one] ?? "\\r");
-  return line.replace(
-    /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g,
-    (one) => {
-      const code = one.charCodeAt(0);
-      return code >= 0xdc80 && code <= 0xdcff ? `\\x${(code - 0xdc00).toString(16)}` : "\ufffd";
-    },
-  );
+  // Pairs of surrogates are one character, and stay.
+  return line.replace(/[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]/g, (one) => {
+    if (one.length === 2) return one;
+    const code = one.charCodeAt(0);
+    return code >= 0xdc80 && code <= 0xdcff ? `\\x${(code - 0xdc00).toString(16)}` : "\ufffd";
+  });
 }
 
 /**

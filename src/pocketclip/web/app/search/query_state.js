@@ -152,5 +152,5 @@ function key(query) {
  */
 export function doubtfulSign(query) {
   if (query.literal) return null;
-  return /(?<=\s)-[\p{L}_][\p{L}\p{N}_-]*/u.exec(query.text)?.[0] ?? null;
+  return /\s(-[\p{L}_][\p{L}\p{N}_-]*)/u.exec(query.text)?.[1] ?? null;
 }
