@@ -117,7 +117,7 @@ def test_a_first_visit_is_counted_without_the_text_tower(site):
     variant = entry_of(site.folder)["variants"][1]
     runtime = web_files().vendor_files["ort-wasm-simd-threaded.wasm.gz"]["download_bytes"]
     image = sum(file["download_bytes"] for file in variant["image"]["files"])
-    assert image + runtime < site.first_visit["wasm"] < image + runtime + 500_000
+    assert image + runtime < site.first_visit["wasm"] < image + runtime + 1_000_000
 
 
 def test_a_damaged_bundle_leaves_no_site(bundle, tmp_path):
@@ -170,6 +170,9 @@ def test_a_checkpoint_is_converted_to_int8_and_a_copy_for_webgpu(tmp_path, site)
     assert [(one["precision"], one["runtimes"]) for one in variants] == [
         ("int8", ["wasm"]), ("fp16", ["webgpu", "wasm"]),
     ]  # fmt: skip
+    assert list(folder.glob("vendor/*/ort.wasm.min.js"))
+    assert list(folder.glob("assets/*/app/camera/main.js"))
+    assert not list(folder.glob("assets/*/app/search"))
     (folder / "CNAME").write_text("photos.example.org")
     with pytest.raises(ExportError, match=r"holds other files \('CNAME'\)"):
         export_web(checkpoint, folder, precision="fp16")
@@ -231,6 +234,16 @@ def test_the_runtime_for_webgpu_is_added(plain):
         data = gzip.decompress(content) if file["encoding"] else content
         assert hashlib.sha256(data).hexdigest() == file["sha256"]
         assert file["download_bytes"] == len(content)
+
+
+def test_a_site_without_a_model_for_webgpu_has_no_runtime_for_it(plain):
+    site, dist = plain
+    less = with_webgpu(site, dist).without_server(webgpu=False)
+    assert not less.has_webgpu
+    assert less.vendor == site.vendor
+    assert not less.made
+    assert not any("webgpu" in name or "asyncify" in name for name in less.files)
+    assert with_webgpu(site, dist).without_server(webgpu=True).has_webgpu
 
 
 def test_another_runtime_for_webgpu_is_refused(plain, tmp_path):

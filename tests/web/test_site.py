@@ -74,6 +74,20 @@ def test_the_model_runs_from_plain_files(page, site, encoder):
     assert found["prompts"] > 14
 
 
+def test_the_camera_starts_after_one_question(page, site):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(site)))
+    page.goto(f"{site}/")
+    start = page.get_by_role("button", name="Start")
+    start.wait_for()
+    assert not any("model-files" in path and ".onnx" in path for path in asked)
+    start.click()
+    page.get_by_text("frames/s").wait_for()
+    page.get_by_text("stapler").first.wait_for()
+    assert any("image.onnx.data" in path for path in asked)
+    assert not any("text.onnx" in path or "tokenizer.json" in path for path in asked)
+
+
 @pytest.mark.parametrize("name", ["index", "camera", "classify"])
 def test_pages_need_no_server(page, site, name):
     page.goto(f"{site}/{name}.html")

@@ -36,6 +36,7 @@ from pocketclip.infer.web_models import (
     group_bundles,
     models_json,
     public_label_set,
+    runtimes,
     slug,
 )
 from pocketclip.label_set import LabelSet, read_label_set
@@ -193,7 +194,9 @@ def export_site(
     sets = [(name, read_label_set(path)) for name, path in (label_sets or {}).items()]
     for name, labels in sets:
         _check_label_set(name, labels, models)
-    pages = _check(Path(out), webgpu_runtime)
+    pages = _check(Path(out), webgpu_runtime).without_server(
+        webgpu=any("webgpu" in runtimes(bundle) for model in models for bundle in model.bundles)
+    )
     with write_whole_folder(out, own_files) as folder:
         entries = _write_models(folder, models, sets, report)
         report.stage("writing the pages")

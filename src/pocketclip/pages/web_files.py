@@ -61,6 +61,7 @@ NO_VENDOR = (
 )
 _WEBGPU = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs",
            "ort-wasm-simd-threaded.asyncify.wasm")  # fmt: skip
+_FOR_SERVERS = ("app/search/", "app/start/", "styles/search.css")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,6 +97,25 @@ class WebFiles:
         """
         found = self.made.get(path)
         return self.files[path].read_bytes() if found is None else found
+
+    def without_server(self, *, webgpu: bool) -> WebFiles:
+        """Return the files that a site without a server of ours needs.
+
+        Args:
+            webgpu: whether the runtime for WebGPU is among them, if it is here.
+        """
+        needless = tuple(self.assets + name for name in _FOR_SERVERS)
+        files = {name: path for name, path in self.files.items() if not name.startswith(needless)}
+        site = dataclasses.replace(self, files=files)
+        if self.vendor is None or webgpu or not self.has_webgpu:
+            return site
+        kept = {
+            path.name: path
+            for name, path in files.items()
+            if name.startswith(self.vendor) and path.name.removesuffix(".gz") not in _WEBGPU
+        }
+        plain = {name: path for name, path in files.items() if not name.startswith(self.vendor)}
+        return dataclasses.replace(site, files=plain)._with_vendor(kept, {})
 
     def page(self, name: str, *, server: bool) -> str:
         """Return the HTML of a page.
