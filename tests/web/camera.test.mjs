@@ -6,7 +6,8 @@ import test from "node:test";
 import { Announcer } from "../../src/pocketclip/web/app/camera/announcer.js";
 import { Figures } from "../../src/pocketclip/web/app/camera/figures.js";
 import { startProblem, problemOf } from "../../src/pocketclip/web/app/camera/problems.js";
-import { percent, rowsOf, spoken, tableOf } from "../../src/pocketclip/web/app/camera/rows.js";
+import { rowsOf, spoken, tableOf } from "../../src/pocketclip/web/app/camera/rows.js";
+import { percent } from "../../src/pocketclip/web/app/models/scored.js";
 
 test("rates are those of frames, and not of the encoder", () => {
   const figures = new Figures();

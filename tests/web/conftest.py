@@ -104,3 +104,22 @@ def vendor() -> Path:
     if site.vendor is None:
         pytest.skip("the package was built without npm: python hatch_build.py")
     return site.files[f"{site.vendor}ort.wasm.min.js"].parent
+
+
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.fixture(scope="session")
+def violations() -> Callable[[Any], list[Any]]:
+    """Finds what keeps people out of a page, by axe-core: rules, and what breaks them."""
+    if not AXE.exists():
+        pytest.skip("axe-core is not installed: npm ci")
+    script = AXE.read_text("utf-8")
+
+    def find(page: Any) -> list[Any]:
+        page.evaluate(script)
+        page.wait_for_timeout(250)  # colours may still be on their way
+        broken = page.evaluate("axe.run().then(found => found.violations)")
+        return [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in broken]
+
+    return find

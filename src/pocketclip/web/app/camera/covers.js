@@ -3,7 +3,7 @@
 import { cameraProblem } from "../shared/capabilities.js";
 
 /** @import { Stage, CoverButton } from "./stage.js" */
-/** @import { Starter } from "./starter.js" */
+/** @import { Starter } from "../models/starter.js" */
 /** @import { Problem } from "./problems.js" */
 
 /**

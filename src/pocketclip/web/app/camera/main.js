@@ -5,6 +5,8 @@ import { InferenceError } from "../inference/errors.js";
 import { listModels } from "../inference/models.js";
 import { Steady } from "../inference/zero_shot.js";
 import { askForTextTower } from "../models/consent.js";
+import { Namer } from "../models/namer.js";
+import { Starter, hideLoading, showLoading } from "../models/starter.js";
 import { writeCsv } from "../shared/csv.js";
 import { byId, fill, h } from "../shared/dom.js";
 import { saveFile } from "../shared/files.js";
@@ -13,7 +15,6 @@ import { load, save } from "../shared/storage.js";
 import { SeekSlider, ZoomSlider, listenToKeys, press, showDialog } from "./controls.js";
 import { drawCover } from "./covers.js";
 import { Figures } from "./figures.js";
-import { Namer } from "./namer.js";
 import { Picture } from "./picture.js";
 import { ResultsView } from "./results_view.js";
 import { tableOf } from "./rows.js";
@@ -24,7 +25,6 @@ import { PhotoSource } from "./sources/photo_file.js";
 import { ScreenSource } from "./sources/screen.js";
 import { VideoFileSource } from "./sources/video_file.js";
 import { Stage } from "./stage.js";
-import { Starter, hideLoading, showLoading } from "./starter.js";
 import { keepAwake } from "./wake_lock.js";
 
 /** @import { Wanted } from "./sources/camera.js" */

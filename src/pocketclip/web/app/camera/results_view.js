@@ -1,7 +1,8 @@
 // The list of results. Rows keep their element, so that they move instead of blinking.
 
 import { Announcer } from "./announcer.js";
-import { percent, rowsOf, spoken } from "./rows.js";
+import { percent } from "../models/scored.js";
+import { rowsOf, spoken } from "./rows.js";
 import { byId, countOf, fill, h, printable } from "../shared/dom.js";
 
 const SHOWN = 10; // rows, until people want all
@@ -31,7 +32,7 @@ export class ResultsView {
 
   /**
    * Show a result.
-   * @param {import("./rows.js").Scored} scored
+   * @param {import("../models/scored.js").Scored} scored
    * @param {{final?: boolean}} [options] final: no other one follows soon
    */
   show(scored, { final = false } = {}) {

@@ -1,16 +1,9 @@
 // The rows of the list of results: what is shown, in which order, and what is bold.
 
 import { emphasis } from "../inference/zero_shot.js";
+import { NONE } from "../models/scored.js";
 
-export const NONE = "None of these";
-
-/**
- * What a classifier says of one picture: see inference/zero_shot.js and labels/label_set.js.
- * @typedef {object} Scored
- * @property {{label: string, probability: number, cosine: number | null}[]} ranked
- * @property {boolean} none whether the picture is none of them
- * @property {number | null} [noneProbability] null or absent: a rule without one
- */
+/** @typedef {import("../models/scored.js").Scored} Scored */
 
 /**
  * @typedef {object} Row
@@ -82,14 +75,4 @@ export function tableOf(rows) {
     one.cosine === null ? "" : one.cosine.toFixed(6),
   ]);
   return [["label", "probability", "cosine"], ...values];
-}
-
-/**
- * Return a probability for people: never 0 % or 100 % of what is neither.
- * @param {number} probability
- */
-export function percent(probability) {
-  if (probability > 0 && probability < 0.005) return "<1 %";
-  if (probability < 1 && probability >= 0.995) return ">99 %";
-  return `${Math.round(100 * probability)} %`;
 }

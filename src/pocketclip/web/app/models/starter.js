@@ -4,12 +4,12 @@ import { VENDOR_MISSING } from "../inference/paths.js";
 import { isAbort } from "../shared/api.js";
 import { config } from "../shared/config.js";
 import { byId, fill, formatBytes, h } from "../shared/dom.js";
-import { accept, currentChoice, isAccepted, keepChoice } from "../models/choice.js";
-import { formOf, serverModel } from "../models/model_facts.js";
-import { licenceLinks, pickModel, startFacts } from "../models/model_picker.js";
-import { openImageEncoder } from "../models/open_model.js";
+import { accept, currentChoice, isAccepted, keepChoice } from "./choice.js";
+import { formOf, serverModel } from "./model_facts.js";
+import { licenceLinks, pickModel, startFacts } from "./model_picker.js";
+import { openImageEncoder } from "./open_model.js";
 
-/** @import { Choice } from "../models/choice.js" */
+/** @import { Choice } from "./choice.js" */
 /** @import { Model } from "../inference/models.js" */
 
 /**
@@ -22,7 +22,7 @@ import { openImageEncoder } from "../models/open_model.js";
 export class Starter {
   /** @type {ModelState} */ state = "none";
   /** @type {Choice | null} */ choice = null;
-  /** @type {import("../models/model_picker.js").StartFacts | null} */ facts = null;
+  /** @type {import("./model_picker.js").StartFacts | null} */ facts = null;
   /** @type {Encoder | null} */ #encoder = null;
   /** @type {AbortController | null} */ #work = null;
 

@@ -40,7 +40,7 @@ export class Namer {
   /** @type {Model | null} */ #model = null;
   /** @type {LabelChoice | null} */ #choice = null;
   /** @type {Promise<TextEncoder> | null} */ #texts = null;
-  /** @type {((embedding: Float32Array) => import("./rows.js").Scored) | null} */ #score = null;
+  /** @type {((embedding: Float32Array) => import("./scored.js").Scored) | null} */ #score = null;
   /** @type {AbortController | null} */ #work = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
 

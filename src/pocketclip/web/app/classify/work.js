@@ -1,0 +1,149 @@
+// Encodes the images of the table, one after another.
+
+import { ApiError } from "../shared/api.js";
+import { InferenceError } from "../inference/errors.js";
+
+/** @typedef {import("./results.js").Item} Item */
+
+/**
+ * @typedef {object} Encoder
+ * @property {(source: Blob, options: {exact: boolean}) => Promise<{embedding: Float32Array}>} encode
+ */
+
+/**
+ * @typedef {object} WorkHandlers
+ * @property {(item: Item) => void} onItem it is in another state
+ * @property {() => void} onIdle nothing is encoded now
+ * @property {(error: unknown) => void} onError the encoder is of no use
+ */
+
+const MOST_WAITS = 20; // for a server that has too much to do
+const LONGEST_WAIT = 30; // seconds
+
+export class Work {
+  /** @type {Encoder | null} */ #encoder = null;
+  #running = false;
+  /** Whether people have stopped it. */
+  stopped = false;
+
+  /**
+   * @param {readonly Item[]} items the table's own list
+   * @param {WorkHandlers} handlers
+   */
+  constructor(items, handlers) {
+    this.items = items;
+    this.handlers = handlers;
+  }
+
+  get running() {
+    return this.#running;
+  }
+
+  /**
+   * Go on with an encoder; what another one has encoded is encoded again.
+   * @param {Encoder | null} encoder
+   */
+  setEncoder(encoder) {
+    this.#encoder = encoder;
+    for (const item of this.items) {
+      if (item.state === "waiting") continue;
+      Object.assign(item, { state: "waiting", embedding: null, result: null, why: "" });
+      this.handlers.onItem(item);
+    }
+    void this.run();
+  }
+
+  stop() {
+    this.stopped = true;
+  }
+
+  goOn() {
+    this.stopped = false;
+    void this.run();
+  }
+
+  /** Encode what waits. */
+  async run() {
+    if (this.#running) return;
+    this.#running = true;
+    try {
+      for (;;) {
+        const item = this.items.find((one) => one.state === "waiting");
+        const encoder = this.#encoder;
+        if (item === undefined || encoder === null || this.stopped) break;
+        await this.#encode(item, encoder);
+      }
+    } finally {
+      this.#running = false;
+      this.handlers.onIdle();
+    }
+  }
+
+  /**
+   * @param {Item} item
+   * @param {Encoder} encoder
+   */
+  async #encode(item, encoder) {
+    this.#set(item, "encoding");
+    try {
+      const { embedding } = await patiently(() => encoder.encode(item.file, { exact: true }));
+      if (this.#encoder !== encoder) this.#set(item, "waiting");
+      else this.#set(item, "done", { embedding });
+    } catch (error) {
+      if (this.#encoder !== encoder) {
+        this.#set(item, "waiting");
+      } else if (isOfImage(error)) {
+        this.#set(item, "failed", { why: messageOf(error) });
+      } else {
+        this.#encoder = null;
+        this.#set(item, "waiting");
+        this.handlers.onError(error);
+      }
+    }
+  }
+
+  /**
+   * @param {Item} item
+   * @param {Item["state"]} state
+   * @param {Partial<Item>} [more]
+   */
+  #set(item, state, more = {}) {
+    Object.assign(item, { state, ...more });
+    this.handlers.onItem(item);
+  }
+}
+
+/**
+ * Do something again while the server says that it has too much to do.
+ * @template T
+ * @param {() => Promise<T>} action
+ * @returns {Promise<T>}
+ */
+async function patiently(action) {
+  for (let waits = 0; ; waits++) {
+    try {
+      return await action();
+    } catch (error) {
+      const busy = error instanceof ApiError && error.status === 429 && waits < MOST_WAITS;
+      if (!busy) throw error;
+      const seconds = Math.min(error.retryAfter ?? 1, LONGEST_WAIT);
+      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+    }
+  }
+}
+
+/**
+ * Return whether an error is of the image alone, so that the others go on.
+ * @param {unknown} error
+ */
+function isOfImage(error) {
+  if (error instanceof InferenceError) return error.code === "bad_image";
+  if (error instanceof ApiError) return [400, 413, 415, 422].includes(error.status);
+  return error instanceof DOMException; // the file is gone, or may not be read
+}
+
+/** @param {unknown} error */
+function messageOf(error) {
+  if (error instanceof DOMException) return "The file cannot be read any more: add it again.";
+  return error instanceof Error ? error.message : String(error);
+}
