@@ -132,10 +132,12 @@ def test_every_source_is_encoded_and_stays_the_callers(site, picture):
       const wide = [bitmap.width, frame.displayWidth];
       const bad = await tried(encoder.encode(new Blob(["no picture"])));
       const worse = await tried(encoder.encode(new Blob(["no picture"]), { exact: true }));
+      const all = Array.from({ length: 4 }, () => tried(encoder.encode(file)));
+      const waited = (await Promise.all(all)).map((one) => one.code ?? one.frame);
       frame.close();
       encoder.close();
       const closed = await tried(encoder.encode(file));
-      return { embeddings, wide, codes: [none, bad, worse, closed].map((one) => one.code),
+      return { waited, embeddings, wide, codes: [none, bad, worse, closed].map((one) => one.code),
                restarts: encoder.restarts };
     """, text)  # fmt: skip
     for name, embedding in found["embeddings"].items():
@@ -143,16 +145,8 @@ def test_every_source_is_encoded_and_stays_the_callers(site, picture):
         assert np.dot(embedding, expected) > (0.98 if name == "video" else 0.9999), name
     assert min(found["wide"]) > 0
     assert found["codes"] == ["bad_image", "bad_image", "bad_image", "closed"]
+    assert found["waited"] == [11, "superseded", "superseded", 12]  # the newest of those that wait
     assert found["restarts"] == 0
-
-
-def test_of_pictures_that_wait_the_newest_is_encoded(site, picture):
-    found = run(site, """
-      const encoder = await open();
-      const all = Array.from({ length: 4 }, () => tried(encoder.encode(fileOf(argument))));
-      return (await Promise.all(all)).map((one) => one.code ?? one.frame);
-    """, picture[0])  # fmt: skip
-    assert found == [1, "superseded", "superseded", 2]
 
 
 def test_files_are_verified_before_they_are_used(site, models):
@@ -218,22 +212,26 @@ def test_a_file_that_was_damaged_on_the_device_is_fetched_again(site, models):
     assert models.requests.count("image.onnx") in (2, 3)  # the third one was given up
 
 
-def test_a_full_device_keeps_files_in_memory_and_says_so(page, server, models, picture):
+def test_a_full_device_and_a_model_that_cannot_be_checked(page, server, models, picture):
     page.add_init_script("""
       Cache.prototype.put = async () => { throw new DOMException("full", "QuotaExceededError"); };
     """)
+    models.model["variants"][0]["check"] = None
     models.serve(page)
     page.goto(server.url)
     found = run(page, """
-      const first = await open();
-      first.close();
-      const encoder = await open();
+      const encoder = await open({ runtime: "webgpu" });
       const { embedding } = await encoder.encode(fileOf(argument));
-      return { notes: encoder.notes, embedding: [...embedding] };
+      for (const file of encoder.variant.image.files) await openFile(file);
+      return { ...facts(encoder), embedding: [...embedding] };
     """, picture[0])  # fmt: skip
     assert np.dot(found["embedding"], picture[1]) > 0.9999
-    assert [note for note in found["notes"] if "storage is full" in note]
-    assert models.requests.count("image.onnx.data") == 1
+    assert (found["check"], found["runtime"]) == (None, "wasm")
+    no_webgpu, not_checked, full = found["notes"]
+    assert no_webgpu.endswith("The model runs on the processor.")
+    assert "could not be checked" in not_checked
+    assert "storage is full" in full
+    assert models.requests.count("image.onnx.data") == 1  # it is in memory
 
 
 def test_an_origin_that_is_not_secure(page, running_server, models, picture):
@@ -279,50 +277,75 @@ def test_a_worker_that_fails_is_started_again(page, server, models, picture):
       await new Promise((resolve) => setTimeout(resolve));
       fail();
       const { embedding, frame } = await pending;
-      const after = { embedding: [...embedding], frame, ...facts(encoder) };
+      return { embedding: [...embedding], frame, ...facts(encoder) };
+    """, picture[0])  # fmt: skip
+    assert np.dot(found["embedding"], picture[1]) > 0.9999
+    assert (found["frame"], found["restarts"]) == (1, 1)
+    assert found["notes"] == ["The model was started again after an error: out of memory."]
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_again_and_again_is_given_up(page, server, models, picture):
+    page.add_init_script(_WATCHED_WORKERS)
+    models.serve(page)
+    page.goto(server.url)
+    found = run(page, """
+      const encoder = await open();
       window.onPost = ({ name, values }) => {
-        if (name === "encode" && !values.pixels) setTimeout(fail);
+        if (name !== "encode" || values.pixels) return;
+        setTimeout(() => window.workers.at(-1).dispatchEvent(
+          new ErrorEvent("error", { message: "out of memory", cancelable: true })));
       };
       const failed = await tried(encoder.encode(fileOf(argument)));
       const closed = await tried(encoder.encode(fileOf(argument)));
-      return { after, failed, closed: closed.code, workers: window.workers.length };
+      return { failed, closed: closed.code, workers: window.workers.length };
     """, picture[0])  # fmt: skip
-    after = found["after"]
-    assert np.dot(after["embedding"], picture[1]) > 0.9999
-    assert (after["frame"], after["restarts"]) == (1, 1)
-    assert after["notes"] == ["The model was started again after an error: out of memory."]
     assert found["failed"]["code"] == "failed"
     assert "stopped 4 times in a row (out of memory)" in found["failed"]["message"]
-    assert (found["closed"], found["workers"]) == ("closed", 5)
+    assert (found["closed"], found["workers"]) == ("closed", 4)
 
 
-def test_a_runtime_with_another_embedding_is_not_used(page, server, models, picture):
+_THREE_CORES = """
+  Object.defineProperty(navigator, "hardwareConcurrency", { get: () => 3 });
+  const spoil = (values) => (values.preprocess = { ...values.preprocess, mean: [2, 0, 0] });
+"""
+
+
+def test_a_runtime_with_another_embedding_is_not_used(page, server, models):
     page.add_init_script(
         _WATCHED_WORKERS
+        + _THREE_CORES
         + """
-      Object.defineProperty(navigator, "hardwareConcurrency", { get: () => 3 });
+      window.onPost = ({ name, values }) => {
+        if (name === "open" && values.threads > 1) spoil(values);
+      };
     """
     )
+    models.serve(page)
+    page.goto(server.url)
+    found = run(page, "return facts(await open());")
+    assert (found["threads"], found["check"]["passed"]) == (1, True)
+    (note,) = found["notes"]
+    assert "with 2 threads is not used" in note
+    assert "wrong (cosine" in note
+
+
+@pytest.mark.slow
+def test_threads_are_used_where_the_page_is_isolated(page, server, models, picture):
+    page.add_init_script(_WATCHED_WORKERS + _THREE_CORES)
     models.serve(page)
     page.goto(server.url)
     found = run(page, """
       const threaded = await open();
       const { embedding } = await threaded.encode(fileOf(argument));
-      const spoil = (values) => (values.preprocess = { ...values.preprocess, mean: [2, 0, 0] });
       window.onPost = ({ name, values }) => {
-        if (name === "open" && values.threads > 1) spoil(values);
-      };
-      const other = await open();
-      window.onPost = ({ name, values }) => {
-        if (name === "open") spoil(values);
+        if (name === "open") values.preprocess = { ...values.preprocess, mean: [2, 0, 0] };
       };
       const none = await tried(open());
-      return { threads: threaded.threads, embedding: [...embedding], other: facts(other), none };
+      return { ...facts(threaded), embedding: [...embedding], none };
     """, picture[0])  # fmt: skip
-    assert found["threads"] == 2
+    assert (found["threads"], found["check"]["passed"]) == (2, True)
     assert np.dot(found["embedding"], picture[1]) > 0.9999
-    assert (found["other"]["threads"], found["other"]["check"]["passed"]) == (1, True)
-    assert "with 2 threads is not used" in found["other"]["notes"][0]
     assert found["none"]["code"] == "check_failed"
     assert found["none"]["message"].startswith("The model cannot be used in this browser")
 
@@ -341,14 +364,6 @@ def test_a_package_without_the_runtime_says_what_is_missing(page, server, models
     found = run(page, "return tried(open());")
     assert found["code"] == "no_vendor"
     assert "npm" in found["message"]
-
-
-def test_a_model_without_a_stored_picture_runs_unchecked(site, models):
-    models.model["variants"][0]["check"] = None
-    found = run(site, "return facts(await open({ runtime: 'webgpu' }));")
-    assert (found["check"], found["runtime"]) == (None, "wasm")
-    assert found["notes"][0].endswith("The model runs on the processor.")
-    assert "could not be checked" in found["notes"][1]
 
 
 @pytest.fixture(scope="module")
