@@ -171,3 +171,48 @@ def test_a_damaged_text_tower_is_an_error_and_leaves_no_worker(page, run, site):
     found = run(site, PROMPTS, agree=True)
     assert found["code"] == "damaged"
     assert _has_no_worker(page)
+
+
+_LEAVE_OPEN = """async (texts) => {
+  const { assets } = JSON.parse(document.getElementById("config").textContent);
+  const load = (name) => import(new URL(`${assets}app/inference/${name}`, document.baseURI).href);
+  const { TextEncoder } = await load("text_encoder.js");
+  const [model] = await (await load("models.js")).listModels();
+  const encoder = await TextEncoder.open(model, { server: false });
+  const controller = new AbortController();
+  const onConsent = () => (setTimeout(() => controller.abort(), 10), new Promise(() => {}));
+  const left = encoder.encode(texts, { onConsent, signal: controller.signal });
+  const next = encoder.encode(["another text"], { onConsent: async () => false });
+  return (await Promise.allSettled([left, next])).map(({ reason }) => reason.name);
+}"""
+
+
+def test_a_question_that_nobody_needs_an_answer_to_holds_nobody_up(page, site, offering_server):
+    site.serve(page)
+    page.goto(f"{offering_server.url}/")
+    assert page.evaluate(_LEAVE_OPEN, PROMPTS) == ["AbortError", "ConsentRefused"]
+
+
+_KEEP = """async (count) => {
+  const { assets } = JSON.parse(document.getElementById("config").textContent);
+  const url = new URL(`${assets}app/inference/text_cache.js`, document.baseURI);
+  const { remember, recall, forgetTexts } = await import(url.href);
+  const row = Float32Array.of(0.6, 0.8);
+  const known = async (text) => (await recall("a space", [text])).has(text);
+  if (count === 0) {
+    const found = [await known("first"), await known("last"), (await recall("b", ["last"])).size];
+    await forgetTexts();
+    return [...found, await known("last")];
+  }
+  await remember("a space", new Map([["first", row]]));
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  const many = Array.from({ length: count }, (_, i) => [`text ${i}`, row]);
+  await remember("a space", new Map([...many, ["last", row]]));
+}"""
+
+
+def test_the_device_keeps_the_newest_texts(page, offering_server):
+    page.goto(f"{offering_server.url}/")
+    page.evaluate(_KEEP, 3999)  # and two more: one is too many
+    page.reload()  # which empties the memory
+    assert page.evaluate(_KEEP, 0) == [False, True, 0, False]

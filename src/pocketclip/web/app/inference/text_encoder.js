@@ -9,7 +9,7 @@
 // agreed to its size. It runs in a worker, which is ended when it has nothing to do.
 
 import { ApiError, call, isAbort } from "../shared/api.js";
-import { InferenceError, reasonOf } from "./errors.js";
+import { aborted, InferenceError, reasonOf } from "./errors.js";
 import { recall, remember } from "./text_cache.js";
 import { askServer, readPresets } from "./text_sources.js";
 import { openTokens, TextTower, textTowerBytes } from "./text_tower.js";
@@ -222,8 +222,7 @@ export class TextEncoder {
       const bytes = await textTowerBytes(this.model).catch((error) => {
         throw refusal ?? error;
       });
-      const agreed = bytes === 0 || ((await onConsent?.(bytes)) ?? false);
-      signal?.throwIfAborted();
+      const agreed = bytes === 0 || (await answerOf(onConsent?.(bytes) ?? false, signal));
       if (!agreed) throw new ConsentRefused(texts.length);
     }
     clearTimeout(this.#idle);
@@ -279,6 +278,19 @@ export class TextEncoder {
       return long.filter((text) => text.trim().split(/\s+/).length > room);
     }
   }
+}
+
+/**
+ * Wait for people's answer, or until nobody needs it any more.
+ * @param {Promise<boolean> | boolean} answer
+ * @param {AbortSignal | undefined} signal
+ * @returns {Promise<boolean>}
+ */
+function answerOf(answer, signal) {
+  return new Promise((resolve, reject) => {
+    signal?.addEventListener("abort", () => reject(aborted()), { once: true });
+    Promise.resolve(answer).then(resolve, reject);
+  });
 }
 
 /** @param {unknown} error */
