@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pocketclip import Encoder, checkpoint
+from pocketclip.pages.web_files import web_files
 from tests.bundles import model as small
 from tests.cli.inside import run
 from tests.cli.test_cli import ENVIRONMENT, PHOTOS
@@ -75,6 +76,27 @@ def test_a_model_is_exported_verified_and_compared(model, table, tmp_path):
     assert found["accuracy"]["top1"] == found["accuracy"]["model_top1"]
     done = run("classify", PHOTO, "--labels", "a cat,a dog", "--model", out, "--json")
     assert json.loads(done.stdout)["space_id"] == facts["space_id"]
+
+
+def test_a_site_is_written_without_torch(model, tmp_path):
+    if web_files().vendor is None:
+        pytest.skip("the package was built without npm: python hatch_build.py")
+    site = tmp_path / "site"
+    done = without_torch("export", model, "--format", "web", "--precision", "fp16", "--out", site)
+    assert done.returncode == 0, done.stderr
+    assert "first visit, on the processor" in done.stdout
+    assert (site / "index.html").exists()
+
+
+def test_options_of_another_format_are_refused(exported, tmp_path):
+    for options, message in (
+        (["--format", "web", "--normalize"], "web has no option --normalize"),
+        (["--with", exported()], "onnx has no option --with: it is for --format web"),
+    ):
+        done = run("export", exported(), "--out", tmp_path / "out", *options)
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("backend", ["auto", "onnxruntime", "openvino"])

@@ -31,7 +31,7 @@ def export_web(
         forms = ", ".join(bundle.precision for bundle in one.bundles)
         say(f"  {one.bundles[0].config.name}: {forms}; licence of the weights: {one.license}")
     for runtime, size in site.first_visit.items():
-        say(f"  first visit, {_RUNTIMES[runtime]}: at most {size / 1e6:.1f} MB")
+        say(f"  first visit, {_RUNTIMES[runtime]}: {size / 1e6:.1f} MB")
     say(f"  try it: python -m http.server --directory {site.folder}")
 
 

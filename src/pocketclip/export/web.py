@@ -31,6 +31,7 @@ from pocketclip.infer.bundle import Bundle, read
 from pocketclip.infer.encoder import Encoder
 from pocketclip.infer.license import license_of_source, require_accepted
 from pocketclip.infer.web_models import (
+    FOLDER,
     SiteFile,
     WebModel,
     group_bundles,
@@ -57,7 +58,8 @@ WEBGPU_PRECISIONS = ("fp16", "fp32")
 _DOING = "handing them on with a web page"
 _LEVEL = 9  # of compression
 _CHUNK = 1 << 20
-_DIGITS = 12
+_DIGITS = 12  # of a hash, in addresses
+_HEADER = 256  # bytes of an answer's header, about
 
 Reporter = ProgressReporter | Callable[[str], None] | None
 
@@ -71,8 +73,9 @@ class Site:
     bytes: int
     """Of all files."""
     first_visit: Mapping[str, int]
-    """What a first visit of the camera page downloads at most, in bytes, by runtime: pages, the
-    runtime, and of the first model the smallest image tower."""
+    """What a first visit of the camera page downloads, in bytes, by runtime: all pages and modules,
+    which are kept for a visit without a network, the runtime, and of the first model the smallest
+    image tower."""
 
     def facts(self) -> dict[str, Any]:
         """Return what it is, for JSON."""
@@ -148,8 +151,8 @@ def export_web(
         bundles: list[str | os.PathLike[str]] = [model.path] if model.path and is_bundle else []
         for one in wanted:
             pulled = pull(
-                model.text, model_name=model_name, precision=one, out=folder / one,
-                calibration=calibration if one == "int8" else (), revision=revision,
+                model.path or model.text, model_name=model_name, precision=one, out=folder / one,
+                calibration=calibration if one == "int8" else (), revision=model.revision,
                 offline=offline, reporter=report,
             )  # fmt: skip
             bundles.append(pulled.folder)
@@ -356,29 +359,26 @@ def _new(path: Path) -> Path:
 
 
 def _first_visit(folder: Path, pages: WebFiles, model: Mapping[str, Any]) -> dict[str, int]:
-    def size(name: str) -> int:
-        return (folder / name).stat().st_size
-
-    always = (
-        size("index.html")
-        + size("models.json")
-        + sum(size(path) for path in pages.files if path.startswith(pages.assets))
-    )
+    """Return `Site.first_visit`; the service worker fetches everything but models and runtimes."""
+    kept = [
+        name for name in files_in(folder)
+        if not name.endswith(".gz") and not name.startswith(FOLDER) and name != MARKER
+    ]  # fmt: skip
+    always = sum((folder / name).stat().st_size + _HEADER for name in [*kept, "index.html"])
     always += model["presets"]["download_bytes"]
     found = {}
-    for runtime, marks in (("wasm", ("ort.wasm.", "threaded.mjs", "threaded.wasm")),
-                           ("webgpu", ("ort.webgpu.", "asyncify"))):  # fmt: skip
+    for runtime, mark in (("wasm", "threaded.wasm"), ("webgpu", "asyncify.wasm")):
         towers = [
             sum(file["download_bytes"] for file in variant["image"]["files"])
             + (variant["check"]["pixels"]["download_bytes"] if variant["check"] else 0)
             for variant in model["variants"]
             if runtime in variant["runtimes"]
         ]
-        scripts = [
+        engines = [
             int(about["download_bytes"])
             for name, about in pages.vendor_files.items()
-            if any(mark in name for mark in marks)
+            if mark in name
         ]
-        if towers and scripts:
-            found[runtime] = always + sum(scripts) + min(towers)
+        if towers and engines:
+            found[runtime] = always + sum(engines) + min(towers)
     return found
