@@ -340,6 +340,9 @@ def test_what_another_process_indexes_is_seen_live(searching, library):
         page.get_by_text("1 file could not be read").click()
         expect(page.locator("#unreadable-list")).to_contain_text("Pictures/broken.jpg")
         expect(page.locator("#unreadable-list")).to_contain_text("cannot be decoded")
+        page.keyboard.press("Escape")
+        expect(page.locator("#index-text")).to_be_hidden()
+        page.locator("#status-toggle").click()
     expect(page.locator("#index-text")).to_contain_text("Last indexed")
 
 

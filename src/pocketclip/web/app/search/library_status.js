@@ -26,7 +26,17 @@ export class LibraryStatus {
     this.timer = undefined;
     this.failures = 0;
     this.asking = false;
-    byId("status-details").addEventListener("toggle", () => void this.loadUnreadable());
+    const details = /** @type {HTMLDetailsElement} */ (byId("status-details"));
+    details.addEventListener("toggle", () => void this.loadUnreadable());
+    document.addEventListener("click", (event) => {
+      if (!details.contains(/** @type {Node} */ (event.target))) details.open = false;
+    });
+    details.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !details.open) return;
+      event.stopPropagation();
+      details.open = false;
+      byId("status-toggle").focus();
+    });
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) void this.ask();
     });
