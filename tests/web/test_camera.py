@@ -72,7 +72,7 @@ def camera(open_page: Callable[..., Any], server: Any, film: Path) -> Callable[.
         page.requests = []
         page.on("request", lambda request: page.requests.append(request.url))
         page.goto(f"{origin}/camera.html")
-        page.locator("#cover h2").wait_for()
+        page.locator("#cover button").first.wait_for()
         return page
 
     return open_camera
@@ -325,6 +325,7 @@ def test_a_model_is_chosen_by_size_and_licence(camera):
     assert dialog.get_by_text("On this device.").count() == 0
 
 
+@pytest.mark.slow
 def test_a_download_can_be_given_up(camera):
     page = camera()
     page.route("**/model-files/**", lambda _: None)  # never answered
@@ -362,6 +363,7 @@ def test_without_npm_the_page_says_so_and_uses_the_server(camera):
     top(page, "blue heart")
 
 
+@pytest.mark.slow
 def test_a_video_is_named_as_it_plays(camera):
     page = camera()
     start(page)
@@ -399,6 +401,7 @@ def test_labels_that_need_the_text_tower_ask_first(camera):
     assert not [url for url in page.requests if url.endswith("/v1/embeddings")]
 
 
+@pytest.mark.slow
 def test_a_label_set_gives_probabilities_only(camera, offering_server):
     kept = {"list": None, "base": None, "set": "fruit"}
     script = f"localStorage['pocketclip.labels.current.camera'] = {json.dumps(json.dumps(kept))};"

@@ -11,6 +11,7 @@ import { cameraProblem } from "../shared/capabilities.js";
  * @property {() => void} start the model, if it does not run, and the camera
  * @property {() => void} goOn after a pause
  * @property {() => void} retry
+ * @property {() => void} menu choose what is looked at
  * @property {() => void} photo choose a file
  * @property {() => void} snapshot take a photograph with the device's own camera
  */
@@ -25,8 +26,9 @@ import { cameraProblem } from "../shared/capabilities.js";
 export function drawCover(stage, starter, problem, actions) {
   const { state, source } = stage.picture;
   if (state === "starting") {
+    if (source !== null && source.kind !== "camera") return stage.hideCover();
     const text = "The browser may ask whether it is allowed.";
-    stage.showCover({ title: "Starting", text, busy: true });
+    stage.showCover({ title: "Starting", text, busy: true, buttons: photoButtons(actions, false) });
   } else if (state === "paused" && source?.kind === "camera") {
     const buttons = [{ text: "Continue", run: actions.goOn, primary: true }];
     stage.showCover({ title: "Paused", text: "The camera is off.", buttons });
@@ -69,7 +71,7 @@ function drawStart(stage, starter, actions) {
   const label = asks !== null && bytes > 0 ? asks.label : "Start the camera";
   const buttons = [
     { text: label, run: actions.start, primary: true },
-    ...photoButtons(actions, false),
+    { text: "Photograph, video or screen", run: actions.menu },
   ];
   const more = asks?.details ?? null;
   stage.showCover({ title: "Name what the camera sees", text, buttons, more });
@@ -82,8 +84,7 @@ function drawStart(stage, starter, actions) {
  */
 function photoButtons({ photo, snapshot }, first) {
   const choose = { text: "Choose a photograph", run: photo };
-  if (!first) return [choose];
   // On desktops `capture` is ignored, and both open the same dialog.
-  if (!matchMedia("(pointer: coarse)").matches) return [{ ...choose, primary: true }];
-  return [{ text: "Take a photograph", run: snapshot, primary: true }, choose];
+  if (!matchMedia("(pointer: coarse)").matches) return [{ ...choose, primary: first }];
+  return [{ text: "Take a photograph", run: snapshot, primary: first }, choose];
 }

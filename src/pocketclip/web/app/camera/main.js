@@ -152,6 +152,7 @@ function drawPicture() {
     },
     goOn: () => void picture.togglePause(),
     retry: () => void picture.retry(),
+    menu: () => byId("source-button").click(),
     photo: () => menu.pick("photo"),
     snapshot: () => menu.pick("snapshot"),
   });

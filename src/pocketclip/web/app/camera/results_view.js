@@ -137,7 +137,7 @@ function update(element, { bold, cosine, level, probability }) {
   element.style.setProperty("--level", String(level));
   const [fillOf, , cosineOf, probabilityOf] = /** @type {HTMLElement[]} */ ([...element.children]);
   fillOf?.style.setProperty("--share", String(probability ?? 0));
-  setText(cosineOf, cosine === null ? "" : cosine.toFixed(2));
+  setText(cosineOf, cosine === null ? "" : cosine.toFixed(2).replace(/^-(?=0\.00$)/, ""));
   setText(probabilityOf, probability === null ? "" : percent(probability));
 }
 
