@@ -6,6 +6,7 @@ import { gzipSync } from "node:zlib";
 import { DamagedError, readWhole } from "../../src/pocketclip/web/app/inference/read_whole.js";
 import { Sha256, sha256 } from "../../src/pocketclip/web/app/inference/sha256.js";
 import { cosine, percentile, Recent } from "../../src/pocketclip/web/app/inference/stats.js";
+import { WorkerCalls, WorkerFailure } from "../../src/pocketclip/web/app/inference/worker_calls.js";
 
 /** @param {Uint8Array} bytes */
 const expected = (bytes) => createHash("sha256").update(bytes).digest("hex");
@@ -95,4 +96,51 @@ test("figures over the newest values", () => {
   assert.equal(percentile([1, 2, 3, 4, 5], 95), 4.8);
   assert.equal(cosine([1, 0], [2, 0]), 1);
   assert.ok(Number.isNaN(cosine([1], [1, 2])));
+});
+
+class FakeWorker extends EventTarget {
+  ended = false;
+  postMessage() {}
+  terminate() {
+    this.ended = true;
+  }
+
+  /** @param {unknown} data */
+  answer(data) {
+    this.dispatchEvent(Object.assign(new Event("message"), { data }));
+  }
+}
+
+/** @param {import("node:test").TestContext} context */
+function fakeCalls(context) {
+  context.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  const before = globalThis.Worker;
+  globalThis.Worker = /** @type {any} */ (FakeWorker);
+  context.after(() => (globalThis.Worker = before));
+  const calls = new WorkerCalls(new URL("file:///worker.js"));
+  return { calls, worker: /** @type {FakeWorker} */ (/** @type {unknown} */ (calls.worker)) };
+}
+
+test("a worker that does not answer is ended, and all its calls fail", async (context) => {
+  const { calls, worker } = fakeCalls(context);
+  const first = calls.call("a", {}, { seconds: 10 });
+  const second = calls.call("b", {}, { seconds: 30 });
+  worker.answer({ id: 0, value: 5 });
+  assert.equal(await first, 5);
+  context.mock.timers.tick(29_999);
+  assert.equal(worker.ended, false);
+  context.mock.timers.tick(1);
+  assert.equal(worker.ended, true);
+  await assert.rejects(second, WorkerFailure);
+  await assert.rejects(calls.call("c", {}, { seconds: 1 }), /did not answer for 30 seconds/);
+});
+
+test("a worker that was stopped with its page gets its time again", async (context) => {
+  const { calls, worker } = fakeCalls(context);
+  const call = calls.call("a", {}, { seconds: 10 });
+  context.mock.timers.setTime(3_600_000); // the phone is unlocked, and its timers go on
+  context.mock.timers.tick(10_000);
+  worker.answer({ id: 0, error: "no picture", code: "bad_image" });
+  await assert.rejects(call, { name: "InferenceError", code: "bad_image" });
+  assert.equal(worker.ended, false);
 });

@@ -6,6 +6,8 @@ import { InferenceError } from "./errors.js";
 
 /** @import { InferenceErrorCode } from "./errors.js" */
 
+const STOPPED = 5000; // milliseconds: a timer that is later than this was stopped
+
 /** A worker that has ended, or does not answer: it must be started again. */
 export class WorkerFailure extends Error {}
 
@@ -42,13 +44,11 @@ export class WorkerCalls {
       if (this.failure !== null) throw this.failure;
       const id = this.next++;
       this.worker.postMessage({ id, name, values }, transfer);
-      const timer = setTimeout(
-        () => this.fail(`it did not answer for ${seconds} seconds`),
-        1000 * seconds,
-      );
+      const late = () => this.fail(`it did not answer for ${seconds} seconds`);
+      const stop = after(1000 * seconds, late);
       this.pending.set(id, {
-        resolve: (value) => (clearTimeout(timer), resolve(value)),
-        reject: (error) => (clearTimeout(timer), reject(error)),
+        resolve: (value) => (stop(), resolve(value)),
+        reject: (error) => (stop(), reject(error)),
       });
     });
   }
@@ -72,6 +72,25 @@ export class WorkerCalls {
     for (const { reject } of this.pending.values()) reject(this.failure);
     this.pending.clear();
   }
+}
+
+/**
+ * Call a function after a time in which the page ran: a phone that was locked stops timers and
+ * workers alike.
+ * @param {number} milliseconds
+ * @param {() => void} work
+ * @returns {() => void} call it to prevent that
+ */
+function after(milliseconds, work) {
+  let due = 0;
+  /** @type {ReturnType<typeof setTimeout>} */
+  let timer;
+  const begin = () => {
+    due = Date.now() + milliseconds;
+    timer = setTimeout(() => (Date.now() - due > STOPPED ? begin() : work()), milliseconds);
+  };
+  begin();
+  return () => clearTimeout(timer);
 }
 
 /**
