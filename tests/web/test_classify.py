@@ -110,8 +110,26 @@ def test_images_are_classified_in_the_page_as_by_python(page, server, images):
     expect(page.locator("#images .best")).to_have_count(3)
 
 
+def fail_once(page, at: int) -> list[str]:
+    """Leave the request with the picture number `at` without an answer; return the requests."""
+    sent: list[str] = []
+
+    def answer(route) -> None:
+        if '"modality":"image"' in (route.request.post_data or ""):
+            sent.append(route.request.url)
+            if len(sent) == at:
+                page.expected.append("ERR_FAILED")
+                route.abort()
+                return
+        route.continue_()
+
+    page.route("**/v1/embeddings", answer)
+    return sent
+
+
 def test_the_server_classifies_where_people_choose_it(page, offering_server, images):
     open_classify(page, offering_server, LABELS)
+    sent = fail_once(page, at=3)
     page.get_by_role("button", name="Choose a model").click()
     page.get_by_role("radio", name="on this server").check()
     page.get_by_role("button", name="Use it").click()
@@ -121,8 +139,11 @@ def test_the_server_classifies_where_people_choose_it(page, offering_server, ima
     (folder / ".hidden.jpg").write_bytes(b"")
     (folder / "notes.txt").write_text("no image")
     page.locator("#folder-input").set_input_files(str(folder))
+    # The server does not answer once: what is there stays, and the rest follows.
+    page.get_by_role("button", name="Try again").click()
     wait_until_done(page, "3 images done. 1 image could not be read.")
     expect(page.locator("#told")).to_have_text("1 file left out: no images.")
+    assert len(sent) == 5
     encoder = offering_server.services.engine.encoder
     best = {
         f"in/{path.name}": next(iter(row))

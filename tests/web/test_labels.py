@@ -189,7 +189,9 @@ def test_a_link_and_a_token_come_together(page, running_server):
     assert "#" not in page.url
 
 
-def test_a_label_set_is_used_and_kept(editor):
+def test_a_label_set_is_used_and_kept_and_refused_with_another_model(
+    editor, offering_server, tmp_path
+):
     page = editor
     choose(page, "fruit")
     about = page.locator(".labels-set")
@@ -198,6 +200,14 @@ def test_a_label_set_is_used_and_kept(editor):
     expect(page.get_by_label("Add a label")).to_be_hidden()
     page.reload()
     expect(about).to_contain_text("apple, kiwi, fig")
+    choose(page, "Desk items")
+    expect(page.locator(".model-line")).to_contain_text("Pictures")  # the model is known
+    fruit = offering_server.services.label_sets["fruit"]
+    raw = {**fruit.as_json(), "space_id": "space-of-another"}
+    (tmp_path / "other.json").write_text(json.dumps(raw))
+    page.locator("input[type=file]").first.set_input_files([str(tmp_path / "other.json")])
+    expect(page.locator(".labels-message")).to_contain_text("“other” was fitted")
+    expect_label(page, 0, "pen")
 
 
 def test_a_full_device_is_told_of_and_nothing_is_lost_before_the_page_is_closed(

@@ -44,7 +44,7 @@ const starter = new Starter(info, {
   },
   onEncoder: (encoder) => {
     if (encoder !== null) namer.setModel(encoder.model);
-    page.setEncoder(encoder);
+    page.setEncoder(encoder, encoder === null ? "" : embeddingFormOf(encoder));
   },
 });
 const editor = await mountEditor(byId("labels"), {
@@ -54,6 +54,15 @@ const editor = await mountEditor(byId("labels"), {
     namer.setChoice(choice);
   },
 });
+
+/**
+ * Return what tells embeddings of one form of a model from those of another.
+ * @param {import("../models/starter.js").Encoder} encoder
+ */
+function embeddingFormOf(encoder) {
+  const variant = encoder.runtime === "server" ? "" : encoder.variant.variant;
+  return JSON.stringify([encoder.model.space_id, encoder.runtime, variant]);
+}
 
 /** Ask for the start of the model. */
 function drawModelCard() {

@@ -124,13 +124,15 @@ export class Page {
   }
 
   /**
-   * Encode with another model; what was removed is of the earlier one.
+   * Go on with an encoder; see `Work.setEncoder`.
    * @param {import("./work.js").Encoder | null} encoder
+   * @param {string} form
    */
-  setEncoder(encoder) {
-    if (this.#cleared.length > 0) this.tell("");
-    this.#forgetCleared();
-    this.work.setEncoder(encoder);
+  setEncoder(encoder, form) {
+    const isOther = this.work.setEncoder(encoder, form);
+    if (!isOther || this.#cleared.length === 0) return;
+    this.#forgetCleared(); // what was removed is of the earlier model
+    this.tell("");
   }
 
   #forgetCleared() {

@@ -22,6 +22,7 @@ const LONGEST_WAIT = 30; // seconds
 
 export class Work {
   /** @type {Encoder | null} */ #encoder = null;
+  #form = "";
   #running = false;
   /** Whether people have stopped it. */
   stopped = false;
@@ -40,17 +41,25 @@ export class Work {
   }
 
   /**
-   * Go on with an encoder; what another one has encoded is encoded again.
-   * @param {Encoder | null} encoder
+   * Go on with an encoder; what another model has encoded is encoded again.
+   * @param {Encoder | null} encoder null: wait for one
+   * @param {string} form of the model: embeddings of another form are not mixed with its own
+   * @returns {boolean} whether earlier embeddings are of no more use
    */
-  setEncoder(encoder) {
+  setEncoder(encoder, form) {
     this.#encoder = encoder;
-    for (const item of this.items) {
-      if (item.state === "waiting") continue;
-      Object.assign(item, { state: "waiting", embedding: null, result: null, why: "" });
-      this.handlers.onItem(item);
+    if (encoder === null) return false;
+    const isOther = form !== this.#form;
+    this.#form = form;
+    if (isOther) {
+      for (const item of this.items) {
+        if (item.state === "waiting") continue;
+        Object.assign(item, { state: "waiting", embedding: null, result: null, why: "" });
+        this.handlers.onItem(item);
+      }
     }
     void this.run();
+    return isOther;
   }
 
   stop() {

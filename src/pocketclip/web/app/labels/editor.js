@@ -86,6 +86,8 @@ export class Editor {
     /** @type {OfferedSet[]} */
     this.ofServer = [];
     this.sets = this.ofServer;
+    /** @type {string | null} that was used last, and is not offered yet */
+    this.wantedSet = null;
     /** @type {SpaceOf | null} */
     this.model = null;
     this.ended = new AbortController();
@@ -127,6 +129,7 @@ export class Editor {
     if (last?.list) this.state = { list: last.list, base: last.base, set: null };
     this.sets = this.ofServer = await serverSets();
     const set = this.sets.find((one) => one.name === last?.set);
+    if (set === undefined) this.wantedSet = last?.set ?? null;
     this.render();
     if (set !== undefined) await this.useOffered(set);
     if (this.state.set === null) this.options.onChange(this.choice);
@@ -179,6 +182,8 @@ export class Editor {
     const ofSite = siteSets(model?.label_sets ?? []);
     const names = new Set(ofSite.map((one) => one.name));
     this.sets = [...this.ofServer.filter((one) => !names.has(one.name)), ...ofSite];
+    const wanted = this.sets.find((one) => one.name === this.wantedSet);
+    if (wanted !== undefined) void this.useOffered(wanted);
     const { set } = this.state;
     if (set !== null && model !== null) {
       try {
@@ -212,6 +217,7 @@ export class Editor {
   change(state, message, { undo = true } = {}) {
     const before = this.state;
     this.state = state;
+    this.wantedSet = null;
     const { list, base, set } = state;
     const kept = keepCurrent(this.options.page, { list, base, set: set?.name ?? null });
     const more = kept ? "" : " This browser keeps it until the page is closed only.";
