@@ -38,14 +38,14 @@ _FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Any]:
-    """Drives browsers."""
+    """Drives browsers; its event loop would be in the way of other modules' `asyncio.run`."""
     with sync_api.sync_playwright() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def launch(playwright: Any) -> Iterator[Callable[..., Any]]:
     """Starts a browser with more flags: `launch("--use-file-for-fake-video-capture=a.mjpeg")`."""
     if CHROMIUM is None:
