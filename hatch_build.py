@@ -136,12 +136,7 @@ def _copy(packages: Path, target: Path, made_of: str, wanted: tuple[str, ...]) -
                 (temporary / stored_name(one)).unlink()
         for one in _LICENSES:
             shutil.copyfile(packages / one, temporary / f"LICENSE.{Path(one).parent.name}")
-        versions = {
-            Path(one).name: json.loads((packages / one / "package.json").read_text("utf-8"))[
-                "version"
-            ]
-            for one in (_ORT, _TOKENIZERS)
-        }
+        versions = {Path(one).name: _version(packages / one) for one in (_ORT, _TOKENIZERS)}
         about = {"made_of": made_of, "packages": versions, "files": files}
         (temporary / "vendor.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
         temporary.chmod(0o755)

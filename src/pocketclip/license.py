@@ -105,7 +105,12 @@ def read_text(path: Path) -> str | None:
     except OSError:
         return None
     text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\0", "")
-    return text if text.strip() and len(text.encode()) <= MAX_BYTES else None
+    return text if is_text(text) else None
+
+
+def is_text(text: str) -> bool:
+    """Return whether a text may be that of a licence: neither empty nor too long."""
+    return bool(text.strip()) and len(text.encode("utf-8", "replace")) <= MAX_BYTES
 
 
 def name_of_text(text: str) -> str | None:

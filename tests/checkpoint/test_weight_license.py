@@ -65,10 +65,11 @@ def test_files_with_the_names_of_others(tmp_path, caplog):
     checkpoint.save(licensed(), tmp_path / "a.safetensors", naming="openclip")
     assert license_of(tmp_path / "a.safetensors") == BIRDS
     assert not caplog.records
-    with pytest.raises(CheckpointError, match="damaged metadata"):
-        license_of_file(
-            resolve_model(tmp_path / "a.safetensors"), tmp_path / "x", {"pocketclip_licence": "[]"}
-        )
+    for value in ("[]", '{"text": " "}', json.dumps({"text": "x" * (256 << 10) + "x"})):
+        with pytest.raises(CheckpointError, match="damaged metadata"):
+            license_of_file(
+                resolve_model(tmp_path / "a.safetensors"), tmp_path, {"pocketclip_licence": value}
+            )
     checkpoint.save(licensed(), tmp_path / "tiny.bin", naming="openclip")
     assert "no room for the licence of its weights (birds" in caplog.text
 

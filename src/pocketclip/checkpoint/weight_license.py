@@ -139,6 +139,8 @@ def _of_metadata(value: str, path: Path) -> License:
         raw = typed(load_json(value), dict, what="the licence")
         entry = license.check_entry(raw) or {}
         text = field(raw, "text", str, what="the licence", default=None)
+        if text is not None and not license.is_text(text):
+            raise ValueError("the text of the licence is empty or too long")
     except ValueError as error:
         raise CheckpointError(f"{path} has damaged metadata: {error}") from error
     entry.pop("file", None)

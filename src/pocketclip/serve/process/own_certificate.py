@@ -32,6 +32,7 @@ from pocketclip.storage.user_data import user_data
 
 try:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -205,7 +206,7 @@ def _read_key(file: Path) -> ec.EllipticCurvePrivateKey | None:
     """Return a key; None for one that is missing, damaged, of another kind or open to others."""
     if others_can_read(file):
         return None
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, UnsupportedAlgorithm):
         key = serialization.load_pem_private_key(_read(file), password=None)
         if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
             return key
@@ -213,8 +214,10 @@ def _read_key(file: Path) -> ec.EllipticCurvePrivateKey | None:
 
 
 def _read_certificate(file: Path) -> x509.Certificate | None:
-    with contextlib.suppress(OSError, ValueError):
-        return x509.load_pem_x509_certificate(_read(file))
+    with contextlib.suppress(OSError, ValueError, UnsupportedAlgorithm):
+        found = x509.load_pem_x509_certificate(_read(file))
+        found.public_key()  # of a kind that is known
+        return found
     return None
 
 
