@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 
 from pocketclip.errors import BundleError, ChangedBundleError
 from pocketclip.infer.bundle import read
-from pocketclip.infer.encoder import load
+from pocketclip.infer.encoder import Encoder, load
 from pocketclip.label_set import LabelSet
 from pocketclip.pages.presets import preset_prompts
 from pocketclip.serve import ServerSettings
@@ -150,6 +151,17 @@ def test_bundles_for_pages_are_checked_at_the_start(exported, own, bundle):
     settings = ServerSettings(web_models=(own,))
     with pytest.raises(ChangedBundleError):
         open_services(bundle, None, settings)
+
+
+def test_a_bundle_that_is_made_again_at_the_start_is_offered_as_it_is_then(
+    running_server, own, bundle
+):
+    (own / "text.onnx.data").write_bytes(b"")  # as a file of the user's cache may be damaged
+    damaged = dataclasses.replace(read(own), renew=lambda: read(bundle))
+    server = running_server(encoder=Encoder(damaged, "onnxruntime", threads=1))
+    [model] = httpx.get(f"{server.url}/models.json").json()["models"]
+    for file in model["variants"][0]["text"]["files"]:
+        assert len(httpx.get(f"{server.url}/{file['url']}").content) == file["bytes"]
 
 
 def test_presets_come_after_the_start(running_server, encoder):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pocketclip.errors import PocketclipError, count_of
 from pocketclip.serve.app import create_app, create_immich_app
+from pocketclip.serve.model_offer import make_offer
 from pocketclip.serve.monitoring.logs import log, log_event, log_exchange, log_loop_error
 from pocketclip.serve.process import notify
 from pocketclip.serve.process.certificate import Certificate
@@ -325,6 +326,8 @@ async def _warm(services: Services) -> None:
     await services.engine.warm()
     if services.photos is not None:
         await services.photos.prepare()
+    # A damaged bundle of the user's cache has been made again by now: its files are others.
+    services.offer = make_offer(services.engine.encoder, services.web_bundles, services.label_sets)
 
 
 async def _embed_presets(services: Services) -> None:

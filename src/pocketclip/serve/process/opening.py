@@ -56,7 +56,8 @@ def open_services(
         check_spaces(encoder, services)
         services.web_bundles = _read_web_bundles(settings)
         services.web = _pages(settings)
-        _ = services.offer  # what is wrong with a bundle is said now
+        if encoder.bundle is None or encoder.bundle.renew is None:
+            _ = services.offer  # what is wrong with a bundle is said now
     except BaseException:
         if opened is not None:
             opened.close()
