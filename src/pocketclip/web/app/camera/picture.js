@@ -93,8 +93,10 @@ export class Picture {
     try {
       source = await opener();
     } catch (error) {
+      // A camera that was about to start is given up for a file that cannot be opened.
+      const starting = this.state === "starting" && generation === this.#generation;
+      if (starting) this.#fail(error);
       if (keep) throw error;
-      if (generation === this.#generation) this.#fail(error);
       return;
     }
     if (generation !== this.#generation) {
@@ -182,7 +184,9 @@ export class Picture {
       if (generation === this.#generation) this.#fail(error);
       return;
     }
-    if (generation === this.#generation) this.#set("live");
+    if (generation !== this.#generation) return;
+    this.#set("live");
+    if (document.hidden) await this.#suspend(); // People left before it ran.
   }
 
   async #whenVisibilityChanges() {

@@ -50,7 +50,12 @@ export class CameraSource {
    */
   static async open(wanted, whenLost) {
     const source = new CameraSource(wanted, whenLost);
-    await source.resume();
+    try {
+      await source.resume();
+    } catch (error) {
+      source.stop(); // The camera may run although its first frame never came.
+      throw error;
+    }
     return source;
   }
 

@@ -36,7 +36,12 @@ export class ScreenSource {
     stream.getVideoTracks()[0]?.addEventListener("ended", () => {
       if (source.stream !== null) whenLost(problemOf("screen_ended"));
     });
-    await playStream(source.element, stream);
+    try {
+      await playStream(source.element, stream);
+    } catch (error) {
+      source.stop();
+      throw error;
+    }
     return source;
   }
 
