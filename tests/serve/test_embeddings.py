@@ -172,6 +172,7 @@ def test_answers_are_whole(client: Client, encoder: Encoder, photos: list[bytes]
     )  # fmt: skip
     assert answer["object"] == "list"
     assert answer["model"] == encoder.config.name
+    assert answer["space_id"] == encoder.space_id
     assert answer["id"] != ask(client, input="a")["id"]
     assert abs(answer["created"] - time.time()) < 60
     ids = Tokenizer()(["a dog", "a cat"], encoder.config.text.context_length)

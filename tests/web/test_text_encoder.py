@@ -94,6 +94,13 @@ def test_the_server_embeds_texts_of_its_own_space(page, run, site, encoder):
     assert asked == ["embeddings", "embeddings"]
 
 
+def test_a_server_whose_model_was_replaced_is_not_believed(page, run, site):
+    page.route("**/v1/embeddings", lambda route: route.fulfill(
+        json={**route.fetch().json(), "space_id": "another"}
+    ))  # fmt: skip
+    assert run(site, PROMPTS, server=True)["code"] == "other_space"
+
+
 def test_a_busy_server_is_asked_again(page, run, site, encoder):
     answers = iter([429, 200])
 

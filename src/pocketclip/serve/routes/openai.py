@@ -120,6 +120,7 @@ class EmbeddingAnswer(Schema):
             "object": "list",
             "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.0, -0.8]}],
             "model": "mobileclip2-s0",
+            "space_id": "space-1f0c0a6c0d7f2b34",
             "usage": {"prompt_tokens": 6, "total_tokens": 6},
             "id": "embd-3f1c6d0b5b0f4a6e9a1d2c3b4a596877",
             "created": 1790000000,
@@ -132,6 +133,8 @@ class EmbeddingAnswer(Schema):
     """One per input."""
     model: str
     """The server's model, whatever was asked for."""
+    space_id: str
+    """Its embedding space: only embeddings of one space may be compared."""
     usage: Usage
     """How much was read."""
     id: str
@@ -219,6 +222,7 @@ async def create_embeddings(body: EmbeddingRequest, services: With) -> Response:
     fields = {
         "object": "list",
         "model": encoder.config.name,
+        "space_id": encoder.space_id,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "id": f"embd-{uuid.uuid4().hex}",
         "created": int(time.time()),

@@ -5,6 +5,7 @@ import { drawSquare } from "./draw.js";
 import { startSession } from "./ort_session.js";
 import { toTensor } from "./pixels.js";
 import { answerCalls } from "./worker_calls.js";
+import { toUnit } from "./zero_shot.js";
 
 /** @import { InferenceSession, Tensor } from "onnxruntime-web" */
 /** @import { Preprocess } from "./models.js" */
@@ -72,7 +73,10 @@ async function encode(picture) {
   const before = performance.now();
   const results = await session.run({ [about.input]: fed });
   const encodeMs = performance.now() - before;
-  const embedding = unit(/** @type {Float32Array} */ (results[about.output].data));
+  const embedding = toUnit(
+    /** @type {Float32Array} */ (results[about.output].data),
+    "this picture",
+  );
   return { value: { embedding, encodeMs, exact }, transfer: [embedding.buffer] };
 }
 
@@ -106,20 +110,6 @@ function withoutAlpha(pixels) {
     rgb[to++] = pixels[from + 2];
   }
   return rgb;
-}
-
-/**
- * Return a vector at unit length.
- * @param {Float32Array} vector
- */
-function unit(vector) {
-  let sum = 0;
-  for (const value of vector) sum += value * value;
-  const length = Math.sqrt(sum);
-  if (!(length > 0 && length < Infinity)) {
-    throw new Error("the model returned no numbers for this picture");
-  }
-  return Float32Array.from(vector, (value) => value / length);
 }
 
 answerCalls({ open, encode });

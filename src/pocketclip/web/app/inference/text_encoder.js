@@ -184,7 +184,7 @@ export class TextEncoder {
     const left = missing();
     if (left.length > 0 && this.limits !== null) {
       try {
-        const found = await askServer(left, this.limits, signal);
+        const found = await askServer(left, space_id, this.limits, signal);
         const fresh = new Map(left.map((text, i) => [text, found[i]]));
         for (const [text, row] of fresh) rows.set(text, row);
         await remember(space_id, fresh);

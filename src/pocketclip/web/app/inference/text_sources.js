@@ -1,6 +1,7 @@
 // Embeddings of texts that somebody has computed already: the site's presets, or its server now.
 
 import { ApiError, call } from "../shared/api.js";
+import { bytesOfBase64, floatsOf } from "../shared/base64.js";
 import { aborted, InferenceError } from "./errors.js";
 import { openFile } from "./files.js";
 
@@ -23,7 +24,7 @@ export async function readPresets(file, space, signal) {
   if (raw.version !== 1 || raw.space_id !== space) {
     throw new InferenceError("other_space", "The presets of this site are of another model.");
   }
-  const rows = fromBase64(raw.embeddings);
+  const rows = floatsOf(bytesOfBase64(raw.embeddings));
   /** @type {string[]} */
   const prompts = raw.prompts;
   const width = rows.length / prompts.length;
@@ -36,12 +37,14 @@ export async function readPresets(file, space, signal) {
 /**
  * Return the server's embeddings of texts, in their order.
  * @param {readonly string[]} texts
+ * @param {string} space the embedding space that they must be of
  * @param {{texts: number}} limits of a request, as `/info` has them
  * @param {AbortSignal | undefined} signal
  * @returns {Promise<Float32Array[]>} of unit length
  * @throws {ApiError}
+ * @throws {InferenceError} `other_space`: the server's model is another one now
  */
-export async function askServer(texts, limits, signal) {
+export async function askServer(texts, space, limits, signal) {
   const rows = [];
   for (let from = 0; from < texts.length;) {
     let to = from + 1;
@@ -50,7 +53,10 @@ export async function askServer(texts, limits, signal) {
       characters += texts[to++].length;
     }
     const answer = await patiently({ input: texts.slice(from, to) }, signal);
-    for (const { embedding } of answer.data) rows.push(fromBase64(embedding));
+    if (answer.space_id !== space) {
+      throw new InferenceError("other_space", "The server has another model now: reload the page.");
+    }
+    for (const { embedding } of answer.data) rows.push(floatsOf(bytesOfBase64(embedding)));
     from = to;
   }
   return rows;
@@ -93,14 +99,4 @@ function pause(seconds, signal) {
       );
     })
   );
-}
-
-/**
- * Return little-endian float32 values.
- * @param {string} text
- */
-function fromBase64(text) {
-  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  return Float32Array.from({ length: bytes.length >> 2 }, (_, i) => view.getFloat32(4 * i, true));
 }

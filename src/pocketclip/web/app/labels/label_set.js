@@ -1,6 +1,8 @@
 // A label set of `pocketclip fit`: a linear classifier of image embeddings. It reads the same file
 // as Python's `label_set.py`, and answers the same.
 
+import { softmax } from "../inference/zero_shot.js";
+import { bytesOfBase64, floatsOf } from "../shared/base64.js";
 import { LabelError, quoted } from "./label_list.js";
 
 /**
@@ -124,19 +126,15 @@ function decodeWeights(text, count) {
   if (typeof text !== "string" || text.length !== 4 * Math.ceil((4 * count) / 3)) {
     throw new LabelError("“weights” has not the length that labels and “embed_dim” need");
   }
-  let binary;
+  let bytes;
   try {
-    binary = atob(text);
+    bytes = bytesOfBase64(text);
   } catch {
     throw new LabelError("“weights” is not base64");
   }
   // atob skips blanks, so that the number of bytes says whether there were any.
-  if (binary.length !== 4 * count) throw new LabelError("“weights” is not base64");
-  const bytes = Uint8Array.from(binary, (one) => one.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  const values = new Float32Array(count);
-  for (let n = 0; n < count; n++) values[n] = view.getFloat32(4 * n, true);
-  return finite(values, "weights");
+  if (bytes.length !== 4 * count) throw new LabelError("“weights” is not base64");
+  return finite(floatsOf(bytes), "weights");
 }
 
 /**
@@ -209,17 +207,15 @@ export function rankSet(set, embedding) {
     }
     return sum + Number(biases[row]);
   });
-  const highest = logits.reduce((one, other) => Math.max(one, other), -Infinity);
-  const shares = logits.map((logit) => Math.exp((logit - highest) / temperature));
-  const total = shares.reduce((one, other) => one + other, 0);
+  const probabilities = softmax(logits.map((logit) => logit / temperature));
   const ranked = labels
     .map((label, row) => ({
       label,
-      probability: Number(shares[row]) / total,
+      probability: Number(probabilities[row]),
       logit: Number(logits[row]),
       cosine: /** @type {null} */ (null),
     }))
     .sort((a, b) => b.probability - a.probability);
-  const best = none?.score === "logit" ? highest : 1 / total;
-  return { ranked, none: none !== null && best < none.below };
+  const [best] = ranked;
+  return { ranked, none: none !== null && Number(best?.[none.score]) < none.below };
 }

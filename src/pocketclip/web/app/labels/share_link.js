@@ -3,6 +3,7 @@
 // A link may come from anybody: it is text only, within limits, and the page shows it before it
 // is used.
 
+import { bytesOfBase64 } from "../shared/base64.js";
 import { inflate } from "../shared/inflate.js";
 import { LabelError, checked, cleanText } from "./label_list.js";
 
@@ -133,11 +134,9 @@ function toBase64Url(bytes) {
 
 /** @param {string} text */
 function fromBase64Url(text) {
-  let binary;
   try {
-    binary = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
+    return bytesOfBase64(text.replaceAll("-", "+").replaceAll("_", "/"));
   } catch {
     throw damaged();
   }
-  return Uint8Array.from(binary, (one) => one.charCodeAt(0));
 }

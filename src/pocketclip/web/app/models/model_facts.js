@@ -108,7 +108,7 @@ export function serverModel(info) {
       mean: [0, 0, 0],
       std: [1, 1, 1],
     },
-    licence: { name: info.license.name, url: info.license.url, text: null, restricted: false },
+    licence: { ...info.license, text: null },
     presets: null,
     variants: [],
   };

@@ -179,8 +179,13 @@ class Picker {
     } else {
       fill(this.list, ...cards, ...server);
     }
-    await this.#drawGpu();
+    await this.#drawChoice();
+  }
+
+  /** Show what the model that is chosen needs. */
+  async #drawChoice() {
     this.use.disabled = this.chosen === null;
+    await this.#drawGpu();
     await this.#drawUse();
   }
 
@@ -268,7 +273,7 @@ class Picker {
       disabled: choice === null,
       onchange: () => {
         this.chosen = choice;
-        void this.draw();
+        void this.#drawChoice(); // the cards stay: the focus is on one of them
       },
     });
     radio.checked =

@@ -1,6 +1,7 @@
 // The server's model in place of one in the page: pictures are sent to it.
 
 import { isAbort, send } from "../shared/api.js";
+import { bytesOfBase64, floatsOf } from "../shared/base64.js";
 import { centralSquare } from "../inference/draw.js";
 import { InferenceError } from "../inference/errors.js";
 import { serverModel } from "./model_facts.js";
@@ -29,6 +30,7 @@ export class ServerEncoder {
    * @returns {Promise<{embedding: Float32Array, encodeMs: number}>} of unit length (D,), and the
    *   time until the server had answered
    * @throws {import("../shared/api.js").ApiError}
+   * @throws {InferenceError} `other_space`: the server's model is another one now; `bad_image`
    */
   async encode(source, { exact = false } = {}) {
     const asIs =
@@ -41,8 +43,12 @@ export class ServerEncoder {
     const started = performance.now();
     const body = { input, modality: "image", encoding_format: "base64" };
     const answer = await send("POST", "v1/embeddings", body, { signal: this.#controller.signal });
-    const { data } = await answer.json();
-    return { embedding: floats(data[0].embedding), encodeMs: performance.now() - started };
+    const { data, space_id } = await answer.json();
+    if (space_id !== this.model.space_id) {
+      throw new InferenceError("other_space", "The server has another model now: reload the page.");
+    }
+    const embedding = floatsOf(bytesOfBase64(data[0].embedding));
+    return { embedding, encodeMs: performance.now() - started };
   }
 
   close() {
@@ -87,13 +93,4 @@ function dataUri(blob) {
     reader.onerror = () => reject(reader.error);
     reader.readAsDataURL(blob);
   });
-}
-
-/**
- * Return the little-endian floats of a base64 text.
- * @param {string} text
- */
-function floats(text) {
-  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
-  return new Float32Array(bytes.buffer);
 }
