@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pocketclip.pages.web_files import PAGES
+from pocketclip.pages.web_files import PAGES, web_files
 
 KEY = "a key of 16 letters".replace(" ", "-")
 
@@ -32,6 +32,26 @@ def test_a_page_asks_for_the_key_once(page, running_server):
     page.reload()
     page.get_by_role("button", name="Leave").click()
     page.get_by_label("Key").wait_for()
+
+
+def test_a_session_that_ends_costs_no_work(page, running_server):
+    server = running_server(api_key=KEY)
+    page.expected.append("401")
+    page.goto(f"{server.url}/classify.html#token={server.services.sessions.new_token()}")
+    page.get_by_role("button", name="Leave").wait_for()
+    page.evaluate("globalThis.work = 'kept'")
+    page.context.clear_cookies()
+    page.get_by_label("Add a label").fill("zebra")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.evaluate(
+        "async (at) => { await (await import(at)).call('GET', 'info').catch(() => {}) }",
+        f"{server.url}/{web_files().assets}app/shared/api.js",
+    )
+    page.get_by_label("Key", exact=True).fill(KEY)
+    page.get_by_role("button", name="Enter").click()
+    page.get_by_role("button", name="zebra, rename").wait_for()
+    assert page.evaluate("globalThis.work") == "kept"
+    assert page.evaluate("fetch('info').then((answer) => answer.status)") == 200
 
 
 def test_a_link_with_a_token_lets_in_and_leaves_no_trace(page, running_server):

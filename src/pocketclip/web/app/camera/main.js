@@ -68,6 +68,7 @@ const starter = new Starter(info, {
   onState: () => drawPicture(),
   onEncoder: (encoder) => {
     last = null;
+    steady.reset(); // embeddings of two models have no mean
     picture.setEncoder(encoder);
     if (encoder === null) return;
     editor.setModel(encoder.model);

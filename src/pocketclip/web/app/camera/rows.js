@@ -26,7 +26,7 @@ import { NONE } from "../models/scored.js";
  */
 export function rowsOf({ ranked, none, noneProbability = null }) {
   const top = ranked[0]?.cosine ?? null;
-  const highest = Math.max(...ranked.map((one) => one.cosine ?? -1));
+  const highest = ranked.reduce((most, one) => Math.max(most, one.cosine ?? -1), -1);
   /** @type {Row[]} */
   const rows = ranked.map(({ label, probability, cosine }, at) => {
     const { bold, level } =

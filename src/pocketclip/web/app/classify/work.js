@@ -1,6 +1,7 @@
 // Encodes the images of the table, one after another.
 
 import { ApiError } from "../shared/api.js";
+import { patiently } from "../shared/patience.js";
 import { InferenceError } from "../inference/errors.js";
 
 /** @typedef {import("./results.js").Item} Item */
@@ -17,8 +18,7 @@ import { InferenceError } from "../inference/errors.js";
  * @property {(error: unknown) => void} onError the encoder is of no use
  */
 
-const MOST_WAITS = 20; // for a server that has too much to do
-const LONGEST_WAIT = 30; // seconds
+const PATIENCE = { tries: 21, most: 30 }; // with a server that has too much to do
 
 export class Work {
   /** @type {Encoder | null} */ #encoder = null;
@@ -95,7 +95,10 @@ export class Work {
   async #encode(item, encoder) {
     this.#set(item, "encoding");
     try {
-      const { embedding } = await patiently(() => encoder.encode(item.file, { exact: true }));
+      const { embedding } = await patiently(
+        () => encoder.encode(item.file, { exact: true }),
+        PATIENCE,
+      );
       if (this.#encoder !== encoder) this.#set(item, "waiting");
       else this.#set(item, "done", { embedding });
     } catch (error) {
@@ -119,25 +122,6 @@ export class Work {
   #set(item, state, more = {}) {
     Object.assign(item, { state, ...more });
     this.handlers.onItem(item);
-  }
-}
-
-/**
- * Do something again while the server says that it has too much to do.
- * @template T
- * @param {() => Promise<T>} action
- * @returns {Promise<T>}
- */
-async function patiently(action) {
-  for (let waits = 0; ; waits++) {
-    try {
-      return await action();
-    } catch (error) {
-      const busy = error instanceof ApiError && error.status === 429 && waits < MOST_WAITS;
-      if (!busy) throw error;
-      const seconds = Math.min(error.retryAfter ?? 1, LONGEST_WAIT);
-      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
-    }
   }
 }
 

@@ -1,14 +1,14 @@
 // Embeddings of texts that somebody has computed already: the site's presets, or its server now.
 
-import { ApiError, call } from "../shared/api.js";
+import { call } from "../shared/api.js";
 import { bytesOfBase64, floatsOf } from "../shared/base64.js";
-import { aborted, InferenceError } from "./errors.js";
+import { patiently } from "../shared/patience.js";
+import { InferenceError } from "./errors.js";
 import { openFile } from "./files.js";
 
 /** @import { SiteFile } from "../shared/config.js" */
 
-const MOST_WAITS = 5;
-const LONGEST_WAIT = 30; // seconds
+const PATIENCE = { tries: 6, most: 30, statuses: [429, 503] };
 const CHARACTERS = 20_000; // of a request, so that other requests get their turn
 
 /**
@@ -41,7 +41,7 @@ export async function readPresets(file, space, signal) {
  * @param {{texts: number}} limits of a request, as `/info` has them
  * @param {AbortSignal | undefined} signal
  * @returns {Promise<Float32Array[]>} of unit length
- * @throws {ApiError}
+ * @throws {import("../shared/api.js").ApiError}
  * @throws {InferenceError} `other_space`: the server's model is another one now
  */
 export async function askServer(texts, space, limits, signal) {
@@ -52,7 +52,11 @@ export async function askServer(texts, space, limits, signal) {
     while (to < texts.length && to - from < limits.texts && characters < CHARACTERS) {
       characters += texts[to++].length;
     }
-    const answer = await patiently({ input: texts.slice(from, to) }, signal);
+    const request = { input: texts.slice(from, to), encoding_format: "base64" };
+    const answer = await patiently(
+      () => call("POST", "v1/embeddings", request, signal ? { signal } : {}),
+      { ...PATIENCE, signal },
+    );
     if (answer.space_id !== space) {
       throw new InferenceError("other_space", "The server has another model now: reload the page.");
     }
@@ -60,43 +64,4 @@ export async function askServer(texts, space, limits, signal) {
     from = to;
   }
   return rows;
-}
-
-/**
- * Ask for embeddings, again where the server asks to wait.
- * @param {{input: string[]}} body
- * @param {AbortSignal | undefined} signal
- */
-async function patiently(body, signal) {
-  for (let waits = 0; ; waits++) {
-    try {
-      const request = { ...body, encoding_format: "base64" };
-      return await call("POST", "v1/embeddings", request, signal ? { signal } : {});
-    } catch (error) {
-      const busy = error instanceof ApiError && (error.status === 429 || error.status === 503);
-      if (!busy || error.retryAfter === null || waits >= MOST_WAITS) throw error;
-      await pause(Math.min(error.retryAfter, LONGEST_WAIT), signal);
-    }
-  }
-}
-
-/**
- * @param {number} seconds
- * @param {AbortSignal | undefined} signal
- */
-function pause(seconds, signal) {
-  return /** @type {Promise<void>} */ (
-    new Promise((resolve, reject) => {
-      if (signal?.aborted) throw aborted();
-      const timer = setTimeout(resolve, 1000 * seconds);
-      signal?.addEventListener(
-        "abort",
-        () => {
-          clearTimeout(timer);
-          reject(aborted());
-        },
-        { once: true },
-      );
-    })
-  );
 }

@@ -14,15 +14,19 @@ import { LINK_NAME, decodeLink, encodeLink } from "./share_link.js";
  * @param {AbortSignal} signal ends it
  */
 export function receiveLinks(onUse, onRefused, signal) {
+  let isAsking = false;
   const receive = async () => {
     const value = takeValue();
-    if (value === null) return;
+    if (value === null || isAsking) return; // whoever opened the page may change its address often
+    isAsking = true;
     try {
       const { list, changed } = decodeLink(value);
       if (await isWanted(list, changed)) onUse(list);
     } catch (error) {
       if (!(error instanceof LabelError)) throw error;
       onRefused(error.message);
+    } finally {
+      isAsking = false;
     }
   };
   void receive();

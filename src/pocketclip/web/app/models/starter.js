@@ -1,5 +1,6 @@
 // The model of the page: asks before the first download, shows its progress, and says what is wrong.
 
+import { aborted } from "../inference/errors.js";
 import { VENDOR_MISSING } from "../inference/paths.js";
 import { isAbort } from "../shared/api.js";
 import { config } from "../shared/config.js";
@@ -107,7 +108,7 @@ export class Starter {
       });
       if (work.signal.aborted) {
         encoder.close();
-        return;
+        throw aborted();
       }
       this.#encoder = encoder;
       this.#set("ready");

@@ -24,7 +24,7 @@ export async function startShell({ needsServer = false } = {}) {
   if (!config.server) return { info: null, offline: false };
   try {
     await enter(token);
-    whenLocked(() => location.reload());
+    whenLocked(() => void letInAgain(needsServer));
     const info = await call("GET", "info");
     return { info, offline: false };
   } catch (error) {
@@ -79,6 +79,22 @@ async function enter(token) {
   }
   say("");
   if (session.active) showLeave();
+}
+
+let isAsking = false;
+
+/**
+ * Ask for the key again: the session has ended, as the server was started anew.
+ * @param {boolean} reload whether the page begins anew; else what people have done in it stays
+ */
+async function letInAgain(reload) {
+  if (reload) return location.reload();
+  if (isAsking) return;
+  isAsking = true;
+  say("The session has ended.");
+  await askForKey();
+  isAsking = false;
+  say("");
 }
 
 /** Wait until people have typed the key. */
