@@ -239,7 +239,7 @@ def measure_site(context: Any, bundle: bundles.Bundle, folder: Path) -> dict[str
     from pocketclip.export.web import export_site
 
     site = folder / "site"
-    export_site([bundle], site, accept_licence=True)
+    export_site([bundle], site, accept_license=True)
     sent: dict[str, int] = {}
     handler = type("Handler", (_Counter,), {"sent": sent})
     server = http.server.ThreadingHTTPServer(
