@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "src" / "pocketclip" / "data" / "quickstart" / "teacher-a"
 SIZES = {320: 640, 768: 1024, 1280: 800}
 """Height of the window by its width."""
-LABELS = "red star\nblue fish\ngreen tree\nyellow moon\npurple heart\norange house\npink flower"
+LABELS = ("blue triangle", "red star", "green tree", "yellow moon", "purple heart")
 
 
 def start(page: Any, url: str) -> None:
@@ -46,9 +46,20 @@ def start(page: Any, url: str) -> None:
 def camera(page: Any, url: str) -> None:
     """Name what the fake camera sees, with labels of the scenes."""
     page.goto(f"{url}/camera.html")
+    add_labels(page)
     page.get_by_role("button", name="Start").first.click()
     page.locator("#results li").first.wait_for(timeout=60_000)
     page.wait_for_timeout(2500)
+    page.evaluate("scrollTo(0, 0)")
+
+
+def add_labels(page: Any) -> None:
+    """Write a list of labels of one's own."""
+    page.get_by_role("button", name="Custom").click()
+    field = page.get_by_placeholder("Add a label")
+    for label in LABELS:
+        field.fill(label)
+        field.press("Enter")
 
 
 def search(page: Any, url: str) -> None:
@@ -69,6 +80,7 @@ def details(page: Any, url: str) -> None:
 def classify(page: Any, url: str) -> None:
     """Sort scenes into labels."""
     page.goto(f"{url}/classify.html")
+    add_labels(page)
     files = [
         {"name": f"scene {i}.jpg", "mimeType": "image/jpeg", "buffer": scene(i)} for i in range(8)
     ]
