@@ -84,10 +84,11 @@ def classify(page: Any, url: str) -> None:
     files = [
         {"name": f"scene {i}.jpg", "mimeType": "image/jpeg", "buffer": scene(i)} for i in range(8)
     ]
-    page.locator("input[type=file]").first.set_input_files(files)
+    page.locator("#file-input").set_input_files(files)
     page.get_by_role("button", name="Start").first.click()
-    page.locator("table tbody tr").nth(7).wait_for(timeout=60_000)
-    page.wait_for_timeout(2000)
+    page.locator("#images .best").nth(7).wait_for(timeout=60_000)
+    page.locator("#results").scroll_into_view_if_needed()
+    page.wait_for_timeout(1000)
 
 
 PAGES: dict[str, Callable[[Any, str], None]] = {
