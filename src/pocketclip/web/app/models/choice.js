@@ -44,8 +44,7 @@ export function keepChoice(choice) {
  * @param {Choice} choice
  */
 export function isAccepted(choice) {
-  const accepted = load("model.accepted", /** @type {Record<string, unknown>} */ ({}));
-  return accepted[keyOf(choice)] === licenceOf(choice);
+  return accepted()[keyOf(choice)] === licenceOf(choice);
 }
 
 /**
@@ -53,8 +52,12 @@ export function isAccepted(choice) {
  * @param {Choice} choice
  */
 export function accept(choice) {
-  const accepted = load("model.accepted", /** @type {Record<string, unknown>} */ ({}));
-  save("model.accepted", { ...accepted, [keyOf(choice)]: licenceOf(choice) });
+  save("model.accepted", { ...accepted(), [keyOf(choice)]: licenceOf(choice) });
+}
+
+/** @returns {Record<string, unknown>} the licences that people have accepted, by model */
+function accepted() {
+  return load("model.accepted", /** @type {any} */ (null)) ?? {}; // null can be stored too
 }
 
 /** @param {Choice} choice */
