@@ -193,12 +193,6 @@ export function emphasis(cosine, top, none = false) {
   };
 }
 
-/** What `emphasis` shows, for people. */
-export const EMPHASIS_HELP =
-  "A label is bold if its cosine similarity is 0.22 or more, and at least 95 % of the best one. " +
-  "Below 0.22 it turns grey, and palest at 0.15. " +
-  "Nothing is bold if a text about something else fits better than all labels: none of these.";
-
 /**
  * Averages the embeddings of a camera's frames, so that labels do not flicker.
  *

@@ -2,9 +2,6 @@
 
 /** @typedef {import("./label_list.js").LabelList} LabelList */
 
-/** The preset without labels, for people's own. */
-export const CUSTOM = "Custom";
-
 /**
  * Return the presets.
  * @returns {Promise<LabelList[]>}

@@ -6,6 +6,7 @@ import { webgpuProblem } from "../inference/device.js";
 import { VENDOR_MISSING } from "../inference/paths.js";
 import { isCached, removeFiles } from "../inference/files.js";
 import { filesOf } from "../inference/models.js";
+import { listLeftOver } from "./left_over.js";
 import {
   downloadBytes,
   formOf,
@@ -35,8 +36,9 @@ import {
 export async function startFacts(choice) {
   const { model } = choice;
   if (choice.kind === "server") {
-    const text = `${model.name}, run by this server: pictures are sent to it.`;
-    return { bytes: 0, label: "Start", details: h("p", { class: "start-facts" }, text) };
+    const text = `${model.name}, run by this server: pictures are sent to it. `;
+    const details = h("p", { class: "start-facts" }, text, ...licenceWords(model.licence));
+    return { bytes: 0, label: "Start", details };
   }
   const parts = partsOf(model, choice.runtime, config.vendor);
   const bytes = parts === null ? 0 : await startBytes(parts);
@@ -45,12 +47,19 @@ export async function startFacts(choice) {
   const details = h(
     "p",
     { class: "start-facts" },
-    `${model.name}${form}. Licence: `,
-    ...licenceLinks(model.licence),
-    ". ",
-    model.licence.restricted || model.licence.name === null ? licenceSentence(model.licence) : null,
+    `${model.name}${form}. `,
+    ...licenceWords(model.licence),
   );
   return { bytes, label, details };
+}
+
+/**
+ * Return what people have to know of a licence before they start.
+ * @param {Licence} licence
+ */
+function licenceWords(licence) {
+  const isLimited = licence.restricted || licence.name === null;
+  return ["Licence: ", ...licenceLinks(licence), ". ", isLimited && licenceSentence(licence)];
 }
 
 /**
@@ -124,6 +133,7 @@ class Picker {
       "Use it",
     );
     this.message = h("p", { role: "status", class: "small" });
+    this.leftOver = h("p", { class: "row small", hidden: true });
     this.dialog = h(
       "dialog",
       { class: "model-picker", "aria-labelledby": "picker-title" },
@@ -141,6 +151,7 @@ class Picker {
         ),
         this.gpuHelp,
       ),
+      this.leftOver,
       this.message,
       h(
         "p",
@@ -180,6 +191,25 @@ class Picker {
       fill(this.list, ...cards, ...server);
     }
     await this.#drawChoice();
+    await this.#drawLeftOver();
+  }
+
+  /** Offer to remove what replaced models have left on the device. */
+  async #drawLeftOver() {
+    const files = this.models.length > 0 ? await listLeftOver(this.models) : [];
+    const size = formatBytes(files.reduce((sum, file) => sum + file.bytes, 0));
+    const onclick = async () => {
+      this.use.focus();
+      await removeFiles(files);
+      fill(this.message, `${size} are free again on this device.`);
+      await this.draw();
+    };
+    this.leftOver.hidden = files.length === 0;
+    fill(
+      this.leftOver,
+      h("span", { class: "grow" }, `Models that are not listed any more take ${size}.`),
+      h("button", { type: "button", class: "plain", onclick }, "Remove them"),
+    );
   }
 
   /** Show what the model that is chosen needs. */
@@ -256,6 +286,7 @@ class Picker {
     const model = serverModel(this.info);
     return this.#option(`${model.name}, on this server`, { kind: "server", model }, [
       h("span", {}, "Nothing to download. Pictures are sent to this server."),
+      h("span", {}, ...licenceWords(model.licence)),
     ]);
   }
 
