@@ -66,13 +66,14 @@ const namer = new Namer(
 );
 const starter = new Starter(info, {
   onState: () => drawPicture(),
+  onModel: (model) => {
+    editor.setModel(model);
+    namer.setModel(model);
+  },
   onEncoder: (encoder) => {
     last = null;
     steady.reset(); // embeddings of two models have no mean
     picture.setEncoder(encoder);
-    if (encoder === null) return;
-    editor.setModel(encoder.model);
-    namer.setModel(encoder.model);
   },
 });
 const menu = new SourceMenu({
@@ -94,6 +95,7 @@ function wanted() {
 async function useCamera(which) {
   save("camera.wanted", which);
   stage.resetMirror();
+  steady.reset();
   await picture.open(() => CameraSource.open(which, (problem) => picture.lost(problem)));
 }
 

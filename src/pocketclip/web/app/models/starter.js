@@ -29,7 +29,9 @@ export class Starter {
 
   /**
    * @param {any} info what the server's `/info` says; null without one
-   * @param {{onState: () => void, onEncoder: (encoder: Encoder | null) => void}} handlers
+   * @param {{onState: () => void, onModel?: (model: Model) => void,
+   *   onEncoder: (encoder: Encoder | null) => void}} handlers onModel: a model was started, and
+   *   its labels can be prepared while it loads
    */
   constructor(info, handlers) {
     this.info = info;
@@ -97,6 +99,7 @@ export class Starter {
     keepChoice(choice);
     fill(byId("notes"));
     this.#set("loading");
+    this.handlers.onModel?.(choice.model);
     showLoading("Starting the model", null);
     try {
       const encoder = await openImageEncoder(choice, {
