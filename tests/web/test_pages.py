@@ -60,3 +60,25 @@ def test_a_link_with_a_token_lets_in_and_leaves_no_trace(page, running_server):
     page.goto(f"{server.url}/camera.html#token={token}")
     page.get_by_role("button", name="Leave").wait_for()
     assert token not in page.url
+
+
+@pytest.mark.parametrize("scheme", ["dark", pytest.param("light", marks=pytest.mark.slow)])
+def test_nothing_keeps_people_out(open_page, offering_server, violations, scheme):
+    page = open_page(viewport={"width": 320, "height": 640}, color_scheme=scheme)
+    for name in ("index", "camera", "nothing"):
+        if name == "nothing":
+            page.expected.append("404")
+        page.goto(f"{offering_server.url}/{name}.html")
+        page.wait_for_load_state("networkidle")
+        assert violations(page) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") == 320, name
+    page.goto(f"{offering_server.url}/camera.html")
+    page.get_by_role("button", name="Choose a model").click()
+    page.get_by_role("radio").first.wait_for()
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    page.get_by_text("How to read this").click()
+    page.get_by_text("Share, import and more").click()
+    page.locator("button.prompt").click()
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
