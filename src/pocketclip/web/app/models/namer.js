@@ -43,6 +43,8 @@ export class Namer {
   /** @type {((embedding: Float32Array) => import("./scored.js").Scored) | null} */ #score = null;
   /** @type {AbortController | null} */ #work = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
+  /** Whether people have refused the download; they are asked again only if they want it. */
+  #refused = false;
 
   /**
    * @param {Handlers} handlers
@@ -64,6 +66,7 @@ export class Namer {
     void this.#texts?.then((texts) => texts.close()).catch(() => undefined);
     this.#texts = null;
     this.#score = null;
+    this.#refused = false;
     this.#update();
   }
 
@@ -81,6 +84,7 @@ export class Namer {
 
   /** Try again what was refused or failed. */
   retry() {
+    this.#refused = false;
     this.#update();
   }
 
@@ -129,13 +133,14 @@ export class Namer {
     let found;
     try {
       found = await texts.encode(promptsIn(groups), {
-        onConsent,
+        onConsent: async (bytes) => !this.#refused && (await onConsent(bytes)),
         onProgress,
         onEncoded: (done, total) => this.#set("working", `${done} of ${total}`),
         signal,
       });
     } catch (error) {
       if (!(error instanceof ConsentRefused)) throw error;
+      this.#refused = true;
       const known = await knownOf(groups, texts, signal);
       left = groups.length - known.length;
       groups = known;
