@@ -40,9 +40,10 @@ def test_a_session_that_ends_costs_no_work(page, running_server):
     page.goto(f"{server.url}/classify.html#token={server.services.sessions.new_token()}")
     page.get_by_role("button", name="Leave").wait_for()
     page.evaluate("globalThis.work = 'kept'")
-    page.context.clear_cookies()
     page.get_by_label("Add a label").fill("zebra")
     page.get_by_role("button", name="Add", exact=True).click()
+    page.wait_for_load_state("networkidle")
+    page.context.clear_cookies()
     page.evaluate(
         "async (at) => { await (await import(at)).call('GET', 'info').catch(() => {}) }",
         f"{server.url}/{web_files().assets}app/shared/api.js",
