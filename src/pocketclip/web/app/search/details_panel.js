@@ -3,6 +3,7 @@
 import { siteUrl } from "../shared/config.js";
 import { byId, countOf, fill, formatBytes, h, printable } from "../shared/dom.js";
 import { messageOf } from "./client.js";
+import { stripItem } from "./strip.js";
 import { PhotoList } from "./photo_list.js";
 import { shownName, shownOffset, shownTime, splitName } from "./photo_texts.js";
 
@@ -251,20 +252,7 @@ export class DetailsPanel {
     );
     const items = similar.photos.map((one, at) => {
       const name = printable(splitName(one).file);
-      return h(
-        "li",
-        {},
-        h(
-          "button",
-          {
-            type: "button",
-            class: "photo loaded",
-            title: name,
-            onclick: () => this.open(group, at + 1),
-          },
-          h("img", { src: siteUrl(`thumbnails/${one.id}`), alt: name, loading: "lazy" }),
-        ),
-      );
+      return stripItem(one.id, { name, onclick: () => this.open(group, at + 1) });
     });
     fill(
       byId("details-similar"),

@@ -1,8 +1,8 @@
 // Groups of duplicates, page by page. Nothing is deleted here.
 
-import { siteUrl } from "../shared/config.js";
 import { byId, countOf, fill, formatBytes, h, printable } from "../shared/dom.js";
 import { ApiError, callPatiently, isAbort, messageOf, pause } from "./client.js";
+import { stripItem } from "./strip.js";
 import { PhotoList } from "./photo_list.js";
 import { shownName, shownTime, splitName } from "./photo_texts.js";
 
@@ -195,19 +195,9 @@ export class DuplicatesView {
     const list = new PhotoList(group.photos.map((one) => one.id));
     const items = group.photos.map((one, at) => {
       const name = printable(splitName(one).file);
-      return h(
-        "li",
-        {},
-        h(
-          "button",
-          {
-            type: "button",
-            class: "photo loaded",
-            title: printable(shownName(one.name)),
-            onclick: () => this.onOpen(list, at),
-          },
-          h("img", { src: siteUrl(`thumbnails/${one.id}`), alt: name, loading: "lazy" }),
-        ),
+      return stripItem(
+        one.id,
+        { name, title: printable(shownName(one.name)), onclick: () => this.onOpen(list, at) },
         h("span", { class: "strip-name" }, name),
         h("span", { class: "dim small" }, wordsOf(one, at, group)),
       );
