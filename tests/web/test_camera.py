@@ -251,6 +251,14 @@ def test_photographs_are_chosen_dropped_and_pasted(camera):
     page.evaluate(send, [list(b"not an image"), "drop"])
     page.get_by_text("This file is no photograph that the browser can open.").wait_for()
     assert page.locator("#results li").first.inner_text().startswith("white tree")
+    # A photograph that the browser shows, but does not decode, has not the other one's result.
+    drawing = b"<svg xmlns='http://www.w3.org/2000/svg' width='90' height='90'/>"
+    page.locator("#photo-input").set_input_files(
+        {"name": "a.svg", "mimeType": "image/svg+xml", "buffer": drawing}
+    )
+    page.get_by_text("There is no result for this picture: choose another one.").wait_for()
+    page.evaluate(send, [list(file_of(TREE, "png")), "paste"])
+    top(page, "white tree")
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Save as CSV").click()
     rows = Path(waiting.value.path()).read_text("utf-8").splitlines()

@@ -67,7 +67,7 @@ def test_images_are_classified_in_the_page_as_by_python(page, server, images):
 
     rows = {row["file"]: row for row in saved(page)}
     assert list(rows) == [EVIL, f"./{FORMULA}", TURNED, "broken.jpg"]
-    assert "not a picture" in rows["broken.jpg"]["error"]
+    assert "cannot open this picture" in rows["broken.jpg"]["error"]
     encoder = server.services.engine.encoder
     ranked = encoder.classify(images[:3], LABELS, PROMPT)
     classifier = build_classifier(encoder.encode_text, LABELS, PROMPT)

@@ -156,5 +156,5 @@ def test_what_is_no_picture_is_refused(page, offering_server, data):
     found = _squares(page, offering_server.url, {"file": data})["file"]
     assert found == {
         "code": "bad_image",
-        "message": "This is not a picture that the browser can read.",
+        "message": "The browser cannot open this picture: choose a JPEG, PNG or WebP file.",
     }

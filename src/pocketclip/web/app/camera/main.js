@@ -1,11 +1,11 @@
 // The camera page: names what a camera, a photograph, a video or a screen shows.
 
 import { mountEditor } from "../labels/editor.js";
-import { InferenceError } from "../inference/errors.js";
 import { listModels } from "../inference/models.js";
 import { Steady } from "../inference/zero_shot.js";
 import { askForTextTower } from "../models/consent.js";
 import { Namer } from "../models/namer.js";
+import { isOfPicture, messageOf } from "../models/picture_error.js";
 import { Starter, hideLoading, showLoading } from "../models/starter.js";
 import { writeCsv } from "../shared/csv.js";
 import { byId, fill, h } from "../shared/dom.js";
@@ -33,6 +33,9 @@ const { info } = await startShell();
 
 /** @type {{embedding: Float32Array, final: boolean} | null} what was encoded last */
 let last = null;
+/** @type {import("./sources/moving.js").Source | null} what `last` is of, or will be */
+let shown = null;
+let hasNone = false; // the picture that is shown cannot be encoded
 const steady = new Steady();
 const results = new ResultsView();
 const canvas = /** @type {HTMLCanvasElement} */ (byId("frozen"));
@@ -44,9 +47,10 @@ const picture = new Picture(canvas, new Figures(), {
     drawResults();
   },
   onError: (error) => {
-    const isPicture = error instanceof InferenceError && error.code === "bad_image";
-    if (isPicture) say(error.message);
-    else starter.fail(error);
+    if (!isOfPicture(error)) return starter.fail(error);
+    say(messageOf(error));
+    hasNone = true;
+    drawResults();
   },
 });
 const stage = new Stage(picture);
@@ -147,7 +151,13 @@ function drawPicture() {
     byId("flip-button").hidden = camera === null || cameras.length < 2;
   });
   keepAwake(state === "live");
-  if (state !== "live" && state !== "frozen" && state !== "still" && state !== "ended") last = null;
+  const isSeen = /^(live|frozen|still|ended)$/.test(state);
+  if (!isSeen || source !== shown) {
+    last = null; // No picture stands beside the result of another one.
+    steady.reset();
+  }
+  if (source !== shown) hasNone = false;
+  shown = source;
   drawCover(stage, starter, picture.problem, {
     start: () => {
       void starter.start();
@@ -207,6 +217,7 @@ function hint() {
     return "What fits the picture is listed here, the best first.";
   }
   if (namer.state === "working") return "The labels are being prepared.";
+  if (hasNone) return "There is no result for this picture: choose another one.";
   return "The first picture is on its way.";
 }
 

@@ -1,8 +1,7 @@
 // Encodes the images of the table, one after another.
 
-import { ApiError } from "../shared/api.js";
 import { patiently } from "../shared/patience.js";
-import { InferenceError } from "../inference/errors.js";
+import { isOfPicture, messageOf } from "../models/picture_error.js";
 
 /** @typedef {import("./results.js").Item} Item */
 
@@ -104,7 +103,7 @@ export class Work {
     } catch (error) {
       if (this.#encoder !== encoder) {
         this.#set(item, "waiting");
-      } else if (isOfImage(error)) {
+      } else if (isOfPicture(error)) {
         this.#set(item, "failed", { why: messageOf(error) });
       } else {
         this.#encoder = null;
@@ -123,20 +122,4 @@ export class Work {
     Object.assign(item, { state, ...more });
     this.handlers.onItem(item);
   }
-}
-
-/**
- * Return whether an error is of the image alone, so that the others go on.
- * @param {unknown} error
- */
-function isOfImage(error) {
-  if (error instanceof InferenceError) return error.code === "bad_image";
-  if (error instanceof ApiError) return [400, 413, 415, 422].includes(error.status);
-  return error instanceof DOMException; // the file is gone, or may not be read
-}
-
-/** @param {unknown} error */
-function messageOf(error) {
-  if (error instanceof DOMException) return "The file cannot be read any more: add it again.";
-  return error instanceof Error ? error.message : String(error);
 }

@@ -7,7 +7,7 @@
 // does; `pixels.js` resizes. For a page or a worker.
 
 import { sizeOf } from "./draw.js";
-import { InferenceError } from "./errors.js";
+import { InferenceError, notAPicture } from "./errors.js";
 import { Square } from "./pixels.js";
 
 /** @import { Drawable } from "./draw.js" */
@@ -71,9 +71,7 @@ async function decode(blob) {
       premultiplyAlpha: "none",
     });
   } catch (error) {
-    throw new InferenceError("bad_image", "This is not a picture that the browser can read.", {
-      cause: error,
-    });
+    throw notAPicture(error);
   }
 }
 

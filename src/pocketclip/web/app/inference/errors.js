@@ -20,6 +20,15 @@ export class InferenceError extends Error {
   }
 }
 
+/**
+ * Return the error of a file in which there is no picture for this browser.
+ * @param {unknown} cause
+ */
+export function notAPicture(cause) {
+  const message = "The browser cannot open this picture: choose a JPEG, PNG or WebP file.";
+  return new InferenceError("bad_image", message, { cause });
+}
+
 /** Return the error that a page gets when it gave up the work itself. */
 export function aborted() {
   return new DOMException("The work was given up.", "AbortError");

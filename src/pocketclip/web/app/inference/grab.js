@@ -3,7 +3,7 @@
 import { decodeSquare, drawnSquare } from "./decode.js";
 import { drawSquare, sizeOf } from "./draw.js";
 import { workersCanDraw } from "./device.js";
-import { InferenceError } from "./errors.js";
+import { InferenceError, notAPicture } from "./errors.js";
 
 /** @import { Picture } from "./image_worker.js" */
 /** @import { Preprocess } from "./models.js" */
@@ -64,8 +64,6 @@ async function frameOf(source) {
     if (!(source instanceof Blob)) return await createImageBitmap(source);
     return await createImageBitmap(source, { imageOrientation: "from-image" });
   } catch (error) {
-    throw new InferenceError("bad_image", "This is not a picture that the browser can read.", {
-      cause: error,
-    });
+    throw notAPicture(error);
   }
 }

@@ -3,7 +3,7 @@
 import { isAbort, send } from "../shared/api.js";
 import { bytesOfBase64, floatsOf } from "../shared/base64.js";
 import { centralSquare } from "../inference/draw.js";
-import { InferenceError } from "../inference/errors.js";
+import { InferenceError, notAPicture } from "../inference/errors.js";
 import { serverModel } from "./model_facts.js";
 
 const QUALITY = 0.92; // of a JPEG
@@ -65,8 +65,7 @@ export class ServerEncoder {
       bitmap = await createImageBitmap(source);
     } catch (error) {
       if (isAbort(error)) throw error;
-      const message = "The browser cannot open this picture: choose a JPEG, PNG or WebP file.";
-      throw new InferenceError("bad_image", message, { cause: error });
+      throw notAPicture(error);
     }
     const { x, y, side } = centralSquare(bitmap.width, bitmap.height);
     const size = this.model.image_size;
