@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 
 import pytest
 
-from pocketclip.pages.web_files import PAGES, web_files
+from pocketclip.errors import ConfigError
+from pocketclip.pages.web_files import PAGES, read_web_files, web_files
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +64,37 @@ def test_web_assembly_is_sent_as_it_is_stored(client):
     path = f"{site.vendor}ort-wasm-simd-threaded.wasm.gz"
     answer = client.get(f"/{path}", headers={"accept-encoding": "gzip"})
     assert "content-encoding" not in answer.headers  # the page inflates and verifies it
-    assert answer.content == site.files[path].read_bytes()
+    assert answer.content == site.content(path)
     assert client.get(
         f"/{path}", headers={"if-none-match": answer.headers["etag"]}
     ).status_code == 304  # fmt: skip
+
+
+def test_a_package_that_is_replaced_changes_nothing_under_its_addresses(
+    make_services, make_client, tmp_path
+):
+    module, image = tmp_path / "app" / "one.js", tmp_path / "icons" / "icon.png"
+    wasm = tmp_path / "vendor" / "some.wasm.gz"
+    for path in (module, image, wasm):
+        path.parent.mkdir()
+        path.write_bytes(b"first")
+    known = {"packages": {"onnxruntime-web": "1"}, "files": {}}
+    (tmp_path / "vendor" / "vendor.json").write_text(json.dumps(known))
+    site = read_web_files(tmp_path)
+    services = make_services()
+    services.web = site
+    client = make_client(services)
+    addresses = [f"/{site.assets}app/one.js", f"/{site.assets}icons/icon.png"]
+    large = f"/{site.vendor}some.wasm.gz"
+    assert client.get(large).content == b"first"
+    for path in (module, image, wasm):
+        path.write_bytes(b"another one")
+    assert [client.get(address).content for address in addresses] == [b"first", b"first"]
+    assert client.get(large).status_code == 409
+    with pytest.raises(ConfigError, match=r"some\.wasm\.gz of the web pages was replaced"):
+        site.content(large[1:])
+    wasm.unlink()
+    assert client.get(large).status_code == 409
 
 
 @pytest.mark.parametrize("path", ["/nothing.html", "/a/b/c", "/assets/other"])

@@ -14,7 +14,6 @@ import gzip
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -345,9 +344,9 @@ def _chunks(source: Path | bytes) -> Iterator[bytes]:
 
 
 def _write_pages(folder: Path, pages: WebFiles) -> None:
-    for path, source in pages.files.items():
-        shutil.copyfile(source, _new(folder / path))
-    for path, content in {**pages.made, **offline_files(pages, server=False)}.items():
+    for path in pages.files:
+        _new(folder / path).write_bytes(pages.content(path))
+    for path, content in offline_files(pages, server=False).items():
         _new(folder / path).write_bytes(content)
     for name, page in PAGES.items():
         (folder / f"{name}.html").write_text(pages.page(page, server=False), "utf-8")

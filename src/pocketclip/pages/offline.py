@@ -38,8 +38,7 @@ def pages_of(*, server: bool) -> tuple[str, ...]:
 def _worker(site: WebFiles, *, server: bool) -> bytes:
     source = (resources.files("pocketclip.web") / "sw.js").read_bytes()
     # WebAssembly is kept by the pages, inflated and verified, as the models are.
-    paths = sorted({*site.files, *site.made})
-    kept = [path for path in paths if not path.endswith(".gz")]
+    kept = [path for path in sorted(site.files) if not path.endswith(".gz")]
     pages = pages_of(server=server)
     digest = hashlib.sha256(source + "\n".join(kept).encode())
     for name in pages:

@@ -2,10 +2,11 @@
 
     site = web_files()
     site.page("camera", server=True)           # HTML
-    site.files["assets/3f2a.../app/camera/main.js"]
+    site.content("assets/3f2a.../app/camera/main.js")
 
 Modules, style sheets and icons are below `assets/HASH/`, where HASH changes with any of them, so
-that browsers may keep them for ever and never mix two versions.
+that browsers may keep them for ever and never mix two versions. What the hash was made of is what
+is handed out, though the package is replaced meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import functools
 import gzip
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -24,6 +26,7 @@ from typing import Any
 from pocketclip._version import __version__
 from pocketclip.errors import ConfigError
 from pocketclip.pages.render import render
+from pocketclip.storage.local import FileStamp, file_stamp
 
 PAGES = ("index", "camera", "search", "classify")
 """The pages, by their names without `.html`."""
@@ -64,6 +67,45 @@ _WEBGPU = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs",
 _FOR_SERVERS = ("app/search/", "app/start/", "styles/search.css")
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that is too large to be held in memory."""
+
+    path: Path
+    stamp: FileStamp
+    """As it was when its hash was made."""
+
+    @classmethod
+    def of(cls, path: Path) -> StoredFile:
+        """Return a file as it is now."""
+        return cls(path, file_stamp(path.stat()))
+
+    def is_it(self, about: os.stat_result) -> bool:
+        """Return whether an opened file is this one."""
+        return file_stamp(about) == self.stamp
+
+    def read(self) -> bytes:
+        """Return its content.
+
+        Raises:
+            ConfigError: it is another file by now, or none.
+        """
+        try:
+            with self.path.open("rb") as stream:
+                if self.is_it(os.fstat(stream.fileno())):
+                    return stream.read()
+        except OSError:
+            pass
+        raise ConfigError(
+            f"the file {self.path.name} of the web pages was replaced since this process read it: "
+            "start it again"
+        )
+
+
+Content = bytes | StoredFile
+"""Of a file of a site."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WebFiles:
     """What a site has beside its models."""
@@ -74,10 +116,10 @@ class WebFiles:
     """`vendor/HASH/`; None: the package was built without npm."""
     vendor_files: Mapping[str, Mapping[str, Any]]
     """By name: SHA-256, bytes, and what travels."""
-    files: Mapping[str, Path]
+    files: Mapping[str, Content]
     """Every file but the pages and what `pages.offline` makes, by its path in the site."""
-    made: Mapping[str, bytes] = field(default_factory=dict)
-    """Further files, which are not on disk as they are sent."""
+    vendored: Mapping[str, Content] = field(default_factory=dict, repr=False)
+    """Those of `vendor` again, by their names in the package."""
     known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     """What `vendor_files` would be if all files were there."""
     ort_version: str | None = None
@@ -93,10 +135,9 @@ class WebFiles:
 
         Raises:
             KeyError: there is no such file.
-            OSError: it cannot be read.
+            ConfigError: it is another one by now.
         """
-        found = self.made.get(path)
-        return self.files[path].read_bytes() if found is None else found
+        return _read(self.files[path])
 
     def without_server(self, *, webgpu: bool) -> WebFiles:
         """Return the files that a site without a server of ours needs.
@@ -105,17 +146,13 @@ class WebFiles:
             webgpu: whether the runtime for WebGPU is among them, if it is here.
         """
         needless = tuple(self.assets + name for name in _FOR_SERVERS)
-        files = {name: path for name, path in self.files.items() if not name.startswith(needless)}
+        files = {path: one for path, one in self.files.items() if not path.startswith(needless)}
         site = dataclasses.replace(self, files=files)
         if self.vendor is None or webgpu or not self.has_webgpu:
             return site
-        kept = {
-            path.name: path
-            for name, path in files.items()
-            if name.startswith(self.vendor) and path.name.removesuffix(".gz") not in _WEBGPU
-        }
-        plain = {name: path for name, path in files.items() if not name.startswith(self.vendor)}
-        return dataclasses.replace(site, files=plain)._with_vendor(kept, {})
+        return site._with_vendor(
+            {k: one for k, one in self.vendored.items() if k.removesuffix(".gz") not in _WEBGPU}
+        )
 
     def page(self, name: str, *, server: bool) -> str:
         """Return the HTML of a page.
@@ -129,19 +166,19 @@ class WebFiles:
             config=self.config(server=server), server=server, policy="; ".join(POLICY),
         )  # fmt: skip
 
-    def _with_vendor(self, paths: Mapping[str, Path], made: Mapping[str, bytes]) -> WebFiles:
+    def _with_vendor(self, vendored: Mapping[str, Content]) -> WebFiles:
         """Return it with these files of onnxruntime-web and tokenizers, by their names."""
-        content = {name: path.read_bytes() for name, path in paths.items()} | dict(made)
+        content = {name: _read(one) for name, one in vendored.items()}
         vendor = f"vendor/{_digest(content)}/"
         facts = {
             name: {**facts, "download_bytes": len(content[name])}
             for name, facts in self.known.items()
             if name in content
         }
+        others = {path: one for path, one in self.files.items() if not path.startswith("vendor/")}
         return dataclasses.replace(
-            self, vendor=vendor, vendor_files=facts,
-            files={**self.files, **{vendor + served(name): path for name, path in paths.items()}},
-            made={vendor + served(name): data for name, data in made.items()},
+            self, vendor=vendor, vendor_files=facts, vendored=vendored,
+            files={**others, **{vendor + served(name): one for name, one in vendored.items()}},
         )  # fmt: skip
 
     def config(self, *, server: bool) -> dict[str, Any]:
@@ -185,23 +222,26 @@ def web_files() -> WebFiles:
 def read_web_files(root: Path) -> WebFiles:
     """Return the files of a folder laid out as `pocketclip.web`."""
     found = {
-        path.relative_to(root).as_posix(): path
+        path.relative_to(root).as_posix(): path.read_bytes()
         for folder in ASSETS
         for path in sorted((root / folder).rglob("*"))
         if path.is_file()
     }
-    assets = f"assets/{_digest({name: path.read_bytes() for name, path in found.items()})}/"
-    files = {assets + name: path for name, path in found.items()}
+    assets = f"assets/{_digest(found)}/"
+    files = {assets + name: content for name, content in found.items()}
     try:
         raw = json.loads((root / "vendor" / "vendor.json").read_text("utf-8"))
     except FileNotFoundError:
         return WebFiles(assets=assets, vendor=None, vendor_files={}, files=files)
-    found = {path.name: path for path in sorted((root / "vendor").iterdir())}
-    del found["vendor.json"]
+    vendored = {
+        path.name: StoredFile.of(path) if path.suffix == ".gz" else path.read_bytes()
+        for path in sorted((root / "vendor").iterdir())
+        if path.name != "vendor.json"
+    }
     return WebFiles(
         assets=assets, files=files, vendor=None, vendor_files={}, known=raw["files"],
         ort_version=raw["packages"]["onnxruntime-web"],
-    )._with_vendor(found, {})  # fmt: skip
+    )._with_vendor(vendored)  # fmt: skip
 
 
 def with_webgpu(site: WebFiles, folder: Path, *, level: int = 6) -> WebFiles:
@@ -219,7 +259,7 @@ def with_webgpu(site: WebFiles, folder: Path, *, level: int = 6) -> WebFiles:
         raise ConfigError(NO_VENDOR)
     if site.has_webgpu:
         return site
-    made = {}
+    made = dict(site.vendored)
     for name in _WEBGPU:
         stored = f"{name}.gz" if name.endswith(".wasm") else name
         try:
@@ -228,11 +268,8 @@ def with_webgpu(site: WebFiles, folder: Path, *, level: int = 6) -> WebFiles:
             raise _not_runtime(site, folder, f"{name}: {error.strerror}") from None
         if hashlib.sha256(data).hexdigest() != site.known[stored]["sha256"]:
             raise _not_runtime(site, folder, f"{name} is another file")
-        packed = gzip.compress(data, level, mtime=0) if stored.endswith(".gz") else data
-        made[stored] = packed
-    there = {path.name: path for name, path in site.files.items() if name.startswith(site.vendor)}
-    plain = {name: path for name, path in site.files.items() if not name.startswith("vendor/")}
-    return dataclasses.replace(site, files=plain)._with_vendor(there, made)
+        made[stored] = gzip.compress(data, level, mtime=0) if stored.endswith(".gz") else data
+    return site._with_vendor(made)
 
 
 def without_source_map(name: str, data: bytes) -> bytes:
@@ -249,6 +286,10 @@ def _not_runtime(site: WebFiles, folder: Path, why: str) -> ConfigError:
         f"get it by `npm install onnxruntime-web@{version}`, and give "
         "node_modules/onnxruntime-web/dist"
     )
+
+
+def _read(content: Content) -> bytes:
+    return content if isinstance(content, bytes) else content.read()
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

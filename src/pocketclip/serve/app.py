@@ -60,6 +60,7 @@ def create_app(services: Services) -> FastAPI:
     """
     app = main_routes(needs_key=services.settings.api_key is not None)
     app.state.services = services
+    pages.make_pages(services.web)
     # The one that is added last is the outermost one.
     app.add_middleware(Admission, services=services)
     app.add_middleware(Access, services=services)

@@ -177,8 +177,8 @@ def _open(path: Path, is_it: Callable[[os.stat_result], bool]) -> _OpenFile:
 
 def _changed() -> RequestError:
     return RequestError(
-        409, "the file was changed since the server read it, which has to read it again: by "
-        "SIGHUP, or a new start", code="changed_file",
+        409, "the file was changed since the server read it, which has to read it again: by a new "
+        "start, or by SIGHUP if it is one of a model", code="changed_file",
     )  # fmt: skip
 
 

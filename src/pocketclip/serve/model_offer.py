@@ -27,6 +27,7 @@ from pocketclip.infer.web_models import (
     models_json,
     public_label_set,
 )
+from pocketclip.storage.local import FileStamp, file_stamp
 
 if TYPE_CHECKING:
     from pocketclip.infer.bundle import Bundle
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 LABEL_SETS = "label-sets"
 """Where label sets are, by name."""
-_Stamp = tuple[int, int, int]
 
 
 class ModelOffer:
@@ -59,7 +59,7 @@ class ModelOffer:
     ) -> None:
         self.models = group_bundles(bundles)
         self.presets = dict(presets or {})
-        self._stamps: dict[Path, _Stamp] = {}
+        self._stamps: dict[Path, FileStamp] = {}
         for model in self.models:
             for file in model.files():
                 assert isinstance(file.source, Path)
@@ -109,7 +109,7 @@ class ModelOffer:
 
     def is_unchanged(self, path: Path, about: os.stat_result) -> bool:
         """Return whether an opened file of a bundle is the one that was offered."""
-        return self._stamps[path] == _stamp_of(about)
+        return self._stamps[path] == file_stamp(about)
 
 
 def make_offer(
@@ -143,15 +143,11 @@ def read_web_models(folders: Sequence[str | os.PathLike[str]]) -> list[Bundle]:
     return bundles
 
 
-def _stamp(path: Path, size: int) -> _Stamp:
+def _stamp(path: Path, size: int) -> FileStamp:
     try:
         about = path.stat()
     except OSError as error:
         raise ChangedBundleError(f"{path} is missing; export the bundle again") from error
     if about.st_size != size:
         raise ChangedBundleError(f"{path} is not the file that was exported: its size differs")
-    return _stamp_of(about)
-
-
-def _stamp_of(about: os.stat_result) -> _Stamp:
-    return about.st_ino, about.st_size, about.st_mtime_ns
+    return file_stamp(about)

@@ -26,7 +26,15 @@ from pocketclip.storage.temporary import remove_abandoned as remove_abandoned
 OwnFiles = Callable[[Path], Collection[str]]
 """Returns the files of a folder that may be replaced, as relative paths with slashes."""
 
+FileStamp = tuple[int, int, int]
+"""What `file_stamp` returns."""
+
 log = logging.getLogger(__name__)
+
+
+def file_stamp(about: os.stat_result) -> FileStamp:
+    """Return what is another one when a file is replaced or rewritten: inode, size and time."""
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 @contextlib.contextmanager

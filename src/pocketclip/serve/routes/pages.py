@@ -84,6 +84,13 @@ async def named_file(request: Request, services: With) -> Response:
     return _answer(request, _offline(services.web)[name], media_type(name), _ASK_AGAIN)
 
 
+def make_pages(site: WebFiles) -> None:
+    """Make the pages and the service worker, so that all are of the version that now runs."""
+    for name in PAGES:
+        _rendered(site, name)
+    _offline(site)
+
+
 def missing_page(request: Request) -> Response | None:
     """Return the page for an address with nothing behind it; None for others than people."""
     if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
@@ -101,16 +108,17 @@ def _page(request: Request, services: Services, name: str) -> Response:
 async def _file(request: Request, site: WebFiles, keep: str) -> Response:
     name = request.url.path[1:]
     kind = media_type(name)
-    if name not in site.files and name not in site.made:
+    content = site.files.get(name)
+    if content is None:
         raise RequestError(404, "there is no such file", code="not_found")
     if Path(name).suffix in TYPES and not kind.startswith("image/png"):
         return _answer(request, _text_file(site, name), kind, keep)
     # A worker has the policy of its own file.
     headers = {**_ISOLATED, "Content-Type": kind, "Cache-Control": keep}
     etag = f'"{hashlib.sha256(name.encode()).hexdigest()[:16]}"'  # its address is of its content
-    if name in site.made:
-        return bytes_answer(request, site.made[name], etag, headers)
-    return await file_answer(request, site.files[name], etag, headers)
+    if isinstance(content, bytes):
+        return bytes_answer(request, content, etag, headers)
+    return await file_answer(request, content.path, etag, headers, content.is_it)
 
 
 class _Text(NamedTuple):
