@@ -378,6 +378,11 @@ def test_a_failed_check_is_said_and_the_server_is_asked_only_then(camera):
     assert "Pictures are sent to it." in page.locator("#model-line").inner_text()
 
 
+def test_a_list_of_models_that_cannot_be_read_is_not_called_empty(camera):
+    page = camera(change={"models.json": lambda _: "{"})
+    page.get_by_text("The server's answer was cut off. Try again. The server's model").wait_for()
+
+
 def test_without_npm_the_page_says_so_and_uses_the_server(camera):
     page = camera(change={"camera.html": configured(vendor=None)})
     cover = page.locator("#cover").inner_text()

@@ -1,7 +1,6 @@
 // The camera page: names what a camera, a photograph, a video or a screen shows.
 
 import { mountEditor } from "../labels/editor.js";
-import { listModels } from "../inference/models.js";
 import { Steady } from "../inference/zero_shot.js";
 import { askForTextTower } from "../models/consent.js";
 import { Namer } from "../models/namer.js";
@@ -263,11 +262,6 @@ listenToKeys([
 ]);
 takeDrops((file) => void useFile(file));
 
-await starter.begin(
-  await listModels().catch((error) => {
-    say(error.message);
-    return [];
-  }),
-);
+await starter.begin();
 const starts = starter.state === "loading" || starter.state === "ready";
 if (starts && picture.state === "empty" && (await isAllowed())) await useCamera(wanted());

@@ -1,12 +1,11 @@
 // The classify page: many images, and the labels that fit them.
 
-import { listModels } from "../inference/models.js";
 import { mountEditor } from "../labels/editor.js";
 import { askForTextTower } from "../models/consent.js";
 import { Namer } from "../models/namer.js";
 import { Starter, hideLoading, showLoading } from "../models/starter.js";
 import { byId, fill, h } from "../shared/dom.js";
-import { say, startShell } from "../shared/shell.js";
+import { startShell } from "../shared/shell.js";
 import { collectDrop, collectFiles } from "./collect.js";
 import { Page } from "./page.js";
 
@@ -160,9 +159,4 @@ document.addEventListener("paste", (event) => {
 });
 
 page.draw();
-await starter.begin(
-  await listModels().catch((error) => {
-    say(error.message);
-    return [];
-  }),
-);
+await starter.begin();

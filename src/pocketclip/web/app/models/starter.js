@@ -2,6 +2,7 @@
 
 import { aborted } from "../inference/errors.js";
 import { VENDOR_MISSING } from "../inference/paths.js";
+import { listModels } from "../inference/models.js";
 import { isAbort } from "../shared/api.js";
 import { config } from "../shared/config.js";
 import { byId, fill, formatBytes, h } from "../shared/dom.js";
@@ -26,6 +27,7 @@ export class Starter {
   /** @type {import("./model_picker.js").StartFacts | null} */ facts = null;
   /** @type {Encoder | null} */ #encoder = null;
   /** @type {AbortController | null} */ #work = null;
+  #unlisted = ""; // why it is not known which models there are
 
   /**
    * @param {any} info what the server's `/info` says; null without one
@@ -44,10 +46,14 @@ export class Starter {
 
   /**
    * Begin with the models of the site. What is on the device and was used before starts at once.
-   * @param {Model[]} models
    */
-  async begin(models) {
-    this.models = config.vendor === null ? [] : models;
+  async begin() {
+    try {
+      const models = await listModels();
+      this.models = config.vendor === null ? [] : models;
+    } catch (error) {
+      this.#unlisted = error instanceof Error ? error.message : String(error);
+    }
     this.choice = currentChoice(this.models, this.info);
     if (this.choice === null) {
       this.#set("none");
@@ -62,6 +68,7 @@ export class Starter {
   get lack() {
     if (config.vendor === null) return VENDOR_MISSING;
     if (this.models.length > 0) return "";
+    if (this.#unlisted !== "") return this.#unlisted;
     return "This site lists no model that runs in a browser: export one with `--format web`.";
   }
 
