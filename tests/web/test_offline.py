@@ -107,6 +107,12 @@ def test_pages_behind_a_key_open_when_the_server_is_gone(page, running_server) -
     assert state == {"ready": True, "sentence": "These pages open without a network too."}
     page.get_by_text("These pages open without a network too.").wait_for()
     page.get_by_role("button", name="Leave").wait_for()
+    page.reload()  # the worker answers from now on
+    assert page.evaluate("fetch('models.json').then((answer) => answer.status)") == 200
+    assert any(path == "/models.json" for _name, path in page.evaluate(KEPT))
+    page.get_by_role("button", name="Leave").click()
+    page.get_by_label("Key").wait_for()
+    assert not any(path == "/models.json" for _name, path in page.evaluate(KEPT))
     page.context.set_offline(True)
     server.stop()
     page.reload()

@@ -22,6 +22,7 @@ const scope = worker.registration.scope;
 // Sites below different paths of one host share the browser's caches.
 const OURS = `pocketclip-site-1 ${new URL(scope).pathname} `;
 const NAME = OURS + site.version;
+// shared/offline.js removes it when a session ends.
 const MODELS = `pocketclip-models-1 ${new URL(scope).pathname}`;
 const PATIENCE = 4000; // milliseconds for a page to come from the network
 

@@ -17,6 +17,12 @@ export function offlineState() {
   return state;
 }
 
+/** Remove the list of models that sw.js keeps: it is for those who have a session. */
+export async function forgetModels() {
+  const name = `pocketclip-models-1 ${new URL(siteUrl("./")).pathname}`;
+  await globalThis.caches?.delete(name).catch(() => false);
+}
+
 /** @returns {Promise<OfflineState>} */
 async function register() {
   if (!globalThis.isSecureContext) {

@@ -3,7 +3,7 @@
 import { ApiError, call, whenLocked } from "./api.js";
 import { config } from "./config.js";
 import { byId, fill, h, printable } from "./dom.js";
-import { offlineState } from "./offline.js";
+import { forgetModels, offlineState } from "./offline.js";
 
 /**
  * @typedef {object} Shell
@@ -99,6 +99,7 @@ async function letInAgain(reload) {
 
 /** Wait until people have typed the key. */
 function askForKey() {
+  void forgetModels();
   const gate = byId("gate");
   const content = byId("content");
   return /** @type {Promise<void>} */ (
@@ -148,6 +149,7 @@ function showLeave() {
   const leave = async () => {
     try {
       await call("DELETE", "session");
+      await forgetModels();
       location.reload();
     } catch (error) {
       say(error instanceof Error ? error.message : String(error));
