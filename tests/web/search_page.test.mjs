@@ -12,7 +12,11 @@ import {
   splitName,
 } from "../../src/pocketclip/web/app/search/photo_texts.js";
 import * as query from "../../src/pocketclip/web/app/search/query_state.js";
-import { emptyState, remarksOf } from "../../src/pocketclip/web/app/search/result_texts.js";
+import {
+  emptyState,
+  messageOf,
+  remarksOf,
+} from "../../src/pocketclip/web/app/search/result_texts.js";
 import {
   countsText,
   rootsText,
@@ -203,4 +207,12 @@ test("a run of indexing is told with its rate, its failures and its end", () => 
   assert.match(runText({ ...RUN, outcome: "killed" }), /cut off.*Run pocketclip index again/);
   assert.equal(countsText(LIBRARY), "12, 2 copies, 3 not searchable yet");
   assert.equal(rootsText(LIBRARY), "Pictures (not there now)");
+});
+
+test("what the server says to programs is said to people of this page", () => {
+  const error = new Error('Part 1 is empty; or send it with "literal": true.');
+  assert.equal(
+    messageOf(error),
+    "Part 1 is empty; or choose “Take + and - as they are written” under “Filters”.",
+  );
 });

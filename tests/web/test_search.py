@@ -125,6 +125,7 @@ def test_texts_back_and_reload(searching, library):
     page.expected.append(REFUSED)  # 400
     page.get_by_label("What is in").fill("- people")
     expect(page.locator("#query-error")).to_contain_text("Every part is to be avoided")
+    expect(page.locator("#query-error")).to_contain_text("Take + and - as they are written")
     page.get_by_label("What is in").fill("./secret.jpg")
     expect(page.locator("#query-error")).to_contain_text("names a file")
 

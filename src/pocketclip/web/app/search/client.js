@@ -16,12 +16,5 @@ export function callPatiently(method, path, body, options = {}) {
   return patiently(() => call(method, path, body, signal ? { signal } : {}), options);
 }
 
-/**
- * Return a message for people about anything that went wrong.
- * @param {unknown} error
- */
-export function messageOf(error) {
-  return error instanceof Error ? error.message : String(error);
-}
-
+export { messageOf } from "./result_texts.js";
 export { ApiError, isAbort, pause };

@@ -67,3 +67,16 @@ export function emptyState(query, library) {
   }
   return { title: "No photographs", text: "", command: null, canClear };
 }
+
+/**
+ * Return a message for people about anything that went wrong.
+ * @param {unknown} error
+ */
+export function messageOf(error) {
+  const text = error instanceof Error ? error.message : String(error);
+  // The server speaks to whoever writes requests; this page has a box to tick.
+  return text.replace(
+    'send it with "literal": true',
+    "choose “Take + and - as they are written” under “Filters”",
+  );
+}
