@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
+import { HistoryEntries } from "../../src/pocketclip/web/app/search/history_entries.js";
 import { columnsFor, GAP, moveBy, rowsNear } from "../../src/pocketclip/web/app/search/layout.js";
 import {
   shownDuration,
@@ -215,4 +216,36 @@ test("what the server says to programs is said to people of this page", () => {
     messageOf(error),
     "Part 1 is empty; or choose “Take + and - as they are written” under “Filters”.",
   );
+});
+
+test("a browser that counts changes of its history is asked again, and nothing fails", (it) => {
+  it.mock.timers.enable({ apis: ["setTimeout"] });
+  const kept = /** @type {any} */ ({ state: null, count: 0, refuses: false });
+  kept.pushState = kept.replaceState = (/** @type {any} */ state) => {
+    if (kept.refuses) throw new DOMException("too many", "SecurityError");
+    kept.state = state;
+    kept.count += 1;
+  };
+  Object.assign(globalThis, { history: kept });
+  let scroll = 0;
+  const query = queryOf({ text: "sea" });
+  const entries = new HistoryEntries(() => ({ query, view: "photographs", scroll, open: 0 }));
+  entries.push({ query, view: "photographs", scroll, open: 7, isStep: true });
+  for (scroll = 1; scroll < 200; scroll += 1) entries.saveSoon();
+  assert.equal(kept.count, 1);
+  it.mock.timers.tick(500);
+  assert.deepEqual([kept.count, kept.state.scroll, kept.state.isStep], [2, 200, true]);
+  kept.refuses = true;
+  scroll = 300;
+  entries.save();
+  it.mock.timers.tick(5000);
+  kept.refuses = false;
+  it.mock.timers.tick(5000);
+  assert.deepEqual([kept.count, kept.state.scroll], [3, 300]);
+  entries.saveSoon();
+  entries.cancel();
+  entries.saveNow();
+  assert.equal(kept.count, 3);
+  kept.pushState = () => assert.fail("another fault");
+  assert.throws(() => entries.push(kept.state), /another fault/);
 });

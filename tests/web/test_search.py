@@ -15,6 +15,7 @@ from pocketclip.search.indexing.activity import recorded
 from pocketclip.search.library import Library
 from pocketclip.search.newest import newest_first
 from pocketclip.search.records import IndexReport
+from pocketclip.serve.settings import Limits
 from tests.search.conftest import draw_photo
 from tests.serve.conftest import _Starter
 from tests.serve.libraries import HOSTILE, ids_of, make_library
@@ -379,7 +380,7 @@ def test_states_without_photographs(open_page, running_server, encoder, tmp_path
     (tmp_path / "Pictures").mkdir()
     with Library.open(tmp_path / "photos.sqlite", create=True) as library:
         library.index([tmp_path / "Pictures"], encoder=encoder)
-        server = running_server(library=library)
+        server = running_server(library=library, limits=Limits(image_bytes=90_000))
         page.goto(f"{server.url}/search.html")
         expect(page.get_by_text("No photographs yet")).to_be_visible()
         page.get_by_label("What is in").fill("a circle")
@@ -390,6 +391,10 @@ def test_states_without_photographs(open_page, running_server, encoder, tmp_path
         time.sleep(1)  # the server counts once a second
         page.evaluate("dispatchEvent(new Event('online'))")
         expect(page.locator(".photo")).to_have_count(1)
+        picture = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": bytes(90_001)}
+        page.get_by_role("button", name="Search by a picture").click()
+        page.get_by_label("Choose pictures").set_input_files(picture)
+        expect(page.locator("#query-error")).to_contain_text("is larger than 90 kB")
         server.stop()
         page.get_by_label("What is in").fill("a circle")
         expect(page.get_by_text("The server does not answer.")).to_be_visible()

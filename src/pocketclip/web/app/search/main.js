@@ -5,6 +5,7 @@ import { byId } from "../shared/dom.js";
 import { ApiError, callPatiently, isAbort, messageOf } from "./client.js";
 import { DetailsPanel } from "./details_panel.js";
 import { DuplicatesView } from "./duplicates_view.js";
+import { HistoryEntries } from "./history_entries.js";
 import { LibraryStatus } from "./library_status.js";
 import { FactStore, PhotoList } from "./photo_list.js";
 import { PhotoGrid } from "./photo_grid.js";
@@ -16,6 +17,7 @@ import {
   filtersOf,
   isBrowsing,
   isSame,
+  isTypedOn,
   readQuery,
   searchBody,
 } from "./query_state.js";
@@ -25,10 +27,10 @@ import { ResultView } from "./result_view.js";
 /** @typedef {import("./status_texts.js").LibraryState} LibraryState */
 
 const TYPING = 250; // ms without a key before a search
-const SAVE = 400; // ms without scrolling before the place is kept
 
 class SearchPage {
-  constructor() {
+  /** @param {any} info what `/info` says; null: the server did not answer */
+  constructor(info) {
     this.facts = new FactStore((ids) => this.grid.refresh(new Set(ids)));
     this.query = emptyQuery();
     /** @type {QueryState | null} what the grid shows, or is about to */
@@ -53,14 +55,13 @@ class SearchPage {
     });
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.typing = undefined;
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    this.saving = undefined;
+    this.entries = new HistoryEntries(() => this.entry());
     this.grid = new PhotoGrid(byId("grid"), {
       onOpen: (index) => this.open(this.list, index),
       onActive: (index) => {
         if (!this.panel.isOpen) return;
         this.panel.open(this.list, index, { focus: false });
-        this.save();
+        this.entries.saveSoon();
       },
       onSee: (ids) => this.facts.want(ids),
       onNearEnd: () => void this.follow(),
@@ -69,7 +70,7 @@ class SearchPage {
     this.panel = new DetailsPanel(this.facts, {
       onMove: (index) => {
         if (this.panel.list === this.list) this.grid.setActive(index, { scroll: true });
-        this.save();
+        this.entries.saveSoon();
       },
       onClose: () => this.closed(),
       onLike: (id, name, minus) => {
@@ -83,6 +84,7 @@ class SearchPage {
     this.bar = new QueryBar(this.query, {
       onChange: (how) => this.changed(how),
       spaceId: () => this.library?.space_id ?? null,
+      imageBytes: info?.limits.image_bytes ?? Infinity,
     });
     this.duplicates = new DuplicatesView((list, index) => this.open(list, index));
     this.status = new LibraryStatus(
@@ -98,10 +100,11 @@ class SearchPage {
     addEventListener("popstate", (event) => {
       if (this.isClosing) {
         this.isClosing = false;
-        this.save();
+        this.entries.save();
       } else void this.restore(event.state);
     });
-    addEventListener("scroll", () => this.saveSoon(), { passive: true });
+    addEventListener("scroll", () => this.entries.saveSoon(), { passive: true });
+    addEventListener("pagehide", () => this.entries.saveNow());
     addEventListener("keydown", (event) => this.onKey(event));
     history.scrollRestoration = "manual";
   }
@@ -115,6 +118,7 @@ class SearchPage {
 
   /** @param {any} state of the history */
   async restore(state) {
+    this.entries.cancel();
     Object.assign(this.query, readQuery(state?.query));
     this.bar.draw();
     this.show(state?.view === "duplicates" ? "duplicates" : "photographs");
@@ -141,26 +145,15 @@ class SearchPage {
     this.panel.open(this.list, index);
   }
 
-  /** Keep the state in the history's entry; nothing of it stands in the address. */
-  save() {
-    clearTimeout(this.saving);
+  /** Return what is shown, for the history. */
+  entry() {
     const isOpen = this.panel.isOpen && this.panel.list === this.list;
-    const open = isOpen ? this.list.ids[this.panel.index] : 0;
-    history.replaceState(
-      {
-        query: this.query,
-        view: this.shown,
-        scroll: Math.round(scrollY),
-        open,
-        isStep: history.state?.isStep === true,
-      },
-      "",
-    );
-  }
-
-  saveSoon() {
-    clearTimeout(this.saving);
-    this.saving = setTimeout(() => this.save(), SAVE);
+    return {
+      query: structuredClone(this.query),
+      view: this.shown,
+      scroll: Math.round(scrollY),
+      open: (isOpen && this.list.ids[this.panel.index]) || 0,
+    };
   }
 
   /** @param {"typed" | "chosen"} how */
@@ -181,8 +174,8 @@ class SearchPage {
     this.panel.close({ tell: false });
     const isRefined = isTyped && this.asked && isTypedOn(this.asked, this.query);
     const state = { query: structuredClone(this.query), view: this.shown, scroll: 0, open: 0 };
-    if (isRefined) history.replaceState(state, "");
-    else history.pushState(state, "");
+    if (isRefined) this.entries.replace(state);
+    else this.entries.push(state);
     void this.run();
   }
 
@@ -209,7 +202,10 @@ class SearchPage {
       } else {
         const body = searchBody(query, { top: TOP });
         const answer = await callPatiently("POST", "search", body, { signal, onWait });
-        this.takeAnswer(answer);
+        this.facts.clear(); // files may have moved, or be there again
+        for (const hit of answer.hits) this.facts.put(hit);
+        this.list = PhotoList.found(answer);
+        this.followed = answer.hits.length < TOP;
         this.view.drawSearch(query, answer, this.library);
       }
       this.isBroken = false;
@@ -226,22 +222,6 @@ class SearchPage {
     } finally {
       if (this.searching === searching) this.view.setBusy(false, this.isBroken);
     }
-  }
-
-  /** @param {any} answer of `/search` */
-  takeAnswer(answer) {
-    const scores = new Map();
-    const similar = new Map();
-    this.facts.clear(); // files may have moved, or be there again
-    for (const hit of answer.hits) {
-      scores.set(hit.id, hit.score);
-      if (hit.similar_photos) {
-        similar.set(hit.id, { photos: hit.similar, total: hit.similar_photos });
-      }
-      this.facts.put(hit);
-    }
-    this.list = new PhotoList([...scores.keys()], scores, similar);
-    this.followed = answer.hits.length < TOP;
   }
 
   /** Name what follows the hits, when people come near their end. */
@@ -268,13 +248,13 @@ class SearchPage {
    */
   open(list, index) {
     const wasOpen = this.panel.isOpen;
-    if (!wasOpen) this.save();
+    if (!wasOpen) this.entries.save();
     this.panel.open(list, index);
     if (list !== this.list || this.shown !== "photographs") return;
     void this.follow();
-    const state = { ...history.state, open: list.ids[index], isStep: true };
-    if (wasOpen) history.replaceState(state, "");
-    else history.pushState(state, ""); // so that the phone's Back closes it
+    const state = { ...this.entry(), isStep: true };
+    if (wasOpen) this.entries.replace(state);
+    else this.entries.push(state); // so that the phone's Back closes it
   }
 
   /** The panel was closed by people: the step that opening it made is taken back. */
@@ -282,19 +262,20 @@ class SearchPage {
     if (this.shown !== "photographs") return;
     const index = this.panel.list === this.list ? this.panel.index : this.grid.active;
     this.grid.setActive(index, { focus: true, scroll: true });
-    if (history.state?.isStep) {
+    if (this.entries.isStep) {
+      this.entries.cancel();
       this.isClosing = true;
       history.back();
-    } else this.save();
+    } else this.entries.save();
   }
 
   /** @param {string} view */
   choose(view) {
     if (view === this.shown) return;
-    this.save();
+    this.entries.save();
     this.panel.close({ tell: false });
     this.show(view);
-    history.pushState({ query: structuredClone(this.query), view, scroll: 0, open: 0 }, "");
+    this.entries.push({ query: structuredClone(this.query), view, scroll: 0, open: 0 });
     if (view === "photographs" && !this.asked) void this.run();
   }
 
@@ -369,21 +350,7 @@ class SearchPage {
   }
 }
 
-/**
- * Return whether a query is another one with more or fewer letters: one entry of the history is
- * enough for what is typed in one go.
- * @param {QueryState} before
- * @param {QueryState} after
- */
-function isTypedOn(before, after) {
-  const [first, second] = [before.text.trim(), after.text.trim()];
-  if (first === "" || second === "" || !isSame({ ...before, text: "" }, { ...after, text: "" })) {
-    return false;
-  }
-  return first.startsWith(second) || second.startsWith(first);
-}
-
 const { info } = await startShell({ needsServer: true });
-const page = new SearchPage();
+const page = new SearchPage(info);
 if (info && info.library === null) page.onTrouble(new ApiError("", 404, "no_library"));
 else await page.start();

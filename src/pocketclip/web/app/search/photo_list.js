@@ -28,6 +28,22 @@ export class PhotoList {
     this.similar = similar;
   }
 
+  /**
+   * Return the hits of a search.
+   * @param {any} answer of `/search`
+   */
+  static found(answer) {
+    const scores = new Map();
+    const similar = new Map();
+    for (const hit of answer.hits) {
+      scores.set(hit.id, hit.score);
+      if (hit.similar_photos) {
+        similar.set(hit.id, { photos: hit.similar, total: hit.similar_photos });
+      }
+    }
+    return new PhotoList([...scores.keys()], scores, similar);
+  }
+
   get length() {
     return this.ids.length;
   }

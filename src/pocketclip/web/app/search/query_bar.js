@@ -14,7 +14,8 @@ import { shownName } from "./photo_texts.js";
 /**
  * @typedef {object} BarEvents
  * @property {(how: "typed" | "chosen") => void} onChange the query is another one
- * @property {() => string | null} spaceId of the server's model
+ * @property {() => string | null} spaceId of the library; null: not known yet
+ * @property {number} imageBytes of a picture that the server takes
  */
 
 export class QueryBar {
@@ -113,6 +114,7 @@ export class QueryBar {
 
   /** @param {File[]} files */
   async addFiles(files) {
+    const { imageBytes: limit } = this.events;
     const spaceId = this.events.spaceId();
     if (spaceId === null) {
       this.say("The server does not answer: its model is not known.");
@@ -123,7 +125,7 @@ export class QueryBar {
     this.say("");
     for (const file of files) {
       try {
-        this.query.pictures.push(await embedPicture(file, spaceId));
+        this.query.pictures.push(await embedPicture(file, { spaceId, limit }));
         this.events.onChange("chosen");
       } catch (error) {
         if (!isAbort(error)) this.say(messageOf(error));

@@ -135,6 +135,20 @@ export function isSame(first, second) {
   return key(first) === key(second);
 }
 
+/**
+ * Return whether a query is another one with more or fewer letters: one entry of the history is
+ * enough for what is typed in one go.
+ * @param {QueryState} before
+ * @param {QueryState} after
+ */
+export function isTypedOn(before, after) {
+  const [first, second] = [before.text.trim(), after.text.trim()];
+  if (first === "" || second === "" || !isSame({ ...before, text: "" }, { ...after, text: "" })) {
+    return false;
+  }
+  return first.startsWith(second) || second.startsWith(first);
+}
+
 /** @param {QueryState} query */
 function key(query) {
   return JSON.stringify([

@@ -1,29 +1,30 @@
 // Pictures from this device as parts of a query: the server makes an embedding of each, once.
 
+import { formatBytes } from "../shared/dom.js";
 import { callPatiently } from "./client.js";
 
 /** @typedef {import("./query_state.js").Picture} Picture */
 
 const THUMBNAIL = 96; // px
-const MOST_BYTES = 20 * 1024 * 1024;
 
 /**
  * Return a picture as a part of a query: the file goes to the server as it is, so that it meets the
  * index through the same transform.
  * @param {File | Blob} file
- * @param {string} spaceId of the server's model
- * @param {AbortSignal} [signal]
+ * @param {{spaceId: string, limit: number}} server the space of its library, and the bytes of a
+ *   picture that it takes
  * @returns {Promise<Picture>}
  */
-export async function embedPicture(file, spaceId, signal) {
-  if (file.size > MOST_BYTES) throw new Error("This picture is larger than 20 MB.");
+export async function embedPicture(file, { spaceId, limit }) {
+  if (file.size > limit) {
+    throw new Error(`This picture is larger than ${formatBytes(limit)}, which the server takes.`);
+  }
   const [thumbnail, url] = await Promise.all([makeThumbnail(file), dataUrl(file)]);
-  const answer = await callPatiently(
-    "POST",
-    "v1/embeddings",
-    { input: url, modality: "image" },
-    signal ? { signal } : {},
-  );
+  const body = { input: url, modality: "image" };
+  const answer = await callPatiently("POST", "v1/embeddings", body);
+  if (answer.space_id !== spaceId) {
+    throw new Error("The server has another model now: reload the page.");
+  }
   return {
     kind: "sent",
     name: file instanceof File && file.name ? file.name : "Picture",
