@@ -319,6 +319,8 @@ def test_a_model_that_was_used_once_runs_when_the_server_is_gone(page, running_s
     token = server.services.sessions.new_token()
     assert opened(page, f"{server.url}/camera.html#token={token}")["ready"]
     page.get_by_role("button", name="Leave").wait_for()
+    # The page asked for the list before it had a worker.
+    assert "/models.json" in {path for _name, path in page.evaluate(KEPT)}
     before = page.evaluate(ENCODE)
     assert len(before) == server.services.engine.encoder.embed_dim
     page.context.set_offline(True)

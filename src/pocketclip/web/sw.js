@@ -56,6 +56,11 @@ async function activate() {
   const older = (await ownCaches()).filter((name) => name !== NAME);
   await Promise.all(older.slice(0, -1).map((name) => caches.delete(name)));
   await worker.clients.claim();
+  // The page that registered this worker has asked for the list before it, and will not again. From
+  // here on the worker sees whoever asks, and whoever asked earlier had a session, if one is needed.
+  await newestModels(new Request(new URL("models.json", scope).href, { cache: "no-cache" })).catch(
+    () => {},
+  );
 }
 
 /**
