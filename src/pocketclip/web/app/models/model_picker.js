@@ -186,7 +186,7 @@ class Picker {
     const cards = await Promise.all(this.models.map((model) => this.#card(model)));
     const server = this.info === null ? [] : [this.#serverCard()];
     if (cards.length + server.length === 0) {
-      fill(this.list, h("p", {}, "This site lists no model that runs in a browser."));
+      fill(this.list, h("p", {}, "There is no model here that runs in a browser."));
     } else {
       fill(this.list, ...cards, ...server);
     }

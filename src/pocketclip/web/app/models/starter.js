@@ -69,7 +69,10 @@ export class Starter {
     if (config.vendor === null) return VENDOR_MISSING;
     if (this.models.length > 0) return "";
     if (this.#unlisted !== "") return this.#unlisted;
-    return "This site lists no model that runs in a browser: export one with `--format web`.";
+    const how = config.server
+      ? "start the server with an ONNX bundle, or with `--web-model BUNDLE`"
+      : "export one with `--format web`";
+    return `There is no model here that runs in a browser: ${how}.`;
   }
 
   /** Load the model that is chosen; by this its licence is accepted. */
