@@ -135,7 +135,7 @@ function draw({ element, answer, probability, cosine }, item) {
   );
   const shown = result.none ? result.noneProbability : best.probability;
   fill(probability, shown === null ? "–" : percent(shown));
-  fill(cosine, best.cosine === null ? "–" : best.cosine.toFixed(3));
+  fill(cosine, best.cosine === null ? "–" : best.cosine.toFixed(3).replace(/^-(?=0\.000$)/, ""));
 }
 
 /** @param {Item} item */
