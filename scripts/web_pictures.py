@@ -41,6 +41,7 @@ def start(page: Any, url: str) -> None:
     """Show the start page."""
     page.goto(f"{url}/")
     page.locator("#facts dd").first.wait_for()
+    page.locator("#device li").first.wait_for()
 
 
 def camera(page: Any, url: str) -> None:
@@ -77,6 +78,43 @@ def details(page: Any, url: str) -> None:
     page.wait_for_timeout(1500)
 
 
+def duplicates(page: Any, url: str) -> None:
+    """Look for files of the same shot."""
+    page.goto(f"{url}/search.html")
+    page.locator("#view-duplicates").click()
+    page.locator("#kind-near").click()
+    page.locator("#duplicate-groups img").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(1500)
+
+
+def labels(page: Any, url: str) -> None:
+    """Share a list of labels of one's own."""
+    page.goto(f"{url}/camera.html")
+    add_labels(page)
+    page.get_by_text("Share, import and more").click()
+    page.get_by_role("button", name="Share…").click()
+    page.locator("#share-link").wait_for()
+    page.wait_for_timeout(500)
+
+
+def picker(page: Any, url: str) -> None:
+    """Choose a model."""
+    page.goto(f"{url}/camera.html")
+    page.locator("#model-button").click()
+    page.locator(".model-option").first.wait_for()
+    page.wait_for_timeout(500)
+
+
+def key(page: Any, url: str) -> None:
+    """Open a page of a server that asks for its key, without a link."""
+    page.route(
+        "**/session",
+        lambda route: route.fulfill(json={"required": True, "active": False}),
+    )
+    page.goto(f"{url}/camera.html")
+    page.locator("#key").wait_for()
+
+
 def classify(page: Any, url: str) -> None:
     """Sort scenes into labels."""
     page.goto(f"{url}/classify.html")
@@ -92,7 +130,8 @@ def classify(page: Any, url: str) -> None:
 
 
 PAGES: dict[str, Callable[[Any, str], None]] = {
-    "start": start, "camera": camera, "search": search, "details": details, "classify": classify,
+    "start": start, "camera": camera, "labels": labels, "picker": picker, "search": search,
+    "details": details, "duplicates": duplicates, "classify": classify, "key": key,
 }  # fmt: skip
 
 
@@ -106,6 +145,9 @@ def make_library(folder: Path, bundle: Path) -> Path:
     (folder / "Scenes").mkdir()
     for index in range(120):
         (folder / "Scenes" / f"scene {index:03d}.jpg").write_bytes(scene(index))
+    for index in range(1, 120, 17):
+        with Image.open(io.BytesIO(scene(index))) as image:
+            image.save(folder / "Scenes" / f"scene {index:03d} again.jpg", quality=60)
     path = folder / "scenes.sqlite"
     with Library.open(path, create=True) as library:
         library.index([folder / "Scenes"], encoder=load(bundle))
