@@ -46,6 +46,34 @@ WEBGPU_FILES = (
 )
 """What WebGPU needs beside it."""
 _LICENSES = (f"{_TOKENIZERS}/LICENSE",)
+_ORT_LICENSE = """\
+onnxruntime-web {version}, whose npm package has no copy of its licence
+
+MIT License
+
+Copyright (c) Microsoft Corporation
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+
+Notices of the software that it contains:
+https://github.com/microsoft/onnxruntime/blob/v{version}/ThirdPartyNotices.txt
+"""
 _PATIENCE = 300.0  # seconds
 _SOURCES = ("package.json", "package-lock.json", "hatch_build.py")
 
@@ -136,6 +164,8 @@ def _copy(packages: Path, target: Path, made_of: str, wanted: tuple[str, ...]) -
                 (temporary / stored_name(one)).unlink()
         for one in _LICENSES:
             shutil.copyfile(packages / one, temporary / f"LICENSE.{Path(one).parent.name}")
+        license_of_ort = _ORT_LICENSE.format(version=_version(packages / _ORT))
+        (temporary / f"LICENSE.{_ORT}").write_text(license_of_ort, "utf-8")
         versions = {Path(one).name: _version(packages / one) for one in (_ORT, _TOKENIZERS)}
         about = {"made_of": made_of, "packages": versions, "files": files}
         (temporary / "vendor.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")

@@ -210,6 +210,8 @@ def served(name: str) -> str:
 
 def media_type(name: str) -> str:
     """Return the media type of a file of a site."""
+    if Path(name).name.startswith("LICENSE."):
+        return TYPES[".txt"]
     return TYPES.get(Path(name).suffix, "application/octet-stream")
 
 
