@@ -390,6 +390,15 @@ def test_without_npm_the_page_says_so_and_uses_the_server(camera):
     assert "pictures are sent to it" in cover
     start(page)
     top(page, "blue heart")
+    # That pictures are sent is agreed to in each visit.
+    sent = []
+    page.on("request", lambda r: '"modality":"image"' in (r.post_data or "") and sent.append(r))
+    page.reload()
+    page.get_by_role("button", name="Start the camera").wait_for()
+    page.wait_for_timeout(700)
+    assert not sent
+    start(page)
+    assert sent
 
 
 @pytest.mark.slow

@@ -91,10 +91,19 @@ def test_images_are_classified_in_the_page_as_by_python(page, server, images):
     # Other labels need no picture again: the files are gone.
     for path in images:
         path.unlink()
+    page.evaluate(
+        """() => {
+          window.changes = 0;
+          const count = (records) => { window.changes += records.length; };
+          const answer = document.querySelector("#images .answer");
+          new MutationObserver(count).observe(answer, {childList: true});
+        }"""
+    )
     page.get_by_label("Add a label").fill("something else")
     page.get_by_label("Add a label").press("Enter")
     expect(page.locator("#images .best")).to_have_count(3)
     assert all(row["probability of something else"] for row in saved(page)[:3])
+    assert page.evaluate("window.changes") == 1, "images are scored once the labels are ready"
 
     # Groups, order, removal.
     page.get_by_role("button", name="Not read 1").click()

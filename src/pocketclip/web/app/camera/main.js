@@ -147,7 +147,7 @@ function drawPicture() {
   byId("torch-button").hidden = camera === null || !camera.hasTorch;
   press(byId("torch-button"), camera?.torch ?? false);
   void listCameras().then((cameras) => {
-    byId("flip-button").hidden = camera === null || cameras.length < 2;
+    byId("flip-button").hidden = !(picture.source instanceof CameraSource) || cameras.length < 2;
   });
   keepAwake(state === "live");
   const isSeen = /^(live|frozen|still|ended)$/.test(state);
@@ -264,4 +264,4 @@ takeDrops((file) => void useFile(file));
 
 await starter.begin();
 const starts = starter.state === "loading" || starter.state === "ready";
-if (starts && picture.state === "empty" && (await isAllowed())) await useCamera(wanted());
+if (starts && (await isAllowed()) && picture.state === "empty") await useCamera(wanted());

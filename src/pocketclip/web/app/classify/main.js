@@ -13,10 +13,10 @@ const { info } = await startShell();
 
 const namer = new Namer(
   {
-    onChange: () => {
+    onChange: (isOther) => {
       drawHint();
       page.setReady(namer.state !== "working");
-      void page.scoreAll();
+      if (isOther) void page.scoreAll();
     },
     onConsent: askForTextTower,
     onProgress: (loaded, total) => {

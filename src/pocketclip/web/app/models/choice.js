@@ -40,19 +40,21 @@ export function keepChoice(choice) {
 }
 
 /**
- * Return whether people have started this before, with this licence.
+ * Return whether people have started this before, with this licence, so that it may start by itself.
+ *
+ * That pictures are sent to the server is agreed to anew in every visit of a page.
  * @param {Choice} choice
  */
-export function isAccepted(choice) {
-  return accepted()[keyOf(choice)] === licenceOf(choice);
+export function isAccepted({ kind, model }) {
+  return kind === "browser" && accepted()[model.id] === licenceOf(model);
 }
 
 /**
  * Note that people have started this, and so accepted its licence.
  * @param {Choice} choice
  */
-export function accept(choice) {
-  save("model.accepted", { ...accepted(), [keyOf(choice)]: licenceOf(choice) });
+export function accept({ kind, model }) {
+  if (kind === "browser") save("model.accepted", { ...accepted(), [model.id]: licenceOf(model) });
 }
 
 /** @returns {Record<string, unknown>} the licences that people have accepted, by model */
@@ -60,12 +62,7 @@ function accepted() {
   return load("model.accepted", /** @type {any} */ (null)) ?? {}; // null can be stored too
 }
 
-/** @param {Choice} choice */
-function keyOf({ kind, model }) {
-  return kind === "server" ? "server" : model.id;
-}
-
-/** @param {Choice} choice */
-function licenceOf({ model }) {
-  return model.licence.name ?? "not known";
+/** @param {Model} model */
+function licenceOf({ licence }) {
+  return licence.name ?? "not known";
 }

@@ -25,7 +25,8 @@ import { rankSet } from "../labels/label_set.js";
 
 /**
  * @typedef {object} Handlers
- * @property {() => void} onChange the state is another one, or results are other ones now
+ * @property {(isOther: boolean) => void} onChange the state is another one; isOther: pictures are
+ *   named otherwise than before, so that results are other ones too
  * @property {(bytes: number) => Promise<boolean>} onConsent asks for a download of the text tower
  * @property {(loaded: number, total: number) => void} onProgress of that download, in bytes
  * @property {(prompts: string[]) => void} onCut these prompts were too long, and cut
@@ -41,6 +42,8 @@ export class Namer {
   /** @type {LabelChoice | null} */ #choice = null;
   /** @type {Promise<TextEncoder> | null} */ #texts = null;
   /** @type {((embedding: Float32Array) => import("./scored.js").Scored) | null} */ #score = null;
+  /** What pages have named pictures by, as far as they were told. */
+  #told = this.#score;
   /** @type {AbortController | null} */ #work = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   /** Whether people have refused the download; they are asked again only if they want it. */
@@ -169,7 +172,9 @@ export class Namer {
   #set(state, message = "") {
     this.state = state;
     this.message = message;
-    this.handlers.onChange();
+    const isOther = this.#score !== this.#told;
+    this.#told = this.#score;
+    this.handlers.onChange(isOther);
   }
 }
 

@@ -45,7 +45,8 @@ export class Starter {
   }
 
   /**
-   * Begin with the models of the site. What is on the device and was used before starts at once.
+   * Begin with the models of the site. What is on the device and was used before starts at once;
+   * the server's model does not, as pictures are sent to it.
    */
   async begin() {
     try {
@@ -130,6 +131,7 @@ export class Starter {
     } catch (error) {
       if (this.#work !== work) return; // Another one was chosen meanwhile.
       this.facts = await startFacts(choice);
+      if (this.#work !== work) return;
       if (isAbort(error)) this.#set("asks");
       else this.fail(error);
     } finally {
