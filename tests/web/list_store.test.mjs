@@ -10,6 +10,7 @@ import {
   freeName,
   keepCurrent,
   keepList,
+  keepLists,
   ownList,
   ownLists,
   renameList,
@@ -37,6 +38,16 @@ test("a list is deleted, and comes back at its place", () => {
   assert.deepEqual(names(), ["Tools"]);
   keepList(fruit, position);
   assert.deepEqual(names(), ["Fruit", "Tools"]);
+});
+
+test("several lists are kept, or none of them", () => {
+  const many = Array.from({ length: 198 }, (_, n) => makeList({ name: `List ${n}` }));
+  assert.throws(() => keepLists([...many, makeList({ name: "One more" })]), /you have 2: delete/);
+  assert.deepEqual(names(), ["Fruit", "Tools"]);
+  keepLists(many);
+  assert.equal(names().length, 200);
+  keepLists([{ ...fruit, labels: ["fig"] }]); // in place of one that is there
+  assert.deepEqual(ownList("fruit")?.labels, ["fig"]);
 });
 
 test("names are taken once, by presets too", () => {

@@ -150,8 +150,11 @@ def test_files_come_in_and_go_out(editor, tmp_path):
     assert download.value.suggested_filename == "places.json"
     exported = json.loads(download.value.path().read_text())
     assert exported["lists"][0]["labels"] == ["beach, sunny", "forest"]
-    page.locator("input[type=file]").first.set_input_files([str(broken)])
-    expect(page.locator(".labels-message")).to_contain_text("“broken.json” is damaged")
+    page.locator("input[type=file]").first.set_input_files([str(broken), str(places)])
+    message = page.locator(".labels-message")
+    expect(message).to_contain_text("Imported “places (2)”. “broken.json” is damaged")
+    page.get_by_role("button", name="Undo").click()
+    expect(message).to_have_text("Undone.")
 
 
 def test_a_link_is_shown_before_it_is_used_and_leaves_the_address(editor, offering_server):
@@ -193,6 +196,17 @@ def test_a_label_set_is_used_and_kept_and_refused_with_another_model(
     editor, offering_server, tmp_path
 ):
     page = editor
+    # A set that comes late does not replace what was chosen meanwhile.
+    held = []
+    page.route("**/label-sets/fruit", lambda route: held.append(route))
+    choose(page, "fruit")
+    choose(page, "Expressions")
+    with page.expect_response("**/label-sets/fruit"):
+        held[0].continue_()
+    page.unroute("**/label-sets/fruit")
+    page.wait_for_timeout(200)
+    expect(page.locator(".labels-message")).to_have_text("“Expressions” is used.")
+    expect(page.get_by_label("Add a label")).to_be_visible()
     choose(page, "fruit")
     about = page.locator(".labels-set")
     expect(about).to_contain_text("apple, kiwi, fig")

@@ -21,14 +21,13 @@ import { refusedNotes } from "./list_file.js";
 import { currentOf, keepCurrent, ownList, whenChangedElsewhere } from "./list_store.js";
 import { ListsMenu } from "./lists_menu.js";
 import { LabelsView } from "./labels_view.js";
-import { serverSets, siteSets } from "./offered_sets.js";
 import { loadPresets } from "./presets.js";
 import { PromptView } from "./prompt_view.js";
 import { receiveLinks } from "./link_dialog.js";
+import { SetOffers } from "./set_offers.js";
 
 /** @typedef {import("./label_list.js").LabelList} LabelList */
 /** @typedef {import("./label_set.js").LabelSet} LabelSet */
-/** @typedef {import("./offered_sets.js").OfferedSet} OfferedSet */
 /** @typedef {import("./offered_sets.js").SiteSet} SiteSet */
 
 /**
@@ -83,11 +82,7 @@ export class Editor {
     this.id = `labels-${++count}`;
     /** @type {State} */
     this.state = { list: presets[0] ?? makeList(), base: presets[0]?.name ?? null, set: null };
-    /** @type {OfferedSet[]} */
-    this.ofServer = [];
-    this.sets = this.ofServer;
-    /** @type {string | null} that was used last, and is not offered yet */
-    this.wantedSet = null;
+    this.offers = new SetOffers(this);
     /** @type {SpaceOf | null} */
     this.model = null;
     this.ended = new AbortController();
@@ -127,13 +122,12 @@ export class Editor {
   async start() {
     const last = currentOf(this.options.page);
     if (last?.list) this.state = { list: last.list, base: last.base, set: null };
-    this.sets = this.ofServer = await serverSets();
-    const set = this.sets.find((one) => one.name === last?.set);
-    if (set === undefined) this.wantedSet = last?.set ?? null;
+    await this.offers.start(last?.set ?? null);
     this.render();
-    if (set !== undefined) await this.useOffered(set);
+    await this.offers.useWanted();
     if (this.state.set === null) this.options.onChange(this.choice);
-    whenChangedElsewhere(() => this.render(), this.ended.signal);
+    // The menu alone: what people are typing stays.
+    whenChangedElsewhere(() => this.menu.render(), this.ended.signal);
     receiveLinks(
       (list) => this.use(list, null, `The list ${quoted(list.name)} from the link is used.`),
       (message) => this.tell(message),
@@ -179,11 +173,8 @@ export class Editor {
    */
   setModel(model) {
     this.model = model;
-    const ofSite = siteSets(model?.label_sets ?? []);
-    const names = new Set(ofSite.map((one) => one.name));
-    this.sets = [...this.ofServer.filter((one) => !names.has(one.name)), ...ofSite];
-    const wanted = this.sets.find((one) => one.name === this.wantedSet);
-    if (wanted !== undefined) void this.useOffered(wanted);
+    this.offers.setSite(model?.label_sets ?? []);
+    void this.offers.useWanted();
     const { set } = this.state;
     if (set !== null && model !== null) {
       try {
@@ -217,7 +208,7 @@ export class Editor {
   change(state, message, { undo = true } = {}) {
     const before = this.state;
     this.state = state;
-    this.wantedSet = null;
+    this.offers.giveUp();
     const { list, base, set } = state;
     const kept = keepCurrent(this.options.page, { list, base, set: set?.name ?? null });
     const more = kept ? "" : " This browser keeps it until the page is closed only.";
@@ -254,15 +245,6 @@ export class Editor {
   useSet(name, set) {
     if (this.model !== null) checkSpace(set, this.model, name);
     this.change({ ...this.state, set: { name, set } }, `The label set ${quoted(name)} is used.`);
-  }
-
-  /**
-   * Read and use a label set that is offered.
-   * @param {OfferedSet} offered
-   */
-  async useOffered(offered) {
-    this.tell(`Reading ${quoted(offered.name)} …`);
-    await this.attempt(async () => this.useSet(offered.name, await offered.read()));
   }
 
   /**
@@ -333,7 +315,8 @@ export class Editor {
   }
 
   undoLast() {
-    this.undo?.();
+    const { undo } = this;
+    if (undo !== null) void this.attempt(undo); // another tab may have changed the lists
     this.labels.focus();
   }
 

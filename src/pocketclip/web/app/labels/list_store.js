@@ -40,12 +40,27 @@ export function ownList(name) {
  * @throws {LabelError} there are too many
  */
 export function keepList(list, position) {
+  return keepLists([list], position);
+}
+
+/**
+ * Keep several lists, all of them or none.
+ * @param {readonly LabelList[]} fresh
+ * @param {number} [position] of new ones; by default the end
+ * @returns {boolean} whether they are kept after the page is closed
+ * @throws {LabelError} there are too many
+ */
+export function keepLists(fresh, position) {
   const lists = ownLists();
-  const at = lists.findIndex((one) => keyOf(one.name) === keyOf(list.name));
-  if (at >= 0) lists[at] = list;
-  else lists.splice(position ?? lists.length, 0, list);
-  if (lists.length > MAX_OWN) {
-    throw new LabelError(`There are ${MAX_OWN} lists already: delete one first.`);
+  const before = lists.length;
+  for (const list of fresh) {
+    const at = lists.findIndex((one) => keyOf(one.name) === keyOf(list.name));
+    if (at >= 0) lists[at] = list;
+    else lists.splice(position ?? lists.length, 0, list);
+  }
+  if (lists.length > MAX_OWN && lists.length > before) {
+    const room = `There is room for ${MAX_OWN} lists of your own, and you have ${before}`;
+    throw new LabelError(`${room}: delete some first, then add ${lists.length - before}.`);
   }
   return save(OWN, lists);
 }

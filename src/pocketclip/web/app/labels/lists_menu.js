@@ -12,9 +12,11 @@ import {
   forgetList,
   freeName,
   keepList,
+  keepLists,
   ownLists,
   renameList,
 } from "./list_store.js";
+import { messageOf } from "./label_texts.js";
 import { showLink } from "./link_dialog.js";
 
 /** @typedef {import("./editor.js").Editor} Editor */
@@ -70,15 +72,15 @@ export class ListsMenu {
       ...(state.set === null && editor.stored === null
         ? [choiceButton(state.list.name, true, () => {})]
         : []),
-      ...editor.sets.map((offered) =>
+      ...editor.offers.all.map((offered) =>
         choiceButton(
           offered.name,
           state.set?.name === offered.name,
-          () => void editor.useOffered(offered),
+          () => void editor.offers.use(offered),
           "fitted",
         ),
       ),
-      ...(state.set !== null && !editor.sets.some((one) => one.name === state.set?.name)
+      ...(state.set !== null && !editor.offers.all.some((one) => one.name === state.set?.name)
         ? [choiceButton(state.set.name, true, () => {}, "fitted")]
         : []),
     );
@@ -169,12 +171,14 @@ export class ListsMenu {
       check: (text) => freeName(text, editor.reserved, before),
     });
     if (name === null || name === before) return;
-    renameList(before, name, editor.reserved);
-    editor.change(
-      { ...state, list: { ...state.list, name }, base: name },
-      `${quoted(before)} is ${quoted(name)} now.`,
-      { undo: () => renameList(name, before) },
-    );
+    await editor.attempt(() => {
+      renameList(before, name, editor.reserved);
+      editor.change(
+        { ...state, list: { ...state.list, name }, base: name },
+        `${quoted(before)} is ${quoted(name)} now.`,
+        { undo: () => renameList(name, before) },
+      );
+    });
   }
 
   delete() {
@@ -197,7 +201,7 @@ export class ListsMenu {
     forgetAll();
     const message = `Deleted ${countOf(own.length, "own list")}.`;
     editor.change({ list: first, base: first.name, set: null }, message, {
-      undo: () => own.forEach((list) => keepList(list)),
+      undo: () => keepLists(own),
     });
   }
 
@@ -219,7 +223,19 @@ export class ListsMenu {
    * @param {File[]} files
    */
   async import(files) {
-    for (const file of files) await this.editor.attempt(() => this.importFile(file));
+    const { editor } = this;
+    const wrong = [];
+    for (const file of files) {
+      try {
+        await this.importFile(file);
+      } catch (error) {
+        wrong.push(messageOf(error));
+      }
+    }
+    if (wrong.length === 0) return;
+    const isAny = wrong.length < files.length;
+    const told = isAny ? [editor.message.textContent, ...wrong] : wrong;
+    editor.tell(told.join(" "), isAny ? editor.undo : null);
   }
 
   /** @param {File} file */
@@ -240,14 +256,14 @@ export class ListsMenu {
     const { lists, notes } = readLists(text, file.name);
     /** @type {string[]} */
     const names = [];
-    /** @type {LabelList | null} */
-    let last = null;
-    for (const list of lists) {
-      last = { ...list, name: distinctName(list.name, editor.reserved) };
-      keepList(last);
-      names.push(last.name);
-    }
-    if (last === null) return;
+    const named = lists.map((list) => {
+      const name = distinctName(list.name, [...editor.reserved, ...names]);
+      names.push(name);
+      return { ...list, name };
+    });
+    const last = named.at(-1);
+    if (last === undefined) return;
+    keepLists(named);
     const what = names.length === 1 ? quoted(last.name) : countOf(names.length, "list");
     editor.use(last, last.name, [`Imported ${what}.`, ...notes].join(" "), () => {
       for (const name of names) forgetList(name);
