@@ -214,6 +214,15 @@ def test_what_a_camera_can_do_is_offered(camera):
     page.locator("#mirror-button").click()
     page.locator("#stage:not(.mirrored)").wait_for()
     assert page.locator("#mirror-button").get_attribute("aria-pressed") == "false"
+    # Letters do nothing for people who do not want them to.
+    page.get_by_role("button", name="Keyboard").click()
+    page.get_by_role("switch", name="Use these keys").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("m")
+    assert page.locator("#mirror-button").get_attribute("aria-pressed") == "false"
+    page.get_by_role("button", name="Keyboard").click()
+    page.get_by_role("switch", name="Use these keys").check()
+    page.keyboard.press("Escape")
     page.get_by_role("button", name="Lamp").click()
     page.locator("#torch-button[aria-pressed=true]").wait_for()
     page.keyboard.press("+")
@@ -391,10 +400,10 @@ def test_without_npm_the_page_says_so_and_uses_the_server(camera):
     start(page)
     top(page, "blue heart")
     # That pictures are sent is agreed to in each visit.
-    sent = []
-    page.on("request", lambda r: '"modality":"image"' in (r.post_data or "") and sent.append(r))
     page.reload()
     page.get_by_role("button", name="Start the camera").wait_for()
+    sent = []
+    page.on("request", lambda r: '"modality":"image"' in (r.post_data or "") and sent.append(r))
     page.wait_for_timeout(700)
     assert not sent
     start(page)

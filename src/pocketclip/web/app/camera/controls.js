@@ -1,6 +1,7 @@
 // The buttons over the picture, the sliders below it, and the keys.
 
 import { byId, fill, h } from "../shared/dom.js";
+import { load, save } from "../shared/storage.js";
 
 /**
  * @typedef {object} Action
@@ -11,12 +12,17 @@ import { byId, fill, h } from "../shared/dom.js";
  */
 
 /**
- * Run actions by their keys, unless people type or have a dialog open.
+ * Run actions by their keys, unless people type, have a dialog open or have switched keys off: who
+ * speaks to the device writes letters by accident.
  * @param {readonly Action[]} actions
  */
 export function listenToKeys(actions) {
   const byKey = new Map(actions.map((one) => [one.key, one]));
+  const on = /** @type {HTMLInputElement} */ (byId("keys-on"));
+  on.checked = load("camera.keys", /** @type {unknown} */ (true)) !== false;
+  on.addEventListener("change", () => save("camera.keys", on.checked));
   document.addEventListener("keydown", (event) => {
+    if (!on.checked) return;
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.defaultPrevented)
       return;
     if (isTaken(event.target, event.key) || document.querySelector("dialog[open]") !== null) return;

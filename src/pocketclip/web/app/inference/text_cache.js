@@ -57,10 +57,16 @@ export async function remember(space, rows) {
   });
 }
 
-/** Forget all texts, on the device too. */
-export async function forgetTexts() {
-  memory.clear();
-  await transact("readwrite", (store) => settled(store.clear()));
+/**
+ * Forget the texts of an embedding space, on the device too.
+ * @param {string} space
+ */
+export async function forgetTexts(space) {
+  const from = keyOf(space, "");
+  for (const key of memory.keys()) if (key.startsWith(from)) memory.delete(key);
+  // All keys that begin with `from` are below the one that ends with the next character.
+  const range = () => IDBKeyRange.bound(from, `${space}\v`, false, true);
+  await transact("readwrite", (store) => settled(store.delete(range())));
 }
 
 /**

@@ -1,11 +1,12 @@
-// The dialog in which people choose a model, and what they read before the first download.
+// The dialog in which people choose a model.
 
-import { config, siteUrl } from "../shared/config.js";
+import { config } from "../shared/config.js";
 import { fill, formatBytes, h } from "../shared/dom.js";
 import { webgpuProblem } from "../inference/device.js";
 import { VENDOR_MISSING } from "../inference/paths.js";
 import { isCached, removeFiles } from "../inference/files.js";
 import { filesOf } from "../inference/models.js";
+import { forgetTexts } from "../inference/text_cache.js";
 import { listLeftOver } from "./left_over.js";
 import {
   downloadBytes,
@@ -16,69 +17,10 @@ import {
   startBytes,
   whyNoWebgpu,
 } from "./model_facts.js";
+import { licenceLinks, licenceWords } from "./start_facts.js";
 
 /** @import { Choice } from "./choice.js" */
-/** @import { Licence, Model, Runtime } from "../inference/models.js" */
-
-/**
- * What people read before they start.
- * @typedef {object} StartFacts
- * @property {number} bytes that will travel; 0: it is on the device
- * @property {string} label of the button
- * @property {HTMLElement} details model, form, licence
- */
-
-/**
- * Return what people have to know before the first download; nothing is downloaded for it.
- * @param {Choice} choice
- * @returns {Promise<StartFacts>}
- */
-export async function startFacts(choice) {
-  const { model } = choice;
-  if (choice.kind === "server") {
-    const text = `${model.name}, run by this server: pictures are sent to it. `;
-    const details = h("p", { class: "start-facts" }, text, ...licenceWords(model.licence));
-    return { bytes: 0, label: "Start", details };
-  }
-  const parts = partsOf(model, choice.runtime, config.vendor);
-  const bytes = parts === null ? 0 : await startBytes(parts);
-  const label = bytes > 0 ? `Start: download ${formatBytes(bytes)}` : "Start";
-  const form = parts === null ? "" : `, ${formOf(parts.variant, choice.runtime)}`;
-  const details = h(
-    "p",
-    { class: "start-facts" },
-    `${model.name}${form}. `,
-    ...licenceWords(model.licence),
-  );
-  return { bytes, label, details };
-}
-
-/**
- * Return what people have to know of a licence before they start.
- * @param {Licence} licence
- */
-function licenceWords(licence) {
-  const isLimited = licence.restricted || licence.name === null;
-  return ["Licence: ", ...licenceLinks(licence), ". ", isLimited && licenceSentence(licence)];
-}
-
-/**
- * Return the name of a licence, as a link, and a link to its text.
- * @param {Licence} licence
- * @returns {(Node | string)[]}
- */
-export function licenceLinks({ name, url, text }) {
-  const outside = { target: "_blank", rel: "noreferrer" };
-  const known = name ?? "not known";
-  const page = url !== null && /^https?:\/\//.test(url) ? url : null;
-  const own = text === null ? null : siteUrl(text);
-  const first = page ?? own;
-  /** @type {(Node | string)[]} */
-  const links = [first === null ? known : h("a", { href: first, ...outside }, known)];
-  if (page !== null && own !== null)
-    links.push(" (", h("a", { href: own, ...outside }, "text"), ")");
-  return links;
-}
+/** @import { Model, Runtime } from "../inference/models.js" */
 
 /**
  * Let people choose a model; they can also remove downloads.
@@ -101,6 +43,9 @@ export async function pickModel({ models, choice, info }) {
 
 class Picker {
   /** @type {Choice | null} */ result = null;
+  // What was asked for last: an answer about anything earlier is not shown.
+  #cards = 0;
+  #needs = 0;
 
   /**
    * @param {Model[]} models
@@ -183,7 +128,9 @@ class Picker {
   }
 
   async draw() {
+    const turn = ++this.#cards;
     const cards = await Promise.all(this.models.map((model) => this.#card(model)));
+    if (turn !== this.#cards) return;
     const server = this.info === null ? [] : [this.#serverCard()];
     if (cards.length + server.length === 0) {
       fill(this.list, h("p", {}, "There is no model here that runs in a browser."));
@@ -214,39 +161,38 @@ class Picker {
 
   /** Show what the model that is chosen needs. */
   async #drawChoice() {
-    this.use.disabled = this.chosen === null;
-    await this.#drawGpu();
-    await this.#drawUse();
-  }
-
-  async #drawGpu() {
+    const turn = ++this.#needs;
     const { chosen } = this;
+    this.use.disabled = chosen === null;
     const problem = chosen?.kind === "browser" ? this.#gpuProblemOf(chosen.model) : null;
     this.gpu.disabled = problem !== null || chosen?.kind !== "browser";
     this.gpu.checked = this.runtime === "webgpu" && !this.gpu.disabled;
-    if (chosen?.kind !== "browser") {
-      fill(this.gpuHelp, "For models that run on this device.");
-    } else if (problem !== null) {
-      fill(this.gpuHelp, problem);
-    } else {
-      const parts = partsOf(chosen.model, "webgpu", config.vendor);
-      if (parts === null) return;
-      const bytes = await startBytes(parts);
-      const size = bytes === 0 ? "On this device." : `Downloads ${formatBytes(bytes)}.`;
-      fill(
-        this.gpuHelp,
-        `${size} The model has ${parts.variant.precision} numbers then. Often faster; a picture with ` +
-          "a known result is checked at each start, and the CPU is used where it fails.",
-      );
-    }
+    const help = problem ?? (await this.#gpuWords());
+    const bytes = await this.#bytesToUse();
+    if (turn !== this.#needs) return;
+    fill(this.gpuHelp, help);
+    fill(this.use, bytes > 0 ? `Use it: download ${formatBytes(bytes)}` : "Use it");
   }
 
-  async #drawUse() {
+  /** Return what the graphics processor means for the model that is chosen, which can use it. */
+  async #gpuWords() {
     const { chosen } = this;
-    if (chosen?.kind !== "browser") return fill(this.use, "Use it");
+    const parts = chosen?.kind === "browser" && partsOf(chosen.model, "webgpu", config.vendor);
+    if (!parts) return "For models that run on this device.";
+    const bytes = await startBytes(parts);
+    const size = bytes === 0 ? "On this device." : `Downloads ${formatBytes(bytes)}.`;
+    return (
+      `${size} The model has ${parts.variant.precision} numbers then. Often faster; a picture with ` +
+      "a known result is checked at each start, and the CPU is used where it fails."
+    );
+  }
+
+  /** Return how many bytes the model that is chosen downloads. */
+  async #bytesToUse() {
+    const { chosen } = this;
+    if (chosen?.kind !== "browser") return 0;
     const parts = partsOf(chosen.model, this.#runtimeOf(chosen.model), config.vendor);
-    const bytes = parts === null ? 0 : await startBytes(parts);
-    fill(this.use, bytes > 0 ? `Use it: download ${formatBytes(bytes)}` : "Use it");
+    return parts === null ? 0 : await startBytes(parts);
   }
 
   /** @param {Model} model */
@@ -322,7 +268,9 @@ class Picker {
   #removeButton(model) {
     const onclick = async () => {
       await removeFiles(ownFiles(model, this.models));
-      fill(this.message, `The files of ${model.name} are removed from this device.`);
+      await forgetTexts(model.space_id);
+      const what = `The files of ${model.name}, and what it made of labels`;
+      fill(this.message, `${what}, are removed from this device.`);
       await this.draw();
     };
     return h("button", { type: "button", class: "plain", onclick }, "Remove from this device");

@@ -8,8 +8,9 @@ import { config } from "../shared/config.js";
 import { byId, fill, formatBytes, h } from "../shared/dom.js";
 import { accept, currentChoice, isAccepted, keepChoice } from "./choice.js";
 import { formOf, serverModel } from "./model_facts.js";
-import { licenceLinks, pickModel, startFacts } from "./model_picker.js";
+import { pickModel } from "./model_picker.js";
 import { openImageEncoder } from "./open_model.js";
+import { licenceLinks, startFacts } from "./start_facts.js";
 
 /** @import { Choice } from "./choice.js" */
 /** @import { Model } from "../inference/models.js" */
@@ -24,7 +25,7 @@ import { openImageEncoder } from "./open_model.js";
 export class Starter {
   /** @type {ModelState} */ state = "none";
   /** @type {Choice | null} */ choice = null;
-  /** @type {import("./model_picker.js").StartFacts | null} */ facts = null;
+  /** @type {import("./start_facts.js").StartFacts | null} */ facts = null;
   /** @type {Encoder | null} */ #encoder = null;
   /** @type {AbortController | null} */ #work = null;
   #unlisted = ""; // why it is not known which models there are
