@@ -4,10 +4,11 @@ import { mountEditor } from "../labels/editor.js";
 import { Steady } from "../inference/zero_shot.js";
 import { askForTextTower } from "../models/consent.js";
 import { Namer } from "../models/namer.js";
-import { isOfPicture, messageOf } from "../models/picture_error.js";
+import { isOfPicture, pictureMessage } from "../models/picture_error.js";
 import { Starter, hideLoading, showLoading } from "../models/starter.js";
 import { writeCsv } from "../shared/csv.js";
 import { byId, fill, h } from "../shared/dom.js";
+import { messageOf } from "../shared/errors.js";
 import { saveFile } from "../shared/files.js";
 import { say, startShell } from "../shared/shell.js";
 import { load, save } from "../shared/storage.js";
@@ -47,7 +48,7 @@ const picture = new Picture(canvas, new Figures(), {
   },
   onError: (error) => {
     if (!isOfPicture(error)) return starter.fail(error);
-    say(messageOf(error));
+    say(pictureMessage(error));
     hasNone = true;
     drawResults();
   },
@@ -112,7 +113,7 @@ async function useFile(file) {
   try {
     await picture.open(() => PhotoSource.open(file), { keep: true });
   } catch (error) {
-    say(error instanceof Error ? error.message : String(error));
+    say(messageOf(error));
   }
 }
 

@@ -1,6 +1,8 @@
 // Small pictures for the table, made when their row comes into view, and one at a time: a decoded
 // photograph takes 50 MB.
 
+import { squareJpeg } from "../shared/square.js";
+
 const SIDE = 128; // pixels
 
 export class Thumbnails {
@@ -49,7 +51,8 @@ export class Thumbnails {
       const image = [...this.#inView].find((one) => this.#wanted.has(one));
       const blob = image && this.#wanted.get(image);
       if (!(image instanceof HTMLImageElement) || blob === undefined) break;
-      const small = await makeSmall(blob);
+      // Where the browser cannot read the picture, the table says why.
+      const small = await squareJpeg(blob, SIDE).catch(() => null);
       // It may have been forgotten meanwhile.
       if (this.#wanted.delete(image) && small !== null) image.src = URL.createObjectURL(small);
       this.observer.unobserve(image);
@@ -57,30 +60,4 @@ export class Thumbnails {
     }
     this.#running = false;
   }
-}
-
-/**
- * Return a small JPEG of the central square; null: the browser cannot read the picture.
- * @param {Blob} blob
- * @returns {Promise<Blob | null>}
- */
-async function makeSmall(blob) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(blob);
-  } catch {
-    return null; // the table says why
-  }
-  const side = Math.min(bitmap.width, bitmap.height);
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = SIDE;
-  const context = canvas.getContext("2d");
-  if (context === null) return null;
-  context.imageSmoothingQuality = "medium";
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, SIDE, SIDE);
-  const [left, top] = [(bitmap.width - side) / 2, (bitmap.height - side) / 2];
-  context.drawImage(bitmap, left, top, side, side, 0, 0, SIDE, SIDE);
-  bitmap.close();
-  return await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.8));
 }

@@ -1,7 +1,7 @@
 // Encodes the images of the table, one after another.
 
 import { patiently } from "../shared/patience.js";
-import { isOfPicture, messageOf } from "../models/picture_error.js";
+import { isOfPicture, pictureMessage } from "../models/picture_error.js";
 
 /** @typedef {import("./results.js").Item} Item */
 
@@ -104,7 +104,7 @@ export class Work {
       if (this.#encoder !== encoder) {
         this.#set(item, "waiting");
       } else if (isOfPicture(error)) {
-        this.#set(item, "failed", { why: messageOf(error) });
+        this.#set(item, "failed", { why: pictureMessage(error) });
       } else {
         this.#encoder = null;
         this.#set(item, "waiting");

@@ -1,18 +1,9 @@
 // The central square of a picture as the browser draws it, for graphs that resize it themselves.
 
+import { centralSquare } from "../shared/square.js";
 import { InferenceError } from "./errors.js";
 
 const MOST_SIDE = 1024; // of pixels that a graph resizes itself
-
-/**
- * Return the central square of a picture.
- * @param {number} width
- * @param {number} height
- */
-export function centralSquare(width, height) {
-  const side = Math.min(width, height);
-  return { x: (width - side) / 2, y: (height - side) / 2, side };
-}
 
 /** @typedef {HTMLVideoElement | HTMLCanvasElement | HTMLImageElement | ImageBitmap | VideoFrame} Drawable */
 

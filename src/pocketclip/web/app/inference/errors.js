@@ -1,5 +1,7 @@
 // Errors of models in the page. Pages show the message, and decide by the code.
 
+import { messageOf } from "../shared/errors.js";
+
 /**
  * @typedef {"no_vendor" | "no_models" | "no_variant" | "no_inflate" | "not_found" | "unreachable"
  *   | "damaged" | "refused" | "failed" | "check_failed" | "superseded" | "recycled" | "closed"
@@ -39,6 +41,5 @@ export function aborted() {
  * @param {unknown} error
  */
 export function reasonOf(error) {
-  const text = error instanceof Error ? error.message : String(error);
-  return text.split("\n", 1)[0].slice(0, 300);
+  return messageOf(error).split("\n", 1)[0].slice(0, 300);
 }

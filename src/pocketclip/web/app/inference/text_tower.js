@@ -20,7 +20,7 @@ const TEXT_SECONDS = 60;
  * @param {Model} model
  * @throws {InferenceError} `no_vendor` or `no_variant`
  */
-function partsOf(model) {
+function neededBy(model) {
   const runtime = config.vendor && runtimeOf(config.vendor, "wasm");
   const library = config.vendor?.files["tokenizers.min.mjs"];
   if (!runtime || !library) throw new InferenceError("no_vendor", VENDOR_MISSING);
@@ -37,7 +37,7 @@ function partsOf(model) {
  * @throws {InferenceError} it cannot run here
  */
 export async function textTowerBytes(model) {
-  const { runtime, variant } = partsOf(model);
+  const { runtime, variant } = neededBy(model);
   return bytesToDownload([runtime.wasm, variant.tokenizer, ...variant.text.files]);
 }
 
@@ -47,7 +47,7 @@ export async function textTowerBytes(model) {
  * @param {OpenOptions} options
  */
 export async function openTokens(model, options) {
-  const { library, variant } = partsOf(model);
+  const { library, variant } = neededBy(model);
   const bytes = await openFile(variant.tokenizer, options);
   const json = JSON.parse(new TextDecoder().decode(bytes));
   return new Tokens(await import(siteUrl(library.url)), json, model.context_length);
@@ -68,7 +68,7 @@ export class TextTower {
    * @throws {InferenceError} of `openFile`; `failed`: it cannot be started
    */
   static async start(model, { onProgress, signal } = {}) {
-    const { runtime, library, variant } = partsOf(model);
+    const { runtime, library, variant } = neededBy(model);
     const { input, output, files } = variant.text;
     const opened = await openFiles([runtime.wasm, variant.tokenizer, ...files], {
       onProgress,

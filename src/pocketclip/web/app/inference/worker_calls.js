@@ -2,6 +2,7 @@
 //
 // In the worker, `answerCalls({name: async (values) => ...})`.
 
+import { messageOf } from "../shared/errors.js";
 import { InferenceError } from "./errors.js";
 
 /** @import { InferenceErrorCode } from "./errors.js" */
@@ -106,7 +107,7 @@ export function answerCalls(functions) {
         self.postMessage({ id, value }, { transfer });
       } catch (error) {
         const code = error instanceof InferenceError ? error.code : undefined;
-        const message = error instanceof Error ? error.message : String(error);
+        const message = messageOf(error);
         self.postMessage({ id, error: message, code });
       }
     });

@@ -15,7 +15,7 @@ import {
   sortLabels,
   withPrompt,
 } from "./label_list.js";
-import { describeCut, describeSet, messageOf } from "./label_texts.js";
+import { describeCut, describeSet, explained } from "./label_texts.js";
 import { checkSpace } from "./label_set.js";
 import { refusedNotes } from "./list_file.js";
 import { currentOf, keepCurrent, ownList, whenChangedElsewhere } from "./list_store.js";
@@ -180,7 +180,7 @@ export class Editor {
       try {
         checkSpace(set.set, model, set.name);
       } catch (error) {
-        this.change({ ...this.state, set: null }, messageOf(error), { undo: false });
+        this.change({ ...this.state, set: null }, explained(error), { undo: false });
         return;
       }
     }
@@ -328,7 +328,7 @@ export class Editor {
     try {
       await action();
     } catch (error) {
-      this.tell(messageOf(error));
+      this.tell(explained(error));
     }
   }
 

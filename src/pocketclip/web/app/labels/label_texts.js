@@ -1,6 +1,7 @@
 // Sentences of the editor.
 
 import { countOf } from "../shared/dom.js";
+import { messageOf } from "../shared/errors.js";
 import { LabelError, quoted } from "./label_list.js";
 
 const MOST_LABELS = 20;
@@ -36,8 +37,8 @@ export function describeCut(prompts) {
  * Return the message of an error; of one that nobody expected too, which the console gets.
  * @param {unknown} error
  */
-export function messageOf(error) {
+export function explained(error) {
   if (error instanceof LabelError) return error.message;
   console.error(error);
-  return error instanceof Error ? error.message : String(error);
+  return messageOf(error);
 }

@@ -16,7 +16,7 @@ import {
   ownLists,
   renameList,
 } from "./list_store.js";
-import { messageOf } from "./label_texts.js";
+import { explained } from "./label_texts.js";
 import { showLink } from "./link_dialog.js";
 
 /** @typedef {import("./editor.js").Editor} Editor */
@@ -229,7 +229,7 @@ export class ListsMenu {
       try {
         await this.importFile(file);
       } catch (error) {
-        wrong.push(messageOf(error));
+        wrong.push(explained(error));
       }
     }
     if (wrong.length === 0) return;

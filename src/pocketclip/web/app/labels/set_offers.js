@@ -1,7 +1,7 @@
 // The label sets that an editor offers, and the one that is being read.
 
 import { quoted } from "./label_list.js";
-import { messageOf } from "./label_texts.js";
+import { explained } from "./label_texts.js";
 import { serverSets, siteSets } from "./offered_sets.js";
 
 /** @typedef {import("./editor.js").Editor} Editor */
@@ -56,7 +56,7 @@ export class SetOffers {
       const set = await offered.read();
       if (turn === this.#turn) this.editor.useSet(offered.name, set);
     } catch (error) {
-      if (turn === this.#turn) this.editor.tell(messageOf(error));
+      if (turn === this.#turn) this.editor.tell(explained(error));
     }
   }
 

@@ -2,6 +2,7 @@
 
 import { isAbort } from "../shared/api.js";
 import { countOf } from "../shared/dom.js";
+import { messageOf } from "../shared/errors.js";
 import { ConsentRefused, TextEncoder } from "../inference/text_encoder.js";
 import { buildClassifier, scores } from "../inference/zero_shot.js";
 import { promptsOfList } from "../labels/label_list.js";
@@ -117,7 +118,7 @@ export class Namer {
       this.#encode(model, choice.list, work.signal).catch((error) => {
         if (work.signal.aborted || isAbort(error)) return;
         this.#score = null;
-        this.#set("problem", error instanceof Error ? error.message : String(error));
+        this.#set("problem", messageOf(error));
       });
     }
   }

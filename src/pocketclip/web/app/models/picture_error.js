@@ -2,6 +2,7 @@
 
 import { InferenceError } from "../inference/errors.js";
 import { ApiError } from "../shared/api.js";
+import { messageOf } from "../shared/errors.js";
 
 /**
  * Return whether an error is of the picture alone, so that the others go on.
@@ -17,7 +18,7 @@ export function isOfPicture(error) {
  * Return what an error says to people.
  * @param {unknown} error
  */
-export function messageOf(error) {
+export function pictureMessage(error) {
   if (error instanceof DOMException) return "The file cannot be read any more: add it again.";
-  return error instanceof Error ? error.message : String(error);
+  return messageOf(error);
 }

@@ -1,8 +1,8 @@
 // The server's model in place of one in the page: pictures are sent to it.
 
 import { isAbort, send } from "../shared/api.js";
-import { bytesOfBase64, floatsOf } from "../shared/base64.js";
-import { centralSquare } from "../inference/draw.js";
+import { bytesOfBase64, dataUri, floatsOf } from "../shared/base64.js";
+import { squareJpeg } from "../shared/square.js";
 import { InferenceError, notAPicture } from "../inference/errors.js";
 import { serverModel } from "./model_facts.js";
 
@@ -60,36 +60,13 @@ export class ServerEncoder {
    * @returns {Promise<Blob>}
    */
   async #jpeg(source) {
-    let bitmap;
     try {
-      bitmap = await createImageBitmap(source);
+      // Python reads transparent pixels as they are, which are black in most files.
+      const options = { quality: QUALITY, background: "#000" };
+      return await squareJpeg(source, this.model.image_size, options);
     } catch (error) {
       if (isAbort(error)) throw error;
       throw notAPicture(error);
     }
-    const { x, y, side } = centralSquare(bitmap.width, bitmap.height);
-    const size = this.model.image_size;
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = size;
-    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-    context.imageSmoothingQuality = "high";
-    context.drawImage(bitmap, x, y, side, side, 0, 0, size, size);
-    bitmap.close();
-    const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
-    if (blob === null) throw new InferenceError("failed", "The browser could not copy the frame.");
-    return blob;
   }
-}
-
-/**
- * @param {Blob} blob
- * @returns {Promise<string>}
- */
-function dataUri(blob) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(String(reader.result));
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(blob);
-  });
 }

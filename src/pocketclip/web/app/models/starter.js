@@ -6,6 +6,7 @@ import { listModels } from "../inference/models.js";
 import { isAbort } from "../shared/api.js";
 import { config } from "../shared/config.js";
 import { byId, fill, formatBytes, h } from "../shared/dom.js";
+import { messageOf } from "../shared/errors.js";
 import { accept, currentChoice, isAccepted, keepChoice } from "./choice.js";
 import { formOf, serverModel } from "./model_facts.js";
 import { pickModel } from "./model_picker.js";
@@ -54,7 +55,7 @@ export class Starter {
       const models = await listModels();
       this.models = config.vendor === null ? [] : models;
     } catch (error) {
-      this.#unlisted = error instanceof Error ? error.message : String(error);
+      this.#unlisted = messageOf(error);
     }
     this.choice = currentChoice(this.models, this.info);
     if (this.choice === null) {
@@ -147,7 +148,7 @@ export class Starter {
   fail(error) {
     this.#close();
     this.#set("failed");
-    const message = error instanceof Error ? error.message : String(error);
+    const message = messageOf(error);
     const { choice, info } = this;
     const again = h("button", { type: "button", onclick: () => void this.#again() }, "Try again");
     const other = h(

@@ -1,6 +1,7 @@
 // What is said of the answer to a search, and where nothing is shown.
 
 import { countOf } from "../shared/dom.js";
+import { messageOf as textOf } from "../shared/errors.js";
 import { countFilters, isBrowsing } from "./query_state.js";
 
 /** @typedef {import("./query_state.js").QueryState} QueryState */
@@ -73,9 +74,8 @@ export function emptyState(query, library) {
  * @param {unknown} error
  */
 export function messageOf(error) {
-  const text = error instanceof Error ? error.message : String(error);
   // The server speaks to whoever writes requests; this page has a box to tick.
-  return text.replace(
+  return textOf(error).replace(
     'send it with "literal": true',
     "choose “Take + and - as they are written” under “Filters”",
   );

@@ -1,6 +1,8 @@
 // Pictures from this device as parts of a query: the server makes an embedding of each, once.
 
+import { dataUri } from "../shared/base64.js";
 import { formatBytes } from "../shared/dom.js";
+import { squareJpeg } from "../shared/square.js";
 import { callPatiently } from "./client.js";
 
 /** @typedef {import("./query_state.js").Picture} Picture */
@@ -49,15 +51,11 @@ export function imagesIn(given) {
 
 /** @param {Blob} file */
 async function dataUrl(file) {
-  const reader = new FileReader();
-  const done = new Promise((resolve, reject) => {
-    reader.onload = resolve;
-    reader.onerror = () => reject(new Error("This file cannot be read."));
+  const uri = await dataUri(file).catch(() => {
+    throw new Error("This file cannot be read.");
   });
-  reader.readAsDataURL(file);
-  await done;
   // The server looks at the bytes; a type that it does not know would be refused.
-  return String(reader.result).replace(/^data:[^,]*,/, "data:image/jpeg;base64,");
+  return uri.replace(/^data:[^,]*,/, "data:image/jpeg;base64,");
 }
 
 /**
@@ -66,25 +64,7 @@ async function dataUrl(file) {
  */
 async function makeThumbnail(file) {
   try {
-    const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
-    const side = Math.min(bitmap.width, bitmap.height);
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = THUMBNAIL;
-    canvas
-      .getContext("2d")
-      ?.drawImage(
-        bitmap,
-        (bitmap.width - side) / 2,
-        (bitmap.height - side) / 2,
-        side,
-        side,
-        0,
-        0,
-        THUMBNAIL,
-        THUMBNAIL,
-      );
-    bitmap.close();
-    return canvas.toDataURL("image/jpeg", 0.8);
+    return await dataUri(await squareJpeg(file, THUMBNAIL));
   } catch {
     return null; // such as HEIC, which the server reads
   }

@@ -18,3 +18,18 @@ export function floatsOf(bytes) {
   const count = bytes.length >> 2;
   return Float32Array.from({ length: count }, (_, i) => view.getFloat32(4 * i, true));
 }
+
+/**
+ * Return a file as a `data:` URI, with the media type that it has.
+ * @param {Blob} blob
+ * @returns {Promise<string>}
+ * @throws {DOMException} it cannot be read any more
+ */
+export function dataUri(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(String(reader.result));
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}

@@ -1,6 +1,7 @@
 // A dialog that asks for one answer.
 
 import { h } from "./dom.js";
+import { messageOf } from "./errors.js";
 
 /**
  * @typedef {object} DialogButton
@@ -91,7 +92,7 @@ export async function askForText(title, { label, value, button, check }) {
       result = check(input.value);
       return true;
     } catch (error) {
-      help.textContent = error instanceof Error ? error.message : String(error);
+      help.textContent = messageOf(error);
       input.setAttribute("aria-invalid", "true");
       input.focus();
       return false;

@@ -3,6 +3,7 @@
 import { ApiError, call, whenLocked } from "./api.js";
 import { config } from "./config.js";
 import { byId, fill, h, printable } from "./dom.js";
+import { messageOf } from "./errors.js";
 import { forgetModels, offlineState } from "./offline.js";
 
 /**
@@ -119,7 +120,7 @@ function askForKey() {
         try {
           await call("POST", "session", { key: typed });
         } catch (error) {
-          say(error instanceof Error ? error.message : String(error));
+          say(messageOf(error));
           return;
         }
         gate.hidden = true;
@@ -152,7 +153,7 @@ function showLeave() {
       await forgetModels();
       location.reload();
     } catch (error) {
-      say(error instanceof Error ? error.message : String(error));
+      say(messageOf(error));
     }
   };
   fill(byId("shell-tools"), h("button", { class: "plain", onclick: leave }, "Leave"));
