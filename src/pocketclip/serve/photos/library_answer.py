@@ -15,7 +15,8 @@ from pocketclip.search.overview import Overviews, read_choices, read_overview, u
 from pocketclip.search.ranking import look_up_photos
 from pocketclip.serve.errors import without_paths
 from pocketclip.serve.photos.duplicate_jobs import DuplicateJob, version_of
-from pocketclip.serve.photos.library_schema import MOST_OF_GROUP, MOST_UNREADABLE
+from pocketclip.serve.photos.duplicates_schema import MOST_OF_GROUP
+from pocketclip.serve.photos.library_schema import MOST_UNREADABLE
 from pocketclip.serve.photos.search_answer import photo_facts, relative_name
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def described_photos(library: Library, ids: Sequence[int]) -> dict[str, Any]:
 def duplicate_facts(
     library: Library, job: DuplicateJob, kind: Kind, offset: int, top: int
 ) -> dict[str, Any]:
-    """Return a page of duplicates, as `library_schema.DuplicatesAnswer` has it.
+    """Return a page of duplicates, as `duplicates_schema.DuplicatesAnswer` has it.
 
     Args:
         library: whose.

@@ -173,6 +173,24 @@ class FollowingPhoto(Schema):
     """Cosine similarity to the query, -1 to 1."""
 
 
+PHOTO_EXAMPLE = {
+    "id": 17,
+    "name": "Italy/Rome/IMG_2041.jpg",
+    "root": "Pictures",
+    "time": "2024-05-01T10:30:00",
+    "time_from": "camera",
+    "time_offset_minutes": 120,
+    "camera": "Apple iPhone 13",
+    "width": 3024,
+    "height": 4032,
+    "format": "JPEG",
+    "bytes": 2417511,
+    "changed": False,
+    "copies": 0,
+    "photo": "/photos/17",
+    "thumbnail": "/thumbnails/17",
+}
+"""An `IndexedPhoto`."""
 _EXAMPLE = {
     "fits": True,
     "reason": "the query fits its best photographs clearly better than unrelated texts fit any",
@@ -188,26 +206,12 @@ _EXAMPLE = {
     "space_id": "space-1f0c0a6c0d7f2b34",
     "hits": [
         {
-            "id": 17,
-            "name": "Italy/Rome/IMG_2041.jpg",
-            "root": "Pictures",
+            **PHOTO_EXAMPLE,
             "score": 0.271,
-            "time": "2024-05-01T10:30:00",
-            "time_from": "camera",
-            "time_offset_minutes": 120,
-            "camera": "Apple iPhone 13",
-            "width": 3024,
-            "height": 4032,
-            "format": "JPEG",
-            "bytes": 2417511,
-            "changed": False,
-            "copies": 0,
             "similar": [
                 {"id": 18, "name": "Italy/Rome/IMG_2042.jpg", "root": "Pictures", "score": 0.269}
             ],
             "similar_photos": 1,
-            "photo": "/photos/17",
-            "thumbnail": "/thumbnails/17",
         }
     ],
     "following": [{"id": 4, "score": 0.218}, {"id": 21, "score": 0.193}],

@@ -15,6 +15,7 @@ from pocketclip.search.library import Library
 from pocketclip.search.similar import DuplicateLimits
 from pocketclip.serve.errors import RequestError
 from pocketclip.serve.inputs.bodies import JsonRoute
+from pocketclip.serve.photos.duplicates_schema import DuplicatesAnswer, DuplicatesRequest
 from pocketclip.serve.photos.library_answer import (
     choice_facts,
     described_photos,
@@ -27,8 +28,6 @@ from pocketclip.serve.photos.library_schema import (
     BrowseAnswer,
     BrowseRequest,
     ChoicesAnswer,
-    DuplicatesAnswer,
-    DuplicatesRequest,
     FactsAnswer,
     FactsRequest,
     LibraryAnswer,
