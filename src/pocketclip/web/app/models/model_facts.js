@@ -82,7 +82,7 @@ export function formOf(variant, runtime) {
  * @param {Licence} licence
  */
 export function licenceSentence({ name, restricted }) {
-  if (name === null) return "The licence of the weights is not known: ask whoever made the model.";
+  if (name === null) return "Ask whoever made the model.";
   return restricted
     ? "This licence restricts use, for example to research: read it. By starting you accept it."
     : "This licence allows any use under its terms.";
