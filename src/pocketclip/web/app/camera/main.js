@@ -58,7 +58,11 @@ const zoom = new ZoomSlider();
 const seek = new SeekSlider();
 const namer = new Namer(
   {
-    onChange: () => drawResults(),
+    onChange: () => {
+      // Not at every frame: its button must stay while people press it.
+      fill(byId("results-note"), ...labelsNote());
+      drawResults();
+    },
     onConsent: askForTextTower,
     onProgress: (loaded, total) => {
       showLoading("Loading the text part of the model", { loaded, total });
@@ -188,7 +192,6 @@ function drawModelCard() {
 }
 
 function drawResults() {
-  fill(byId("results-note"), ...labelsNote());
   const scored = last === null ? null : namer.name(last.embedding);
   if (scored !== null && last !== null) results.show(scored, { final: last.final });
   else results.clear(hint());
