@@ -91,6 +91,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(benchmark.COMMON, "batch_size", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_runs_are_kept_and_not_repeated(data, tmp_path, capsys, monkeypatch):
     arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--budgets", "8", "16"]

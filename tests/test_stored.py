@@ -109,6 +109,7 @@ def test_a_stored_checkpoint_is_written_as_it_was(tmp_path):
         assert (tmp_path / "model" / name).read_bytes() == old, name
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_steps(folder):
     done = run("train", "run/recipe.yaml", "--out", "run")
     assert done.returncode == 0, done.stderr

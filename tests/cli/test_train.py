@@ -259,6 +259,7 @@ def test_live_teachers_stand_in_for_stored_embeddings(recipe, tmp_path):
     assert read(tmp_path / "run" / "log.jsonl")[-1]["distill_loss"] > 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, shards, tmp_path):
     out = tmp_path / "run"
     command = [

@@ -279,6 +279,7 @@ def test_memory_does_not_grow_with_the_folders(tmp_path):
     assert peak(60) < peak(10) + 100 * 1_000
 
 
+@pytest.mark.slow
 def test_folders_in_an_object_store(s3, tmp_path):
     write_folder(tmp_path, "own", FRUIT)
     root = upload(s3, tmp_path, "bucket/sets")

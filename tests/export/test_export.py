@@ -184,7 +184,7 @@ def _openvino_square(config, path):
         (_onnx_square, "bilinear"),
         (_onnx_square, "bicubic"),
         pytest.param(_openvino_square, "bilinear", marks=pytest.mark.slow),
-        (_openvino_square, "bicubic"),
+        pytest.param(_openvino_square, "bicubic", marks=pytest.mark.slow),
     ],
 )
 def test_the_graph_resizes_and_crops_as_the_evaluation(tmp_path, make, interpolation):
@@ -388,6 +388,7 @@ def test_the_accuracy_is_that_of_the_backend_that_decides(tmp_path):
             verify_towers.compare_accuracies(before, after)
 
 
+@pytest.mark.slow
 def test_int8_keeps_more_layers_until_the_gate_holds(tmp_path, monkeypatch):
     """The first attempt is said to be too far off; so is, later, what most people have."""
     real, said, asked = comparison.compare, [], []

@@ -177,7 +177,7 @@ def _open(path):
     return lambda array: session.run(None, {session.get_inputs()[0].name: array})[0]
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("target", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_the_written_tower_is_as_near_as_reported_and_smaller(exports, tmp_path, target, kind):
     folder, calibration, modules = exports

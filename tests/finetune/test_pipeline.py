@@ -89,6 +89,7 @@ def test_where_training_does_harm_the_start_is_handed_over(start, squares, tmp_p
     assert handed.space_id == checkpoint.load(start).space_id
 
 
+@pytest.mark.slow
 def test_captions_are_validated_by_retrieval(start, squares, tmp_path):
     rows = [[p, f"{p.stem} of {p.parent.name}"] for p in sorted(squares.glob("*/*.png"))]
     table = tmp_path / "t.csv"
@@ -189,6 +190,7 @@ def test_unreadable_images_are_named(start, tmp_path):
     assert result["counts"]["left_out"] == 3
 
 
+@pytest.mark.slow
 def test_reinforced_shards_keep_their_teachers(finished, start, tmp_path):
     shards = Path(finished["out"]) / "shards"
     options = Options(**QUICK, interpolation=False)
@@ -357,6 +359,7 @@ def teacher(**_options):
 '''
 
 
+@pytest.mark.slow
 def test_a_better_teacher_takes_the_place_of_the_start(tmp_path, monkeypatch, start, squares):
     (tmp_path / "colours_of_a_test.py").write_text(TEACHER)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -19,7 +19,11 @@ CUTS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "mobileclip-s3" else n for n in CUTS]
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("mobileclip-s3", "mobileclip-b") else n
+        for n in CUTS
+    ],
 )
 def test_optimized_models_compute_the_same(name):
     model = random_model(name, seed=0, **CUTS[name])

@@ -35,6 +35,7 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics():
     assert saving.image.stages[0].blocks[0].mixer.norm.num_batches_tracked == 1
 
 
+@pytest.mark.slow
 def test_channels_last_images_give_the_same_gradients():
     # In a process of its own: where this goes wrong, memory is overwritten.
     code = """

@@ -371,6 +371,7 @@ def test_a_full_disk_leaves_finished_shards_and_no_half_one(table, tmp_path, mon
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("s3")
 def test_an_object_store_gets_the_same_bytes(table, tmp_path):
     path = table(6)

@@ -141,6 +141,7 @@ def interrupt_at_random_moments(place, rounds, count, seed, number=signal.SIGINT
     return stopped
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_all_that_was_encoded(place):
     assert interrupt_at_random_moments(place, 1, 200, seed=3)
 
@@ -170,6 +171,7 @@ def test_being_told_to_end(place):
 # Several processes.
 
 
+@pytest.mark.slow
 def test_one_writer_and_readers_that_never_wait(place):
     photographs(place.photos, 20)
     place.run("index", place.photos)

@@ -350,6 +350,7 @@ def test_recomputing_something_else(dataset):
     assert nan.counts["drift"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("s3")
 def test_an_object_store(tmp_path):
     dataset = folder(tmp_path / "set", [[sample(0), sample(1)]])

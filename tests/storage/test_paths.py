@@ -310,7 +310,11 @@ def writer(path: str, letter: str, count: int, **environ: str) -> subprocess.Pop
 
 
 @pytest.mark.parametrize(
-    ("size", "sent"), [(8 << 20, 4 << 20), (40 << 20, 20 << 20)], ids=["one put", "parts"]
+    ("size", "sent"),
+    [
+        pytest.param(8 << 20, 4 << 20, id="one put", marks=pytest.mark.slow),
+        pytest.param(40 << 20, 20 << 20, id="parts"),
+    ],
 )
 def test_a_killed_upload_leaves_no_half_object(s3: S3Server, size: int, sent: int) -> None:
     s3.put("bucket/old", b"old")

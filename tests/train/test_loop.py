@@ -159,6 +159,7 @@ def test_a_stopped_run_ends_with_the_same_bits(shards, undisturbed, tmp_path, fi
     assert len(json.loads((tmp_path / "parts" / "run.json").read_text())["starts"]) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
     fields = {"steps": 14, "data.workers": 1, "model.overrides.drop_path": 0.2}
     whole = recipe(shards, **fields)

@@ -97,6 +97,7 @@ def test_the_best_is_handed_over_exactly_as_it_was_scored(shards, tmp_path, fiel
     assert ("is gone" in again.selection.describe()) is not bool(best)
 
 
+@pytest.mark.slow
 def test_the_last_weights_on_request_and_of_equal_scores_the_later(shards, tmp_path):
     run, score = tmp_path / "run", Scorer(0.9, 0.5, 0.9)
     evaluation = {"evaluation": {"data": "x", "choose": "last"}}
@@ -294,6 +295,7 @@ def test_a_lost_best_checkpoint_is_said(shards, tmp_path, caplog):
     assert "the checkpoint of the best, step 2 with 0.9000, is gone" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_changed_evaluation_scores_again(shards, tmp_path, caplog, monkeypatch):
     from pocketclip.train import evaluation
 
@@ -339,6 +341,7 @@ def test_a_run_of_an_older_version_keeps_its_model_and_its_scores_count(shards, 
     assert summary.selection.chosen == 2
 
 
+@pytest.mark.slow
 def test_from_another_runs_checkpoint_that_one_is_scored_and_may_win(shards, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     train(recipe(shards), one, device="cpu")
