@@ -207,6 +207,7 @@ ABILITIES = """
 """
 
 
+@pytest.mark.slow
 def test_what_a_camera_can_do_is_offered(camera):
     page = camera(script=ABILITIES)
     start(page)
@@ -236,6 +237,7 @@ def test_what_a_camera_can_do_is_offered(camera):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_photographs_are_chosen_dropped_and_pasted(camera):
     page = camera()
     page.locator("#photo-input").set_input_files(
@@ -368,6 +370,7 @@ def test_a_download_can_be_given_up(camera):
     page.locator("#results li").first.wait_for()
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_said_and_the_server_is_asked_only_then(camera):
     def wrong(text: str) -> str:
         models = json.loads(text)
@@ -392,6 +395,7 @@ def test_a_list_of_models_that_cannot_be_read_is_not_called_empty(camera):
     page.get_by_text("The server's answer was cut off. Try again. The server's model").wait_for()
 
 
+@pytest.mark.slow
 def test_without_npm_the_page_says_so_and_uses_the_server(camera):
     page = camera(change={"camera.html": configured(vendor=None)})
     cover = page.locator("#cover").inner_text()
@@ -434,6 +438,7 @@ def test_a_video_is_named_as_it_plays(camera):
     assert "%" in stay(page)
 
 
+@pytest.mark.slow
 def test_labels_that_need_the_text_tower_ask_first(camera):
     page = camera(change={"camera.html": configured(server=False)})
     page.get_by_role("button", name=re.compile("^Start")).click()

@@ -136,6 +136,7 @@ def fail_once(page, at: int) -> list[str]:
     return sent
 
 
+@pytest.mark.slow
 def test_the_server_classifies_where_people_choose_it(page, offering_server, images):
     open_classify(page, offering_server, LABELS)
     sent = fail_once(page, at=3)

@@ -109,6 +109,7 @@ def test_embeddings_are_those_of_python(site, encoder):
     assert all(one["exact"] and one["encodeMs"] > 0 for one in found["out"])
 
 
+@pytest.mark.slow
 def test_every_source_is_encoded_and_stays_the_callers(site, picture):
     text, expected = picture
     found = run(site, """
@@ -234,6 +235,7 @@ def test_a_full_device_and_a_model_that_cannot_be_checked(page, server, models, 
     assert models.requests.count("image.onnx.data") == 1  # it is in memory
 
 
+@pytest.mark.slow
 def test_an_origin_that_is_not_secure(page, running_server, models, picture):
     """No crypto.subtle, no cache, no threads, no WebGPU; models run all the same."""
     server = running_server(allow_hosts=("phone.test",))
@@ -265,6 +267,7 @@ _WATCHED_WORKERS = """
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_is_started_again(page, server, models, picture):
     page.add_init_script(_WATCHED_WORKERS)
     models.serve(page)
@@ -350,6 +353,7 @@ def test_threads_are_used_where_the_page_is_isolated(page, server, models, pictu
     assert found["none"]["message"].startswith("The model cannot be used in this browser")
 
 
+@pytest.mark.slow
 def test_a_package_without_the_runtime_says_what_is_missing(page, server, models):
     models.serve(page)
 

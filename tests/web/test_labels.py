@@ -86,6 +86,7 @@ def test_labels_are_added_refused_renamed_sorted_and_removed(editor):
     expect(page.locator(".label-chips .chip")).to_have_count(3)
 
 
+@pytest.mark.slow
 def test_own_lists_are_kept_renamed_deleted_and_seen_in_other_tabs(editor, offering_server):
     page = editor
     other = page.context.new_page()
@@ -116,6 +117,7 @@ def test_own_lists_are_kept_renamed_deleted_and_seen_in_other_tabs(editor, offer
     expect_label(page, -1, "lamp")
 
 
+@pytest.mark.slow
 def test_prompts_are_changed_and_templates_need_a_place(editor):
     page = editor
     page.get_by_role("button", name="Prompt").click()
@@ -183,6 +185,7 @@ def test_a_link_is_shown_before_it_is_used_and_leaves_the_address(editor, offeri
     expect(page.get_by_role("dialog").get_by_role("listitem").first).to_have_text(EVIL)
 
 
+@pytest.mark.slow
 def test_a_link_and_a_token_come_together(page, running_server):
     server = running_server(api_key="a-key-of-16-letters")
     token = server.services.sessions.new_token()
@@ -192,6 +195,7 @@ def test_a_link_and_a_token_come_together(page, running_server):
     assert "#" not in page.url
 
 
+@pytest.mark.slow
 def test_a_label_set_is_used_and_kept_and_refused_with_another_model(
     editor, offering_server, tmp_path
 ):
@@ -224,6 +228,7 @@ def test_a_label_set_is_used_and_kept_and_refused_with_another_model(
     expect_label(page, 0, "pen")
 
 
+@pytest.mark.slow
 def test_a_full_device_is_told_of_and_nothing_is_lost_before_the_page_is_closed(
     open_page, offering_server
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,10 +22,12 @@ def test_modules(tmp_path):
         folder = tmp_path / write.__name__.removeprefix("write_")
         folder.mkdir()
         write(folder)
-    files = sorted(str(path) for path in FOLDER.glob("*.test.mjs"))
+    files = sorted(path.as_uri() for path in FOLDER.glob("*.test.mjs"))
     assert files
+    # In one process: `node --test` starts one for each file.
+    imports = "".join(f"import {json.dumps(file)};" for file in files)
     run = subprocess.run(
-        [str(NODE), "--test", *files],
+        [str(NODE), "--input-type=module", "-e", imports],
         env={**os.environ, "POCKETCLIP_CASES": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -99,6 +99,7 @@ def test_the_icons_are_those_of_the_script() -> None:
             assert max(ImageStat.Stat(difference).mean) < 1
 
 
+@pytest.mark.slow
 def test_pages_behind_a_key_open_when_the_server_is_gone(page, running_server) -> None:
     page.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_CONNECTION_REFUSED", "ERR_FAILED"]
     server = running_server(api_key=KEY)
@@ -226,6 +227,7 @@ def wait_until_kept(page: Any, site: WebFiles) -> None:
     raise AssertionError("it was not kept")
 
 
+@pytest.mark.slow
 def test_another_version_is_taken_whole_at_the_next_load(page, host, tmp_path) -> None:
     page.expected += ["503", "404"]
     first = other_site(tmp_path / "1", "the first version")
@@ -267,6 +269,7 @@ def test_another_version_is_taken_whole_at_the_next_load(page, host, tmp_path) -
     assert not any(first.assets in path for path in paths)
 
 
+@pytest.mark.slow
 def test_the_list_of_models_is_the_newest_one_or_the_last(page, host) -> None:
     page.expected.append("503")
     host.offer(web_files(), '["one"]')
@@ -302,6 +305,7 @@ def test_where_the_address_is_not_secure_the_page_says_what_to_do(page, running_
     assert sum("https" in text for text in shown) == len(shown) == 5
 
 
+@pytest.mark.slow
 def test_a_set_that_cannot_be_kept_whole_is_not_used(page, host) -> None:
     page.expected.append("404")
     host.offer(web_files())
@@ -313,20 +317,30 @@ def test_a_set_that_cannot_be_kept_whole_is_not_used(page, host) -> None:
 
 
 @pytest.mark.usefixtures("vendor")
-def test_a_model_that_was_used_once_runs_when_the_server_is_gone(page, running_server) -> None:
+def test_pages_and_a_model_that_was_used_work_when_the_server_is_gone(page, running_server) -> None:
     page.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_CONNECTION_REFUSED", "ERR_FAILED"]
     server = running_server(api_key=KEY)
     token = server.services.sessions.new_token()
-    assert opened(page, f"{server.url}/camera.html#token={token}")["ready"]
+    state = opened(page, f"{server.url}/#token={token}")
+    assert state == {"ready": True, "sentence": "These pages open without a network too."}
+    page.get_by_text("These pages open without a network too.").wait_for()
     page.get_by_role("button", name="Leave").wait_for()
     # The page asked for the list before it had a worker.
     assert "/models.json" in {path for _name, path in page.evaluate(KEPT)}
+    assert token not in page.url
     before = page.evaluate(ENCODE)
     assert len(before) == server.services.engine.encoder.embed_dim
     page.context.set_offline(True)
     server.stop()
     page.reload()
+    page.get_by_text("The server does not answer.").wait_for()
     assert page.evaluate(ENCODE) == before
+    # The other ones were never visited.
+    for name in ("camera", "classify", "search", "index"):
+        page.goto(f"{server.url}/{name}.html")
+        assert page.locator("h1").first.is_visible()
+        assert page.evaluate("crossOriginIsolated")
+    assert page.evaluate("fetch('info').then(() => 'an answer', () => 'none')") == "none"
 
 
 def test_over_the_servers_own_certificate_all_but_the_worker_works(

@@ -9,12 +9,13 @@ from pocketclip.pages.web_files import PAGES, web_files
 KEY = "a key of 16 letters".replace(" ", "-")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_every_page_opens(page, offering_server, name):
-    page.goto(f"{offering_server.url}/{name}.html")
-    page.wait_for_load_state("networkidle")
-    assert page.locator("h1").first.is_visible()
-    assert page.evaluate("crossOriginIsolated")
+@pytest.mark.slow
+def test_every_page_opens(page, offering_server):
+    for name in PAGES:
+        page.goto(f"{offering_server.url}/{name}.html")
+        page.wait_for_load_state("networkidle")
+        assert page.locator("h1").first.is_visible()
+        assert page.evaluate("crossOriginIsolated")
 
 
 def test_a_page_asks_for_the_key_once(page, running_server):
@@ -55,6 +56,7 @@ def test_a_session_that_ends_costs_no_work(page, running_server):
     assert page.evaluate("fetch('info').then((answer) => answer.status)") == 200
 
 
+@pytest.mark.slow
 def test_a_link_with_a_token_lets_in_and_leaves_no_trace(page, running_server):
     server = running_server(api_key=KEY)
     token = server.services.sessions.new_token()

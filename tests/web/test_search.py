@@ -161,6 +161,7 @@ def test_everything_by_keyboard(searching):
     expect(dialog).not_to_be_visible()
 
 
+@pytest.mark.slow
 def test_similar_photographs_and_pictures_of_one_s_own(searching, library, tmp_path):
     page = searching
     root, ids = library_root(library), ids_of(library)
@@ -210,6 +211,7 @@ def test_similar_photographs_and_pictures_of_one_s_own(searching, library, tmp_p
         expect(page.locator("#pictures li:not(.pending)")).to_have_count(count)
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_one_photograph_that_opens(searching, library):
     page = searching
     ids = ids_of(library)
@@ -250,6 +252,7 @@ def test_filters(searching, library):
     expect(page.locator(".photo")).to_have_count(len(newest_first(library.database)))
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_photographs_are_few_elements(open_page, server, library):
     page = open_page(viewport={"width": 320, "height": 640})
     ids = newest_first(library.database).tolist()
@@ -273,6 +276,7 @@ def test_a_hundred_thousand_photographs_are_few_elements(open_page, server, libr
     assert page.evaluate("scrollY") < 200
 
 
+@pytest.mark.slow
 def test_a_list_goes_on_after_its_first_hits(open_page, server, library):
     page = open_page()
     asked = []
@@ -298,6 +302,7 @@ def test_a_list_goes_on_after_its_first_hits(open_page, server, library):
     assert asked == [0, 100_000]
 
 
+@pytest.mark.slow
 def test_nothing_fits_well_and_the_server_is_busy(searching):
     page = searching
     answers = [429]
@@ -324,6 +329,7 @@ def test_nothing_fits_well_and_the_server_is_busy(searching):
     expect(page.get_by_text("1 better photograph left out")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_what_another_process_indexes_is_seen_live(searching, library):
     page = searching
     report = IndexReport(encoded=7)
@@ -347,6 +353,7 @@ def test_what_another_process_indexes_is_seen_live(searching, library):
     expect(page.locator("#index-text")).to_contain_text("Last indexed")
 
 
+@pytest.mark.slow
 def test_duplicates(searching):
     page = searching
     page.get_by_role("button", name="Duplicates").click()
@@ -371,6 +378,7 @@ def test_duplicates(searching):
     expect(page.locator(".duplicate-group")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_states_without_photographs(open_page, running_server, encoder, tmp_path):
     page = open_page()
     page.expected += [REFUSED, "ERR_CONNECTION_REFUSED"]
@@ -401,6 +409,7 @@ def test_states_without_photographs(open_page, running_server, encoder, tmp_path
         expect(page.get_by_role("button", name="Try again")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_session_that_ended_is_asked_for_again(page, running_server, library):
     key = "a-key-of-some-length"
     server = running_server(library=library, api_key=key)

@@ -74,6 +74,7 @@ def test_the_model_runs_from_plain_files(page, site, encoder):
     assert found["prompts"] > 14
 
 
+@pytest.mark.slow
 def test_the_camera_starts_after_one_question(page, site):
     asked = []
     page.on("request", lambda request: asked.append(request.url.removeprefix(site)))
@@ -88,9 +89,10 @@ def test_the_camera_starts_after_one_question(page, site):
     assert not any("text.onnx" in path or "tokenizer.json" in path for path in asked)
 
 
-@pytest.mark.parametrize("name", ["index", "camera", "classify"])
-def test_pages_need_no_server(page, site, name):
-    page.goto(f"{site}/{name}.html")
-    page.wait_for_load_state("networkidle")
-    assert page.locator("h1").first.is_visible()
-    assert page.get_by_role("link", name="Search", exact=True).count() == 0
+@pytest.mark.slow
+def test_pages_need_no_server(page, site):
+    for name in ("index", "camera", "classify"):
+        page.goto(f"{site}/{name}.html")
+        page.wait_for_load_state("networkidle")
+        assert page.locator("h1").first.is_visible()
+        assert page.get_by_role("link", name="Search", exact=True).count() == 0

@@ -94,6 +94,7 @@ def test_the_server_embeds_texts_of_its_own_space(page, run, site, encoder):
     assert asked == ["embeddings", "embeddings"]
 
 
+@pytest.mark.slow
 def test_a_server_whose_model_was_replaced_is_not_believed(page, run, site):
     page.route("**/v1/embeddings", lambda route: route.fulfill(
         json={**route.fetch().json(), "space_id": "another"}
@@ -101,6 +102,7 @@ def test_a_server_whose_model_was_replaced_is_not_believed(page, run, site):
     assert run(site, PROMPTS, server=True)["code"] == "other_space"
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again(page, run, site, encoder):
     answers = iter([429, 200])
 
@@ -149,12 +151,14 @@ def test_presets_need_neither_server_nor_text_tower(run, site, encoder):
     assert np.array_equal(np.array(found["embeddings"], np.float32), rows[::-1])
 
 
+@pytest.mark.slow
 def test_presets_of_another_model_are_not_used(run, site, encoder):
     content = encode_presets("space-0000000000000000", PROMPTS, encoder.encode_text(PROMPTS))
     site.model["presets"] = site.add("presets.json", content)
     assert run(site, PROMPTS)["name"] == "ConsentRefused"
 
 
+@pytest.mark.slow
 def test_a_server_of_another_space_is_not_asked(page, run, site):
     posted = []
     page.on("request", lambda r: posted.append(r.url) if r.method == "POST" else 0)
@@ -163,6 +167,7 @@ def test_a_server_of_another_space_is_not_asked(page, run, site):
     assert posted == []
 
 
+@pytest.mark.slow
 def test_without_a_text_tower_the_servers_error_is_told(page, run, site):
     page.expected.append("503")
     page.route("**/v1/embeddings", lambda route: route.fulfill(
@@ -172,6 +177,7 @@ def test_without_a_text_tower_the_servers_error_is_told(page, run, site):
     assert found["message"] == "The model is being replaced."
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("vendor")
 def test_a_damaged_text_tower_is_an_error_and_leaves_no_worker(page, run, site):
     site.files[site.url("text.onnx")] = b"something else"
@@ -194,6 +200,7 @@ _LEAVE_OPEN = """async (texts) => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_question_that_nobody_needs_an_answer_to_holds_nobody_up(page, site, offering_server):
     site.serve(page)
     page.goto(f"{offering_server.url}/")
@@ -220,6 +227,7 @@ _KEEP = """async (count) => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_device_keeps_the_newest_texts(page, offering_server):
     page.goto(f"{offering_server.url}/")
     page.evaluate(_KEEP, 3999)  # and two more: one is too many
