@@ -36,6 +36,7 @@ BOTH = (True, False)
 # text tower is causal as that of MobileCLIP-B; base_install.sh runs the graphs of all three.
 GOLDEN = {
     "apple.mobileclip_s0": (True, BOTH), "apple.mobileclip_b": (False, ()),
+    "openclip.MobileCLIP2-S0": (True, ()),
 }  # fmt: skip
 
 
