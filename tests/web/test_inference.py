@@ -185,6 +185,19 @@ def test_files_are_verified_before_they_are_used(site, models):
     assert mended["progress"][-1][0] == mended["progress"][-1][1] > 0
 
 
+def test_an_error_of_one_file_gives_up_the_others(site, models):
+    del models.files[models.url("image.onnx")]
+    site.route("**/text.onnx*", lambda _: None)  # never answered
+    site.expected.append("404")
+    with site.expect_event("requestfailed", lambda request: "text.onnx" in request.url):
+        found = run(site, """
+          const { openFiles } = await at("files");
+          const [{ variants: [{ image, text }] }] = await listModels();
+          return tried(openFiles([text.files[0], image.files[0]]));
+        """)  # fmt: skip
+    assert found["code"] == "not_found"
+
+
 def test_a_file_that_was_damaged_on_the_device_is_fetched_again(site, models):
     found = run(site, """
       const [{ variants: [{ image: { files: [file] } }] }] = await listModels();
@@ -312,6 +325,23 @@ _THREE_CORES = """
   Object.defineProperty(navigator, "hardwareConcurrency", { get: () => 3 });
   const spoil = (values) => (values.preprocess = { ...values.preprocess, mean: [2, 0, 0] });
 """
+
+
+@pytest.mark.parametrize("part", ["script", "loader"])
+def test_a_missing_script_of_the_runtime_is_named_without_its_address(page, server, models, part):
+    page.add_init_script(_WATCHED_WORKERS)
+    page.expected.append("404")
+    models.serve(page)
+    page.goto(server.url)
+    found = run(page, """
+      window.onPost = ({ name, values }) => {
+        if (name === "open") values[argument] = new URL("gone.mjs", values[argument]).href;
+      };
+      return tried(open({ runtime: "wasm" }));
+    """, part)  # fmt: skip
+    assert found["code"] == "damaged"
+    assert found["message"].startswith("gone.mjs could not be loaded: check the connection")
+    assert "://" not in found["message"]
 
 
 def test_a_runtime_with_another_embedding_is_not_used(page, server, models):

@@ -18,6 +18,14 @@ def test_every_page_opens(page, offering_server):
         assert page.evaluate("crossOriginIsolated")
 
 
+@pytest.mark.parametrize("part", ["labels/presets.json", "shared/dom.js"])
+def test_a_page_that_cannot_start_says_what_to_do(page, offering_server, part):
+    page.route(f"**/app/{part}", lambda route: route.fulfill(status=404))
+    page.expected += ["404", "The presets cannot be read"]
+    page.goto(f"{offering_server.url}/classify.html")
+    page.get_by_role("status").get_by_text("check the connection and reload the page").wait_for()
+
+
 def test_a_page_asks_for_the_key_once(page, running_server):
     server = running_server(api_key=KEY)
     page.expected.append("401")

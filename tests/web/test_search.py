@@ -131,6 +131,16 @@ def test_texts_back_and_reload(searching, library):
     expect(page.locator("#query-error")).to_contain_text("names a file")
 
 
+def test_photographs_are_dimmed_below_the_error_of_a_query(searching):
+    page = searching
+    page.expected.append("400")
+    search_for(page, "-")
+    old = re.compile(r"\bold\b")
+    expect(page.locator("#panel-photographs")).to_have_class(old)
+    search_for(page, "a circle")
+    expect(page.locator("#panel-photographs")).not_to_have_class(old)
+
+
 def test_everything_by_keyboard(searching):
     page = searching
     order = shown(page)

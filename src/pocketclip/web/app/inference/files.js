@@ -62,24 +62,34 @@ export async function openFile(file, { onProgress = () => {}, signal } = {}) {
 }
 
 /**
- * Return several files; their progress is one.
+ * Return several files; their progress is one. An error of one gives up the others.
  * @param {SiteFile[]} files
  * @param {OpenOptions} [options]
  */
 export async function openFiles(files, { onProgress = () => {}, signal } = {}) {
+  if (signal?.aborted) throw aborted();
+  const controller = new AbortController();
+  const giveUp = () => controller.abort();
+  signal?.addEventListener("abort", giveUp);
   const loaded = files.map(() => 0);
   const total = files.reduce((sum, file) => sum + file.download_bytes, 0);
   const all = files.map((file, i) =>
     openFile(file, {
-      signal,
+      signal: controller.signal,
       onProgress: (done, all) => {
         loaded[i] = Math.min(1, done / all) * file.download_bytes;
         onProgress(Math.round(loaded.reduce((sum, one) => sum + one, 0)), total);
       },
     }),
   );
-  await Promise.allSettled(all); // no download goes on behind an error of another one
-  return Promise.all(all);
+  try {
+    return await Promise.all(all);
+  } catch (error) {
+    giveUp();
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", giveUp);
+  }
 }
 
 /**

@@ -280,12 +280,14 @@ export class ImageEncoder {
     const next = this.#paths[0];
     const reason = reasonOf(error);
     if (next === undefined) {
-      const code = error instanceof InferenceError ? "check_failed" : "failed";
+      const isWrong = error instanceof InferenceError;
+      const code = isWrong ? "check_failed" : "failed";
+      const also = isWrong ? "; if all are wrong, the model has to be exported again" : "";
       this.close();
       throw new InferenceError(
         code,
         `The model cannot be used in this browser: ${nameOf(path)} failed, ${reason}. Update the ` +
-          "browser, or use another one.",
+          `browser, or use another one${also}.`,
         { cause: error },
       );
     }

@@ -1,5 +1,7 @@
 // A session of onnxruntime-web, for the workers with a tower.
 
+import { importScript } from "./vendor_script.js";
+
 /** @import { InferenceSession, Tensor } from "onnxruntime-web" */
 
 /**
@@ -22,7 +24,8 @@
  * @returns {Promise<{ort: any, Tensor: typeof Tensor, session: InferenceSession}>}
  */
 export async function startSession(about) {
-  const ort = await import(about.script);
+  const ort = await importScript(about.script);
+  await importScript(about.loader); // the runtime imports it too, and says less if it cannot
   ort.env.logLevel = "error";
   ort.env.wasm.numThreads = about.threads;
   ort.env.wasm.wasmPaths = { mjs: about.loader };

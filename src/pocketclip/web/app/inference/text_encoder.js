@@ -108,18 +108,19 @@ export class TextEncoder {
    * @returns {Promise<Float32Array[] | null>} null: they cannot be had
    */
   async background(labels, { signal } = {}) {
+    const texts = await backgroundTexts();
+    if (texts === null) return null;
+    /** @type {Map<string, Float32Array>} */
+    let rows;
     try {
-      const answer = await fetch(new URL("../labels/presets.json", import.meta.url));
-      /** @type {string[]} */
-      const texts = (await answer.json()).background;
-      const rows = await this.#inTurn(() => this.#known(texts, signal));
-      if (texts.some((text) => !rows.has(text))) return null;
-      const all = texts.map((text) => /** @type {Float32Array} */ (rows.get(text)));
-      return backgroundFor(labels, texts, all);
+      rows = await this.#inTurn(() => this.#known(texts, signal));
     } catch (error) {
-      if (isAbort(error)) throw error;
-      return null;
+      if (error instanceof ApiError || error instanceof InferenceError) return null;
+      throw error;
     }
+    if (texts.some((text) => !rows.has(text))) return null;
+    const all = texts.map((text) => /** @type {Float32Array} */ (rows.get(text)));
+    return backgroundFor(labels, texts, all);
   }
 
   /** End. Embeddings are kept. */
@@ -277,6 +278,19 @@ export class TextEncoder {
       // Without a tokenizer here, words are counted: each has one token at least.
       return long.filter((text) => text.trim().split(/\s+/).length > room);
     }
+  }
+}
+
+/**
+ * Return the texts of "none of these"; null: the site does not give them now.
+ * @returns {Promise<string[] | null>}
+ */
+async function backgroundTexts() {
+  try {
+    const answer = await fetch(new URL("../labels/presets.json", import.meta.url));
+    return answer.ok ? (await answer.json()).background : null;
+  } catch {
+    return null; // no connection, or something else than JSON
   }
 }
 

@@ -7,6 +7,7 @@ import { bytesToDownload, openFile, openFiles } from "./files.js";
 import { VENDOR_MISSING } from "./paths.js";
 import { runtimeOf, variantFor } from "./models.js";
 import { Tokens } from "./tokens.js";
+import { importScript } from "./vendor_script.js";
 import { WorkerCalls } from "./worker_calls.js";
 
 /** @import { Model } from "./models.js" */
@@ -50,7 +51,7 @@ export async function openTokens(model, options) {
   const { library, variant } = neededBy(model);
   const bytes = await openFile(variant.tokenizer, options);
   const json = JSON.parse(new TextDecoder().decode(bytes));
-  return new Tokens(await import(siteUrl(library.url)), json, model.context_length);
+  return new Tokens(await importScript(siteUrl(library.url)), json, model.context_length);
 }
 
 /** A text tower in a worker, from its start until it is ended. */
@@ -94,7 +95,7 @@ export class TextTower {
       return await TextTower.#open({ ...about, threads: most }, signal);
     } catch (error) {
       if (signal?.aborted) throw aborted();
-      if (most === 1) throw notStarted(error);
+      if (most === 1 || error instanceof InferenceError) throw notStarted(error);
     }
     return TextTower.#open({ ...about, threads: 1 }, signal).catch((error) => {
       throw signal?.aborted ? aborted() : notStarted(error);
@@ -138,6 +139,7 @@ export class TextTower {
 
 /** @param {unknown} error */
 function notStarted(error) {
+  if (error instanceof InferenceError) return error; // its message says what to do
   return new InferenceError(
     "failed",
     `The model's text tower cannot be used in this browser: ${reasonOf(error)}. Use labels whose ` +

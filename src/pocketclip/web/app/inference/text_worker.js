@@ -2,6 +2,7 @@
 
 import { startSession } from "./ort_session.js";
 import { Tokens } from "./tokens.js";
+import { importScript } from "./vendor_script.js";
 import { answerCalls } from "./worker_calls.js";
 import { toUnit } from "./zero_shot.js";
 
@@ -34,7 +35,7 @@ let tower;
  */
 async function open(about) {
   const json = JSON.parse(new TextDecoder().decode(about.tokenizer));
-  const tokens = new Tokens(await import(about.library), json, about.contextLength);
+  const tokens = new Tokens(await importScript(about.library), json, about.contextLength);
   const { Tensor, session } = await startSession(about);
   tower = { Tensor, session, tokens, about };
   return { value: null };

@@ -188,6 +188,7 @@ class SearchPage {
     const searching = (this.searching = new AbortController());
     const { signal } = searching;
     const query = (this.asked = structuredClone(this.query));
+    let isOld = false; // whether what is shown is not of this query
     this.view.setBusy(true);
     this.bar.say("");
     try {
@@ -218,9 +219,10 @@ class SearchPage {
     } catch (error) {
       if (isAbort(error)) return;
       this.onTrouble(error);
+      isOld = !(error instanceof ApiError) || error.code !== "empty_library";
       this.isBroken = !(error instanceof ApiError) || ![400, 404, 409].includes(error.status);
     } finally {
-      if (this.searching === searching) this.view.setBusy(false, this.isBroken);
+      if (this.searching === searching) this.view.setBusy(false, isOld);
     }
   }
 
