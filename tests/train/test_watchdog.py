@@ -12,10 +12,7 @@ import pytest
 from tests.shards.making import folder, sample
 from tests.train import failing_ranks
 
-pytestmark = [
-    pytest.mark.xdist_group("failing ranks"),  # one pair of processes for all
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.xdist_group("failing ranks")  # one pair of processes for all
 _SCORES = {"eval/error", "eval/main_metric"}
 LIMIT = 120.0  # seconds for everything; without the watchdog it would be hours
 

@@ -326,7 +326,6 @@ def test_an_origin_that_is_not_secure_offers_a_photograph(camera, running_server
     top(page, "blue heart")
 
 
-@pytest.mark.slow
 def test_a_model_is_chosen_by_size_and_licence(camera):
     def restricted(text: str) -> str:
         models = json.loads(text)
