@@ -61,7 +61,8 @@ def test_each_verb_has_examples(verb):
     assert f"\n  pocketclip {verb}" in done.stdout
 
 
-def test_models():
+def test_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("POCKETCLIP_CACHE", str(tmp_path))  # models of the user's are listed too
     done = run("models", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert len(rows) == 22
