@@ -138,12 +138,13 @@ def test_it_names_what_the_camera_sees(camera):
     top(page, "red flower")
     assert page.locator("#results li:first-child").get_attribute("class") == "result fits"
     top(page, "blue heart")
-    assert page.locator("#spoken").inner_text() in [*LABELS, "None of these"]
+    spoken = page.wait_for_function("document.getElementById('spoken').textContent")
+    assert spoken.json_value() in [*LABELS, "None of these"]
     top(page, "None of these")
     assert page.locator("#results .fits").count() == 1
     found = figures(page)
     assert found["frames"] > 10
-    assert 0 < found["rate"] <= found["sourceRate"] + 2
+    assert 0 < found["rate"] <= 1.5 * found["sourceRate"] + 2  # over other spans of time
     assert 0 < found["median"] <= found["p95"]
 
 
