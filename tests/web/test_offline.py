@@ -68,6 +68,17 @@ def opened(page: Any, url: str) -> dict[str, Any]:
     return page.evaluate(READY)
 
 
+def let_in(page, running_server):
+    """Open a server with a key by a link, until its pages are kept; return it and the token."""
+    server = running_server(api_key=KEY)
+    token = server.services.sessions.new_token()
+    state = opened(page, f"{server.url}/#token={token}")
+    assert state == {"ready": True, "sentence": "These pages open without a network too."}
+    page.get_by_text("These pages open without a network too.").wait_for()
+    page.get_by_role("button", name="Leave").wait_for()
+    return server, token
+
+
 def test_the_worker_and_the_manifest_name_what_is_there() -> None:
     site = web_files()
     made = offline_files(site, server=True)
@@ -102,12 +113,7 @@ def test_the_icons_are_those_of_the_script() -> None:
 @pytest.mark.slow
 def test_pages_behind_a_key_open_when_the_server_is_gone(page, running_server) -> None:
     page.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_CONNECTION_REFUSED", "ERR_FAILED"]
-    server = running_server(api_key=KEY)
-    token = server.services.sessions.new_token()
-    state = opened(page, f"{server.url}/#token={token}")
-    assert state == {"ready": True, "sentence": "These pages open without a network too."}
-    page.get_by_text("These pages open without a network too.").wait_for()
-    page.get_by_role("button", name="Leave").wait_for()
+    server, _token = let_in(page, running_server)
     page.reload()  # the worker answers from now on
     assert page.evaluate("fetch('models.json').then((answer) => answer.status)") == 200
     assert any(path == "/models.json" for _name, path in page.evaluate(KEPT))
@@ -319,12 +325,7 @@ def test_a_set_that_cannot_be_kept_whole_is_not_used(page, host) -> None:
 @pytest.mark.usefixtures("vendor")
 def test_pages_and_a_model_that_was_used_work_when_the_server_is_gone(page, running_server) -> None:
     page.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_CONNECTION_REFUSED", "ERR_FAILED"]
-    server = running_server(api_key=KEY)
-    token = server.services.sessions.new_token()
-    state = opened(page, f"{server.url}/#token={token}")
-    assert state == {"ready": True, "sentence": "These pages open without a network too."}
-    page.get_by_text("These pages open without a network too.").wait_for()
-    page.get_by_role("button", name="Leave").wait_for()
+    server, token = let_in(page, running_server)
     # The page asked for the list before it had a worker.
     assert "/models.json" in {path for _name, path in page.evaluate(KEPT)}
     assert token not in page.url

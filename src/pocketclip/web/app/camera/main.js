@@ -2,10 +2,10 @@
 
 import { mountEditor } from "../labels/editor.js";
 import { Steady } from "../inference/zero_shot.js";
-import { askForTextTower } from "../models/consent.js";
+import { textTowerDownload } from "../models/consent.js";
 import { Namer } from "../models/namer.js";
 import { isOfPicture, pictureMessage } from "../models/picture_error.js";
-import { Starter, hideLoading, showLoading } from "../models/starter.js";
+import { Starter } from "../models/starter.js";
 import { writeCsv } from "../shared/csv.js";
 import { byId, fill, h } from "../shared/dom.js";
 import { messageOf } from "../shared/errors.js";
@@ -63,11 +63,7 @@ const namer = new Namer(
       fill(byId("results-note"), ...labelsNote());
       drawResults();
     },
-    onConsent: askForTextTower,
-    onProgress: (loaded, total) => {
-      showLoading("Loading the text part of the model", { loaded, total });
-      if (loaded >= total) hideLoading();
-    },
+    ...textTowerDownload,
     onCut: (prompts) => editor.setCut(prompts),
   },
   info,

@@ -1,9 +1,9 @@
 // The classify page: many images, and the labels that fit them.
 
 import { mountEditor } from "../labels/editor.js";
-import { askForTextTower } from "../models/consent.js";
+import { textTowerDownload } from "../models/consent.js";
 import { Namer } from "../models/namer.js";
-import { Starter, hideLoading, showLoading } from "../models/starter.js";
+import { Starter } from "../models/starter.js";
 import { byId, fill, h } from "../shared/dom.js";
 import { startShell } from "../shared/shell.js";
 import { collectDrop, collectFiles } from "./collect.js";
@@ -18,11 +18,7 @@ const namer = new Namer(
       page.setReady(namer.state !== "working");
       if (isOther) void page.scoreAll();
     },
-    onConsent: askForTextTower,
-    onProgress: (loaded, total) => {
-      showLoading("Loading the text part of the model", { loaded, total });
-      if (loaded >= total) hideLoading();
-    },
+    ...textTowerDownload,
     onCut: (prompts) => editor.setCut(prompts),
   },
   info,
