@@ -148,8 +148,8 @@ class Picker {
     const onclick = async () => {
       this.use.focus();
       await removeFiles(files);
+      await this.draw(); // before the message: what it says must be seen at once
       fill(this.message, `${size} are free again on this device.`);
-      await this.draw();
     };
     this.leftOver.hidden = files.length === 0;
     fill(
@@ -270,8 +270,8 @@ class Picker {
       await removeFiles(ownFiles(model, this.models));
       await forgetTexts(model.space_id);
       const what = `The files of ${model.name}, and what it made of labels`;
+      await this.draw(); // before the message: what it says must be seen at once
       fill(this.message, `${what}, are removed from this device.`);
-      await this.draw();
     };
     return h("button", { type: "button", class: "plain", onclick }, "Remove from this device");
   }
