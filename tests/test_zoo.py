@@ -13,16 +13,19 @@ from pocketclip.preprocess import Preprocess
      ("mobileclip_blt", "mobileclip-b-lt"), ("MobileCLIP-B-LT", "mobileclip-b-lt"),
      ("MobileCLIP2-L-14", "mobileclip2-l14"), ("ViT-L-14-quickgelu", "vit-l14-quickgelu"),
      ("ViT-B-16", "vit-b16"), ("mobileclip-s4", "mobileclip-s4"), ("TINY", "tiny"),
-     ("coca_ViT-B-32", "coca-vit-b32"), ("coca_ViT-L-14", "coca-vit-l14")],
+     ("coca_ViT-B-32", "coca-vit-b32"), ("coca_ViT-L-14", "coca-vit-l14"),
+     ("vit-l14-39b-quickgelu", "vit-l14-39b")],
 )  # fmt: skip
 def test_names_in_any_spelling(spelling, name):
     assert zoo.resolve(spelling) == name
+    assert zoo.entry(spelling) is zoo.ZOO[name]
 
 
 def test_every_name_of_the_design_is_there():
     v1 = [f"mobileclip-{s}" for s in ("s0", "s1", "s2", "b", "b-lt", "s3", "l14", "s4")]
     v2 = [f"mobileclip2-{s}" for s in ("s0", "s2", "b", "s3", "l14", "s4")]
-    assert set(zoo.ZOO) == {*v1, *v2, "vit-b16", "vit-l14-quickgelu", "vit-l14", "tiny",
+    assert set(zoo.ZOO) == {*v1, *v2, "vit-b32", "vit-b16", "vit-l14-quickgelu",
+                            "vit-l14-39b", "vit-l14", "tiny",
                             "small", "coca-vit-b32", "coca-vit-l14", "coca-tiny"}  # fmt: skip
     published = [name for name, entry in zoo.ZOO.items() if entry.published]
     assert published == v1 + v2
@@ -137,3 +140,21 @@ def test_preprocessing_refuses_invalid_values():
 )
 def test_which_texts_ignore_their_padding(text, ignores):
     assert zoo.TextConfig(width=64, layers=2, heads=2, **text).ignores_padding is ignores
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("vit-l14", 50), ("ViT-L-14-quickgelu", 70), ("vit_l14_39b_quickgelu", 60),
+     ("apple/DFN2B-CLIP-ViT-L-14", 70), ("Apple/dfn2b-clip-vit-l-14-39b", 60),
+     ("hf-hub:apple/DFN2B-CLIP-ViT-L-14@main", 70), ("apple/DFN5B-CLIP-ViT-H-14", 90),
+     ("apple/DFN5B-CLIP-ViT-H-14-378", 55),
+     ("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", 50),
+     ("open_clip:ViT-L-14/datacomp_xl_s13b_b90k", 50),
+     ("ours=apple/DFN2B-CLIP-ViT-L-14", 70),
+     ("vit-l14=open_clip:ViT-L-14-quickgelu/dfn2b", 70), ("dfn=vit-l14-39b-quickgelu", 60),
+     # Neither are other weights of the same architecture, nor models that the paper did not try.
+     ("vit-l14-quickgelu=openai.pt", None), ("random:vit-l14", None), ("vit-b16", None),
+     ("open_clip:ViT-L-14/openai", None), ("runs/7", None), ("nothing", None), ("", None)],
+)  # fmt: skip
+def test_the_published_logit_scale_of_a_teacher(name, scale):
+    assert zoo.teacher_logit_scale(name) == scale

@@ -180,6 +180,11 @@ class Entry:
     note: str = ""
     license: str | None = None
     """The licence of the published weights, as their repositories name it."""
+    open_clip: str | None = None
+    """The same weights as open_clip names them, NAME/TAG."""
+    teacher_logit_scale: float | None = None
+    """The logit scale that MobileCLIP2 (Table 3) found best when this model alone is the teacher;
+    None: the paper did not try the model."""
 
 
 _MCI0 = MCiConfig(depths=(2, 6, 10, 2), widths=(64, 128, 256, 512), mlp_ratio=3.0)
@@ -226,6 +231,8 @@ def _entry(
     published: tuple[float, float, float, float, float, float, float] | None = None,
     note: str = "",
     license: str | None = None,
+    open_clip: str | None = None,
+    teacher_logit_scale: float | None = None,
 ) -> Entry:
     config = ModelConfig(
         name=name,
@@ -240,7 +247,10 @@ def _entry(
         facts = Published(**dict(zip(PUBLISHED_FIELDS, published, strict=True)))
     if license is None and hub and hub[0].startswith("apple/"):
         license = APPLE_AMLR
-    return Entry(config=config, hub=hub, published=facts, note=note, license=license)
+    return Entry(
+        config=config, hub=hub, published=facts, note=note, license=license, open_clip=open_clip,
+        teacher_logit_scale=teacher_logit_scale,
+    )  # fmt: skip
 
 
 def _v1(image: MCiConfig | ViTConfig) -> MCiConfig | ViTConfig:
@@ -301,16 +311,29 @@ _ENTRIES = (
     _entry("mobileclip2-s4", 768, _MCI4, _TEXT_768, _CLIP_256,
            hub=("apple/MobileCLIP2-S4", "timm/MobileCLIP2-S4-OpenCLIP"),
            published=(13, 321.6, 123.6, 19.6, 6.6, 81.9, 67.5)),
+    _entry("vit-b32", 512, replace(_VIT_B16, patch_size=32), _TEXT_CAUSAL, _CLIP_224_BICUBIC,
+           hub=("laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",),
+           open_clip="ViT-B-32/datacomp_xl_s13b_b90k",
+           note="teacher; CLIP's ViT-B/32 with GELU", license="mit"),
     _entry("vit-b16", 512, _VIT_B16, _TEXT_CAUSAL, _CLIP_224_BICUBIC,
            hub=("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",),
+           open_clip="ViT-B-16/datacomp_xl_s13b_b90k",
            note="teacher; CLIP's ViT-B/16 with GELU", license="mit"),
     _entry("vit-l14-quickgelu", 768, replace(_VIT_L14, activation="quick_gelu"),
            replace(_TEXT_768, causal=True, activation="quick_gelu"), _CLIP_224_BICUBIC,
            hub=("apple/DFN2B-CLIP-ViT-L-14",),
+           open_clip="ViT-L-14-quickgelu/dfn2b", teacher_logit_scale=70,
            note="teacher; CLIP's ViT-L/14 with QuickGELU (OpenAI, DFN)"),
     _entry("vit-l14", 768, _VIT_L14, replace(_TEXT_768, causal=True), _CLIP_224_BICUBIC,
            hub=("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",),
+           open_clip="ViT-L-14/datacomp_xl_s13b_b90k", teacher_logit_scale=50,
            note="teacher; CLIP's ViT-L/14 with GELU (DataComp, LAION)", license="mit"),
+    # GELU, unlike DFN's other models: so say the repository's open_clip_config.json and the tables
+    # of open_clip and timm, and so did the published generator of DFNDR compute.
+    _entry("vit-l14-39b", 768, _VIT_L14, replace(_TEXT_768, causal=True), _CLIP_224_BICUBIC,
+           hub=("apple/DFN2B-CLIP-ViT-L-14-39B",),
+           open_clip="ViT-L-14/dfn2b_s39b", teacher_logit_scale=60,
+           note="teacher; CLIP's ViT-L/14 with GELU (DFN2B, 39 billion samples)"),
     _entry("coca-vit-b32", 512, _COCA_B32, _TEXT_COCA, _CLIP_224_BICUBIC,
            decoder=DecoderConfig(layers=12, heads=8),
            hub=("laion/CoCa-ViT-B-32-laion2B-s13B-b90k",),
@@ -344,7 +367,9 @@ def _key(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
+_OTHER_NAMES = {"vit-l14-39b-quickgelu": "vit-l14-39b"}
 _SPELLINGS = {_key(name): name for name in ZOO}
+_SPELLINGS |= {_key(other): name for other, name in _OTHER_NAMES.items()}
 
 
 def resolve(name: str) -> str:
@@ -375,6 +400,46 @@ def entry(name: str) -> Entry:
         UnknownModelError: there is no such model.
     """
     return ZOO[resolve(name)]
+
+
+# Published teachers that the zoo does not build yet, by hub id and by open_clip's name.
+# The second is of the paper's H/14@384; (r): known from reviews of the paper, not from its text.
+_TEACHER_SCALES: dict[str, float] = {
+    "apple/dfn5b-clip-vit-h-14": 90,
+    "vit-h-14-quickgelu/dfn5b": 90,
+    "apple/dfn5b-clip-vit-h-14-378": 55,
+    "vit-h-14-378-quickgelu/dfn5b": 55,
+}
+
+
+def teacher_logit_scale(name: str) -> float | None:
+    """Return the logit scale that MobileCLIP2 (Table 3) found best for a published teacher.
+
+    It multiplies the teacher's cosine similarities before the softmax of the distillation loss.
+    The paper searched it per teacher, each alone. It is a fact about published weights, so a weight
+    file (`vit-l14-quickgelu=openai.pt`) and random weights have none. The first generation's
+    ensemble (OpenAI's ViT-L/14 and DataComp's) used 100 for both; its recipe says so itself.
+
+    Args:
+        name: a zoo name in any spelling, a hub id (`apple/DFN2B-CLIP-ViT-L-14`, also with
+            `hf-hub:` or `@REVISION`), `open_clip:NAME/TAG`, or any of these as LABEL=MODEL.
+
+    Returns:
+        The scale, or None if the model is unknown or the paper does not give one.
+    """
+    label, equals, target = name.strip().partition("=")
+    if equals and (find(label) is None or target.strip().startswith("open_clip:")):
+        return teacher_logit_scale(target)
+    target = name.strip().removeprefix("hf-hub:").partition("@")[0]
+    known = find(target)
+    if known is not None:
+        return known.teacher_logit_scale
+    wanted = target.removeprefix("open_clip:").lower()
+    for other in ZOO.values():
+        names = (*other.hub, *([] if other.open_clip is None else [other.open_clip]))
+        if wanted in (each.lower() for each in names):
+            return other.teacher_logit_scale
+    return _TEACHER_SCALES.get(wanted)
 
 
 # Short names of fields that most recipes set.
