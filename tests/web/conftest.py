@@ -29,6 +29,7 @@ from tests.serve.conftest import (  # noqa: F401, fixtures
 )
 
 sync_api = pytest.importorskip("playwright.sync_api")
+sync_api.expect.set_options(timeout=30_000)  # as long as a locator waits: machines are busy
 
 CHROMIUM = os.environ.get("POCKETCLIP_CHROMIUM") or shutil.which("chromium")
 _FLAGS = [

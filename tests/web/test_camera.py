@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from pocketclip.quickstart.drawing import render
 from pocketclip.quickstart.replay_rng import ReplayRNG
@@ -130,8 +131,8 @@ def test_it_names_what_the_camera_sees(camera):
     page.wait_for_load_state("networkidle")
     # What is downloaded and under which licence is said before anything is.
     button = page.get_by_role("button", name="Start: download")
-    assert re.search(r"download \d+\.\d MB$", button.inner_text())
-    assert "Licence: " in page.locator(".start-facts").inner_text()
+    expect(button).to_have_text(re.compile(r"download \d+\.\d MB$"))
+    expect(page.locator(".start-facts")).to_contain_text("Licence: ")
     assert not [url for url in page.requests if DOWNLOADS.search(url)]
     assert not page.locator("#figures").is_visible()
     start(page)
@@ -141,7 +142,7 @@ def test_it_names_what_the_camera_sees(camera):
     spoken = page.wait_for_function("document.getElementById('spoken').textContent")
     assert spoken.json_value() in [*LABELS, "None of these"]
     top(page, "None of these")
-    assert page.locator("#results .fits").count() == 1
+    expect(page.locator("#results .fits")).to_have_count(1)
     found = figures(page)
     assert found["frames"] > 10
     assert 0 < found["rate"] <= 1.5 * found["sourceRate"] + 2  # over other spans of time
@@ -303,7 +304,7 @@ def test_a_camera_that_does_not_start_says_why(camera):
     page.get_by_role("button", name=re.compile("^Start")).click()
     for name, title in PROBLEMS.items():
         page.get_by_role("heading", name=title).wait_for()
-        assert page.get_by_role("button", name="Choose a photograph").is_visible()
+        expect(page.get_by_role("button", name="Choose a photograph")).to_be_visible()
         after = {"NotAllowedError": "'NotFoundError'", "NotFoundError": "'NotReadableError'"}
         page.evaluate(f"window.refuse = {after.get(name, 'null')}")
         page.get_by_role("button", name="Try again").click()
@@ -319,7 +320,7 @@ def test_an_origin_that_is_not_secure_offers_a_photograph(camera, running_server
     server = running_server(allow_hosts=("phone.test",))
     page = camera(origin=server.url.replace("127.0.0.1", "phone.test"))
     page.expected.append("Cross-Origin-Opener-Policy")  # is for secure origins
-    assert "https" in page.locator("#cover").inner_text()
+    expect(page.locator("#cover")).to_contain_text("https")
     with page.expect_file_chooser() as waiting:
         page.get_by_role("button", name="Choose a photograph").click()
     waiting.value.set_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": file_of(HEART)})
@@ -335,7 +336,7 @@ def test_a_model_is_chosen_by_size_and_licence(camera):
         return json.dumps(models)
 
     page = camera(change={"models.json": restricted})
-    assert "By starting you accept it." in page.locator(".start-facts").inner_text()
+    expect(page.locator(".start-facts")).to_contain_text("By starting you accept it.")
     page.get_by_role("button", name="Choose a model").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("radio").first.focus()
@@ -343,11 +344,13 @@ def test_a_model_is_chosen_by_size_and_licence(camera):
         page.keyboard.press(key)
         page.wait_for_timeout(100)
         assert page.evaluate("document.activeElement.type") == "radio"
-    facts = dialog.locator(".model-option").first.inner_text()
-    assert re.search(r"Model [\d.]+ MB, runtime [\d.]+ MB", facts)
-    assert "fp32 on the CPU" in facts
-    assert "apple-amlr" in facts
-    assert dialog.get_by_role("switch").is_disabled()  # without WebGPU there is nothing to switch
+    facts = dialog.locator(".model-option").first
+    expect(facts).to_contain_text(re.compile(r"Model [\d.]+ MB, runtime [\d.]+ MB"))
+    expect(facts).to_contain_text("fp32 on the CPU")
+    expect(facts).to_contain_text("apple-amlr")
+    expect(
+        dialog.get_by_role("switch")
+    ).to_be_disabled()  # without WebGPU there is nothing to switch
     assert not [url for url in page.requests if DOWNLOADS.search(url)]
     dialog.get_by_role("button", name="Use it: download").click()
     page.locator("#model-line").get_by_text("fp32 on the CPU").wait_for()
@@ -355,7 +358,7 @@ def test_a_model_is_chosen_by_size_and_licence(camera):
     dialog.get_by_text("On this device.").first.wait_for()
     dialog.get_by_role("button", name="Remove from this device").click()
     dialog.get_by_text(re.compile("^The files of .* are removed")).wait_for()
-    assert dialog.get_by_text("On this device.").count() == 0
+    expect(dialog.get_by_text("On this device.")).to_have_count(0)
     page.keyboard.press("Escape")
     # What an earlier model left takes room until it is removed.
     page.evaluate("""async () => (await caches.open("pocketclip-files-1")).put(
@@ -396,7 +399,7 @@ def test_a_failed_check_is_said_and_the_server_is_asked_only_then(camera):
     page.get_by_role("button", name="Send pictures to the server instead").click()
     top(page, "red flower")
     assert sent
-    assert "Pictures are sent to it." in page.locator("#model-line").inner_text()
+    expect(page.locator("#model-line")).to_contain_text("Pictures are sent to it.")
 
 
 @pytest.mark.slow
@@ -408,9 +411,8 @@ def test_a_list_of_models_that_cannot_be_read_is_not_called_empty(camera):
 @pytest.mark.slow
 def test_without_npm_the_page_says_so_and_uses_the_server(camera):
     page = camera(change={"camera.html": configured(vendor=None)})
-    cover = page.locator("#cover").inner_text()
-    assert "built without npm" in cover
-    assert "pictures are sent to it" in cover
+    expect(page.locator("#cover")).to_contain_text("built without npm")
+    expect(page.locator("#cover")).to_contain_text("pictures are sent to it")
     start(page)
     top(page, "blue heart")
     # That pictures are sent is agreed to in each visit.
@@ -474,5 +476,5 @@ def test_a_label_set_gives_probabilities_only(camera, offering_server):
     start(page)
     row = page.locator("#results li").filter(has_text="kiwi")
     row.wait_for()
-    assert row.locator(".probability").inner_text().endswith("%")
-    assert row.locator(".cosine").inner_text() == ""
+    expect(row.locator(".probability")).to_have_text(re.compile("%$"))
+    expect(row.locator(".cosine")).to_have_text("")

@@ -50,7 +50,7 @@ def open_more(page) -> None:
 def test_labels_are_added_refused_renamed_sorted_and_removed(editor):
     page = editor
     expect_label(page, 0, "pen")
-    assert "A photo of label" in page.locator("button.prompt").inner_text().replace("\n", " ")
+    expect(page.locator("button.prompt")).to_contain_text("A photo of label")
     choose(page, "Custom")
     expect(page.get_by_text("No labels yet")).to_be_visible()
     add(page, "  red  Pear ")

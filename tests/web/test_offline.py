@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
+from playwright.sync_api import expect
 
 import make_icons
 from pocketclip.pages.offline import offline_files, pages_of
@@ -303,6 +304,7 @@ def test_where_the_address_is_not_secure_the_page_says_what_to_do(page, running_
     assert not state["ready"]
     assert "over https" in state["sentence"]
     assert not page.evaluate("'serviceWorker' in navigator")
+    expect(page.locator("#device li")).to_have_count(5)
     shown = page.locator("#device li").all_inner_texts()
     assert shown[0] == (
         "The camera needs https: start the server with --tls and open its https address. "
@@ -357,11 +359,12 @@ def test_over_the_servers_own_certificate_all_but_the_worker_works(
         page.wait_for_timeout(500)
         if "pocketclip" in page.title():
             break
-    page.locator("#device li").first.wait_for()
-    assert page.locator("#device li").all_inner_texts() == [
-        "These pages do not open without a network: the browser refuses to keep them, as it does "
-        "for a certificate it does not know."
-    ]
+    expect(page.locator("#device li")).to_have_text(
+        [
+            "These pages do not open without a network: the browser refuses to keep them, as it "
+            "does for a certificate it does not know."
+        ]
+    )
     assert page.evaluate("crossOriginIsolated && crypto.subtle !== undefined")
     assert page.evaluate("caches.open('it').then(() => true)")
     camera = "navigator.mediaDevices.getUserMedia({video: true}).then((it) => it.active)"

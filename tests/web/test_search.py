@@ -153,7 +153,7 @@ def test_everything_by_keyboard(searching):
     page.keyboard.press("ArrowLeft")
     focused = page.locator(f'.photo[data-id="{order[1]}"]')
     expect(focused).to_be_focused()
-    assert page.locator(".photo[tabindex='0']").count() == 1
+    expect(page.locator(".photo[tabindex='0']")).to_have_count(1)
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
     expect(dialog).to_be_visible()
