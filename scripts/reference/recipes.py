@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from pocketclip.augment import config as augment_config
-from pocketclip.caption_settings import Settings
 from pocketclip.reinforce import recipe as reinforce_recipe
+from pocketclip.reinforce.sampling import Sampling
 from pocketclip.train import recipe as train_recipe
 from reference.markdown import code, plain, table
 
@@ -48,7 +48,7 @@ def page() -> str:
             table(_HEAD, _rows(reinforce_recipe.Recipe)),
             "### sampling",
             "How captions are sampled: a mapping under `sampling`.",
-            table(_HEAD, _dataclass_rows(Settings)),
+            table(_HEAD, _dataclass_rows(Sampling)),
             "## image_augmentation",
             "Both recipes take it, under `image_augmentation` or `data.image_augmentation`. The "
             "transforms are applied in this order, whatever their order in the file. Each also "

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pocketclip import checkpoint
+from pocketclip.caption_settings import Settings
 from pocketclip.errors import CheckpointError, ConfigError
 from pocketclip.nn.build import random_model
 from pocketclip.preprocess import Preprocess
@@ -47,7 +48,7 @@ def test_what_it_says_of_itself(coca):
         "model": "coca-tiny",
         "space_id": space,
         "precision": "float32",
-        "sampling": dataclasses.asdict(Sampling(**SHORT)),
+        "sampling": dataclasses.asdict(Settings(**SHORT)),
     }
     assert coca.transform.size == 64
     named = load_captioner("random:coca-tiny", name="big_one-2")
@@ -102,6 +103,30 @@ def test_beam_and_greedy_draw_nothing():
     rows = greedy.caption_squares(squares, UIDS[:2], 5, 0)
     assert [len(row) for row in rows] == [1, 1]
     assert rows == greedy.caption_squares(squares, ["x", "y"], 2, 9)
+
+
+def test_the_published_cut_at_the_first_full_stop():
+    whole = Sampling(top_p=0.9, max_length=30)
+    cut = Sampling(top_p=0.9, max_length=30, first_sentence=True)
+    text = " a cat . on a\n mat. and 3.5 more"
+    assert whole.trim(text) == "a cat . on a mat. and 3.5 more"
+    assert cut.trim(text) == "a cat"
+    assert cut.trim("3.5 cats") == "3"  # as published: any full stop
+    assert cut.trim("no end") == "no end"
+    assert cut.trim(". nothing") == ""  # such a caption is drawn again
+    # Jobs that were begun before the option existed go on; those that use it differ.
+    assert whole.identity == dataclasses.asdict(Settings(top_p=0.9, max_length=30))
+    assert cut.identity == {**whole.identity, "first_sentence": True}
+    with pytest.raises(ConfigError, match="first_sentence must be true or false, not 'yes'"):
+        Sampling.from_dict({"first_sentence": "yes"})
+
+    class Talker:
+        def write(self, _pixels, _per_image, seeds):
+            first = ".", "one. two"
+            return [first[n % 2] if len(seeds) > 1 else "drawn again. x" for n in range(len(seeds))]
+
+    rows = _scripted(Talker(), first_sentence=True).caption_squares(_squares(8, 1), ["a"], 2, 0)
+    assert rows == [["drawn again", "one"]]
 
 
 class _Scripted:

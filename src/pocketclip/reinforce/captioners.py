@@ -14,7 +14,6 @@ Shapes: B images, n captions per image, S side of a square in pixels.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -72,7 +71,7 @@ class Captioner:
             "name": name,
             **facts,
             "precision": self.dtype,
-            "sampling": dataclasses.asdict(sampling),
+            "sampling": sampling.identity,
         }
         self._pixels = pixels
 
@@ -116,7 +115,8 @@ class Captioner:
         with torch.inference_mode():
             pixels = self._pixels(squares)
             seeds = [seed_of(seed, uid, k) for uid in uids for k in range(number)]
-            texts = [clean(text) for text in self.writer.write(pixels, number, seeds)]
+            trim = self.sampling.trim
+            texts = [trim(text) for text in self.writer.write(pixels, number, seeds)]
             for attempt in range(1, RETRIES + 1 if self.sampling.is_random else 0):
                 empty = [row for row, text in enumerate(texts) if not text]
                 if not empty:
@@ -126,7 +126,7 @@ class Captioner:
                 for row, text in zip(
                     empty, self.writer.write(pixels[images], 1, again), strict=True
                 ):
-                    texts[row] = clean(text)
+                    texts[row] = trim(text)
         rows = [texts[start : start + number] for start in range(0, len(texts), number)]
         return [[text for text in row if text] for row in rows]
 
@@ -135,11 +135,6 @@ def seed_of(seed: int, uid: str, k: int, attempt: int = 0) -> int:
     """Return the 63-bit seed of caption `k` of an image: a pure function of its arguments."""
     text = f"caption\0{seed}\0{uid}\0{k}\0{attempt}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def clean(text: str) -> str:
-    """Return `text` with single spaces, and none at its ends."""
-    return " ".join(text.split())
 
 
 def load_captioner(

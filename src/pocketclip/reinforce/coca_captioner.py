@@ -5,7 +5,6 @@ Shapes: B images, n captions per image, S side of a square in pixels.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ class CocaWriter:
 
     def __init__(self, model: Any, sampling: Sampling) -> None:
         self.model, self.tokenizer = model, Tokenizer()
-        self.settings = dataclasses.asdict(sampling)
+        self.settings = sampling.settings
 
     def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
         """Return the B n captions of pixels (B, 3, S, S), in the order of the images."""
