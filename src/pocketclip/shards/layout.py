@@ -41,7 +41,7 @@ MAX_JSON = 1 << 24
 """Most bytes of a sample's JSON, and of a caption: 16 MiB."""
 MAX_JSON_MEMORY = 1 << 28
 """Most bytes of the objects of a sample's JSON, as estimated: 256 MiB."""
-_IMAGE_KEYS = tuple(dict.fromkeys(("jpg", "png", *IMAGE_EXTENSIONS)))
+IMAGE_KEYS = tuple(dict.fromkeys(("jpg", "png", *IMAGE_EXTENSIONS)))
 """Keys of an image, the first that a sample has is taken; the order is that of older readers."""
 PART_OF = {
     **dict.fromkeys(IMAGE_EXTENSIONS, "image"),
@@ -89,7 +89,7 @@ def parse(members: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
         DataError: a member is damaged; the message begins with its key.
         MissingDependencyError: there is a `pth.gz`, and torch is not installed.
     """
-    sample = Sample(uid=uid, image=next((members[k] for k in _IMAGE_KEYS if k in members), None))
+    sample = Sample(uid=uid, image=next((members[k] for k in IMAGE_KEYS if k in members), None))
     if "txt" in members:
         sample.captions["text"] = [_text(members, "txt")]
     if "url.txt" in members:

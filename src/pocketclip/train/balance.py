@@ -109,6 +109,11 @@ class BalancedOrder:
         first = int(self._ends[shard - 1]) if shard else 0
         return Location(epoch, shard, sample - first, repeat)
 
+    def window(self, position: int) -> range:
+        """Return the positions of this one's epoch; a sample may be at several of them."""
+        first = position - position % self.per_rank
+        return range(first, first + self.per_rank)
+
     def _make_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the numbers of the draws in their order (N,), and each class's first (C + 1,)."""
         # Systematic sampling: evenly spaced points, all shifted by one random amount, fall into

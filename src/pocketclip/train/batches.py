@@ -24,6 +24,7 @@ from pocketclip import zoo
 from pocketclip.augment import Augmentation, rng_for
 from pocketclip.errors import (
     AugmentationError,
+    ConfigError,
     DataError,
     ImageError,
     PocketclipError,
@@ -35,7 +36,7 @@ from pocketclip.train.balance import BalancedOrder
 from pocketclip.train.order import WINDOW, Location, Order
 from pocketclip.train.raw_pairs import PairSource
 from pocketclip.train.replay import AugmentationReplay, size_of
-from pocketclip.train.sections import caption_kinds, uses_captions
+from pocketclip.train.sections import CaptionChoice, CaptionKind, caption_kinds, uses_captions
 from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
 from pocketclip.types import Embeddings, Sample
 
@@ -59,7 +60,7 @@ class DataConfig:
     """With `reinforced`: whether to read the stored embeddings."""
     distill_captions: Literal["all", "truth", "synthetic"] = "all"
     """Which captions' stored embeddings to read."""
-    captions: Literal["both", "mix", "truth", "synthetic"] = "both"
+    captions: CaptionChoice = "both"
     truth_ratio: float = 0.5
     caption_pattern: str = ".*"
     augmentation: Literal["random", "sequential"] = "random"
@@ -86,7 +87,7 @@ class Batch:
     uids: list[str]
     texts: list[list[str]] = field(default_factory=list)
     """The captions' texts, parallel to `captions`."""
-    kinds: list[Literal["truth", "synthetic", "mix"]] = field(default_factory=list)
+    kinds: list[CaptionKind] = field(default_factory=list)
     """What the captions are, parallel to `captions`; empty: not known."""
     teacher_image: Tensor | None = None
     """float32 (B, D): the teachers' embeddings of `images`."""
@@ -132,6 +133,15 @@ class _Row:
     texts: list[str]
     teacher_image: Embeddings | None
     teacher_captions: list[Embeddings | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Captions:
+    """The captions chosen for a row, and the sample that they are stored with."""
+
+    owner: Sample
+    chosen: list[tuple[str, str, int]]
+    """Text, key, and index under that key."""
 
 
 def _random_words(seed: int, epoch: int, uid: str) -> list[int]:
@@ -206,6 +216,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
             skipped: uid and reason of each sample that cannot be used are appended.
 
         Raises:
+            ConfigError: there is no other sample to take a caption from.
             DataError: many samples in a row cannot be used, or a shard is damaged.
             StorageError: a store cannot be reached.
         """
@@ -214,9 +225,17 @@ class Batches(Dataset["Batch | PocketclipError"]):
             location = self.order.at(position, attempt)
             uid = f"{location.index} of shard {location.shard}"
             try:
+                captions = None
+                if self.config.captions == "random":
+                    other = self._find_other(position, attempt, location)
+                    uid = f"{other.index} of shard {other.shard}"
+                    lender = self.source.read_captions(other.shard, other.index)
+                    uid = lender.uid
+                    captions = self._choose_captions(lender, self._words(lender, other))
+                    uid = f"{location.index} of shard {location.shard}"
                 sample = self.source.read(location.shard, location.index)
                 uid = sample.uid
-                return self._make_row(sample, location)
+                return self._make_row(sample, location, captions)
             except ShardError:
                 raise
             except _UNUSABLE_SAMPLE as error:
@@ -227,21 +246,48 @@ class Batches(Dataset["Batch | PocketclipError"]):
             f"{skipped[-1][0]}: {reason}"
         )
 
-    def _make_row(self, sample: Sample, location: Location) -> _Row:
-        epoch, repeat = location.epoch, location.repeat
-        words = _random_words(self.seed, epoch, sample.uid)
+    def _find_other(self, position: int, attempt: int, location: Location) -> Location:
+        """Return where the sample is stored whose caption the one at `location` gets.
+
+        It is half a window further on. Captions that are only exchanged within a batch would not
+        change the distillation loss, which does not depend on the order of the texts.
+        """
+        window = self.order.window(position)
+        first, size = window.start, len(window)
+        for step in range(attempt, attempt + size):
+            other = self.order.at(first + (position - first + size // 2 + step) % size)
+            if (other.shard, other.index) != (location.shard, location.index):
+                return other
+        raise ConfigError(
+            f"{self.config.source}: data.captions=random takes the caption of another sample, but "
+            "a process has only one to choose from; give more data, or choose other captions"
+        )
+
+    def _words(self, sample: Sample, location: Location) -> list[int]:
+        """Return the random words that choose a sample's view, its caption and that one's kind."""
+        repeat = location.repeat
+        words = _random_words(self.seed, location.epoch, sample.uid)
         if repeat:
             # The next stored view and caption; for the kind of caption, the golden ratio's
             # sequence, which keeps any ratio.
             words = [words[0] + repeat, words[1] + repeat, (words[2] + repeat * _GOLDEN) % 2**64]
-        captions = self._captions(sample, words)
+        return words
+
+    def _make_row(
+        self, sample: Sample, location: Location, captions: _Captions | None = None
+    ) -> _Row:
+        """Return the row of a sample, with its own captions or those of another one."""
+        epoch, repeat = location.epoch, location.repeat
+        words = self._words(sample, location)
+        if captions is None:
+            captions = self._choose_captions(sample, words)
+        texts = [text for text, _, _ in captions.chosen]
         image = self.source.image(sample)
         if not self.config.reinforced:
             size = size_of(image)
             draw = rng_for(self.seed, sample.uid, epoch + (repeat << 32))
             params = self.replay.stored.draw(draw, size)
             pixels = self.replay.apply(image, params)
-            texts = [text for text, _, _ in captions]
             return _Row(sample.uid, pixels, texts, None, [])
         views = sample.param_aug
         if not views:
@@ -249,13 +295,14 @@ class Batches(Dataset["Batch | PocketclipError"]):
         random = self.config.augmentation == "random"
         number = (words[0] if random else epoch + repeat) % len(views)
         pixels = self.replay(image, views[number])
-        texts = [text for text, _, _ in captions]
         if not self.config.embeddings:
             return _Row(sample.uid, pixels, texts, None, [])
         rows = [
-            self._embedding(sample, f"{key}_emb", index) if used else None
+            self._embedding(captions.owner, f"{key}_emb", index) if used else None
             for (_, key, index), used in zip(
-                captions, uses_captions(self.config.distill_captions, self.kinds), strict=True
+                captions.chosen,
+                uses_captions(self.config.distill_captions, self.kinds),
+                strict=True,
             )
         ]
         return _Row(sample.uid, pixels, texts, self._embedding(sample, "image_emb", number), rows)
@@ -273,8 +320,8 @@ class Batches(Dataset["Batch | PocketclipError"]):
             raise DataError(f"{key} has non-finite values")
         return row
 
-    def _captions(self, sample: Sample, words: list[int]) -> list[tuple[str, str, int]]:
-        """Return the captions to use: text, key, and index under that key."""
+    def _choose_captions(self, sample: Sample, words: list[int]) -> _Captions:
+        """Return the captions of a sample that are used, by `data.captions`."""
         config = self.config
         kinds = config.captions
         if kinds == "mix":
@@ -285,7 +332,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
             if not truth:
                 raise DataError("it has no ground-truth caption")
             out.append((truth[0], "text", 0))
-        if kinds in ("both", "synthetic"):
+        if kinds in ("both", "synthetic", "random"):
             synthetic = [
                 (text, key, index)
                 for key, texts in sample.captions.items()
@@ -299,4 +346,4 @@ class Batches(Dataset["Batch | PocketclipError"]):
                     "data.captions=truth to train without them)"
                 )
             out.append(synthetic[words[1] % len(synthetic)])
-        return out
+        return _Captions(sample, out)

@@ -116,6 +116,16 @@ class Order:
             return self._locate(epoch, int(self._block(epoch, -1)[first + begin + within]))
         return self._locate(epoch, begin + int(self._block(epoch, number)[within]))
 
+    def window(self, position: int) -> range:
+        """Return the positions that are shuffled together with this one, itself included.
+
+        They belong to one epoch, and each holds another sample.
+        """
+        epoch, offset = divmod(position, self.per_rank)
+        number = offset * self._blocks // self.per_rank
+        first = epoch * self.per_rank
+        return range(first + self._bounds(number), first + self._bounds(number + 1))
+
     def _bounds(self, number: int) -> int:
         """Return the first offset of window `number`; window sizes differ by at most one."""
         return -(-number * self.per_rank // self._blocks)

@@ -103,6 +103,10 @@ class PairSource:
         uid, path, captions = json.loads(self._map[begin:end])
         return Sample(uid=uid, url=path, captions=captions)
 
+    def read_captions(self, shard: int, index: int) -> Sample:
+        """Return a pair with its captions."""
+        return self.read(shard, index)
+
     def first_caption(self, shard: int, index: int) -> str | None:
         """Return a pair's first ground-truth caption, or None."""
         truth = self.read(shard, index).captions.get("text")

@@ -140,9 +140,9 @@ def _loss_problems(recipe: Recipe, model: zoo.ModelConfig) -> Iterator[str]:
         )
     if captioning and distils:
         yield "loss.weights: a captioner cannot be distilled; the second must be 0"
-    if captioning and data.captions == "both":
+    if captioning and data.captions in ("both", "random"):
         yield (
-            "data.captions: a captioner learns one caption of each image at a time; set "
+            "data.captions: a captioner learns one caption of each image at a time, its own; set "
             "data.captions to truth, synthetic or mix"
         )
     yield from _caption_problems(recipe)

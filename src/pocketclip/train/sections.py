@@ -23,6 +23,12 @@ _MAX_NUMBER = 1e30
 DEFAULT_WARMUP = 1000
 
 
+CaptionChoice = Literal["both", "mix", "truth", "synthetic", "random"]
+"""The values of `data.captions`."""
+CaptionKind = Literal["truth", "synthetic", "mix", "random"]
+"""What one caption of a sample is."""
+
+
 class Section(BaseModel):
     """A section of a recipe. Unknown keys are errors; values are read-only."""
 
@@ -119,9 +125,10 @@ class DataSection(Section):
     store. `--data` sets it."""
     reinforced: bool = True
     """Replay stored augmentations and use stored embeddings."""
-    captions: Literal["both", "mix", "truth", "synthetic"] = "both"
+    captions: CaptionChoice = "both"
     """The captions of each sample: the ground truth and a synthetic one (`both`), one of the two
-    at random (`mix`), or only one kind."""
+    at random (`mix`), or only one kind. `random` is for ablations: a synthetic caption of another
+    sample, with its stored embeddings."""
     truth_ratio: float = Field(default=0.5, ge=0, le=1)
     """With `mix`: the probability of the ground truth."""
     caption_pattern: str = ".*"
@@ -279,9 +286,7 @@ class EvaluationSection(Section):
         return _texts(value)
 
 
-def caption_kinds(
-    captions: Literal["both", "mix", "truth", "synthetic"],
-) -> list[Literal["truth", "synthetic", "mix"]]:
+def caption_kinds(captions: CaptionChoice) -> list[CaptionKind]:
     """Return what each caption of a sample is, for a value of `data.captions`."""
     return ["truth", "synthetic"] if captions == "both" else [captions]
 

@@ -20,7 +20,7 @@ from pocketclip.errors import ConfigError, DataError
 from pocketclip.formats.json_text import digest_json
 from pocketclip.pairs import PairOptions
 from pocketclip.shards.index import Index, describe, read_index
-from pocketclip.shards.layout import parse
+from pocketclip.shards.layout import IMAGE_KEYS, parse
 from pocketclip.shards.random_access import MappedShard
 from pocketclip.shards.reader import name_of, shard_paths
 from pocketclip.shards.writer import ShardStats
@@ -107,6 +107,15 @@ class ShardSource:
             DataError: the sample is damaged.
         """
         return self._read(shard, index, self._ignored)
+
+    def read_captions(self, shard: int, index: int) -> Sample:
+        """Return a sample with its captions and embeddings, without image and augmentation.
+
+        Raises:
+            ShardError: the shard is truncated or has changed.
+            DataError: the sample is damaged.
+        """
+        return self._read(shard, index, (*self._ignored, *IMAGE_KEYS, "paug.json"))
 
     def first_caption(self, shard: int, index: int) -> str | None:
         """Return a sample's first ground-truth caption, or None; other members are not read.
