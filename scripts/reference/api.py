@@ -9,7 +9,7 @@ from typing import Any
 ROOMS: dict[str, tuple[str, list[str]]] = {
     # Title, and the names; `ROOM.*` stands for all that `pocketclip.ROOM.__all__` names.
     "pocketclip": ("pocketclip", ["*"]),
-    "zoo": ("zoo: models and published facts", ["zoo"]),
+    "zoo": ("zoo: models and published facts", ["zoo.*"]),
     "tokenizer": ("tokenizer", ["tokenizer"]),
     "images": ("images and preprocess", ["images", "preprocess"]),
     "augment": ("augment", ["augment.*"]),
