@@ -48,3 +48,8 @@ def test_the_command_starts_from_the_model_at_a_lower_rate(tmp_path):
     assert words[:3] == ["pocketclip", "train", f"{run}/recipe.yaml"]
     assert words[3::2] == ["--set", "--set", "--set", "--out"]
     assert words[4::2] == [f"model.init={run}/model", "optimizer.lr=0.001", "seed=5", f"{run}-more"]
+    (run / "recipe.yaml").write_text(
+        dump(load_recipe(recipe.model_dump(), ["schedule.min_lr=2e-3"]))
+    )
+    words = shlex.split(go_on_command(run))
+    assert words[-4:] == ["--set", "schedule.min_lr=0.001", "--out", f"{run}-more"]

@@ -32,13 +32,13 @@ from pocketclip.license import License
 from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.nn.reparam import fuse
 from pocketclip.storage.local import write_whole_folder
-from pocketclip.train import checkpoints
+from pocketclip.train import checkpoints, distributed
 from pocketclip.train import run as running
 from pocketclip.train.logs import Log, read
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe, names
 from pocketclip.train.run import Run
-from pocketclip.train.setup import initial_model
+from pocketclip.train.setup import build_run, initial_model, open_loader
 from pocketclip.train.step import Stepper
 from tests.shards.making import folder, sample
 
@@ -539,9 +539,8 @@ def test_the_teachers_dimensions_and_scales_must_be_known(tmp_path):
     assert train(known, tmp_path / "run", device="cpu").step == 1
 
 
-@pytest.mark.parametrize("name", names())
-def test_the_first_step_of_every_recipe(name, shards, tmp_path):
-    full = load_recipe(name)
+def reduced(full, shards):
+    """Return the fields that shrink a recipe to one step of a tiny model of the same kind."""
     config = full.model.config()
     small = dict(full.model.overrides)
     small |= {
@@ -562,7 +561,8 @@ def test_the_first_step_of_every_recipe(name, shards, tmp_path):
             small |= {"image.pool_queries": 5, "image.pool_heads": 2}
     if config.decoder is not None:
         small |= {"decoder.layers": 1, "decoder.heads": 2, "embed_dim": 32}
-    changes = {
+    return {
+        "model.name": full.model.name,
         "model.overrides": small,
         "data.source": shards,
         "data.workers": 0,
@@ -575,7 +575,12 @@ def test_the_first_step_of_every_recipe(name, shards, tmp_path):
         "precision": "float32",
         "tensorboard": False,
     }
-    summary = train(load_recipe(name, changes), tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_first_step_of_every_recipe(name, shards, tmp_path):
+    full = load_recipe(name)
+    summary = train(load_recipe(name, reduced(full, shards)), tmp_path / "run", device="cpu")
     assert summary.step == 1
     log = read(tmp_path / "run" / "log.jsonl")[0]
     assert np.isfinite(log["loss"])
@@ -583,6 +588,30 @@ def test_the_first_step_of_every_recipe(name, shards, tmp_path):
     weights_of = dict(zip(("contrastive_loss", "distill_loss"), full.loss.weights, strict=True))
     for term, weight in weights_of.items():
         assert (log.get(term, 0.0) != 0) == (weight > 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [
+        ("mobileclip2-dfndr2b", "mobileclip2-s2 mobileclip2-b mobileclip2-s3 mobileclip2-l14"),
+        ("mobileclip-datacompdr1b", "mobileclip-b vit-b16"),
+    ],
+)
+def test_the_first_step_by_model(name, models, shards, tmp_path):
+    world = distributed.World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+    for model in models.split():
+        full = load_recipe(name, {"model.name": model})
+        small = load_recipe(name, reduced(full, shards))
+        assert small.loss == full.loss
+        with open_loader(small, world, 4, None) as loader:
+            run = build_run(
+                small, tmp_path, world, model=initial_model(small), loader=loader,
+                teachers=(), step=0, trainer_state={},
+            )  # fmt: skip
+            terms = run.stepper.backward(list(itertools.islice(loader.batches(), 1)))
+            assert run.update_weights() > 0
+        run.check_step({term: float(value) for term, value in terms.items()})
+        assert [float(v) != 0 for v in terms.values()] == [w > 0 for w in full.loss.weights]
 
 
 def test_each_term_has_its_own_captions_in_a_run(tmp_path):

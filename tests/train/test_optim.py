@@ -66,6 +66,13 @@ def test_the_rate_of_each_step():
     assert rates[1:9] == [2.0] * 8
     assert rates[10] == pytest.approx(1.0)
 
+    floor = ScheduleSection(kind="cosine", warmup=4, min_lr=0.1)
+    rates = [learning_rate(step, 12, 1.0, floor) for step in range(13)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[8] == pytest.approx(0.55)
+    assert rates[12] == 0.1
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
     constant = ScheduleSection(kind="constant", warmup=2)
     assert [learning_rate(s, 5, 1.0, constant) for s in range(5)] == [0.5, 1, 1, 1, 1]
 

@@ -34,7 +34,36 @@ def test_published_settings(name):
     optimizer = recipe.optimizer
     assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 0.2)
     assert (optimizer.beta2, optimizer.clip_norm) == (0.95, 1.0)
-    assert recipe.schedule.warmup == 1000
+    if name != "mobileclip2-dfndr2b":  # see BY_MODEL
+        assert (recipe.schedule.warmup, recipe.schedule.min_lr) == (1000, 0.0)
+
+
+# By model: warm-up, lowest rate, batch, steps, weights. Of MobileCLIP2's, only B's warm-up and the
+# batches and steps of S0, S2 and B are in the released script; the rest is known from reviews of
+# the paper's appendix.
+BY_MODEL = {
+    ("mobileclip2-dfndr2b", "mobileclip2-s0"): (10_000, 1e-6, 65_536, 200_000, (0.0, 1.0)),
+    ("mobileclip2-dfndr2b", "mobileclip2-s2"): (10_000, 1e-6, 65_536, 200_000, (0.0, 1.0)),
+    ("mobileclip2-dfndr2b", "mobileclip2-b"): (1_000, 1e-6, 65_536, 200_000, (0.0, 1.0)),
+    ("mobileclip2-dfndr2b", "mobileclip2-s3"): (2_000, 0.0, 114_688, 114_286, (0.0, 1.0)),
+    ("mobileclip2-dfndr2b", "mobileclip2-s4"): (2_000, 0.0, 114_688, 114_286, (0.0, 1.0)),
+    ("mobileclip2-dfndr2b", "mobileclip2-l14"): (2_000, 0.0, 65_536, 200_000, (0.0, 1.0)),
+    ("mobileclip-datacompdr1b", "mobileclip-s1"): (1_000, 0.0, 65_536, 200_000, (0.0, 1.0)),
+    ("mobileclip-datacompdr1b", "mobileclip-b"): (1_000, 0.0, 65_536, 200_000, (0.25, 0.75)),
+    ("mobileclip-datacompdr1b", "vit-b16"): (1_000, 0.0, 65_536, 200_000, (0.25, 0.75)),
+}
+
+
+@pytest.mark.parametrize(("name", "model"), list(BY_MODEL))
+def test_published_settings_by_model(name, model):
+    recipe = load_recipe(name, [f"model.name={model}"])
+    warmup, floor, batch, steps, weights = BY_MODEL[name, model]
+    assert (recipe.schedule.warmup, recipe.schedule.min_lr) == (warmup, floor)
+    assert (recipe.batch_size, recipe.steps) == (batch, steps)
+    assert recipe.loss.weights == weights
+    # 13 billion samples are seen, whatever the batch.
+    assert recipe.batch_size * recipe.steps == pytest.approx(200_000 * 65_536, rel=1e-5)
+    assert round(recipe.batch_size * recipe.steps / 1e9) == 13
 
 
 def test_the_weights_go_with_the_model():
@@ -118,6 +147,8 @@ SMALL = {"model": {"name": "tiny"}, "steps": 5, "batch_size": 8}
         (["schedule.constant=5"], "schedule.constant: .* for 5 steps of 5"),
         (["schedule.warmup=5"], "schedule.warmup: 5 steps of warm-up .* set schedule.warmup=0"),
         (["schedule.warmup=6"], "schedule.warmup: 6 steps"),
+        (["schedule.min_lr=2e-3"], "schedule.min_lr: 0.002 is above .* optimizer.lr 0.001"),
+        (["schedule.min_lr=1e-6", "schedule.kind=constant"], "schedule.min_lr: .* never falls"),
         (["model.name=coca-tiny", "loss.kind=captioning"], "data.captions: .* to truth, synth"),
         (
             [

@@ -86,7 +86,8 @@ def choose_rate(
     one_image = 1 / max(1, run.result["counts"]["validation"])
     best, why = better_rate(trials, options.least_retention, one_image)
     run.reporter.stage(f"learning rate {best.rate:g}: {why}")
-    return _changed(recipe, {"optimizer.lr": best.rate}), trials, why
+    floor = min(recipe.schedule.min_lr, best.rate)
+    return _changed(recipe, {"optimizer.lr": best.rate, "schedule.min_lr": floor}), trials, why
 
 
 def better_rate(trials: Sequence[Trial], least: float, one_image: float) -> tuple[Trial, str]:
@@ -134,6 +135,7 @@ def trial_recipe(recipe: Recipe, rate: float, steps: int) -> Recipe:
         {
             "evaluation": None,
             "optimizer.lr": rate,
+            "schedule.min_lr": min(schedule.min_lr, rate),
             "steps": steps,
             "schedule.warmup": schedule.warmup * steps // recipe.steps,
             "schedule.constant": schedule.constant * steps // recipe.steps,

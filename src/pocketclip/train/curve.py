@@ -45,11 +45,11 @@ def still_rising(scores: Sequence[float]) -> bool:
 def go_on_command(run: Path) -> str:
     """Return the command that trains on from a finished run.
 
-    A run whose schedule has ended cannot be resumed: its learning rate is zero. The command starts
-    a new run from `RUN/model` with the same recipe: the same number of steps, with a warm-up and a
-    schedule of its own, a third of the learning rate, and another order of the samples. At the full
-    rate the new run first loses what the last one gained. With an evaluation, the start is scored
-    too, so the new run's model is never worse on it.
+    A run whose schedule has ended cannot be resumed: its learning rate has fallen. The command
+    starts a new run from `RUN/model` with the same recipe: the same number of steps, with a warm-up
+    and a schedule of its own, a third of the learning rate, and another order of the samples. At
+    the full rate the new run first loses what the last one gained. With an evaluation, the start is
+    scored too, so the new run's model is never worse on it.
 
     Args:
         run: the run's folder, with its `recipe.yaml`.
@@ -63,4 +63,6 @@ def go_on_command(run: Path) -> str:
         "pocketclip", "train", str(run / RECIPE), "--set", f"model.init={run / RUN_MODEL}",
         "--set", f"optimizer.lr={lr:.2g}", "--set", f"seed={seed}", "--out", f"{run}-more",
     ]  # fmt: skip
+    if recipe.schedule.min_lr > lr:
+        words[-2:-2] = ["--set", f"schedule.min_lr={lr:.2g}"]
     return shlex.join(words)

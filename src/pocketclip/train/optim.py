@@ -98,14 +98,17 @@ def learning_rate(step: int, steps: int, highest: float, schedule: ScheduleSecti
     """Return the learning rate of step `step`, from 0, of `steps`.
 
     It rises linearly over `warmup` steps to `highest`, stays there until step `constant`, and
-    falls as half a cosine to zero at `steps`. With the kind `constant` it stays to the end.
+    falls as half a cosine to `min_lr` at `steps` (SGDR, arXiv 1608.03983, equation 5). With the
+    kind `constant` it stays to the end.
     """
     if step < schedule.warmup:
         return highest * (step + 1) / schedule.warmup
     flat = max(schedule.warmup, schedule.constant)
     if schedule.kind == "constant" or step < flat:
         return highest
-    return highest * 0.5 * (1 + math.cos(math.pi * (step - flat) / max(steps - flat, 1)))
+    lowest = schedule.min_lr
+    part = 1 + math.cos(math.pi * (step - flat) / max(steps - flat, 1))
+    return lowest + (highest - lowest) * 0.5 * part
 
 
 class WeightAverage:

@@ -249,6 +249,16 @@ def _schedule_problems(recipe: Recipe) -> Iterator[str]:
             f"schedule.constant: the rate stays constant for {schedule.constant} steps of "
             f"{steps} and never falls; set fewer, or `schedule.kind: constant`"
         )
+    if schedule.min_lr > recipe.optimizer.lr:
+        yield (
+            f"schedule.min_lr: {schedule.min_lr:g} is above the highest rate, optimizer.lr "
+            f"{recipe.optimizer.lr:g}; lower it, or raise optimizer.lr"
+        )
+    if schedule.min_lr and schedule.kind == "constant":
+        yield (
+            "schedule.min_lr: with `schedule.kind: constant` the rate never falls, so a lowest "
+            "rate does not apply; set schedule.min_lr=0, or `schedule.kind: cosine`"
+        )
     if recipe.batch_size % recipe.accumulate:
         yield (
             f"accumulate: a batch of {recipe.batch_size} samples does not divide into "

@@ -233,7 +233,7 @@ class OptimizerSection(Section):
 
 
 class ScheduleSection(Section):
-    """Linear warm-up, then a constant rate, a cosine to zero, or first the one, then the other."""
+    """Linear warm-up, then a constant rate, a falling cosine, or first the one, then the other."""
 
     kind: Literal["cosine", "constant"] = "cosine"
     """The shape of the schedule after the warm-up."""
@@ -242,6 +242,8 @@ class ScheduleSection(Section):
     the steps."""
     constant: int = Field(default=0, ge=0, le=MAX_STEPS)
     """With `cosine`: the number of steps, warm-up included, before the rate begins to fall."""
+    min_lr: float = Field(default=0.0, ge=0)
+    """With `cosine`: the rate that it falls to. The warm-up begins at zero regardless."""
 
 
 class CheckpointSection(Section):
