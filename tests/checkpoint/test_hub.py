@@ -11,10 +11,10 @@ import pytest
 
 from pocketclip.checkpoint import hub as hub_module
 from pocketclip.checkpoint.hub import cached, choose_weights, fetch, is_hub_id
-from pocketclip.checkpoint.hub_client import get_endpoint
 from pocketclip.checkpoint.resolve import find_weights
 from pocketclip.errors import HubError
 from pocketclip.formats.lfs import is_lfs_pointer
+from pocketclip.storage.hub_settings import get_endpoint
 from tests.hub_server import ForwardProxy, HubServer
 
 REPO = "owner/model"

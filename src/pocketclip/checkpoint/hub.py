@@ -24,13 +24,10 @@ from typing import TypeVar
 from pocketclip.checkpoint.hub_cache import (
     CachedFile,
     HubFile,
-    cache_dir,
     cached,
-    check_revision,
     find_cached,
     find_commit,
     has_own_name,
-    is_hub_id,
     record_choice,
     repo_folder,
 )
@@ -38,12 +35,8 @@ from pocketclip.checkpoint.hub_client import (
     BY_HAND,
     GO_ONLINE,
     UnusableSourceError,
-    download_errors,
     environment,
     explain_error,
-    get_endpoint,
-    hide_credentials,
-    is_offline,
     offline_error,
     without_xet,
 )
@@ -51,6 +44,15 @@ from pocketclip.checkpoint.hub_files import PICKLED, SUFFIXES, choose_weights, i
 from pocketclip.checkpoint.weight_license import CARD, name_on_card
 from pocketclip.errors import HubError
 from pocketclip.license import choose_file
+from pocketclip.storage.hub_settings import (
+    cache_dir,
+    check_revision,
+    download_errors,
+    get_endpoint,
+    hide_credentials,
+    is_hub_id,
+    is_offline,
+)
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -7,19 +7,15 @@ The folders are those of `huggingface_hub`: `models--OWNER--NAME/` with `refs/`,
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketclip.checkpoint.hub_files import choose_weights, is_weight_file
 from pocketclip.errors import HubError
+from pocketclip.storage.hub_settings import COMMIT, cache_dir, check_revision
 
-_ID_PART = re.compile(r"\b[\w\-.]{1,96}\b", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
-# What git allows in no name, besides what `check_revision` looks for.
-_NOT_IN_REVISIONS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|^-|^@$")
 
 
 @dataclass(frozen=True)
@@ -43,37 +39,6 @@ class CachedFile:
     file: HubFile
     is_certain: bool
     """Whether `pocketclip.checkpoint.hub.fetch` would choose this file."""
-
-
-def is_hub_id(text: str) -> bool:
-    """Return whether `text` is an `owner/name` that the hub allows.
-
-    A relative path can look the same: check the file system first.
-    """
-    parts = text.split("/")
-    return (
-        len(parts) == 2
-        and all(_ID_PART.fullmatch(part) for part in parts)
-        and "--" not in text
-        and ".." not in text
-        and not text.endswith(".git")
-    )
-
-
-def check_revision(revision: str | None) -> str:
-    """Return the revision, `main` by default.
-
-    Raises:
-        HubError: it cannot be the name of a branch, a tag or a commit.
-    """
-    name = "main" if revision is None else revision
-    parts = name.split("/")
-    odd = any(part.startswith(".") or part.endswith((".", ".lock")) or not part for part in parts)
-    if odd or ".." in name or "@{" in name or _NOT_IN_REVISIONS.search(name) or len(name) > 250:
-        raise HubError(
-            f"{name!r} is not a revision: pass a branch, a tag, refs/pr/NUMBER or a commit hash"
-        )
-    return name.lower() if _COMMIT.fullmatch(name.lower()) else name
 
 
 def cached(repo: str, *, revision: str | None = None) -> HubFile | None:
@@ -145,12 +110,12 @@ def record_choice(folder: Path, commit: str) -> None:
 
 def find_commit(folder: Path, revision: str) -> str | None:
     """Return the commit that the cache has for a revision."""
-    if _COMMIT.fullmatch(revision):
+    if COMMIT.fullmatch(revision):
         return revision
     reference = folder / "refs" / revision
     if reference.is_file():
         commit = reference.read_text(encoding="utf-8").strip()
-        return commit if _COMMIT.fullmatch(commit) else None
+        return commit if COMMIT.fullmatch(commit) else None
     if _SHORT_COMMIT.fullmatch(revision):
         commits = [path.name for path in (folder / "snapshots").glob(f"{revision}*")]
         return commits[0] if len(commits) == 1 else None
@@ -160,13 +125,3 @@ def find_commit(folder: Path, revision: str) -> str | None:
 def repo_folder(repo: str) -> Path:
     """Return the cache's folder of a repository."""
     return cache_dir() / ("models--" + repo.replace("/", "--"))
-
-
-def cache_dir() -> Path:
-    """Return the hub's cache: `HF_HUB_CACHE`, or `hub` within `HF_HOME`."""
-    env = os.environ.get
-    cache = env("HF_HUB_CACHE") or env("HUGGINGFACE_HUB_CACHE")
-    if not cache:
-        home = env("HF_HOME") or f"{env('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-        cache = f"{home}/hub"
-    return Path(os.path.expandvars(cache)).expanduser().resolve()

@@ -1,24 +1,23 @@
-"""How `huggingface_hub` is used: its settings from today's environment, and its errors explained.
+"""How `huggingface_hub` is used: with today's environment, over plain HTTP, its errors explained.
 
-`huggingface_hub` reads the environment once, at import; this module reads it at call time:
-`HF_ENDPOINT` (a mirror), `HF_HUB_OFFLINE` and the cache's variables. `huggingface_hub` itself
-honours `HF_TOKEN` and the proxy variables.
+The settings are those of `pocketclip.storage.hub_settings`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import cast
-from urllib.parse import urlsplit
 
-from pocketclip.checkpoint.hub_cache import cache_dir
 from pocketclip.errors import NOT_STORED, HubError, first_line
+from pocketclip.storage.hub_settings import (
+    cache_dir,
+    get_endpoint,
+    hide_credentials,
+    is_offline,
+)
 
-_DEFAULT_ENDPOINT = "https://huggingface.co"
 BY_HAND = "download the file by hand and pass its path"
 GO_ONLINE = (
     "go online once (without --offline and HF_HUB_OFFLINE), point HF_HUB_CACHE to a cache that has "
@@ -29,36 +28,6 @@ _LOCK = threading.RLock()
 
 class UnusableSourceError(HubError):
     """This repository cannot deliver the weights, but an alternative one may."""
-
-
-def is_offline(offline: bool = False) -> bool:
-    """Return whether requests are forbidden: by `offline`, or by the environment as it is now."""
-    # huggingface_hub accepts the same values, and the second name.
-    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return offline or value.upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def get_endpoint() -> str:
-    """Return the hub's address: `HF_ENDPOINT`, by default huggingface.co.
-
-    Raises:
-        HubError: `HF_ENDPOINT` is not an HTTP address.
-    """
-    endpoint = (os.environ.get("HF_ENDPOINT") or _DEFAULT_ENDPOINT).rstrip("/")
-    try:
-        parts = urlsplit(endpoint)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # an invalid port, an unclosed bracket
-        valid = False
-    if not valid:
-        raise HubError(f"HF_ENDPOINT is {endpoint!r}; it must be an http:// or https:// address")
-    return endpoint
-
-
-def hide_credentials(endpoint: str) -> str:
-    """Return the address without user and password, since error messages end up in logs."""
-    scheme, _, rest = endpoint.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 @contextlib.contextmanager
@@ -128,21 +97,6 @@ def without_xet() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = variable
-
-
-def download_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that a request through huggingface_hub may raise."""
-    # The HTTP library differs between versions of huggingface_hub (requests, httpx, httpx2). Its
-    # base class of errors is a base of HfHubHTTPError in each, but InvalidURL does not derive
-    # from it.
-    from huggingface_hub.errors import HfHubHTTPError
-
-    base = cast("type[Exception]", HfHubHTTPError.__bases__[0])
-    library = sys.modules[base.__module__.partition(".")[0]]
-    invalid = cast("type[Exception]", getattr(library, "InvalidURL", ValueError))
-    # A server that is not a hub answers with other JSON or none (ValueError, KeyError, TypeError).
-    # A SOCKS proxy without the package for it is an ImportError.
-    return (base, invalid, OSError, ValueError, KeyError, TypeError, ImportError)
 
 
 def explain_error(error: Exception, repo: str, revision: str | None, endpoint: str) -> HubError:

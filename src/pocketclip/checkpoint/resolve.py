@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Literal
 
 from pocketclip import zoo
-from pocketclip.checkpoint.hub_cache import is_hub_id
 from pocketclip.checkpoint.hub_files import SUFFIXES, choose_weights, is_weight_file
 from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
+from pocketclip.storage.hub_settings import is_hub_id
 from pocketclip.storage.local import recover
 
 Kind = Literal[

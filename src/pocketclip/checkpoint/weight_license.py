@@ -15,13 +15,13 @@ from typing import Any
 
 from pocketclip import license, zoo
 from pocketclip.checkpoint.hub_cache import HubFile
-from pocketclip.checkpoint.hub_client import get_endpoint, hide_credentials
 from pocketclip.checkpoint.resolve import CONFIG, ModelSource
 from pocketclip.errors import CheckpointError, PocketclipError
 from pocketclip.formats.fields import field, typed
 from pocketclip.formats.json_text import load_json
 from pocketclip.formats.yaml_text import load_yaml
 from pocketclip.license import License
+from pocketclip.storage.hub_settings import get_endpoint, hide_credentials
 from pocketclip.storage.local import digest_file
 
 CARD = "README.md"

@@ -31,6 +31,7 @@ from pocketclip.errors import BundleError, CheckpointError, StorageError
 from pocketclip.formats.json_text import read_json
 from pocketclip.infer import bundle as bundles
 from pocketclip.infer.bundle import Bundle
+from pocketclip.storage.hub_settings import check_revision
 from pocketclip.storage.local import write_whole
 from pocketclip.storage.user_cache import user_cache
 
@@ -87,7 +88,7 @@ def hub_place(source: ModelSource, name: str | None, repo: str, commit: str) -> 
         title=repo,
         folder=_repo_folder(repo) / f"{commit}{suffix}",
         origin={"repo": repo, "revision": commit},
-        revision=hub_cache.check_revision(source.revision),
+        revision=check_revision(source.revision),
     )
 
 
@@ -122,7 +123,7 @@ def _known_places(source: ModelSource, name: str | None) -> Iterator[Place]:
         with contextlib.suppress(CheckpointError):
             yield local_place(source, name)
         return
-    revision = hub_cache.check_revision(source.revision)
+    revision = check_revision(source.revision)
     for repo in source.repos:
         # The hub's cache counts: what it has for the revision is what would be converted.
         cached = hub_cache.cached(repo, revision=revision)
