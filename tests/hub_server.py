@@ -1,7 +1,8 @@
 """A hub on 127.0.0.1 that records what it is asked and misbehaves when told to.
 
-It speaks as much of the Hugging Face hub's protocol as a download needs. Beside it stands a
-forward proxy that records, too.
+It speaks as much of the Hugging Face hub's protocol as downloads, its file system and uploads
+(`tests.hub_uploads`) need. What was uploaded can be downloaded again. Beside it stands a forward
+proxy that records, too.
 
     with HubServer({"owner/name": {"model.safetensors": b"..."}}) as hub:
         hub.fail("get", cut="half")
@@ -24,9 +25,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-Step = Literal["api", "head", "get"]
+from tests.hub_uploads import Account, Uploads, read_body
+
+Step = Literal["api", "head", "get", "upload", "commit"]
 Headers = dict[str, str]
 
 
@@ -68,7 +71,7 @@ class _Server:
                 with contextlib.suppress(ConnectionError):  # the client gave up waiting
                     owner.handle(self)
 
-            do_GET = do_HEAD = answer
+            do_GET = do_HEAD = do_POST = do_PUT = answer
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -118,8 +121,21 @@ def reply(
         http.wfile.write(body)
 
 
-class HubServer(_Server):
-    """Serves `repos`, each a mapping of file names to contents (bytes, or a file to read)."""
+def answer_json(http: BaseHTTPRequestHandler, value: Any, more: Mapping[str, str] = {}) -> None:
+    body = json.dumps(value).encode()
+    plain = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    reply(http, 200, {**plain, **more}, body)
+
+
+def _repo(kind: str, parts: list[str]) -> str:
+    return "/".join(parts if kind == "models" else [kind, *parts])
+
+
+class HubServer(Uploads, _Server):
+    """Serves `repos`, each a mapping of file names to contents (bytes, or a file to read).
+
+    A model is named `owner/name`, a dataset `datasets/owner/name`.
+    """
 
     def __init__(
         self, repos: Mapping[str, Mapping[str, bytes | Path]], *, cdn: bool = False
@@ -135,6 +151,14 @@ class HubServer(_Server):
         self.faults: list[Fault] = []
         self.revisions: set[str] = set()
         """Branches, tags and short hashes besides `main`; all mean the same commit."""
+        self.history: dict[tuple[str, str], dict[str, bytes | Path]] = {}
+        """Earlier commits that somebody was told of, with their files."""
+        self.page = 1000
+        """Entries per answer of a listing."""
+        self.private: set[str] = set()
+        self.gated: set[str] = set()
+        self.accounts: dict[str, Account] = {}
+        """By token. Without one, everybody may read what is neither private nor gated."""
 
     def fail(
         self,
@@ -172,16 +196,28 @@ class HubServer(_Server):
 
     def handle(self, http: BaseHTTPRequestHandler) -> None:
         parts = [unquote(part) for part in urlsplit(http.path).path.strip("/").split("/")]
-        if parts[:2] == ["api", "models"] and len(parts) >= 4:
-            repo, rest = "/".join(parts[2:4]), parts[4:]
+        if http.command in ("POST", "PUT") and "paths-info" not in parts:
+            self.upload(http, parts)
+            return
+        if parts[:2] == ["api", "whoami-v2"]:
+            self.whoami(http)
+            return
+        if parts[0] == "api" and parts[1] in ("models", "datasets") and len(parts) >= 4:
+            repo, rest = _repo(parts[1], parts[2:4]), parts[4:]
             if not self._failed(http, "api", repo):
-                self._list(http, repo, rest[1] if len(rest) > 1 else "main", tree="tree" in rest)
+                revision, below = (rest[1] if len(rest) > 1 else "main"), "/".join(rest[2:])
+                if "tree" in rest:
+                    self._tree(http, repo, revision, below)
+                elif "paths-info" in rest:
+                    self._paths(http, repo, revision)
+                else:
+                    self._info(http, repo, revision)
             return
         if parts[0] == "cdn":
             parts = parts[1:]
+        kind = parts.pop(0) if parts[0] == "datasets" else "models"
         if len(parts) >= 5 and parts[2] == "resolve":
-            repo = "/".join(parts[:2])
-            self._file(http, repo, parts[3], "/".join(parts[4:]))
+            self._file(http, _repo(kind, parts[:2]), parts[3], "/".join(parts[4:]))
         else:
             reply(http, 404, {"Content-Length": "0"})
 
@@ -207,40 +243,90 @@ class HubServer(_Server):
         named = {"X-Error-Code": code} if code else {}
         reply(http, status, {"Content-Length": "0", **named})
 
+    def account(self, http: BaseHTTPRequestHandler) -> Account | None:
+        """Return who asks, by the token."""
+        return self.accounts.get((http.headers["Authorization"] or "").removeprefix("Bearer "))
+
+    def may_read(self, http: BaseHTTPRequestHandler, repo: str) -> bool:
+        who = self.account(http)
+        return repo not in self.private or (who is not None and who.owns(repo))
+
     def _known(self, http: BaseHTTPRequestHandler, repo: str, revision: str) -> bool:
-        if repo not in self.repos:
+        if repo not in self.repos or not self.may_read(http, repo):
             # Without a token the real hub does not tell missing from private.
             self._refuse(http, 401, "RepoNotFound")
             return False
-        if revision not in ("main", self.commit(repo), *self.revisions):
+        if self.files(repo, revision) is None:
             self._refuse(http, 404, "RevisionNotFound")
             return False
         return True
 
-    def _list(self, http: BaseHTTPRequestHandler, repo: str, revision: str, *, tree: bool) -> None:
+    def files(self, repo: str, revision: str) -> dict[str, bytes | Path] | None:
+        """Return the files of a repository at a revision; None if there is no such revision."""
+        if revision in ("main", self.commit(repo), *self.revisions):
+            return self.repos[repo]
+        return self.history.get((repo, revision))
+
+    def _info(self, http: BaseHTTPRequestHandler, repo: str, revision: str) -> None:
         if not self._known(http, repo, revision):
             return
-        answer: Any = {
-            "id": repo,
-            "sha": self.commit(repo),
-            "siblings": [{"rfilename": name} for name in self.repos[repo]],
-            **{"private": False, "gated": False, "tags": [], "downloads": 0, "likes": 0},
+        files = self.files(repo, revision) or {}
+        sha = self.commit(repo) if files is self.repos[repo] else revision
+        self.history[repo, sha] = dict(files)
+        if "expand" in urlsplit(http.path).query:
+            answer_json(http, {"id": repo.removeprefix("datasets/"), "sha": sha})
+            return
+        answer_json(http, {
+            "id": repo.removeprefix("datasets/"),
+            "sha": sha,
+            "siblings": [{"rfilename": name} for name in files],
+            "private": repo in self.private,
+            **{"gated": repo in self.gated, "tags": [], "downloads": 0, "likes": 0},
             **({"cardData": self.cards[repo]} if repo in self.cards else {}),
-        }
-        if tree:
-            answer = [
-                {
-                    "type": "file",
-                    "path": name,
-                    "oid": "0" * 40,
-                    "size": len(self._content(repo, name)),
-                }
-                for name in self.repos[repo]
-            ]
-        body = json.dumps(answer).encode()
-        reply(
-            http, 200, {"Content-Type": "application/json", "Content-Length": str(len(body))}, body
-        )
+        })  # fmt: skip
+
+    def _entries(self, repo: str, revision: str) -> dict[str, dict[str, Any]]:
+        """Return what a repository holds, files and folders, by path."""
+        out: dict[str, dict[str, Any]] = {}
+        for name, content in sorted((self.files(repo, revision) or {}).items()):
+            for depth in range(1, name.count("/") + 1):
+                folder = "/".join(name.split("/")[:depth])
+                out[folder] = {"type": "directory", "path": folder, "oid": "f" * 40, "size": 0}
+            data = content.read_bytes() if isinstance(content, Path) else content
+            entry = {"type": "file", "path": name, "oid": hashlib.sha1(data).hexdigest()}
+            out[name] = {**entry, "size": len(data)}
+            if name.endswith((".tar", ".safetensors", ".parquet")):
+                oid = hashlib.sha256(data).hexdigest()
+                out[name]["lfs"] = {"oid": oid, "size": len(data), "pointerSize": 130}
+        return out
+
+    def _tree(self, http: BaseHTTPRequestHandler, repo: str, revision: str, below: str) -> None:
+        if not self._known(http, repo, revision):
+            return
+        query = parse_qs(urlsplit(http.path).query)
+        recursive = query.get("recursive", ["false"])[0].lower() == "true"
+        prefix = f"{below}/" if below else ""
+        entries = [
+            entry
+            for path, entry in self._entries(repo, revision).items()
+            if path.startswith(prefix) and (recursive or "/" not in path[len(prefix) :])
+        ]
+        if below and not entries:
+            self._refuse(http, 404, "EntryNotFound")
+            return
+        start = int(query.get("cursor", ["0"])[0])
+        more: Headers = {}
+        if start + self.page < len(entries):
+            address = f"{self.url}{quote(urlsplit(http.path).path, safe='/%')}"
+            asked = f"recursive={recursive}&cursor={start + self.page}"
+            more = {"Link": f'<{address}?{asked}>; rel="next"'}
+        answer_json(http, entries[start : start + self.page], more)
+
+    def _paths(self, http: BaseHTTPRequestHandler, repo: str, revision: str) -> None:
+        asked = parse_qs(read_body(http).decode())["paths"]
+        if self._known(http, repo, revision):
+            entries = self._entries(repo, revision)
+            answer_json(http, [entries[path] for path in asked if path in entries])
 
     def _file(self, http: BaseHTTPRequestHandler, repo: str, revision: str, name: str) -> None:
         away = http.path.startswith("/cdn/")
@@ -249,10 +335,15 @@ class HubServer(_Server):
             fault = self._failed(http, "head" if http.command == "HEAD" else "get", repo)
         if fault is True or not self._known(http, repo, revision):
             return
-        if name not in self.repos[repo]:
+        if repo in self.gated and not self.account(http) and not away:
+            self._refuse(http, 401, "GatedRepo")
+            return
+        files = self.files(repo, revision) or {}
+        if name not in files:
             self._refuse(http, 404, "EntryNotFound")
             return
-        body = self._content(repo, name)
+        content = files[name]
+        body = content.read_bytes() if isinstance(content, Path) else content
         etag = f'"{hashlib.sha256(body).hexdigest()}"'
         headers: Headers = {"ETag": etag, "Accept-Ranges": "bytes", **self.file_headers}
         if not away:
@@ -271,9 +362,10 @@ class HubServer(_Server):
         status, start, total = 200, 0, len(body)
         asked = http.headers["Range"]
         if asked:
-            status, start = 206, int(asked.removeprefix("bytes=").split("-")[0])
-            headers |= {"Content-Range": f"bytes {start}-{total - 1}/{total}"}
-        end = {"half": total // 2, "short": total - 1}.get(cut or "", total)
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            status, start, total = 206, int(first), min(int(last or total) + 1, total)
+            headers |= {"Content-Range": f"bytes {start}-{total - 1}/{len(body)}"}
+        end = {"half": (start + total) // 2, "short": total - 1}.get(cut or "", total)
         promised = (end if cut == "short" else total) - start
         reply(http, status, {**headers, "Content-Length": str(promised)}, body[start:end])
 

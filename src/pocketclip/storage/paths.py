@@ -5,9 +5,10 @@
     data = storage.read_bytes("s3://bucket/out/00000000.tar")
 
 A path is a string. With a scheme (`s3://`, `gs://`, `https://`, ...) it goes through `fsspec`,
-otherwise it is local. fsspec's file systems read credentials, endpoints and proxies from the
-environment (`s3fs`: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws, ...). Nothing stays open between
-calls, so paths can be passed to spawned or forked processes: fsspec makes a new client in each.
+`hf://` (see `hub_store`) included; otherwise it is local. fsspec's file systems read credentials,
+endpoints and proxies from the environment (`s3fs`: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws,
+...). Nothing stays open between calls, so paths can be passed to spawned or forked processes:
+fsspec makes a new client in each.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from urllib.parse import unquote_to_bytes
 from pocketclip.errors import NO_ROOM, ParseError, StorageError
 from pocketclip.formats.json_text import load_json
 from pocketclip.storage import local as files
+from pocketclip.storage.hub_store import refuse_writing
 from pocketclip.storage.photos import is_hidden, walk_files
 from pocketclip.storage.stores import (
     RemoteFile,
@@ -159,6 +161,7 @@ def remove(path: str) -> None:
     Raises:
         StorageError: the file cannot be removed.
     """
+    refuse_writing(path)
     with explained(path, "remove"), contextlib.suppress(FileNotFoundError):
         if not is_remote(path):
             _local(path).unlink(missing_ok=True)
@@ -219,8 +222,9 @@ def remove_abandoned(folder: str) -> None:
 
     Raises:
         StorageError: the path is empty, for example from an unset variable, and would mean the
-            current folder.
+            current folder; or it is on the hub, which is only read.
     """
+    refuse_writing(folder)
     if not folder:
         raise StorageError('the path is empty: name a folder to write to ("." for the current one)')
     if not is_remote(folder):
@@ -260,6 +264,7 @@ def write_whole(path: str, *, tidy: bool = True) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full, or `path` is not writable.
     """
+    refuse_writing(path)
     if not is_remote(path):
         target = _local(path)
         with explained(path, "write"):

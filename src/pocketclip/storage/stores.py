@@ -15,6 +15,7 @@ from pocketclip.errors import (
     how_to_install,
     one_line,
 )
+from pocketclip.storage import hub_store
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -80,6 +81,8 @@ def connect(path: str) -> tuple[Any, str]:
         MissingDependencyError: fsspec, or its package for this scheme, is not installed.
         StorageError: the scheme is unknown, or its client cannot be set up.
     """
+    if hub_store.is_hub(path):
+        return hub_store.connect(path)
     scheme = path.partition("://")[0].lower()
     try:
         from fsspec.config import conf
@@ -118,6 +121,8 @@ def protocols(fs: Any) -> tuple[str, ...]:
 
 def with_scheme(fs: Any, like: str, name: str) -> str:
     """Return the path of `name` in `fs`, with the scheme of the path `like`."""
+    if hub_store.is_hub(like):
+        return hub_store.restore(like, name)
     if set(protocols(fs)) & {*_BUCKETS, "memory"}:
         return f"{like.partition('://')[0]}://{name.lstrip('/')}"
     return str(fs.unstrip_protocol(name))
@@ -199,6 +204,9 @@ def explained(path: str, verb: str, fs: Any = None, name: str = "") -> Iterator[
     except Exception as error:
         if "://" not in path and not isinstance(error, (OSError, ValueError)):
             raise
+        if hub_store.is_hub(path):
+            missing, text = hub_store.explain(path, verb, error)
+            raise (NotThereError if missing else StorageError)(text) from error
         missing = isinstance(error, FileNotFoundError)
         kind = NotThereError if missing else StorageError
         raise kind(_explanation(path, verb, error, fs, name)) from error
