@@ -38,7 +38,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch
 
 import learning_efficiency
-from learning_efficiency import TEMPLATES
+from learning_student import TEMPLATES
 from pocketclip import checkpoint
 from pocketclip.evaluate.datasets.examples import DataOptions
 from pocketclip.evaluate.labelled import top1

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from learning_efficiency import ARMS, prepare, recipe_of, results, run
+from learning_efficiency import ARMS, prepare, recipe_of
+from learning_student import results, run
 
 RATES = (1.5e-3, 3e-3, 6e-3)
 RATE_SAMPLES = 8192

@@ -35,7 +35,8 @@ from typing import Any
 
 import numpy as np
 
-from learning_efficiency import Set, identity, recipe_of, results, run
+from learning_efficiency import recipe_of
+from learning_student import Set, identity, results, run
 from pocketclip.augment import Augmentation, rng_for
 from pocketclip.images import open_image
 from pocketclip.preprocess import Preprocess

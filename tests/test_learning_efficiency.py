@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import learning_efficiency as benchmark
+import learning_student
 import learning_trials
 from learning_convs import MatrixConv, RepeatedConv, quicken
 from learning_report import averages, plot, summary
@@ -80,15 +81,15 @@ def data(tmp_path_factory):
 def tiny(monkeypatch):
     """A student and a batch that take no time."""
     overrides = {
-        **benchmark.STUDENT["overrides"],
+        **learning_student.STUDENT["overrides"],
         "image_size": 32,
         "image.depths": [1, 1],
         "image.widths": [8, 32],
         "text.layers": 1,
     }
     student = {"name": "small", "overrides": overrides}
-    monkeypatch.setitem(benchmark.COMMON, "model", student)
-    monkeypatch.setitem(benchmark.COMMON, "batch_size", 4)
+    monkeypatch.setitem(learning_student.COMMON, "model", student)
+    monkeypatch.setitem(learning_student.COMMON, "batch_size", 4)
 
 
 @pytest.mark.slow
@@ -98,7 +99,7 @@ def test_runs_are_kept_and_not_repeated(data, tmp_path, capsys, monkeypatch):
     arguments += ["--seeds", "0", "--plot", str(tmp_path / "plot.svg")]
     benchmark.main(arguments)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    records = benchmark.results(tmp_path / "out" / "results.jsonl")
+    records = learning_student.results(tmp_path / "out" / "results.jsonl")
     assert [(r["arm"], r["samples"]) for r in records] == [
         (arm, budget) for budget in (8, 16) for arm in ("plain", "captions", "reinforced")
     ]
@@ -128,12 +129,13 @@ def test_settings_add_up(data, tmp_path, monkeypatch):
 def test_the_arms_see_the_same_views_in_the_same_order(data, tmp_path):
     photos = benchmark.prepare(data, tmp_path, 32)
     streams = [
-        list(benchmark.batches(photos, benchmark.recipe_of(arm, 16, 3))) for arm in benchmark.ARMS
+        list(learning_student.batches(photos, benchmark.recipe_of(arm, 16, 3)))
+        for arm in benchmark.ARMS
     ]
     for batches in zip(*streams, strict=True):
         assert all((b.images == batches[0].images).all() for b in batches)
         assert all(b.texts[0] == batches[0].texts[0] for b in batches)
-    other = next(benchmark.batches(photos, benchmark.recipe_of("plain", 16, 4)))
+    other = next(learning_student.batches(photos, benchmark.recipe_of("plain", 16, 4)))
     assert other.texts != streams[0][0].texts
     # Each sample comes once before any comes twice.
     seen = [text for batch in streams[0] for text in batch.texts[0]]
@@ -148,14 +150,14 @@ def test_fewer_views(data, tmp_path):
     )
     recipe = benchmark.recipe_of("plain", 16, 0)
     for stored, expected in ((None, {0, 1}), (1, {0})):
-        batches = benchmark.batches(photos, recipe, stored)
+        batches = learning_student.batches(photos, recipe, stored)
         assert {v for batch in batches for v in batch.images.unique().tolist()} == expected
 
 
 @pytest.mark.usefixtures("tiny")
 def test_embeddings_belong_to_their_captions(data, tmp_path):
     photos = benchmark.prepare(data, tmp_path, 32)
-    batch = next(benchmark.batches(photos, benchmark.recipe_of("reinforced", 16, 0)))
+    batch = next(learning_student.batches(photos, benchmark.recipe_of("reinforced", 16, 0)))
     for key in (0, 1):
         for text, row in zip(batch.texts[key], batch.teacher_captions[key], strict=True):
             matches = [
@@ -176,7 +178,7 @@ def test_trials_are_scored_on_the_validation_photographs(data, tmp_path, capsys,
         monkeypatch.setattr(learning_trials, name, value)
     arguments = ["--data", str(data), "--out", str(tmp_path)]
     learning_trials.main(arguments)
-    records = benchmark.results(tmp_path / "trials.jsonl")
+    records = learning_student.results(tmp_path / "trials.jsonl")
     assert [(r["arm"], r["samples"], r["changes"]) for r in records] == [
         *((arm, 8, {"optimizer.lr": rate}) for rate in (1e-3, 2e-3) for arm in benchmark.ARMS),
         *(("reinforced", 16, changes) for changes in variations),
@@ -204,8 +206,8 @@ def test_scores_by_hand():
     photos.held_out = np.zeros((3, 1, 1, 3), np.uint8)
     photos.held_out[:, 0, 0] = [[255, 100, 0], [255, 100, 0], [255, 100, 50]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "build_classifier", lambda *_: np.eye(3, dtype=np.float32))
-        found = benchmark.scores(photos, Encoder())
+        patch.setattr(learning_student, "build_classifier", lambda *_: np.eye(3, dtype=np.float32))
+        found = learning_student.scores(photos, Encoder())
     # The right products are first, second and third.
     assert found["top1"] == pytest.approx(100 / 3)
     assert found["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
