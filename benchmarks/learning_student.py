@@ -157,7 +157,8 @@ def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[
     rng = np.random.default_rng([recipe.seed, 5])
     tokens = Tokenizer(warn=False)
     context = recipe.model.config().text.context_length
-    which = {"truth": (0,), "both": (0, 1), "synthetic": (1,), "random": (1,)}[recipe.data.captions]
+    captions: str = recipe.data.captions
+    which = {"truth": (0,), "both": (0, 1), "synthetic": (1,), "random": (1,)}[captions]
     count, ahead = len(photos.texts), np.empty(0, np.int64)
     for _ in range(recipe.steps):
         while len(ahead) < recipe.batch_size:
@@ -166,7 +167,7 @@ def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[
         views = rng.integers(stored or photos.views.shape[1], size=len(rows))
         flips = (rng.random(len(rows)) < 0.5) & photos.mirrored
         chance = rng.random(len(rows))
-        if recipe.data.captions == "random":  # those of another sample
+        if captions == "random":  # those of another sample
             described = (rows + rng.integers(1, count, size=len(rows))) % count
         else:
             described = rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import learning_efficiency as benchmark
 import learning_student
@@ -18,62 +16,15 @@ import learning_trials
 from learning_convs import MatrixConv, RepeatedConv, quicken
 from learning_report import averages, plot, summary
 from pocketclip.nn.build import create_model
-from pocketclip.shards import ShardWriter
-from pocketclip.types import Sample
+from tests.small_groceries import write_groceries
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-CONFIG = {
-    "model_name": "one,two",
-    "teacher_dimension": [4, 4],
-    "teacher_logit_scale": [20.0, 10.0],
-    "reinforce": {
-        "image_augmentation": {"random_resized_crop": {"size": 32, "interpolation": "bicubic"}}
-    },
-}
-PRODUCTS = ("apple", "lime", "milk")
-
-
-def unit(rng, rows):
-    parts = [rng.standard_normal((rows, 4)).astype(np.float32) for _ in range(2)]
-    return np.concatenate([p / np.linalg.norm(p, axis=1, keepdims=True) for p in parts], axis=1)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Like ../shared/data: 9 photographs to train, 3 test, 6 val; one reinforced shard."""
     folder = tmp_path_factory.mktemp("data")
-    photos, shards = folder / "grocery", folder / "grocery-dr"
-    photos.mkdir()
-    shards.mkdir()
-    rng = np.random.default_rng(0)
-    rows = []
-    with ShardWriter(str(shards / "00000000.tar"), dtype="float32", images=False) as writer:
-        for number in range(18):
-            kind, name = number % 3, f"{number}.jpg"
-            pixels = rng.integers(0, 90, (40, 40, 3), dtype=np.uint8)
-            pixels[..., kind] += 120
-            Image.fromarray(pixels).save(photos / name)
-            split = "train" if number < 9 else "test" if number < 12 else "val"
-            product = PRODUCTS[kind]
-            rows.append((name, split, product, f"buy {product}", kind))
-            if split == "train":
-                writer.write(
-                    Sample(
-                        uid=f"{number:08d}",
-                        captions={"syn_text": [f"a photo of {product}.", f"fresh {product}"]},
-                        param_aug=[[[0, 0, 40, 40]], [[4, 2, 30, 30]]],
-                        embeddings={
-                            "image_emb": unit(rng, 2),
-                            "text_emb": unit(rng, 1),
-                            "syn_text_emb": unit(rng, 2),
-                        },
-                    )
-                )
-    (shards / "config.json").write_text(json.dumps(CONFIG))
-    with (photos / "pairs.csv").open("w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(["filepath", "split", "caption", "alt_text", "class_id"])
-        table.writerows(rows)
+    write_groceries(folder)
     return folder
 
 

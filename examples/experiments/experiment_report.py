@@ -61,16 +61,12 @@ class Difference:
     @property
     def verdict(self) -> str:
         """`higher` or `lower` if both intervals exclude 0; which of them does not otherwise."""
-        found = (
-            [_side(self.images)] if self.seeds is None else [_side(self.seeds), _side(self.images)]
-        )
+        images = _side(self.images)
         if self.seeds is None:
-            return f"{found[0]} (one seed)"
-        if found[0] == found[1]:
-            return found[0]
-        if found[1] == "open":
-            return "open over images"
-        return f"{found[1]} with these seeds, open over seeds"
+            return f"{images} (one seed)"
+        if _side(self.seeds) == images:
+            return images
+        return "open over images" if images == "open" else f"{images}, but open over seeds"
 
 
 def _side(interval: tuple[float, float]) -> str:

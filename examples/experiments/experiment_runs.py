@@ -24,11 +24,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch
 
-import experiment_sets
 import numpy as np
+
+import experiment_sets
 from experiment_figure import figure
 from experiment_report import report, summary
-
 from learning_student import COMMON, Set, embedded, recipe_for, results, train_student
 from pocketclip.errors import PocketclipError
 from pocketclip.evaluate.classifier import build_classifier
@@ -36,7 +36,7 @@ from pocketclip.infer.encoder import Encoder
 from pocketclip.storage.local import write_whole
 
 LAMBDAS = (0.5, 0.75, 1.0)
-SAMPLES = 20_480
+SAMPLES = {"groceries": 40_960, "scenes": 20_480}
 MOST_SAMPLES = 40_960
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -154,7 +154,7 @@ def do(run: Run, photos: Set, out: Path) -> dict[str, Any]:
     model, loss = train_student(photos, recipe)
     ranks = measure(photos, Encoder(model))
     with write_whole(ranks_file(out, run)) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **ranks)
+        np.savez_compressed(stream, **ranks)  # type: ignore[arg-type]  # no name is allow_pickle
     record = {
         "run": run.identity(), "world": run.world, "reinforcement": run.arm.reinforcement,
         "captions": run.arm.captions, "lambda": run.share, "seed": run.seed,
@@ -176,7 +176,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
     """Run what is missing of an experiment, write its report, and print a line of JSON."""
     args = _parse(experiment, arguments)
     runs = [
-        Run(world=world, arm=arm, share=share, seed=seed, samples=args.samples)
+        Run(world=world, arm=arm, share=share, seed=seed, samples=args.samples or SAMPLES[world])
         for seed in args.seeds
         for world in args.sets
         for share in args.lambdas
@@ -232,12 +232,13 @@ def _finished(runs: Sequence[Run], out: Path) -> dict[Run, Arrays]:
 
 def _parse(experiment: Experiment, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=f"{experiment.title}: {experiment.question}")
-    parser.add_argument("--data", type=Path, required=True, help="holds grocery/ and grocery-dr/")
+    parser.add_argument("--data", type=Path, default=Path(), help="holds grocery/ and grocery-dr/")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), metavar="RUNS")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--samples", type=int, default=SAMPLES,
-        help=f"seen by each student, at most {MOST_SAMPLES:,} (default {SAMPLES:,})",
+        "--samples", type=int, metavar="N",
+        help=f"seen by each student, at most {MOST_SAMPLES:,} (default: "
+        f"{', '.join(f'{count:,} of {world}' for world, count in SAMPLES.items())})",
     )  # fmt: skip
     parser.add_argument(
         "--lambdas", type=float, nargs="+", default=list(LAMBDAS),
@@ -250,15 +251,11 @@ def _parse(experiment: Experiment, arguments: Sequence[str] | None) -> argparse.
     parser.add_argument("--report", type=Path, help="default: RUNS/NAME.md")
     parser.add_argument("--figure", type=Path, help="default: RUNS/NAME.svg")
     args = parser.parse_args(arguments)
-    if not 1 <= args.samples <= MOST_SAMPLES:
+    if args.samples is not None and not 1 <= args.samples <= MOST_SAMPLES:
         parser.error(f"--samples is {args.samples}; it must be from 1 to {MOST_SAMPLES}")
     if any(not 0 < share <= 1 for share in args.lambdas):
         parser.error("--lambdas: each must be above 0 and at most 1")
-    missing = [
-        name for name in ("grocery/pairs.csv", "grocery-dr") if not (args.data / name).exists()
-    ]
-    if "groceries" in args.sets and missing:
-        parser.error(
-            f"--data: {args.data / missing[0]} does not exist; see docs/internals/learning.md"
-        )
+    for name in ("grocery/pairs.csv", "grocery-dr") if "groceries" in args.sets else ():
+        if not (args.data / name).exists():
+            parser.error(f"--data: {args.data / name} does not exist; --sets scenes needs no data")
     return args

@@ -19,8 +19,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import learning_student
-from learning_efficiency import numbered, prepare
-from learning_student import Set, reinforced_views, whole_images
+from learning_efficiency import prepare
+from learning_student import Set, numbered, reinforced_views, whole_images
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.quickstart.captions import TEMPLATES
 from pocketclip.quickstart.collection import Sizes, read_rows, write_collection
@@ -44,7 +44,7 @@ TEACHER: dict[str, Any] = {
     "data.captions": "both",
     "data.where": {"split": "train"},
 }
-"""Changes to the recipe `grocery-teacher`: it learns the descriptions too, which retrieval needs."""
+"""Changes to the recipe `grocery-teacher`: it learns the descriptions too, for retrieval."""
 SCENES = Sizes()
 
 

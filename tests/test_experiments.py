@@ -1,0 +1,203 @@
+"""The three experiments: each command on a tiny set, and their arithmetic by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import augmentation
+import captions
+import distillation
+import experiment_figure
+import experiment_report
+import experiment_runs
+import experiment_sets
+import learning_student
+from pocketclip.quickstart.collection import Sizes
+from tests.small_groceries import write_groceries
+
+ARMS = experiment_runs.Arm(name="left"), experiment_runs.Arm(name="right", captions="random")
+PAIR = experiment_runs.Experiment(
+    name="pair", title="Left & right", question="Which?", papers="Left.", arms=ARMS
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_groceries(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """A student, a batch and a teacher that take no time."""
+    overrides = {
+        **learning_student.STUDENT["overrides"],
+        "image_size": 32,
+        "image.depths": [1, 1],
+        "image.widths": [8, 32],
+    }
+    student = {"name": "small", "overrides": overrides}
+    monkeypatch.setitem(learning_student.COMMON, "model", student)
+    monkeypatch.setitem(learning_student.STUDENT, "overrides", overrides)
+    monkeypatch.setitem(learning_student.COMMON, "batch_size", 4)
+    for name, value in {"steps": 1, "batch_size": 4, "model.overrides": overrides}.items():
+        monkeypatch.setitem(experiment_sets.TEACHER, name, value)
+
+
+def command(module, capsys, data, out, *more):
+    arguments = ["--data", str(data), "--out", str(out), "--samples", "8", *more]
+    experiment_runs.main(module.EXPERIMENT, arguments)
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("module", "arms"), [(distillation, 1), (captions, 2), (augmentation, 2)], ids=str
+)
+def test_each_command_on_a_tiny_set(module, arms, data, tmp_path, capsys, monkeypatch):
+    options = ["--sets", "groceries", "--seeds", "0", "--lambdas", "0.5", "1"]
+    last = command(module, capsys, data, tmp_path, *options)
+    assert (last["experiment"], last["runs"]) == (module.EXPERIMENT.name, 2 * arms)
+    shown = {d["comparison"] for d in last["differences"]}
+    assert len(shown) == (1 if arms == 1 else 3)  # each lambda, and all together
+    records = learning_student.results(tmp_path / "results.jsonl")
+    assert [r["lambda"] for r in records] == [0.5] * arms + [1.0] * arms
+    assert all(round(r["classification"] * 3 / 100, 6) in (0, 1, 2, 3) for r in records)
+    text = (tmp_path / f"{last['experiment']}.md").read_text()
+    assert text.count("| 0.5 |") == arms
+    assert (tmp_path / f"{last['experiment']}.svg").read_text().startswith("<svg")
+
+    monkeypatch.setattr(experiment_runs, "do", lambda *_: pytest.fail("a run was repeated"))
+    assert command(module, capsys, data, tmp_path, *options) == last
+
+
+@pytest.mark.slow
+def test_the_scenes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiment_sets, "SCENES", Sizes(train=64, unseen=24, retrieval=24))
+    options = ["--sets", "scenes", "--seeds", "0", "--lambdas", "1"]
+    last = command(augmentation, capsys, tmp_path, tmp_path, *options)
+    assert last["runs"] == 2
+    weak = experiment_sets.load_set("scenes", "weak", tmp_path, tmp_path)
+    strong = experiment_sets.load_set("scenes", "strong", tmp_path, tmp_path)
+    assert weak.texts == strong.texts  # only the views differ, and what the teachers say of them
+    assert not np.array_equal(weak.image, strong.image)
+    assert len(weak.gallery) == len(weak.descriptions) == 24
+
+
+def test_the_teachers_know_the_views_that_the_student_sees(data, tmp_path):
+    """Weak views of an image are alike, strong ones differ; one teacher embeds both."""
+    weak = experiment_sets.load_set("groceries", "weak", data, tmp_path)
+    strong = experiment_sets.load_set("groceries", "strong", data, tmp_path)
+    assert weak.views.shape == strong.views.shape == (9, 5, 32, 32, 3)
+    assert weak.views.std(axis=1).mean() < strong.views.std(axis=1).mean() / 2
+    assert weak.image.std(axis=1).mean() < strong.image.std(axis=1).mean()
+    assert weak.texts == strong.texts
+    assert weak.texts[0] == [["buy apple"], ["apple", "A red fruit, crisp."]]
+    assert all(
+        np.array_equal(a, b) for a, b in zip(weak.captions[0], strong.captions[0], strict=True)
+    )
+
+
+def test_random_captions_are_of_other_samples_with_their_embeddings(data, tmp_path):
+    photos = experiment_sets.load_set("groceries", "given", data, tmp_path)
+    photos.texts = [[["truth"], [f"{row} {i}" for i in range(2)]] for row in range(9)]
+    photos.views = np.broadcast_to(
+        np.arange(9, dtype=np.uint8)[:, None, None, None, None], (9, 2, 8, 8, 3)
+    )
+    for name, own in (("synthetic", {True}), ("random", {False})):
+        recipe = learning_student.recipe_for(64, 0, {"loss.weights": (0, 1), "data.captions": name})
+        found = set()
+        for batch in learning_student.batches(photos, recipe):
+            (texts,), (embeddings,) = batch.texts, batch.teacher_captions
+            for image, text, embedding in zip(batch.images, texts, embeddings, strict=True):
+                row, number = map(int, text.split())
+                found.add(int(image[0, 0, 0]) == row)
+                assert np.array_equal(embedding.numpy(), photos.captions[row][1][number])
+        assert found == own
+
+
+def test_ranks_by_hand():
+    class Encoder:
+        def encode_text(self, _texts):
+            return np.eye(2, 3, dtype=np.float32)
+
+        class model:
+            @staticmethod
+            def encode_image(pixels, **_):
+                return torch.from_numpy(pixels.reshape(len(pixels), -1)[:, :3])
+
+    photos = learning_student.Set(
+        views=None, texts=[], image=None, captions=[], dims=(), scales=(), classes=["a", "b"],
+        held_out=np.zeros((4, 1, 1, 3), np.uint8), labels=np.array([0, 1, 1, 0]),
+        descriptions=["first", "second"], described=np.array([0, 1, 1, 0]),
+    )  # fmt: skip
+    photos.held_out[:, 0, 0] = [[200, 0, 0], [250, 250, 0], [0, 240, 0], [10, 20, 0]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment_runs, "build_classifier", lambda *_: np.eye(2, 3))
+        ranks = experiment_runs.measure(photos, Encoder())
+    assert ranks["class"].tolist() == ranks["text"].tolist() == [1, 2, 1, 2]  # a tie is a miss
+    # Of the first text image 1 is the best, then its own 0, then its own 3. Of the second, its own
+    # 1 and 2 come first.
+    assert ranks["image"].tolist() == [2, 1]
+    assert ranks["precision"].tolist() == pytest.approx([(1 / 2 + 2 / 3) / 2, 1.0])
+    assert experiment_runs.scores_of(ranks)["retrieval"] == 50.0
+
+
+def ranks_of(right, of=100):
+    """Return ranks with so many first ones."""
+    rows = np.where(np.arange(of) < right, 1, 2)
+    return {"class": rows, "text": rows, "image": rows, "precision": 1 / rows}
+
+
+def test_intervals_by_hand():
+    better, worse = [ranks_of(n) for n in (52, 53, 57)], [ranks_of(50)] * 3
+    one = experiment_report.compare("a against b", "classification", better, worse)
+    assert one.by_seed == pytest.approx((2, 3, 7))
+    # mean 4, deviation 2.6458, t 4.303: 4 +- 6.573
+    assert one.seeds == pytest.approx((-2.573, 10.573), abs=1e-3)
+    # The mean gain of an image has the deviation 18.2, so its standard error is about 1.8.
+    assert 0 < one.images[0] < one.mean < one.images[1] < 9
+    assert one.verdict == "higher, but open over seeds"
+    sure = experiment_report.compare(
+        "", "classification", [ranks_of(n) for n in (60, 61)], worse[:2]
+    )
+    assert sure.verdict == "higher"
+    alone = experiment_report.compare("", "retrieval", worse[:1], worse[:1])
+    assert (alone.seeds, alone.verdict) == (None, "open (one seed)")
+
+
+def test_the_report_and_the_figure_hold_every_run():
+    done = {
+        experiment_runs.Run(world="scenes", arm=arm, share=share, seed=seed, samples=8): ranks_of(
+            40 + 10 * (arm is ARMS[0]) + seed
+        )
+        for arm in ARMS
+        for share in (0.5, 1.0)
+        for seed in (0, 1)
+    }
+    text = experiment_report.report(PAIR, done)
+    assert "| left | 0.5 | 50.5 (50.0 to 51.0) |" in text
+    assert "| left against right, lambda 1 | zero-shot top-1 | +10.0 | +10.0, +10.0 |" in text
+    assert "mean of the lambdas" in text
+    picture = experiment_figure.figure(PAIR, done)
+    assert len(re.findall(r"<circle[^>]*fill-opacity", picture)) == 2 * len(done)  # two panels
+    assert "Left &amp; right" in picture
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--samples", "40961"], "it must be from 1 to 40960"),
+        (["--lambdas", "0"], "above 0"),
+        (["--data", "nowhere"], "nowhere/grocery/pairs.csv does not exist"),
+    ],
+)
+def test_bad_options(wrong, message, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        experiment_runs.main(PAIR, ["--data", str(tmp_path), "--out", str(tmp_path), *wrong])
+    assert message in capsys.readouterr().err
