@@ -37,7 +37,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch
 
-import learning_efficiency
+import learning_student
 from learning_student import TEMPLATES
 from pocketclip import checkpoint
 from pocketclip.evaluate.datasets.examples import DataOptions
@@ -52,9 +52,9 @@ from pocketclip.storage.local import write_whole
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe
 
-OVERRIDES = {**learning_efficiency.STUDENT["overrides"], "image.widths": [32, 128, 256]}
+OVERRIDES = {**learning_student.STUDENT["overrides"], "image.widths": [32, 128, 256]}
 COMMON: dict[str, Any] = {
-    **learning_efficiency.COMMON, "model": {"name": "small", "overrides": OVERRIDES},
+    **learning_student.COMMON, "model": {"name": "small", "overrides": OVERRIDES},
 }  # fmt: skip
 START_STEPS = 1800
 SCRATCH = 25_600
