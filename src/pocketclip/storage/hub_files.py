@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from pocketclip.storage.hub_store import is_passing
+from pocketclip.storage.hub_settings import is_passing
 
 if TYPE_CHECKING:  # what the versions of huggingface_hub have in common
     from fsspec import AbstractFileSystem as HfFileSystem

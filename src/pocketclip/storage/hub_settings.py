@@ -1,4 +1,4 @@
-"""The Hugging Face hub's settings as they are now: address, network, cache, names.
+"""The Hugging Face hub as it is set up now: address, network, cache, names; kinds of errors.
 
 `huggingface_hub` reads the environment once, at import; these functions read it at call time:
 `HF_ENDPOINT` (a mirror), `HF_HUB_OFFLINE` and the cache's variables. `huggingface_hub` itself
@@ -108,3 +108,18 @@ def download_errors() -> tuple[type[Exception], ...]:
     # A server that is not a hub answers with other JSON or none (ValueError, KeyError, TypeError).
     # A SOCKS proxy without the package for it is an ImportError.
     return (base, invalid, OSError, ValueError, KeyError, TypeError, ImportError)
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status of the answer that an error is about; None if there was none."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether a request that failed so may succeed if it is repeated."""
+    status = status_of(error)
+    if status is not None:
+        return status in (408, 429) or status >= 500
+    network = download_errors()[0]
+    return isinstance(error, (network, ConnectionError, TimeoutError))

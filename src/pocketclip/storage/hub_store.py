@@ -140,7 +140,7 @@ def _commit(path: str, parts: HubPath, fs: Any) -> str:
     try:
         commit = str(fs.commit(parts.kind, parts.repo, parts.revision))
     except Exception as error:
-        if known and not _is_final(error):
+        if known and hub_settings.is_passing(error):
             return known
         raise StorageError(explain(path, "read", error)[1]) from error
     _commits[key] = commit, time.monotonic()
@@ -206,7 +206,7 @@ def explain(path: str, verb: str, error: BaseException) -> tuple[bool, str]:
     """
     parts = parse(_PATTERN.split(path, maxsplit=1)[0])
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    status = status_of(error)
+    status = hub_settings.status_of(error)
     try:
         host = hub_settings.hide_credentials(hub_settings.get_endpoint())
     except HubError as unusable:
@@ -239,22 +239,3 @@ def explain(path: str, verb: str, error: BaseException) -> tuple[bool, str]:
             "network, try again, or set HF_ENDPOINT to a mirror"
         )
     return False, f"{path}: {why}"
-
-
-def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of the answer that an error is about; None if there was none."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def is_passing(error: BaseException) -> bool:
-    """Return whether a request that failed so may succeed if it is repeated."""
-    status = status_of(error)
-    if status is not None:
-        return status in (408, 429) or status >= 500
-    network = hub_settings.download_errors()[0]
-    return isinstance(error, (network, ConnectionError, TimeoutError))
-
-
-def _is_final(error: BaseException) -> bool:
-    return not is_passing(error)
