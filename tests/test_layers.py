@@ -20,6 +20,7 @@ LAYERS = {
     "pocketclip.embedding_space": 0,
     "pocketclip.embeddings": 0,
     "pocketclip.errors": 0,
+    "pocketclip.feature_maps": 0,
     "pocketclip.formats": 0,
     "pocketclip.graph": 0,
     "pocketclip.images": 0,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         errors as errors,
         evaluate as evaluate,
         export as export,
+        feature_maps as feature_maps,
         finetune as finetune,
         fit as fit,
         formats as formats,

@@ -24,6 +24,7 @@ from pocketclip.nn.build import build_empty, create_model, random_model
 from pocketclip.nn.coca import CoCa
 from pocketclip.nn.reparam import fuse
 from pocketclip.tokenizer import Tokenizer
+from tests.golden_features import check_maps
 from tests.golden_weights import FOLDER, fill, golden, randomise, relative_error
 
 TAG = "openclip.coca_ViT-B-32"
@@ -66,6 +67,7 @@ def test_golden_captioner(published):
             relative_error(published.encode_image(case.pixels, normalize=True), case.image) < 1e-5
         )
         assert relative_error(published.encode_text(case.ids, normalize=True), case.text) < 1e-5
+        check_maps(TAG, published.image)
 
 
 def test_the_decoder_looks_at_the_image_and_not_ahead():

@@ -20,6 +20,7 @@ from pocketclip.nn.build import build_empty, create_model, random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.reparam import fuse
 from pocketclip.tokenizer import Tokenizer
+from tests.golden_features import check_maps
 from tests.golden_weights import (
     FOLDER,
     TAGS,
@@ -73,6 +74,7 @@ def test_golden_model(tag, has_text, graphs, tmp_path):
     for variant in (model, fuse(model)):
         with torch.inference_mode():
             assert relative_error(variant.encode_image(case.pixels), case.image) < 1e-5
+            check_maps(tag, variant.image)
             if has_text:
                 assert relative_error(variant.encode_text(case.ids), case.text) < 1e-5
     del model, variant

@@ -9,11 +9,13 @@ Shapes: B batch, C channels, H W height width, D embedding, N = H * W tokens.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pocketclip.feature_maps import FeatureMap, feature_maps
 from pocketclip.nn.reparam import (
     ConditionalPosition,
     LargeKernelConv,
@@ -153,6 +155,7 @@ class MCi(FrozenBatchNormMixin):
     def __init__(self, config: MCiConfig, embed_dim: int) -> None:
         super().__init__()
         width, last = config.widths[0], config.widths[-1]
+        self.config = config
         self.recompute = False
         self.stride = 2 ** (len(config.depths) + 1)
         self.stem = nn.Sequential(
@@ -175,10 +178,55 @@ class MCi(FrozenBatchNormMixin):
 
         H and W are multiples of the total stride: 32 with four stages, 64 with five.
         """
+        return self.head(self._expanded(pixels).mean((2, 3)))
+
+    def feature_maps(self, indices: Sequence[int] | None = None) -> tuple[FeatureMap, ...]:
+        """Return name, channels and stride of the maps that `features` returns."""
+        return feature_maps(self.config, indices)
+
+    def features(self, pixels: Tensor, indices: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the output of every stage, for detection and segmentation.
+
+        They equal the `features_only` models of timm's FastViT. Gradients flow; in training mode
+        BatchNorm and stochastic depth act as in `forward`.
+
+        Args:
+            pixels: preprocessed, (B, 3, H, W), of any size. Sides that are not a multiple of the
+                stride are rounded up, as convolutions with padding do.
+            indices: of the stages, from 0; negative ones count from the end; later stages are not
+                computed. None: all.
+
+        Returns:
+            Maps (B, C, ceil(H / s), ceil(W / s)) with the strides s = 4, 8, 16, 32, of five stages
+            64 too, and the channels of the configuration's `widths`.
+
+        Raises:
+            ConfigError: there is no such stage.
+        """
+        chosen = {m.index for m in self.feature_maps(indices)}
+        x, maps = self.stem(pixels), []
+        for index, stage in enumerate(self.stages[: max(chosen) + 1]):
+            x = stage(x, recompute=self.recompute)
+            if index in chosen:
+                maps.append(x)
+        return maps
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Return what the embedding is the mean of, for a language model: (B, N, 2C).
+
+        N = ceil(H / s) * ceil(W / s) positions, row by row, for the total stride s; C is the width
+        of the last stage. `head(tokens.mean(1))` is the embedding.
+
+        Args:
+            pixels: as in `features`.
+        """
+        return self._expanded(pixels).flatten(2).transpose(1, 2)
+
+    def _expanded(self, pixels: Tensor) -> Tensor:
         x = self.stem(pixels)
         for stage in self.stages:
             x = stage(x, recompute=self.recompute)
-        return self.head(self.expand(x).mean((2, 3)))
+        return self.expand(x)
 
     def groups(self) -> list[list[nn.Module]]:
         """Return the modules from input to output, one list per block, for freezing."""

@@ -10,10 +10,13 @@ D embedding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pocketclip.feature_maps import FeatureMap, feature_maps
 from pocketclip.nn.reparam import ConvBN
 from pocketclip.nn.transformer import (
     FrozenBatchNormMixin,
@@ -84,6 +87,7 @@ class ViT(FrozenBatchNormMixin):
     def __init__(self, config: ViTConfig, embed_dim: int, image_size: int) -> None:
         super().__init__()
         width = config.width
+        self.config = config
         self.recompute = False
         self.stride = config.patch_size
         self.grid = image_size // config.patch_size
@@ -144,6 +148,55 @@ class ViT(FrozenBatchNormMixin):
         x = run_blocks(self.blocks, self.embed_patches(pixels), recompute=self.recompute)
         x = self.norm(self.pool(x))
         return self.head(x[:, 0]), x[:, 1:]
+
+    def feature_maps(self, indices: Sequence[int] | None = None) -> tuple[FeatureMap, ...]:
+        """Return name, channels and stride of the maps that `features` returns."""
+        return feature_maps(self.config, indices)
+
+    def features(self, pixels: Tensor, indices: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the patches' states after some blocks, as maps of one stride, the patch size.
+
+        They are not normalised, and equal open_clip's and timm's `forward_intermediates`.
+        Gradients flow.
+
+        Args:
+            pixels: preprocessed, (B, 3, H, W), of any size in whole patches. The position
+                embedding is interpolated for it: bicubic, antialiased, as open_clip and timm do.
+            indices: of the blocks, from 0; negative ones count from the end; later blocks are not
+                computed. None: four at equal distances, the last one included.
+
+        Returns:
+            Maps (B, C, H / p, W / p) for the patch size p.
+
+        Raises:
+            ConfigError: there is no such block.
+            ValueError: H or W is not a multiple of the patch size.
+        """
+        chosen = {m.index for m in self.feature_maps(indices)}
+        size = pixels.shape[2] // self.stride, pixels.shape[3] // self.stride
+        x, maps = self.embed_patches(pixels), []
+        for index, block in enumerate(self.blocks[: max(chosen) + 1]):
+            x = run_blocks([block], x, recompute=self.recompute)
+            if index in chosen:
+                maps.append(x[:, 1:].transpose(1, 2).reshape(len(x), -1, *size))
+        return maps
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Return the normalised states of the patches, for a language model: (B, N, C).
+
+        N = H / p * W / p patches, row by row. A captioner's tower gives what its decoder attends
+        to, see `with_tokens`: (B, Q - 1, D). Both equal open_clip's `output_tokens`.
+
+        Args:
+            pixels: as in `features`.
+
+        Raises:
+            ValueError: H or W is not a multiple of the patch size.
+        """
+        if self.pool is not None:
+            return self.with_tokens(pixels)[1]
+        x = run_blocks(self.blocks, self.embed_patches(pixels), recompute=self.recompute)
+        return self.norm(x[:, 1:])
 
     def embed_patches(self, pixels: Tensor) -> Tensor:
         """Return the input of the first block (B, T, C): class token and patches with positions.
