@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from pocketclip.augment import config as augment_config
+from pocketclip.augment import transforms as augment_transforms
 from pocketclip.reinforce import recipe as reinforce_recipe
 from pocketclip.reinforce.sampling import Sampling
 from pocketclip.train import recipe as train_recipe
@@ -189,13 +189,13 @@ def _dataclass_rows(one: type) -> list[tuple[str, str, str, str]]:
 
 def _transforms() -> list[str]:
     parts = []
-    for name, kind in augment_config.TRANSFORMS.items():
+    for name, kind in augment_transforms.TRANSFORMS.items():
         parts.append(f"### {name}")
-        if kind is augment_config.Transform:
+        if kind is augment_transforms.Transform:
             parts.append("No settings: `true` or `{}`.")
             continue
-        parts.append(plain(_first_paragraph(kind)))
-        hints = typing.get_type_hints(kind, vars(augment_config))
+        parts.append(plain(inspect.getdoc(kind) or ""))
+        hints = typing.get_type_hints(kind, vars(augment_transforms))
         parts.append(
             table(
                 _HEAD[:3],

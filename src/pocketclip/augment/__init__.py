@@ -7,7 +7,12 @@
 | module | holds |
 |---|---|
 | `augmentation` | `Augmentation`: draws, packs, unpacks and applies |
-| `config` | the configuration in the published format, checked |
+| `packing` | the packed format |
+| `config` | the configuration in the published format, read |
+| `transforms`, `setting_checks` | the transforms with their settings; the checks of these |
+| `draws` | the parameters of each transform, drawn |
+| `magnitudes`, `policies` | the strengths of operations; AutoAugment's learned pairs |
+| `padding` | the border around an image, and a window of both |
 | `params` | `Params`: the numbers of one augmentation, and how their stored entries are read |
 | `pixel_ops` | the operations on pixels, which define the result |
 | `fast_ops` | the same operations, faster, for replaying stored augmentations in training |

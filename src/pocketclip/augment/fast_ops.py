@@ -186,4 +186,5 @@ _FAST: dict[str, Callable[[Canvas, float], Canvas]] = {
     "Sharpness": _sharpness,
     "Posterize": _posterize,
     "Solarize": _solarize,
+    "Invert": lambda canvas, _: Canvas(array=canvas.array ^ np.uint8(255)),
 }

@@ -2,10 +2,10 @@
 
     image = apply_op(image, OP_NAMES.index("Rotate"), -9.0)
 
-The operations are those of RandAugment (Cubuk et al., 2020, arXiv 1909.13719) with torchvision's
-ranges: nearest neighbour, black outside the image, unchanged size. `tests/golden` holds
-torchvision's results. `resize` and `change_tone` do not depend on the version of Pillow or on the
-processor, because stored embeddings belong to exactly these bytes.
+The operations are those of RandAugment (Cubuk et al., 2020, arXiv 1909.13719), AutoAugment and
+TrivialAugment as in torchvision: nearest neighbour, black outside the image, unchanged size.
+`tests/golden` holds torchvision's results. `resize` and `change_tone` do not depend on the version
+of Pillow or on the processor, because stored embeddings belong to exactly these bytes.
 
 Shapes: H W height and width of an image, in pixels. Every image is 8-bit RGB.
 """
@@ -36,8 +36,12 @@ OP_NAMES = (
     "Solarize",
     "AutoContrast",
     "Equalize",
+    "Invert",
 )
-"""The operations of RandAugment; the packed format refers to them by position."""
+"""The operations; the packed format refers to them by position."""
+
+RAND_AUGMENT_OPS = 14
+"""RandAugment and TrivialAugment have those up to Equalize, AutoAugment all but Identity."""
 
 SIGNED_OPS = frozenset(range(1, 10))
 """ShearX to Sharpness: their magnitude may be negative."""
@@ -189,6 +193,7 @@ _OPS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     _solarize,
     lambda image, _: ImageOps.autocontrast(image),
     lambda image, _: ImageOps.equalize(image),
+    lambda image, _: _mapped(image, range(255, -1, -1)),
 )
 
 
@@ -201,33 +206,6 @@ def apply_op(image: Image.Image, op: int, magnitude: float) -> Image.Image:
     other operations ignore it.
     """
     return _OPS[op](image, magnitude)
-
-
-def op_magnitude(op: int, level: int, bins: int, size: tuple[int, int]) -> float:
-    """Return the magnitude of operation `op` at `level` of `bins` for an image (width, height).
-
-    Equals the published single-precision values: torch.linspace over the operation's range.
-    """
-    name = OP_NAMES[op]
-    if name in ("Identity", "AutoContrast", "Equalize"):
-        return 0.0
-    if name == "Posterize":
-        return float(8 - np.rint(np.float32(level) / np.float32((bins - 1) / 4)))
-    if name == "Solarize":
-        return _linspace(255.0, 0.0, level, bins)
-    if name.startswith("Translate"):
-        return _linspace(0.0, 150.0 / 331.0 * size[name == "TranslateY"], level, bins)
-    end = 0.3 if name.startswith("Shear") else 30.0 if name == "Rotate" else 0.9
-    return _linspace(0.0, end, level, bins)
-
-
-def _linspace(start: float, end: float, position: int, steps: int) -> float:
-    # Counted from the nearer end, as in torch.
-    first, last = np.float32(start), np.float32(end)
-    step = (last - first) / np.float32(steps - 1)
-    if position < steps // 2:
-        return float(first + step * np.float32(position))
-    return float(last - step * np.float32(steps - 1 - position))
 
 
 # --- RangeAugment

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pocketclip.augment import Augmentation, rng_for
-from pocketclip.errors import ImageError
+from pocketclip.errors import AugmentationError, ImageError
 from pocketclip.images import open_image
 from pocketclip.reinforce.teacher_preprocess import SquareTransform, ViewTransform
 from pocketclip.types import Bad
@@ -45,11 +46,17 @@ class Prepared:
 
 
 def prepare(uid: str, image: bytes, plan: Plan) -> Prepared | Bad:
-    """Decode an image once, augment it A times and resize each view for each model."""
+    """Decode an image once, augment it A times and resize each view for each model.
+
+    An image that cannot be decoded, or that is too small for a `random_crop`, is a bad pair.
+    """
     try:
-        picture = open_image(image)
-    except ImageError as error:
+        return _prepared(uid, open_image(image), plan)
+    except (ImageError, AugmentationError) as error:
         return Bad(uid=uid, reason=str(error))
+
+
+def _prepared(uid: str, picture: Image.Image, plan: Plan) -> Prepared:
     drawn = [
         plan.augmentation.draw(rng_for(plan.seed, uid, k), picture.size)
         for k in range(plan.augmentations)

@@ -1,8 +1,9 @@
 """Replays stored augmentations: an encoded image and its parameters become pixels for the student.
 
 A stored crop is a box in the source's pixels, so it is resized directly to the student's size.
-RandAugment's translations and an erasure are in pixels of the stored size, so they are scaled. If
-the sizes agree, the pixels equal those of `Augmentation.apply` to the bit.
+Translations and an erasure are in pixels of the stored size, so they are scaled. If the sizes
+agree, the pixels equal those of `Augmentation.apply` to the bit. A view without such a crop (a
+window of RandomCrop, a centre crop) is made at its stored size, and the result is resized.
 
 The fast mode decodes a JPEG at a fraction of its size if the crop still has enough pixels, and
 resizes with torch's uint8 kernels; both differ from the exact mode by a few levels.
@@ -132,7 +133,7 @@ class AugmentationReplay:
         # torch's uint8 kernels support these two; nearest is quick anyway.
         mode = interpolation if interpolation in ("bilinear", "bicubic") else None
         # `Augmentation` applies transforms before the crop, and between it and the flip.
-        others = {"resize", "center_crop", "range_augment"} & config.keys()
+        others = {"resize", "center_crop", "random_crop", "range_augment"} & config.keys()
         self._direct = crop is not None and not others
         self._resampling = Image.Resampling[interpolation.upper()]
         self._mode = mode if fast and self._direct else None
@@ -181,10 +182,11 @@ class AugmentationReplay:
         x_scale, y_scale = self._x_scale, self._y_scale
         if x_scale == y_scale == 1.0:
             return params
-        ops, erase = params.ops, params.erase
-        if ops is not None:
-            factors = dict(zip(_TRANSLATIONS, (x_scale, y_scale), strict=True))
-            ops = tuple((op, magnitude * factors.get(op, 1.0)) for op, magnitude in ops)
+        factors, erase = dict(zip(_TRANSLATIONS, (x_scale, y_scale), strict=True)), params.erase
+        ops, auto_ops, trivial_ops = (
+            ops and tuple((op, magnitude * factors.get(op, 1.0)) for op, magnitude in ops)
+            for ops in (params.ops, params.auto_ops, params.trivial_ops)
+        )
         if erase is not None:
             top, left = round(erase[0] * y_scale), round(erase[1] * x_scale)
             bottom, right = (
@@ -192,7 +194,9 @@ class AugmentationReplay:
                 round((erase[1] + erase[3]) * x_scale),
             )
             erase = (top, left, bottom - top, right - left)
-        return dataclasses.replace(params, ops=ops, erase=erase)
+        return dataclasses.replace(
+            params, ops=ops, auto_ops=auto_ops, trivial_ops=trivial_ops, erase=erase
+        )
 
     def _fast(self, data: bytes, params: Params, crop: Box) -> _Pixels | None:
         """Return approximate pixels, or None if only the exact mode can handle the image."""
@@ -229,10 +233,10 @@ class AugmentationReplay:
 
 
 def _finished(canvas: Canvas, params: Params) -> _Pixels:
-    """Return a resized crop after the steps that follow: flip, RandAugment, erasing."""
+    """Return a resized crop after the steps that follow: flip, operations, erasing."""
     if params.flip:
         canvas = flip(canvas)
-    for op, magnitude in params.ops or ():
+    for op, magnitude in params.all_ops:
         canvas = apply_op(canvas, op, magnitude)
     if params.erase is None:
         return canvas.array
