@@ -124,7 +124,8 @@ def test_not_even_json(tmp_path, text):
 
 def test_a_published_configuration(tmp_path):
     config = {
-        "model_name": "ViT-L-14,ViT-L-14-39B",
+        "model_name": "hf-hub:apple/DFN2B-CLIP-ViT-L-14,ViT-L-14-39B",
+        "pretrained": "N/A,dfn2b_s39b",
         "teacher_dimension": [768, 768],
         "teacher_logit_scale": [100.0, 90.0],
         "reinforce": {"image_augmentation": CONFIG},
@@ -133,8 +134,9 @@ def test_a_published_configuration(tmp_path):
     index = describe(str(tmp_path))
     assert index.augmentation == CONFIG
     assert index.teacher_dims == (768, 768)
+    assert index.teachers[0]["name"] == "hf-hub:apple/DFN2B-CLIP-ViT-L-14"
     assert index.teachers[1] == {
-        "name": "ViT-L-14-39B",
+        "name": "open_clip:ViT-L-14-39B/dfn2b_s39b",
         "embed_dim": 768,
         "logit_scale": 90.0,
         "space_id": None,

@@ -36,6 +36,8 @@ LOSSES = (
     "contrastive same text",
     "reinforced same text",
     "siglip same text",
+    "reinforced weighted",
+    "siglip distillation weighted",
 )
 SAME = torch.tensor([0, 1, 1, 2, 3, 1, 4, 3, 5, 1])  # texts of the joined batch, also across ranks
 MODELS = {"plain": {}, "recomputed": {"gradient_checkpointing": True}, "frozen": {}, "lora": {}}
@@ -54,6 +56,9 @@ def embeddings(name, rows, **options):
     scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
     teacher = (*known[:2], DIMS, SCALES)
+    if name.endswith(" weighted"):
+        name = name.removesuffix(" weighted")
+        options |= {"teacher_weights": (3.0, 1.0)}
     if name.endswith(" same text"):
         name = name.removesuffix(" same text")
         # Token ids per caption; the synthetic captions are equal where no two of the others are.

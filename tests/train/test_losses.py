@@ -27,6 +27,7 @@ from pocketclip.train.losses import (
 GOLDEN = Path(__file__).parents[1] / "golden" / "loss"
 CASES = json.loads((GOLDEN / "cases.json").read_text("utf-8"))
 DIMS, SCALES, BIASES = (3, 5), (9.0, 14.0), (-4.0, -5.0)
+WEIGHTS = (3.0, 1.0)
 
 
 def _unit(rows, dim, seed, dtype=torch.float64):
@@ -59,6 +60,10 @@ def _every(image, text, scale, bias, teacher, **options):
     yield "siglip", siglip_loss(image, text, scale, bias, **options)
     soft = siglip_distillation_loss(image, text, scale, bias, *given, BIASES, **options)
     yield "siglip distillation", soft
+    weighted = {**options, "teacher_weights": WEIGHTS}
+    yield "weighted", distillation_loss(image, text, scale, *given, **weighted)
+    soft = siglip_distillation_loss(image, text, scale, bias, *given, BIASES, **weighted)
+    yield "siglip weighted", soft
 
 
 def _inputs(rows, dim=4, seed=0):
@@ -139,22 +144,28 @@ def _by_hand(image, text, scale, bias, teacher):
     pairs = [tuple(x[:, a:b] for x in teacher) for a, b in itertools.pairwise(ends)]
     logits = scale * image @ text.T
     known = [s * i @ t.T for s, (i, t) in zip(SCALES, pairs, strict=True)]
-    contrastive, distillation = 0.0, 0.0
+    shares = [weight / sum(WEIGHTS) for weight in WEIGHTS]
+    contrastive, distillation, weighted = 0.0, 0.0, 0.0
     for turn in (lambda x: x, lambda x: x.T):
         log_student = np.log(_softmax(turn(logits)))
-        target = sum(_softmax(turn(x)) for x in known) / len(known)
+        affinities = [_softmax(turn(x)) for x in known]
+        target = sum(affinities) / len(known)
         contrastive -= np.diag(log_student).mean() / 2
         distillation -= (target * log_student).sum(1).mean() / 2
+        target = sum(w * x for w, x in zip(shares, affinities, strict=True))
+        weighted -= (target * log_student).sum(1).mean() / 2
     probability = [1 / (1 + np.exp(-x - b)) for x, b in zip(known, BIASES, strict=True)]
     signs = {
         "siglip": 2 * np.eye(len(image)) - 1,
         "siglip distillation": 2 * sum(probability) / 2 - 1,
+        "siglip weighted": 2 * sum(w * p for w, p in zip(shares, probability, strict=True)) - 1,
     }
     sigmoid = {
         name: np.log1p(np.exp(-sign * (logits + bias))).sum(1).mean()
         for name, sign in signs.items()
     }
-    return {"contrastive": contrastive, "distillation": distillation, **sigmoid}
+    terms = {"contrastive": contrastive, "distillation": distillation, "weighted": weighted}
+    return {**terms, **sigmoid}
 
 
 @settings(max_examples=30, deadline=None)
@@ -180,6 +191,50 @@ def test_gradients_are_the_finite_differences(rows, dim, chunk):
         return tuple(value for _, value in _every(*inputs, teacher, chunk=chunk))
 
     assert torch.autograd.gradcheck(losses, leaves)
+
+
+# Weights of the teachers
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.3, 0.3), (0.1 + 0.2, 0.1 + 0.2)])
+def test_equal_weights_are_the_mean_to_the_bit(weights):
+    leaves, teacher = _inputs(5, seed=3)
+    given = (*leaves[:3], *teacher, DIMS, SCALES)
+    plain = distillation_loss(*given)
+    assert torch.equal(distillation_loss(*given, teacher_weights=weights), plain)
+    (gradient,) = torch.autograd.grad(plain, leaves[0])
+    (same,) = torch.autograd.grad(distillation_loss(*given, teacher_weights=weights), leaves[0])
+    assert torch.equal(gradient, same)
+
+
+def test_weights_are_divided_by_their_sum_and_a_teacher_can_be_left_out():
+    (image, text, scale, _), teacher = _inputs(5, seed=4)
+    given = (image, text, scale, *teacher, DIMS, SCALES)
+    whole = distillation_loss(*given, teacher_weights=(0.75, 0.25))
+    torch.testing.assert_close(distillation_loss(*given, teacher_weights=(3, 1)), whole)
+    first = [x[:, : DIMS[0]] for x in teacher]
+    alone = distillation_loss(image, text, scale, *first, DIMS[:1], SCALES[:1])
+    torch.testing.assert_close(distillation_loss(*given, teacher_weights=(2, 0)), alone)
+    both = reinforced_loss(
+        image, [text], teacher[0], [teacher[1]], scale, DIMS, SCALES, teacher_weights=(3, 1)
+    )
+    torch.testing.assert_close(both["distill_loss"], whole)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((1.0,), "give one weight per teacher"),
+        ((0.0, 0.0), "one of them above 0"),
+        ((-1.0, 2.0), "must be 0 or more"),
+        ((float("nan"), 1.0), "must be 0 or more"),
+        ((float("inf"), 1.0), "must be 0 or more"),
+    ],
+)
+def test_weights_that_mean_nothing(weights, message):
+    (image, text, scale, _), teacher = _inputs(3)
+    with pytest.raises(ConfigError, match=message):
+        distillation_loss(image, text, scale, *teacher, DIMS, SCALES, teacher_weights=weights)
 
 
 # One row, equal rows, order

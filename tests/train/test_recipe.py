@@ -185,6 +185,15 @@ SMALL = {"model": {"name": "tiny"}, "steps": 5, "batch_size": 8}
             ["loss.weights=[0, 1]", "loss.teacher_dims=[8, 4]", "loss.teacher_scales=[1]"],
             "one number per teacher; they have 1 and 2",
         ),
+        (
+            ["loss.weights=[0, 1]", "loss.teacher_dims=[8, 4]", "loss.teacher_weights=[1]"],
+            "one number per teacher; they have 1 and 2",
+        ),
+        (
+            ["loss.weights=[0, 1]", "loss.teacher_weights=[0, 0]"],
+            "teacher_weights: .* above 0",
+        ),
+        (["loss.weights=[0, 1]", "loss.teacher_weights=[2, -1]"], "loss.teacher_weights: .* 0 or"),
         (["model.freeze_image=0", "model.freeze_text=0"], "nothing would be learnt"),
         (["model.freeze_image=tail"], "a number of blocks from 0 to 4,096, or `head`, not 'tail'"),
         (["model.lora.rank=0"], "model.lora.rank: .* greater than or equal to 1"),

@@ -209,7 +209,7 @@ def _published(path: str) -> Index:
     augmentation = inner.get("image_augmentation") if isinstance(inner, dict) else None
     if augmentation is None and "random_resized_crop" in data:
         augmentation = data  # the generator writes the augmentation alone
-    names = str(data.get("model_name", "")).split(",")
+    names = _published_names(data)
     try:
         dims = [typed(width, int, what="a width") for width in _list(data, "teacher_dimension")]
         scales = [
@@ -232,6 +232,20 @@ def _published(path: str) -> Index:
         for k in range(len(dims))
     ]
     return Index(teachers=teachers, augmentation=augmentation)
+
+
+def _published_names(data: dict[str, Any]) -> list[str]:
+    """Return the teachers' names: hub ids, or open_clip's with the tag of their weights.
+
+    A name of open_clip's alone is an architecture, of which there are several weights.
+    """
+    tags = str(data.get("pretrained", "")).split(",")
+    names = []
+    for k, name in enumerate(str(data.get("model_name", "")).split(",")):
+        tag = tags[k].strip() if k < len(tags) else ""
+        known = f"/{tag}" if tag and tag != "N/A" else ""
+        names.append(name if "/" in name or not name else f"open_clip:{name}{known}")
+    return names
 
 
 def _list(data: dict[str, Any], key: str) -> list[Any]:

@@ -9,7 +9,9 @@
 | `loop` | `train`: setup, then the loop over steps |
 | `recipe`, `sections`, `recipe_settings` | train recipes, every key of them, `key=value` |
 | `setup`, `run` | what a run is built from; its state while it trains |
-| `step`, `losses`, `loss_terms` | one step's gradients; contrastive and distillation loss |
+| `step` | one step's gradients |
+| `losses`, `loss_terms`, `loss_inputs` | the losses; their terms; their inputs, checked |
+| `teacher_settings` | each teacher's dimension, logit scale and bias |
 | `optim` | AdamW's groups, the learning rate, the average of the weights |
 | `loader`, `batches`, `order` | the stream of batches; what each holds; the order of samples |
 | `balance` | an order in which rare classes come more often |

@@ -17,31 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pocketclip.errors import ConfigError
 from pocketclip.train import distributed
-
-Scale = Tensor | float
-
-
-@dataclass(frozen=True, slots=True)
-class Student:
-    """The student's embeddings, image first, in the dtype to compute in."""
-
-    rows: list[Tensor]  # (b, D) each
-    scale: Scale  # () or a number
-
-    @property
-    def size(self) -> int:
-        """Return the number of rows, b."""
-        return self.rows[0].shape[0]
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherTargets:
-    """The teachers' embeddings, side by side, in the order of the student's."""
-
-    rows: list[Tensor | None]  # (b, sum of dims) each; None for a caption that is not distilled
-    dims: list[int]  # of each of the K teachers
-    scales: list[float]
-    biases: list[float]
+from pocketclip.train.loss_inputs import Scale, Student, TeacherTargets, compute_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,84 +43,6 @@ class Identities:
         The rows may be images or texts: image i has text i.
         """
         return self.rows[selected, None] == self.columns
-
-
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """Return the dtype to compute in: float32, or float64 where a tensor has it."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
-def check_student(embeddings: Sequence[Tensor], scale: Scale, chunk: int | None) -> Student:
-    """Return the student's embeddings, checked.
-
-    Raises:
-        ConfigError: they are not floating-point matrices of one shape, the scale is not a scalar,
-            or the chunk is less than one row.
-    """
-    shapes = [tuple(x.shape) for x in embeddings]
-    if any(shape != shapes[0] or len(shape) != 2 or 0 in shape for shape in shapes):
-        listed = ", ".join(map(str, shapes))
-        raise ConfigError(
-            f"image and text embeddings have shapes {listed}; all must have the same shape, (rows, "
-            "dimension), with at least one row"
-        )
-    if not all(x.is_floating_point() for x in embeddings):
-        raise ConfigError(f"embeddings must be floating point, not {embeddings[0].dtype}")
-    if chunk is not None and (type(chunk) is not int or chunk < 1):
-        raise ConfigError(f"chunk must be a whole number of rows of 1 or more, not {chunk}")
-    dtype = compute_dtype(*embeddings)
-    return Student([x.to(dtype) for x in embeddings], scalar(scale, "logit_scale", dtype))
-
-
-def scalar(value: Scale, name: str, dtype: torch.dtype) -> Scale:
-    """Return a number as float, or a tensor of one element as a tensor () of `dtype`.
-
-    Raises:
-        ConfigError: it is a tensor of several elements.
-    """
-    if not isinstance(value, Tensor):
-        return float(value)
-    if value.numel() != 1:
-        raise ConfigError(f"{name} must be one number, not of shape {tuple(value.shape)}")
-    return value.to(dtype).reshape(())
-
-
-def check_teachers(
-    student: Student,
-    embeddings: Sequence[Tensor | None],
-    dims: Sequence[int],
-    scales: Sequence[float],
-    biases: Sequence[float] | None = None,
-) -> TeacherTargets:
-    """Return the teachers' embeddings, checked against each other and the student's.
-
-    Raises:
-        ConfigError: there is no teacher, or counts and shapes do not fit.
-    """
-    dims, scales = list(dims), [float(scale) for scale in scales]
-    biases = [0.0] * len(dims) if biases is None else [float(bias) for bias in biases]
-    if not dims or min(dims) < 1:
-        raise ConfigError(f"teacher_dims must name a dimension per teacher, not {dims}")
-    if len(scales) != len(dims) or len(biases) != len(dims):
-        raise ConfigError(
-            f"{len(dims)} teachers of dimensions {dims} have {len(scales)} scales and "
-            f"{len(biases)} biases; give one of each per teacher"
-        )
-    expected = (student.size, sum(dims))
-    for x in embeddings:
-        if x is None:
-            continue
-        if tuple(x.shape) != expected or not x.is_floating_point():
-            raise ConfigError(
-                f"teacher embeddings have shape {tuple(x.shape)} and dtype {x.dtype}; for "
-                f"{student.size} rows and teachers of dimensions {dims}, {expected} and floating "
-                "point are needed"
-            )
-    rows = [x if x is None else x.detach() for x in embeddings]
-    return TeacherTargets(rows, dims, scales, biases)
 
 
 def check_text_ids(
@@ -219,10 +117,11 @@ def clip_terms(
             labels = _matching_columns(selected, first, logits.device)
         else:
             labels = same.positives(selected)
-        sums = _cross_entropies(logits, teacher_logits, labels, terms)
+        shares = None if targets is None else targets.weights
+        sums = _cross_entropies(logits, teacher_logits, labels, terms, shares)
         if both_ways:  # of all rows and columns, hence the positives are symmetric
             transposed = [x.T for x in teacher_logits]
-            sums = sums + _cross_entropies(logits.T, transposed, labels, terms)
+            sums = sums + _cross_entropies(logits.T, transposed, labels, terms, shares)
         return sums
 
     with torch.autocast(image.rows.device.type, enabled=False):
@@ -270,7 +169,8 @@ def siglip_term(
                 targets.biases,
                 strict=True,
             )
-            labels = 2 * _mean((x + shift).sigmoid() for x, shift in scores) - 1
+            known = ((x + shift).sigmoid() for x, shift in scores)
+            labels = 2 * _mixture(known, targets.weights) - 1
         return -F.logsigmoid(labels * logits).sum()
 
     with torch.autocast(image.rows.device.type, enabled=False):
@@ -346,11 +246,16 @@ def _teacher_logits(
 
 
 def _cross_entropies(
-    logits: Tensor, teacher_logits: list[Tensor], labels: Tensor, used: tuple[bool, bool]
+    logits: Tensor,
+    teacher_logits: list[Tensor],
+    labels: Tensor,
+    used: tuple[bool, bool],
+    shares: list[float] | None,
 ) -> Tensor:
     """Return both terms (2,), each summed over rows; a term that is not used is 0.
 
-    `labels` are the column (n,) of each row, or the positives, bool (n, B).
+    `labels` are the column (n,) of each row, or the positives, bool (n, B). `shares` are the
+    teachers' weights; None: equal.
     """
     log_student = F.log_softmax(logits, 1)
     contrastive = distillation = logits.new_zeros(())
@@ -361,17 +266,21 @@ def _cross_entropies(
     elif used[0]:
         contrastive = F.nll_loss(log_student, labels, reduction="sum")
     if used[1]:
-        affinities = _mean(x.softmax(1) for x in teacher_logits)
+        affinities = _mixture((x.softmax(1) for x in teacher_logits), shares)
         distillation = -(affinities * log_student).sum()
     return torch.stack([contrastive, distillation])
 
 
-def _mean(parts: Iterable[Tensor]) -> Tensor:
-    """Return the mean of matrices that need no gradient; the first one is overwritten."""
+def _mixture(parts: Iterable[Tensor], shares: Sequence[float] | None) -> Tensor:
+    """Return the mean of matrices that need no gradient, or their sum weighted by `shares`.
+
+    The matrices are overwritten.
+    """
     total: Tensor | None = None
     count = 0
     for selected in parts:
-        total = selected if total is None else total.add_(selected)
+        part = selected if shares is None else selected.mul_(shares[count])
+        total = part if total is None else total.add_(part)
         count += 1
     assert total is not None
-    return total.div_(count) if count > 1 else total
+    return total.div_(count) if count > 1 and shares is None else total

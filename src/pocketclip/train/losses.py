@@ -38,15 +38,14 @@ from torch import Tensor
 
 from pocketclip.errors import ConfigError
 from pocketclip.train import distributed
-from pocketclip.train.loss_terms import (
+from pocketclip.train.loss_inputs import (
     Scale,
     check_student,
     check_teachers,
-    clip_terms,
     compute_dtype,
     scalar,
-    siglip_term,
 )
+from pocketclip.train.loss_terms import clip_terms, siglip_term
 
 
 def contrastive_loss(
@@ -88,15 +87,17 @@ def distillation_loss(
     teacher_dims: Sequence[int],
     teacher_scales: Sequence[float],
     *,
+    teacher_weights: Sequence[float] | None = None,
     gathered: bool = False,
     chunk: int | None = None,
 ) -> Tensor:
     """Return the distillation loss: the student's affinities against the teachers'.
 
     A teacher's affinities of an image are the softmax over texts of its scaled similarities; the
-    targets are the mean over teachers. The same holds for a text over images. The loss is the
-    cross entropy of the student's affinities with the targets, a mean over rows and over both
-    directions (arXiv 2311.17049, equation 2, without the targets' entropy, which is constant).
+    targets are the mean over teachers, weighted by `teacher_weights`. The same holds for a text
+    over images. The loss is the cross entropy of the student's affinities with the targets, a mean
+    over rows and over both directions (arXiv 2311.17049, equation 2, without the targets' entropy,
+    which is constant; there the teachers have equal weights).
 
     Args:
         image: (b, D) unit embeddings.
@@ -106,6 +107,8 @@ def distillation_loss(
         teacher_text: (b, sum of `teacher_dims`).
         teacher_dims: each teacher's D.
         teacher_scales: each teacher's multiplier.
+        teacher_weights: each teacher's weight in the targets; they are divided by their sum. None:
+            all are equal.
         gathered: compare with the rows of all processes; see the module.
         chunk: rows to compute at a time; see the module. None: all.
 
@@ -113,7 +116,13 @@ def distillation_loss(
         ConfigError: shapes do not fit.
     """
     student = check_student([image, text], logit_scale, chunk)
-    targets = check_teachers(student, [teacher_image, teacher_text], teacher_dims, teacher_scales)
+    targets = check_teachers(
+        student,
+        [teacher_image, teacher_text],
+        teacher_dims,
+        teacher_scales,
+        weights=teacher_weights,
+    )
     return clip_terms(student, targets, [(False, True)], gathered, chunk)[1]
 
 
@@ -127,6 +136,7 @@ def reinforced_loss(
     teacher_scales: Sequence[float],
     *,
     weights: tuple[float, float] = (1.0, 1.0),
+    teacher_weights: Sequence[float] | None = None,
     contrasted: Sequence[bool] | None = None,
     gathered: bool = False,
     chunk: int | None = None,
@@ -149,6 +159,8 @@ def reinforced_loss(
         teacher_scales: each teacher's multiplier.
         weights: of the contrastive and of the distillation term. A term of weight 0 is 0 and is
             not computed.
+        teacher_weights: each teacher's weight in the targets; they are divided by their sum. None:
+            all are equal.
         contrasted: whether each caption is in the contrastive term. None: all are.
         gathered: compare with the rows of all processes; see the module.
         chunk: rows to compute at a time; see the module. None: all.
@@ -188,7 +200,9 @@ def reinforced_loss(
                 "distillation weight of 0"
             )
         embeddings = [teacher_image, *teacher_captions]
-        targets = check_teachers(student, embeddings, teacher_dims, teacher_scales)
+        targets = check_teachers(
+            student, embeddings, teacher_dims, teacher_scales, weights=teacher_weights
+        )
     used = [(bool(weights[0]) and one, two) for one, two in zip(contrasted, distilled, strict=True)]
     contrastive, distillation = clip_terms(student, targets, used, gathered, chunk, text_ids)
     return {
@@ -242,12 +256,13 @@ def siglip_distillation_loss(
     teacher_scales: Sequence[float],
     teacher_biases: Sequence[float],
     *,
+    teacher_weights: Sequence[float] | None = None,
     gathered: bool = False,
     chunk: int | None = None,
 ) -> Tensor:
     """Return SigLIP's loss with soft labels from the teachers.
 
-    The label of an image and a text is `2 p - 1`, where p is the mean over teachers of
+    The label of an image and a text is `2 p - 1`, where p is the weighted mean over teachers of
     `sigmoid(scale * image @ text.T + bias)`. All else is as in `siglip_loss`.
 
     Args:
@@ -260,6 +275,8 @@ def siglip_distillation_loss(
         teacher_dims: each teacher's D.
         teacher_scales: each teacher's multiplier.
         teacher_biases: each teacher's bias.
+        teacher_weights: each teacher's weight in the labels; they are divided by their sum. None:
+            all are equal.
         gathered: compare with the rows of all processes; see the module.
         chunk: rows to compute at a time; see the module. None: all.
 
@@ -269,7 +286,9 @@ def siglip_distillation_loss(
     student = check_student([image, text], logit_scale, chunk)
     bias = scalar(logit_bias, "logit_bias", compute_dtype(*student.rows))
     embeddings = [teacher_image, teacher_text]
-    targets = check_teachers(student, embeddings, teacher_dims, teacher_scales, teacher_biases)
+    targets = check_teachers(
+        student, embeddings, teacher_dims, teacher_scales, teacher_biases, teacher_weights
+    )
     return siglip_term(student, bias, targets, gathered, chunk)
 
 

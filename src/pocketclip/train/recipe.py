@@ -155,12 +155,15 @@ def _loss_problems(recipe: Recipe, model: zoo.ModelConfig) -> Iterator[str]:
         yield f"loss.teacher_dims: a dimension must be 1 or more, not {min(dims)}"
     if any(not scale > 0 for scale in scales):
         yield f"loss.teacher_scales: a scale must be above 0, not {min(scales)}"
-    lists = (dims, scales, loss.teacher_biases or ())
+    weights = loss.teacher_weights or ()
+    if weights and (min(weights) < 0 or not any(weights)):
+        yield "loss.teacher_weights: weights must be 0 or more, and one of them above 0"
+    lists = (dims, scales, loss.teacher_biases or (), weights)
     counts = {len(numbers) for numbers in lists if numbers}
     if distils and len(counts) > 1:
         yield (
-            "loss: teacher_dims, teacher_scales and teacher_biases need one number per teacher; "
-            f"they have {' and '.join(map(str, sorted(counts)))}"
+            "loss: teacher_dims, teacher_scales, teacher_biases and teacher_weights need one "
+            f"number per teacher; they have {' and '.join(map(str, sorted(counts)))}"
         )
 
 

@@ -187,11 +187,15 @@ class LossSection(Section):
     captioning_weight: float = Field(default=2.0, ge=0)
     """With `captioning`: the weight of the next-token loss."""
     teacher_scales: tuple[float, ...] | None = None
-    """The logit scale of each teacher; None: as recorded in the dataset."""
+    """The logit scale of each teacher; None: as recorded in the dataset, else the best published
+    one of this teacher (`pocketclip.zoo.teacher_logit_scale`). The log says which are used."""
     teacher_dims: tuple[int, ...] | None = None
     """The embedding width of each teacher; None: as recorded in the dataset."""
     teacher_biases: tuple[float, ...] | None = None
     """With `siglip`: the bias added to each teacher's scaled similarities."""
+    teacher_weights: tuple[float, ...] | None = None
+    """The weight of each teacher in the mixture that the student learns; they are divided by their
+    sum, and a teacher of weight 0 is left out. None: all are equal."""
     same_text: Literal["negative", "positive"] = "negative"
     """What an image and the equal caption of another image are to each other in the contrastive
     term: a negative, as in CLIP, or another positive (UniCL, arXiv 2204.03610). Captions are equal

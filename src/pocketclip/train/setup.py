@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pocketclip import checkpoint, devices, zoo
-from pocketclip.errors import CheckpointError, ConfigError, TrainingError, count_of
+from pocketclip.errors import CheckpointError, ConfigError, TrainingError
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.lora import LowRankUpdates
@@ -30,6 +30,7 @@ from pocketclip.train.optim import WeightAverage, make_optimizer, parameter_grou
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.run import Run, dtype_name
 from pocketclip.train.step import Stepper
+from pocketclip.train.teacher_settings import teacher_settings
 from pocketclip.types import Encoder
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def build_run(
     optimizer, logit_bias = build_optimizer(recipe, model, updates)
     average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
     dtype = resolve_precision(recipe, world, trainer_state.get("precision"))
-    dims, scales, biases = teacher_settings(recipe, loader, teachers)
+    dims, scales, biases = teacher_settings(recipe, loader, teachers, quiet=not world.is_main)
     stepper = Stepper(
         model, wrap_model(recipe, world, model), recipe.loss,
         teacher_dims=dims, teacher_scales=scales, teacher_biases=biases,
@@ -308,46 +309,6 @@ def _worker_count(recipe: Recipe) -> int:
         return recipe.data.workers
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(devices.cores() // processes - 1, 1)
-
-
-def teacher_settings(
-    recipe: Recipe, loader: Loader, teachers: Sequence[Encoder]
-) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
-    """Return each teacher's embedding dimension, logit scale and bias.
-
-    What the recipe sets comes first, then the live teachers, then the dataset. All are empty
-    without distillation.
-
-    Raises:
-        ConfigError: a number is missing, or the dimensions do not fit the stored embeddings.
-    """
-    loss = recipe.loss
-    if loss.weights[1] == 0:
-        return (), (), ()
-    dims = loss.teacher_dims or tuple(t.embed_dim for t in teachers) or loader.teacher_dims
-    if not dims:
-        raise ConfigError(
-            "the dataset does not state the teachers' embedding dimensions; set "
-            "loss.teacher_dims=[768,768] for instance"
-        )
-    known = tuple(t.logit_scale for t in teachers) or loader.teacher_scales
-    scales = loss.teacher_scales or known
-    if len(scales) != len(dims) or any(scale is None for scale in scales):
-        raise ConfigError(
-            f"{count_of(len(dims), 'teacher needs', 'teachers need')} "
-            f"{count_of(len(dims), 'logit scale')}; the recipe or the dataset "
-            f"states {list(scales)}; set loss.teacher_scales"
-        )
-    if loader.width and not teachers and loader.width != sum(dims):
-        raise ConfigError(
-            f"the stored embeddings have {loader.width} values, but the teachers' dimensions "
-            f"{list(dims)} add up to {sum(dims)}; set loss.teacher_dims"
-        )
-    biases = loss.teacher_biases or tuple(getattr(t, "logit_bias", 0.0) for t in teachers)
-    if loss.kind == "siglip" and len(biases) != len(dims):
-        needed = count_of(len(dims), "teacher needs one bias", "teachers need one bias each")
-        raise ConfigError(f"{needed}; set loss.teacher_biases")
-    return tuple(dims), tuple(float(s) for s in scales if s is not None), tuple(biases)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

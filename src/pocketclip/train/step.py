@@ -173,7 +173,8 @@ class Stepper:
             terms = losses.reinforced_loss(
                 features.image, features.captions, teacher.image, teacher.captions,
                 features.scale, self.dims, self.scales, weights=settings.weights,
-                contrasted=captions.contrasted, text_ids=captions.text_ids, **shared,
+                teacher_weights=settings.teacher_weights, contrasted=captions.contrasted,
+                text_ids=captions.text_ids, **shared,
             )  # fmt: skip
         if features.captioning is not None:
             terms["captioning_loss"] = settings.captioning_weight * features.captioning
@@ -202,7 +203,8 @@ class Stepper:
                 assert teacher.image is not None
                 term = losses.siglip_distillation_loss(
                     image, text, scale, bias, teacher.image, known,
-                    self.dims, self.scales, self.biases, **shared,
+                    self.dims, self.scales, self.biases,
+                    teacher_weights=self.settings.teacher_weights, **shared,
                 )  # fmt: skip
                 terms["distill_loss"] = terms["distill_loss"] + distill_weight * term
         return terms
