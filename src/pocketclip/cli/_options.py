@@ -176,6 +176,15 @@ Delimiter = Annotated[
         help="The character between the columns of a csv or tsv, or `tab`.  [default: recognised]"
     ),
 ]
+CaptionsFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY",
+        help="Captions that the pairs have besides their own, such as an earlier run's: a key or "
+        "column such as syn_text_NAME, a quoted pattern such as 'syn_text_*', or NAME=COLUMN, "
+        "which keeps a column as syn_text_NAME; may be repeated.",
+    ),
+]
 AllowPrivate = Annotated[
     bool,
     typer.Option(
@@ -197,6 +206,7 @@ def pair_options(
     quotes: bool = True,
     delimiter: str | None = None,
     allow_private: bool = False,
+    captions_from: list[str] | None = None,
 ) -> PairOptions:
     """Return the options of `pocketclip.pairs.open_pairs`.
 
@@ -221,6 +231,7 @@ def pair_options(
         quotes=quotes,
         delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter),
         fetch=FetchOptions(allow_private=allow_private),
+        captions_from=tuple(captions_from or ()),
     )
 
 

@@ -16,6 +16,7 @@ from pocketclip.cli._options import (
     PAIRS_HELP,
     AllowPrivate,
     CaptionColumn,
+    CaptionsFrom,
     Delimiter,
     ImageColumn,
     Json,
@@ -99,6 +100,7 @@ def reinforce(
     ] = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    captions_from: CaptionsFrom = None,
     uid_column: UidColumn = None,
     where: PairsWhere = None,
     shard_size: ShardSize = 1000,
@@ -185,10 +187,16 @@ def reinforce(
     skips finished shards, so a run may be interrupted at any time. A pair that cannot be used is
     named in SHARD.bad.jsonl; the exit code is then 1, or 2 if no pair could be used.
 
+    Captions and embeddings can be made by two runs: without a teacher, captions alone are stored;
+    a second run over that set, with --captions-from, adds the teachers. Both together store the
+    same samples as one run.
+
     \b
     pocketclip reinforce pairs.csv --out dr --teacher vit-b16 --captioner coca-vit-l14
     pocketclip reinforce "s3://me/raw/{00000..00999}.tar" --out s3://me/dr --config recipe.yaml
     pocketclip reinforce photos/ --out dr --teacher ours=runs/7 --augmentations 5 --dtype int8
+    pocketclip reinforce pairs.csv --out captions --captioner coca-vit-l14
+    pocketclip reinforce captions --out dr --captions-from "syn_text_*" --teacher vit-b16
     """
     # Before torch is loaded: by default its waiting threads keep their cores busy, which slows the
     # worker processes down several times on two cores.
@@ -218,8 +226,9 @@ def reinforce(
         pairs, out, recipe = _absolute(pairs, out, recipe)
         student_start = student_start and resolve.absolute(student_start)
     columns = (image_column, caption_column, uid_column, where, shard_size)
-    options = pair_options(*columns, quotes, delimiter, allow_private)
-    check = _check(check_pairs, student_start, label_column, pairs, options)
+    options = pair_options(*columns, quotes, delimiter, allow_private, captions_from)
+    count = check_pairs if recipe.teachers else None
+    check = _check(count, student_start, label_column, pairs, options)
     shards = open_pairs(pairs, options)
     begun = time.monotonic()
     with PairProgress(shards) as progress:
@@ -264,6 +273,11 @@ def reinforce(
         print_json(facts)
     else:
         _print(facts)
+        if not recipe.teachers:
+            say(
+                f"captions alone; the second run: pocketclip reinforce {shlex.quote(out)} "
+                "--captions-from 'syn_text*' --teacher MODEL --out DIR"
+            )
     if not facts["samples"]:
         raise typer.Exit(2)
     if facts["bad"]:
@@ -271,13 +285,15 @@ def reinforce(
 
 
 def _check(
-    count: int,
+    count: int | None,
     student_start: str | None,
     label_column: str | None,
     pairs: list[str],
     options: PairOptions,
 ) -> CheckOptions | None:
-    """Return what to check of the teachers; None: nothing.
+    """Return what to check of the teachers, on `count` pairs; None: nothing.
+
+    Without teachers `count` is None.
 
     Raises:
         ConfigError: options that a check needs, without a check.
@@ -289,7 +305,8 @@ def _check(
         unused = {"--student-start": student_start, "--label-column": label_column}
         for option, value in unused.items():
             if value is not None:
-                raise ConfigError(f"{option} needs a check of the teachers: --check-pairs is 0")
+                why = "there is no --teacher" if count is None else "--check-pairs is 0"
+                raise ConfigError(f"{option} needs a check of the teachers: {why}")
         return None
     labelled = None
     if label_column is not None:  # opened again: what the shards store does not depend on labels

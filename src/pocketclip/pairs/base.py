@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketclip.errors import ConfigError, DataError
+from pocketclip.errors import ConfigError
 from pocketclip.storage import photos
 from pocketclip.storage.http import FetchOptions
 from pocketclip.types import Bad, Pair
@@ -19,17 +19,6 @@ from pocketclip.types import Bad, Pair
 IMAGE_SUFFIXES = (*photos.IMAGE_EXTENSIONS, "img")
 MAX_TEXT = 1 << 24
 """Limit on the bytes of a caption, and of a sample's JSON: 16 MiB."""
-# Columns that hold images are preferred to columns of URLs, which have to be fetched.
-_IMAGES = (
-    *("filepath", "image", "image_path", "img", "img_path", "path", "file", "file_path"),
-    *("filename", "file_name", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes"),
-    *("image/encoded", "image_raw", "image_base64"),
-)
-_URLS = ("url", "image_url", "img_url", "image_link", "image/url")
-_CAPTIONS = (
-    *("caption", "captions", "text", "txt", "title", "alt_text", "alt", "sentence"),
-    *("image/caption", "image/text"),
-)
 _LONGEST_UID = 160
 _WHOLE = re.compile(r"^(-?[0-9]+)\.0+$")
 _LARGEST_SHARD = 1_000_000
@@ -65,6 +54,9 @@ class PairOptions:
     fetch: FetchOptions = field(default_factory=FetchOptions)
     fetch_missing: bool = False
     """Whether to fetch images that are missing in tars by their URL. Tables always fetch."""
+    captions_from: tuple[str, ...] = ()
+    """Captions that the pairs have besides their own, each a KEY, a pattern of keys or
+    NAME=COLUMN, see `pocketclip.pairs.stored_captions`. They are kept under their keys."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -77,7 +69,7 @@ class PairOptions:
             raise ConfigError(
                 f"pairs: delimiter is {self.delimiter!r}; give one character that is not a quote"
             )
-        for name in ("caption_columns", "meta_columns", "columns"):
+        for name in ("caption_columns", "meta_columns", "columns", "captions_from"):
             if isinstance(getattr(self, name), str):
                 raise ConfigError(f"pairs: {name} is one text; give a tuple of names")
 
@@ -90,8 +82,11 @@ class PairOptions:
             dict(self.where),
         ]
         settings += [self.meta_columns, self.delimiter, self.columns, self.quotes]
-        private = ["private"] if self.fetch.allow_private else []
-        return json.dumps([*settings, self.fetch_missing, *private], sort_keys=True, default=str)
+        settings.append(self.fetch_missing)
+        # Later options are absent unless they are used: the fingerprints of earlier jobs stay.
+        settings += ["private"] if self.fetch.allow_private else []
+        settings += [{"captions_from": self.captions_from}] if self.captions_from else []
+        return json.dumps(settings, sort_keys=True, default=str)
 
 
 @dataclass
@@ -121,6 +116,13 @@ class PairShard(abc.ABC):
     """
     size: int | None
     """Number of pairs, including bad ones, if known before reading."""
+    options: PairOptions
+    """How it is read."""
+
+    @property
+    @abc.abstractmethod
+    def origin(self) -> str:
+        """The file or folder that it reads."""
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[Pair | Bad]: ...
@@ -155,62 +157,8 @@ def clean_uid(text: str) -> str:
     return uid
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The names of the columns to read."""
-
-    image: str
-    captions: tuple[str, ...]
-    url: str | None
-
-
-def choose_columns(names: Iterable[str], options: PairOptions, path: str) -> Columns:
-    """Choose columns from `names`: those named in `options`, else by common names.
-
-    Raises:
-        DataError: a column named in the options does not exist, or a guess finds none or several.
-    """
-    existing = list(names)
-    requested = [options.image_column, *options.caption_columns, options.uid_column]
-    for name in [*requested, *options.where, *options.meta_columns]:
-        if name is not None and name not in existing:
-            raise DataError(
-                f"{path}: there is no column {name!r}; the columns are: {_listed(existing)}"
-            )
-    image = options.image_column
-    if image is None:
-        candidates = _among(existing, _IMAGES) or _among(existing, _URLS)
-        image = _only(candidates, existing, path, "image", "--image-column")
-    captions = options.caption_columns
-    if not captions:
-        candidates = _among(existing, _CAPTIONS)
-        captions = (_only(candidates, existing, path, "caption", "--caption-column"),)
-    urls = [name for name in _among(existing, _URLS) if name != image]
-    return Columns(image, tuple(captions), urls[0] if len(urls) == 1 else None)
-
-
-def count_known(names: Iterable[str], options: PairOptions) -> int:
-    """Return how many of the columns `names` are named in `options` or have common names."""
-    requested = {options.image_column, *options.caption_columns, options.uid_column}
-    requested |= {*options.where, *options.meta_columns}
-    common = {*_IMAGES, *_URLS, *_CAPTIONS}
-    return sum(name in requested or name.strip().lower() in common for name in names)
-
-
-def _among(names: list[str], known: tuple[str, ...]) -> list[str]:
-    return [name for name in names if name.strip().lower() in known]
-
-
-def _only(candidates: list[str], existing: list[str], path: str, what: str, option: str) -> str:
-    if len(candidates) == 1:
-        return candidates[0]
-    state = f"several columns could hold the {what}s" if candidates else f"no {what} column"
-    hint = ", or say how columns are separated with --delimiter" if len(existing) == 1 else ""
-    listed = _listed(candidates or existing)
-    raise DataError(f"{path}: {state}; choose with {option} among: {listed}{hint}")
-
-
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Return names for a message, cut after twenty."""
     shown = ", ".join(names[:20])
     return f"{shown}, ... ({len(names)})" if len(names) > 20 else shown or "none"
 

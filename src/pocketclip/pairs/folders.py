@@ -37,7 +37,11 @@ class FolderShard(PairShard):
 
     folder: str
     entries: tuple[_Entry, ...]
-    options: PairOptions
+
+    @property
+    def origin(self) -> str:
+        """The folder that it reads."""
+        return self.folder
 
     def __iter__(self) -> Iterator[Pair | Bad]:
         return completed(self._drafts(), self.options.fetch)
@@ -78,6 +82,11 @@ def open_folder(folder: str, name: str | None, options: PairOptions) -> list[Fol
         DataError: no image has a text.
         StorageError: the folder cannot be listed.
     """
+    if options.captions_from:
+        raise DataError(
+            f"{folder}: a folder of images has no captions beside x.txt; captions of an earlier "
+            "run are in its shards or its table"
+        )
     suffixes = tuple(f".{suffix}" for suffix in (*IMAGE_SUFFIXES, *_TEXT))
     sizes = dict(storage.list_sizes(folder, suffixes, recursive=True))
     start = len(storage.join(folder, "x")) - 1

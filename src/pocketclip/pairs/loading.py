@@ -13,9 +13,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from pocketclip import storage
-from pocketclip.errors import StorageError
+from pocketclip.errors import DataError, StorageError
 from pocketclip.formats.fields import kind_of
-from pocketclip.pairs.base import Columns, Draft, PairOptions, collect_captions, is_empty, plain
+from pocketclip.pairs.base import Draft, PairOptions, collect_captions, is_empty, plain
+from pocketclip.pairs.columns import Columns
+from pocketclip.pairs.stored_captions import add_stored
 from pocketclip.storage.http import Fetcher, FetchOptions
 from pocketclip.storage.stores import OBJECT_STORES, NotThereError
 from pocketclip.types import Bad, Pair
@@ -44,6 +46,10 @@ def pair_of_row(
         blank = is_empty(value) or isinstance(value, (str, list, tuple))
         reason = "empty caption" if blank else f"the caption is {kind_of(value)}, not text"
         return Bad(uid=uid, reason=reason)
+    try:
+        add_stored(captions, columns.stored, row)
+    except DataError as error:
+        return Bad(uid=uid, reason=str(error))
     url = row.get(columns.url) if columns.url else None
     meta = {name: plain(row.get(name)) for name in options.meta_columns}
     pair = Pair(

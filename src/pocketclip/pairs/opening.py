@@ -12,6 +12,9 @@ from pocketclip.errors import DataError
 from pocketclip.pairs.base import PairOptions, PairShard, clean_uid
 from pocketclip.pairs.folders import open_folder
 from pocketclip.pairs.parquet import open_parquet
+from pocketclip.pairs.records import SUFFIXES as _LINES
+from pocketclip.pairs.records import open_records
+from pocketclip.pairs.stored_captions import check_wanted
 from pocketclip.pairs.tables import open_table
 from pocketclip.pairs.tars import open_tar
 from pocketclip.pairs.tfrecords import open_tfrecord
@@ -28,9 +31,10 @@ def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) 
 
     - `.csv`, `.tsv`, `.jsonl`, `.parquet`: tables; `PairOptions` name the columns.
     - `.tar`, `.tar.gz`: webdataset tars. `.tfrecord`: files of `tf.train.Example`.
-    - A folder: its tars, else its tfrecords, else its parquet files, else its images with texts
-      of the same name (`x.jpg`, `x.txt`), recursively. If a folder `00000` is next to
-      `00000.parquet`, as img2dataset writes them, the folder's images are read.
+    - `.jsonl.gz`, `.jsonl.zst`: shards in jsonl, as `pocketclip reinforce` writes them.
+    - A folder: its tars, else its tfrecords, else its jsonl shards, else its parquet files, else
+      its images with texts of the same name (`x.jpg`, `x.txt`), recursively. If a folder `00000`
+      is next to `00000.parquet`, as img2dataset writes them, the folder's images are read.
     - `{00000..00012}`, `*`, and `.json` lists of paths: see `storage.expand`.
 
     A single table or folder gives numbered shards, several inputs shards named after their files.
@@ -46,6 +50,7 @@ def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) 
         StorageError: a file is missing or a store cannot be reached.
     """
     options = options or PairOptions()
+    check_wanted(options.captions_from)
     sources = (source,) if isinstance(source, str) else tuple(source)
     paths = [file for each in sources for path in storage.expand(each) for file in _inside(path)]
     if not paths:
@@ -67,10 +72,12 @@ def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) 
 
 def _inside(path: str) -> list[str]:
     """Return the tars, tfrecords or tables in a folder, else the path itself."""
-    if path.lower().endswith((*_TARS, *_TABLES, ".parquet")) or not storage.is_folder(path):
+    if path.lower().endswith((*_TARS, *_LINES, *_TABLES, ".parquet")) or not storage.is_folder(
+        path
+    ):
         return [path]
     files = storage.list_files(path)
-    for kind in (_TARS, None, (".parquet",)):
+    for kind in (_TARS, None, _LINES, (".parquet",)):
         if kind is None:
             matching = [file for file in files if _RECORDS.search(file)]
         else:
@@ -95,6 +102,8 @@ def _open(path: str, name: str, several: bool, options: PairOptions) -> Sequence
         return open_tar(path, name, options)
     if _RECORDS.search(path):
         return open_tfrecord(path, name, options, several=several)
+    if lowered.endswith(_LINES):
+        return open_records(path, name, options)
     if lowered.endswith(_TABLES):
         return open_table(path, name if several else None, options)
     if lowered.endswith(".parquet"):
@@ -132,7 +141,7 @@ def _unique_names(paths: list[str]) -> list[str]:
 
 def _stem(file: str) -> str:
     stem = _RECORDS.sub(r"\2", file)
-    for suffix in (*_TARS, *_TABLES, ".parquet"):
+    for suffix in (*_TARS, *_LINES, *_TABLES, ".parquet"):
         if stem.lower().endswith(suffix):
             return stem[: -len(suffix)]
     return stem

@@ -21,14 +21,8 @@ from pocketclip.errors import (
     how_to_install,
     one_line,
 )
-from pocketclip.pairs.base import (
-    Columns,
-    Draft,
-    PairOptions,
-    PairShard,
-    choose_columns,
-    digest_parts,
-)
+from pocketclip.pairs.base import Draft, PairOptions, PairShard, digest_parts
+from pocketclip.pairs.columns import Columns, choose_columns
 from pocketclip.pairs.duplicates import SeenUids, Twins
 from pocketclip.pairs.loading import completed
 from pocketclip.pairs.tables import counts, draft_of_row, folder_of, uid_of_row
@@ -45,7 +39,6 @@ class ParquetShard(PairShard):
 
     path: str
     columns: Columns
-    options: PairOptions
     folder: str
     prefix: str
     footer: str
@@ -53,12 +46,18 @@ class ParquetShard(PairShard):
     end_row: int
     twins: Twins = ()
 
+    @property
+    def origin(self) -> str:
+        """The file that it reads."""
+        return self.path
+
     def __iter__(self) -> Iterator[Pair | Bad]:
         return completed(self._drafts(), self.options.fetch)
 
     def _drafts(self) -> Iterator[Pair | Bad | Draft]:
         options, twins, index = self.options, dict(self.twins), 0
-        names = [self.columns.image, *self.columns.captions, *options.meta_columns, *options.where]
+        names = [self.columns.image, *self.columns.captions, *self.columns.stored]
+        names += [*options.meta_columns, *options.where]
         names += [name for name in (self.columns.url, options.uid_column) if name is not None]
         with storage.open_read(self.path) as stream, _errors_naming(self.path):
             if _footer(stream) != self.footer:

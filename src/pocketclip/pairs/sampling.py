@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pocketclip.errors import ImageError
 from pocketclip.images import open_image
-from pocketclip.pairs.base import Draft, PairOptions, PairShard, digest_parts
+from pocketclip.pairs.base import Draft, PairShard, digest_parts
 from pocketclip.pairs.loading import completed
 from pocketclip.pairs.split import hold_out
 from pocketclip.types import Bad, Pair
@@ -76,8 +76,7 @@ def _names(
 
 
 def _load(shard: PairShard, uids: set[str]) -> Iterator[Pair]:
-    options: PairOptions = getattr(shard, "options", None) or PairOptions()
-    for pair in completed(_among(shard.drafts(), set(uids)), options.fetch):
+    for pair in completed(_among(shard.drafts(), set(uids)), shard.options.fetch):
         if isinstance(pair, Pair):
             yield pair
 

@@ -21,18 +21,16 @@ from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
 from pocketclip.formats.json_text import load_json
 from pocketclip.pairs.base import (
-    Columns,
     Draft,
     PairOptions,
     PairShard,
     cell_text,
-    choose_columns,
     clean_uid,
-    count_known,
     digest_parts,
     is_empty,
     matches,
 )
+from pocketclip.pairs.columns import Columns, choose_columns, count_known
 from pocketclip.pairs.duplicates import SeenUids, Twins
 from pocketclip.pairs.loading import completed, pair_of_row
 from pocketclip.types import Bad, Pair
@@ -170,7 +168,6 @@ class TableShard(PairShard):
 
     table_format: _TableFormat
     columns: Columns
-    options: PairOptions
     folder: str
     prefix: str
     file_bytes: int
@@ -178,6 +175,11 @@ class TableShard(PairShard):
     end: int
     first_row: int
     twins: Twins = ()
+
+    @property
+    def origin(self) -> str:
+        """The file that it reads."""
+        return self.table_format.path
 
     def __iter__(self) -> Iterator[Pair | Bad]:
         return completed(self._drafts(), self.options.fetch)

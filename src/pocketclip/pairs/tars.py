@@ -2,7 +2,9 @@
 
 A sample is a run of consecutive members with the same key: the path up to the suffix, see
 `pocketclip.formats.tar`. The image is the member with an image suffix, the caption `txt` (or a key
-of `json`), the URL `url.txt` (or `url` in `json`). Reinforcements are ignored.
+of `json`), the URL `url.txt` (or `url` in `json`). Reinforcements are ignored, but for the captions
+of `PairOptions.captions_from`: they come from `syn.json` (or from `json`), together with the pair's
+own captions that a reinforced set stores there.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from pocketclip import storage
-from pocketclip.errors import ParseError
+from pocketclip.errors import DataError, ParseError
 from pocketclip.formats.json_text import load_json
 from pocketclip.formats.tar import MAX_MEMBER, Member, TarError, keyed, members, split_name
 from pocketclip.pairs.base import (
@@ -30,6 +32,7 @@ from pocketclip.pairs.base import (
     plain,
 )
 from pocketclip.pairs.loading import completed, is_url, with_bytes
+from pocketclip.pairs.stored_captions import add_own, add_stored, choose_keys
 from pocketclip.types import Bad, Pair
 
 _CAPTION_KEYS = ("caption", "text", "txt", "title", "alt_text")
@@ -52,7 +55,7 @@ class _Members:
 
     def add(self, suffix: str, member: Member) -> None:
         fault = member.fault
-        limit = MAX_TEXT if suffix in ("txt", "json", "url.txt") else MAX_MEMBER
+        limit = MAX_TEXT if suffix in ("txt", "json", "syn.json", "url.txt") else MAX_MEMBER
         if not fault and len(member.data) > limit:
             fault = f"has {member.size:,} bytes, more than the limit of {limit:,}"
         elif not fault and sum(map(len, self.parts.values())) + len(member.data) > MAX_MEMBER:
@@ -68,7 +71,11 @@ class TarShard(PairShard):
     """A tar. If it is damaged, its complete pairs come first, then a Bad with the shard's name."""
 
     path: str
-    options: PairOptions
+
+    @property
+    def origin(self) -> str:
+        """The file that it reads."""
+        return self.path
 
     def __iter__(self) -> Iterator[Pair | Bad]:
         return completed(self._drafts(), self.options.fetch)
@@ -101,17 +108,10 @@ class TarShard(PairShard):
     def _sample(self, key: str, gathered: _Members, seen: set[str]) -> Iterator[Pair | Bad | Draft]:
         uid, parts = clean_uid(key), gathered.parts
         try:
-            facts = load_json(
-                parts.get("json", b"{}"),
-                what="its json",
-                max_bytes=MAX_TEXT,
-                max_memory=MAX_JSON_MEMORY,
-                constants=True,
-            )
+            facts = _json_of(parts, "json")
         except ParseError as error:
             yield Bad(uid=uid, reason=f"its json cannot be read: {error}")
             return
-        facts = facts if isinstance(facts, dict) else {}
         if not all(matches(facts.get(name), value) for name, value in self.options.where.items()):
             return
         column = self.options.uid_column
@@ -134,9 +134,13 @@ class TarShard(PairShard):
         try:
             values = list(self._captions(parts, facts))
             captions = collect_captions(values)
+            if captions is not None and self.options.captions_from:
+                self._add_stored(captions, parts, facts)
             url = parts["url.txt"].decode().strip() if "url.txt" in parts else None
         except UnicodeDecodeError:
             return Bad(uid=uid, reason="one of its texts is not UTF-8")
+        except (ParseError, DataError) as error:
+            return Bad(uid=uid, reason=str(error))
         if captions is None:
             if values[0][1] is None:
                 return Bad(uid=uid, reason=f"no caption: there is no {values[0][0]}")
@@ -158,6 +162,21 @@ class TarShard(PairShard):
             return Bad(uid=uid, reason="no image, only a URL; fetching is off")
         return Draft(pair, url)
 
+    def _add_stored(
+        self, captions: dict[str, list[str]], parts: dict[str, bytes], facts: dict[str, Any]
+    ) -> None:
+        """Add the captions that a reinforced set stores.
+
+        Raises:
+            ParseError, DataError: they cannot be read, or those that are wanted are missing.
+        """
+        record = _json_of(parts, "syn.json")
+        if not self.options.caption_columns:
+            add_own(captions, record)
+        stored = {key: value for key, value in {**facts, **record}.items() if key not in captions}
+        chosen = choose_keys(stored, self.options.captions_from, "its syn.json")
+        add_stored(captions, chosen, stored)
+
     def _captions(
         self, parts: dict[str, bytes], facts: dict[str, Any]
     ) -> Iterator[tuple[str, Any]]:
@@ -170,6 +189,22 @@ class TarShard(PairShard):
         for name in self.options.caption_columns:
             data = parts.get(name.lower())
             yield name, facts.get(name) if data is None else data.decode("utf-8-sig")
+
+
+def _json_of(parts: dict[str, bytes], member: str) -> dict[str, Any]:
+    """Return the object in a JSON member; an empty one if there is none.
+
+    Raises:
+        ParseError: it is damaged or too large.
+    """
+    value = load_json(
+        parts.get(member, b"{}"),
+        what=f"its {member}",
+        max_bytes=MAX_TEXT,
+        max_memory=MAX_JSON_MEMORY,
+        constants=True,
+    )
+    return value if isinstance(value, dict) else {}
 
 
 def open_tar(path: str, name: str, options: PairOptions) -> list[TarShard]:
@@ -204,6 +239,7 @@ def _members(
     named = [options.image_column or "", *options.caption_columns, options.uid_column or ""]
     columns = frozenset(name.lower() for name in named if name)
     suffixes = {*_image_suffixes(options), *columns, "txt", "json", "url.txt"}
+    suffixes |= {"syn.json"} if options.captions_from else set()
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
     source = cast(BinaryIO, _Forwards(gzip.GzipFile(fileobj=stream))) if packed else stream

@@ -16,7 +16,8 @@ from itertools import chain, islice
 from typing import Any, BinaryIO, cast
 
 from pocketclip import storage
-from pocketclip.pairs.base import Draft, PairOptions, PairShard, choose_columns, digest_parts
+from pocketclip.pairs.base import Draft, PairOptions, PairShard, digest_parts
+from pocketclip.pairs.columns import choose_columns
 from pocketclip.pairs.crc32c import masked_crc32c
 from pocketclip.pairs.loading import completed
 from pocketclip.pairs.tables import counts, draft_of_row, folder_of, uid_of_row
@@ -36,8 +37,12 @@ class TfrecordShard(PairShard):
     """A tfrecord file. If it is damaged, the pairs before come first, then a Bad of its name."""
 
     path: str
-    options: PairOptions
     prefix: str
+
+    @property
+    def origin(self) -> str:
+        """The file that it reads."""
+        return self.path
 
     def __iter__(self) -> Iterator[Pair | Bad]:
         return completed(self._drafts(), self.options.fetch)

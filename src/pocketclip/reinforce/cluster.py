@@ -25,6 +25,7 @@ from pocketclip.pairs import PairShard
 from pocketclip.reinforce import job
 from pocketclip.reinforce.check_report import CheckOptions, OnCheck, TeacherCheck, ignore_check
 from pocketclip.reinforce.driver import Cluster, Driver
+from pocketclip.reinforce.earlier import earlier_captioners
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.job import Summary
 from pocketclip.reinforce.own_models import add_search_path
@@ -165,7 +166,7 @@ def run(
             skipped = len(finished)
             checked = job.check_once(
                 out, digest(facts), check, lambda asked: driver.check(shards, asked),
-                on_check, needed=bool(pending),
+                on_check, needed=bool(pending and facts["teachers"]),
             )  # fmt: skip
             on_start(*started[0])
             for report in driver.run_shards(pending):
@@ -174,7 +175,7 @@ def run(
         finally:
             driver.stop_actors()
     reports = [finished[shard.name] for shard in shards]
-    index = write_set_index(out, facts, finished)
+    index = write_set_index(out, facts, finished, earlier_captioners(shards))
     indexed = {shard.name for shard in index.shards}
     missing = [report.name for report in reports if report.stats["name"] not in indexed]
     if missing:

@@ -87,6 +87,7 @@ class Engine:
     def _facts(self) -> dict[str, Any]:
         """Return everything that affects the contents of a shard, as plain JSON types."""
         recipe = self.recipe
+        dtype = recipe.dtype if recipe.format == "tar" else "float32"
         return {
             "version": VERSION,
             "teachers": [
@@ -101,22 +102,28 @@ class Engine:
                 for teacher in self.teachers
             ],
             "captioners": [{"key": c.key, **c.identity} for c in self.captioners],
-            "augmentation": self.augmentation.config,
-            "augmentations": recipe.augmentations,
+            # Of captions alone, only what decides them.
+            "augmentation": self.augmentation.config if self.teachers else None,
+            "augmentations": self.augmentations,
             "captions": recipe.captions if self.captioners else 0,
             "seed": recipe.seed,
-            "dtype": recipe.dtype if recipe.format == "tar" else "float32",
+            "dtype": dtype if self.teachers else "",
             "layout": recipe.layout,
             "format": recipe.format,
             "images": recipe.images,
         }
 
     @property
+    def augmentations(self) -> int:
+        """A, the number of views per image: 0 without a teacher to embed them."""
+        return self.recipe.augmentations if self.teachers else 0
+
+    @property
     def plan(self) -> Plan:
         """The views that worker processes make of each image."""
         return Plan(
             augmentation=self.augmentation,
-            augmentations=self.recipe.augmentations,
+            augmentations=self.augmentations,
             seed=self.recipe.seed,
             teachers=tuple(teacher.transform for teacher in self.teachers),
             captioners=tuple(c.transform for c in self.captioners if isinstance(c, Captioner)),
@@ -150,6 +157,11 @@ class Engine:
         """Return the reinforced samples of B prepared pairs."""
         captions = [dict(pair.captions) for pair, _ in batch]
         for captioner in self.captioners:
+            if any(captioner.key in by_key for by_key in captions):
+                raise ConfigError(
+                    f"the pairs have captions under {captioner.key} already: give the captioner "
+                    "another name, --captioner NAME=SPEC, or take fewer captions from the pairs"
+                )
             synthetic = self._caption(captioner, batch)
             for by_key, texts in zip(captions, synthetic, strict=True):
                 by_key[captioner.key] = texts
@@ -162,7 +174,7 @@ class Engine:
                 captions=by_key,
                 url=pair.url,
                 meta=pair.meta,
-                param_aug=views.param_aug if self.recipe.augmentations else None,
+                param_aug=views.param_aug if self.augmentations else None,
                 embeddings={**image_rows, **text_rows},
             )
             for (pair, views), by_key, image_rows, text_rows in zip(
@@ -182,7 +194,7 @@ class Engine:
         return captioner.caption_squares(squares, uids, count, seed)
 
     def _embed_views(self, batch: Sequence[tuple[Pair, Prepared]]) -> list[dict[str, Embeddings]]:
-        count = self.recipe.augmentations
+        count = self.augmentations
         if not count:
             return [{} for _ in batch]
 
@@ -197,6 +209,8 @@ class Engine:
         return [{"image_emb": rows} for rows in joined.reshape(len(batch), count, -1)]
 
     def _embed_captions(self, captions: Sequence[dict[str, list[str]]]) -> list[dict[str, Any]]:
+        if not self.teachers:
+            return [{} for _ in captions]
         flat = [text for by_key in captions for texts in by_key.values() for text in texts]
         if flat:
             by_teacher = [teacher.encode_text(flat) for teacher in self.teachers]

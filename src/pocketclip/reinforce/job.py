@@ -10,7 +10,6 @@ the finished shards. Source: MobileCLIP (arXiv 2311.17049), section 4.1.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from pocketclip.reinforce.check_report import (
     read_check,
     write_check,
 )
+from pocketclip.reinforce.earlier import earlier_captioners
 from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.prepare import Prepared
 from pocketclip.reinforce.recipe import Recipe
@@ -102,7 +102,7 @@ def run(
         skipped = len(finished)
         checked = check_once(
             out, engine.config_hash, check, lambda asked: engine.check(shards, asked),
-            on_check, needed=bool(pending),
+            on_check, needed=bool(pending and engine.teachers),
         )  # fmt: skip
         on_start(*started[0])
 
@@ -114,7 +114,7 @@ def run(
             report = finished[shard.name] = run_shard(shard, engine, pool, out, count)
             on_shard(report.samples + report.bad)
     reports = [finished[shard.name] for shard in shards]
-    index = write_set_index(out, engine.facts, finished)
+    index = write_set_index(out, engine.facts, finished, earlier_captioners(shards))
     return Summary(index=index, reports=reports, skipped=skipped, teacher_check=checked)
 
 
@@ -166,8 +166,9 @@ def run_shard(
     captions_cut = 0
     try:
         with engine.writer(shard_path(shard.name, engine.recipe.format, out)) as writer:
-            for chunk in _chunks(workers.map(shard, engine.plan), engine.recipe.batch_size):
-                good, failed = _split_chunk(chunk, seen)
+            pairs = workers.map(shard, engine.plan)
+            for good, failed in _batches(pairs, engine.recipe.batch_size, seen):
+                count = len(good) + len(failed)
                 samples = engine.reinforce(good) if good else []
                 for sample in samples:
                     try:
@@ -176,7 +177,7 @@ def run_shard(
                         failed.append(Bad(uid=sample.uid, reason=str(error)))
                 captions_cut += engine.count_cut(samples)
                 bad += failed
-                on_pairs(len(chunk), len(failed))
+                on_pairs(count, len(failed))
             check_claim(out, engine.config_hash)
     except DataError:
         write_bad(shard.name, bad, out)  # a run that bad pairs stopped must show which they were
@@ -195,12 +196,22 @@ def run_shard(
     return report
 
 
-def _split_chunk(
-    chunk: Iterable[tuple[Pair | Bad, Prepared | Bad]], seen: set[str]
-) -> tuple[list[tuple[Pair, Prepared]], list[Bad]]:
-    """Return the good pairs and the bad ones; adds the uids of good pairs to `seen`."""
-    good, bad = [], []
-    for pair, prepared in chunk:
+def _batches(
+    items: Iterable[tuple[Pair | Bad, Prepared | Bad]], size: int, seen: set[str]
+) -> Iterator[tuple[list[tuple[Pair, Prepared]], list[Bad]]]:
+    """Yield batches of `size` good pairs, and the bad ones among them; the last may be smaller.
+
+    Bad pairs do not count, so that the same pairs meet in a batch whether or not the bad ones were
+    left out before: embeddings are the same to the bit.
+
+    Args:
+        items: pairs with their prepared images.
+        size: of a batch.
+        seen: the uids of earlier good pairs, whose further ones are bad; gets those of these.
+    """
+    good: list[tuple[Pair, Prepared]] = []
+    bad: list[Bad] = []
+    for pair, prepared in items:
         if isinstance(prepared, Bad) or isinstance(pair, Bad):
             assert isinstance(prepared, Bad)
             bad.append(prepared)
@@ -209,10 +220,11 @@ def _split_chunk(
         else:
             seen.add(pair.uid)
             good.append((pair, prepared))
-    return good, bad
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    source = iter(items)
-    while chunk := list(itertools.islice(source, size)):
-        yield chunk
+        if len(good) == size:
+            yield good, bad
+            good, bad = [], []
+        elif len(bad) == size:  # for the progress and the limit
+            yield [], bad
+            bad = []
+    if good or bad:
+        yield good, bad

@@ -33,8 +33,9 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    teachers: tuple[str, ...] = Field(min_length=1)
-    """The teachers, each MODEL or LABEL=MODEL; their embeddings are concatenated in this order."""
+    teachers: tuple[str, ...] = ()
+    """The teachers, each MODEL or LABEL=MODEL; their embeddings are concatenated in this order.
+    Without one, captions alone are stored: no augmentations and no embeddings."""
     captioners: tuple[str, ...] = ()
     """The captioners, each MODEL or LABEL=MODEL; captions are stored under `syn_text_LABEL`."""
     augmentations: int = Field(default=10, ge=0, le=1000)
@@ -111,8 +112,11 @@ def load_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
         if not isinstance(nested, Mapping):
             raise ConfigError(f"{path}: 'reinforce' must hold fields, not {nested!r}")
         raw = {**nested, **raw}
-    if not raw.get("teachers"):
-        raise ConfigError("no teacher: pass --teacher NAME, or set `teachers:` in the recipe")
+    if not raw.get("teachers") and not raw.get("captioners"):
+        raise ConfigError(
+            "no teacher: pass --teacher NAME, or set `teachers:` in the recipe; for captions alone "
+            "pass --captioner NAME"
+        )
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:

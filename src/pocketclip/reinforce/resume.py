@@ -19,7 +19,7 @@ from pocketclip.errors import ConfigError, DataError, ParseError
 from pocketclip.formats.json_text import load_json
 from pocketclip.pairs import PairShard
 from pocketclip.reinforce.recipe import digest
-from pocketclip.shards import Index, ShardStats, write_index
+from pocketclip.shards import Index, ShardStats, read_index, write_index
 from pocketclip.types import Bad
 
 RECIPE = "recipe.json"
@@ -223,21 +223,33 @@ def write_bad(name: str, bad: Sequence[Bad], out: str) -> None:
         storage.remove(path)
 
 
-def write_set_index(out: str, facts: dict[str, Any], known: Mapping[str, Report]) -> Index:
+def write_set_index(
+    out: str,
+    facts: dict[str, Any],
+    known: Mapping[str, Report],
+    earlier: Sequence[dict[str, Any]] = (),
+) -> Index:
     """Write the index of all finished shards in `out`, including those of other runs.
 
     Args:
         out: the folder or object store of the shards.
         facts: the recipe's, as `Engine.facts`.
         known: reports that need not be read again, by the shard's name.
+        earlier: the captioners whose captions the pairs had already.
 
     Raises:
         ConfigError: a shard was made with another recipe.
     """
     storage.remove_abandoned(out)  # of actors that died
+    before = read_index(out, others=False)  # of runs over other pairs of this job
+    captioners = {
+        captioner["key"]: captioner
+        for captioner in [*(before.captioners if before else ()), *earlier, *facts["captioners"]]
+        if captioner.get("key")
+    }
     index = Index(
         teachers=facts["teachers"],
-        captioners=facts["captioners"],
+        captioners=list(captioners.values()),
         augmentation=facts["augmentation"],
         config_hash=digest(facts),
     )
