@@ -123,6 +123,10 @@ def _show(report: AuditReport) -> None:
     show_parts(report.parts, report.samples)
     columns = ", ".join(f"{name} {count}" for name, count in sorted(report.columns.items()))
     say(f"samples that have: {columns or 'nothing'}")
+    if report.samples and not any(name.endswith("_emb") for name in report.columns):
+        from pocketclip.shards.index import how_to_embed
+
+        say(f"captions alone, without embeddings; to add them: {how_to_embed(report.folder)}")
     if report.dtypes:
         say(f"embeddings stored as {', '.join(report.dtypes)}")
     for key, count in report.ignored.items():

@@ -196,7 +196,7 @@ def reinforce(
     pocketclip reinforce "s3://me/raw/{00000..00999}.tar" --out s3://me/dr --config recipe.yaml
     pocketclip reinforce photos/ --out dr --teacher ours=runs/7 --augmentations 5 --dtype int8
     pocketclip reinforce pairs.csv --out captions --captioner coca-vit-l14
-    pocketclip reinforce captions --out dr --captions-from "syn_text_*" --teacher vit-b16
+    pocketclip reinforce captions --out dr --captions-from "syn_text*" --teacher vit-b16
     """
     # Before torch is loaded: by default its waiting threads keep their cores busy, which slows the
     # worker processes down several times on two cores.
@@ -274,10 +274,9 @@ def reinforce(
     else:
         _print(facts)
         if not recipe.teachers:
-            say(
-                f"captions alone; the second run: pocketclip reinforce {shlex.quote(out)} "
-                "--captions-from 'syn_text*' --teacher MODEL --out DIR"
-            )
+            from pocketclip.shards.index import how_to_embed
+
+            say(f"captions alone; the second run: {how_to_embed(out)}")
     if not facts["samples"]:
         raise typer.Exit(2)
     if facts["bad"]:

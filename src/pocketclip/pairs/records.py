@@ -24,7 +24,7 @@ from pocketclip.pairs.base import (
     matches,
 )
 from pocketclip.pairs.loading import completed, is_url, with_bytes
-from pocketclip.pairs.stored_captions import add_own, add_stored, choose_keys
+from pocketclip.pairs.stored_captions import add_own, add_stored, choose_keys, key_of
 from pocketclip.types import Bad, Pair, Sample
 
 SUFFIXES = (".jsonl.gz", ".jsonl.zst", ".jsonl.zstd")
@@ -74,10 +74,13 @@ class LinesShard(PairShard):
         if options.captions_from:
             if not options.caption_columns:
                 add_own(captions, sample.captions)
-            stored = {key: value for key, value in record.items() if key not in captions}
+            wanted = options.captions_from
+            extra = {key: value for key, value in sample.meta.items() if key_of(key, wanted)}
+            others = {k: v for k, v in {**extra, **sample.captions}.items() if k != "text"}
             try:
-                chosen = choose_keys(stored, options.captions_from, "the line")
-                add_stored(captions, chosen, stored)
+                chosen = choose_keys(others, wanted, "the line")
+                chosen = {name: key for name, key in chosen.items() if key not in captions}
+                add_stored(captions, chosen, others)
             except DataError as error:
                 return Bad(uid=uid, reason=str(error))
         pair = Pair(uid=uid, image=None, captions=captions, url=sample.url, meta=sample.meta)

@@ -32,7 +32,7 @@ from pocketclip.pairs.base import (
     plain,
 )
 from pocketclip.pairs.loading import completed, is_url, with_bytes
-from pocketclip.pairs.stored_captions import add_own, add_stored, choose_keys
+from pocketclip.pairs.stored_captions import add_own, add_stored, choose_keys, key_of
 from pocketclip.types import Bad, Pair
 
 _CAPTION_KEYS = ("caption", "text", "txt", "title", "alt_text")
@@ -173,9 +173,10 @@ class TarShard(PairShard):
         record = _json_of(parts, "syn.json")
         if not self.options.caption_columns:
             add_own(captions, record)
-        stored = {key: value for key, value in {**facts, **record}.items() if key not in captions}
-        chosen = choose_keys(stored, self.options.captions_from, "its syn.json")
-        add_stored(captions, chosen, stored)
+        wanted = self.options.captions_from
+        stored = {key: value for key, value in facts.items() if key_of(key, wanted)} | record
+        chosen = choose_keys(stored, wanted, "its syn.json")
+        add_stored(captions, {n: key for n, key in chosen.items() if key not in captions}, stored)
 
     def _captions(
         self, parts: dict[str, bytes], facts: dict[str, Any]

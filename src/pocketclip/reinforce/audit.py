@@ -118,6 +118,11 @@ def embed_replayed(
 
 
 def _augmentation(index: shards.Index) -> Augmentation:
+    if index.is_captions_only:
+        raise ConfigError(
+            "the set holds captions alone, without embeddings: audit without recompute "
+            "(--recompute)"
+        )
     if index.augmentation is None:
         raise ConfigError(
             "neither index.json nor config.json names the augmentation, so nothing can be "

@@ -9,6 +9,7 @@ Published sets have a `config.json` with less in it instead; `describe` reads ei
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from dataclasses import field as attribute
@@ -55,6 +56,12 @@ class Index:
         return tuple(d for d in dims if d) if all(dims) else ()
 
     @property
+    def is_captions_only(self) -> bool:
+        """Whether its samples have captions, but no embeddings, as a run without teachers does."""
+        has_embeddings = any(name.endswith("_emb") for name in self.columns)
+        return bool(self.columns) and not self.teachers and not has_embeddings
+
+    @property
     def samples(self) -> int:
         """The number of samples of all shards."""
         return sum(shard.samples for shard in self.shards)
@@ -74,6 +81,14 @@ class Index:
             self.shards.append(shard)
             self.columns = sorted({*self.columns, *shard.columns})
             self.dtypes = sorted({*self.dtypes, *filter(None, shard.dtype.split("+"))})
+
+
+def how_to_embed(folder: str) -> str:
+    """Return the command that stores teachers' embeddings of a set of captions alone."""
+    return (
+        f"pocketclip reinforce {shlex.quote(folder)} --captions-from 'syn_text*' --teacher MODEL "
+        "--out DIR"
+    )
 
 
 def write_index(folder: str, index: Index) -> None:

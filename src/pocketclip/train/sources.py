@@ -19,7 +19,7 @@ from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.formats.json_text import digest_json
 from pocketclip.pairs import PairOptions
-from pocketclip.shards.index import Index, describe, read_index
+from pocketclip.shards.index import Index, describe, how_to_embed, read_index
 from pocketclip.shards.layout import IMAGE_KEYS, parse
 from pocketclip.shards.random_access import MappedShard
 from pocketclip.shards.reader import name_of, shard_paths
@@ -258,6 +258,12 @@ def augmentation_of(source: ShardSource | PairSource, name: object) -> Augmentat
         DataError: no file beside the shards describes it.
     """
     index = source.index
+    if index is not None and index.is_captions_only:
+        raise DataError(
+            f"{name} holds captions alone, without augmentations and embeddings: train on the set "
+            f"that a second run makes of it, `{how_to_embed(str(name))}`, or on its images and "
+            "captions with data.reinforced=false"
+        )
     if index is None or index.augmentation is None:
         raise DataError(
             f"{name}: neither an index.json nor a config.json describes the augmentation; put the "
