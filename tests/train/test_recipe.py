@@ -66,6 +66,19 @@ def test_published_settings_by_model(name, model):
     assert round(recipe.batch_size * recipe.steps / 1e9) == 13
 
 
+def test_captioners():
+    weights = {}
+    for name, samples in (("coca-pretrain", 200_000 * 65_536), ("coca-finetune", 12_000_000)):
+        recipe = load_recipe(name)
+        assert recipe.steps * recipe.batch_size == samples
+        weights[name] = (recipe.loss.weights, recipe.loss.captioning_weight)
+    assert weights["coca-pretrain"] == weights["coca-finetune"] == ((1.0, 0.0), 2.0)
+    # Today's form, as the recipe's comment and the documentation have it.
+    alone = ["loss.weights=[0,0]", "loss.captioning_weight=1", "steps=4600"]
+    recipe = load_recipe("coca-finetune", alone)
+    assert (recipe.loss.weights, recipe.loss.captioning_weight) == ((0.0, 0.0), 1.0)
+
+
 def test_the_weights_go_with_the_model():
     name = "mobileclip-datacompdr1b"
     assert load_recipe(name, ["model.name=MobileCLIP-B"]).loss.weights == (0.25, 0.75)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from pocketclip.train.loader import Batch, normalise
 from pocketclip.train.sections import LossSection
 from pocketclip.train.step import Stepper
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "loss"
 CPU = torch.device("cpu")
 DIMS, SCALES = (8, 4), (30.0, 20.0)
 # Without BatchNorm, so that micro-batches can equal a batch.
@@ -217,6 +221,39 @@ def test_a_captioner_learns_what_the_reference_loss_says():
     labels = whole.captions[0][:, 1:76]
     expected = F.cross_entropy(out[3][:, :-1].flatten(0, 1), labels.flatten(), ignore_index=0)
     torch.testing.assert_close(terms["captioning_loss"], expected)
+
+
+CASES = json.loads((GOLDEN / "coca.json").read_text("utf-8"))["cases"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=["as in pre-training", "captioning alone"])
+def test_a_captioners_loss_is_open_clips(case):
+    with np.load(GOLDEN / "inputs.npz", allow_pickle=False) as arrays:
+        image, text, scale = (
+            torch.from_numpy(arrays[name]).requires_grad_()
+            for name in ("student_image", "student_text", "logit_scale")
+        )
+    draw = np.random.RandomState(11).standard_normal((8, 5, 13)).astype(np.float32)
+    logits = torch.from_numpy(draw).requires_grad_()
+    labels = np.random.RandomState(12).randint(0, 13, (8, 5))
+    labels[:, 3:] *= np.random.RandomState(13).randint(0, 2, (8, 2))  # 0 is padding
+    # The label of a position is the next id; the last position has none.
+    ids = torch.from_numpy(np.pad(labels, ((0, 0), (1, 0)), constant_values=1))
+    outputs = F.pad(logits, (0, 0, 0, 1), value=9.0)
+    model = random_model("coca-tiny", seed=0, image_size=32)
+    weights = {"weights": (case["weights"][0], 0.0), "captioning_weight": case["weights"][1]}
+    engine = Stepper(
+        model, lambda *_: (image, text, scale, outputs), LossSection(kind="captioning", **weights),
+        device=CPU, trim=False,
+    )  # fmt: skip
+    images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
+    terms = engine.backward([Batch(images=images, captions=[ids], uids=[""] * 8)])
+    expected = {name: value for name, value in case["losses"].items() if value}
+    assert {k: v.item() for k, v in terms.items() if v} == pytest.approx(expected, rel=1e-6)
+    leaves = {"image": image, "text": text, "logits": logits}
+    norms = {k: 0.0 if x.grad is None else x.grad.norm().item() for k, x in leaves.items()}
+    norms["logit_scale"] = 0.0 if scale.grad is None else scale.grad.item()
+    assert norms == pytest.approx(case["grad_norm"], rel=2e-6)
 
 
 def repeated(model, size, **options):
