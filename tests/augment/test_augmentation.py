@@ -496,9 +496,9 @@ def test_output_size(config: dict[str, Any], expected: tuple[int, int] | None) -
         ({"range_augment": {"noise_std": [0, 1], "noise": [0, 1]}}, "give only one"),
         (
             {"mixup": {"alpha": 0.1}},
-            "mixup mixes two images, and the published generator of image-",
+            "mixup has no meaning for image-text pairs: the published code",
         ),
-        ({"cutmix": {}}, "stores no second image: remove it or set enable: false"),
+        ({"cutmix": {}}, "embedding of a mixed image; remove it or set enable: false"),
         ({"timm_resize_crop_norm": {"name": "vit"}}, "write them as resize, random_crop"),
         ({"random_resized_crop": None}, "random_resized_crop must be a dict"),
         ("{", "configuration is not valid JSON"),

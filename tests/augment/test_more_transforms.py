@@ -330,6 +330,7 @@ def test_bad_entries(entry: int, value: Any, message: str) -> None:
         ("random_crop", {"size": 8, "padding_mode": "wrap"}, "one of constant, edge, reflect"),
         ("random_crop", {"size": 8, "padding_mode": ["edge"]}, "one of constant, edge, reflect"),
         ("random_crop", {"size": 1 << 15}, "random_crop.size must be a whole number of pixels"),
+        ("random_crop", {"size": 16384}, "random_crop.size must be at most 178,956,970 pixels"),
         ("auto_augment", {"policy": "coco"}, "policy must be one of imagenet, cifar10, svhn"),
         ("auto_augment", {"policy": None}, "policy must be one of imagenet, cifar10, svhn"),
         ("auto_augment", {"interpolation": "bilinear"}, "nearest, other values"),
@@ -364,6 +365,28 @@ def test_other_forms_of_the_same_configuration(
     first = Augmentation.from_config({name: config})
     assert first == Augmentation.from_config({name: plain})
     assert Augmentation.from_config(json.loads(json.dumps(first.config))) == first
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 5), _ANYTHING)
+def test_any_entry_is_applied_or_refused(place: int, value: Any) -> None:
+    augmentation, image = Augmentation.from_config(STACK), _picture(40, 33, 0)
+    packed: list[Any] = [[1, 2], True, [[12, 0.0]], [[14, 0.0]], [[5, 90.0]], None]
+    packed[place] = value
+    try:
+        params = augmentation.unpack(packed)
+        pixels = augmentation.apply(image, params)
+    except AugmentationError:
+        return  # and nothing else
+    assert pixels.shape == (30, 30, 3)
+    assert augmentation.unpack(augmentation.pack(params)) == params
 
 
 # --- training

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from pocketclip.augment.params import whole
+from pocketclip.images import MAX_PIXELS
 
 Size: TypeAlias = "int | tuple[int, int]"
 Pair: TypeAlias = "tuple[float, float]"
@@ -47,10 +48,11 @@ def side(value: Any) -> int:
 
 def size(value: Any) -> Size:
     """Return a side, or (height, width) if these differ."""
-    if isinstance(value, (list, tuple)) and 1 <= len(value) <= 2:
-        height, width = side(value[0]), side(value[-1])
-        return height if height == width else (height, width)
-    return side(value)
+    pair = value if isinstance(value, (list, tuple)) and 1 <= len(value) <= 2 else [value]
+    height, width = side(pair[0]), side(pair[-1])
+    if height * width > MAX_PIXELS:
+        raise InvalidError(f"at most {MAX_PIXELS:,} pixels")
+    return height if height == width else (height, width)
 
 
 def shortest_or_both(value: Any) -> Size:

@@ -187,15 +187,15 @@ TRANSFORMS: dict[str, type[Transform]] = {
 """In the order of application, regardless of the order in a configuration."""
 
 _NO_MIX = (
-    "mixes two images, and the published generator of image-text sets defines neither the caption "
-    "nor the embedding of a mixture, and stores no second image"
+    "has no meaning for image-text pairs: the published code defines neither the caption nor the "
+    "embedding of a mixed image; remove it or set enable: false"
 )
 REFUSED = {
     "timm_resize_crop_norm": (
         "stands for settings that depend on the installed version of timm: write them as resize, "
         "random_crop (with pad_if_needed: true) and normalize"
     ),
-    "mixup": f"{_NO_MIX}: remove it or set enable: false",
-    "cutmix": f"{_NO_MIX}: remove it or set enable: false",
+    "mixup": _NO_MIX,
+    "cutmix": _NO_MIX,
 }
 """Published transforms that cannot be enabled, with the reason and what to do."""
