@@ -162,19 +162,20 @@ def ranks_of(right, of=100):
 
 
 def test_intervals_by_hand():
-    better, worse = [ranks_of(n) for n in (52, 53, 57)], [ranks_of(50)] * 3
-    one = experiment_report.compare("a against b", "classification", better, worse)
+    fifty = ranks_of(50)
+    one = experiment_report.compare(
+        "a against b", "classification", [[(ranks_of(n), fifty)] for n in (52, 53, 57)]
+    )
     assert one.by_seed == pytest.approx((2, 3, 7))
     # mean 4, deviation 2.6458, t 4.303: 4 +- 6.573
     assert one.seeds == pytest.approx((-2.573, 10.573), abs=1e-3)
     # The mean gain of an image has the deviation 18.2, so its standard error is about 1.8.
     assert 0 < one.images[0] < one.mean < one.images[1] < 9
     assert one.verdict == "higher, but open over seeds"
-    sure = experiment_report.compare(
-        "", "classification", [ranks_of(n) for n in (60, 61)], worse[:2]
-    )
-    assert sure.verdict == "higher"
-    alone = experiment_report.compare("", "retrieval", worse[:1], worse[:1])
+    two = [[(ranks_of(n), fifty), (ranks_of(n + 2), fifty)] for n in (70, 71)]
+    both = experiment_report.compare("", "classification", two)
+    assert (both.by_seed, both.verdict) == ((21, 22), "higher")
+    alone = experiment_report.compare("", "retrieval", [[(fifty, fifty)]])
     assert (alone.seeds, alone.verdict) == (None, "open (one seed)")
 
 

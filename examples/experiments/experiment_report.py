@@ -39,6 +39,8 @@ COMPARED = ("classification", "retrieval", "precision")
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """The 97.5 % quantiles of Student's t with 1 to 9 degrees of freedom."""
 _RESAMPLES = 4000
+Pair = tuple["Arrays", "Arrays"]
+"""The ranks of two runs that differ in what is compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,23 +86,25 @@ def score(arrays: Arrays, measure: str) -> float:
     return statistics.fmean(float(values(arrays, part).mean()) for part in _PARTS[measure])
 
 
-def compare(
-    what: str, measure: str, better: Sequence[Arrays], worse: Sequence[Arrays]
-) -> Difference:
-    """Return how much `better` is above `worse`, run by run of equal seeds.
+def compare(what: str, measure: str, seeds: Sequence[Sequence[Pair]]) -> Difference:
+    """Return how much the first of each pair of runs is above the second.
 
     Args:
         what: describes the comparison.
         measure: a key of `MEASURES`.
-        better: the ranks of K runs.
-        worse: of the runs with the same seeds, in the same order.
+        seeds: for each of K seeds the pairs of runs to be averaged; a seed counts once.
     """
-    pairs = list(zip(better, worse, strict=True))
-    by_seed = tuple(score(a, measure) - score(b, measure) for a, b in pairs)
+    by_seed = tuple(
+        statistics.fmean(score(a, measure) - score(b, measure) for a, b in pairs) for pairs in seeds
+    )
     rng = np.random.default_rng(0)
     parts = []
     for part in _PARTS[measure]:
-        rows = np.mean([values(a, part) - values(b, part) for a, b in pairs], axis=0)  # (N,)
+        gains = [
+            np.mean([values(a, part) - values(b, part) for a, b in pairs], axis=0)
+            for pairs in seeds
+        ]
+        rows = np.mean(gains, axis=0)  # (N,)
         counts = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=_RESAMPLES)
         parts.append(counts @ rows / len(rows))
     low, high = np.quantile(np.mean(parts, axis=0), [0.025, 0.975]).tolist()
@@ -128,55 +132,44 @@ def differences(experiment: Experiment, done: Mapping[Run, Arrays]) -> dict[str,
     out: dict[str, list[Difference]] = {}
     for world in dict.fromkeys(run.world for run in done):
         runs = {
-            (run.arm.name, run.share, run.seed): arrays
+            ((run.arm.name, run.share), run.seed): arrays
             for run, arrays in done.items()
             if run.world == world
         }
-        shares = sorted({share for _, share, _ in runs})
-        seeds = sorted({seed for _, _, seed in runs})
-        first = experiment.arms[0].name
-        if len(experiment.arms) == 1:
-            pairs = {
-                f"lambda {shares[-1]:g} against {share:g}": [
-                    ((first, shares[-1], seed), (first, share, seed)) for seed in seeds
-                ]
-                for share in shares[:-1]
-            }
-        else:
-            second = experiment.arms[1].name
-            pairs = {
-                f"{first} against {second}, lambda {share:g}": [
-                    ((first, share, seed), (second, share, seed)) for seed in seeds
-                ]
-                for share in shares
-            }
-        found = []
-        for what, keys in pairs.items():
-            both = [(runs[a], runs[b]) for a, b in keys if a in runs and b in runs]
-            for measure in COMPARED if both else ():
-                found.append(compare(what, measure, *map(list, zip(*both, strict=True))))
-        out[world] = found + _over_lambdas(experiment, found)
+        shares = sorted({share for (_, share), _ in runs})
+        seeds = sorted({seed for _, seed in runs})
+        out[world] = []
+        for what, sides in _comparisons(experiment, shares).items():
+            pairs = [
+                [(runs[left, seed], runs[right, seed]) for left, right in sides]
+                for seed in seeds
+                if all((side, seed) in runs for both in sides for side in both)
+            ]
+            if pairs:
+                out[world] += [compare(what, measure, pairs) for measure in COMPARED]
     return out
 
 
-def _over_lambdas(experiment: Experiment, found: Sequence[Difference]) -> list[Difference]:
-    """Return the means over all lambdas; the interval over images is that of their mean width."""
-    out: list[Difference] = []
+_Setting = tuple[str, float]  # an arm and a lambda
+
+
+def _comparisons(
+    experiment: Experiment, shares: Sequence[float]
+) -> dict[str, list[tuple[_Setting, _Setting]]]:
+    """Return what is compared, with the settings on both sides."""
+    first = experiment.arms[0].name
     if len(experiment.arms) == 1:
-        return out
-    for measure in COMPARED:
-        same = [one for one in found if one.measure == measure]
-        if len(same) < 2 or len({len(one.by_seed) for one in same}) != 1:
-            continue
-        by_seed = tuple(map(statistics.fmean, zip(*(one.by_seed for one in same), strict=True)))
-        images = tuple(statistics.fmean(one.images[end] for one in same) for end in (0, 1))
-        first, second = (arm.name for arm in experiment.arms)
-        out.append(
-            Difference(
-                what=f"{first} against {second}, mean of the lambdas", measure=measure,
-                by_seed=by_seed, seeds=t_interval(by_seed), images=(images[0], images[1]),
-            )
-        )  # fmt: skip
+        most = shares[-1]
+        return {
+            f"lambda {most:g} against {share:g}": [((first, most), (first, share))]
+            for share in shares[:-1]
+        }
+    second = experiment.arms[1].name
+    each = {share: ((first, share), (second, share)) for share in shares}
+    title = f"{first} against {second}"
+    out = {f"{title}, lambda {share:g}": [sides] for share, sides in each.items()}
+    if len(shares) > 1:
+        out[f"{title}, mean of the lambdas"] = list(each.values())
     return out
 
 
