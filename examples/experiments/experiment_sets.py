@@ -8,7 +8,6 @@ teachers that ship with the package. Everything is made once and kept in a folde
 
 from __future__ import annotations
 
-import functools
 import sys
 from importlib import resources
 from pathlib import Path
@@ -171,14 +170,26 @@ def _reinforce(
         teachers=teachers, augmentations=VIEWS, image_augmentation=augmentation,
         precision="float32", batch_size=64, **fields,
     )  # fmt: skip
-    shards = open_pairs(str(pairs), options)
-    print(f"reinforcing {folder.name} ...", flush=True)
-    count = functools.partial(_tell, [0])
-    reinforce(shards, recipe, str(folder / "shards"), workers=1, on_pairs=count)
+    progress = _Progress(folder.name)
+    reinforce(
+        open_pairs(str(pairs), options), recipe, str(folder / "shards"), workers=1,
+        on_start=progress.start, on_pairs=progress.count,
+    )  # fmt: skip
     return folder / "shards"
 
 
-def _tell(done: list[int], pairs: int, _bad: int) -> None:
-    before, done[0] = done[0], done[0] + pairs
-    if done[0] // 500 > before // 500:
-        print(f"  {done[0]} pairs", flush=True)
+class _Progress:
+    """Prints how far a set's reinforcement is; nothing of one that is done."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.done = name, 0
+
+    def start(self, shards: int, finished: int, pairs: int) -> None:
+        self.done = pairs
+        if finished < shards:
+            print(f"reinforcing {self.name} ...", flush=True)
+
+    def count(self, pairs: int, _bad: int) -> None:
+        before, self.done = self.done, self.done + pairs
+        if self.done // 500 > before // 500:
+            print(f"  {self.done} pairs", flush=True)
