@@ -44,6 +44,32 @@ def test_whole_suites_have_their_average(own):
     assert "FairFace" not in done.stdout
 
 
+def test_models_of_others(tmp_path):
+    plot = tmp_path / "sizes.svg"
+    done = run("compare", "mobileclip2-s4", "siglip-so400m-14", "--tasks", "imagenet1k",
+               "--plot", str(plot), "--against", "operations")  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert line(done.stdout, "ImageNet 1k")[2:] == ["81.9", "82.0", "+0.2"]
+    assert line(done.stdout, "parameters")[2:] == ["445.2", "877.4", "x", "1.97"]
+    assert line(done.stdout, "operations")[2:] == ["68.8", "233.5", "x", "3.39"]
+    assert line(done.stdout, "ms, image")[-3:] == ["26.2", "-", "-"]
+    assert "ImageNet top-1 against operations" in plot.read_text("utf-8")
+    done = run("compare", "mobileclip-s0", "openai-vit-b-16", "--tasks", "imagenet1k")
+    assert line(done.stdout, "ms, image")[-4:] == ["3.1", "~14.9", "x", "4.80"]
+    assert "derived: published as 4.8 times that of mobileclip-s0" in done.stdout
+
+
+def test_models_of_others_are_listed():
+    done = run("models", "--rivals")
+    assert done.returncode == 0
+    assert line(done.stdout, "ViT-SO400M-14-SigLIP/webli")[1:] == [
+        "SigLIP", "877.4", "233.5", "82.0", "68.1",
+    ]  # fmt: skip
+    facts = json.loads(run("models", "--rivals", "--json").stdout)
+    assert len(facts) == 121
+    assert sum(row["derived_ms"] is not None for row in facts) == 3
+
+
 def test_many_models_come_in_parts_that_fit():
     names = ["mobileclip-s0", "mobileclip-s1", "mobileclip-s2", "mobileclip-b", "mobileclip-b-lt",
              "mobileclip2-s0", "mobileclip2-s2", "mobileclip2-b"]  # fmt: skip

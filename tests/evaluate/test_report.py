@@ -9,6 +9,7 @@ import pytest
 from pocketclip import zoo
 from pocketclip.errors import ConfigError, DataError, UnknownModelError
 from pocketclip.evaluate.report.comparison import averages, compare, measure, points_between
+from pocketclip.evaluate.report.figures import Figures, figures_of
 from pocketclip.evaluate.report.latency import published_ms, read_latency
 from pocketclip.evaluate.report.runs import PUBLISHED, gather, published_run
 from pocketclip.evaluate.tasks import DATACOMP38, TASKS
@@ -131,8 +132,12 @@ def test_what_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnknownModelError, match=r"mobileclip2-s4.*no such file or folder either"):
         gather(["mobileclip2-s9"])
-    with pytest.raises(UnknownModelError, match=r"vit-b16 has no published results.*mobileclip-s0"):
-        gather(["vit-b16"])
+    with pytest.raises(UnknownModelError, match=r"small has no published results.*mobileclip-s0"):
+        gather(["small"])
+    with pytest.raises(UnknownModelError, match=r"mean ViT-SO400M-14-SigLIP-384/webli or"):
+        gather(["siglip2-so400m-14"])
+    with pytest.raises(UnknownModelError, match=r"'metaclip-b16' may mean .*fullcc, .*400m: give"):
+        gather(["metaclip-b16"])
     with pytest.raises(DataError, match=r"nothing/here\.jsonl: no such file"):
         gather(["nothing/here.jsonl"])
     (tmp_path / "run").mkdir()
@@ -155,6 +160,39 @@ def test_results_that_are_here_come_before_published_ones(tmp_path, monkeypatch,
     assert gather(["mobileclip2_s0"])[0].published
     with pytest.raises(DataError, match="holds no results"):
         gather(["./mobileclip2-s2"])
+
+
+def test_models_of_others(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    siglip, teacher = gather(["siglip-so400m-14", "vit-b16"])
+    assert (siglip.title, siglip.published, siglip.model) == (
+        "ViT-SO400M-14-SigLIP/webli", True, None,
+    )  # fmt: skip
+    assert (teacher.title, teacher.model) == ("ViT-B-16/datacomp_xl_s13b_b90k", "vit-b16")
+    assert siglip.main("imagenet1k") == pytest.approx(0.82, abs=1e-3)
+    with pytest.raises(ConfigError, match="given twice"):
+        gather(["vit-b16", "ViT-B-16/datacomp_xl_s13b_b90k"])
+    # Results here come first, and a name with several meanings is then no matter.
+    write(tmp_path / "vit-b16" / "results.jsonl", {"cars": 0.5})
+    write(tmp_path / "openai" / "results.jsonl", {"cars": 0.5})
+    assert [run.published for run in gather(["vit-b16", "openai"])] == [False, False]
+    assert "vit-b16: using the results at this path" in caplog.text
+
+
+def test_figures_of_size(tmp_path):
+    about = {"params_million": 4.8, "gflop": 0.47}
+    own = write(tmp_path / "a.jsonl", {"cars": 0.5}, model="small", about=about)
+    old = write(tmp_path / "b.jsonl", {"cars": 0.5}, model="mobileclip2-s0")
+    figures = [figures_of(run) for run in gather([own, old, "mobileclip2-s4", "openai-vit-b-16"])]
+    assert (figures[0].params_million, figures[0].gflop, figures[0].ms) == (4.8, 0.47, None)
+    assert figures[1] == Figures()  # the name alone does not tell the size of a user's model
+    assert figures[2].params_million == pytest.approx(445.2)
+    assert figures[2].gflop == pytest.approx(68.8, abs=0.05)
+    assert figures[3].ms == pytest.approx(4.8 * 3.1)
+    assert figures[3].facts()["published_ms_how"].startswith("derived")
+    assert "published_ms_how" not in figures[2].facts()
+    bad = write(tmp_path / "c.jsonl", {"cars": 0.5}, about={"params_million": "<b>", "gflop": -1})
+    assert figures_of(gather([bad])[0]) == Figures()
 
 
 @pytest.mark.parametrize(

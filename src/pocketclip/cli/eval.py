@@ -149,6 +149,7 @@ def evaluate(
     pocketclip eval runs/small --data pairs.csv --label-column product --where split=test
     pocketclip eval runs/small --data shelf/ --labels-file labels.json
     """
+    from pocketclip.checkpoint.operations import measure
     from pocketclip.cli._inputs import load_encoder
     from pocketclip.evaluate import DataOptions, RunOptions, check_probes, plan
     from pocketclip.evaluate.probe_suite import find_training_sets
@@ -190,7 +191,11 @@ def evaluate(
     )  # fmt: skip
     if not cache:
         settings.cache = None
-    about = {"model": encoder.config.name, "source": model}
+    size = measure(encoder.config)
+    about = {
+        "model": encoder.config.name, "source": model,
+        "params_million": round(size.params_million, 4), "gflop": round(size.gflop, 4),
+    }  # fmt: skip
     run = _Run(encoder, planned, settings, about, confusion)
     run.score(out)
     if training is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from pocketclip import zoo
 from pocketclip.cli._options import Json
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
 
 
 def models(
+    rivals: Annotated[
+        bool,
+        typer.Option(
+            "--rivals",
+            help="List models of others instead, with the published results that `pocketclip "
+            "compare` knows.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the models with their published size, speed and accuracy, and what is ready here.
@@ -26,7 +36,11 @@ def models(
     \b
     pocketclip models
     pocketclip models --json
+    pocketclip models --rivals
     """
+    if rivals:
+        _list_rivals(json)
+        return
     ready = _ready_bundles()
     rows = [_row(name, entry, ready) for name, entry in zoo.ZOO.items()]
     rows += [_row_of_bundle(bundle) for bundle in ready.values()]
@@ -128,6 +142,41 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         "Weights: converted and ready without torch (pocketclip pull), in the local cache, on the "
         "hub, or not published. * captioner: also writes captions. Apple's weights are for "
         "research only."
+    )
+    for line in textwrap.wrap(text, USUAL_WIDTH):
+        say(line, dim=True)
+
+
+def _list_rivals(json: bool) -> None:
+    from pocketclip.evaluate.results import average_38
+    from pocketclip.evaluate.rivals import FAMILIES, rivals
+
+    rows: list[dict[str, Any]] = []
+    for rival in rivals().values():
+        mean = average_38(dict(rival.results))
+        assert mean is not None
+        ms, how = rival.derived_latency or (None, None)
+        rows.append({
+            "name": rival.name, "family": FAMILIES[rival.family],
+            "params_million": rival.params_million, "gflop": rival.gflop,
+            "imagenet1k": round(100 * rival.results["imagenet1k"], 2),
+            "average38": round(100 * mean, 2),
+            "derived_ms": None if ms is None else round(ms, 2), "derived_ms_how": how,
+        })  # fmt: skip
+    if json:
+        print_json(rows)
+        return
+    keys = ("params_million", "gflop", "imagenet1k", "average38")
+    titles = ("params M", "GFLOP", "IN-1k", "avg 38")
+    columns = [Column("model"), Column("family"), *(Column(name, right=True) for name in titles)]
+    print_table(columns, [
+        (row["name"], row["family"], *(f"{row[key]:.1f}" for key in keys)) for row in rows
+    ])  # fmt: skip
+    say()
+    text = (
+        "Published in open_clip's table of results: millions of parameters, GFLOP for one image "
+        "and one text, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in percent. "
+        "`pocketclip compare` takes these names and the like, such as siglip-so400m-14."
     )
     for line in textwrap.wrap(text, USUAL_WIDTH):
         say(line, dim=True)

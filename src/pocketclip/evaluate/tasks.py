@@ -99,7 +99,8 @@ def _kind(key: str) -> Kind:
     return "association" if key == "misc/winogavil" else "classification"
 
 
-def _rows(name: str) -> Iterator[dict[str, str]]:
+def published_rows(name: str) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table in `data/published`, by column."""
     table = resources.files("pocketclip") / "data" / "published" / name
     yield from csv.DictReader(table.read_text("utf-8").splitlines())
 
@@ -114,7 +115,7 @@ TASKS: dict[str, Task] = {
         groupings=_GROUPINGS.get(row["task"], ()),
         macro=row["task"] == "wilds/iwildcam",
     )
-    for row in _rows("tasks.csv")
+    for row in published_rows("tasks.csv")
 }
 DATACOMP38 = tuple(key for key, task in TASKS.items() if task.in_average)
 SUITES = {"datacomp38": DATACOMP38, "all": tuple(TASKS)}
@@ -160,7 +161,7 @@ def suite(name: str) -> tuple[str, ...]:
 def published_results() -> dict[str, dict[str, Metrics]]:
     """Return the published values by model, task key and metric; None for empty groups."""
     results: dict[str, dict[str, Metrics]] = {}
-    for row in _rows("results.csv"):
+    for row in published_rows("results.csv"):
         value = float(row["value"])
         metrics = results.setdefault(row["model"], {}).setdefault(row["task"], {})
         metrics[row["metric"]] = None if math.isnan(value) else value

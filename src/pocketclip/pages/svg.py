@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pocketclip.pages.render import render
 
 Array = NDArray[np.float64]
-Series = Literal["v1", "v2", "own"]
+Series = Literal["v1", "v2", "own", "openai", "datacomp", "dfn", "siglip", "metaclip", "other"]
 Scale = Literal["log", "linear", "from zero"]
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketclip.errors import count_of
+from pocketclip.evaluate.report.figures import figures_of
 from pocketclip.evaluate.report.runs import Run
 from pocketclip.evaluate.results import average_38
 from pocketclip.evaluate.tasks import DATACOMP38, MAIN_METRICS, TASKS, find_task
@@ -65,7 +66,7 @@ class Comparison:
         return {
             "models": [
                 {"title": r.title, "model": r.model, "origin": r.origin,
-                 "published": r.published, "space_id": r.space_id}
+                 "published": r.published, "space_id": r.space_id, **figures_of(r).facts()}
                 for r in self.runs
             ],
             "tasks": [

@@ -1,6 +1,6 @@
 """One model's results, from a file, a run folder or the published tables.
 
-runs = gather(["results.jsonl", "runs/small", "mobileclip2-s0"])
+runs = gather(["results.jsonl", "runs/small", "mobileclip2-s0", "siglip-so400m-14"])
 runs[1].main("imagenet1k")             # 0.431; values are fractions, as in the files
 """
 
@@ -16,6 +16,7 @@ from pocketclip import storage, zoo
 from pocketclip.checkpoint import resolve
 from pocketclip.errors import ConfigError, DataError, PocketclipError, UnknownModelError
 from pocketclip.evaluate.results import read_results
+from pocketclip.evaluate.rivals import Rival, find_rival, rivals, similar_rivals, zoo_name
 from pocketclip.evaluate.tasks import TASKS, Metrics, published_results
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Run:
     """By task key, the name for people."""
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
     """How the values were made, by task key, as recorded in the file."""
+    rival: Rival | None = None
+    """The model of others that it is, with published results."""
 
     @property
     def space_id(self) -> str | None:
@@ -64,17 +67,32 @@ def published_run(name: str) -> Run:
     return Run(title=name, model=name, origin="published", published=True, metrics=results)
 
 
+def rival_run(name: str) -> Run:
+    """Return the published results of a model of others, by open_clip's name."""
+    rival = rivals()[name]
+    return Run(
+        title=name,
+        model=zoo_name(rival),
+        origin="published",
+        published=True,
+        metrics={key: {"main_metric": value} for key, value in rival.results.items()},
+        rival=rival,
+    )
+
+
 def gather(sources: Sequence[str]) -> list[Run]:
     """Return the results of each source.
 
     Args:
-        sources: published names in any spelling, results files, or folders that hold
-            `results.jsonl`; files and folders may be in object stores. `./NAME` is always a path,
-            and existing results take precedence over published ones of the same name.
+        sources: published names in any spelling (of the zoo, or of a model in
+            `pocketclip.evaluate.rivals`), results files, or folders that hold `results.jsonl`;
+            files and folders may be in object stores. `./NAME` is always a path, and existing
+            results take precedence over published ones of the same name.
 
     Raises:
         ConfigError: no source, or a source given twice.
-        UnknownModelError: neither a file nor a published name; the message suggests similar names.
+        UnknownModelError: neither a file nor a published name, or several; the message suggests
+            names.
         DataError: no such file, a folder without results, or an invalid line (see
             `read_results`).
     """
@@ -90,10 +108,10 @@ def gather(sources: Sequence[str]) -> list[Run]:
 
 
 def _run(source: str) -> Run:
-    entry = zoo.find(source)
-    if entry is not None and entry.published is not None and not _is_path(source):
+    published = None if _is_path(source) else _published(source)
+    if published is not None:
         if not _holds_results(source):
-            return published_run(entry.config.name)
+            return published
         log.warning("%s: using the results at this path, not the published ones", source)
     if not storage.exists(source):
         raise _not_found(source)
@@ -116,6 +134,24 @@ def _run(source: str) -> Run:
     )
 
 
+def _published(source: str) -> Run | None:
+    """Return the published results that a name means, if any.
+
+    Raises:
+        UnknownModelError: it may mean several models; not if something is at this path.
+    """
+    entry = zoo.find(source)
+    if entry is not None and entry.published is not None:
+        return published_run(entry.config.name)
+    try:
+        rival = find_rival(source)
+    except UnknownModelError:
+        if storage.exists(source):
+            return None
+        raise
+    return None if rival is None else rival_run(rival.name)
+
+
 def _is_path(source: str) -> bool:
     return storage.is_remote(source) or resolve.is_path(source)
 
@@ -127,15 +163,22 @@ def _holds_results(source: str) -> bool:
 
 
 def _not_found(source: str) -> PocketclipError:
-    if _is_path(source) or "/" in source or source.endswith(".jsonl"):
+    near = similar_rivals(source)
+    if _is_path(source) or source.endswith(".jsonl") or ("/" in source and not near):
         return DataError(f"{source}: no such file or folder")
     try:
         name = zoo.resolve(source)
     except UnknownModelError as error:
+        if near:
+            return UnknownModelError(
+                f"no published results of {source!r}; did you mean {' or '.join(near)}? "
+                "`pocketclip models --rivals` lists the models of others (no such file or folder "
+                "either)"
+            )
         return UnknownModelError(f"{error} (no such file or folder either)")
     return UnknownModelError(
-        f"{name} has no published results (published: {', '.join(PUBLISHED)}); give a "
-        "results file or a run folder"
+        f"{name} has no published results (published: {', '.join(PUBLISHED)}, and the models that "
+        "`pocketclip models --rivals` lists); give a results file or a run folder"
     )
 
 
