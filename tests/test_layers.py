@@ -53,6 +53,7 @@ LAYERS = {
     "pocketclip.pipeline_folder": 3,
     "pocketclip.quickstart": 3,
     "pocketclip.search": 3,
+    "pocketclip.sweep_scales": 3,
     "pocketclip.serve": 4,
     "pocketclip.cli": 5,
     "pocketclip.__main__": 5,

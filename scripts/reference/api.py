@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
     ),
     "shards": ("shards", ["shards.*"]),
     "train": ("train", ["train.*", "train.losses"]),
-    "evaluate": ("evaluate", ["evaluate.*"]),
+    "evaluate": ("evaluate", ["evaluate.*", "evaluate.rivals", "sweep_scales.*"]),
     "fit": ("fit: label sets", ["fit.*"]),
     "checkpoint": (
         "checkpoint",

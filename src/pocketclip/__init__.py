@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         serve as serve,
         shards as shards,
         storage as storage,
+        sweep_scales as sweep_scales,
         teacher_score as teacher_score,
         tokenizer as tokenizer,
         train as train,

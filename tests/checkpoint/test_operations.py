@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pocketclip import nn, zoo
+from pocketclip import zoo
 from pocketclip.checkpoint.operations import measure
 from pocketclip.nn import reparam
+from pocketclip.nn.build import build
 
 PUBLISHED = [name for name, entry in zoo.ZOO.items() if entry.published is not None]
 # Millions of parameters and GFLOP, in open_clip's table of models.
@@ -51,7 +52,7 @@ def test_as_torch_counts(name, size):
     """Towers that send every token through every block: all but plain text transformers."""
     config = zoo.override(zoo.entry(name).config, image_size=size)
     with torch.device("meta"):
-        model = nn.build.build(config)
+        model = build(config)
     model = reparam.fuse(model.eval()).eval()
     expected = measure(config)
     assert counted(model, "encode_image", 1, 3, size, size) == expected.image_operations

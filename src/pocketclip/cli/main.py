@@ -38,6 +38,7 @@ VERBS = {
     "join": "Join images with reinforcements, by uid.",
     "audit": "Check a reinforced dataset.",
     "show": "Draw samples of a reinforced dataset.",
+    "sweep-scales": "Find the logit scale that fits each teacher of a dataset.",
     "train": "Train a model.",
     "finetune": "Make a model better on your own images.",
     "eval": "Score a model on evaluation sets.",

@@ -10,10 +10,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from pocketclip.errors import DataError
-from pocketclip.evaluate.datasets.find import DataOptions, own_task
+from pocketclip.evaluate.datasets.find import DataOptions, TaskData, own_task
 from pocketclip.evaluate.stream import RunOptions
 from pocketclip.evaluate.suite import evaluate, plan
+from pocketclip.evaluate.tasks import Task
 from pocketclip.types import Encoder
+
+
+def labelled_set(data: str, options: DataOptions) -> tuple[Task, TaskData]:
+    """Return a user's own set of labelled photographs, and its task.
+
+    Args:
+        data: a folder with one sub-folder per label, or a table as `pocketclip eval` takes it.
+        options: how to read it.
+
+    Raises:
+        DataError: there are no labelled photographs.
+    """
+    planned = plan((own_task(data),), data, options)
+    if not planned.ready:
+        raise DataError(next(iter(planned.missing.values())))
+    task, task_data = planned.ready[0]
+    if task_data.kind != "classification":
+        raise DataError(f"{data} has no labels, only captions: pass --label-column COLUMN")
+    return task, task_data
 
 
 def top1(
@@ -37,12 +57,7 @@ def top1(
     """
     conditions = tuple(where.items()) if isinstance(where, Mapping) else tuple(where)
     options = DataOptions(label_column=label_column, where=conditions, templates=tuple(templates))
-    planned = plan((own_task(data),), data, options)
-    if not planned.ready:
-        raise DataError(next(iter(planned.missing.values())))
-    task, task_data = planned.ready[0]
-    if task_data.kind != "classification":
-        raise DataError(f"{data} has no labels, only captions: pass --label-column COLUMN")
+    task, task_data = labelled_set(data, options)
 
     def measure(encoder: Encoder) -> float:
         # No cache: variants of a model share its embedding space but not its embeddings.

@@ -293,9 +293,13 @@ def place_labels(labels: Sequence[Label]) -> None:
     No two overlap.
     """
     order = sorted(labels, key=lambda label: -float(label.costs.min()))
-    for label in _ROUNDS * order:
-        others = [other.avoided() for other in labels if other is not label]
-        label.choose(np.concatenate([np.empty((0, 5)), *others]))
+    for _ in range(_ROUNDS):
+        before = [label.box for label in order]
+        for label in order:
+            others = [other.avoided() for other in labels if other is not label]
+            label.choose(np.concatenate([np.empty((0, 5)), *others]))
+        if [label.box for label in order] == before:
+            return  # another round would choose the same
 
 
 def _covers(boxes: Array, others: Array) -> NDArray[np.bool_]:

@@ -86,10 +86,7 @@ def size_chart(comparison: Comparison, against: Against) -> Chart | None:
     zoo = [published_run(name) for name in PUBLISHED if name not in titles]
     others = [run for name in SHOWN if name not in titles
               and not _is_left_out(run := rival_run(name), axis)]  # fmt: skip
-    without = measure([*runs, *zoo], comparison.selected)
     figure = measure([*runs, *zoo, *others], comparison.selected)
-    if without is not None and (figure is None or figure.tasks < without.tasks):
-        figure, others = without, []  # tasks that only ours have results for
     return _chart(axis, runs, [*zoo, *others], figure)
 
 
@@ -157,7 +154,7 @@ def _chart(
         marks=marks,
         joined=("v1", "v2"),
         legend=_LEGEND,
-        hollow="hollow: not in the table below",
+        hollow="hollow: not compared",
     )
 
 
