@@ -107,7 +107,7 @@ def test_an_edge_is_said(tmp_path, table):
     ("given", "changes", "message"),
     [
         ((), {}, "teacher 'colours' of .*dr was not found by its name.*--teacher colours=MODEL"),
-        ((f"b={OURS}:Blind", f"a={OURS}:Blind"), {}, "has 1 teacher .colours., and --teacher was given for b, a"),
+        ((f"b={OURS}:Blind", f"a={OURS}:Blind"), {}, "and .* given for b, a"),
         ((f"{OURS}:Blind",), {}, "is not the teacher 'colours' that made .*: its embedding space"),
         ((f"{OURS}:Blind",), {"space_id": None, "embed_dim": 9}, "have 4 values, and the set's 9"),
         ((f"colours={OURS}:Blind", f"colours={OURS}:Blind"), {}, "colours is given twice"),
