@@ -67,9 +67,9 @@ def test_recipes_are_listed_and_shown():
     assert listed.exit_code == 0
     assert "mobileclip-b-datacompdr12m" in listed.stdout
     assert json.loads(call("--list", "--json").stdout)["grocery-small"]["model"]["name"] == "small"
-    shown = call("mobileclip2-dfndr2b", "--data", "mine", "--set", "steps=3000", "--show")
+    shown = call("mobileclip2-dfndr2b", "--data", "mine", "--set", "steps=30000", "--show")
     resolved = yaml.safe_load(shown.stdout)
-    assert (resolved["steps"], resolved["data"]["source"]) == (3000, "mine")
+    assert (resolved["steps"], resolved["data"]["source"]) == (30_000, "mine")
     assert resolved["loss"]["teacher_scales"] == [70.0, 60.0]
 
 

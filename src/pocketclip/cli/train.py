@@ -171,6 +171,7 @@ def _facts(summary: Summary) -> dict[str, Any]:
         "samples": summary.samples,
         "interrupted": summary.interrupted,
         "skipped": summary.skipped,
+        "too_small": summary.too_small,
         "failed_evaluations": summary.failed_evaluations,
         "metrics": summary.metrics,
         "best": None if best is None else {"step": best[0], "main_metric": best[1]},
@@ -204,5 +205,8 @@ def _print(summary: Summary) -> None:
     if summary.skipped:
         samples = count_of(summary.skipped, "sample")
         note(f"{samples} could not be used, replaced by others (named above)")
+    if summary.too_small:
+        samples = count_of(summary.too_small, "image")
+        note(f"{samples} below data.min_image_side left out, others took their place")
     if summary.failed_evaluations:
         note(f"{summary.failed_evaluations} checkpoints could not be scored (see above)")

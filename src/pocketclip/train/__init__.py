@@ -13,7 +13,9 @@
 | `losses`, `loss_terms`, `loss_inputs` | the losses; their terms; their inputs, checked |
 | `teacher_settings` | each teacher's dimension, logit scale and bias |
 | `optim` | AdamW's groups, the learning rate, the average of the weights |
-| `loader`, `batches`, `order` | the stream of batches; what each holds; the order of samples |
+| `loader`, `batches` | the stream of batches; how each is put together |
+| `batch_types` | what is asked of the loader, and what a batch holds |
+| `order` | the order of samples |
 | `balance` | an order in which rare classes come more often |
 | `replay` | stored augmentations replayed on encoded images |
 | `sources`, `shard_cache`, `raw_pairs` | shards, local copies of remote ones, raw pairs |

@@ -9,15 +9,16 @@ Shapes: B batch, S side of the image, T tokens, D the sum of the teachers' dimen
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from pocketclip import zoo
@@ -30,98 +31,39 @@ from pocketclip.errors import (
     PocketclipError,
     TokenizerError,
 )
+from pocketclip.images import read_size
 from pocketclip.shards.layout import MORE
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.balance import BalancedOrder
-from pocketclip.train.order import WINDOW, Location, Order
+from pocketclip.train.batch_types import Batch, DataConfig, normalise
+from pocketclip.train.order import Location, Order
 from pocketclip.train.raw_pairs import PairSource
 from pocketclip.train.replay import AugmentationReplay, size_of
-from pocketclip.train.sections import CaptionChoice, CaptionKind, caption_kinds, uses_captions
+from pocketclip.train.sections import caption_kinds, uses_captions
 from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
 from pocketclip.types import Embeddings, Sample
 
+__all__ = ["Batch", "Batches", "DataConfig", "normalise"]
 _ATTEMPTS = 16
+_DRAWS = 64  # where images may be too small
+_SMALL_ATTEMPTS = 10_000  # reading a header takes some 50 microseconds
 _GOLDEN = 0x9E3779B97F4A7C15
 """The golden ratio's fraction, times 2^64."""
 _OPEN_CLIP_AUGMENTATION: dict[str, Any] = {
     "random_resized_crop": {"size": 224, "scale": [0.9, 1.0], "interpolation": "bicubic"}
 }
 """open_clip's augmentation, for data without stored ones."""
+
+
+class _TooSmallError(DataError):
+    """The image is smaller than `data.min_image_side`."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__(f"its shorter side has {side} pixels")
+        self.side = side
+
+
 _UNUSABLE_SAMPLE = (DataError, ImageError, AugmentationError, TokenizerError)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """Which samples are used, and which of their parts; see the recipe's `data` section."""
-
-    source: str | tuple[str, ...]
-    reinforced: bool = True
-    embeddings: bool = True
-    """With `reinforced`: whether to read the stored embeddings."""
-    distill_captions: Literal["all", "truth", "synthetic"] = "all"
-    """Which captions' stored embeddings to read."""
-    captions: CaptionChoice = "both"
-    truth_ratio: float = 0.5
-    caption_pattern: str = ".*"
-    augmentation: Literal["random", "sequential"] = "random"
-    image_augmentation: dict[str, Any] | None = None
-    balance: float = 0.0
-    fast: bool = False
-    image_column: str | None = None
-    caption_columns: tuple[str, ...] = ()
-    where: dict[str, str] = field(default_factory=dict)
-    cache_dir: str | None = None
-    shuffle_window: int = WINDOW
-    """Number of samples that a process shuffles together; in larger sets, whole shards are
-    shuffled first."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Batch:
-    """The samples of one process for one step or micro-batch."""
-
-    images: Tensor
-    """uint8 (B, 3, S, S) in channels-last memory, before `normalise`."""
-    captions: list[Tensor]
-    """Token ids, int64 (B, T), for one or two captions of each sample."""
-    uids: list[str]
-    texts: list[list[str]] = field(default_factory=list)
-    """The captions' texts, parallel to `captions`."""
-    kinds: list[CaptionKind] = field(default_factory=list)
-    """What the captions are, parallel to `captions`; empty: not known."""
-    teacher_image: Tensor | None = None
-    """float32 (B, D): the teachers' embeddings of `images`."""
-    teacher_captions: list[Tensor | None] = field(default_factory=list)
-    """float32 (B, D) each: the teachers' embeddings, parallel to `captions`; None for captions that
-    are not distilled."""
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    """Samples that were replaced by others, and why."""
-
-    def pin_memory(self) -> Batch:
-        """Move the tensors to pinned memory; the data loader calls this."""
-        self.images = self.images.pin_memory()
-        self.captions = [ids.pin_memory() for ids in self.captions]
-        if self.teacher_image is not None:
-            self.teacher_image = self.teacher_image.pin_memory()
-        self.teacher_captions = [
-            rows if rows is None else rows.pin_memory() for rows in self.teacher_captions
-        ]
-        return self
-
-
-def normalise(images: Tensor, preprocess: zoo.PreprocessConfig) -> Tensor:
-    """Return the image tower's input, float32 (B, 3, S, S), for uint8 images (B, 3, S, S)."""
-    pixels = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-    mean = pixels.new_tensor(preprocess.mean).view(3, 1, 1)
-    std = pixels.new_tensor(preprocess.std).view(3, 1, 1)
-    plain = preprocess.mean == (0.0, 0.0, 0.0) and preprocess.std == (1.0, 1.0, 1.0)
-    # On a CPU one image at a time, which fits its cache; on an accelerator all at once.
-    pairs = zip(pixels, images, strict=True) if images.is_cpu else [(pixels, images)]
-    for out, image in pairs:
-        out.copy_(image).div_(255)
-        if not plain:
-            out.sub_(mean).div_(std)
-    return pixels
 
 
 @dataclass(slots=True)
@@ -133,6 +75,8 @@ class _Row:
     texts: list[str]
     teacher_image: Embeddings | None
     teacher_captions: list[Embeddings | None]
+    too_small: int = 0
+    """Number of samples whose place it takes because of their size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +150,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
                 for column in columns
             ],
             skipped=skipped,
+            too_small=sum(row.too_small for row in rows),
         )
 
     def sample(self, position: int, skipped: list[tuple[str, str]]) -> _Row:
@@ -217,12 +162,14 @@ class Batches(Dataset["Batch | PocketclipError"]):
 
         Raises:
             ConfigError: there is no other sample to take a caption from.
-            DataError: many samples in a row cannot be used, or a shard is damaged.
+            DataError: many samples in a row cannot be used or are too small, or a shard is
+                damaged.
             StorageError: a store cannot be reached.
         """
-        reason = ""
-        for attempt in range(_ATTEMPTS):
-            location = self.order.at(position, attempt)
+        sides: dict[Location, int] = {}
+        too_small = 0
+        reason, failures = "", 0
+        for attempt, location in enumerate(self._candidates(position)):
             uid = f"{location.index} of shard {location.shard}"
             try:
                 captions = None
@@ -235,16 +182,46 @@ class Batches(Dataset["Batch | PocketclipError"]):
                     uid = f"{location.index} of shard {location.shard}"
                 sample = self.source.read(location.shard, location.index)
                 uid = sample.uid
-                return self._make_row(sample, location, captions)
+                row = self._make_row(sample, location, captions)
+                row.too_small = too_small
+                return row
             except ShardError:
                 raise
+            except _TooSmallError as error:
+                sides[location] = error.side
+                too_small += 1
             except _UNUSABLE_SAMPLE as error:
-                reason = str(error)
+                reason, failures = str(error), failures + 1
                 skipped.append((uid, reason))
+                if failures == _ATTEMPTS:
+                    break
+        if failures < _ATTEMPTS:
+            raise DataError(
+                f"{self.config.source}: none of {len(sides):,} images has a shorter side of "
+                f"data.min_image_side={self.config.min_image_side} pixels or more (the largest: "
+                f"{max(sides.values(), default=0)}); set a lower one"
+            )
         raise DataError(
             f"{self.config.source}: {_ATTEMPTS} samples in a row cannot be used; the last one, "
             f"{skipped[-1][0]}: {reason}"
         )
+
+    def _candidates(self, position: int) -> Iterator[Location]:
+        """Yield where the sample at a position is stored, then its replacements.
+
+        These are random ones. Where most images are too small, all of the window follow, from a
+        random one on: the same replacement for neighbours would be its own negative.
+        """
+        small = self.config.min_image_side > 0
+        for attempt in range(_DRAWS if small else _ATTEMPTS):
+            yield self.order.at(position, attempt)
+        if small:
+            window = self.order.window(position)
+            start = _random_words(self.seed, window.start, str(position))[0] % len(window)
+            for other in itertools.islice(
+                itertools.chain(window[start:], window[:start]), _SMALL_ATTEMPTS
+            ):
+                yield self.order.at(other)
 
     def _find_other(self, position: int, attempt: int, location: Location) -> Location:
         """Return where the sample is stored whose caption the one at `location` gets.
@@ -283,6 +260,9 @@ class Batches(Dataset["Batch | PocketclipError"]):
             captions = self._choose_captions(sample, words)
         texts = [text for text, _, _ in captions.chosen]
         image = self.source.image(sample)
+        side = min(read_size(image)) if self.config.min_image_side else 0
+        if side < self.config.min_image_side:
+            raise _TooSmallError(side)
         if not self.config.reinforced:
             size = size_of(image)
             draw = rng_for(self.seed, sample.uid, epoch + (repeat << 32))

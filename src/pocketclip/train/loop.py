@@ -209,6 +209,12 @@ def _next_batches(run: Run, batches: Iterator[Batch]) -> list[Batch]:
         for uid, reason in batch.skipped:
             run.skipped += 1
             log.warning("sample %s was replaced: %s", uid, reason)
+        if batch.too_small and not run.too_small:
+            log.info(
+                "images below data.min_image_side=%d are left out; log.jsonl counts them as "
+                "too_small", run.recipe.data.min_image_side,
+            )  # fmt: skip
+        run.too_small += batch.too_small
     return micro_batches
 
 

@@ -115,7 +115,7 @@ def report(run: Run, window: Window, log: Log | None, on_log: OnLog | None, bega
     """
     seconds = time.monotonic() - began
     means = distributed.average(window.means())
-    skipped = run.skipped_by_all()
+    skipped, too_small = run.replaced_by_all()
     if log is None:
         return
     recipe = run.recipe
@@ -131,6 +131,7 @@ def report(run: Run, window: Window, log: Log | None, on_log: OnLog | None, bega
         "samples_per_second": round(rate, 2),
         "data_wait": round(window.data_seconds / max(window.seconds, 1e-9), 4),
         "skipped": skipped,
+        **({"too_small": too_small} if recipe.data.min_image_side else {}),
         "seconds": round(seconds, 2),
         "seconds_left": round((recipe.steps - run.step) * recipe.batch_size / rate, 1),
     }

@@ -51,6 +51,8 @@ class Summary:
     interrupted: bool = False
     skipped: int = 0
     """Samples that could not be used and were replaced by others."""
+    too_small: int = 0
+    """Samples that others replaced because of `data.min_image_side`."""
     failed_evaluations: int = 0
     """Checkpoints of this start that could not be scored; the log says why."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -93,6 +95,8 @@ class Run:
     """Optimiser steps done."""
     skipped: int = 0
     """Samples replaced; on the main process it includes earlier starts."""
+    too_small: int = 0
+    """Samples replaced because of their size; as `skipped`."""
     last_good: Path | None = None
     """The newest checkpoint."""
 
@@ -181,10 +185,13 @@ class Run:
         model.license = self.model.license
         return model
 
-    def skipped_by_all(self) -> int:
-        """Return the number of replaced samples, all processes together."""
-        mean = distributed.average({"skipped": float(self.skipped)})["skipped"]
-        return round(mean * self.world.size)
+    def replaced_by_all(self) -> tuple[int, int]:
+        """Return `skipped` and `too_small` of all processes together."""
+        own = {"skipped": float(self.skipped), "too_small": float(self.too_small)}
+        means = distributed.average(own)
+        return round(means["skipped"] * self.world.size), round(
+            means["too_small"] * self.world.size
+        )
 
     def summary(
         self,
@@ -196,6 +203,7 @@ class Run:
         selection: Selection,
     ) -> Summary:
         """Return how this start ended; all processes must call it."""
+        skipped, too_small = self.replaced_by_all()
         return Summary(
             run=self.folder,
             step=self.step,
@@ -203,7 +211,8 @@ class Run:
             samples=self.step * self.recipe.batch_size,
             seconds=seconds,
             interrupted=interrupted,
-            skipped=self.skipped_by_all(),
+            skipped=skipped,
+            too_small=too_small,
             failed_evaluations=failed_evaluations,
             metrics=metrics,
             best=selection.best,
@@ -211,11 +220,12 @@ class Run:
             selection=selection if selection.scores else None,
         )
 
-    def trainer_state(self, *, skipped: int, score: bool) -> dict[str, Any]:
+    def trainer_state(self, *, skipped: int, too_small: int = 0, score: bool) -> dict[str, Any]:
         """Return the content of `trainer.pt`: everything besides the model that resuming needs.
 
         Args:
             skipped: replaced samples of all processes.
+            too_small: those replaced because of their size.
             score: whether the checkpoint is to be scored: the next start does so if this one is
                 killed before.
         """
@@ -227,6 +237,7 @@ class Run:
             "updates": self.updates.state_dict() if self.updates is not None else None,
             "bias": self.logit_bias.detach() if self.logit_bias is not None else None,
             "skipped": skipped,
+            "too_small": too_small,
             "world_size": self.world.size,
             "index_hash": self.loader.index_hash,
             "score": score,

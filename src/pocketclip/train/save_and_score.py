@@ -158,12 +158,12 @@ def save_checkpoint(
         TrainingError: the weights are not finite, or cannot be written.
         OSError: a metric cannot be written.
     """
-    skipped = run.skipped_by_all()
+    skipped, too_small = run.replaced_by_all()
 
     def save() -> dict[str, float]:
         run.check_weights()
         # Saved before it is scored: an evaluation that fails loses no training.
-        state = run.trainer_state(skipped=skipped, score=score)
+        state = run.trainer_state(skipped=skipped, too_small=too_small, score=score)
         saved = checkpoints.save(run.folder, run.step, run.model, state)
         run.last_good = saved.folder
         metrics: dict[str, float] = {}

@@ -18,6 +18,7 @@ from pocketclip.formats.fields import kind_of
 MAX_STEPS = 10**10
 MAX_SAMPLES = 2**24
 MAX_BLOCKS = 4096
+MAX_SIDE = 2**16
 _MAX_WORKERS = 1024
 _MAX_NUMBER = 1e30
 DEFAULT_WARMUP = 1000
@@ -137,6 +138,9 @@ class DataSection(Section):
     """How one of the stored augmentations is chosen: at random, or in turn, epoch by epoch."""
     image_augmentation: dict[str, Any] | None = None
     """With `reinforced: false`: the augmentation to draw anew for each sample."""
+    min_image_side: int = Field(default=0, ge=0, le=MAX_SIDE)
+    """Leave out images whose shorter side, as stored, has fewer pixels; others of the data replace
+    them, and the log counts them. 0: use all. Only headers are read."""
     balance: float = Field(default=0.0, ge=0, le=1)
     """Draw rare classes more often; a class is the samples with one first ground-truth caption. Its
     weight is its number of samples to the power of 1 - `balance`: 0 leaves the frequencies as they

@@ -86,6 +86,8 @@ def build_run(
         run.load_trainer_state(trainer_state)
         # A checkpoint counts the replaced samples of all processes: one of them carries that on.
         run.skipped = int(trainer_state["skipped"]) if world.is_main else 0
+        # Earlier releases counted none.
+        run.too_small = int(trainer_state.get("too_small", 0)) if world.is_main else 0
     return run
 
 

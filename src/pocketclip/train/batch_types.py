@@ -1,0 +1,93 @@
+"""What the data loader is asked for, and what a batch of it holds.
+
+Shapes: B batch, S side of the image, T tokens, D the sum of the teachers' dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pocketclip import zoo
+from pocketclip.train.order import WINDOW
+from pocketclip.train.sections import CaptionChoice, CaptionKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which samples are used, and which of their parts; see the recipe's `data` section."""
+
+    source: str | tuple[str, ...]
+    reinforced: bool = True
+    embeddings: bool = True
+    """With `reinforced`: whether to read the stored embeddings."""
+    distill_captions: Literal["all", "truth", "synthetic"] = "all"
+    """Which captions' stored embeddings to read."""
+    captions: CaptionChoice = "both"
+    truth_ratio: float = 0.5
+    caption_pattern: str = ".*"
+    augmentation: Literal["random", "sequential"] = "random"
+    image_augmentation: dict[str, Any] | None = None
+    min_image_side: int = 0
+    balance: float = 0.0
+    fast: bool = False
+    image_column: str | None = None
+    caption_columns: tuple[str, ...] = ()
+    where: dict[str, str] = field(default_factory=dict)
+    cache_dir: str | None = None
+    shuffle_window: int = WINDOW
+    """Number of samples that a process shuffles together; in larger sets, whole shards are
+    shuffled first."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """The samples of one process for one step or micro-batch."""
+
+    images: Tensor
+    """uint8 (B, 3, S, S) in channels-last memory, before `normalise`."""
+    captions: list[Tensor]
+    """Token ids, int64 (B, T), for one or two captions of each sample."""
+    uids: list[str]
+    texts: list[list[str]] = field(default_factory=list)
+    """The captions' texts, parallel to `captions`."""
+    kinds: list[CaptionKind] = field(default_factory=list)
+    """What the captions are, parallel to `captions`; empty: not known."""
+    teacher_image: Tensor | None = None
+    """float32 (B, D): the teachers' embeddings of `images`."""
+    teacher_captions: list[Tensor | None] = field(default_factory=list)
+    """float32 (B, D) each: the teachers' embeddings, parallel to `captions`; None for captions that
+    are not distilled."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """Samples that were replaced by others, and why."""
+    too_small: int = 0
+    """Number of samples that others replaced because of `data.min_image_side`."""
+
+    def pin_memory(self) -> Batch:
+        """Move the tensors to pinned memory; the data loader calls this."""
+        self.images = self.images.pin_memory()
+        self.captions = [ids.pin_memory() for ids in self.captions]
+        if self.teacher_image is not None:
+            self.teacher_image = self.teacher_image.pin_memory()
+        self.teacher_captions = [
+            rows if rows is None else rows.pin_memory() for rows in self.teacher_captions
+        ]
+        return self
+
+
+def normalise(images: Tensor, preprocess: zoo.PreprocessConfig) -> Tensor:
+    """Return the image tower's input, float32 (B, 3, S, S), for uint8 images (B, 3, S, S)."""
+    pixels = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    mean = pixels.new_tensor(preprocess.mean).view(3, 1, 1)
+    std = pixels.new_tensor(preprocess.std).view(3, 1, 1)
+    plain = preprocess.mean == (0.0, 0.0, 0.0) and preprocess.std == (1.0, 1.0, 1.0)
+    # On a CPU one image at a time, which fits its cache; on an accelerator all at once.
+    pairs = zip(pixels, images, strict=True) if images.is_cpu else [(pixels, images)]
+    for out, image in pairs:
+        out.copy_(image).div_(255)
+        if not plain:
+            out.sub_(mean).div_(std)
+    return pixels
