@@ -136,7 +136,7 @@ def find_rival(name: str) -> Rival | None:
     the rest is enough: `siglip-so400m-14`, `openai ViT-L/14@336px`, `vit-b16-datacomp-xl`. Of
     several that fit, the one with the fewest other words in its architecture is meant:
     `siglip-so400m-14` is not the one for 384 pixels. The name or hub repository of a zoo model
-    means the rival with the same weights.
+    means the rival with the same weights, or none.
 
     Raises:
         UnknownModelError: several fit equally; the message lists them.
@@ -145,6 +145,8 @@ def find_rival(name: str) -> Rival | None:
     for repository in (name, *(entry.hub if entry else ())):
         if repository in _OF_HUB:
             return rivals()[_OF_HUB[repository]]
+    if entry is not None:
+        return None  # the zoo's model has other weights than any rival of a similar name
     exact = [rival for rival in rivals().values() if _key(rival.name) == _key(name)]
     if exact:
         return exact[0]
