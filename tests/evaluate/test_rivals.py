@@ -120,6 +120,8 @@ STATEMENTS = [
     ("imagenet1k", "mobileclip-b-lt", 77.2, "ViT-B-16/dfn2b", 76.2, None),
     ("imagenet1k", "mobileclip-b-lt", 77.2, "ViT-B-16-SigLIP/webli", 76.0, None),
     ("imagenet1k", "mobileclip2-s4", 81.9, "ViT-L-14-quickgelu/dfn2b", 81.4, None),
+    ("38 tasks", "mobileclip2-s4", 67.5, "ViT-L-14-quickgelu/dfn2b", 66.9, None),
+    ("38 tasks", "mobileclip2-s4", 67.5, "ViT-SO400M-14-SigLIP/webli", 68.1, None),
     ("38 tasks", "mobileclip-s2", 63.7, "ViT-B-16-SigLIP/webli", 62.3, 2.1),
     ("38 tasks", "mobileclip-s0", 58.1, "ViT-B-16/openai", 56.3, 2.8),
     ("38 tasks", "mobileclip-b", 65.2, "ViT-B-16-SigLIP/webli", 62.3, None),
@@ -139,6 +141,13 @@ def test_the_statements_of_the_readme(metric, ours, percent, theirs, other, time
         facts = zoo.entry(ours).published
         size = facts.image_params_million + facts.text_params_million
         assert rivals()[theirs].params_million / size == pytest.approx(times, abs=0.051)
+
+
+def test_what_the_readme_says_of_its_own_models():
+    top1 = {name: round(100 * m["imagenet1k"]["main_metric"], 1)
+            for name, m in published_results().items()}  # fmt: skip
+    assert top1["mobileclip2-b"] - top1["mobileclip-b-lt"] == pytest.approx(2.2)
+    assert top1["mobileclip2-b"] - top1["mobileclip-b"] == pytest.approx(2.6)
 
 
 def test_what_the_readme_does_not_say():
