@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gc
 import io
 import os
@@ -22,6 +23,7 @@ from PIL import Image, ImageFile
 from pocketclip import preprocess as module
 from pocketclip.errors import ImageError, MissingDependencyError
 from pocketclip.preprocess import Preprocess, open_image
+from pocketclip.reinforce.teacher_preprocess import SquareTransform
 from pocketclip.zoo import CLIP_MEAN, CLIP_STD, PreprocessConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "preprocess"
@@ -108,6 +110,18 @@ def test_equals_the_published_formula(width: int, height: int, config: Preproces
     assert out.shape == (3, config.size, config.size)
     assert out.dtype == np.float32
     assert np.array_equal(out, _reference(image, config))
+
+
+@settings(deadline=None)
+@given(_SIDES, _SIDES, _CONFIGS)
+def test_squashed_images_are_resized_whole(width: int, height: int, config: Any) -> None:
+    # As open_clip's resize mode "squash": both sides to S, whatever the aspect; nothing is cut off.
+    image = Image.fromarray(_noise(width, height))
+    filter = getattr(Image.Resampling, config.interpolation.upper())
+    whole = np.asarray(image.resize((config.size, config.size), filter))
+    config = dataclasses.replace(config, resize="squash")
+    assert np.array_equal(Preprocess(config).to_uint8(image), whole)
+    assert np.array_equal(SquareTransform.of(config).square(image), whole)
 
 
 @settings(deadline=None)

@@ -14,19 +14,29 @@ from pocketclip.preprocess import Preprocess
      ("MobileCLIP2-L-14", "mobileclip2-l14"), ("ViT-L-14-quickgelu", "vit-l14-quickgelu"),
      ("ViT-B-16", "vit-b16"), ("mobileclip-s4", "mobileclip-s4"), ("TINY", "tiny"),
      ("coca_ViT-B-32", "coca-vit-b32"), ("coca_ViT-L-14", "coca-vit-l14"),
-     ("vit-l14-39b-quickgelu", "vit-l14-39b")],
+     ("ViT-H-14-378-quickgelu", "vit-h14-378-quickgelu")],
 )  # fmt: skip
 def test_names_in_any_spelling(spelling, name):
     assert zoo.resolve(spelling) == name
     assert zoo.entry(spelling) is zoo.ZOO[name]
 
 
+def test_the_teacher_of_39_billion_samples_has_gelu():
+    # Its own open_clip_config.json has no quick_gelu, whatever the name suggests.
+    assert zoo.resolve("ViT-L-14-39B-quickgelu") == "vit-l14-39b"
+    entry = zoo.entry("vit-l14-39b-quickgelu")
+    assert entry.hub == ("apple/DFN2B-CLIP-ViT-L-14-39B",)
+    assert (entry.config.image.activation, entry.config.text.activation) == ("gelu", "gelu")
+    assert zoo.name_of_repository(entry.hub[0]) == "vit-l14-39b"
+
+
 def test_every_name_of_the_design_is_there():
     v1 = [f"mobileclip-{s}" for s in ("s0", "s1", "s2", "b", "b-lt", "s3", "l14", "s4")]
     v2 = [f"mobileclip2-{s}" for s in ("s0", "s2", "b", "s3", "l14", "s4")]
     assert set(zoo.ZOO) == {*v1, *v2, "vit-b32", "vit-b16", "vit-l14-quickgelu",
-                            "vit-l14-39b", "vit-l14", "tiny",
-                            "small", "coca-vit-b32", "coca-vit-l14", "coca-tiny"}  # fmt: skip
+                            "vit-l14-39b", "vit-l14", "vit-h14-quickgelu",
+                            "vit-h14-378-quickgelu", "tiny", "small", "coca-vit-b32",
+                            "coca-vit-l14", "coca-tiny"}  # fmt: skip
     published = [name for name, entry in zoo.ZOO.items() if entry.published]
     assert published == v1 + v2
 
@@ -38,11 +48,11 @@ def test_an_unknown_name_answers_with_the_nearest():
         zoo.resolve("zzzz")
 
 
-@pytest.mark.parametrize("name", zoo.ZOO)
+@pytest.mark.parametrize("name", [*zoo.ZOO, "coca-dfn2b-docci-context128"])
 def test_configurations_survive_json(name):
     import json
 
-    config = zoo.ZOO[name].config
+    config = zoo.entry(name).config
     assert zoo.from_dict(json.loads(json.dumps(zoo.to_dict(config)))) == config
 
 
@@ -147,7 +157,7 @@ def test_which_texts_ignore_their_padding(text, ignores):
     [("vit-l14", 50), ("ViT-L-14-quickgelu", 70), ("vit_l14_39b_quickgelu", 60),
      ("apple/DFN2B-CLIP-ViT-L-14", 70), ("Apple/dfn2b-clip-vit-l-14-39b", 60),
      ("hf-hub:apple/DFN2B-CLIP-ViT-L-14@main", 70), ("apple/DFN5B-CLIP-ViT-H-14", 90),
-     ("apple/DFN5B-CLIP-ViT-H-14-378", 55),
+     ("apple/DFN5B-CLIP-ViT-H-14-378", 55), ("open_clip:ViT-H-14-quickgelu/dfn5b", 90),
      ("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", 50),
      ("open_clip:ViT-L-14/datacomp_xl_s13b_b90k", 50),
      ("ours=apple/DFN2B-CLIP-ViT-L-14", 70),
@@ -158,3 +168,45 @@ def test_which_texts_ignore_their_padding(text, ignores):
 )  # fmt: skip
 def test_the_published_logit_scale_of_a_teacher(name, scale):
     assert zoo.teacher_logit_scale(name) == scale
+
+
+# What follows apple/mobileclip2_coca_dfn2b_s13b_, as the release lists the captioners.
+RELEASED = [
+    "context77", "dci-complete_s12m_context77", "dci-complete_s12m_context128",
+    "dci-complete_s12m_context256", "dci-extended_s12m_context77", "dci-extended_s12m_context128",
+    "dci-extended_s12m_context256", "dci-short_s12m_context77", "dci-short_s12m_context128",
+    "dci-short_s12m_context256", "docci_s12m_context77", "docci_s12m_context128",
+    "docci_s12m_context256", "recap-coco-30k_s12m_context77", "recap-coco-30k_s12m_context128",
+    "recap-coco-30k_s12m_context256", "mscoco38k_s12m_context77", "gbc1m-short_context77",
+    "gbc1m-long_context256", "gbc10m-long_context256", "gbc10m-short-relation_context256",
+]  # fmt: skip
+
+
+def test_every_released_captioner_has_a_name():
+    apples = {n: e for n, e in zoo.CAPTIONERS.items() if e.hub[0].startswith("apple/")}
+    prefix = "apple/mobileclip2_coca_dfn2b_s13b_"
+    assert {entry.hub[0] for entry in apples.values()} == {prefix + name for name in RELEASED}
+    assert len(apples) == len(RELEASED) == 21
+    for name, entry in apples.items():
+        released = entry.hub[0].removeprefix(prefix)
+        assert name == f"coca-dfn2b-{released.replace('_s12m', '').replace('_', '-')}"
+        assert entry.config.text.context_length + 1 == int(name.rpartition("context")[2])
+        assert entry.license == zoo.APPLE_AMLR
+
+
+def test_a_captioner_is_an_architecture_with_a_context():
+    entry = zoo.entry("CoCa_DFN2B_docci_context256")
+    base = zoo.entry("coca-vit-l14").config
+    assert entry.config == zoo.override(base, **{"text.context_length": 255})
+    assert entry.config.name == "coca-vit-l14"
+    assert zoo.name_of_repository(entry.hub[0]) == "coca-dfn2b-docci-context256"
+    with pytest.raises(UnknownModelError, match="coca-dfn2b-docci-context256"):
+        zoo.resolve("coca-dfn2b-docci-context255")
+
+
+def test_the_resize_is_written_where_it_is_not_the_usual_one():
+    plain, squashed = (zoo.entry(n).config for n in ("vit-l14", "vit-h14-378-quickgelu"))
+    assert "resize" not in zoo.to_dict(plain)["preprocess"]  # earlier versions read it
+    assert zoo.to_dict(squashed)["preprocess"]["resize"] == "squash"
+    with pytest.raises(ConfigError, match=r"preprocess\.resize cannot be 'longest'"):
+        zoo.override(plain, **{"preprocess.resize": "longest"})

@@ -31,6 +31,7 @@ _OPTIONS = {
     "image_mean": "preprocess.mean",
     "image_std": "preprocess.std",
     "image_interpolation": "preprocess.interpolation",
+    "image_resize_mode": "preprocess.resize",
     "force_image_size": "preprocess.size",
 }
 
@@ -78,7 +79,7 @@ def create_model_and_transforms(
             function, and random ones are not, since they are for training.
         device: the device to move the model to.
         **overrides: fields of the configuration; `image_mean`, `image_std`,
-            `image_interpolation` and `force_image_size` as in open_clip.
+            `image_interpolation`, `image_resize_mode` and `force_image_size` as in open_clip.
 
     Returns:
         The model, in evaluation mode if it has pretrained weights, and the transform twice. A model

@@ -32,6 +32,8 @@ over about 256:1) only the crop is computed, else a line of pixels would grow to
 class Preprocess:
     """The evaluation transform of a model: shortest side to S, centre crop, scale, normalise.
 
+    Models whose configuration says `resize: squash` take both sides to S instead, uncropped.
+
     Raises:
         ConfigError: a size, mean or standard deviation is out of range.
     """
@@ -93,7 +95,9 @@ class Preprocess:
         side = self.config.size
         bicubic = self.config.interpolation == "bicubic"
         width, height = image.size
-        if width <= height:
+        if self.config.resize == "squash":
+            size = side, side
+        elif width <= height:
             size = side, int(side * height / width)
         else:
             size = int(side * width / height), side

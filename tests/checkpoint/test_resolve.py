@@ -427,5 +427,10 @@ def test_the_names_of_a_runs_files_are_those_that_training_writes():
 def test_published_models_whatever_is_here():
     source = resolve.published_model("MobileCLIP2_S2")
     assert source.repos == ("apple/MobileCLIP2-S2", "timm/MobileCLIP2-S2-OpenCLIP")
+    source = resolve.resolve_model("CoCa-DFN2B-docci_context128")
+    assert source.repos == ("apple/mobileclip2_coca_dfn2b_s13b_docci_s12m_context128",)
+    assert source.model == "coca-dfn2b-docci-context128"
+    assert resolve.resolve_model(source.repos[0]).model == source.model
+    assert resolve.resolve_model("random:coca-dfn2b-docci-context128").model == source.model
     with pytest.raises(CheckpointError, match="random:tiny"):
         resolve.published_model("tiny")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -65,15 +66,17 @@ def test_models(tmp_path, monkeypatch):
     monkeypatch.setenv("POCKETCLIP_CACHE", str(tmp_path))  # models of the user's are listed too
     done = run("models", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
-    assert rows.keys() == zoo.ZOO.keys()
-    assert [n for n, row in rows.items() if row["captioner"]] == [
+    assert rows.keys() == {*zoo.ZOO, *zoo.CAPTIONERS}
+    assert [n for n in zoo.ZOO if rows[n]["captioner"]] == [
         "coca-vit-b32", "coca-vit-l14", "coca-tiny"
     ]  # fmt: skip
+    assert all(rows[name]["captioner"] for name in zoo.CAPTIONERS)
     assert rows["mobileclip2-s4"]["average38"] == 67.5
     assert rows["tiny"]["hub"] == []
     table = run("models").stdout
     assert "mobileclip-b-lt" in table
     assert "coca-tiny *" in table
+    assert re.search(r"coca-dfn2b-docci +-context 77, 128, 256\n", table)
     assert "* captioner" in " ".join(table.split())
     assert max(map(len, table.splitlines())) <= 100
 

@@ -124,7 +124,7 @@ def published_model(name: str) -> ModelSource:
         UnknownModelError: it is not in the zoo.
     """
     name = zoo.resolve(name)
-    repos = zoo.ZOO[name].hub
+    repos = zoo.entry(name).hub
     if not repos:
         raise CheckpointError(
             f"{name} has no published weights: give a checkpoint folder or {name}=FILE, or "
@@ -253,10 +253,9 @@ def _repository(text: str, target: str) -> ModelSource:
     repo, at, revision = target.partition("@")
     if not is_hub_id(repo) or (at and not revision):
         raise ConfigError(f"{text!r}: {_FORMS['hf-hub']}")
-    known = {known.lower(): name for name, e in zoo.ZOO.items() for known in e.hub}
     return ModelSource(
         text=text, kind="hub", target=target, repos=(repo,), revision=revision or None,
-        model=known.get(repo.lower()), label=target,
+        model=zoo.name_of_repository(repo), label=target,
     )  # fmt: skip
 
 
@@ -280,9 +279,7 @@ def _on_disk(text: str) -> ModelSource | None:
 
 def _means_a_model(text: str) -> bool:
     """Return whether a text would be a model of the zoo or the hub if no such path existed."""
-    return "/" not in text or any(
-        text.lower() == repo.lower() for known in zoo.ZOO.values() for repo in known.hub
-    )
+    return "/" not in text or zoo.name_of_repository(text) is not None
 
 
 def _alike(text: str) -> str:
@@ -292,8 +289,7 @@ def _alike(text: str) -> str:
         return f"a model of the zoo with random weights is random:{entry.config.name}"
     if entry is not None:
         return f"the published model is hf-hub:{entry.hub[0]}"
-    repos = {repo.lower() for known in zoo.ZOO.values() for repo in known.hub}
-    return f"the hub's is hf-hub:{text}" if text.lower() in repos else ""
+    return f"the hub's is hf-hub:{text}" if zoo.name_of_repository(text) is not None else ""
 
 
 def _expanded(text: str) -> str:
@@ -415,7 +411,7 @@ def _suggested(folder: Path, *, exactly: bool) -> str | None:
         folder_name = whole.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
     elif exactly:
         return None
-    for name, entry in zoo.ZOO.items():
+    for name, entry in zoo.entries():
         for repo in entry.hub:
             if folder_name.lower() in (repo.lower(), repo.rpartition("/")[2].lower()):
                 return name

@@ -182,7 +182,7 @@ def _read_folder(source: ModelSource, path: Path, name: str | None) -> StoredMod
     if facts is None:
         return _read_third_party_folder(source, path, name)
     config, is_fused, identity, is_sealed, license = facts
-    if name is not None and zoo.resolve(name) != config.name:
+    if name is not None and zoo.entry(name).config.name != config.name:
         raise CheckpointError(f"{path} holds {config.name}, not {zoo.resolve(name)}")
     file = path / WEIGHTS
     state, _ = read_tensors(file)
@@ -327,7 +327,7 @@ def _config_of(
             config = zoo.from_dict(load_json(metadata["pocketclip"]))
         except (ValueError, ConfigError) as error:
             raise CheckpointError(f"{path} has damaged metadata: {error}") from error
-        if name is None or zoo.resolve(name) == config.name:
+        if name is None or zoo.entry(name).config.name == config.name:
             return config
     if name is not None:
         return naming.fit_config(zoo.entry(name).config, state, convention)

@@ -38,8 +38,9 @@ def published_license(repo: str) -> License:
 
     Its name is known of the published weights of the zoo, its page of all.
     """
-    known = {name.lower(): entry.license for entry in zoo.ZOO.values() for name in entry.hub}
-    return License(name=known.get(repo.lower()), url=f"{hide_credentials(get_endpoint())}/{repo}")
+    known = zoo.name_of_repository(repo)
+    name = None if known is None else zoo.entry(known).license
+    return License(name=name, url=f"{hide_credentials(get_endpoint())}/{repo}")
 
 
 def name_on_card(facts: Mapping[str, Any]) -> str | None:
@@ -69,7 +70,7 @@ def license_of_file(source: ModelSource, path: Path, metadata: Mapping[str, str]
     if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
         repo = folder.parents[1].name.removeprefix("models--").replace("--", "/")
     elif source.suggested is not None:
-        repo = zoo.ZOO[source.suggested].hub[0]
+        repo = zoo.entry(source.suggested).hub[0]
     elif _APPLES_FILE.fullmatch(path.stem) and "pocketclip" not in metadata:
         entry = zoo.find(path.stem.lower().replace("_blt", "_b_lt"))
         repo = entry.hub[0] if entry is not None and entry.hub else None

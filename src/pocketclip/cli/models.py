@@ -31,7 +31,9 @@ def models(
 
     Parameters are in millions after fusing, latencies in milliseconds on an iPhone 12 Pro Max,
     accuracies zero-shot and in percent; all as published. Weights are on the hub, in the local
-    cache, or converted and ready to use without torch, see `pocketclip pull`.
+    cache, or converted and ready to use without torch, see `pocketclip pull`. Captioners that share
+    an architecture are listed below the table, by the set that they were fine-tuned on and the
+    length of their context in tokens.
 
     \b
     pocketclip models
@@ -42,7 +44,7 @@ def models(
         _list_rivals(json)
         return
     ready = _ready_bundles()
-    rows = [_row(name, entry, ready) for name, entry in zoo.ZOO.items()]
+    rows = [_row(name, entry, ready) for name, entry in zoo.entries()]
     rows += [_row_of_bundle(bundle) for bundle in ready.values()]
     if json:
         print_json(rows)
@@ -116,9 +118,29 @@ def _ready_facts(bundle: Bundle) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _weights(row: dict[str, Any]) -> str:
+    """Return where the weights of a row's model are."""
+    if row["ready"] is not None:
+        return f"ready, {row['ready']['precision']}"
+    return "cached" if row["cached"] else "hub" if row["hub"] else "-"
+
+
+def _captioner_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each set of captions: the name without its context, and the contexts."""
+    contexts: dict[str, list[str]] = {}
+    for row in rows:
+        name, _, context = row["name"].rpartition("-context")
+        here = _weights(row)
+        contexts.setdefault(name, []).append(context if here == "hub" else f"{context} ({here})")
+    width = max(map(len, contexts), default=0)
+    return [f"  {name:<{width}}  -context {', '.join(found)}" for name, found in contexts.items()]
+
+
 def _print_table(rows: list[dict[str, Any]]) -> None:
     # Other models than the zoo's come after the table: their names would make it wide.
-    others = [row for row in rows if row["name"] not in zoo.ZOO]
+    known = {name for name, _ in zoo.entries()}
+    others = [row for row in rows if row["name"] not in known]
+    captioners = [row for row in rows if row["name"] in zoo.CAPTIONERS]
     rows = [row for row in rows if row["name"] in zoo.ZOO]
     figures = ("pixels", "img M", "txt M", "img ms", "txt ms", "IN-1k", "avg 38")
     columns = [Column("model"), *(Column(name, right=True) for name in figures), Column("weights")]
@@ -127,14 +149,15 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             "imagenet1k", "average38")  # fmt: skip
     for row in rows:
         facts = ["" if row[key] is None else f"{row[key]:.1f}" for key in keys]
-        weights = "cached" if row["cached"] else "hub" if row["hub"] else "-"
-        if row["ready"] is not None:
-            weights = f"ready, {row['ready']['precision']}"
         name = row["name"] + (" *" if row["captioner"] else "")
-        lines.append((name, str(row["image_size"]), *facts, weights))
+        lines.append((name, str(row["image_size"]), *facts, _weights(row)))
     print_table(columns, lines)
     for row in others:
         say(f"ready, {row['ready']['precision']}: {row['name']} ({row['note']})")
+    say()
+    say("Captioners of coca-vit-l14's architecture, such as coca-dfn2b-docci-context128:")
+    for line in _captioner_lines(captioners):
+        say(line)
     say()
     text = (
         "Published figures: millions of parameters after fusing, milliseconds on an iPhone 12 "

@@ -149,9 +149,12 @@ def add_preprocessing(path: Path, config: zoo.PreprocessConfig) -> dict[str, Any
 
     photo = ops.parameter([-1, -1, -1, 3], np.uint8, name="photo")
     photo.output(0).get_tensor().set_names({"photo"})
-    size = ops.gather(ops.shape_of(photo), whole(1, 2), whole(0))  # H, W
-    short = ops.reduce_min(size, whole(0), keep_dims=True)
-    target = ops.divide(ops.multiply(size, whole(config.size)), short)  # rounds down
+    if config.resize == "squash":
+        target = whole(config.size, config.size)
+    else:
+        size = ops.gather(ops.shape_of(photo), whole(1, 2), whole(0))  # H, W
+        short = ops.reduce_min(size, whole(0), keep_dims=True)
+        target = ops.divide(ops.multiply(size, whole(config.size)), short)  # rounds down
     resized = ops.interpolate(
         photo,
         target,

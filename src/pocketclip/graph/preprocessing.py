@@ -21,10 +21,13 @@ def resize_and_crop(graph: GraphWriter, photo: str, config: zoo.PreprocessConfig
     shape = graph.node("Shape", [photo], "photo/shape")
     zero, one, three = (graph.constant([i]) for i in (0, 1, 3))
     batch = graph.node("Slice", [shape, zero, one], "photo/batch")
-    size = graph.node("Slice", [shape, one, three], "photo/size")  # H, W
-    short = graph.node("ReduceMin", [size], "photo/short", keepdims=1)
-    scaled = graph.node("Mul", [size, side], "photo/scaled")
-    target = graph.node("Div", [scaled, short], "photo/target")  # rounds down
+    if config.resize == "squash":
+        target = graph.constant([config.size, config.size])
+    else:
+        size = graph.node("Slice", [shape, one, three], "photo/size")  # H, W
+        short = graph.node("ReduceMin", [size], "photo/short", keepdims=1)
+        scaled = graph.node("Mul", [size, side], "photo/scaled")
+        target = graph.node("Div", [scaled, short], "photo/target")  # rounds down
     sizes = graph.node("Concat", [batch, target, three], "photo/sizes", axis=0)
     resized = graph.node(
         "Resize", [photo, "", "", sizes], "photo/resized", antialias=1,

@@ -82,8 +82,7 @@ def hub_place(source: ModelSource, name: str | None, repo: str, commit: str) -> 
         StorageError: there is no cache.
     """
     # The name is part of the place where it is not the one that the repository has anyway.
-    own = {known.lower(): zoo_name for zoo_name, e in zoo.ZOO.items() for known in e.hub}
-    suffix = "" if name in (None, own.get(repo.lower())) else f".{name}"
+    suffix = "" if name in (None, zoo.name_of_repository(repo)) else f".{name}"
     return Place(
         title=repo,
         folder=_repo_folder(repo) / f"{commit}{suffix}",

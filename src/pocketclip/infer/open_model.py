@@ -109,7 +109,7 @@ def _read_bundle(source: ModelSource, model: str | None) -> Bundle:
         log.warning("%s", source.note)
     bundle = read(source.path)
     expected = source.model if model is None else zoo.resolve(model)
-    if expected not in (None, bundle.config.name):
+    if expected is not None and zoo.entry(expected).config.name != bundle.config.name:
         raise BundleError(f"{source.path} holds {bundle.config.name}, not {expected}")
     return bundle
 

@@ -192,7 +192,7 @@ def check_offerable(bundle: Bundle) -> None:
     """Refuse a bundle that no browser can run.
 
     Raises:
-        BundleError: it is for another runtime.
+        BundleError: it is for another runtime, or prepares photographs in a way of its own.
     """
     if bundle.target != "onnx" or bundle.image_input not in ("preprocessed", "photo"):
         raise BundleError(
@@ -203,6 +203,11 @@ def check_offerable(bundle: Bundle) -> None:
         raise BundleError(
             f"{bundle.folder} has the precision {bundle.precision}, which browsers cannot run: "
             f"export the model in {', '.join(_PRECISE)}"
+        )
+    if bundle.config.preprocess.resize != "shortest":
+        raise BundleError(
+            f"{bundle.folder} resizes photographs without regard to their shape "
+            f"({bundle.config.preprocess.resize}), which the pages do not: offer another model"
         )
     for name in _served_names(bundle):
         if not _FILE.fullmatch(name):

@@ -104,7 +104,8 @@ class SquareTransform:
     def of(cls, config: PreprocessConfig) -> SquareTransform:
         """Return the geometry of a zoo model's evaluation transform."""
         resample = _BICUBIC if config.interpolation == "bicubic" else _BILINEAR
-        return cls(size=config.size, edge=config.size, resample=resample)
+        resize: Literal["shortest", "exact"] = "exact" if config.resize == "squash" else "shortest"
+        return cls(size=config.size, edge=config.size, resample=resample, resize=resize)
 
     @property
     def key(self) -> Hashable:

@@ -95,7 +95,7 @@ def apply_by_model(raw: dict[str, Any], settings: Mapping[str, Any], where: str)
 
 def _is_same_model(name: str, chosen: str) -> bool:
     try:
-        return zoo.resolve(name) == zoo.resolve(chosen)
+        return zoo.entry(name).config.name == zoo.entry(chosen).config.name
     except UnknownModelError:
         return False  # checking the model's section gives the better message
 

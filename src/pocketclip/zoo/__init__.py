@@ -11,13 +11,16 @@ the towers from these descriptions.
 | `configs` | the dataclasses |
 | `checks` | configurations changed, checked, and written as JSON |
 | `entries` | the named models, their weights' repositories and published figures |
+| `captioners` | short names of MobileCLIP2's captioners, which share one architecture |
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 
 from pocketclip.errors import UnknownModelError
+from pocketclip.zoo.captioners import CAPTIONERS
 from pocketclip.zoo.checks import (
     MAX_IMAGE_SIZE,
     check_range,
@@ -40,6 +43,7 @@ from pocketclip.zoo.entries import APPLE_AMLR, PUBLISHED_FIELDS, ZOO, Entry, Pub
 
 __all__ = [
     "APPLE_AMLR",
+    "CAPTIONERS",
     "CLIP_MEAN",
     "CLIP_STD",
     "MAX_IMAGE_SIZE",
@@ -55,9 +59,11 @@ __all__ = [
     "ViTConfig",
     "check_range",
     "checked",
+    "entries",
     "entry",
     "find",
     "from_dict",
+    "name_of_repository",
     "override",
     "resolve",
     "teacher_logit_scale",
@@ -69,8 +75,9 @@ def _key(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
+# Other names that models are known by.
 _OTHER_NAMES = {"vit-l14-39b-quickgelu": "vit-l14-39b"}
-_SPELLINGS = {_key(name): name for name in ZOO}
+_SPELLINGS = {_key(name): name for name in (*ZOO, *CAPTIONERS)}
 _SPELLINGS |= {_key(other): name for other, name in _OTHER_NAMES.items()}
 
 
@@ -90,28 +97,37 @@ def resolve(name: str) -> str:
 
 
 def find(name: str) -> Entry | None:
-    """Return the zoo's entry for `name`, in any spelling, or None."""
+    """Return the entry of `name`, a model of the zoo or a captioner in any spelling, or None."""
     spelling = _SPELLINGS.get(_key(name))
-    return None if spelling is None else ZOO[spelling]
+    return None if spelling is None else CAPTIONERS.get(spelling) or ZOO[spelling]
 
 
 def entry(name: str) -> Entry:
-    """Return the zoo's entry for `name`, in any spelling.
+    """Return the entry of `name`, a model of the zoo or a captioner in any spelling.
+
+    A captioner's configuration is that of `coca-vit-l14` with its own context, and bears that name.
 
     Raises:
         UnknownModelError: there is no such model.
     """
-    return ZOO[resolve(name)]
+    spelling = resolve(name)
+    return CAPTIONERS.get(spelling) or ZOO[spelling]
 
 
-# Published teachers that the zoo does not build yet, by hub id and by open_clip's name.
-# The second is of the paper's H/14@384; (r): known from reviews of the paper, not from its text.
-_TEACHER_SCALES: dict[str, float] = {
-    "apple/dfn5b-clip-vit-h-14": 90,
-    "vit-h-14-quickgelu/dfn5b": 90,
-    "apple/dfn5b-clip-vit-h-14-378": 55,
-    "vit-h-14-378-quickgelu/dfn5b": 55,
-}
+def entries() -> Iterator[tuple[str, Entry]]:
+    """Yield the name and the entry of every model of the zoo, then of every captioner."""
+    yield from ZOO.items()
+    yield from CAPTIONERS.items()
+
+
+def name_of_repository(repo: str) -> str | None:
+    """Return the name of the model whose weights a hub repository holds, or None.
+
+    Args:
+        repo: OWNER/NAME, in any case.
+    """
+    wanted = repo.lower()
+    return next((n for n, e in entries() if wanted in (r.lower() for r in e.hub)), None)
 
 
 def teacher_logit_scale(name: str) -> float | None:
@@ -133,12 +149,10 @@ def teacher_logit_scale(name: str) -> float | None:
     if equals and (find(label) is None or target.strip().startswith("open_clip:")):
         return teacher_logit_scale(target)
     target = name.strip().removeprefix("hf-hub:").partition("@")[0]
-    known = find(target)
-    if known is not None:
-        return known.teacher_logit_scale
-    wanted = target.removeprefix("open_clip:").lower()
-    for other in ZOO.values():
-        names = (*other.hub, *([] if other.open_clip is None else [other.open_clip]))
-        if wanted in (each.lower() for each in names):
-            return other.teacher_logit_scale
-    return _TEACHER_SCALES.get(wanted)
+    if target.startswith("open_clip:"):
+        wanted = target.removeprefix("open_clip:").lower()
+        known = next((e for e in ZOO.values() if (e.open_clip or "").lower() == wanted), None)
+    else:
+        repository = name_of_repository(target)
+        known = find(target) if repository is None else entry(repository)
+    return None if known is None else known.teacher_logit_scale

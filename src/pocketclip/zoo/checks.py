@@ -70,6 +70,9 @@ def to_dict(config: ModelConfig) -> dict[str, Any]:
     out = dataclasses.asdict(config)
     kinds = {cls: kind for kind, cls in _IMAGE_KINDS.items()}
     out["image"] = {"kind": kinds[type(config.image)], **out["image"]}
+    # Omitted where it is the default, so that earlier versions read the file.
+    if config.preprocess.resize == "shortest":
+        del out["preprocess"]["resize"]
     return out
 
 

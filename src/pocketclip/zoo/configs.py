@@ -105,10 +105,13 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessConfig:
-    """The evaluation transform: shortest side to `size`, centre crop, scale to [0, 1]."""
+    """The evaluation transform: resize, centre crop, scale to [0, 1], normalise."""
 
     size: int
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    resize: Literal["shortest", "squash"] = "shortest"
+    """Resize the shortest side to `size` and crop the centre; or both sides, whatever the aspect
+    (DFN5B's models)."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 

@@ -75,6 +75,8 @@ _MCI3 = MCiConfig(
 _MCI4 = replace(_MCI3, depths=(2, 12, 24, 4, 4), widths=(128, 256, 512, 1024, 2048))
 _VIT_B16 = ViTConfig(width=768, layers=12, heads=12, patch_size=16, head_bias=False)
 _VIT_L14 = ViTConfig(width=1024, layers=24, heads=16, patch_size=14, head_bias=False)
+_VIT_H14 = ViTConfig(width=1280, layers=32, heads=16, patch_size=14, head_bias=False,
+                     activation="quick_gelu")  # fmt: skip
 # Apple's code of B pads the stem by one pixel and normalises with epsilon 1e-5; open_clip's
 # (through timm) does neither. Each file is computed like the code that its names belong to.
 _VIT_B_CONV = replace(_VIT_B16, stem="conv", stem_padding=1, class_position=False, pre_norm=False)
@@ -82,6 +84,7 @@ _VIT_B_CONV = replace(_VIT_B16, stem="conv", stem_padding=1, class_position=Fals
 _TEXT = TextConfig(width=512, layers=12, heads=8)
 _TEXT_CAUSAL = replace(_TEXT, causal=True)
 _TEXT_768 = TextConfig(width=768, layers=12, heads=12)
+_TEXT_1024 = TextConfig(width=1024, layers=24, heads=16, causal=True, activation="quick_gelu")
 _MCT = TextConfig(width=512, layers=4, heads=8, repmixer=True)
 
 _PLAIN_256 = PreprocessConfig(size=256)
@@ -90,6 +93,7 @@ _CLIP_256 = PreprocessConfig(size=256, mean=CLIP_MEAN, std=CLIP_STD)
 _CLIP_224_BICUBIC = PreprocessConfig(
     size=224, interpolation="bicubic", mean=CLIP_MEAN, std=CLIP_STD
 )
+_CLIP_224_SQUASHED = replace(_CLIP_224_BICUBIC, resize="squash")
 
 
 def _entry(
@@ -207,6 +211,16 @@ _ENTRIES = (
            hub=("apple/DFN2B-CLIP-ViT-L-14-39B",),
            open_clip="ViT-L-14/dfn2b_s39b", teacher_logit_scale=60,
            note="teacher; CLIP's ViT-L/14 with GELU (DFN2B, 39 billion samples)"),
+    _entry("vit-h14-quickgelu", 1024, _VIT_H14, _TEXT_1024, _CLIP_224_SQUASHED,
+           hub=("apple/DFN5B-CLIP-ViT-H-14",),
+           open_clip="ViT-H-14-quickgelu/dfn5b", teacher_logit_scale=90,
+           note="teacher; CLIP's ViT-H/14 with QuickGELU (DFN5B)"),
+    # 55 is of the model that the paper calls H/14@384; (r): known from reviews of the paper.
+    _entry("vit-h14-378-quickgelu", 1024, _VIT_H14, _TEXT_1024,
+           replace(_CLIP_224_SQUASHED, size=378),
+           hub=("apple/DFN5B-CLIP-ViT-H-14-378",),
+           open_clip="ViT-H-14-378-quickgelu/dfn5b", teacher_logit_scale=55,
+           note="teacher; CLIP's ViT-H/14 with QuickGELU at 378 pixels (DFN5B)"),
     _entry("coca-vit-b32", 512, _COCA_B32, _TEXT_COCA, _CLIP_224_BICUBIC,
            decoder=DecoderConfig(layers=12, heads=8),
            hub=("laion/CoCa-ViT-B-32-laion2B-s13B-b90k",),
