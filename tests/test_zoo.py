@@ -162,6 +162,8 @@ def test_which_texts_ignore_their_padding(text, ignores):
      ("open_clip:ViT-L-14/datacomp_xl_s13b_b90k", 50),
      ("ours=apple/DFN2B-CLIP-ViT-L-14", 70),
      ("vit-l14=open_clip:ViT-L-14-quickgelu/dfn2b", 70), ("dfn=vit-l14-39b-quickgelu", 60),
+     ("vit-l14-quickgelu=hf-hub:apple/DFN2B-CLIP-ViT-L-14@main", 70),
+     ("openai=vit-l14-quickgelu=hf-hub:timm/vit_large_patch14_clip_224.openai", None),
      # Neither are other weights of the same architecture, nor models that the paper did not try.
      ("vit-l14-quickgelu=openai.pt", None), ("random:vit-l14", None), ("vit-b16", None),
      ("open_clip:ViT-L-14/openai", None), ("runs/7", None), ("nothing", None), ("", None)],

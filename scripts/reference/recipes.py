@@ -49,6 +49,10 @@ def page() -> str:
             "### sampling",
             "How captions are sampled: a mapping under `sampling`.",
             table(_HEAD, _dataclass_rows(Sampling)),
+            "### The reinforce recipes that come with pocketclip",
+            "Those of the published sets: `pocketclip reinforce PAIRS --out dr --config NAME`. "
+            "Their files say where each value is from.",
+            _reinforcing(),
             "## image_augmentation",
             "Both recipes take it, under `image_augmentation` or `data.image_augmentation`. The "
             "transforms are applied in this order, whatever their order in the file. Each also "
@@ -215,6 +219,15 @@ def _dataclass_default(field: Any) -> str:
     if isinstance(value, tuple):
         return code("[" + ", ".join(f"{number:.4g}" for number in value) + "]")
     return code(_written(value))
+
+
+def _reinforcing() -> str:
+    rows = []
+    for name in reinforce_recipe.names():
+        recipe = reinforce_recipe.load_recipe(name)
+        models = (" ".join(map(code, specs)) for specs in (recipe.teachers, recipe.captioners))
+        rows.append((code(name), *models, code(recipe.dtype), plain(recipe.about)))
+    return table(("name", "teachers", "captioner", "dtype", "what it is"), rows)
 
 
 def _named() -> str:

@@ -56,6 +56,7 @@ def test_what_it_says_of_itself(coca):
     with pytest.raises(ConfigError, match=r"only lower-case letters, digits, - and _, not 'A\.b'"):
         load_captioner("random:coca-tiny", name="A.b")
     assert load_captioner("My.One=random:coca-tiny").key == "syn_text_my-one"
+    assert load_captioner("syn_text=random:coca-tiny").key == "syn_text"  # DataCompDR's
 
 
 def test_its_captions_are_what_the_model_writes(coca):

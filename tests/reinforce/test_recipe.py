@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from pocketclip import zoo
 from pocketclip.errors import ConfigError
-from pocketclip.reinforce.recipe import DATACOMPDR, digest, load_recipe
+from pocketclip.reinforce import specs
+from pocketclip.reinforce.recipe import DATACOMPDR, digest, load_recipe, names
+from pocketclip.reinforce.sampling import Sampling, caption_key
 
 
 def test_defaults_are_the_published_ones():
@@ -89,3 +92,51 @@ def test_json_is_read_as_json(tmp_path):
     path.write_text('{"teachers": ["tiny"], "captions": 1e999}')
     with pytest.raises(ConfigError, match="too large"):
         load_recipe(path)
+
+
+def test_published_sets_have_recipes_by_name():
+    views = {"datacompdr-12m": 30, "datacompdr-1b": 10, "dfndr-12m": 30, "dfndr-2b": 2}
+    assert names() == sorted(views)
+    for name, count in views.items():
+        recipe = load_recipe(name)
+        assert (recipe.augmentations, recipe.captions) == (count, 5)
+        assert recipe.image_augmentation == DATACOMPDR
+        sampling = Sampling.from_dict(recipe.sampling)
+        assert sampling == Sampling(top_p=0.9, max_length=30, first_sentence=True)
+        teachers = [specs.parse(spec) for spec in recipe.teachers]
+        assert [zoo.entry(t.model).config.embed_dim for t in teachers] == [768, 768]
+        (captioner,) = [specs.parse(spec) for spec in recipe.captioners]
+        assert zoo.entry(captioner.model).config.text.context_length == 76
+        if name.startswith("datacompdr"):
+            key, layout, repos = "syn_text", "v1", [
+                "timm/vit_large_patch14_clip_224.openai",
+                "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
+            ]  # fmt: skip
+        else:
+            key, layout, repos = "syn_text_dfn_mscoco38k", "named", [
+                "apple/DFN2B-CLIP-ViT-L-14", "apple/DFN2B-CLIP-ViT-L-14-39B",
+            ]  # fmt: skip
+        assert [t.repos[0] for t in teachers] == repos
+        assert (caption_key(captioner.label), recipe.layout) == (key, layout)
+    assert load_recipe("dfndr-2b", augmentations=3, images=False).augmentations == 3
+
+
+def test_a_file_comes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dfndr-2b").write_text("teachers: [tiny]\n")
+    assert load_recipe("dfndr-2b").teachers == ("tiny",)
+    (tmp_path / "datacompdr-1b").mkdir()  # a folder of that name is no recipe
+    assert load_recipe("datacompdr-1b").augmentations == 10
+    (tmp_path / "mine.json").write_text('{"teachers": ["small"]}')
+    assert load_recipe("mine.json").teachers == ("small",)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("datacompdr-12", "did you mean 'datacompdr-12m'"), ("DFNDR-2B", "did you mean 'dfndr-2b'"),
+     ("zzz", r"neither a file nor a recipe \(recipes: datacompdr-12m"),
+     ("missing.yaml", "no such file")],
+)  # fmt: skip
+def test_an_unknown_recipe_answers_with_the_nearest(name, says):
+    with pytest.raises(ConfigError, match=says):
+        load_recipe(name)

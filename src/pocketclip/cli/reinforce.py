@@ -68,7 +68,12 @@ def reinforce(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="A reinforce recipe in YAML; the options here override its fields."),
+        typer.Option(
+            metavar="RECIPE",
+            help="A reinforce recipe: a YAML file, or the name of a published set's: "
+            "datacompdr-12m, datacompdr-1b, dfndr-12m or dfndr-2b; the options here override its "
+            "fields.",
+        ),
     ] = None,
     augmentations: Annotated[
         int | None,
@@ -194,6 +199,7 @@ def reinforce(
     \b
     pocketclip reinforce pairs.csv --out dr --teacher vit-b16 --captioner coca-vit-l14
     pocketclip reinforce "s3://me/raw/{00000..00999}.tar" --out s3://me/dr --config recipe.yaml
+    pocketclip reinforce pairs.csv --out dr --config datacompdr-12m --augmentations 5
     pocketclip reinforce photos/ --out dr --teacher ours=runs/7 --augmentations 5 --dtype int8
     pocketclip reinforce pairs.csv --out captions --captioner coca-vit-l14
     pocketclip reinforce captions --out dr --captions-from "syn_text*" --teacher vit-b16

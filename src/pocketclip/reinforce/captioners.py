@@ -29,7 +29,7 @@ from pocketclip.reinforce.coca_captioner import load_coca
 from pocketclip.reinforce.hf_captioner import load_transformers
 from pocketclip.reinforce.own_models import OwnCaptioner, load_own
 from pocketclip.reinforce.protocols import Pixels, Writer
-from pocketclip.reinforce.sampling import Sampling
+from pocketclip.reinforce.sampling import Sampling, caption_key
 from pocketclip.reinforce.teacher_preprocess import SquareTransform
 
 RETRIES = 3
@@ -45,7 +45,7 @@ class Captioner:
 
     Attributes:
         name: distinguishes it from other captioners of the dataset.
-        key: the key of its captions in a sample, `syn_text_NAME`.
+        key: the key of its captions in a sample, see `caption_key`.
         identity: everything that affects its captions, apart from image and seed, as JSON types.
         transform: turns an image into the square that `caption_squares` takes.
         dtype: the type that the model computes in.
@@ -63,7 +63,7 @@ class Captioner:
     ) -> None:
         self.writer = writer
         self.name = name
-        self.key = f"syn_text_{name}"
+        self.key = caption_key(name)
         self.sampling = sampling
         self.transform = transform
         self.dtype = str(pixels.dtype).removeprefix("torch.")

@@ -29,6 +29,7 @@ from pocketclip.checkpoint.resolve import ModelSource
 from pocketclip.embeddings import image_name, text_name, unit_length
 from pocketclip.errors import ConfigError, PocketclipError, one_line
 from pocketclip.images import ImageSource, open_image
+from pocketclip.reinforce.sampling import caption_key
 from pocketclip.reinforce.teacher_preprocess import AsItIs
 from pocketclip.types import Embeddings
 
@@ -183,7 +184,7 @@ class OwnCaptioner:
 
     Attributes:
         name: distinguishes it from other captioners of the dataset.
-        key: the key of its captions in a sample, `syn_text_NAME`.
+        key: the key of its captions in a sample, see `caption_key`.
         identity: what identifies it, as JSON types.
 
     Raises:
@@ -193,7 +194,7 @@ class OwnCaptioner:
     def __init__(self, model: Any, *, name: str, spec: str, target: str) -> None:
         if not callable(getattr(model, "caption", None)):
             _refuse(spec, model, "has no method caption(images, count, seeds)")
-        self.name, self.key = name, f"syn_text_{name}"
+        self.name, self.key = name, caption_key(name)
         self.identity: dict[str, Any] = {
             "name": name,
             "kind": "python",

@@ -1,9 +1,11 @@
 """The reinforce recipe: plain values from a YAML file, the command line, or both.
 
     recipe = load_recipe("recipe.yaml", teachers=["vit-b16"], augmentations=10)
+    recipe = load_recipe("datacompdr-12m", augmentations=5)
 
-Source: MobileCLIP (arXiv 2311.17049), section 4.1 and appendix; `DATACOMPDR` is the augmentation
-of DataCompDR.
+The published sets' recipes come with the package, see `names`. Source: MobileCLIP
+(arXiv 2311.17049), section 4.1 and appendix; MobileCLIP2 (arXiv 2508.20691), section 3;
+`DATACOMPDR` is the augmentation of both generations' sets.
 """
 
 from __future__ import annotations
@@ -15,10 +17,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pocketclip.augment import Augmentation
-from pocketclip.errors import AugmentationError, ConfigError, ParseError
-from pocketclip.formats.fields import kind_of
-from pocketclip.formats.json_text import digest_json, read_json
-from pocketclip.formats.yaml_text import read_yaml
+from pocketclip.errors import AugmentationError, ConfigError
+from pocketclip.formats.json_text import digest_json
+from pocketclip.formats.recipe_files import read_recipe, recipe_names
 from pocketclip.reinforce.sampling import Sampling
 from pocketclip.shards import DTYPES
 
@@ -33,11 +34,14 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    about: str = ""
+    """One line on what it is; it affects nothing."""
     teachers: tuple[str, ...] = ()
     """The teachers, each MODEL or LABEL=MODEL; their embeddings are concatenated in this order.
     Without one, captions alone are stored: no augmentations and no embeddings."""
     captioners: tuple[str, ...] = ()
-    """The captioners, each MODEL or LABEL=MODEL; captions are stored under `syn_text_LABEL`."""
+    """The captioners, each MODEL or LABEL=MODEL; captions are stored under `syn_text_LABEL`, or
+    under `syn_text` itself with that label."""
     augmentations: int = Field(default=10, ge=0, le=1000)
     """Number of augmented views per image."""
     captions: int = Field(default=5, ge=1, le=1000)
@@ -97,15 +101,26 @@ class Recipe(BaseModel):
         return value
 
 
+def names() -> list[str]:
+    """Return the names of the recipes that come with the package: those of published sets."""
+    return recipe_names("pocketclip.reinforce")
+
+
 def load_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
-    """Return the recipe of a YAML or JSON file; `overrides` that are not None replace its fields.
+    """Return a recipe; `overrides` that are not None replace its fields.
+
+    Args:
+        path: a YAML or JSON file, or the name of a recipe that comes with the package (`names`);
+            an existing file comes first. None: all fields are overrides.
+        **overrides: fields of `Recipe`.
 
     Raises:
-        ConfigError: the file cannot be read, or a field is unknown, missing or invalid.
+        ConfigError: there is no such file or recipe, it cannot be read, or a field is unknown,
+            missing or invalid.
     """
     raw: dict[str, Any] = {}
     if path is not None:
-        raw = _read(Path(path))
+        raw = read_recipe(path, "pocketclip.reinforce", example="teachers:")
     raw |= {key: value for key, value in overrides.items() if value is not None}
     if "reinforce" in raw:  # the published configurations nest it
         nested = raw.pop("reinforce")
@@ -131,18 +146,6 @@ def load_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
         is_override = overrides.get(str(first["loc"][0])) is not None
         where = f"{path}: " if path is not None and not is_override else ""
         raise ConfigError(f"{where}{field}: {reason}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except ParseError as error:
-        raise ConfigError(str(error)) from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} must hold fields such as `teachers:`, not {kind_of(value)}")
-    return value
 
 
 def digest(facts: Mapping[str, Any]) -> str:

@@ -11,6 +11,14 @@ from pocketclip.caption_settings import Settings
 from pocketclip.errors import ConfigError
 
 
+def caption_key(name: str) -> str:
+    """Return the key of a captioner's captions in a sample: `syn_text_NAME`.
+
+    The name `syn_text` is the key itself, which DataCompDR's captions have.
+    """
+    return name if name == "syn_text" else f"syn_text_{name}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling(Settings):
     """How captions are sampled, as a reinforce recipe gives it."""

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pocketclip import zoo
-from pocketclip.errors import ConfigError, ParseError, UnknownModelError
+from pocketclip.errors import ConfigError, UnknownModelError
 from pocketclip.formats.fields import kind_of
-from pocketclip.formats.yaml_text import dump_yaml, load_yaml, read_yaml
+from pocketclip.formats.recipe_files import read_recipe, recipe_names
+from pocketclip.formats.yaml_text import dump_yaml
 from pocketclip.train.recipe_settings import (
     apply_by_model,
     parse_settings,
@@ -283,10 +283,7 @@ def batch_size_for(samples: int, most: int) -> int:
 
 def names() -> list[str]:
     """Return the names of the recipes that come with the package."""
-    folder = resources.files("pocketclip.train") / "recipes"
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
+    return recipe_names("pocketclip.train")
 
 
 def load_recipe(
@@ -343,38 +340,10 @@ def _flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return out
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # the text is too long for a file's name, for instance
-        return False
-
-
 def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if isinstance(source, Mapping):
         return dict(plain_copy(source)), "recipe"
-    path, text = Path(source), str(source)
-    if not _is_file(path) and text not in names():
-        if path.suffix.lower() in (".yaml", ".yml", ".json"):
-            raise ConfigError(f"{source}: no such file")
-        near = difflib.get_close_matches(text, names(), n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"{text!r} is neither a file nor a recipe{hint} (recipes: {', '.join(names())})"
-        )
-    try:
-        if _is_file(path):
-            content = read_yaml(path, what=text)
-        else:
-            packaged = resources.files("pocketclip.train") / "recipes" / f"{text}.yaml"
-            content = load_yaml(packaged.read_bytes(), what=text)
-    except OSError as error:
-        raise ConfigError(f"{source}: {error.strerror or error}") from error
-    except ParseError as error:
-        raise ConfigError(str(error)) from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{source} must hold fields such as `model:`, not {kind_of(content)}")
-    return content, text
+    return read_recipe(source, "pocketclip.train", example="model:"), str(source)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -145,14 +145,15 @@ def teacher_logit_scale(name: str) -> float | None:
     Returns:
         The scale, or None if the model is unknown or the paper does not give one.
     """
-    label, equals, target = name.strip().partition("=")
-    if equals and (find(label) is None or target.strip().startswith("open_clip:")):
-        return teacher_logit_scale(target)
-    target = name.strip().removeprefix("hf-hub:").partition("@")[0]
+    label, equals, rest = name.strip().partition("=")
+    if equals and find(label) is None:
+        return teacher_logit_scale(rest)
+    target = (rest if equals else label).strip()
     if target.startswith("open_clip:"):
         wanted = target.removeprefix("open_clip:").lower()
         known = next((e for e in ZOO.values() if (e.open_clip or "").lower() == wanted), None)
     else:
-        repository = name_of_repository(target)
-        known = find(target) if repository is None else entry(repository)
+        repository = name_of_repository(target.removeprefix("hf-hub:").partition("@")[0])
+        # Behind a model's name, as in vit-l14-quickgelu=openai.pt, no other name is meant.
+        known = entry(repository) if repository else None if equals else find(target)
     return None if known is None else known.teacher_logit_scale
