@@ -76,7 +76,7 @@ def test_bad_recipes_say_what_is_wrong(tmp_path, text, says):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
         load_recipe(tmp_path / "none.yaml")
 
 

@@ -62,6 +62,6 @@ def _is_file(path: Path) -> bool:
 def _unknown(path: Path, text: str, names: list[str]) -> str:
     if path.suffix.lower() in (".yaml", ".yml", ".json"):
         return f"{text}: no such file"
-    near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{text!r} is neither a file nor a recipe{hint} (recipes: {', '.join(names)})"
