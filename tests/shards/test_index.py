@@ -136,7 +136,7 @@ def test_a_published_configuration(tmp_path):
     assert index.teacher_dims == (768, 768)
     assert index.teachers[0]["name"] == "hf-hub:apple/DFN2B-CLIP-ViT-L-14"
     assert index.teachers[1] == {
-        "name": "open_clip:ViT-L-14-39B/dfn2b_s39b",
+        "name": "ViT-L-14-39B/dfn2b_s39b",
         "embed_dim": 768,
         "logit_scale": 90.0,
         "space_id": None,

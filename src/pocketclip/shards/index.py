@@ -250,16 +250,17 @@ def _published(path: str) -> Index:
 
 
 def _published_names(data: dict[str, Any]) -> list[str]:
-    """Return the teachers' names: hub ids, or open_clip's with the tag of their weights.
+    """Return the teachers' names: hub ids, or `NAME/TAG` with the tag of their weights.
 
-    A name of open_clip's alone is an architecture, of which there are several weights.
+    A name alone is one of open_clip's architectures, of which there are several weights.
     """
     tags = str(data.get("pretrained", "")).split(",")
     names = []
     for k, name in enumerate(str(data.get("model_name", "")).split(",")):
         tag = tags[k].strip() if k < len(tags) else ""
-        known = f"/{tag}" if tag and tag != "N/A" else ""
-        names.append(name if "/" in name or not name else f"open_clip:{name}{known}")
+        if name and "/" not in name:
+            name = f"{name}/{tag}" if tag and tag != "N/A" else f"open_clip:{name}"
+        names.append(name)
     return names
 
 
