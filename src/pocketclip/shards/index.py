@@ -19,6 +19,7 @@ from pocketclip import storage
 from pocketclip.errors import DataError, ParseError
 from pocketclip.formats.fields import field, items, typed
 from pocketclip.formats.json_text import load_json
+from pocketclip.shards.published import published_facts
 from pocketclip.shards.writer import ShardStats
 
 VERSION = 1
@@ -145,6 +146,8 @@ def read_index(folder: str, *, others: bool = True) -> Index | None:
 def describe(folder: str) -> Index | None:
     """Return the index of `folder`, or one made of its published `config.json`, or None.
 
+    For a published set on the hub that has neither, what is known of it, see `published`.
+
     Raises:
         DataError: the file is damaged.
     """
@@ -152,7 +155,10 @@ def describe(folder: str) -> Index | None:
     if index is not None:
         return index
     path = storage.join(folder, PUBLISHED_NAME)
-    return _published(path) if storage.exists(path) else None
+    if storage.exists(path):
+        return _published(path)
+    known = published_facts(folder)
+    return None if known is None else Index(teachers=known[0], augmentation=known[1])
 
 
 def _index_of(data: dict[str, Any], path: str) -> Index:
