@@ -27,6 +27,8 @@ from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import yaml
+
 from tests.hub_uploads import Account, Uploads, read_body
 
 Step = Literal["api", "head", "get", "upload", "commit"]
@@ -282,8 +284,16 @@ class HubServer(Uploads, _Server):
             "siblings": [{"rfilename": name} for name in files],
             "private": repo in self.private,
             **{"gated": repo in self.gated, "tags": [], "downloads": 0, "likes": 0},
-            **({"cardData": self.cards[repo]} if repo in self.cards else {}),
+            **({"cardData": card} if (card := self._card(repo, files)) else {}),
         })  # fmt: skip
+
+    def _card(self, repo: str, files: Mapping[str, bytes | Path]) -> dict[str, Any] | None:
+        """Return the facts of a repository's card: those that a test says, or those in it."""
+        text = files.get("README.md", b"")
+        if repo in self.cards or not isinstance(text, bytes) or not text.startswith(b"---\n"):
+            return self.cards.get(repo)
+        facts: dict[str, Any] = yaml.safe_load(text.split(b"---\n")[1])
+        return facts
 
     def _entries(self, repo: str, revision: str) -> dict[str, dict[str, Any]]:
         """Return what a repository holds, files and folders, by path."""
@@ -342,7 +352,7 @@ class HubServer(Uploads, _Server):
         if name not in files:
             self._refuse(http, 404, "EntryNotFound")
             return
-        content = files[name]
+        content = files[name] if files is not self.repos[repo] else self._content(repo, name)
         body = content.read_bytes() if isinstance(content, Path) else content
         etag = f'"{hashlib.sha256(body).hexdigest()}"'
         headers: Headers = {"ETag": etag, "Accept-Ranges": "bytes", **self.file_headers}

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         preprocess as preprocess,
         progress as progress,
         prompts as prompts,
+        publish as publish,
         quickstart as quickstart,
         reinforce as reinforce,
         search as search,

@@ -40,10 +40,18 @@ from pocketclip.checkpoint.hub_client import (
     offline_error,
     without_xet,
 )
-from pocketclip.checkpoint.hub_files import PICKLED, SUFFIXES, choose_weights, is_weight_file
+from pocketclip.checkpoint.hub_files import (
+    CONFIG,
+    PICKLED,
+    SUFFIXES,
+    WEIGHTS,
+    choose_weights,
+    is_own_repository,
+    is_weight_file,
+)
 from pocketclip.checkpoint.weight_license import CARD, name_on_card
 from pocketclip.errors import HubError
-from pocketclip.license import choose_file
+from pocketclip.license import FILE, choose_file
 from pocketclip.storage.hub_settings import (
     cache_dir,
     check_revision,
@@ -70,6 +78,8 @@ class RemoteFile:
     """The licence in the repository's description."""
     beside: tuple[str, ...] = ()
     """Files with the licence: its text, and the description if that names it."""
+    needs: tuple[str, ...] = ()
+    """Further files without which the weights cannot be read: of a checkpoint of ours."""
 
 
 def fetch(
@@ -189,16 +199,21 @@ def _ask(repo: str, revision: str | None) -> RemoteFile:
             repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
         names = [sibling.rfilename for sibling in info.siblings or []]
-        filename = choose_weights(names)
+        facts = getattr(info, "card_data", None)
+        own = is_own_repository(names, facts.to_dict() if facts is not None else {})
+        filename = WEIGHTS if own else choose_weights(names)
     except HubError as error:
         raise UnusableSourceError(f"{repo} on {hide_credentials(endpoint)}: {error}") from error
     except errors as error:
         raise explain_error(error, repo, revision, endpoint) from error
-    facts = getattr(info, "card_data", None)
     named = None if facts is None else name_on_card(facts.to_dict())
     text = choose_file(names)
     card = CARD if named is not None and CARD in names else None
-    return RemoteFile(repo, filename, info.sha, named, tuple(filter(None, (text, card))))
+    beside = tuple(filter(None, (text, card)))
+    # Somebody may have uploaded a checkpoint of ours by hand, without our card.
+    wanted = (CONFIG, FILE) if own else (CONFIG,) if filename == WEIGHTS else ()
+    needs = tuple(name for name in wanted if name in names)
+    return RemoteFile(repo, filename, info.sha, named, beside, needs)
 
 
 def download(remote: RemoteFile, revision: str | None = None) -> HubFile:
@@ -229,6 +244,11 @@ def download(remote: RemoteFile, revision: str | None = None) -> HubFile:
                 endpoint=endpoint,
                 library_name="pocketclip",
             )
+            for name in remote.needs:
+                hf_hub_download(
+                    repo, name, revision=Path(path).parent.name, cache_dir=cache_dir(),
+                    endpoint=endpoint, library_name="pocketclip",
+                )  # fmt: skip
     except errors as error:
         raise explain_error(error, repo, revision, endpoint) from error
     snapshot = Path(path).parents[filename.count("/")]

@@ -11,7 +11,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketclip.checkpoint.hub_files import choose_weights, is_weight_file
+from pocketclip.checkpoint.hub_files import (
+    WEIGHTS,
+    choose_weights,
+    is_own_folder,
+    is_weight_file,
+)
 from pocketclip.errors import HubError
 from pocketclip.storage.hub_settings import COMMIT, cache_dir, check_revision
 
@@ -71,6 +76,9 @@ def find_cached(repo: str, revision: str) -> CachedFile | None:
         if commit is None:
             return None
         snapshot = folder / "snapshots" / commit
+        if is_own_folder(snapshot):
+            own = HubFile(repo=repo, path=snapshot / WEIGHTS, filename=WEIGHTS, revision=commit)
+            return CachedFile(own, is_certain=True)
         # A file is a link to its blob, and the blob appears only once its download is complete.
         files = [
             path.relative_to(snapshot).as_posix()

@@ -7,11 +7,18 @@ choose_weights(["config.json", "model.safetensors", "open_clip_model.safetensors
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pocketclip.errors import HubError
+from pocketclip.formats.json_text import read_json
+from pocketclip.license import FILE
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+"""The files of a checkpoint of ours, which other libraries' repositories may have too."""
+LIBRARY = "pocketclip"
+"""The `library_name` in the card of a repository with a checkpoint of ours."""
 PICKLED = (".pt", ".pth", ".bin")
 SUFFIXES = (*PICKLED, ".safetensors")
 """Suffixes of weight files."""
@@ -64,6 +71,31 @@ def choose_weights(files: Sequence[str]) -> str:
                 "pass the path of the right one"
             )
     raise HubError(f"no .safetensors, .bin, .pt or .pth file among: {_listed(files)}")
+
+
+def is_own_repository(files: Sequence[str], facts: Mapping[str, Any]) -> bool:
+    """Return whether a repository holds a checkpoint of ours, as `pocketclip push` uploads it.
+
+    Args:
+        files: paths within the repository.
+        facts: of its card, `README.md`.
+    """
+    return facts.get("library_name") == LIBRARY and {CONFIG, WEIGHTS} <= set(files)
+
+
+def is_own_folder(folder: Path) -> bool:
+    """Return whether a downloaded repository holds a checkpoint of ours, with all its files."""
+    if not (folder / WEIGHTS).is_file():
+        return False
+    try:
+        raw = read_json(folder / CONFIG)
+    except (OSError, ValueError):
+        return False
+    if not isinstance(raw, dict) or raw.get("format") != LIBRARY:
+        return False
+    entry = raw.get("licence")
+    text = entry.get("file") if isinstance(entry, dict) else None
+    return text is None or (text == FILE and (folder / FILE).is_file())
 
 
 def is_weight_file(name: str) -> bool:

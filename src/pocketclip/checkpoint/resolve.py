@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Literal
 
 from pocketclip import zoo
+from pocketclip.checkpoint import hub_files
 from pocketclip.checkpoint.hub_files import SUFFIXES, choose_weights, is_weight_file
 from pocketclip.errors import CheckpointError, ConfigError, HubError, UnknownModelError
 from pocketclip.storage.hub_settings import is_hub_id
@@ -38,7 +39,7 @@ Kind = Literal[
     "random", "checkpoint", "file", "bundle", "hub", "transformers", "open_clip", "python"
 ]
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS = hub_files.CONFIG, hub_files.WEIGHTS
 """The files of a checkpoint folder."""
 MANIFEST = "bundle.json"
 """The file that makes a folder a bundle."""

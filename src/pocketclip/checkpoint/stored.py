@@ -24,6 +24,7 @@ from pocketclip import zoo
 from pocketclip.checkpoint import hub, parameters, resolve
 from pocketclip.checkpoint import names as naming
 from pocketclip.checkpoint.hub_cache import HubFile
+from pocketclip.checkpoint.hub_files import is_own_folder
 from pocketclip.checkpoint.names import Naming, Shaped, ThirdPartyEntry
 from pocketclip.checkpoint.parameters import Shape
 from pocketclip.checkpoint.resolve import ModelSource
@@ -290,6 +291,9 @@ def _read_file(
             "open_clip's and ours"
         )
     if convention == "pocketclip":
+        # In the hub's cache, as `pocketclip push` uploaded it.
+        if path.parent.parent.name == "snapshots" and is_own_folder(path.parent):
+            return _read_folder(source, path.parent, name)
         raise CheckpointError(f"{path} is part of a checkpoint: load its folder instead")
     config = _config_of(path, name, state, metadata, convention, suggested)
     state = naming.normalize_text_prefix(state, config)

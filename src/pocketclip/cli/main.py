@@ -43,13 +43,14 @@ VERBS = {
     "finetune": "Make a model better on your own images.",
     "eval": "Score a model on evaluation sets.",
     "compare": "Compare models task by task.",
+    "push": "Upload a trained model to the Hugging Face hub.",
     "export": "Export a model to a bundle for a phone or computer.",
     "bench": "Measure the speed and size of models.",
 }
 """The verbs, each with its line in the list of verbs."""
 _WRITERS = frozenset(
-    {"quickstart", "pull", "fit", "finetune", "embed", "index", "forget", "reinforce", "join",
-     "show", "train", "export", "export-vectors"}
+    {"quickstart", "pull", "fit", "finetune", "embed", "index", "forget", "push", "reinforce",
+     "join", "show", "train", "export", "export-vectors"}
 )  # fmt: skip
 """Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})
