@@ -27,6 +27,7 @@ VERBS = {
     "pull": "Fetch a model and keep it ready to use, without torch.",
     "classify": "Choose the label that fits each photograph.",
     "fit": "Fit a label set to a few labelled photographs, in seconds.",
+    "caption": "Write captions of photographs.",
     "embed": "Write embeddings of photographs or texts.",
     "index": "Bring a library of photographs up to date, for search.",
     "search": "Find photographs that fit a text or a photograph.",
@@ -156,7 +157,7 @@ def main() -> None:
 def _run(args: list[str]) -> int:
     # Only the requested verb: importing all of them takes longer than many answers.
     verb = args[0] if args else ""
-    if verb in ("export", "export-vectors", "pull", "serve"):
+    if verb in ("caption", "export", "export-vectors", "pull", "serve"):
         # They write for minutes: after `timeout` nothing must be left behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

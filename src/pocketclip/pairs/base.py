@@ -57,6 +57,8 @@ class PairOptions:
     captions_from: tuple[str, ...] = ()
     """Captions that the pairs have besides their own, each a KEY, a pattern of keys or
     NAME=COLUMN, see `pocketclip.pairs.stored_captions`. They are kept under their keys."""
+    needs_captions: bool = True
+    """Whether a pair without captions of its own is bad. A folder must have texts in any case."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -86,6 +88,7 @@ class PairOptions:
         # Later options are absent unless they are used: the fingerprints of earlier jobs stay.
         settings += ["private"] if self.fetch.allow_private else []
         settings += [{"captions_from": self.captions_from}] if self.captions_from else []
+        settings += [] if self.needs_captions else ["no captions"]
         return json.dumps(settings, sort_keys=True, default=str)
 
 

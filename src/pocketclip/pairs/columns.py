@@ -55,9 +55,15 @@ def choose_columns(names: Iterable[str], options: PairOptions, path: str) -> Col
     if not captions:
         candidates = _among(existing, _CAPTIONS)
         candidates = [name for name in candidates if name not in stored] or candidates
+        if not candidates and not options.needs_captions:
+            return Columns(image, (), _url_of(existing, image), stored)
         captions = (_only(candidates, existing, path, "caption", "--caption-column"),)
+    return Columns(image, tuple(captions), _url_of(existing, image), stored)
+
+
+def _url_of(existing: list[str], image: str) -> str | None:
     urls = [name for name in _among(existing, _URLS) if name != image]
-    return Columns(image, tuple(captions), urls[0] if len(urls) == 1 else None, stored)
+    return urls[0] if len(urls) == 1 else None
 
 
 def count_known(names: Iterable[str], options: PairOptions) -> int:

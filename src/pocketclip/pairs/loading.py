@@ -41,6 +41,8 @@ def pair_of_row(
     Relative image paths are relative to `folder`.
     """
     captions = collect_captions((name, row.get(name)) for name in columns.captions)
+    if captions is None and not options.needs_captions:
+        captions = {}
     if captions is None:
         value = row.get(columns.captions[0])
         blank = is_empty(value) or isinstance(value, (str, list, tuple))

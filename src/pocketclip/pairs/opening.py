@@ -70,6 +70,14 @@ def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) 
             pool.shutdown(cancel_futures=True)
 
 
+def is_pairs(path: str) -> bool:
+    """Return whether a path names tables, tars, records or a list of them, not photographs."""
+    lowered = path.lower()
+    if lowered.endswith((*_TARS, *_LINES, *_TABLES, ".parquet", ".json")) or _RECORDS.search(path):
+        return True
+    return storage.is_folder(path) and _inside(path) != [path]
+
+
 def _inside(path: str) -> list[str]:
     """Return the tars, tfrecords or tables in a folder, else the path itself."""
     if path.lower().endswith((*_TARS, *_LINES, *_TABLES, ".parquet")) or not storage.is_folder(

@@ -69,6 +69,8 @@ class LinesShard(PairShard):
         record = {**sample.meta, **sample.captions}
         columns = options.caption_columns or ("text",)
         captions = collect_captions((name, record.get(name)) for name in columns)
+        if captions is None and not options.needs_captions:
+            captions = {}
         if captions is None:
             return Bad(uid=uid, reason=f"no caption: there is no {columns[0]}")
         if options.captions_from:

@@ -134,6 +134,8 @@ class TarShard(PairShard):
         try:
             values = list(self._captions(parts, facts))
             captions = collect_captions(values)
+            if captions is None and not self.options.needs_captions:
+                captions = {}
             if captions is not None and self.options.captions_from:
                 self._add_stored(captions, parts, facts)
             url = parts["url.txt"].decode().strip() if "url.txt" in parts else None

@@ -17,6 +17,8 @@
 | `teachers` | models that embed: `Teacher`, `load_teacher` |
 | `teacher_check`, `check_report` | what teachers score on a sample; the job's check |
 | `own_models` | teachers and captioners of the user's own code |
+| `captioning`, `caption_inputs`, `caption_table` | captions alone: of photographs, to a table |
+| `earlier` | the captioners of an earlier run |
 | `captioners` | models that write captions: `Captioner`, `load_captioner` |
 | `sampling` | how captioners sample |
 | `protocols` | code shared by all kinds of teachers and captioners |

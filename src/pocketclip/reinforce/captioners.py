@@ -28,9 +28,11 @@ from pocketclip.reinforce import specs
 from pocketclip.reinforce.coca_captioner import load_coca
 from pocketclip.reinforce.hf_captioner import load_transformers
 from pocketclip.reinforce.own_models import OwnCaptioner, load_own
+from pocketclip.reinforce.prepare import Prepared
 from pocketclip.reinforce.protocols import Pixels, Writer
 from pocketclip.reinforce.sampling import Sampling, caption_key
 from pocketclip.reinforce.teacher_preprocess import SquareTransform
+from pocketclip.types import Pair
 
 RETRIES = 3
 """Times that an empty caption is sampled again."""
@@ -129,6 +131,31 @@ class Captioner:
                     texts[row] = trim(text)
         rows = [texts[start : start + number] for start in range(0, len(texts), number)]
         return [[text for text in row if text] for row in rows]
+
+
+def caption_pairs(
+    captioner: Captioner | OwnCaptioner,
+    batch: Sequence[tuple[Pair, Prepared]],
+    count: int,
+    seed: int,
+) -> list[list[str]]:
+    """Return the captions of B prepared pairs.
+
+    Args:
+        captioner: the captioner.
+        batch: pairs, and what `pocketclip.reinforce.prepare` made of their images.
+        count: captions per image.
+        seed: the seed of the job.
+
+    Raises:
+        PocketclipError: see `OwnCaptioner.caption_images`.
+    """
+    uids = [pair.uid for pair, _ in batch]
+    if isinstance(captioner, OwnCaptioner):
+        images = [pair.image for pair, _ in batch if pair.image is not None]
+        return captioner.caption_images(images, [seed_of(seed, uid, 0) for uid in uids], count)
+    squares = np.stack([views.whole[captioner.transform.key] for _, views in batch])
+    return captioner.caption_squares(squares, uids, count, seed)
 
 
 def seed_of(seed: int, uid: str, k: int, attempt: int = 0) -> int:

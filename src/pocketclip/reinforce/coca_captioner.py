@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pocketclip import zoo
 from pocketclip.checkpoint.resolve import ModelSource
 from pocketclip.errors import ConfigError
 from pocketclip.reinforce.protocols import Captioning
@@ -35,6 +36,22 @@ class CocaWriter:
         return self.tokenizer.decode([list(row) for row in rows])
 
 
+def _check(name: str, is_captioner: bool) -> None:
+    """Check that a model can write captions.
+
+    Raises:
+        ConfigError: it cannot; the message names models that can.
+    """
+    if is_captioner:
+        return
+    known = [n for n, e in zoo.ZOO.items() if e.config.is_captioner and e.hub]
+    few = f"{', '.join(known[:4])}{', ...' if len(known) > 4 else ''}"
+    raise ConfigError(
+        f"{name} cannot write captions: use a captioner ({few}; `pocketclip models` lists them), a "
+        "checkpoint of one, or transformers:ID with a BLIP or GIT model"
+    )
+
+
 def load_coca(
     spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
 ) -> Captioning:
@@ -49,10 +66,11 @@ def load_coca(
             "captioners of open_clip are in the zoo: use coca-vit-b32 or coca-vit-l14, or "
             "coca-vit-l14=FILE for other weights"
         )
+    if spec.model is not None:
+        _check(spec.model, zoo.ZOO[spec.model].config.is_captioner)  # before anything is fetched
     model = load_model(spec, offline=offline)
     config = model.config
-    if not config.is_captioner:
-        raise ConfigError(f"{config.name} cannot write captions: use coca-vit-l14 or coca-vit-b32")
+    _check(config.name, config.is_captioner)
     sampling.checked(config.text.context_length)
     facts = {"kind": "coca", "model": config.name, "space_id": model.space_id}
     model = model.requires_grad_(False).to(device, dtype)

@@ -1,7 +1,7 @@
 """The captioners of an earlier run, whose captions the pairs have already.
 
-The index of a reinforced set names its captioners. A second run over them, with teachers, names
-them in its own index.
+The index of a reinforced set names its captioners, and so does the file beside a table of captions.
+A second run over them, with teachers, names them in its own index.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from pocketclip.pairs import PairShard
 from pocketclip.pairs.stored_captions import key_of
 from pocketclip.pairs.tables import folder_of
+from pocketclip.reinforce.caption_table import SUFFIXES, read_about
 from pocketclip.shards import read_index
 
 
@@ -23,15 +24,24 @@ def earlier_captioners(shards: Sequence[PairShard]) -> list[dict[str, Any]]:
         StorageError: a folder cannot be reached.
     """
     found: dict[str, dict[str, Any]] = {}
-    places = {
-        (folder_of(shard.origin), shard.options.captions_from)
-        for shard in shards
-        if shard.options.captions_from
-    }
-    for folder, wanted in sorted(places):
-        index = read_index(folder, others=False)
-        for captioner in index.captioners if index is not None else ():
-            key = key_of(str(captioner.get("key")), wanted)
+    wanted: dict[str, tuple[str, ...]] = {}
+    for shard in shards:
+        if shard.options.captions_from:
+            is_table = shard.origin.lower().endswith(SUFFIXES)
+            place = shard.origin if is_table else folder_of(shard.origin)
+            wanted[place] = shard.options.captions_from
+    for place, texts in sorted(wanted.items()):
+        for captioner in _captioners_of(place):
+            key = key_of(str(captioner.get("key")), texts)
             if key is not None:
                 found.setdefault(key, {**captioner, "key": key})
     return list(found.values())
+
+
+def _captioners_of(place: str) -> list[dict[str, Any]]:
+    if place.lower().endswith(SUFFIXES):
+        about = read_about(place)
+        captioner = None if about is None else about["settings"].get("captioner")
+        return [captioner] if isinstance(captioner, dict) else []
+    index = read_index(place, others=False)
+    return [] if index is None else index.captioners

@@ -13,7 +13,7 @@ import numpy as np
 from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.pairs import PairShard
-from pocketclip.reinforce.captioners import Captioner, load_captioner, seed_of
+from pocketclip.reinforce.captioners import Captioner, caption_pairs, load_captioner
 from pocketclip.reinforce.check_report import CheckOptions, TeacherCheck
 from pocketclip.reinforce.own_models import OwnCaptioner, OwnTeacher
 from pocketclip.reinforce.prepare import Plan, Prepared
@@ -162,7 +162,7 @@ class Engine:
                     f"the pairs have captions under {captioner.key} already: give the captioner "
                     "another name, --captioner NAME=SPEC, or take fewer captions from the pairs"
                 )
-            synthetic = self._caption(captioner, batch)
+            synthetic = caption_pairs(captioner, batch, self.recipe.captions, self.recipe.seed)
             for by_key, texts in zip(captions, synthetic, strict=True):
                 by_key[captioner.key] = texts
         image_embeddings = self._embed_views(batch)
@@ -181,17 +181,6 @@ class Engine:
                 batch, captions, image_embeddings, text_embeddings, strict=True
             )
         ]
-
-    def _caption(
-        self, captioner: Captioner | OwnCaptioner, batch: Sequence[tuple[Pair, Prepared]]
-    ) -> list[list[str]]:
-        count, seed = self.recipe.captions, self.recipe.seed
-        uids = [pair.uid for pair, _ in batch]
-        if isinstance(captioner, OwnCaptioner):
-            images = [pair.image for pair, _ in batch if pair.image is not None]
-            return captioner.caption_images(images, [seed_of(seed, uid, 0) for uid in uids], count)
-        squares = np.stack([views.whole[captioner.transform.key] for _, views in batch])
-        return captioner.caption_squares(squares, uids, count, seed)
 
     def _embed_views(self, batch: Sequence[tuple[Pair, Prepared]]) -> list[dict[str, Embeddings]]:
         count = self.augmentations

@@ -167,7 +167,7 @@ def run_shard(
     try:
         with engine.writer(shard_path(shard.name, engine.recipe.format, out)) as writer:
             pairs = workers.map(shard, engine.plan)
-            for good, failed in _batches(pairs, engine.recipe.batch_size, seen):
+            for good, failed in batches(pairs, engine.recipe.batch_size, seen):
                 count = len(good) + len(failed)
                 samples = engine.reinforce(good) if good else []
                 for sample in samples:
@@ -196,7 +196,7 @@ def run_shard(
     return report
 
 
-def _batches(
+def batches(
     items: Iterable[tuple[Pair | Bad, Prepared | Bad]], size: int, seen: set[str]
 ) -> Iterator[tuple[list[tuple[Pair, Prepared]], list[Bad]]]:
     """Yield batches of `size` good pairs, and the bad ones among them; the last may be smaller.

@@ -1,0 +1,138 @@
+"""What `caption` reads: photographs, or tables and tars of images, in the order they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+
+from pocketclip import storage
+from pocketclip.errors import DataError
+from pocketclip.formats.escaping import name_text
+from pocketclip.pairs import PairOptions, open_pairs
+from pocketclip.pairs.base import Draft, clean_uid, digest_parts
+from pocketclip.pairs.opening import is_pairs
+from pocketclip.storage.photos import IMAGE_SUFFIXES, find_photographs, is_hidden
+from pocketclip.types import Bad, Pair
+
+_LOOKED_AT = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The images of an input.
+
+    Attributes:
+        drafts: begins an iteration.
+        total: the number of images; None if it is not known before the end.
+        are_pairs: whether they come from tables or tars.
+        have_captions: whether they have captions of their own.
+        options: how they are read.
+        passed_over: one sentence with counts per folder in which files were skipped.
+    """
+
+    drafts: Callable[[], Iterator[Pair | Bad | Draft]]
+    total: int | None
+    are_pairs: bool
+    have_captions: bool = False
+    options: PairOptions
+    passed_over: Sequence[str] = ()
+
+
+def open_images(sources: Sequence[str], options: PairOptions) -> Images:
+    """Open photographs (files, folders, patterns) or pairs (tables, tars), local or in a store.
+
+    The uid of a photograph is its path within its folder without extension, as in `open_pairs`; if
+    two would get the same one, the later one gets more of its path.
+
+    Raises:
+        DataError: both kinds are given, there are no images, or columns cannot be guessed.
+        PocketclipError: see `open_pairs` and `find_photographs`.
+    """
+    pairs = [source for source in sources if is_pairs(source)]
+    if pairs and len(pairs) < len(sources):
+        other = next(source for source in sources if source not in pairs)
+        raise DataError(
+            f"{pairs[0]} holds pairs and {other} is or holds photographs: caption them one by one"
+        )
+    if not pairs:
+        photos, passed_over = _photographs(sources)
+        return Images(
+            drafts=lambda: _drafts(photos),
+            total=len(photos),
+            are_pairs=False,
+            options=options,
+            passed_over=passed_over,
+        )
+    options = replace(options, needs_captions=False)
+    shards = open_pairs(sources, options)
+    sizes = [shard.size for shard in shards if shard.size is not None]
+
+    def drafts() -> Iterator[Pair | Bad | Draft]:
+        return chain.from_iterable(shard.drafts() for shard in shards)
+
+    looked_at = (pair_of(item) for item in islice(drafts(), _LOOKED_AT))
+    return Images(
+        drafts=drafts,
+        total=sum(sizes) if len(sizes) == len(shards) else None,
+        are_pairs=True,
+        have_captions=any(pair is not None and pair.captions for pair in looked_at),
+        options=options,
+    )
+
+
+def _photographs(sources: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return (uid, path) of each photograph, and what was skipped."""
+    found: list[tuple[str, str]] = []
+    passed_over: list[str] = []
+    for source in sources:
+        if storage.is_remote(source):
+            found += _in_store(source)
+            continue
+        listing = find_photographs([source])
+        passed_over += listing.passed_over
+        root = Path(source) if Path(source).is_dir() else None
+        for photo in listing.paths:
+            inside = photo.relative_to(root) if root is not None else Path(photo.name)
+            found.append((name_text(inside), str(photo)))
+    photos: list[tuple[str, str]] = []
+    uids: set[str] = set()
+    for name, path in dict.fromkeys(found):
+        uid = next(uid for uid in _uids(name, path) if uid not in uids)
+        uids.add(uid)
+        photos.append((uid, path))
+    return photos, passed_over
+
+
+def _uids(name: str, path: str) -> Iterator[str]:
+    stem = name.rpartition(".")[0] or name
+    yield clean_uid(stem.replace("\\", "/"))
+    yield clean_uid(name.replace("\\", "/"))
+    yield f"{clean_uid(stem)[:100]}_{digest_parts(path)[:16]}"
+
+
+def _in_store(source: str) -> list[tuple[str, str]]:
+    if not storage.is_folder(source):
+        return [(path.rpartition("/")[2], path) for path in storage.expand(source)]
+    start = len(storage.join(source, "x")) - 1
+    paths = sorted(path for path, _ in storage.list_sizes(source, IMAGE_SUFFIXES, recursive=True))
+    kept = [p for p in paths if not any(map(is_hidden, p[start:].split("/")))]
+    if not kept:
+        raise DataError(f"{source}: no photographs in this folder")
+    return [(path[start:], path) for path in kept]
+
+
+def _drafts(photos: Iterable[tuple[str, str]]) -> Iterator[Draft]:
+    for uid, path in photos:
+        yield Draft(Pair(uid=uid), path)
+
+
+def pair_of(item: Pair | Bad | Draft) -> Pair | None:
+    """Return the pair of an item, perhaps without its image yet; None if it is bad."""
+    return item.pair if isinstance(item, Draft) else item if isinstance(item, Pair) else None
+
+
+def source_of(item: Pair | Bad | Draft) -> str:
+    """Return the path or URL of an image that is not in its table or tar, else an empty text."""
+    return item.source if isinstance(item, Draft) else ""

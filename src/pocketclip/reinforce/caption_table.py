@@ -1,0 +1,322 @@
+"""A table of captions: one row per image, resumable, and readable as pairs.
+
+A row has `uid`, `path` or `url` (where the image is), the captions that the pair has of its own,
+and the new ones. `FILE.json` beside the table says how they were made: the captioner, its sampling,
+the seed. Both are written whole, now and then and at the end, also of an interrupted run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pocketclip import storage
+from pocketclip.errors import (
+    ConfigError,
+    DataError,
+    MissingDependencyError,
+    ParseError,
+    how_to_install,
+)
+from pocketclip.formats.escaping import escape_surrogates
+from pocketclip.formats.json_text import load_json
+
+Row = dict[str, Any]
+SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+VERSION = 1
+SECONDS = 30.0
+"""Between two writes; a slow write, of a large table, makes it longer."""
+_FACTS = ("uid", "path", "url")
+_MOST = 1 << 30
+
+
+def about_path(path: str) -> str:
+    """Return the path of the file that says how a table's captions were made."""
+    return f"{path}.json"
+
+
+class CaptionTable:
+    """A table that grows, and is written now and then.
+
+    Args:
+        path: local or in an object store; its suffix is one of `SUFFIXES`.
+        settings: what decides the captions, as JSON types; a table of other settings is refused.
+
+    Attributes:
+        earlier: the rows of an earlier run by uid.
+
+    Raises:
+        ConfigError: another suffix, or the table at `path` was made with other settings.
+        DataError: the table is damaged.
+        MissingDependencyError: pyarrow is not installed, for parquet.
+        StorageError: it cannot be read.
+    """
+
+    def __init__(self, path: str, settings: Mapping[str, Any]) -> None:
+        if not path.lower().endswith(SUFFIXES):
+            raise ConfigError(f"{path}: a table of captions ends in {', '.join(SUFFIXES)}")
+        if path.lower().endswith(".parquet"):
+            _pyarrow()
+        elif path.lower().endswith((".csv", ".tsv")) and settings["captions"] > 1:
+            raise ConfigError(
+                f"{path} holds one caption per image, not {settings['captions']}: write .jsonl or "
+                ".parquet"
+            )
+        self.path, self.settings = path, dict(settings)
+        self.column: str = settings["column"]
+        self.earlier: dict[str, Row] = {}
+        self._sizes: dict[str, int] = {}
+        self._rows: dict[str, Row] = {}
+        self._order: dict[str, None] = {}
+        self._written = time.monotonic()
+        self._pause, self._changed = SECONDS, False
+        if storage.exists(path):
+            self._resume()
+
+    def _resume(self) -> None:
+        about = read_about(self.path)
+        if about is None:
+            raise ConfigError(
+                f"{self.path} exists, and no {about_path(self.path)} beside it says how its "
+                "captions were made: choose another --out, or move it away"
+            )
+        self._check(about["settings"])
+        self._sizes = about["sizes"]
+        self.earlier = {str(row["uid"]): row for row in read_rows(self.path, self.column)}
+
+    def _check(self, stored: Mapping[str, Any]) -> None:
+        changed = sorted(_differences(stored, self.settings))
+        if changed:
+            raise ConfigError(
+                f"{self.path} holds captions of other settings ({', '.join(changed)} changed): "
+                "choose another --out, or remove it"
+            )
+
+    def finished(self, facts: Row, size_of: Callable[[], int | None]) -> Row | None:
+        """Return the row of an image that an earlier run captioned, and keep it; else None.
+
+        It is called for each image, in the order of the rows.
+
+        Args:
+            facts: the row without the new captions.
+            size_of: returns the image's bytes; None if it would have to be fetched.
+        """
+        uid = facts["uid"]
+        self._order[uid] = None
+        row = self.earlier.get(uid)
+        if row is None or {k: v for k, v in row.items() if k != self.column and v} != facts:
+            return None
+        size = size_of()
+        if size is not None and self._sizes.get(uid) != size:
+            return None
+        self._rows[uid] = row
+        return row
+
+    def drop(self, uid: str) -> None:
+        """Drop the row of an earlier run, because the image cannot be opened any more."""
+        self._changed |= self.earlier.pop(uid, None) is not None
+
+    def add(self, row: Row, size: int) -> None:
+        """Add a row, made from an image of `size` bytes; write if it is time."""
+        self._rows[row["uid"]] = row
+        self._sizes[row["uid"]] = size
+        self._changed = True
+        if time.monotonic() - self._written > self._pause:
+            self.write()
+
+    @property
+    def left_over(self) -> int:
+        """The number of rows of an earlier run whose images were not met in this one."""
+        return len(self.earlier.keys() - self._order.keys())
+
+    def _ordered(self) -> dict[str, Row]:
+        known = {**self.earlier, **self._rows}
+        return {uid: known[uid] for uid in [*self._order, *self.earlier] if uid in known}
+
+    def write(self) -> None:
+        """Write the table and the file beside it; rows that were not met stay, at the end.
+
+        Raises:
+            ConfigError: another run with other settings has written it in the meantime, or a cell
+                of a csv would have to hold several texts.
+            StorageError: it cannot be written.
+        """
+        begun = time.monotonic()
+        if storage.exists(self.path):
+            about = read_about(self.path)
+            if about is not None:
+                self._check(about["settings"])
+        rows = list(self._ordered().values())
+        about_json = {"version": VERSION, "settings": self.settings, "sizes": self._sizes}
+        text = json.dumps(about_json, ensure_ascii=False, indent=1)
+        # First what says how it was made: a table without it is refused.
+        storage.write_bytes(about_path(self.path), text.encode("utf-8", "backslashreplace"))
+        with storage.write_whole(self.path) as temporary:
+            write_rows(temporary, self.path, rows, self.column)
+        self._changed, self._written = False, time.monotonic()
+        self._pause = max(SECONDS, 20 * (self._written - begun))
+
+    def close(self) -> None:
+        """Write what is not written yet, or the order of the rows if it has changed."""
+        if self._changed or list(self._ordered()) != list(self.earlier):
+            self.write()
+
+
+def read_about(path: str) -> dict[str, Any] | None:
+    """Return what the file beside a table says, `settings` and `sizes`; None if there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    beside = about_path(path)
+    if not storage.exists(beside):
+        return None
+    try:
+        data = storage.read_bytes(beside)
+        about = load_json(data, what=beside, max_bytes=_MOST, max_memory=_MOST)
+    except ParseError as error:
+        raise DataError(f"{error}: remove it and {path}, or restore it") from error
+    if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
+        raise DataError(f"{beside} does not say how captions were made: move it away")
+    sizes = about.get("sizes")
+    return {**about, "sizes": sizes if isinstance(sizes, dict) else {}}
+
+
+def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    """Yield the names of values that differ, such as `captioner.sampling.top_p`."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in one.keys() | other.keys():
+            yield from _differences(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+    elif one != other:
+        yield name
+
+
+def write_rows(file: Path, path: str, rows: Sequence[Row], column: str) -> None:
+    """Write rows to `file`, in the format that the suffix of `path` says.
+
+    Raises:
+        ConfigError: see `CaptionTable.write`.
+    """
+    lowered = path.lower()
+    if lowered.endswith((".csv", ".tsv")):
+        delimiter = "\t" if lowered.endswith(".tsv") else ","
+        with file.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
+            names = _names(rows, column)
+            writer.writerow(names)
+            writer.writerows([_cell(row, name, path) for name in names] for row in rows)
+    elif lowered.endswith(".parquet"):
+        pa, parquet = _pyarrow()
+        names = _names(rows, column)
+        kinds = {name: pa.string() if name in _FACTS else pa.list_(pa.string()) for name in names}
+        cells = {name: [row.get(name) for row in rows] for name in names}
+        table = pa.table({name: pa.array(cells[name], kinds[name]) for name in names})
+        with file.open("wb") as handle:
+            parquet.write_table(table, handle)
+    else:
+        with file.open("w", encoding="utf-8") as out:
+            for row in rows:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _names(rows: Sequence[Row], column: str) -> list[str]:
+    """Return the columns of all rows: uid and place, own captions, new ones."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    first = [name for name in _FACTS if name in names]
+    return list(dict.fromkeys([*(first or ["uid"]), *(n for n in names if n != column), column]))
+
+
+def _cell(row: Row, name: str, path: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, list):
+        return value or ""
+    if len(value) > 1:
+        raise ConfigError(
+            f"{path}: a cell holds one text, but {row['uid']} has {len(value)} under {name}: "
+            "write .jsonl or .parquet"
+        )
+    return value[0] if value else ""
+
+
+def read_rows(path: str, column: str) -> list[Row]:
+    """Return the rows that `write_rows` wrote.
+
+    Raises:
+        DataError: the table is damaged, or was changed.
+    """
+    data = storage.read_bytes(path, max_bytes=_MOST)
+    try:
+        if path.lower().endswith((".csv", ".tsv")):
+            rows = list(
+                _from_csv(data.decode("utf-8"), "\t" if path[-3:].lower() == "tsv" else ",")
+            )
+        elif path.lower().endswith(".parquet"):
+            _, parquet = _pyarrow()
+            read = parquet.read_table(io.BytesIO(data)).to_pylist()
+            rows = [{k: v for k, v in row.items() if v is not None} for row in read]
+        else:
+            rows = [load_json(line, what=path) for line in data.splitlines() if line.strip()]
+    except (ParseError, UnicodeDecodeError, csv.Error, OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}): remove it and run again") from error
+    for row in rows:
+        texts = row.get(column) if isinstance(row, dict) else None
+        if not isinstance(texts, list) or not isinstance(row.get("uid"), str):
+            raise DataError(
+                f"{path} was changed: a row has no uid or no list under {column}; choose another "
+                "--out, or remove it and run again"
+            )
+    return rows
+
+
+def _from_csv(text: str, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(max(csv.field_size_limit(), 1 << 26))
+    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+        facts = {name: row[name] for name in _FACTS if row.get(name)}
+        texts = {n: [v] if v else [] for n, v in row.items() if n not in _FACTS}
+        yield {**facts, **texts}
+
+
+def place_of(source: str, url: str | None, table: str | None) -> Row:
+    """Return where an image is, as a row says it: `path` or `url`, or nothing.
+
+    A local path is relative to the folder of the table if the image is in it, else absolute.
+
+    Args:
+        source: a path or URL; empty for an image within a table or tar.
+        url: the pair's.
+        table: the path of the table; None: the path is given as it is.
+    """
+    if source[:8].lower().startswith(("http://", "https://")) or (not source and url):
+        return {"url": source or url}
+    if not source:
+        return {}
+    if table is None:
+        return {"path": source}
+    if not storage.is_remote(source):
+        source = os.path.abspath(source)  # noqa: PTH100 - links stay links
+        folder = "" if storage.is_remote(table) else os.path.dirname(os.path.abspath(table))  # noqa: PTH100, PTH120
+        if folder and source.startswith(folder.rstrip(os.sep) + os.sep):
+            source = os.path.relpath(source, folder)
+    return {"path": escape_surrogates(source)} | ({"url": url} if url else {})
+
+
+def texts_of(row: Iterable[str]) -> list[str]:
+    """Return texts that JSON and parquet can hold."""
+    return [escape_surrogates(text) for text in row]
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"writing parquet needs pyarrow: {how_to_install('parquet')}"
+        ) from error
+    return pyarrow, pyarrow.parquet
