@@ -7,16 +7,21 @@ captioners are also narrower. They are cheap, and the tests of the whole models 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from pocketclip import zoo
+from pocketclip import checkpoint, zoo
 from pocketclip.checkpoint import names as naming
+from pocketclip.checkpoint.folder import to_third_party
+from pocketclip.errors import ConfigError
 from pocketclip.nn.build import build_empty
 from pocketclip.nn.reparam import fuse
+from pocketclip.reinforce.captioners import load_captioner
 from tests.golden_values import FOLDER
 from tests.golden_weights import fill, relative_error
 
@@ -89,7 +94,9 @@ def test_a_teacher_of_one_layer(tag, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tag", "name"), [("openclip.ViT-B-32", "vit-b32")])
+@pytest.mark.parametrize(
+    ("tag", "name"), [("openclip.ViT-B-32", "vit-b32"), ("openclip.ViT-L-14", "vit-l14-39b")]
+)
 def test_the_whole_teacher(tag, name):
     model = _model(zoo.entry(name).config)
     _agrees(model, tag)
@@ -119,3 +126,32 @@ def test_a_captioner_of_one_layer(name, context):
         assert relative_error(out.text, stored["text"]) < 1e-4
         # open_clip gives the last token no logits.
         assert relative_error(out.logits[:, :-1, :64], stored["logits"]) < 1e-4
+
+
+@pytest.mark.parametrize("file", ["mobileclip2_coca.pt", "open_clip_model.safetensors"])
+def test_a_captioner_by_its_short_name_from_the_hub(hub, file, tmp_path, monkeypatch):
+    # Repositories with a long context have open_clip's configuration beside the weights.
+    name, cut = "coca-dfn2b-docci-context128", {**NARROW, "image_size": 28, "image.pool_queries": 3}
+    entry = zoo.entry(name)
+    small = zoo.override(entry.config, **cut)
+    model = _model(small)
+    state = to_third_party(model, "openclip")
+    path = tmp_path / file
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    config = b'{"embed_dim": 768, "multimodal_cfg": {"context_length": 127}}'
+    hub.repos[entry.hub[0]] = {"config.json": config, file: path.read_bytes()}
+    # The entry says 76: the file decides.
+    short = zoo.override(small, **{"text.context_length": 76})
+    monkeypatch.setitem(zoo.CAPTIONERS, name, dataclasses.replace(entry, config=short))
+    loaded = checkpoint.load(name)
+    assert loaded.config == small
+    assert loaded.license.name == zoo.APPLE_AMLR
+    captioner = load_captioner(name, device="cpu", precision="float32")
+    assert captioner.key == f"syn_text_{name}"
+    assert captioner.identity["space_id"] == model.space_id
+    labelled = f"dfn_docci={name}"
+    assert load_captioner(labelled, device="cpu", sampling={"max_length": 128}).key == (
+        "syn_text_dfn_docci"
+    )
+    with pytest.raises(ConfigError, match="max_length is at most 128"):
+        load_captioner(labelled, device="cpu", sampling={"max_length": 129})
