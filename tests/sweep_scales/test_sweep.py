@@ -135,3 +135,14 @@ def test_bad_input(tmp_path, table):
         sweep_scales(folder, table, teachers=teachers, **options(lowest=10, highest=2))
     done = run("sweep-scales", tmp_path, "-d", table)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_the_published_scale_belongs_to_the_model(tmp_path, table, monkeypatch):
+    """The index's name may be that of the zoo for other weights: only the MODEL given counts."""
+    known = []
+    monkeypatch.setattr("pocketclip.zoo.teacher_logit_scale", lambda spec: known.append(spec) or 50)
+    folder = make_set(tmp_path / "dr", "colours")
+    given = f"colours={OURS}:ColourEncoder"
+    report = sweep_scales(folder, table, teachers=[given], **options())
+    assert known == [given]
+    assert report.teachers[0].published.scale == 50

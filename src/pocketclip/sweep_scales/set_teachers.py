@@ -83,8 +83,8 @@ def load_set_teachers(
     *,
     device: str = "auto",
     offline: bool = False,
-) -> Iterator[tuple[dict[str, Any], Teacher | OwnTeacher]]:
-    """Yield each teacher's entry in the index, and the model, loaded when it is its turn.
+) -> Iterator[tuple[dict[str, Any], str, Teacher | OwnTeacher]]:
+    """Yield each teacher's entry in the index, its MODEL, and the model, loaded when its turn is.
 
     Args:
         index: of the set.
@@ -127,4 +127,4 @@ def load_set_teachers(
                 f"{model} is not the teacher {name!r} that made {folder}: its embeddings have "
                 f"{teacher.embed_dim} values, and the set's {width}"
             )
-        yield stored, teacher
+        yield stored, model, teacher

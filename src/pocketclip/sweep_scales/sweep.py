@@ -181,7 +181,7 @@ def sweep_scales(
     truth: Integers | None = None
     skipped: list[Skipped] = []
     models = load_set_teachers(index, folder, teachers, device=device, offline=offline)
-    for stored, teacher in models:
+    for stored, spec, teacher in models:
         name = str(stored.get("name") or teacher.name)
         with watch(name, labelled.total) as advance:
             cosines, labels, bad = _cosines(teacher, labelled, replace(settings, advance=advance))
@@ -194,7 +194,18 @@ def sweep_scales(
             )
         truth, skipped = labels, bad
         everything.append(cosines)
-        found.append(_sweep(name, teacher, stored, cosines, labels, lowest, highest))
+        fit = best_scale(cosines, labels, lowest=lowest, highest=highest)
+        recorded = stored.get("logit_scale")
+        # Of the MODEL, not of the name in the index, which may be that of other weights.
+        published = zoo.teacher_logit_scale(spec)
+        found.append(TeacherSweep(
+            name=name,
+            space_id=teacher.space_id,
+            accuracy=float((cosines.argmax(axis=1) == labels).mean()),
+            best=fit,
+            recorded=point_at(cosines, labels, recorded) if recorded else None,
+            published=point_at(cosines, labels, published) if published else None,
+        ))  # fmt: skip
     assert truth is not None
     own = [teacher.best.point.scale for teacher in found]
     several = len(found) > 1
@@ -217,27 +228,6 @@ def _cosines(
     images, labels, skipped = features(teacher, labelled, settings)
     cosines: Doubles = images.astype(np.float64) @ classifier.astype(np.float64).T
     return cosines, labels, skipped
-
-
-def _sweep(
-    name: str,
-    teacher: Encoder,
-    stored: Mapping[str, Any],
-    cosines: Doubles,
-    labels: Integers,
-    lowest: float,
-    highest: float,
-) -> TeacherSweep:
-    recorded = stored.get("logit_scale")
-    published = zoo.teacher_logit_scale(name)
-    return TeacherSweep(
-        name=name,
-        space_id=teacher.space_id,
-        accuracy=float((cosines.argmax(axis=1) == labels).mean()),
-        best=best_scale(cosines, labels, lowest=lowest, highest=highest),
-        recorded=point_at(cosines, labels, recorded) if recorded else None,
-        published=point_at(cosines, labels, published) if published else None,
-    )
 
 
 def _choose(labelled: TaskData, count: int) -> TaskData:
