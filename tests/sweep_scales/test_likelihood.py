@@ -10,7 +10,7 @@ from pocketclip.sweep_scales.likelihood import (
     best_mixture,
     best_scale,
     grid,
-    log_likelihood,
+    likelihood_of,
     mixture_at,
     point_at,
 )
@@ -29,7 +29,7 @@ def test_the_likelihood_is_that_of_a_softmax():
     cosines, labels = drawn(20, seed=0, images=50)
     for scale in (0.5, 20, 900):
         expected = log_softmax(scale * cosines, axis=1)[np.arange(50), labels].mean()
-        assert log_likelihood(cosines, labels, scale) == pytest.approx(expected, rel=1e-12)
+        assert likelihood_of(cosines, labels)(scale) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", [5.0, 22.7, 90.0])
@@ -42,12 +42,12 @@ def test_the_scale_that_the_labels_were_drawn_with(scale):
     assert fit.edge is None
     assert fit.point.calibration_error < 0.05
     # No scale of a fine grid is better, and the interval is that of Wilks.
-    values = [log_likelihood(cosines, labels, s) for s in np.geomspace(1, 1000, 500)]
+    values = [likelihood_of(cosines, labels)(s) for s in np.geomspace(1, 1000, 500)]
     assert fit.point.log_likelihood >= max(values) - 1e-9
     for end in (fit.low, fit.high):
-        drop = 2000 * (fit.point.log_likelihood - log_likelihood(cosines, labels, end))
+        drop = 2000 * (fit.point.log_likelihood - likelihood_of(cosines, labels)(end))
         assert drop == pytest.approx(1.92, rel=0.05)
-    assert [point.scale for point in fit.curve] == pytest.approx(grid(1, 1000))
+    assert [scale for scale, _ in fit.curve] == pytest.approx(grid(1, 1000))
 
 
 def test_ends_of_the_range_are_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +19,9 @@ from pocketclip.cli._options import (
     label_conditions,
 )
 from pocketclip.cli.output import Column, note, print_json, print_table, say
-from pocketclip.errors import PocketclipError, count_of
+from pocketclip.errors import count_of
 
 if TYPE_CHECKING:
-    from pocketclip.pages.svg import Chart, Series
     from pocketclip.sweep_scales import Point, SweepReport, TeacherSweep
 
 
@@ -56,8 +56,8 @@ def sweep_scales(
         bool,
         typer.Option(
             "--joint",
-            help="Recommend the scales that are best for the mixture of all teachers, and not each "
-            "teacher's own best.",
+            help="Search the scales that are best for the mixture of all teachers, and recommend "
+            "these.",
         ),
     ] = False,
     lowest: Annotated[float, typer.Option(help="The smallest scale to try.")] = 1.0,
@@ -83,7 +83,7 @@ def sweep_scales(
     field of the train recipe. This is a guess at a good scale, and no training is run: compare the
     scales by training if the difference matters.
 
-    The images should be like those of the set, and none that a teacher was trained on.
+    Use images like those of the set that no teacher was trained on.
 
     \b
     pocketclip sweep-scales dr --data pairs.csv --label-column product --where split=val
@@ -92,6 +92,9 @@ def sweep_scales(
     """
     from pocketclip.cli._progress import progress
     from pocketclip.evaluate import RunOptions
+    from pocketclip.pages.render import write_page
+    from pocketclip.pages.svg import svg_file
+    from pocketclip.sweep_scales import sweep_chart
     from pocketclip.sweep_scales import sweep_scales as sweep
 
     check_output_file("--plot", plot, (".svg",))
@@ -103,7 +106,7 @@ def sweep_scales(
         watch=lambda name, total: progress(total, "images", name),
     )  # fmt: skip
     if plot is not None:
-        _write_plot(plot, report)
+        write_page(plot, svg_file(sweep_chart(report)))
     if json:
         print_json(report.facts())
     else:
@@ -112,6 +115,14 @@ def sweep_scales(
         note(f"skipped: {bad.name}: {bad.reason}")
     if report.skipped:
         raise typer.Exit(1)
+
+
+_EDGES = {
+    "lowest": "the best scale is the smallest that was tried, and the likelihood still rises below "
+    "it: the teacher knows little of these classes",
+    "highest": "the best scale is the largest that was tried, and the likelihood still rises above "
+    "it: the teacher makes no mistake on these images, so take more or harder ones",
+}
 
 
 def _print(report: SweepReport, plot: Path | None) -> None:
@@ -132,22 +143,13 @@ def _print(report: SweepReport, plot: Path | None) -> None:
             ])  # fmt: skip
     print_table(columns, lines)
     for teacher in report.teachers:
-        fit = teacher.best
-        if fit.edge is not None:
-            what = "fall" if fit.edge == "lowest" else "rise"
-            hint = (
-                "it knows nothing of these classes"
-                if fit.edge == "lowest"
-                else "it makes no mistake on these images: take more or harder ones"
-            )
-            note(
-                f"{teacher.name}: the best scale is at the edge of the range, and would {what} on: "
-                f"{hint}, or change --lowest and --highest"
-            )
+        if teacher.best.edge is not None:
+            note(f"{teacher.name}: {_EDGES[teacher.best.edge]} (--lowest, --highest)")
     if plot is not None:
         say(f"{plot}: likelihood against scale")
     say()
-    say(f"pocketclip train RECIPE --data {report.folder} --set '{report.setting}'")
+    command = ["pocketclip", "train", "RECIPE", "--data", report.folder, "--set", report.setting]
+    say(shlex.join(command))
 
 
 def _lines(teacher: TeacherSweep) -> list[list[str]]:
@@ -165,46 +167,3 @@ def _lines(teacher: TeacherSweep) -> list[list[str]]:
         if point is not None:
             lines.append(line(f"{teacher.name}, {label}", point, f"{point.scale:.3g}"))
     return lines
-
-
-def _write_plot(path: Path, report: SweepReport) -> None:
-    from pocketclip.pages.render import write_page
-    from pocketclip.pages.svg import svg_file
-
-    if len(report.teachers) > len(_SERIES):
-        raise PocketclipError(f"--plot {path}: a plot holds {len(_SERIES)} teachers at most")
-    write_page(path, svg_file(_chart(report)))
-
-
-_SERIES: tuple[Series, ...] = ("v1", "v2", "own", "openai", "siglip", "dfn", "datacomp", "metaclip")
-
-
-def _chart(report: SweepReport) -> Chart:
-    """Return the geometric mean of the right class's probability against the scale."""
-    import math
-
-    from pocketclip.pages.svg import Chart, Mark
-
-    marks = []
-    for series, teacher in zip(_SERIES, report.teachers, strict=False):
-        best = teacher.best.point
-        labelled = [(best, f"{best.scale:.3g}", True)]
-        if teacher.recorded is not None:
-            labelled.append((teacher.recorded, f"recorded {teacher.recorded.scale:.3g}", False))
-        for point, label, filled in [*((p, "", False) for p in teacher.best.curve), *labelled]:
-            percent = 100 * math.exp(point.log_likelihood)
-            marks.append(Mark(
-                name=f"{teacher.name} {point.scale:.3g}", x=point.scale, y=percent, series=series,
-                label=label, filled=filled,
-                tooltip=f"{teacher.name}: scale {point.scale:.3g}, {percent:.1f} %",
-            ))  # fmt: skip
-    return Chart(
-        name="scales",
-        title=f"Logit scales of {report.folder}",
-        x_label="logit scale (log)",
-        y_label="probability of the right class, geometric mean, %",
-        marks=marks,
-        joined=_SERIES[: len(report.teachers)],
-        legend={s: t.name for s, t in zip(_SERIES, report.teachers, strict=False)},
-        hollow="hollow: not the best",
-    )

@@ -50,17 +50,11 @@ _SLOWER = {
 # How many times slower each is, image and text on the same phone, by the comparisons published
 # with MobileCLIP and MobileCLIP2.
 
-_OF_HUB = {
-    "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K": "ViT-B-32/datacomp_xl_s13b_b90k",
-    "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K": "ViT-B-16/datacomp_xl_s13b_b90k",
-    "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K": "ViT-L-14/datacomp_xl_s13b_b90k",
+_OTHER_HUB = {
     "apple/DFN2B-CLIP-ViT-B-16": "ViT-B-16/dfn2b",
-    "apple/DFN2B-CLIP-ViT-L-14": "ViT-L-14-quickgelu/dfn2b",
-    "apple/DFN5B-CLIP-ViT-H-14": "ViT-H-14-quickgelu/dfn5b",
-    "apple/DFN5B-CLIP-ViT-H-14-378": "ViT-H-14-378-quickgelu/dfn5b",
     "laion/CoCa-ViT-B-32-laion2B-s13B-b90k": "coca_ViT-B-32/laion2b_s13b_b90k",
 }
-# The rival with the weights of a hub repository.
+# Repositories with the weights of a rival, beside those that the zoo names.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +137,8 @@ def find_rival(name: str) -> Rival | None:
     """
     entry = zoo.find(name)
     for repository in (name, *(entry.hub if entry else ())):
-        if repository in _OF_HUB:
-            return rivals()[_OF_HUB[repository]]
+        if repository in _of_hub():
+            return rivals()[_of_hub()[repository]]
     if entry is not None:
         return None  # the zoo's model has other weights than any rival of a similar name
     exact = [rival for rival in rivals().values() if _key(rival.name) == _key(name)]
@@ -176,10 +170,18 @@ def similar_rivals(name: str, count: int = 3) -> list[str]:
 
 def zoo_name(rival: Rival) -> str | None:
     """Return the zoo's name of a rival that is in the zoo too, with the same weights."""
-    for name, entry in zoo.ZOO.items():
-        if any(_OF_HUB.get(repository) == rival.name for repository in entry.hub):
+    for name, entry in zoo.entries():
+        if any(_of_hub().get(repository) == rival.name for repository in entry.hub):
             return name
     return None
+
+
+@functools.cache
+def _of_hub() -> Mapping[str, str]:
+    """Return the rival with the weights of each hub repository, where there is one."""
+    known = {repository: entry.open_clip for _, entry in zoo.entries() for repository in entry.hub
+             if entry.open_clip in rivals()}  # fmt: skip
+    return _OTHER_HUB | {repository: name for repository, name in known.items() if name}
 
 
 def _key(name: str) -> str:

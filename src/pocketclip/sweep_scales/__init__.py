@@ -12,10 +12,12 @@ which the teacher gives the right classes of held-out images the highest likelih
 |---|---|
 | `sweep` | a reinforced set and a labelled set to a report |
 | `likelihood` | the likelihood over scales, of one teacher and of several together |
+| `chart` | the likelihood over scales, drawn |
 | `set_teachers` | the models that made a set, loaded one by one |
 """
 
+from pocketclip.sweep_scales.chart import sweep_chart
 from pocketclip.sweep_scales.likelihood import Fit, Point
 from pocketclip.sweep_scales.sweep import SweepReport, TeacherSweep, sweep_scales
 
-__all__ = ["Fit", "Point", "SweepReport", "TeacherSweep", "sweep_scales"]
+__all__ = ["Fit", "Point", "SweepReport", "TeacherSweep", "sweep_chart", "sweep_scales"]

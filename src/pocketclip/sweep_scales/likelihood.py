@@ -65,29 +65,38 @@ class Fit:
     """The 95 % interval of the scale by the likelihood ratio, as if the images were independent."""
     edge: Literal["lowest", "highest"] | None = None
     """Which end of the range it is at, if any: the likelihood still rises there."""
-    curve: tuple[Point, ...] = ()
-    """The grid, the lowest scale first."""
+    curve: tuple[tuple[float, float], ...] = ()
+    """The scales of the grid, the lowest first, each with its mean log-likelihood."""
 
     def facts(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return {
             **self.point.facts(), "low": round(self.low, 3), "high": round(self.high, 3),
-            "edge": self.edge, "curve": [point.facts() for point in self.curve],
+            "edge": self.edge, "curve": [[round(v, 6) for v in point] for point in self.curve],
         }  # fmt: skip
 
 
-def log_likelihood(cosines: Doubles, labels: Integers, scale: float) -> float:
-    """Return the mean log-probability of the labels (N,), in nats, given cosines (N, C)."""
-    logits = scale * (cosines - cosines.max(axis=1, keepdims=True))
-    own = logits[np.arange(len(labels)), labels]
-    return float((own - np.log(np.exp(logits).sum(axis=1))).mean())
+def likelihood_of(cosines: Doubles, labels: Integers) -> Callable[[float], float]:
+    """Return the mean log-probability of the labels (N,), in nats, as a function of the scale.
+
+    Args:
+        cosines: (N, C).
+        labels: (N,).
+    """
+    below = cosines - cosines.max(axis=1, keepdims=True)  # at most 0: nothing overflows
+    own = below[np.arange(len(labels)), labels]
+
+    def value(scale: float) -> float:
+        return float((scale * own - np.log(np.exp(scale * below).sum(axis=1))).mean())
+
+    return value
 
 
 def point_at(cosines: Doubles, labels: Integers, scale: float) -> Point:
     """Return what one scale is worth."""
     return Point(
         scale=scale,
-        log_likelihood=log_likelihood(cosines, labels, scale),
+        log_likelihood=likelihood_of(cosines, labels)(scale),
         calibration_error=calibration_error(softmax(scale * cosines), labels),
     )
 
@@ -109,10 +118,7 @@ def best_scale(
         lowest: the smallest scale to try.
         highest: the largest.
     """
-
-    def value(scale: float) -> float:
-        return log_likelihood(cosines, labels, scale)
-
+    value = likelihood_of(cosines, labels)
     scales = grid(lowest, highest)
     best = _maximum(value, scales)
     top = value(best)
@@ -127,7 +133,7 @@ def best_scale(
         low=_crossing(value, least, best, lowest),
         high=_crossing(value, least, best, highest),
         edge=edge,
-        curve=tuple(point_at(cosines, labels, scale) for scale in scales),
+        curve=tuple((scale, value(scale)) for scale in scales),
     )
 
 

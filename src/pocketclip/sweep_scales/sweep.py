@@ -78,18 +78,16 @@ class SweepReport:
     teachers: tuple[TeacherSweep, ...]
     own: Mixture | None
     """All teachers together, each at its own best scale; None for one teacher."""
-    joint: Mixture | None
-    """All together, at the scales that are best for their mixture; None for one teacher."""
+    joint: Mixture | None = None
+    """All together, at the scales that are best for their mixture; None if not asked for, or for
+    one teacher."""
     skipped: tuple[Skipped, ...] = ()
-    is_joint: bool = False
 
     @property
     def scales(self) -> list[float]:
-        """One scale per teacher, for `loss.teacher_scales`: each one's own best, or the joint."""
-        found = [teacher.best.point.scale for teacher in self.teachers]
-        if self.is_joint and self.joint is not None:
-            found = list(self.joint.scales)
-        return [_rounded(scale) for scale in found]
+        """One scale per teacher, for `loss.teacher_scales`: the joint ones, else each best."""
+        own = tuple(teacher.best.point.scale for teacher in self.teachers)
+        return [_rounded(scale) for scale in (self.joint.scales if self.joint else own)]
 
     @property
     def setting(self) -> str:
@@ -123,7 +121,6 @@ def sweep_scales(
     joint: bool = False,
     lowest: float = LOWEST,
     highest: float = HIGHEST,
-    options: DataOptions | None = None,
     run_options: RunOptions | None = None,
     device: str = "auto",
     offline: bool = False,
@@ -131,8 +128,8 @@ def sweep_scales(
 ) -> SweepReport:
     """Return the logit scale that each teacher of a set prefers on labelled images.
 
-    The images should be like those of the set, and none that a teacher was trained on: a teacher
-    is surer of those, and its scale would come out too high.
+    Use images like those of the set that no teacher was trained on. Of images that it was trained
+    on a teacher is surer, and its scale comes out too high.
 
     Args:
         folder: a folder of reinforced shards; only its index is read.
@@ -144,11 +141,10 @@ def sweep_scales(
         where: column values; only rows with these values count.
         templates: prompts such as "a photo of {}."; by default the set's own.
         samples: the number of images to use, chosen by name; 0: all.
-        joint: whether the scales of the report are those that are best for the mixture of all
-            teachers, and not each teacher's own.
+        joint: also search the scales that are best for the mixture of all teachers; the report's
+            `scales` are then these.
         lowest: the smallest scale to try.
         highest: the largest.
-        options: how to read `data`; instead of `label_column`, `where` and `templates`.
         run_options: batch size, workers, whether to leave out unreadable images.
         device: as `pocketclip.reinforce.load_teacher`.
         offline: load teachers from the local cache only.
@@ -166,9 +162,7 @@ def sweep_scales(
         raise ConfigError(f"samples must be 0 (all) or more, not {samples}")
     index = read_set(folder)
     conditions = tuple(where.items()) if isinstance(where, Mapping) else tuple(where)
-    options = options or DataOptions(
-        label_column=label_column, where=conditions, templates=tuple(templates)
-    )
+    options = DataOptions(label_column=label_column, where=conditions, templates=tuple(templates))
     _, labelled = labelled_set(data, options)
     classes = labelled.classes or []
     if len(classes) < 2:
@@ -213,8 +207,8 @@ def sweep_scales(
         folder=folder, data=data, images=len(truth), classes=len(classes), teachers=tuple(found),
         own=mixture_at(everything, truth, own) if several else None,
         joint=best_mixture(everything, truth, own, lowest=lowest, highest=highest)
-        if several else None,
-        skipped=tuple(skipped), is_joint=joint,
+        if several and joint else None,
+        skipped=tuple(skipped),
     )  # fmt: skip
 
 
