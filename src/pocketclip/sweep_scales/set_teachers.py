@@ -84,7 +84,7 @@ def load_set_teachers(
     device: str = "auto",
     offline: bool = False,
 ) -> Iterator[tuple[dict[str, Any], str, Teacher | OwnTeacher]]:
-    """Yield each teacher's entry in the index, its MODEL, and the model, loaded when its turn is.
+    """Yield each teacher's entry in the index, its MODEL, and the model, loaded in its turn.
 
     Args:
         index: of the set.
