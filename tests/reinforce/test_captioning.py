@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketclip import shards, storage
+from pocketclip import shards, storage, zoo
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce import captioning
@@ -35,6 +35,11 @@ def captioner_loaded_once(monkeypatch):
         return _loaded[name]
 
     monkeypatch.setattr(captioning, "load_captioner", load)
+
+
+def test_without_a_length_a_coca_uses_its_context():
+    sampling = load_captioner("random:coca-tiny", whole_context=True, **FIXED).sampling
+    assert sampling.max_length == zoo.ZOO["coca-tiny"].config.text.context_length + 1
 
 
 @pytest.fixture

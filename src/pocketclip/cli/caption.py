@@ -88,7 +88,8 @@ def caption(
     length: Annotated[
         int | None,
         typer.Option(
-            help="The maximum length of a caption in tokens, with its start and end.  [default: 77]"
+            help="The maximum length of a caption in tokens, with its start and end.  [default: "
+            "the context of a CoCa, else 77]"
         ),
     ] = None,
     min_length: Annotated[

@@ -172,6 +172,7 @@ def load_captioner(
     precision: devices.Precision = "auto",
     offline: bool = False,
     sampling: Sampling | Mapping[str, Any] | None = None,
+    whole_context: bool = False,
 ) -> Captioner | OwnCaptioner:
     """Load a captioner.
 
@@ -184,6 +185,7 @@ def load_captioner(
         offline: use local files and the cache only.
         sampling: how captions are sampled; None: the defaults of `Sampling`. It does not apply to
             the user's own captioners.
+        whole_context: let captions of a CoCa be as long as its context, instead of `max_length`.
 
     Raises:
         ConfigError: an argument is invalid, or the model cannot write captions.
@@ -197,13 +199,16 @@ def load_captioner(
         return OwnCaptioner(load_own(source), name=name, spec=source.text, target=source.target)
     resolved = devices.resolve_device(device)
     dtype = devices.resolve_dtype(precision, resolved)
-    load = load_transformers if source.kind == "transformers" else load_coca
-    writer, facts, transform, scaling = load(source, sampling, resolved, dtype, offline)
+    if source.kind == "transformers":
+        loaded = load_transformers(source, sampling, resolved, dtype, offline)
+    else:
+        loaded = load_coca(source, sampling, resolved, dtype, offline, whole_context=whole_context)
+    writer, facts, transform, scaling = loaded
     return Captioner(
         writer,
         name=name,
         facts=facts,
-        sampling=sampling,
+        sampling=writer.sampling,
         transform=transform,
         pixels=Pixels(scaling, resolved, dtype),
     )

@@ -90,7 +90,8 @@ def caption(
         out: a table to write, `.jsonl`, `.parquet`, or `.csv` or `.tsv` for a single caption per
             image; local or in an object store. An earlier run into it is continued.
         captions: captions per image; `greedy` gives one, beam search at most `beams`.
-        sampling: how captions are drawn; None: the defaults of `Sampling`.
+        sampling: how captions are drawn; None: the defaults of `Sampling`. Without `max_length`, a
+            CoCa may use its whole context.
         seed: seeds what is random.
         column: the column of the captions; None: `captions`, or for pairs that have captions of
             their own `syn_text_NAME`, as `reinforce` names them.
@@ -117,8 +118,10 @@ def caption(
     images = open_images(names, options or PairOptions())
     with Workers(workers, ahead=2 * batch_size) as pool:
         captioner = load_captioner(
-            model, device=device, precision=precision, offline=offline, sampling=sampling
-        )
+            model, device=device, precision=precision, offline=offline, sampling=sampling,
+            whole_context=not isinstance(sampling, Sampling)
+            and "max_length" not in (sampling or {}),
+        )  # fmt: skip
         if isinstance(captioner, OwnCaptioner) and sampling:
             raise ConfigError(
                 "sampling does not apply to captioners of your own, which sample as they want: "

@@ -5,6 +5,7 @@ Shapes: B images, n captions per image, S side of a square in pixels.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ class CocaWriter:
     """A CoCa of the zoo."""
 
     def __init__(self, model: Any, sampling: Sampling) -> None:
-        self.model, self.tokenizer = model, Tokenizer()
+        self.model, self.tokenizer, self.sampling = model, Tokenizer(), sampling
         self.settings = sampling.settings
 
     def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
@@ -53,9 +54,17 @@ def _check(name: str, is_captioner: bool) -> None:
 
 
 def load_coca(
-    spec: ModelSource, sampling: Sampling, device: torch.device, dtype: torch.dtype, offline: bool
+    spec: ModelSource,
+    sampling: Sampling,
+    device: torch.device,
+    dtype: torch.dtype,
+    offline: bool,
+    *,
+    whole_context: bool = False,
 ) -> Captioning:
     """Load the parts of a captioner from a CoCa of the zoo.
+
+    With `whole_context`, captions may be as long as the model's context, whatever `max_length` is.
 
     Raises:
         CheckpointError, ConfigError, HubError, UnknownModelError, MissingDependencyError: see
@@ -71,6 +80,10 @@ def load_coca(
     model = load_model(spec, offline=offline)
     config = model.config
     _check(config.name, config.is_captioner)
+    if whole_context:
+        longest = config.text.context_length + 1
+        shortest = min(sampling.min_length, longest - 1)
+        sampling = dataclasses.replace(sampling, max_length=longest, min_length=shortest)
     sampling.checked(config.text.context_length)
     facts = {"kind": "coca", "model": config.name, "space_id": model.space_id}
     model = model.requires_grad_(False).to(device, dtype)

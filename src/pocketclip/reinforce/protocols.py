@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip.reinforce.sampling import Sampling
 from pocketclip.reinforce.teacher_preprocess import Scaling, SquareTransform
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class Towers(Protocol):
 
 class Writer(Protocol):
     """The model of a captioner, with its tokenizer; one class per library."""
+
+    sampling: Sampling
+    """How it draws, fitted to the model."""
 
     def write(self, pixels: Tensor, per_image: int, seeds: Sequence[int]) -> list[str]:
         """Return the B n captions of pixels (B, 3, S, S), in the order of the images."""
