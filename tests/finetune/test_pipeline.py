@@ -155,7 +155,7 @@ def test_a_bundle_is_refused_with_what_it_was_made_from(tmp_path, squares):
 
 
 def test_a_captioner_is_refused():
-    with pytest.raises(ConfigError, match="coca-finetune"):
+    with pytest.raises(ConfigError, match=r"train coca-finetune .* model\.init=random:coca-tiny`"):
         open_start("random:coca-tiny")
 
 

@@ -53,3 +53,9 @@ def test_the_command_starts_from_the_model_at_a_lower_rate(tmp_path):
     )
     words = shlex.split(go_on_command(run))
     assert words[-4:] == ["--set", "schedule.min_lr=0.001", "--out", f"{run}-more"]
+    # The rate is written with two digits, so 1.04e-6 falls below a lowest rate of 1.02e-6.
+    rates = {"optimizer.lr": 3.12e-6, "schedule.min_lr": 1.02e-6}
+    (run / "recipe.yaml").write_text(dump(load_recipe(recipe.model_dump(), rates)))
+    words = shlex.split(go_on_command(run))
+    changed = load_recipe(run / "recipe.yaml", words[4:-2:2])
+    assert changed.schedule.min_lr == changed.optimizer.lr == 1e-6

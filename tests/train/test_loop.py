@@ -564,6 +564,7 @@ def reduced(full, shards):
     return {
         "model.name": full.model.name,
         "model.overrides": small,
+        "model.init": None,  # coca-finetune's is on the hub
         "data.source": shards,
         "data.workers": 0,
         # The published keys of captions and logit scales, on shards that have others.

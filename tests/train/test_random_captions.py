@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from pocketclip.errors import ConfigError, DataError
-from pocketclip.train.logs import read
-from pocketclip.train.loop import train
+from pocketclip.train.distributed import World
 from pocketclip.train.losses import distillation_loss
 from pocketclip.train.recipe import load_recipe
+from pocketclip.train.setup import build_run, check_batch_size, initial_model
+from pocketclip.train.setup import open_loader as open_loader_of
 from tests.train.making_shards import DIMS, sample, write_shards
 from tests.train.test_loader import open_loader, row, same, take
 from tests.train.test_loop import SMALL
@@ -123,26 +124,67 @@ def test_captions_that_are_missing(stored, tmp_path):
         open_loader(source, captions="random")
 
 
-def test_a_run_with_each_term(shards, tmp_path):
-    recipe = load_recipe(
-        {
-            "model": {"name": "tiny", "overrides": SMALL},
-            "data": {"source": shards, "workers": 0, "captions": "random"},
-            "loss": {"weights": [0.5, 0.5]},
-            "schedule": {"warmup": 0},
-            "steps": 2,
-            "batch_size": 8,
-            "log_every": 1,
-            "tensorboard": False,
-        }
-    )
-    train(recipe, tmp_path / "run", device="cpu")
-    for line in read(tmp_path / "run" / "log.jsonl"):
-        assert line["contrastive_loss"] > 0
-        assert line["distill_loss"] > 0
+def recipe_of(source, **fields):
+    base = {
+        "model": {"name": "tiny", "overrides": SMALL},
+        "data": {"source": source, "workers": 0, "captions": "random"},
+        "schedule": {"warmup": 0},
+        "steps": 2,
+        "batch_size": 8,
+    }
+    return load_recipe(base, fields)
+
+
+def world_of(size=1):
+    return World(rank=0, size=size, local_rank=0, device=torch.device("cpu"))
+
+
+def test_a_step_with_each_term(shards, tmp_path):
+    recipe = recipe_of(shards, **{"loss.weights": [0.5, 0.5]})
+    with open_loader_of(recipe, world_of(), 8, None) as loader:
+        run = build_run(
+            recipe, tmp_path, world_of(), model=initial_model(recipe), loader=loader,
+            teachers=(), step=0, trainer_state={},
+        )  # fmt: skip
+        terms = run.stepper.backward(list(itertools.islice(loader.batches(), 1)))
+    assert terms["contrastive_loss"] > 0
+    assert terms["distill_loss"] > 0
     for refused in ("contrastive", "distill"):
         with pytest.raises(ConfigError, match="gives no synthetic captions of their own"):
             load_recipe(recipe.model_dump(), {f"loss.{refused}_captions": "synthetic"})
     with pytest.raises(ConfigError, match="a captioner learns one caption of each image"):
         load_recipe("coca-finetune", ["data.captions=random"])
-    assert list(itertools.islice(tmp_path.glob("run/model/*.safetensors"), 1))
+
+
+@pytest.mark.parametrize(
+    ("size", "fields", "most"),
+    [
+        (1, {"batch_size": TOTAL}, 10),
+        (1, {"batch_size": 11}, 10),
+        # The loss is that of the whole batch.
+        (1, {"batch_size": 12, "accumulate": 3}, 10),
+        (2, {"batch_size": 12}, 10),
+        (1, {"batch_size": 10}, None),
+        (2, {"batch_size": 10}, None),
+        (1, {"batch_size": TOTAL, "data.captions": "synthetic"}, None),
+        (1, {"batch_size": TOTAL, "loss.weights": [1.0, 0.0]}, None),
+    ],
+    ids=str,
+)
+def test_a_batch_with_the_captions_of_its_own_images(size, fields, most, shards, caplog):
+    world = world_of(size)
+
+    def opened(**changes):
+        recipe = recipe_of(shards, **{"loss.weights": [0.0, 1.0], **fields, **changes})
+        micro_batch = check_batch_size(recipe, world)
+        open_loader_of(recipe, world, micro_batch, None).close()
+
+    if most is None:
+        opened()
+        assert not caplog.text
+        return
+    with pytest.raises(ConfigError, match=f"own images.* set batch_size to {most} or less"):
+        opened()
+    assert not caplog.text
+    opened(**{"loss.weights": [0.5, 0.5]})
+    assert caplog.text.count(f"set batch_size to {most} or less, or give more data") == 1

@@ -9,6 +9,8 @@ import sys
 import pytest
 import yaml
 
+from pocketclip import zoo
+from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.errors import ConfigError
 from pocketclip.train.recipe import VOCABULARY, differences, dump, load_recipe, names
 
@@ -73,6 +75,13 @@ def test_captioners():
         assert recipe.steps * recipe.batch_size == samples
         weights[name] = (recipe.loss.weights, recipe.loss.captioning_weight)
     assert weights["coca-pretrain"] == weights["coca-finetune"] == ((1.0, 0.0), 2.0)
+    # Fine-tuning starts from published weights that fit, never from noise without a word.
+    assert load_recipe("coca-pretrain").model.init is None
+    settings = load_recipe("coca-finetune").model
+    assert settings.init == "coca-dfn2b-context77"
+    start = resolve_model(settings.init)
+    assert start.repos == ("apple/mobileclip2_coca_dfn2b_s13b_context77",)
+    assert zoo.entry(settings.init).config == settings.config()
     # Today's form, as the recipe's comment and the documentation have it.
     alone = ["loss.weights=[0,0]", "loss.captioning_weight=1", "steps=4600"]
     recipe = load_recipe("coca-finetune", alone)

@@ -57,6 +57,8 @@ def test_a_live_teachers_scale_is_its_own(caplog):
         # An architecture of open_clip's, of which there are several weights.
         (loader(("open_clip:ViT-L-14", HUB)), {}, r"set loss\.teacher_scales"),
         (loader((), (), ()), {}, r"set loss\.teacher_dims"),
+        # A sigmoid's scale is none of those that are published, which a softmax has.
+        (loader(), {"kind": "siglip"}, r"states \[None, None\]; set loss\.teacher_scales"),
         (loader(), {"teacher_weights": [1, 2, 3]}, "has 3 weights for 2 teachers"),
     ],
 )

@@ -45,7 +45,8 @@ def open_start(model: str, *, offline: bool = False) -> CLIP:
     if loaded.config.is_captioner:
         raise ConfigError(
             f"{model} is a captioner, which learns captions word by word: train it with "
-            "`pocketclip train coca-finetune --data SHARDS`"
+            "`pocketclip train coca-finetune --data SHARDS --set "
+            f"{shlex.quote(f'model.init={model}')}`"
         )
     return loaded
 

@@ -58,11 +58,11 @@ def go_on_command(run: Path) -> str:
         ConfigError: there is no recipe in the folder.
     """
     recipe = load_recipe(run / RECIPE)
-    lr, seed = recipe.optimizer.lr / 3, recipe.seed + 1
+    rate, seed = f"{recipe.optimizer.lr / 3:.2g}", recipe.seed + 1
     words = [
         "pocketclip", "train", str(run / RECIPE), "--set", f"model.init={run / RUN_MODEL}",
-        "--set", f"optimizer.lr={lr:.2g}", "--set", f"seed={seed}", "--out", f"{run}-more",
+        "--set", f"optimizer.lr={rate}", "--set", f"seed={seed}", "--out", f"{run}-more",
     ]  # fmt: skip
-    if recipe.schedule.min_lr > lr:
-        words[-2:-2] = ["--set", f"schedule.min_lr={lr:.2g}"]
+    if recipe.schedule.min_lr > float(rate):
+        words[-2:-2] = ["--set", f"schedule.min_lr={rate}"]
     return shlex.join(words)

@@ -59,6 +59,7 @@ class Loader:
 
     Attributes:
         samples: number of samples in the whole dataset.
+        window: number of samples that this process shuffles together.
         index_hash: changes when the dataset does.
         teachers: each teacher's name, as the index has it.
         teacher_dims: each teacher's embedding dimension; empty if not known.
@@ -102,7 +103,7 @@ class Loader:
             cache_dir=config.cache_dir,
         )
         order = _make_order(self._source, config, seed, rank, world_size)
-        self.samples = order.total
+        self.samples, self.window = order.total, len(order.window(0))
         self.index_hash = self._source.identity
         teachers = self._source.index.teachers if self._source.index is not None else []
         self.teachers = [str(teacher.get("name") or "") for teacher in teachers]

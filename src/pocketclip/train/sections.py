@@ -140,7 +140,7 @@ class DataSection(Section):
     """With `reinforced: false`: the augmentation to draw anew for each sample."""
     min_image_side: int = Field(default=0, ge=0, le=MAX_SIDE)
     """Leave out images whose shorter side, as stored, has fewer pixels; others of the data replace
-    them, and the log counts them. 0: use all. Only headers are read."""
+    them, and the log counts them. 0: use all. Those left out are not decoded."""
     balance: float = Field(default=0.0, ge=0, le=1)
     """Draw rare classes more often; a class is the samples with one first ground-truth caption. Its
     weight is its number of samples to the power of 1 - `balance`: 0 leaves the frequencies as they

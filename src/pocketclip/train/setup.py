@@ -303,7 +303,36 @@ def open_loader(
             f"{recipe.data.source} changed since the checkpoint was written (the hash of its index "
             "differs); restore the data, or start a new run with model.init"
         )
+    try:
+        _check_random_captions(recipe, world, loader)
+    except ConfigError:
+        loader.close()
+        raise
     return loader
+
+
+def _check_random_captions(recipe: Recipe, world: World, loader: Loader) -> None:
+    """Refuse, or warn of, a batch that takes its random captions from its own images.
+
+    The distillation loss does not depend on the order of a batch's texts, so captions that are
+    exchanged within the batch train the same model as the images' own. The other sample is half a
+    window away.
+    """
+    if recipe.data.captions != "random" or recipe.loss.weights[1] == 0:
+        return
+    # The loss is that of the whole batch, also with accumulation and several processes.
+    share, most = recipe.batch_size // world.size, loader.window // 2
+    if share <= most:
+        return
+    what = (
+        f"data.captions=random: a batch of {recipe.batch_size:,} samples takes captions from its "
+        f"own images, and the distillation loss does not depend on their order; set batch_size to "
+        f"{most * world.size:,} or less, or give more data"
+    )
+    if recipe.loss.weights[0] == 0:
+        raise ConfigError(what)
+    if world.is_main:
+        log.warning("%s", what)
 
 
 def _worker_count(recipe: Recipe) -> int:

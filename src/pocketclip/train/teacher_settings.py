@@ -1,7 +1,7 @@
 """What the distillation loss needs to know of each teacher: dimension, logit scale, bias.
 
-What the recipe sets comes first, then the live teachers, then the dataset's index, then the facts
-that are published of a teacher.
+What the recipe sets comes first, then the live teachers, then the dataset's index, then (for CLIP's
+loss) the scales that are published of a teacher.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ def _scales(
     if teachers:
         return tuple(t.logit_scale for t in teachers), ["the teacher itself"] * len(teachers)
     scales, origins = [], []
+    # The published scales are the best ones of a softmax, not of SigLIP's sigmoid.
+    softmax = recipe.loss.kind != "siglip"
     for name, scale in zip(loader.teacher_names, loader.teacher_scales, strict=True):
-        published = zoo.teacher_logit_scale(name) if scale is None else None
+        published = zoo.teacher_logit_scale(name) if scale is None and softmax else None
         scales.append(published if scale is None else scale)
         origins.append("the dataset" if published is None else f"published for {name}")
     return tuple(scales), origins
