@@ -82,7 +82,7 @@ def join(
     \b
     pocketclip join grocery-dr pairs.csv --out joined --caption-column alt_text --where split=train
     pocketclip join "dr/{00000..00012}.tar" "images/{00000..00012}.tar" --out joined
-    pocketclip join DataCompDR-12M --fetch --out joined --dtype int8
+    pocketclip join hf://datasets/apple/DataCompDR-12M "images/*.tar" --out joined --dtype int8
     """
     if (pairs is None) != fetch:
         raise PocketclipError("give either PAIRS, or --fetch to fetch the images from their URLs")

@@ -122,8 +122,8 @@ class DataSection(Section):
     """Where the training samples come from, and which captions and views of each are used."""
 
     source: str | tuple[str, ...] = ()
-    """Reinforced shards, or with `reinforced: false` also raw pairs; local or on an object
-    store. `--data` sets it."""
+    """Reinforced shards, or with `reinforced: false` also raw pairs; local, on an object
+    store or on the hub (`hf://datasets/OWNER/NAME`). `--data` sets it."""
     reinforced: bool = True
     """Replay stored augmentations and use stored embeddings."""
     captions: CaptionChoice = "both"
