@@ -47,6 +47,7 @@ LAYERS = {
     "pocketclip.reinforce": 2,
     "pocketclip.train": 2,
     "pocketclip.train.evaluation": 2,  # a room of its own: see SIBLINGS
+    "pocketclip.attribution": 3,
     "pocketclip.compat": 3,
     "pocketclip.finetune": 3,
     "pocketclip.fit": 3,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     # What type checkers and editors see. To them, `import x as x` means that x is public.
     # isort: off
     from pocketclip import (
+        attribution as attribution,
         augment as augment,
         caption_settings as caption_settings,
         checkpoint as checkpoint,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     )
 
     # isort: on
+    from pocketclip.attribution.explain import explain
     from pocketclip.compat import (
         create_model_and_transforms,
         get_tokenizer,
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Encoder": "pocketclip.infer.encoder",
+    "explain": "pocketclip.attribution.explain",
     "load": "pocketclip.infer.encoder",
     "pull": "pocketclip.export.pull",
     "create_model": "pocketclip.nn.build",
@@ -95,6 +98,7 @@ __all__ = [
     "__version__",
     "create_model",
     "create_model_and_transforms",
+    "explain",
     "get_tokenizer",
     "load",
     "pull",

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pocketclip.errors import ImageError
+from pocketclip.errors import ConfigError, ImageError
 from pocketclip.images import MAX_PIXELS, ImageSource, open_image
 from pocketclip.zoo import PreprocessConfig, check_range
 
@@ -43,6 +43,8 @@ class Preprocess:
             check_range(name, getattr(config, name))
         self.config = config
         self.max_pixels = max_pixels
+        bicubic = config.interpolation == "bicubic"
+        self._resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
         self._scale_only = set(config.mean) == {0.0} and set(config.std) == {1.0}
 
     def __repr__(self) -> str:
@@ -83,18 +85,62 @@ class Preprocess:
         """
         return np.array(self._square(source))
 
+    def whole(self, source: ImageSource, size: tuple[int, int]) -> NDArray[np.float32]:
+        """Return the whole image at another size, scaled and normalised, for feature maps.
+
+        Nothing is cropped: an image of another aspect is stretched.
+
+        Args:
+            source: the image.
+            size: height and width in pixels.
+
+        Returns:
+            float32 (3, H, W).
+
+        Raises:
+            ConfigError: a side is below 1 pixel, or the image would be too large.
+            ImageError, MissingDependencyError: as `open_image`.
+        """
+        height, width = size
+        if min(height, width) < 1 or height * width > _MAX_RESIZED:
+            raise ConfigError(
+                f"an image of {height} x {width} pixels: sides are at least 1, and an image has at "
+                f"most {_MAX_RESIZED:,} pixels"
+            )
+        image = open_image(source, max_pixels=self.max_pixels)
+        if image.size != (width, height):
+            image = image.resize((width, height), self._resample)
+        out = np.empty((3, height, width), np.float32)
+        self._scale(out, image)
+        return out
+
     def _fill(self, out: NDArray[np.float32], source: ImageSource) -> None:
-        out[:] = np.asarray(self._square(source)).transpose(2, 0, 1)
+        self._scale(out, self._square(source))
+
+    def _scale(self, out: NDArray[np.float32], image: Image.Image) -> None:
+        out[:] = np.asarray(image).transpose(2, 0, 1)
         out /= np.float32(255)
         if not self._scale_only:
             out -= np.array(self.config.mean, np.float32)[:, None, None]
             out /= np.array(self.config.std, np.float32)[:, None, None]
 
-    def _square(self, source: ImageSource) -> Image.Image:
-        image = open_image(source, max_pixels=self.max_pixels)
+    def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return what is left of an image after the crop.
+
+        Args:
+            size: width and height of the image, in pixels.
+
+        Returns:
+            Left, top, right and bottom in pixels of the image.
+        """
+        side, (width, height) = self.config.size, size
+        (new_width, new_height), (left, top) = self._geometry(width, height)
+        x, y = width / new_width, height / new_height
+        return left * x, top * y, (left + side) * x, (top + side) * y
+
+    def _geometry(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the size that an image is resized to, and the crop's left and top in it."""
         side = self.config.size
-        bicubic = self.config.interpolation == "bicubic"
-        width, height = image.size
         if self.config.resize == "squash":
             size = side, side
         elif width <= height:
@@ -102,14 +148,19 @@ class Preprocess:
         else:
             size = int(side * width / height), side
         # As published: halves round to even here, and the longer side is truncated above.
-        left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
-        resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+        return size, (round((size[0] - side) / 2), round((size[1] - side) / 2))
+
+    def _square(self, source: ImageSource) -> Image.Image:
+        image = open_image(source, max_pixels=self.max_pixels)
+        side = self.config.size
+        width, height = image.size
+        size, (left, top) = self._geometry(width, height)
         if size[0] * size[1] > _MAX_RESIZED:
             x, y = width / size[0], height / size[1]
             box = left * x, top * y, (left + side) * x, (top + side) * y
-            return image.resize((side, side), resample, box=box)
+            return image.resize((side, side), self._resample, box=box)
         if size != image.size:
-            image = image.resize(size, resample)
+            image = image.resize(size, self._resample)
         if size != (side, side):
             image = image.crop((left, top, left + side, top + side))
         return image

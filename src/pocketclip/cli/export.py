@@ -60,6 +60,14 @@ def export(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Make the towers return unit embeddings.")
     ] = False,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Add the image tower's feature maps for images of any size, for detection, "
+            "segmentation and language models (onnx in fp32 or fp16).",
+        ),
+    ] = False,
     calibration: Calibration = None,
     verify_with: Annotated[
         list[str] | None,
@@ -138,6 +146,7 @@ def export(
     pocketclip export runs/small --precision int8 --calibration photos/ --out small/ \\
         --labelled pairs.csv --label-column product
     pocketclip classify photo.jpg --labels "a dog,a cat" --model laptop/
+    pocketclip export mobileclip2-s0 --features --out backbone/
     pocketclip export small/ --format web --out site/
     pocketclip export clip/ --format web --calibration photos/ --webgpu-precision fp16 --out site/
     """
@@ -153,9 +162,9 @@ def export(
         from pocketclip.cli._export_web import export_web
 
         _refuse(
-            "web", preprocessing=preprocessing, normalize=normalize, verify_with=verify_with,
-            captions=captions, labelled=labelled, label_column=label_column, where=where,
-            template=template, deployment=deployment,
+            "web", preprocessing=preprocessing, normalize=normalize, features=features,
+            verify_with=verify_with, captions=captions, labelled=labelled,
+            label_column=label_column, where=where, template=template, deployment=deployment,
         )  # fmt: skip
         export_web(
             model, out, precision=precision, calibration=calibration, further=further or (),
@@ -177,8 +186,8 @@ def export(
     options: dict[str, Any] = {} if deployment is None else {"deployment": deployment}
     calibration_photos = photographs(calibration) if calibration else []
     check(
-        target, precision, out, preprocessing=preprocessing, calibration=len(calibration_photos),
-        labelled=labelled is not None, **options,
+        target, precision, out, preprocessing=preprocessing, features=features,
+        calibration=len(calibration_photos), labelled=labelled is not None, **options,
     )  # fmt: skip
     # Before the model, whose download can take minutes.
     photos = photographs(verify_with) if verify_with else []
@@ -191,6 +200,7 @@ def export(
         precision=precision,
         preprocessing=preprocessing,
         normalize=normalize,
+        features=features,
         photos=photos,
         captions=texts,
         calibration=calibration_photos,
@@ -232,6 +242,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "precision": bundle.precision,
         "image_input": bundle.image_input,
         "normalized": bundle.normalized,
+        "features": None if bundle.features is None else dict(bundle.features),
         "bytes": bundle.bytes,
         "kept": {tower: about.get("kept", []) for tower, about in bundle.towers.items()},
         "verification": dict(bundle.verification),
@@ -265,6 +276,10 @@ def _print(bundle: Bundle) -> None:
             for tower in ("image", "text")
         ]
         say(prefix + "; ".join(towers))
+    if bundle.features is not None:
+        maps = ", ".join(f"{m['name']} (stride {m['stride']})" for m in bundle.features["maps"])
+        errors = bundle.features["verification"]["max_relative_error"].values()
+        say(f"  features: {maps} and tokens, relative error at most {max(errors):.1e}")
     if "accuracy" in verification:
         accuracy = verification["accuracy"]
         say(f"  top-1: {accuracy['top1']:.2f} %; the model: {accuracy['model_top1']:.2f} %")

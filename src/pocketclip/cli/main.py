@@ -28,6 +28,7 @@ VERBS = {
     "classify": "Choose the label that fits each photograph.",
     "fit": "Fit a label set to a few labelled photographs, in seconds.",
     "caption": "Write captions of photographs.",
+    "explain": "Show where in a photograph a text is found.",
     "embed": "Write embeddings of photographs or texts.",
     "index": "Bring a library of photographs up to date, for search.",
     "search": "Find photographs that fit a text or a photograph.",

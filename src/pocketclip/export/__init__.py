@@ -11,6 +11,7 @@
 | `quantize` `sensitivity` | int8 for any runtime: which layers stay in higher precision |
 | `quantize_onnx` `qdq` | int8 for ONNX Runtime, as quantise-dequantise pairs |
 | `quantize_openvino` | int8 for OpenVINO, with NNCF |
+| `features` | the image tower's feature maps, beside the towers of an ONNX bundle |
 | `tower_files` | the files of both towers in a bundle's folder |
 | `verify_towers` | comparison with the model, before the bundle is written whole |
 """

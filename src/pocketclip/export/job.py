@@ -23,10 +23,12 @@ from pocketclip._version import __version__
 from pocketclip.devices import is_installed
 from pocketclip.errors import ExportError, MissingDependencyError
 from pocketclip.export import verify_towers
+from pocketclip.export.features import add_features, check_features
 from pocketclip.export.quantize_openvino import NO_NNCF
 from pocketclip.export.tower_files import TowerFiles, calibration_rows
 from pocketclip.export.towers import GraphTowers, Towers, prepare
 from pocketclip.graph.build import Pixels
+from pocketclip.graph.writer import StoredArrays
 from pocketclip.infer import verify
 from pocketclip.infer.bundle import (
     TOKENIZER,
@@ -71,6 +73,7 @@ def export(
     precision: str = "fp32",
     preprocessing: bool = False,
     normalize: bool = False,
+    features: bool = False,
     photos: Sequence[Any] = (),
     captions: Sequence[str] = (),
     calibration: Sequence[Any] = (),
@@ -87,6 +90,8 @@ def export(
         precision: one of `PRECISIONS` that the target supports.
         preprocessing: put the evaluation transform into the image tower's graph.
         normalize: both towers return unit embeddings.
+        features: add the image tower's feature maps, for images of any size; see
+            `pocketclip.infer.features`.
         photos: photographs to verify with, in addition to the package's own.
         captions: captions to verify with, in addition to the package's own.
         calibration: photographs like those to be used later, with which int8 is calibrated.
@@ -102,15 +107,17 @@ def export(
     """
     path = Path(out)
     module = check(
-        target, precision, path, preprocessing=preprocessing, calibration=len(calibration),
-        labelled=accuracy is not None, **options,
+        target, precision, path, preprocessing=preprocessing, features=features,
+        calibration=len(calibration), labelled=accuracy is not None, **options,
     )  # fmt: skip
     if model.inference_only:
         raise ExportError("export the model itself, not a variant that was made for inference")
     report = as_reporter(reporter)
     report.stage("preparing the towers")
     reference = verify.compute_reference(model, photos, captions)
-    towers = _towers(model, target, preprocessing=preprocessing, normalize=normalize)
+    towers = _towers(
+        model, target, preprocessing=preprocessing, normalize=normalize, features=features
+    )
     rows = None
     if precision in ("int8", "pal6"):
         rows = calibration_rows(towers, calibration or reference.photos, reference.captions, report)
@@ -139,6 +146,9 @@ def export(
         if not figures["verified"]:
             log.warning("%s, %s: %s", target, precision, figures["reason"])
         remove_scratch(folder)
+        if features:
+            assert isinstance(towers, GraphTowers)
+            add_features(files, towers, model, report)
         entries: dict[str, Any] = {}
         if target == "onnx":
             entries["check"] = store_check_frame(unwritten_bundle(folder, files.about))
@@ -151,7 +161,7 @@ def export(
 
 
 def _towers(
-    model: CLIP, target: str, *, preprocessing: bool, normalize: bool
+    model: CLIP, target: str, *, preprocessing: bool, normalize: bool, features: bool
 ) -> Towers | GraphTowers:
     if target not in FROM_WEIGHTS:
         return prepare(model, normalize=normalize)
@@ -162,6 +172,7 @@ def _towers(
         config=model.config,
         pixels=photo if preprocessing else "preprocessed",
         normalized=normalize,
+        stored=StoredArrays() if features else None,
     )
 
 
@@ -221,6 +232,7 @@ def check(
     path: Path,
     *,
     preprocessing: bool = False,
+    features: bool = False,
     calibration: int = 0,
     labelled: bool = False,
     **options: Any,
@@ -232,6 +244,7 @@ def check(
         precision: as in `export`.
         path: the bundle's folder.
         preprocessing: as in `export`.
+        features: as in `export`.
         calibration: number of photographs to calibrate with.
         labelled: whether accuracies will be compared.
         options: of the target.
@@ -259,6 +272,8 @@ def check(
             f"{target} has no operation that resizes as the evaluation does; leave "
             f"--preprocessing out, or export to {' or '.join(ANY_SIZE)}"
         )
+    if features:
+        check_features(target, precision)
     if options:
         module.check_options(**options)
     if precision == "int8" and target in _CALIBRATED:

@@ -41,4 +41,5 @@ def write(towers: GraphTowers, path: Path, *, kind: Kind, precision: str) -> dic
         precision="fp16" if precision == "fp16" else "fp32",
         pixels=towers.pixels,
         normalize=towers.normalized,
+        stored=towers.stored if kind == "image" else None,
     )

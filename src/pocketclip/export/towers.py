@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pocketclip.graph.build import Pixels
+from pocketclip.graph.writer import StoredArrays
 from pocketclip.types import Arrays
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class GraphTowers:
     any size."""
     normalized: bool = False
     """Whether both towers return unit embeddings."""
+    stored: StoredArrays | None = None
+    """Receives where the arrays of both towers are, for a graph that shares them."""
 
 
 def prepare(model: CLIP, *, normalize: bool = False) -> Towers:

@@ -7,6 +7,7 @@
 | module | holds |
 |---|---|
 | `build` | `write_tower`: one tower to one file |
+| `features` | `write_features`: the feature maps of an image tower, for images of any size |
 | `image`, `text` | the towers |
 | `convolution`, `transformer`, `layers` | their blocks |
 | `tower` | the weights as the builders read them |

@@ -19,7 +19,7 @@ from pocketclip.graph.ports import Kind, Port, tower_facts
 from pocketclip.graph.preprocessing import resize_and_crop
 from pocketclip.graph.text import text_tower
 from pocketclip.graph.tower import Tower
-from pocketclip.graph.writer import GraphWriter
+from pocketclip.graph.writer import GraphWriter, StoredArrays
 from pocketclip.types import Arrays
 
 Pixels = Literal["preprocessed", "levels", "photo"]
@@ -35,6 +35,7 @@ def write_tower(
     fuse: bool = True,
     pixels: Pixels = "preprocessed",
     normalize: bool = False,
+    stored: StoredArrays | None = None,
 ) -> dict[str, Any]:
     """Write one tower and, beside it, its weights in `path`.data.
 
@@ -54,6 +55,7 @@ def write_tower(
             `pocketclip.preprocess` returns it; `levels` 0 to 255, float32 (B, 3, S, S); or `photo`,
             uint8 (B, H, W, 3) of any size, which the graph resizes and crops.
         normalize: return unit embeddings.
+        stored: receives where the arrays are, for another graph in the same folder.
 
     Returns:
         The tower's entry in `bundle.json`.
@@ -63,7 +65,7 @@ def write_tower(
         KeyError: the weights do not fit the configuration.
         OSError: the disk is full or the folder is not writable.
     """
-    graph = GraphWriter(path, f"{kind}_tower", half=precision == "fp16")
+    graph = GraphWriter(path, f"{kind}_tower", half=precision == "fp16", stored=stored)
     try:
         tower = Tower(graph=graph, weights=weights, fused=fuse)
         if kind == "image":

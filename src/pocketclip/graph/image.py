@@ -8,6 +8,7 @@ Shapes: B batch, C channels, H W height width, N = H * W tokens, T tokens, D emb
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -55,6 +56,19 @@ def _scale_levels(tower: Tower, x: str, config: zoo.PreprocessConfig) -> tuple[T
 
 
 def _mci(tower: Tower, x: str, config: zoo.MCiConfig, side: int) -> str:
+    *_, x = mci_maps(tower, x, config, side)
+    return _expand(tower, x, config.widths[-1])
+
+
+def mci_maps(tower: Tower, x: str, config: zoo.MCiConfig, side: int | None = None) -> Iterator[str]:
+    """Add stem and stages, and yield the map of each stage.
+
+    Args:
+        tower: the graph and the weights.
+        x: the input (B, 3, H, W).
+        config: of the tower.
+        side: H and W; None for a graph that takes any size.
+    """
     width = config.widths[0]
     x = convolution.rep_conv(tower, x, "image.stem.0", stride=2)
     x = convolution.rep_conv(tower, x, "image.stem.1", stride=2, groups=width)
@@ -63,7 +77,7 @@ def _mci(tower: Tower, x: str, config: zoo.MCiConfig, side: int) -> str:
         path, channels = f"image.stages.{index}", config.widths[index]
         if index > 0:
             x = _downsample(tower, x, f"{path}.downsample", config.widths[index - 1])
-        side_here = _side(side, index + 2)
+        side_here = None if side is None else _side(side, index + 2)
         is_attention = index >= len(config.depths) - config.attention_stages
         if is_attention:
             x = _position(tower, x, f"{path}.position", channels)
@@ -73,7 +87,7 @@ def _mci(tower: Tower, x: str, config: zoo.MCiConfig, side: int) -> str:
                 x = _attention_block(tower, x, name, config, channels, side_here)
             else:
                 x = convolution.mixer_block(tower, x, name)
-    return _expand(tower, x, config.widths[-1])
+        yield x
 
 
 def _side(side: int, halvings: int) -> int:
@@ -113,7 +127,7 @@ def _position(tower: Tower, x: str, path: str, channels: int) -> str:
 
 
 def _attention_block(
-    tower: Tower, x: str, path: str, config: zoo.MCiConfig, channels: int, side: int
+    tower: Tower, x: str, path: str, config: zoo.MCiConfig, channels: int, side: int | None
 ) -> str:
     """Add attention over all positions and a convolutional MLP (`AttentionBlock`)."""
     graph, attention = tower.graph, f"{path}.attn"
@@ -122,7 +136,11 @@ def _attention_block(
     probabilities = graph.node("Softmax", [scores], f"{attention}/softmax", axis=-1)
     columns = graph.node("Transpose", [probabilities], f"{attention}/columns", perm=[0, 1, 3, 2])
     mixed = graph.node("MatMul", [v, columns], f"{attention}/mixed")  # (B, h, C/h, N)
-    planes = graph.constant([0, channels, side, side])
+    planes = (
+        graph.node("Shape", [x], f"{path}/shape")
+        if side is None
+        else graph.constant([0, channels, side, side])
+    )
     mixed = graph.node("Reshape", [mixed, planes], f"{attention}/planes")
     gain = tower.array(f"{path}.layer_scale_1")
     weight, bias = tower.kernel(f"{attention}.proj")
@@ -137,7 +155,7 @@ def _attention_block(
 
 
 def _heads(
-    tower: Tower, x: str, path: str, config: zoo.MCiConfig, channels: int, side: int
+    tower: Tower, x: str, path: str, config: zoo.MCiConfig, channels: int, side: int | None
 ) -> tuple[str, str, str]:
     """Add the norm before attention, q (B, h, N, C/h), k (B, h, C/h, N) and v (B, h, C/h, N)."""
     norm, attention, heads = f"{path}.norm", f"{path}.attn", channels // config.head_dim
@@ -147,7 +165,7 @@ def _heads(
         return _token_heads(tower, tokens, attention, tower.kernel(f"{attention}.qkv"), heads)
     if tower.fused or not tower.has(f"{norm}.running_var"):
         qkv = fuse.qkv_kernel(tower.weights, attention, norm)
-        return _channel_heads(tower, x, attention, qkv, heads, side * side)
+        return _channel_heads(tower, x, attention, qkv, heads, -1 if side is None else side**2)
     tokens = _tokens(tower, convolution.batch_norm(tower, x, norm), path, channels)
     return _token_heads(tower, tokens, attention, tower.kernel(f"{attention}.qkv"), heads)
 
@@ -155,7 +173,7 @@ def _heads(
 def _channel_heads(
     tower: Tower, x: str, path: str, qkv: Kernel, heads: int, positions: int
 ) -> tuple[str, str, str]:
-    """Add q, k and v of a map (B, C, H, W), see `_heads`.
+    """Add q, k and v of a map (B, C, H, W), see `_heads`; -1 `positions` for any number.
 
     No data moves: runtimes read a transposed factor of a product in place.
     """
@@ -213,34 +231,81 @@ def _expand(tower: Tower, x: str, width: int) -> str:
 
 def _vit(tower: Tower, x: str, config: zoo.ModelConfig, image: zoo.ViTConfig) -> str:
     graph, width = tower.graph, image.width
-    x = _stem(tower, x, image)
-    x = graph.node("Reshape", [x, graph.constant([0, width, -1])], "image/patches")
-    x = graph.node("Transpose", [x], "image/tokens", perm=[0, 2, 1])  # (B, N, C)
-    position = tower.array("image.position")
-    token = tower.array("image.class_token").reshape(1, 1, width)
-    if image.class_position:
-        token, position = token + position[:, :1], position[:, 1:]
-    x = graph.node("Add", [x, graph.weight("image.position", position)], "image/with_position")
-    x = graph.node("Concat", [_per_row(tower, x, token), x], "image/with_class", axis=1)
-    if image.pre_norm:
-        x = layers.layer_norm(graph, x, "image.norm_pre", tower.affine("image.norm_pre"), image.eps)
-    blocks = Blocks(
-        paths=tuple(f"image.blocks.{i}" for i in range(image.layers)),
-        heads=image.heads,
-        activation=image.activation,
-        eps=image.eps,
-    )
+    x, blocks = vit_states(tower, vit_stem(tower, x, image), image), vit_blocks(image)
     if image.pool_queries is None:
         first = graph.constant([0])
         x = pooled_blocks(
             tower, x, blocks, lambda y: graph.node("Gather", [y, first], "image/pooled", axis=1)
         )
     else:
-        x = _attention_pool(tower, run_blocks(tower, x, blocks), config.embed_dim, image.pool_heads)
+        x = attention_pool(tower, run_blocks(tower, x, blocks), config.embed_dim, image.pool_heads)
         width = config.embed_dim
     x = graph.node("Reshape", [x, graph.constant([0, width])], "image/state")
     x = layers.layer_norm(graph, x, "image.norm", tower.affine("image.norm"), image.eps)
     return layers.linear(graph, x, "image.head", tower.kernel("image.head"))
+
+
+def vit_blocks(image: zoo.ViTConfig) -> Blocks:
+    """Return the blocks of a vision transformer."""
+    return Blocks(
+        paths=tuple(f"image.blocks.{i}" for i in range(image.layers)),
+        heads=image.heads,
+        activation=image.activation,
+        eps=image.eps,
+    )
+
+
+def vit_states(tower: Tower, x: str, image: zoo.ViTConfig, shape: str | None = None) -> str:
+    """Add the input (B, N + 1, C) of the first block: class token and patches with positions.
+
+    Args:
+        tower: the graph and the weights.
+        x: what the stem returns, (B, C, H, W) in patches.
+        image: configuration of the tower.
+        shape: the shape of `x`, for a graph that takes any size: it interpolates the position
+            embedding. None: the size of the position embedding.
+    """
+    graph, width = tower.graph, image.width
+    x = graph.node("Reshape", [x, graph.constant([0, width, -1])], "image/patches")
+    x = graph.node("Transpose", [x], "image/tokens", perm=[0, 2, 1])  # (B, N, C)
+    position = tower.array("image.position")
+    token = tower.array("image.class_token").reshape(1, 1, width)
+    if image.class_position:
+        token, position = token + position[:, :1], position[:, 1:]
+    positions = (
+        graph.weight("image.position", position)
+        if shape is None
+        else _positions(tower, position, shape)
+    )
+    x = graph.node("Add", [x, positions], "image/with_position")
+    x = graph.node("Concat", [_per_row(tower, x, token), x], "image/with_class", axis=1)
+    if image.pre_norm:
+        x = layers.layer_norm(graph, x, "image.norm_pre", tower.affine("image.norm_pre"), image.eps)
+    return x
+
+
+def _positions(tower: Tower, position: fuse.Doubles, shape: str) -> str:
+    """Add the position embedding (1, N, C), interpolated as `ViT.position_for` does.
+
+    Args:
+        tower: the graph and the weights.
+        position: of the patches, (1, g * g, C).
+        shape: of the map (B, C, H, W) that it is added to.
+    """
+    graph, width = tower.graph, position.shape[2]
+    grid = round(position.shape[1] ** 0.5)
+    planes = position.reshape(1, grid, grid, width).transpose(0, 3, 1, 2)
+    ends = [graph.constant([i]) for i in (2, 4)]
+    size = graph.node("Slice", [shape, *ends], "image/grid")  # H, W
+    sizes = graph.node("Concat", [graph.constant([1, width]), size], "image/sizes", axis=0)
+    x = graph.node(
+        "Resize", [graph.weight("image.position", planes), "", "", sizes], "image/resized",
+        antialias=1, mode="cubic", cubic_coeff_a=-0.5, exclude_outside=1,
+        coordinate_transformation_mode="half_pixel",
+    )  # fmt: skip
+    flat = graph.constant([0, width, -1])
+    x = graph.node("Reshape", [x, flat], "image/flat_positions")
+    return graph.node("Transpose", [x], "image/positions", perm=[0, 2, 1])
 
 
 def _per_row(tower: Tower, x: str, token: fuse.Doubles) -> str:
@@ -254,7 +319,8 @@ def _per_row(tower: Tower, x: str, token: fuse.Doubles) -> str:
     )
 
 
-def _stem(tower: Tower, x: str, image: zoo.ViTConfig) -> str:
+def vit_stem(tower: Tower, x: str, image: zoo.ViTConfig) -> str:
+    """Add the way from the image to its patches (B, C, H, W)."""
     graph, size = tower.graph, image.patch_size
     if image.stem == "patch":
         return layers.conv(
@@ -267,18 +333,26 @@ def _stem(tower: Tower, x: str, image: zoo.ViTConfig) -> str:
     return layers.conv(graph, x, "image.stem.4", tower.kernel("image.stem.4"), stride=2, padding=0)
 
 
-def _attention_pool(tower: Tower, x: str, width: int, heads: int) -> str:
-    """Add CoCa's attentional pooling of tokens by its first query; return (B, 1, D)."""
+def attention_pool(tower: Tower, x: str, width: int, heads: int, queries: slice = slice(1)) -> str:
+    """Add CoCa's attentional pooling of tokens; return (B, Q, D).
+
+    Args:
+        tower: the graph and the weights.
+        x: the tokens.
+        width: D.
+        heads: of its attention.
+        queries: which queries to pool by; by default the first, which gives the embedding.
+    """
     graph, path = tower.graph, "image.pool"
     x = layers.layer_norm(graph, x, f"{path}.norm_k", tower.affine(f"{path}.norm_k"))
-    query = tower.array(f"{path}.query")[:1]
+    query = tower.array(f"{path}.query")[queries]
     weight, bias = tower.affine(f"{path}.norm_q")
     deviation = np.sqrt(query.var(-1, keepdims=True) + layers.LAYER_NORM_EPS)
     query = (query - query.mean(-1, keepdims=True)) / deviation * weight + bias
     biases = np.split(tower.array(f"{path}.bias"), 3)
     # The query is the same for every image: it is computed here, scale included.
     query = (query @ tower.array(f"{path}.q.weight").T + biases[0]) * (width // heads) ** -0.5
-    q = graph.weight(f"{path}.queries", query[None])  # (1, 1, D)
+    q = graph.weight(f"{path}.queries", query[None])  # (1, Q, D)
     k = layers.linear(graph, x, f"{path}.k", (tower.array(f"{path}.k.weight"), biases[1]))
     v = layers.linear(graph, x, f"{path}.v", (tower.array(f"{path}.v.weight"), biases[2]))
     mixed = layers.attend(graph, q, k, v, path, heads=heads, width=width)

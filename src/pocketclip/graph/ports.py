@@ -18,6 +18,11 @@ class Port(NamedTuple):
     """None for an axis of any size."""
 
 
+def describe_port(name: str, dtype: str, shape: Sequence[int | None]) -> dict[str, Any]:
+    """Return an input or output as `bundle.json` has it."""
+    return {"name": name, "dtype": dtype, "shape": list(shape)}
+
+
 def tower_facts(
     file: str,
     input_port: Port,
@@ -39,14 +44,10 @@ def tower_facts(
         dynamic_batch: the batch may have any size.
         more: further keys.
     """
-
-    def describe(port: Port) -> dict[str, Any]:
-        return {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)}
-
     return {
         "file": file,
-        "input": describe(input_port),
-        "output": describe(output_port),
+        "input": describe_port(*input_port),
+        "output": describe_port(*output_port),
         "dynamic_batch": dynamic_batch,
         "kept": list(kept),
         "notes": list(notes),

@@ -15,6 +15,7 @@ pattern that it and ONNX Runtime recognise in set 18 (docs/internals/performance
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,26 @@ _HALF_VALUES = 1024
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
+class StoredArrays:
+    """Where the arrays of finished files are, so that a graph beside them can refer to them."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, tuple[int, ...], bytes], tuple[str, int]] = {}
+
+    def place(self, array: NDArray[Any]) -> tuple[str, int] | None:
+        """Return the file and the offset of an array that was noted, or None."""
+        return self._places.get(self._key(array))
+
+    def note(self, array: NDArray[Any], file: str, offset: int) -> None:
+        """Note that `file` holds an array at an offset in bytes."""
+        self._places[self._key(array)] = file, offset
+
+    @staticmethod
+    def _key(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
+        digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
+        return str(array.dtype), array.shape, digest
+
+
 class GraphWriter:
     """A graph to which nodes and weights are added in the order of computation.
 
@@ -41,10 +62,14 @@ class GraphWriter:
         name: the graph's name.
         half: store large weights in float16. They are cast to float32 when a session starts, so
             that the file is half as large and runs as fast.
+        stored: arrays of other graphs in the same folder: equal ones are not stored again. This
+            graph's are noted in it.
     """
 
-    def __init__(self, path: Path, name: str, *, half: bool = False) -> None:
-        self.path, self.name, self.half = path, name, half
+    def __init__(
+        self, path: Path, name: str, *, half: bool = False, stored: StoredArrays | None = None
+    ) -> None:
+        self.path, self.name, self.half, self.stored = path, name, half, stored
         self.data_path = path.with_name(f"{path.name}.data")
         self._nodes: list[Any] = []
         self._inputs: list[Any] = []
@@ -145,11 +170,17 @@ class GraphWriter:
 
     def _add(self, name: str, array: NDArray[Any], *, inline: bool = False) -> str:
         name = self._unique(name)
-        self._initializers.append(
-            proto.tensor_from_array(array, name)
-            if inline
-            else proto.append_tensor(self._data, array, name)
-        )
+        place = None if inline or self.stored is None else self.stored.place(array)
+        if inline:
+            tensor = proto.tensor_from_array(array, name)
+        elif place is not None:
+            tensor = proto.external_tensor(array, name, *place)
+        else:
+            tensor = proto.append_tensor(self._data, array, name)
+            if self.stored is not None and tensor.data_location == proto.EXTERNAL:
+                offset = self._data.tell() - array.nbytes
+                self.stored.note(array, self.data_path.name, offset)
+        self._initializers.append(tensor)
         return name
 
     def save(self) -> None:

@@ -4,6 +4,7 @@
     image.*         the image tower
     text.*          the text tower
     tokenizer.json  the tokenizer, in the format of the `tokenizers` library
+    features.*      of ONNX bundles on request: the image tower's feature maps
     check.rgb       of ONNX bundles: the pixels of the stored frame
     LICENCE.txt     the licence of the weights, if its text is known
 
@@ -36,6 +37,7 @@ from pocketclip.errors import (
     ExportError,
     ParseError,
 )
+from pocketclip.feature_maps import feature_maps
 from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.formats.fields import reason_of
 from pocketclip.formats.json_text import digest_json, read_json
@@ -47,6 +49,8 @@ from pocketclip.tokenizer import fingerprint
 
 MANIFEST = resolve.MANIFEST
 TOKENIZER = "tokenizer.json"
+FEATURES = "features"
+"""The name of the file with the feature maps, without its suffix, and of its entry."""
 VERSION = 1
 TOWERS: tuple[Kind, ...] = ("image", "text")
 IMAGE_INPUTS = ("preprocessed", "photo", "image")
@@ -82,6 +86,9 @@ class Bundle:
     """Licence of the weights: `name`, `url` and the `file` with its text, each if it is known; see
     `pocketclip.infer.license`. None: earlier bundles, and weights that were trained from scratch.
     """
+    features: Mapping[str, Any] | None = None
+    """Of a bundle with feature maps: file, input, maps, tokens, verification; see
+    `pocketclip.infer.features`."""
     check_frame: CheckFrame | None = None
     """What devices check their runtime with; None: other targets than ONNX, and earlier bundles."""
     renew: Callable[[], Bundle] | None = field(default=None, repr=False, compare=False)
@@ -95,9 +102,10 @@ class Bundle:
     def variant(self) -> str:
         """Target, precision and hash: tells exports of one `space_id` apart.
 
-        What does not change embeddings is not hashed: the stored frame, and the licence.
+        What does not change embeddings is not hashed: the stored frame, the licence, the features.
         """
-        names = sorted(self.files.keys() - {PIXELS, license.FILE})
+        hashed = self.files.keys() - {PIXELS, license.FILE}
+        names = sorted(name for name in hashed if not name.startswith(f"{FEATURES}."))
         digests = "".join(str(self.files[name]["sha256"]) for name in names)
         return f"{self.target} {self.precision} {hashlib.sha256(digests.encode()).hexdigest()[:8]}"
 
@@ -205,6 +213,7 @@ def read(path: str | os.PathLike[str], *, space_id: str | None = None) -> Bundle
             verification=_verification(raw["verification"]),
             source=dict(raw.get("source", {})),
             licence=_licence(raw.get("licence"), hashed),
+            features=_features(raw.get(FEATURES), config, hashed),
             check_frame=read_frame(raw.get("check"), config.image_size, config.embed_dim, hashed),
         )
         same_tokenizer = raw["tokenizer"] == fingerprint()
@@ -254,6 +263,21 @@ def _licence(raw: object, hashed: Mapping[str, Any]) -> dict[str, str] | None:
     if entry is not None and "file" in entry and entry["file"] not in hashed:
         raise ValueError(f"{entry['file']} is not one of its files")
     return entry
+
+
+def _features(
+    raw: object, config: zoo.ModelConfig, hashed: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, dict):
+        raise TypeError("its entry features is not an object")
+    file = raw["file"]
+    if file not in hashed or not str(file).startswith(f"{FEATURES}."):
+        raise ValueError(f"{file!r} is not its file of features")
+    if [m["name"] for m in raw["maps"]] != [m.name for m in feature_maps(config.image)]:
+        raise ValueError("its feature maps are not those of its model")
+    return dict(raw)
 
 
 def _verification(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,6 +334,7 @@ def unwritten_bundle(
         towers={tower: about[tower] for tower in TOWERS},
         files={},
         verification=verification or {},
+        features=about.get(FEATURES),
         **{
             name: about[name]
             for name in (

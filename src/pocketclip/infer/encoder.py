@@ -8,6 +8,7 @@ Shapes: B batch, L labels, T tokens, D embedding.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -31,6 +32,7 @@ from pocketclip.embeddings import (
 from pocketclip.errors import ConfigError, ImageError
 from pocketclip.infer.backends import count_tokens, text_batches
 from pocketclip.infer.bundle import Bundle
+from pocketclip.infer.features import FeatureExtractor, prepare_pixels
 from pocketclip.infer.loaded_model import LoadedModel
 from pocketclip.infer.open_model import Reporter, open_model
 from pocketclip.infer.text_cache import CachedText
@@ -279,6 +281,41 @@ class Encoder(LoadedModel):
         """
         self.load("image")
         return _finish(self.backend.image(pixels), normalize, _name_by_position)
+
+    def features(
+        self, images: Any, *, size: tuple[int, int] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the image tower's feature maps (B, C, H', W') by name, and `tokens` (B, N, C).
+
+        For detection, segmentation and language models: see docs/how-to/features.md. A bundle
+        needs `pocketclip export --features`, and runs without torch.
+
+        Args:
+            images: as `encode_image` takes them.
+            size: height and width that the whole images are resized to; None: the square of the
+                evaluation transform, which crops them.
+
+        Raises:
+            BundleError: the bundle has no features.
+            ConfigError: a size that the tower does not take; that of a vision transformer has
+                sides that are multiples of its patch size.
+            ImageError: an image cannot be opened.
+        """
+        is_batch = isinstance(images, np.ndarray) and images.ndim == 4
+        items = list(images) if is_batch or isinstance(images, (list, tuple)) else [images]
+        return self._extractor(prepare_pixels(self.preprocess, items, size))
+
+    def features_of_pixels(self, pixels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Return what `features` does, for preprocessed pixels (B, 3, H, W) of any size.
+
+        Raises:
+            BundleError, ConfigError: as in `features`.
+        """
+        return self._extractor(pixels)
+
+    @functools.cached_property
+    def _extractor(self) -> FeatureExtractor:
+        return FeatureExtractor(self.bundle or self.model, self.threads)
 
     def encode_text(self, texts: str | Sequence[str], *, normalize: bool = True) -> Embeddings:
         """Return embeddings (B, D) of texts; those of a bundle are cached.

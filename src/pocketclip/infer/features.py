@@ -1,0 +1,161 @@
+"""Feature maps and tokens of an image tower, from a model in torch or from a bundle without torch.
+
+    maps = Encoder("bundle/").features("photo.jpg", size=(480, 640))
+    maps["stage2"].shape  # (1, 256, 30, 40)
+
+Shapes: B batch, C channels, H W height width, N tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketclip import zoo
+from pocketclip.errors import BundleError, ConfigError, DriftError, ExportError, last_line
+from pocketclip.feature_maps import TOKENS, check_sides, total_stride
+from pocketclip.infer.backends import onnx_session
+from pocketclip.infer.bundle import Bundle
+from pocketclip.infer.comparison import own_photos
+from pocketclip.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from pocketclip.nn.clip import CLIP
+
+Maps = dict[str, NDArray[np.float32]]
+GATES = {"fp32": 1e-4, "fp16": 1e-2}
+"""The largest difference of a value, relative to the map's largest value, by precision."""
+
+
+class FeatureExtractor:
+    """Runs the image tower of a model up to its maps; several threads may use it.
+
+    Args:
+        source: a model in torch, or a bundle that was exported with its features.
+        threads: CPU threads per call of a bundle.
+    """
+
+    def __init__(self, source: CLIP | Bundle, threads: int) -> None:
+        self.source, self.threads = source, threads
+        self._session: Any = None
+        self._lock = threading.Lock()
+
+    def __call__(self, pixels: NDArray[np.float32]) -> Maps:
+        """Return the maps (B, C, H', W') by name, and `tokens` (B, N, C).
+
+        Args:
+            pixels: preprocessed, (B, 3, H, W), of any size.
+
+        Raises:
+            BundleError: the bundle has no features, was changed, or cannot be run.
+            ConfigError: not of that shape, or a size that the tower does not take.
+        """
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels):
+            raise ConfigError(f"pixels are (B, 3, H, W), not {pixels.shape}")
+        check_sides(self.source.config.image, pixels.shape[2], pixels.shape[3])
+        pixels = np.ascontiguousarray(pixels, np.float32)
+        return self._bundle(pixels) if isinstance(self.source, Bundle) else self._torch(pixels)
+
+    def _torch(self, pixels: NDArray[np.float32]) -> Maps:
+        import torch
+
+        assert not isinstance(self.source, Bundle)
+        tower, weight = self.source.image, self.source.logit_scale
+        with torch.inference_mode():
+            batch = torch.from_numpy(pixels).to(weight.device, weight.dtype)
+            names = [m.name for m in tower.feature_maps()]
+            found = dict(zip(names, tower.features(batch), strict=True))
+            found[TOKENS] = tower.tokens(batch)
+            return {name: x.float().cpu().numpy() for name, x in found.items()}
+
+    def _bundle(self, pixels: NDArray[np.float32]) -> Maps:
+        assert isinstance(self.source, Bundle)
+        with self._lock:
+            if self._session is None:
+                self._session = open_features(self.source, self.threads)
+        names = [output.name for output in self._session.get_outputs()]
+        try:
+            return dict(zip(names, self._session.run(None, {"pixels": pixels}), strict=True))
+        except Exception as error:  # runtimes raise exceptions of any type
+            raise BundleError(
+                f"{self.source.folder}: ONNX Runtime cannot compute the features of "
+                f"{pixels.shape}: {last_line(error)}"
+            ) from error
+
+
+def open_features(bundle: Bundle, threads: int) -> Any:
+    """Return an ONNX Runtime session of a bundle's feature maps.
+
+    Raises:
+        BundleError: it has none, was changed, or cannot be loaded.
+    """
+    if bundle.features is None:
+        raise BundleError(
+            f"{bundle.folder} was exported without feature maps: export the model again with "
+            "`pocketclip export MODEL --features --out DIR`"
+        )
+    bundle.check("features.")
+    bundle.check("image.")  # the graph refers to the tower's weights
+    path = bundle.folder / str(bundle.features["file"])
+    try:
+        return onnx_session(os.fspath(path), threads)
+    except Exception as error:  # runtimes raise exceptions of any type
+        raise BundleError(f"{path}: ONNX Runtime cannot load it: {last_line(error)}") from error
+
+
+def prepare_pixels(
+    preprocess: Preprocess, images: list[Any], size: tuple[int, int] | None
+) -> NDArray[np.float32]:
+    """Return pixels (B, 3, H, W): after the evaluation transform, or resized whole to `size`."""
+    if size is None:
+        return preprocess.batch(images)
+    return np.stack([preprocess.whole(image, size) for image in images])
+
+
+def verify_features(bundle: Bundle, model: CLIP, precision: str, threads: int) -> dict[str, Any]:
+    """Compare a bundle's maps with the model's; return the figures.
+
+    A photograph of the package is compared at the model's own size and at a wide one.
+
+    Raises:
+        DriftError: a map differs by more than its gate.
+        ExportError: the model itself gives maps that are not finite.
+    """
+    own, exported = FeatureExtractor(model.eval(), threads), FeatureExtractor(bundle, threads)
+    preprocess, photo = Preprocess(model.config.preprocess), own_photos()[0]
+    gate, errors = GATES[precision], dict[str, float]()
+    sizes = compared_sizes(model.config)
+    for size in sizes:
+        pixels = prepare_pixels(preprocess, [photo], size)
+        expected = own(pixels)
+        for name, found in exported(pixels).items():
+            if not np.isfinite(expected[name]).all():
+                raise ExportError(f"the model itself is not usable: {name} is not finite")
+            error = _relative_error(found, expected[name])
+            if not error <= gate:
+                raise DriftError(
+                    "the exported features do not reproduce the model; nothing was written: "
+                    f"{name} at {size[0]} x {size[1]} pixels differs by {error:.2e} of its "
+                    f"largest value; the gate is {gate}"
+                )
+            errors[name] = max(error, errors.get(name, 0.0))
+    return {"sizes": [list(size) for size in sizes], "max_relative_error": errors, "gate": gate}
+
+
+def compared_sizes(config: zoo.ModelConfig) -> tuple[tuple[int, int], ...]:
+    """Return the sizes (H, W) that features are compared at: the model's, and a wide one."""
+    step, side = total_stride(config.image), config.image_size
+    low, wide = (max(1, round(side * share / step)) * step for share in (0.75, 1.5))
+    return (side, side), (low, wide)
+
+
+def _relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    largest = float(np.abs(expected).max())
+    difference = float(np.abs(found - expected).max())
+    return difference / largest if largest else difference
