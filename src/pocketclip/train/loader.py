@@ -61,7 +61,6 @@ class Loader:
         samples: number of samples in the whole dataset.
         window: number of samples that this process shuffles together.
         index_hash: changes when the dataset does.
-        teachers: each teacher's name, as the index has it.
         teacher_dims: each teacher's embedding dimension; empty if not known.
         teacher_names: each teacher's name, as the index has it; empty text if not known.
         teacher_scales: each teacher's logit scale; None if not known.
@@ -106,7 +105,6 @@ class Loader:
         self.samples, self.window = order.total, len(order.window(0))
         self.index_hash = self._source.identity
         teachers = self._source.index.teachers if self._source.index is not None else []
-        self.teachers = [str(teacher.get("name") or "") for teacher in teachers]
         self.teacher_dims = self._source.index.teacher_dims if self._source.index else ()
         self.teacher_names = tuple(str(teacher.get("name") or "") for teacher in teachers)
         self.teacher_scales = tuple(teacher.get("logit_scale") for teacher in teachers)

@@ -97,7 +97,7 @@ def write_run_files(run: Run) -> None:
     facts = {
         "samples": run.loader.samples,
         "index_hash": run.loader.index_hash,
-        "teachers": [*run.loader.teachers, *run.recipe.teachers],
+        "teachers": [*run.loader.teacher_names, *run.recipe.teachers],
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "starts": starts,
     }
