@@ -160,6 +160,7 @@ def test_which_texts_ignore_their_padding(text, ignores):
      ("apple/DFN5B-CLIP-ViT-H-14-378", 55), ("open_clip:ViT-H-14-quickgelu/dfn5b", 90),
      ("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", 50),
      ("open_clip:ViT-L-14/datacomp_xl_s13b_b90k", 50),
+     ("ViT-L-14/datacomp_xl_s13b_b90k", 50), ("ViT-L-14/openai", None),
      ("ours=apple/DFN2B-CLIP-ViT-L-14", 70),
      ("vit-l14=open_clip:ViT-L-14-quickgelu/dfn2b", 70), ("dfn=vit-l14-39b-quickgelu", 60),
      ("vit-l14-quickgelu=hf-hub:apple/DFN2B-CLIP-ViT-L-14@main", 70),

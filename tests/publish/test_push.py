@@ -289,6 +289,8 @@ def test_open_clips_form_is_written_where_there_is_one(account, tmp_path):
         "preprocess_cfg": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0],
                            "interpolation": "bilinear", "resize_mode": "shortest"},
     }  # fmt: skip
+    squashed = open_clip_form.open_clip_config(zoo.entry("vit-h14-quickgelu").config)
+    assert squashed["preprocess_cfg"]["resize_mode"] == "squash"
     has = {
         name: open_clip_form.reason_against(entry.config, fused=False) is None
         for name, entry in zoo.ZOO.items()

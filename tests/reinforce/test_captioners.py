@@ -9,7 +9,7 @@ import torch
 
 from pocketclip import checkpoint
 from pocketclip.caption_settings import Settings
-from pocketclip.errors import CheckpointError, ConfigError
+from pocketclip.errors import CheckpointError, ConfigError, HubError
 from pocketclip.nn.build import random_model
 from pocketclip.preprocess import Preprocess
 from pocketclip.reinforce import captioners
@@ -209,6 +209,8 @@ def test_models_that_write_nothing(tmp_path):
         load_captioner("random:coca-tiny", sampling={"max_length": 100})
     with pytest.raises(CheckpointError, match="random:coca-tiny to try things out"):
         load_captioner("coca-tiny")
+    with pytest.raises(HubError, match="offline"):  # a captioner by its short name
+        load_captioner("coca-dfn2b-docci-context128", offline=True)
     checkpoint.save(random_model("coca-tiny", seed=4), tmp_path / "mine")
     mine = load_captioner(str(tmp_path / "mine"), precision="float32")
     assert mine.key == "syn_text_mine"

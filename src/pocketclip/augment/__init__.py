@@ -24,5 +24,6 @@ from __future__ import annotations
 
 from pocketclip.augment.augmentation import Augmentation, rng_for
 from pocketclip.augment.params import Params
+from pocketclip.augment.transforms import DATACOMPDR
 
-__all__ = ["Augmentation", "Params", "rng_for"]
+__all__ = ["DATACOMPDR", "Augmentation", "Params", "rng_for"]

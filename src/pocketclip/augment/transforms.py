@@ -168,6 +168,12 @@ class Normalize(Transform):
     std: tuple[float, ...] = field(metadata=by(check.channels))
 
 
+DATACOMPDR: dict[str, dict[str, Any]] = {
+    "random_resized_crop": {"size": 224, "interpolation": "bicubic"},
+    "rand_augment": {"p": 1.0},
+}
+"""The configuration of both generations' published sets."""
+
 TRANSFORMS: dict[str, type[Transform]] = {
     "to_rgb": Transform,
     "uint8": Transform,

@@ -72,9 +72,8 @@ def public_name(text: str) -> str:
         return "an object store"
     if text.startswith("python:"):
         return "own code"
-    known = zoo.find(text)
-    if known is not None:
-        return known.config.name
+    if zoo.find(text) is not None:
+        return zoo.resolve(text)  # a captioner's configuration bears another name
     local = resolve.is_path(text) or Path(text).exists()
     return text if is_hub_id(text.partition("@")[0]) and not local else _last(text)
 
@@ -281,10 +280,9 @@ def _repo_of(name: str) -> str | None:
     if known is not None:
         return known.hub[0] if known.hub else None
     plain = name.removeprefix("hf-hub:").removeprefix("transformers:").partition("@")[0]
-    tag = name.removeprefix("open_clip:")
-    for entry in zoo.ZOO.values():
-        if getattr(entry, "open_clip", None) == tag and entry.hub:
-            return entry.hub[0]
+    weights = zoo.name_of_open_clip(name)
+    if weights is not None and zoo.entry(weights).hub:
+        return zoo.entry(weights).hub[0]
     return plain if is_hub_id(plain) and not name.startswith("open_clip:") else None
 
 

@@ -78,11 +78,19 @@ def look(repo: str, branch: str, *, dry_run: bool) -> tuple[str | None, Existing
     except errors as error:
         kinds = {kind.__name__ for kind in type(error).__mro__}
         if "RevisionNotFoundError" in kinds:
-            return account, _existing(api.model_info(repo), branch_exists=False)
+            return account, _of_main(api, repo, endpoint, errors)
         if "RepositoryNotFoundError" in kinds and (account is not None or dry_run):
             return account, None
         raise explain(error, repo, endpoint) from error
     return account, _existing(info)
+
+
+def _of_main(api: Any, repo: str, endpoint: str, errors: Any) -> Existing:
+    """Return what a repository is whose branch to upload to does not exist yet."""
+    try:
+        return _existing(api.model_info(repo), branch_exists=False)
+    except errors as error:
+        raise explain(error, repo, endpoint) from error
 
 
 def _existing(info: Any, *, branch_exists: bool = True) -> Existing:

@@ -131,6 +131,6 @@ def open_clip_config(config: zoo.ModelConfig) -> dict[str, Any]:
             "mean": list(config.preprocess.mean),
             "std": list(config.preprocess.std),
             "interpolation": config.preprocess.interpolation,
-            "resize_mode": "shortest",
+            "resize_mode": config.preprocess.resize,
         },
     }

@@ -45,7 +45,7 @@ def _check(name: str, is_captioner: bool) -> None:
     """
     if is_captioner:
         return
-    known = [n for n, e in zoo.ZOO.items() if e.config.is_captioner and e.hub]
+    known = [n for n, e in zoo.entries() if e.config.is_captioner and e.hub]
     few = f"{', '.join(known[:4])}{', ...' if len(known) > 4 else ''}"
     raise ConfigError(
         f"{name} cannot write captions: use a captioner ({few}; `pocketclip models` lists them), a "
@@ -76,7 +76,7 @@ def load_coca(
             "coca-vit-l14=FILE for other weights"
         )
     if spec.model is not None:
-        _check(spec.model, zoo.ZOO[spec.model].config.is_captioner)  # before anything is fetched
+        _check(spec.model, zoo.entry(spec.model).config.is_captioner)  # before anything is fetched
     model = load_model(spec, offline=offline)
     config = model.config
     _check(config.name, config.is_captioner)

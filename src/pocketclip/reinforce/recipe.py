@@ -16,17 +16,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pocketclip.augment import Augmentation
+from pocketclip.augment import DATACOMPDR, Augmentation
 from pocketclip.errors import AugmentationError, ConfigError
 from pocketclip.formats.json_text import digest_json
 from pocketclip.formats.recipe_files import read_recipe, recipe_names
 from pocketclip.reinforce.sampling import Sampling
 from pocketclip.shards import DTYPES
-
-DATACOMPDR = {
-    "random_resized_crop": {"size": 224, "interpolation": "bicubic"},
-    "rand_augment": {"p": 1.0},
-}
 
 
 class Recipe(BaseModel):

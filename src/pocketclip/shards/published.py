@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pocketclip.augment import DATACOMPDR
 from pocketclip.errors import StorageError
 from pocketclip.storage.hub_store import is_hub, parse
 
@@ -32,11 +33,12 @@ def published_facts(folder: str) -> tuple[list[dict[str, Any]], dict[str, Any]] 
     if parts.kind != "dataset" or parts.repo.lower() not in _DATACOMPDR:
         return None
     teachers = [
-        {"name": f"ViT-L-14/{tag}", "embed_dim": 768, "logit_scale": 100.0, "space_id": None}
+        {
+            "name": f"open_clip:ViT-L-14/{tag}",
+            "embed_dim": 768,
+            "logit_scale": 100.0,
+            "space_id": None,
+        }
         for tag in ("openai", "datacomp_xl_s13b_b90k")
     ]
-    augmentation = {
-        "random_resized_crop": {"size": 224, "interpolation": "bicubic"},
-        "rand_augment": {"p": 1.0},
-    }
-    return teachers, augmentation
+    return teachers, dict(DATACOMPDR)

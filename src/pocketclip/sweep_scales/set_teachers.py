@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pocketclip import shards
+from pocketclip import shards, zoo
 from pocketclip.errors import (
     ConfigError,
     DataError,
@@ -69,7 +69,7 @@ def assign(index: shards.Index, folder: str, given: Sequence[str]) -> list[str]:
     if len(given) and len(set(names)) < len(names) and len(given) < len(names):
         raise ConfigError(f"{folder} has two teachers of one name ({_list(names)}): give all")
     by_label = dict(zip(labels, given, strict=True))
-    return [by_label.get(name, name) for name in names]
+    return [by_label.get(name) or zoo.name_of_open_clip(name) or name for name in names]
 
 
 def _list(names: Sequence[str]) -> str:

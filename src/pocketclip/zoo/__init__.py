@@ -63,6 +63,7 @@ __all__ = [
     "entry",
     "find",
     "from_dict",
+    "name_of_open_clip",
     "name_of_repository",
     "override",
     "resolve",
@@ -130,17 +131,29 @@ def name_of_repository(repo: str) -> str | None:
     return next((n for n, e in entries() if wanted in (r.lower() for r in e.hub)), None)
 
 
+def name_of_open_clip(weights: str) -> str | None:
+    """Return the name of the model whose weights open_clip calls NAME/TAG, or None.
+
+    Args:
+        weights: NAME/TAG in any case, with or without `open_clip:`.
+    """
+    wanted = weights.removeprefix("open_clip:").lower()
+    return next((n for n, e in entries() if (e.open_clip or "").lower() == wanted), None)
+
+
 def teacher_logit_scale(name: str) -> float | None:
     """Return the logit scale that MobileCLIP2 (Table 3) found best for a published teacher.
 
     It multiplies the teacher's cosine similarities before the softmax of the distillation loss.
-    The paper searched it per teacher, each alone. It is a fact about published weights, so a weight
-    file (`vit-l14-quickgelu=openai.pt`) and random weights have none. The first generation's
-    ensemble (OpenAI's ViT-L/14 and DataComp's) used 100 for both; its recipe says so itself.
+    The paper searched it per teacher, each alone. That of H/14 at 378 pixels is known only from
+    reviews and translations of its appendix. It is a fact about published weights, so a weight file
+    (`vit-l14-quickgelu=openai.pt`) and random weights have none. The first generation's ensemble
+    (OpenAI's ViT-L/14 and DataComp's) used 100 for both; its recipe says so itself.
 
     Args:
         name: a zoo name in any spelling, a hub id (`apple/DFN2B-CLIP-ViT-L-14`, also with
-            `hf-hub:` or `@REVISION`), `open_clip:NAME/TAG`, or any of these as LABEL=MODEL.
+            `hf-hub:` or `@REVISION`), `open_clip:NAME/TAG`, NAME/TAG as a published set's index
+            has it, or any of these as LABEL=MODEL.
 
     Returns:
         The scale, or None if the model is unknown or the paper does not give one.
@@ -149,9 +162,9 @@ def teacher_logit_scale(name: str) -> float | None:
     if equals and find(label) is None:
         return teacher_logit_scale(rest)
     target = (rest if equals else label).strip()
-    if target.startswith("open_clip:"):
-        wanted = target.removeprefix("open_clip:").lower()
-        known = next((e for e in ZOO.values() if (e.open_clip or "").lower() == wanted), None)
+    weights = name_of_open_clip(target)
+    if weights is not None or target.startswith("open_clip:"):
+        known = None if weights is None else entry(weights)
     else:
         repository = name_of_repository(target.removeprefix("hf-hub:").partition("@")[0])
         # Behind a model's name, as in vit-l14-quickgelu=openai.pt, no other name is meant.
