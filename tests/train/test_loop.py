@@ -106,6 +106,7 @@ def test_a_run_leaves_the_documented_files(undisturbed, shards):
     facts = json.loads((undisturbed / "run.json").read_text())
     assert facts["samples"] == 27
     assert facts["index_hash"]
+    assert facts["teachers"] == ["one", "two"]
     assert facts["starts"][0]["torch"] == torch.__version__
     log = read(undisturbed / "log.jsonl")
     assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
