@@ -71,7 +71,7 @@ def test_each_command_on_a_tiny_set(module, arms, data, out, capsys, monkeypatch
     before = len(learning_student.results(out / "results.jsonl"))
     last = command(module, capsys, data, out, *options)
     assert (last["experiment"], last["runs"]) == (module.EXPERIMENT.name, 2 * arms)
-    shown = {d["comparison"] for d in last["differences"]}
+    shown = {d["difference"] for d in last["differences"]}
     assert len(shown) == (1 if arms == 1 else 3)  # each lambda, and all together
     records = learning_student.results(out / "results.jsonl")[before:]
     assert [r["lambda"] for r in records] == [0.5] * arms + [1.0] * arms
@@ -164,7 +164,7 @@ def ranks_of(right, of=100):
 def test_intervals_by_hand():
     fifty = ranks_of(50)
     one = experiment_report.compare(
-        "a against b", "classification", [[(ranks_of(n), fifty)] for n in (52, 53, 57)]
+        "a less b", "classification", [[(ranks_of(n), fifty)] for n in (52, 53, 57)]
     )
     assert one.by_seed == pytest.approx((2, 3, 7))
     # mean 4, deviation 2.6458, t 4.303: 4 +- 6.573
@@ -190,8 +190,9 @@ def test_the_report_and_the_figure_hold_every_run():
     }
     text = experiment_report.report(PAIR, done)
     assert "| left | 0.5 | 50.5 (50.0 to 51.0) |" in text
-    assert "| left against right, lambda 1 | zero-shot top-1 | +10.0 | +10.0, +10.0 |" in text
-    assert "mean of the lambdas" in text
+    assert "| lambda 1 | zero-shot top-1 | +10.0 | +10.0, +10.0 |" in text
+    assert "points, left less right, seed" in text
+    assert "| all lambdas |" in text
     picture = experiment_figure.figure(PAIR, done)
     assert len(re.findall(r"<circle[^>]*fill-opacity", picture)) == 2 * len(done)  # two panels
     assert "Left &amp; right" in picture

@@ -161,16 +161,20 @@ def _comparisons(
     if len(experiment.arms) == 1:
         most = shares[-1]
         return {
-            f"lambda {most:g} against {share:g}": [((first, most), (first, share))]
+            f"lambda {most:g} less {share:g}": [((first, most), (first, share))]
             for share in shares[:-1]
         }
     second = experiment.arms[1].name
     each = {share: ((first, share), (second, share)) for share in shares}
-    title = f"{first} against {second}"
-    out = {f"{title}, lambda {share:g}": [sides] for share, sides in each.items()}
+    out = {f"lambda {share:g}": [sides] for share, sides in each.items()}
     if len(shares) > 1:
-        out[f"{title}, mean of the lambdas"] = list(each.values())
+        out["all lambdas"] = list(each.values())
     return out
+
+
+def compared(experiment: Experiment) -> str:
+    """Return which arms a difference is of; nothing where the lambdas are compared."""
+    return " less ".join(arm.name for arm in experiment.arms) if len(experiment.arms) > 1 else ""
 
 
 def report(experiment: Experiment, done: Mapping[Run, Arrays]) -> str:
@@ -178,6 +182,7 @@ def report(experiment: Experiment, done: Mapping[Run, Arrays]) -> str:
     lines = [f"## {experiment.title}", "", experiment.question, ""]
     lines += [f"**What the papers found.** {experiment.papers}", ""]
     found = differences(experiment, done)
+    of = compared(experiment) and f", {compared(experiment)}"
     for world, comparisons in found.items():
         runs = {run: arrays for run, arrays in done.items() if run.world == world}
         samples = sorted({run.samples for run in runs})
@@ -196,8 +201,8 @@ def report(experiment: Experiment, done: Mapping[Run, Arrays]) -> str:
                 cells = [_spread([score(a, measure) for a in cell]) for measure in MEASURES]
                 lines.append(f"| {arm.name} | {share:g} | " + " | ".join(cells) + " |")
         lines += [
-            "", "Differences in points, of equal seeds; both intervals are of 95 %:", "",
-            "| comparison | measure | mean | by seed | over seeds | over test images | |",
+            "", f"Differences in points{of}, seed by seed; both intervals are of 95 %:", "",
+            "| difference | measure | mean | by seed | over seeds | over test images | |",
             "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for one in comparisons:
@@ -226,9 +231,10 @@ def summary(experiment: Experiment, done: Mapping[Run, Arrays]) -> dict[str, Any
     return {
         "experiment": experiment.name,
         "runs": len(done),
+        "compared": compared(experiment),
         "differences": [
             {
-                "set": world, "comparison": one.what, "measure": one.measure,
+                "set": world, "difference": one.what, "measure": one.measure,
                 "mean": round(one.mean, 2),
                 "over_seeds": one.seeds and [round(end, 2) for end in one.seeds],
                 "over_images": [round(end, 2) for end in one.images],
