@@ -14,7 +14,7 @@ EXPERIMENT = Experiment(
     question="What does distillation alone (lambda 1) give in classification and in retrieval, "
     "against lambda 0.75 and 0.5?",
     papers="A lambda near 1 is the best for classification, and a smaller one for retrieval.",
-    arms=(Arm(name="ground-truth and synthetic captions"),),
+    arms=(Arm(name="both captions"),),
 )
 
 if __name__ == "__main__":
