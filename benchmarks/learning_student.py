@@ -157,6 +157,7 @@ def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[
     `stored` is how many of the stored views of a sample are used, the first ones; all otherwise.
     """
     rng = np.random.default_rng([recipe.seed, 5])
+    others = np.random.default_rng([recipe.seed, 6])  # its own: all arms see the same views
     tokens = Tokenizer(warn=False)
     context = recipe.model.config().text.context_length
     captions: str = recipe.data.captions
@@ -170,7 +171,7 @@ def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[
         flips = (rng.random(len(rows)) < 0.5) & photos.mirrored
         chance = rng.random(len(rows))
         if captions == "random":  # those of another sample
-            described = (rows + rng.integers(1, count, size=len(rows))) % count
+            described = (rows + others.integers(1, count, size=len(rows))) % count
         else:
             described = rows
         images = np.ascontiguousarray(photos.views[rows, views])  # (B, S, S, 3)

@@ -116,16 +116,20 @@ def test_random_captions_are_of_other_samples_with_their_embeddings(data, out):
     photos.views = np.broadcast_to(
         np.arange(9, dtype=np.uint8)[:, None, None, None, None], (9, 2, 8, 8, 3)
     )
+    seen = {}
     for name, own in (("synthetic", {True}), ("random", {False})):
         recipe = learning_student.recipe_for(64, 0, {"loss.weights": (0, 1), "data.captions": name})
-        found = set()
+        found, seen[name] = set(), []
         for batch in learning_student.batches(photos, recipe):
+            seen[name].append(batch.images.numpy())
             (texts,), (embeddings,) = batch.texts, batch.teacher_captions
             for image, text, embedding in zip(batch.images, texts, embeddings, strict=True):
                 row, number = map(int, text.split())
                 found.add(int(image[0, 0, 0]) == row)
                 assert np.array_equal(embedding.numpy(), photos.captions[row][1][number])
         assert found == own
+    # All else is the same in both arms, which are compared in pairs.
+    assert np.array_equal(seen["synthetic"], seen["random"])
 
 
 def test_ranks_by_hand():
