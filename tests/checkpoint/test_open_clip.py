@@ -6,6 +6,7 @@ pip install --no-deps torchvision open_clip_torch timm && pytest tests/checkpoin
 from __future__ import annotations
 
 import importlib.util
+import json
 import warnings
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pocketclip import checkpoint, zoo
 from pocketclip.checkpoint import names as naming
 from pocketclip.nn.build import random_model
 from pocketclip.preprocess import Preprocess
+from pocketclip.publish import open_clip_form
 from pocketclip.tokenizer import Tokenizer
 from tests.golden_weights import fill, relative_error
 
@@ -82,6 +84,21 @@ def test_open_clip_reads_what_we_write(open_clip, name, suffix, tmp_path):
     checkpoint.save(ours, path, naming="openclip")
     theirs = open_clip.create_model(name, pretrained=str(path)).eval()
     _agree(theirs, ours, config.image_size)
+
+
+@pytest.mark.parametrize("name", ["mobileclip2-s0", "mobileclip2-b", "vit-b16"])
+def test_open_clip_reads_the_form_that_is_pushed(open_clip, name, tmp_path):
+    """Weights, sizes and transform, by the folder alone; see `pocketclip push`."""
+    ours = random_model(name, seed=0)
+    assert open_clip_form.reason_against(ours.config, fused=False) is None
+    checkpoint.save(ours, tmp_path / open_clip_form.WEIGHTS, naming="openclip")
+    config = open_clip_form.open_clip_config(ours.config)
+    (tmp_path / open_clip_form.CONFIG).write_text(json.dumps(config), "utf-8")
+    theirs, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    _agree(theirs.eval(), ours, ours.config.image_size)
+    with Image.open(PHOTO) as image:
+        expected = transform(image)
+    assert torch.equal(torch.from_numpy(Preprocess(ours.config.preprocess)(PHOTO)), expected)
 
 
 def test_the_transform_and_the_tokenizer_are_open_clips(open_clip):
