@@ -173,6 +173,15 @@ def test_the_published_logit_scale_of_a_teacher(name, scale):
     assert zoo.teacher_logit_scale(name) == scale
 
 
+@pytest.mark.parametrize(
+    ("weights", "name"),
+    [("open_clip:ViT-L-14/dfn2b_s39b", "vit-l14-39b"), ("vit-h-14-quickgelu/DFN5B", "vit-h14-quickgelu"),
+     ("", None), ("open_clip:", None), ("ViT-L-14", None)],
+)  # fmt: skip
+def test_the_name_of_open_clips_weights(weights, name):
+    assert zoo.name_of_open_clip(weights) == name
+
+
 # What follows apple/mobileclip2_coca_dfn2b_s13b_, as the release lists the captioners.
 RELEASED = [
     "context77", "dci-complete_s12m_context77", "dci-complete_s12m_context128",

@@ -138,7 +138,8 @@ def name_of_open_clip(weights: str) -> str | None:
         weights: NAME/TAG in any case, with or without `open_clip:`.
     """
     wanted = weights.removeprefix("open_clip:").lower()
-    return next((n for n, e in entries() if (e.open_clip or "").lower() == wanted), None)
+    named = ((n, e.open_clip) for n, e in entries() if e.open_clip is not None)
+    return next((n for n, known in named if known.lower() == wanted), None)
 
 
 def teacher_logit_scale(name: str) -> float | None:
