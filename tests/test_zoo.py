@@ -175,7 +175,8 @@ def test_the_published_logit_scale_of_a_teacher(name, scale):
 
 @pytest.mark.parametrize(
     ("weights", "name"),
-    [("open_clip:ViT-L-14/dfn2b_s39b", "vit-l14-39b"), ("vit-h-14-quickgelu/DFN5B", "vit-h14-quickgelu"),
+    [("open_clip:ViT-L-14/dfn2b_s39b", "vit-l14-39b"),
+     ("vit-h-14-quickgelu/DFN5B", "vit-h14-quickgelu"),
      ("", None), ("open_clip:", None), ("ViT-L-14", None)],
 )  # fmt: skip
 def test_the_name_of_open_clips_weights(weights, name):
