@@ -152,8 +152,6 @@ def recipe_for(samples: int, seed: int, changes: Mapping[str, Any]) -> Recipe:
 def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[Batch]:
     """Yield the run's batches: order, views and captions depend on the seed, not on the arm.
 
-    With `data.captions: random` each sample takes one random number more, so there they differ.
-
     `stored` is how many of the stored views of a sample are used, the first ones; all otherwise.
     """
     rng = np.random.default_rng([recipe.seed, 5])
