@@ -80,6 +80,8 @@ def test_each_command_on_a_tiny_set(module, arms, data, out, capsys, monkeypatch
     assert text.count("| 0.5 |") == arms
     assert (out / f"{last['experiment']}.svg").read_text().startswith("<svg")
 
+    (out / "ranks" / f"{records[0]['run']}.npz").unlink()
+    assert command(module, capsys, data, out, *options) == last  # that run is repeated
     monkeypatch.setattr(experiment_runs, "do", lambda *_: pytest.fail("a run was repeated"))
     assert command(module, capsys, data, out, *options) == last
 

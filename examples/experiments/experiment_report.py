@@ -1,10 +1,9 @@
 """Tables and intervals of an experiment, as markdown, and its last line.
 
-Two arms are compared seed by seed: the same initial weights, and the same samples in the same order
-unless the captions are random. Two intervals are given for each difference, both of 95 %: over
-seeds (Student's t of the paired differences), which says whether other seeds would agree, and over
-test images (bootstrap of the mean over the seeds that were run), which says whether other images
-would.
+Two arms are compared seed by seed: the same initial weights, and the same samples and views in the
+same order. Each difference has two intervals of 95 %: over seeds (Student's t of the
+paired differences), which says whether other seeds would agree, and over test images (bootstrap of
+the mean over the seeds that were run), which says whether other images would.
 
 Shapes: K seeds, N images or texts.
 """

@@ -38,6 +38,8 @@ from pocketclip.storage.local import write_whole
 LAMBDAS = (0.5, 0.75, 1.0)
 SAMPLES = {"groceries": 40_960, "scenes": 20_480}
 MOST_SAMPLES = 40_960
+VERSION = 1
+"""To be raised when equal settings give another run, as by other sets or another order."""
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -84,6 +86,7 @@ class Run:
     def identity(self) -> str:
         """Return a name that changes with all settings, and not with the arm's name."""
         settings = {
+            "version": VERSION,
             "recipe": {**COMMON, **self.changes()}, "reinforcement": self.arm.reinforcement,
             "world": self.world, "seed": self.seed, "samples": self.samples,
         }  # fmt: skip
@@ -205,7 +208,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
 def _run_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
     sets: dict[tuple[str, str], Set] = {}
     for number, run in enumerate(runs, start=1):
-        if run.identity() in {record["run"] for record in results(args.out / "results.jsonl")}:
+        if _finished([run], args.out):
             continue
         key = run.world, run.arm.reinforcement
         if key not in sets:
@@ -224,8 +227,9 @@ def _finished(runs: Sequence[Run], out: Path) -> dict[Run, Arrays]:
     recorded = {record["run"] for record in results(out / "results.jsonl")}
     done = {}
     for run in runs:
-        if run.identity() in recorded:
-            with np.load(ranks_file(out, run), allow_pickle=False) as arrays:
+        file = ranks_file(out, run)
+        if run.identity() in recorded and file.exists():
+            with np.load(file, allow_pickle=False) as arrays:
                 done[run] = dict(arrays)
     return done
 

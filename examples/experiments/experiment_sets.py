@@ -20,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import learning_student
 from learning_efficiency import prepare
 from learning_student import Set, numbered, reinforced_views, whole_images
+from pocketclip.augment import DATACOMPDR
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.quickstart.captions import TEMPLATES
 from pocketclip.quickstart.collection import Sizes, read_rows, write_collection
 from pocketclip.reinforce.job import run as reinforce
-from pocketclip.reinforce.recipe import DATACOMPDR, load_recipe
+from pocketclip.reinforce.recipe import load_recipe
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe as load_train_recipe
 
