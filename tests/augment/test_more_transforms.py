@@ -374,7 +374,7 @@ _ANYTHING = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 5), _ANYTHING)
 def test_any_entry_is_applied_or_refused(place: int, value: Any) -> None:
     augmentation, image = Augmentation.from_config(STACK), _picture(40, 33, 0)

@@ -80,9 +80,11 @@ def test_names_and_shapes_of_the_whole_teacher(tag, name):
     [
         ("openclip.ViT-B-32", "vit-b32"),
         pytest.param("openclip.ViT-L-14-quickgelu", "vit-l14-quickgelu", marks=pytest.mark.slow),
-        ("openclip.ViT-L-14", "vit-l14-39b-quickgelu"),
-        pytest.param("openclip.ViT-H-14-quickgelu", "vit-h14-quickgelu", marks=pytest.mark.slow),
-        ("openclip.ViT-H-14-378-quickgelu", "vit-h14-378-quickgelu"),
+        pytest.param("openclip.ViT-L-14", "vit-l14-39b-quickgelu", marks=pytest.mark.slow),
+        ("openclip.ViT-H-14-quickgelu", "vit-h14-quickgelu"),
+        pytest.param(
+            "openclip.ViT-H-14-378-quickgelu", "vit-h14-378-quickgelu", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_teacher_of_one_layer(tag, name):
@@ -106,8 +108,8 @@ def test_the_whole_teacher(tag, name):
 @pytest.mark.parametrize(
     ("name", "context"),
     [
-        ("coca-dfn2b-mscoco38k-context77", 77),
-        ("coca-dfn2b-docci-context128", 128),
+        pytest.param("coca-dfn2b-mscoco38k-context77", 77, marks=pytest.mark.slow),
+        pytest.param("coca-dfn2b-docci-context128", 128, marks=pytest.mark.slow),
         ("coca-dfn2b-gbc10m-long-context256", 256),
     ],
 )
