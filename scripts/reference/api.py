@@ -31,6 +31,10 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
     "train": ("train", ["train.*", "train.losses"]),
     "evaluate": ("evaluate", ["evaluate.*", "evaluate.rivals", "sweep_scales.*"]),
     "fit": ("fit: label sets", ["fit.*"]),
+    "attribution": (
+        "attribution: where a text is found",
+        ["attribution.explain.Explanation", "attribution.explain.FoundText", "feature_maps"],
+    ),
     "checkpoint": (
         "checkpoint",
         ["checkpoint.load", "checkpoint.save", "checkpoint.resolve.resolve_model"],
@@ -40,6 +44,8 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
         [
             "nn.build",
             "nn.clip.CLIP",
+            "nn.mci.MCi",
+            "nn.vit.ViT",
             "nn.coca.CoCa",
             "nn.reparam.fuse",
             "nn.cpu_optimize.compile_for_cpu",

@@ -53,8 +53,8 @@ class FoundText:
     """The mean similarity of the photograph to `BACKGROUND`. A text that is not more similar is not
     in the picture, and its map means little."""
     grid: NDArray[np.float32]
-    """(h, w): how much each position raises the score of the text; below 0, how much it lowers it.
-    Only ratios within one grid mean something."""
+    """(h, w), 0 to 1: how much each position raises the score of the text. Grids of two texts
+    cannot be compared: each has its own scale."""
     box: tuple[float, float, float, float]
     """What the model sees: left, top, right and bottom in pixels of the photograph."""
     size: tuple[int, int]
@@ -67,11 +67,12 @@ class FoundText:
 
     @property
     def map(self) -> NDArray[np.float32]:
-        """The grid in pixels of the photograph, (H, W), NaN where the model does not see it."""
+        """The grid in the photograph's pixels, (H, W), 0 to 1; NaN outside of the box."""
         left, top, right, bottom = (round(edge) for edge in self.box)
         width, height = self.size
         out = np.full((height, width), np.nan, np.float32)
-        out[top:bottom, left:right] = enlarge(self.grid, (right - left, bottom - top))
+        fine = enlarge(self.grid, (right - left, bottom - top))
+        out[top:bottom, left:right] = fine.clip(0, 1)
         return out
 
     @property
