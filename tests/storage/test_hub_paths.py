@@ -11,7 +11,7 @@ import pytest
 
 from pocketclip import storage
 from pocketclip.errors import StorageError
-from pocketclip.storage import hub_files, hub_settings, hub_store
+from pocketclip.storage import hub_file_system, hub_settings, hub_store
 from pocketclip.storage.hub_store import parse
 from pocketclip.storage.stores import NotThereError
 from tests.hub_uploads import Account
@@ -31,7 +31,7 @@ FILES = {
 def owned(hub, monkeypatch):
     """The hub with a dataset; waiting takes no time."""
     waits = []
-    monkeypatch.setattr(hub_files, "time", types.SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(hub_file_system, "time", types.SimpleNamespace(sleep=waits.append))
     hub_store._file_systems.clear()
     hub_store._commits.clear()
     hub.repos["datasets/owner/set"] = dict(FILES)
@@ -69,6 +69,11 @@ def test_what_is_no_path_on_the_hub_is_refused_without_a_request(path, owned):
         with pytest.raises(StorageError, match=r"hf://"):
             function(f"hf://{path}")
     assert not owned.requests
+
+
+def test_a_repository_is_named_as_it_was_written():
+    with pytest.raises(StorageError, match="'imagenet' is not a repository"):
+        parse("hf://datasets/imagenet")
 
 
 @pytest.mark.usefixtures("owned")
@@ -152,7 +157,7 @@ def test_an_overloaded_hub_is_asked_again(owned):
 
 
 def test_an_answer_that_ignores_the_range_is_refused(owned, monkeypatch):
-    monkeypatch.setattr(hub_files, "ATTEMPTS", 1)
+    monkeypatch.setattr(hub_file_system, "ATTEMPTS", 1)
     whole = owned._send
     monkeypatch.setattr(owned, "_send", lambda http, body, headers, cut: (
         http.headers.__delitem__("Range"), whole(http, body, headers, cut)
@@ -214,6 +219,8 @@ def test_without_the_network_the_hubs_cache_is_read(owned, monkeypatch, caplog):
     asked = len(owned.requests)
     assert storage.read_bytes(f"{SET}/shards/00000000.tar") == FILES["shards/00000000.tar"]
     assert storage.version(f"{SET}/shards/00000000.tar") == online
+    short = hub_store.connect(SET)[1].partition("@")[2][:8]  # of the commit
+    assert storage.read_bytes(f"{SET}@{short}/README.md") == FILES["README.md"]
     with storage.open_read(f"{SET}/shards/00000000.tar") as stream:
         stream.seek(-1, 2)
         assert stream.read() == b"\xff"

@@ -7,7 +7,6 @@ The folders are those of `huggingface_hub`: `models--OWNER--NAME/` with `refs/`,
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,7 @@ from pocketclip.checkpoint.hub_files import (
     is_weight_file,
 )
 from pocketclip.errors import HubError
-from pocketclip.storage.hub_settings import COMMIT, cache_dir, check_revision
-
-_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
+from pocketclip.storage.hub_settings import cache_dir, check_revision, find_commit
 
 
 @dataclass(frozen=True)
@@ -114,20 +111,6 @@ def record_choice(folder: Path, commit: str) -> None:
     with contextlib.suppress(OSError):
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-
-
-def find_commit(folder: Path, revision: str) -> str | None:
-    """Return the commit that the cache has for a revision."""
-    if COMMIT.fullmatch(revision):
-        return revision
-    reference = folder / "refs" / revision
-    if reference.is_file():
-        commit = reference.read_text(encoding="utf-8").strip()
-        return commit if COMMIT.fullmatch(commit) else None
-    if _SHORT_COMMIT.fullmatch(revision):
-        commits = [path.name for path in (folder / "snapshots").glob(f"{revision}*")]
-        return commits[0] if len(commits) == 1 else None
-    return None
 
 
 def repo_folder(repo: str) -> Path:

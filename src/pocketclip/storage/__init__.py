@@ -9,7 +9,7 @@
 | `paths` | one set of functions for local paths and object stores; all of them are here too |
 | `stores` | object stores through fsspec: clients, files, errors |
 | `hub_store` | `hf://` paths: the Hugging Face hub's files, only read |
-| `hub_files`, `hub_snapshot` | their file systems: of the hub, and of its cache |
+| `hub_file_system`, `hub_snapshot` | their file systems: of the hub, and of its cache |
 | `hub_settings` | the hub's address, cache and names |
 | `local` | local files and folders, written whole |
 | `temporary`, `atomic_swap`, `locks` | temporary folders, swapped folders and locks, for `local` |

@@ -20,6 +20,7 @@ _DEFAULT_ENDPOINT = "https://huggingface.co"
 _ID_PART = re.compile(r"\b[\w\-.]{1,96}\b", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """The hash of a commit."""
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
 # What git allows in no name, besides what `check_revision` looks for.
 _NOT_IN_REVISIONS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|^-|^@$")
 
@@ -93,6 +94,26 @@ def cache_dir() -> Path:
         home = env("HF_HOME") or f"{env('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
         cache = f"{home}/hub"
     return Path(os.path.expandvars(cache)).expanduser().resolve()
+
+
+def find_commit(folder: Path, revision: str) -> str | None:
+    """Return the commit that the cache has for a revision; None if it knows none.
+
+    Args:
+        folder: the repository's in the cache.
+        revision: a branch, a tag, or a commit, which may be shortened to seven digits.
+    """
+    if COMMIT.fullmatch(revision):
+        return revision
+    reference = folder / "refs" / revision
+    if not reference.is_file() and _SHORT_COMMIT.fullmatch(revision):
+        commits = [path.name for path in (folder / "snapshots").glob(f"{revision}*")]
+        return commits[0] if len(commits) == 1 else None
+    try:
+        commit = reference.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return commit if COMMIT.fullmatch(commit) else None
 
 
 def download_errors() -> tuple[type[Exception], ...]:

@@ -10,24 +10,6 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from pocketclip.storage.hub_settings import COMMIT
-
-
-def find_commit(home: Path, revision: str) -> str | None:
-    """Return the commit that the cache has for a revision of a repository.
-
-    Args:
-        home: the repository's folder in the cache.
-        revision: a branch, a tag or a commit.
-    """
-    if COMMIT.fullmatch(revision):
-        return revision
-    try:
-        commit = (home / "refs" / revision).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    return commit if COMMIT.fullmatch(commit) else None
-
 
 class SnapshotFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is not typed
     """Files below a folder, named as `HubFiles` names them.

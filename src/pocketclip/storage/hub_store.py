@@ -87,7 +87,7 @@ def parse(path: str) -> HubPath:
             revision, inner = found[1], f"refs/{inner}"[found.end() :].strip("/")
     repo = f"{owner}/{name}"
     if not hub_settings.is_hub_id(repo) or (at and not revision):
-        raise StorageError(f"{path}: {repo!r} is not a repository; {_FORM}")
+        raise StorageError(f"{path}: {repo.strip('/')!r} is not a repository; {_FORM}")
     written = "/".join(filter(None, [*lead, f"{repo}{at}{revision}"]))
     try:
         revision = hub_settings.check_revision(unquote(revision) or None)
@@ -112,7 +112,7 @@ def connect(path: str) -> tuple[Any, str]:
     if hub_settings.is_offline():
         return _in_cache(path, parts)
     try:
-        from pocketclip.storage.hub_files import HubFiles
+        from pocketclip.storage.hub_file_system import HubFiles
     except ImportError as error:
         raise MissingDependencyError(
             f"{path}: the hub's files need huggingface_hub ({one_line(error)}): "
@@ -149,10 +149,10 @@ def _commit(path: str, parts: HubPath, fs: Any) -> str:
 
 def _in_cache(path: str, parts: HubPath) -> tuple[Any, str]:
     """Return what `connect` returns for the files in the hub's cache."""
-    from pocketclip.storage.hub_snapshot import SnapshotFiles, find_commit
+    from pocketclip.storage.hub_snapshot import SnapshotFiles
 
     home = hub_settings.cache_dir() / f"{parts.kind}s--{parts.repo.replace('/', '--')}"
-    commit = find_commit(home, parts.revision)
+    commit = hub_settings.find_commit(home, parts.revision)
     folder = home / "snapshots" / (commit or "")
     if commit is None or not folder.is_dir():
         what = f"{parts.repo} --revision {parts.revision}"
