@@ -66,7 +66,12 @@ def run(tmp_path):
     _save(folder / "model")
     (folder / "recipe.yaml").write_text(RECIPE, "utf-8")
     starts = [{"processes": 2, "device": "cpu", "system": "Linux-grandmas-box"}]
-    about = {"samples": 48, "teachers": ["vit-b16", "/home/grandma/teacher"], "starts": starts}
+    about = {
+        "samples": 48,
+        "teachers": ["vit-b16", "/home/grandma/teacher"],
+        "captioners": ["/home/grandma/captioner"],
+        "starts": starts,
+    }
     (folder / "run.json").write_text(json.dumps(about), "utf-8")
     return folder
 
@@ -126,6 +131,7 @@ def test_the_card(account, run, tmp_path):
     assert "- data: [hf://datasets/owner/set](https://huggingface.co/datasets/owner/set), " \
         "licence: cc-by-4.0" in card  # fmt: skip
     assert "- data: `dr`, licence: not known" in card
+    assert "- captioner: `captioner`, licence: not known" in card
     assert "samples seen | 48 in 6 steps of 8" in card
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps(line).replace(space, "space-0"), "utf-8")
@@ -217,7 +223,7 @@ def test_restricted_weights_stay_restricted(account, tmp_path):
     saved = _save(tmp_path / "c", license=RESTRICTED)
     with pytest.raises(ConfigError, match=r"may forbid publishing .* --accept-licence"):
         publish.push(saved, "me/mine")
-    with pytest.raises(ConfigError, match="cannot be published as mit; leave --license out"):
+    with pytest.raises(ConfigError, match="cannot be published as mit; leave --licence out"):
         publish.push(saved, "me/mine", license="mit", accept_license=True)
     publish.push(saved, "me/mine", accept_license=True)
     assert account.repos["me/mine"]["LICENCE.txt"] == b"T"

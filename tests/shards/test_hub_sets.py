@@ -88,7 +88,7 @@ def test_a_published_set_is_read_and_joined_by_name(published, tmp_path):
     assert Augmentation.from_config(index.augmentation).config == AUGMENTATION.config
     assert index.teacher_dims == (768, 768)
     assert [one["name"] for one in index.teachers] == [
-        "ViT-L-14/openai", "ViT-L-14/datacomp_xl_s13b_b90k"
+        "open_clip:ViT-L-14/openai", "open_clip:ViT-L-14/datacomp_xl_s13b_b90k"
     ]  # fmt: skip
     with pytest.raises(StorageError, match="hf:// is only read"):
         shards.join(SET, str(published), f"{SET}/out")

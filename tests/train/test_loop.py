@@ -31,6 +31,7 @@ from pocketclip.errors import (
 from pocketclip.license import License
 from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.nn.reparam import fuse
+from pocketclip.shards import read_index, write_index
 from pocketclip.storage.local import write_whole_folder
 from pocketclip.train import checkpoints, distributed
 from pocketclip.train import run as running
@@ -53,7 +54,11 @@ SMALL = {
 def shards(tmp_path_factory):
     made = tmp_path_factory.mktemp("data") / "dr"
     made.mkdir()
-    return str(folder(made, [[sample(i) for i in range(k, k + 9)] for k in (0, 9, 18)]))
+    path = str(folder(made, [[sample(i) for i in range(k, k + 9)] for k in (0, 9, 18)]))
+    about = read_index(path)
+    about.captioners = [{"key": "syn_text", "name": "writer"}]
+    write_index(path, about)
+    return path
 
 
 def recipe(shards, **fields):
@@ -107,6 +112,7 @@ def test_a_run_leaves_the_documented_files(undisturbed, shards):
     assert facts["samples"] == 27
     assert facts["index_hash"]
     assert facts["teachers"] == ["one", "two"]
+    assert facts["captioners"] == ["writer"]
     assert facts["starts"][0]["torch"] == torch.__version__
     log = read(undisturbed / "log.jsonl")
     assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]

@@ -206,6 +206,7 @@ def _run(run: FinetuneRun, export: Sequence[str]) -> None:
         "lr": recipe.optimizer.lr, "lr_note": why,
         "rates": [dataclasses.asdict(trial) for trial in trials],
         "balance": recipe.data.balance, "views": options.views, "seed": options.seed,
+        "captioners": [options.captioner] if options.captioner else [],
         "teachers": run.teachers, "self_distillation": run.distils_start,
     }  # fmt: skip
     with run.timed("train", f"training ({options.preset}), at most {recipe.steps} steps"):

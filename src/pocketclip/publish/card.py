@@ -11,6 +11,7 @@ from pocketclip.errors import one_line
 from pocketclip.formats.yaml_text import dump_yaml
 from pocketclip.license import FILE, License
 from pocketclip.publish.facts import Facts
+from pocketclip.publish.hub_side import HUB
 from pocketclip.publish.terms import KNOWN, Origin
 
 
@@ -93,7 +94,10 @@ def _about(config: zoo.ModelConfig, parameters: int, space_id: str) -> str:
 
 def _use(repo: str, config: zoo.ModelConfig, *, open_clip: bool) -> str:
     if config.is_captioner:
-        return f"## Use\n\n```sh\npocketclip reinforce PAIRS --captioner {repo} --out OUT\n```\n"
+        return (
+            f"## Use\n\n```sh\npocketclip caption photo.jpg --model {repo}\n"
+            f"pocketclip reinforce PAIRS --captioner {repo} --out OUT\n```\n"
+        )
     text = f"""## Use
 
 With pocketclip:
@@ -144,7 +148,7 @@ def _made(facts: Facts) -> str:
 
 def _page(origin: Origin) -> str:
     folder = "datasets/" if origin.role == "data" else ""
-    return f"https://huggingface.co/{folder}{origin.repo}"
+    return f"{HUB}/{folder}{origin.repo}"
 
 
 def _scores(facts: Facts) -> str:

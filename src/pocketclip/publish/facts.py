@@ -128,8 +128,9 @@ def gather(
         if not license.is_known and repo is not None:
             license = _licence_of(repo, "model", ask)
         facts.origins.insert(0, Origin(role="start", name=name, license=license, repo=repo))
-    for name in _teachers(recipe, result, home):
-        facts.origins.append(_origin("teacher", name, "model", ask))
+    for role in ("teacher", "captioner"):
+        for name in _helpers(role, recipe, result, home):
+            facts.origins.append(_origin(role, name, "model", ask))
     for name in _data(recipe, result):
         facts.origins.append(_origin("data", name, "dataset", ask))
     facts.results = _results(results, home, source.path, space_id)
@@ -235,25 +236,32 @@ def _public_value(value: Any) -> Any:
     return public_name(str(value))
 
 
-def _teachers(
-    recipe: Mapping[str, Any] | None, result: Mapping[str, Any] | None, home: Path | None
+def _helpers(
+    role: str,
+    recipe: Mapping[str, Any] | None,
+    result: Mapping[str, Any] | None,
+    home: Path | None,
 ) -> list[str]:
-    """Return the names of the teachers whose embeddings were distilled."""
+    """Return the names of the teachers, or of the captioners, that the model learned from."""
     if result is not None:
         training = result.get("training")
-        names = training.get("teachers") if isinstance(training, Mapping) else None
+        names = training.get(f"{role}s") if isinstance(training, Mapping) else None
         return [str(name) for name in names or []]
     if recipe is None or home is None:
         return []
-    recorded = (_json(home / "run.json") or {}).get("teachers")
+    if role == "captioner" and _text(recipe.get("data"), "captions") == "truth":
+        return []
+    recorded = (_json(home / "run.json") or {}).get(f"{role}s")
     if isinstance(recorded, list):
         return [str(name) for name in recorded if name]
-    names = [str(name) for name in recipe.get("teachers") or []]  # of runs of earlier versions
+    # Of runs of earlier versions.
+    names = [str(name) for name in recipe.get("teachers") or []] if role == "teacher" else []
     for source in _data(recipe, None):
         with contextlib.suppress(PocketclipError, OSError):
             if not storage.is_remote(source) and Path(source).is_dir():
                 index = shards.describe(source)
-                names += [str(one.get("name")) for one in (index.teachers if index else [])]
+                used = [] if index is None else getattr(index, f"{role}s")
+                names += [str(one["name"]) for one in used if one.get("name")]
     return names
 
 

@@ -76,14 +76,14 @@ def choose(
     if chosen is None:
         raise ConfigError(
             "the licence of this model is not known: say under which licence you publish it, with "
-            "--license (such as apache-2.0, mit or cc-by-4.0; the names are the hub's)"
+            "--licence (such as apache-2.0, mit or cc-by-4.0; the names are the hub's)"
         )
     same = known is not None and _same(chosen, known)
     if known is not None and not same and (known.restricted or _KEPT.match(known.name or "")):
         raise ConfigError(
             f"the weights were trained from {start.name if start else ''}, whose licence "
             f"{known.name or '(own terms)'} stays with them: they cannot be published as "
-            f"{chosen.name}; leave --license out to keep it"
+            f"{chosen.name}; leave --licence out to keep it"
         )
     doubtful = [one for one in origins if one.license.restricted]
     if doubtful and not accepted:
@@ -112,11 +112,11 @@ def _named(wanted: str, text: str | None) -> License:
     hint = f"; did you mean {near[0]}?" if near else ""
     if not _CUSTOM.fullmatch(name) or name in ("other", "unknown", "none"):
         raise ConfigError(
-            f"--license {wanted!r} names no licence{hint or ' (such as apache-2.0 or mit)'}"
+            f"--licence {wanted!r} names no licence{hint or ' (such as apache-2.0 or mit)'}"
         )
     if text is None:
         raise ConfigError(
-            f"--license {name} is no licence that the hub knows{hint or ''}{'' if hint else ';'} "
-            "for terms of your own, give their text with --license-text FILE"
+            f"--licence {name} is no licence that the hub knows{hint or ''}{'' if hint else ';'} "
+            "for terms of your own, give their text with --licence-text FILE"
         )
     return License(name=name, text=text)

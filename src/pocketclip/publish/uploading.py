@@ -145,7 +145,7 @@ def prepare(
         raise ConfigError(
             f"{license_text} holds no text of a licence"
             if text is None
-            else "--license-text goes with --license NAME, the short name of these terms"
+            else "--licence-text goes with --licence NAME, the short name of these terms"
         )
     run = os.fspath(run)
     find(run)

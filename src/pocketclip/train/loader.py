@@ -64,6 +64,7 @@ class Loader:
         teacher_dims: each teacher's embedding dimension; empty if not known.
         teacher_names: each teacher's name, as the index has it; empty text if not known.
         teacher_scales: each teacher's logit scale; None if not known.
+        captioner_names: the names of the captioners whose captions the dataset has.
         width: dimension of a stored embedding, all teachers together; 0 if none is used.
 
     Raises:
@@ -107,6 +108,8 @@ class Loader:
         teachers = self._source.index.teachers if self._source.index is not None else []
         self.teacher_dims = self._source.index.teacher_dims if self._source.index else ()
         self.teacher_names = tuple(str(teacher.get("name") or "") for teacher in teachers)
+        captioners = self._source.index.captioners if self._source.index is not None else []
+        self.captioner_names = tuple(str(one["name"]) for one in captioners if one.get("name"))
         self.teacher_scales = tuple(teacher.get("logit_scale") for teacher in teachers)
         self.workers, self._prefetch = workers, prefetch
         self._batches = Batches(config, self._source, order, model, batch_size, seed)

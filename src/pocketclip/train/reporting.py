@@ -98,6 +98,7 @@ def write_run_files(run: Run) -> None:
         "samples": run.loader.samples,
         "index_hash": run.loader.index_hash,
         "teachers": [*run.loader.teacher_names, *run.recipe.teachers],
+        "captioners": list(run.loader.captioner_names),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "starts": starts,
     }
