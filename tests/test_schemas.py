@@ -95,7 +95,7 @@ def lines(path: Path) -> list[Any]:
 @pytest.mark.parametrize(
     "name",
     ["bundle", "checkpoint", "index", "report", "result", "log", "labels", "teacher_check",
-     "models", "presets"],
+     "captions", "models", "presets"],
 )  # fmt: skip
 def test_schemas_are_schemas(name):
     jsonschema.Draft202012Validator.check_schema(schema(name))
@@ -106,6 +106,17 @@ def test_index_and_report(work):
     [report] = (work / "dr").glob("*.report.json")
     check("report", json.loads(report.read_text("utf-8")))
     check("teacher_check", json.loads((work / "dr/teacher_check.json").read_text("utf-8")))
+
+
+def test_table_of_captions(tmp_path):
+    out = tmp_path / "c.jsonl"
+    for source in (PAIRS.parent, PAIRS):
+        out.unlink(missing_ok=True)
+        done = inside.run(
+            "caption", source, "--model", "random:coca-tiny", "--length", 6, "-o", out
+        )
+        assert done.returncode == 0, done.stderr
+        check("captions", json.loads((tmp_path / "c.jsonl.json").read_text("utf-8")))
 
 
 def test_log(work):

@@ -10,8 +10,8 @@ from typing import Any
 from reference.markdown import code, plain, table
 
 SCHEMAS = Path(__file__).parents[2] / "docs/reference/schemas"
-ORDER = ("bundle", "checkpoint", "index", "report", "teacher_check", "result", "log", "labels",
-         "models", "presets")  # fmt: skip
+ORDER = ("bundle", "checkpoint", "index", "report", "teacher_check", "captions", "result", "log",
+         "labels", "models", "presets")  # fmt: skip
 _INTRODUCTION = """# File formats
 
 Each format has a JSON schema (draft 2020-12), to check files of your own against. The tests check

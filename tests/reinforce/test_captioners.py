@@ -186,7 +186,7 @@ def test_squares_and_uids_belong_together(coca):
         ({"top_k": 0}, "top_k is at least 1"),
         ({"beams": 1.5}, "must be a whole number"),
         ({"max_length": 2}, "max_length is at least 3"),
-        ({"min_length": 80}, "min_length is 0 or more, below max_length"),
+        ({"min_length": 80, "max_length": 80}, "min_length is 0 or more, below max_length"),
         ({"repetition_penalty": 0}, "repetition_penalty is above 0"),
         ({"temperature": "hot"}, "sampling: "),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 
 from pocketclip import shards, storage, zoo
 from pocketclip.errors import ConfigError, DataError
+from pocketclip.nn.build import random_model
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.reinforce import captioning
+from pocketclip.reinforce import captioning, coca_captioner
 from pocketclip.reinforce.captioners import load_captioner
 from pocketclip.reinforce.captioning import caption
+from pocketclip.reinforce.engine import Engine
 from pocketclip.reinforce.job import run
 from pocketclip.reinforce.recipe import load_recipe
 
@@ -37,9 +40,16 @@ def captioner_loaded_once(monkeypatch):
     monkeypatch.setattr(captioning, "load_captioner", load)
 
 
-def test_without_a_length_a_coca_uses_its_context():
-    sampling = load_captioner("random:coca-tiny", whole_context=True, **FIXED).sampling
-    assert sampling.max_length == zoo.ZOO["coca-tiny"].config.text.context_length + 1
+def test_without_a_length_a_coca_uses_its_context_in_caption_and_in_reinforce(monkeypatch):
+    sampling = load_captioner("random:coca-tiny", **FIXED).sampling
+    assert sampling.max_length == zoo.ZOO["coca-tiny"].config.text.context_length + 1 == 77
+    long = random_model("coca-tiny", seed=0, **{"text.context_length": 127})
+    monkeypatch.setattr(coca_captioner, "load_model", lambda *_, **__: long)
+    engine = Engine(load_recipe(captioners=[MODEL], **FIXED))
+    assert engine.facts["captioners"][0]["sampling"]["max_length"] == 128
+    assert load_captioner(MODEL, **FIXED).sampling == engine.captioners[0].sampling
+    with pytest.raises(ConfigError, match="min_length is 0 or more, below max_length, not 128"):
+        load_captioner(MODEL, sampling={"min_length": 128}, **FIXED)
 
 
 @pytest.fixture
@@ -188,6 +198,61 @@ def test_what_changed_in_between(photos, tmp_path):
     assert after["2"]["captions"] != before["2"]["captions"]
 
 
+def test_a_replaced_photograph_of_equal_size_and_a_touched_one(photos, tmp_path):
+    out = tmp_path / "c.jsonl"
+    write(photos, out)
+    before = {row["uid"]: row for row in rows_of(out)}
+    size = max((photos / f"{i}.jpg").stat().st_size for i in (1, 2)) + 8
+    for i in (1, 2):
+        data = (photos / f"{i}.jpg").read_bytes()
+        (photos / f"{i}.jpg").write_bytes(data.ljust(size, b"\0"))
+    assert write(photos, out).kept == 3  # other bytes
+    one, other = (photos / "1.jpg").read_bytes(), (photos / "2.jpg").read_bytes()
+    (photos / "2.jpg").write_bytes(one)
+    os.utime(photos / "2.jpg", ns=(10**18, 10**18))
+    assert write(photos, out).kept == 4
+    after = {row["uid"]: row for row in rows_of(out)}
+    assert after["2"]["captions"] != before["2"]["captions"]
+    assert other != one
+    os.utime(photos / "3.jpg", ns=(10**18, 10**18))  # copied: the same bytes of another time
+    assert write(photos, out).kept == 5
+    facts = json.loads((tmp_path / "c.jsonl.json").read_text())["images"]["3"]
+    assert facts["version"].endswith(str(10**18))
+
+
+def test_images_that_cannot_be_reached_keep_their_captions(photos, tmp_path):
+    out = tmp_path / "c.jsonl"
+    source = photos.parent / "images.jsonl"
+    source.write_text("".join(f'{{"path": "raw/{i}.jpg"}}\n' for i in range(1, 4)))
+    write(str(source), out)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("c.*")}
+    photos.rename(tmp_path / "away")
+    report = write(str(source), out)
+    assert (report.count, len(report.bad)) == (0, 3)
+    assert "its captions of an earlier run are kept" in report.bad[0].reason
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("c.*")} == before
+    (tmp_path / "away").rename(photos)
+    (photos / "2.jpg").unlink()
+    assert write(str(source), out).kept == 2
+    assert out.read_bytes() == before["c.jsonl"]
+    for i in (1, 3):
+        (photos / f"{i}.jpg").write_bytes(b"broken")
+    assert write(str(source), out).count == 0  # nothing was done, nothing is lost
+    assert out.read_bytes() == before["c.jsonl"]
+
+
+def test_the_second_image_of_a_uid_is_left_out(photos, tmp_path):
+    source = photos.parent / "twice.jsonl"
+    names = ["1", *"2222"]
+    source.write_text("".join(f'{{"uid": "{i}", "path": "raw/{i}.jpg"}}\n' for i in names))
+    options = PairOptions(uid_column="uid")
+    report = write(str(source), tmp_path / "c.jsonl", options=options, batch_size=3)
+    assert (report.count, len(report.bad)) == (2, 3)
+    assert report.bad[0].uid == "2 (again)"
+    assert report.bad[0].reason.startswith("duplicate uid")
+    assert [row["uid"] for row in rows_of(tmp_path / "c.jsonl")] == ["1", "2"]
+
+
 def test_other_settings_are_refused(photos, tmp_path):
     out = tmp_path / "c.jsonl"
     write(photos / "1.jpg", out)
@@ -223,6 +288,10 @@ def test_a_cell_of_a_csv_holds_one_caption(photos, tmp_path):
     )
     with pytest.raises(ConfigError, match="00000000 has 2 under text: write"):
         write(str(tmp_path / "two.jsonl"), tmp_path / "d.csv", captions=1)
+    assert not list(tmp_path.glob("d.csv*"))
+    for column in ("uid", "path", "url"):
+        with pytest.raises(ConfigError, match=f"the column {column} says which image it is"):
+            write(photos, column=column)
     write(photos, tmp_path / "c.tsv", captions=1)
     with (tmp_path / "c.tsv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
@@ -232,7 +301,7 @@ def test_a_cell_of_a_csv_holds_one_caption(photos, tmp_path):
     assert [pair.captions["text"] for pair in pairs] == [[row["captions"]] for row in rows]
 
 
-def test_images_within_tars_and_a_captioner_of_ones_own(table, tmp_path, monkeypatch):
+def test_images_within_tars_and_a_captioner_of_ones_own(table, tmp_path, monkeypatch, caplog):
     recipe = load_recipe(captioners=[MODEL], captions=1, sampling=SAMPLING, **FIXED)
     run(open_pairs(str(table(2))), recipe, str(tmp_path / "set"), workers=0)
     (tmp_path / "mine.py").write_text(
@@ -248,6 +317,14 @@ def test_images_within_tars_and_a_captioner_of_ones_own(table, tmp_path, monkeyp
     }
     with pytest.raises(ConfigError, match="sampling does not apply"):
         caption(str(tmp_path / "set"), "python:mine:C", sampling=SAMPLING)
+    caption(str(tmp_path / "set"), "python:mine:C", out=tmp_path / "c.jsonl")
+    with pytest.raises(DataError, match="does not say where the images are: `pocketclip reinforce"):
+        open_pairs(str(tmp_path / "c.jsonl"))
+    # A damaged index does not end the job that has done its work.
+    (tmp_path / "set" / "index.json").write_text("{")
+    again = run(open_pairs(str(table(2))), recipe, str(tmp_path / "set"), workers=0)
+    assert (again.skipped, again.index.samples) == (1, 2)
+    assert "is written anew" in caplog.text
     # Nor do images without any caption need a column of captions.
     (tmp_path / "images.csv").write_text("path\nraw/0.jpg\nraw/1.jpg\n")
     assert write(str(tmp_path / "images.csv")).column == "captions"

@@ -143,8 +143,8 @@ def caption(
     Without --out they are printed, else written to a table with one row per image: uid, path or
     url, the image's own captions if it has any, and the new ones. The table can be interrupted and
     continued, and `pocketclip reinforce` reads it. An image that cannot be opened is named; the
-    exit code is then 1, or 2 if none could be opened. The captions of an image depend on the
-    model, the settings, the seed and its uid alone.
+    exit code is then 1, or 2 if none could be opened. The captions of an image depend on its
+    bytes and uid, the model, the settings and the seed alone.
 
     \b
     pocketclip caption photo.jpg --model coca-vit-l14 --captions 3

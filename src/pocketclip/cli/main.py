@@ -117,6 +117,7 @@ def _root(
     Use a model:
       pocketclip classify photo.jpg --labels "a dog,a cat"
       pocketclip embed photos/ --out photos.npy
+      pocketclip caption photos/ --model coca-vit-l14 --out captions.jsonl
     Search in your photographs:
       pocketclip index ~/Pictures
       pocketclip search "red car in the snow"

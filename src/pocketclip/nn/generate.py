@@ -133,7 +133,7 @@ class _DecodingState:
     @property
     def is_full(self) -> bool:
         """Whether only the end token fits within the maximum length."""
-        return self.ids.shape[1] >= self.settings.max_length - 1
+        return self.ids.shape[1] >= self.settings.longest - 1
 
     def logits(self) -> Tensor:
         """Feed the last ids to the model; return the float32 logits (R, V) of the next ones."""
@@ -185,7 +185,7 @@ def _sample(
     out: list[list[int]] = [[] for _ in range(count)]
     if not count:
         return out
-    draws = draw_uniforms(seeds, settings.max_length)
+    draws = draw_uniforms(seeds, settings.longest)
     nucleus = settings.method == "nucleus"
     truncation = {"top_p": settings.top_p} if nucleus else {"top_k": settings.top_k}
     state = _DecodingState(model, tokens, n, settings)
@@ -252,7 +252,7 @@ def _beam(model: Captioner, tokens: Tensor, settings: Settings, n: int) -> list[
     images = list(range(len(tokens)))  # the image of each group of rows
     scores = torch.full((len(images), beams), -torch.inf, dtype=torch.float64, device=tokens.device)
     scores[:, 0] = 0.0  # all beams start equal: continue from one of them
-    longest = (settings.max_length - 2) ** settings.length_penalty
+    longest = (settings.longest - 2) ** settings.length_penalty
     while images and not state.is_full:
         length = state.ids.shape[1] ** settings.length_penalty  # counts the next id
         logits = state.logits()

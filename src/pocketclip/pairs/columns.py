@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.pairs.base import PairOptions, listed
 from pocketclip.pairs.stored_captions import choose_keys
@@ -49,6 +50,11 @@ def choose_columns(names: Iterable[str], options: PairOptions, path: str) -> Col
     image = options.image_column
     if image is None:
         candidates = _among(existing, _IMAGES) or _among(existing, _URLS)
+        if not candidates and "uid" in existing and storage.exists(f"{path}.json"):
+            raise DataError(
+                f"{path}: a table of captions of images within tars or tables does not say where "
+                "the images are: `pocketclip reinforce TARS --captioner MODEL` stores them together"
+            )
         image = _only(candidates, existing, path, "image", "--image-column")
     stored = choose_keys(existing, options.captions_from, path)
     captions = options.caption_columns

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
 from pocketclip import storage
-from pocketclip.errors import DataError
+from pocketclip.errors import DataError, StorageError
 from pocketclip.formats.escaping import name_text
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.pairs.base import Draft, clean_uid, digest_parts
+from pocketclip.pairs.loading import is_url
 from pocketclip.pairs.opening import is_pairs
 from pocketclip.storage.photos import IMAGE_SUFFIXES, find_photographs, is_hidden
 from pocketclip.types import Bad, Pair
@@ -131,6 +134,58 @@ def _drafts(photos: Iterable[tuple[str, str]]) -> Iterator[Draft]:
 def pair_of(item: Pair | Bad | Draft) -> Pair | None:
     """Return the pair of an item, perhaps without its image yet; None if it is bad."""
     return item.pair if isinstance(item, Draft) else item if isinstance(item, Pair) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image as a table of captions knows it, to notice that it was replaced.
+
+    Attributes:
+        source: a path or URL; empty for an image within its table or tar.
+        version: what changes when the file is replaced: the time of its last change, or what an
+            object store reports; None without one, or if the file cannot be reached.
+        data: the bytes, where they are at hand.
+    """
+
+    source: str
+    version: str | None = None
+    data: bytes | None = None
+
+    @classmethod
+    def of(cls, item: Pair | Draft) -> ImageFile:
+        """Return the image of an item."""
+        if isinstance(item, Pair):
+            return cls("", None, item.image or b"")
+        version = None
+        if not is_url(item.source):
+            with contextlib.suppress(StorageError):  # reading it will say why
+                found = storage.version(item.source)
+                # Two pictures of one time may still differ in size.
+                version = f"{storage.size(item.source)} {found}" if found else None
+        return cls(item.source, version)
+
+    @property
+    def on_the_web(self) -> bool:
+        """Whether it would have to be fetched."""
+        return is_url(self.source)
+
+    def digest(self) -> str | None:
+        """Return the hash of the bytes; None if they cannot be read."""
+        if self.data is not None:
+            return digest_of(self.data)
+        try:
+            return digest_of(storage.read_bytes(self.source, regular=True))
+        except StorageError:
+            return None
+
+    def facts(self, digest: str) -> dict[str, str]:
+        """Return what a table keeps of it."""
+        return {"sha256": digest} | ({"version": self.version} if self.version else {})
+
+
+def digest_of(data: bytes) -> str:
+    """Return the first 16 digits of the SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def source_of(item: Pair | Bad | Draft) -> str:

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pocketclip.errors import (
 )
 from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.formats.json_text import load_json
+from pocketclip.reinforce.caption_inputs import ImageFile
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -71,7 +72,8 @@ class CaptionTable:
         self.path, self.settings = path, dict(settings)
         self.column: str = settings["column"]
         self.earlier: dict[str, Row] = {}
-        self._sizes: dict[str, int] = {}
+        self._images: dict[str, dict[str, Any]] = {}
+        self._there: set[str] = set()  # images with another file than before, which can be opened
         self._rows: dict[str, Row] = {}
         self._order: dict[str, None] = {}
         self._written = time.monotonic()
@@ -87,7 +89,7 @@ class CaptionTable:
                 "captions were made: choose another --out, or move it away"
             )
         self._check(about["settings"])
-        self._sizes = about["sizes"]
+        self._images = about["images"]
         self.earlier = {str(row["uid"]): row for row in read_rows(self.path, self.column)}
 
     def _check(self, stored: Mapping[str, Any]) -> None:
@@ -98,34 +100,57 @@ class CaptionTable:
                 "choose another --out, or remove it"
             )
 
-    def finished(self, facts: Row, size_of: Callable[[], int | None]) -> Row | None:
+    def finished(self, facts: Row, image: ImageFile) -> Row | None:
         """Return the row of an image that an earlier run captioned, and keep it; else None.
 
-        It is called for each image, in the order of the rows.
+        It is called for each image, in the order of the rows. An image whose version is another
+        one is read: if its bytes are the same, its row is kept.
 
         Args:
             facts: the row without the new captions.
-            size_of: returns the image's bytes; None if it would have to be fetched.
+            image: the image's bytes, or where they are.
         """
         uid = facts["uid"]
         self._order[uid] = None
         row = self.earlier.get(uid)
         if row is None or {k: v for k, v in row.items() if k != self.column and v} != facts:
             return None
-        size = size_of()
-        if size is not None and self._sizes.get(uid) != size:
-            return None
+        known = self._images.get(uid, {})
+        if not image.on_the_web and not (image.version and known.get("version") == image.version):
+            digest = image.digest()
+            if digest is None:
+                return None
+            if digest != known.get("sha256"):
+                self._there.add(uid)
+                return None
+            self._images[uid] = image.facts(digest)
+            self._changed = True
         self._rows[uid] = row
         return row
 
-    def drop(self, uid: str) -> None:
-        """Drop the row of an earlier run, because the image cannot be opened any more."""
-        self._changed |= self.earlier.pop(uid, None) is not None
+    def drop(self, uid: str) -> bool:
+        """Drop the row of an earlier run if the image is there, and is no image any more.
 
-    def add(self, row: Row, size: int) -> None:
-        """Add a row, made from an image of `size` bytes; write if it is time."""
+        An image that cannot be reached, such as one on a disk that is not mounted, keeps its row.
+
+        Returns:
+            Whether there is such a row, which is kept.
+        """
+        if uid in self._there:
+            self._changed |= self.earlier.pop(uid, None) is not None
+        return uid in self.earlier
+
+    def add(self, row: Row, facts: Mapping[str, Any]) -> None:
+        """Add a row, made from an image of these `ImageFile.facts`; write if it is time.
+
+        Raises:
+            ConfigError: see `write`.
+        """
+        if self.path.lower().endswith((".csv", ".tsv")):
+            for name in row:
+                _cell(row, name, self.path)  # before anything is written
         self._rows[row["uid"]] = row
-        self._sizes[row["uid"]] = size
+        self._images[row["uid"]] = dict(facts)
         self._changed = True
         if time.monotonic() - self._written > self._pause:
             self.write()
@@ -153,7 +178,7 @@ class CaptionTable:
             if about is not None:
                 self._check(about["settings"])
         rows = list(self._ordered().values())
-        about_json = {"version": VERSION, "settings": self.settings, "sizes": self._sizes}
+        about_json = {"version": VERSION, "settings": self.settings, "images": self._images}
         text = json.dumps(about_json, ensure_ascii=False, indent=1)
         # First what says how it was made: a table without it is refused.
         storage.write_bytes(about_path(self.path), text.encode("utf-8", "backslashreplace"))
@@ -163,13 +188,16 @@ class CaptionTable:
         self._pause = max(SECONDS, 20 * (self._written - begun))
 
     def close(self) -> None:
-        """Write what is not written yet, or the order of the rows if it has changed."""
-        if self._changed or list(self._ordered()) != list(self.earlier):
+        """Write what is not written yet, or the order of the rows if it has changed.
+
+        A run that met no image which it could open changes nothing.
+        """
+        if self._rows and (self._changed or list(self._ordered()) != list(self.earlier)):
             self.write()
 
 
 def read_about(path: str) -> dict[str, Any] | None:
-    """Return what the file beside a table says, `settings` and `sizes`; None if there is none.
+    """Return what the file beside a table says, `settings` and `images`; None if there is none.
 
     Raises:
         DataError: it is damaged.
@@ -184,8 +212,9 @@ def read_about(path: str) -> dict[str, Any] | None:
         raise DataError(f"{error}: remove it and {path}, or restore it") from error
     if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
         raise DataError(f"{beside} does not say how captions were made: move it away")
-    sizes = about.get("sizes")
-    return {**about, "sizes": sizes if isinstance(sizes, dict) else {}}
+    images = about.get("images")
+    known = images.items() if isinstance(images, dict) else ()
+    return {**about, "images": {uid: facts for uid, facts in known if isinstance(facts, dict)}}
 
 
 def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:

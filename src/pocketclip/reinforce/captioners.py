@@ -172,7 +172,6 @@ def load_captioner(
     precision: devices.Precision = "auto",
     offline: bool = False,
     sampling: Sampling | Mapping[str, Any] | None = None,
-    whole_context: bool = False,
 ) -> Captioner | OwnCaptioner:
     """Load a captioner.
 
@@ -185,7 +184,6 @@ def load_captioner(
         offline: use local files and the cache only.
         sampling: how captions are sampled; None: the defaults of `Sampling`. It does not apply to
             the user's own captioners.
-        whole_context: let captions of a CoCa be as long as its context, instead of `max_length`.
 
     Raises:
         ConfigError: an argument is invalid, or the model cannot write captions.
@@ -202,7 +200,7 @@ def load_captioner(
     if source.kind == "transformers":
         loaded = load_transformers(source, sampling, resolved, dtype, offline)
     else:
-        loaded = load_coca(source, sampling, resolved, dtype, offline, whole_context=whole_context)
+        loaded = load_coca(source, sampling, resolved, dtype, offline)
     writer, facts, transform, scaling = loaded
     return Captioner(
         writer,

@@ -19,11 +19,18 @@ from typing import Any
 
 from pocketclip import devices, storage
 from pocketclip.augment import Augmentation
-from pocketclip.errors import ConfigError, StorageError
+from pocketclip.errors import ConfigError
 from pocketclip.pairs import PairOptions
 from pocketclip.pairs.base import Draft
-from pocketclip.pairs.loading import completed, is_url
-from pocketclip.reinforce.caption_inputs import Images, open_images, pair_of, source_of
+from pocketclip.pairs.loading import completed
+from pocketclip.reinforce.caption_inputs import (
+    ImageFile,
+    Images,
+    digest_of,
+    open_images,
+    pair_of,
+    source_of,
+)
 from pocketclip.reinforce.caption_table import VERSION, CaptionTable, Row, place_of, texts_of
 from pocketclip.reinforce.captioners import Captioner, caption_pairs, load_captioner
 from pocketclip.reinforce.job import batches
@@ -90,8 +97,7 @@ def caption(
         out: a table to write, `.jsonl`, `.parquet`, or `.csv` or `.tsv` for a single caption per
             image; local or in an object store. An earlier run into it is continued.
         captions: captions per image; `greedy` gives one, beam search at most `beams`.
-        sampling: how captions are drawn; None: the defaults of `Sampling`. Without `max_length`, a
-            CoCa may use its whole context.
+        sampling: how captions are drawn; None: the defaults of `Sampling`.
         seed: seeds what is random.
         column: the column of the captions; None: `captions`, or for pairs that have captions of
             their own `syn_text_NAME`, as `reinforce` names them.
@@ -113,15 +119,15 @@ def caption(
     """
     if captions < 1 or batch_size < 1:
         raise ConfigError("captions and batch_size are 1 or more")
+    if column in ("uid", "path", "url"):
+        raise ConfigError(f"the column {column} says which image it is: choose another one")
     sources = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     names = [os.fspath(source) for source in sources]
     images = open_images(names, options or PairOptions())
     with Workers(workers, ahead=2 * batch_size) as pool:
         captioner = load_captioner(
-            model, device=device, precision=precision, offline=offline, sampling=sampling,
-            whole_context=not isinstance(sampling, Sampling)
-            and "max_length" not in (sampling or {}),
-        )  # fmt: skip
+            model, device=device, precision=precision, offline=offline, sampling=sampling
+        )
         if isinstance(captioner, OwnCaptioner) and sampling:
             raise ConfigError(
                 "sampling does not apply to captioners of your own, which sample as they want: "
@@ -169,6 +175,8 @@ class _Run:
         self.captioner, self.images, self.report, self.table = captioner, images, report, table
         self._facts: dict[str, Row] = {}
         """The row of each image that is not captioned yet, without captions."""
+        self._images: dict[str, ImageFile] = {}
+        """The file of each, as it was before it was read."""
         self._seen: set[str] = set()
         self._kept = 0
 
@@ -188,17 +196,24 @@ class _Run:
         for item in self.images.drafts():
             pair = pair_of(item)
             if pair is None:
-                yield item
+                assert isinstance(item, Bad)
+                # A reader's duplicate has the uid of the first one, which may be on its way.
+                again = item.uid in self._seen
+                yield Bad(uid=_again(item.uid), reason=item.reason) if again else item
             elif pair.uid in self._seen:
-                yield Bad(uid=pair.uid, reason="duplicate uid; the first one was kept")
+                again_at = source_of(item) or _again(pair.uid)
+                yield Bad(uid=again_at, reason="duplicate uid; the first one was kept")
             else:
                 self._seen.add(pair.uid)
                 facts = self._facts_of(pair, source_of(item))
-                if self.table is not None and self.table.finished(facts, _size_of(item)):
-                    self._kept += 1
-                else:
-                    self._facts[pair.uid] = facts
-                    yield item
+                if self.table is not None:
+                    image = self._images[pair.uid] = ImageFile.of(item)
+                    if self.table.finished(facts, image):
+                        self._kept += 1
+                        del self._images[pair.uid]
+                        continue
+                self._facts[pair.uid] = facts
+                yield item
 
     def finish(
         self,
@@ -211,17 +226,18 @@ class _Run:
             row = {**self._facts.pop(pair.uid), self.report.column: texts_of(new)}
             self.report.count += 1
             if self.table is not None:
-                self.table.add(row, len(pair.image or b""))
+                image = self._images.pop(pair.uid)
+                self.table.add(row, image.facts(digest_of(pair.image or b"")))
             else:
                 self.report.rows.append(row)
             yield row
         for one in bad:
-            facts = self._facts.pop(one.uid, {})
+            facts = self._facts.get(one.uid, {})
             name = facts.get("path") or facts.get("url") or one.uid
             reason = one.reason.removeprefix("image bytes: ").removeprefix(f"{name}: ")
+            if self.table is not None and self.table.drop(one.uid) and facts:
+                reason += " (its captions of an earlier run are kept)"
             self.report.bad.append(Bad(uid=name, reason=reason))
-            if self.table is not None:
-                self.table.drop(one.uid)
 
     def take_kept(self) -> int:
         """Return the number of images of an earlier run that were met since the last call."""
@@ -240,18 +256,5 @@ class _Run:
         return {"uid": pair.uid, **place_of(source, pair.url, table), **own}
 
 
-def _size_of(item: Pair | Bad | Draft) -> Callable[[], int | None]:
-    """Return a function that returns the bytes of an image, or None if it is on the web."""
-
-    def size() -> int | None:
-        if isinstance(item, Pair):
-            return len(item.image or b"")
-        source = source_of(item)
-        if is_url(source):
-            return None
-        try:
-            return storage.size(source)
-        except StorageError:
-            return -1  # reading it will say why
-
-    return size
+def _again(uid: str) -> str:
+    return f"{uid} (again)"

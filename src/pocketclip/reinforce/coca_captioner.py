@@ -5,7 +5,6 @@ Shapes: B images, n captions per image, S side of a square in pixels.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +58,8 @@ def load_coca(
     device: torch.device,
     dtype: torch.dtype,
     offline: bool,
-    *,
-    whole_context: bool = False,
 ) -> Captioning:
     """Load the parts of a captioner from a CoCa of the zoo.
-
-    With `whole_context`, captions may be as long as the model's context, whatever `max_length` is.
 
     Raises:
         CheckpointError, ConfigError, HubError, UnknownModelError, MissingDependencyError: see
@@ -80,11 +75,7 @@ def load_coca(
     model = load_model(spec, offline=offline)
     config = model.config
     _check(config.name, config.is_captioner)
-    if whole_context:
-        longest = config.text.context_length + 1
-        shortest = min(sampling.min_length, longest - 1)
-        sampling = dataclasses.replace(sampling, max_length=longest, min_length=shortest)
-    sampling.checked(config.text.context_length)
+    sampling = sampling.checked(config.text.context_length)
     facts = {"kind": "coca", "model": config.name, "space_id": model.space_id}
     model = model.requires_grad_(False).to(device, dtype)
     return CocaWriter(model, sampling), facts, *geometry(model)

@@ -5,6 +5,7 @@ Shapes: B images, n captions per image, R rows (B n), V vocabulary, S side of a 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,12 @@ class TransformersWriter:
     """
 
     def __init__(self, model: Any, tokenizer: Any, sampling: Sampling) -> None:
+        # The models have no common field that holds a context: 77 without a length.
+        sampling = dataclasses.replace(sampling, max_length=sampling.longest)
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.transformers = need_transformers()
         self.settings: dict[str, Any] = {
-            "max_new_tokens": sampling.max_length - 1,
+            "max_new_tokens": sampling.longest - 1,
             "min_new_tokens": max(0, sampling.min_length - 1),
             "repetition_penalty": sampling.repetition_penalty,
         }
@@ -81,7 +84,7 @@ class TransformersWriter:
         sampling = self.sampling
         nucleus = sampling.method == "nucleus"
         cut: dict[str, Any] = {"top_p": sampling.top_p} if nucleus else {"top_k": sampling.top_k}
-        streams = torch.from_numpy(draw_uniforms(seeds, sampling.max_length))
+        streams = torch.from_numpy(draw_uniforms(seeds, sampling.longest))
 
         base: Any = self.transformers.LogitsProcessor
 

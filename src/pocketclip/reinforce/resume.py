@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from pocketclip.pairs import PairShard
 from pocketclip.reinforce.recipe import digest
 from pocketclip.shards import Index, ShardStats, read_index, write_index
 from pocketclip.types import Bad
+
+log = logging.getLogger(__name__)
 
 RECIPE = "recipe.json"
 REPORT = ".report.json"
@@ -241,7 +244,11 @@ def write_set_index(
         ConfigError: a shard was made with another recipe.
     """
     storage.remove_abandoned(out)  # of actors that died
-    before = read_index(out, others=False)  # of runs over other pairs of this job
+    try:
+        before = read_index(out, others=False)  # of runs over other pairs of this job
+    except DataError as error:
+        log.warning("%s; it is written anew from the reports of the shards", error)
+        before = None
     captioners = {
         captioner["key"]: captioner
         for captioner in [*(before.captioners if before else ()), *earlier, *facts["captioners"]]

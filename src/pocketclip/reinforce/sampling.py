@@ -34,10 +34,9 @@ class Sampling(Settings):
                 f"sampling: first_sentence must be true or false, not {self.first_sentence!r}"
             )
         for name in ("top_k", "beams", "max_length", "min_length"):
-            if type(getattr(self, name)) is not int:
-                raise ConfigError(
-                    f"sampling: {name} must be a whole number, not {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if type(value) is not int and not (name == "max_length" and value is None):
+                raise ConfigError(f"sampling: {name} must be a whole number, not {value!r}")
         try:
             self.checked()
         except ConfigError as error:
@@ -68,7 +67,10 @@ class Sampling(Settings):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the captions, as JSON types."""
+        """What decides the captions, as JSON types.
+
+        Of a loaded captioner, whose `max_length` is a number.
+        """
         # Absent if false, so that jobs that were begun before it existed can go on.
         return self.settings | ({"first_sentence": True} if self.first_sentence else {})
 
