@@ -179,6 +179,7 @@ def test_the_verb(tmp_path):
     for wrong, says in (
         (command, "--out where.png, or --json"),
         ([*command, "--out", tmp_path / "c.gif"], "ends in"),
+        ([*command, "--out", photo], "is the input itself"),
         (["explain", photo, "--model", place, "--json"], "a text is empty"),
         ([*command, "--json", "--size", "9"], "64 to 2048"),
     ):

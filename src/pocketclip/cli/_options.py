@@ -281,7 +281,12 @@ def labelled_arguments(
 
 
 def check_output_file(
-    option: str, path: Path | None, suffixes: Sequence[str], *, creates_folder: bool = False
+    option: str,
+    path: Path | None,
+    suffixes: Sequence[str],
+    *,
+    creates_folder: bool = False,
+    source: str | None = None,
 ) -> None:
     """Check before the work that a file can be written after it.
 
@@ -290,9 +295,10 @@ def check_output_file(
         path: the file; None is fine.
         suffixes: the endings that it may have, lower case.
         creates_folder: a missing folder is fine, because the verb creates it.
+        source: the file that is read; it is not overwritten, under no name that it has.
 
     Raises:
-        PocketclipError: another ending, a missing folder, or no permission to write.
+        PocketclipError: another ending, a missing folder, no permission to write, or the source.
     """
     from pocketclip.storage.local import check_writable
 
@@ -300,6 +306,8 @@ def check_output_file(
         return
     if path.suffix.lower() not in suffixes:
         raise PocketclipError(f"{option} {path}: give a file that ends in {' or '.join(suffixes)}")
+    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+        raise PocketclipError(f"{option} {path} is the input itself: give another file")
     folder = path.absolute().parent
     if creates_folder and not folder.exists():
         return

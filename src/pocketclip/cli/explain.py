@@ -65,7 +65,7 @@ def explain(
     texts = check_texts(text_arguments(text or [], "--text"))
     if out is None and not json:
         raise PocketclipError("say where the picture goes: --out where.png, or --json for numbers")
-    check_output_file("--out", out, SUFFIXES)
+    check_output_file("--out", out, SUFFIXES, source=photo)
     check_drawing(size, alpha)
     explanation = run(
         photo, texts, model, model_name=model_name, device=device, offline=offline,
