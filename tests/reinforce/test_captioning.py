@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from pocketclip import shards, storage, zoo
-from pocketclip.errors import ConfigError, DataError
+from pocketclip.errors import ConfigError, DataError, StorageError
 from pocketclip.nn.build import random_model
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.reinforce import captioning, coca_captioner
+from pocketclip.reinforce import caption_table, captioning, coca_captioner
 from pocketclip.reinforce.captioners import load_captioner
 from pocketclip.reinforce.captioning import caption
 from pocketclip.reinforce.engine import Engine
@@ -241,6 +241,23 @@ def test_images_that_cannot_be_reached_keep_their_captions(photos, tmp_path):
     assert out.read_bytes() == before["c.jsonl"]
 
 
+def test_a_run_killed_between_the_two_files_leaves_no_old_caption(photos, tmp_path, monkeypatch):
+    out = tmp_path / "c.jsonl"
+    write(photos, out)
+    (photos / "2.jpg").write_bytes((photos / "1.jpg").read_bytes())
+
+    def killed(*_):
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caption_table, "write_rows", killed)
+        with pytest.raises(Interrupted):
+            write(photos, out)
+    report = write(photos, out)
+    assert (report.count, report.kept) == (5, 4)
+    assert write(photos, out).kept == 5
+
+
 def test_the_second_image_of_a_uid_is_left_out(photos, tmp_path):
     source = photos.parent / "twice.jsonl"
     names = ["1", *"2222"]
@@ -274,6 +291,8 @@ def test_other_settings_are_refused(photos, tmp_path):
     (tmp_path / "c.jsonl.json").unlink()
     with pytest.raises(ConfigError, match="exists, and no"):
         write(photos / "1.jpg", out)
+    with pytest.raises(StorageError, match="hf://datasets/x/y"):  # before any work
+        write(photos / "1.jpg", "hf://datasets/x/y/c.jsonl")
     with pytest.raises(ConfigError, match="ends in"):
         write(photos / "1.jpg", tmp_path / "c.txt")
     with pytest.raises(DataError, match="caption them one by one"):

@@ -17,7 +17,8 @@
 | `teachers` | models that embed: `Teacher`, `load_teacher` |
 | `teacher_check`, `check_report` | what teachers score on a sample; the job's check |
 | `own_models` | teachers and captioners of the user's own code |
-| `captioning`, `caption_inputs`, `caption_table` | captions alone: of photographs, to a table |
+| `captioning`, `caption_inputs` | captions alone: of photographs |
+| `caption_table`, `caption_rows` | to a table; its files |
 | `earlier` | the captioners of an earlier run |
 | `captioners` | models that write captions: `Captioner`, `load_captioner` |
 | `sampling` | how captioners sample |

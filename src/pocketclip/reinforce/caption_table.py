@@ -7,34 +7,31 @@ the seed. Both are written whole, now and then and at the end, also of an interr
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pocketclip import storage
-from pocketclip.errors import (
-    ConfigError,
-    DataError,
-    MissingDependencyError,
-    ParseError,
-    how_to_install,
-)
+from pocketclip.errors import ConfigError, DataError, ParseError
 from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.formats.json_text import load_json
 from pocketclip.reinforce.caption_inputs import ImageFile
+from pocketclip.reinforce.caption_rows import (
+    MOST_BYTES,
+    SUFFIXES,
+    Row,
+    cell_of,
+    need_pyarrow,
+    read_rows,
+    write_rows,
+)
+from pocketclip.storage.hub_store import refuse_writing
 
-Row = dict[str, Any]
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 VERSION = 1
 SECONDS = 30.0
 """Between two writes; a slow write, of a large table, makes it longer."""
-_FACTS = ("uid", "path", "url")
-_MOST = 1 << 30
 
 
 def about_path(path: str) -> str:
@@ -56,14 +53,15 @@ class CaptionTable:
         ConfigError: another suffix, or the table at `path` was made with other settings.
         DataError: the table is damaged.
         MissingDependencyError: pyarrow is not installed, for parquet.
-        StorageError: it cannot be read.
+        StorageError: it cannot be read, or nothing can be written there.
     """
 
     def __init__(self, path: str, settings: Mapping[str, Any]) -> None:
         if not path.lower().endswith(SUFFIXES):
             raise ConfigError(f"{path}: a table of captions ends in {', '.join(SUFFIXES)}")
+        refuse_writing(path)
         if path.lower().endswith(".parquet"):
-            _pyarrow()
+            need_pyarrow()
         elif path.lower().endswith((".csv", ".tsv")) and settings["captions"] > 1:
             raise ConfigError(
                 f"{path} holds one caption per image, not {settings['captions']}: write .jsonl or "
@@ -73,6 +71,7 @@ class CaptionTable:
         self.column: str = settings["column"]
         self.earlier: dict[str, Row] = {}
         self._images: dict[str, dict[str, Any]] = {}
+        self._replaced: set[str] = set()  # captioned anew, and not written yet
         self._there: set[str] = set()  # images with another file than before, which can be opened
         self._rows: dict[str, Row] = {}
         self._order: dict[str, None] = {}
@@ -148,9 +147,11 @@ class CaptionTable:
         """
         if self.path.lower().endswith((".csv", ".tsv")):
             for name in row:
-                _cell(row, name, self.path)  # before anything is written
+                cell_of(row, name, self.path)  # before anything is written
         self._rows[row["uid"]] = row
         self._images[row["uid"]] = dict(facts)
+        if row["uid"] in self.earlier:
+            self._replaced.add(row["uid"])
         self._changed = True
         if time.monotonic() - self._written > self._pause:
             self.write()
@@ -178,14 +179,22 @@ class CaptionTable:
             if about is not None:
                 self._check(about["settings"])
         rows = list(self._ordered().values())
-        about_json = {"version": VERSION, "settings": self.settings, "images": self._images}
-        text = json.dumps(about_json, ensure_ascii=False, indent=1)
-        # First what says how it was made: a table without it is refused.
-        storage.write_bytes(about_path(self.path), text.encode("utf-8", "backslashreplace"))
+        # First what says how it was made: a table without it is refused. Replaced images are not
+        # in it until the table is written, else a killed run would leave their old captions.
+        new = {uid: facts for uid, facts in self._images.items() if uid not in self._replaced}
+        self._write_about(new)
         with storage.write_whole(self.path) as temporary:
             write_rows(temporary, self.path, rows, self.column)
+        if self._replaced:
+            self._write_about(self._images)
+            self._replaced.clear()
         self._changed, self._written = False, time.monotonic()
         self._pause = max(SECONDS, 20 * (self._written - begun))
+
+    def _write_about(self, images: Mapping[str, Any]) -> None:
+        about = {"version": VERSION, "settings": self.settings, "images": images}
+        text = json.dumps(about, ensure_ascii=False, indent=1)
+        storage.write_bytes(about_path(self.path), text.encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
         """Write what is not written yet, or the order of the rows if it has changed.
@@ -207,7 +216,7 @@ def read_about(path: str) -> dict[str, Any] | None:
         return None
     try:
         data = storage.read_bytes(beside)
-        about = load_json(data, what=beside, max_bytes=_MOST, max_memory=_MOST)
+        about = load_json(data, what=beside, max_bytes=MOST_BYTES, max_memory=MOST_BYTES)
     except ParseError as error:
         raise DataError(f"{error}: remove it and {path}, or restore it") from error
     if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
@@ -224,91 +233,6 @@ def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
             yield from _differences(one.get(key), other.get(key), f"{name}.{key}" if name else key)
     elif one != other:
         yield name
-
-
-def write_rows(file: Path, path: str, rows: Sequence[Row], column: str) -> None:
-    """Write rows to `file`, in the format that the suffix of `path` says.
-
-    Raises:
-        ConfigError: see `CaptionTable.write`.
-    """
-    lowered = path.lower()
-    if lowered.endswith((".csv", ".tsv")):
-        delimiter = "\t" if lowered.endswith(".tsv") else ","
-        with file.open("w", encoding="utf-8", newline="") as out:
-            writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
-            names = _names(rows, column)
-            writer.writerow(names)
-            writer.writerows([_cell(row, name, path) for name in names] for row in rows)
-    elif lowered.endswith(".parquet"):
-        pa, parquet = _pyarrow()
-        names = _names(rows, column)
-        kinds = {name: pa.string() if name in _FACTS else pa.list_(pa.string()) for name in names}
-        cells = {name: [row.get(name) for row in rows] for name in names}
-        table = pa.table({name: pa.array(cells[name], kinds[name]) for name in names})
-        with file.open("wb") as handle:
-            parquet.write_table(table, handle)
-    else:
-        with file.open("w", encoding="utf-8") as out:
-            for row in rows:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _names(rows: Sequence[Row], column: str) -> list[str]:
-    """Return the columns of all rows: uid and place, own captions, new ones."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    first = [name for name in _FACTS if name in names]
-    return list(dict.fromkeys([*(first or ["uid"]), *(n for n in names if n != column), column]))
-
-
-def _cell(row: Row, name: str, path: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, list):
-        return value or ""
-    if len(value) > 1:
-        raise ConfigError(
-            f"{path}: a cell holds one text, but {row['uid']} has {len(value)} under {name}: "
-            "write .jsonl or .parquet"
-        )
-    return value[0] if value else ""
-
-
-def read_rows(path: str, column: str) -> list[Row]:
-    """Return the rows that `write_rows` wrote.
-
-    Raises:
-        DataError: the table is damaged, or was changed.
-    """
-    data = storage.read_bytes(path, max_bytes=_MOST)
-    try:
-        if path.lower().endswith((".csv", ".tsv")):
-            rows = list(
-                _from_csv(data.decode("utf-8"), "\t" if path[-3:].lower() == "tsv" else ",")
-            )
-        elif path.lower().endswith(".parquet"):
-            _, parquet = _pyarrow()
-            read = parquet.read_table(io.BytesIO(data)).to_pylist()
-            rows = [{k: v for k, v in row.items() if v is not None} for row in read]
-        else:
-            rows = [load_json(line, what=path) for line in data.splitlines() if line.strip()]
-    except (ParseError, UnicodeDecodeError, csv.Error, OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}): remove it and run again") from error
-    for row in rows:
-        texts = row.get(column) if isinstance(row, dict) else None
-        if not isinstance(texts, list) or not isinstance(row.get("uid"), str):
-            raise DataError(
-                f"{path} was changed: a row has no uid or no list under {column}; choose another "
-                "--out, or remove it and run again"
-            )
-    return rows
-
-
-def _from_csv(text: str, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 26))
-    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
-        facts = {name: row[name] for name in _FACTS if row.get(name)}
-        texts = {n: [v] if v else [] for n, v in row.items() if n not in _FACTS}
-        yield {**facts, **texts}
 
 
 def place_of(source: str, url: str | None, table: str | None) -> Row:
@@ -338,14 +262,3 @@ def place_of(source: str, url: str | None, table: str | None) -> Row:
 def texts_of(row: Iterable[str]) -> list[str]:
     """Return texts that JSON and parquet can hold."""
     return [escape_surrogates(text) for text in row]
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"writing parquet needs pyarrow: {how_to_install('parquet')}"
-        ) from error
-    return pyarrow, pyarrow.parquet

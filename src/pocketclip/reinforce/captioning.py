@@ -28,10 +28,10 @@ from pocketclip.reinforce.caption_inputs import (
     Images,
     digest_of,
     open_images,
-    pair_of,
     source_of,
 )
-from pocketclip.reinforce.caption_table import VERSION, CaptionTable, Row, place_of, texts_of
+from pocketclip.reinforce.caption_rows import Row
+from pocketclip.reinforce.caption_table import VERSION, CaptionTable, place_of, texts_of
 from pocketclip.reinforce.captioners import Captioner, caption_pairs, load_captioner
 from pocketclip.reinforce.job import batches
 from pocketclip.reinforce.own_models import OwnCaptioner
@@ -194,13 +194,13 @@ class _Run:
 
     def _new(self) -> Iterator[Pair | Bad | Draft]:
         for item in self.images.drafts():
-            pair = pair_of(item)
-            if pair is None:
-                assert isinstance(item, Bad)
+            if isinstance(item, Bad):
                 # A reader's duplicate has the uid of the first one, which may be on its way.
                 again = item.uid in self._seen
                 yield Bad(uid=_again(item.uid), reason=item.reason) if again else item
-            elif pair.uid in self._seen:
+                continue
+            pair = item.pair if isinstance(item, Draft) else item
+            if pair.uid in self._seen:
                 again_at = source_of(item) or _again(pair.uid)
                 yield Bad(uid=again_at, reason="duplicate uid; the first one was kept")
             else:

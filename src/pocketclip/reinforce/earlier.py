@@ -12,7 +12,8 @@ from typing import Any
 from pocketclip.pairs import PairShard
 from pocketclip.pairs.stored_captions import key_of
 from pocketclip.pairs.tables import folder_of
-from pocketclip.reinforce.caption_table import SUFFIXES, read_about
+from pocketclip.reinforce.caption_rows import SUFFIXES
+from pocketclip.reinforce.caption_table import read_about
 from pocketclip.shards import read_index
 
 
