@@ -67,15 +67,18 @@ def test_control_c_leaves_a_table_and_the_same_command_goes_on(tmp_path):
     folder.mkdir()
     for number in range(150):
         shutil.copy(PHOTOS / "coffee.jpg", folder / f"{number:03d}.jpg")
-    command = [sys.executable, "-m", "pocketclip", "caption", str(folder), *map(str, MODEL)]
+    # The table is written at once, so that it shows when the work has begun.
+    soon = (
+        "from pocketclip.reinforce import caption_table; caption_table.SECONDS = 0.1; "
+        "from pocketclip.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", soon, "caption", str(folder), *map(str, MODEL)]
     command += ["--batch-size", "1", "--out"]
     out, whole = tmp_path / "c.jsonl", tmp_path / "whole.jsonl"
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
     process = subprocess.Popen([*command, str(out)], stderr=subprocess.PIPE, text=True)
-    # The first write says that the work has begun.
-    while not any(tmp_path.glob("*c.jsonl*")) and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.3)
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130, said
