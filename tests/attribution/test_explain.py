@@ -180,7 +180,7 @@ def test_the_verb(tmp_path):
         (command, "--out where.png, or --json"),
         ([*command, "--out", tmp_path / "c.gif"], "ends in"),
         ([*command, "--out", photo], "is the input itself"),
-        (["explain", photo, "--model", place, "--json"], "a text is empty"),
+        (["explain", photo, "--model", place, "--json"], "there is no text"),
         ([*command, "--json", "--size", "9"], "64 to 2048"),
     ):
         done = inside.run(*wrong)

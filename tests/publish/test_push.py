@@ -76,6 +76,13 @@ def run(tmp_path):
     return folder
 
 
+def test_teachers_that_a_run_did_not_use_are_not_named(run):
+    recipe = (run / "recipe.yaml").read_text("utf-8")
+    (run / "recipe.yaml").write_text(recipe + "loss: {weights: [1.0, 0.0]}\n", "utf-8")
+    origins = facts.gather(str(run), space_id="x").origins
+    assert "teacher" not in {origin.role for origin in origins}
+
+
 def test_what_is_pushed_is_read_back(account, run, tmp_path):
     url = publish.push(run, "me/mine", license="mit")
     assert url.startswith(f"{account.url}/me/mine/commit/")

@@ -25,6 +25,7 @@ from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.devices import has_torch
 from pocketclip.errors import ConfigError, MissingDependencyError, how_to_install
 from pocketclip.images import open_image
+from pocketclip.storage import is_remote
 from pocketclip.storage.local import write_whole
 
 if TYPE_CHECKING:
@@ -202,8 +203,8 @@ def explain(
         reporter: receives remarks.
 
     Raises:
-        ConfigError: no text, an empty or repeated one, too many, or a bundle, which has no
-            gradients.
+        ConfigError: no text, an empty or repeated one, too many, a photograph that is not on this
+            machine, or a bundle, which has no gradients.
         ImageError: the photograph cannot be opened.
         MissingDependencyError: torch is not installed.
         PocketclipError: the model cannot be loaded.
@@ -215,6 +216,8 @@ def explain(
         )
     from pocketclip.infer.encoder import Encoder, load
 
+    if isinstance(photo, str) and is_remote(photo):
+        raise ConfigError(f"{photo}: a photograph on this machine is needed; download it first")
     image = open_image(photo)
     if isinstance(model, Encoder):
         encoder, bundle = model, None if model.bundle is None else str(model.bundle.folder)
@@ -270,7 +273,9 @@ def check_texts(texts: Sequence[str]) -> list[str]:
         ConfigError: see `explain`.
     """
     stripped = [text.strip() for text in texts]
-    if not stripped or not all(stripped):
+    if not stripped:
+        raise ConfigError('there is no text: say what to look for, such as "a dog" (--text)')
+    if not all(stripped):
         raise ConfigError('a text is empty: say what to look for, such as "a dog"')
     if len(stripped) > MAX_TEXTS:
         raise ConfigError(f"{len(stripped)} texts are too many for one picture: give {MAX_TEXTS}")

@@ -210,6 +210,13 @@ def _add_finetuning(facts: Facts, result: Mapping[str, Any]) -> None:
     }
 
 
+def _distils(recipe: Mapping[str, Any]) -> bool:
+    """Return whether a run's loss has a term for teachers; a written recipe has every field."""
+    loss = recipe.get("loss")
+    weights = loss.get("weights") if isinstance(loss, Mapping) else None
+    return not isinstance(weights, (list, tuple)) or len(weights) < 2 or weights[1] != 0
+
+
 def _public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in recipe.items():
@@ -251,6 +258,8 @@ def _helpers(
         return []
     if role == "captioner" and _text(recipe.get("data"), "captions") == "truth":
         return []
+    if role == "teacher" and not _distils(recipe):
+        return []  # the index of the data may name teachers all the same
     recorded = (_json(home / "run.json") or {}).get(f"{role}s")
     if isinstance(recorded, list):
         return [str(name) for name in recorded if name]

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pocketclip import checkpoint, devices, zoo
-from pocketclip.errors import CheckpointError, ConfigError, TrainingError
+from pocketclip.errors import CheckpointError, ConfigError, TrainingError, count_of
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.lora import LowRankUpdates
@@ -148,14 +148,20 @@ def _load_initial_weights(model: CLIP, init: str, *, offline: bool) -> None:
         raise CheckpointError(
             f"{init} is a fused model, which is for inference only; give the unfused one"
         )
-    try:
-        model.load_state_dict(loaded.state_dict())
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[1].strip()
+    own, given = model.state_dict(), loaded.state_dict()
+    differing = [
+        name for name in dict.fromkeys([*own, *given])
+        if name not in own or name not in given or own[name].shape != given[name].shape
+    ]  # fmt: skip
+    if differing:
+        more = ", ..." if len(differing) > 3 else ""
         raise CheckpointError(
             f"{init} ({loaded.config.name}) does not fit {model.config.name} as the recipe "
-            f"describes it: {first}"
-        ) from error
+            f"describes it: {count_of(len(differing), 'entry', 'entries')} of the two differ "
+            f"({', '.join(differing[:3])}{more}); set model.name and model.overrides to the "
+            "start's, or another model.init"
+        )
+    model.load_state_dict(given)
     model.license = loaded.license
 
 
