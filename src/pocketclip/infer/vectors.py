@@ -17,11 +17,10 @@ import numpy as np
 
 from pocketclip.errors import (
     DataError,
-    MissingDependencyError,
     ParseError,
     PocketclipError,
-    how_to_install,
 )
+from pocketclip.formats.arrow import import_pyarrow
 from pocketclip.formats.escaping import dump_json, escape_surrogates
 from pocketclip.formats.fields import field, items, typed
 from pocketclip.formats.json_text import read_json
@@ -47,7 +46,7 @@ def prepare_vectors(path: str | os.PathLike[str]) -> None:
     if not target.absolute().parent.is_dir():
         raise PocketclipError(f"{target}: the folder does not exist")
     if target.suffix == ".parquet":
-        _pyarrow()
+        import_pyarrow()
     else:
         check_writable(sidecar_of(target))
     check_writable(target)
@@ -80,7 +79,7 @@ def write_vectors(
     """
     target = Path(path)
     if target.suffix == ".parquet":
-        pa, parquet = _pyarrow()
+        pa, parquet = import_pyarrow()
         rows = pa.FixedSizeListArray.from_arrays(
             pa.array(np.ascontiguousarray(embeddings).ravel()), embeddings.shape[1]
         )
@@ -129,14 +128,3 @@ def read_vectors(path: str | os.PathLike[str]) -> tuple[Embeddings, dict[str, An
             f"{target.name}: write them again"
         )
     return embeddings, about
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"writing parquet needs pyarrow: {how_to_install('parquet')}"
-        ) from error
-    return pyarrow, pyarrow.parquet

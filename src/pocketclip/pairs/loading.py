@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import DataError, StorageError
 from pocketclip.formats.fields import kind_of
-from pocketclip.pairs.base import Draft, PairOptions, collect_captions, is_empty, plain
+from pocketclip.pairs.base import Draft, PairOptions, PairShard, collect_captions, is_empty, plain
 from pocketclip.pairs.columns import Columns
 from pocketclip.pairs.stored_captions import add_stored
 from pocketclip.storage.http import Fetcher, FetchOptions
@@ -126,6 +127,21 @@ def with_bytes(pair: Pair, data: bytes) -> Pair | Bad:
         return Bad(uid=pair.uid, reason="the image is empty (0 bytes)")
     pair.image = data
     return pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileShard(PairShard):
+    """A file, local or in a store, whose pairs `_drafts` reads."""
+
+    path: str
+
+    @property
+    def origin(self) -> str:
+        """The file that it reads."""
+        return self.path
+
+    def __iter__(self) -> Iterator[Pair | Bad]:
+        return completed(self._drafts(), self.options.fetch)
 
 
 def completed(drafts: Iterable[Pair | Bad | Draft], options: FetchOptions) -> Iterator[Pair | Bad]:

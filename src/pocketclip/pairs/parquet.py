@@ -21,10 +21,10 @@ from pocketclip.errors import (
     how_to_install,
     one_line,
 )
-from pocketclip.pairs.base import Draft, PairOptions, PairShard, digest_parts
+from pocketclip.pairs.base import Draft, PairOptions, digest_parts
 from pocketclip.pairs.columns import Columns, choose_columns
 from pocketclip.pairs.duplicates import SeenUids, Twins
-from pocketclip.pairs.loading import completed
+from pocketclip.pairs.loading import FileShard
 from pocketclip.pairs.tables import counts, draft_of_row, folder_of, uid_of_row
 from pocketclip.types import Bad, Pair
 
@@ -34,10 +34,9 @@ _SCAN_BATCH = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParquetShard(PairShard):
+class ParquetShard(FileShard):
     """A range of rows of a parquet file."""
 
-    path: str
     columns: Columns
     folder: str
     prefix: str
@@ -45,14 +44,6 @@ class ParquetShard(PairShard):
     first_row: int
     end_row: int
     twins: Twins = ()
-
-    @property
-    def origin(self) -> str:
-        """The file that it reads."""
-        return self.path
-
-    def __iter__(self) -> Iterator[Pair | Bad]:
-        return completed(self._drafts(), self.options.fetch)
 
     def _drafts(self) -> Iterator[Pair | Bad | Draft]:
         options, twins, index = self.options, dict(self.twins), 0

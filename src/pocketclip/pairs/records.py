@@ -15,7 +15,6 @@ from pocketclip.errors import DataError
 from pocketclip.pairs.base import (
     Draft,
     PairOptions,
-    PairShard,
     cell_text,
     clean_uid,
     collect_captions,
@@ -23,7 +22,7 @@ from pocketclip.pairs.base import (
     is_empty,
     matches,
 )
-from pocketclip.pairs.loading import completed, is_url, with_bytes
+from pocketclip.pairs.loading import FileShard, is_url, with_bytes
 from pocketclip.pairs.stored_captions import add_own, add_stored, choose_keys, key_of
 from pocketclip.types import Bad, Pair, Sample
 
@@ -31,18 +30,8 @@ SUFFIXES = (".jsonl.gz", ".jsonl.zst", ".jsonl.zstd")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinesShard(PairShard):
+class LinesShard(FileShard):
     """A file. If it is damaged, its complete pairs come first, then a Bad with the shard's name."""
-
-    path: str
-
-    @property
-    def origin(self) -> str:
-        """The file that it reads."""
-        return self.path
-
-    def __iter__(self) -> Iterator[Pair | Bad]:
-        return completed(self._drafts(), self.options.fetch)
 
     def _drafts(self) -> Iterator[Pair | Bad | Draft]:
         from pocketclip.shards.jsonl import read_lines  # slow to import, and seldom needed

@@ -23,7 +23,6 @@ from pocketclip.pairs.base import (
     MAX_TEXT,
     Draft,
     PairOptions,
-    PairShard,
     cell_text,
     clean_uid,
     collect_captions,
@@ -31,7 +30,7 @@ from pocketclip.pairs.base import (
     matches,
     plain,
 )
-from pocketclip.pairs.loading import completed, is_url, with_bytes
+from pocketclip.pairs.loading import FileShard, is_url, with_bytes
 from pocketclip.pairs.stored_captions import add_own, add_stored, choose_keys, key_of
 from pocketclip.types import Bad, Pair
 
@@ -67,18 +66,8 @@ class _Members:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TarShard(PairShard):
+class TarShard(FileShard):
     """A tar. If it is damaged, its complete pairs come first, then a Bad with the shard's name."""
-
-    path: str
-
-    @property
-    def origin(self) -> str:
-        """The file that it reads."""
-        return self.path
-
-    def __iter__(self) -> Iterator[Pair | Bad]:
-        return completed(self._drafts(), self.options.fetch)
 
     def _drafts(self) -> Iterator[Pair | Bad | Draft]:
         seen: set[str] = set()

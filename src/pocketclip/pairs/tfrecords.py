@@ -16,10 +16,10 @@ from itertools import chain, islice
 from typing import Any, BinaryIO, cast
 
 from pocketclip import storage
-from pocketclip.pairs.base import Draft, PairOptions, PairShard, digest_parts
+from pocketclip.pairs.base import Draft, PairOptions, digest_parts
 from pocketclip.pairs.columns import choose_columns
 from pocketclip.pairs.crc32c import masked_crc32c
-from pocketclip.pairs.loading import completed
+from pocketclip.pairs.loading import FileShard
 from pocketclip.pairs.tables import counts, draft_of_row, folder_of, uid_of_row
 from pocketclip.pairs.tars import CutError
 from pocketclip.types import Bad, Pair
@@ -33,19 +33,10 @@ _LENGTH = struct.Struct("<QI")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TfrecordShard(PairShard):
+class TfrecordShard(FileShard):
     """A tfrecord file. If it is damaged, the pairs before come first, then a Bad of its name."""
 
-    path: str
     prefix: str
-
-    @property
-    def origin(self) -> str:
-        """The file that it reads."""
-        return self.path
-
-    def __iter__(self) -> Iterator[Pair | Bad]:
-        return completed(self._drafts(), self.options.fetch)
 
     def _drafts(self) -> Iterator[Pair | Bad | Draft]:
         options, seen = self.options, dict[str, int]()

@@ -13,10 +13,9 @@ from pocketclip import storage
 from pocketclip.errors import (
     ConfigError,
     DataError,
-    MissingDependencyError,
     ParseError,
-    how_to_install,
 )
+from pocketclip.formats.arrow import import_pyarrow
 from pocketclip.formats.json_text import load_json
 
 Row = dict[str, Any]
@@ -41,7 +40,7 @@ def write_rows(file: Path, path: str, rows: Sequence[Row], column: str) -> None:
             writer.writerow(names)
             writer.writerows([cell_of(row, name, path) for name in names] for row in rows)
     elif lowered.endswith(".parquet"):
-        pa, parquet = need_pyarrow()
+        pa, parquet = import_pyarrow()
         names = _names(rows, column)
         kinds = {name: pa.string() if name in FACTS else pa.list_(pa.string()) for name in names}
         cells = {name: [row.get(name) for row in rows] for name in names}
@@ -91,7 +90,7 @@ def read_rows(path: str, column: str) -> list[Row]:
                 _from_csv(data.decode("utf-8"), "\t" if path[-3:].lower() == "tsv" else ",")
             )
         elif path.lower().endswith(".parquet"):
-            _, parquet = need_pyarrow()
+            _, parquet = import_pyarrow()
             read = parquet.read_table(io.BytesIO(data)).to_pylist()
             rows = [{k: v for k, v in row.items() if v is not None} for row in read]
         else:
@@ -114,19 +113,3 @@ def _from_csv(text: str, delimiter: str) -> Iterator[Row]:
         facts = {name: row[name] for name in FACTS if row.get(name)}
         texts = {n: [v] if v else [] for n, v in row.items() if n not in FACTS}
         yield {**facts, **texts}
-
-
-def need_pyarrow() -> tuple[Any, Any]:
-    """Return pyarrow and its module of parquet.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"writing parquet needs pyarrow: {how_to_install('parquet')}"
-        ) from error
-    return pyarrow, pyarrow.parquet

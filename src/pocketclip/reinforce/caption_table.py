@@ -15,6 +15,7 @@ from typing import Any
 
 from pocketclip import storage
 from pocketclip.errors import ConfigError, DataError, ParseError
+from pocketclip.formats.arrow import import_pyarrow
 from pocketclip.formats.escaping import escape_surrogates
 from pocketclip.formats.json_text import load_json
 from pocketclip.reinforce.caption_inputs import ImageFile
@@ -23,7 +24,6 @@ from pocketclip.reinforce.caption_rows import (
     SUFFIXES,
     Row,
     cell_of,
-    need_pyarrow,
     read_rows,
     write_rows,
 )
@@ -61,7 +61,7 @@ class CaptionTable:
             raise ConfigError(f"{path}: a table of captions ends in {', '.join(SUFFIXES)}")
         refuse_writing(path)
         if path.lower().endswith(".parquet"):
-            need_pyarrow()
+            import_pyarrow()
         elif path.lower().endswith((".csv", ".tsv")) and settings["captions"] > 1:
             raise ConfigError(
                 f"{path} holds one caption per image, not {settings['captions']}: write .jsonl or "
