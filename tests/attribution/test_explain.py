@@ -140,7 +140,7 @@ def test_the_picture(tmp_path):
 
 @pytest.mark.parametrize(
     ("texts", "says"),
-    [([], "is empty"), (["a dog", " "], "is empty"), (["a", "a"], "given twice"),
+    [([], "there is no text"), (["a dog", " "], "is empty"), (["a", "a"], "given twice"),
      ([str(i) for i in range(MAX_TEXTS + 1)], "too many")],
 )  # fmt: skip
 def test_bad_texts(encoder, texts, says):

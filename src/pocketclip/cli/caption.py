@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +27,7 @@ from pocketclip.cli._options import (
     pair_options,
 )
 from pocketclip.cli._progress import Advance, progress
-from pocketclip.cli.output import note, print_json, say
+from pocketclip.cli.output import note, on_terminal, print_json, say
 from pocketclip.errors import PocketclipError, count_of
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ def caption(
             for sentence in passed_over:
                 note(sentence)
             # Captions that are printed on a terminal are the progress.
-            if not (shown and sys.stdout.isatty()):
+            if not (shown and on_terminal()):
                 advance.append(stack.enter_context(progress(total, "images")))
 
         def count_images(count: int) -> None:
