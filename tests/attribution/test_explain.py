@@ -91,6 +91,21 @@ def test_what_the_model_sees_is_what_the_transform_crops(size):
     assert seen[1] == pytest.approx((top + bottom) / 2 / size[1] * 255, abs=2.5)
 
 
+def test_what_the_model_sees_of_a_squashed_photograph_is_all_of_it():
+    preprocess = Preprocess(
+        PreprocessConfig(size=32, mean=(0, 0, 0), std=(1, 1, 1), resize="squash")
+    )
+    assert preprocess.seen((300, 100)) == (0, 0, 300, 100)
+
+
+@pytest.mark.parametrize("size", [(300, 1), (1, 300), (1, 1)])
+def test_a_line_of_pixels(encoder, size):
+    found = explain_image(encoder, Image.new("RGB", size, (200, 30, 40)), ["a red circle"])
+    assert found.map.shape == size[::-1]
+    assert np.isfinite(found.map).sum() >= 1
+    assert found.picture(side=64).height > 64
+
+
 @pytest.mark.parametrize("name", ["tiny", "mobileclip-s3", "mobileclip-b"])
 def test_every_kind_of_tower(name):
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pocketclip.attribution.picture import SIDE, draw
+from pocketclip.attribution.picture import SIDE, draw, enlarge
 from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.devices import has_torch
 from pocketclip.errors import ConfigError, MissingDependencyError, how_to_install
@@ -69,8 +69,11 @@ class FoundText:
     @property
     def map(self) -> NDArray[np.float32]:
         """The grid in the photograph's pixels, (H, W), 0 to 1; NaN outside of the box."""
-        left, top, right, bottom = (round(edge) for edge in self.box)
         width, height = self.size
+        left, top = (
+            min(round(edge), n - 1) for edge, n in zip(self.box[:2], self.size, strict=True)
+        )
+        right, bottom = max(round(self.box[2]), left + 1), max(round(self.box[3]), top + 1)
         out = np.full((height, width), np.nan, np.float32)
         fine = enlarge(self.grid, (right - left, bottom - top))
         out[top:bottom, left:right] = fine.clip(0, 1)
@@ -85,11 +88,6 @@ class FoundText:
         left, top, right, bottom = self.box
         x, y = (float(column) + 0.5) / fine.shape[1], (float(row) + 0.5) / fine.shape[0]
         return left + x * (right - left), top + y * (bottom - top)
-
-
-def enlarge(grid: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return a grid at another size (width, height), interpolated."""
-    return np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -78,6 +78,11 @@ def draw(
     return page
 
 
+def enlarge(grid: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return a grid at another size (width, height), interpolated."""
+    return np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC))
+
+
 def _heated(
     photo: Image.Image, grid: NDArray[np.float32], seen: tuple[int, ...], alpha: float
 ) -> Image.Image:
@@ -86,8 +91,7 @@ def _heated(
     grey = np.asarray(photo.convert("L"), np.float32)
     out = np.repeat((200 + 0.2 * grey)[..., None], 3, axis=2)  # not seen
     size = right - left, bottom - top
-    fine = np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC))
-    strength = np.clip(fine, 0, None)
+    strength = np.clip(enlarge(grid, size), 0, None)
     strength = strength / max(float(strength.max()), 1e-12)
     inside = grey[top:bottom, left:right]
     strength = strength[: inside.shape[0], : inside.shape[1]]

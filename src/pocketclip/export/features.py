@@ -104,10 +104,14 @@ def verify_features(bundle: Bundle, model: CLIP, precision: str, threads: int) -
 
 
 def compared_sizes(config: zoo.ModelConfig) -> tuple[tuple[int, int], ...]:
-    """Return the sizes (H, W) that features are compared at: the model's, and a wide one."""
+    """Return the sizes (H, W) that features are compared at: the model's, and a wide one.
+
+    That of MCi is not a multiple of its strides.
+    """
     step, side = total_stride(config.image), config.image_size
     low, wide = (max(1, round(side * share / step)) * step for share in (0.75, 1.5))
-    return (side, side), (low, wide)
+    odd = 1 if isinstance(config.image, zoo.MCiConfig) else 0
+    return (side, side), (low + odd, wide + odd)
 
 
 def _relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
