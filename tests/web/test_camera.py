@@ -137,7 +137,9 @@ def test_it_names_what_the_camera_sees(camera):
     assert not page.locator("#figures").is_visible()
     start(page)
     top(page, "red flower")
-    assert page.locator("#results li:first-child").get_attribute("class") == "result fits"
+    # Of one frame: the camera goes on.
+    fitting = page.locator("#results li.result.fits:first-child .name")
+    fitting.get_by_text("red flower", exact=True).wait_for()
     top(page, "blue heart")
     spoken = page.wait_for_function("document.getElementById('spoken').textContent")
     assert spoken.json_value() in [*LABELS, "None of these"]
@@ -145,7 +147,7 @@ def test_it_names_what_the_camera_sees(camera):
     expect(page.locator("#results .fits")).to_have_count(1)
     found = figures(page)
     assert found["frames"] > 10
-    assert 0 < found["rate"] <= 1.5 * found["sourceRate"] + 2  # over other spans of time
+    assert 0 < found["rate"] <= 2 * found["sourceRate"] + 10  # over other spans of time
     assert 0 < found["median"] <= found["p95"]
 
 
