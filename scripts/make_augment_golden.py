@@ -23,6 +23,8 @@ from torchvision import transforms as T
 from torchvision.transforms import autoaugment
 from torchvision.transforms import functional as F
 
+from augment_pictures import noisy_ramp
+
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "augment"
 NAMES = [
     *T.RandAugment()._augmentation_space(31, (1, 1)),  # the published generator's order
@@ -36,18 +38,6 @@ BORDERS: list[dict[str, Any]] = [
     {"padding": 0, "pad_if_needed": True},
     {"padding": [5, 0], "pad_if_needed": True, "fill": 255},
 ]
-
-
-def picture(width: int, height: int, seed: int) -> Image.Image:
-    """Return the picture that the tests make, too: noise on a ramp."""
-    noise = np.random.RandomState(seed).randint(0, 120, (height, width, 3))
-    y, x = np.mgrid[:height, :width]
-    ramps = (
-        x * 90 // width + 20,
-        y * 100 // height,
-        (x + y) * 80 // (width + height) + 30,
-    )
-    return Image.fromarray((noise + np.stack(ramps, 2)).astype(np.uint8))
 
 
 def digest(image: Image.Image, length: int = 12) -> str:
@@ -74,7 +64,7 @@ def spaces(bins: int, size: tuple[int, int]) -> dict[str, Any]:
 def operations() -> Iterator[list[Any]]:
     """Yield [size, operation, magnitude, hash] for every magnitude of both, with both signs."""
     for size in ((48, 48), (37, 61)):
-        image, seen = picture(*size, 3), set()
+        image, seen = noisy_ramp(*size, 3), set()
         for space, bins in (("auto", 10), ("trivial", 31)):
             for op, (magnitudes, signed) in spaces(bins, size)[space].items():
                 if size != (48, 48) and not op.startswith(("Shear", "Translate", "Rotate")):
@@ -112,7 +102,7 @@ def crops() -> Iterator[dict[str, Any]]:
         if "pad_if_needed" not in border and size == (1, 5) and number < 2:
             wanted = [6, 6]
         config = {"size": wanted, "padding_mode": mode, **border}
-        image = picture(size[0], size[1], number)
+        image = noisy_ramp(size[0], size[1], number)
         _, _, (width, height) = crop_at(image, config, None)
         h, w = (wanted, wanted) if isinstance(wanted, int) else wanted
         ends = [[0, 0], [0, width - w], [height - h, 0], [height - h, width - w]]

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from augment_pictures import noisy_ramp
 from pocketclip.augment import Augmentation, Params, pixel_ops, rng_for
 from pocketclip.augment.magnitudes import op_magnitude
 from pocketclip.errors import AugmentationError
@@ -24,7 +25,7 @@ from pocketclip.errors import AugmentationError
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
 SOURCE = Path(__file__).parents[2] / "src"
 CASES = json.loads((GOLDEN / "cases.json").read_text("utf-8"))
-# Made with torchvision 0.28 on Pillow 13: its functional operations on `_picture`.
+# Made with torchvision 0.28 on Pillow 13: its functional operations on `noisy_ramp`.
 FROZEN = json.loads((GOLDEN / "torchvision.json").read_text("utf-8"))
 
 CROP = {"random_resized_crop": {"size": 32}}
@@ -50,18 +51,6 @@ MORE = {
     "auto_augment": {"policy": "svhn"},
     "trivial_augment_wide": {},
 }
-
-
-def _picture(width: int, height: int, seed: int) -> Image.Image:
-    """Return noise on a ramp: pixels that no decoder has a say in."""
-    noise = np.random.RandomState(seed).randint(0, 120, (height, width, 3))
-    y, x = np.mgrid[:height, :width]
-    ramps = (
-        x * 90 // width + 20,
-        y * 100 // height,
-        (x + y) * 80 // (width + height) + 30,
-    )
-    return Image.fromarray((noise + np.stack(ramps, 2)).astype(np.uint8))
 
 
 def _sha256(pixels: np.ndarray[Any, Any]) -> str:
@@ -91,7 +80,7 @@ def test_operations_equal_torchvision(op: int) -> None:
     frozen = [case for case in FROZEN["ops"] if case[1] == op]
     assert frozen
     for size, _, magnitude, expected in frozen:
-        out = pixel_ops.apply_op(_picture(*size, 3), op, magnitude)
+        out = pixel_ops.apply_op(noisy_ramp(*size, 3), op, magnitude)
         assert out.size == tuple(size)
         assert _sha256(np.asarray(out)).startswith(expected), (size, magnitude)
 
@@ -100,7 +89,7 @@ def test_operations_equal_torchvision(op: int) -> None:
 def test_whole_augmentations_equal_torchvision(case: dict[str, Any]) -> None:
     augmentation = Augmentation.from_config(case["config"])
     params = augmentation.unpack(case["packed"])
-    pixels = augmentation.apply(_picture(*case["size"], case["picture"]), params)
+    pixels = augmentation.apply(noisy_ramp(*case["size"], case["picture"]), params)
     assert _sha256(pixels) == case["sha256"]
     if augmentation.output_size is not None:
         assert pixels.shape == (*augmentation.output_size[::-1], 3)
@@ -117,7 +106,7 @@ def test_magnitudes_are_the_published_ones(side: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.tuples(*[st.integers(1, 90)] * 4), st.sampled_from(sorted(Image.Resampling)))
 def test_resize_is_that_of_pillow_13(sides: tuple[int, ...], way: Image.Resampling) -> None:
-    image, way = _picture(*sides[:2], 0), Image.Resampling(way)
+    image, way = noisy_ramp(*sides[:2], 0), Image.Resampling(way)
     ours = pixel_ops.resize(image, sides[2:], way)  # type: ignore[arg-type]
     assert np.array_equal(np.asarray(ours), np.asarray(image.resize(sides[2:], way)))  # type: ignore[arg-type]
 
@@ -199,7 +188,7 @@ def test_drawn_parameters_survive_packing(
     packed = json.loads(json.dumps(augmentation.pack(params)))
     assert augmentation.unpack(packed) == params
     assert augmentation.unpack(json.dumps(packed)) == params
-    image = _picture(width, height, 1)
+    image = noisy_ramp(width, height, 1)
     pixels = augmentation.apply(image, params)
     assert pixels.flags.c_contiguous
     assert pixels.dtype == np.uint8
@@ -228,7 +217,7 @@ def test_another_process_replays_the_same_bytes() -> None:
     @given(_configs(), _SIDES, _SIDES, st.integers(0, 1 << 40))
     def collect(config: dict[str, Any], width: int, height: int, seed: int) -> None:
         augmentation = Augmentation.from_config(config)
-        image = _picture(width, height, seed % 1000)
+        image = noisy_ramp(width, height, seed % 1000)
         params = augmentation.draw(rng_for(seed, "uid", 7), image.size)
         stream = io.BytesIO()
         image.save(stream, "PNG", compress_level=1)
@@ -348,7 +337,7 @@ def test_range_augment_stands_after_the_crop() -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "LA", "1"])
 def test_other_modes_become_rgb(mode: str) -> None:
-    image = _picture(60, 40, 0).convert(mode)
+    image = noisy_ramp(60, 40, 0).convert(mode)
     augmentation = Augmentation.from_config(PUBLISHED)
     params = augmentation.draw(rng_for(0, "a", 0), image.size)
     assert np.array_equal(
@@ -357,7 +346,7 @@ def test_other_modes_become_rgb(mode: str) -> None:
 
 
 def test_the_image_is_turned_upright_first() -> None:
-    upright = _picture(60, 40, 0)
+    upright = noisy_ramp(60, 40, 0)
     exif = Image.Exif()
     exif[0x0112] = 6
     stream = io.BytesIO()
@@ -370,7 +359,7 @@ def test_the_image_is_turned_upright_first() -> None:
 
 
 def test_the_image_is_left_alone() -> None:
-    image = _picture(32, 32, 0)
+    image = noisy_ramp(32, 32, 0)
     before = image.tobytes()
     augmentation = Augmentation.from_config({"random_erase": {}, "rand_augment": {}})
     pixels = augmentation.apply(image, augmentation.unpack([None, [0, 0, 99, 99]]))
@@ -381,13 +370,13 @@ def test_the_image_is_left_alone() -> None:
 def test_a_crop_of_another_image_is_refused() -> None:
     augmentation = Augmentation.from_config(CROP)
     with pytest.raises(AugmentationError, match="60 x 40: the parameters belong to another"):
-        augmentation.apply(_picture(60, 40, 0), augmentation.unpack([[10, 0, 31, 60]]))
+        augmentation.apply(noisy_ramp(60, 40, 0), augmentation.unpack([[10, 0, 31, 60]]))
     with pytest.raises(AugmentationError, match="have no crop"):
-        augmentation.apply(_picture(60, 40, 0), Params())
+        augmentation.apply(noisy_ramp(60, 40, 0), Params())
 
 
 def test_the_packed_form_is_applied_too() -> None:
-    augmentation, image = Augmentation.from_config(EVERYTHING), _picture(60, 40, 0)
+    augmentation, image = Augmentation.from_config(EVERYTHING), noisy_ramp(60, 40, 0)
     params = augmentation.draw(rng_for(0, "a", 0), image.size)
     packed = augmentation.pack(params)
     for form in (packed, tuple(packed), json.dumps(packed), json.dumps(packed).encode()):
@@ -407,7 +396,7 @@ def test_no_magnitude_breaks_an_operation(
 ) -> None:
     augmentation = Augmentation.from_config({"rand_augment": {"num_ops": 1}})
     params = augmentation.unpack([[[op, magnitude]]])
-    assert augmentation.apply(_picture(width, height, 0), params).shape == (height, width, 3)
+    assert augmentation.apply(noisy_ramp(width, height, 0), params).shape == (height, width, 3)
 
 
 # --- configurations
@@ -457,7 +446,7 @@ def test_output_size(config: dict[str, Any], expected: tuple[int, int] | None) -
     augmentation = Augmentation.from_config(config)
     assert augmentation.output_size == expected
     params = augmentation.draw(rng_for(0, "a", 0), (70, 90))
-    pixels = augmentation.apply(_picture(70, 90, 0), params)
+    pixels = augmentation.apply(noisy_ramp(70, 90, 0), params)
     assert expected is None or pixels.shape == (expected[1], expected[0], 3)
 
 
@@ -539,7 +528,7 @@ def test_other_forms_of_the_same_configuration(config: Any, plain: dict[str, Any
 
 def test_erasing_with_a_random_value_is_black() -> None:
     augmentation = Augmentation.from_config({"random_erase": {"value": "random"}})
-    assert not augmentation.apply(_picture(8, 8, 0), [[0, 0, 8, 8]]).any()
+    assert not augmentation.apply(noisy_ramp(8, 8, 0), [[0, 0, 8, 8]]).any()
 
 
 def test_what_is_disabled_is_not_there() -> None:
@@ -558,7 +547,7 @@ def test_published_lists_are_read() -> None:
     params = augmentation.unpack(packed)
     assert params.crop == (49, 152, 333, 355)
     assert params.ops == ((2, 0.09000000357627869), (8, -0.26999998092651367))
-    assert augmentation.apply(_picture(512, 400, 0), params).shape == (224, 224, 3)
+    assert augmentation.apply(noisy_ramp(512, 400, 0), params).shape == (224, 224, 3)
     skipped = augmentation.unpack("[[0, 0, 5, 5], null]")
     assert skipped.ops is None
     assert augmentation.pack(skipped) == [[0, 0, 5, 5], None]

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from augment_pictures import noisy_ramp
 from pocketclip.augment import Augmentation, Params, pixel_ops, rng_for
 from pocketclip.augment.fast_ops import Canvas, apply_op
 from pocketclip.augment.magnitudes import has_levels, op_magnitude, trivial_magnitude
@@ -27,7 +28,6 @@ from pocketclip.errors import AugmentationError
 from pocketclip.reinforce.prepare import Plan, Prepared, prepare
 from pocketclip.train.replay import AugmentationReplay
 from pocketclip.types import Bad
-from tests.augment.test_augmentation import _picture
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
 FROZEN = json.loads((GOLDEN / "auto_trivial_crop.json").read_text("utf-8"))
@@ -77,7 +77,7 @@ def test_operations_equal_torchvision(op: int) -> None:
     # Every magnitude of both transforms and both signs, in both implementations.
     frozen = [case for case in FROZEN["ops"] if case[1] == op]
     assert frozen
-    images = {size: _picture(*size, 3) for size in ((48, 48), (37, 61))}
+    images = {size: noisy_ramp(*size, 3) for size in ((48, 48), (37, 61))}
     for size, _, magnitude, expected in frozen:
         image = images[tuple(size)]
         assert _hash(pixel_ops.apply_op(image, op, magnitude)) == expected, (size, magnitude)
@@ -87,7 +87,7 @@ def test_operations_equal_torchvision(op: int) -> None:
 @pytest.mark.parametrize("case", FROZEN["crops"], ids=lambda case: case["config"]["padding_mode"])
 def test_random_crops_equal_torchvision(case: dict[str, Any]) -> None:
     augmentation = Augmentation.from_config({"random_crop": case["config"]})
-    image = _picture(*case["size"], case["picture"])
+    image = noisy_ramp(*case["size"], case["picture"])
     for corner, expected in case["windows"]:
         assert _hash(augmentation.apply(image, [corner])) == expected, corner
     # The last corner is the furthest: the border has the same width.
@@ -187,7 +187,7 @@ def test_a_window_larger_than_the_image_is_refused(size: tuple[int, int]) -> Non
     with pytest.raises(AugmentationError, match=r"40 x 40 pixels do not fit.*pad_if_needed"):
         _drawn({"random_crop": {"size": 40}}, 1, size)
     wide = Augmentation.from_config({"random_crop": {"size": 40, "pad_if_needed": True}})
-    image = _picture(*size, 0)
+    image = noisy_ramp(*size, 0)
     params = wide.draw(rng_for(0, "a", 0), size)
     assert wide.apply(image, params).shape == (40, 40, 3)
     with pytest.raises(AugmentationError, match="have no corner"):
@@ -205,7 +205,7 @@ def test_a_window_larger_than_the_image_is_refused(size: tuple[int, int]) -> Non
 def test_any_window_is_that_of_numpy(
     size: tuple[int, int], padding: list[int], side: int, mode: str, seed: int
 ) -> None:
-    image = _picture(*size, 0)
+    image = noisy_ramp(*size, 0)
     config = {"size": side, "padding": padding, "padding_mode": mode, "pad_if_needed": True}
     augmentation = Augmentation.from_config({"random_crop": config})
     params = augmentation.draw(rng_for(seed, "x", 0), size)
@@ -228,7 +228,7 @@ def test_an_image_that_is_too_small_is_a_bad_pair() -> None:
     )  # fmt: skip
     for width, kind in ((60, Prepared), (39, Bad)):
         stream = io.BytesIO()
-        _picture(width, 40, 0).save(stream, "PNG")
+        noisy_ramp(width, 40, 0).save(stream, "PNG")
         result = prepare("a", stream.getvalue(), plan)
         assert isinstance(result, kind)
     assert isinstance(result, Bad)
@@ -377,7 +377,7 @@ _ANYTHING = st.recursive(
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 5), _ANYTHING)
 def test_any_entry_is_applied_or_refused(place: int, value: Any) -> None:
-    augmentation, image = Augmentation.from_config(STACK), _picture(40, 33, 0)
+    augmentation, image = Augmentation.from_config(STACK), noisy_ramp(40, 33, 0)
     packed: list[Any] = [[1, 2], True, [[12, 0.0]], [[14, 0.0]], [[5, 90.0]], None]
     packed[place] = value
     try:
