@@ -184,13 +184,34 @@ def _mlp(width: int, mlp_ratio: float) -> Part:
     return Part("MLP", {}, {"fc1": _linear(width, hidden), "fc2": _linear(hidden, width)})
 
 
-def _transformer_block(width: int, mlp_ratio: float = 4.0) -> Part:
-    return Part("TransformerBlock", {}, {
+def _expert_linear(experts: int, inputs: int, outputs: int) -> Part:
+    return Part("ExpertLinear", {"weight": (experts, outputs, inputs), "bias": (experts, outputs)})
+
+
+def _moe(width: int, mlp_ratio: float, experts: int) -> Part:
+    hidden = int(width * mlp_ratio)
+    return Part("MoE", {}, {
+        "router": _linear(width, experts, bias=False),
+        "fc1": _expert_linear(experts, width, hidden),
+        "fc2": _expert_linear(experts, hidden, width),
+    })  # fmt: skip
+
+
+def _transformer_blocks(
+    layers: int, width: int, mlp_ratio: float = 4.0, moe: zoo.MoEConfig | None = None
+) -> list[Part]:
+    dense = Part("TransformerBlock", {}, {
         "norm1": _layer_norm(width),
         "attn": _attention(width),
         "norm2": _layer_norm(width),
         "mlp": _mlp(width, mlp_ratio),
     })  # fmt: skip
+    blocks = [dense] * layers
+    if moe is not None:
+        sparse = {**dense.children, "mlp": _moe(width, mlp_ratio, moe.experts)}
+        for index in moe.blocks:
+            blocks[index] = replace(dense, children=sparse)
+    return blocks
 
 
 def _mci(config: zoo.MCiConfig, embed_dim: int) -> Part:
@@ -239,7 +260,7 @@ def _vit(config: zoo.ViTConfig, embed_dim: int, image_size: int) -> Part:
     }  # fmt: skip
     if config.pre_norm:
         children["norm_pre"] = _layer_norm(width)
-    children["blocks"] = _blocks([_transformer_block(width)] * config.layers)
+    children["blocks"] = _blocks(_transformer_blocks(config.layers, width, moe=config.moe))
     entries = {"class_token": (1, 1, width), "position": (1, tokens, width)}
     if config.pool_queries is not None:
         children["pool"] = _attention_pool(config.pool_queries, embed_dim, width)
@@ -267,7 +288,7 @@ def _text(config: zoo.TextConfig, embed_dim: int) -> Part:
     }
     if config.class_token:
         entries["class_token"] = (1, 1, width)
-    blocks = [_transformer_block(width, config.mlp_ratio)] * config.layers
+    blocks = _transformer_blocks(config.layers, width, config.mlp_ratio, config.moe)
     if config.repmixer:
         size = (1, 11)
         ends = _mixer_block("TokenMixerBlock", width, config.mlp_ratio, size, size, scale=False)
@@ -295,7 +316,7 @@ def _decoder(config: zoo.DecoderConfig, text: zoo.TextConfig) -> Part:
         "mlp": _mlp(width, config.mlp_ratio),
     })  # fmt: skip
     return Part("Decoder", {}, {
-        "blocks": _blocks([_transformer_block(width, config.mlp_ratio)] * config.layers),
+        "blocks": _blocks(_transformer_blocks(config.layers, width, config.mlp_ratio)),
         "cross": _blocks([cross] * config.layers),
         "norm": _layer_norm(width),
         "head": _linear(width, text.vocab_size, bias=False),

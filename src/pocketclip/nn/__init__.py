@@ -16,6 +16,7 @@
 | `repmixer` | RepMixer and its blocks |
 | `reparam` | re-parameterisation: foldable branches, and `fuse` |
 | `transformer` | attention, transformer blocks, KV cache, gradient checkpointing |
+| `moe`, `upcycle` | mixtures of experts; dense models made sparse |
 | `lora` | low-rank updates of frozen weights, for training |
 | `generate`, `sampling` | caption generation; ids drawn from logits |
 | `cpu_optimize` | fused models rearranged and compiled for CPUs |

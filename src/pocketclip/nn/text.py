@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pocketclip.nn.moe import MoE
 from pocketclip.nn.repmixer import TokenMixerBlock
 from pocketclip.nn.transformer import (
     MLP,
@@ -78,7 +79,9 @@ class TextTower(FrozenBatchNormMixin):
         count = config.layers + (2 if config.repmixer else 0)
         rates = drop_path_rates(config.drop_path, count)
 
-        def layer(rate: float) -> nn.Module:
+        moe = config.moe
+
+        def layer(index: int, rate: float) -> nn.Module:
             return TransformerBlock(
                 width,
                 config.heads,
@@ -86,15 +89,17 @@ class TextTower(FrozenBatchNormMixin):
                 activation=config.activation,
                 causal=config.causal,
                 drop_path=rate,
+                moe=moe if moe is not None and index in moe.blocks else None,
             )
 
         if config.repmixer:
             ends = [
                 TokenMixerBlock(width, config.mlp_ratio, drop_path=r) for r in (rates[0], rates[-1])
             ]
-            self.blocks = nn.ModuleList([ends[0], *(layer(r) for r in rates[1:-1]), ends[1]])
+            inner = [layer(i, r) for i, r in enumerate(rates[1:-1])]
+            self.blocks = nn.ModuleList([ends[0], *inner, ends[1]])
         else:
-            self.blocks = nn.ModuleList(layer(r) for r in rates)
+            self.blocks = nn.ModuleList(layer(i, r) for i, r in enumerate(rates))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, embed_dim, bias=False)
         self._initialise(config)
@@ -109,8 +114,12 @@ class TextTower(FrozenBatchNormMixin):
         """
         blocks = list(self.blocks)
         if self.class_token is not None:
-            x, mask = self._with_class(self.fit(ids))
-            x = run_blocks_pooled(blocks, x, lambda y: y[:, -1], mask, recompute=self.recompute)
+            ids = self.fit(ids)
+            x, mask = self._with_class(ids)
+            x = run_blocks_pooled(
+                blocks, x, lambda y: y[:, -1], mask,
+                real=_with_column(ids != PAD), recompute=self.recompute,
+            )  # fmt: skip
             return self.head(self.norm(x))
         if ids.shape[1] > self.context_length:
             raise ValueError(
@@ -120,11 +129,13 @@ class TextTower(FrozenBatchNormMixin):
         # The end-of-text token has the highest id. A mask of its first occurrence exports to every
         # target; indexing with argmax does not.
         end = ids == ids.amax(-1, keepdim=True)
-        end = end & (end.cumsum(-1) == 1)
+        passed = end.cumsum(-1)
+        end = end & (passed == 1)
         weight = end.unsqueeze(-1).to(x.dtype)  # (B, T, 1)
         pooled = run_blocks_pooled(
-            blocks, x, lambda y: (y * weight).sum(1), recompute=self.recompute
-        )
+            blocks, x, lambda y: (y * weight).sum(1),
+            real=end | (passed == 0), recompute=self.recompute,
+        )  # fmt: skip
         return self.head(self.norm(pooled))
 
     def with_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +147,8 @@ class TextTower(FrozenBatchNormMixin):
             ids: as `fit` returns them.
         """
         x, mask = self._with_class(ids)
-        x = run_blocks(self.blocks, x, mask, recompute=self.recompute)
+        real = _with_column(ids != PAD)
+        x = run_blocks(self.blocks, x, mask, real=real, recompute=self.recompute)
         return self.head(self.norm(x[:, -1])), x[:, :-1]
 
     def step(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
@@ -202,7 +214,12 @@ class TextTower(FrozenBatchNormMixin):
         nn.init.normal_(self.head.weight, std=width**-0.5)
 
 
-def initialise(attn: Attention, mlp: MLP, residual_std: float) -> None:
+def _with_column(real: Tensor) -> Tensor:
+    """Return (B, T) with a column of true for the class token after the text."""
+    return torch.cat([real, torch.ones_like(real[:, :1])], dim=1)
+
+
+def initialise(attn: Attention, mlp: MLP | MoE, residual_std: float) -> None:
     """Initialise a text block as CLIP's code does; `residual_std` is for its two projections."""
     width = attn.proj.in_features
     nn.init.normal_(attn.qkv.weight, std=width**-0.5)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketclip.feature_maps import FeatureMap, feature_maps
+from pocketclip.nn.moe import ExpertLinear
 from pocketclip.nn.reparam import ConvBN
 from pocketclip.nn.transformer import (
     FrozenBatchNormMixin,
@@ -108,8 +109,9 @@ class ViT(FrozenBatchNormMixin):
                 activation=config.activation,
                 eps=config.eps,
                 drop_path=rate,
+                moe=config.moe if config.moe and i in config.moe.blocks else None,
             )
-            for rate in drop_path_rates(config.drop_path, config.layers)
+            for i, rate in enumerate(drop_path_rates(config.drop_path, config.layers))
         )
         self.pool: AttentionPool | None = None
         if config.pool_queries is not None:
@@ -245,7 +247,7 @@ class ViT(FrozenBatchNormMixin):
 
 
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
+    if isinstance(module, (nn.Linear, ExpertLinear)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -12,6 +12,7 @@ the towers from these descriptions.
 | `checks` | configurations changed, checked, and written as JSON |
 | `entries` | the named models, their weights' repositories and published figures |
 | `captioners` | short names of MobileCLIP2's captioners, which share one architecture |
+| `sparse` | configurations with mixtures of experts in place of MLPs |
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ from pocketclip.zoo.configs import (
     DecoderConfig,
     MCiConfig,
     ModelConfig,
+    MoEConfig,
     PreprocessConfig,
     TextConfig,
     ViTConfig,
 )
 from pocketclip.zoo.entries import APPLE_AMLR, PUBLISHED_FIELDS, ZOO, Entry, Published
+from pocketclip.zoo.sparse import dense_config, is_sparse, sparse_config
 
 __all__ = [
     "APPLE_AMLR",
@@ -52,6 +55,7 @@ __all__ = [
     "DecoderConfig",
     "Entry",
     "MCiConfig",
+    "MoEConfig",
     "ModelConfig",
     "PreprocessConfig",
     "Published",
@@ -59,14 +63,17 @@ __all__ = [
     "ViTConfig",
     "check_range",
     "checked",
+    "dense_config",
     "entries",
     "entry",
     "find",
     "from_dict",
+    "is_sparse",
     "name_of_open_clip",
     "name_of_repository",
     "override",
     "resolve",
+    "sparse_config",
     "teacher_logit_scale",
     "to_dict",
 ]

@@ -16,6 +16,7 @@ from pocketclip.zoo.configs import (
     DecoderConfig,
     MCiConfig,
     ModelConfig,
+    MoEConfig,
     PreprocessConfig,
     TextConfig,
     ViTConfig,
@@ -51,12 +52,16 @@ def _set(node: Any, path: list[str], value: Any, key: str) -> Any:
     old = getattr(node, head)
     if inner_path:
         if not dataclasses.is_dataclass(old):
+            if old is None and _optional_section(type(node), head) is not None:
+                raise ConfigError(f"{key!r}: {head!r} is not set; give all of its fields at once")
             raise ConfigError(f"{key!r}: {head!r} has no fields")
         value = _set(old, inner_path, value, key)
     elif dataclasses.is_dataclass(old) and isinstance(value, Mapping):
         for name, inner in value.items():
             old = _set(old, [str(name)], inner, f"{key}.{name}")
         value = old
+    elif isinstance(value, Mapping):
+        value = _built(type(node), head, value)
     elif isinstance(value, list):
         value = tuple(value)
     return replace(node, **{head: value})
@@ -70,9 +75,12 @@ def to_dict(config: ModelConfig) -> dict[str, Any]:
     out = dataclasses.asdict(config)
     kinds = {cls: kind for kind, cls in _IMAGE_KINDS.items()}
     out["image"] = {"kind": kinds[type(config.image)], **out["image"]}
-    # Omitted where it is the default, so that earlier versions read the file.
+    # Omitted where they are the default, so that earlier versions read the file.
     if config.preprocess.resize == "shortest":
         del out["preprocess"]["resize"]
+    for tower in ("image", "text"):
+        if out[tower].get("moe") is None:
+            out[tower].pop("moe", None)
     return out
 
 
@@ -103,10 +111,24 @@ def _build(cls: Any, raw: Mapping[str, Any], where: str) -> Any:
     if unknown:
         raise ConfigError(f"unknown field {unknown[0]!r} in the {where} configuration")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    values = {k: _built(cls, k, v) if isinstance(v, Mapping) else v for k, v in values.items()}
     try:
         return cls(**values)
     except TypeError as error:
         raise ConfigError(f"incomplete {where} configuration: {error}") from error
+
+
+def _built(cls: Any, name: str, raw: Mapping[str, Any]) -> Any:
+    """Return a mapping as the section that an optional field of `cls` takes, if it takes one."""
+    section = _optional_section(cls, name)
+    return raw if section is None else _build(section, raw, name)
+
+
+def _optional_section(cls: Any, name: str) -> Any:
+    """Return the class of a field that holds a section or None; None for other fields."""
+    args = typing.get_args(typing.get_type_hints(cls)[name])
+    found = [arg for arg in args if dataclasses.is_dataclass(arg)]
+    return found[0] if types.NoneType in args and found else None
 
 
 MAX_IMAGE_SIZE = 2048
@@ -125,8 +147,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "layer_scale": (-1e3, 1e3),
     "drop_path": (0, 1),
     "eps": (0, 1),
+    "experts": (1, 1024),
+    "top_k": (1, 1024),
+    "blocks": (0, 1023),
 }
-_MAX_STAGES = 16  # stages of a tower
+_MAX_ENTRIES = {"blocks": 1024}
+_MAX_STAGES = 16  # stages of a tower, and entries of every other tuple
 # The only integers that may be zero.
 _MAY_BE_ZERO = {"attention_stages", "squeeze_excite_stages", "stem_padding"}
 
@@ -143,6 +169,7 @@ def checked(config: ModelConfig) -> ModelConfig:
         ("text.", config.text),
         ("preprocess.", config.preprocess),
         *([] if config.decoder is None else [("decoder.", config.decoder)]),
+        *_mixtures(config),
     ):
         hints = typing.get_type_hints(type(section))
         for name, hint in hints.items():
@@ -170,6 +197,7 @@ def checked(config: ModelConfig) -> ModelConfig:
         if heads < 1 or width % heads:
             raise ConfigError(f"{where}: a width of {width} cannot be split into {heads} heads")
     _check_captioner(config)
+    _check_mixtures(config)
     return config
 
 
@@ -186,8 +214,9 @@ def check_range(name: str, value: Any) -> None:
     field = name.rpartition(".")[2]
     low, high = _RANGES.get(field, (-_LARGEST, _LARGEST))
     values = value if isinstance(value, tuple) else (value,)
-    if len(values) > _MAX_STAGES:
-        raise ConfigError(f"{name} cannot have {len(values)} entries, only up to {_MAX_STAGES}")
+    most = _MAX_ENTRIES.get(field, _MAX_STAGES)
+    if len(values) > most:
+        raise ConfigError(f"{name} cannot have {len(values)} entries, only up to {most}")
     for number in values:
         # Fails for NaN.
         if type(number) in (int, float) and not low <= number <= high:
@@ -202,6 +231,30 @@ def _shown(value: Any) -> str:
     except ValueError:  # an integer of thousands of digits
         return "a number this large"
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _mixtures(config: ModelConfig) -> list[tuple[str, MoEConfig]]:
+    """Return each tower's mixture of experts, if it has one, and its prefix in messages."""
+    towers = (("image.moe.", config.image), ("text.moe.", config.text))
+    found = [(where, getattr(tower, "moe", None)) for where, tower in towers]
+    return [(where, moe) for where, moe in found if isinstance(moe, MoEConfig)]
+
+
+def _check_mixtures(config: ModelConfig) -> None:
+    for where, moe in _mixtures(config):
+        tower = config.text if where == "text.moe." else config.image
+        assert not isinstance(tower, MCiConfig)
+        if moe.top_k > moe.experts:
+            raise ConfigError(
+                f"{where}top_k cannot be {moe.top_k}: there are only {moe.experts} experts"
+            )
+        if max(moe.blocks) >= tower.layers:
+            raise ConfigError(
+                f"{where}blocks: there is no block {max(moe.blocks)}; this tower has "
+                f"{tower.layers}, 0 to {tower.layers - 1}"
+            )
+        if len(set(moe.blocks)) != len(moe.blocks) or list(moe.blocks) != sorted(moe.blocks):
+            raise ConfigError(f"{where}blocks must be in rising order, each once")
 
 
 def _check_captioner(config: ModelConfig) -> None:

@@ -34,6 +34,22 @@ class MCiConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoEConfig:
+    """Mixtures of experts in place of some blocks' MLPs, see `pocketclip.nn.moe`.
+
+    `pocketclip upcycle` makes such a model of a dense one (CLIP-UP, arXiv 2502.00965). How experts
+    are trained is not part of it: the recipe's section `moe` says that.
+    """
+
+    blocks: tuple[int, ...]
+    """The transformer blocks of the tower, from 0, whose MLP is a mixture."""
+    experts: int = 8
+    """Number of experts, each as large as the dense MLP."""
+    top_k: int = 2
+    """Number of experts that process a token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ViTConfig:
     """A vision transformer image tower (Dosovitskiy et al., arXiv 2010.11929)."""
 
@@ -56,6 +72,7 @@ class ViTConfig:
     gives the embedding, the others the image tokens for a caption decoder."""
     pool_heads: int = 8
     drop_path: float = 0.0
+    moe: MoEConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +96,8 @@ class TextConfig:
     """Compose token i's embedding as `remainder[i % n] + quotient[i // n]` (arXiv 1909.02107)
     instead of storing one row per token; keeps the smallest models small."""
     drop_path: float = 0.0
+    moe: MoEConfig | None = None
+    """Blocks are counted without the RepMixer blocks."""
 
     @property
     def ignores_padding(self) -> bool:

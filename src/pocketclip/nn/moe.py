@@ -1,0 +1,259 @@
+"""Sparse mixtures of experts in place of a transformer block's MLP.
+
+    layer = MoE(width=768, hidden=3072, act=nn.GELU(), experts=8, top_k=2)
+    layer(tokens)                       # each token through two of eight MLPs
+
+A router, one linear layer in float32, gives each token a probability for every expert. The best K
+experts process the token, and the result is the mean of theirs, weighted by these probabilities,
+which are divided by their sum. In evaluation that is all, so that a token's result depends on this
+token only. In training an expert has room for a limited number of tokens; a token that finds none
+passes by on the residual branch alone.
+
+Sources: Shazeer et al. (arXiv 1701.06538), section 2, for gates; GShard (arXiv 2006.16668),
+section 2.2, for capacity and the order in which it is given away; sparse upcycling (arXiv
+2212.05055), appendix B, for weights that sum to one. CLIP-UP (arXiv 2502.00965) states no such
+settings that we could read, so the defaults here are ours.
+
+Shapes: N tokens, C channels, H hidden channels, E experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DEFAULT_CAPACITY = 2.0
+ROUTER_STD = 0.02
+
+
+class ExpertLinear(nn.Module):
+    """E linear layers of equal size, their weights stacked in one parameter.
+
+    An expert without tokens thus has a gradient of zero, not none, which distributed training
+    relies on.
+    """
+
+    def __init__(self, experts: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(experts, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(experts, outputs))
+        bound = 1 / math.sqrt(inputs)  # as `nn.Linear` draws its weights
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def extra_repr(self) -> str:
+        """Return the shape, for `print(model)`."""
+        experts, outputs, inputs = self.weight.shape
+        return f"experts={experts}, in_features={inputs}, out_features={outputs}"
+
+
+class RoutingSums(NamedTuple):
+    """What a training step's losses and log need of one layer: sums over its tokens.
+
+    Padding does not count. Sums of several batches or processes add up. Gradients flow to the
+    router through `probability`, `z` and `entropy`.
+    """
+
+    chosen: Tensor
+    """How often each expert was chosen, (E,): the sum is K times the tokens."""
+    kept: Tensor
+    """How many of these choices found room, (E,)."""
+    probability: Tensor
+    """The router's probabilities, (E,)."""
+    z: Tensor
+    """The squared logarithm of the sum of the exponentiated logits, ()."""
+    entropy: Tensor
+    """The entropy of each token's probabilities, in nats, ()."""
+    tokens: Tensor
+    """The number of tokens, ()."""
+
+
+class MoE(nn.Module):
+    """A mixture of E experts, each an MLP of two linear layers.
+
+    Attributes:
+        capacity_factor: in training, an expert has room for this many times the tokens that it
+            would get if all experts were chosen equally often, rounded up; None: for all
+            (dropless). First choices go before second ones, earlier tokens before later ones;
+            padding takes no room. It does not apply while the router is frozen.
+        noise: in training, the standard deviation of normal noise added to the router's logits,
+            which changes the choice and the weights (LIMoE, arXiv 2206.02770, uses 1/E).
+        sums: of the last forward pass in training; the training step takes them.
+
+    Args:
+        width: C.
+        hidden: H, of each expert.
+        act: the activation between the two layers.
+        experts: E.
+        top_k: K, at most E.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, act: nn.Module, *, experts: int, top_k: int
+    ) -> None:
+        super().__init__()
+        if not 1 <= top_k <= experts:
+            raise ValueError(f"top_k must be 1 to {experts}, the number of experts, not {top_k}")
+        self.experts, self.top_k = experts, top_k
+        self.capacity_factor: float | None = DEFAULT_CAPACITY
+        self.noise = 0.0
+        self.sums: RoutingSums | None = None
+        self.records = True
+        self.router = nn.Linear(width, experts, bias=False)
+        self.fc1 = ExpertLinear(experts, width, hidden)
+        self.act = act
+        self.fc2 = ExpertLinear(experts, hidden, width)
+        nn.init.normal_(self.router.weight, std=ROUTER_STD)
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """Map tokens (..., C) to the same shape.
+
+        Args:
+            x: the tokens.
+            real: boolean (...), false at padding, which is computed like any token, but neither
+                counts in `sums` nor takes room. None: there is no padding. Used in training only.
+        """
+        tokens = x.reshape(-1, x.shape[-1])
+        logits = self.router_logits(tokens)
+        noisy = logits
+        if self.training and self.noise:
+            noisy = logits + self.noise * torch.randn_like(logits)
+        gates, chosen = noisy.softmax(-1).topk(self.top_k)  # (N, K)
+        gates = gates / gates.sum(-1, keepdim=True)
+        if not self.training:
+            if _is_exporting():
+                return self._mix_all(tokens, gates, chosen).view_as(x)
+            return self._mix_chosen(tokens, gates, chosen).view_as(x)
+        counts = None if real is None else real.reshape(-1)
+        kept = self._kept(chosen, counts)
+        sums = _sum_up(logits, chosen, kept, counts)
+        if self.records:
+            self.sums = sums
+        return self._mix_chosen(tokens, gates, chosen, kept).view_as(x)
+
+    def router_logits(self, tokens: Tensor) -> Tensor:
+        """Return the router's logits (N, E), in float32 at least, also under autocast."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            dtype = torch.promote_types(tokens.dtype, torch.float32)
+            return F.linear(tokens.to(dtype), self.router.weight.to(dtype))
+
+    def _kept(self, chosen: Tensor, real: Tensor | None) -> Tensor | None:
+        """Return which choices (N, K) find room, or None if all do."""
+        if self.capacity_factor is None or not self.router.weight.requires_grad:
+            return None
+        queue = chosen if real is None else torch.where(real[:, None], chosen, self.experts)
+        tokens = torch.tensor(len(chosen)) if real is None else real.sum()
+        limit = (self.capacity_factor * self.top_k * tokens / self.experts).ceil()
+        # Column by column: all first choices are placed before any second one.
+        places = _places(queue.T.reshape(-1), self.experts + 1).view_as(queue.T).T
+        fits = places < limit
+        return fits if real is None else fits | ~real[:, None]
+
+    # The compiler would make one graph for each number of tokens per expert.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _mix_chosen(
+        self, tokens: Tensor, gates: Tensor, chosen: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
+        """Return the weighted sum of the chosen experts' results, computing only these."""
+        count, width = tokens.shape
+        # Sorted by expert, choices that found no room last; K lists of tokens, one per choice.
+        expert = chosen if kept is None else torch.where(kept, chosen, self.experts)
+        order = expert.T.reshape(-1).argsort(stable=True)  # (K N,)
+        numbers = expert.reshape(-1).bincount(minlength=self.experts + 1)[: self.experts].tolist()
+        total = sum(numbers)
+        rows = tokens[order[:total] % count]
+        layers = zip(
+            torch.split(rows, numbers),
+            self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias,
+            strict=True,
+        )  # fmt: skip
+        # Experts without tokens too: their gradients are to be zeros.
+        parts = [
+            F.linear(self.act(F.linear(part, w1, b1)), w2, b2) for part, w1, b1, w2, b2 in layers
+        ]
+        out = torch.cat(parts)
+        out = out * gates.T.reshape(-1)[order[:total]].to(out.dtype)[:, None]
+        out = F.pad(out, (0, 0, 0, len(order) - total))
+        # Back in order of the tokens. A sum of K rows is the same for any batch, and on any
+        # device, which adding in place would not be.
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        return out[back].view(self.top_k, count, width).sum(0)
+
+    def _mix_all(self, tokens: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
+        """Return the same, computing every expert for every token.
+
+        For exporters: they would record the example's numbers of tokens per expert.
+        """
+        weights = torch.zeros_like(gates[:, :1]).expand(-1, self.experts)
+        weights = weights.scatter(1, chosen, gates)  # (N, E)
+        rows = tokens.expand(self.experts, -1, -1)
+        hidden = self.act(rows @ self.fc1.weight.mT + self.fc1.bias[:, None])
+        out = hidden @ self.fc2.weight.mT + self.fc2.bias[:, None]  # (E, N, C)
+        return (out * weights.T[:, :, None].to(out.dtype)).sum(0)
+
+
+def moe_layers(module: nn.Module) -> dict[str, MoE]:
+    """Return the mixtures of experts of a model or a tower, by their path."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, MoE)}
+
+
+@contextlib.contextmanager
+def keep_routing_sums(module: nn.Module) -> Iterator[None]:
+    """Within this context, forward passes leave `MoE.sums` as they are."""
+    layers = list(moe_layers(module).values())
+    for layer in layers:
+        layer.records = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.records = True
+
+
+def _places(queue: Tensor, groups: int) -> Tensor:
+    """Return each entry's place, from 0, among the entries of `queue` with the same value."""
+    order = queue.argsort(stable=True)
+    counts = queue.bincount(minlength=groups)
+    first = (counts.cumsum(0) - counts)[queue[order]]
+    places = torch.empty_like(queue)
+    places[order] = torch.arange(len(queue), device=queue.device) - first
+    return places
+
+
+def _sum_up(
+    logits: Tensor, chosen: Tensor, kept: Tensor | None, real: Tensor | None
+) -> RoutingSums:
+    """Return the sums of a layer over the tokens that are not padding."""
+    experts = logits.shape[1]
+    counts = logits.new_ones(len(logits)) if real is None else real.to(logits.dtype)  # (N,)
+    every = counts[:, None].expand_as(chosen)
+    found = every if kept is None else every * kept
+
+    def per_expert(weights: Tensor) -> Tensor:
+        total = logits.new_zeros(experts)
+        return total.index_add(0, chosen.reshape(-1), weights.reshape(-1))
+
+    logarithms = logits.log_softmax(-1)
+    probabilities = logarithms.exp()
+    entropy = -(probabilities * logarithms).sum(-1)
+    return RoutingSums(
+        chosen=per_expert(every),
+        kept=per_expert(found),
+        probability=counts @ probabilities,
+        z=counts @ logits.logsumexp(-1).square(),
+        entropy=counts @ entropy,
+        tokens=counts.sum(),
+    )
+
+
+def _is_exporting() -> bool:
+    # torch 2.6 does not tell exporting from compiling.
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    tracing = torch._C._get_tracing_state() is not None  # of torch.jit and of older exporters
+    return bool(exporting() or tracing)
