@@ -17,7 +17,7 @@ from pocketclip import zoo
 from pocketclip.graph import convolution, fuse, layers
 from pocketclip.graph.fuse import Kernel
 from pocketclip.graph.tower import Tower
-from pocketclip.graph.transformer import Blocks, pooled_blocks, run_blocks
+from pocketclip.graph.transformer import Blocks, pooled_blocks, run_blocks, top_k_of
 
 
 def image_tower(tower: Tower, pixels: str, config: zoo.ModelConfig, *, levels: bool) -> str:
@@ -247,11 +247,13 @@ def _vit(tower: Tower, x: str, config: zoo.ModelConfig, image: zoo.ViTConfig) ->
 
 def vit_blocks(image: zoo.ViTConfig) -> Blocks:
     """Return the blocks of a vision transformer."""
+    paths = tuple(f"image.blocks.{i}" for i in range(image.layers))
     return Blocks(
-        paths=tuple(f"image.blocks.{i}" for i in range(image.layers)),
+        paths=paths,
         heads=image.heads,
         activation=image.activation,
         eps=image.eps,
+        top_k=top_k_of(paths, image.moe),
     )
 
 

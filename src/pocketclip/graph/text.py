@@ -13,7 +13,7 @@ from pocketclip import zoo
 from pocketclip.graph import convolution, layers, proto
 from pocketclip.graph.fuse import Doubles
 from pocketclip.graph.tower import Tower
-from pocketclip.graph.transformer import Blocks, pooled_blocks, run_blocks
+from pocketclip.graph.transformer import Blocks, pooled_blocks, run_blocks, top_k_of
 from pocketclip.tokenizer import PAD
 
 
@@ -28,10 +28,12 @@ def text_tower(tower: Tower, ids: str, config: zoo.TextConfig) -> str:
     graph, width = tower.graph, config.width
     x = _embedding(tower, ids, config)
     first = 1 if config.repmixer else 0
+    paths = tuple(f"text.blocks.{first + i}" for i in range(config.layers))
     blocks = Blocks(
-        paths=tuple(f"text.blocks.{first + i}" for i in range(config.layers)),
+        paths=paths,
         heads=config.heads,
         activation=config.activation,
+        top_k=top_k_of(paths, config.moe),
     )
     if config.class_token:
         x, mask = _with_class(tower, x, ids, config)

@@ -5,10 +5,12 @@ Shapes: B batch, T tokens, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from pocketclip import zoo
 from pocketclip.graph import layers
+from pocketclip.graph.moe import mixture
 from pocketclip.graph.tower import Tower
 
 
@@ -21,6 +23,13 @@ class Blocks:
     heads: int
     activation: str
     eps: float = layers.LAYER_NORM_EPS
+    top_k: Mapping[str, int] = field(default_factory=dict)
+    """K of the blocks with a mixture of experts in place of the MLP, by their paths."""
+
+
+def top_k_of(paths: Sequence[str], moe: zoo.MoEConfig | None) -> dict[str, int]:
+    """Return `Blocks.top_k` of a tower."""
+    return {} if moe is None else {paths[index]: moe.top_k for index in moe.blocks}
 
 
 def run_blocks(tower: Tower, x: str, blocks: Blocks, mask: str | None = None) -> str:
@@ -56,7 +65,11 @@ def _attention(tower: Tower, x: str, path: str, blocks: Blocks, mask: str | None
 def _mlp(tower: Tower, x: str, path: str, blocks: Blocks) -> str:
     norm, mlp = f"{path}.norm2", f"{path}.mlp"
     y = layers.layer_norm(tower.graph, x, norm, tower.affine(norm), blocks.eps)
-    y = layers.linear(tower.graph, y, f"{mlp}.fc1", tower.kernel(f"{mlp}.fc1"))
-    y = layers.activation(tower.graph, y, f"{mlp}.act", blocks.activation)
-    y = layers.linear(tower.graph, y, f"{mlp}.fc2", tower.kernel(f"{mlp}.fc2"))
+    top_k = blocks.top_k.get(path)
+    if top_k is None:
+        y = layers.linear(tower.graph, y, f"{mlp}.fc1", tower.kernel(f"{mlp}.fc1"))
+        y = layers.activation(tower.graph, y, f"{mlp}.act", blocks.activation)
+        y = layers.linear(tower.graph, y, f"{mlp}.fc2", tower.kernel(f"{mlp}.fc2"))
+    else:
+        y = mixture(tower, y, mlp, activation=blocks.activation, top_k=top_k)
     return tower.graph.node("Add", [x, y], f"{path}/mlp_sum")

@@ -120,19 +120,22 @@ class GraphWriter:
 
     # --- weights and constants
 
-    def weight(self, name: str, array: NDArray[Any], *, finite: bool = True) -> str:
+    def weight(
+        self, name: str, array: NDArray[Any], *, finite: bool = True, may_halve: bool = True
+    ) -> str:
         """Add a float array, rounded to float32 or float16; return its name.
 
         Args:
             name: of the array.
             array: of any shape.
             finite: refuse infinite values.
+            may_halve: store it in float16 if the graph does so with large arrays.
 
         Raises:
             ExportError: a value is not finite, or too large for float16.
         """
         values = _float32(name, array, finite=finite)
-        if not finite or not self._is_halved(values):
+        if not (finite and may_halve and self._is_halved(values)):
             return self._add(name, values)
         return self.node("Cast", [self._add_half(name, values)], name, to=proto.FLOAT)
 
