@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,23 @@ class Log:
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
         step = int(record["step"])
-        numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
+        numbers = dict(_numbers({k: v for k, v in record.items() if k != "step"}))
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
+
+
+def _numbers(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, int | float]]:
+    """Yield the numbers of a record by name; those of objects and lists as `experts/LAYER/dead`."""
+    for name, value in node.items():
+        if isinstance(value, list):
+            value = {str(i): one for i, one in enumerate(value)}
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{before}{name}/")
+        elif isinstance(value, (int, float)):
+            yield f"{before}{name}", value
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pocketclip import zoo
 from pocketclip.errors import ConfigError, UnknownModelError
@@ -38,6 +38,7 @@ from pocketclip.train.sections import (
     LoraSection,
     LossSection,
     ModelSection,
+    MoESection,
     OptimizerSection,
     ScheduleSection,
     Section,
@@ -61,6 +62,8 @@ class Recipe(Section):
     """Live teachers, as `pocketclip reinforce --teacher` takes them, for data without stored
     embeddings (online distillation)."""
     loss: LossSection = LossSection()
+    moe: MoESection | None = Field(default=None, validate_default=True)
+    """Of a sparse model, with its defaults if it is not set; None for a dense one."""
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
     steps: int = Field(ge=1, le=MAX_STEPS)
@@ -98,6 +101,21 @@ class Recipe(Section):
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("moe")
+    @classmethod
+    def _of_sparse_model(cls, value: MoESection | None, info: ValidationInfo) -> MoESection | None:
+        model: ModelSection | None = info.data.get("model")
+        if model is None:  # it has a problem of its own
+            return value
+        if not zoo.is_sparse(model.config()):
+            if value is None:
+                return None
+            raise ValueError(
+                f"{model.name} as configured is dense, without mixtures of experts; leave `moe` "
+                "out, or make the model sparse: model.overrides.image.moe={blocks: [1, 3, 5]}"
+            )
+        return value or MoESection()
 
     @model_validator(mode="before")
     @classmethod
@@ -232,6 +250,11 @@ def _lora_problems(
 ) -> Iterator[str]:
     if model.is_captioner:
         yield f"model.lora: {model.name} is a captioner; low-rank updates are for two towers only"
+    if zoo.is_sparse(model):
+        yield (
+            f"model.lora: {model.name} as configured has mixtures of experts, which low-rank "
+            "updates do not adapt; train it without model.lora, or adapt the dense model"
+        )
     for tower in lora.towers:
         if getattr(settings, f"freeze_{tower}") is not None:
             yield (

@@ -118,6 +118,8 @@ def report(run: Run, window: Window, log: Log | None, on_log: OnLog | None, bega
     seconds = time.monotonic() - began
     means = distributed.average(window.means())
     skipped, too_small = run.replaced_by_all()
+    routing = run.stepper.routing
+    experts = routing.record() if routing is not None else {}
     if log is None:
         return
     recipe = run.recipe
@@ -134,6 +136,7 @@ def report(run: Run, window: Window, log: Log | None, on_log: OnLog | None, bega
         "data_wait": round(window.data_seconds / max(window.seconds, 1e-9), 4),
         "skipped": skipped,
         **({"too_small": too_small} if recipe.data.min_image_side else {}),
+        **({"experts": experts} if experts else {}),
         "seconds": round(seconds, 2),
         "seconds_left": round((recipe.steps - run.step) * recipe.batch_size / rate, 1),
     }

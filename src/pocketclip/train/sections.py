@@ -220,6 +220,38 @@ class LossSection(Section):
         return value
 
 
+class MoESection(Section):
+    """How the mixtures of experts of a sparse model are trained, see `pocketclip.nn.moe`.
+
+    A mixture whose router is frozen has neither capacity nor losses. The losses are means over the
+    mixtures of a tower, and the towers' are added. The defaults are ours: those of CLIP-UP (arXiv
+    2502.00965) could not be read; public code for mixtures of experts uses similar ones.
+    """
+
+    capacity_factor: float | None = Field(default=2.0, gt=0)
+    """The room of an expert: this many times the tokens that it would get if all experts were
+    chosen equally often, in each process and micro-batch. Tokens without room pass by the mixture.
+    None: there is room for all (dropless), as always in evaluation."""
+    noise: float = Field(default=0.0, ge=0)
+    """The standard deviation of the noise that is added to the router's logits. LIMoE (arXiv
+    2206.02770) uses 1 / the number of experts, which is 0.125 for 8."""
+    balance_weight: float = Field(default=0.01, ge=0)
+    """The weight of the load-balance loss (GShard, arXiv 2006.16668), which is 1 where all experts
+    are used equally. Padding of texts does not count."""
+    z_weight: float = Field(default=0.001, ge=0)
+    """The weight of the router z-loss (ST-MoE, arXiv 2202.08906), which keeps logits small."""
+    local_entropy_weight: float = Field(default=0.0, ge=0)
+    """The weight of LIMoE's local entropy loss: the entropy of each token's probabilities."""
+    global_entropy_weight: float = Field(default=0.0, ge=0)
+    """The weight of LIMoE's global entropy loss: how far the entropy of the mean probabilities is
+    below `global_entropy_image` or `global_entropy_text`."""
+    global_entropy_image: float | None = Field(default=None, ge=0)
+    """The threshold of image towers, in nats; ln(n) asks that at least n experts be used. None:
+    0.864 ln(E) of E experts, which is LIMoE's ln(20) for its 32; the scaling is ours."""
+    global_entropy_text: float | None = Field(default=None, ge=0)
+    """The same of text towers. None: 0.634 ln(E), which is LIMoE's ln(9) for its 32."""
+
+
 class OptimizerSection(Section):
     """AdamW (arXiv 1711.05101); norms, biases and scales have no weight decay."""
 
@@ -321,6 +353,7 @@ SECTIONS: dict[str, type[Section]] = {
     "model.lora": LoraSection,
     "data": DataSection,
     "loss": LossSection,
+    "moe": MoESection,
     "optimizer": OptimizerSection,
     "schedule": ScheduleSection,
     "checkpoint": CheckpointSection,

@@ -19,15 +19,23 @@ import torch
 from torch import nn
 
 from pocketclip import checkpoint, devices, zoo
-from pocketclip.errors import CheckpointError, ConfigError, TrainingError, count_of
+from pocketclip.errors import (
+    CheckpointError,
+    ConfigError,
+    TrainingError,
+    UnknownModelError,
+    count_of,
+)
 from pocketclip.nn.build import build
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.lora import LowRankUpdates
+from pocketclip.nn.upcycle import copy_dense_weights
 from pocketclip.train import distributed
 from pocketclip.train.distributed import World
 from pocketclip.train.loader import DataConfig, Loader
 from pocketclip.train.optim import WeightAverage, make_optimizer, parameter_groups
 from pocketclip.train.recipe import Recipe
+from pocketclip.train.routing import Routing
 from pocketclip.train.run import Run, dtype_name
 from pocketclip.train.step import Stepper
 from pocketclip.train.teacher_settings import teacher_settings
@@ -72,11 +80,14 @@ def build_run(
     average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
     dtype = resolve_precision(recipe, world, trainer_state.get("precision"))
     dims, scales, biases = teacher_settings(recipe, loader, teachers, quiet=not world.is_main)
+    gathered = world.size > 1
+    routing = Routing(model, recipe.moe, gathered=gathered) if recipe.moe is not None else None
     stepper = Stepper(
         model, wrap_model(recipe, world, model), recipe.loss,
         teacher_dims=dims, teacher_scales=scales, teacher_biases=biases,
-        logit_bias=logit_bias, device=world.device, dtype=dtype, gathered=world.size > 1,
-        teachers=teachers, channels_last=recipe.channels_last, trim=not recipe.compile,
+        logit_bias=logit_bias, routing=routing, device=world.device, dtype=dtype,
+        gathered=gathered, teachers=teachers, channels_last=recipe.channels_last,
+        trim=not recipe.compile,
     )  # fmt: skip
     run = Run(
         recipe=recipe, folder=folder, world=world, loader=loader, model=model, stepper=stepper,
@@ -118,6 +129,8 @@ def check_batch_size(recipe: Recipe, world: World) -> int:
 def initial_model(recipe: Recipe, *, offline: bool = False) -> CLIP:
     """Return the model that a new run starts with: `model.init`'s weights, or random ones.
 
+    A dense `model.init` of a sparse model is made sparse (`pocketclip.nn.upcycle`).
+
     Args:
         recipe: random weights are drawn from its seed.
         offline: take `model.init` from the local cache only.
@@ -137,17 +150,24 @@ def initial_model(recipe: Recipe, *, offline: bool = False) -> CLIP:
             with torch.no_grad():
                 model.logit_scale.fill_(math.log(10))  # arXiv 2303.15343, section 3.2
     if recipe.model.init is not None:
-        _load_initial_weights(model, recipe.model.init, offline=offline)
+        _load_initial_weights(model, recipe, offline=offline)
     model.set_gradient_checkpointing(recipe.gradient_checkpointing)
     return model.train()
 
 
-def _load_initial_weights(model: CLIP, init: str, *, offline: bool) -> None:
-    loaded = checkpoint.load(init, offline=offline)
+def _load_initial_weights(model: CLIP, recipe: Recipe, *, offline: bool) -> None:
+    init = str(recipe.model.init)
+    try:
+        loaded = checkpoint.load(init, offline=offline)
+    except (CheckpointError, UnknownModelError) as error:
+        raise type(error)(f"model.init: {error}") from error
     if loaded.is_fused:
         raise CheckpointError(
             f"{init} is a fused model, which is for inference only; give the unfused one"
         )
+    if zoo.is_sparse(model.config) and not zoo.is_sparse(loaded.config):
+        _copy_dense_weights(model, loaded, recipe)
+        return
     own, given = model.state_dict(), loaded.state_dict()
     differing = [
         name for name in dict.fromkeys([*own, *given])
@@ -159,10 +179,36 @@ def _load_initial_weights(model: CLIP, init: str, *, offline: bool) -> None:
             f"{init} ({loaded.config.name}) does not fit {model.config.name} as the recipe "
             f"describes it: {count_of(len(differing), 'entry', 'entries')} of the two differ "
             f"({', '.join(differing[:3])}{more}); set model.name and model.overrides to the "
-            "start's, or another model.init"
+            f"start's{_mixtures(loaded)}, or another model.init"
         )
     model.load_state_dict(given)
     model.license = loaded.license
+
+
+def _mixtures(loaded: CLIP) -> str:
+    """Return the overrides that describe a start's mixtures of experts, for an error."""
+    overrides = []
+    for tower in ("image", "text"):
+        moe = getattr(getattr(loaded.config, tower), "moe", None)
+        if moe is not None:
+            fields = f"{{blocks: {list(moe.blocks)}, experts: {moe.experts}, top_k: {moe.top_k}}}"
+            overrides.append(f"model.overrides.{tower}.moe={fields}")
+    return f" (it is sparse: {', '.join(overrides)})" if overrides else ""
+
+
+def _copy_dense_weights(model: CLIP, dense: CLIP, recipe: Recipe) -> None:
+    try:
+        copy_dense_weights(model, dense)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"model.init: {error}; set model.name and model.overrides, except for moe, to those "
+            f"of {recipe.model.init}, or another model.init"
+        ) from error
+    if distributed.is_main():
+        log.info(
+            "model.init %s is dense: every expert begins as a copy of its MLP, and the routers "
+            "are drawn from seed %d", recipe.model.init, recipe.seed,
+        )  # fmt: skip
 
 
 def warn_of_random_frozen_weights(recipe: Recipe) -> None:

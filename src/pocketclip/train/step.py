@@ -3,8 +3,9 @@
 With accumulation, the loss is still that of the whole batch. The embeddings of all micro-batches
 are computed once without gradients, the loss gives the gradient of each embedding, and a second
 forward pass with the same random choices carries it to the weights (Gao et al., arXiv
-2101.06983). If BatchNorm is absent or frozen, this equals the large batch; otherwise BatchNorm
-takes its statistics from each micro-batch.
+2101.06983). The sums that a sparse model's routers leave are treated likewise. If BatchNorm is
+absent or frozen, and experts have room for all tokens, this equals the large batch; otherwise
+BatchNorm takes its statistics from each micro-batch, and experts have their room there.
 
 Shapes: b samples of a micro-batch, B of a step and process, n captions of each, D embedding.
 """
@@ -25,6 +26,7 @@ from pocketclip.nn.clip import CLIP
 from pocketclip.nn.transformer import preserve_batch_norm_statistics
 from pocketclip.train import distributed, losses
 from pocketclip.train.loader import Batch, normalise
+from pocketclip.train.routing import Routing
 from pocketclip.train.sections import LossSection, uses_captions
 from pocketclip.types import Encoder
 
@@ -41,6 +43,8 @@ class Features:
     """The student's logit scale, which multiplies similarities."""
     captioning: Tensor | None = None
     """A captioner's next-token loss of this micro-batch, a mean over its tokens."""
+    routing: Tensor | None = None
+    """A sparse model's sums over tokens, see `Routing.take`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,6 +78,7 @@ class Stepper:
         teacher_scales: each teacher's logit scale.
         teacher_biases: each teacher's bias, for SigLIP's loss.
         logit_bias: the student's bias, for SigLIP's loss.
+        routing: of a sparse model; None: its routers have no losses, and nothing is counted.
         device: the model's device.
         dtype: the dtype to compute in; parameters and losses stay float32.
         gathered: compare with the samples of all processes.
@@ -93,6 +98,7 @@ class Stepper:
         teacher_scales: Sequence[float] = (),
         teacher_biases: Sequence[float] = (),
         logit_bias: nn.Parameter | None = None,
+        routing: Routing | None = None,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         gathered: bool = False,
@@ -103,7 +109,7 @@ class Stepper:
         self.model, self.wrapped, self.settings = model, wrapped, settings
         self.dims, self.scales = tuple(teacher_dims), tuple(teacher_scales)
         self.biases = tuple(teacher_biases)
-        self.logit_bias = logit_bias
+        self.logit_bias, self.routing = logit_bias, routing
         self.device, self.dtype, self.gathered = device, dtype, gathered
         self.teachers = tuple(teachers)
         self.channels_last = channels_last
@@ -159,6 +165,7 @@ class Stepper:
             captions=list(text.float().chunk(len(batch.captions))),
             scale=scale,
             captioning=captioning,
+            routing=self.routing.take() if self.routing is not None else None,
         )
 
     def _terms(
@@ -166,10 +173,10 @@ class Stepper:
     ) -> dict[str, Tensor]:
         settings = self.settings
         shared: dict[str, Any] = {"gathered": self.gathered, "chunk": settings.chunk}
-        if settings.kind == "siglip":
-            return self._siglip(features, teacher, captions, shared)
         terms: dict[str, Tensor] = {}
-        if settings.weights != (0.0, 0.0):
+        if settings.kind == "siglip":
+            terms = self._siglip(features, teacher, captions, shared)
+        elif settings.weights != (0.0, 0.0):
             terms = losses.reinforced_loss(
                 features.image, features.captions, teacher.image, teacher.captions,
                 features.scale, self.dims, self.scales, weights=settings.weights,
@@ -178,6 +185,8 @@ class Stepper:
             )  # fmt: skip
         if features.captioning is not None:
             terms["captioning_loss"] = settings.captioning_weight * features.captioning
+        if self.routing is not None and features.routing is not None:
+            terms |= self.routing.terms(features.routing)
         return terms
 
     def _siglip(
@@ -226,8 +235,11 @@ class Stepper:
             ],
             scale=features[0].scale.detach().requires_grad_(),
         )
+        sums = [output.routing for output in features if output.routing is not None]
+        if sums:
+            joined.routing = torch.stack(sums).sum(0).requires_grad_()
         terms = self._terms(joined, teacher, captions)
-        leaves = [joined.image, *joined.captions, joined.scale]
+        leaves = [joined.image, *joined.captions]
         if terms:
             self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
         shares = self._token_shares(batches) if self.settings.kind == "captioning" else []
@@ -238,11 +250,14 @@ class Stepper:
                 rows = slice(k * len(micro.image), (k + 1) * len(micro.image))
                 outputs = [micro.image, *micro.captions]
                 surrogate = micro.image.new_zeros(())
-                for output, leaf in zip(outputs, leaves, strict=False):
+                for output, leaf in zip(outputs, leaves, strict=True):
                     if leaf.grad is not None:
                         surrogate = surrogate + (output * leaf.grad[rows]).sum()
                 if joined.scale.grad is not None:
                     surrogate = surrogate + micro.scale * joined.scale.grad / len(batches)
+                if joined.routing is not None and joined.routing.grad is not None:
+                    assert micro.routing is not None
+                    surrogate = surrogate + (micro.routing * joined.routing.grad).sum()
                 if micro.captioning is not None:
                     term = self.settings.captioning_weight * shares[k] * micro.captioning
                     surrogate = surrogate + self._scaled(term)
