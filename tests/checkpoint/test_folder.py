@@ -109,6 +109,7 @@ def test_a_zero_bias_is_added_for_open_clip_and_dropped_for_apple(tmp_path):
 
 
 def test_what_a_naming_cannot_express_is_refused(tmp_path):
+    sparse = build_empty(zoo.sparse_config(zoo.entry("mobileclip-b").config))
     cases = [
         (_light("mobileclip-s0"), "openclip", "MCt"),
         (_light("mobileclip2-s0"), "apple", "bias"),
@@ -120,6 +121,8 @@ def test_what_a_naming_cannot_express_is_refused(tmp_path):
             "apple",
             "plain vision transformer",
         ),
+        (sparse, "openclip", "mixtures of experts"),
+        (sparse, "apple", "mixtures of experts"),
     ]
     for model, convention, reason in cases:
         with pytest.raises(CheckpointError, match=reason):

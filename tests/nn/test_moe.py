@@ -15,7 +15,7 @@ from pocketclip.nn.build import build_empty, random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.moe import MoE, moe_layers
 from pocketclip.nn.transformer import MLP
-from pocketclip.nn.upcycle import upcycle
+from pocketclip.nn.upcycle import copy_dense_weights, upcycle
 from pocketclip.tokenizer import Tokenizer
 
 SMALL: dict[str, Any] = {"image_size": 32, "embed_dim": 32}
@@ -232,6 +232,16 @@ def test_gradient_checkpointing_routes_identically() -> None:
 def test_bad_settings(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         upcycle(dense_model(name), **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("vit-b16", {"image.layers": 2}), ("vit-b16", {"text.width": 64}), ("mobileclip2-s0", {})],
+)
+def test_weights_of_another_dense_model_are_refused(name: str, changes: dict[str, Any]) -> None:
+    sparse, other = upcycle(dense_model()), random_model(name, seed=0, **TOWERS[name] | changes)
+    with pytest.raises(ConfigError, match="differ in more than their mixtures"):
+        copy_dense_weights(sparse, other)
 
 
 def test_a_sparse_model_cannot_be_made_sparse() -> None:

@@ -228,6 +228,8 @@ def _has_conv_stem(config: zoo.ModelConfig) -> bool:
 
 def unsupported_reason(config: zoo.ModelConfig, naming: Naming) -> str | None:
     """Return why `naming` cannot express such a model, or None if it can."""
+    if zoo.is_sparse(config):
+        return "neither open_clip nor Apple's code has mixtures of experts; use naming='pocketclip'"
     if naming == "openclip":
         if config.text.repmixer:
             return "open_clip has no MCt text tower (RepMixer blocks); use naming='apple'"

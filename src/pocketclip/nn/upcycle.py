@@ -91,7 +91,7 @@ def copy_dense_weights(sparse: CLIP, dense: CLIP) -> None:
         for leaf in ("weight", "bias")
     }
     expected |= {name: state[name].shape[1:] for name in experts}
-    wrong = [name for name, shape in expected.items() if given[name].shape != shape]
+    wrong = [n for n, shape in expected.items() if n in given and given[n].shape != shape]
     if unknown or missing or wrong:
         name = [*unknown, *missing, *wrong][0]
         raise ConfigError(
