@@ -10,10 +10,15 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pocketclip import checkpoint
+from pocketclip.checkpoint import operations
+from pocketclip.infer.encoder import Encoder
+from pocketclip.infer.measure import size_of
+from pocketclip.nn.upcycle import upcycle
 from tests import bundles
 from tests.cli import inside
 
@@ -75,6 +80,13 @@ def test_figures(several, bundle, labelled):
         best = row["throughput"]
         assert best["by_batch"][str(best["batch"])] == best["images_per_s"] > 0
         assert row["memory_bytes"] <= row["memory_at_best_batch_bytes"]
+        size, counted = row["size"], operations.measure(model.config)
+        assert size["params_million"] == size["active_params_million"] == counted.params_million
+        assert size["gflop"] == counted.gflop
+        forward = size["forward"]
+        # This text tower is not causal: padding is computed too.
+        assert forward["text_tokens"] == model.config.text.context_length
+        assert 0 < forward["image_gflop"] + forward["text_gflop"] < size["gflop"]
     # Each has its own process: what torch takes does not stand with the bundle.
     assert 20e6 < ours["memory_bytes"] < torchs["memory_bytes"] - 50e6
     files = sum(f.stat().st_size for f in bundle.iterdir() if f.name != "bundle.json")
@@ -119,9 +131,26 @@ def test_table(bundle, tmp_path):
     done = run(bundle.name, "--seconds", "0", "--plot", tmp_path / "p.svg", cwd=bundle.parent)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[-1].split()[0] == bundle.name
-    assert lines[-1].count("(") == 3
+    times, sizes = (line for line in lines if line.split()[:1] == [bundle.name])
+    assert times.count("(") == 3
+    size = operations.measure(bundles.model().config)
+    assert sizes.split()[1:4] == [f"{value:.3g}" for value in (
+        size.params_million, size.active_params_million, size.gflop
+    )]  # fmt: skip
+    assert max(map(len, lines[lines.index("") :])) <= 80
     assert "photographs per second" in (tmp_path / "p.svg").read_text()
+
+
+def test_a_sparse_model_has_its_own_size():
+    dense = bundles.model("mobileclip-b")
+    sparse = upcycle(dense, experts=4, top_k=2)
+    facts, before = (size_of(Encoder(model), tokens=9) for model in (sparse, dense))
+    assert facts["params_million"] > facts["active_params_million"] > before["params_million"]
+    assert facts["gflop"] > before["gflop"]
+    assert facts["forward"]["text_tokens"] == before["forward"]["text_tokens"] == 9
+    assert facts["forward"]["text_gflop"] < facts["gflop"]
+    bundle = SimpleNamespace(config=sparse.config, bundle=object())
+    assert size_of(bundle, tokens=9)["forward"] is None
 
 
 def test_nothing_measured_is_2(tmp_path):

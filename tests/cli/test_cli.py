@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 
 from pocketclip import checkpoint, zoo
+from pocketclip.cli import models
+from pocketclip.infer.bundle import read
 from pocketclip.nn.build import random_model
 from tests.cli.inside import run
 from tests.golden_weights import randomise
@@ -73,12 +76,32 @@ def test_models(tmp_path, monkeypatch):
     assert all(rows[name]["captioner"] for name in zoo.CAPTIONERS)
     assert rows["mobileclip2-s4"]["average38"] == 67.5
     assert rows["tiny"]["hub"] == []
+    counted = [rows["vit-b16"][k] for k in ("params_million", "active_params_million", "gflop")]
+    assert counted == [149.621, 149.621, 41.086]
+    assert rows["vit-b16"]["sparse"] is False
     table = run("models").stdout
+    assert re.search(r"vit-b16 +224 +86\.2 +63\.4 +41\.1 +hub", table)
     assert "mobileclip-b-lt" in table
     assert "coca-tiny *" in table
     assert re.search(r"coca-dfn2b-docci +-context 77, 128, 256\n", table)
     assert "* captioner" in " ".join(table.split())
-    assert max(map(len, table.splitlines())) <= 100
+    assert max(map(len, table.splitlines())) <= 80
+
+
+def test_a_sparse_bundle_is_listed_with_its_own_size(exported, monkeypatch):
+    bundle = read(exported("tiny", "onnx"))
+    config = zoo.sparse_config(zoo.entry("vit-b16").config)
+    source = {"repo": "me/sparse", "revision": "main", "file": "model.safetensors"}
+    ready = {bundle.folder: dataclasses.replace(bundle, config=config, source=source)}
+    monkeypatch.setattr(models, "_ready_bundles", lambda: dict(ready))
+    (line,) = [line for line in run("models").stdout.splitlines() if "me/sparse" in line]
+    assert line.endswith(
+        "(vit-b16, sparse (2 of 8 experts), converted from model.safetensors; "
+        "436.2 million parameters, 190.6 active, 54.2 GFLOP)"
+    )
+    row = json.loads(run("models", "--json").stdout)[-1]
+    assert (row["sparse"], row["image_params_million"], row["imagenet1k"]) == (True, None, None)
+    assert (row["params_million"], row["active_params_million"]) == (436.212, 190.615)
 
 
 def test_classify_a_table_and_json(model):

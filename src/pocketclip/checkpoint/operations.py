@@ -1,25 +1,32 @@
 """The size of a model from its configuration alone, without torch: parameters and operations.
 
     size = measure(zoo.entry("mobileclip2-s0").config)
-    size.params_million, size.gflop     # 74.8, 8.9
+    size.params_million, size.gflop     # 74.8, 10.7
+    forward_operations(zoo.entry("vit-b16").config, tokens=18).gflop    # 34.6
 
-Both are counted after re-parameterisation, as the published parameters are. The rule for
-operations is that of open_clip's table of models, so that the figures compare: two for each
+Both are counted after re-parameterisation, as the published parameters are. The rule of `measure`
+is that of open_clip's table of models, so that the figures compare: two operations for each
 multiply-accumulate of a convolution, a linear layer, or the two products of attention, for one
 image of the model's size and one text of the whole context; nothing else counts. Every token goes
-through every block, though an encoder may skip what the last block does with tokens that nobody
-reads. `tests/checkpoint/test_operations.py` compares with open_clip's figures and torch's counter.
+through every block, and in a mixture of experts through its router and K experts. By the same rule
+`forward_operations` counts what our encoders compute, which leave out what cannot change an
+embedding. `tests/checkpoint/test_operations.py` compares with open_clip's figures and torch's
+counter.
 
-Shapes: N positions or tokens, C channels.
+Shapes: N positions or tokens, C channels, E experts, K experts per token.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pocketclip import zoo
-from pocketclip.checkpoint.parameters import describe
+from pocketclip.checkpoint.parameters import Shape, describe
+from pocketclip.zoo.sparse import TowerName
+
+_TOWERS: tuple[TowerName, ...] = ("image", "text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +35,9 @@ class ModelSize:
 
     image_params: int
     text_params: int
+    image_active_params: int
+    """Those that one token uses: of each mixture's E experts only K. All, if there is none."""
+    text_active_params: int
     image_operations: int
     """Floating-point operations for one image."""
     text_operations: int
@@ -39,28 +49,131 @@ class ModelSize:
         return (self.image_params + self.text_params) / 1e6
 
     @property
+    def active_params_million(self) -> float:
+        """Millions of parameters of both towers that one token uses."""
+        return (self.image_active_params + self.text_active_params) / 1e6
+
+    @property
     def gflop(self) -> float:
         """Billions of operations for one image and one text."""
         return (self.image_operations + self.text_operations) / 1e9
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardOperations:
+    """Floating-point operations of an encoder's forward pass."""
+
+    image: int
+    """For one image."""
+    text: int
+    """For one text of `tokens` tokens."""
+    tokens: int
+    """Tokens that the text tower computes: its context, where padding is computed too."""
+
+    @property
+    def gflop(self) -> float:
+        """Billions of operations for one image and one text."""
+        return (self.image + self.text) / 1e9
+
+
 def measure(config: zoo.ModelConfig) -> ModelSize:
     """Return the size of a model with this configuration, fused."""
-    params, products = {"image": 0, "text": 0}, _attention_products(config)
-    for path, shape in describe(config, fused=True).walk():
-        tower = path.partition(".")[0]
-        if tower not in params:
-            continue  # the logit scale, a caption decoder
-        params[tower] += math.prod(shape)
-        if path.endswith(".weight") and len(shape) in (2, 4) and ".embedding." not in path:
-            positions = _text_positions if tower == "text" else _image_positions
-            products[tower] += math.prod(shape) * positions(config, path)
+    params, active = {"image": 0, "text": 0}, {"image": 0, "text": 0}
+    for tower, path, shape in _entries(config):
+        count = math.prod(shape)
+        params[tower] += count
+        active[tower] += _active(config, tower, count) if _is_stacked(path, shape) else count
+    operations = _operations(config, config.text.context_length, forward=False)
     return ModelSize(
         image_params=params["image"],
         text_params=params["text"],
-        image_operations=2 * products["image"],
-        text_operations=2 * products["text"],
+        image_active_params=active["image"],
+        text_active_params=active["text"],
+        image_operations=operations["image"],
+        text_operations=operations["text"],
     )
+
+
+def forward_operations(config: zoo.ModelConfig, *, tokens: int) -> ForwardOperations:
+    """Return the operations of an encoder's forward pass, fused and in evaluation mode.
+
+    The last MLP of a transformer runs on the pooled token only, an attentional pooling has the
+    query of the embedding only, and padding is left out of texts where it cannot change an
+    embedding (`TextConfig.ignores_padding`).
+
+    Args:
+        config: the model's configuration.
+        tokens: the number of the text's tokens, start and end included.
+    """
+    context = config.text.context_length
+    tokens = min(tokens, context) if config.text.ignores_padding else context
+    operations = _operations(config, tokens, forward=True)
+    return ForwardOperations(image=operations["image"], text=operations["text"], tokens=tokens)
+
+
+def _operations(config: zoo.ModelConfig, context: int, *, forward: bool) -> dict[str, int]:
+    """Return each tower's operations for one image, and one text of `context` ids.
+
+    Args:
+        config: the model's configuration.
+        context: the number of ids; a class token comes on top.
+        forward: leave out what our forward pass does not compute.
+    """
+    text_tokens = context + (1 if config.text.class_token else 0)
+    queries = getattr(config.image, "pool_queries", None)
+    if queries is not None and forward:
+        queries = 1
+    products = {
+        "image": _image_attention(config, queries),
+        "text": 2 * text_tokens**2 * config.text.width * config.text.layers,
+    }
+    for tower, path, shape in _entries(config):
+        stacked = _is_stacked(path, shape)
+        if not path.endswith(".weight") or not (stacked or len(shape) in (2, 4)):
+            continue
+        if ".embedding." in path:
+            continue  # looked up
+        if forward and _runs_after_pooling(config, path):
+            positions = 1
+        elif tower == "image":
+            positions = _image_positions(config, path, queries)
+        else:
+            positions = 1 if path.startswith("text.head.") else text_tokens
+        count = math.prod(shape)
+        products[tower] += positions * (_active(config, tower, count) if stacked else count)
+    return {tower: 2 * count for tower, count in products.items()}
+
+
+def _entries(config: zoo.ModelConfig) -> Iterator[tuple[TowerName, str, Shape]]:
+    """Yield the tower, path and shape of each parameter of both towers."""
+    tree = describe(config, fused=True)
+    for tower in _TOWERS:
+        for path, shape in tree.find(tower).walk(f"{tower}."):
+            yield tower, path, shape
+
+
+def _is_stacked(path: str, shape: Shape) -> bool:
+    """Return whether a parameter is one of all experts, with the experts as its first dimension."""
+    of_mlp = ".mlp.fc" in path
+    return of_mlp and len(shape) == (3 if path.endswith(".weight") else 2)
+
+
+def _active(config: zoo.ModelConfig, tower: TowerName, count: int) -> int:
+    """Return how much of a count over a tower's E experts is of the K that process a token."""
+    moe = config.text.moe if tower == "text" else getattr(config.image, "moe", None)
+    assert moe is not None
+    return count // moe.experts * moe.top_k
+
+
+def _runs_after_pooling(config: zoo.ModelConfig, path: str) -> bool:
+    """Return whether a parameter is of a last MLP that runs on the pooled token only."""
+    image, text = config.image, config.text
+    pools = []
+    if isinstance(image, zoo.ViTConfig) and image.pool_queries is None:
+        pools.append(f"image.blocks.{image.layers - 1}.mlp.")
+    if not text.repmixer:
+        pools.append(f"text.blocks.{text.layers - 1}.mlp.")
+    return path.startswith(tuple(pools))
 
 
 def _side(config: zoo.ModelConfig, halvings: int) -> int:
@@ -76,7 +189,7 @@ def _image_tokens(config: zoo.ModelConfig) -> int:
     return (config.image_size // config.image.patch_size) ** 2 + 1
 
 
-def _image_positions(config: zoo.ModelConfig, path: str) -> int:
+def _image_positions(config: zoo.ModelConfig, path: str, queries: int | None) -> int:
     """Return at how many positions of one image a convolution or linear layer is applied."""
     image, (_, part, *inner) = config.image, path.split(".")
     if part == "head" or "se" in inner:
@@ -89,29 +202,24 @@ def _image_positions(config: zoo.ModelConfig, path: str) -> int:
         first = {"0": 4, "2": 8}.get(inner[0], image.patch_size)
         return (config.image_size // first) ** 2
     if part == "pool" and inner[0] in ("q", "proj"):
-        return image.pool_queries or 1
+        return queries or 1
     return _image_tokens(config)
 
 
-def _text_tokens(config: zoo.ModelConfig) -> int:
-    return config.text.context_length + (1 if config.text.class_token else 0)
+def _image_attention(config: zoo.ModelConfig, queries: int | None) -> int:
+    """Return the multiply-accumulates of attention: 2 N N C per layer, for scores and sums.
 
-
-def _text_positions(config: zoo.ModelConfig, path: str) -> int:
-    return 1 if path.startswith("text.head.") else _text_tokens(config)
-
-
-def _attention_products(config: zoo.ModelConfig) -> dict[str, int]:
-    """Return the multiply-accumulates of attention: 2 N N C per layer, for scores and sums."""
-    image, text = config.image, config.text
-    total = {"image": 0, "text": 2 * _text_tokens(config) ** 2 * text.width * text.layers}
+    Args:
+        config: the model's configuration.
+        queries: of an attentional pooling; None: there is none.
+    """
+    image = config.image
     if isinstance(image, zoo.MCiConfig):
+        total = 0
         for index in range(len(image.depths) - image.attention_stages, len(image.depths)):
             positions = _side(config, index + 2) ** 2
-            total["image"] += 2 * positions**2 * image.widths[index] * image.depths[index]
+            total += 2 * positions**2 * image.widths[index] * image.depths[index]
         return total
     tokens = _image_tokens(config)
-    total["image"] = 2 * tokens**2 * image.width * image.layers
-    if image.pool_queries is not None:
-        total["image"] += 2 * image.pool_queries * tokens * config.embed_dim
-    return total
+    total = 2 * tokens**2 * image.width * image.layers
+    return total + 2 * (queries or 0) * tokens * config.embed_dim

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,15 @@ from pocketclip.cli._options import (
     labelled_accuracy,
     labelled_arguments,
 )
-from pocketclip.cli.output import Column, note, print_json, print_table
+from pocketclip.cli.output import (
+    USUAL_WIDTH,
+    Column,
+    figure_text,
+    note,
+    print_json,
+    print_table,
+    say,
+)
 from pocketclip.errors import PocketclipError, count_of
 
 
@@ -60,8 +69,9 @@ def bench(
     Each model runs in its own process, one after the other. Latency is the time of the image
     tower for one prepared photograph, and of the text tower for one caption. Throughput is
     measured on the image tower at its best batch size. Startup is the time from starting the
-    process to the first answer. Compare models within one run, on an otherwise idle computer:
-    times from different runs are not comparable.
+    process to the first answer. Parameters and operations are counted; of a mixture of experts,
+    the active ones are those that one token uses. Compare models within one run, on an otherwise
+    idle computer: times from different runs are not comparable.
 
     A model that cannot be measured is named and skipped. The exit code is then 1, or 2 if no model
     could be measured.
@@ -160,6 +170,34 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             )
         )
     print_table(columns, lines)
+    say()
+    _print_sizes(rows)
+
+
+def _print_sizes(rows: Sequence[dict[str, Any]]) -> None:
+    """Print parameters and operations, and what they count."""
+    names = ("million\nparams", "active", "GFLOP", "image\ncomputed", "text\ncomputed")
+    columns = [Column("model", folds=True), *(Column(name, right=True) for name in names)]
+    lines = []
+    for row in rows:
+        size = row["size"]
+        forward = size["forward"]
+        computed = ("-", "-") if forward is None else (
+            figure_text(forward["image_gflop"]),
+            f"{figure_text(forward['text_gflop'])} ({forward['text_tokens']})",
+        )  # fmt: skip
+        sizes = (size["params_million"], size["active_params_million"], size["gflop"])
+        lines.append((row["source"], *map(figure_text, sizes), *computed))
+    print_table(columns, lines)
+    text = (
+        "Active: what one token uses, in a mixture of experts K of E. GFLOP: one image and one "
+        "text of the whole context, every token through every block, as published figures count. "
+        "Computed: what the image and text towers here computed (tokens of the text)."
+    )
+    if any(row["size"]["forward"] is None for row in rows):
+        text += " -: not counted, since an exported graph may compute every expert."
+    for line in textwrap.wrap(text, USUAL_WIDTH):
+        say(line, dim=True)
 
 
 def _megabytes(size: int | None) -> str:

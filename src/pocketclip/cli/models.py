@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketclip import zoo
+from pocketclip.checkpoint.operations import measure
 from pocketclip.cli._options import Json
-from pocketclip.cli.output import USUAL_WIDTH, Column, print_json, print_table, say
+from pocketclip.cli.output import USUAL_WIDTH, Column, figure_text, print_json, print_table, say
 
 if TYPE_CHECKING:
     from pocketclip.infer.bundle import Bundle
@@ -30,7 +31,9 @@ def models(
     """List the models with their published size, speed and accuracy, and what is ready here.
 
     Parameters are in millions after fusing, latencies in milliseconds on an iPhone 12 Pro Max,
-    accuracies zero-shot and in percent; all as published. Weights are on the hub, in the local
+    accuracies zero-shot and in percent; all as published. Parameters that are not published, and
+    operations, are counted; a sparse model's active parameters are those that one token uses.
+    Weights are on the hub, in the local
     cache, or converted and ready to use without torch, see `pocketclip pull`. Captioners that share
     an architecture are listed below the table, by the set that they were fine-tuned on and the
     length of their context in tokens.
@@ -74,6 +77,7 @@ def _row(name: str, entry: zoo.Entry, ready: dict[Path, Bundle]) -> dict[str, An
         "image_size": entry.config.image_size,
         "embed_dim": entry.config.embed_dim,
         "captioner": entry.config.is_captioner,
+        **_size_facts(entry.config),
     }
     for key in zoo.PUBLISHED_FIELDS:
         row[key] = None if facts is None else getattr(facts, key)
@@ -103,13 +107,34 @@ def _row_of_bundle(bundle: Bundle) -> dict[str, Any]:
         "image_size": config.image_size,
         "embed_dim": config.embed_dim,
         "captioner": config.is_captioner,
+        **_size_facts(config),
         **dict.fromkeys(zoo.PUBLISHED_FIELDS),
         "hub": [] if repo is None else [repo],
         "cached": False,
         "ready": _ready_facts(bundle),
         "license": license_of_bundle(bundle, with_text=False).name,
-        "note": f"{config.name}, converted from {bundle.source['file']}",
+        "note": f"{zoo.describe(config)}, converted from {bundle.source['file']}",
     }
+
+
+def _size_facts(config: zoo.ModelConfig) -> dict[str, Any]:
+    """Return what is counted from a model's configuration; the published figures stand beside."""
+    size = measure(config)
+    return {
+        "sparse": zoo.is_sparse(config),
+        "params_million": round(size.params_million, 3),
+        "active_params_million": round(size.active_params_million, 3),
+        "gflop": round(size.gflop, 3),
+    }
+
+
+def _size_text(row: dict[str, Any]) -> str:
+    """Return the size of a model that is not in the table."""
+    active = f", {figure_text(row['active_params_million'])} active" if row["sparse"] else ""
+    return (
+        f"{figure_text(row['params_million'])} million parameters{active}, "
+        f"{figure_text(row['gflop'])} GFLOP"
+    )
 
 
 def _ready_facts(bundle: Bundle) -> dict[str, Any]:
@@ -142,32 +167,45 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     others = [row for row in rows if row["name"] not in known]
     captioners = [row for row in rows if row["name"] in zoo.CAPTIONERS]
     rows = [row for row in rows if row["name"] in zoo.ZOO]
-    figures = ("pixels", "img M", "txt M", "img ms", "txt ms", "IN-1k", "avg 38")
-    columns = [Column("model"), *(Column(name, right=True) for name in figures), Column("weights")]
+    names = ("px", "img\nM", "txt\nM", "GFLOP", "img\nms", "txt\nms", "IN\n1k", "avg\n38")
+    columns = [Column("model"), *(Column(name, right=True) for name in names), Column("weights")]
     lines = []
-    keys = ("image_params_million", "text_params_million", "image_latency_ms", "text_latency_ms",
-            "imagenet1k", "average38")  # fmt: skip
+    published = ("image_latency_ms", "text_latency_ms", "imagenet1k", "average38")
     for row in rows:
-        facts = ["" if row[key] is None else f"{row[key]:.1f}" for key in keys]
+        sizes = (*_tower_params(row), row["gflop"])
+        facts = ["" if row[key] is None else f"{row[key]:.1f}" for key in published]
         name = row["name"] + (" *" if row["captioner"] else "")
-        lines.append((name, str(row["image_size"]), *facts, _weights(row)))
+        lines.append(
+            (name, str(row["image_size"]), *map(figure_text, sizes), *facts, _weights(row))
+        )
     print_table(columns, lines)
     for row in others:
-        say(f"ready, {row['ready']['precision']}: {row['name']} ({row['note']})")
+        ready = f"ready, {row['ready']['precision']}"
+        say(f"{ready}: {row['name']} ({row['note']}; {_size_text(row)})")
     say()
     say("Captioners of coca-vit-l14's architecture, such as coca-dfn2b-docci-context128:")
     for line in _captioner_lines(captioners):
         say(line)
     say()
     text = (
-        "Published figures: millions of parameters after fusing, milliseconds on an iPhone 12 "
-        "Pro Max, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in percent. "
-        "Weights: converted and ready without torch (pocketclip pull), in the local cache, on the "
-        "hub, or not published. * captioner: also writes captions. Apple's weights are for "
-        "research only."
+        "M: millions of parameters after fusing, as published, else counted. GFLOP: billions of "
+        "operations for one image and one text, counted. Published figures: milliseconds on an "
+        "iPhone 12 Pro Max, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in "
+        "percent. Weights: converted and ready without torch (pocketclip pull), in the local "
+        "cache, on the hub, or not published. * captioner: also writes captions. Apple's weights "
+        "are for research only."
     )
     for line in textwrap.wrap(text, USUAL_WIDTH):
         say(line, dim=True)
+
+
+def _tower_params(row: dict[str, Any]) -> tuple[float, float]:
+    """Return the parameters of a zoo model's towers in millions: as published, else counted."""
+    image, text = row["image_params_million"], row["text_params_million"]
+    if image is not None and text is not None:
+        return image, text
+    size = measure(zoo.entry(row["name"]).config)
+    return size.image_params / 1e6, size.text_params / 1e6
 
 
 def _list_rivals(json: bool) -> None:

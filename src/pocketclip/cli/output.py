@@ -170,6 +170,11 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     _write(_rendered(table, width=width))
 
 
+def figure_text(value: float) -> str:
+    """Return a figure for a table: one decimal, and three digits of what is below 10."""
+    return f"{value:.3g}" if 0 < abs(value) < 9.995 else f"{value:.1f}"
+
+
 def progress_bar(*columns: str | ProgressColumn) -> Progress:
     """Return a bar on standard error that vanishes at the end.
 

@@ -1,4 +1,4 @@
-"""Latency, throughput and memory of an encoder.
+"""Latency, throughput, memory and size of an encoder.
 
     figures = measure(load("laptop/"), seconds=2)
     figures["image"]["median_ms"], figures["throughput"]["images_per_s"], figures["memory_bytes"]
@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketclip import zoo
 from pocketclip._deprecated import renamed_arguments
+from pocketclip.checkpoint.operations import forward_operations
+from pocketclip.checkpoint.operations import measure as measure_size
 from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 from pocketclip.progress import ProgressReporter, as_reporter
 
@@ -50,7 +53,7 @@ def measure(
     seconds: float = 2.0,
     reporter: ProgressReporter | Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure latency, throughput and memory.
+    """Measure latency, throughput and memory, and count parameters and operations.
 
     Args:
         encoder: the encoder to measure.
@@ -64,7 +67,7 @@ def measure(
         `throughput`: `images_per_s` of the image tower at its best `batch`, and at each batch
         size tried. `memory_bytes`: the process's peak with batches of one;
         `memory_at_best_batch_bytes`: with batches up to the best one; None if the system does not
-        report it.
+        report it. `size`: as `size_of` returns it.
     """
     report = as_reporter(reporter).stage
     prepared = encoder.prepare(photo())
@@ -87,6 +90,39 @@ def measure(
         },
         "memory_bytes": memory,
         "memory_at_best_batch_bytes": best_memory,
+        "size": size_of(encoder, tokens=text["tokens"]),
+    }
+
+
+def size_of(encoder: Encoder, *, tokens: int) -> dict[str, Any]:
+    """Return an encoder's parameters and operations, see `pocketclip.checkpoint.operations`.
+
+    Args:
+        encoder: the encoder.
+        tokens: the number of the text's tokens, start and end included.
+
+    Returns:
+        `params_million` and `active_params_million`, which differ for a sparse model only;
+        `gflop` for one image and one text of the whole context, every token through every block,
+        as published; `forward`: `image_gflop` and `text_gflop` of what this encoder computes, the
+        latter for the text of `text_tokens` tokens. `forward` is None for a bundle of a sparse
+        model, whose graph may compute experts that no token chose.
+    """
+    config = encoder.config
+    size = measure_size(config)
+    forward = None
+    if encoder.bundle is None or not zoo.is_sparse(config):
+        count = forward_operations(config, tokens=tokens)
+        forward = {
+            "image_gflop": count.image / 1e9,
+            "text_gflop": count.text / 1e9,
+            "text_tokens": count.tokens,
+        }
+    return {
+        "params_million": size.params_million,
+        "active_params_million": size.active_params_million,
+        "gflop": size.gflop,
+        "forward": forward,
     }
 
 

@@ -42,7 +42,7 @@ from pocketclip.zoo.configs import (
     ViTConfig,
 )
 from pocketclip.zoo.entries import APPLE_AMLR, PUBLISHED_FIELDS, ZOO, Entry, Published
-from pocketclip.zoo.sparse import dense_config, is_sparse, sparse_config
+from pocketclip.zoo.sparse import dense_config, describe, is_sparse, sparse_config
 
 __all__ = [
     "APPLE_AMLR",
@@ -64,6 +64,7 @@ __all__ = [
     "check_range",
     "checked",
     "dense_config",
+    "describe",
     "entries",
     "entry",
     "find",

@@ -34,6 +34,25 @@ def dense_config(config: ModelConfig) -> ModelConfig:
     return replace(config, image=image, text=replace(config.text, moe=None))
 
 
+def describe(config: ModelConfig) -> str:
+    """Return a model's name for people, and what makes it sparse if it is.
+
+    A sparse model keeps the name of the dense one that it was made from, which would pass it off as
+    that model.
+    """
+    parts = []
+    for tower, part in (("image", config.image), ("text", config.text)):
+        moe = None if isinstance(part, MCiConfig) else part.moe
+        if moe is not None:
+            parts.append((tower, f"{moe.top_k} of {moe.experts} experts"))
+    if not parts:
+        return config.name
+    kinds = dict.fromkeys(kind for _, kind in parts)
+    if len(parts) == 2 and len(kinds) == 1:
+        return f"{config.name}, sparse ({parts[0][1]})"
+    return f"{config.name}, sparse ({'; '.join(f'{tower}: {kind}' for tower, kind in parts)})"
+
+
 def sparse_config(
     config: ModelConfig,
     *,
