@@ -56,6 +56,7 @@ LAYERS = {
     "pocketclip.quickstart": 3,
     "pocketclip.search": 3,
     "pocketclip.sweep_scales": 3,
+    "pocketclip.upcycling": 3,
     "pocketclip.serve": 4,
     "pocketclip.cli": 5,
     "pocketclip.__main__": 5,
@@ -65,9 +66,9 @@ LAYERS = {
 TORCH_FREE = {
     "pocketclip.checkpoint", "pocketclip.checkpoint.hub", "pocketclip.checkpoint.hub_cache",
     "pocketclip.checkpoint.hub_client", "pocketclip.checkpoint.hub_files",
-    "pocketclip.checkpoint.names", "pocketclip.checkpoint.parameters",
-    "pocketclip.checkpoint.resolve", "pocketclip.checkpoint.safe_load",
-    "pocketclip.checkpoint.stored",
+    "pocketclip.checkpoint.names", "pocketclip.checkpoint.operations",
+    "pocketclip.checkpoint.parameters", "pocketclip.checkpoint.resolve",
+    "pocketclip.checkpoint.safe_load", "pocketclip.checkpoint.stored",
 }  # fmt: skip
 # Layers 3 and 4 without torch: a bundle is enough to fit a label set, to search, and to serve.
 TORCH_FREE_ROOMS = {"pocketclip.fit", "pocketclip.search", "pocketclip.serve"}

@@ -190,10 +190,19 @@ def write_files(model: CLIP, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def _save_folder(model: CLIP, target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Check that `save` may write a checkpoint folder here; nothing is changed.
+
+    Raises:
+        CheckpointError: it is not a folder's name, or holds other files.
+    """
     if target.suffix.lower() in SUFFIXES:
         raise CheckpointError(f"{target}: a checkpoint is a folder; leave out the suffix")
     refuse_others(target, own_files, CheckpointError)
+
+
+def _save_folder(model: CLIP, target: Path) -> None:
+    check_target(target)
     with write_whole_folder(target, own_files) as folder:
         write_files(model, folder)
 

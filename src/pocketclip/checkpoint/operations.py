@@ -160,7 +160,7 @@ def _is_stacked(path: str, shape: Shape) -> bool:
 
 def _active(config: zoo.ModelConfig, tower: TowerName, count: int) -> int:
     """Return how much of a count over a tower's E experts is of the K that process a token."""
-    moe = config.text.moe if tower == "text" else getattr(config.image, "moe", None)
+    moe = zoo.mixtures(config)[tower]
     assert moe is not None
     return count // moe.experts * moe.top_k
 

@@ -43,6 +43,7 @@ VERBS = {
     "sweep-scales": "Find the logit scale that fits each teacher of a dataset.",
     "train": "Train a model.",
     "finetune": "Make a model better on your own images.",
+    "upcycle": "Make a model a sparse mixture of experts.",
     "eval": "Score a model on evaluation sets.",
     "compare": "Compare models task by task.",
     "push": "Upload a trained model to the Hugging Face hub.",
@@ -52,7 +53,7 @@ VERBS = {
 """The verbs, each with its line in the list of verbs."""
 _WRITERS = frozenset(
     {"quickstart", "pull", "fit", "finetune", "embed", "index", "forget", "push", "reinforce",
-     "join", "show", "train", "export", "export-vectors"}
+     "join", "show", "train", "export", "export-vectors", "upcycle"}
 )  # fmt: skip
 """Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})
@@ -159,7 +160,7 @@ def main() -> None:
 def _run(args: list[str]) -> int:
     # Only the requested verb: importing all of them takes longer than many answers.
     verb = args[0] if args else ""
-    if verb in ("caption", "export", "export-vectors", "pull", "serve"):
+    if verb in ("caption", "export", "export-vectors", "pull", "serve", "upcycle"):
         # They write for minutes: after `timeout` nothing must be left behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

@@ -42,7 +42,7 @@ from pocketclip.zoo.configs import (
     ViTConfig,
 )
 from pocketclip.zoo.entries import APPLE_AMLR, PUBLISHED_FIELDS, ZOO, Entry, Published
-from pocketclip.zoo.sparse import dense_config, describe, is_sparse, sparse_config
+from pocketclip.zoo.sparse import dense_config, describe, is_sparse, mixtures, sparse_config
 
 __all__ = [
     "APPLE_AMLR",
@@ -70,6 +70,7 @@ __all__ = [
     "find",
     "from_dict",
     "is_sparse",
+    "mixtures",
     "name_of_open_clip",
     "name_of_repository",
     "override",

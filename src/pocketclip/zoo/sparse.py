@@ -34,17 +34,23 @@ def dense_config(config: ModelConfig) -> ModelConfig:
     return replace(config, image=image, text=replace(config.text, moe=None))
 
 
+def mixtures(config: ModelConfig) -> dict[TowerName, MoEConfig | None]:
+    """Return each tower's mixtures of experts; None for a dense tower."""
+    image = None if isinstance(config.image, MCiConfig) else config.image.moe
+    return {"image": image, "text": config.text.moe}
+
+
 def describe(config: ModelConfig) -> str:
     """Return a model's name for people, and what makes it sparse if it is.
 
     A sparse model keeps the name of the dense one that it was made from, which would pass it off as
     that model.
     """
-    parts = []
-    for tower, part in (("image", config.image), ("text", config.text)):
-        moe = None if isinstance(part, MCiConfig) else part.moe
-        if moe is not None:
-            parts.append((tower, f"{moe.top_k} of {moe.experts} experts"))
+    parts = [
+        (tower, f"{moe.top_k} of {moe.experts} experts")
+        for tower, moe in mixtures(config).items()
+        if moe is not None
+    ]
     if not parts:
         return config.name
     kinds = dict.fromkeys(kind for _, kind in parts)
@@ -68,7 +74,7 @@ def sparse_config(
 
     Args:
         config: of a dense model.
-        experts: number of experts per mixture, each as large as the dense MLP.
+        experts: number of experts per mixture, 2 or more, each as large as the dense MLP.
         top_k: number of experts that process a token.
         layers: the blocks of each tower to change: `every-N` is each N-th, and never the first;
             `last-N` are the last ones; or their numbers, from 0, as a sequence or as `1,3,5`.
@@ -83,6 +89,8 @@ def sparse_config(
             f"{config.name} has mixtures of experts already; give the dense model, or train this "
             "one as it is"
         )
+    if experts < 2:
+        raise ConfigError(f"experts must be 2 or more, not {experts}: one MLP is the dense model")
     if not towers or not set(towers) <= {"image", "text"}:
         raise ConfigError(f"towers must be `image`, `text` or both, not {list(towers)}")
     image, text = config.image, config.text
