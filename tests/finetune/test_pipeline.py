@@ -20,7 +20,9 @@ from pocketclip.finetune.pipeline import Options, finetune
 from pocketclip.finetune.start import open_start, overrides_of
 from pocketclip.finetune.tables import write_tables
 from pocketclip.nn.reparam import fuse
+from pocketclip.nn.upcycle import upcycle
 from pocketclip.shards import read
+from pocketclip.train import logs
 from tests.finetune.conftest import COLOURS, draw_folder, draw_square
 
 QUICK = {"preset": "last-n", "steps": 4, "views": 2, "retain": 0.0}
@@ -87,6 +89,21 @@ def test_where_training_does_harm_the_start_is_handed_over(start, squares, tmp_p
     assert any("--set optimizer.lr=1e+01" in command for command in result["next"])
     handed = checkpoint.load(tmp_path / "out" / "model")
     assert handed.space_id == checkpoint.load(start).space_id
+
+
+def test_a_sparse_start_stays_sparse(start, squares, tmp_path):
+    moe = {"experts": 4, "layers": [0], "towers": ("text",)}
+    sparse = upcycle(checkpoint.load(start), **moe)
+    checkpoint.save(sparse, tmp_path / "sparse")
+    begin = str(tmp_path / "sparse")
+    with pytest.raises(ConfigError, match=r"model.lora: tiny .* mixtures of experts .* presets"):
+        finetune(begin, str(squares), tmp_path / "out", Options(preset="lora", steps=4))
+    assert not (tmp_path / "out").exists()
+    options = Options(preset="full", steps=4, views=1)
+    finetune(begin, str(squares), tmp_path / "out", options, workers=0)
+    assert checkpoint.load(tmp_path / "out" / "model").config == sparse.config
+    log = logs.read(tmp_path / "out" / "runs" / "full" / "log.jsonl")
+    assert list(log[-1]["experts"]) == ["text.blocks.1.mlp"]
 
 
 @pytest.mark.slow

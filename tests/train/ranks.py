@@ -23,6 +23,8 @@ from pocketclip.train.losses import (
     siglip_distillation_loss,
     siglip_loss,
 )
+from pocketclip.train.routing import Routing
+from pocketclip.train.sections import MoESection
 
 SIZE = 2
 ROWS = 5  # per rank; no multiple of the chunk
@@ -127,6 +129,40 @@ def model_step(kind, rows, *, synchronised):
     results |= {f"buffer {n}": b.clone() for n, b in model.named_buffers()}
     assert isinstance(model, CLIP)
     return results
+
+
+SPARSE = {
+    "image.width": 16, "image.layers": 3, "image.heads": 2, "image.patch_size": 8,
+    "image_size": 16, "text.width": 16, "text.layers": 2, "text.heads": 2, "embed_dim": 8,
+    "text.embedding_buckets": 512,
+    "image.moe": {"blocks": [0, 2], "experts": 4, "top_k": 2},
+    "text.moe": {"blocks": [1], "experts": 3, "top_k": 2},
+}  # fmt: skip
+UNUSED = "image.blocks.0.mlp"  # its expert 3 has no token on any rank
+
+
+def sparse_step(rows, *, synchronised, recompute):
+    """Return the losses of a sparse model on the joined batch's rows, gradients and record."""
+    model = random_model("vit-b16", seed=0, gradient_checkpointing=recompute, **SPARSE)
+    model = model.double().train()
+    block = model.image.blocks[0]
+    with torch.no_grad():
+        block.norm2.weight[0], block.norm2.bias[0] = 0, 1
+        block.mlp.router.weight[3, 0] = -100
+    settings = MoESection(capacity_factor=None, balance_weight=0.3, local_entropy_weight=0.2)
+    routing = Routing(model, settings, gathered=synchronised)
+    draw = torch.Generator().manual_seed(1)
+    pixels = torch.rand(8, 3, 16, 16, generator=draw, dtype=torch.float64)[rows]
+    ids = torch.randint(1, 49406, (8, 12), generator=draw)
+    ids[torch.arange(8), torch.arange(8) + 3] = 49407  # texts of unequal length
+    whole: nn.Module = DistributedDataParallel(model) if synchronised else model
+    image, text, scale = whole(pixels, ids[rows])
+    terms = routing.terms(routing.take())
+    loss = contrastive_loss(image, text, scale, gathered=synchronised)
+    (loss + sum(terms.values())).backward()
+    results = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}
+    results |= {f"gradient {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return results, routing.record()
 
 
 def batch_norm(rows, *, synchronised, momentum, dtype=torch.float64, offset=100.0, affine=True):
@@ -239,6 +275,12 @@ def run(rank: int, port: int, folder: str) -> None:
         "models": {
             kind: model_step(kind, slice(4 * rank, 4 * rank + 4), synchronised=True)
             for kind in MODELS
+        },
+        "sparse": {
+            recompute: sparse_step(
+                slice(4 * rank, 4 * rank + 4), synchronised=True, recompute=recompute
+            )
+            for recompute in (False, True)
         },
     }
     distributed.stop()

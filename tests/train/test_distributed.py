@@ -168,6 +168,24 @@ def test_a_whole_models_step_is_that_of_the_joined_batch(results, kind):
     assert moved == (kind in ("plain", "recomputed"))
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_sparse_models_step_is_that_of_the_joined_batch(results, recompute):
+    expected, record = ranks.sparse_step(slice(None), synchronised=False, recompute=recompute)
+    (first, first_record), (second, second_record) = (part["sparse"][recompute] for part in results)
+    assert {"image_balance_loss", "text_z_loss", "text_local_entropy_loss"} < expected.keys()
+    assert first.keys() == second.keys() == expected.keys()
+    for key, value in expected.items():
+        joined = (first[key] + second[key]) / 2 if key == "loss" else first[key]
+        assert key == "loss" or torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(joined, value, rtol=1e-9, atol=1e-12, msg=key)
+    # An expert without tokens neither stops the processes nor moves.
+    assert record[ranks.UNUSED]["dead"] == 1
+    weights = expected[f"gradient {ranks.UNUSED}.fc1.weight"]
+    assert not weights[3].any()
+    assert weights[:3].flatten(1).any(1).all()
+    assert (first_record, second_record) == (record, {})
+
+
 def test_conversion_changes_neither_names_nor_marks():
     model = create_model("tiny")
     model.freeze("image", train_last=1)

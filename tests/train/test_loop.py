@@ -149,9 +149,16 @@ LORA = {
     "model.lora": {"rank": 2, "alpha": 4}, "optimizer.layer_decay": 0.5, "channels_last": True,
     "gradient_checkpointing": True,
 }  # fmt: skip
+SPARSE = {
+    "model.overrides.text.moe": {"blocks": [0], "experts": 4, "top_k": 2},
+    "moe.noise": 0.25, "moe.capacity_factor": 1.0,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("fields", [{}, {"ema": 0.9, "accumulate": 2}, {"ema": 0.9, **LORA}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"ema": 0.9, "accumulate": 2}, {"ema": 0.9, **LORA}, {"ema": 0.9, **SPARSE}],
+)
 def test_a_stopped_run_ends_with_the_same_bits(shards, undisturbed, tmp_path, fields):
     whole, uninterrupted = recipe(shards, **fields), undisturbed
     if fields:
@@ -167,9 +174,10 @@ def test_a_stopped_run_ends_with_the_same_bits(shards, undisturbed, tmp_path, fi
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
+@pytest.mark.parametrize("more", [{}, SPARSE])
+def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path, more):
     fields = {"steps": 14, "data.workers": 1, "model.overrides.drop_path": 0.2}
-    whole = recipe(shards, **fields)
+    whole = recipe(shards, **fields, **more)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole.model_dump(mode="json")))
     train(whole, tmp_path / "whole", device="cpu")
     command = [
@@ -566,6 +574,9 @@ def reduced(full, shards):
             small |= {"image.patch_size": 16}
         if config.image.pool_queries:
             small |= {"image.pool_queries": 5, "image.pool_heads": 2}
+    for tower in ("image", "text"):
+        if getattr(getattr(config, tower), "moe", None) is not None:
+            small |= {f"{tower}.moe": {"blocks": [0], "experts": 4}}
     if config.decoder is not None:
         small |= {"decoder.layers": 1, "decoder.heads": 2, "embed_dim": 32}
     return {
@@ -596,6 +607,7 @@ def test_the_first_step_of_every_recipe(name, shards, tmp_path):
     weights_of = dict(zip(("contrastive_loss", "distill_loss"), full.loss.weights, strict=True))
     for term, weight in weights_of.items():
         assert (log.get(term, 0.0) != 0) == (weight > 0)
+    assert (full.moe is not None) == ("experts" in log) == ("text_balance_loss" in log)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pocketclip import zoo
 from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.errors import ConfigError
 from pocketclip.train.recipe import VOCABULARY, differences, dump, load_recipe, names
+from pocketclip.train.sections import MoESection
 
 # From the papers: steps, batch, weights, teacher scales.
 PUBLISHED = {
@@ -126,6 +127,25 @@ def test_every_recipe_is_whole(name):
     recipe = load_recipe(name)
     assert recipe.about
     assert load_recipe(yaml.safe_load(dump(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "dense"),
+    [
+        ("clip-up-b16-datacompdr12m", "vit-b16-datacompdr12m"),
+        ("clip-up-b16", "vit-b16-datacomp12m"),
+    ],
+)
+def test_sparse_recipes_follow_their_dense_ones(name, dense):
+    sparse, before = load_recipe(name), load_recipe(dense)
+    assert sparse.model.config() == zoo.sparse_config(before.model.config())
+    assert sparse.optimizer.lr == pytest.approx(before.optimizer.lr / 10)
+    assert sparse.moe == MoESection()
+    assert dense in sparse.model.init
+    assert "our settings" in sparse.about
+    assert {key.split(".")[0] for key in differences(before, sparse)} == {
+        "about", "model", "moe", "optimizer", "steps",
+    }  # fmt: skip
 
 
 def test_the_named_ones_are_there():

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pocketclip import checkpoint, zoo
 from pocketclip.errors import CheckpointError, ConfigError
+from pocketclip.nn import transformer
 from pocketclip.nn.build import random_model
-from pocketclip.nn.moe import moe_layers
+from pocketclip.nn.moe import MoE, moe_layers
 from pocketclip.nn.upcycle import upcycle
 from pocketclip.train import routing as routing_module
 from pocketclip.train.logs import Log, read
@@ -218,18 +221,29 @@ def test_noise_and_capacity_are_replayed_with_accumulation():
     assert any(one["dropped"] > 0 for one in routing.record().values())
 
 
-def test_bfloat16_computes_the_router_in_float32():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_computes_the_router_in_single(dtype):
+    settings = MoESection(capacity_factor=None, balance_weight=50.0)  # most of its gradient
     model = sparse()
-    routing = Routing(model, ALL, gathered=False)
-    one = stepper(model, routing=routing, dtype=torch.bfloat16)
+    routing = Routing(model, settings, gathered=False)
+    one = stepper(model, routing=routing, dtype=dtype)
+    one.scaler = torch.amp.GradScaler("cpu", init_scale=64, enabled=one.scaler.is_enabled())
     kinds = []
     take = routing.take
     routing.take = lambda: kinds.append(sums := take()) or sums
-    terms = one.backward([batch(model, 8)])
-    assert kinds[0].dtype == torch.float32
-    single = step_of(sparse(), [batch(model, 8)])[1]
-    assert float(terms["image_balance_loss"]) == pytest.approx(single["image_balance_loss"], 0.05)
-    assert all(torch.isfinite(grad).all() for grad in gradients(model).values())
+    whole = batch(model, 8)
+    expected, terms, _ = step_of(sparse(), [whole], settings)
+    for parts in ([whole], [rows(whole, 0, 4), rows(whole, 4, 8)]):
+        model.zero_grad()
+        halved = one.backward(parts)
+        assert kinds[-1].dtype == torch.float32
+        assert float(halved["image_balance_loss"]) == pytest.approx(
+            terms["image_balance_loss"], 0.02
+        )
+        scale = one.scaler.get_scale()
+        router = "image.blocks.1.mlp.router.weight"
+        grad = gradients(model)[router] / scale
+        assert (grad - expected[router]).norm() < 0.1 * expected[router].norm()
 
 
 # The record of the log
@@ -367,7 +381,9 @@ def test_a_start_that_does_not_fit_says_what_to_do(dense, tmp_path):
     init = {"model.init": str(dense)}
     with pytest.raises(CheckpointError, match=r"more than their mixtures .* set model.name and"):
         initial_model(sparse_recipe("dr", **init, **{"model.overrides.text.layers": 3}))
-    with pytest.raises(CheckpointError, match=r"^model.init: .*nothing: no such file"):
+    with pytest.raises(
+        CheckpointError, match=r"^model.init, .*nothing: no such file .* --set model.init=MODEL"
+    ):
         initial_model(sparse_recipe("dr", **{"model.init": str(tmp_path / "nothing")}))
     moe = {"blocks": [1], "experts": 3, "top_k": 1}
     config = zoo.override(zoo.entry("vit-b16").config, **VIT, **{"image.moe": moe})
@@ -405,6 +421,36 @@ def test_a_sparse_run_logs_its_experts(shards, tmp_path):  # noqa: F811
         assert 0 <= one["dropped"] < 1
         assert 0 < one["entropy"] <= math.log(4) + 1e-4
     assert checkpoint.load(run).config == sparse_recipe(shards).model.config()
+    pytest.importorskip("jsonschema")
+    from tests.test_schemas import check
+
+    check("log", record)
+
+
+def test_checkpoints_are_scored_without_capacity(shards, tmp_path, monkeypatch):  # noqa: F811
+    tried = []
+
+    class Watched(MoE):
+        def _mix_chosen(self, tokens, gates, chosen, kept=None):
+            tried.append((self.training, kept is None))
+            return super()._mix_chosen(tokens, gates, chosen, kept)
+
+    monkeypatch.setattr(transformer, "MoE", Watched)
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
+        path = tmp_path / "shelf" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    fields = {"moe.capacity_factor": 0.25, "ema": 0.9}
+    fields |= {"evaluation": {"data": str(tmp_path / "shelf")}}
+    run = tmp_path / "run"
+    train(sparse_recipe(shards, **fields), run, device="cpu")
+    assert (True, False) in tried
+    assert (False, True) in tried
+    assert len(set(tried)) == 2
+    assert "eval/main_metric" in read(run / "log.jsonl")[-1]
+    assert all(one["dropped"] > 0.5 for one in read(run / "log.jsonl")[0]["experts"].values())
 
 
 def test_trackers_get_flat_numbers(tmp_path):

@@ -253,7 +253,8 @@ def _lora_problems(
     if zoo.is_sparse(model):
         yield (
             f"model.lora: {model.name} as configured has mixtures of experts, which low-rank "
-            "updates do not adapt; train it without model.lora, or adapt the dense model"
+            "updates do not adapt; train it in another way (`pocketclip finetune` has other "
+            "presets), or adapt the dense model"
         )
     for tower in lora.towers:
         if getattr(settings, f"freeze_{tower}") is not None:

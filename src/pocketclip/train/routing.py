@@ -90,7 +90,7 @@ class Routing:
             for kind, weight in self._weights().items():
                 if losses and weight:
                     mean = torch.stack([one[kind] for one in losses]).mean()
-                    terms[f"{tower}_{kind}_loss"] = weight * mean.float()
+                    terms[f"{tower}_{kind}_loss"] = weight * mean
         return terms
 
     def record(self) -> dict[str, dict[str, Any]]:

@@ -223,7 +223,8 @@ class LossSection(Section):
 class MoESection(Section):
     """How the mixtures of experts of a sparse model are trained, see `pocketclip.nn.moe`.
 
-    A mixture whose router is frozen has neither capacity nor losses. The losses are means over the
+    Sparse models have this section, with these defaults where it is left out; dense ones cannot. A
+    mixture whose router is frozen has neither capacity nor losses. The losses are means over the
     mixtures of a tower, and the towers' are added. The defaults are ours: those of CLIP-UP (arXiv
     2502.00965) could not be read; public code for mixtures of experts uses similar ones.
     """
@@ -236,8 +237,8 @@ class MoESection(Section):
     """The standard deviation of the noise that is added to the router's logits. LIMoE (arXiv
     2206.02770) uses 1 / the number of experts, which is 0.125 for 8."""
     balance_weight: float = Field(default=0.01, ge=0)
-    """The weight of the load-balance loss (GShard, arXiv 2006.16668), which is 1 where all experts
-    are used equally. Padding of texts does not count."""
+    """The weight of the load-balance loss (Switch Transformer, arXiv 2101.03961), which is 1 where
+    all experts are used equally. All K choices of a token count, padding of texts does not."""
     z_weight: float = Field(default=0.001, ge=0)
     """The weight of the router z-loss (ST-MoE, arXiv 2202.08906), which keeps logits small."""
     local_entropy_weight: float = Field(default=0.0, ge=0)

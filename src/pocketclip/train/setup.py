@@ -140,6 +140,7 @@ def initial_model(recipe: Recipe, *, offline: bool = False) -> CLIP:
         CheckpointError: `model.init` does not fit the configuration.
     """
     config = recipe.model.config()
+    start = _load_start(recipe.model.init, offline=offline) if recipe.model.init else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         try:
@@ -149,22 +150,28 @@ def initial_model(recipe: Recipe, *, offline: bool = False) -> CLIP:
         if recipe.loss.kind == "siglip":
             with torch.no_grad():
                 model.logit_scale.fill_(math.log(10))  # arXiv 2303.15343, section 3.2
-    if recipe.model.init is not None:
-        _load_initial_weights(model, recipe, offline=offline)
+    if start is not None:
+        _copy_weights(model, start, recipe)
     model.set_gradient_checkpointing(recipe.gradient_checkpointing)
     return model.train()
 
 
-def _load_initial_weights(model: CLIP, recipe: Recipe, *, offline: bool) -> None:
-    init = str(recipe.model.init)
+def _load_start(init: str, *, offline: bool) -> CLIP:
     try:
-        loaded = checkpoint.load(init, offline=offline)
+        start = checkpoint.load(init, offline=offline)
     except (CheckpointError, UnknownModelError) as error:
-        raise type(error)(f"model.init: {error}") from error
-    if loaded.is_fused:
+        raise type(error)(
+            f"model.init, which the run starts from: {error}; --set model.init=MODEL gives another"
+        ) from error
+    if start.is_fused:
         raise CheckpointError(
             f"{init} is a fused model, which is for inference only; give the unfused one"
         )
+    return start
+
+
+def _copy_weights(model: CLIP, loaded: CLIP, recipe: Recipe) -> None:
+    init = recipe.model.init
     if zoo.is_sparse(model.config) and not zoo.is_sparse(loaded.config):
         _copy_dense_weights(model, loaded, recipe)
         return
