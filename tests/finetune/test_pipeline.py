@@ -96,7 +96,7 @@ def test_a_sparse_start_stays_sparse(start, squares, tmp_path):
     sparse = upcycle(checkpoint.load(start), **moe)
     checkpoint.save(sparse, tmp_path / "sparse")
     begin = str(tmp_path / "sparse")
-    with pytest.raises(ConfigError, match=r"model.lora: tiny .* mixtures of experts .* presets"):
+    with pytest.raises(ConfigError, match=r"model.lora: tiny .* mixtures of experts, .* presets"):
         finetune(begin, str(squares), tmp_path / "out", Options(preset="lora", steps=4))
     assert not (tmp_path / "out").exists()
     options = Options(preset="full", steps=4, views=1)
