@@ -35,6 +35,7 @@ from pocketclip.train.loader import Batch
 from pocketclip.train.optim import WeightAverage, learning_rate
 from pocketclip.train.recipe import Recipe, load_recipe
 from pocketclip.train.replay import AugmentationReplay
+from pocketclip.train.routing import Routing
 from pocketclip.train.setup import build_optimizer, freeze_parts, initial_model
 from pocketclip.train.step import Stepper
 
@@ -149,10 +150,13 @@ def recipe_for(samples: int, seed: int, changes: Mapping[str, Any]) -> Recipe:
     return load_recipe(base, changes)
 
 
-def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[Batch]:
+def batches(
+    photos: Set, recipe: Recipe, stored: int | None = None, skip: int = 0
+) -> Iterator[Batch]:
     """Yield the run's batches: order, views and captions depend on the seed, not on the arm.
 
     `stored` is how many of the stored views of a sample are used, the first ones; all otherwise.
+    `skip` batches are left out, so that a run continues the order of an earlier one.
     """
     rng = np.random.default_rng([recipe.seed, 5])
     others = np.random.default_rng([recipe.seed, 6])  # its own: all arms see the same views
@@ -161,7 +165,7 @@ def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[
     captions: str = recipe.data.captions
     which = {"truth": (0,), "both": (0, 1), "synthetic": (1,), "random": (1,)}[captions]
     count, ahead = len(photos.texts), np.empty(0, np.int64)
-    for _ in range(recipe.steps):
+    for step in range(skip + recipe.steps):
         while len(ahead) < recipe.batch_size:
             ahead = np.concatenate([ahead, rng.permutation(count)])
         rows, ahead = ahead[: recipe.batch_size], ahead[recipe.batch_size :]
@@ -172,6 +176,8 @@ def batches(photos: Set, recipe: Recipe, stored: int | None = None) -> Iterator[
             described = (rows + others.integers(1, count, size=len(rows))) % count
         else:
             described = rows
+        if step < skip:
+            continue
         images = np.ascontiguousarray(photos.views[rows, views])  # (B, S, S, 3)
         images[flips] = images[flips, :, ::-1]
         chosen = [
@@ -216,6 +222,8 @@ def run(
 
 def train_student(
     photos: Set, recipe: Recipe, *,
+    model: CLIP | None = None, skip: int = 0,
+    on_step: Callable[[int, CLIP], None] | None = None,
     first_scale: float | None = None, first_bias: float | None = None,
     teacher_factor: float = 1.0, views: int | None = None,
 ) -> tuple[CLIP, float]:  # fmt: skip
@@ -224,48 +232,70 @@ def train_student(
     Args:
         photos: the data.
         recipe: of the run.
+        model: trained on in place, with a new optimiser; the recipe's initial model otherwise.
+        skip: number of batches of the seed's order that an earlier run has seen.
+        on_step: called after each step with the number of steps done and the model.
         first_scale: the student's logit scale to begin with; CLIP's otherwise.
         first_bias: SigLIP's bias to begin with; the paper's otherwise.
         teacher_factor: times the teachers' own logit scales.
         views: how many of the stored views are used; all otherwise.
     """
-    model = initial_model(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size = model.config.image_size
-    quicken(model.image, torch.zeros(1, 3, size, size))
+    model = initial_model(recipe) if model is None else model
     if first_scale is not None:
         with torch.no_grad():
             model.logit_scale.fill_(float(np.log(first_scale)))
-    if freeze_parts(recipe, model) is not None:
-        raise ValueError("this loop has no low-rank updates; leave model.lora out")
-    optimizer, logit_bias = build_optimizer(recipe, model)
-    if first_bias is not None and logit_bias is not None:
+    training = Training(photos, recipe, model, teacher_factor)
+    if first_bias is not None and training.logit_bias is not None:
         with torch.no_grad():
-            logit_bias.fill_(first_bias)
-    for group in optimizer.param_groups:
-        group["fused"] = True
-    stepper = Stepper(
-        model, model, recipe.loss, teacher_dims=photos.dims,
-        teacher_scales=[scale * teacher_factor for scale in photos.scales],
-        logit_bias=logit_bias, device=torch.device("cpu"), channels_last=True,
-    )  # fmt: skip
+            training.logit_bias.fill_(first_bias)
     average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
     total = float("nan")
-    for step, batch in enumerate(batches(photos, recipe, views)):
-        rate = learning_rate(step, recipe.steps, recipe.optimizer.lr, recipe.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        terms = stepper.backward([batch])
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip_norm or 1e9)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=float(np.log(recipe.max_logit_scale)))
+    for step, batch in enumerate(batches(photos, recipe, views, skip)):
+        total = training.step(step, batch)
         if average is not None:
             average.update(model)
-        total = float(sum(terms.values()))
+        if on_step is not None:
+            on_step(step + 1, model)
     if average is not None:
         model.load_state_dict(average.state)
     return model, total
+
+
+class Training:
+    """A model with its loss and its optimiser."""
+
+    def __init__(
+        self, photos: Set, recipe: Recipe, model: CLIP, teacher_factor: float = 1.0
+    ) -> None:
+        self.recipe = recipe
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        size = model.config.image_size
+        quicken(model.image, torch.zeros(1, 3, size, size))
+        if freeze_parts(recipe, model) is not None:
+            raise ValueError("this loop has no low-rank updates; leave model.lora out")
+        self.optimizer, self.logit_bias = build_optimizer(recipe, model)
+        for group in self.optimizer.param_groups:
+            group["fused"] = True
+        routing = None if recipe.moe is None else Routing(model, recipe.moe, gathered=False)
+        self.stepper = Stepper(
+            model, model, recipe.loss, routing=routing, teacher_dims=photos.dims,
+            teacher_scales=[scale * teacher_factor for scale in photos.scales],
+            logit_bias=self.logit_bias, device=torch.device("cpu"), channels_last=True,
+        )  # fmt: skip
+
+    def step(self, step: int, batch: Batch) -> float:
+        """Train on one batch, with the learning rate of step `step`; return the loss."""
+        recipe, model = self.recipe, self.model
+        rate = learning_rate(step, recipe.steps, recipe.optimizer.lr, recipe.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self.stepper.backward([batch])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip_norm or 1e9)
+        self.optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=float(np.log(recipe.max_logit_scale)))
+        return float(sum(terms.values()))
 
 
 def scores(photos: Set, encoder: Encoder) -> dict[str, float]:

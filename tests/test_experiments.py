@@ -1,4 +1,4 @@
-"""The three experiments: each command on a tiny set, and their arithmetic by hand."""
+"""The experiments: each command on a tiny set, and their arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ import experiment_report
 import experiment_runs
 import experiment_sets
 import learning_student
+import upcycling
+import upcycling_report
+from pocketclip.nn.moe import moe_layers
 from pocketclip.quickstart.collection import Sizes
+from pocketclip.train.recipe import load_recipe
 from tests.small_groceries import write_groceries
 
 ARMS = experiment_runs.Arm(name="left"), experiment_runs.Arm(name="right", captions="random")
@@ -216,3 +220,92 @@ def test_bad_options(wrong, message, capsys, tmp_path):
     with pytest.raises(SystemExit):
         experiment_runs.main(PAIR, ["--data", str(tmp_path), "--out", str(tmp_path), *wrong])
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def tiny_vit(monkeypatch):
+    """The recipe `grocery-vit` with a model and a batch that take no time."""
+    sizes = {
+        "image_size": 32, "embed_dim": 16, "image.width": 16, "image.layers": 4, "image.heads": 2,
+        "text.width": 16, "text.layers": 4, "text.heads": 2, "text.embedding_buckets": 64,
+        "text.context_length": 16,
+    }  # fmt: skip
+    recipe = load_recipe("grocery-vit", {"model.overrides": sizes, "batch_size": 4})
+    monkeypatch.setattr(upcycling, "load_recipe", lambda name: {"grocery-vit": recipe}[name])
+
+
+def test_upcycling_on_a_tiny_set(tiny_vit, data, tmp_path, capsys, monkeypatch):
+    command = ["--data", str(data), "--out", str(tmp_path), "--first", "8", "--more", "12"]
+    with pytest.raises(SystemExit, match="continues the arm `dense` of seed 0"):
+        upcycling.main([*command, "--seeds", "0", "--arms", "upcycled"])
+    arms = ["--seeds", "0", "--arms", "dense", "dense-more", "upcycled", "sparse"]
+    upcycling.main([*command, "--time", "2"])
+    upcycling.main([*command, *arms])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["runs"] == 4
+    assert last["step_time"].keys() == upcycling.MODELS.keys()
+    compared = {one["difference"] for one in last["differences"]}
+    assert compared == {"upcycled less dense-more"}
+    ends = {}
+    for record in learning_student.results(tmp_path / "results.jsonl"):
+        ends.setdefault(record["arm"], []).append(record["samples"])
+    assert ends["dense"][-1] == 8
+    assert ends["upcycled"] == ends["dense-more"] == [16, 20]
+    assert ends["sparse"][-1] == 20
+    assert (tmp_path / "upcycling.svg").read_text().count("<polyline") == 4 * 6
+    monkeypatch.setattr(upcycling, "do", lambda *_: pytest.fail("a run was repeated"))
+    upcycling.main([*command, *arms])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == last
+
+
+def test_a_continued_run_sees_what_follows_its_first_phase(tiny_vit, data, out):
+    photos = experiment_sets.load_set("groceries", "given", data, out)
+    runs = [
+        upcycling.Run(name=name, seed=1, first=8, more=12)
+        for name in ("dense", "upcycled", "sparse")
+    ]
+    seen = [
+        [
+            batch.texts
+            for batch in learning_student.batches(
+                photos, run.recipe(), skip=run.seen_before // run.recipe().batch_size
+            )
+        ]
+        for run in runs
+    ]
+    assert seen[0] + seen[1] == seen[2]
+    assert [run.recipe().optimizer.lr for run in runs] == pytest.approx([1e-3, 1e-4, 1e-3])
+
+
+def test_routing_all_tokens_changes_what_the_last_router_sees_in_training_only(tiny_vit):
+    run = upcycling.Run(name="sparse", seed=0, first=8, more=12)
+    model = upcycling.initial_model(run.recipe())
+    for layer in moe_layers(model).values():
+        layer.capacity_factor = None
+    pixels, ids = torch.rand(2, 3, 32, 32), torch.tensor([[49406, 5, 49407, 0]] * 2)
+    pooled = model.train().encode_image(pixels), model.encode_text(ids)
+    counts = {n: int(layer.sums.tokens) for n, layer in moe_layers(model).items()}
+    with upcycling.routing_all_tokens():
+        every = model.encode_image(pixels), model.encode_text(ids)
+        more = {n: int(layer.sums.tokens) for n, layer in moe_layers(model).items()}
+        evaluated = model.eval().encode_image(pixels)
+    for one, other in zip(pooled, every, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert (counts["image.blocks.3.mlp"], more["image.blocks.3.mlp"]) == (2, 2 * 5)
+    assert (counts["text.blocks.3.mlp"], more["text.blocks.3.mlp"]) == (2, 2 * 3)  # no padding
+    assert torch.equal(evaluated, model.encode_image(pixels))
+
+
+def test_training_time_counts_the_first_phase_at_the_dense_rate():
+    run = upcycling.Run(name="upcycled", seed=0, first=100, more=50)
+    times = {"dense": 0.01, "sparse": 0.02}
+    assert upcycling_report.seconds(run, 130, times) == pytest.approx(1.0 + 30 * 0.02)
+
+
+def test_the_recipe_is_the_upcycled_arm():
+    recipe = load_recipe("grocery-clip-up")
+    run = upcycling.Run(name="upcycled", seed=0, first=upcycling.FIRST, more=upcycling.MORE)
+    ours = run.recipe()
+    assert recipe.model.config() == ours.model.config()
+    for name in ("loss", "moe", "optimizer", "schedule", "steps", "batch_size"):
+        assert getattr(recipe, name) == getattr(ours, name), name

@@ -198,25 +198,34 @@ def report(experiment: Experiment, done: Mapping[Run, Arrays]) -> str:
         for arm in experiment.arms:
             for share in sorted({run.share for run in runs}):
                 cell = [a for run, a in runs.items() if (run.arm, run.share) == (arm, share)]
-                cells = [_spread([score(a, measure) for a in cell]) for measure in MEASURES]
+                cells = [spread([score(a, measure) for a in cell]) for measure in MEASURES]
                 lines.append(f"| {arm.name} | {share:g} | " + " | ".join(cells) + " |")
         lines += [
             "", f"Differences in points{of}, seed by seed; both intervals are of 95 %:", "",
-            "| difference | measure | mean | by seed | over seeds | over test images | |",
-            "|---|---|---|---|---|---|---|",
+            *difference_table(comparisons),
         ]  # fmt: skip
-        for one in comparisons:
-            by_seed = ", ".join(f"{value:+.1f}" for value in one.by_seed)
-            seeds_text = "one seed" if one.seeds is None else _interval(one.seeds)
-            lines.append(
-                f"| {one.what} | {MEASURES[one.measure]} | {one.mean:+.1f} | {by_seed} | "
-                f"{seeds_text} | {_interval(one.images)} | {one.verdict} |"
-            )
         lines.append("")
     return "\n".join(lines)
 
 
-def _spread(numbers: Sequence[float]) -> str:
+def difference_table(comparisons: Sequence[Difference]) -> list[str]:
+    """Return a table of differences as lines of markdown."""
+    lines = [
+        "| difference | measure | mean | by seed | over seeds | over test images | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in comparisons:
+        by_seed = ", ".join(f"{value:+.1f}" for value in one.by_seed)
+        seeds_text = "one seed" if one.seeds is None else _interval(one.seeds)
+        lines.append(
+            f"| {one.what} | {MEASURES[one.measure]} | {one.mean:+.1f} | {by_seed} | "
+            f"{seeds_text} | {_interval(one.images)} | {one.verdict} |"
+        )
+    return lines
+
+
+def spread(numbers: Sequence[float]) -> str:
+    """Return the mean with the lowest and the highest."""
     if not numbers:
         return "not run"
     return f"{statistics.fmean(numbers):.1f} ({min(numbers):.1f} to {max(numbers):.1f})"
@@ -233,14 +242,18 @@ def summary(experiment: Experiment, done: Mapping[Run, Arrays]) -> dict[str, Any
         "runs": len(done),
         "compared": compared(experiment),
         "differences": [
-            {
-                "set": world, "difference": one.what, "measure": one.measure,
-                "mean": round(one.mean, 2),
-                "over_seeds": one.seeds and [round(end, 2) for end in one.seeds],
-                "over_images": [round(end, 2) for end in one.images],
-                "verdict": one.verdict,
-            }
+            {"set": world, **figures_of(one)}
             for world, comparisons in differences(experiment, done).items()
             for one in comparisons
         ],
+    }
+
+
+def figures_of(one: Difference) -> dict[str, Any]:
+    """Return a difference for the last line, rounded."""
+    return {
+        "difference": one.what, "measure": one.measure, "mean": round(one.mean, 2),
+        "over_seeds": one.seeds and [round(end, 2) for end in one.seeds],
+        "over_images": [round(end, 2) for end in one.images],
+        "verdict": one.verdict,
     }  # fmt: skip

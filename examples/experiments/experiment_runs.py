@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,7 @@ def do(run: Run, photos: Set, out: Path) -> dict[str, Any]:
     recipe = recipe_for(run.samples, run.seed, run.changes())
     model, loss = train_student(photos, recipe)
     ranks = measure(photos, Encoder(model))
-    with write_whole(ranks_file(out, run)) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **ranks)  # type: ignore[arg-type]  # no name is allow_pickle
+    write_ranks(ranks_file(out, run), ranks)
     record = {
         "run": run.identity(), "world": run.world, "reinforcement": run.arm.reinforcement,
         "captions": run.arm.captions, "lambda": run.share, "seed": run.seed,
@@ -168,6 +167,18 @@ def do(run: Run, photos: Set, out: Path) -> dict[str, Any]:
     with (out / "results.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
     return record
+
+
+def write_ranks(file: Path, ranks: Arrays) -> None:
+    """Write the ranks of a student, whole or not at all."""
+    with write_whole(file) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **ranks)  # type: ignore[arg-type]  # no name is allow_pickle
+
+
+def read_ranks(file: Path) -> Arrays:
+    """Return what `write_ranks` wrote."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def ranks_file(out: Path, run: Run) -> Path:
@@ -194,15 +205,21 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
         print("interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
     done = _finished(runs, args.out)
-    texts = {
-        args.report or args.out / f"{experiment.name}.md": report(experiment, done),
-        args.figure or args.out / f"{experiment.name}.svg": figure(experiment, done),
-    }
+    write_texts(
+        {
+            args.report or args.out / f"{experiment.name}.md": report(experiment, done),
+            args.figure or args.out / f"{experiment.name}.svg": figure(experiment, done),
+        }
+    )
+    print(json.dumps(summary(experiment, done)))
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write each text to its path and say so."""
     for path, text in texts.items():
         with write_whole(path) as temporary:
             temporary.write_text(text, "utf-8")
         print(f"wrote {path}", flush=True)
-    print(json.dumps(summary(experiment, done)))
 
 
 def _run_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
@@ -229,8 +246,7 @@ def _finished(runs: Sequence[Run], out: Path) -> dict[Run, Arrays]:
     for run in runs:
         file = ranks_file(out, run)
         if run.identity() in recorded and file.exists():
-            with np.load(file, allow_pickle=False) as arrays:
-                done[run] = dict(arrays)
+            done[run] = read_ranks(file)
     return done
 
 
