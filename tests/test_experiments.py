@@ -234,7 +234,8 @@ def tiny_vit(monkeypatch):
     monkeypatch.setattr(upcycling, "load_recipe", lambda name: {"grocery-vit": recipe}[name])
 
 
-def test_upcycling_on_a_tiny_set(tiny_vit, data, tmp_path, capsys, monkeypatch):
+@pytest.mark.usefixtures("tiny_vit")
+def test_upcycling_on_a_tiny_set(data, tmp_path, capsys, monkeypatch):
     command = ["--data", str(data), "--out", str(tmp_path), "--first", "8", "--more", "12"]
     with pytest.raises(SystemExit, match="continues the arm `dense` of seed 0"):
         upcycling.main([*command, "--seeds", "0", "--arms", "upcycled"])
@@ -258,7 +259,8 @@ def test_upcycling_on_a_tiny_set(tiny_vit, data, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == last
 
 
-def test_a_continued_run_sees_what_follows_its_first_phase(tiny_vit, data, out):
+@pytest.mark.usefixtures("tiny_vit")
+def test_a_continued_run_sees_what_follows_its_first_phase(data, out):
     photos = experiment_sets.load_set("groceries", "given", data, out)
     runs = [
         upcycling.Run(name=name, seed=1, first=8, more=12)
@@ -277,7 +279,8 @@ def test_a_continued_run_sees_what_follows_its_first_phase(tiny_vit, data, out):
     assert [run.recipe().optimizer.lr for run in runs] == pytest.approx([1e-3, 1e-4, 1e-3])
 
 
-def test_routing_all_tokens_changes_what_the_last_router_sees_in_training_only(tiny_vit):
+@pytest.mark.usefixtures("tiny_vit")
+def test_routing_all_tokens_changes_what_the_last_router_sees_in_training_only():
     run = upcycling.Run(name="sparse", seed=0, first=8, more=12)
     model = upcycling.initial_model(run.recipe())
     for layer in moe_layers(model).values():

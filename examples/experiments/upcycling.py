@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from torch import Tensor, nn
 
@@ -53,7 +54,6 @@ from pocketclip.nn.upcycle import upcycle
 from pocketclip.train.recipe import Recipe, load_recipe
 from pocketclip.train.setup import initial_model
 from upcycling_report import figure, report, summary
-
 
 FIRST, MORE = 20_480, 10_240  # N and M
 VERSION = 1
@@ -204,14 +204,11 @@ def routing_all_tokens() -> Iterator[None]:
         out: Tensor = pool(run_blocks(blocks, x, *mask, **named))
         return out
 
-    towers = (pocketclip.nn.vit, pocketclip.nn.text)
-    for tower in towers:
-        tower.run_blocks_pooled = pooled
-    try:
+    with (
+        mock.patch.object(pocketclip.nn.vit, "run_blocks_pooled", pooled),
+        mock.patch.object(pocketclip.nn.text, "run_blocks_pooled", pooled),
+    ):
         yield
-    finally:
-        for tower in towers:
-            tower.run_blocks_pooled = run_blocks_pooled
 
 
 def do(run: Run, photos: Set, out: Path) -> None:

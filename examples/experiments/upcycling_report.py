@@ -87,7 +87,7 @@ def report(done: Done, times: Times) -> str:
     ]  # fmt: skip
     for name in dict.fromkeys(run.name for run in done):
         last = ends(done, name)
-        runs = [run for run in done if run.name == name and done[run]]
+        runs = [run for run, points in done.items() if run.name == name and points]
         if not runs:
             continue
         run, samples = runs[0], max(done[runs[0]])
@@ -95,7 +95,7 @@ def report(done: Done, times: Times) -> str:
         step = f"{times[run.arm.model] / times['dense']:.2f}" if times else "not measured"
         spent = f"{seconds(run, samples, times):.0f} s" if times else "not measured"
         lines.append(
-            f"| {run.arm.title} | {run.arm.model} | {samples:,} | {step} | {spent} | "
+            f"| `{name}` | {run.arm.model} | {samples:,} | {step} | {spent} | "
             f"{', '.join(str(seed) for seed in sorted(last))} | " + " | ".join(cells) + " |"
         )
     lines += [
