@@ -201,6 +201,22 @@ def test_gradient_checkpointing_changes_nothing():
         assert torch.equal(value, other[name]), name
 
 
+@pytest.mark.slow
+def test_a_compiled_model_trains_the_same():
+    model = sparse()
+    whole = batch(model, 8)
+    settings = MoESection(local_entropy_weight=0.1)
+    one, terms, record = step_of(model, [whole], settings, trim=False)
+    model.zero_grad()
+    routing = Routing(model, settings, gathered=False)
+    compiled = stepper(model, routing=routing, trim=False)
+    compiled.wrapped = torch.compile(model, backend="aot_eager")  # generates no code: seconds
+    again = {name: float(term) for name, term in compiled.backward([whole]).items()}
+    assert again == pytest.approx(terms, rel=1e-5)
+    close(gradients(model), one)
+    assert routing.record() == record
+
+
 def test_noise_and_capacity_are_replayed_with_accumulation():
     model = sparse()
     whole = batch(model, 8)
