@@ -105,7 +105,7 @@ def test_a_sparse_start_stays_sparse(start, squares, tmp_path):
     log = logs.read(tmp_path / "out" / "runs" / "full" / "log.jsonl")
     routed = [list(record["experts"]) for record in log if "loss" in record]
     assert routed
-    assert all(names == ["text.blocks.1.mlp"] for names in routed)
+    assert all(names == ["text.blocks.0.mlp"] for names in routed)
 
 
 @pytest.mark.slow
