@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.graph import proto as onnx
+from pocketclip.graph.moe import ROUTER, module_name
 
 WEIGHT_LEVELS = 63
 """The largest magnitude of a quantised weight: 7 bits, see above."""
@@ -36,20 +37,27 @@ Ranges = Mapping[str, tuple[float, float]]
 class Layer:
     """A node that can be quantised."""
 
-    name: str  # of its node, which is the path of its module
+    name: str  # the path of its module
+    node: str
     weight: str
     axis: int  # of the weight's output channels, or rows
 
 
 def layers(proto: Any) -> list[Layer]:
-    """Return the layers of a model that can be quantised, in the order of its graph."""
+    """Return the layers of a model that can be quantised, in the order of its graph.
+
+    The experts of a mixture have one name. Routers stay float, since a small change of what they
+    compute changes which experts a token goes to.
+    """
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     out = []
     for node in proto.graph.node:
+        if node.name.endswith(ROUTER):
+            continue
         index = {"Conv": 1, "MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
         weight = None if index is None else constants.get(node.input[index])
         if weight is not None and (axis := _axis(node, weight)) is not None:
-            out.append(Layer(node.name, weight.name, axis))
+            out.append(Layer(module_name(node.name), node.name, weight.name, axis))
     return out
 
 
@@ -81,6 +89,8 @@ def calibrate(
 ) -> dict[str, tuple[float, float]]:
     """Return the range of every activation to quantise, over all of `calibration`.
 
+    The experts of a mixture share their ranges: some may process no token of `calibration`.
+
     Args:
         proto: the float model.
         open_session: opens an ONNX Runtime session on a serialised model.
@@ -98,13 +108,17 @@ def calibrate(
     session = open_session(watched.SerializeToString())
     input_name = session.get_inputs()[0].name
     fetched = [name for name in activations if name != input_name]
-    ranges = dict.fromkeys(activations, (0.0, 0.0))  # zero itself has to be representable
+    # Zero itself has to be representable.
+    ranges = dict.fromkeys(map(module_name, activations), (0.0, 0.0))
     for batch in calibration:
         values = dict(zip(fetched, session.run(fetched, {input_name: batch}), strict=True))
         values[input_name] = batch
         for name in activations:
+            if not values[name].size:
+                continue
             low, high = _range(values[name], percentile)
-            ranges[name] = min(low, ranges[name][0]), max(high, ranges[name][1])
+            shared = module_name(name)
+            ranges[shared] = min(low, ranges[shared][0]), max(high, ranges[shared][1])
     return ranges
 
 
@@ -117,7 +131,7 @@ def _range(values: NDArray[Any], percentile: float) -> tuple[float, float]:
 
 def _activations(proto: Any, chosen: Iterable[Layer]) -> list[str]:
     """Return the names of the layers' inputs and of the convolutions' outputs."""
-    names = {layer.name for layer in chosen}
+    names = {layer.node for layer in chosen}
     out: dict[str, None] = {}
     for node in proto.graph.node:
         if node.name in names and node.op_type != "Gather":
@@ -144,7 +158,7 @@ class _Writer:
         self.proto = onnx.messages().ModelProto()
         self.proto.CopyFrom(proto)
         self.graph = self.proto.graph
-        self.chosen = {layer.name: layer for layer in chosen}
+        self.chosen = {layer.node: layer for layer in chosen}
         self.constants = {t.name: t for t in self.graph.initializer}
         self.nodes: list[Any] = []
         self.added: list[Any] = []
@@ -206,7 +220,7 @@ class _Writer:
 
     def _affine(self, activation: str) -> tuple[float, int]:
         """Return scale and zero point of an activation in uint8."""
-        low, high = self.ranges[activation]
+        low, high = self.ranges[module_name(activation)]
         scale = max(high - low, 1e-8) / 255
         return scale, int(np.clip(round(-low / scale), 0, 255))
 

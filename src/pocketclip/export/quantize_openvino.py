@@ -14,17 +14,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip.errors import ExportError, MissingDependencyError, how_to_install, last_line
 from pocketclip.export import openvino as writer
 from pocketclip.export.quantize import batches_to_compare, check_arguments, choose_layers
 from pocketclip.export.tracing import quiet
+from pocketclip.graph.moe import ROUTER, module_name
 from pocketclip.infer.backends import openvino_core, openvino_runner
 from pocketclip.infer.gates import INT8_SEARCH_THRESHOLD
 
@@ -32,6 +35,8 @@ NO_NNCF = f"int8 for OpenVINO needs nncf: {how_to_install('openvino')}"
 _FLOAT = ["Add", "Multiply", "ReduceMean", "Concat", "GroupConvolution"]
 """Operations that stay in fp32: int8 costs them much accuracy, for some photographs more than for
 others, and saves no time. Products of two activations (attention, pooling) stay in fp32 too."""
+_MOVES = ("Reshape", "Transpose", "Gather", "VariadicSplit")
+"""Operations that only move values, and before which NNCF rounds."""
 
 
 def quantize_openvino(
@@ -84,20 +89,26 @@ def quantize_openvino(
 
 
 def quantizable_operations(model: Any) -> list[str]:
-    """Return the names of an OpenVINO model's operations with weights, in the model's order."""
+    """Return the names of an OpenVINO model's operations with weights, in the model's order.
+
+    The experts of a mixture have one name. Routers stay float, as in `qdq.layers`.
+    """
     names = (
-        operation.get_friendly_name()
+        module_name(operation.get_friendly_name())
         for operation in model.get_ordered_ops()
         if writer.weights_of(operation) is not None
     )
-    return list(dict.fromkeys(names))
+    return [name for name in dict.fromkeys(names) if not name.endswith(ROUTER)]
 
 
-def _products_of_activations(model: Any) -> list[str]:
+def _float_products(model: Any) -> list[str]:
+    """Return the names of products of two activations, and of routers."""
     return [
-        operation.get_friendly_name()
+        name
         for operation in model.get_ordered_ops()
-        if operation.get_type_name() == "MatMul" and writer.weights_of(operation) is None
+        if operation.get_type_name() == "MatMul"
+        for name in [operation.get_friendly_name()]
+        if writer.weights_of(operation) is None or name.endswith(ROUTER)
     ]
 
 
@@ -126,7 +137,7 @@ def _quantize_all(nncf: Any, plain: Any, calibration: Sequence[NDArray[Any]]) ->
     # In a separate thread: NNCF makes several cores, see `openvino_core`, and what they do to the
     # stack for signals ends with the thread.
     with quiet(), ThreadPoolExecutor(1) as thread:
-        return thread.submit(
+        full = thread.submit(
             nncf.quantize,
             plain.clone(),
             nncf.Dataset(list(calibration)),
@@ -136,7 +147,7 @@ def _quantize_all(nncf: Any, plain: Any, calibration: Sequence[NDArray[Any]]) ->
             preset=nncf.QuantizationPreset.MIXED,
             # No model type: the smoothing that `TRANSFORMER` brings overfits a few captions.
             ignored_scope=nncf.IgnoredScope(
-                types=_FLOAT, names=_products_of_activations(plain), validate=False
+                types=_FLOAT, names=_float_products(plain), validate=False
             ),
             advanced_parameters=AdvancedQuantizationParameters(
                 # Weights of 7 bits: on processors without dot-product instructions 8 bits
@@ -148,6 +159,42 @@ def _quantize_all(nncf: Any, plain: Any, calibration: Sequence[NDArray[Any]]) ->
                 disable_bias_correction=True,  # takes half of the time and changes little
             ),
         ).result()
+    _share_ranges(full)
+    return full
+
+
+def _share_ranges(model: Any) -> None:
+    """Give all experts of a mixture the widest of their activations' ranges, in place.
+
+    NNCF gives an expert that no calibration token chose a range of zero, and so a result of zero.
+    """
+    from openvino.opset13 import constant
+
+    groups: dict[str, list[Any]] = defaultdict(list)
+    for operation in model.get_ordered_ops():
+        name = operation.get_friendly_name()
+        rounds = operation.get_type_name() == "FakeQuantize"
+        if rounds and module_name(name) != name and not _is_weight(operation):
+            groups[module_name(name)].append(operation)
+    for group in groups.values():
+        ends = [[float(_number(o, index)) for index in (1, 2)] for o in group]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        step = max(high - low, 1e-8) / 255
+        low = round(low / step) * step  # zero itself has to be representable
+        for operation in group:
+            for index, end in enumerate((low, low + 255 * step, low, low + 255 * step), 1):
+                shape = operation.get_input_shape(index)
+                value = constant(np.full(shape, end, np.float32))
+                operation.input(index).replace_source_output(value.output(0))
+
+
+def _is_weight(operation: Any) -> bool:
+    node = operation.input_value(0).get_node()
+    return node.get_type_name() in ("Constant", "Convert")
+
+
+def _number(operation: Any, index: int) -> NDArray[Any]:
+    return np.asarray(operation.input_value(index).get_node().get_data()).reshape(())
 
 
 def revert_operations(full: Any, plain: Any, kept: Collection[str]) -> Any:
@@ -164,11 +211,11 @@ def revert_operations(full: Any, plain: Any, kept: Collection[str]) -> Any:
     kept = set(kept)
     originals = {o.get_friendly_name(): o for o in plain.get_ordered_ops()}
     for operation in model.get_ordered_ops():
-        if operation.get_friendly_name() not in kept:
+        if module_name(operation.get_friendly_name()) not in kept:
             continue
-        original = originals[operation.get_friendly_name()]
-        if original.get_type_name() != operation.get_type_name():
-            continue  # another operation of the same name, such as a bias
+        original = originals.get(operation.get_friendly_name())
+        if original is None or original.get_type_name() != operation.get_type_name():
+            continue  # of a similar name, such as a bias
         for index in range(operation.get_input_size()):
             _revert_input(operation, original, index)
     model.validate_nodes_and_infer_types()
@@ -183,7 +230,7 @@ def _revert_input(operation: Any, original: Any, index: int) -> None:
     if original_node.get_type_name() == "Constant" and node.get_type_name() != "Constant":
         port.replace_source_output(constant(original_node.get_data()).output(0))
         return
-    while node.get_type_name() in ("Reshape", "Transpose"):  # NNCF rounds before these
+    while node.get_type_name() in _MOVES:
         port, node = node.input(0), node.input_value(0).get_node()
     if node.get_type_name() == "FakeQuantize":
         port.replace_source_output(node.input_value(0))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketclip import zoo
 from pocketclip._version import __version__
 from pocketclip.checkpoint.resolve import ModelSource, resolve_model
 from pocketclip.devices import cores
@@ -155,6 +156,11 @@ def export_web(
                 offline=offline, reporter=report,
             )  # fmt: skip
             bundles.append(pulled.folder)
+            if webgpu_precision is not None and zoo.is_sparse(pulled.config):
+                raise ExportError(
+                    f"WebGPU does not run the mixtures of experts of {pulled.config.name}: leave "
+                    "its precision out"
+                )
         return export_site(
             [*bundles, *further], out, label_sets=label_sets, webgpu_runtime=webgpu_runtime,
             accept_license=accept_license, reporter=report,

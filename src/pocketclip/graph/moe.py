@@ -45,7 +45,7 @@ def mixture(tower: Tower, x: str, path: str, *, activation: str, top_k: int) -> 
     graph = tower.graph
     router = tower.array(f"{path}{ROUTER}.weight")  # (E, C)
     tokens = graph.node("Reshape", [x, graph.constant([-1, router.shape[1]])], f"{path}/flat")
-    gates, chosen = _route(tower, tokens, path, top_k)
+    gates, chosen = route(tower, tokens, path, top_k)
     # Which choices name an expert, (E, N, K).
     numbers = graph.constant(np.arange(len(router)).reshape(-1, 1, 1))
     here = graph.node("Equal", [chosen, numbers], f"{path}/here")
@@ -55,8 +55,8 @@ def mixture(tower: Tower, x: str, path: str, *, activation: str, top_k: int) -> 
     return graph.node("Reshape", [out, graph.node("Shape", [x], f"{path}/shape")], path)
 
 
-def _route(tower: Tower, tokens: str, path: str, top_k: int) -> tuple[str, str]:
-    """Return weights (N, K) and numbers (N, K) of the experts of tokens (N, C)."""
+def route(tower: Tower, tokens: str, path: str, top_k: int) -> tuple[str, str]:
+    """Add the choice of experts for tokens (N, C); return weights (N, K) and numbers (N, K)."""
     graph, name = tower.graph, f"{path}{ROUTER}"
     # In float32 in any precision: a rounded router would choose other experts.
     weight = graph.weight(f"{name}.weight", tower.array(f"{name}.weight").T, may_halve=False)

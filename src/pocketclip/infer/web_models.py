@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketclip import zoo
 from pocketclip.errors import BundleError
 from pocketclip.formats.escaping import dump_json
 from pocketclip.graph.ports import Kind
@@ -26,7 +27,6 @@ from pocketclip.infer.license import license_of_bundle
 from pocketclip.label_set import LabelSet
 from pocketclip.license import FILE as LICENCE
 from pocketclip.license import License
-from pocketclip.zoo import to_dict
 
 VERSION = 1
 FOLDER = "model-files"
@@ -147,7 +147,7 @@ class WebModel:
             "embed_dim": config.embed_dim, "image_size": config.image_size,
             "context_length": config.text.context_length,
             "logit_scale": self.most_precise.logit_scale,
-            "preprocess": to_dict(config)["preprocess"],
+            "preprocess": zoo.to_dict(config)["preprocess"],
             "licence": self._licence_entry(stored),
             "presets": None if presets is None else stored(presets).facts(),
             "label_sets": [
@@ -220,9 +220,11 @@ def check_offerable(bundle: Bundle) -> None:
 def runtimes(bundle: Bundle) -> tuple[str, ...]:
     """Return what runs a bundle in a browser, the fastest first.
 
-    WebGPU has no QuantizeLinear, which int8 needs, and no resize for photographs of any size.
+    WebGPU has no QuantizeLinear, which int8 needs, and no resize for photographs of any size. It
+    has no NonZero either, with which mixtures of experts sort tokens, and was not tried with
+    experts without tokens.
     """
-    if bundle.precision == "int8" or bundle.image_input == "photo":
+    if bundle.precision == "int8" or bundle.image_input == "photo" or zoo.is_sparse(bundle.config):
         return ("wasm",)
     return RUNTIMES
 
