@@ -12,6 +12,7 @@ from pocketclip.errors import CheckpointError
 from pocketclip.nn.build import random_model
 from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.nn.reparam import fuse
+from pocketclip.nn.upcycle import upcycle
 from tests.nn.test_training_options import SMALL_MODELS
 
 TOWERS = ("image", "text")
@@ -162,3 +163,10 @@ def test_senseless_settings_are_refused(fields, message):
 def test_a_fused_model_is_refused():
     with pytest.raises(ValueError, match="adapt the unfused one"):
         LowRankUpdates(fuse(random_model("tiny", seed=0)), rank=2, alpha=4, towers=TOWERS, seed=0)
+
+
+def test_a_sparse_model_is_refused():
+    changes = {"image_size": 32, "image.layers": 2, "text.layers": 2}
+    sparse = upcycle(random_model("coca-tiny", seed=0, **changes))
+    with pytest.raises(ValueError, match="mixtures of experts"):
+        LowRankUpdates(sparse, rank=2, alpha=4, towers=TOWERS, seed=0)

@@ -438,6 +438,17 @@ def test_a_run_can_start_from_a_model(shards, undisturbed, tmp_path):
         train(wrong, tmp_path / "no", device="cpu")
 
 
+def test_a_start_that_computes_something_else_is_named(shards, undisturbed, caplog):
+    fields = {"model.init": str(undisturbed), "model.overrides.text.heads": 4}
+    initial_model(recipe(shards, **fields))
+    assert "was made with text.heads=2" in caplog.text
+    caplog.clear()
+    initial_model(
+        recipe(shards, **{"model.init": str(undisturbed), "model.overrides.drop_path": 0.1})
+    )
+    assert not caplog.text
+
+
 def test_a_model_inherits_the_licence_of_what_it_began_with(shards, undisturbed, tmp_path):
     init = checkpoint.load(undisturbed)
     init.license = License(name="birds", text="For birds only.\n")

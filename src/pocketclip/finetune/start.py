@@ -120,21 +120,9 @@ def overrides_of(config: zoo.ModelConfig) -> dict[str, Any]:
         ConfigError: they cannot be expressed as overrides of a train recipe.
     """
     base = zoo.entry(config.name).config
-    changed = dict(_changed(zoo.to_dict(config), zoo.to_dict(base)))
+    changed = dict(zoo.changed_fields(zoo.to_dict(config), zoo.to_dict(base)))
     if zoo.override(base, **changed) != config:
         raise ConfigError(
             f"the model's configuration cannot be expressed as overrides of {config.name}"
         )
     return {key: list(v) if isinstance(v, tuple) else v for key, v in changed.items()}
-
-
-def _changed(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], before: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted names of the fields that differ, and our values."""
-    for key, value in ours.items():
-        other = theirs.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            yield from _changed(value, other, f"{before}{key}.")
-        elif value != other:
-            yield f"{before}{key}", value

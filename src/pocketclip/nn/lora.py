@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from pocketclip.errors import CheckpointError
 from pocketclip.nn.clip import CLIP
+from pocketclip.nn.moe import moe_layers
 
 TowerName = Literal["image", "text"]
 
@@ -66,7 +67,7 @@ class LowRankUpdates:
         seed: the factors A are drawn from it.
 
     Raises:
-        ValueError: a bad rank, alpha or tower, or a fused model.
+        ValueError: a bad rank, alpha or tower, a fused model, or one with mixtures of experts.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class LowRankUpdates:
             raise ValueError(f"towers must name image, text or both once, not {list(towers)}")
         if model.is_fused:
             raise ValueError("a fused model cannot be trained; adapt the unfused one")
+        if moe_layers(model):
+            raise ValueError("low-rank updates do not adapt mixtures of experts")
         self.scale = alpha / rank
         generator = torch.Generator().manual_seed(seed)
         self._updates: dict[str, _Update] = {}

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from pocketclip import checkpoint, devices, zoo
+from pocketclip.embedding_space import embedding_fields
 from pocketclip.errors import (
     CheckpointError,
     ConfigError,
@@ -152,6 +153,7 @@ def initial_model(recipe: Recipe, *, offline: bool = False) -> CLIP:
                 model.logit_scale.fill_(math.log(10))  # arXiv 2303.15343, section 3.2
     if start is not None:
         _copy_weights(model, start, recipe)
+        _warn_of_differences(recipe, start.config)
     model.set_gradient_checkpointing(recipe.gradient_checkpointing)
     return model.train()
 
@@ -190,6 +192,20 @@ def _copy_weights(model: CLIP, loaded: CLIP, recipe: Recipe) -> None:
         )
     model.load_state_dict(given)
     model.license = loaded.license
+
+
+def _warn_of_differences(recipe: Recipe, start: zoo.ModelConfig) -> None:
+    """Warn if the start computes something else with weights of the same shapes."""
+    own = recipe.model.config()
+    if zoo.is_sparse(own) and not zoo.is_sparse(start):
+        own = zoo.dense_config(own)
+    changed = list(zoo.changed_fields(embedding_fields(start), embedding_fields(own)))
+    if changed and distributed.is_main():
+        log.warning(
+            "model.init %s was made with %s, unlike this recipe's model: its weights are used, and "
+            "the recipe's settings; set model.name and model.overrides if that is not meant",
+            recipe.model.init, ", ".join(f"{name}={value}" for name, value in changed),
+        )  # fmt: skip
 
 
 def _mixtures(loaded: CLIP) -> str:

@@ -24,6 +24,7 @@ from pocketclip.errors import UnknownModelError
 from pocketclip.zoo.captioners import CAPTIONERS
 from pocketclip.zoo.checks import (
     MAX_IMAGE_SIZE,
+    changed_fields,
     check_range,
     checked,
     from_dict,
@@ -61,6 +62,7 @@ __all__ = [
     "Published",
     "TextConfig",
     "ViTConfig",
+    "changed_fields",
     "check_range",
     "checked",
     "dense_config",

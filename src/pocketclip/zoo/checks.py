@@ -7,7 +7,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -82,6 +82,18 @@ def to_dict(config: ModelConfig) -> dict[str, Any]:
         if out[tower].get("moe") is None:
             out[tower].pop("moe", None)
     return out
+
+
+def changed_fields(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], before: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted names of the fields of a dictionary that differ, and our values."""
+    for key, value in ours.items():
+        other = theirs.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from changed_fields(value, other, f"{before}{key}.")
+        elif value != other:
+            yield f"{before}{key}", value
 
 
 def from_dict(raw: Mapping[str, Any]) -> ModelConfig:

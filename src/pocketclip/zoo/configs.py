@@ -46,7 +46,8 @@ class MoEConfig:
     experts: int = 8
     """Number of experts, each as large as the dense MLP."""
     top_k: int = 2
-    """Number of experts that process a token."""
+    """Number of experts that process a token. With one, its weight is always 1, so that the task
+    does not train the router: only the losses of the routers do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
