@@ -202,6 +202,7 @@ def test_gradient_checkpointing_changes_nothing():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler's own
 def test_a_compiled_model_trains_the_same():
     model = sparse()
     whole = batch(model, 8)
