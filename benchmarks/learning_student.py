@@ -31,12 +31,13 @@ from pocketclip.shards import read
 from pocketclip.shards.index import describe
 from pocketclip.storage.local import write_whole
 from pocketclip.tokenizer import Tokenizer
+from pocketclip.train.initial_model import initial_model
 from pocketclip.train.loader import Batch
 from pocketclip.train.optim import WeightAverage, learning_rate
 from pocketclip.train.recipe import Recipe, load_recipe
 from pocketclip.train.replay import AugmentationReplay
 from pocketclip.train.routing import Routing
-from pocketclip.train.setup import build_optimizer, freeze_parts, initial_model
+from pocketclip.train.setup import build_optimizer, freeze_parts
 from pocketclip.train.step import Stepper
 
 STUDENT: dict[str, Any] = {

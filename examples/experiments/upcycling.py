@@ -51,8 +51,8 @@ from pocketclip.nn.clip import CLIP
 from pocketclip.nn.moe import moe_layers
 from pocketclip.nn.transformer import TransformerBlock, run_blocks, run_blocks_pooled
 from pocketclip.nn.upcycle import upcycle
+from pocketclip.train.initial_model import initial_model
 from pocketclip.train.recipe import Recipe, load_recipe
-from pocketclip.train.setup import initial_model
 from upcycling_report import figure, report, summary
 
 FIRST, MORE = 20_480, 10_240  # N and M

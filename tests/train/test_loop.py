@@ -35,11 +35,12 @@ from pocketclip.shards import read_index, write_index
 from pocketclip.storage.local import write_whole_folder
 from pocketclip.train import checkpoints, distributed
 from pocketclip.train import run as running
+from pocketclip.train.initial_model import initial_model
 from pocketclip.train.logs import Log, read
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe, names
 from pocketclip.train.run import Run
-from pocketclip.train.setup import build_run, initial_model, open_loader
+from pocketclip.train.setup import build_run, open_loader
 from pocketclip.train.step import Stepper
 from tests.shards.making import folder, sample
 

@@ -11,9 +11,10 @@ import torch
 
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.train.distributed import World
+from pocketclip.train.initial_model import initial_model
 from pocketclip.train.losses import distillation_loss
 from pocketclip.train.recipe import load_recipe
-from pocketclip.train.setup import build_run, check_batch_size, initial_model
+from pocketclip.train.setup import build_run, check_batch_size
 from pocketclip.train.setup import open_loader as open_loader_of
 from tests.train.making_shards import DIMS, sample, write_shards
 from tests.train.test_loader import open_loader, row, same, take

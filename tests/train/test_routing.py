@@ -17,12 +17,12 @@ from pocketclip.nn.build import random_model
 from pocketclip.nn.moe import MoE, moe_layers
 from pocketclip.nn.upcycle import upcycle
 from pocketclip.train import routing as routing_module
+from pocketclip.train.initial_model import initial_model
 from pocketclip.train.logs import Log, read
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import dump, load_recipe
 from pocketclip.train.routing import Routing
 from pocketclip.train.sections import MoESection
-from pocketclip.train.setup import initial_model
 from tests.train.test_loop import recipe, same, shards, weights  # noqa: F401  (a fixture)
 from tests.train.test_step import VIT, batch, close, gradients, rows, stepper
 

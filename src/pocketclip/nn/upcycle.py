@@ -74,7 +74,7 @@ def copy_dense_weights(sparse: CLIP, dense: CLIP) -> None:
 
     Raises:
         CheckpointError: the dense model is fused.
-        ConfigError: the models differ in more than their mixtures of experts.
+        ConfigError: other weights than those of the mixtures differ in name or shape.
     """
     if dense.is_fused:
         raise CheckpointError(

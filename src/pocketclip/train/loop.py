@@ -30,6 +30,11 @@ from typing import Any
 from pocketclip.errors import ConfigError
 from pocketclip.train import distributed, logs
 from pocketclip.train.checkpoints import Saved
+from pocketclip.train.initial_model import (
+    initial_model,
+    warn_of_random_frozen_weights,
+    warn_of_single_experts,
+)
 from pocketclip.train.loader import Batch
 from pocketclip.train.optim import learning_rate
 from pocketclip.train.pacing import CheckpointClock, agree, stop_requested
@@ -48,10 +53,8 @@ from pocketclip.train.select_model import (
 from pocketclip.train.setup import (
     build_run,
     check_batch_size,
-    initial_model,
     open_loader,
     seed_step,
-    warn_of_random_frozen_weights,
 )
 from pocketclip.train.watchdog import joined
 from pocketclip.types import Encoder
@@ -115,6 +118,7 @@ def train(
             model = initial_model(recipe, offline=offline)
             if world.is_main:
                 warn_of_random_frozen_weights(recipe)
+                warn_of_single_experts(recipe)
         else:
             model, trainer_state = restore(saved, recipe, world)
             if progress.finished:
