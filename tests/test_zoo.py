@@ -223,3 +223,17 @@ def test_the_resize_is_written_where_it_is_not_the_usual_one():
     assert zoo.to_dict(squashed)["preprocess"]["resize"] == "squash"
     with pytest.raises(ConfigError, match=r"preprocess\.resize cannot be 'longest'"):
         zoo.override(plain, **{"preprocess.resize": "longest"})
+
+
+def test_a_sparse_model_is_not_called_as_the_dense_one():
+    dense = zoo.entry("vit-b16").config
+    assert zoo.describe(dense) == "vit-b16"
+    assert zoo.describe(zoo.sparse_config(dense)) == "vit-b16, sparse (2 of 8 experts)"
+    text = zoo.sparse_config(dense, experts=4, top_k=1, towers=("text",))
+    assert zoo.describe(text) == "vit-b16, sparse (text: 1 of 4 experts)"
+
+
+@pytest.mark.parametrize("layers", [[1.5], [True], 5, None, ["x"]])
+def test_blocks_are_whole_numbers(layers):
+    with pytest.raises(ConfigError, match="every-N, last-N or numbers"):
+        zoo.sparse_config(zoo.entry("vit-b16").config, layers=layers)

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from pocketclip import zoo
+from pocketclip.checkpoint.operations import measure as measure_size
 from pocketclip.errors import ConfigError, DataError, UnknownModelError
+from pocketclip.evaluate.report.charts import architecture
 from pocketclip.evaluate.report.comparison import averages, compare, measure, points_between
 from pocketclip.evaluate.report.figures import Figures, figures_of
 from pocketclip.evaluate.report.latency import published_ms, read_latency
@@ -326,3 +328,26 @@ def test_latency_that_comes_twice_or_in_no_common_form(tmp_path):
     file = read_latency(write_latency(tmp_path / "b.log", rows))
     with pytest.raises(DataError, match="not all measured compiled, or all eager"):
         file.of(["small", "tiny"])
+
+
+def test_a_model_that_only_bears_a_name_has_none_of_its_figures(tmp_path):
+    """A sparse model, and one of other images, keep the name of the zoo's that they are made of."""
+    config = zoo.entry("vit-b16").config
+    rows = [timing("vit-b16", tower, eager=5.0) for tower in ("image", "text")]
+    latency = read_latency(write_latency(tmp_path / "encode.log", rows))
+    for number, (own, is_its) in enumerate((
+        (config, True), (zoo.sparse_config(config), False),
+        (zoo.override(config, image_size=320), False),
+    )):  # fmt: skip
+        size = measure_size(own)
+        about = {"params_million": size.params_million, "gflop": round(size.gflop, 4),
+                 "active_params_million": size.active_params_million}  # fmt: skip
+        path = write(tmp_path / f"{number}.jsonl", {"cars": 0.5}, model="vit-b16", about=about)
+        (run,) = gather([path])
+        assert run.model == ("vit-b16" if is_its else None)
+        assert latency.total(architecture(run), "eager") == (10.0 if is_its else None)
+        figures = figures_of(run)
+        assert figures.params_million == size.params_million
+        sparse = zoo.is_sparse(own)
+        assert figures.active_params_million == (size.active_params_million if sparse else None)
+        assert ("active_params_million" in figures.facts()) == sparse

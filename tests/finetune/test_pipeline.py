@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketclip import checkpoint
+from pocketclip import checkpoint, zoo
 from pocketclip.errors import BundleError, CheckpointError, ConfigError, DataError, PocketclipError
 from pocketclip.evaluate.datasets.examples import DataOptions
 from pocketclip.finetune import pipeline
@@ -162,6 +162,17 @@ def test_a_fused_start_is_refused_with_what_it_was_made_from(start, squares, tmp
     checkpoint.save(fuse(checkpoint.load(source)), tmp_path / "fast")
     with pytest.raises(CheckpointError, match=f"pocketclip finetune {source}"):
         finetune(str(tmp_path / "fast"), str(squares), tmp_path / "out")
+
+
+def test_a_sparse_bundle_is_not_taken_for_the_published_dense_model(tmp_path, squares):
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    config = zoo.to_dict(zoo.sparse_config(zoo.entry("mobileclip2-s0").config))
+    facts = {"target": "onnx", "space_id": "space-1", "model": config}
+    (bundle / "bundle.json").write_text(json.dumps(facts))
+    with pytest.raises(BundleError, match=r"mobileclip2-s0, sparse \(text: 2 of 8") as raised:
+        finetune(str(bundle), str(squares), tmp_path / "out")
+    assert "pocketclip finetune mobileclip2-s0" not in str(raised.value)
 
 
 def test_a_bundle_is_refused_with_what_it_was_made_from(tmp_path, squares):

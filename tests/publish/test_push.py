@@ -18,12 +18,14 @@ import pocketclip
 from pocketclip import checkpoint, publish, zoo
 from pocketclip.checkpoint import hub as hub_reading
 from pocketclip.checkpoint.names import written_config
+from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.checkpoint.weight_license import name_on_card
 from pocketclip.errors import CheckpointError, ConfigError, HubError
 from pocketclip.formats.yaml_text import load_yaml
 from pocketclip.license import License
 from pocketclip.nn.build import random_model
 from pocketclip.publish import facts, open_clip_form, terms
+from pocketclip.publish.card import model_card
 from pocketclip.publish.terms import Origin
 from tests.cli.inside import run as run_inside
 from tests.hub_uploads import Account
@@ -347,3 +349,27 @@ def test_the_verb_asks(account, run):
     assert done.returncode == 0
     assert json.loads(done.stdout)["commit"].startswith(account.url)
     assert "model.safetensors" in account.repos["me/mine"]
+
+
+def test_the_card_of_a_sparse_model_says_what_it_is():
+    dense = zoo.entry("vit-b16").config
+    cards = [
+        model_card(
+            facts.Facts(source=resolve_model("random:tiny")), "me/b16", License(name="mit"),
+            config=config, parameters=436_212_225, space_id="space-1", open_clip=False,
+        )
+        for config in (zoo.sparse_config(dense, towers=("text",)), dense)
+    ]  # fmt: skip
+    assert (
+        "| text tower, mixtures of experts | 8 experts, 2 per token, in the blocks 1, 3,"
+        in (cards[0])
+    )
+    assert "image tower, mixtures" not in cards[0]
+    assert "436.2 million, 162.2 million of the towers active per token" in cards[0]
+    assert "expert" not in cards[1]
+    assert "active" not in cards[1]
+
+
+def test_a_sparse_model_has_no_form_for_open_clip():
+    sparse = zoo.sparse_config(zoo.entry("vit-b16").config)
+    assert "mixtures of experts" in open_clip_form.reason_against(sparse, fused=False)

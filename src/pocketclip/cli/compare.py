@@ -170,9 +170,14 @@ def _sizes(comparison: Comparison) -> list[tuple[str, list[str], str]]:
     figures = [figures_of(run) for run in comparison.runs]
     rows = {
         "parameters, millions": [f.params_million for f in figures],
+        "active parameters, millions": [
+            f.active_params_million or f.params_million for f in figures
+        ],
         "operations, GFLOP": [f.gflop for f in figures],
         f"ms, image + text, {DEVICE}": [f.ms for f in figures],
     }
+    if all(f.active_params_million is None for f in figures):
+        del rows["active parameters, millions"]
     derived = [bool(f.how) for f in figures]
     lines = []
     for label, values in rows.items():

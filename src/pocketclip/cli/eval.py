@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketclip import zoo
 from pocketclip.cli._options import (
     Backend,
     Device,
@@ -193,8 +194,10 @@ def evaluate(
         settings.cache = None
     size = measure(encoder.config)
     about = {
-        "model": encoder.config.name, "source": model,
-        "params_million": round(size.params_million, 4), "gflop": round(size.gflop, 4),
+        "model": zoo.describe(encoder.config), "source": model,
+        "params_million": round(size.params_million, 4),
+        "active_params_million": round(size.active_params_million, 4),
+        "gflop": round(size.gflop, 4),
     }  # fmt: skip
     run = _Run(encoder, planned, settings, about, confusion)
     run.score(out)

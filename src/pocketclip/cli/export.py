@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketclip import zoo
 from pocketclip.cli._options import (
     AcceptLicence,
     Calibration,
@@ -254,7 +255,7 @@ def _print(bundle: Bundle) -> None:
     from pocketclip.infer.license import license_of_bundle
 
     say(
-        f"{bundle.folder}: {bundle.config.name} for {bundle.target}, {bundle.precision}, "
+        f"{bundle.folder}: {zoo.describe(bundle.config)} for {bundle.target}, {bundle.precision}, "
         f"{bundle.bytes / 1e6:.1f} MB"
     )
     known = license_of_bundle(bundle, with_text=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketclip import zoo
 from pocketclip.cli._options import (
     Calibration,
     Json,
@@ -106,7 +107,7 @@ def _print(bundle: Bundle, seconds: float) -> None:
 
     source = bundle.source
     origin = f"{source['repo']} at {source['revision'][:8]}" if "repo" in source else source["file"]
-    say(f"{bundle.config.name} is ready: {bundle.folder}")
+    say(f"{zoo.describe(bundle.config)} is ready: {bundle.folder}")
     say(f"  weights: {origin}, {source['bytes'] / 1e6:.1f} MB")
     say(f"  bundle: {bundle.target}, {bundle.precision}, {bundle.bytes / 1e6:.1f} MB; "
         f"{seconds:.1f} s")  # fmt: skip

@@ -65,7 +65,9 @@ def _no_weights(source: ModelSource, what: str, facts: Mapping[str, Any]) -> str
             )
     if name is None:
         return f"{begin}: start from the checkpoint that it was made from"
-    entry = zoo.find(name)
+    config = _config(facts)
+    entry = zoo.find(name) if config is None or not zoo.is_sparse(config) else None
+    name = name if config is None else zoo.describe(config)
     published = (
         f"; if that is the published model, run `pocketclip finetune {name}` with the same options"
         if entry is not None and entry.hub
@@ -82,6 +84,14 @@ def _name(facts: Mapping[str, Any]) -> str | None:
     if isinstance(model, dict):
         model = model.get("name")
     return model if isinstance(model, str) else None
+
+
+def _config(facts: Mapping[str, Any]) -> zoo.ModelConfig | None:
+    """Return the configuration in a checkpoint's or a bundle's facts."""
+    try:
+        return zoo.from_dict(facts["model"])
+    except (ConfigError, KeyError, TypeError):
+        return None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class WebModel:
         """
         config = self.bundles[0].config
         return {
-            "id": self.id, "name": config.name, "space_id": self.space_id,
+            "id": self.id, "name": zoo.describe(config), "space_id": self.space_id,
             "embed_dim": config.embed_dim, "image_size": config.image_size,
             "context_length": config.text.context_length,
             "logit_scale": self.most_precise.logit_scale,

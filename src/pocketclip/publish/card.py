@@ -7,6 +7,7 @@ from typing import Any
 
 from pocketclip import zoo
 from pocketclip.checkpoint.hub_files import LIBRARY
+from pocketclip.checkpoint.operations import measure
 from pocketclip.errors import one_line
 from pocketclip.formats.yaml_text import dump_yaml
 from pocketclip.license import FILE, License
@@ -84,12 +85,30 @@ def _about(config: zoo.ModelConfig, parameters: int, space_id: str) -> str:
     )  # fmt: skip
     rows = {
         "architecture": f"`{config.name}` of pocketclip",
-        "parameters": f"{parameters / 1e6:,.1f} million",
+        **_mixtures(config),
+        "parameters": f"{parameters / 1e6:,.1f} million{_active(config)}",
         "images": f"{config.preprocess.size} x {config.preprocess.size} pixels",
         "texts": f"up to {config.text.context_length} tokens of CLIP's byte pairs",
         "embeddings": f"{config.embed_dim} dimensions, space `{space_id}`",
     }
     return f"This model {what}.\n\n{_table(('', ''), rows.items())}"
+
+
+def _mixtures(config: zoo.ModelConfig) -> dict[str, str]:
+    """Return the rows that say what makes a model sparse."""
+    return {
+        f"{tower} tower, mixtures of experts": f"{moe.experts} experts, {moe.top_k} per token, in "
+        f"the blocks {', '.join(map(str, moe.blocks))} (from 0) in place of the MLP"
+        for tower, moe in zoo.mixtures(config).items()
+        if moe is not None
+    }
+
+
+def _active(config: zoo.ModelConfig) -> str:
+    """Return how many parameters of a sparse model's towers one token uses."""
+    if not zoo.is_sparse(config):
+        return ""
+    return f", {measure(config).active_params_million:,.1f} million of the towers active per token"
 
 
 def _use(repo: str, config: zoo.ModelConfig, *, open_clip: bool) -> str:

@@ -135,8 +135,10 @@ def _choose_blocks(layers: str | Sequence[int], count: int, tower: TowerName) ->
             )
         return tuple(blocks)
     try:
-        blocks = [int(one) for one in (layers.split(",") if isinstance(layers, str) else layers)]
-    except ValueError:
+        blocks = [
+            _number(one) for one in (layers.split(",") if isinstance(layers, str) else layers)
+        ]
+    except (TypeError, ValueError):
         raise ConfigError(
             f"layers must be every-N, last-N or numbers such as 1,3,5, not {layers!r}"
         ) from None
@@ -146,3 +148,15 @@ def _choose_blocks(layers: str | Sequence[int], count: int, tower: TowerName) ->
     if not blocks:
         raise ConfigError("layers names no block")
     return tuple(sorted(set(blocks)))
+
+
+def _number(value: object) -> int:
+    """Return the number of a block.
+
+    Raises:
+        TypeError: it is neither an integer nor its text.
+        ValueError: the text is not an integer's.
+    """
+    if type(value) is int or isinstance(value, str):
+        return int(value)
+    raise TypeError

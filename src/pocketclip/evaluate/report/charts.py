@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pocketclip import zoo as zoo_models
 from pocketclip.errors import count_of
 from pocketclip.evaluate.report.comparison import Comparison, Measure, measure
 from pocketclip.evaluate.report.figures import figures_of
@@ -120,8 +121,13 @@ def measured_chart(comparison: Comparison, latency: LatencyFile, times: Measured
 
 
 def architecture(run: Run) -> str:
-    """Return the name under which a run's latency may have been measured."""
-    return run.model or run.title
+    """Return the name under which a run's latency may have been measured; empty if none may.
+
+    What a model of the zoo takes says nothing about one that only bears its name.
+    """
+    if run.model is not None:
+        return run.model
+    return "" if zoo_models.find(run.title) else run.title
 
 
 def _is_left_out(run: Run, axis: _Axis) -> bool:

@@ -28,6 +28,8 @@ class Figures:
 
     params_million: float | None = None
     """Parameters of both towers, in millions."""
+    active_params_million: float | None = None
+    """Those of a sparse model that one token uses; None of a dense one, which uses all."""
     gflop: float | None = None
     """Billions of operations for one image and one text; two per multiply-accumulate."""
     ms: float | None = None
@@ -42,6 +44,8 @@ class Figures:
             "gflop": self.gflop,
             "published_ms": self.ms,
         }
+        if self.active_params_million is not None:
+            facts["active_params_million"] = self.active_params_million
         rounded: dict[str, Any] = {k: None if v is None else round(v, 3) for k, v in facts.items()}
         return rounded | ({"published_ms_how": self.how} if self.how else {})
 
@@ -55,15 +59,12 @@ def figures_of(run: Run) -> Figures:
         )
     if run.published and run.model is not None:
         return _of_zoo(run.model)
-    sizes = [
-        next((a[key] for a in run.about.values() if _is_size(a.get(key))), None)
-        for key in ("params_million", "gflop")
-    ]
-    return Figures(params_million=sizes[0], gflop=sizes[1])
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e12
+    params, active = run.recorded("params_million"), run.recorded("active_params_million")
+    return Figures(
+        params_million=params,
+        active_params_million=None if active == params else active,
+        gflop=run.recorded("gflop"),
+    )
 
 
 @functools.cache

@@ -95,6 +95,8 @@ def _origin(run: Run, times: Measured | None) -> list[object]:
     figures = figures_of(run)
     values = [figures.params_million, figures.gflop, figures.ms]
     cells = ["-" if value is None else f"{value:.1f}" for value in values]
+    if figures.active_params_million is not None:
+        cells[0] += f" ({figures.active_params_million:.1f} active)"
     if figures.how:
         cells[-1] += " (derived)"
     if times:

@@ -7,6 +7,7 @@ runs[1].main("imagenet1k")             # 0.431; values are fractions, as in the 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from typing import Any
 
 from pocketclip import storage, zoo
 from pocketclip.checkpoint import resolve
+from pocketclip.checkpoint.operations import measure
 from pocketclip.errors import ConfigError, DataError, PocketclipError, UnknownModelError
 from pocketclip.evaluate.results import read_results
 from pocketclip.evaluate.rivals import Rival, find_rival, rivals, similar_rivals, zoo_name
@@ -34,7 +36,8 @@ class Run:
     title: str
     """Name in tables and charts, unique within a comparison."""
     model: str | None
-    """The zoo's name of its architecture, where that is known."""
+    """The zoo's name of its architecture, where that is known. None of a model that is named after
+    the zoo's and has another size: a sparse one, or one of other images."""
     origin: str
     """The file the results stand in, or "published"."""
     published: bool
@@ -51,6 +54,10 @@ class Run:
     def space_id(self) -> str | None:
         """The embedding space, if the file records it."""
         return next((a["space_id"] for a in self.about.values() if a.get("space_id")), None)
+
+    def recorded(self, key: str) -> float | None:
+        """Return a size that the file records of the model, such as `gflop`."""
+        return next((a[key] for a in self.about.values() if _is_size(a.get(key))), None)
 
     def main(self, key: str) -> float | None:
         """Return a task's main value, or None."""
@@ -123,7 +130,7 @@ def _run(source: str) -> Run:
                             "writes one")  # fmt: skip
     results = read_results(path)
     model = next((r.about["model"] for r in results if isinstance(r.about.get("model"), str)), None)
-    return Run(
+    run = Run(
         title=" ".join(model.split()) if model else _stem(path),
         model=canonical(model) if model else None,
         origin=path,
@@ -132,6 +139,21 @@ def _run(source: str) -> Run:
         datasets={r.key: r.dataset for r in results},
         about={r.key: r.about for r in results},
     )
+    return run if _has_size_of_name(run) else replace(run, model=None)
+
+
+def _has_size_of_name(run: Run) -> bool:
+    """Return whether a run's operations are those of the zoo's model that it is named after."""
+    entry, gflop = None if run.model is None else zoo.find(run.model), run.recorded("gflop")
+    return (
+        entry is None
+        or gflop is None
+        or math.isclose(gflop, measure(entry.config).gflop, rel_tol=0.01)
+    )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e12
 
 
 def _published(source: str) -> Run | None:
