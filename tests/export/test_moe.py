@@ -15,6 +15,7 @@ from pocketclip import checkpoint
 from pocketclip.checkpoint.resolve import resolve_model
 from pocketclip.checkpoint.stored import read_stored
 from pocketclip.errors import ExportError
+from pocketclip.export import quantize_onnx as quantize_onnx_module
 from pocketclip.export import web
 from pocketclip.export.job import export
 from pocketclip.export.quantize_onnx import quantize_onnx
@@ -78,6 +79,14 @@ def test_int8_is_right_for_an_expert_that_calibration_did_not_choose(
     rows = rows_for(3)
     found = run(path, rows, runtime)
     assert 0.998 < cosines(found, run(layer, rows, runtime)).min() < 0.999999
+
+
+def test_int8_of_a_tower_beyond_2_gb_is_refused(
+    layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize_onnx_module, "_MAX_BYTES", 10_000)
+    with pytest.raises(ExportError, match=r"0\.0 GB of weights in fp32 .* take fp16, or OpenVINO"):
+        int8(layer, "onnxruntime", tmp_path)
 
 
 def test_layers_of_experts_are_kept_together(layer: Path, tmp_path: Path) -> None:

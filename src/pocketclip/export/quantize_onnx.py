@@ -26,6 +26,9 @@ from pocketclip.graph import proto as onnx
 from pocketclip.infer.backends import onnx_session
 from pocketclip.infer.gates import INT8_SEARCH_THRESHOLD
 
+_MAX_BYTES = 2**31 - 2**20
+"""Of a model as one message of protobuf, which the search for layers hands to ONNX Runtime."""
+
 
 def quantize_onnx(
     source: Path,
@@ -53,10 +56,11 @@ def quantize_onnx(
         built.
 
     Raises:
-        ExportError: `source` cannot be read, `calibration` is empty, or `min_cosine` cannot be
-            reached.
+        ExportError: `source` cannot be read or is too large, `calibration` is empty, or
+            `min_cosine` cannot be reached.
     """
     check_arguments(source, target, calibration)
+    _check_size(source)
 
     def runner(model: bytes) -> Run:
         session = onnx_session(model, threads)
@@ -82,3 +86,13 @@ def quantize_onnx(
     )
     onnx.write_model(write(choice.kept), target, external=True)
     return choice.facts()
+
+
+def _check_size(source: Path) -> None:
+    data = source.with_name(f"{source.name}.data")
+    size = sum(path.stat().st_size for path in (source, data) if path.exists())
+    if size > _MAX_BYTES:
+        raise ExportError(
+            f"a tower with {size / 1e9:.1f} GB of weights in fp32 is too large to become int8 for "
+            "ONNX Runtime, where the limit is 2 GB: take fp16, or OpenVINO"
+        )
