@@ -10,6 +10,7 @@ imported here.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -136,6 +137,7 @@ class Recipe(Section):
             *_loss_problems(self, model),
             *_data_problems(self),
             *_model_problems(self, model),
+            *_routing_problems(self, model),
             *_schedule_problems(self),
         ):
             raise ValueError(problem)
@@ -261,6 +263,16 @@ def _lora_problems(
             yield (
                 f"model.freeze_{tower}: model.lora adapts the {tower} tower and freezes the rest "
                 "of it; leave one of the two out"
+            )
+
+
+def _routing_problems(recipe: Recipe, model: zoo.ModelConfig) -> Iterator[str]:
+    for tower, moe in zoo.mixtures(model).items():
+        threshold = getattr(recipe.moe, f"global_entropy_{tower}", None)
+        if moe is not None and threshold is not None and threshold > math.log(moe.experts):
+            yield (
+                f"moe.global_entropy_{tower}: {threshold:g} cannot be reached: the entropy of "
+                f"{moe.experts} experts is {math.log(moe.experts):.3f} at most"
             )
 
 

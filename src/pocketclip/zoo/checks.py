@@ -164,6 +164,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "blocks": (0, 1023),
 }
 _MAX_ENTRIES = {"blocks": 1024}
+_HINTS = {
+    "blocks": "; give the numbers of transformer blocks, from 0, such as [1, 3, 5]",
+    "moe": "; give blocks, experts and top_k, such as {blocks: [1, 3], experts: 8, top_k: 2}",
+}
 _MAX_STAGES = 16  # stages of a tower, and entries of every other tuple
 # The only integers that may be zero.
 _MAY_BE_ZERO = {"attention_stages", "squeeze_excite_stages", "stem_padding"}
@@ -188,7 +192,7 @@ def checked(config: ModelConfig) -> ModelConfig:
             value = getattr(section, name)
             zero = value == 0 and hint is int and name not in _MAY_BE_ZERO
             if zero or not _fits(value, hint):
-                raise ConfigError(f"{where}{name} cannot be {_shown(value)}")
+                raise ConfigError(f"{where}{name} cannot be {_shown(value)}{_HINTS.get(name, '')}")
             check_range(f"{where}{name}", value)
     image, text = config.image, config.text
     pairs = [("text", text.width, text.heads)]
