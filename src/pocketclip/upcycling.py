@@ -26,7 +26,7 @@ from pocketclip.errors import CheckpointError
 from pocketclip.infer.comparison import CAPTIONS, compare, own_photos
 from pocketclip.license import License
 from pocketclip.nn.clip import CLIP
-from pocketclip.nn.upcycle import upcycle
+from pocketclip.nn.upcycle import check_draws, upcycle
 from pocketclip.preprocess import Preprocess
 from pocketclip.progress import ProgressReporter, as_reporter
 from pocketclip.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def upcycle_checkpoint(
         top_k: number of experts that process a token.
         layers: which blocks become mixtures.
         towers: in which towers.
-        noise: added to the experts; above 0 the two models are not compared.
+        noise: added to the experts; above 0 the two models may differ.
         seed: the routers and the noise are drawn from it.
         model_name: the zoo name of a weight file that does not name its model itself.
         revision: of a repository on the hub.
@@ -83,8 +83,8 @@ def upcycle_checkpoint(
         reporter: receives what is done; a function receives it as text.
 
     Raises:
-        CheckpointError: a fused model, a folder that cannot be replaced, or a sparse model that
-            gives other embeddings than the dense one.
+        CheckpointError: a fused model, a folder that cannot be replaced, embeddings that are not
+            finite, or a sparse model that gives other embeddings than the dense one.
         ConfigError: settings that do not fit the model, or a sparse one.
         OSError: the disk is full or the folder is not writable.
         PocketclipError: the model cannot be loaded.
@@ -97,21 +97,20 @@ def upcycle_checkpoint(
     settings: dict[str, Any] = {
         "experts": experts, "top_k": top_k, "layers": layers, "towers": towers,
     }  # fmt: skip
+    check_draws(noise, seed)
     if source.model is not None:  # before a download
         zoo.sparse_config(zoo.entry(source.model).config, **settings)
     report(f"loading {source.text}")
     dense = checkpoint.load(source, model_name, offline=offline)
     report("making it sparse")
     sparse = upcycle(dense, noise=noise, seed=seed, **settings)
-    error = None
-    if not noise:
-        report("comparing both")
-        error = _largest_difference(dense, sparse)
-        if not error <= MAX_ERROR:  # also fails for NaN
-            raise CheckpointError(
-                f"nothing was written: the sparse model's embeddings differ by {error:.1e} from "
-                f"those of {source.text}, more than {MAX_ERROR:.0e}; are its weights finite?"
-            )
+    report("comparing both")
+    error = _largest_difference(dense, sparse)
+    if not noise and error > MAX_ERROR:
+        raise CheckpointError(
+            f"nothing was written: the sparse model's embeddings differ by {error:.1e} from those "
+            f"of {source.text}, more than {MAX_ERROR:.0e}; please report it"
+        )
     report(f"writing {out}")
     checkpoint.save(sparse, target)
     return Upcycled(
@@ -120,17 +119,27 @@ def upcycle_checkpoint(
         sparse=sparse.config,
         space_id=sparse.space_id,
         license=sparse.license,
-        max_abs_error=error,
+        max_abs_error=None if noise else error,
     )
 
 
 @torch.no_grad()
 def _largest_difference(dense: CLIP, sparse: CLIP) -> float:
-    """Return the largest difference between the unit embeddings of the package's own examples."""
+    """Return the largest difference between the unit embeddings of the package's own examples.
+
+    Raises:
+        CheckpointError: an embedding is not finite.
+    """
     config = dense.config
     pixels = Preprocess(config.preprocess).batch(own_photos())
     ids = Tokenizer(warn=False)(list(CAPTIONS), config.text.context_length)
-    images = compare(*(model.encode_image(pixels).numpy() for model in (sparse, dense)))
-    texts = compare(*(model.encode_text(ids).numpy() for model in (sparse, dense)))
-    # NaN stays NaN.
-    return float(np.max([images["max_abs_error"], texts["max_abs_error"]]))
+    embeddings = []
+    for title, model in (("dense", dense), ("sparse", sparse)):
+        both = torch.cat([model.encode_image(pixels), model.encode_text(ids)]).numpy()
+        if not np.isfinite(both).all():
+            hint = "its weights are damaged" if model is dense else "choose less noise"
+            raise CheckpointError(
+                f"nothing was written: the {title} model's embeddings are not finite; {hint}"
+            )
+        embeddings.append(both)
+    return float(compare(*embeddings)["max_abs_error"])

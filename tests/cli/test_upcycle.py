@@ -35,7 +35,7 @@ def test_a_sparse_checkpoint_equals_the_dense_one(dense, tmp_path):
         for tower in ("image", "text")
     ]
     assert "equals the dense model" in lines[3]
-    assert "--set model.name=mobileclip-b" in lines[-1]
+    assert "--set model.init=./sparse --set model.name=mobileclip-b" in lines[-1]
     assert sparse.space_id != dense.space_id
     texts = ["a photo of a dog", "x"]
     one, other = (Encoder(model).encode_text(texts) for model in (dense, sparse))
@@ -96,6 +96,9 @@ def test_noise_makes_another_model(tmp_path):
         ("dense --out new --layers odd", "every-N, last-N or numbers"),
         ("dense --out new --towers vision", "--towers vision: say both, image or text"),
         ("dense --out new --noise -1", "noise must be 0 or more"),
+        ("dense --out new --noise 1e39", "the sparse model's embeddings are not finite"),
+        ("dense --out new --layers 1_0", "every-N, last-N or numbers"),
+        (f"dense --out new --seed {2**64}", "seed must be between 0 and"),
         ("mobileclip2-s0 --out new --towers image", "no transformer blocks"),  # nothing is fetched
         ("fused --out new", "a fused model is for inference only"),
         ("sparse --out new", "has mixtures of experts already"),
@@ -135,6 +138,17 @@ def test_a_model_that_differs_is_not_written(monkeypatch, tmp_path):
     done = run("upcycle", "dense", "--out", "sparse", cwd=tmp_path)
     assert done.returncode == 2
     assert "nothing was written: the sparse model's embeddings differ by" in done.stderr
+    assert not (tmp_path / "sparse").exists()
+
+
+@pytest.mark.usefixtures("dense")
+def test_damaged_weights_are_named(tmp_path):
+    damaged = checkpoint.load(tmp_path / "dense")
+    damaged.text.head.weight.data[0, 0] = float("nan")
+    checkpoint.save(damaged, tmp_path / "dense")
+    done = run("upcycle", "dense", "--out", "sparse", "--noise", "0.1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the dense model's embeddings are not finite; its weights are damaged" in done.stderr
     assert not (tmp_path / "sparse").exists()
 
 

@@ -182,10 +182,10 @@ def _print_sizes(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         size = row["size"]
         forward = size["forward"]
-        computed = ("-", "-") if forward is None else (
+        computed = (
             figure_text(forward["image_gflop"]),
             f"{figure_text(forward['text_gflop'])} ({forward['text_tokens']})",
-        )  # fmt: skip
+        )
         sizes = (size["params_million"], size["active_params_million"], size["gflop"])
         lines.append((row["source"], *map(figure_text, sizes), *computed))
     print_table(columns, lines)
@@ -194,8 +194,6 @@ def _print_sizes(rows: Sequence[dict[str, Any]]) -> None:
         "text of the whole context, every token through every block, as published figures count. "
         "Computed: what the image and text towers here computed (tokens of the text)."
     )
-    if any(row["size"]["forward"] is None for row in rows):
-        text += " -: not counted, since an exported graph may compute every expert."
     for line in textwrap.wrap(text, USUAL_WIDTH):
         say(line, dim=True)
 

@@ -151,9 +151,12 @@ def _print(made: Upcycled, *, asked: tuple[TowerName, ...]) -> None:
 
 def _training(made: Upcycled) -> str:
     """Return the command that trains the sparse model."""
+    from pocketclip.checkpoint.resolve import is_path
     from pocketclip.finetune.start import overrides_of
 
-    out = shlex.quote(str(made.folder))
+    out = str(made.folder)
+    # A path in any case, even if it is named as a model is.
+    out = shlex.quote(out if is_path(out) else f"./{out}")
     begin = "pocketclip train {} --data SHARDS --out RUN --set model.init=" + out
     if made.sparse == zoo.sparse_config(zoo.entry("vit-b16").config):
         return begin.format("clip-up-b16")

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketclip import zoo
 from pocketclip._deprecated import renamed_arguments
 from pocketclip.checkpoint.operations import forward_operations
 from pocketclip.checkpoint.operations import measure as measure_size
@@ -105,24 +104,20 @@ def size_of(encoder: Encoder, *, tokens: int) -> dict[str, Any]:
         `params_million` and `active_params_million`, which differ for a sparse model only;
         `gflop` for one image and one text of the whole context, every token through every block,
         as published; `forward`: `image_gflop` and `text_gflop` of what this encoder computes, the
-        latter for the text of `text_tokens` tokens. `forward` is None for a bundle of a sparse
-        model, whose graph may compute experts that no token chose.
+        latter for the text of `text_tokens` tokens.
     """
-    config = encoder.config
-    size = measure_size(config)
-    forward = None
-    if encoder.bundle is None or not zoo.is_sparse(config):
-        count = forward_operations(config, tokens=tokens)
-        forward = {
-            "image_gflop": count.image / 1e9,
-            "text_gflop": count.text / 1e9,
-            "text_tokens": count.tokens,
-        }
+    size = measure_size(encoder.config)
+    # In graphs of onnx and openvino too, an expert multiplies only the tokens that chose it.
+    count = forward_operations(encoder.config, tokens=tokens)
     return {
         "params_million": size.params_million,
         "active_params_million": size.active_params_million,
         "gflop": size.gflop,
-        "forward": forward,
+        "forward": {
+            "image_gflop": count.image / 1e9,
+            "text_gflop": count.text / 1e9,
+            "text_tokens": count.tokens,
+        },
     }
 
 

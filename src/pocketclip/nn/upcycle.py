@@ -55,8 +55,7 @@ def upcycle(
     config = zoo.sparse_config(
         model.config, experts=experts, top_k=top_k, layers=layers, towers=towers
     )
-    if not 0 <= noise < float("inf"):
-        raise ConfigError(f"noise must be 0 or more, not {noise}")
+    check_draws(noise, seed)
     with random.fork_rng(devices=[]):
         random.manual_seed(seed)
         sparse = build(config).to(model.logit_scale.device, model.logit_scale.dtype)
@@ -64,6 +63,18 @@ def upcycle(
         if noise:
             _add_noise(sparse, noise)
     return sparse.eval()
+
+
+def check_draws(noise: float, seed: int) -> None:
+    """Check what `upcycle` draws with.
+
+    Raises:
+        ConfigError: the noise is negative or not finite, or the seed is not one of torch's.
+    """
+    if not 0 <= noise < float("inf"):
+        raise ConfigError(f"noise must be 0 or more, and finite, not {noise}")
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must be between 0 and 2^64 - 1, not {seed}")
 
 
 @torch.no_grad()

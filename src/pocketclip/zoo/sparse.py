@@ -10,6 +10,7 @@ found the first block to be problematic.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -115,7 +116,7 @@ def _choose_blocks(layers: str | Sequence[int], count: int, tower: TowerName) ->
     has = f"the {tower} tower has {count} transformer block{'' if count == 1 else 's'}"
     blocks: Sequence[int]
     rule, _, number = layers.partition("-") if isinstance(layers, str) else ("", "", "")
-    if rule in ("every", "last") and number.isdecimal() and int(number) > 0:
+    if rule in ("every", "last") and re.fullmatch("[1-9][0-9]{0,5}", number):
         step = int(number)
         blocks = range(max(step - 1, 1), count, step)
         if rule == "last":
@@ -154,9 +155,13 @@ def _number(value: object) -> int:
     """Return the number of a block.
 
     Raises:
-        TypeError: it is neither an integer nor its text.
-        ValueError: the text is not an integer's.
+        TypeError: it is neither an integer nor a text.
+        ValueError: the text is not an integer's, in the digits 0 to 9.
     """
-    if type(value) is int or isinstance(value, str):
+    if isinstance(value, str):
+        if not re.fullmatch(r"\s*-?[0-9]+\s*", value):
+            raise ValueError
         return int(value)
-    raise TypeError
+    if type(value) is not int:
+        raise TypeError
+    return value
