@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pocketclip.nn.moe import MoE
+from pocketclip.nn.moe import MoE, route
 from pocketclip.nn.transformer import MLP
 
 EXPERTS, TOP_K = 8, 2
@@ -40,8 +40,7 @@ class Mixture(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (N, C) to the same shape."""
         layer = self.layer
-        gates, chosen = layer.router_logits(x).softmax(-1).topk(layer.top_k)
-        gates = gates / gates.sum(-1, keepdim=True)
+        gates, chosen = route(layer.router_logits(x), layer.top_k)
         if self.variant == "every":
             return layer._mix_all(x, gates, chosen)
         layer._can_group = lambda tokens: self.variant == "grouped"  # type: ignore[method-assign]  # noqa: ARG005

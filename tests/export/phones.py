@@ -13,6 +13,9 @@ from pocketclip.export.sensitivity import cosines
 from pocketclip.export.towers import Towers, prepare
 from pocketclip.infer.comparison import CAPTIONS, own_photos
 from pocketclip.nn.build import random_model
+from pocketclip.nn.clip import CLIP
+from pocketclip.nn.moe import moe_layers
+from pocketclip.nn.upcycle import upcycle
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
 from tests.golden_weights import randomise
@@ -22,15 +25,32 @@ CUTS = {
     "tiny": {},
     "mobileclip2-s0": {"image.depths": (1, 1, 1, 1), "text.layers": 1},
     "mobileclip-b": {"image.layers": 2, "text.layers": 2},
-}
+    # Blocks 1 of both towers are mixtures of three experts.
+    "sparse": {
+        "image_size": 32, "embed_dim": 32, "image.width": 32, "image.layers": 2, "image.heads": 4,
+        "text.width": 32, "text.layers": 2, "text.heads": 4, "text.embedding_buckets": 256,
+    },
+}  # fmt: skip
 GATES = {"fp32": 0.99999, "fp16": 0.9995, "int8": 0.99, "pal6": 0.99}
 
 
 @cache
 def towers(name: str = "tiny", smaller: bool = True) -> Towers:
+    if name == "sparse":
+        return prepare(sparse_model())
     model = random_model(name, seed=0, **(SMALLER if smaller else CUTS[name]))
     randomise(model)
     return prepare(model)
+
+
+def sparse_model() -> CLIP:
+    """Return a model whose inputs choose different experts, which compute different things."""
+    dense = random_model("vit-b16", seed=0, **CUTS["sparse"])
+    randomise(dense)
+    model = upcycle(dense, experts=3, noise=0.5)
+    for layer in moe_layers(model).values():
+        nn.init.normal_(layer.router.weight, generator=torch.Generator().manual_seed(1))
+    return model
 
 
 def of(made: Towers, kind: str) -> tuple[nn.Module, torch.Tensor]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -249,3 +250,25 @@ def test_the_weights_of_every_precision_come_back(name, kind, precision, tmp_pat
     _, facts = _write(tmp_path, kind, precision, made)
     assert facts["weights"]["compared_share"] > 0.99
     assert facts["weights"]["min_cosine_of_tower_with_them"] >= phones.GATES[precision]
+
+
+@pytest.mark.slow
+def test_a_router_stays_in_float32_and_equal_experts_are_recognised(tmp_path):
+    made = phones.towers("sparse", smaller=False)
+    tower, example = phones.of(made, "text")
+    path = tmp_path / "text.mlpackage"
+    copies = copy.deepcopy(tower)
+    experts = copies.tower.blocks[1].mlp.experts
+    for expert in experts[1:]:
+        expert.load_state_dict(experts[0].state_dict())
+    facts = coreml.write(
+        copies, example, path, kind="text", precision="fp16", towers=made,
+        calibration=phones.inputs(made, "text"),
+    )  # fmt: skip
+    values = coreml._read_weights(path)
+    stored = {coreml._parameter(name, copies): value.dtype for name, value in values.items()}
+    assert stored["tower.blocks.1.mlp.router.weight"] == np.float32
+    assert stored["tower.blocks.1.mlp.experts.0.fc1.weight"] == np.float16
+    assert "tower.blocks.1.mlp.experts.1.fc1.weight" not in stored  # stored once
+    assert facts["weights"]["compared_share"] > 0.99
+    assert facts["weights"]["max_relative_error"] > 0

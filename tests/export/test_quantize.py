@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pocketclip.errors import ExportError, MissingDependencyError
+from pocketclip.export.quantize import choose_layers
 from pocketclip.export.sensitivity import GROUPS, cosines, search
 
 LAYERS = [f"image.blocks.{i}" for i in range(40)]
@@ -42,6 +43,14 @@ def test_nothing_is_kept_where_the_gate_holds():
     assert found.tried == len(built) == 1
     assert found.before == found.after
     assert found.after.min_cosine == pytest.approx(np.cos(0.1))
+
+
+def test_routers_of_mixtures_are_kept_in_any_case():
+    layers = ["a.mlp.router", "a.mlp.experts.0.fc1", "b.mlp.router.weight", "b.norm"]
+    build, reference, built = fake({"a.mlp.experts.0.fc1": 0.001})
+    choice = choose_layers(layers, build, INPUTS, reference, keep=["b.norm"], min_cosine=0.99)
+    assert choice.kept == ["a.mlp.router", "b.mlp.router.weight", "b.norm"]
+    assert built == [frozenset(choice.kept)]
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,19 @@ import torch.nn.functional as F
 from pocketclip.export.towers import prepare
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
+from pocketclip.nn.moe import moe_layers
 from tests.bundles import CUTS, model
+from tests.export import phones
 from tests.golden_weights import randomise, relative_error
 
 EXACT = 1e-12
+SPARSE = "sparse"
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", [*CUTS, SPARSE])
 def test_towers_are_the_model(name, monkeypatch):
     monkeypatch.setattr(CLIP, "float", lambda self: self)  # to fold in double precision
-    clip = model.__wrapped__(name).double()
+    clip = (phones.sparse_model() if name == SPARSE else model.__wrapped__(name)).double()
     before = {key: value.clone() for key, value in clip.state_dict().items()}
     towers = prepare(clip)
     size = clip.config.image_size
@@ -62,3 +65,17 @@ def test_a_captioner_gives_its_two_towers():
     ids[:, :4] = torch.tensor([49406, 320, 1125, 49407])
     with torch.inference_mode():
         assert relative_error(towers.text(ids), coca.eval().encode_text(ids).numpy()) < 1e-5
+
+
+def test_mixtures_of_experts_become_layers_of_their_own():
+    """Every expert is computed, whatever the example chose, also in a traced tower."""
+    towers = phones.towers("sparse", smaller=False)
+    for kind in ("image", "text"):
+        tower, example = phones.of(towers, kind)
+        assert not moe_layers(tower)
+        names = [name for name, _ in tower.named_parameters()]
+        assert "tower.blocks.1.mlp.experts.2.fc1.weight" in names
+        traced = torch.export.export(tower, (example[:1],)).module()
+        for row in phones.inputs(towers, kind):
+            given = torch.from_numpy(row)
+            assert relative_error(traced(given), tower(given).numpy()) < 1e-5

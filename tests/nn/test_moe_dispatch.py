@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from pocketclip.nn.cpu_optimize import SeparateExperts
 from pocketclip.nn.moe import MoE
 
 # torch's CPU kernel of the grouped product stands in for that of CUDA. Version 2.9 has the first.
@@ -123,3 +127,63 @@ def test_when_the_product_is_grouped(
         shifted = torch.zeros(moe.fc1.weight.numel() + 1, dtype=dtype)[1:].view_as(moe.fc1.weight)
         moe.fc1.weight = nn.Parameter(shifted)
         assert not moe._can_group(tokens)
+
+
+def _torchscript(moe: MoE, x: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    traced = torch.jit.trace(moe, x)
+    torch.jit.save(traced, path)
+    loaded: Callable[[Tensor], Tensor] = torch.jit.load(path)
+    return loaded
+
+
+def _exported(moe: MoE, x: Tensor, path: Path) -> Callable[[Tensor], Tensor]:  # noqa: ARG001
+    program = torch.export.export(moe, (x,), dynamic_shapes=({0: torch.export.Dim("tokens")},))
+    module: Callable[[Tensor], Tensor] = program.module()
+    return module
+
+
+def _onnx(moe: MoE, x: Tensor, path: Path, *, dynamo: bool = False) -> Callable[[Tensor], Tensor]:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    if dynamo:
+        pytest.importorskip("onnxscript")
+    torch.onnx.export(moe, (x,), path, dynamo=dynamo, verbose=False)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda given: torch.from_numpy(session.run(None, {name: given.numpy()})[0])
+
+
+def _onnx_dynamo(moe: MoE, x: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    return _onnx(moe, x, path, dynamo=True)
+
+
+def _separate(moe: MoE, x: Tensor, path: Path) -> Callable[[Tensor], Tensor]:  # noqa: ARG001
+    return SeparateExperts(moe).eval()
+
+
+@pytest.mark.parametrize("convert", [_torchscript, _exported, _onnx, _onnx_dynamo, _separate])
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_layer_computes_experts_that_the_example_did_not_use(
+    convert: Callable[[MoE, Tensor, Path], Callable[[Tensor], Tensor]], tmp_path: Path
+) -> None:
+    moe = layer().eval().requires_grad_(False)
+    example = tokens_without(moe, 3).detach()
+    run = convert(moe, example, tmp_path / "layer")
+    other = torch.randn(40, 16, generator=torch.Generator().manual_seed(5))
+    assert (moe.router_logits(other).topk(2).indices == 3).sum() > 5
+    for x in (other, 3 * other.flip(1), example):
+        assert torch.allclose(run(x), moe(x), atol=2e-5)
+
+
+def test_a_compiled_layer_follows_the_routing() -> None:
+    """A mixture is left to Python, so one compilation serves every routing: two graphs."""
+    torch._dynamo.reset()
+    moe = layer().eval()
+    ends = nn.Linear(16, 16), nn.Linear(16, 16)
+    model = nn.Sequential(ends[0], moe, ends[1]).requires_grad_(False)
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    for seed in range(4):
+        x = torch.randn(9, 16, generator=torch.Generator().manual_seed(seed))
+        assert torch.allclose(compiled(x), model(x), atol=1e-6)
+        assert counter.frame_count == 2

@@ -15,6 +15,7 @@ Shapes: N photographs or captions, B batch, S side, T tokens, D embedding.
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -183,11 +184,25 @@ def _converted(
                 minimum_deployment_target=target,
                 compute_precision=ct.precision.FLOAT32
                 if precision == "fp32"
-                else ct.precision.FLOAT16,
+                else ct.transform.FP16ComputePrecision(op_selector=lambda op: not _routes(op)),
                 skip_model_load=True,
             )
         except Exception as error:
             raise missing_operation("Core ML", kind, program, error) from error
+
+
+def _routes(operation: Any) -> bool:
+    """Return whether an operation belongs to the router of a mixture of experts.
+
+    Routers stay in float32, since a rounded logit can change which experts are chosen. They are a
+    linear layer, a softmax and the choice of the largest.
+    """
+    following = {"linear": "softmax", "softmax": "topk"}.get(operation.op_type)
+    if following is None:
+        return bool(operation.op_type == "topk")
+    return any(
+        child.op_type == following and _routes(child) for child in operation.outputs[0].child_ops
+    )
 
 
 def _image_input(tower: nn.Module, towers: Towers) -> tuple[nn.Module, Any]:
@@ -312,13 +327,26 @@ def _with_weights(tower: nn.Module, values: Mapping[str, NDArray[Any]]) -> Run:
     import torch
 
     other = copy.deepcopy(tower)
-    parameters = dict(other.named_parameters())
+    parameters, equal = dict(other.named_parameters()), _equal_parameters(tower)
     for name, value in values.items():
         parameter = _parameter(name, other)
         if parameter is not None and parameters[parameter].shape == value.shape:
             with torch.no_grad():
-                parameters[parameter].copy_(torch.from_numpy(value.astype(np.float32)))
+                for twin in equal[parameter]:
+                    parameters[twin].copy_(torch.from_numpy(value.astype(np.float32)))
     return lambda row: embeddings(other, [row])
+
+
+def _equal_parameters(tower: nn.Module) -> dict[str, list[str]]:
+    """Return each parameter's name -> the names of those with the same values, its own among them.
+
+    coremltools stores them once, under one of these names: experts begin as copies.
+    """
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, parameter in tower.named_parameters():
+        digest = hashlib.sha256(parameter.detach().numpy().tobytes()).digest()
+        groups.setdefault((parameter.shape, digest), []).append(name)
+    return {name: names for names in groups.values() for name in names}
 
 
 def _round_trip(
@@ -335,6 +363,7 @@ def _round_trip(
         DriftError: the tower with these weights computes something else.
     """
     source = {name: p.detach().numpy() for name, p in tower.named_parameters()}
+    equal = _equal_parameters(tower)
     errors: dict[str, float] = {}
     for name, value in values.items():
         parameter = _parameter(name, tower)
@@ -358,8 +387,9 @@ def _round_trip(
             "the tower with the weights of the package does not reproduce the model: "
             f"{why}; nothing was written"
         )
+    compared = {twin for name in errors for twin in equal[name]}
     count = sum(p.size for p in source.values())
-    share = sum(source[name].size for name in errors) / count
+    share = sum(source[name].size for name in compared) / count
     if share < MIN_COMPARED_SHARE:
         raise ExportError(
             f"only {100 * share:.1f} % of the weights were recognised in the package, because this "
@@ -367,9 +397,9 @@ def _round_trip(
             f"{how_to_install('coreml')}"
         )
     return {
-        "compared": len(errors),
+        "compared": len(compared),
         "compared_share": round(share, 4),
-        "not_compared": sorted(set(source) - set(errors)),
+        "not_compared": sorted(set(source) - compared),
         "max_relative_error": max(errors.values(), default=0.0),
         "min_cosine_of_tower_with_them": figures["min_cosine"],
         "max_abs_error_of_tower_with_them": figures["max_abs_error"],

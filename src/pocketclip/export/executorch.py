@@ -141,12 +141,14 @@ def _lower(program: ExportedProgram, kind: Kind) -> bytes:
 
 
 def _half(tower: nn.Module) -> nn.Module:
-    """Return a copy that computes in half precision between float32 ends.
+    """Return a copy that computes in half precision between float32 ends, routers in float32.
 
     Layer norms stay in float32: the runtime's kernel (1.5) is wrong in half precision from about
     200 channels on (cosine 0.7 to 0.96 on random rows of 256 to 768).
     """
     from torch import nn
+
+    from pocketclip.nn.cpu_optimize import SeparateExperts
 
     class Half(nn.Module):
         def __init__(self) -> None:
@@ -157,6 +159,8 @@ def _half(tower: nn.Module) -> nn.Module:
                     module.float()
                     module.register_forward_pre_hook(lambda _module, inputs: (inputs[0].float(),))
                     module.register_forward_hook(lambda _module, _inputs, out: out.half())
+                elif isinstance(module, SeparateExperts):
+                    module.router.float()
 
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x.half() if x.is_floating_point() else x).float()

@@ -70,7 +70,8 @@ def choose_layers(
     """Return which layers int8 leaves in higher precision so that it stays near the reference.
 
     Args:
-        layers: all layers that can be quantised, in the order of the model.
+        layers: all layers that can be quantised, in the order of the model; the routers of
+            mixtures of experts are kept in any case.
         build: builds the model with the named layers in higher precision; returns its forward
             function.
         inputs: batches for the forward function, N rows together.
@@ -88,6 +89,8 @@ def choose_layers(
         raise ExportError(
             f"there is no layer {min(unknown)!r} to keep; the layers are {', '.join(layers)}"
         )
+    # A rounded logit can change which experts compute a token, and routers are small.
+    always_kept |= {name for name in layers if name.removesuffix(".weight").endswith(".router")}
     result = search(
         [name for name in layers if name not in always_kept],
         lambda kept: build(always_kept | kept),

@@ -67,10 +67,11 @@ def prepare(model: CLIP, *, normalize: bool = False) -> Towers:
     """
     import torch
 
-    from pocketclip.nn.cpu_optimize import fold_layer_scales
+    from pocketclip.nn.cpu_optimize import fold_layer_scales, separate_experts
     from pocketclip.nn.reparam import fuse
 
     ready = fold_layer_scales(model if model.is_fused else fuse(model)).float().cpu()
+    ready = separate_experts(ready)
     config = model.config
     generator = torch.Generator().manual_seed(0)
     image, text = (_tower_module(tower, normalize) for tower in (ready.image, ready.text))

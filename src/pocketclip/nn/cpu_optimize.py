@@ -22,8 +22,10 @@ from torch._inductor import config as inductor
 
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.mci import AttentionBlock, Downsample, MCi
+from pocketclip.nn.moe import MoE, route, weighted_sum
 from pocketclip.nn.reparam import SqueezeExcite, fuse
 from pocketclip.nn.repmixer import RepMixerBlock
+from pocketclip.nn.transformer import MLP, TransformerBlock
 
 MICRO_BATCH = 4
 
@@ -97,6 +99,20 @@ def repeat_depthwise_inputs(model: CLIP) -> CLIP:
     return out
 
 
+def separate_experts(model: CLIP) -> CLIP:
+    """Return a copy of `model` whose mixtures of experts compute every expert for every token.
+
+    Each expert has two linear layers of its own, which exporters and their quantisers know, other
+    than products with slices of a stack. The results are the same.
+    """
+    out = copy.deepcopy(model).eval()
+    out.inference_only = True
+    for module in list(out.modules()):
+        if isinstance(module, TransformerBlock) and isinstance(module.mlp, MoE):
+            module.mlp = SeparateExperts(module.mlp)  # type: ignore[assignment]
+    return out
+
+
 def optimize_for_onednn(model: CLIP) -> CLIP:
     """Return a copy of the fused `model` made of layers that oneDNN has fast kernels for."""
     out = repeat_depthwise_inputs(fold_layer_scales(model))
@@ -108,6 +124,33 @@ def optimize_for_onednn(model: CLIP) -> CLIP:
                         setattr(module, name, _TokenConv(child))
     out.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return out
+
+
+class SeparateExperts(nn.Module):
+    """A mixture of experts as layers of their own, in evaluation.
+
+    The router keeps its type where the other layers become float16: a rounded logit can change
+    which experts are chosen.
+    """
+
+    def __init__(self, layer: MoE) -> None:
+        super().__init__()
+        self.top_k = layer.top_k
+        self.router = layer.router
+        hidden, width = layer.fc1.weight.shape[1:]
+        self.experts = nn.ModuleList()
+        for number in range(layer.experts):
+            expert = MLP(width, hidden, "gelu").to(layer.fc1.weight)
+            expert.act = layer.act
+            for one, stacked in ((expert.fc1, layer.fc1), (expert.fc2, layer.fc2)):
+                one.weight = nn.Parameter(stacked.weight[number].detach().clone())
+                one.bias = nn.Parameter(stacked.bias[number].detach().clone())
+            self.experts.append(expert)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (..., C) to the same shape."""
+        gates, chosen = route(self.router(x.to(self.router.weight.dtype)), self.top_k)
+        return weighted_sum((expert(x) for expert in self.experts), gates, chosen)
 
 
 class _RepeatedInputConv(nn.Module):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -123,8 +123,7 @@ class MoE(nn.Module):
         noisy = logits
         if self.training and self.noise:
             noisy = logits + self.noise * torch.randn_like(logits)
-        gates, chosen = noisy.softmax(-1).topk(self.top_k)  # (N, K)
-        gates = gates / gates.sum(-1, keepdim=True)
+        gates, chosen = route(noisy, self.top_k)  # (N, K)
         if not self.training:
             if _is_exporting():
                 return self._mix_all(tokens, gates, chosen).view_as(x)
@@ -242,12 +241,39 @@ class MoE(nn.Module):
 
         For exporters: they would record the example's numbers of tokens per expert.
         """
-        weights = torch.zeros_like(gates[:, :1]).expand(-1, self.experts)
-        weights = weights.scatter(1, chosen, gates)  # (N, E)
-        rows = tokens.expand(self.experts, -1, -1)
-        hidden = self.act(rows @ self.fc1.weight.mT + self.fc1.bias[:, None])
-        out = hidden @ self.fc2.weight.mT + self.fc2.bias[:, None]  # (E, N, C)
-        return (out * weights.T[:, :, None].to(out.dtype)).sum(0)
+        layers = zip(self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, strict=True)
+        return weighted_sum(
+            (F.linear(self.act(F.linear(tokens, w1, b1)), w2, b2) for w1, b1, w2, b2 in layers),
+            gates,
+            chosen,
+        )
+
+
+def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Return the weights of the best experts, which sum to one, and their numbers.
+
+    Args:
+        logits: of the router, (..., E).
+        top_k: K; both results are (..., K).
+    """
+    gates, chosen = logits.softmax(-1).topk(top_k)
+    return gates / gates.sum(-1, keepdim=True), chosen
+
+
+def weighted_sum(results: Iterable[Tensor], gates: Tensor, chosen: Tensor) -> Tensor:
+    """Return the sum of every expert's results (..., C), each weighted by its gate or by zero.
+
+    Args:
+        results: one tensor per expert, in their order.
+        gates: (..., K).
+        chosen: the experts that the gates are of, (..., K).
+    """
+    total: Tensor | None = None
+    for expert, result in enumerate(results):
+        weight = (gates * (chosen == expert)).sum(-1, keepdim=True).to(result.dtype)
+        total = weight * result if total is None else total + weight * result
+    assert total is not None
+    return total
 
 
 def moe_layers(module: nn.Module) -> dict[str, MoE]:
