@@ -14,6 +14,7 @@ from pocketclip.errors import ConfigError
 from pocketclip.nn.build import build_empty, random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.moe import MoE, moe_layers
+from pocketclip.nn.reparam import fuse
 from pocketclip.nn.transformer import MLP
 from pocketclip.nn.upcycle import copy_dense_weights, upcycle
 from pocketclip.tokenizer import Tokenizer
@@ -212,6 +213,23 @@ def test_gradient_checkpointing_routes_identically() -> None:
         results.append([p.grad for p in model.parameters() if p.grad is not None])
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_frozen_router_has_neither_capacity_nor_noise() -> None:
+    moe = layer()
+    moe.capacity_factor, moe.noise = 0.1, 5.0
+    tokens = torch.randn(20, 8, dtype=torch.float64)
+    evaluated = moe.eval()(tokens)
+    assert not torch.allclose(moe.train()(tokens), evaluated)
+    moe.router.requires_grad_(False)
+    assert torch.equal(moe(tokens), evaluated)
+
+
+def test_a_model_in_training_can_be_copied() -> None:
+    model = upcycle(dense_model()).train()
+    pixels, ids = inputs(model)
+    model(pixels, ids)
+    assert fuse(model).is_fused
 
 
 @pytest.mark.parametrize(

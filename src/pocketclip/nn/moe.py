@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,9 +80,10 @@ class MoE(nn.Module):
         capacity_factor: in training, an expert has room for this many times the tokens that it
             would get if all experts were chosen equally often, rounded up; None: for all
             (dropless). First choices go before second ones, earlier tokens before later ones;
-            padding takes no room. It does not apply while the router is frozen.
+            padding takes no room.
         noise: in training, the standard deviation of normal noise added to the router's logits,
-            which changes the choice and the weights (LIMoE, arXiv 2206.02770, uses 1/E).
+            which changes the choice and the weights (LIMoE, arXiv 2206.02770, uses 1/E). Neither
+            applies while the router is frozen: a frozen tower gives what it gives in evaluation.
         sums: of the last forward pass in training; the training step takes them.
 
     Args:
@@ -110,6 +111,10 @@ class MoE(nn.Module):
         self.fc2 = ExpertLinear(experts, hidden, width)
         nn.init.normal_(self.router.weight, std=ROUTER_STD)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for a copy, without `sums`: a step's graph cannot be copied."""
+        return {**self.__dict__, "sums": None}
+
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """Map tokens (..., C) to the same shape.
 
@@ -121,7 +126,7 @@ class MoE(nn.Module):
         tokens = x.reshape(-1, x.shape[-1])
         logits = self.router_logits(tokens)
         noisy = logits
-        if self.training and self.noise:
+        if self.training and self.noise and self.router.weight.requires_grad:
             noisy = logits + self.noise * torch.randn_like(logits)
         gates, chosen = route(noisy, self.top_k)  # (N, K)
         if not self.training:
