@@ -80,7 +80,7 @@ def test_a_captioner(tmp_path):
 def test_noise_makes_another_model(tmp_path):
     done = run("upcycle", "dense", "--out", "sparse", "--noise", "0.1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "not compared with the dense model: --noise" in done.stdout
+    assert "differs from the dense model: --noise" in done.stdout
     one, other = (Encoder(checkpoint.load(tmp_path / name)).encode_text("x")
                   for name in ("dense", "sparse"))  # fmt: skip
     assert np.abs(one - other).max() > 1e-4

@@ -130,7 +130,7 @@ def _print(made: Upcycled, *, asked: tuple[TowerName, ...]) -> None:
             what = "dense: it is convolutional (MCi) and has no transformer blocks"
         say(f"  {tower} tower: {what}")
     if made.max_abs_error is None:
-        say("  not compared with the dense model: --noise makes it another one")
+        say("  differs from the dense model: --noise makes it another one")
     else:
         say(
             "  equals the dense model on the package's photographs and captions: unit embeddings "
