@@ -224,9 +224,9 @@ class MoESection(Section):
     """How the mixtures of experts of a sparse model are trained, see `pocketclip.nn.moe`.
 
     Sparse models have this section, with these defaults where it is left out; dense ones cannot. A
-    mixture whose router is frozen has neither capacity, noise nor losses. The losses are means over the
-    mixtures of a tower, and the towers' are added. The defaults are ours: those of CLIP-UP (arXiv
-    2502.00965) could not be read; public code for mixtures of experts uses similar ones.
+    mixture whose router is frozen has neither capacity, noise nor losses. The losses are means over
+    the mixtures of a tower, and the towers' are added. The defaults are ours: those of CLIP-UP
+    (arXiv 2502.00965) could not be read; public code for mixtures of experts uses similar ones.
     """
 
     capacity_factor: float | None = Field(default=2.0, gt=0)
