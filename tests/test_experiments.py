@@ -246,7 +246,7 @@ def test_upcycling_on_a_tiny_set(data, tmp_path, capsys, monkeypatch):
     assert last["runs"] == 4
     assert last["step_time"].keys() == upcycling.MODELS.keys()
     compared = {one["difference"] for one in last["differences"]}
-    assert compared == {"upcycled less dense-more"}
+    assert compared == {"upcycled less dense-more", "upcycled less sparse"}
     ends = {}
     for record in learning_student.results(tmp_path / "results.jsonl"):
         ends.setdefault(record["arm"], []).append(record["samples"])

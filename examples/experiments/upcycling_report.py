@@ -33,8 +33,8 @@ Times = Mapping[str, float]
 COMPARISONS = (
     ("upcycled", "dense-more"),
     ("upcycled-fast", "dense-more-fast"),
-    ("upcycled-fast", "deeper"),
-    ("upcycled-fast", "sparse"),
+    ("upcycled", "deeper"),
+    ("upcycled", "sparse"),
     ("sparse", "deeper"),
     ("upcycled-all-tokens", "upcycled-fast"),
 )
