@@ -70,7 +70,7 @@ def upcycle_checkpoint(
 
     Args:
         model: a MODEL argument, see `pocketclip.checkpoint.resolve`; unfused.
-        out: the checkpoint folder; it may hold another checkpoint, but not `model`.
+        out: the checkpoint folder, new or empty.
         experts: see `pocketclip.nn.upcycle.upcycle`, as for all settings up to `seed`.
         top_k: number of experts that process a token.
         layers: which blocks become mixtures.
@@ -83,7 +83,7 @@ def upcycle_checkpoint(
         reporter: receives what is done; a function receives it as text.
 
     Raises:
-        CheckpointError: a fused model, a folder that cannot be replaced, embeddings that are not
+        CheckpointError: a fused model, a folder that is not empty, embeddings that are not
             finite, or a sparse model that gives other embeddings than the dense one.
         ConfigError: settings that do not fit the model, or a sparse one.
         OSError: the disk is full or the folder is not writable.
@@ -94,6 +94,9 @@ def upcycle_checkpoint(
     check_target(target)
     if source.path is not None and target.resolve() == source.path.resolve():
         raise CheckpointError(f"{out} is the dense model itself; choose another folder")
+    if target.is_dir() and any(target.iterdir()):
+        # Another checkpoint may be the only one of a long training.
+        raise CheckpointError(f"{out} holds a checkpoint already; choose another folder")
     settings: dict[str, Any] = {
         "experts": experts, "top_k": top_k, "layers": layers, "towers": towers,
     }  # fmt: skip

@@ -153,20 +153,22 @@ def test_damaged_weights_are_named(tmp_path):
 
 
 @pytest.mark.usefixtures("dense")
-def test_an_interruption_leaves_the_older_checkpoint(monkeypatch, tmp_path):
+def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    assert run("upcycle", "dense", "--out", "sparse", cwd=tmp_path).returncode == 0
-    older = checkpoint.load(tmp_path / "sparse").space_id
-    monkeypatch.setattr("safetensors.torch.save_file", interrupt)
     arguments = ("upcycle", "dense", "--out", "sparse", "--seed", "1")
-    assert run(*arguments, cwd=tmp_path).returncode == 130
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "sparse"]
-    assert checkpoint.load(tmp_path / "sparse").space_id == older
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr("safetensors.torch.save_file", interrupt)
+        assert run(*arguments, cwd=tmp_path).returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
     assert run(*arguments, cwd=tmp_path).returncode == 0
-    assert checkpoint.load(tmp_path / "sparse").space_id != older
+    # Never replaced: it may be the only one of a long training.
+    before = checkpoint.load(tmp_path / "sparse").space_id
+    again = run("upcycle", "dense", "--out", "sparse", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "sparse holds a checkpoint already; choose another folder" in again.stderr
+    assert checkpoint.load(tmp_path / "sparse").space_id == before
 
 
 @pytest.mark.usefixtures("dense")
