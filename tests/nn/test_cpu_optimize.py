@@ -6,6 +6,7 @@ import torch
 from pocketclip.nn.build import random_model
 from pocketclip.nn.cpu_optimize import CompiledTower, compile_for_cpu, optimize_for_onednn
 from pocketclip.nn.reparam import fuse
+from tests.export.phones import sparse_model
 from tests.golden_weights import randomise, relative_error
 
 _TEXT = {"text.layers": 1, "text.width": 64, "text.heads": 2, "text.embedding_buckets": 2048}
@@ -18,16 +19,24 @@ CUTS = {
 }  # fmt: skip
 
 
+def _model(name):
+    if name == "sparse":
+        return sparse_model()
+    model = random_model(name, seed=0, **CUTS[name])
+    randomise(model)
+    return model
+
+
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(n, marks=pytest.mark.slow) if n in ("mobileclip-s3", "mobileclip-b") else n
         for n in CUTS
-    ],
+    ]
+    + ["sparse"],
 )
 def test_optimized_models_compute_the_same(name):
-    model = random_model(name, seed=0, **CUTS[name])
-    randomise(model)
+    model = _model(name)
     fused = fuse(model).double()
     other = optimize_for_onednn(fused)
     size = model.config.image_size
@@ -59,11 +68,12 @@ def test_micro_batches_are_put_together_in_order(monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_agrees():
-    model = random_model("tiny", seed=0)
-    randomise(model)
+@pytest.mark.parametrize("name", ["tiny", "sparse"])
+def test_compiled_agrees(name):
+    model = _model(name)
     compiled = compile_for_cpu(model)
-    pixels, ids = torch.rand(5, 3, 64, 64), torch.randint(1, 49407, (5, 77))
+    size = model.config.image_size
+    pixels, ids = torch.rand(5, 3, size, size), torch.randint(1, 49407, (5, 77))
     with torch.inference_mode():
         for out, ref in (
             (compiled.encode_image(pixels), model.encode_image(pixels)),

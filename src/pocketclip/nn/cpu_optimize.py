@@ -119,6 +119,8 @@ def optimize_for_onednn(model: CLIP) -> CLIP:
     with torch.no_grad():
         for tower in (out.image, out.text):
             for module in list(tower.modules()):
+                if isinstance(module, MoE):  # its router's weight is read in float32
+                    continue
                 for name, child in module.named_children():
                     if isinstance(child, nn.Linear) and child is not tower.head:
                         setattr(module, name, _TokenConv(child))
