@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         tokenizer as tokenizer,
         train as train,
         types as types,
+        upcycling as upcycling,
         web as web,
         zoo as zoo,
     )

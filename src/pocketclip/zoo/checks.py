@@ -53,7 +53,9 @@ def _set(node: Any, path: list[str], value: Any, key: str) -> Any:
     if inner_path:
         if not dataclasses.is_dataclass(old):
             if old is None and _optional_section(type(node), head) is not None:
-                raise ConfigError(f"{key!r}: {head!r} is not set; give all of its fields at once")
+                raise ConfigError(
+                    f"{key!r}: {head!r} is not set, so it has no fields; give them all at once"
+                )
             raise ConfigError(f"{key!r}: {head!r} has no fields")
         value = _set(old, inner_path, value, key)
     elif dataclasses.is_dataclass(old) and isinstance(value, Mapping):
