@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,13 +27,13 @@ from pocketclip.cli._options import (
     labelled_arguments,
 )
 from pocketclip.cli.output import (
-    USUAL_WIDTH,
     Column,
     figure_text,
     note,
     print_json,
     print_table,
     say,
+    say_paragraph,
 )
 from pocketclip.errors import PocketclipError, count_of
 
@@ -194,8 +193,7 @@ def _print_sizes(rows: Sequence[dict[str, Any]]) -> None:
         "text of the whole context, every token through every block, as published figures count. "
         "Computed: what the image and text towers here computed (tokens of the text)."
     )
-    for line in textwrap.wrap(text, USUAL_WIDTH):
-        say(line, dim=True)
+    say_paragraph(text)
 
 
 def _megabytes(size: int | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,14 @@ import typer
 from pocketclip import zoo
 from pocketclip.checkpoint.operations import measure
 from pocketclip.cli._options import Json
-from pocketclip.cli.output import USUAL_WIDTH, Column, figure_text, print_json, print_table, say
+from pocketclip.cli.output import (
+    Column,
+    figure_text,
+    print_json,
+    print_table,
+    say,
+    say_paragraph,
+)
 
 if TYPE_CHECKING:
     from pocketclip.infer.bundle import Bundle
@@ -195,8 +201,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         "cache, on the hub, or not published. * captioner: also writes captions. Apple's weights "
         "are for research only."
     )
-    for line in textwrap.wrap(text, USUAL_WIDTH):
-        say(line, dim=True)
+    say_paragraph(text)
 
 
 def _tower_params(row: dict[str, Any]) -> tuple[float, float]:
@@ -239,5 +244,4 @@ def _list_rivals(json: bool) -> None:
         "and one text, zero-shot top-1 on ImageNet-1k and the average over 38 tasks in percent. "
         "`pocketclip compare` takes these names and the like, such as siglip-so400m-14."
     )
-    for line in textwrap.wrap(text, USUAL_WIDTH):
-        say(line, dim=True)
+    say_paragraph(text)

@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -168,6 +169,12 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
             )
         )
     _write(_rendered(table, width=width))
+
+
+def say_paragraph(text: str) -> None:
+    """Print an explanation below a table, dimmed and wrapped to the usual width."""
+    for line in textwrap.wrap(text, USUAL_WIDTH):
+        say(line, dim=True)
 
 
 def figure_text(value: float) -> str:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from pocketclip.errors import CheckpointError
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.moe import moe_layers
-
-TowerName = Literal["image", "text"]
+from pocketclip.zoo.sparse import TowerName
 
 
 class _Update:
