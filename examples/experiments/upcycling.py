@@ -82,6 +82,7 @@ ARMS = {
     "dense": Arm(title="dense, first phase"),
     "dense-more": Arm(title="dense, continued", continues=True, rate=0.1),
     "upcycled": Arm(title="upcycled", model="sparse", continues=True, rate=0.1),
+    "dense-all": Arm(title="dense, in one go"),
     "deeper": Arm(title="deeper dense, in one go", model="deeper"),
     "sparse": Arm(title="sparse from scratch, in one go", model="sparse"),
     "dense-more-fast": Arm(title="dense, continued, rate 1/2", continues=True, rate=0.5),

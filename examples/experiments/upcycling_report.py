@@ -33,9 +33,12 @@ Times = Mapping[str, float]
 COMPARISONS = (
     ("upcycled", "dense-more"),
     ("upcycled-fast", "dense-more-fast"),
+    ("upcycled", "dense-all"),
     ("upcycled", "deeper"),
     ("upcycled", "sparse"),
+    ("sparse", "dense-all"),
     ("sparse", "deeper"),
+    ("deeper", "dense-all"),
     ("upcycled-all-tokens", "upcycled-fast"),
 )
 """What is compared at the end of the runs, the first less the second."""
@@ -45,6 +48,7 @@ DRAWN = {
     "dense-more-fast": ("#444444", ""),
     "upcycled": ("#d08000", "5 3"),
     "upcycled-fast": ("#d08000", ""),
+    "dense-all": ("#c03060", ""),
     "deeper": ("#1060c0", ""),
     "sparse": ("#208040", ""),
 }
