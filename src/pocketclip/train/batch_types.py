@@ -5,7 +5,8 @@ Shapes: B batch, S side of the image, T tokens, D the sum of the teachers' dimen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -67,15 +68,30 @@ class Batch:
     """Number of samples that others replaced because of `data.min_image_side`."""
 
     def pin_memory(self) -> Batch:
-        """Move the tensors to pinned memory; the data loader calls this."""
-        self.images = self.images.pin_memory()
-        self.captions = [ids.pin_memory() for ids in self.captions]
-        if self.teacher_image is not None:
-            self.teacher_image = self.teacher_image.pin_memory()
-        self.teacher_captions = [
-            rows if rows is None else rows.pin_memory() for rows in self.teacher_captions
-        ]
-        return self
+        """Return the batch in pinned memory; the data loader calls this."""
+        return self.with_tensors(Tensor.pin_memory)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """Return the batch on `device`; one that is there already is returned as it is.
+
+        Args:
+            device: where its tensors shall be.
+            non_blocking: copy pinned memory to a GPU without waiting for the copy.
+        """
+        moved = self.with_tensors(lambda rows: rows.to(device, non_blocking=non_blocking))
+        return self if moved.images is self.images else moved
+
+    def with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with `change` applied to each of its tensors."""
+        return replace(
+            self,
+            images=change(self.images),
+            captions=[change(ids) for ids in self.captions],
+            teacher_image=None if self.teacher_image is None else change(self.teacher_image),
+            teacher_captions=[
+                None if rows is None else change(rows) for rows in self.teacher_captions
+            ],
+        )
 
 
 def normalise(images: Tensor, preprocess: zoo.PreprocessConfig) -> Tensor:
