@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
@@ -10,8 +11,13 @@ from torch import nn
 
 from pocketclip.nn.build import random_model
 from pocketclip.nn.lora import LowRankUpdates
-from pocketclip.train.optim import WeightAverage, learning_rate, parameter_groups
-from pocketclip.train.sections import ScheduleSection
+from pocketclip.train.optim import (
+    WeightAverage,
+    learning_rate,
+    make_optimizer,
+    parameter_groups,
+)
+from pocketclip.train.sections import OptimizerSection, ScheduleSection
 
 
 def _names(model, group):
@@ -103,6 +109,123 @@ def test_counts_are_copied_not_averaged():
     norm(torch.randn(4, 2, 3, 3))
     average.update(norm)
     assert average.state["num_batches_tracked"].item() == 1
+
+
+def test_the_average_is_that_of_one_tensor_at_a_time():
+    model = random_model("tiny", seed=0)
+    average = WeightAverage(model, decay=0.5)
+    expected = {name: value.clone() for name, value in average.state.items()}
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 30):
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                if value.is_floating_point():
+                    value.add_(torch.randn(value.shape, generator=generator))
+                else:
+                    value.add_(1)
+        allowed = step % 5 > 0
+        if allowed:
+            decay = min(0.5, (1 + step) / (10 + step))  # crosses 0.5, where lerp's formula changes
+            for name, value in model.state_dict().items():
+                if value.is_floating_point():
+                    expected[name].lerp_(value, 1 - decay)
+                else:
+                    expected[name].copy_(value)
+        else:
+            with torch.no_grad():
+                next(model.buffers()).fill_(math.nan)
+        average.update(model, where=None if step % 2 and allowed else torch.tensor(allowed))
+        with torch.no_grad():
+            next(model.buffers()).nan_to_num_()
+    assert average.state.keys() == expected.keys()
+    assert any(not value.is_floating_point() for value in expected.values())
+    for name, value in expected.items():
+        assert torch.equal(average.state[name], value), name
+
+
+def _trained(optimizer, weight, steps):
+    for step in range(steps):
+        weight.grad = torch.full_like(weight, 0.1 + step)
+        optimizer.step()
+    return weight
+
+
+def _adamw(fused, weight, **settings):
+    groups = [{"params": [weight], "weight_decay": 0.1}, {"params": [], "weight_decay": 0.0}]
+    return make_optimizer(groups, OptimizerSection(**settings), fused=fused)
+
+
+@pytest.mark.parametrize("saved_fused", [None, False, True])
+@pytest.mark.parametrize("fused", [None, True])
+def test_an_optimiser_keeps_its_kernels_when_it_loads_a_state(saved_fused, fused):
+    start = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    whole = nn.Parameter(start.clone())
+    _trained(_adamw(None, whole), whole, 3)
+
+    first = nn.Parameter(start.clone())
+    saving = _adamw(saved_fused, first)
+    _trained(saving, first, 1)
+    state = saving.state_dict()
+    state["param_groups"][0]["fused"] = saved_fused
+    if saved_fused is False:
+        del state["param_groups"][0]["foreach"]  # an older torch's
+    # Another memory format, as a run may have that moves from a CPU to a GPU.
+    weight = nn.Parameter(first.detach().clone(memory_format=torch.channels_last))
+    loading = _adamw(fused, weight)
+    loading.load_state_dict(state)
+    assert loading.param_groups[0]["fused"] is fused
+    moments = loading.state[weight]
+    assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == weight.stride()
+    assert torch.equal(moments["exp_avg"], saving.state[first]["exp_avg"])
+    for step in (1, 2):
+        weight.grad = torch.full_like(weight, 0.1 + step)
+        loading.step()
+    assert moments["step"].item() == 3
+    torch.testing.assert_close(weight.detach(), whole.detach(), rtol=1e-6, atol=1e-7)
+    if not (saved_fused or fused):
+        assert torch.equal(weight, whole)
+
+
+def test_a_state_of_other_groups_is_refused():
+    weight = nn.Parameter(torch.ones(2, 2))
+    state = _adamw(None, weight).state_dict()
+    state["param_groups"] *= 2
+    with pytest.raises(ValueError, match="number of parameter groups"):
+        _adamw(True, weight).load_state_dict(state)
+
+
+def test_cpu_parameters_are_updated_by_torchs_default_kernels():
+    weight = nn.Parameter(torch.ones(2, 2))
+    assert _adamw(None, weight).param_groups[0]["fused"] is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("saved_on", ["cpu", "cuda"])
+def test_cuda_parameters_are_updated_by_one_kernel(saved_on):
+    first = nn.Parameter(torch.ones(8, 4, 3, 3, device=saved_on))
+    saving = _adamw(None, first)
+    _trained(saving, first, 2)
+    weight = nn.Parameter(first.detach().to("cuda", memory_format=torch.channels_last))
+    optimizer = _adamw(None, weight)
+    optimizer.load_state_dict(torch.load(_stored(saving.state_dict()), map_location="cpu"))
+    assert optimizer.param_groups[0]["fused"] is True
+    assert all(value.is_cuda for value in optimizer.state[weight].values())
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert optimizer.state[weight]["step"].item() == 3
+
+    back = nn.Parameter(weight.detach().cpu())
+    unfused = _adamw(None, back)
+    unfused.load_state_dict(torch.load(_stored(optimizer.state_dict()), map_location="cpu"))
+    assert not unfused.param_groups[0]["fused"]
+    assert unfused.state[back]["step"].is_cpu
+
+
+def _stored(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file
 
 
 def test_the_rate_falls_from_the_head_to_the_input_layers():

@@ -84,14 +84,56 @@ def layer_scales(model: CLIP, decay: float) -> dict[int, float]:
     return scales
 
 
-def make_optimizer(groups: list[dict[str, Any]], settings: OptimizerSection) -> torch.optim.AdamW:
-    """Return AdamW for the groups of `parameter_groups`; empty groups are left out."""
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+def make_optimizer(
+    groups: list[dict[str, Any]], settings: OptimizerSection, *, fused: bool | None = None
+) -> torch.optim.AdamW:
+    """Return AdamW for the groups of `parameter_groups`; empty groups are left out.
+
+    Its kernels stay the same when it loads the state of a run on another device.
+
+    Args:
+        groups: parameters on one device.
+        settings: rate, betas and epsilon.
+        fused: update all parameters in one kernel; None: on CUDA only, as results on the CPU
+            would be others in the last bits.
+    """
+    groups = [group for group in groups if group["params"]]
+    if fused is None:
+        fused = all(one.is_cuda for group in groups for one in group["params"])
+    optimizer = torch.optim.AdamW(
+        groups,
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
+        fused=True if fused else None,
     )
+    optimizer.register_load_state_dict_pre_hook(_keep_kernels)
+    optimizer.register_load_state_dict_post_hook(_match_layouts)
+    return optimizer
+
+
+def _keep_kernels(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any] | None:
+    """Return `state` with the optimiser's own choice of kernels instead of the saved one.
+
+    The saved flags also decide on which device the number of steps is.
+    """
+    own, saved = optimizer.param_groups, state["param_groups"]
+    if len(own) != len(saved):
+        return None  # torch refuses it
+    groups = [
+        one | {key: mine[key] for key in ("fused", "foreach", "capturable")}
+        for one, mine in zip(saved, own, strict=True)
+    ]
+    return {**state, "param_groups": groups}
+
+
+@torch.no_grad()
+def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded moments the memory format of their parameters, which fused kernels need."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter).copy_(value)
 
 
 def learning_rate(step: int, steps: int, highest: float, schedule: ScheduleSection) -> float:
@@ -126,15 +168,30 @@ class WeightAverage:
         self.state = {n: v.detach().clone() for n, v in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Add the model's current weights to the average."""
+    def update(self, model: nn.Module, *, where: Tensor | None = None) -> None:
+        """Add the model's current weights to the average.
+
+        Args:
+            model: of the same structure as the first one, on its device.
+            where: bool (), on the model's device: the average stays as it is if it is False, which
+                is decided there. None: always add.
+        """
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        # Each: tensors of the average, and of the model.
+        weights: tuple[list[Tensor], list[Tensor]] = ([], [])
+        counts: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - decay)
-            else:
-                self.state[name].copy_(value)
+            own = self.state[name]
+            new = value if where is None else torch.where(where, value, own)
+            of_average, of_model = weights if value.is_floating_point() else counts
+            of_average.append(own)
+            of_model.append(new)
+        # One kernel for many tensors; on the CPU, the same as one by one.
+        if weights[0]:
+            torch._foreach_lerp_(*weights, 1 - decay)
+        if counts[0]:
+            torch._foreach_copy_(*counts)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that `load_state_dict` takes: tensors and a number."""
