@@ -56,6 +56,7 @@ class Loader:
         world_size: the number of processes that share the dataset.
         workers: processes that read, decode and tokenise; 0: this process does.
         prefetch: batches that each worker prepares ahead.
+        pin_memory: leave batches in pinned memory, which a GPU copies from without the host.
 
     Attributes:
         samples: number of samples in the whole dataset.
@@ -84,6 +85,7 @@ class Loader:
         world_size: int = 1,
         workers: int = 0,
         prefetch: int = 2,
+        pin_memory: bool = False,
     ) -> None:
         try:
             re.compile(config.caption_pattern)
@@ -111,7 +113,7 @@ class Loader:
         captioners = self._source.index.captioners if self._source.index is not None else []
         self.captioner_names = tuple(str(one["name"]) for one in captioners if one.get("name"))
         self.teacher_scales = tuple(teacher.get("logit_scale") for teacher in teachers)
-        self.workers, self._prefetch = workers, prefetch
+        self.workers, self._prefetch, self._pin_memory = workers, prefetch, pin_memory
         self._batches = Batches(config, self._source, order, model, batch_size, seed)
         self.width = 0
         try:
@@ -157,7 +159,7 @@ class Loader:
                 num_workers=self.workers,
                 prefetch_factor=self._prefetch if self.workers else None,
                 worker_init_fn=_start_worker,
-                pin_memory=torch.cuda.is_available(),
+                pin_memory=self._pin_memory,
                 generator=torch.Generator(),  # otherwise each start draws from the global one
             )
             iterator = iter(loader)

@@ -30,6 +30,7 @@ from typing import Any
 from pocketclip.errors import ConfigError
 from pocketclip.train import distributed, logs
 from pocketclip.train.checkpoints import Saved
+from pocketclip.train.device_feed import feed
 from pocketclip.train.initial_model import (
     initial_model,
     warn_of_random_frozen_weights,
@@ -160,7 +161,9 @@ def _run_steps(
     with (
         _open_log(run) as writer,
         stop_requested() as stop_event,
-        contextlib.closing(run.loader.batches(run.step * recipe.accumulate)) as batches,
+        contextlib.closing(
+            feed(run.loader.batches(run.step * recipe.accumulate), world.device)
+        ) as batches,
     ):
         scorer = CheckpointScorer(on_checkpoint, writer, selection, patience_of(recipe))
         metrics = score_before_steps(run, scorer, saved, unscored, progress)

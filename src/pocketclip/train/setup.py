@@ -242,6 +242,7 @@ def open_loader(
         rank=world.rank,
         world_size=world.size,
         workers=_worker_count(recipe),
+        pin_memory=world.device.type == "cuda",
     )
     if saved_index_hash is not None and saved_index_hash != loader.index_hash:
         loader.close()
