@@ -40,7 +40,7 @@ from pocketclip.train.logs import Log, read
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe, names
 from pocketclip.train.run import Run
-from pocketclip.train.setup import build_run, open_loader
+from pocketclip.train.setup import build_run, open_loader, uses_channels_last
 from pocketclip.train.step import Stepper
 from tests.shards.making import folder, sample
 
@@ -537,6 +537,38 @@ def test_precision_checkpointing_and_layout(shards, tmp_path):
             assert loss != expected
         else:
             assert loss == pytest.approx(expected, rel=1e-4), name
+
+
+def test_the_memory_format_follows_the_device_and_the_image_tower(shards):
+    def chosen(device, **fields):
+        return uses_channels_last(recipe(shards, **fields), torch.device(device))
+
+    assert chosen("cuda")
+    assert not chosen("cpu")
+    vit = {"model": {"name": "vit-b16"}}
+    assert not chosen("cuda", **vit)
+    assert chosen("cpu", channels_last=True)
+    assert chosen("cuda", channels_last=True, **vit)
+    assert not chosen("cuda", channels_last=False)
+    with pytest.raises(ConfigError, match="channels_last: should be auto, true or false, not 'som"):
+        recipe(shards, channels_last="sometimes")
+
+
+@pytest.mark.parametrize("saved", ["false", "true"])
+def test_a_run_from_before_the_automatic_memory_format_resumes(
+    shards, undisturbed, tmp_path, saved
+):
+    run = tmp_path / "run"
+    _stop_at_5(shards, run)
+    path = run / "recipe.yaml"
+    text = path.read_text()
+    assert "channels_last: auto" in text
+    path.write_text(text.replace("channels_last: auto", f"channels_last: {saved}"))
+    other = saved == "false"
+    with pytest.raises(TrainingError, match=f"channels_last was {not other}, is {other}"):
+        train(recipe(shards, channels_last=other), run, device="cpu")
+    train(recipe(shards), run, device="cpu")
+    assert same(weights(run), weights(undisturbed))
 
 
 def test_errors_before_the_first_step_leave_no_folder(shards, tmp_path):

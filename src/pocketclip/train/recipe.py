@@ -83,8 +83,9 @@ class Recipe(Section):
     """Use `torch.compile`."""
     sync_batch_norm: bool = True
     """With several processes: BatchNorm takes its statistics over all of them."""
-    channels_last: bool = False
-    """Use the channels-last memory format for images and convolutions."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Use the channels-last memory format for images and convolutions; `auto` does on CUDA, if the
+    image tower is convolutional."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay per step of the moving average of the weights; None: no average is kept."""
     max_logit_scale: float = Field(default=100.0, gt=0)
@@ -102,6 +103,13 @@ class Recipe(Section):
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("channels_last", mode="before")
+    @classmethod
+    def _auto_or_bool(cls, value: Any) -> Any:
+        if value not in ("auto", "true", "false", True, False):
+            raise ValueError(f"should be auto, true or false, not {value!r}")
+        return value
 
     @field_validator("moe")
     @classmethod

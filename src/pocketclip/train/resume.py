@@ -31,6 +31,8 @@ _FREE_FIELDS = (
     "about", "log_every", "tensorboard", "wandb", "checkpoint.", "evaluation", "data.workers",
     "data.cache_dir", "data.source",
 )  # fmt: skip
+# Fields whose `auto` stands for either value, in runs from before it was the default too.
+_AUTOMATIC = ("channels_last",)
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +103,7 @@ def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
     changed = {
         key: values
         for key, values in recipes.differences(old, recipe).items()
-        if not key.startswith(_FREE_FIELDS)
+        if not (key.startswith(_FREE_FIELDS) or (key in _AUTOMATIC and "auto" in values))
     }
     if changed:
         shown = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())

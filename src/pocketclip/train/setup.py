@@ -66,7 +66,8 @@ def build_run(
     model = model.to(world.device)
     if world.size > 1 and recipe.sync_batch_norm:
         model = distributed.convert_sync_batch_norm(model)
-    if recipe.channels_last:
+    channels_last = uses_channels_last(recipe, world.device)
+    if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     updates = freeze_parts(recipe, model)
     optimizer, logit_bias = build_optimizer(recipe, model, updates)
@@ -79,7 +80,7 @@ def build_run(
         model, wrap_model(recipe, world, model), recipe.loss,
         teacher_dims=dims, teacher_scales=scales, teacher_biases=biases,
         logit_bias=logit_bias, routing=routing, device=world.device, dtype=dtype,
-        gathered=gathered, teachers=teachers, channels_last=recipe.channels_last,
+        gathered=gathered, teachers=teachers, channels_last=channels_last,
         trim=not recipe.compile,
     )  # fmt: skip
     run = Run(
@@ -196,6 +197,19 @@ def resolve_precision(recipe: Recipe, world: World, saved: str | None) -> torch.
             saved, dtype_name(here), device.type, saved,
         )  # fmt: skip
     return dtype
+
+
+def uses_channels_last(recipe: Recipe, device: torch.device) -> bool:
+    """Return whether images and convolutions use the channels-last memory format.
+
+    Args:
+        recipe: its `channels_last`; `auto` is what is usually faster.
+        device: where the model is trained.
+    """
+    if recipe.channels_last != "auto":
+        return recipe.channels_last
+    convolutional = isinstance(recipe.model.config().image, zoo.MCiConfig)
+    return device.type == "cuda" and convolutional
 
 
 def data_config(recipe: Recipe) -> DataConfig:
