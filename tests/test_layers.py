@@ -17,6 +17,7 @@ LAYERS = {
     "pocketclip._version": 0,
     "pocketclip.augment": 0,
     "pocketclip.caption_settings": 0,
+    "pocketclip.cluster": 0,
     "pocketclip.embedding_space": 0,
     "pocketclip.embeddings": 0,
     "pocketclip.errors": 0,
@@ -49,6 +50,7 @@ LAYERS = {
     "pocketclip.train.evaluation": 2,  # a room of its own: see SIBLINGS
     "pocketclip.attribution": 3,
     "pocketclip.compat": 3,
+    "pocketclip.embed": 3,
     "pocketclip.finetune": 3,
     "pocketclip.fit": 3,
     "pocketclip.pipeline_folder": 3,
@@ -70,8 +72,10 @@ TORCH_FREE = {
     "pocketclip.checkpoint.parameters", "pocketclip.checkpoint.resolve",
     "pocketclip.checkpoint.safe_load", "pocketclip.checkpoint.stored",
 }  # fmt: skip
-# Layers 3 and 4 without torch: a bundle is enough to fit a label set, to search, and to serve.
-TORCH_FREE_ROOMS = {"pocketclip.fit", "pocketclip.search", "pocketclip.serve"}
+# Layers 3 and 4 without torch: a bundle is enough to embed, to fit labels, to search, to serve.
+TORCH_FREE_ROOMS = {
+    "pocketclip.embed", "pocketclip.fit", "pocketclip.search", "pocketclip.serve"
+}  # fmt: skip
 TORCH = {"torch", "safetensors.torch"}
 # Recipes are read and checked in an install without torch.
 TORCH_FREE_TRAINING = {

@@ -54,7 +54,15 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
     "export": ("export", ["export.job.export"]),
     "infer": (
         "infer",
-        ["infer.bundle.Bundle", "infer.bundle.read", "infer.vectors", "infer.measure.measure"],
+        [
+            "infer.bundle.Bundle",
+            "infer.bundle.read",
+            "infer.vectors",
+            "infer.measure.measure",
+            "embed.job.Settings",
+            "embed.job.run",
+            "pairs.photographs.open_images",
+        ],
     ),
     "serve": ("serve", ["serve.*"]),
     "storage": ("storage", ["storage.*"]),

@@ -295,7 +295,7 @@ def test_other_settings_are_refused(photos, tmp_path):
         write(photos / "1.jpg", "hf://datasets/x/y/c.jsonl")
     with pytest.raises(ConfigError, match="ends in"):
         write(photos / "1.jpg", tmp_path / "c.txt")
-    with pytest.raises(DataError, match="caption them one by one"):
+    with pytest.raises(DataError, match="one kind at a time"):
         write([photos, str(out)])
 
 

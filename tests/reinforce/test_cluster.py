@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from pocketclip.cluster import driver
 from pocketclip.errors import ConfigError, DataError, PocketclipError
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.reinforce import driver, job
+from pocketclip.reinforce import job
 from pocketclip.reinforce.check_report import CheckOptions
 from pocketclip.reinforce.cluster import Cluster, _Worker, run
 from pocketclip.reinforce.recipe import load_recipe

@@ -34,18 +34,12 @@ def load_encoder(
     Raises:
         PocketclipError: see `pocketclip.load`.
     """
-    from pocketclip import devices
-    from pocketclip.checkpoint.resolve import resolve_model
-    from pocketclip.infer.encoder import load
-    from pocketclip.infer.open_model import is_converted
+    from pocketclip.infer.own_process import load_for_process
 
-    source = resolve_model(model, revision=revision)
-    if threads is not None and source.kind != "bundle" and not is_converted(source):
-        devices.set_threads(threads)  # for the whole process, which is ours
-        threads = None
-    return load(
-        source, model_name, offline=offline, backend=backend, device=device, threads=threads,
-        batch_size=batch_size, low_latency_start=low_latency_start, reporter=Notes(),
+    return load_for_process(
+        model, model_name, threads=threads, revision=revision, offline=offline, backend=backend,
+        device=device, batch_size=batch_size, low_latency_start=low_latency_start,
+        reporter=Notes(),
     )  # fmt: skip
 
 

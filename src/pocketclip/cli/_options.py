@@ -14,6 +14,7 @@ import typer
 from pocketclip.errors import ConfigError, PocketclipError
 
 if TYPE_CHECKING:
+    from pocketclip.cluster import Cluster
     from pocketclip.pairs import PairOptions
     from pocketclip.types import Encoder
 
@@ -195,6 +196,47 @@ AllowPrivate = Annotated[
 ShardSize = Annotated[
     int, typer.Option(min=1, help="The number of pairs per shard, for tables and folders.")
 ]
+
+# A Ray cluster.
+
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run on a Ray cluster: auto, ray://HOST:PORT, or local (also without ADDRESS).",
+    ),
+]
+MinActors = Annotated[int, typer.Option(help="With --ray: the number of actors to start with.")]
+MaxActors = Annotated[
+    int | None,
+    typer.Option(help="With --ray: the largest number of actors.  [default: --min-actors]"),
+]
+CpusPerActor = Annotated[
+    float, typer.Option(help="With --ray: the number of CPUs that each actor reserves.")
+]
+GpusPerActor = Annotated[
+    float, typer.Option(help="With --ray: the number of GPUs that each actor reserves.")
+]
+
+
+def ray_cluster(
+    address: str, min_actors: int, max_actors: int | None, cpus: float, gpus: float
+) -> Cluster:
+    """Return the cluster that the options of a verb name.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    from pocketclip.cluster import Cluster
+
+    return Cluster(
+        address=None if address == "local" else address,
+        min_actors=min_actors,
+        max_actors=max(min_actors, max_actors or min_actors),
+        cpus=cpus,
+        gpus=gpus,
+    )
 
 
 def pair_options(

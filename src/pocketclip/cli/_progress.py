@@ -108,12 +108,13 @@ class _Bar:
 
 
 class PairProgress(_Bar):
-    """The progress of reinforcing: pairs and shards done, rate, time left, and bad pairs."""
+    """The progress of shards: pairs and shards done, rate, time left, and bad pairs."""
 
     SECONDS_BETWEEN_LINES = 60.0
 
-    def __init__(self, shards: Sequence[PairShard]) -> None:
+    def __init__(self, shards: Sequence[PairShard], unit: str = "pairs") -> None:
         super().__init__()
+        self.unit = unit
         sizes = [shard.size for shard in shards]
         self.known = None not in sizes
         self.total = sum(size for size in sizes if size is not None) if self.known else None
@@ -153,7 +154,7 @@ class PairProgress(_Bar):
         self.bad += bad
         now = time.monotonic()
         rate = self.done / max(now - self.begun, 1e-9)
-        text = f"{rate:.1f} pairs/s, {self.bad} bad"
+        text = f"{rate:.1f} {self.unit}/s, {self.bad} bad"
         if self._bar is not None:
             self._bar.update(self._task, advance=done, description=text)
         elif now - self.last >= self.SECONDS_BETWEEN_LINES:
@@ -167,7 +168,7 @@ class PairProgress(_Bar):
             else:
                 number = self.shards_before + len(self.finished) + 1
                 of = f" (shard {number} of {self.shards})"
-            note(f"{self.before + self.done}{of} pairs, {text}{left}")
+            note(f"{self.before + self.done}{of} {self.unit}, {text}{left}")
 
 
 class TrainingProgress(_Bar):

@@ -17,15 +17,21 @@ from pocketclip.cli._options import (
     AllowPrivate,
     CaptionColumn,
     CaptionsFrom,
+    CpusPerActor,
     Delimiter,
+    GpusPerActor,
     ImageColumn,
     Json,
+    MaxActors,
+    MinActors,
     Offline,
     PairsWhere,
     Quotes,
+    RayAddress,
     ShardSize,
     UidColumn,
     pair_options,
+    ray_cluster,
 )
 from pocketclip.cli._progress import PairProgress
 from pocketclip.cli.output import note, print_json, say
@@ -159,27 +165,11 @@ def reinforce(
             min=0, help="The number of processes that decode and augment.  [default: all cores]"
         ),
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="ADDRESS",
-            help="Run on a Ray cluster: auto, ray://HOST:PORT, or local (also without ADDRESS).",
-        ),
-    ] = None,
-    min_actors: Annotated[
-        int, typer.Option(help="With --ray: the number of actors to start with.")
-    ] = 1,
-    max_actors: Annotated[
-        int | None,
-        typer.Option(help="With --ray: the largest number of actors.  [default: --min-actors]"),
-    ] = None,
-    cpus_per_actor: Annotated[
-        float, typer.Option(help="With --ray: the number of CPUs that each actor reserves.")
-    ] = 1,
-    gpus_per_actor: Annotated[
-        float, typer.Option(help="With --ray: the number of GPUs that each actor reserves.")
-    ] = 0,
+    ray: RayAddress = None,
+    min_actors: MinActors = 1,
+    max_actors: MaxActors = None,
+    cpus_per_actor: CpusPerActor = 1,
+    gpus_per_actor: GpusPerActor = 0,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -261,14 +251,8 @@ def reinforce(
         else:
             from pocketclip.reinforce import cluster
 
-            ray_cluster = cluster.Cluster(
-                address=None if ray == "local" else ray,
-                min_actors=min_actors,
-                max_actors=max(min_actors, max_actors or min_actors),
-                cpus=cpus_per_actor,
-                gpus=gpus_per_actor,
-            )
-            summary = cluster.run(shards, recipe, out, ray_cluster, **shared)
+            machines = ray_cluster(ray, min_actors, max_actors, cpus_per_actor, gpus_per_actor)
+            summary = cluster.run(shards, recipe, out, machines, **shared)
     if check is not None and summary.teacher_check is None:
         note(
             "all shards were finished before, so the teachers were not checked; "

@@ -20,8 +20,8 @@ from pocketclip.errors import (
     ParseError,
     PocketclipError,
 )
-from pocketclip.formats.arrow import import_pyarrow
-from pocketclip.formats.escaping import dump_json, escape_surrogates
+from pocketclip.formats.arrow import import_pyarrow, vector_table
+from pocketclip.formats.escaping import dump_json
 from pocketclip.formats.fields import field, items, typed
 from pocketclip.formats.json_text import read_json
 from pocketclip.storage.local import check_writable, digest_file, remove_abandoned, write_whole
@@ -79,16 +79,11 @@ def write_vectors(
     """
     target = Path(path)
     if target.suffix == ".parquet":
-        pa, parquet = import_pyarrow()
-        rows = pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(embeddings).ravel()), embeddings.shape[1]
-        )
-        names = pa.array([escape_surrogates(name) for name in inputs], pa.string())
-        table = pa.table({"input": names, "embedding": rows})
-        facts = {f"pocketclip.{key}": escape_surrogates(str(v)) for key, v in about.items()}
+        _, parquet = import_pyarrow()
+        table = vector_table({"input": inputs}, embeddings, {}, about)
         # Through a handle: pyarrow takes no path that is not UTF-8.
         with write_whole(target) as temporary, temporary.open("wb") as handle:
-            parquet.write_table(table.replace_schema_metadata(facts), handle)
+            parquet.write_table(table, handle)
         return
     with write_whole(sidecar_of(target)) as facts_file, write_whole(target) as vectors:
         with vectors.open("wb") as handle:

@@ -11,7 +11,7 @@
 | `recipe` | the reinforce recipe: what to make, from a YAML file or arguments |
 | `job` | the job on one machine: pairs in, reinforced shards out |
 | `resume` | which shards are finished; reports, lists of bad pairs, claims on the folder |
-| `cluster`, `driver` | the job on a Ray cluster; when actors start, and what follows their death |
+| `cluster` | the job on a Ray cluster, by the actors of `pocketclip.cluster` |
 | `engine` | a recipe with its models loaded: prepared pairs in, samples out |
 | `prepare`, `workers` | decoding and augmenting, without torch; the processes that do it |
 | `teachers` | models that embed: `Teacher`, `load_teacher` |

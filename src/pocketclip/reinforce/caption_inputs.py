@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from pathlib import Path
 
 from pocketclip import storage
-from pocketclip.errors import DataError, StorageError
-from pocketclip.formats.escaping import name_text
+from pocketclip.errors import StorageError
 from pocketclip.pairs import PairOptions, open_pairs
-from pocketclip.pairs.base import Draft, clean_uid, digest_parts
+from pocketclip.pairs.base import Draft
 from pocketclip.pairs.loading import is_url
-from pocketclip.pairs.opening import is_pairs
-from pocketclip.storage.photos import IMAGE_SUFFIXES, find_photographs, is_hidden
+from pocketclip.pairs.photographs import hold_pairs, list_photographs
 from pocketclip.types import Bad, Pair
 
 _LOOKED_AT = 10
@@ -53,16 +50,10 @@ def open_images(sources: Sequence[str], options: PairOptions) -> Images:
         DataError: both kinds are given, there are no images, or columns cannot be guessed.
         PocketclipError: see `open_pairs` and `find_photographs`.
     """
-    pairs = [source for source in sources if is_pairs(source)]
-    if pairs and len(pairs) < len(sources):
-        other = next(source for source in sources if source not in pairs)
-        raise DataError(
-            f"{pairs[0]} holds pairs and {other} is or holds photographs: caption them one by one"
-        )
-    if not pairs:
-        photos, passed_over = _photographs(sources)
+    if not hold_pairs(sources):
+        photos, passed_over = list_photographs(sources)
         return Images(
-            drafts=lambda: _drafts(photos),
+            drafts=lambda: (photo.draft() for photo in photos),
             total=len(photos),
             are_pairs=False,
             options=options,
@@ -83,52 +74,6 @@ def open_images(sources: Sequence[str], options: PairOptions) -> Images:
         have_captions=any(pair is not None and pair.captions for pair in looked_at),
         options=options,
     )
-
-
-def _photographs(sources: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return (uid, path) of each photograph, and what was skipped."""
-    found: list[tuple[str, str]] = []
-    passed_over: list[str] = []
-    for source in sources:
-        if storage.is_remote(source):
-            found += _in_store(source)
-            continue
-        listing = find_photographs([source])
-        passed_over += listing.passed_over
-        root = Path(source) if Path(source).is_dir() else None
-        for photo in listing.paths:
-            inside = photo.relative_to(root) if root is not None else Path(photo.name)
-            found.append((name_text(inside), str(photo)))
-    photos: list[tuple[str, str]] = []
-    uids: set[str] = set()
-    for name, path in dict.fromkeys(found):
-        uid = next(uid for uid in _uids(name, path) if uid not in uids)
-        uids.add(uid)
-        photos.append((uid, path))
-    return photos, passed_over
-
-
-def _uids(name: str, path: str) -> Iterator[str]:
-    stem = name.rpartition(".")[0] or name
-    yield clean_uid(stem.replace("\\", "/"))
-    yield clean_uid(name.replace("\\", "/"))
-    yield f"{clean_uid(stem)[:100]}_{digest_parts(path)[:16]}"
-
-
-def _in_store(source: str) -> list[tuple[str, str]]:
-    if not storage.is_folder(source):
-        return [(path.rpartition("/")[2], path) for path in storage.expand(source)]
-    start = len(storage.join(source, "x")) - 1
-    paths = sorted(path for path, _ in storage.list_sizes(source, IMAGE_SUFFIXES, recursive=True))
-    kept = [p for p in paths if not any(map(is_hidden, p[start:].split("/")))]
-    if not kept:
-        raise DataError(f"{source}: no photographs in this folder")
-    return [(path[start:], path) for path in kept]
-
-
-def _drafts(photos: Iterable[tuple[str, str]]) -> Iterator[Draft]:
-    for uid, path in photos:
-        yield Draft(Pair(uid=uid), path)
 
 
 def pair_of(item: Pair | Bad | Draft) -> Pair | None:

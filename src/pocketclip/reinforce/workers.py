@@ -5,24 +5,22 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
 
 from pocketclip import devices
-from pocketclip.errors import ConfigError, PocketclipError
+from pocketclip.cluster.worker import ActorUnusableError
+from pocketclip.errors import ConfigError
+from pocketclip.pairs.read_ahead import read_ahead
 from pocketclip.reinforce.prepare import Plan, Prepared, prepare
 from pocketclip.types import Bad, Pair
 
-_T = TypeVar("_T")
 
-
-class WorkersDiedError(PocketclipError):
+class WorkersDiedError(ActorUnusableError):
     """A decode worker died and the pool is unusable."""
 
 
@@ -90,7 +88,7 @@ class Workers:
                 yield pair, image if isinstance(image, Bad) else prepare(pair.uid, image, plan)
             return
         waiting: deque[tuple[Pair | Bad, Future[Prepared | Bad] | Bad]] = deque()
-        source = _in_a_thread(pairs, self.ahead)
+        source = read_ahead(pairs, self.ahead)
         try:
             for pair in source:
                 waiting.append((pair, self._submit(pair, plan)))
@@ -145,46 +143,3 @@ def _watch_parent() -> None:
 def _exit_after(wait: Callable[[], None]) -> None:
     wait()
     os._exit(1)
-
-
-_END = object()
-
-
-def _in_a_thread(items: Iterable[_T], ahead: int) -> Generator[_T, None, None]:
-    """Yield `items`, read ahead by a thread, so that a slow disk or network delays no model."""
-    waiting: queue.Queue[object] = queue.Queue(maxsize=ahead)
-    stopped = threading.Event()
-
-    def put(item: object) -> None:
-        while not stopped.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def read() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(_END)
-        except BaseException as error:
-            put(_Failure(error))
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    try:
-        while (item := waiting.get()) is not _END:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item  # type: ignore[misc]
-    finally:
-        stopped.set()
-        thread.join()
-
-
-class _Failure:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
