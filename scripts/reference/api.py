@@ -61,7 +61,7 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
             "infer.measure.measure",
             "embed.job.Settings",
             "embed.job.run",
-            "pairs.photographs.open_images",
+            "pairs.photographs.open_image_shards",
         ],
     ),
     "serve": ("serve", ["serve.*"]),

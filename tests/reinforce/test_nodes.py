@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pocketclip.cluster import driver
 from pocketclip.pairs import PairOptions, open_pairs
 from pocketclip.reinforce import job
 from pocketclip.reinforce.cluster import Cluster, run
@@ -54,36 +53,3 @@ def test_a_node_dies_and_another_joins(table, tmp_path, caplog):
     assert contents(out) == contents(tmp_path / "local")
     assert summary.skipped == 0
     assert [sum(column) for column in zip(*counts, strict=True)] == [48, 0]
-
-
-def test_without_any_room_it_says_so_and_waits_for_a_machine(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "_NO_ROOM_AFTER", 2.0)
-    path, out = table(24), tmp_path / "cluster"
-    job.run(pairs(path), recipe(), str(tmp_path / "local"), workers=0)
-    killed, said = [], []
-    with cluster_of(1) as nodes:
-
-        class Joins(logging.Handler):
-            """A machine joins when the driver has said that there is none."""
-
-            def emit(self, record):
-                if killed and "wait for room" in record.getMessage():
-                    said.append(record.getMessage())
-                    if not nodes.nodes:
-                        nodes.add()
-
-        def count(done, _bad):
-            if done > 0 and not killed:
-                killed.append(nodes.kill(0))
-
-        handler = Joins()
-        logging.getLogger(driver.__name__).addHandler(handler)
-        try:
-            cluster = Cluster(address=nodes.address)
-            run(pairs(path), recipe(), str(out), cluster, workers=0, on_pairs=count)
-        finally:
-            logging.getLogger(driver.__name__).removeHandler(handler)
-    assert killed
-    assert "1 of 1 actors wait for room" in said[0]
-    assert "each needs 1 CPUs and 0 GPUs" in said[0]
-    assert contents(out) == contents(tmp_path / "local")

@@ -114,12 +114,14 @@ def embed(
     if _is_folder(out):
         columns = (image_column, None, uid_column, where, shard_size)
         options = pair_options(*columns, quotes, delimiter, allow_private)
-        cluster = ray and ray_cluster(ray, min_actors, max_actors, cpus_per_actor, gpus_per_actor)
+        cluster = None
+        if ray is not None:
+            cluster = ray_cluster(ray, min_actors, max_actors, cpus_per_actor, gpus_per_actor)
         settings = {
             "model": model, "model_name": model_name, "backend": backend, "device": device,
             "threads": threads, "batch_size": batch_size, "revision": revision, "offline": offline,
         }  # fmt: skip
-        _embed_shards(inputs, out, options, settings, cluster or None, json=json)
+        _embed_shards(inputs, out, options, settings, cluster, json=json)
         return
     given = {
         "--ray": ray, "--image-column": image_column, "--uid-column": uid_column, "--where": where,
@@ -185,7 +187,7 @@ def _embed_shards(
     from pocketclip.checkpoint import resolve
     from pocketclip.cli._progress import PairProgress
     from pocketclip.embed.job import Settings, run
-    from pocketclip.pairs.photographs import open_images
+    from pocketclip.pairs.photographs import open_image_shards
 
     if out.lower().endswith(SUFFIXES):
         raise ConfigError(f"{out}: an object store or a folder gets many files: give a folder")
@@ -195,7 +197,7 @@ def _embed_shards(
     # What the files hold does not depend on the working directory.
     inputs, out = [storage.absolute(text) for text in inputs], storage.absolute(out)
     model = Settings(**{**settings, "model": resolve.absolute(settings["model"])})
-    shards, passed_over = open_images(inputs, options)
+    shards, passed_over = open_image_shards(inputs, options)
     for sentence in passed_over:
         note(sentence)
     with PairProgress(shards, "images") as progress:

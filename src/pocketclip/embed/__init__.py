@@ -2,9 +2,9 @@
 
     from pocketclip.embed.job import Settings, run
     from pocketclip.pairs import PairOptions
-    from pocketclip.pairs.photographs import open_images
+    from pocketclip.pairs.photographs import open_image_shards
 
-    shards, _ = open_images(["s3://bucket/photos"], PairOptions(shard_size=10_000))
+    shards, _ = open_image_shards(["s3://bucket/photos"], PairOptions(shard_size=10_000))
     run(shards, Settings(model="mobileclip2-s0"), "s3://bucket/vectors")
 
 | module | holds |

@@ -101,7 +101,7 @@ def run(
     """Embed shards of images, skipping those that are finished.
 
     Args:
-        shards: from `pocketclip.pairs.photographs.open_images`.
+        shards: from `pocketclip.pairs.photographs.open_image_shards`.
         settings: the model.
         out: a folder or an object store.
         cluster: where to run; None: in this process. Every machine must reach the images, the

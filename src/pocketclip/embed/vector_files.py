@@ -170,6 +170,11 @@ def open_folder(shards: Sequence[PairShard], facts: Mapping[str, Any], out: str)
             )
         else:
             folder.pending.append(shard)
+    pending = {shard.name for shard in folder.pending}
+    for name, path in files.items():  # lists of unfinished and of removed files
+        stem = name.removesuffix(BAD_SUFFIX)
+        if stem != name and stem not in stored and stem.rpartition("-")[0] in pending:
+            storage.remove(path)
     with ThreadPoolExecutor(_READERS) as pool:
         reports = pool.map(lambda one: read_report(*one), done)
         folder.finished = {report.name: report for report in reports}

@@ -11,7 +11,7 @@ from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.formats.escaping import name_text
 from pocketclip.pairs.base import Draft, PairOptions, PairShard, clean_uid, digest_parts
-from pocketclip.pairs.loading import completed
+from pocketclip.pairs.loading import completed, is_url
 from pocketclip.pairs.opening import is_pairs, open_pairs
 from pocketclip.storage.photos import IMAGE_SUFFIXES, find_photographs, is_hidden
 from pocketclip.types import Bad, Pair
@@ -49,7 +49,7 @@ class PhotographShard(PairShard):
         return (photograph.draft() for photograph in self.photographs)
 
 
-def open_images(
+def open_image_shards(
     sources: Sequence[str], options: PairOptions
 ) -> tuple[Sequence[PairShard], list[str]]:
     """Return shards of images, with or without captions, and what was skipped in folders.
@@ -149,7 +149,8 @@ def _uids(name: str, path: str) -> Iterator[str]:
 def _in_store(source: str) -> dict[str, tuple[str, int | None]]:
     if not storage.is_folder(source):
         paths = storage.expand(source)
-        sizes = {source: storage.size(source)} if paths == [source] else {}  # says if it is missing
+        alone = paths == [source] and not is_url(source)  # many web servers tell no size
+        sizes = {source: storage.size(source)} if alone else {}  # which says if it is missing
         return {path: (path.rpartition("/")[2], sizes.get(path)) for path in paths}
     start = len(storage.join(source, "x")) - 1
     listed = sorted(storage.list_sizes(source, IMAGE_SUFFIXES, recursive=True))
