@@ -19,6 +19,7 @@ import pytest
 from tests.hub_server import HubServer
 from tests.image_server import web  # noqa: F401
 from tests.s3_server import s3, s3_server  # noqa: F401
+from tests.store_faults import faulty  # noqa: F401
 
 if TYPE_CHECKING:
     from pocketclip.infer.encoder import Encoder

@@ -101,6 +101,13 @@ class S3Server:
         found = self._backend.get_object(bucket, key)
         return None if found is None else bytes(found.value)
 
+    def publish(self, path: str) -> None:
+        """Let anybody read an object, by plain HTTP."""
+        from moto.s3.models import get_canned_acl
+
+        bucket, _, key = path.partition("/")
+        self._backend.get_object(bucket, key).set_acl(get_canned_acl("public-read"))
+
     def keys(self, bucket: str) -> list[str]:
         return sorted(self._backend.buckets[bucket].keys)
 
@@ -189,7 +196,7 @@ def s3_server() -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """Moto's S3 server with an empty bucket `bucket`; the environment leads clients to it."""
-    import s3fs
+    from pocketclip.storage.s3_file_system import PatientS3
 
     for name in list(os.environ):
         if name.startswith("AWS_"):
@@ -197,7 +204,7 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Serve
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
     # Clients are cached by their arguments, and look at the environment only once.
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3.clear_instance_cache()
     s3_server.empty("bucket")
     yield s3_server
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3.clear_instance_cache()

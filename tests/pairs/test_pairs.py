@@ -725,12 +725,12 @@ def test_everything_from_a_store(s3: S3Server, photos: Path) -> None:
 def test_a_store_that_goes_away_is_no_bad_pair(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import s3fs
+    from pocketclip.storage.s3_file_system import PatientS3
 
     s3.put("bucket/a.csv", b"image,text\n0.jpg,a\n")
     [shard] = open_pairs("s3://bucket/a.csv")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3.clear_instance_cache()
     with pytest.raises(StorageError, match="cannot be reached"):
         list(shard)
 

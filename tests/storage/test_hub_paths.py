@@ -11,7 +11,7 @@ import pytest
 
 from pocketclip import storage
 from pocketclip.errors import StorageError
-from pocketclip.storage import hub_file_system, hub_settings, hub_store
+from pocketclip.storage import hub_settings, hub_store, retries
 from pocketclip.storage.hub_store import parse
 from pocketclip.storage.stores import NotThereError
 from tests.hub_uploads import Account
@@ -31,7 +31,7 @@ FILES = {
 def owned(hub, monkeypatch):
     """The hub with a dataset; waiting takes no time."""
     waits = []
-    monkeypatch.setattr(hub_file_system, "time", types.SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(retries, "time", types.SimpleNamespace(sleep=waits.append))
     hub_store._file_systems.clear()
     hub_store._commits.clear()
     hub.repos["datasets/owner/set"] = dict(FILES)
@@ -157,7 +157,7 @@ def test_an_overloaded_hub_is_asked_again(owned):
 
 
 def test_an_answer_that_ignores_the_range_is_refused(owned, monkeypatch):
-    monkeypatch.setattr(hub_file_system, "ATTEMPTS", 1)
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
     whole = owned._send
     monkeypatch.setattr(owned, "_send", lambda http, body, headers, cut: (
         http.headers.__delitem__("Range"), whole(http, body, headers, cut)

@@ -8,6 +8,7 @@
 |---|---|
 | `paths` | one set of functions for local paths and object stores; all of them are here too |
 | `stores` | object stores through fsspec: clients, files, errors |
+| `s3_file_system`, `retries` | repeating requests that failed for a moment |
 | `hub_store` | `hf://` paths: the Hugging Face hub's files, only read |
 | `hub_file_system`, `hub_snapshot` | their file systems: of the hub, and of its cache |
 | `hub_settings` | the hub's address, cache and names |

@@ -30,13 +30,13 @@ from pocketclip.errors import (
     how_to_install,
     one_line,
 )
+from pocketclip.storage.retries import RETRY_STATUS
 
 if TYPE_CHECKING:
     import httpx
 
     from pocketclip.storage.allowed_hosts import AllowedHosts
 
-_RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _MAX_PAUSE = 8.0
 _MAX_CONCURRENCY = 4096
 _UNSUPPORTED = {"br", "compress", "x-compress", "zstd"}
@@ -272,7 +272,7 @@ class Fetcher:
     async def _read(self, answer: httpx.Response) -> bytes:
         limit = self._options.max_bytes
         if answer.status_code != 200:
-            retry = answer.status_code in _RETRY_STATUS
+            retry = answer.status_code in RETRY_STATUS
             raise _FailedError(
                 f"status {answer.status_code}",
                 retry=retry,

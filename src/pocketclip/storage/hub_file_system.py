@@ -7,7 +7,6 @@ Every request is repeated if the hub is overloaded or a connection breaks.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from pocketclip.storage import retries
 from pocketclip.storage.hub_settings import is_passing
 
 if TYPE_CHECKING:  # what the versions of huggingface_hub have in common
@@ -25,7 +25,6 @@ else:
     from huggingface_hub import HfFileSystem
     from huggingface_hub.hf_file_system import HfFileSystemFile
 
-ATTEMPTS = 5
 _SINGLE = 16
 """Files of one folder that are asked for one by one, before the folder is listed."""
 _LONGEST_WAIT = 30.0
@@ -34,14 +33,11 @@ _T = TypeVar("_T")
 
 def patiently(call: Callable[[], _T]) -> _T:
     """Return what `call` returns; it is repeated after errors that may pass."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return call()
-        except Exception as error:
-            if attempt + 1 == ATTEMPTS or not is_passing(error):
-                raise
-            time.sleep(min(_wait_for(error) or 2.0**attempt, _LONGEST_WAIT))
-    raise AssertionError
+    return retries.patiently(call, is_passing, pause=_pause)
+
+
+def _pause(error: Exception, attempt: int) -> float:
+    return min(_wait_for(error) or 2.0**attempt, _LONGEST_WAIT)
 
 
 def _wait_for(error: Exception) -> float | None:

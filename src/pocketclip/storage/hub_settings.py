@@ -15,6 +15,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from pocketclip.errors import HubError
+from pocketclip.storage.retries import RETRY_STATUS
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _ID_PART = re.compile(r"\b[\w\-.]{1,96}\b", re.ASCII)
@@ -141,6 +142,6 @@ def is_passing(error: BaseException) -> bool:
     """Return whether a request that failed so may succeed if it is repeated."""
     status = status_of(error)
     if status is not None:
-        return status in (408, 429) or status >= 500
+        return status in RETRY_STATUS
     network = download_errors()[0]
     return isinstance(error, (network, ConnectionError, TimeoutError))

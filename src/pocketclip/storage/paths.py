@@ -22,7 +22,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
 from pocketclip.errors import NO_ROOM, ParseError, StorageError
@@ -31,10 +31,15 @@ from pocketclip.storage import local as files
 from pocketclip.storage.hub_store import refuse_writing
 from pocketclip.storage.photos import is_hidden, walk_files
 from pocketclip.storage.stores import (
+    NotThereError,
     RemoteFile,
+    ask,
     connect,
     explained,
+    is_broken,
+    list_below,
     missing_bucket,
+    protocols,
     put,
     with_scheme,
 )
@@ -96,8 +101,20 @@ def exists(path: str) -> bool:
     if not is_remote(path):
         return _local(path).exists()
     fs, name = connect(path)
-    with explained(path, "look for"):
+    return ask(path, "look for", fs, name, lambda: _exists(fs, name))
+
+
+def _exists(fs: Any, name: str) -> bool:
+    # fsspec's own `exists` takes a web server that fails for a file that is not there.
+    if not set(protocols(fs)) & {"http", "https"}:
         return bool(fs.exists(name))
+    try:
+        fs.info(name)
+    except FileNotFoundError as error:
+        if is_broken(error):
+            raise
+        return False
+    return True
 
 
 def is_folder(path: str) -> bool:
@@ -109,8 +126,7 @@ def is_folder(path: str) -> bool:
     if not is_remote(path):
         return _local(path).is_dir()
     fs, name = connect(path)
-    with explained(path, "look for"):
-        return bool(fs.isdir(name))
+    return ask(path, "look for", fs, name, lambda: bool(fs.isdir(name)))
 
 
 def size(path: str) -> int:
@@ -123,8 +139,7 @@ def size(path: str) -> int:
         with explained(path, "read"):
             return _local(path).stat().st_size
     fs, name = connect(path)
-    with explained(path, "read", fs, name):
-        byte_count = fs.size(name)
+    byte_count = ask(path, "read", fs, name, lambda: fs.size(name))
     if byte_count is None:
         raise StorageError(f"{path}: the server does not report its size; download it first")
     return int(byte_count)
@@ -150,8 +165,7 @@ def version(path: str) -> str | None:
         with explained(path, "read"):
             return str(_local(path).stat().st_mtime_ns)
     fs, name = connect(path)
-    with explained(path, "read", fs, name):
-        info = fs.info(name)
+    info: dict[str, Any] = ask(path, "read", fs, name, lambda: fs.info(name))
     return next((f"{key} {info[key]}" for key in _VERSIONS if info.get(key)), None)
 
 
@@ -162,12 +176,13 @@ def remove(path: str) -> None:
         StorageError: the file cannot be removed.
     """
     refuse_writing(path)
-    with explained(path, "remove"), contextlib.suppress(FileNotFoundError):
-        if not is_remote(path):
+    if not is_remote(path):
+        with explained(path, "remove"):
             _local(path).unlink(missing_ok=True)
-        else:
-            fs, name = connect(path)
-            fs.rm_file(name)
+        return
+    fs, name = connect(path)
+    with contextlib.suppress(NotThereError):
+        ask(path, "remove", fs, name, lambda: fs.rm_file(name))
 
 
 def open_read(path: str) -> BinaryIO:
@@ -184,8 +199,8 @@ def open_read(path: str) -> BinaryIO:
                 raise StorageError(f"{path}: this is a pipe, socket or device, not a file")
             return _local(path).open("rb")
     fs, name = connect(path)
-    with explained(path, "read", fs, name):
-        return io.BufferedReader(RemoteFile(path, fs, name), 1 << 20)
+    raw = ask(path, "read", fs, name, lambda: RemoteFile(path, fs, name))
+    return io.BufferedReader(raw, 1 << 20)
 
 
 def read_bytes(path: str, *, max_bytes: int = MAX_BYTES, regular: bool = False) -> bytes:
@@ -213,8 +228,7 @@ def read_bytes(path: str, *, max_bytes: int = MAX_BYTES, regular: bool = False) 
                 raise StorageError(f"{path}: larger than {max_bytes:,} bytes")
             return data
     fs, name = connect(path)
-    with explained(path, "read", fs, name):
-        return cast(bytes, fs.cat_file(name))
+    return cast(bytes, ask(path, "read", fs, name, lambda: fs.cat_file(name)))
 
 
 def remove_abandoned(folder: str) -> None:
@@ -280,8 +294,7 @@ def write_whole(path: str, *, tidy: bool = True) -> Iterator[Path]:
     with _explain_disk_errors(path, own_prefix), scratch_folder("upload") as folder:
         local = folder / "whole"
         yield local
-        with explained(path, "write", fs, name):
-            put(fs, str(local), name)
+        ask(path, "write", fs, name, lambda: put(fs, str(local), name))
 
 
 @contextlib.contextmanager
@@ -341,13 +354,14 @@ def _walk(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
         return
     fs, name = connect(folder)
     prefix = name.rstrip("/") + "/"
-    objects = fs.find(prefix, maxdepth=None if recursive else 1, detail=True)
+    objects = list_below(folder, fs, prefix, recursive=recursive)
     if not objects and missing_bucket(fs, name):
         with explained(folder, "list", fs, name):
             raise FileNotFoundError(errno.ENOENT, "no such bucket", name)
+    base = prefix.lstrip("/")
     for path, info in objects.items():
-        below = path.lstrip("/").removeprefix(prefix.lstrip("/"))
-        if info.get("type") == "file" and not any(map(is_hidden, below.split("/"))):
+        own, below = path.lstrip("/").startswith(base), path.lstrip("/").removeprefix(base)
+        if own and info.get("type") == "file" and not any(map(is_hidden, below.split("/"))):
             yield join(folder, below), int(info.get("size") or 0)
 
 
@@ -406,7 +420,8 @@ def _match(pattern: str) -> list[str]:
     with explained(pattern, "list"):
         if is_remote(pattern):
             fs, name = connect(pattern)
-            matches = [with_scheme(fs, pattern, path) for path in fs.glob(name)]
+            found = ask(pattern, "list", fs, name, lambda: fs.glob(name))
+            matches = [with_scheme(fs, pattern, path) for path in found]
         else:
             path = _local(pattern)
             root = Path(path.anchor)

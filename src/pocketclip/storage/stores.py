@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pocketclip.errors import (
     DISK_FULL,
@@ -16,6 +16,7 @@ from pocketclip.errors import (
     one_line,
 )
 from pocketclip.storage import hub_store
+from pocketclip.storage.retries import RETRY_STATUS, patiently
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -65,6 +66,7 @@ _NO_CONNECTION = {
     "ServerTimeoutError",
     "TimeoutError",
 }
+_T = TypeVar("_T")
 
 
 class NotThereError(StorageError):
@@ -96,6 +98,11 @@ def connect(path: str) -> tuple[Any, str]:
     if scheme in _S3:
         options["config_kwargs"] = {**_S3_CONFIG, **conf.get("s3", {}).get("config_kwargs", {})}
     try:
+        if scheme in _S3:
+            from pocketclip.storage.s3_file_system import PatientS3
+
+            fs = PatientS3(**{**PatientS3._get_kwargs_from_urls(path), **options})
+            return fs, str(fs._strip_protocol(path))
         fs, name = url_to_fs(path, **options)
     except ImportError as error:
         raise MissingDependencyError(
@@ -130,12 +137,17 @@ def with_scheme(fs: Any, like: str, name: str) -> str:
 
 def put(fs: Any, local: str, name: str) -> None:
     """Copy a local file to `name`; in an object store it appears only when complete."""
-    if set(protocols(fs)) & set(_S3):
+    if is_s3(fs):
         fs.put_file(local, name, chunksize=PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
         return
     if set(protocols(fs)) & set(_FOLDERS):
         fs.makedirs(name.rsplit("/", 1)[0] or "/", exist_ok=True)
     fs.put_file(local, name)
+
+
+def is_s3(fs: Any) -> bool:
+    """Return whether a file system speaks S3's language."""
+    return bool(set(protocols(fs)) & set(_S3))
 
 
 def missing_bucket(fs: Any, name: str) -> str | None:
@@ -144,8 +156,62 @@ def missing_bucket(fs: Any, name: str) -> str | None:
     if not bucket or not set(protocols(fs)) & set(_BUCKETS):
         return None
     with contextlib.suppress(Exception):  # only improves an error message
-        return None if fs.exists(bucket) else bucket
+        try:
+            fs.info(bucket)
+        except FileNotFoundError:
+            return bucket
     return None
+
+
+def ask(path: str, verb: str, fs: Any, name: str, call: Callable[[], _T]) -> _T:
+    """Return what `call` returns, a request to the store of `path`; errors are explained.
+
+    It is repeated after errors that may pass: a broken connection, a late or cut answer, an answer
+    like 503. The file systems of S3 and of the hub repeat each of their requests by themselves.
+
+    Raises:
+        StorageError: the last attempt failed, or the first one for a reason that does not pass.
+    """
+    with explained(path, verb, fs, name):
+        repeats = hub_store.is_hub(path) or is_s3(fs)
+        return patiently(
+            call, lambda e: isinstance(e, _CutShortError) or (not repeats and is_broken(e))
+        )
+
+
+def list_below(folder: str, fs: Any, name: str, *, recursive: bool) -> dict[str, dict[str, Any]]:
+    """Return what is known of the objects below a folder, by name; it may not exist.
+
+    Raises:
+        StorageError: the store cannot be reached, or the folder cannot be listed.
+    """
+    at_once = hub_store.is_hub(folder) or set(protocols(fs)) & set(_BUCKETS)
+    if recursive and at_once:  # without a request per folder
+        return dict(ask(folder, "list", fs, name, lambda: fs.find(name, detail=True)))
+    try:
+        # Not `fs.find`, which takes a folder that cannot be listed for an empty one.
+        listed = ask(folder, "list", fs, name, lambda: fs.ls(name, detail=True))
+    except NotThereError:
+        return {}
+    found = {str(info["name"]): info for info in listed}
+    for below, info in list(found.items()) if recursive else ():
+        if info.get("type") == "directory" and below.strip("/") != name.strip("/"):
+            found |= list_below(folder, fs, below, recursive=True)
+    return found
+
+
+class _CutShortError(OSError):
+    """Fewer bytes came than were announced."""
+
+
+def is_broken(error: BaseException) -> bool:
+    """Return whether a store did not answer, or answered that it cannot now."""
+    if getattr(error, "status", None) in RETRY_STATUS:
+        return True
+    if isinstance(error, FileNotFoundError):
+        # fsspec reports any failed look for a file on a web server as one that is not there.
+        return error.__cause__ is not None and is_broken(error.__cause__)
+    return bool({kind.__name__ for kind in type(error).__mro__} & _NO_CONNECTION)
 
 
 class RemoteFile(io.RawIOBase):
@@ -153,16 +219,22 @@ class RemoteFile(io.RawIOBase):
 
     def __init__(self, path: str, fs: Any, name: str) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._fs, self._name = path, fs, name
         self._file = fs.open(name, "rb", block_size=BLOCK_BYTES)
 
     def readinto(self, buffer: Buffer) -> int:
         """Read up to the length of `buffer` into it."""
         view = memoryview(buffer).cast("B")
-        with explained(self._path, "read"):
-            data = self._file.read(len(view))
+        data = ask(self._path, "read", self._fs, self._name, lambda: self._read(len(view)))
         view[: len(data)] = data
         return len(data)
+
+    def _read(self, count: int) -> bytes:
+        data: bytes = self._file.read(count)
+        size = self._file.size
+        if count and not data and size is not None and self._file.tell() < size:
+            raise _CutShortError(f"received {self._file.tell():,} of {size:,} bytes")
+        return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a position, which may be beyond the end."""
@@ -207,13 +279,15 @@ def explained(path: str, verb: str, fs: Any = None, name: str = "") -> Iterator[
         if hub_store.is_hub(path):
             missing, text = hub_store.explain(path, verb, error)
             raise (NotThereError if missing else StorageError)(text) from error
-        missing = isinstance(error, FileNotFoundError)
+        missing = isinstance(error, FileNotFoundError) and not is_broken(error)
         kind = NotThereError if missing else StorageError
         raise kind(_explanation(path, verb, error, fs, name)) from error
 
 
 def _explanation(path: str, verb: str, error: Exception, fs: Any, name: str) -> str:
-    remote = "://" in path
+    remote, cause = "://" in path, error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and is_broken(error):
+        error = cause
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, FileNotFoundError):
         if not remote:
