@@ -673,8 +673,8 @@ def test_the_first_step_by_model(name, models, shards, tmp_path):
                 teachers=(), step=0, trainer_state={},
             )  # fmt: skip
             terms = run.stepper.backward(list(itertools.islice(loader.batches(), 1)))
-            assert run.update_weights() > 0
-        run.check_step({term: float(value) for term, value in terms.items()})
+            run.update_weights(terms)
+        assert run.check_steps()["grad_norm"] > 0
         assert [float(v) != 0 for v in terms.values()] == [w > 0 for w in full.loss.weights]
 
 
@@ -1087,13 +1087,12 @@ def test_non_finite_weights_are_not_saved(shards, tmp_path, monkeypatch, where):
     """The loss of a step is computed with the weights before it."""
     real = Run.update_weights
 
-    def poisons(self):
-        norm = real(self)
+    def poisons(self, terms):
+        real(self, terms)
         if self.step == 3:  # the fourth step's update
             state = self.average.state if where == "average" else self.model.state_dict()
             suffix = "running_var" if where == "statistics" else "weight"
             next(v for n, v in state.items() if n.endswith(suffix)).fill_(float("inf"))
-        return norm
 
     monkeypatch.setattr(Run, "update_weights", poisons)
     message = r"holds non-finite values at step 4; the last good .*step-00000002\. Resume"
@@ -1106,9 +1105,9 @@ def test_float16_that_never_steps_ends_the_run(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "MIN_LOSS_SCALE", 2.0**14)
     real = Run.update_weights
 
-    def overflows(self):
+    def overflows(self, terms):
         next(self.model.image.parameters()).grad.fill_(float("inf"))
-        return real(self)
+        real(self, terms)
 
     monkeypatch.setattr(Run, "update_weights", overflows)
     with pytest.raises(TrainingError, match=r"every float16 gradient overflows.*step 3"):

@@ -228,7 +228,8 @@ def test_a_run_killed_anywhere_chooses_the_same(shards, start, tmp_path, monkeyp
     on_log = None
     with monkeypatch.context() as patch:
         if moment == "step":
-            patch.setattr(Run, "check_step", kill(Run.check_step, lambda run, _: run.step == 5))
+            step = kill(Run.update_weights, lambda run, _: run.step == 5)
+            patch.setattr(Run, "update_weights", step)
         elif moment == "save":
             save = kill(checkpoints.save, lambda _run, step, *_: step == 4)
             patch.setattr(checkpoints, "save", save)

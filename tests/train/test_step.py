@@ -14,6 +14,7 @@ from pocketclip.errors import ConfigError
 from pocketclip.nn.build import random_model
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train import losses
+from pocketclip.train.batch_types import longest_text
 from pocketclip.train.loader import Batch, normalise
 from pocketclip.train.sections import LossSection
 from pocketclip.train.step import Stepper
@@ -71,6 +72,7 @@ def batch(model, size, *, seed=0, captions=2, dims=DIMS):
         teacher_image=unit(),
         teacher_captions=[unit() for _ in range(captions)],
         uids=[str(i) for i in range(size)],
+        text_length=longest_text(ids),
     )
 
 
@@ -244,7 +246,7 @@ def test_a_captioners_loss_is_open_clips(case):
     weights = {"weights": (case["weights"][0], 0.0), "captioning_weight": case["weights"][1]}
     engine = Stepper(
         model, lambda *_: (image, text, scale, outputs), LossSection(kind="captioning", **weights),
-        device=CPU, trim=False,
+        device=CPU,
     )  # fmt: skip
     images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
     terms = engine.backward([Batch(images=images, captions=[ids], uids=[""] * 8)])
@@ -366,19 +368,26 @@ def test_leaving_out_padding_changes_nothing():
     whole = batch(model, 5)
     assert any((ids == 0).any() for ids in whole.captions)
     results = []
-    for trim in (True, False):
+    lengths, real = [], model.forward
+    model.forward = lambda pixels, ids: (lengths.append(ids.shape[1]), real(pixels, ids))[1]
+    for multiple in (1, 8, 64, 0):
         model.zero_grad()
-        engine = stepper(model, weights=(1.0, 0.0), trim=trim)
-        assert engine.trims is trim
+        engine = stepper(model, weights=(1.0, 0.0), text_multiple=multiple)
         engine.backward([whole])
         results.append(gradients(model))
+    assert lengths == [9, 16, 64, 77]
     # The rows of the position table that nothing reached have no gradient either way.
-    close(*results)
+    for other in results[1:]:
+        close(results[0], other)
+    unknown = batch(model, 5)
+    unknown.text_length = None
+    stepper(model, weights=(1.0, 0.0)).backward([unknown])
+    assert lengths[-1] == 77
 
 
 def test_towers_that_see_their_padding_are_not_trimmed():
-    assert not stepper(random_model("tiny", seed=0, **MCI)).trims
-    assert not stepper(random_model("coca-tiny", seed=0)).trims
+    assert not stepper(random_model("tiny", seed=0, **MCI)).text_multiple
+    assert not stepper(random_model("coca-tiny", seed=0)).text_multiple
 
 
 class Oracle:

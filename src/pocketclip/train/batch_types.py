@@ -5,7 +5,8 @@ Shapes: B batch, S side of the image, T tokens, D the sum of the teachers' dimen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -57,6 +58,9 @@ class Batch:
     """The captions' texts, parallel to `captions`."""
     kinds: list[CaptionKind] = field(default_factory=list)
     """What the captions are, parallel to `captions`; empty: not known."""
+    text_length: int | None = None
+    """Number of tokens of the longest caption, its end token included; None: not known. Whoever
+    makes the batch counts them: later, a GPU would have to be waited for."""
     teacher_image: Tensor | None = None
     """float32 (B, D): the teachers' embeddings of `images`."""
     teacher_captions: list[Tensor | None] = field(default_factory=list)
@@ -94,11 +98,31 @@ class Batch:
         )
 
 
-def normalise(images: Tensor, preprocess: zoo.PreprocessConfig) -> Tensor:
-    """Return the image tower's input, float32 (B, 3, S, S), for uint8 images (B, 3, S, S)."""
-    pixels = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-    mean = pixels.new_tensor(preprocess.mean).view(3, 1, 1)
-    std = pixels.new_tensor(preprocess.std).view(3, 1, 1)
+def longest_text(captions: Sequence[Tensor]) -> int:
+    """Return the tokens of the longest text of ids (B, T) on the CPU, its end token included.
+
+    The end token has the highest id.
+    """
+    return max(int(ids.numpy().argmax(1).max()) for ids in captions) + 1
+
+
+def normalise(
+    images: Tensor,
+    preprocess: zoo.PreprocessConfig,
+    *,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Return the image tower's input, float32 (B, 3, S, S), for uint8 images (B, 3, S, S).
+
+    Args:
+        images: in any memory format.
+        preprocess: the tower's mean and standard deviation.
+        memory_format: of the result.
+    """
+    pixels = torch.empty(
+        images.shape, dtype=torch.float32, device=images.device, memory_format=memory_format
+    )
+    mean, std = _constants(preprocess.mean, preprocess.std, images.device)
     plain = preprocess.mean == (0.0, 0.0, 0.0) and preprocess.std == (1.0, 1.0, 1.0)
     # On a CPU one image at a time, which fits its cache; on an accelerator all at once.
     pairs = zip(pixels, images, strict=True) if images.is_cpu else [(pixels, images)]
@@ -107,3 +131,12 @@ def normalise(images: Tensor, preprocess: zoo.PreprocessConfig) -> Tensor:
         if not plain:
             out.sub_(mean).div_(std)
     return pixels
+
+
+@functools.lru_cache(maxsize=8)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return both as (3, 1, 1), made once: the host waits for a GPU to copy them there."""
+    columns = torch.tensor([mean, std], dtype=torch.float32, device=device)[:, :, None, None]
+    return columns[0], columns[1]

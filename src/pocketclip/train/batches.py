@@ -35,7 +35,7 @@ from pocketclip.images import read_size
 from pocketclip.shards.layout import MORE
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.balance import BalancedOrder
-from pocketclip.train.batch_types import Batch, DataConfig, normalise
+from pocketclip.train.batch_types import Batch, DataConfig, longest_text, normalise
 from pocketclip.train.order import Location, Order
 from pocketclip.train.raw_pairs import PairSource
 from pocketclip.train.replay import AugmentationReplay, size_of
@@ -144,6 +144,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
             uids=[row.uid for row in rows],
             texts=texts,
             kinds=list(self.kinds),
+            text_length=longest_text(ids),
             teacher_image=torch.from_numpy(np.stack(teacher_rows)) if teacher_rows else None,
             teacher_captions=[
                 None if column[0] is None else torch.from_numpy(np.stack(column))

@@ -10,10 +10,12 @@ Shapes: B rows of all ranks, b rows of one rank, D columns, C channels, H W heig
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import datetime
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,6 +36,7 @@ _START_TIMEOUT = datetime.timedelta(minutes=10)
 _COLLECTIVE_TIMEOUT = datetime.timedelta(hours=4)
 """Afterwards they wait this long in a collective: hours, as the main rank scores checkpoints. Ranks
 that fail are noticed earlier, see `watchdog`."""
+_sizes_agreed = contextvars.ContextVar("sizes_agreed", default=False)
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -205,6 +208,15 @@ def average(values: dict[str, float]) -> dict[str, float]:
     return {name: by_name[name] for name in values}
 
 
+def any_rank(flags: Sequence[bool]) -> list[bool]:
+    """Return for each flag whether it is true on any rank; all pass the same number of them."""
+    if world_size() == 1:
+        return list(flags)
+    shared = torch.tensor(list(flags), dtype=torch.uint8, device=_small_device())
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in shared.tolist()]
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Return the rows of all ranks, (B, ...), rank 0's first; gradients flow back to each rank.
 
@@ -213,18 +225,34 @@ def gather_rows(rows: Tensor) -> Tensor:
     step equals that of one process with the joined batch.
 
     Args:
-        rows: (b, ...) of any dtype; the same shape on every rank.
+        rows: (b, ...) of any dtype; the same shape on every rank, which is checked unless
+            `sizes_agreed`.
 
     Raises:
         ConfigError: shapes or dtypes differ between ranks.
     """
     if world_size() == 1:
         return rows
+    if _sizes_agreed.get():
+        return _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
     # Collectives on unequal sizes hang or return garbage.
     kind = zlib.crc32(str(rows.dtype).encode())
     _check_equal(f"rows to gather (here {tuple(rows.shape)})", [rows.ndim, kind])
     _check_equal(f"rows to gather (here {tuple(rows.shape)})", list(rows.shape))
     return _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def sizes_agreed() -> Iterator[None]:
+    """Within this context, `gather_rows` exchanges no sizes before it exchanges rows.
+
+    For steps that repeat a checked one: each rank must assert that its own sizes stayed the same.
+    """
+    token = _sizes_agreed.set(True)
+    try:
+        yield
+    finally:
+        _sizes_agreed.reset(token)
 
 
 class _GatherRows(Function):

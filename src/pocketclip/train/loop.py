@@ -178,24 +178,26 @@ def _run_steps(
             for group in run.optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
             run.optimizer.zero_grad(set_to_none=True)
-            terms = run.stepper.backward(micro_batches)
-            norm = run.update_weights()
-            window.add({name: float(term) for name, term in terms.items()}, norm, rate)
+            run.update_weights(run.stepper.backward(micro_batches))
+            window.add(rate)
             run.step += 1
-            run.check_step(window.latest)
 
             # What follows it, the same on all processes: a record, a checkpoint, the end.
             last = run.step == recipe.steps
             stop, due = agree(stop_event.is_set(), clock.is_due(run.step) or last)
-            if run.step % recipe.log_every == 0 or last or stop:
-                report(run, window, writer, on_log, began)
+            reported = run.step % recipe.log_every == 0 or last or stop
+            if reported or due:
+                means = run.check_steps()  # waits for the device
+                window.end()
+            if reported:
+                report(run, window, means, writer, on_log, began)
                 window = Window()
             if due or stop:
                 metrics = save_checkpoint(run, scorer, score=due, later=stop and not last)
                 clock.restart()
                 window.leave_out_pause()
         if window.count:  # the run ended by its patience, between two records
-            report(run, window, writer, on_log, began)
+            report(run, window, run.check_steps(), writer, on_log, began)
 
     finished = run.step == recipe.steps or scorer.out_of_patience
     if finished:

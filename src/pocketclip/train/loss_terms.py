@@ -32,17 +32,21 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """Which texts of one caption are the same: those with equal numbers."""
+    """Which texts of one caption are the same: those with equal keys."""
 
-    rows: Tensor  # int64 (b,)
-    columns: Tensor  # int64 (B,)
+    rows: Tensor  # int64 (b, 2)
+    columns: Tensor  # int64 (B, 2)
 
     def positives(self, selected: slice) -> Tensor:
         """Return whether row and column have the same text, bool (n, B).
 
         The rows may be images or texts: image i has text i.
         """
-        return self.rows[selected, None] == self.columns
+        first, second = (
+            one[selected, None] == other
+            for one, other in zip(self.rows.unbind(1), self.columns.unbind(1), strict=True)
+        )
+        return first & second
 
 
 def check_text_ids(
@@ -71,18 +75,36 @@ def check_text_ids(
             )
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise ConfigError(f"text_ids must be integers, not {ids.dtype}")
-    matrices = [ids.detach().reshape(size, -1).long() for ids in text_ids]
-    everyone = _gather(matrices) if gathered else matrices
-    first = distributed.rank() * size if gathered else 0
-    numbers = [_number_rows(ids).to(student.rows[0].device) for ids in everyone]
-    return [Identities(columns[first : first + size], columns) for columns in numbers]
+    device = student.rows[0].device
+    own = [_text_keys(ids.detach().reshape(size, -1).to(device)) for ids in text_ids]
+    everyone = _gather(own) if gathered else own
+    return [Identities(*pair) for pair in zip(own, everyone, strict=True)]
 
 
-def _number_rows(ids: Tensor) -> Tensor:
-    """Return a number (B,) for each row of (B, T) integers, the same for equal rows only."""
-    # Not every accelerator's torch can sort rows.
-    ids = ids if ids.device.type in ("cpu", "cuda") else ids.cpu()
-    return torch.unique(ids, dim=0, return_inverse=True)[1]
+def _text_keys(ids: Tensor) -> Tensor:
+    """Return two 64-bit numbers (b, 2) per row of integers (b, T), the same for equal rows.
+
+    Each is a sum of the integers times odd constants, modulo 2^64. Different rows of token ids,
+    which have 16 bits, have one number in common with a probability of at most 2^-48 (their
+    difference times constants that are as good as random), and both with 2^-96. To sort the rows
+    would be exact, but the host would wait for a GPU.
+    """
+    places = torch.arange(2 * ids.shape[1], device=ids.device).view(2, -1)
+    return torch.stack([(ids.long() * one).sum(1) for one in _odd_constants(places)], 1)
+
+
+def _odd_constants(places: Tensor) -> Tensor:
+    """Return an odd int64 for each place, spread over all 64 bits (MurmurHash3's finaliser)."""
+    mixed = (places + 1) * _signed(0x9E3779B97F4A7C15)
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        # `>>` copies the sign; the mask makes it a logical shift.
+        mixed = (mixed ^ (mixed >> 33 & 0x7FFFFFFF)) * _signed(factor)
+    return (mixed ^ (mixed >> 33 & 0x7FFFFFFF)) | 1
+
+
+def _signed(word: int) -> int:
+    """Return an unsigned word of 64 bits as the int64 of the same bits."""
+    return word - (1 << 64) if word >> 63 else word
 
 
 def clip_terms(
@@ -175,6 +197,13 @@ def siglip_term(
 
     with torch.autocast(image.rows.device.type, enabled=False):
         return sum_over_chunks(direction, student.size, chunk) / student.size
+
+
+def captioning_sum(logits: Tensor, labels: Tensor, pad_id: int) -> Tensor:
+    """Return the cross entropy of labels (b, T) under logits (b, T, V), summed, without padding."""
+    with torch.autocast(logits.device.type, enabled=False):
+        flat, words = logits.flatten(0, 1).to(compute_dtype(logits)), labels.flatten().long()
+        return F.cross_entropy(flat, words, ignore_index=pad_id, reduction="sum")
 
 
 def _sides(student: Student, targets: TeacherTargets | None, gathered: bool) -> list[Side]:

@@ -33,7 +33,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pocketclip.errors import ConfigError
@@ -45,7 +44,7 @@ from pocketclip.train.loss_inputs import (
     compute_dtype,
     scalar,
 )
-from pocketclip.train.loss_terms import clip_terms, siglip_term
+from pocketclip.train.loss_terms import captioning_sum, clip_terms, siglip_term
 
 
 def contrastive_loss(
@@ -325,6 +324,4 @@ def captioning_loss(
         count = distributed.average({"labels": count})["labels"]
     if not count:
         raise ConfigError(f"all labels are padding (id {pad_id}), so there is no loss")
-    with torch.autocast(logits.device.type, enabled=False):
-        flat, words = logits.flatten(0, 1).to(compute_dtype(logits)), labels.flatten().long()
-        return F.cross_entropy(flat, words, ignore_index=pad_id, reduction="sum") / count
+    return captioning_sum(logits, labels, pad_id) / count

@@ -37,10 +37,8 @@ class CheckpointClock:
 
 def agree(stop: bool, save: bool) -> tuple[bool, bool]:
     """Return whether any process wants to stop, and any wants to save: the same on all."""
-    if distributed.world_size() == 1:
-        return stop, save
-    means = distributed.average({"stop": float(stop), "save": float(save)})
-    return means["stop"] > 0, means["save"] > 0
+    stop, save = distributed.any_rank([stop, save])
+    return stop, save
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,9 +29,6 @@ class Window:
     """The steps since the last record of the log."""
 
     def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
-        self.latest: dict[str, float] = {}
-        """The values of the last step by name, the loss and the gradient's norm among them."""
         self.count = 0
         self.data_seconds = self.learning_rate = 0.0
         self.began = self.ended = time.perf_counter()
@@ -44,32 +40,25 @@ class Window:
         yield
         self.data_seconds += time.perf_counter() - began
 
-    def add(self, terms: Mapping[str, float], norm: float, learning_rate: float) -> None:
-        """Add a step: the terms of its loss, its gradient's norm and its learning rate."""
-        self.latest = {"loss": sum(terms.values()), **terms, "grad_norm": norm}
-        for name, value in self.latest.items():
-            if math.isfinite(value):  # a float16 gradient may overflow; that step is skipped
-                self.values.setdefault(name, []).append(value)
+    def add(self, learning_rate: float) -> None:
+        """Add a step, of this learning rate; a GPU may still be busy with it."""
         self.count += 1
         self.learning_rate = learning_rate
+
+    def end(self) -> None:
+        """Note that the steps so far are done."""
         self.ended = time.perf_counter()
 
     def leave_out_pause(self) -> None:
-        """Leave out the time since the last step, which went into a checkpoint."""
-        self.began += time.perf_counter() - self.ended
+        """Leave out the time since the last `end`, which went into a checkpoint."""
+        now = time.perf_counter()
+        self.began += now - self.ended
+        self.ended = now
 
     @property
     def seconds(self) -> float:
         """The duration of the steps, data loading included."""
         return self.ended - self.began
-
-    def means(self) -> dict[str, float]:
-        """Return the mean of each value over the steps."""
-        # All ranks need the same names, also where a rank has no finite value of one.
-        return {
-            name: sum(values) / len(values) if (values := self.values.get(name)) else 0.0
-            for name in self.latest
-        }
 
 
 def write_run_files(run: Run) -> None:
@@ -105,18 +94,27 @@ def write_run_files(run: Run) -> None:
     _write(path, json.dumps(facts, indent=1) + "\n")
 
 
-def report(run: Run, window: Window, log: Log | None, on_log: OnLog | None, began: float) -> None:
-    """Write a record of the steps in `window`; all processes must call it.
+def report(
+    run: Run,
+    window: Window,
+    means: Mapping[str, float],
+    log: Log | None,
+    on_log: OnLog | None,
+    began: float,
+) -> None:
+    """Write a record of the steps in `window`, and begin new means; all processes must call it.
 
     Args:
         run: the run after its last step.
         window: the steps since the last record.
+        means: of this process, from `Run.check_steps`.
         log: None on all processes but the main one.
         on_log: called with the record and `steps`.
         began: when this start began, by `time.monotonic`.
     """
     seconds = time.monotonic() - began
-    means = distributed.average(window.means())
+    run.values.restart()
+    means = distributed.average(dict(means))
     skipped, too_small = run.replaced_by_all()
     routing = run.stepper.routing
     experts = routing.record() if routing is not None else {}

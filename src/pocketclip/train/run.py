@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pocketclip import checkpoint
 from pocketclip.errors import CheckpointError, DivergedError, TrainingError, first_line
@@ -27,6 +27,7 @@ from pocketclip.train.optim import WeightAverage
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.selection import Selection
 from pocketclip.train.step import Stepper
+from pocketclip.train.step_values import StepValues
 
 MODEL_DIR = checkpoint.RUN_MODEL
 """The folder of the finished model, within the run's."""
@@ -99,9 +100,22 @@ class Run:
     """Samples replaced because of their size; as `skipped`."""
     last_good: Path | None = None
     """The newest checkpoint."""
+    values: StepValues = field(init=False)
+    """Of the steps since the last record."""
 
-    def update_weights(self) -> float:
-        """Clip the gradient, step the optimiser and the average; return the norm before."""
+    def __post_init__(self) -> None:
+        overflows = self.stepper.scaler.is_enabled()
+        self.values = StepValues(self.world.device, overflows=overflows)
+
+    def update_weights(self, terms: Mapping[str, Tensor]) -> None:
+        """Clip the gradient, step the optimiser and the average.
+
+        They stay as they are from the first step on whose loss or gradient is not finite. That is
+        decided on the device, and the host does not wait; `check_steps` raises.
+
+        Args:
+            terms: of the step's loss.
+        """
         settings, scaler = self.recipe.optimizer, self.stepper.scaler
         bias = self.logit_bias
         if bias is not None and self.world.size > 1 and bias.grad is not None:
@@ -111,35 +125,48 @@ class Run:
             bias.grad /= self.world.size
         if self.updates is not None:
             self.updates.take_gradients()
-        scaler.unscale_(self.optimizer)
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if scaler.is_enabled():
+            # The scaler skips steps with a NaN: after a loss that was not finite, all.
+            gradient = next(p.grad for p in weights if p.grad is not None)
+            gradient.masked_fill_(self.values.diverged, math.nan)
+        scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(weights, settings.clip_norm or math.inf)
-        if scaler.is_enabled() or bool(torch.isfinite(norm)):
-            scaler.step(self.optimizer)
-            scaler.update()
-            if self.updates is not None:
-                self.updates.merge()
-            with torch.no_grad():
-                highest = math.log(self.recipe.max_logit_scale)
-                self.model.logit_scale.clamp_(0, highest)  # CLIP, section 2.5
-            if self.average is not None:
-                self.average.update(self.model)
-        return float(norm)
+        diverged = self.values.add(terms, norm, self.step + 1)
+        # Without a scaler, only fused kernels leave a step out on the device's word. The others run
+        # where the device is the CPU.
+        fused = bool(self.optimizer.param_groups[0].get("fused"))
+        knows = not (fused or scaler.is_enabled())
+        if knows and bool(diverged):
+            return
+        if fused and not scaler.is_enabled():
+            # Weights, moments and the number of steps stay where it is 1.
+            self.optimizer.found_inf = diverged.float()  # type: ignore[attr-defined]
+        scaler.step(self.optimizer)
+        scaler.update()
+        if self.updates is not None:
+            self.updates.merge()
+        with torch.no_grad():
+            highest = math.log(self.recipe.max_logit_scale)
+            self.model.logit_scale.clamp_(0, highest)  # CLIP, section 2.5
+        if self.average is not None:
+            self.average.update(self.model, where=None if knows else ~diverged)
 
-    def check_step(self, values: Mapping[str, float]) -> None:
-        """Refuse to go on after a step with a non-finite loss or gradient.
+    def check_steps(self) -> dict[str, float]:
+        """Wait for the device, and return the means of the values since the last record.
 
         Raises:
-            DivergedError: one is not finite; the message names the last good checkpoint.
+            DivergedError: a loss or gradient was not finite since the last call; the message names
+                the step and the last good checkpoint.
         """
+        means, wrong = self.values.read()
+        if wrong is not None:
+            raise DivergedError(self._diverged(f"{wrong.name} is {wrong.value}", wrong.step))
         # In float16 a gradient may overflow: the scaler skips that step and halves its scale.
         scaler = self.stepper.scaler
-        ignored = {"grad_norm"} if scaler.is_enabled() else set()
-        wrong = [k for k, v in values.items() if not math.isfinite(v) and k not in ignored]
-        if wrong:
-            raise DivergedError(self._diverged(f"{wrong[0]} is {values[wrong[0]]}"))
-        if ignored and scaler.get_scale() < MIN_LOSS_SCALE:
-            raise DivergedError(self._diverged("every float16 gradient overflows"))
+        if scaler.is_enabled() and scaler.get_scale() < MIN_LOSS_SCALE:
+            raise DivergedError(self._diverged("every float16 gradient overflows", self.step))
+        return means
 
     def check_weights(self) -> None:
         """Refuse to save non-finite weights: the newest checkpoint would be useless.
@@ -151,11 +178,12 @@ class Run:
         for state in (self.model.state_dict(), average):
             for name, value in state.items():
                 if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    raise DivergedError(self._diverged(f"{name} holds non-finite values"))
+                    problem = f"{name} holds non-finite values"
+                    raise DivergedError(self._diverged(problem, self.step))
 
-    def _diverged(self, problem: str) -> str:
+    def _diverged(self, problem: str, step: int) -> str:
         return (
-            f"{problem} at step {self.step}; {self._last_good()}. Resume from a checkpoint into "
+            f"{problem} at step {step}; {self._last_good()}. Resume from a checkpoint into "
             "another folder (--resume CHECKPOINT --out OTHER), with a lower optimizer.lr or with "
             "precision=float32"
         )

@@ -81,7 +81,7 @@ def build_run(
         teacher_dims=dims, teacher_scales=scales, teacher_biases=biases,
         logit_bias=logit_bias, routing=routing, device=world.device, dtype=dtype,
         gathered=gathered, teachers=teachers, channels_last=channels_last,
-        trim=not recipe.compile,
+        text_multiple=8 if recipe.compile or world.device.type != "cpu" else 1,
     )  # fmt: skip
     run = Run(
         recipe=recipe, folder=folder, world=world, loader=loader, model=model, stepper=stepper,

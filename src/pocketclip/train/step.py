@@ -13,6 +13,7 @@ Shapes: b samples of a micro-batch, B of a step and process, n captions of each,
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 from pocketclip.errors import ConfigError
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.transformer import preserve_batch_norm_statistics
+from pocketclip.tokenizer import PAD
 from pocketclip.train import distributed, losses
 from pocketclip.train.loader import Batch, normalise
+from pocketclip.train.loss_terms import captioning_sum
 from pocketclip.train.routing import Routing
 from pocketclip.train.sections import LossSection, uses_captions
 from pocketclip.types import Encoder
@@ -84,8 +87,8 @@ class Stepper:
         gathered: compare with the samples of all processes.
         teachers: live teachers, for batches without stored embeddings.
         channels_last: use the channels-last memory format for pixels.
-        trim: leave out token columns that are padding in the whole batch, if that cannot change
-            the result (causal text towers).
+        text_multiple: token columns that are padding in the whole batch are left out, down to a
+            multiple of this, if that cannot change the result (causal text towers). 0: none are.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class Stepper:
         gathered: bool = False,
         teachers: Sequence[Encoder] = (),
         channels_last: bool = False,
-        trim: bool = True,
+        text_multiple: int = 1,
     ) -> None:
         self.model, self.wrapped, self.settings = model, wrapped, settings
         self.dims, self.scales = tuple(teacher_dims), tuple(teacher_scales)
@@ -114,7 +117,8 @@ class Stepper:
         self.teachers = tuple(teachers)
         self.channels_last = channels_last
         text = model.config.text
-        self.trims = trim and text.ignores_padding
+        self.text_multiple = text_multiple if text.ignores_padding else 0
+        self._sizes: list[object] = []  # of the first step's micro-batches
         # Without a loss scale, small float16 gradients would become 0.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
@@ -127,17 +131,45 @@ class Stepper:
         Raises:
             ConfigError: embeddings do not fit the teachers' dimensions.
         """
-        teacher = self._teacher_embeddings(batches)
-        captions = self._captions(batches)
-        if len(batches) == 1:
-            features = self._forward(batches[0])
-            if features.captioning is not None:
-                features.captioning = self._token_shares(batches)[0] * features.captioning
-            terms = self._terms(features, teacher, captions)
-            self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
-        else:
-            terms = self._accumulated(batches, teacher, captions)
+        batches = [batch.to(self.device, non_blocking=True) for batch in batches]
+        with distributed.sizes_agreed() if self._repeats(batches) else contextlib.nullcontext():
+            teacher = self._teacher_embeddings(batches)
+            captions = self._captions(batches)
+            if len(batches) == 1:
+                features = self._forward(batches[0])
+                if features.captioning is not None:
+                    features.captioning = self._token_shares(batches)[0] * features.captioning
+                terms = self._terms(features, teacher, captions)
+                self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
+            else:
+                terms = self._accumulated(batches, teacher, captions)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _repeats(self, batches: Sequence[Batch]) -> bool:
+        """Return whether all processes have agreed on sizes, which their first step does.
+
+        Afterwards each asserts its own: only some of them would call a common check.
+
+        Raises:
+            ConfigError: the batches have other sizes than those of the first step.
+        """
+        if not self.gathered:
+            return False
+        sizes: list[object] = [
+            (
+                len(batch.uids),
+                [tuple(ids.shape) for ids in batch.captions],
+                [None if x is None else tuple(x.shape) for x in batch.teacher_captions],
+            )
+            for batch in batches
+        ]
+        if self._sizes and sizes != self._sizes:
+            raise ConfigError(
+                f"a step has batches of {sizes}, the first one had {self._sizes}; with several "
+                "processes all steps need the same batch size and captions"
+            )
+        repeats, self._sizes = bool(self._sizes), sizes
+        return repeats
 
     def _scaled(self, value: Tensor) -> Tensor:
         scaled: Tensor = self.scaler.scale(value)
@@ -145,21 +177,23 @@ class Stepper:
 
     def _forward(self, batch: Batch) -> Features:
         pixels = normalise(
-            batch.images.to(self.device, non_blocking=True), self.model.config.preprocess
+            batch.images,
+            self.model.config.preprocess,
+            memory_format=torch.channels_last if self.channels_last else torch.contiguous_format,
         )
-        if self.channels_last:
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        ids = torch.cat(batch.captions).to(self.device, non_blocking=True)
-        if self.trims:
-            # A causal tower ignores what follows the longest text's end token (the highest id).
-            ids = ids[:, : int(ids.argmax(1).max()) + 1]
+        ids = torch.cat(batch.captions)
+        if self.text_multiple and batch.text_length is not None:
+            # A causal tower ignores what follows the longest text's end token. A multiple keeps the
+            # number of lengths, and thus of compiled graphs, small.
+            ids = ids[:, : math.ceil(batch.text_length / self.text_multiple) * self.text_multiple]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.wrapped(pixels, ids)
         image, text, scale = out[:3]
         captioning = None
         if self.settings.kind == "captioning":
-            fitted = self.model.text.fit(ids)
-            captioning = losses.captioning_loss(out[3][:, :-1], fitted[:, 1:])
+            labels = self.model.text.fit(ids)[:, 1:]
+            total = captioning_sum(out[3][:, :-1], labels, PAD)
+            captioning = total / (labels != PAD).sum()
         return Features(
             image=image.float(),
             captions=list(text.float().chunk(len(batch.captions))),
@@ -266,16 +300,16 @@ class Stepper:
                 surrogate.backward()  # type: ignore[no-untyped-call]
         return terms
 
-    def _token_shares(self, batches: Sequence[Batch]) -> list[float]:
-        """Return the fraction of the step's caption tokens in each micro-batch.
+    def _token_shares(self, batches: Sequence[Batch]) -> Tensor:
+        """Return the fraction of the step's caption tokens in each micro-batch, (batches,).
 
         The captioning loss is a mean over tokens. The total is the mean over processes, so the
         fractions sum to 1 only on average.
         """
         fitted = [self.model.text.fit(torch.cat(batch.captions)) for batch in batches]
-        counts = [int((ids[:, 1:] != 0).sum()) for ids in fitted]
-        total = distributed.average({"tokens": float(sum(counts))})["tokens"]
-        return [count / total for count in counts]
+        counts = torch.stack([(ids[:, 1:] != PAD).sum() for ids in fitted])
+        total = distributed.gather_rows(counts.sum()[None]).sum()
+        return (counts * distributed.world_size()).float() / total
 
     @contextlib.contextmanager
     def _syncing(self, last: bool) -> Iterator[None]:
@@ -295,7 +329,7 @@ class Stepper:
         if self.settings.same_text == "positive" and any(contrasted):
             # Padding too: the ids of all processes need the same number of columns.
             columns = zip(*(batch.captions for batch in batches), strict=True)
-            text_ids = [torch.cat(ids).to(self.device, non_blocking=True) for ids in columns]
+            text_ids = [torch.cat(ids) for ids in columns]
         return Captions(contrasted=contrasted, text_ids=text_ids)
 
     def _used(
@@ -341,9 +375,9 @@ class Stepper:
             for rows, one in zip(batch.teacher_captions, used, strict=True):
                 if one:
                     assert rows is not None
-                    stored.append(rows.to(self.device, non_blocking=True))
-            return batch.teacher_image.to(self.device, non_blocking=True), stored
-        views = list(np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy()))
+                    stored.append(rows)
+            return batch.teacher_image, stored
+        views = list(np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).cpu().numpy()))
 
         def side_by_side(parts: list[Any]) -> Tensor:
             return torch.from_numpy(np.concatenate(parts, axis=1)).to(self.device)
