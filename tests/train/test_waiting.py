@@ -35,7 +35,8 @@ KINDS = {
     "siglip": SIGLIP | {"loss.same_text": "positive"},
     "captioning": {
         "model": {"name": "coca-tiny", "overrides": {"image_size": 32}}, "loss.kind": "captioning",
-        "loss.weights": [1.0, 0.0], "loss.captioning_weight": 2.0,
+        "loss.weights": [1.0, 0.0], "loss.captioning_weight": 2.0, "data.captions": "truth",
+        "accumulate": 2,
     },
     "accumulated": {"accumulate": 2, "ema": 0.9, "loss.chunk": 2, "gradient_checkpointing": True},
     "low rank": {"model.lora": {"rank": 2, "alpha": 4}},

@@ -276,7 +276,9 @@ class Stepper:
         leaves = [joined.image, *joined.captions]
         if terms:
             self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
-        shares = self._token_shares(batches) if self.settings.kind == "captioning" else []
+        shares: list[Tensor] = []
+        if self.settings.kind == "captioning":
+            shares = list(self._token_shares(batches))
         for k, (batch, state) in enumerate(zip(batches, states, strict=True)):
             last = k == len(batches) - 1
             with _random_state_set(state, self.device), self._syncing(last):
