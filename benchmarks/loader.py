@@ -98,7 +98,7 @@ def ours(
     folder: Path, model: zoo.ModelConfig, *, fast: bool, floats: bool = True
 ) -> Iterator[list[Any]]:
     """Yield batches by our loader without end, with normalised images or 8-bit ones."""
-    config = DataConfig(source=str(folder), captions="both", fast=fast)
+    config = DataConfig(source=str(folder), captions="both", replay="fast" if fast else "exact")
     with Loader(config, model=model, batch_size=BATCH, seed=0) as loader:
         for batch in loader.batches():
             assert not batch.skipped

@@ -63,9 +63,15 @@ def resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling
     (width, height), (to_width, to_height) = image.size, size
     if resample is Image.Resampling.NEAREST or to_width == width or to_height == height:
         return image.resize(size, resample)
-    down_first = height - to_height > max(2 * (width - to_width), 0)
-    between = (width, to_height) if down_first else (to_width, height)
+    rows_first = resizes_rows_first(image.size, size)
+    between = (width, to_height) if rows_first else (to_width, height)
     return image.resize(between, resample).resize(size, resample)
+
+
+def resizes_rows_first(size: tuple[int, int], to_size: tuple[int, int]) -> bool:
+    """Return whether `resize` changes the height before the width; sizes are (width, height)."""
+    (width, height), (to_width, to_height) = size, to_size
+    return height - to_height > max(2 * (width - to_width), 0)
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:

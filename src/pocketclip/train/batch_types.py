@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pocketclip import zoo
 from pocketclip.train.order import WINDOW
-from pocketclip.train.sections import CaptionChoice, CaptionKind
+from pocketclip.train.sections import CaptionChoice, CaptionKind, ReplayMode
+from pocketclip.train.views import Views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class DataConfig:
     image_augmentation: dict[str, Any] | None = None
     min_image_side: int = 0
     balance: float = 0.0
-    fast: bool = False
+    replay: ReplayMode = "exact"
     image_column: str | None = None
     caption_columns: tuple[str, ...] = ()
     where: dict[str, str] = field(default_factory=dict)
@@ -50,7 +51,8 @@ class Batch:
     """The samples of one process for one step or micro-batch."""
 
     images: Tensor
-    """uint8 (B, 3, S, S) in channels-last memory, before `normalise`."""
+    """uint8 (B, 3, S, S) in channels-last memory, before `normalise`. With `views` it is a meta
+    tensor, without values: `to` makes the images."""
     captions: list[Tensor]
     """Token ids, int64 (B, T), for one or two captions of each sample."""
     uids: list[str]
@@ -70,6 +72,8 @@ class Batch:
     """Samples that were replaced by others, and why."""
     too_small: int = 0
     """Number of samples that others replaced because of `data.min_image_side`."""
+    views: Views | None = None
+    """With `data.replay: device`: what the images are made of."""
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory; the data loader calls this."""
@@ -78,18 +82,23 @@ class Batch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch on `device`; one that is there already is returned as it is.
 
+        Its images are made of its `views` there, if it has any.
+
         Args:
             device: where its tensors shall be.
             non_blocking: copy pinned memory to a GPU without waiting for the copy.
         """
         moved = self.with_tensors(lambda rows: rows.to(device, non_blocking=non_blocking))
+        if moved.views is not None:
+            return replace(moved, images=moved.views.images(), views=None)
         return self if moved.images is self.images else moved
 
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with `change` applied to each of its tensors."""
         return replace(
             self,
-            images=change(self.images),
+            images=self.images if self.views is not None else change(self.images),
+            views=None if self.views is None else self.views.with_tensors(change),
             captions=[change(ids) for ids in self.captions],
             teacher_image=None if self.teacher_image is None else change(self.teacher_image),
             teacher_captions=[

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pocketclip import zoo
-from pocketclip.augment import Augmentation, rng_for
+from pocketclip.augment import Augmentation, Params, rng_for
 from pocketclip.errors import (
     AugmentationError,
     ConfigError,
@@ -41,6 +42,7 @@ from pocketclip.train.raw_pairs import PairSource
 from pocketclip.train.replay import AugmentationReplay, size_of
 from pocketclip.train.sections import caption_kinds, uses_captions
 from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
+from pocketclip.train.views import View, Views
 from pocketclip.types import Embeddings, Sample
 
 __all__ = ["Batch", "Batches", "DataConfig", "normalise"]
@@ -71,7 +73,7 @@ class _Row:
     """One row of a batch: the pixels, captions and embeddings chosen of a sample."""
 
     uid: str
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | View
     texts: list[str]
     teacher_image: Embeddings | None
     teacher_captions: list[Embeddings | None]
@@ -120,7 +122,8 @@ class Batches(Dataset["Batch | PocketclipError"]):
             augmentation = Augmentation.from_config(
                 config.image_augmentation or _OPEN_CLIP_AUGMENTATION
             )
-        self.replay = AugmentationReplay(augmentation, model.image_size, fast=config.fast)
+        fast = config.replay == "fast"
+        self.replay = AugmentationReplay(augmentation, model.image_size, fast=fast)
 
     def __getitem__(self, number: int) -> Batch | PocketclipError:
         # Torch would wrap a worker's error in a message of many lines, so errors are returned.
@@ -135,11 +138,12 @@ class Batches(Dataset["Batch | PocketclipError"]):
         rows = [self.sample(first + i, skipped) for i in range(self.batch_size)]
         texts = [list(column) for column in zip(*(row.texts for row in rows), strict=True)]
         ids = [torch.from_numpy(self.tokenizer(column, self.context)) for column in texts]
-        images = np.stack([row.pixels for row in rows])
+        images, views = self._images([row.pixels for row in rows])
         teacher_rows = [row.teacher_image for row in rows if row.teacher_image is not None]
         columns = zip(*(row.teacher_captions for row in rows), strict=True)
         return Batch(
-            images=torch.from_numpy(images).permute(0, 3, 1, 2),
+            images=images.permute(0, 3, 1, 2),
+            views=views,
             captions=ids,
             uids=[row.uid for row in rows],
             texts=texts,
@@ -153,6 +157,17 @@ class Batches(Dataset["Batch | PocketclipError"]):
             skipped=skipped,
             too_small=sum(row.too_small for row in rows),
         )
+
+    def _images(self, pixels: list[Any]) -> tuple[Tensor, Views | None]:
+        """Return the images (B, S, S, 3), or what the device makes them of."""
+        if self.config.replay != "device":
+            return torch.from_numpy(np.stack(pixels)), None
+        shape, replay = (len(pixels), self.replay.size, self.replay.size, 3), self.replay
+        views = Views.pack(
+            pixels, size=replay.size, interpolation=replay.interpolation or "bilinear",
+            slots=replay.slots,
+        )  # fmt: skip
+        return torch.empty(shape, dtype=torch.uint8, device="meta"), views
 
     def sample(self, position: int, skipped: list[tuple[str, str]]) -> _Row:
         """Return the sample at a position, or the first usable replacement for it.
@@ -267,15 +282,14 @@ class Batches(Dataset["Batch | PocketclipError"]):
         if not self.config.reinforced:
             size = size_of(image)
             draw = rng_for(self.seed, sample.uid, epoch + (repeat << 32))
-            params = self.replay.stored.draw(draw, size)
-            pixels = self.replay.apply(image, params)
+            pixels = self._replayed(image, self.replay.stored.draw(draw, size))
             return _Row(sample.uid, pixels, texts, None, [])
         views = sample.param_aug
         if not views:
             raise DataError("it has no stored augmentation")
         random = self.config.augmentation == "random"
         number = (words[0] if random else epoch + repeat) % len(views)
-        pixels = self.replay(image, views[number])
+        pixels = self._replayed(image, self.replay.stored.unpack(views[number]))
         if not self.config.embeddings:
             return _Row(sample.uid, pixels, texts, None, [])
         rows = [
@@ -287,6 +301,11 @@ class Batches(Dataset["Batch | PocketclipError"]):
             )
         ]
         return _Row(sample.uid, pixels, texts, self._embedding(sample, "image_emb", number), rows)
+
+    def _replayed(self, image: bytes, params: Params) -> NDArray[np.uint8] | View:
+        if self.config.replay == "device":
+            return self.replay.view(image, params)
+        return self.replay.apply(image, params)
 
     def _embedding(self, sample: Sample, key: str, index: int) -> Embeddings:
         rows = sample.embeddings.get(key)

@@ -8,6 +8,10 @@ window of RandomCrop, a centre crop) is made at its stored size, and the result 
 The fast mode decodes a JPEG at a fraction of its size if the crop still has enough pixels, and
 resizes with torch's uint8 kernels; both differ from the exact mode by a few levels.
 
+`view` leaves everything after the crop to `views`, which does it for a whole batch on the device,
+to the same bytes. Only crops of more than 2 S pixels on a side are reduced first, by scaled JPEG
+decoding or by means of whole pixels, which differs by a few levels.
+
 Shapes: S side of the student's square, H W of a decoded image.
 """
 
@@ -26,7 +30,11 @@ from PIL import Image
 from pocketclip.augment import Augmentation, Params, pixel_ops
 from pocketclip.augment.fast_ops import Canvas, apply_op, flip
 from pocketclip.augment.params import Box
+from pocketclip.augment.pixel_ops import resizes_rows_first
 from pocketclip.images import open_image
+from pocketclip.train import batched_ops
+from pocketclip.train.batched_ops import Interpolation
+from pocketclip.train.views import View
 
 try:
     import simplejpeg
@@ -35,6 +43,7 @@ except ModuleNotFoundError:  # Pillow decodes to the same pixels
 
 _TRANSLATIONS = (3, 4)  # of pixel_ops.OP_NAMES, in pixels of the result
 _MIN_REDUCTION = 1.5  # scaled decoding to 6/8 or 7/8 takes as long as full decoding
+_BATCHED: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubic"}
 _Pixels = NDArray[np.uint8]
 
 
@@ -115,6 +124,10 @@ class AugmentationReplay:
         augmentation: the one that the parameters were drawn from.
         size: S, the side of the result in pixels.
         fast: decode and resize approximately.
+
+    Attributes:
+        interpolation: the filter that views are resized with; None: all views are finished.
+        slots: the number of operations that a view has at most.
     """
 
     def __init__(self, augmentation: Augmentation, size: int, *, fast: bool = False) -> None:
@@ -130,13 +143,17 @@ class AugmentationReplay:
                 {**config, "random_resized_crop": {**crop, "size": size}}
             )
         interpolation = str((crop or {}).get("interpolation", "bilinear"))
-        # torch's uint8 kernels support these two; nearest is quick anyway.
-        mode = interpolation if interpolation in ("bilinear", "bicubic") else None
+        # Torch's uint8 kernels and `batched_ops` support two filters; nearest is quick anyway.
+        mode = _BATCHED.get(interpolation)
+        counts = {"rand_augment": int((config.get("rand_augment") or {}).get("num_ops", 0))}
+        counts |= {"auto_augment": 2, "trivial_augment_wide": 1}
+        self.slots = sum(counts[name] for name in counts.keys() & config.keys())
         # `Augmentation` applies transforms before the crop, and between it and the flip.
         others = {"resize", "center_crop", "random_crop", "range_augment"} & config.keys()
         self._direct = crop is not None and not others
         self._resampling = Image.Resampling[interpolation.upper()]
-        self._mode = mode if fast and self._direct else None
+        self.interpolation: Interpolation | None = mode if self._direct else None
+        self._mode = self.interpolation if fast else None
 
     def __call__(self, data: bytes, packed: Any) -> _Pixels:
         """Return the pixels (S, S, 3) of an encoded image, augmented as `packed` says.
@@ -177,6 +194,58 @@ class AugmentationReplay:
         image = Image.frombytes("RGB", (w, h), view, "raw", "RGB", row, 1)
         square = pixel_ops.resize(image, (self.size, self.size), self._resampling)
         return _finished(Canvas(image=square), params)
+
+    def view(self, data: bytes, params: Params) -> View:
+        """Return what `views` makes the pixels of that `apply` returns; the arguments are the same.
+
+        A crop with at least 2 S pixels in both directions is decoded at a half, quarter or eighth,
+        as long as S are left; after that, a side of more than 2 S is reduced to between S and 2 S.
+        """
+        if self.interpolation is None or params.crop is None:
+            return _whole(self.apply(data, params))
+        scaled = self._scaled(params)
+        matrices = [
+            batched_ops.matrix(op, magnitude, self.size) for op, magnitude in scaled.all_ops
+        ]
+        known = [entries for entries in matrices if entries is not None]
+        if len(known) < len(matrices):
+            return _whole(self.apply(data, params))
+        top, left, height, width = params.crop
+        pixels, factor = self._decode_crop(data, params.crop)
+        if pixels is None:
+            return _whole(self.apply(data, params))  # raises that it does not fit
+        box = top / factor, left / factor, (top + height) / factor, (left + width) / factor
+        first_row, first_column = math.floor(box[0]), math.floor(box[1])
+        pixels = pixels[first_row : math.ceil(box[2]), first_column : math.ceil(box[3])]
+        box = box[0] - first_row, box[1] - first_column, box[2] - first_row, box[3] - first_column
+        down, across = (-(-side // (2 * self.size)) for side in pixels.shape[:2])
+        if max(down, across) > 1:
+            pixels = np.asarray(Image.fromarray(pixels).reduce((across, down)))
+            box = box[0] / down, box[1] / across, box[2] / down, box[3] / across
+        height, width = pixels.shape[:2]
+        return View(
+            pixels=pixels,
+            box=box,
+            params=scaled,
+            matrices=tuple(known),
+            rows_first=resizes_rows_first((width, height), (self.size, self.size)),
+        )
+
+    def _decode_crop(self, data: bytes, crop: Box) -> tuple[_Pixels | None, int]:
+        """Return the whole image and by what it was divided; None if the crop does not fit it."""
+        top, left, height, width = crop
+        factor = next((f for f in (8, 4, 2) if min(height, width) >= f * self.size), 1)
+        if factor > 1 and _is_plain_jpeg(data):
+            full_height, full_width, _, _ = simplejpeg.decode_jpeg_header(data)
+            if top + height <= full_height and left + width <= full_width:
+                pixels = _decode_jpeg(data, (-(-full_height // factor), -(-full_width // factor)))
+                if pixels is not None:
+                    return pixels, factor
+        pixels = _decode_jpeg(data)
+        if pixels is None:
+            pixels = np.asarray(open_image(data))
+        fits = top + height <= pixels.shape[0] and left + width <= pixels.shape[1]
+        return (pixels if fits else None), 1
 
     def _scaled(self, params: Params) -> Params:
         x_scale, y_scale = self._x_scale, self._y_scale
@@ -230,6 +299,12 @@ class AugmentationReplay:
         )
         out: _Pixels = np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
         return _finished(Canvas(array=out), params)
+
+
+def _whole(pixels: _Pixels) -> View:
+    """Return a view of finished pixels (S, S, 3), with nothing left to do."""
+    height, width = pixels.shape[:2]
+    return View(pixels=pixels, box=(0, 0, height, width))
 
 
 def _finished(canvas: Canvas, params: Params) -> _Pixels:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pocketclip import zoo
 from pocketclip.augment import Augmentation
@@ -28,6 +28,8 @@ CaptionChoice = Literal["both", "mix", "truth", "synthetic", "random"]
 """The values of `data.captions`."""
 CaptionKind = Literal["truth", "synthetic", "mix", "random"]
 """What one caption of a sample is."""
+ReplayMode = Literal["exact", "fast", "device"]
+"""The values of `data.replay`."""
 
 
 class Section(BaseModel):
@@ -145,8 +147,13 @@ class DataSection(Section):
     """Draw rare classes more often; a class is the samples with one first ground-truth caption. Its
     weight is its number of samples to the power of 1 - `balance`: 0 leaves the frequencies as they
     are, 1 draws all classes equally often. All captions are read first; local data only."""
+    replay: ReplayMode = "exact"
+    """How augmentations become pixels. `exact`: the workers make the bytes that the teachers saw.
+    `fast`: with scaled JPEG decoding and a faster resize; pixels differ by a few levels. `device`:
+    the workers only decode and crop, the device does the rest for a whole batch, to the same bytes
+    except where a crop has more than twice the student's side. It cannot change on resume."""
     fast: bool = False
-    """Scaled JPEG decoding and a faster resize; pixels differ by a few levels."""
+    """An earlier name of `replay: fast`; the two are set together."""
     image_column: str | None = None
     """Tables of raw pairs: the column with image paths, URLs or bytes; None: guessed from common
     names."""
@@ -159,6 +166,26 @@ class DataSection(Section):
     cache_dir: str | None = None
     """The folder for local copies of an object store's shards; None:
     `~/.cache/pocketclip/shards`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fast_is_a_replay(cls, raw: Any) -> Any:
+        """Set `fast` and `replay` together, whichever is given."""
+        if not isinstance(raw, dict):
+            return raw
+        replay = raw.get("replay", "exact")
+        if replay == "exact" and raw.get("fast") is True:
+            return {**raw, "replay": "fast"}
+        return {**raw, "fast": True} if replay == "fast" else raw
+
+    @model_validator(mode="after")
+    def _one_replay(self) -> DataSection:
+        if self.fast != (self.replay == "fast"):
+            raise ValueError(
+                f"`fast: true` is an earlier name of `replay: fast`, but replay is {self.replay}; "
+                "leave `fast` out, or set it to false"
+            )
+        return self
 
     @field_validator("where", mode="before")
     @classmethod

@@ -224,7 +224,7 @@ def data_config(recipe: Recipe) -> DataConfig:
             "no training data: set data.source (--data), to a folder of reinforced shards for "
             "instance"
         )
-    fields = data.model_dump(exclude={"workers"})
+    fields = data.model_dump(exclude={"workers", "fast"})
     return DataConfig(
         **fields,
         embeddings=recipe.loss.weights[1] > 0,
