@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -33,6 +34,38 @@ def test_round_trip(tmp_path):
     assert data["version"] == 1
     assert set(data["shards"][0]) >= {"name", "samples", "bytes", "sha256", "parts"}
     assert set(data["teachers"][0]) == {"name", "embed_dim", "logit_scale", "space_id"}
+
+
+def test_an_index_with_indented_shards_is_read(tmp_path):
+    index = full(tmp_path)
+    (tmp_path / "index.json").write_text(
+        json.dumps(asdict(index), indent=1)
+    )  # as it was written before
+    assert read_index(str(tmp_path)) == index
+
+
+def test_each_shard_is_one_line_of_the_index(tmp_path):
+    index = full(tmp_path)
+    index.shards = [replace(index.shards[0], name=f"{n:08d}.tar") for n in range(3)]
+    write_index(str(tmp_path), index)
+    lines = (tmp_path / "index.json").read_text().splitlines()
+    assert [json.loads(x.strip(",\n "))["name"] for x in lines if '"sha256"' in x] == [
+        "00000000.tar", "00000001.tar", "00000002.tar",
+    ]  # fmt: skip
+    assert read_index(str(tmp_path)) == index
+    index.shards = []
+    write_index(str(tmp_path), index)
+    assert read_index(str(tmp_path)) == index
+
+
+def test_the_limits_have_room_for_100_000_shards(tmp_path, monkeypatch):
+    index = full(tmp_path)
+    columns = [f"syn_text_{n}_emb" for n in range(16)]
+    index.shards = [replace(index.shards[0], columns=columns)] * 1000
+    monkeypatch.setattr("pocketclip.shards.index._MAX_BYTES", (192 << 20) // 100)
+    monkeypatch.setattr("pocketclip.shards.index._MAX_MEMORY", (2 << 30) // 100)
+    write_index(str(tmp_path), index)
+    assert read_index(str(tmp_path)) == index
 
 
 def test_names_that_are_not_utf_8_come_back(tmp_path):

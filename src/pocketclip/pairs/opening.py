@@ -60,9 +60,12 @@ def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) 
         opened = (_open(*each, several, options) for each in zip(paths, names, strict=True))
         return list(chain.from_iterable(opened))
     # Each request to a store takes a while.
+    tars = [path for path in paths if path.lower().endswith(_TARS)]
+    sizes = dict(zip(tars, storage.sizes_of(tars), strict=True))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         tasks = [
-            pool.submit(_open, *each, several, options) for each in zip(paths, names, strict=True)
+            pool.submit(_open, path, name, several, options, sizes.get(path))
+            for path, name in zip(paths, names, strict=True)
         ]
         try:
             return [shard for task in tasks for shard in task.result()]
@@ -104,10 +107,13 @@ def _is_downloaded(path: str, tables: list[str]) -> bool:
     return any(storage.is_folder(storage.join(path, name)) for name in sorted(names))
 
 
-def _open(path: str, name: str, several: bool, options: PairOptions) -> Sequence[PairShard]:
+def _open(
+    path: str, name: str, several: bool, options: PairOptions, size: int | None = None
+) -> Sequence[PairShard]:
+    """Return the shards of a path; `size` is that of a tar in bytes, if it is known already."""
     lowered = path.lower()
     if lowered.endswith(_TARS):
-        return open_tar(path, name, options)
+        return open_tar(path, name, options, size)
     if _RECORDS.search(path):
         return open_tfrecord(path, name, options, several=several)
     if lowered.endswith(_LINES):

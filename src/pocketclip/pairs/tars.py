@@ -199,13 +199,19 @@ def _json_of(parts: dict[str, bytes], member: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def open_tar(path: str, name: str, options: PairOptions) -> list[TarShard]:
+def open_tar(path: str, name: str, options: PairOptions, size: int | None = None) -> list[TarShard]:
     """Return the single shard of a tar, in a list.
+
+    Args:
+        path: the tar.
+        name: the shard's name.
+        options: how it is read.
+        size: the tar's size in bytes; None: looked up.
 
     Raises:
         StorageError: the tar is missing, or the store cannot be reached.
     """
-    size = storage.size(path)
+    size = storage.size(path) if size is None else size
     base = path.replace("\\", "/").rpartition("/")[2]
     fingerprint = digest_parts(base, str(size), options.identity())
     return [TarShard(name=name, fingerprint=fingerprint, size=None, path=path, options=options)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,28 +137,26 @@ def resume(
         raise DataError(
             f"two input shards are named {repeated}: reinforce their folders one by one"
         )
-    claim_folder(out, facts)
+    sizes = claim_folder(out, facts)
     config_hash = digest(facts)
-    sizes = dict(storage.list_sizes(out))
-    finished = {}
+    made = []
     for shard in shards:
-        path = shard_path(shard.name, facts["format"], out)
-        report = _finished_report(shard, config_hash, path, out, sizes)
-        if report is not None:
+        target = shard_path(shard.name, facts["format"], out)
+        path = storage.join(out, shard.name + REPORT)
+        if path in sizes and target in sizes:
+            made.append((shard, target, path))
+    finished = {}
+    reports = _read_reports([path for _, _, path in made])
+    for (shard, target, _), report in zip(made, reports, strict=True):
+        _check_report(report, shard, config_hash, target)
+        if sizes[target] == report.stats["bytes"]:
             finished[shard.name] = report
             limit.add(report.samples + report.bad, report.bad)
     on_start(len(shards), len(finished), limit.seen)
     return finished, [shard for shard in shards if shard.name not in finished]
 
 
-def _finished_report(
-    shard: PairShard, config_hash: str, target: str, out: str, sizes: Mapping[str, int]
-) -> Report | None:
-    """Return the report of a shard if it is finished, else None."""
-    path = storage.join(out, shard.name + REPORT)
-    if path not in sizes or target not in sizes:
-        return None
-    report = _read_report(path)
+def _check_report(report: Report, shard: PairShard, config_hash: str, target: str) -> None:
     if report.config_hash != config_hash:
         raise DataError(f"{target} was made with another recipe: choose another --out")
     if report.fingerprint != shard.fingerprint:
@@ -166,18 +164,21 @@ def _finished_report(
             f"{target} was made from other pairs than {shard.name} holds now: choose another "
             "--out, or remove that shard and its report to make it again"
         )
-    return report if sizes[target] == report.stats["bytes"] else None
 
 
-def claim_folder(out: str, facts: dict[str, Any]) -> None:
+def claim_folder(out: str, facts: dict[str, Any]) -> dict[str, int]:
     """Write the recipe's facts to `out`, so that no other recipe writes there.
+
+    Returns:
+        The files that were in `out`, with their sizes.
 
     Raises:
         ConfigError: it holds files of another recipe or another program.
     """
     storage.remove_abandoned(out)
     path = storage.join(out, RECIPE)
-    names = [_file_name(path) for path in storage.list_files(out)]
+    files = dict(storage.list_sizes(out))
+    names = list(map(_file_name, files))
     if RECIPE not in names:
         others = [n for n in names if n.endswith((".tar", ".gz", ".jsonl", REPORT, "index.json"))]
         if others:
@@ -193,8 +194,9 @@ def claim_folder(out: str, facts: dict[str, Any]) -> None:
                 f"{out} holds shards of another recipe ({', '.join(changed)} changed): choose "
                 "another --out, or remove that folder first"
             )
-        return
+        return files
     write_json(path, facts)
+    return files
 
 
 def check_claim(out: str, config_hash: str) -> None:
@@ -260,9 +262,12 @@ def write_set_index(
         augmentation=facts["augmentation"],
         config_hash=digest(facts),
     )
-    for path in storage.list_files(out, (REPORT,)):
-        name = _file_name(path).removesuffix(REPORT)
-        report = known[name] if name in known else _read_report(path)
+    paths = {_file_name(path).removesuffix(REPORT): path
+             for path in storage.list_files(out, (REPORT,))}  # fmt: skip
+    unknown = [name for name in paths if name not in known]
+    others = dict(zip(unknown, _read_reports([paths[name] for name in unknown]), strict=True))
+    for name in paths:
+        report = known[name] if name in known else others[name]
         if report.config_hash != index.config_hash:
             raise ConfigError(
                 f"{out}: {name} was made with another recipe, by a run at the same time: remove "
@@ -277,18 +282,24 @@ def _file_name(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2]
 
 
-def _read_report(path: str) -> Report:
-    try:
-        report = Report(**_read_json(path))
-        ShardStats(**report.stats)
-    except TypeError as error:
-        raise DataError(f"{path} is damaged ({error}): remove it and run again") from error
-    return report
+def _read_reports(paths: Sequence[str]) -> Iterator[Report]:
+    """Yield the reports in order; they are read in parallel, as there may be 100,000."""
+    for path, data in zip(paths, storage.read_many(paths), strict=True):
+        try:
+            report = Report(**_json_of(data, path))
+            ShardStats(**report.stats)
+        except TypeError as error:
+            raise DataError(f"{path} is damaged ({error}): remove it and run again") from error
+        yield report
 
 
 def _read_json(path: str) -> dict[str, Any]:
+    return _json_of(storage.read_bytes(path), path)
+
+
+def _json_of(data: bytes, path: str) -> dict[str, Any]:
     try:
-        value = load_json(storage.read_bytes(path), what=path)
+        value = load_json(data, what=path)
     except ParseError as error:
         raise DataError(f"{error}: remove it and run again") from error
     if not isinstance(value, dict):

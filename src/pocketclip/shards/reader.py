@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from pocketclip import storage
 from pocketclip.errors import DataError
-from pocketclip.shards.index import read_index
+from pocketclip.shards.index import Index, read_index
 from pocketclip.shards.jsonl import SUFFIXES as LINES
 from pocketclip.shards.jsonl import read_lines
 from pocketclip.shards.layout import PART_OF, parse
@@ -73,23 +73,51 @@ def sample_of(group: Group, path: str) -> tuple[Sample, str]:
         raise DataError(f"{path}: {group.uid}.{error}") from error
 
 
+class Folders:
+    """Folders of shards: each is listed once, and its index is read once, whoever asks."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, dict[str, int]] = {}
+        self._indexes: dict[str, Index | None] = {}
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of all shards in a folder by their paths, sorted, see `shards_in`."""
+        key = folder.rstrip("/")
+        if key not in self._sizes:
+            self._sizes[key] = dict(_listed_shards(folder))
+        return self._sizes[key]
+
+    def index(self, folder: str) -> Index | None:
+        """Return the index of a folder, see `read_index`."""
+        key = folder.rstrip("/")
+        if key not in self._indexes:
+            self._indexes[key] = read_index(folder, others=False)
+        return self._indexes[key]
+
+
 def shard_paths(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    folders: Folders | None = None,
 ) -> list[str]:
     """Return the paths of the shards in `source`, in order.
+
+    Args:
+        source: as `read` takes it.
+        folders: what is known of the folders already; it is added to.
 
     Raises:
         DataError: a folder has no shards, or lacks one that its index lists.
         StorageError: a path cannot be reached, or a pattern matches nothing.
     """
+    folders = folders or Folders()
     if not isinstance(source, (str, os.PathLike)):
-        return [path for one in source for path in shard_paths(one)]
+        return [path for one in source for path in shard_paths(one, folders)]
     out: list[str] = []
     for path in storage.expand(os.fspath(source)):
         if path.lower().endswith(SUFFIXES):
             out.append(path)
         elif storage.is_folder(path):
-            out += folder_shards(path)
+            out += folder_shards(path, folders)
         elif not storage.exists(path):
             raise DataError(f"{path}: no such shard or folder")
         else:
@@ -97,17 +125,18 @@ def shard_paths(
     return out
 
 
-def folder_shards(folder: str) -> list[str]:
+def folder_shards(folder: str, folders: Folders | None = None) -> list[str]:
     """Return the shards in a folder: those of its index, or without one all of them, sorted.
 
     Raises:
         DataError: the folder has none, or lacks one that its index lists.
     """
-    existing = shards_in(folder)
-    index = read_index(folder, others=False)
+    folders = folders or Folders()
+    existing = folders.sizes(folder)
+    index = folders.index(folder)
     if index is not None:
         paths = [storage.join(folder, shard.name) for shard in index.shards]
-        names = {name_of(path) for path in existing}
+        names = set(map(name_of, existing))
         missing = [p for p in paths if name_of(p) not in names]
         if missing:
             raise DataError(
@@ -117,7 +146,7 @@ def folder_shards(folder: str) -> list[str]:
         return paths
     if not existing:
         raise DataError(f"{folder}: no shards in this folder ({', '.join(SUFFIXES)})")
-    return existing
+    return list(existing)
 
 
 def shards_in(folder: str) -> list[str]:
@@ -126,9 +155,13 @@ def shards_in(folder: str) -> list[str]:
     Lists beside shards (`dropped.jsonl`, `00000000.bad.jsonl`, ...) are no shards, and in a folder
     with tars no jsonl file is one.
     """
-    paths = storage.list_files(folder, SUFFIXES)
-    tars = [path for path in paths if path.lower().endswith(".tar")]
-    return tars or [path for path in paths if _is_shard(name_of(path))]
+    return [path for path, _ in _listed_shards(folder)]
+
+
+def _listed_shards(folder: str) -> list[tuple[str, int]]:
+    files = storage.list_sizes(folder, SUFFIXES)
+    tars = [file for file in files if file[0].lower().endswith(".tar")]
+    return tars or [file for file in files if _is_shard(name_of(file[0]))]
 
 
 def _is_shard(name: str) -> bool:

@@ -14,6 +14,7 @@
 | `hub_settings` | the hub's address, cache and names |
 | `local` | local files and folders, written whole |
 | `temporary`, `atomic_swap`, `locks` | temporary folders, swapped folders and locks, for `local` |
+| `many` | many files at once: their contents, their sizes |
 | `user_cache`, `user_data` | the user's cache and data: where they are |
 | `private` | files and folders that only the user may read |
 | `photos` | which files are photographs, and the walk through folders |
@@ -22,6 +23,7 @@
 
 from __future__ import annotations
 
+from pocketclip.storage.many import read_many, sizes_of
 from pocketclip.storage.paths import (
     MAX_BYTES,
     absolute,
@@ -56,9 +58,11 @@ __all__ = [
     "list_sizes",
     "open_read",
     "read_bytes",
+    "read_many",
     "remove",
     "remove_abandoned",
     "size",
+    "sizes_of",
     "version",
     "write_bytes",
     "write_whole",

@@ -326,7 +326,7 @@ def list_files(
     Raises:
         StorageError: the folder or the store cannot be read, or `folder` is a file.
     """
-    return [path for path, _ in list_sizes(folder, suffixes, recursive=recursive)]
+    return [path for path, _ in _list(folder, suffixes, recursive=recursive, sizes=False)]
 
 
 def list_sizes(
@@ -334,23 +334,34 @@ def list_sizes(
 ) -> list[tuple[str, int]]:
     """Return what `list_files` returns, each path with its size in bytes.
 
+    A store's listing tells the sizes; locally, each file of these `suffixes` is looked up.
+
     Raises:
         StorageError: the folder or the store cannot be read, or `folder` is a file.
     """
+    return _list(folder, suffixes, recursive=recursive, sizes=True)
+
+
+def _list(
+    folder: str, suffixes: tuple[str, ...], *, recursive: bool, sizes: bool
+) -> list[tuple[str, int]]:
+    """Return the sorted files with their sizes; those of local files are 0 without `sizes`."""
     if not is_remote(folder) and _local(folder).is_file():
         raise StorageError(f"{folder} is a file: give its folder")
-    with explained(folder, "list"):
-        files_ = list(_walk(folder, recursive=recursive))
     endings = tuple(suffix.lower() for suffix in suffixes)
-    return sorted((p, s) for p, s in files_ if not endings or p.lower().endswith(endings))
+    with explained(folder, "list"):
+        return sorted(_walk(folder, endings, recursive=recursive, sizes=sizes))
 
 
-def _walk(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
+def _walk(
+    folder: str, endings: tuple[str, ...], *, recursive: bool, sizes: bool
+) -> Iterator[tuple[str, int]]:
     if not is_remote(folder):
         root = _local(folder)
         if root.exists():
             for entry in walk_files(str(root), recursive=recursive):
-                yield entry.path.removeprefix("./"), _size_of(entry)
+                if not endings or entry.name.lower().endswith(endings):
+                    yield entry.path.removeprefix("./"), _size_of(entry) if sizes else 0
         return
     fs, name = connect(folder)
     prefix = name.rstrip("/") + "/"
@@ -361,6 +372,8 @@ def _walk(folder: str, *, recursive: bool) -> Iterator[tuple[str, int]]:
     base = prefix.lstrip("/")
     for path, info in objects.items():
         own, below = path.lstrip("/").startswith(base), path.lstrip("/").removeprefix(base)
+        if endings and not below.lower().endswith(endings):
+            continue
         if own and info.get("type") == "file" and not any(map(is_hidden, below.split("/"))):
             yield join(folder, below), int(info.get("size") or 0)
 

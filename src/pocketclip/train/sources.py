@@ -8,21 +8,21 @@ in other files than tars are read by `raw_pairs`.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Container, Iterator, Sequence
-from typing import Any
 
 from pocketclip import storage
 from pocketclip.augment import Augmentation
 from pocketclip.errors import ConfigError, DataError
 from pocketclip.formats.json_text import digest_json
 from pocketclip.pairs import PairOptions
-from pocketclip.shards.index import Index, describe, how_to_embed, read_index
+from pocketclip.shards.index import Index, describe_published, how_to_embed
 from pocketclip.shards.layout import IMAGE_KEYS, parse
 from pocketclip.shards.random_access import MappedShard
-from pocketclip.shards.reader import name_of, shard_paths
+from pocketclip.shards.reader import Folders, name_of, shard_paths
 from pocketclip.shards.writer import ShardStats
 from pocketclip.storage.temporary import TemporaryFolder
 from pocketclip.train.raw_pairs import PairSource
@@ -54,7 +54,7 @@ class ShardSource:
 
     Attributes:
         sizes: number of samples of each shard.
-        index: the set's index; None if it has none.
+        index: the set's index without the list of its shards; None if it has none.
         identity: a hash that changes when the samples do.
 
     Args:
@@ -71,7 +71,8 @@ class ShardSource:
     def __init__(
         self, source: str | Sequence[str], cache_dir: str | None, *, reinforced: bool = True
     ) -> None:
-        self.paths = shard_paths(source)
+        folders = Folders()
+        self.paths = shard_paths(source, folders)
         other = [path for path in self.paths if not path.lower().endswith(".tar")]
         if other:
             raise DataError(
@@ -86,9 +87,12 @@ class ShardSource:
         self._tidy = weakref.finalize(self, scans.remove)
         self.index: Index | None = None
         self.sizes: list[int] = []
-        self._contents: list[dict[str, Any]] = []
+        # Three lists of numbers and texts: worker processes may get copies, for 100,000 shards.
+        self._bytes: list[int] = []
+        self._hashes: list[str] = []
+        self._versions: dict[int, str | None] = {}
         try:
-            self.identity = digest_json(list(self._open_all()))[:16]
+            self.identity = digest_json(list(self._open_all(folders)))[:16]
         except BaseException:
             self.close()
             raise
@@ -156,20 +160,22 @@ class ShardSource:
         if self._tidy is not None:
             self._tidy()
 
-    def _open_all(self) -> Iterator[list[object]]:
+    def _open_all(self, folders: Folders) -> Iterator[list[object]]:
         """Collect each shard's size; yield what identifies the shard."""
-        folders: dict[str, tuple[dict[str, int], Index | None]] = {}
+        known: dict[str, tuple[dict[str, int], dict[str, ShardStats]]] = {}
         for number, path in enumerate(self.paths):
             home, name = path.replace("\\", "/").rpartition("/")[0] or ".", name_of(path)
-            if home not in folders:
-                sizes = {name_of(p): size for p, size in storage.list_sizes(home, (".tar",))}
-                folders[home] = sizes, read_index(home, others=False)
-                self._describe(home, first=len(folders) == 1)
-            sizes, index = folders[home]
+            if home not in known:
+                index = folders.index(home)
+                sizes = {name_of(file): size for file, size in folders.sizes(home).items()}
+                known[home] = sizes, {shard.name: shard for shard in index.shards} if index else {}
+                self._describe(home, index, first=len(known) == 1)
+            sizes, listed = known[home]
             if name not in sizes:
                 raise DataError(f"{path}: no such shard")
-            stats = next((s for s in index.shards if s.name == name), None) if index else None
-            self._contents.append(self._content(path, sizes[name], stats))
+            stats = listed.get(name)
+            self._bytes.append(sizes[name])
+            self._hashes.append(self._hash_of(number, path, stats))
             if stats is None:
                 self.sizes.append(len(self._shard(number)))
                 yield [name, self.sizes[-1], sizes[name]]
@@ -182,25 +188,26 @@ class ShardSource:
             self.sizes.append(stats.samples)
             yield [name, stats.samples, stats.sha256]
 
-    def _content(self, path: str, size: int, stats: ShardStats | None) -> dict[str, Any]:
-        """Return what identifies a shard's content, as arguments of `ShardCache.local`."""
+    def _hash_of(self, number: int, path: str, stats: ShardStats | None) -> str:
+        """Return the hash of a remote shard; if it is not known, note the store's version of it."""
         if not storage.is_remote(path):
-            return {"size": size}
+            return ""
         if stats is not None and stats.sha256:
-            return {"size": size, "sha256": stats.sha256}
-        version = storage.version(path)
+            return stats.sha256
+        version = self._versions[number] = storage.version(path)
         if version is None and not self._warned:
             self._warned = True
             log.warning(
                 "%s: neither an index.json nor the store identifies its content; if you replace "
                 "it by another shard of the same size, empty data.cache_dir", path,
             )  # fmt: skip
-        return {"size": size, "version": version}
+        return ""
 
-    def _describe(self, home: str, *, first: bool) -> None:
-        index = describe(home)
+    def _describe(self, home: str, index: Index | None, *, first: bool) -> None:
+        if index is None:
+            index = describe_published(home)
         if first:
-            self.index = index
+            self.index = None if index is None else dataclasses.replace(index, shards=[])
             return
         ours = (self.index.teachers, self.index.augmentation) if self.index else None
         if ours != ((index.teachers, index.augmentation) if index else None):
@@ -215,7 +222,10 @@ class ShardSource:
             path = self.paths[number]
             scan = self._scans / f"{number}.npy" if self._scans.is_dir() else None
             try:
-                local = self._cache.local(path, **self._contents[number])
+                local = self._cache.local(
+                    path, self._bytes[number],
+                    sha256=self._hashes[number], version=self._versions.get(number),
+                )  # fmt: skip
                 mapped = MappedShard(local, name=path, cache=scan)
             except DataError as error:
                 raise ShardError(str(error)) from error
