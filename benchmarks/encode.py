@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from peers import import_open_clip
+from peers import import_open_clip, open_clip_name
 from pocketclip import zoo
 from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
@@ -42,11 +42,11 @@ def open_clip_peer(name: str) -> CLIP | None:
         return None
     from timm.utils import reparameterize_model
 
-    for known in open_clip.list_models():
-        if zoo.find(known) is zoo.entry(name):
-            return reparameterize_model(open_clip.create_model(known).eval())
-    print(f"no peer: open_clip has no model {name}", file=sys.stderr)
-    return None
+    known = open_clip_name(name)
+    if known is None:
+        print(f"no peer: open_clip has no model {name}", file=sys.stderr)
+        return None
+    return reparameterize_model(open_clip.create_model(known).eval())
 
 
 def operations(tower: nn.Module, x: torch.Tensor) -> float:

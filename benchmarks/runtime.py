@@ -52,6 +52,7 @@ from pocketclip import zoo
 from pocketclip.cli._inputs import photographs
 from pocketclip.infer.bundle import Bundle
 from pocketclip.nn.reparam import fuse
+from processor import describe_processor
 from runtime_parts import THREADS, cold_start, measure_throughput, measure_tower
 
 MODELS = ("mobileclip2-s0", "mobileclip2-s2")
@@ -203,6 +204,7 @@ def main() -> None:
             {
                 "benchmark": "runtime",
                 "threads": THREADS,
+                "processor": describe_processor(),
                 "bf16": variants.has_bf16(),
                 "calibration": "given" if options.calibration else "crops of the photographs",
                 "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},

@@ -27,6 +27,7 @@ from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.preprocess import Preprocess
 from pocketclip.tokenizer import Tokenizer
+from random_weights import give_statistics
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 VARIANTS = ("openvino_fp32", "openvino_bf16", "onnx_fp32", "onnx_int8", "openvino_int8")
@@ -48,18 +49,7 @@ def make_model(name: str) -> CLIP:
         return checkpoint.load(name)
     model = random_model(zoo.resolve(name), seed=0)
     rows = inputs(model.config, crops(8))
-    with torch.no_grad():
-        for title, value in model.named_parameters():
-            if "layer_scale" in title:  # initial scales are so small that blocks have no effect
-                value.fill_(0.1)
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.reset_running_stats()
-                module.momentum = None  # the plain mean over all batches
-                module.train()
-        model.encode_image(torch.from_numpy(rows["image"]))
-        model.encode_text(torch.from_numpy(rows["text"]))
-    return model.eval()
+    return give_statistics(model, *(torch.from_numpy(rows[key]) for key in ("image", "text")))
 
 
 def crops(count: int) -> list[Image.Image]:

@@ -42,6 +42,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from pocketclip.infer.encoder import Encoder, load
+from processor import describe_processor
 from serve_peer_runs import beside_peer
 from serve_process import (
     Load,
@@ -264,14 +265,9 @@ def read_photos(folder: Path, count: int) -> list[bytes]:
 
 def machine() -> dict[str, Any]:
     """Return the facts of this machine that the figures depend on."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return {
-        "processor": ", ".join(sorted(names)) or platform.processor(),
+        "processor": describe_processor(),
         "cores": CORES,
-        "simd": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_tile") if flag in flags],
         "system": platform.platform(),
         "python": platform.python_version(),
     }

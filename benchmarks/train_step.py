@@ -14,13 +14,16 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from pocketclip import devices
+import peers
+from pocketclip import devices, zoo
 from pocketclip.nn.build import create_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.train.loader import Batch, normalise
@@ -29,6 +32,17 @@ from pocketclip.train.sections import LossSection, OptimizerSection
 from pocketclip.train.step import Stepper
 
 TEACHERS = (768, 768)
+
+
+@dataclass(slots=True)
+class PeerStep:
+    """open_clip's model in training."""
+
+    model: nn.Module
+    wrapped: Callable[..., Any]
+    """The model as the step calls it."""
+    step: Callable[[], None] = lambda: None
+    """A whole step: zero, forward, loss, backward, clip, update."""
 
 
 def main() -> None:
@@ -56,7 +70,7 @@ def main() -> None:
         # One text per image, as open_clip trains.
         one = Batch(images=batch.images, captions=batch.captions[:1], uids=batch.uids)
         variants["plain_one_text"] = our_step(args.model, (1.0, 0.0), one, device, dtype)
-        variants["open_clip_one_text"] = peer
+        variants["open_clip_one_text"] = peer.step
     times = measure(variants, args.rounds, device)
     median = {name: statistics.median(values) for name, values in times.items()}
     for name, value in median.items():
@@ -137,22 +151,32 @@ def our_step(
 
 
 def peer_step(
-    name: str, batch: Batch, device: torch.device, dtype: torch.dtype
-) -> Callable[[], None] | None:
-    """Return open_clip's step of the same model, or None where it has none or cannot be had."""
-    import peers
+    name: str,
+    batch: Batch,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> PeerStep | None:
+    """Return open_clip's step of the same model, or None where it has none or cannot be had.
 
-    open_clip = peers.import_open_clip()
-    names = {
-        "mobileclip2-s0": "MobileCLIP2-S0", "mobileclip2-s2": "MobileCLIP2-S2",
-        "mobileclip2-b": "MobileCLIP2-B", "mobileclip-s1": "MobileCLIP-S1",
-        "mobileclip-b": "MobileCLIP-B", "vit-b16": "ViT-B-16",
-    }  # fmt: skip
-    if open_clip is None or name not in names:
+    Args:
+        name: ours.
+        batch: its first captions are used.
+        device: where it trains.
+        dtype: to compute in, by autocast.
+        channels_last: the memory format of images and convolutions.
+        compiled: by `torch.compile`, as open_clip's `--torchcompile` does.
+    """
+    open_clip, known = peers.import_open_clip(), peers.open_clip_name(name)
+    if open_clip is None or known is None:
         return None
     from open_clip.loss import ClipLoss
 
-    model = open_clip.create_model(names[name], output_dict=True).to(device).train()
+    model = open_clip.create_model(known, output_dict=True).to(device).train()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout)
     loss_of = ClipLoss()
     exempt: list[torch.nn.Parameter] = []
     decaying: list[torch.nn.Parameter] = []
@@ -164,40 +188,60 @@ def peer_step(
         betas=(0.9, 0.95),
         eps=1e-6,
     )
-    preprocess = create_model(name).config.preprocess
+    preprocess = zoo.entry(name).config.preprocess
+    made = PeerStep(model, torch.compile(model) if compiled else model)
 
     def step() -> None:
-        pixels = normalise(batch.images.to(device), preprocess)
+        pixels = normalise(batch.images.to(device), preprocess).contiguous(memory_format=layout)
         ids = batch.captions[0].to(device)
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            out = model(pixels, ids)
+            out = made.wrapped(pixels, ids)
             loss = loss_of(out["image_features"], out["text_features"], out["logit_scale"])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    return step
+    made.step = step
+    return made
 
 
 def measure(
-    variants: dict[str, Callable[[], None]], rounds: int, device: torch.device
+    variants: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: torch.device,
+    *,
+    calls: int = 1,
+    warm_up: int = 1,
 ) -> dict[str, list[float]]:
-    """Return seconds per form and round; the order turns from round to round."""
+    """Return seconds per call, variant and round; the order turns from round to round.
+
+    Args:
+        variants: what is timed, by name.
+        rounds: each gives one time per variant.
+        device: a GPU works on after a call returns, so it is waited for before and after.
+        calls: in one round, back to back; their mean is its time.
+        warm_up: calls before the first round, which allocate and choose kernels.
+    """
     names = list(variants)
     times: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
-        variants[name]()  # the first pass allocates
+        for _ in range(warm_up):
+            variants[name]()
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            _wait_for(device)
             begun = time.perf_counter()
-            variants[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times[name].append(time.perf_counter() - begun)
+            for _ in range(calls):
+                variants[name]()
+            _wait_for(device)
+            times[name].append((time.perf_counter() - begun) / calls)
     return times
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

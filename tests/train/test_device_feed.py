@@ -131,7 +131,7 @@ def test_other_devices_get_the_batches_as_they_are() -> None:
     assert feed(source, torch.device("cpu")) is source
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_a_copy_stream_delivers_what_was_pinned() -> None:
     device = torch.device("cuda")
     pinned = (_batch(k % 250, samples=256).pin_memory() for k in itertools.count())

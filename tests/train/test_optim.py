@@ -199,7 +199,7 @@ def test_cpu_parameters_are_updated_by_torchs_default_kernels():
     assert _adamw(None, weight).param_groups[0]["fused"] is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("saved_on", ["cpu", "cuda"])
 def test_cuda_parameters_are_updated_by_one_kernel(saved_on):
     first = nn.Parameter(torch.ones(8, 4, 3, 3, device=saved_on))
