@@ -56,7 +56,7 @@ AIMS = {"training": 1.3, "inference": 1.5, "waiting": 0.05}
 
 
 def add_wheels(folder: Path) -> None:
-    """Make the packages of a folder of wheels importable, also by processes started from here."""
+    """Make the packages of a folder of wheels importable, behind those of the machine."""
     wheels = sorted(folder.glob("*.whl"))
     target = folder
     if wheels:
@@ -66,8 +66,6 @@ def add_wheels(folder: Path) -> None:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(target)
     sys.path.append(str(target))
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [before, str(target)]))
 
 
 class Report:
@@ -139,7 +137,8 @@ def run_row(row: Row, bench: Bench) -> dict[str, Any]:
         return {"failed": f"{type(error).__name__}: {first_line(error)}"}
     finally:
         gc.collect()
-        torch._dynamo.reset()
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()
         if bench.on_cuda:
             torch.cuda.empty_cache()
 
