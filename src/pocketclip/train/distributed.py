@@ -27,6 +27,7 @@ from torch.autograd.function import Function, once_differentiable
 from torch.distributed.rendezvous import rendezvous
 
 from pocketclip.errors import ConfigError, PocketclipError
+from pocketclip.train.starts import own_store
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 ObjectT = TypeVar("ObjectT")
@@ -84,8 +85,8 @@ def start(device: str) -> World:
         backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
         # A shorter timeout until all have started: one may have failed before.
         store, rank, size = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))
+        own = own_store(store, rank, size, _START_TIMEOUT)
         store.set_timeout(_COLLECTIVE_TIMEOUT)
-        own = dist.PrefixStore("pocketclip", store)  # type: ignore[attr-defined]
         dist.init_process_group(
             backend, store=own, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT
         )  # fmt: skip

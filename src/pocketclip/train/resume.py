@@ -126,8 +126,9 @@ def restore(saved: Saved, recipe: Recipe, world: World) -> tuple[CLIP, dict[str,
         log.info("resuming from %s", saved.folder)
         if trainer_state["world_size"] != world.size:
             log.warning(
-                "the run had %d processes and resumes with %d: the batch size stays the same, the "
-                "order of the samples within this epoch changes",
+                "the run had %d processes and resumes with %d: the batch size stays the same, but "
+                "each process has its own share of an epoch, so that in the rest of this one some "
+                "samples are seen twice and others not at all",
                 trainer_state["world_size"],
                 world.size,
             )
