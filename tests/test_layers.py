@@ -42,6 +42,7 @@ LAYERS = {
     "pocketclip.checkpoint": 1,
     "pocketclip.devices": 1,
     "pocketclip.nn": 1,
+    "pocketclip.worker_pool": 1,
     "pocketclip.evaluate": 2,
     "pocketclip.export": 2,
     "pocketclip.infer": 2,

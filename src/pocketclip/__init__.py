@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         types as types,
         upcycling as upcycling,
         web as web,
+        worker_pool as worker_pool,
         zoo as zoo,
     )
 

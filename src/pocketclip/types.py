@@ -74,6 +74,8 @@ class Sample(Pair):
 
     param_aug: list[Any] | None = None
     """The A augmentations in the packed format, see `pocketclip.augment`."""
+    views: Sequence[bytes] | None = None
+    """Of a materialised set: the A augmented images, encoded, at the size that the index states."""
     embeddings: dict[str, Embeddings] = field(default_factory=dict)
     """`image_emb` (A, D), `text_emb` (1, D), `syn_text_emb` (n, D), ...; float32."""
 

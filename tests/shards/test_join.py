@@ -155,7 +155,7 @@ def test_it_is_idempotent_and_refuses_another_set(tmp_path):
     assert "a join of other sets or settings: choose another --out" in message
     other = folder(tmp_path / "other", [[sample(0)]])
     message = failure(join, str(tmp_path / "dr.tar"), pairs, str(other))
-    assert "holds shards that no join wrote" in message
+    assert "holds files that no join wrote" in message
     assert contents(out) == before
 
 

@@ -38,6 +38,7 @@ VERBS = {
     "serve": "Serve embeddings, classification and search over HTTP.",
     "reinforce": "Add captions and teachers' embeddings to pairs.",
     "join": "Join images with reinforcements, by uid.",
+    "materialise": "Render a dataset's views at a student's size.",
     "audit": "Check a reinforced dataset.",
     "show": "Draw samples of a reinforced dataset.",
     "sweep-scales": "Find the logit scale that fits each teacher of a dataset.",
@@ -53,7 +54,7 @@ VERBS = {
 """The verbs, each with its line in the list of verbs."""
 _WRITERS = frozenset(
     {"quickstart", "pull", "fit", "finetune", "embed", "index", "forget", "push", "reinforce",
-     "join", "show", "train", "export", "export-vectors", "upcycle"}
+     "join", "materialise", "show", "train", "export", "export-vectors", "upcycle"}
 )  # fmt: skip
 """Verbs that write files first and print afterwards."""
 _FILE_OPTIONS = frozenset({"--out", "-o", "--repair", "--html", "--plot", "--confusion"})

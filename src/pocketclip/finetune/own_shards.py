@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.finetune.own_images import OwnImages, with_repeated_captions
-from pocketclip.shards.codec import MEMBERS
-from pocketclip.shards.index import Index, describe, write_index
+from pocketclip.shards.index import Index, describe, refuse_materialised, write_index
 from pocketclip.shards.layout import MORE
-from pocketclip.shards.reader import home_of, name_of, read, sample_of, shard_paths
+from pocketclip.shards.reader import home_of, load_packed, name_of, read, shard_paths
 from pocketclip.shards.tar import groups, members
 from pocketclip.shards.writer import ShardWriter
 from pocketclip.storage.local import write_whole
@@ -54,8 +53,12 @@ def read_shards(source: str) -> OwnImages:
     """Return the samples of reinforced shards: names and captions, without their images.
 
     Raises:
-        DataError: a sample has no image, no caption or no augmentation, or a shard is damaged.
+        DataError: a sample has no image, no caption or no augmentation, a shard is damaged, or
+            the set is materialised.
     """
+    home = home_of(source)
+    if home is not None:
+        refuse_materialised(home, "fine-tuning")
     names, captions = [], []
     for sample in read(source):
         texts = [" ".join(text.split()) for text in sample.captions.get("text", [])]
@@ -147,9 +150,7 @@ def _samples(path: str) -> Iterator[tuple[Sample, tuple[str, bytes] | None, str]
     """Yield each sample with the member of its embeddings, and their stored dtype."""
     with storage.open_read(path) as stream:
         for group in groups(members(stream, path)):
-            sample, dtype = sample_of(group, path)
-            member = next((key for key in MEMBERS if key in group.members), None)
-            yield sample, None if member is None else (member, group.members[member]), dtype
+            yield load_packed(group, path)
 
 
 def _copy_image(sample: Sample, images: Path) -> None:

@@ -45,7 +45,8 @@ def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) 
         options: how pairs are read; the defaults guess columns.
 
     Raises:
-        ConfigError, DataError: the options do not fit the input, or it has no pairs.
+        ConfigError, DataError: the options do not fit the input, it has no pairs, or it is a
+            materialised set.
         MissingDependencyError: an optional package is needed.
         StorageError: a file is missing or a store cannot be reached.
     """
@@ -55,6 +56,7 @@ def open_pairs(source: str | Sequence[str], options: PairOptions | None = None) 
     paths = [file for each in sources for path in storage.expand(each) for file in _inside(path)]
     if not paths:
         raise DataError("no input given; name a table, a folder or tars")
+    _refuse_views(paths)
     names, several = _unique_names(paths), len(paths) > 1
     if not several or not any(map(storage.is_remote, paths)):
         opened = (_open(*each, several, options) for each in zip(paths, names, strict=True))
@@ -105,6 +107,17 @@ def _is_downloaded(path: str, tables: list[str]) -> bool:
     """
     names = {_stem(re.split(r"[/\\]", table)[-1]) for table in tables[:_LOOKED_AT]}
     return any(storage.is_folder(storage.join(path, name)) for name in sorted(names))
+
+
+def _refuse_views(paths: Sequence[str]) -> None:
+    """Refuse the tars of a materialised set, which hold views in place of images."""
+    tars = [path.replace("\\", "/") for path in paths if path.lower().endswith(".tar")]
+    if not tars:
+        return
+    from pocketclip.shards.index import refuse_materialised  # slow to import
+
+    for folder in dict.fromkeys(path.rpartition("/")[0] or "." for path in tars):
+        refuse_materialised(folder, "reading pairs")
 
 
 def _open(

@@ -123,6 +123,11 @@ def _augmentation(index: shards.Index) -> Augmentation:
             "the set holds captions alone, without embeddings: audit without recompute "
             "(--recompute)"
         )
+    if index.materialised is not None:
+        raise ConfigError(
+            "the set holds rendered views at the student's size, not what the teachers saw: audit "
+            "it without recompute (--recompute), or the set that it was made of"
+        )
     if index.augmentation is None:
         raise ConfigError(
             "neither index.json nor config.json names the augmentation, so nothing can be "

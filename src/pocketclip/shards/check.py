@@ -37,6 +37,12 @@ def faults(sample: Sample, teacher_dims: Sequence[int] = ()) -> Iterator[tuple[s
         )
     if sample.image is not None and not sample.image:
         yield "image", "the image is empty (0 bytes)"
+    for number, view in enumerate(sample.views or ()):
+        if not view:
+            yield "image", f"view {number} is empty (0 bytes)"
+    views, params = sample.views, sample.param_aug
+    if views is not None and params is not None and len(views) != len(params):
+        yield "shape", f"there are {len(views)} views for {len(params)} augmentations"
     for key, texts in sample.captions.items():
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             yield "captions", f"{key} is not a list of texts"

@@ -12,13 +12,14 @@ Shapes: N rows of a key, D width.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,18 @@ def encode(
             if not np.isfinite(out[key]).all():
                 raise DataError(f"{key} has a value that {dtype} cannot hold")
     return "npz", _encode_npz(out)
+
+
+def first_rows(npz: bytes, key: str, count: int) -> bytes:
+    """Return an `npz` member with only the first `count` rows of a key; values stay as they are.
+
+    Raises:
+        DataError: the bytes are damaged.
+    """
+    arrays = _raw_arrays(npz)
+    if key in arrays:
+        arrays[key] = arrays[key][:count]
+    return _encode_npz(arrays)
 
 
 def decode(member: str, data: bytes) -> tuple[dict[str, Embeddings], str]:
@@ -255,27 +268,42 @@ def _encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 def _decode_npz(data: bytes) -> dict[str, tuple[Embeddings, str]]:
     out = {}
     remaining = MAX_BYTES // 4  # floats; quantised ones have fewer bytes
-    try:
+    with _explained():
+        for key, array in _raw_arrays(data).items():
+            if "emb" in key or is_packed(array) or (array.dtype.kind == "f" and array.ndim):
+                remaining -= unpacked_size(array) if is_packed(array) else array.size
+                if remaining < 0:
+                    raise DataError(f"unpacks to more than {MAX_BYTES} bytes of floats")
+                out[key] = _floats(key, array)
+    return out
+
+
+def _raw_arrays(data: bytes) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an npz as they are stored."""
+    with _explained():
         _check_directory(data, "npz")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > MAX_BYTES:
                 raise DataError(f"unpacks to more than {MAX_BYTES} bytes")
+            out = {}
             for entry in entries:
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise DataError("has a compression that numpy never writes")
                 key = entry.filename.removesuffix(".npy")
-                array = _npy(key, archive.read(entry))
-                if "emb" in key or is_packed(array) or (array.dtype.kind == "f" and array.ndim):
-                    remaining -= unpacked_size(array) if is_packed(array) else array.size
-                    if remaining < 0:
-                        raise DataError(f"unpacks to more than {MAX_BYTES} bytes of floats")
-                    out[key] = _floats(key, array)
+                out[key] = _npy(key, archive.read(entry))
+    return out
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn the errors of a damaged npz into a DataError."""
+    try:
+        yield
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise DataError(f"damaged npz ({error})") from error
     except (OSError, EOFError, struct.error, ValueError, LookupError) as error:
         raise DataError(f"damaged npz ({error})") from error
-    return out
 
 
 def _check_directory(data: bytes, what: str) -> None:

@@ -24,13 +24,32 @@ from pocketclip.shards.published import published_facts
 from pocketclip.shards.writer import ShardStats
 
 VERSION = 1
+MATERIALISED_VERSION = 2
+"""Of the index of a materialised set, so that a reader that does not know its views refuses it."""
 NAME = "index.json"
 PUBLISHED_NAME = "config.json"
 _MAX_BYTES = 192 << 20  # enough for some 400,000 shards
 _MAX_MEMORY = 2 << 30  # estimated from the text; in fact a third of it
 _SHARD_FIELDS = dict.fromkeys(one.name for one in fields(ShardStats))
 _MAX_WIDTH = 1 << 20
+_MAX_SIDE = 1 << 16
 _MAX_COUNT = 1 << 62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Materialised:
+    """How the views of a materialised set were made."""
+
+    size: int
+    """The side of each view, in pixels."""
+    encoding: str
+    """`jpeg`, or `webp` (lossless)."""
+    quality: int | None = None
+    """JPEG's, from 1 to 100; None for lossless views."""
+    views: int | None = None
+    """The most views per sample; None: all that were stored."""
+    source: str = ""
+    """A hash that identifies the samples of the set that the views were made of."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +67,8 @@ class Index:
     """`key` of their captions, `name`, and other facts that identify them."""
     augmentation: dict[str, Any] | None = None
     """The configuration of the augmentation, see `pocketclip.augment`."""
+    materialised: Materialised | None = None
+    """Of a set of rendered views, see `pocketclip.train.materialise`; None for any other set."""
     shards: list[ShardStats] = attribute(default_factory=list)
     config_hash: str | None = None
     """Hash of everything that decides the samples; a job resumes only if it is equal."""
@@ -94,6 +115,28 @@ def how_to_embed(folder: str) -> str:
     )
 
 
+def refuse_materialised(folder: str, why: str) -> None:
+    """Refuse a folder of rendered views where the images themselves are needed.
+
+    Args:
+        folder: any folder; one without an index that can be read passes.
+        why: what needs the images, such as `captioning`.
+
+    Raises:
+        DataError: the folder is a materialised set.
+        StorageError: it cannot be reached.
+    """
+    try:
+        index = read_index(folder, others=False)
+    except DataError:
+        return  # whoever needs the index says what is wrong with it
+    if index is not None and index.materialised is not None:
+        raise DataError(
+            f"{folder} holds rendered views of {index.materialised.size} pixels in place of its "
+            f"images, which {why} needs: give the set that it was made of"
+        )
+
+
 def write_index(folder: str, index: Index) -> None:
     """Write `index.json` into `folder`, whole or not at all.
 
@@ -112,6 +155,10 @@ def _text_of(index: Index) -> Iterator[str]:
     """
     dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     about = asdict(replace(index, shards=[]))
+    if index.materialised is None:
+        del about["materialised"]
+    else:
+        about["version"] = MATERIALISED_VERSION
     for position, (key, value) in enumerate(about.items()):
         yield f'{"," if position else "{"}\n "{key}": '
         if key != "shards":
@@ -152,10 +199,10 @@ def read_index(folder: str, *, others: bool = True) -> Index | None:
         )
     try:
         version = field(data, "version", int, what=path)
-        if version > VERSION:
+        if version > MATERIALISED_VERSION:
             raise DataError(
-                f"{path} has version {version}, but this pocketclip reads up to version {VERSION}: "
-                "upgrade pocketclip"
+                f"{path} has version {version}, but this pocketclip reads up to version "
+                f"{MATERIALISED_VERSION}: upgrade pocketclip"
             )
         return _index_of(data, path)
     except ParseError as error:
@@ -206,6 +253,7 @@ def _index_of(data: dict[str, Any], path: str) -> Index:
             for k, captioner in enumerate(items(data, "captioners", dict, what=path))
         ],
         augmentation=field(data, "augmentation", dict, what=path, default=None),
+        materialised=_materialised_of(data.get("materialised"), f"{path}: materialised"),
         shards=_shards_of(items(data, "shards", dict, what=path), path),
         config_hash=field(data, "config_hash", str, what=path, default=None),
     )
@@ -225,6 +273,25 @@ def _captioner_of(data: dict[str, Any], what: str) -> dict[str, Any]:
     field(data, "key", str, what=what, default=None)
     field(data, "name", str, what=what, default=None)
     return data
+
+
+def _materialised_of(data: Any, what: str) -> Materialised | None:
+    if data is None:
+        return None
+    record = typed(data, dict, what=what)
+    unknown = set(record) - {f.name for f in fields(Materialised)}
+    if unknown:
+        raise ParseError(f"{what}: unknown key {sorted(unknown)[0]!r}")
+    size = field(record, "size", int, what=what)
+    if not 0 < size <= _MAX_SIDE:
+        raise ParseError(f'{what}: "size" must be from 1 to {_MAX_SIDE:,} pixels, not {size}')
+    return Materialised(
+        size=size,
+        encoding=field(record, "encoding", str, what=what),
+        quality=field(record, "quality", int, what=what, default=None),
+        views=field(record, "views", int, what=what, default=None),
+        source=field(record, "source", str, what=what, default=""),
+    )
 
 
 def _shards_of(records: list[dict[str, Any]], path: str) -> list[ShardStats]:

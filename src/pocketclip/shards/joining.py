@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.formats.json_text import MAX_BYTES, digest_json, load_json
-from pocketclip.shards.index import NAME, Index, describe, write_index
+from pocketclip.shards.claims import OutputFolder
+from pocketclip.shards.index import NAME, Index, describe, refuse_materialised, write_index
 from pocketclip.shards.jsonl import SUFFIXES as LINES
 from pocketclip.shards.lookup import Lookup
 from pocketclip.shards.merging import FetchShard, merge
@@ -111,6 +112,8 @@ def join(
 
     paths = shard_paths(reinforced)
     home = home_of(reinforced)
+    for parent in {path.replace("\\", "/").rpartition("/")[0] or "." for path in paths}:
+        refuse_materialised(parent, "a join")
     description = (describe(home) if home is not None else None) or Index()
     sources: list[Any]
     if pairs is None:
@@ -120,9 +123,10 @@ def join(
     else:
         sources = list(open_pairs(pairs, options or PairOptions()))
     identity = _identity(paths, sources, dtype)
-    finished = _claim(out, identity)
+    finished = _folder(out).finished(identity)
     if finished is not None:
-        return finished
+        return JoinReport(**finished)
+    _folder(out).claim(identity)
     with scratch_folder("join") as folder:
         tars = _as_tars(paths, folder)
         with Lookup(folder, tars) as lookup:
@@ -264,34 +268,8 @@ def _identity(paths: list[str], sources: list[Any], dtype: str | None) -> str:
     return digest_json(facts)
 
 
-def _claim(out: str, identity: str) -> JoinReport | None:
-    """Return the report if the join in `out` is finished; else claim `out` for this join.
-
-    Raises:
-        DataError: `out` holds another join or other shards.
-    """
-    path = storage.join(out, STATE)
-    storage.remove_abandoned(out)
-    state: dict[str, Any] = {}
-    if storage.exists(path):
-        with contextlib.suppress(ValueError):
-            state = load_json(storage.read_bytes(path), what=path, surrogates=True)
-    elif storage.list_files(out, (*SUFFIXES, NAME)):
-        raise DataError(f"{out} holds shards that no join wrote: choose another --out")
-    if state and state.get("config_hash") != identity:
-        raise DataError(
-            f"{out} holds a join of other sets or settings: choose another --out, or delete it"
-        )
-    if state.get("report"):
-        return JoinReport(**state["report"])
-    _write_state(out, identity, None)
-    return None
-
-
-def _write_state(out: str, identity: str, report: JoinReport | None) -> None:
-    state = {"config_hash": identity, "report": None if report is None else asdict(report)}
-    text = json.dumps(state, ensure_ascii=False, indent=1) + "\n"
-    storage.write_bytes(storage.join(out, STATE), text.encode("utf-8", "backslashreplace"))
+def _folder(out: str) -> OutputFolder:
+    return OutputFolder(path=out, state=STATE, job="join", others=(*SUFFIXES, NAME))
 
 
 def _read_notes(path: str) -> Iterator[dict[str, Any]]:
@@ -336,7 +314,7 @@ def _finish(job: _Job, notes: list[str], identity: str) -> JoinReport:
     report.samples, report.parts = index.samples, index.parts
     report.bytes = sum(shard.bytes for shard in index.shards)
     write_index(job.out, index)
-    _write_state(job.out, identity, report)
+    _folder(job.out).finish(identity, asdict(report))
     for notes_path in notes:
         storage.remove(notes_path)
     return report

@@ -98,7 +98,13 @@ def sample_of(record: dict[str, Any], number: int = 0) -> Sample:
 
 
 def record_of(sample: Sample) -> dict[str, Any]:
-    """Return the record of a sample for the generator's reader, with float32 embeddings."""
+    """Return the record of a sample for the generator's reader, with float32 embeddings.
+
+    Raises:
+        DataError: the sample is of a materialised set.
+    """
+    if sample.views is not None:
+        raise DataError("jsonl shards hold no views of a materialised set: write a tar")
     record: dict[str, Any] = {**sample.meta, "uid": sample.uid}
     if sample.url is not None:
         record["url"] = sample.url

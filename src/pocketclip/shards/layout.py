@@ -9,6 +9,7 @@
 | `txt` | the ground-truth caption, `captions["text"][0]` |
 | `syn.json` | every other list of captions by key |
 | `paug.json` | `{"param_aug": [...]}`, one entry per augmentation |
+| `view0`, `view1`, ... | of a materialised set, in place of the image: the augmented images |
 | `npz` or `pth.gz` | embeddings by key, see `codec` |
 | `url.txt`, `json` | the URL of the image; other metadata |
 
@@ -43,7 +44,11 @@ MAX_JSON_MEMORY = 1 << 28
 """Most bytes of the objects of a sample's JSON, as estimated: 256 MiB."""
 IMAGE_KEYS = tuple(dict.fromkeys(("jpg", "png", *IMAGE_EXTENSIONS)))
 """Keys of an image, the first that a sample has is taken; the order is that of older readers."""
+VIEW_KEYS = tuple(f"view{number}" for number in range(256))
+"""Keys of the views of a materialised set, in order. They have no suffix of an image: other readers
+would take each for a sample of its own."""
 PART_OF = {
+    **dict.fromkeys(VIEW_KEYS, "views"),
     **dict.fromkeys(IMAGE_EXTENSIONS, "image"),
     **dict.fromkeys(MEMBERS, "embeddings"),
     "txt": "captions",
@@ -103,6 +108,12 @@ def parse(members: Mapping[str, bytes], uid: str) -> tuple[Sample, str]:
         if "param_aug" not in record:
             raise DataError("paug.json: param_aug is missing")
         sample.param_aug = parameters(record["param_aug"])
+    if VIEW_KEYS[0] in members:
+        count = sum(key.startswith("view") and key in PART_OF for key in members)
+        missing = next((key for key in VIEW_KEYS[:count] if key not in members), None)
+        if missing is not None:
+            raise DataError(f"{missing}: it is missing, but there are later views")
+        sample.views = [members[key] for key in VIEW_KEYS[:count]]
     dtype = ""
     member = next((k for k in MEMBERS if k in members), None)
     if member is not None:
@@ -199,6 +210,10 @@ def build(
     out: dict[str, bytes] = {}
     if sample.image is not None:
         out[image_key(sample.image) or "jpg"] = sample.image
+    if sample.views is not None:
+        if len(sample.views) > len(VIEW_KEYS):
+            raise DataError(f"has {len(sample.views)} views, more than {len(VIEW_KEYS)}")
+        out |= zip(VIEW_KEYS, sample.views, strict=False)
     if sample.meta:
         out["json"] = dump(finite(sample.meta))
     if sample.param_aug is not None:

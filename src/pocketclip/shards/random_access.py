@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -87,19 +87,35 @@ class MappedShard:
             DataError: the file was changed while it was read.
         """
         begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
-        uid, contents, total = "", {}, 0
         try:
-            for offset, name, size in self._members(begin, end):
-                uid, key = _plain_name(name)
-                if key in skip or key in contents:
-                    continue
-                total += size
-                if total > MAX_MEMBER:
-                    raise _UnusualError
-                contents[key] = self._map[offset : offset + size]
+            uid, spans = self._spans(begin, end)
+            wanted = {key: span for key, span in spans.items() if key not in skip}
+            if sum(size for _, size in wanted.values()) > MAX_MEMBER:
+                raise _UnusualError
         except _UnusualError:
             return self._read_any(begin, end, skip)
-        return uid, contents
+        return uid, {key: self._map[at : at + size] for key, (at, size) in wanted.items()}
+
+    def read_lazily(self, index: int) -> tuple[str, Mapping[str, bytes]]:
+        """Return the uid of sample `index`, and its members by key, each copied when it is taken.
+
+        Raises:
+            DataError: the file was changed while it was read.
+        """
+        begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
+        try:
+            uid, spans = self._spans(begin, end)
+        except _UnusualError:
+            return self._read_any(begin, end, ())
+        return uid, _Members(self._map, spans)
+
+    def _spans(self, begin: int, end: int) -> tuple[str, dict[str, tuple[int, int]]]:
+        """Return the uid of a sample, and (offset, size) of its members by key."""
+        uid, spans = "", dict[str, tuple[int, int]]()
+        for offset, name, size in self._members(begin, end):
+            uid, key = _plain_name(name)
+            spans.setdefault(key, (offset, size))
+        return uid, spans
 
     def _read_any(self, begin: int, end: int, skip: Container[str]) -> tuple[str, dict[str, bytes]]:
         with self._path.open("rb") as stream:
@@ -161,6 +177,26 @@ class MappedShard:
                 raise _UnusualError
             yield offset, name, size
             offset = padded(offset + size)
+
+
+class _Members(Mapping[str, bytes]):
+    """The members of a sample in a mapped file, by key."""
+
+    def __init__(self, file: mmap.mmap, spans: Mapping[str, tuple[int, int]]) -> None:
+        self._file, self._spans = file, spans
+
+    def __getitem__(self, key: str) -> bytes:
+        offset, size = self._spans[key]
+        return self._file[offset : offset + size]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._spans  # Mapping's own would copy the member
 
 
 def _plain_name(name: str) -> tuple[str, str]:

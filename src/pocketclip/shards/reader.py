@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from pocketclip import storage
 from pocketclip.errors import DataError
+from pocketclip.shards.codec import MEMBERS
 from pocketclip.shards.index import Index, read_index
 from pocketclip.shards.jsonl import SUFFIXES as LINES
 from pocketclip.shards.jsonl import read_lines
@@ -71,6 +72,22 @@ def sample_of(group: Group, path: str) -> tuple[Sample, str]:
         return parse(group.members, group.uid)
     except DataError as error:
         raise DataError(f"{path}: {group.uid}.{error}") from error
+
+
+def load_packed(group: Group, path: str) -> tuple[Sample, tuple[str, bytes] | None, str]:
+    """Return a sample, the member (key, bytes) of its embeddings, and their stored dtype.
+
+    There is no member without embeddings, or if it cannot be copied as it is: further ground truths
+    need keys of their own, which the member of another writer may not have.
+
+    Raises:
+        DataError: as `sample_of`.
+    """
+    sample, dtype = sample_of(group, path)
+    member = next((key for key in MEMBERS if key in group.members), None)
+    if member is None or len(sample.captions.get("text", [])) > 1:
+        return sample, None, dtype
+    return sample, (member, group.members[member]), dtype
 
 
 class Folders:

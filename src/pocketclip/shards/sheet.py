@@ -1,5 +1,7 @@
 """Draw a contact sheet of a reinforced dataset: originals, replayed augmentations, captions.
 
+A materialised set has no originals; its stored views are drawn.
+
 sheet(samples, augmentation).save("page.png")
 """
 
@@ -52,6 +54,7 @@ def _row(sample: Sample, augmentation: Augmentation | None, views: int) -> Image
                 Image.fromarray(augmentation.apply(picture, augmentation.unpack(packed)))
                 for packed in (sample.param_aug or [])[:views]
             ]
+    tiles += [open_image(view) for view in (sample.views or ())[:views]]
     width = (views + 1) * (_TILE + _GAP) + _GAP
     lines = _lines(sample, width - 2 * _GAP)
     row = Image.new("RGB", (width, _TILE + 4 * _GAP + _LINE * len(lines)), _PAPER)

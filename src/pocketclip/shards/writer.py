@@ -24,6 +24,7 @@ from pocketclip.shards.layout import LAYOUTS, PART_OF, build, dump, finite, plai
 from pocketclip.shards.tar import ending, entry
 from pocketclip.types import Sample
 
+_PICTURES = ("image", "views")
 _NOT_OPEN = "use the writer in a with block: with ... as writer: writer.write(sample)"
 
 
@@ -57,7 +58,7 @@ class ShardWriter:
         dtype: the type to store embeddings in: float32, float16, bfloat16, int8 or int6.
         layout: `named`, also called `v2` (each key of captions has embeddings of its own), or
             `v1` (`text_emb` holds the rows of the one synthetic key too).
-        images: whether to write the images.
+        images: whether to write the images, or the views in their place.
         teacher_dims: the width of each teacher's embedding.
 
     Raises:
@@ -136,7 +137,9 @@ class ShardWriter:
                 packed=packed,
             )
             if not self.images:
-                members = {key: data for key, data in members.items() if PART_OF[key] != "image"}
+                members = {
+                    key: data for key, data in members.items() if PART_OF[key] not in _PICTURES
+                }
             if not members:
                 raise DataError("the sample holds nothing to write")
             entries = {key: entry(f"{sample.uid}.{key}", data) for key, data in members.items()}
@@ -251,7 +254,7 @@ def _count(stats: ShardStats, sample: Sample, *, images: bool) -> set[str]:
     """Add a written sample to the statistics, and return its columns."""
     stats.samples += 1
     stats.dims = max([stats.dims, *(array.shape[1] for array in sample.embeddings.values())])
-    return columns(sample) - (set() if images else {"image"})
+    return columns(sample) - (set() if images else {"image", "views"})
 
 
 def _shown(uid: str) -> str:
@@ -278,7 +281,7 @@ class _HashedFile:
 def columns(sample: Sample) -> set[str]:
     """Return the columns of a sample, as the index lists them."""
     names = {*sample.captions, *sample.embeddings}
-    for name in ("image", "param_aug", "url"):
+    for name in ("image", "param_aug", "url", "views"):
         if getattr(sample, name) is not None:
             names.add(name)
     return names | ({"meta"} if sample.meta else set())

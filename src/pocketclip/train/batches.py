@@ -39,6 +39,7 @@ from pocketclip.train.balance import BalancedOrder
 from pocketclip.train.batch_types import Batch, DataConfig, longest_text, normalise
 from pocketclip.train.order import Location, Order
 from pocketclip.train.raw_pairs import PairSource
+from pocketclip.train.rendered_views import check_views, read_view
 from pocketclip.train.replay import AugmentationReplay, size_of
 from pocketclip.train.sections import caption_kinds, uses_captions
 from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
@@ -116,6 +117,9 @@ class Batches(Dataset["Batch | PocketclipError"]):
         self.width = sum(source.index.teacher_dims) if source.index else 0
         self.tokenizer = Tokenizer(warn=False)
         self.pattern = re.compile(config.caption_pattern)
+        made = source.materialised if isinstance(source, ShardSource) else None
+        if made is not None:
+            check_views(made, model.image_size, config)
         if config.reinforced:
             augmentation = augmentation_of(source, config.source)
         else:
@@ -275,7 +279,7 @@ class Batches(Dataset["Batch | PocketclipError"]):
         if captions is None:
             captions = self._choose_captions(sample, words)
         texts = [text for text, _, _ in captions.chosen]
-        image = self.source.image(sample)
+        image = self.source.image(sample) if sample.views is None else b""
         side = min(read_size(image)) if self.config.min_image_side else 0
         if side < self.config.min_image_side:
             raise _TooSmallError(side)
@@ -284,12 +288,15 @@ class Batches(Dataset["Batch | PocketclipError"]):
             draw = rng_for(self.seed, sample.uid, epoch + (repeat << 32))
             pixels = self._replayed(image, self.replay.stored.draw(draw, size))
             return _Row(sample.uid, pixels, texts, None, [])
-        views = sample.param_aug
+        views = sample.views or sample.param_aug
         if not views:
             raise DataError("it has no stored augmentation")
         random = self.config.augmentation == "random"
         number = (words[0] if random else epoch + repeat) % len(views)
-        pixels = self._replayed(image, self.replay.stored.unpack(views[number]))
+        if sample.views is None:
+            pixels = self._replayed(image, self.replay.stored.unpack(views[number]))
+        else:
+            pixels = read_view(views[number], self.replay.size)
         if not self.config.embeddings:
             return _Row(sample.uid, pixels, texts, None, [])
         rows = [

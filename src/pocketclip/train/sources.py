@@ -12,7 +12,8 @@ import dataclasses
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any
 
 from pocketclip import storage
 from pocketclip.augment import Augmentation
@@ -20,7 +21,7 @@ from pocketclip.errors import ConfigError, DataError
 from pocketclip.formats.json_text import digest_json
 from pocketclip.pairs import PairOptions
 from pocketclip.shards.index import Index, describe_published, how_to_embed
-from pocketclip.shards.layout import IMAGE_KEYS, parse
+from pocketclip.shards.layout import IMAGE_KEYS, PART_OF, VIEW_KEYS, parse
 from pocketclip.shards.random_access import MappedShard
 from pocketclip.shards.reader import Folders, name_of, shard_paths
 from pocketclip.shards.writer import ShardStats
@@ -37,6 +38,20 @@ _REINFORCED = ("npz", "pth.gz", "paug.json")
 
 class ShardError(DataError):
     """A whole shard is unusable, so skipping single samples does not help."""
+
+
+class _Views(Sequence[bytes]):
+    """The views of one sample of a materialised set; only one that is taken is read."""
+
+    def __init__(self, members: Mapping[str, bytes]) -> None:
+        self._members = members
+        self._count = sum(PART_OF.get(key) == "views" for key in members)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._members[VIEW_KEYS[number]]
 
 
 class _AllBut:
@@ -56,6 +71,7 @@ class ShardSource:
         sizes: number of samples of each shard.
         index: the set's index without the list of its shards; None if it has none.
         identity: a hash that changes when the samples do.
+        materialised: how its views were rendered; None if the set holds images.
 
     Args:
         source: as `pocketclip.shards` takes it; several folders must have been reinforced with
@@ -78,7 +94,8 @@ class ShardSource:
             raise DataError(
                 f"{other[0]}: training reads tar shards; convert it with `pocketclip join`"
             )
-        self._ignored = _UNUSED if reinforced else (*_UNUSED, *_REINFORCED)
+        self._ignored = frozenset(_UNUSED if reinforced else (*_UNUSED, *_REINFORCED))
+        self._of_captions = self._ignored | {*IMAGE_KEYS, *VIEW_KEYS, "paug.json"}
         self._cache = ShardCache(cache_dir)
         self._warned = False
         self._mapped: OrderedDict[int, MappedShard] = OrderedDict()
@@ -98,6 +115,13 @@ class ShardSource:
             raise
         if not sum(self.sizes):
             raise DataError(f"{source}: the shards hold no samples")
+        self.materialised = self.index.materialised if self.index is not None else None
+        if self.materialised is not None and not reinforced:
+            self.close()
+            raise DataError(
+                f"{source} holds rendered views in place of its images: train on it with "
+                "data.reinforced=true, or without it on the set that it was made of"
+            )
 
     def __getstate__(self) -> dict[str, object]:
         # Memory maps stay in their process; only the process that made the folder removes it.
@@ -110,7 +134,16 @@ class ShardSource:
             ShardError: the shard is truncated or has changed.
             DataError: the sample is damaged.
         """
-        return self._read(shard, index, self._ignored)
+        if self.materialised is None:
+            return self._read(shard, index, self._ignored)
+        uid, members = self._shard(shard).read_lazily(index)
+        ignored = self._ignored | {"paug.json"}  # the views have been made
+        sample = self._parse(shard, uid, {
+            key: members[key] for key in members
+            if key not in ignored and PART_OF.get(key) != "views"
+        })  # fmt: skip
+        sample.views = _Views(members)
+        return sample
 
     def read_captions(self, shard: int, index: int) -> Sample:
         """Return a sample with its captions and embeddings, without image and augmentation.
@@ -119,7 +152,7 @@ class ShardSource:
             ShardError: the shard is truncated or has changed.
             DataError: the sample is damaged.
         """
-        return self._read(shard, index, (*self._ignored, *IMAGE_KEYS, "paug.json"))
+        return self._read(shard, index, self._of_captions)
 
     def first_caption(self, shard: int, index: int) -> str | None:
         """Return a sample's first ground-truth caption, or None; other members are not read.
@@ -135,13 +168,10 @@ class ShardSource:
         return None
 
     def _read(self, shard: int, index: int, ignored: Container[str]) -> Sample:
-        mapped = self._shard(shard)
-        if len(mapped) != self.sizes[shard]:
-            raise ShardError(
-                f"{self.paths[shard]} has {len(mapped)} samples, its index says "
-                f"{self.sizes[shard]}; run `pocketclip audit` on the folder"
-            )
-        uid, parts = mapped.read(index, ignored)
+        uid, parts = self._shard(shard).read(index, ignored)
+        return self._parse(shard, uid, parts)
+
+    def _parse(self, shard: int, uid: str, parts: Mapping[str, bytes]) -> Sample:
         try:
             return parse(parts, uid)[0]
         except DataError as error:
@@ -209,11 +239,14 @@ class ShardSource:
         if first:
             self.index = None if index is None else dataclasses.replace(index, shards=[])
             return
-        ours = (self.index.teachers, self.index.augmentation) if self.index else None
-        if ours != ((index.teachers, index.augmentation) if index else None):
+        ours, theirs = (
+            (one.teachers, one.augmentation, _rendering(one)) if one else None
+            for one in (self.index, index)
+        )
+        if ours != theirs:
             raise DataError(
-                f"{home}: its teachers or augmentation differ from those of the other folders; "
-                "train on sets with the same reinforcement"
+                f"{home}: its teachers or augmentation, or how its views were rendered, differ "
+                "from those of the other folders; train on sets with the same reinforcement"
             )
 
     def _shard(self, number: int) -> MappedShard:
@@ -232,7 +265,17 @@ class ShardSource:
         self._mapped[number] = mapped
         if len(self._mapped) > _MAX_OPEN:
             self._mapped.popitem(last=False)[1].close()
+        if number < len(self.sizes) and len(mapped) != self.sizes[number]:
+            raise ShardError(
+                f"{self.paths[number]} has {len(mapped)} samples, its index says "
+                f"{self.sizes[number]}; run `pocketclip audit` on the folder"
+            )
         return mapped
+
+
+def _rendering(index: Index) -> tuple[int, str, int | None] | None:
+    made = index.materialised
+    return None if made is None else (made.size, made.encoding, made.quality)
 
 
 def open_source(

@@ -25,6 +25,7 @@ from pocketclip.evaluate.datasets.tables import open_table
 from pocketclip.evaluate.datasets.webdataset import open_webdataset
 from pocketclip.evaluate.tasks import TASKS, Task
 from pocketclip.formats.escaping import escape_surrogates
+from pocketclip.shards.index import refuse_materialised
 
 _TABLE_STEMS = ("data",)
 # Names of the sets that clip-benchmark publishes.
@@ -66,6 +67,8 @@ def find(task: Task, root: str, options: DataOptions | None = None) -> TaskData:
         if data is not None:
             return data
         folders.append(root)
+    if storage.is_folder(root):
+        refuse_materialised(root, "an evaluation")
     notes = [f"{f} exists but holds none of these{_holds(f)}" for f in folders if subfolders(f)]
     raise NoSetError(
         f"no data for {task.key}: looked for {', '.join(folders)} (as a webdataset, a table or "

@@ -11,7 +11,7 @@ Bad samples and files raise nothing here: each defect is a `Problem` of one of t
 | `unreadable` | a member cannot be decoded |
 | `missing` | a sample lacks a column that the others have, or parameters for its embeddings |
 | `uid`, `duplicate` | an invalid uid; a uid that an earlier sample has |
-| `image` | an image that cannot be decoded |
+| `image` | an image or view that cannot be decoded; a view of another size than the index says |
 | `captions` | captions that are no texts, or empty |
 | `shape`, `nan`, `norm` | embeddings of wrong width or count, not finite, not of unit length |
 | `params` | parameters that the augmentation cannot unpack |
@@ -69,6 +69,8 @@ class Rules:
     """The width of embeddings, if the index states it; else 0."""
     augmentation: dict[str, Any] | None = None
     decode_images: bool = True
+    view_size: int = 0
+    """The side of each view of a materialised set, in pixels; 0 for any other set."""
     score_samples: int = 0
     """The number of samples to keep for `pocketclip.shards.audit.scores`."""
 
@@ -167,12 +169,23 @@ def problems_of(
             except AugmentationError as error:
                 yield "params", f"augmentation {index}: {error}"
     if rules.decode_images and sample.image:
-        try:
-            open_image(sample.image)
-        except MissingDependencyError:
-            raise
-        except ImageError as error:
-            yield "image", str(error).removeprefix("image bytes: ")
+        yield from _problem_of_image(sample.image, "")
+    for number, view in enumerate((rules.decode_images and sample.views) or ()):
+        yield from _problem_of_image(view, f"view {number}: ", rules.view_size)
+    if rules.view_size and not sample.views:
+        yield "missing", "it has no views"
+
+
+def _problem_of_image(data: bytes, what: str, side: int = 0) -> Iterator[tuple[str, str]]:
+    try:
+        width, height = open_image(data).size
+    except MissingDependencyError:
+        raise
+    except ImageError as error:
+        yield "image", what + str(error).removeprefix("image bytes: ")
+        return
+    if side and (width, height) != (side, side):
+        yield "image", f"{what}{width} x {height} pixels, index.json says {side} x {side}"
 
 
 def _augmentation(rules: Rules) -> Augmentation | None:

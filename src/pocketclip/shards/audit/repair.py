@@ -14,12 +14,11 @@ from pocketclip import storage
 from pocketclip.errors import DataError
 from pocketclip.shards.audit.inspect import Problem
 from pocketclip.shards.audit.ledger import AuditReport, Ledger
-from pocketclip.shards.codec import MEMBERS
 from pocketclip.shards.index import Index, write_index
 from pocketclip.shards.jsonl import SUFFIXES as LINES
 from pocketclip.shards.jsonl import read_lines
 from pocketclip.shards.layout import PART_OF
-from pocketclip.shards.reader import name_of, sample_of
+from pocketclip.shards.reader import load_packed, name_of
 from pocketclip.shards.tar import Group, groups, members
 from pocketclip.shards.writer import JsonlWriter, ShardStats, ShardWriter
 from pocketclip.types import Sample
@@ -51,6 +50,7 @@ def write_clean(
         teachers=description.teachers,
         captioners=description.captioners,
         augmentation=description.augmentation,
+        materialised=description.materialised,
         config_hash=description.config_hash,
     )
     storage.remove_abandoned(out)
@@ -136,10 +136,6 @@ def _loaders(source: str) -> Iterator[tuple[str, Callable[[], _Loaded]]]:
 
 
 def _load_group(group: Group, source: str) -> _Loaded:
-    sample, dtype = sample_of(group, source)
-    member = next((key for key in MEMBERS if key in group.members), None)
-    packed = (member, group.members[member]) if member is not None else None
-    if len(sample.captions.get("text", [])) > 1:
-        packed = None
+    sample, packed, dtype = load_packed(group, source)
     extra = [key for key in group.members if key not in PART_OF]
     return sample, packed, dtype, extra

@@ -81,6 +81,7 @@ def audit(
         dims=widths.pop() if len(widths) == 1 else 0,
         augmentation=description.augmentation,
         decode_images=decode_images,
+        view_size=description.materialised.size if description.materialised else 0,
         score_samples=score_samples,
     )
     draw = Draw(score_samples)
