@@ -183,7 +183,7 @@ def test_a_licence(exported, tmp_path):
 def test_what_does_not_fit_is_refused(work):
     index = json.loads((work / "dr/index.json").read_text("utf-8"))
     for changed in (
-        {**index, "version": 2},
+        {**index, "version": 3},
         {**index, "shards": [{"samples": 3}]},
         {**index, "extra": 1},
         {k: v for k, v in index.items() if k != "shards"},

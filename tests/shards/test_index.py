@@ -82,7 +82,11 @@ def test_no_index(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 2}, "has version 2, but this pocketclip reads up to version 1: upgrade"),
+        ({"version": 3}, "has version 3, but this pocketclip reads up to version 2: upgrade"),
+        ({"materialised": 7}, "should be an object"),
+        ({"materialised": {"encoding": "jpeg"}}, '"size" is missing'),
+        ({"materialised": {"size": 0, "encoding": "jpeg"}}, "from 1 to 65,536 pixels"),
+        ({"materialised": {"size": 8, "encoding": "jpeg", "x": 1}}, "unknown key 'x'"),
         ({"version": None}, '"version" should be a whole number, not null'),
         ({"version": True}, '"version" should be a whole number, not true'),
         ({"version": 1.5}, '"version" should be a whole number'),
