@@ -1,8 +1,10 @@
 """Worker processes that prepare items ahead of their use, in order.
 
-with WorkerPool(4, ahead=32) as pool:
-for name, pixels in pool.map(decode, ((name, (path,)) for name, path in files)):
-...
+    with WorkerPool(4, ahead=32) as pool:
+        for name, pixels in pool.map(decode, ((name, (path,)) for name, path in files)):
+            ...
+
+Reinforcing and materialising prepare their images with it.
 """
 
 from __future__ import annotations
