@@ -55,6 +55,7 @@ LAYERS = {
     "pocketclip.finetune": 3,
     "pocketclip.fit": 3,
     "pocketclip.pipeline_folder": 3,
+    "pocketclip.plan": 3,
     "pocketclip.publish": 3,
     "pocketclip.quickstart": 3,
     "pocketclip.search": 3,

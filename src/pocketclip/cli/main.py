@@ -36,6 +36,7 @@ VERBS = {
     "forget": "Remove photographs from a library, not from the disk.",
     "export-vectors": "Write a library's embeddings for other programs.",
     "serve": "Serve embeddings, classification and search over HTTP.",
+    "plan": "Plan storage, GPU hours, network and cost.",
     "reinforce": "Add captions and teachers' embeddings to pairs.",
     "join": "Join images with reinforcements, by uid.",
     "materialise": "Render a dataset's views at a student's size.",
