@@ -203,6 +203,9 @@ class Bench:
             makers: what makes and runs each variant once; None: it is not to be had here.
             seconds: that one of them takes, by estimate: with less time left none is begun, as a
                 compiler that is stopped halfway leaves nothing.
+
+        Raises:
+            RuntimeError: none could be made; the message says why.
         """
         made: dict[str, Variant] = {}
         left_out: dict[str, str] = {}
@@ -227,6 +230,8 @@ class Bench:
             variant.facts["made_in_s"] = round(time.perf_counter() - begun, 2)
             variant.facts["peak_memory_mb"] = self._peak_memory(variant, held)
             made[name] = variant
+        if not made:
+            raise RuntimeError("; ".join(f"{name}: {why}" for name, why in left_out.items()))
         return made, left_out
 
     def _memory(self) -> int:

@@ -95,8 +95,7 @@ def ready(bench: Bench, recipe: Recipe) -> Iterator[tuple[Run, Batch]]:
 def take_step(run: Run, batch: Batch) -> None:
     """Take a whole step, as the loop does: zero, forward, loss, backward, clip, update."""
     run.optimizer.zero_grad(set_to_none=True)
-    run.stepper.backward([batch])
-    run.update_weights()
+    run.update_weights(run.stepper.backward([batch]))
 
 
 class Recorder(nn.Module):

@@ -192,7 +192,7 @@ def peer_step(
     made = PeerStep(model, torch.compile(model) if compiled else model)
 
     def step() -> None:
-        pixels = normalise(batch.images.to(device), preprocess).contiguous(memory_format=layout)
+        pixels = normalise(batch.images.to(device), preprocess, memory_format=layout)
         ids = batch.captions[0].to(device)
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
