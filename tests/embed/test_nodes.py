@@ -12,6 +12,7 @@ from pocketclip.cluster import Cluster
 from pocketclip.embed.job import Settings, run
 from pocketclip.pairs import PairOptions
 from pocketclip.pairs.photographs import open_image_shards
+from tests.cli import inside
 from tests.cluster.nodes import cluster_of
 
 pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -49,3 +50,15 @@ def test_a_node_dies_and_the_files_in_the_store_are_those_of_one_process(s3, cap
     assert any("died" in record.message for record in caplog.records)
     assert contents("s3://bucket/cluster") == contents("s3://bucket/local")
     assert [sum(column) for column in zip(*counts, strict=True)] == [24, 1]
+
+
+def test_the_verb_writes_the_same_files_with_ray(tmp_path):
+    arguments = ["embed", PHOTOS, "-m", "random:tiny", "--shard-size", 1]
+    assert inside.run(*arguments, "-o", tmp_path / "local").returncode == 0
+    done = inside.run(*arguments, "-o", tmp_path / "ray", "--ray", "--min-actors", 2)
+    assert done.returncode == 0, done.stderr
+    assert "4 embeddings of width 64 in 4 files" in done.stdout
+    assert contents(str(tmp_path / "ray")) == contents(str(tmp_path / "local"))
+    large = inside.run(*arguments, "-o", tmp_path / "x", "--ray", "--gpus-per-actor", 99)
+    assert large.returncode == 2
+    assert "--gpus-per-actor 99: this machine has" in large.stderr

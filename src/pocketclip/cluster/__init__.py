@@ -9,6 +9,7 @@
 |---|---|
 | `worker` | what an actor is: it loads something once, then does one task at a time |
 | `driver` | keeps actors busy: starts them, replaces dead ones, retries tasks, counts progress |
+| `local` | the same work without a cluster |
 | `session` | the connection to a cluster; the only module that imports ray |
 
 Nothing here knows what a task is, and nothing imports torch. A task writes its file whole or not at

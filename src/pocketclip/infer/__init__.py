@@ -8,6 +8,7 @@
 |---|---|
 | `encoder` | `Encoder` and `load`; `pocketclip.Encoder` and `pocketclip.load` are these |
 | `loaded_model` | the part of `Encoder` that opens a model and loads its towers |
+| `own_process` | a model for a process that does nothing else |
 | `open_model` | the source of an `Encoder` opened: a bundle, or a model in torch |
 | `ready` `model_cache` | without torch: a model converted once, and kept in the user's cache |
 | `convert` | a model to an ONNX bundle without torch, with its check |
