@@ -13,6 +13,8 @@ float32 embeddings of the image and both captions.
   torchvision and open_clip's tokenizer if installed, else imitates them; the JSON says which.
 - `exact`: ours; its pixels equal those of `Augmentation.apply` to the bit, which is asserted.
 - `fast`: ours with torch's resize and scaled decoding; the difference of its pixels is measured.
+- `device`: the workers' part of `data.replay: device`, cropped images and parameters. What is left
+  to the device is measured apart, on the CPU; so are the bytes that are copied there.
 
 `exact, uint8` and `fast, uint8` are our loader's output in training, where images are normalised
 on the device. Times are processor times, as other processes may share the machine; ratios are
@@ -39,6 +41,8 @@ from pocketclip.images import open_image
 from pocketclip.shards import Index, ShardWriter, write_index
 from pocketclip.train.loader import DataConfig, Loader, normalise
 from pocketclip.train.replay import AugmentationReplay
+from pocketclip.train.sections import ReplayMode
+from pocketclip.train.views import Views
 from pocketclip.types import Sample
 from published_reader import Replay, read_published
 
@@ -95,14 +99,16 @@ def make_shards(folder: Path, samples: int, augmentation: Augmentation, dtype: s
 
 
 def ours(
-    folder: Path, model: zoo.ModelConfig, *, fast: bool, floats: bool = True
+    folder: Path, model: zoo.ModelConfig, *, replay: ReplayMode, floats: bool = True
 ) -> Iterator[list[Any]]:
     """Yield batches by our loader without end, with normalised images or 8-bit ones."""
-    config = DataConfig(source=str(folder), captions="both", replay="fast" if fast else "exact")
+    config = DataConfig(source=str(folder), captions="both", replay=replay)
     with Loader(config, model=model, batch_size=BATCH, seed=0) as loader:
         for batch in loader.batches():
             assert not batch.skipped
-            pixels = normalise(batch.images, model.preprocess) if floats else batch.images
+            pixels: Any = batch.views or batch.images
+            if floats:
+                pixels = normalise(batch.images, model.preprocess)
             yield [pixels, *batch.captions, batch.teacher_image, *batch.teacher_captions]
 
 
@@ -112,6 +118,17 @@ def rate(batches: Iterator[list[Any]], count: int) -> float:
     for _ in range(count):
         next(batches)
     return count * BATCH / (time.process_time() - start)
+
+
+def device_cost(views: Views) -> dict[str, float]:
+    """Return what the device has to do for a batch of `device`, on this CPU."""
+    start = time.process_time()
+    views.images()
+    seconds = time.process_time() - start
+    return {
+        "ms_per_sample_on_cpu": round(1000 * seconds / BATCH, 2),
+        "bytes_per_sample": round(views.pixels.nbytes / BATCH),
+    }
 
 
 def difference(replay: Replay, augmentation: Augmentation, model: zoo.ModelConfig) -> float:
@@ -188,10 +205,11 @@ def main() -> None:
         folder = Path(name)
         make_shards(folder, options.samples, augmentation, options.embeddings)
         ways: dict[str, Iterator[list[Any]]] = {
-            "exact": ours(folder, model, fast=False),
-            "fast": ours(folder, model, fast=True),
-            "exact, uint8": ours(folder, model, fast=False, floats=False),
-            "fast, uint8": ours(folder, model, fast=True, floats=False),
+            "exact": ours(folder, model, replay="exact"),
+            "fast": ours(folder, model, replay="fast"),
+            "exact, uint8": ours(folder, model, replay="exact", floats=False),
+            "fast, uint8": ours(folder, model, replay="fast", floats=False),
+            "device": ours(folder, model, replay="device", floats=False),
         }
         used: dict[str, str] = {}
         alike = None
@@ -212,6 +230,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for way in ways:
                 rates[way].append(run(way))
+        device_part = device_cost(next(ways["device"])[0])
         for batches in ways.values():
             batches.close()  # type: ignore[attr-defined]
     medians = {way: round(statistics.median(values), 1) for way, values in rates.items()}
@@ -226,13 +245,24 @@ def main() -> None:
         ratio = f"  {ratios[way]:.2f} x the published path" if way in ratios else ""
         print(f"{way:13} {value:7.1f} samples/s/core{ratio}")
     print("fast against exact, levels of 255:", error)
+    print("device, what is left to it:", device_part)
     about: dict[str, Any] = {
         "size": options.size,
         "embeddings": options.embeddings,
         "rounds": options.rounds,
     }
     about |= {"published": used, "published_against_exact_max": alike}
-    print(json.dumps({**about, "samples_per_s": medians, "ratio": ratios, "fast_error": error}))
+    print(
+        json.dumps(
+            {
+                **about,
+                "samples_per_s": medians,
+                "ratio": ratios,
+                "fast_error": error,
+                "device_part": device_part,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

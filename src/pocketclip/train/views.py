@@ -164,7 +164,7 @@ def _new_pixels(count: int) -> Tensor:
     """
     size = 3 * max(_CHUNK, -(-count // _CHUNK) * _CHUNK)
     if get_worker_info() is None:
-        return torch.zeros(size, dtype=torch.uint8).view(-1, 3)
+        return torch.empty(size, dtype=torch.uint8).view(-1, 3)
     storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(-1, 3)
 
