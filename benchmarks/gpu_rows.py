@@ -116,12 +116,17 @@ def training_rows(sizes: Sizes) -> list[Row]:
 
 def feeding_rows(sizes: Sizes) -> list[Row]:
     """Return the rows of training that the loader feeds."""
-    feed = partial(
-        data.measure_feeding, name=sizes.models["s0"], batches=sizes.loader_batches,
-        steps=sizes.steps,
-    )  # fmt: skip
+    sized: dict[str, Any] = {
+        "name": sizes.models["s0"], "batches": sizes.loader_batches, "steps": sizes.steps
+    }  # fmt: skip
     ways: dict[str, dict[str, Any]] = {"exact": {}, "device": {"replay": "device"}}
-    return [Row(f"feed/{way}", partial(feed, data=given), 35) for way, given in ways.items()]
+    return [
+        *(
+            Row(f"feed/{way}", partial(data.measure_feeding, data=given, **sized), 35)
+            for way, given in ways.items()
+        ),
+        Row("feed/materialised", partial(data.measure_materialised, **sized), 40),
+    ]
 
 
 def inference_rows(sizes: Sizes) -> list[Row]:

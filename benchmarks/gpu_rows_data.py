@@ -18,6 +18,7 @@ from pocketclip.train.device_feed import feed
 from pocketclip.train.initial_model import initial_model
 from pocketclip.train.loader import normalise
 from pocketclip.train.loop import train
+from pocketclip.train.materialise import materialise
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.sections import DataSection
 
@@ -52,6 +53,15 @@ def measure_feeding(
         **waiting,
         "cosine_to_fp32": autocast_cosine(bench, name),
     }
+
+
+def measure_materialised(bench: Bench, name: str, *, batches: int, steps: int) -> dict[str, Any]:
+    """Return what `measure_feeding` does, of stored views that are rendered once before."""
+    side = recipe_of(bench, name, "plain").model.config().image_size
+    folder = str(bench.folder / f"rendered-{side}")
+    report = materialise(str(bench.shards), folder, size=side, workers=bench.workers)
+    row = measure_feeding(bench, name, {"source": folder}, batches=batches, steps=steps)
+    return {**row, "psnr_mean": report.psnr_mean, "bytes_per_sample": report.bytes / report.samples}
 
 
 def time_loader(bench: Bench, recipe: Recipe, count: int) -> float:

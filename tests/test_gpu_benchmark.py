@@ -203,7 +203,7 @@ def test_the_quick_run_measures_every_row(tmp_path):
     for figures in variants(rows):
         assert figures["cosine_to_fp32"] > 0.99
         assert figures["samples_per_s"] > 0
-    for way in ("exact", "device"):
+    for way in ("exact", "device", "materialised"):
         assert rows[f"feed/{way}"]["loader_samples_per_s"] > 0
         assert 0 <= rows[f"feed/{way}"]["share_of_waiting"] <= 1
     assert rows["resumed"]["bit_equal"]  # on a CPU
