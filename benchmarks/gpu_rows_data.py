@@ -59,7 +59,8 @@ def measure_materialised(bench: Bench, name: str, *, batches: int, steps: int) -
     """Return what `measure_feeding` does, of stored views that are rendered once before."""
     side = recipe_of(bench, name, "plain").model.config().image_size
     folder = str(bench.folder / f"rendered-{side}")
-    report = materialise(str(bench.shards), folder, size=side, workers=bench.workers)
+    views, workers = (1, 0) if bench.quick else (None, bench.workers)
+    report = materialise(str(bench.shards), folder, size=side, views=views, workers=workers)
     row = measure_feeding(bench, name, {"source": folder}, batches=batches, steps=steps)
     return {**row, "psnr_mean": report.psnr_mean, "bytes_per_sample": report.bytes / report.samples}
 
