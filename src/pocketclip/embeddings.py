@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pocketclip.errors import EmbeddingError
 from pocketclip.types import Embeddings
 
-_MIN_LENGTH = 1e-12
+MIN_LENGTH = 1e-12
 """Minimum length of an embedding: the epsilon of torch's `normalize`."""
 _MAX_SHOWN = 60
 _DEFAULT_FAULT = "the model's weights or its precision are at fault"
@@ -64,7 +64,7 @@ def check_lengths(
         lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all():  # the squares overflow
         lengths = row_lengths(rows)
-    short = lengths[..., 0] < _MIN_LENGTH
+    short = lengths[..., 0] < MIN_LENGTH
     if short.any():
         row = int(np.argmax(short))
         raise EmbeddingError(name_of(row), f"its embedding is zero; {fault}", row)

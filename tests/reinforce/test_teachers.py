@@ -30,7 +30,7 @@ from pocketclip.reinforce.protocols import Pixels
 from pocketclip.reinforce.teacher_preprocess import SquareTransform
 from pocketclip.reinforce.teachers import Teacher, load_teacher
 from pocketclip.reinforce.zoo_towers import ZooTowers
-from pocketclip.types import Encoder
+from pocketclip.types import Encoder, TensorEncoder
 from tests.golden_weights import randomise
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples" / "photos").glob("*.jpg"))
@@ -120,6 +120,24 @@ def test_a_square_is_left_as_it_is():
     assert hash(back.key) == hash(transform.key)
     other = SquareTransform.of(zoo.entry("mobileclip-b").config.preprocess)
     assert other.key != transform.key  # bilinear
+
+
+@pytest.mark.parametrize("size", [64, 48])
+def test_tensors_embed_as_arrays_to_the_bit(teacher, size, monkeypatch):
+    assert isinstance(teacher, TensorEncoder)
+    views = _views(size, 5)
+    expected = torch.from_numpy(teacher.encode_image(list(views)))
+    texts = torch.from_numpy(teacher.encode_text(TEXTS))
+    images = torch.from_numpy(views).permute(0, 3, 1, 2)
+    if size == teacher.transform.size:  # nothing to resize: they stay on the device
+
+        def refuse(*_):
+            raise AssertionError("the host waits for this")
+
+        for method in ("cpu", "numpy", "tolist", "item"):
+            monkeypatch.setattr(torch.Tensor, method, refuse)
+    assert torch.equal(teacher.encode_image_tensors(images), expected)
+    assert torch.equal(teacher.encode_text_tensors(TEXTS), texts)
 
 
 def test_wrong_squares_are_refused(teacher):
@@ -633,6 +651,8 @@ def test_useless_embeddings_are_an_error_that_names_the_input(folder):
         teacher.encode_squares(_views(64))
     with pytest.raises(EmbeddingError, match=r"^a\.jpg: its embedding"):
         teacher.encode_squares(_views(64), lambda _row: "a.jpg")
+    images = torch.from_numpy(_views(64)).permute(0, 3, 1, 2)
+    assert teacher.encode_image_tensors(images).isnan().all()  # ends the run at its next record
     with pytest.raises(EmbeddingError, match=r"^text 'a dog': .*try precision float32"):
         teacher.encode_text(["a dog", "a cat"])
     with torch.no_grad():

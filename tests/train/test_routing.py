@@ -207,10 +207,10 @@ def test_a_compiled_model_trains_the_same():
     model = sparse()
     whole = batch(model, 8)
     settings = MoESection(local_entropy_weight=0.1)
-    one, terms, record = step_of(model, [whole], settings, trim=False)
+    one, terms, record = step_of(model, [whole], settings, text_multiple=0)
     model.zero_grad()
     routing = Routing(model, settings, gathered=False)
-    compiled = stepper(model, routing=routing, trim=False)
+    compiled = stepper(model, routing=routing, text_multiple=0)
     compiled.wrapped = torch.compile(model, backend="aot_eager")  # generates no code: seconds
     again = {name: float(term) for name, term in compiled.backward([whole]).items()}
     assert again == pytest.approx(terms, rel=1e-5)

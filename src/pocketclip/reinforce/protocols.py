@@ -85,14 +85,24 @@ class Pixels:
         self.is_identity = set(scaling.mean) == {0.0} and set(scaling.std) == {1.0}
 
     def __call__(self, squares: NDArray[np.uint8]) -> Tensor:
-        """Return pixels, scaled in float32 as `pocketclip.preprocess.Preprocess` does."""
+        """Return the pixels of squares (B, S, S, 3)."""
         import torch
 
         # Torch warns of read-only arrays (from other processes), though nothing writes here.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
             batch = torch.from_numpy(np.ascontiguousarray(squares)).to(self.device)
-        out = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return self.scale(batch.permute(0, 3, 1, 2))
+
+    def scale(self, images: Tensor) -> Tensor:
+        """Return uint8 images (B, 3, S, S) scaled as `pocketclip.preprocess.Preprocess` does.
+
+        They are computed in float32.
+        """
+        import torch
+
+        on_device = images.to(self.device)
+        out = on_device.to(torch.float32, memory_format=torch.contiguous_format)
         out = out.div_(self.divisor)
         if not self.is_identity:
             out = out.sub_(self.mean).div_(self.std)

@@ -12,14 +12,15 @@ Shapes: B batch, T tokens, S side of a square in pixels, D embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketclip import devices
-from pocketclip.embeddings import check_lengths, check_scale, image_name, text_name
+from pocketclip.embeddings import MIN_LENGTH, check_lengths, check_scale, image_name, text_name
 from pocketclip.images import ImageSource
 from pocketclip.reinforce import specs
 from pocketclip.reinforce.own_models import OwnTeacher, load_own
@@ -124,7 +125,8 @@ class Teacher:
         with torch.inference_mode():
             for start in range(0, len(squares), step):
                 pixels = self._pixels(squares[start : start + step])
-                out[start : start + len(pixels)] = _unit(self.towers.encode_pixels(pixels))
+                unit = _unit(self.towers.encode_pixels(pixels))
+                out[start : start + len(pixels)] = unit.cpu().numpy()
         check_lengths(out, name_of, self._fault)
         return out
 
@@ -139,23 +141,57 @@ class Teacher:
         import torch
 
         texts = list(texts)
-        out = np.empty((len(texts), self.embed_dim), np.float32)
         if not texts:
-            return out
+            return np.empty((0, self.embed_dim), np.float32)
+        with torch.inference_mode():
+            out: Embeddings = self._embed_texts(texts).cpu().numpy()
+        check_lengths(out, lambda row: text_name(texts[row]), self._fault)
+        return out
+
+    def encode_image_tensors(self, images: Tensor) -> Tensor:
+        """Return what `encode_image` does, on the teacher's device, of uint8 images (B, 3, H, W).
+
+        An embedding that is not finite, or is zero, is NaN. Images of the transform's size stay on
+        the device; others are resized on the CPU.
+        """
+        import torch
+
+        size, step = self.transform.size, self.towers.image_batch
+        if images.shape[2:] != (size, size) or self.transform.edge != size:
+            views = images.permute(0, 2, 3, 1).cpu().numpy()
+            squares = np.stack([self.transform.square(view) for view in views])
+            images = _on_device(squares, self.device).permute(0, 3, 1, 2)
+        with torch.no_grad():  # not inference mode, whose tensors no graph can hold
+            parts = [
+                _unit(self.towers.encode_pixels(self._pixels.scale(images[start : start + step])))
+                for start in range(0, len(images), step)
+            ]
+            return _without_useless(torch.cat(parts))
+
+    def encode_text_tensors(self, texts: Sequence[str]) -> Tensor:
+        """Return what `encode_text` does, on the teacher's device.
+
+        An embedding that is not finite, or is zero, is NaN.
+        """
+        import torch
+
+        with torch.no_grad():
+            return _without_useless(self._embed_texts(list(texts)))
+
+    def _embed_texts(self, texts: list[str]) -> Tensor:
+        """Return unit embeddings (B, D) of one or more texts; texts of similar length together."""
+        import torch
+
         trims = self.towers.trims
         ids, lengths = self.towers.tokenize(texts)
         order = np.argsort(lengths, kind="stable") if trims else np.arange(len(texts))
-        with torch.inference_mode():
-            for start in range(0, len(texts), self.text_batch):
-                rows = order[start : start + self.text_batch]
-                batch_ids = ids[rows, : lengths[rows].max()] if trims else ids[rows]
-                embeddings = self.towers.encode_ids(
-                    torch.from_numpy(batch_ids).to(self.device),
-                    torch.from_numpy(lengths[rows]).to(self.device),
-                )
-                out[rows] = _unit(embeddings)
-        check_lengths(out, lambda row: text_name(texts[row]), self._fault)
-        return out
+        parts = []
+        for start in range(0, len(texts), self.text_batch):
+            rows = order[start : start + self.text_batch]
+            batch_ids = ids[rows, : lengths[rows].max()] if trims else ids[rows]
+            on_device = (_on_device(array, self.device) for array in (batch_ids, lengths[rows]))
+            parts.append(_unit(self.towers.encode_ids(*on_device)))
+        return torch.cat(parts)[_on_device(np.argsort(order), self.device)]
 
     @property
     def _fault(self) -> str:
@@ -168,11 +204,25 @@ class Teacher:
         return [self.towers.count_tokens(text) > limit for text in texts]
 
 
-def _unit(embeddings: Tensor) -> Embeddings:
+def _unit(embeddings: Tensor) -> Tensor:
     import torch.nn.functional as F
 
-    out: Embeddings = F.normalize(embeddings.float(), dim=-1).cpu().numpy()
-    return out
+    return F.normalize(embeddings.float(), dim=-1)
+
+
+def _without_useless(unit: Tensor) -> Tensor:
+    """Return unit embeddings (B, D) with NaN in place of rows that `check_lengths` refuses."""
+    lengths = unit.norm(dim=-1, keepdim=True)
+    return unit.masked_fill(~(lengths >= MIN_LENGTH), math.nan)
+
+
+def _on_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array as a tensor on a device; the host does not wait for a GPU to copy it."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.to(device, non_blocking=True)
 
 
 def load_teacher(

@@ -1,6 +1,7 @@
 """The inputs of the losses, checked: the student's embeddings and the teachers'.
 
-Shapes: b rows of this process, D embedding, K teachers. See `pocketclip.train.losses`.
+Shapes: b rows of this process, D embedding, K teachers; B samples of a step and process, n captions
+of each, T tokens. See `pocketclip.train.losses`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,42 @@ class TeacherTargets:
     biases: list[float]
     weights: list[float] | None = None
     """Of each teacher in the mixture; they sum to 1. None: all are equal."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Features:
+    """The student's outputs for a batch, which the loss is computed from."""
+
+    image: Tensor
+    """(B, D) unit embeddings."""
+    captions: list[Tensor]
+    """n tensors (B, D)."""
+    scale: Tensor
+    """The student's logit scale, which multiplies similarities."""
+    captioning: Tensor | None = None
+    """A captioner's next-token loss of this micro-batch, a mean over its tokens."""
+    routing: Tensor | None = None
+    """A sparse model's sums over tokens, see `Routing.take`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Captions:
+    """How the loss uses the captions of a batch."""
+
+    contrasted: list[bool]
+    """Whether each of the n captions is in the contrastive term."""
+    text_ids: list[Tensor] | None
+    """n tensors (B, T) of token ids if equal texts are positives of each other."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TeacherEmbeddings:
+    """The teachers' embeddings of a batch, side by side: D is the sum of their dimensions."""
+
+    image: Tensor | None
+    """(B, D); None if the loss has no distillation term."""
+    captions: list[Tensor | None]
+    """n tensors (B, D); None for a caption that is not distilled."""
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

@@ -15,10 +15,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,47 +26,14 @@ from pocketclip.nn.clip import CLIP
 from pocketclip.nn.transformer import preserve_batch_norm_statistics
 from pocketclip.tokenizer import PAD
 from pocketclip.train import distributed, losses
+from pocketclip.train.batch_types import longest_text
+from pocketclip.train.live_teachers import LiveTeachers
 from pocketclip.train.loader import Batch, normalise
+from pocketclip.train.loss_inputs import Captions, Features, TeacherEmbeddings
 from pocketclip.train.loss_terms import captioning_sum
 from pocketclip.train.routing import Routing
 from pocketclip.train.sections import LossSection, uses_captions
 from pocketclip.types import Encoder
-
-
-@dataclass(slots=True, kw_only=True)
-class Features:
-    """The student's outputs for a batch, which the loss is computed from."""
-
-    image: Tensor
-    """(B, D) unit embeddings."""
-    captions: list[Tensor]
-    """n tensors (B, D)."""
-    scale: Tensor
-    """The student's logit scale, which multiplies similarities."""
-    captioning: Tensor | None = None
-    """A captioner's next-token loss of this micro-batch, a mean over its tokens."""
-    routing: Tensor | None = None
-    """A sparse model's sums over tokens, see `Routing.take`."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Captions:
-    """How the loss uses the captions of a batch."""
-
-    contrasted: list[bool]
-    """Whether each of the n captions is in the contrastive term."""
-    text_ids: list[Tensor] | None
-    """n tensors (B, T) of token ids if equal texts are positives of each other."""
-
-
-@dataclass(slots=True, kw_only=True)
-class TeacherEmbeddings:
-    """The teachers' embeddings of a batch, side by side: D is the sum of their dimensions."""
-
-    image: Tensor | None
-    """(B, D); None if the loss has no distillation term."""
-    captions: list[Tensor | None]
-    """n tensors (B, D); None for a caption that is not distilled."""
 
 
 class Stepper:
@@ -114,7 +80,7 @@ class Stepper:
         self.biases = tuple(teacher_biases)
         self.logit_bias, self.routing = logit_bias, routing
         self.device, self.dtype, self.gathered = device, dtype, gathered
-        self.teachers = tuple(teachers)
+        self.teachers = LiveTeachers(teachers, device) if teachers else None
         self.channels_last = channels_last
         text = model.config.text
         self.text_multiple = text_multiple if text.ignores_padding else 0
@@ -131,7 +97,7 @@ class Stepper:
         Raises:
             ConfigError: embeddings do not fit the teachers' dimensions.
         """
-        batches = [batch.to(self.device, non_blocking=True) for batch in batches]
+        batches = [self._counted(batch).to(self.device, non_blocking=True) for batch in batches]
         with distributed.sizes_agreed() if self._repeats(batches) else contextlib.nullcontext():
             teacher = self._teacher_embeddings(batches)
             captions = self._captions(batches)
@@ -170,6 +136,12 @@ class Stepper:
             )
         repeats, self._sizes = bool(self._sizes), sizes
         return repeats
+
+    def _counted(self, batch: Batch) -> Batch:
+        """Return a batch with its `text_length` if it is needed and the captions are on the CPU."""
+        if batch.text_length is not None or not (self.text_multiple and batch.captions[0].is_cpu):
+            return batch
+        return replace(batch, text_length=longest_text(batch.captions))
 
     def _scaled(self, value: Tensor) -> Tensor:
         scaled: Tensor = self.scaler.scale(value)
@@ -371,7 +343,7 @@ class Stepper:
 
     def _batch_embeddings(self, batch: Batch, used: Sequence[bool]) -> tuple[Tensor, list[Tensor]]:
         """Return the teachers' embeddings of a batch and its used captions: stored, or new."""
-        if not self.teachers:
+        if self.teachers is None:
             assert batch.teacher_image is not None
             stored = []
             for rows, one in zip(batch.teacher_captions, used, strict=True):
@@ -379,18 +351,12 @@ class Stepper:
                     assert rows is not None
                     stored.append(rows)
             return batch.teacher_image, stored
-        views = list(np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).cpu().numpy()))
-
-        def side_by_side(parts: list[Any]) -> Tensor:
-            return torch.from_numpy(np.concatenate(parts, axis=1)).to(self.device)
-
-        image = side_by_side([teacher.encode_image(views) for teacher in self.teachers])
         captions = [
-            side_by_side([teacher.encode_text(texts) for teacher in self.teachers])
+            self.teachers.encode_texts(texts)
             for texts, one in zip(batch.texts, used, strict=True)
             if one
         ]
-        return image, captions
+        return self.teachers.encode_images(batch.images), captions
 
 
 def _total(terms: dict[str, Tensor]) -> Tensor:
