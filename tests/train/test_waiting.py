@@ -291,6 +291,7 @@ def _graphs(model, batches):
     return len(graphs)
 
 
+@pytest.mark.slow
 def test_texts_of_other_lengths_compile_few_graphs():
     model = random_model("vit-b16", seed=0, **VIT).train()
     whole = batch(model, 4)
@@ -304,7 +305,7 @@ def test_texts_of_other_lengths_compile_few_graphs():
     assert _graphs(model, batches) == 3
 
 
-@pytest.mark.parametrize("name", ["tiny", "vit-b16"])
+@pytest.mark.parametrize("name", [pytest.param("tiny", marks=pytest.mark.slow), "vit-b16"])
 def test_the_compiler_finds_one_whole_graph(name):
     model = random_model(name, seed=0, **(VIT if name == "vit-b16" else {})).train()
     side = model.config.image_size
