@@ -428,7 +428,7 @@ def test_live_teachers_see_the_students_view():
 class OnDevice(Oracle):
     """The same with tensors in and out."""
 
-    def encode_image(self, images):
+    def encode_image(self, images):  # noqa: ARG002
         raise AssertionError("the host waits for these")
 
     encode_text = encode_image
