@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Embeddings = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -108,21 +105,4 @@ class Encoder(Protocol):
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         """Return unit embeddings (B, D) of texts."""
-        ...
-
-
-@runtime_checkable
-class TensorEncoder(Protocol):
-    """What an `Encoder` may offer besides: torch's tensors in and out, which stay on its device.
-
-    Training asks live teachers in this way, so that the host need not wait for a GPU. An embedding
-    that is not finite, or is zero, is NaN, which ends the run with an error.
-    """
-
-    def encode_image_tensors(self, images: Tensor) -> Tensor:
-        """Return unit embeddings, float32 (B, D), of uint8 images (B, 3, H, W)."""
-        ...
-
-    def encode_text_tensors(self, texts: Sequence[str]) -> Tensor:
-        """Return unit embeddings, float32 (B, D), of texts."""
         ...

@@ -30,7 +30,8 @@ from pocketclip.reinforce.protocols import Pixels
 from pocketclip.reinforce.teacher_preprocess import SquareTransform
 from pocketclip.reinforce.teachers import Teacher, load_teacher
 from pocketclip.reinforce.zoo_towers import ZooTowers
-from pocketclip.types import Encoder, TensorEncoder
+from pocketclip.train.live_teachers import TensorEncoder
+from pocketclip.types import Encoder
 from tests.golden_weights import randomise
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples" / "photos").glob("*.jpg"))

@@ -6,12 +6,30 @@ Shapes: B images or texts, S side of an image, D the sum of the teachers' dimens
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pocketclip.types import Encoder, TensorEncoder
+from pocketclip.types import Encoder
+
+
+@runtime_checkable
+class TensorEncoder(Protocol):
+    """What an `Encoder` may offer besides: torch's tensors in and out, which stay on its device.
+
+    Training asks live teachers in this way, so that the host need not wait for a GPU. An embedding
+    that is not finite, or is zero, is NaN, which ends the run with an error.
+    """
+
+    def encode_image_tensors(self, images: Tensor) -> Tensor:
+        """Return unit embeddings, float32 (B, D), of uint8 images (B, 3, H, W)."""
+        ...
+
+    def encode_text_tensors(self, texts: Sequence[str]) -> Tensor:
+        """Return unit embeddings, float32 (B, D), of texts."""
+        ...
 
 
 class LiveTeachers:
