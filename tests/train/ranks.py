@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from pocketclip.nn.build import random_model
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.train import distributed
+from pocketclip.train.batch_types import Batch
 from pocketclip.train.distributed import SyncBatchNorm, convert_sync_batch_norm
 from pocketclip.train.losses import (
     captioning_loss,
@@ -23,8 +26,11 @@ from pocketclip.train.losses import (
     siglip_distillation_loss,
     siglip_loss,
 )
+from pocketclip.train.recipe import load_recipe
 from pocketclip.train.routing import Routing
 from pocketclip.train.sections import MoESection
+from pocketclip.train.setup import wrap_model
+from pocketclip.train.step import Stepper
 
 SIZE = 2
 ROWS = 5  # per rank; no multiple of the chunk
@@ -251,12 +257,57 @@ def _figures(world):
     }
 
 
-def run(rank: int, port: int, folder: str) -> None:
-    """Compute everything as rank `rank` and leave it in `folder`."""
+def trained_step(world, *, compiled, accumulate):
+    """Return the loss and gradients of the second step of a wrapped model."""
+    fields = {
+        "model": {"name": "tiny"}, "steps": 9, "batch_size": 8, "accumulate": accumulate,
+        "loss": {"weights": [1.0, 0.0]}, "compile": compiled,
+    }  # fmt: skip
+    recipe = load_recipe(fields)
+    model = convert_sync_batch_norm(random_model("tiny", seed=0)).train()
+    # This backend generates no code, which takes seconds instead of minutes.
+    with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend="aot_eager")):
+        wrapped = wrap_model(recipe, world, model)
+    stepper = Stepper(model, wrapped, recipe.loss, device=world.device, gathered=True)
+    draw = torch.Generator().manual_seed(world.rank)
+    for _ in range(2):
+        model.zero_grad()
+        terms = stepper.backward(
+            [
+                Batch(
+                    images=torch.randint(0, 256, (4, 3, 64, 64), generator=draw).byte(),
+                    captions=[torch.randint(1, 49407, (4, 8), generator=draw)],
+                    uids=list("abcd"),
+                )
+                for _ in range(accumulate)
+            ]
+        )
+    results = {"loss": terms["contrastive_loss"]}
+    return results | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def run_compiled(rank: int, port: int, folder: str) -> None:
+    """Leave what compiled and eager steps compute as rank `rank` in `folder`."""
+    world = _join(rank, port)
+    results = {
+        (compiled, accumulate): trained_step(world, compiled=compiled, accumulate=accumulate)
+        for compiled in (False, True)
+        for accumulate in (1, 2)
+    }
+    distributed.stop()
+    torch.save(results, Path(folder) / f"{rank}.pt")
+
+
+def _join(rank, port):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(SIZE)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    world = distributed.start("cpu")
+    return distributed.start("cpu")
+
+
+def run(rank: int, port: int, folder: str) -> None:
+    """Compute everything as rank `rank` and leave it in `folder`."""
+    world = _join(rank, port)
     mine = slice(rank * ROWS, (rank + 1) * ROWS)
     results = {
         "figures": _figures(world),

@@ -16,8 +16,14 @@ from pocketclip import checkpoint
 from pocketclip.errors import ConfigError
 from pocketclip.nn.build import create_model, random_model
 from pocketclip.nn.reparam import fuse
+from pocketclip.nn.transformer import preserve_batch_norm_statistics
 from pocketclip.train import distributed
-from pocketclip.train.distributed import SyncBatchNorm, World, convert_sync_batch_norm
+from pocketclip.train.distributed import (
+    CudaSyncBatchNorm,
+    SyncBatchNorm,
+    World,
+    convert_sync_batch_norm,
+)
 from tests.train import ranks
 
 pytestmark = pytest.mark.xdist_group("ranks")  # one pair of processes for all
@@ -28,14 +34,18 @@ _EXACT = {"rtol": 1e-9, "atol": 1e-11}
 def results(tmp_path_factory):
     """What each of two processes computed; they run once for all tests of this file."""
     folder = tmp_path_factory.mktemp("ranks")
+    _start(ranks.run, folder)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks.SIZE)]
+
+
+def _start(work, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     multiprocessing.set_forkserver_preload(["tests.train.ranks"])  # torch is loaded once
     torch.multiprocessing.start_processes(
-        ranks.run, (port, str(folder)), nprocs=ranks.SIZE, start_method="forkserver"
+        work, (port, str(folder)), nprocs=ranks.SIZE, start_method="forkserver"
     )
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks.SIZE)]
 
 
 def _of_all(parts, key):
@@ -186,7 +196,11 @@ def test_a_sparse_models_step_is_that_of_the_joined_batch(results, recompute):
     assert (first_record, second_record) == (record, {})
 
 
-def test_conversion_changes_neither_names_nor_marks():
+SYNCHRONISED = {"cpu": SyncBatchNorm, "cuda": CudaSyncBatchNorm}
+
+
+@pytest.mark.parametrize("device_type", SYNCHRONISED)
+def test_conversion_changes_neither_names_nor_marks(device_type):
     model = create_model("tiny")
     model.freeze("image", train_last=1)
     model.train()
@@ -195,39 +209,72 @@ def test_conversion_changes_neither_names_nor_marks():
     frozen = {n for n, m in norms.items() if not m.training}
     assert frozen
     assert frozen < norms.keys()
-    assert convert_sync_batch_norm(model) is model
+    assert convert_sync_batch_norm(model, device_type) is model
     assert list(model.state_dict()) == names
     for name, norm in norms.items():
         assert model.get_submodule(name) is norm
-        assert type(norm) is SyncBatchNorm
+        assert type(norm) is SYNCHRONISED[device_type]
     model.eval().train()
     assert {n for n, m in norms.items() if not m.training} == frozen
+    model.unfreeze()
+    assert all(m.training for m in norms.values())
+    model.freeze_batch_norm_statistics()
+    assert not any(m.training for m in norms.values())
 
 
-def test_alone_a_converted_model_is_the_plain_one():
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("device_type", SYNCHRONISED)
+def test_alone_a_converted_model_is_the_plain_one(device_type, frozen):
     pixels, ids = torch.rand(4, 3, 64, 64), torch.randint(1, 49407, (4, 8))
     plain, shared = random_model("tiny", seed=0), random_model("tiny", seed=0)
-    convert_sync_batch_norm(shared)
+    convert_sync_batch_norm(shared, device_type)
     for model in (plain, shared):
         model.train()
+        if frozen:
+            model.freeze_batch_norm_statistics()
+        with torch.no_grad(), preserve_batch_norm_statistics(model):
+            model(pixels[:3], ids[:3])
     for one, other in zip(plain(pixels, ids), shared(pixels, ids), strict=True):
         assert torch.equal(one, other)
     for (name, one), other in zip(plain.named_buffers(), shared.buffers(), strict=True):
         assert torch.equal(one, other), name
 
 
-def test_a_converted_model_is_fused_saved_and_loaded(tmp_path):
+@pytest.mark.parametrize("device_type", SYNCHRONISED)
+def test_a_converted_model_is_fused_saved_and_loaded(tmp_path, device_type):
     pixels = torch.rand(2, 3, 64, 64)
     plain, shared = random_model("tiny", seed=0), random_model("tiny", seed=0)
-    convert_sync_batch_norm(shared)
+    for model in (plain, shared):  # statistics that are not those of the start
+        with torch.no_grad():
+            model.train().encode_image(torch.rand(4, 3, 64, 64, generator=torch.manual_seed(0)))
+        model.eval()
+    convert_sync_batch_norm(shared, device_type)
     fused = fuse(shared)
-    assert not any(isinstance(m, SyncBatchNorm) for m in fused.modules())
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in fused.modules())
     assert shared.space_id == plain.space_id
     with torch.no_grad():
         assert torch.equal(fused.encode_image(pixels), fuse(plain).encode_image(pixels))
         checkpoint.save(shared, tmp_path / "saved")
         again = checkpoint.load(tmp_path / "saved")
         assert torch.equal(again.encode_image(pixels), plain.encode_image(pixels))
+        assert torch.equal(shared.encode_image(pixels), plain.encode_image(pixels))
+        torch.testing.assert_close(fused.encode_image(pixels), shared.encode_image(pixels))
+
+
+@pytest.mark.slow
+def test_compiled_and_eager_steps_are_equal(tmp_path):
+    _start(ranks.run_compiled, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for accumulate in (1, 2):
+        eager, compiled = (first[compiled, accumulate] for compiled in (False, True))
+        assert len(eager) > 50
+        assert eager.keys() == compiled.keys()
+        for name, value in eager.items():
+            torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-5, msg=name)
+            for kind in (False, True):  # averaged over the processes
+                assert name == "loss" or torch.equal(
+                    first[kind, accumulate][name], second[kind, accumulate][name]
+                )
 
 
 # Starting

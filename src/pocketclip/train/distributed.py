@@ -297,24 +297,38 @@ def _check_equal(what: str, numbers: Sequence[int]) -> None:
         )
 
 
-def convert_sync_batch_norm(model: ModuleT) -> ModuleT:
+def convert_sync_batch_norm(model: ModuleT, device_type: str = "cpu") -> ModuleT:
     """Make every BatchNorm2d of `model` compute its statistics over all ranks, in place.
 
-    Parameters, buffers, their names and frozen statistics are unchanged. torch's own
-    `nn.SyncBatchNorm` does not support CPU tensors, and is not a BatchNorm2d, so
-    `pocketclip.nn.reparam.fuse` would not fuse it.
+    Parameters, buffers, their names and frozen statistics are unchanged, and each layer still is a
+    BatchNorm2d, which `pocketclip.nn.reparam.fuse` folds.
+
+    Args:
+        model: the model.
+        device_type: where it is trained: on `cuda` torch's kernels are used, elsewhere ours.
 
     Returns:
         `model` itself.
     """
+    chosen = CudaSyncBatchNorm if device_type == "cuda" else SyncBatchNorm
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncBatchNorm
+            module.__class__ = chosen
     return model
 
 
+class CudaSyncBatchNorm(nn.SyncBatchNorm, nn.BatchNorm2d):
+    """torch's BatchNorm over the batches of all ranks, which refuses CPU tensors in training.
+
+    torch's own class is no BatchNorm2d: layers that are looked for as such would be missed.
+    """
+
+    process_group = None
+    """All ranks."""
+
+
 class SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the batches of all ranks (arXiv 1502.03167).
+    """BatchNorm over the batches of all ranks (arXiv 1502.03167), on any device.
 
     In a single process, and in evaluation, it is plain BatchNorm. Every rank must call it equally
     often, with at least one image.

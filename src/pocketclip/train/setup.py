@@ -65,7 +65,7 @@ def build_run(
     """
     model = model.to(world.device)
     if world.size > 1 and recipe.sync_batch_norm:
-        model = distributed.convert_sync_batch_norm(model)
+        model = distributed.convert_sync_batch_norm(model, world.device.type)
     channels_last = uses_channels_last(recipe, world.device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -163,17 +163,23 @@ def build_optimizer(
 def wrap_model(recipe: Recipe, world: World, model: CLIP) -> nn.Module:
     """Return the model as it is called: compiled, distributed, or unchanged."""
     wrapped: nn.Module = model
-    if recipe.compile:
-        wrapped = torch.compile(wrapped)  # type: ignore[assignment]
     if world.size > 1:
         on_cuda = world.device.type == "cuda"
+        # A captioner without a contrastive term leaves its heads without gradients.
+        unused = recipe.loss.kind == "captioning"
         wrapped = nn.parallel.DistributedDataParallel(
             wrapped,
             device_ids=[world.device.index] if on_cuda else None,
             broadcast_buffers=not recipe.sync_batch_norm,
-            # A captioner without a contrastive term leaves its heads without gradients.
-            find_unused_parameters=recipe.loss.kind == "captioning",
+            find_unused_parameters=unused,
+            # With `no_sync` gradients would be wrong (PyTorch issue 187732), and the compiler
+            # splits its graphs for buckets that are not static (issue 109261).
+            static_graph=not (unused or recipe.compile or recipe.accumulate > 1),
         )
+    if recipe.compile:
+        # Outermost: the compiler then splits its graphs where the buckets of gradients end, so
+        # that these are exchanged during the backward pass.
+        wrapped = torch.compile(wrapped)  # type: ignore[assignment]
     return wrapped
 
 
