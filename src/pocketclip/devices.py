@@ -18,6 +18,23 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MAX_THREADS = 1024
 """Limit on threads: more can exhaust the machine, and no processor has so many cores."""
 
+# Dense products of matrices in 16 bits (summed in 32) and in TF32, in 10^12 operations per second:
+# NVIDIA's data sheets of each, without sparsity; for GeForce its whitepapers on Ampere GA102 and
+# Ada, appendix A. Cards that run at other clocks (laptops, slices of a GPU) do not match.
+_PEAKS: tuple[tuple[str, float, float], ...] = (
+    (r"H200 NVL", 835.5, 417.5),
+    (r"H200", 989.5, 494.5),
+    (r"H100 NVL", 835.5, 417.5),
+    (r"H100 PCIe", 756.0, 378.0),
+    (r"H100 80GB HBM3", 989.5, 494.5),
+    (r"A100[ -].*", 312.0, 156.0),
+    (r"L40S", 362.05, 183.0),
+    (r"L4", 121.0, 60.0),
+    (r"A10", 125.0, 62.5),
+    (r"GeForce RTX 4090", 165.2, 82.6),
+    (r"GeForce RTX 3090", 71.0, 35.6),
+)
+
 
 def resolve_device(device: str) -> torch.device:
     """Return the torch device for a name such as `cpu`, `cuda:1` or `auto`.
@@ -56,6 +73,23 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"precision is auto, float32, bfloat16 or float16, not {precision!r}")
     return getattr(torch, precision)
+
+
+def peak_operations(name: str, precision: str) -> float | None:
+    """Return the operations per second that a GPU reaches at most, by its data sheet.
+
+    Args:
+        name: the device's, as torch gives it.
+        precision: the dtype to compute in; `float32` means TF32, in which torch computes
+            convolutions by default.
+
+    Returns:
+        None for a device whose peak is not known here.
+    """
+    for pattern, half, tf32 in _PEAKS:
+        if re.fullmatch(rf"NVIDIA {pattern}", name) and "MIG" not in name:
+            return (tf32 if precision == "float32" else half) * 1e12
+    return None
 
 
 def check_threads(count: int | None) -> None:

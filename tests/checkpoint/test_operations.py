@@ -131,6 +131,31 @@ def test_what_the_forward_pass_computes_as_torch_counts(name, changes, sparse):
     assert _counted_on_cpu(model.encode_text, ids) == expected.text
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vit-b16", {"image.width": 32, "image.heads": 4, "text.width": 32, "text.heads": 4}),
+        ("mobileclip-s0", {"image.depths": [1, 1, 1, 1], "text.width": 64, "text.heads": 4}),
+        ("mobileclip2-s3", {"image.depths": [1, 1, 1, 1, 1], "text.layers": 2}),
+    ],
+)
+def test_what_a_training_step_computes_as_torch_counts(name, changes):
+    """A forward pass with all branches, and twice as much for the backward pass."""
+    model = random_model(name, seed=0, **changes, image_size=64).train()
+    config, tokens = model.config, 9
+    expected = forward_operations(config, tokens=tokens, fused=False)
+    assert (expected.image > forward_operations(config, tokens=tokens).image) == (name != "vit-b16")
+    ids = torch.zeros(2, expected.tokens, dtype=torch.int64)
+    ids[:, tokens - 1] = 5
+    pixels = torch.zeros(2, 3, 64, 64, requires_grad=True)
+    assert _counted_on_cpu(model.encode_image, pixels) == 2 * expected.image
+    assert _counted_on_cpu(model.encode_text, ids) == 2 * expected.text
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.encode_image(pixels).sum().backward()
+    if name == "vit-b16":  # for grouped convolutions, torch counts the backward pass as ungrouped
+        assert counter.get_total_flops() == 3 * 2 * expected.image
+
+
 def _counted_on_cpu(encode, inputs):
     # Torch does not count the attention of its fast kernels for CPUs.
     kernels = sdpa_kernel(SDPBackend.MATH)

@@ -35,6 +35,7 @@ from pocketclip.shards import read_index, write_index
 from pocketclip.storage.local import write_whole_folder
 from pocketclip.train import checkpoints, distributed
 from pocketclip.train import run as running
+from pocketclip.train.deterministic import deterministic_algorithms
 from pocketclip.train.initial_model import initial_model
 from pocketclip.train.logs import Log, read
 from pocketclip.train.loop import train
@@ -174,16 +175,30 @@ def test_a_stopped_run_ends_with_the_same_bits(shards, undisturbed, tmp_path, fi
     assert len(json.loads((tmp_path / "parts" / "run.json").read_text())["starts"]) == 2
 
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [{}, SPARSE])
-def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path, more):
+@pytest.mark.parametrize(
+    ("device", "more"),
+    [
+        ("cpu", {}),
+        ("cpu", SPARSE),
+        *(
+            pytest.param("cuda", {"deterministic": True, **more}, marks=NEEDS_CUDA)
+            for more in ({}, {"precision": "bfloat16", "ema": 0.9})
+        ),
+    ],
+)
+def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path, monkeypatch, device, more):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # another test may have used CUDA
     fields = {"steps": 14, "data.workers": 1, "model.overrides.drop_path": 0.2}
     whole = recipe(shards, **fields, **more)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole.model_dump(mode="json")))
-    train(whole, tmp_path / "whole", device="cpu")
+    train(whole, tmp_path / "whole", device=device)
     command = [
         *(sys.executable, "-m", "pocketclip", "train", str(tmp_path / "recipe.yaml")),
-        *("--out", str(tmp_path / "killed"), "--device", "cpu"),
+        *("--out", str(tmp_path / "killed"), "--device", device),
     ]
     log = tmp_path / "killed" / "log.jsonl"
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
@@ -197,8 +212,74 @@ def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path, more):
         process.wait()
         process.stderr.close()
     assert not (tmp_path / "killed" / "model").exists()
-    assert train(whole, tmp_path / "killed", device="cpu").step == 14
+    assert train(whole, tmp_path / "killed", device=device).step == 14
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+def test_deterministic_algorithms_are_for_the_run_only(shards, undisturbed, tmp_path):
+    during = []
+
+    def on_log(_record):
+        cudnn = torch.backends.cudnn
+        during.append(
+            (torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark)
+        )
+
+    torch.backends.cudnn.benchmark = True
+    try:
+        train(recipe(shards, deterministic=True), tmp_path / "run", device="cpu", on_log=on_log)
+        assert torch.backends.cudnn.benchmark
+    finally:
+        torch.backends.cudnn.benchmark = False
+    assert during == [(True, True, False)] * 6
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
+    assert same(weights(tmp_path / "run"), weights(undisturbed))  # on a CPU, it changes nothing
+
+
+def test_what_has_no_deterministic_form_is_a_clear_error(shards, tmp_path, monkeypatch):
+    def backward(*_):
+        raise RuntimeError(
+            "put_ does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'. You can turn off determinism"
+        )
+
+    monkeypatch.setattr(Stepper, "backward", backward)
+    with pytest.raises(ConfigError, match=r"deterministic: .*put_ .*set deterministic=false"):
+        train(recipe(shards, deterministic=True), tmp_path / "run", device="cpu")
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(RuntimeError, match="put_"):
+        train(recipe(shards), tmp_path / "other", device="cpu")
+
+
+def test_cublas_is_told_before_it_starts(monkeypatch):
+    name = "CUBLAS_WORKSPACE_CONFIG"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setenv(name, "")  # restored after the test
+    monkeypatch.delenv(name)
+    with deterministic_algorithms(False, "auto"):
+        assert name not in os.environ
+    with deterministic_algorithms(True, "cpu"):
+        assert name not in os.environ
+    with deterministic_algorithms(True, "auto"):
+        assert os.environ[name] == ":4096:8"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with deterministic_algorithms(True, "cuda"):
+        pass
+    monkeypatch.setenv(name, ":0:0")
+    with (
+        pytest.raises(ConfigError, match=f"{name} is ':0:0'.*{name}=:4096:8"),
+        deterministic_algorithms(True, "cuda"),
+    ):
+        pass
+    monkeypatch.delenv(name)
+    with (
+        pytest.raises(ConfigError, match="was not set before CUDA was used"),
+        deterministic_algorithms(True, "cuda:0"),
+    ):
+        pass
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def _stop_at_5(shards, run):

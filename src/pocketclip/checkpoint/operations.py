@@ -4,7 +4,8 @@
     size.params_million, size.gflop     # 74.8, 10.7
     forward_operations(zoo.entry("vit-b16").config, tokens=18).gflop    # 34.6
 
-Both are counted after re-parameterisation, as the published parameters are. The rule of `measure`
+Both are counted after re-parameterisation, as the published parameters are (`forward_operations`
+also before it, as in training). The rule of `measure`
 is that of open_clip's table of models, so that the figures compare: two operations for each
 multiply-accumulate of a convolution, a linear layer, or the two products of attention, for one
 image of the model's size and one text of the whole context; nothing else counts. Every token goes
@@ -94,8 +95,10 @@ def measure(config: zoo.ModelConfig) -> ModelSize:
     )
 
 
-def forward_operations(config: zoo.ModelConfig, *, tokens: int) -> ForwardOperations:
-    """Return the operations of an encoder's forward pass, fused and in evaluation mode.
+def forward_operations(
+    config: zoo.ModelConfig, *, tokens: int, fused: bool = True
+) -> ForwardOperations:
+    """Return the operations of an encoder's forward pass.
 
     The last MLP of a transformer runs on the pooled token only, an attentional pooling has the
     query of the embedding only, and padding is left out of texts where it cannot change an
@@ -104,20 +107,24 @@ def forward_operations(config: zoo.ModelConfig, *, tokens: int) -> ForwardOperat
     Args:
         config: the model's configuration.
         tokens: the number of the text's tokens, start and end included.
+        fused: after re-parameterisation; without it, each branch counts, as in training.
     """
     context = config.text.context_length
     tokens = min(tokens, context) if config.text.ignores_padding else context
-    operations = _operations(config, tokens, forward=True)
+    operations = _operations(config, tokens, forward=True, fused=fused)
     return ForwardOperations(image=operations["image"], text=operations["text"], tokens=tokens)
 
 
-def _operations(config: zoo.ModelConfig, context: int, *, forward: bool) -> dict[str, int]:
+def _operations(
+    config: zoo.ModelConfig, context: int, *, forward: bool, fused: bool = True
+) -> dict[str, int]:
     """Return each tower's operations for one image, and one text of `context` ids.
 
     Args:
         config: the model's configuration.
         context: the number of ids; a class token comes on top.
         forward: leave out what our forward pass does not compute.
+        fused: as `forward_operations` takes it.
     """
     text_tokens = context + (1 if config.text.class_token else 0)
     queries = getattr(config.image, "pool_queries", None)
@@ -127,7 +134,7 @@ def _operations(config: zoo.ModelConfig, context: int, *, forward: bool) -> dict
         "image": _image_attention(config, queries),
         "text": 2 * text_tokens**2 * config.text.width * config.text.layers,
     }
-    for tower, path, shape in _entries(config):
+    for tower, path, shape in _entries(config, fused=fused):
         stacked = _is_stacked(path, shape)
         if not path.endswith(".weight") or not (stacked or len(shape) in (2, 4)):
             continue
@@ -144,9 +151,11 @@ def _operations(config: zoo.ModelConfig, context: int, *, forward: bool) -> dict
     return {tower: 2 * count for tower, count in products.items()}
 
 
-def _entries(config: zoo.ModelConfig) -> Iterator[tuple[TowerName, str, Shape]]:
+def _entries(
+    config: zoo.ModelConfig, *, fused: bool = True
+) -> Iterator[tuple[TowerName, str, Shape]]:
     """Yield the tower, path and shape of each parameter of both towers."""
-    tree = describe(config, fused=True)
+    tree = describe(config, fused=fused)
     for tower in _TOWERS:
         for path, shape in tree.find(tower).walk(f"{tower}."):
             yield tower, path, shape

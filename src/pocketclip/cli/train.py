@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +13,21 @@ import typer
 from pocketclip.cli._inputs import import_with_extra
 from pocketclip.cli._options import Json, Offline, TrainSettings
 from pocketclip.cli._progress import TrainingProgress
-from pocketclip.cli.output import note, print_json, say
+from pocketclip.cli.output import (
+    Bold,
+    Column,
+    figure_text,
+    note,
+    print_json,
+    print_table,
+    say,
+    say_paragraph,
+)
 from pocketclip.errors import ConfigError, count_of
 
 if TYPE_CHECKING:
     from pocketclip.train.loop import Summary
+    from pocketclip.train.profile import Profile
     from pocketclip.train.recipe import Recipe
 
 
@@ -61,6 +71,15 @@ def train(
         bool, typer.Option("--list", help="Print the recipes that come with pocketclip, and exit.")
     ] = False,
     offline: Offline = False,
+    profile: Annotated[
+        int | None,
+        typer.Option(
+            "--profile",
+            metavar="N",
+            help="Measure where the time of N steps goes, after 3 that warm up, and trace 2 more: "
+            "prints a table, and writes profile/ in the run's folder. The run goes on to its end.",
+        ),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -85,6 +104,7 @@ def train(
     pocketclip train grocery-small --data dr --out runs/small
     pocketclip train grocery-small --data dr --set steps=1000 --set optimizer.lr=2e-3
     pocketclip train my.yaml --data s3://me/dr --out runs/mine
+    pocketclip train grocery-small --data dr --set steps=20 --profile 10 --out runs/profile
     torchrun --nproc-per-node 8 -m pocketclip.train mobileclip-b-datacompdr12m --data dr12m
     pocketclip train --list
     """
@@ -107,11 +127,15 @@ def train(
             say(line)
         return
     out = out or Path("runs") / Path(recipe).stem
-    summary = _run(chosen, out, resume, device, offline)
+    profiles: list[Profile] = []  # one, unless the run ends before
+    summary = _run(chosen, out, resume, device, offline, profile, profiles.append)
     if int(os.environ.get("RANK", "0")) == 0:
         if json:
-            print_json(_facts(summary))
+            measured = {"profile": profiles[0].as_json() if profiles else None}
+            print_json(_facts(summary) | (measured if profile is not None else {}))
         else:
+            for one in profiles:
+                _print_profile(one)
             _print(summary)
     if summary.interrupted:
         raise typer.Exit(130)
@@ -129,10 +153,20 @@ def _list(recipes: Any, json: bool) -> None:
         say(f"{name:{width}}  {recipe.about}")
 
 
-def _run(recipe: Recipe, out: Path, resume: str, device: str, offline: bool) -> Summary:
+def _run(
+    recipe: Recipe,
+    out: Path,
+    resume: str,
+    device: str,
+    offline: bool,
+    profile: int | None,
+    on_profile: Callable[[Profile], None],
+) -> Summary:
     # Before torch is loaded: by default its waiting threads keep their cores busy, which slows the
     # decoding processes down.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before teachers use CUDA
     loop = import_with_extra("pocketclip.train.loop", "training", "train", ("torch",))
     logging.getLogger("pocketclip.train").setLevel(logging.INFO)
     with TrainingProgress() as progress:
@@ -144,6 +178,8 @@ def _run(recipe: Recipe, out: Path, resume: str, device: str, offline: bool) -> 
             teachers=_teachers(recipe, device, offline),
             on_log=progress.log,
             offline=offline,
+            profile=profile,
+            on_profile=on_profile,
         )
     return summary
 
@@ -186,6 +222,33 @@ def _go_on(summary: Summary) -> str:
     from pocketclip.train.curve import go_on_command
 
     return go_on_command(summary.run)
+
+
+def _print_profile(profile: Profile) -> None:
+    columns = [Column("phase"), Column("ms per step", right=True), Column("share", right=True)]
+    shares = {name: 100 * value / profile.total for name, value in profile.milliseconds.items()}
+    rows = [
+        [name, figure_text(value), f"{shares[name]:.1f} %"]
+        for name, value in profile.milliseconds.items()
+    ]
+    print_table(columns, [*rows, [Bold("step"), figure_text(profile.total), "100.0 %"]])
+    last = profile.first_step + profile.steps - 1
+    say_paragraph(
+        f"Steps {profile.first_step} to {last} on {profile.device} in {profile.dtype}: "
+        f"{1000 * profile.samples / profile.total:.1f} samples/s."
+    )
+    if profile.operations is None or profile.operations_per_second is None:
+        say_paragraph("The operations of captioners are not counted.")
+        return
+    peak = "no peak is known of this device"
+    if profile.peak is not None and profile.share_of_peak is not None:
+        peak = f"{100 * profile.share_of_peak:.1f} % of the device's {profile.peak / 1e12:.1f}"
+    say_paragraph(
+        f"{profile.operations / 1e12:.4g} TFLOP per step: the model's products of matrices and "
+        "convolutions, once for a forward pass and twice for a backward pass. With `accumulate`, "
+        "the pass without gradients counts; what `gradient_checkpointing` computes again does "
+        f"not. {profile.operations_per_second / 1e12:.4g} TFLOP/s; {peak}."
+    )
 
 
 def _print(summary: Summary) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pocketclip.train.batch_types import Batch
+from pocketclip.train.profile import phase
 
 StartCopy = Callable[[Batch], Callable[[], Batch]]
 """Starts to copy a batch; what it returns is called once, when the batch is needed, and gives it on
@@ -67,7 +68,7 @@ class _CopyStream:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, batch: Batch) -> Callable[[], Batch]:
         with torch.cuda.stream(self._stream):
@@ -77,7 +78,8 @@ class _CopyStream:
 
         def finish() -> Batch:
             current = torch.cuda.current_stream(self._device)
-            current.wait_event(done)
+            with phase("copy"):
+                current.wait_event(done)
 
             def record(rows: Tensor) -> Tensor:
                 # The memory belongs to the copying stream, which must not write the next batch

@@ -30,6 +30,7 @@ from typing import Any
 from pocketclip.errors import ConfigError
 from pocketclip.train import distributed, logs
 from pocketclip.train.checkpoints import Saved
+from pocketclip.train.deterministic import deterministic_algorithms
 from pocketclip.train.device_feed import feed
 from pocketclip.train.initial_model import (
     initial_model,
@@ -39,6 +40,7 @@ from pocketclip.train.initial_model import (
 from pocketclip.train.loader import Batch
 from pocketclip.train.optim import learning_rate
 from pocketclip.train.pacing import CheckpointClock, agree, stop_requested
+from pocketclip.train.profile import OnProfile, StepProfiler, check_profile, phase
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.reporting import OnLog, Window, report, write_run_files
 from pocketclip.train.resume import complete_finished_run, find_checkpoint, restore
@@ -74,6 +76,8 @@ def train(
     on_checkpoint: OnCheckpoint | None = None,
     on_log: OnLog | None = None,
     offline: bool = False,
+    profile: int | None = None,
+    on_profile: OnProfile | None = None,
 ) -> Summary:
     """Train as `recipe` says, and leave a run folder.
 
@@ -92,9 +96,13 @@ def train(
             raises is logged, and training continues.
         on_log: called with each record of the log, on the main process.
         offline: take the weights of `model.init` from the local cache only.
+        profile: number of steps to profile, see `pocketclip.train.profile`; the run goes on
+            afterwards. None: none.
+        on_profile: called with the profile, on the main process.
 
     Raises:
-        ConfigError: the recipe does not fit the data, the evaluation data or the processes.
+        ConfigError: the recipe does not fit the data, the evaluation data or the processes, or
+            too few steps are left to profile.
         DataError: the data cannot be read.
         TrainingError: the folder holds another run, the loss is not finite, the disk is full, or
             another process failed.
@@ -105,12 +113,17 @@ def train(
             "(load them with pocketclip.reinforce.teachers.load_teacher)"
         )
     folder = Path(out)
-    with joined(device) as world, contextlib.ExitStack() as stack:
+    with (
+        deterministic_algorithms(recipe.deterministic, device),
+        joined(device) as world,
+        contextlib.ExitStack() as stack,
+    ):
         micro_batch = check_batch_size(recipe, world)
         logs.check_trackers(recipe)
 
         # Where the run starts: from a checkpoint, or from the first weights.
         saved = find_checkpoint(recipe, folder, resume, stack)
+        check_profile(profile, recipe.steps - (saved.step if saved is not None else 0))
         progress = begin(recipe, folder, saved, caller_scores=on_checkpoint is not None)
         if on_checkpoint is None and world.is_main and not progress.complete:
             on_checkpoint = _scorer(recipe)  # before any work: its data may be missing
@@ -137,7 +150,8 @@ def train(
         run.last_good = saved.folder if saved is not None else None
         with run.disk_errors_explained():
             unscored = saved if trainer_state.get("score") else None
-            return _run_steps(run, saved, unscored, progress, on_checkpoint, on_log)
+            profiler = StepProfiler(run, profile, on_profile)
+            return _run_steps(run, saved, unscored, progress, on_checkpoint, on_log, profiler)
 
 
 def _run_steps(
@@ -147,6 +161,7 @@ def _run_steps(
     progress: Progress,
     on_checkpoint: OnCheckpoint | None,
     on_log: OnLog | None,
+    profiler: StepProfiler,
 ) -> Summary:
     """Train from `run.step` to the end, or until the process is asked to stop."""
     recipe, world = run.recipe, run.world
@@ -164,6 +179,7 @@ def _run_steps(
         contextlib.closing(
             feed(run.loader.batches(run.step * recipe.accumulate), world.device)
         ) as batches,
+        profiler,
     ):
         scorer = CheckpointScorer(on_checkpoint, writer, selection, patience_of(recipe))
         metrics = score_before_steps(run, scorer, saved, unscored, progress)
@@ -171,7 +187,8 @@ def _run_steps(
         window = Window()
         while run.step < recipe.steps and not (stop or scorer.out_of_patience):
             # One step: data, gradients, weights.
-            with window.waiting_for_data():
+            profiler.begin()
+            with window.waiting_for_data(), phase("data"):
                 micro_batches = _next_batches(run, batches)
             seed_step(recipe.seed, run.step, world.rank)
             rate = learning_rate(run.step, recipe.steps, recipe.optimizer.lr, recipe.schedule)
@@ -192,6 +209,7 @@ def _run_steps(
             if reported:
                 report(run, window, means, writer, on_log, began)
                 window = Window()
+            profiler.end()
             if due or stop:
                 metrics = save_checkpoint(run, scorer, score=due, later=stop and not last)
                 clock.restart()

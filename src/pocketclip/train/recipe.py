@@ -81,6 +81,9 @@ class Recipe(Section):
     """Compute activations again in the backward pass, to save memory."""
     compile: bool = False
     """Use `torch.compile`."""
+    deterministic: bool = False
+    """Use deterministic algorithms only, which are slower: on one GPU, a resumed run then ends with
+    the same bits. On CPUs it does anyway."""
     sync_batch_norm: bool = True
     """With several processes: BatchNorm takes its statistics over all of them."""
     channels_last: bool | Literal["auto"] = "auto"

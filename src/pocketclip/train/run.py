@@ -24,6 +24,7 @@ from pocketclip.train import distributed
 from pocketclip.train.distributed import World
 from pocketclip.train.loader import Loader
 from pocketclip.train.optim import WeightAverage
+from pocketclip.train.profile import phase
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.selection import Selection
 from pocketclip.train.step import Stepper
@@ -107,6 +108,7 @@ class Run:
         overflows = self.stepper.scaler.is_enabled()
         self.values = StepValues(self.world.device, overflows=overflows)
 
+    @phase("optimizer")
     def update_weights(self, terms: Mapping[str, Tensor]) -> None:
         """Clip the gradient, step the optimiser and the average.
 

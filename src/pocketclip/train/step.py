@@ -31,6 +31,7 @@ from pocketclip.train.live_teachers import LiveTeachers
 from pocketclip.train.loader import Batch, normalise
 from pocketclip.train.loss_inputs import Captions, Features, TeacherEmbeddings
 from pocketclip.train.loss_terms import captioning_sum
+from pocketclip.train.profile import count_forward, phase
 from pocketclip.train.routing import Routing
 from pocketclip.train.sections import LossSection, uses_captions
 from pocketclip.types import Encoder
@@ -97,7 +98,8 @@ class Stepper:
         Raises:
             ConfigError: embeddings do not fit the teachers' dimensions.
         """
-        batches = [self._counted(batch).to(self.device, non_blocking=True) for batch in batches]
+        with phase("copy"):
+            batches = [self._counted(one).to(self.device, non_blocking=True) for one in batches]
         with distributed.sizes_agreed() if self._repeats(batches) else contextlib.nullcontext():
             teacher = self._teacher_embeddings(batches)
             captions = self._captions(batches)
@@ -106,7 +108,8 @@ class Stepper:
                 if features.captioning is not None:
                     features.captioning = self._token_shares(batches)[0] * features.captioning
                 terms = self._terms(features, teacher, captions)
-                self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
+                with phase("backward"):
+                    self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
             else:
                 terms = self._accumulated(batches, teacher, captions)
         return {name: term.detach() for name, term in terms.items()}
@@ -147,6 +150,7 @@ class Stepper:
         scaled: Tensor = self.scaler.scale(value)
         return scaled
 
+    @phase("forward")
     def _forward(self, batch: Batch) -> Features:
         pixels = normalise(
             batch.images,
@@ -158,6 +162,7 @@ class Stepper:
             # A causal tower ignores what follows the longest text's end token. A multiple keeps the
             # number of lengths, and thus of compiled graphs, small.
             ids = ids[:, : math.ceil(batch.text_length / self.text_multiple) * self.text_multiple]
+        count_forward(pixels, ids)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.wrapped(pixels, ids)
         image, text, scale = out[:3]
@@ -174,6 +179,7 @@ class Stepper:
             routing=self.routing.take() if self.routing is not None else None,
         )
 
+    @phase("loss")
     def _terms(
         self, features: Features, teacher: TeacherEmbeddings, captions: Captions
     ) -> dict[str, Tensor]:
@@ -247,7 +253,8 @@ class Stepper:
         terms = self._terms(joined, teacher, captions)
         leaves = [joined.image, *joined.captions]
         if terms:
-            self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
+            with phase("backward"):
+                self._scaled(_total(terms)).backward()  # type: ignore[no-untyped-call]
         shares: list[Tensor] = []
         if self.settings.kind == "captioning":
             shares = list(self._token_shares(batches))
@@ -271,7 +278,8 @@ class Stepper:
                     surrogate = surrogate + self._scaled(term)
                     sum_so_far = terms.get("captioning_loss", term.new_zeros(()))
                     terms["captioning_loss"] = sum_so_far + term.detach()
-                surrogate.backward()  # type: ignore[no-untyped-call]
+                with phase("backward"):
+                    surrogate.backward()  # type: ignore[no-untyped-call]
         return terms
 
     def _token_shares(self, batches: Sequence[Batch]) -> Tensor:
