@@ -144,6 +144,9 @@ SPARSE = {
     "image.moe": {"blocks": [0, 2], "experts": 4, "top_k": 2},
     "text.moe": {"blocks": [1], "experts": 3, "top_k": 2},
 }  # fmt: skip
+DENSE = {key: value for key, value in SPARSE.items() if not key.endswith("moe")} | {
+    "text.embedding_buckets": None, "text.context_length": 16,
+}  # fmt: skip
 UNUSED = "image.blocks.0.mlp"  # its expert 3 has no token on any rank
 
 
@@ -260,11 +263,12 @@ def _figures(world):
 def trained_step(world, *, compiled, accumulate):
     """Return the loss and gradients of the second step of a wrapped model."""
     fields = {
-        "model": {"name": "tiny"}, "steps": 9, "batch_size": 8, "accumulate": accumulate,
+        "model": {"name": "vit-b16", "overrides": DENSE}, "steps": 9, "batch_size": 8,
+        "accumulate": accumulate, "precision": "float32",
         "loss": {"weights": [1.0, 0.0]}, "compile": compiled,
     }  # fmt: skip
     recipe = load_recipe(fields)
-    model = convert_sync_batch_norm(random_model("tiny", seed=0)).train()
+    model = random_model("vit-b16", seed=0, **DENSE).train()
     # This backend generates no code, which takes seconds instead of minutes.
     with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend="aot_eager")):
         wrapped = wrap_model(recipe, world, model)
@@ -275,7 +279,7 @@ def trained_step(world, *, compiled, accumulate):
         terms = stepper.backward(
             [
                 Batch(
-                    images=torch.randint(0, 256, (4, 3, 64, 64), generator=draw).byte(),
+                    images=torch.randint(0, 256, (4, 3, 16, 16), generator=draw).byte(),
                     captions=[torch.randint(1, 49407, (4, 8), generator=draw)],
                     uids=list("abcd"),
                 )

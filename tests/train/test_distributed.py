@@ -267,7 +267,7 @@ def test_compiled_and_eager_steps_are_equal(tmp_path):
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for accumulate in (1, 2):
         eager, compiled = (first[compiled, accumulate] for compiled in (False, True))
-        assert len(eager) > 50
+        assert len(eager) > 30
         assert eager.keys() == compiled.keys()
         for name, value in eager.items():
             torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-5, msg=name)
