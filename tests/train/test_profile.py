@@ -15,9 +15,8 @@ from pocketclip.checkpoint.operations import forward_operations
 from pocketclip.devices import peak_operations
 from pocketclip.errors import ConfigError
 from pocketclip.nn.build import random_model
-from pocketclip.train import profile as profiling
 from pocketclip.train.loop import train
-from pocketclip.train.profile import PHASES, phase
+from pocketclip.train.phases import PHASES, PhaseTimer, phase, timer_of_run
 from pocketclip.train.recipe import load_recipe
 from tests.shards.making import folder, sample
 
@@ -126,7 +125,7 @@ def test_an_interrupted_profile_leaves_no_files(shards, tmp_path, caplog, last):
     assert (done.interrupted, done.step, profiles) == (True, last, [])
     assert not (run / "profile").exists()
     assert "no profile" in caplog.text
-    assert profiling._timer.get() is None
+    assert timer_of_run.get() is None
 
 
 def test_an_error_while_the_trace_is_written_leaves_the_run_to_resume(
@@ -142,18 +141,18 @@ def test_an_error_while_the_trace_is_written_leaves_the_run_to_resume(
         train(recipe(shards), run, device="cpu", profile=1)
     assert "resume" in str(caught.value)
     assert not list((run / "profile").iterdir())
-    assert profiling._timer.get() is None
+    assert timer_of_run.get() is None
     monkeypatch.undo()
     assert train(recipe(shards), run, device="cpu").step == 8
 
 
 def test_phases_are_exclusive():
     with phase("forward"):
-        assert profiling._timer.get() is None
-    timer = profiling._PhaseTimer(torch.device("cpu"), random_model("tiny", seed=0))
+        assert timer_of_run.get() is None
+    timer = PhaseTimer(torch.device("cpu"), random_model("tiny", seed=0))
     times = iter(range(100))
     timer._mark = lambda: next(times)
-    token = profiling._timer.set(timer)
+    token = timer_of_run.set(timer)
     try:
         timer.switch("other")  # 0
         with phase("data"), phase("copy"):  # 1, 2 to 3, 4
@@ -164,7 +163,7 @@ def test_phases_are_exclusive():
         timer.switch("other")  # 8
         timer.switch(None)  # 9
     finally:
-        profiling._timer.reset(token)
+        timer_of_run.reset(token)
     assert timer.seconds() == {"other": 4, "data": 2, "copy": 1, "loss": 1}
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pocketclip.train.batch_types import Batch
-from pocketclip.train.profile import phase
+from pocketclip.train.phases import phase
 
 StartCopy = Callable[[Batch], Callable[[], Batch]]
 """Starts to copy a batch; what it returns is called once, when the batch is needed, and gives it on

@@ -40,7 +40,8 @@ from pocketclip.train.initial_model import (
 from pocketclip.train.loader import Batch
 from pocketclip.train.optim import learning_rate
 from pocketclip.train.pacing import CheckpointClock, agree, stop_requested
-from pocketclip.train.profile import OnProfile, StepProfiler, check_profile, phase
+from pocketclip.train.phases import phase
+from pocketclip.train.profile import OnProfile, StepProfiler, check_profile
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.reporting import OnLog, Window, report, write_run_files
 from pocketclip.train.resume import complete_finished_run, find_checkpoint, restore

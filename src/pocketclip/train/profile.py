@@ -16,32 +16,23 @@ do. On other devices they are the host's.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import platform
-import time
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar, Token
+from collections.abc import Callable
+from contextvars import Token
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from pocketclip.checkpoint.operations import forward_operations
 from pocketclip.devices import peak_operations
 from pocketclip.errors import ConfigError
 from pocketclip.storage.local import write_whole
+from pocketclip.train.phases import OTHER, PHASES, PhaseTimer, timer_of_run
+from pocketclip.train.run import Run, dtype_name
 
-if TYPE_CHECKING:
-    from pocketclip.nn.clip import CLIP
-    from pocketclip.train.run import Run
-
-Phase = Literal["data", "copy", "forward", "loss", "backward", "optimizer"]
-PHASES: tuple[Phase, ...] = ("data", "copy", "forward", "loss", "backward", "optimizer")
-OTHER = "other"
 WARM_UP = 3
 """Steps before: they compile, choose kernels and allocate memory."""
 TRACED = 2
@@ -97,38 +88,6 @@ class Profile:
 
 OnProfile = Callable[[Profile], None]
 """Called with the profile once it is complete, on the main process."""
-_timer: ContextVar[_PhaseTimer | None] = ContextVar("_timer", default=None)
-
-
-@contextlib.contextmanager
-def phase(name: Phase) -> Iterator[None]:
-    """Count the time of a block as time of a phase, if steps are being profiled.
-
-    Within another phase, its time counts as its own only. As a decorator, the block is a function.
-    """
-    timer = _timer.get()
-    if timer is None:
-        yield
-        return
-    before = timer.current
-    with torch.profiler.record_function(name):
-        timer.switch(name)
-        try:
-            yield
-        finally:
-            timer.switch(before)
-
-
-def count_forward(images: Tensor, ids: Tensor) -> None:
-    """Count the operations of a forward pass, if steps are being profiled.
-
-    Args:
-        images: (B, 3, S, S).
-        ids: token ids (texts, T).
-    """
-    timer = _timer.get()
-    if timer is not None:
-        timer.count(len(images), *ids.shape)
 
 
 def check_profile(steps: int | None, left: int) -> None:
@@ -170,8 +129,8 @@ class StepProfiler:
         self._steps = steps if run.world.is_main else None
         self._done = 0
         self._profile: Profile | None = None
-        self._timer: _PhaseTimer | None = None
-        self._token: Token[_PhaseTimer | None] | None = None
+        self._timer: PhaseTimer | None = None
+        self._token: Token[PhaseTimer | None] | None = None
         self._tracer: torch.profiler.profile | None = None
 
     def __enter__(self) -> StepProfiler:
@@ -195,8 +154,8 @@ class StepProfiler:
         if self._steps is None:
             return
         if self._done == WARM_UP:
-            self._timer = _PhaseTimer(self._run.world.device, self._run.model)
-            self._token = _timer.set(self._timer)
+            self._timer = PhaseTimer(self._run.world.device, self._run.model)
+            self._token = timer_of_run.set(self._timer)
         if self._done == WARM_UP + self._steps:
             kinds = [torch.profiler.ProfilerActivity.CPU]
             if self._run.world.device.type == "cuda":
@@ -222,14 +181,14 @@ class StepProfiler:
     def _stop(self) -> None:
         self._steps = self._timer = None
         if self._token is not None:
-            _timer.reset(self._token)
+            timer_of_run.reset(self._token)
             self._token = None
 
     def _result(self) -> Profile:
         run, timer = self._run, self._timer
         assert timer is not None
         assert self._steps is not None
-        device, dtype = run.world.device, str(run.stepper.dtype).removeprefix("torch.")
+        device, dtype = run.world.device, dtype_name(run.stepper.dtype)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         seconds = timer.seconds()
         return Profile(
@@ -259,62 +218,3 @@ class StepProfiler:
         log.info("profiled %d steps, see %s", self._profile.steps, folder)
         if self._on_profile is not None:
             self._on_profile(self._profile)
-
-
-class _PhaseTimer:
-    """Seconds by phase, and the operations of forward and backward passes.
-
-    There is one current phase at each moment, so that the phases add up to the whole.
-    """
-
-    def __init__(self, device: torch.device, model: CLIP) -> None:
-        self._device, self._config = device, model.config
-        # The backward pass computes a product for the weights and one for the inputs.
-        self._trained = {
-            name: any(weight.requires_grad for weight in tower.parameters())
-            for name, tower in (("image", model.image), ("text", model.text))
-        }
-        self._marks: list[tuple[str | None, Any]] = []
-        self._passes: list[tuple[int, int, int, bool]] = []
-        self.current: str | None = None
-
-    def switch(self, name: str | None) -> None:
-        """Begin a phase and end the current one; None: what follows is not counted."""
-        self.current = name
-        self._marks.append((name, self._mark()))
-
-    def count(self, images: int, texts: int, tokens: int) -> None:
-        """Note a forward pass; one with gradients has a backward pass."""
-        self._passes.append((images, texts, tokens, torch.is_grad_enabled()))
-
-    def operations(self) -> int:
-        """Return the operations so far: of forward passes, and twice that of backward passes."""
-        total = 0
-        for images, texts, tokens, differentiated in self._passes:
-            each = forward_operations(self._config, tokens=tokens, fused=False)
-            for tower, count in (("image", images * each.image), ("text", texts * each.text)):
-                total += count * (3 if differentiated and self._trained[tower] else 1)
-        return total
-
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds by phase so far; waits for the device."""
-        if self._is_cuda():
-            torch.cuda.synchronize(self._device)
-        total: dict[str, float] = {}
-        for (name, start), (_, end) in zip(self._marks, self._marks[1:], strict=False):
-            if name is not None:
-                elapsed = start.elapsed_time(end) / 1000 if self._is_cuda() else end - start
-                total[name] = total.get(name, 0.0) + elapsed
-        return total
-
-    def _is_cuda(self) -> bool:
-        return self._device.type == "cuda"
-
-    def _mark(self) -> Any:
-        if self._is_cuda():
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(self._device))
-            return event
-        if self._device.type != "cpu":  # its kernels run after the host has gone on
-            torch.accelerator.synchronize(self._device)
-        return time.perf_counter()

@@ -24,7 +24,7 @@ from pocketclip.train import distributed
 from pocketclip.train.distributed import World
 from pocketclip.train.loader import Loader
 from pocketclip.train.optim import WeightAverage
-from pocketclip.train.profile import phase
+from pocketclip.train.phases import phase
 from pocketclip.train.recipe import Recipe
 from pocketclip.train.selection import Selection
 from pocketclip.train.step import Stepper

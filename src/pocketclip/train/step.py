@@ -31,7 +31,7 @@ from pocketclip.train.live_teachers import LiveTeachers
 from pocketclip.train.loader import Batch, normalise
 from pocketclip.train.loss_inputs import Captions, Features, TeacherEmbeddings
 from pocketclip.train.loss_terms import captioning_sum
-from pocketclip.train.profile import count_forward, phase
+from pocketclip.train.phases import count_forward, phase
 from pocketclip.train.routing import Routing
 from pocketclip.train.sections import LossSection, uses_captions
 from pocketclip.types import Encoder
