@@ -32,6 +32,7 @@ _SIDES = (500, 375)  # of an image, for drawing augmentations: about DataComp's 
 IMAGE_BYTES = 35_000
 """450 TB of DataComp's pool of 12.8 billion pairs (arXiv 2304.14108), mostly images."""
 CAPTION_BYTES, SYNTHETIC_BYTES = 60, 50
+_META = {"filepath": "train/00042/000420042.jpg", "license": "CC-BY"}
 _WORDS = "a red bicycle leans against the old wall of a house beside a narrow street in the sun "
 
 
@@ -88,6 +89,7 @@ def measure_recipe(recipe: Recipe, dims: Sequence[int], image_bytes: int | None)
         "captions": f"{recipe.captions} for each of {len(recipe.captioners)} captioners; {texts}",
         "augmentations": f"{recipe.augmentations} drawn from the recipe, written as JSON",
         "embeddings": f"{_rows(recipe)} rows of {'+'.join(map(str, dims))}, {coding}",
+        "meta": "assumed: a member with the name of the file and a licence",
         "tar": "headers and padding, measured",
         "lines": f"{coding}; {texts}; {image_bytes or IMAGE_BYTES:,} bytes per image ({said})",
     }
@@ -123,6 +125,7 @@ def _samples(recipe: Recipe, dims: Sequence[int], image: bytes) -> list[Sample]:
             Sample(
                 uid=uid,
                 image=image if recipe.images else None,
+                meta=dict(_META),
                 captions={"text": [text(CAPTION_BYTES)]}
                 | {key: [text(SYNTHETIC_BYTES) for _ in range(recipe.captions)] for key in keys},
                 param_aug=[augmentation.pack(one) for one in drawn] if dims and drawn else None,

@@ -21,10 +21,12 @@ from pocketclip.plan.sizes import Sizes, measure_dataset, measure_recipe
 from pocketclip.reinforce import recipe as reinforcing
 from pocketclip.reinforce.sampling import Sampling
 from pocketclip.train import recipe as training
+from pocketclip.train.order import WINDOW
 from pocketclip.train.shard_cache import CACHE_BYTES
 
 Topic = Literal["storage", "reinforce", "train", "network", "cost"]
 _HOUR = 3600.0
+_NOT_KNOWN = "a rate is missing, see above"
 _CONTEXT = 77  # tokens of a captioner that is not in the zoo
 _OFFSET = 8  # bytes of a sample in a scan file, see `pocketclip.shards.random_access`
 _WEIGHT, _MOMENTS = 4, 8  # bytes per parameter: float32, and AdamW's two averages
@@ -249,8 +251,14 @@ def _add_storage(plan: Plan, recipes: Recipes, scale: Scale, sizes: Sizes, shard
         plan.add("storage", "scan files, per machine", float(_OFFSET * seen), "bytes",
                  f"{_OFFSET} bytes per sample that a machine reads, in its temporary folder (all, "
                  "in a long run)")  # fmt: skip
-        plan.add("storage", "copies of shards, per machine", float(CACHE_BYTES), "bytes",
-                 "data.cache_dir, for shards in a store: the limit of the cache")  # fmt: skip
+        ranks = min(scale.gpus, scale.gpus_per_machine)
+        window = ranks * (WINDOW + scale.shard_size) * sizes.sample
+        much = "more than" if window > CACHE_BYTES else "within"
+        plan.add("storage", "copies of shards, per machine", window, "bytes",
+                 f"for shards in a store: the shards of a window of {WINDOW:,} samples for each of "
+                 f"{ranks} ranks; {much} the limit of the cache, {CACHE_BYTES >> 30} GiB"
+                 + ("; shards would be fetched several times: keep them on a disk of the machine"
+                    if window > CACHE_BYTES else ""))  # fmt: skip
 
 
 def _add_reinforcing(plan: Plan, recipe: reinforcing.Recipe, scale: Scale, rates: Rates) -> None:
@@ -285,9 +293,8 @@ def _add_sum(
 ) -> None:
     known = [value for value in hours if value is not None]
     total = sum(known) if len(known) == len(hours) else None
-    plan.add(topic, f"{name}, all", total, "GPU hours",
-             "the sum; the models of an actor take turns, and nothing else holds them up"
-             if total is not None else "a rate is missing, see above")  # fmt: skip
+    why = "the sum: the GPU is never waited for" if total is not None else _NOT_KNOWN
+    plan.add(topic, f"{name}, all", total, "GPU hours", why)
     if scale.days is not None:
         count = None if total is None else float(math.ceil(total / 24 / scale.days))
         plan.add(topic, f"{what} for {scale.days:g} days", count, what,
@@ -330,7 +337,7 @@ def _add_training(
     wanted = None if speed is None else speed * sizes.sample
     plan.add("network", f"for {scale.gpus} GPUs", wanted, "bytes/s",
              f"no rate train_samples:{model}" if rate is None or speed is None
-             else f"{speed:,.5g} samples/s of {sizes.sample:,.0f} bytes")  # fmt: skip
+             else f"{speed:,.0f} samples/s of {sizes.sample:,.0f} bytes")  # fmt: skip
 
 
 def _add_checkpoints(plan: Plan, recipe: training.Recipe) -> None:
@@ -362,7 +369,7 @@ def _costs(plan: Plan, prices: Prices) -> Iterator[tuple[str, float | None, str]
             yield (
                 f"cost of {name}",
                 cost,
-                why if cost is not None else "a rate is missing, see above",
+                why if cost is not None else _NOT_KNOWN,
             )
 
     if prices.gpu_hour is not None:
