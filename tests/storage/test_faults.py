@@ -100,6 +100,21 @@ def test_a_web_server_that_fails_for_a_moment_is_asked_again(s3, faulty, monkeyp
             assert not isinstance(caught.value, NotThereError)
 
 
+@pytest.mark.parametrize("fault", ["cut", "reset", "lost"])
+def test_what_a_web_server_sent_in_part_is_fetched_again(s3, faulty, fault):
+    data = os.urandom(1 << 16)
+    s3.put("bucket/a", data)
+    s3.publish("bucket/a")
+    with faulty(
+        choose=lambda method, _, before: fault if method == "GET" and before < 2 else None
+    ) as proxy:
+        path = f"{proxy.url}/bucket/a"
+        assert storage.read_bytes(path) == data
+        with storage.open_read(path) as stream:
+            assert stream.read() == data
+    assert proxy.injected[fault] >= 2
+
+
 def test_what_ends_before_its_size_is_no_end_of_the_file(monkeypatch):
     from fsspec.implementations.memory import MemoryFileSystem
 

@@ -62,6 +62,8 @@ _NO_CONNECTION = {
     "FSTimeoutError",
     "ClientConnectorError",
     "ClientConnectorDNSError",
+    "ClientOSError",  # a reset
+    "ClientPayloadError",  # a cut body
     "ServerDisconnectedError",
     "ServerTimeoutError",
     "TimeoutError",
