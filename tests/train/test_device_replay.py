@@ -208,7 +208,7 @@ def test_other_devices_are_refused(shards, monkeypatch):
 
 def test_fast_is_an_earlier_name_of_a_replay():
     base = {"model": {"name": "tiny"}, "steps": 5, "batch_size": 8}
-    for data in ({"fast": True}, {"replay": "fast"}, {"replay": "exact", "fast": True}):
+    for data in ({"fast": True}, {"replay": "fast"}, {"replay": "fast", "fast": True}):
         one = load_recipe({**base, "data": data})
         assert (one.data.fast, one.data.replay) == (True, "fast")
         again = load_recipe({**base, "data": one.data.model_dump()})
@@ -216,8 +216,15 @@ def test_fast_is_an_earlier_name_of_a_replay():
     plain = load_recipe(base)
     assert (plain.data.fast, plain.data.replay) == (False, "exact")
     assert load_recipe({**base, "data": plain.data.model_dump()}, ["data.replay=fast"]).data.fast
-    with pytest.raises(ConfigError, match="earlier name of `replay: fast`, but replay is device"):
-        load_recipe({**base, "data": {"fast": True, "replay": "device"}})
+    # Neither is overruled in silence.
+    for data, setting in (
+        ({"fast": True}, "data.replay=device"), ({"fast": True}, "data.replay=exact"),
+        ({"replay": "exact"}, "data.fast=true"), ({"replay": "fast"}, "data.fast=false"),
+    ):  # fmt: skip
+        with pytest.raises(
+            ConfigError, match=r"an earlier name of `replay: fast`.*leave `fast` out"
+        ):
+            load_recipe({**base, "data": data}, [setting])
     with pytest.raises(ConfigError, match=r"data.replay: .*'exact', 'fast' or 'device'"):
         load_recipe({**base, "data": {"replay": "gpu"}})
 
@@ -254,6 +261,9 @@ def test_a_run_saved_before_there_was_a_choice_resumes(shards, tmp_path):
         train(recipe(shards, **settings), run, device="cpu")
         saved = (run / "recipe.yaml").read_text()
         assert saved.count("  replay: ") == 1
-        lines = [line for line in saved.splitlines(keepends=True) if "  replay: " not in line]
-        (run / "recipe.yaml").write_text("".join(lines))
+        assert "  fast: " not in saved
+        mode = "fast" if fast else "exact"
+        (run / "recipe.yaml").write_text(
+            saved.replace(f"  replay: {mode}\n", f"  fast: {str(fast).lower()}\n")
+        )
         assert train(recipe(shards, **settings), run, device="cpu").step == 6

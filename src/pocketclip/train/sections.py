@@ -152,8 +152,8 @@ class DataSection(Section):
     `fast`: with scaled JPEG decoding and a faster resize; pixels differ by a few levels. `device`:
     the workers only decode and crop, the device does the rest for a whole batch, to the same bytes
     except where a crop has more than twice the student's side. It cannot change on resume."""
-    fast: bool = False
-    """An earlier name of `replay: fast`; the two are set together."""
+    fast: bool = Field(default=False, exclude=True)
+    """An earlier name of `replay: fast`."""
     image_column: str | None = None
     """Tables of raw pairs: the column with image paths, URLs or bytes; None: guessed from common
     names."""
@@ -170,20 +170,19 @@ class DataSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _fast_is_a_replay(cls, raw: Any) -> Any:
-        """Set `fast` and `replay` together, whichever is given."""
-        if not isinstance(raw, dict):
+        """Set `fast` and `replay` together if only one is given."""
+        if not isinstance(raw, dict) or {"fast", "replay"} <= raw.keys():
             return raw
-        replay = raw.get("replay", "exact")
-        if replay == "exact" and raw.get("fast") is True:
+        if raw.get("fast") is True:
             return {**raw, "replay": "fast"}
-        return {**raw, "fast": True} if replay == "fast" else raw
+        return {**raw, "fast": True} if raw.get("replay") == "fast" else raw
 
     @model_validator(mode="after")
     def _one_replay(self) -> DataSection:
         if self.fast != (self.replay == "fast"):
             raise ValueError(
-                f"`fast: true` is an earlier name of `replay: fast`, but replay is {self.replay}; "
-                "leave `fast` out, or set it to false"
+                f"`fast` is an earlier name of `replay: fast`: it is {str(self.fast).lower()}, and "
+                f"replay is {self.replay}; leave `fast` out"
             )
         return self
 
