@@ -67,6 +67,7 @@ class Ray:
         self.loads, self.shards, self.room = list(loads), list(shards), room
         self.now = 0.0
         self.started: list[float] = []
+        self.killed: list[object] = []
 
     def make_actor(self):
         number = len(self.started)
@@ -94,7 +95,7 @@ class Ray:
         return result
 
     def kill(self, actor):
-        pass
+        self.killed.append(actor)
 
     def available_resources(self):
         return {"CPU": 0.5}
@@ -240,9 +241,12 @@ def test_idle_actors_that_died_with_their_machine_use_up_no_retries(drive):
     ray = Ray([FACTS] * 9, [DEATH])
     driver = drive(ray, min_actors=5, max_actors=5, retries=1)
     driver.wait_ready(5)
-    for state in driver.idle[:4]:
-        state.actor.progress = state.actor.run = Method(0, lambda *_: DEATH)
+    gone = [state.actor for state in driver.idle[:4]]
+    for actor in gone:
+        actor.progress = actor.run = Method(0, lambda *_: DEATH)
     assert [result.name for result in driver.run_tasks(TASKS[:1])] == [TASKS[0].name]
+    # One that was only out of reach would keep its room.
+    assert all(actor in ray.killed for actor in gone)
 
 
 def test_it_needs_neither_torch_nor_ray_to_be_imported():

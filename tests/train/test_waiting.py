@@ -135,7 +135,7 @@ def test_the_sources_of_the_step_read_at_records_only():
     assert found == set(READERS)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_host_does_not_wait_for_a_gpu(kind, shards, tmp_path, monkeypatch):  # noqa: F811
     fields = {"steps": 8, "log_every": 8, "checkpoint.every_steps": 8, "data.workers": 1}

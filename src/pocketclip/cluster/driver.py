@@ -237,6 +237,7 @@ class Driver:
                 self.ray.get(reference)
             except self.ray.exceptions.RayError:
                 self.idle.remove(answers[reference])
+                self.ray.kill(answers[reference].actor)  # it may only be out of reach, as above
 
     def _backoff(self, reason: str) -> None:
         """Delay the next start after an actor died while loading.
