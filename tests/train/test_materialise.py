@@ -18,7 +18,7 @@ from pocketclip.errors import ConfigError, StorageError
 from pocketclip.images import open_image
 from pocketclip.pairs import open_pairs
 from pocketclip.shards import JsonlWriter, ShardWriter, audit, join, read, read_index
-from pocketclip.shards.codec import encode, first_rows
+from pocketclip.shards.codec import encode, first_rows, without_deflation
 from pocketclip.train import size_estimate
 from pocketclip.train.materialise import LEFT_OUT, STATE, materialise
 from tests.cli import inside
@@ -394,3 +394,14 @@ def test_it_reports_what_it_made(original, tmp_path):
     assert "42 views of 16 x 16 pixels as jpeg of quality 90" in result.stdout
     assert "PSNR to the exact views" in result.stdout
     assert "GB are free" in result.stderr
+
+
+def test_stored_embeddings_are_not_deflated():
+    import gzip
+
+    arrays = {"image_emb": unit(np.random.default_rng(0), 40)}
+    key, data = encode(arrays, "bfloat16")
+    same_key, plain = without_deflation((key, data))
+    assert (same_key, gzip.decompress(plain)) == (key, gzip.decompress(data))
+    assert len(plain) > len(data)
+    assert without_deflation(("npz", b"any")) == ("npz", b"any")

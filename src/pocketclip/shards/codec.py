@@ -93,6 +93,21 @@ def first_rows(npz: bytes, key: str, count: int) -> bytes:
     return _encode_npz(arrays)
 
 
+def without_deflation(packed: tuple[str, bytes]) -> tuple[str, bytes]:
+    """Return a member (key, bytes) with the same arrays, quicker to unpack: a `pth.gz` is stored.
+
+    Deflation saves a fifth of bfloat16 embeddings, and unpacking it takes as long as decoding a
+    small JPEG.
+
+    Raises:
+        DataError: the bytes are damaged.
+    """
+    key, data = packed
+    if key != "pth.gz":
+        return packed
+    return key, gzip.compress(gunzip(data), compresslevel=0, mtime=0)
+
+
 def decode(member: str, data: bytes) -> tuple[dict[str, Embeddings], str]:
     """Return float32 arrays by key, and their stored dtype.
 

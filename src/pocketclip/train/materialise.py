@@ -29,7 +29,7 @@ from pocketclip.errors import ConfigError, DataError, ParseError
 from pocketclip.formats.json_text import digest_json, load_json
 from pocketclip.formats.tar import BLOCK, padded
 from pocketclip.shards.claims import OutputFolder
-from pocketclip.shards.codec import first_rows
+from pocketclip.shards.codec import encode, first_rows, without_deflation
 from pocketclip.shards.index import Index, Materialised, write_index
 from pocketclip.shards.layout import PART_OF, VIEW_KEYS
 from pocketclip.shards.reader import load_packed, name_of
@@ -285,8 +285,10 @@ class _Job:
         rendered = render_views(*arguments)
         if isinstance(rendered, str):
             return rendered
-        own = [size for key, size in group.sizes.items() if PART_OF.get(key) != "image"]
-        return sum(BLOCK + padded(size) for size in (*own, *map(len, rendered.views)))
+        replaced = ("image",) if one.packed is None else ("image", "embeddings")
+        own = [size for key, size in group.sizes.items() if PART_OF.get(key) not in replaced]
+        new = [*rendered.views, *(() if one.packed is None else (one.packed[1],))]
+        return sum(BLOCK + padded(size) for size in (*own, *map(len, new)))
 
     def _writer(self, name: str, dtype: str) -> ShardWriter:
         return ShardWriter(
@@ -314,15 +316,12 @@ class _Job:
             if "image_emb" in embeddings:
                 embeddings["image_emb"] = embeddings["image_emb"][: self.views]
             sample = replace(sample, param_aug=params[: self.views], embeddings=embeddings)
-            is_npz = packed is not None and packed[0] == "npz"
-            # Values of a torch file are the same when they are encoded again; quantised ones are
-            # not.
-            packed = (
-                ("npz", first_rows(packed[1], "image_emb", self.views))
-                if is_npz and packed
-                else None
-            )
-        return _Loaded(sample, packed, dtype)
+            if packed is not None and packed[0] == "npz":
+                # Quantised values would not be the same when they are encoded again.
+                packed = "npz", first_rows(packed[1], "image_emb", self.views)
+            elif packed is not None:
+                packed = encode(embeddings, dtype.split("+")[0])
+        return _Loaded(sample, None if packed is None else without_deflation(packed), dtype)
 
     def call(self, one: _Loaded) -> tuple[_Loaded, tuple[Any, ...] | None]:
         """Return the sample with the arguments of `render_views`, if it can be rendered."""

@@ -26,7 +26,7 @@ from pocketclip.augment import Augmentation
 from pocketclip.errors import AugmentationError, ConfigError, DataError, ImageError
 from pocketclip.shards.index import Materialised
 from pocketclip.train.batch_types import DataConfig
-from pocketclip.train.replay import AugmentationReplay, decode
+from pocketclip.train.replay import AugmentationReplay, decode_pixels
 
 ENCODINGS = ("jpeg", "webp")
 QUALITY = 90
@@ -109,7 +109,7 @@ def read_view(data: bytes, size: int) -> NDArray[np.uint8]:
         DataError: its side is not `size`.
         ImageError: it is damaged.
     """
-    pixels = np.asarray(decode(data))
+    pixels = decode_pixels(data)
     if pixels.shape != (size, size, 3):
         height, width = pixels.shape[:2]
         raise DataError(f"a view has {width} x {height} pixels, not {size} x {size}")

@@ -57,6 +57,16 @@ def decode(data: bytes) -> Image.Image:
     return open_image(data) if pixels is None else Image.fromarray(pixels)
 
 
+def decode_pixels(data: bytes) -> _Pixels:
+    """Return the pixels (H, W, 3) of `decode`'s result, without making a Pillow image if possible.
+
+    Raises:
+        ImageError: it is damaged, or not an image.
+    """
+    pixels = _decode_jpeg(data)
+    return np.asarray(open_image(data)) if pixels is None else pixels
+
+
 def _decode_jpeg(data: bytes, min_size: tuple[int, int] = (0, 0)) -> _Pixels | None:
     """Return the pixels (H, W, 3) of a plain JPEG; None if Pillow has to decode it.
 
