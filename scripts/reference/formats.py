@@ -19,7 +19,8 @@ that the files which pocketclip writes fit them. `…` stands for any name, `[]`
 list. A key that is not required may be absent.
 
 What is not JSON: shards are tar files in the layout of the published DataCompDR sets
-([Reinforce a dataset](../how-to/reinforce.md#the-dataset)); weights are `.safetensors`; embeddings
+([Reinforce a dataset](../how-to/reinforce.md#the-dataset)), or with rendered views in place of the
+images ([Train on rendered views](../how-to/materialise.md)); weights are `.safetensors`; embeddings
 are `.npy` or `.parquet` ([Output](../how-to/output.md#embeddings-in-files)).
 """
 _DEEPEST = 4
