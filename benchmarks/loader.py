@@ -19,7 +19,8 @@ float32 embeddings of the image and both captions.
   with its defaults.
 
 Rows with `uint8` are our loader's output in training, where images are normalised on the device.
-Times are processor times, as other processes may share the machine; ratios are medians over rounds. The last line is JSON.
+Times are processor times, as other processes may share the machine; ratios are medians over rounds.
+The last line is JSON.
 """
 
 from __future__ import annotations
