@@ -49,6 +49,19 @@ KINDS = {
 }  # fmt: skip
 
 
+aten = torch.ops.aten
+# The size of what they return depends on values, or they return one.
+WAITING = {
+    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default,
+    aten.unique_dim.default, aten._unique2.default, aten.bincount.default,
+}  # fmt: skip
+INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+
+
+def _by_mask(args):
+    return any(index is not None and index.dtype == torch.bool for index in args[1])
+
+
 class Reads(TorchDispatchMode):
     """Notes who makes the host wait for a value, as it would for a GPU's."""
 
@@ -57,7 +70,7 @@ class Reads(TorchDispatchMode):
         self.by = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+        if function in WAITING or (function in INDEXING and _by_mask(args)):
             frames = [frame.name for frame in traceback.extract_stack()]
             if not AT_RECORDS & set(frames):
                 self.by.append([name for name in frames if "dispatch" not in name][-4:])
@@ -88,9 +101,12 @@ def test_the_host_reads_nothing_between_two_records(kind, shards, tmp_path):  # 
 
 
 def test_a_read_of_a_step_would_be_noticed():
+    values = torch.ones(3)
     with Reads() as reads:
-        float(torch.ones(()))
-    assert len(reads.by) == 1
+        float(values[0])
+        values[values > 0]
+        values[torch.tensor([1])]
+    assert len(reads.by) == 2
 
 
 # Functions of the step's modules that read from the device: at records, or on a CPU.
