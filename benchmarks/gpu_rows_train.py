@@ -27,7 +27,12 @@ from pocketclip.train.loader import Batch, Loader
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import Recipe, load_recipe
 from pocketclip.train.run import MODEL_DIR, Run
-from pocketclip.train.setup import build_run, check_batch_size, open_loader
+from pocketclip.train.setup import (
+    build_run,
+    check_batch_size,
+    open_loader,
+    uses_channels_last,
+)
 from pocketclip.train.watchdog import joined
 
 BACKWARD = 3  # a step does the operations of the forward pass, and twice as many backwards
@@ -39,6 +44,7 @@ LOSSES: dict[str, dict[str, Any]] = {
         "loss.teacher_scales": [100.0, 100.0],
     },
 }
+ALL_TOKENS = "plain, all tokens"
 
 
 def recipe_of(bench: Bench, name: str, loss: str, **settings: Any) -> Recipe:
@@ -133,9 +139,13 @@ def float32_cosine(recorder: Recorder, reference: nn.Module) -> float:
     return lowest_cosine(recorder.embeddings, expected)
 
 
-def our_variant(bench: Bench, stack: contextlib.ExitStack, recipe: Recipe) -> Variant:
-    """Return our training step, taken once."""
+def our_variant(
+    bench: Bench, stack: contextlib.ExitStack, recipe: Recipe, *, all_tokens: bool = False
+) -> Variant:
+    """Return our training step, taken once; with `all_tokens` it computes padding too."""
     run, batch = stack.enter_context(ready(bench, recipe))
+    if all_tokens:
+        run.stepper.text_multiple = 0
     reference = copy.deepcopy(run.model)
     wrapped = run.stepper.wrapped
     recorder = run.stepper.wrapped = Recorder(wrapped)
@@ -160,7 +170,7 @@ def peer_variant(bench: Bench, recipe: Recipe) -> Variant | None:
         batch = first_batch(bench, loader)
     peer = train_step.peer_step(
         recipe.model.name, batch, bench.device, bench.dtype,
-        channels_last=recipe.channels_last, compiled=recipe.compile,
+        channels_last=uses_channels_last(recipe, bench.device), compiled=recipe.compile,
     )  # fmt: skip
     if peer is None:
         return None
@@ -200,6 +210,8 @@ def measure_step(
         made, left_out = bench.build(
             {
                 "plain": lambda: our_variant(bench, stack, plain),
+                # open_clip computes all tokens, and the benchmark's captions are short.
+                ALL_TOKENS: lambda: our_variant(bench, stack, plain, all_tokens=True),
                 "open_clip": lambda: peer_variant(bench, plain),
                 "reinforced": lambda: our_variant(bench, stack, recipes["reinforced"]),
             },
@@ -213,7 +225,9 @@ def measure_step(
     return {
         "model": name,
         "batch": plain.batch_size,
-        "memory_format": "channels_last" if plain.channels_last else "contiguous",
+        "memory_format": (
+            "channels_last" if uses_channels_last(plain, bench.device) else "contiguous"
+        ),
         "compiled": compiled,
         **figures,
         "left_out": left_out,
