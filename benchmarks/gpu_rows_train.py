@@ -152,7 +152,7 @@ def our_variant(
     take_step(run, batch)
     run.stepper.wrapped = wrapped
     tokens = recorder.inputs[1].shape[1]
-    operations = forward_operations(run.model.config, tokens=tokens)
+    operations = forward_operations(run.model.config, tokens=tokens, fused=False)
     texts = len(batch.captions)
     flops = BACKWARD * len(batch.uids) * (operations.image + texts * operations.text)
     return Variant(
@@ -180,7 +180,7 @@ def peer_variant(bench: Bench, recipe: Recipe) -> Variant | None:
     peer.step()
     peer.wrapped = wrapped
     tokens = recorder.inputs[1].shape[1]
-    operations = forward_operations(recipe.model.config(), tokens=tokens)
+    operations = forward_operations(recipe.model.config(), tokens=tokens, fused=False)
     flops = BACKWARD * len(batch.uids) * (operations.image + operations.text)
     return Variant(
         run=peer.step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -17,7 +18,6 @@ from pocketclip.nn.clip import CLIP
 from pocketclip.nn.lora import LowRankUpdates
 from pocketclip.train import distributed
 from pocketclip.train.batch_types import Batch
-from pocketclip.train.distributed import SyncBatchNorm, convert_sync_batch_norm
 from pocketclip.train.losses import (
     captioning_loss,
     contrastive_loss,
@@ -31,6 +31,11 @@ from pocketclip.train.routing import Routing
 from pocketclip.train.sections import MoESection
 from pocketclip.train.setup import wrap_model
 from pocketclip.train.step import Stepper
+from pocketclip.train.sync_batch_norm import (
+    CudaSyncBatchNorm,
+    SyncBatchNorm,
+    convert_sync_batch_norm,
+)
 
 SIZE = 2
 ROWS = 5  # per rank; no multiple of the chunk
@@ -174,8 +179,88 @@ def sparse_step(rows, *, synchronised, recompute):
     return results, routing.record()
 
 
-def batch_norm(rows, *, synchronised, momentum, dtype=torch.float64, offset=100.0, affine=True):
-    """Return output, gradients and statistics of one layer after two batches of `rows`."""
+class CudaKernels:
+    """What torch's kernels for BatchNorm on CUDA compute, by their documentation, on a CPU."""
+
+    def __init__(self):
+        self.used = []
+
+    def stats(self, x, eps):
+        self.used.append("stats")
+        variance, mean = torch.var_mean(_wide(x), (0, 2, 3), correction=0)
+        return mean, (variance + eps).rsqrt()
+
+    def gather(self, _x, means, inverses, running_mean, running_var, momentum, eps, counts):
+        self.used.append("gather")
+        assert means.is_contiguous()
+        assert inverses.is_contiguous()
+        share = (counts / counts.sum())[:, None].to(means.dtype)
+        mean = (means * share).sum(0)
+        variance = ((inverses**-2 - eps + (means - mean) ** 2) * share).sum(0)
+        if running_mean is not None:
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            unbiased = variance * (counts.sum() / (counts.sum() - 1))
+            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+        return mean, (variance + eps).rsqrt()
+
+    def elemt(self, x, weight, bias, mean, inverse, _eps):
+        self.used.append("elemt")
+        normal = (_wide(x) - mean[:, None, None]) * inverse[:, None, None]
+        if weight is not None:
+            normal = normal * weight[:, None, None] + bias[:, None, None]
+        return normal.to(x.dtype)
+
+    def backward_reduce(self, grad, x, mean, inverse, weight, of_x, of_weight, of_bias):
+        self.used.append("backward_reduce")
+        assert of_x
+        assert of_weight == of_bias == (weight is not None)
+        total = _wide(grad).sum((0, 2, 3))
+        slope = (_wide(grad) * (_wide(x) - mean[:, None, None])).sum((0, 2, 3))
+        if weight is None:
+            return total, slope, None, None
+        return total, slope, (slope * inverse).to(weight.dtype), total.to(weight.dtype)
+
+    def backward_elemt(self, grad, x, mean, inverse, weight, total, slope, counts):
+        self.used.append("backward_elemt")
+        assert counts.dtype == torch.int32
+        count = counts.sum()
+        centred = _wide(x) - mean[:, None, None]
+        back = _wide(grad) - (total / count)[:, None, None]
+        back = back - centred * (inverse**2 * slope / count)[:, None, None]
+        gain = inverse if weight is None else inverse * weight
+        return (back * gain[:, None, None]).to(x.dtype)
+
+    @contextlib.contextmanager
+    def in_place(self):
+        """Within this context, they are torch's."""
+        with mock.patch.multiple(
+            torch, batch_norm_stats=self.stats, batch_norm_elemt=self.elemt,
+            batch_norm_gather_stats_with_counts=self.gather,
+            batch_norm_backward_reduce=self.backward_reduce,
+            batch_norm_backward_elemt=self.backward_elemt,
+        ):  # fmt: skip
+            yield
+        assert len(set(self.used)) == 5
+
+
+def _wide(x):
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def batch_norm(
+    rows, *, synchronised, momentum, dtype=torch.float64, offset=100.0, affine=True, kernels=None
+):
+    """Return output, gradients and statistics of one layer after two batches of `rows`.
+
+    With `kernels`, the layer is the one for CUDA, with these kernels.
+    """
+    if kernels is not None and synchronised:
+        with kernels().in_place():
+            return _batch_norm(rows, "cuda", momentum, dtype, offset, affine)
+    return _batch_norm(rows, "cpu" if synchronised else None, momentum, dtype, offset, affine)
+
+
+def _batch_norm(rows, device_type, momentum, dtype, offset, affine):
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(3, momentum=momentum, affine=affine)
     if dtype == torch.float64:
@@ -183,9 +268,9 @@ def batch_norm(rows, *, synchronised, momentum, dtype=torch.float64, offset=100.
     if affine:
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
-    if synchronised:
-        convert_sync_batch_norm(norm)
-        assert isinstance(norm, SyncBatchNorm)
+    if device_type is not None:
+        convert_sync_batch_norm(norm, device_type)
+        assert type(norm) is {"cpu": SyncBatchNorm, "cuda": CudaSyncBatchNorm}[device_type]
     draw = torch.Generator().manual_seed(2)
     for _ in range(2):
         x = offset + torch.randn(5, 3, 4, 2, generator=draw, dtype=torch.float64)
@@ -198,12 +283,15 @@ def batch_norm(rows, *, synchronised, momentum, dtype=torch.float64, offset=100.
     return results | dict(norm.named_buffers())
 
 
-NORMS = {
+ON_CPU = {
     "usual": {"momentum": 0.1},
     "plain mean of batches": {"momentum": None},
     "without weights": {"momentum": 0.1, "affine": False},
     "single precision": {"momentum": 0.1, "dtype": torch.float32, "offset": 0.0},
     "half precision": {"momentum": 0.1, "dtype": torch.bfloat16, "offset": 0.0},
+}
+NORMS = ON_CPU | {
+    f"{name}, on CUDA": settings | {"kernels": CudaKernels} for name, settings in ON_CPU.items()
 }
 UNEVEN = [slice(0, 1), slice(1, 5)]  # what each rank has in `batch_norm`
 

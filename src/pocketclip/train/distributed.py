@@ -1,11 +1,11 @@
-"""Several processes that train together: start and stop, collectives, synchronised BatchNorm.
+"""Several processes that train together: start and stop, collectives.
 
     torchrun --nproc-per-node 2 -m pocketclip.train RECIPE.yaml
 
 Every function also works in a single process, at no cost. Processes are called ranks; all ranks
 must call the same functions in the same order.
 
-Shapes: B rows of all ranks, b rows of one rank, D columns, C channels, H W height width.
+Shapes: B rows of all ranks, b rows of one rank, D columns.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 from torch.distributed.rendezvous import rendezvous
 
 from pocketclip.errors import ConfigError, PocketclipError
 from pocketclip.train.starts import own_store
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 ObjectT = TypeVar("ObjectT")
 
 _START_TIMEOUT = datetime.timedelta(minutes=10)
@@ -204,7 +202,7 @@ def average(values: dict[str, float]) -> dict[str, float]:
     names = sorted(values)
     _check_equal("values to average", [len(names), zlib.crc32("\0".join(names).encode())])
     mine = torch.tensor([values[name] for name in names], dtype=torch.float64)
-    means = _all_rows(mine.to(_small_device())[None]).mean(0).tolist()
+    means = all_rows(mine.to(_small_device())[None]).mean(0).tolist()
     by_name = dict(zip(names, means, strict=True))
     return {name: by_name[name] for name in values}
 
@@ -260,7 +258,7 @@ class _GatherRows(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.rows = rows.shape[0]
-        return _all_rows(rows)
+        return all_rows(rows)
 
     @staticmethod
     @once_differentiable
@@ -271,7 +269,8 @@ class _GatherRows(Function):
         return total[first : first + ctx.rows].to(grad.dtype)
 
 
-def _all_rows(rows: Tensor) -> Tensor:
+def all_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all ranks, without gradients and without comparing sizes."""
     # As bytes: gloo does not know every dtype.
     mine = rows.detach().contiguous().reshape(-1).view(torch.uint8)
     parts = [torch.empty_like(mine) for _ in range(world_size())]
@@ -289,129 +288,9 @@ def _small_device() -> torch.device:
 def _check_equal(what: str, numbers: Sequence[int]) -> None:
     """Check that `numbers`, of equal length on all ranks, are the same on all ranks."""
     mine = torch.tensor([list(numbers)], dtype=torch.int64, device=_small_device())
-    by_rank = _all_rows(mine).tolist()
+    by_rank = all_rows(mine).tolist()
     if any(other != by_rank[0] for other in by_rank):
         raise ConfigError(
             f"{what} differ between ranks: {by_rank}; every process needs the same batch size "
             "and settings"
         )
-
-
-def convert_sync_batch_norm(model: ModuleT, device_type: str = "cpu") -> ModuleT:
-    """Make every BatchNorm2d of `model` compute its statistics over all ranks, in place.
-
-    Parameters, buffers, their names and frozen statistics are unchanged, and each layer still is a
-    BatchNorm2d, which `pocketclip.nn.reparam.fuse` folds.
-
-    Args:
-        model: the model.
-        device_type: where it is trained: on `cuda` torch's kernels are used, elsewhere ours.
-
-    Returns:
-        `model` itself.
-    """
-    chosen = CudaSyncBatchNorm if device_type == "cuda" else SyncBatchNorm
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = chosen
-    return model
-
-
-class CudaSyncBatchNorm(nn.SyncBatchNorm, nn.BatchNorm2d):
-    """torch's BatchNorm over the batches of all ranks, which refuses CPU tensors in training.
-
-    torch's own class is no BatchNorm2d: layers that are looked for as such would be missed.
-    """
-
-    process_group = None
-    """All ranks."""
-
-
-class SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the batches of all ranks (arXiv 1502.03167), on any device.
-
-    In a single process, and in evaluation, it is plain BatchNorm. Every rank must call it equally
-    often, with at least one image.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (b, C, H, W) to the same shape.
-
-        In training, mean and variance are over B, H and W, and gradients flow through them to the
-        images of all ranks. The running statistics become the same on every rank.
-        """
-        uses_batch = self.training or self.running_mean is None
-        if not uses_batch or world_size() == 1:
-            return super().forward(x)
-        self._check_input_dim(x)
-        with torch.autocast(x.device.type, enabled=False):
-            mean, variance, count = _moments(x)
-            if self.training and self.running_mean is not None:
-                self._track(mean, variance * (count / (count - 1)))
-            out: Tensor = _SharedNorm.apply(  # type: ignore[no-untyped-call]
-                x, self.weight, self.bias, mean, variance, count, self.eps
-            )
-        return out
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.num_batches_tracked is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        self.num_batches_tracked.add_(1)
-        share = self.momentum
-        if share is None:  # the plain mean of all batches so far
-            share = 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
-
-
-@torch.no_grad()
-def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean (C,) and biased variance (C,) over all ranks, and the values per channel."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    variance, mean = torch.var_mean(x.to(dtype), (0, 2, 3), correction=0)
-    counted = mean.new_full((1,), x.numel() / x.shape[1])
-    parts = _all_rows(torch.cat([mean, variance, counted])[None])
-    means, variances, counts = torch.split(parts, [len(mean), len(mean), 1], 1)  # (ranks, .)
-    count = counts.sum()
-    share = counts / count
-    mean = (means * share).sum(0)
-    # Variance within ranks plus between ranks, which avoids a difference of large squares.
-    variance = ((variances + (means - mean) ** 2) * share).sum(0)
-    return mean, variance, count
-
-
-class _SharedNorm(Function):
-    """BatchNorm with moments that depend on all ranks' x; saves only x for the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,  # (b, C, H, W)
-        weight: Tensor | None,  # (C,)
-        bias: Tensor | None,
-        mean: Tensor,
-        variance: Tensor,
-        count: Tensor,  # (), of all ranks
-        eps: float,
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
-        gain, shift = (None if p is None else p.to(mean.dtype) for p in (weight, bias))
-        return F.batch_norm(x, mean, variance, gain, shift, training=False, eps=eps)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse, count = ctx.saved_tensors
-        grad = grad.to(mean.dtype)
-        normal = (x.to(mean.dtype) - mean[:, None, None]) * inverse[:, None, None]
-        mine = torch.stack([(grad * normal).sum((0, 2, 3)), grad.sum((0, 2, 3))])
-        total = mine.clone()
-        dist.all_reduce(total)
-        slope, shift = (total / count)[:, :, None, None]
-        gain = inverse if weight is None else inverse * weight.to(mean.dtype)
-        back = (grad - shift - normal * slope) * gain[:, None, None]
-        # This rank's sums only: DistributedDataParallel averages parameter gradients afterwards.
-        affine = (None, None) if weight is None else mine.to(weight.dtype).unbind()
-        return back.to(x.dtype), *affine, None, None, None, None

@@ -129,9 +129,10 @@ class Run:
             self.updates.take_gradients()
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         if scaler.is_enabled():
-            # The scaler skips steps with a NaN: after a loss that was not finite, all.
+            # The scaler skips steps with a NaN: from a loss that is not finite on, all.
             gradient = next(p.grad for p in weights if p.grad is not None)
-            gradient.masked_fill_(self.values.diverged, math.nan)
+            finite = torch.stack([term.isfinite().all() for term in terms.values()]).all()
+            gradient.masked_fill_(self.values.diverged | ~finite, math.nan)
         scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(weights, settings.clip_norm or math.inf)
         diverged = self.values.add(terms, norm, self.step + 1)

@@ -23,7 +23,6 @@ from pocketclip.errors import (
 )
 from pocketclip.nn.clip import CLIP
 from pocketclip.nn.lora import LowRankUpdates
-from pocketclip.train import distributed
 from pocketclip.train.distributed import World
 from pocketclip.train.loader import DataConfig, Loader
 from pocketclip.train.optim import WeightAverage, make_optimizer, parameter_groups
@@ -31,6 +30,7 @@ from pocketclip.train.recipe import Recipe
 from pocketclip.train.routing import Routing
 from pocketclip.train.run import Run, dtype_name
 from pocketclip.train.step import Stepper
+from pocketclip.train.sync_batch_norm import convert_sync_batch_norm
 from pocketclip.train.teacher_settings import teacher_settings
 from pocketclip.types import Encoder
 
@@ -65,7 +65,7 @@ def build_run(
     """
     model = model.to(world.device)
     if world.size > 1 and recipe.sync_batch_norm:
-        model = distributed.convert_sync_batch_norm(model, world.device.type)
+        model = convert_sync_batch_norm(model, world.device.type)
     channels_last = uses_channels_last(recipe, world.device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
