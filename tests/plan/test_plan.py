@@ -95,6 +95,22 @@ def test_images_are_as_large_as_said(tmp_path):
     assert "assumed" in by_name(planned(path))["image"].assumption
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"image_bytes": 1}, {"image_bytes": 10**12}, {"teacher_dims": (10**12,)},
+     {"teacher_dims": (0,)}, {"days": float("nan")}, {"days": float("inf")}, {"days": 0}],
+)  # fmt: skip
+def test_sizes_that_cannot_be_measured_and_deadlines_that_are_none_are_refused(options):
+    with pytest.raises(ConfigError, match="not "):
+        Scale(pairs=1000, **options)
+
+
+@pytest.mark.parametrize("price", [float("nan"), float("inf"), -1])
+def test_prices_are_finite(price):
+    with pytest.raises(ConfigError, match="finite"):
+        Prices(gpu_hour=price)
+
+
 def test_hours_actors_and_costs_by_hand():
     plan = planned(
         "datacompdr-12m",

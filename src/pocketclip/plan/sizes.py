@@ -31,6 +31,10 @@ _SAMPLES = 24
 _SIDES = (500, 375)  # of an image, for drawing augmentations: about DataComp's mean
 IMAGE_BYTES = 35_000
 """450 TB of DataComp's pool of 12.8 billion pairs (arXiv 2304.14108), mostly images."""
+IMAGE_RANGE = (3, 20_000_000)
+"""The fewest and the most bytes of an image that is measured."""
+MAX_WIDTH = 16_384
+"""The largest width of a teacher's embeddings that is measured."""
 CAPTION_BYTES, SYNTHETIC_BYTES = 60, 50
 _META = {"filepath": "train/00042/000420042.jpg", "license": "CC-BY"}
 _WORDS = "a red bicycle leans against the old wall of a house beside a narrow street in the sun "

@@ -17,7 +17,13 @@ from pocketclip.checkpoint.parameters import shapes
 from pocketclip.errors import ConfigError
 from pocketclip.formats.recipe_files import read_recipe
 from pocketclip.plan.rates import Rate, Rates
-from pocketclip.plan.sizes import Sizes, measure_dataset, measure_recipe
+from pocketclip.plan.sizes import (
+    IMAGE_RANGE,
+    MAX_WIDTH,
+    Sizes,
+    measure_dataset,
+    measure_recipe,
+)
 from pocketclip.reinforce import recipe as reinforcing
 from pocketclip.reinforce.sampling import Sampling
 from pocketclip.train import recipe as training
@@ -50,6 +56,12 @@ class Prices:
     egress: float | None = None
     """Of a GB that is read from the store."""
 
+    def __post_init__(self) -> None:
+        for name in ("gpu_hour", "storage", "egress"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"the price {name} must be a finite number from 0, not {value:g}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
@@ -69,6 +81,21 @@ class Scale:
     """The width of each teacher's embeddings; None: the zoo's."""
     materialised_bytes: int | None = None
     """Bytes of a stored view of `pocketclip materialise`; None: no such copy."""
+
+    def __post_init__(self) -> None:
+        if self.days is not None and not 0 < self.days < math.inf:
+            raise ConfigError(f"the number of days must be finite and above 0, not {self.days:g}")
+        # Samples of these sizes are made, to be measured.
+        least, most = IMAGE_RANGE
+        if self.image_bytes is not None and not least <= self.image_bytes <= most:
+            raise ConfigError(
+                f"an image has from {least} to {most:,} bytes, not {self.image_bytes:,}"
+            )
+        for width in self.teacher_dims or ():
+            if not 1 <= width <= MAX_WIDTH:
+                raise ConfigError(
+                    f"the width of a teacher's embeddings is from 1 to {MAX_WIDTH:,}, not {width:,}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
