@@ -84,6 +84,26 @@ def test_a_run_from_the_shell(recipe, shards, tmp_path):
     assert "24 samples seen" in again.stdout
 
 
+def test_a_profile_from_the_shell(recipe, shards, tmp_path):
+    common = (recipe, "--data", shards, "--device", "cpu", "--set", "steps=6")
+    done = call(*common, "--out", tmp_path / "a", "--profile", "1", "--json")
+    assert done.exit_code == 0, done.output
+    profile = json.loads(done.stdout)["profile"]
+    stored = json.loads((tmp_path / "a" / "profile" / "profile.json").read_text())
+    assert profile == stored
+    assert (profile["steps"], profile["peak"], profile["share_of_peak"]) == (1, None, None)
+    done = call(*common, "--out", tmp_path / "b", "--profile", "1")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    phases = [line.split()[0] for line in lines[:9]]
+    assert phases == ["phase", *profile["milliseconds"], "step"]
+    assert lines[8].endswith("100.0 %")
+    assert "no peak is known of this device" in done.stdout.replace("\n", " ")
+    done = call(*common, "--out", tmp_path / "c", "--profile", "2")
+    assert done.exit_code != 0
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_run_called_like_a_model_is_the_run(recipe, shards, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     done = call(recipe, "--data", shards, "--out", "small", "--device", "cpu")

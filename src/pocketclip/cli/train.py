@@ -242,12 +242,12 @@ def _print_profile(profile: Profile) -> None:
         return
     peak = "no peak is known of this device"
     if profile.peak is not None and profile.share_of_peak is not None:
-        peak = f"{100 * profile.share_of_peak:.1f} % of the device's {profile.peak / 1e12:.1f}"
+        peak = f"{100 * profile.share_of_peak:.1f} % of the device's {profile.peak / 1e9:,.0f}"
     say_paragraph(
-        f"{profile.operations / 1e12:.4g} TFLOP per step: the model's products of matrices and "
+        f"{profile.operations / 1e9:,.1f} GFLOP per step: the model's products of matrices and "
         "convolutions, once for a forward pass and twice for a backward pass. With `accumulate`, "
         "the pass without gradients counts; what `gradient_checkpointing` computes again does "
-        f"not. {profile.operations_per_second / 1e12:.4g} TFLOP/s; {peak}."
+        f"not. {profile.operations_per_second / 1e9:,.1f} GFLOP/s; {peak}."
     )
 
 
