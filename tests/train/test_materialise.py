@@ -6,7 +6,11 @@ The samples are those of `making_shards`, whose embeddings tell which view was c
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,7 @@ from pocketclip.shards.codec import encode, first_rows, without_deflation
 from pocketclip.train import size_estimate
 from pocketclip.train.materialise import LEFT_OUT, STATE, materialise
 from tests.cli import inside
+from tests.test_schemas import check
 from tests.train.making_shards import AUGMENTATION, SIZE, photo, sample, unit, write_shards
 from tests.train.test_loader import MODEL, failure, open_loader, same, take
 
@@ -405,3 +410,40 @@ def test_stored_embeddings_are_not_deflated():
     assert (same_key, gzip.decompress(plain)) == (key, gzip.decompress(data))
     assert len(plain) > len(data)
     assert without_deflation(("npz", b"any")) == ("npz", b"any")
+
+
+def test_object_stores(s3, original, lossy, tmp_path):
+    for path in Path(original).iterdir():
+        s3.put(f"bucket/dr/{path.name}", path.read_bytes())
+    told = []
+    report = make("s3://bucket/dr", "s3://bucket/views", on_start=told.append)
+    assert told[0].free is None
+    assert report.samples == 14
+    for path in Path(lossy[0]).glob("*.tar"):
+        assert storage.read_bytes(f"s3://bucket/views/{path.name}") == path.read_bytes()
+    remote = take(2, "s3://bucket/views", cache_dir=str(tmp_path / "cache"))
+    assert all(map(same, remote, take(2, lossy[0])))
+    assert "the dataset itself" in failure(make, "s3://bucket/dr", "s3://bucket/dr/")
+
+
+def test_the_index_fits_its_schema(lossless, lossy):
+    for folder in (lossless, lossy[0]):
+        check("index", json.loads((Path(folder) / "index.json").read_text("utf-8")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_leaves_whole_files(tmp_path):
+    source = write_shards(tmp_path / "dr", [[sample(i) for i in range(n, n + 40)] for n in (0, 40)])
+    command = [sys.executable, "-m", "pocketclip", "materialise", source, "--size", "1024"]
+    command += ["--out", str(tmp_path / "out"), "--encoding", "webp", "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert "samples of about" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {STATE}
