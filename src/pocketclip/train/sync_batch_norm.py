@@ -163,9 +163,8 @@ class _CudaNorm(Function):
         channels = x.shape[1]
         mean, inverse = torch.batch_norm_stats(x, eps)
         counted = mean.new_full((1,), x.numel() // channels)
-        means, inverses, counts = all_rows(torch.cat([mean, inverse, counted])[None]).split(
-            [channels, channels, 1], 1
-        )
+        rows = all_rows(torch.cat([mean, inverse, counted])[None])
+        means, inverses, counts = torch.split(rows, [channels, channels, 1], 1)
         counts = counts.flatten()
         mean, inverse = torch.batch_norm_gather_stats_with_counts(
             x, means.contiguous(), inverses.contiguous(), running_mean, running_var,
