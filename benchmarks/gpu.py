@@ -34,6 +34,7 @@ import atexit
 import fnmatch
 import gc
 import json
+import math
 import os
 import shutil
 import sys
@@ -228,7 +229,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--wheels", type=Path, help="a folder of wheels, or of unpacked ones")
     parser.add_argument("--batch", type=int, help="samples of a training step")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not 0 < options.minutes < math.inf:
+        parser.error(f"--minutes: a number above 0, not {options.minutes:g}")
+    if options.batch is not None and options.batch < 1:
+        parser.error(f"--batch: a number of samples, not {options.batch}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -262,6 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in gpu_rows.rows(bench)
             if any(fnmatch.fnmatch(row.name, pattern) for pattern in options.rows)
         ]
+        if not rows:  # before the file of another run is written over
+            names = ", ".join(row.name for row in gpu_rows.rows(bench))
+            sys.exit(f"error: --rows {' '.join(options.rows)} matches no row; there are {names}")
         with bench.compiler():
             facts = bench.facts()
         report = Report(options.out, facts, [row.name for row in rows])

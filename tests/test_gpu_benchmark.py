@@ -46,6 +46,18 @@ def run(rows, bench, tmp_path):
     return report.content
 
 
+@pytest.mark.parametrize(
+    "options", [["--minutes", "nan"], ["--minutes", "-1"], ["--batch", "0"], ["--rows", "nosuch"]]
+)
+def test_bad_options_leave_an_earlier_file_alone(options, tmp_path):
+    out = tmp_path / "gpu.json"
+    out.write_text("earlier")
+    with pytest.raises(SystemExit) as ended:
+        gpu.main([*options, "--quick", "--device", "cpu", "--out", str(out)])
+    assert ended.value.code not in (0, None)
+    assert out.read_text() == "earlier"
+
+
 def test_rows_that_do_not_fit_are_unreached_and_smaller_ones_are_measured(bench, tmp_path):
     content = run([row("a", 1), row("b", 1_000), row("c", 1)], bench(300), tmp_path)
     assert list(content["rows"]) == ["a", "c"]

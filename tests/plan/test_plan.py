@@ -183,6 +183,12 @@ def test_bad_rates_are_refused(text):
         parse_rate(text)
 
 
+def test_rates_that_nothing_asks_for_are_known():
+    rates = Rates([parse_rate("teacher_views:nosuch=5"), parse_rate("teacher_views:vit-l14=5")])
+    assert rates.find("teacher_views", "vit-l14") is not None
+    assert [one.model for one in rates.unused()] == ["nosuch"]
+
+
 def test_rates_of_the_gpu_benchmark(tmp_path):
     def variants(**speeds):
         return {name: {"samples_per_s": speed} for name, speed in speeds.items()}

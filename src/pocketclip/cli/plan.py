@@ -134,7 +134,11 @@ def plan(
     known += [one for file in rates or [] for one in planning.read_rates(file)]
     recipes = planning.load_recipes(recipe, reinforce=reinforce, settings=settings or ())
     prices = planning.Prices(gpu_hour=gpu_price, storage=storage_price, egress=egress_price)
-    made: Plan = planning.make_plan(recipes, scale, planning.Rates(known), prices)
+    of_use = planning.Rates(known)
+    made: Plan = planning.make_plan(recipes, scale, of_use, prices)
+    for one in of_use.unused():
+        name = f"{one.kind}:{one.model}" if one.model else one.kind
+        note(f"warning: --rate {name}: nothing in this plan needs it")
     if json:
         print_json(dataclasses.asdict(made))
         return

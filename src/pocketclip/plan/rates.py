@@ -34,6 +34,8 @@ KINDS = {
 }
 """What a rate is of."""
 _OF_CORES = ("loader_samples", "loader_samples_device")
+ASSUMED = "assumed (--rate)"
+"""The source of `parse_rate`'s rates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +56,23 @@ class Rates:
 
     def __init__(self, known: Sequence[Rate] = ()) -> None:
         self.known = list(known)
+        self._used: set[Rate] = set()
 
     def find(self, kind: str, model: str = "") -> Rate | None:
         """Return the rate of a model, or else of one with the same shapes; None if none is known.
 
         Of several, the first counts.
         """
+        rate = self._find(kind, model)
+        if rate is not None:
+            self._used.add(rate)
+        return rate
+
+    def unused(self) -> list[Rate]:
+        """Return the rates of `parse_rate` that nothing asked for; a file may have more."""
+        return [one for one in self.known if one.source == ASSUMED and one not in self._used]
+
+    def _find(self, kind: str, model: str) -> Rate | None:
         own = [rate for rate in self.known if rate.kind == kind]
         for rate in own:
             if rate.model == model:
@@ -93,7 +106,8 @@ def parse_rate(text: str) -> Rate:
     kind, _, model = name.partition(":")
     if not equals:
         raise ConfigError(f"--rate {text!r}: write KIND:MODEL=NUMBER, teacher_views:vit-l14=2400")
-    return _rate(kind, model, parse_number(number, f"--rate {name}"), "assumed (--rate)", "--rate")
+    _check_kind(kind, f"--rate {name}")
+    return _rate(kind, model, parse_number(number, f"--rate {name}"), ASSUMED, f"--rate {name}")
 
 
 def read_rates(path: str | Path) -> list[Rate]:
@@ -124,9 +138,13 @@ def read_rates(path: str | Path) -> list[Rate]:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
 
 
-def _rate(kind: str, model: str, per_second: float, source: str, what: str) -> Rate:
+def _check_kind(kind: str, what: str) -> None:
     if kind not in KINDS:
         raise ConfigError(f"{what}: unknown kind {kind!r} (kinds: {', '.join(KINDS)})")
+
+
+def _rate(kind: str, model: str, per_second: float, source: str, what: str) -> Rate:
+    _check_kind(kind, what)
     if bool(model) == (kind in _OF_CORES):
         needs = "is of a CPU core, of no model" if model else f"needs a model, as in {kind}:MODEL"
         raise ConfigError(f"{what}: {kind} {needs}")
