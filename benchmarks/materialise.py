@@ -47,7 +47,7 @@ def loss_of(model: CLIP, batches: list[Batch], loader: Loader) -> float:
             assert batch.teacher_captions[0] is not None
             losses.append(
                 distillation_loss(
-                    image, text, batch.teacher_image, batch.teacher_captions[0], scale,
+                    image, text, scale, batch.teacher_image, batch.teacher_captions[0],
                     loader.teacher_dims, scales,
                 )
             )  # fmt: skip
