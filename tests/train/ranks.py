@@ -150,7 +150,7 @@ SPARSE = {
     "text.moe": {"blocks": [1], "experts": 3, "top_k": 2},
 }  # fmt: skip
 DENSE = {key: value for key, value in SPARSE.items() if not key.endswith("moe")} | {
-    "text.embedding_buckets": None, "text.context_length": 16,
+    "image.layers": 1, "text.layers": 1, "text.embedding_buckets": None, "text.context_length": 16,
 }  # fmt: skip
 UNUSED = "image.blocks.0.mlp"  # its expert 3 has no token on any rank
 
