@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         nn as nn,
         pages as pages,
         pairs as pairs,
+        plan as plan,
         pipeline_folder as pipeline_folder,
         preprocess as preprocess,
         progress as progress,
