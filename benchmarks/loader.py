@@ -41,11 +41,11 @@ from pocketclip import zoo
 from pocketclip.augment import Augmentation, rng_for
 from pocketclip.images import open_image
 from pocketclip.shards import Index, ShardWriter, write_index
+from pocketclip.train.device_views import Views
 from pocketclip.train.loader import DataConfig, Loader, normalise
 from pocketclip.train.materialise import materialise
 from pocketclip.train.replay import AugmentationReplay
 from pocketclip.train.sections import ReplayMode
-from pocketclip.train.views import Views
 from pocketclip.types import Sample
 from published_reader import Replay, read_published
 

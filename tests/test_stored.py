@@ -24,6 +24,8 @@ from pocketclip.evaluate.results import read_results
 from pocketclip.infer import bundle
 from pocketclip.infer.vectors import read_vectors
 from pocketclip.reinforce.recipe import digest
+from pocketclip.train.recipe import load_recipe
+from pocketclip.train.setup import uses_channels_last
 from tests import stored
 from tests.cli.inside import run
 
@@ -68,6 +70,13 @@ def test_recipes_have_the_same_fields():
     found = stored.recipe_facts(stored.FOLDER)
     known = _without_new_fields(found["reinforce"], EXPECTED["recipes"]["reinforce"])
     found["reinforce_digest"] = digest(known)
+    for name in ("train", "run"):
+        # `replay: fast` is the name of `fast: true` now, which is still read.
+        found[name]["data"]["fast"] = found[name]["data"]["replay"] == "fast"
+    # A choice by the device, which on a CPU is what the default was.
+    assert found["train"]["channels_last"] == "auto"
+    assert not uses_channels_last(load_recipe(found["train"]), torch.device("cpu"))
+    found["train"]["channels_last"] = False
     assert _without_new_fields(found, EXPECTED["recipes"]) == EXPECTED["recipes"]
 
 

@@ -342,7 +342,7 @@ def test_texts_are_trimmed_only_where_that_changes_nothing(tmp_path, options, tr
     assert (entry["input"]["shape"] == [None, None]) is trims
     np.testing.assert_allclose(towers.text(ids).numpy(), expected, atol=1e-5)
     step = Stepper(model, model, LossSection(), device=torch.device("cpu"))
-    assert step.trims is trims
+    assert (step.text_multiple > 0) is trims
 
 
 def test_threads_beyond_any_machine_are_refused(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from PIL import Image
 from pocketclip.augment import Params, pixel_ops
 from pocketclip.augment.magnitudes import op_magnitude, trivial_magnitude
 from pocketclip.train import batched_ops
-from pocketclip.train.views import View, Views
+from pocketclip.train.device_views import View, Views
 from tests.augment.test_fast_ops import picture
 
 

@@ -16,10 +16,10 @@ from pocketclip.augment.magnitudes import op_magnitude
 from pocketclip.augment.pixel_ops import OP_NAMES
 from pocketclip.errors import AugmentationError, ConfigError, ImageError, TrainingError
 from pocketclip.images import open_image
+from pocketclip.train.device_views import Views
 from pocketclip.train.loop import train
 from pocketclip.train.recipe import load_recipe
 from pocketclip.train.replay import AugmentationReplay
-from pocketclip.train.views import Views
 from tests.train.making_shards import AUGMENTATION, photo, sample, write_shards
 from tests.train.test_loader import PHOTOS, take
 from tests.train.test_loop import recipe

@@ -308,9 +308,10 @@ def _explanation(path: str, verb: str, error: Exception, fs: Any, name: str) -> 
             return f"{path}: access denied ({_reason(error)}); check credentials and permissions"
         return f"{path}: cannot {verb}: permission denied; check its owner and permissions"
     if remote and (kinds & _NO_CONNECTION or (isinstance(error, OSError) and error.errno is None)):
+        of_web = path.startswith(("http://", "https://"))
         return (
             f"{path}: the store cannot be reached ({_reason(error)}); check the network and "
-            "AWS_ENDPOINT_URL"
+            f"{'the address' if of_web else 'AWS_ENDPOINT_URL'}"
         )
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"{path}: cannot {verb}: the disk is full; free some space and run the command again"

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pocketclip import zoo
+from pocketclip.train.device_views import Views
 from pocketclip.train.order import WINDOW
 from pocketclip.train.sections import CaptionChoice, CaptionKind, ReplayMode
-from pocketclip.train.views import Views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

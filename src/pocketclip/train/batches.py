@@ -37,13 +37,13 @@ from pocketclip.shards.layout import MORE
 from pocketclip.tokenizer import Tokenizer
 from pocketclip.train.balance import BalancedOrder
 from pocketclip.train.batch_types import Batch, DataConfig, longest_text, normalise
+from pocketclip.train.device_views import View, Views
 from pocketclip.train.order import Location, Order
 from pocketclip.train.raw_pairs import PairSource
 from pocketclip.train.rendered_views import check_views, read_view
 from pocketclip.train.replay import AugmentationReplay, size_of
 from pocketclip.train.sections import caption_kinds, uses_captions
 from pocketclip.train.sources import ShardError, ShardSource, augmentation_of
-from pocketclip.train.views import View, Views
 from pocketclip.types import Embeddings, Sample
 
 __all__ = ["Batch", "Batches", "DataConfig", "normalise"]

@@ -34,7 +34,7 @@ from pocketclip.augment.pixel_ops import resizes_rows_first
 from pocketclip.images import open_image
 from pocketclip.train import batched_ops
 from pocketclip.train.batched_ops import Interpolation
-from pocketclip.train.views import View
+from pocketclip.train.device_views import View
 
 try:
     import simplejpeg

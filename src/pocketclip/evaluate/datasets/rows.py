@@ -65,7 +65,9 @@ class Table:
         folder = folder_of(self.path)
         name = str(first or "").strip()
         usual = [folder, *(storage.join(folder, *inner.split("/")) for inner in _IMAGE_FOLDERS)]
-        matching = (base for base in usual if name and storage.exists(_image_path(base, name, "")))
+        if not name or storage.is_remote(name):  # an address of its own, in no folder
+            return partial(_image_path, folder)
+        matching = (base for base in usual if storage.exists(_image_path(base, name, "")))
         return partial(_image_path, next(matching, folder))
 
 
