@@ -19,7 +19,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,13 +30,12 @@ from pocketclip.formats.arrow import PREFIX, import_pyarrow, vector_table
 from pocketclip.formats.escaping import dump_json
 from pocketclip.formats.json_text import load_json
 from pocketclip.pairs import PairShard
-from pocketclip.pairs.base import digest_parts
+from pocketclip.pairs.base import check_shard_names, digest_parts
 from pocketclip.types import Embeddings
 
 ABOUT = "embeddings.json"
 SUFFIX = ".parquet"
 BAD_SUFFIX = ".bad.jsonl"
-_READERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,10 +144,7 @@ def open_folder(shards: Sequence[PairShard], facts: Mapping[str, Any], out: str)
         DataError: two shards have one name, or a shard was made from other images.
         StorageError: it cannot be reached, read or written.
     """
-    names = [shard.name for shard in shards]
-    if len(set(names)) < len(names):
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"two input shards are named {repeated}: embed their folders one by one")
+    check_shard_names(shards, "embed")
     storage.remove_abandoned(out)
     files = {path.replace("\\", "/").rpartition("/")[2]: path for path in storage.list_files(out)}
     _claim(facts, out, files)
@@ -175,9 +170,8 @@ def open_folder(shards: Sequence[PairShard], facts: Mapping[str, Any], out: str)
         stem = name.removesuffix(BAD_SUFFIX)
         if stem != name and stem not in stored and stem.rpartition("-")[0] in pending:
             storage.remove(path)
-    with ThreadPoolExecutor(_READERS) as pool:
-        reports = pool.map(lambda one: read_report(*one), done)
-        folder.finished = {report.name: report for report in reports}
+    reports = storage.map_many(lambda one: read_report(*one), done)
+    folder.finished = {report.name: report for report in reports}
     folder.others = len(stored) - len(done)
     return folder
 

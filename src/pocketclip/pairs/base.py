@@ -7,11 +7,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketclip.errors import ConfigError
+from pocketclip.errors import ConfigError, DataError
 from pocketclip.storage import photos
 from pocketclip.storage.http import FetchOptions
 from pocketclip.types import Bad, Pair
@@ -136,6 +137,17 @@ class PairShard(abc.ABC):
     def drafts(self) -> Iterator[Pair | Bad | Draft]:
         """Yield the same pairs, but a draft for each image that is not in the shard itself."""
         return self._drafts()
+
+
+def check_shard_names(shards: Sequence[PairShard], verb: str) -> None:
+    """Check that no two shards have the same name; `verb` is what is done with them.
+
+    Raises:
+        DataError: two have.
+    """
+    for name, count in Counter(shard.name for shard in shards).items():
+        if count > 1:
+            raise DataError(f"two input shards are named {name}: {verb} their folders one by one")
 
 
 def digest_parts(*parts: str | bytes) -> str:

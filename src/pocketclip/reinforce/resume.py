@@ -19,6 +19,7 @@ from pocketclip import storage
 from pocketclip.errors import ConfigError, DataError, ParseError
 from pocketclip.formats.json_text import load_json
 from pocketclip.pairs import PairShard
+from pocketclip.pairs.base import check_shard_names
 from pocketclip.reinforce.recipe import digest
 from pocketclip.shards import Index, ShardStats, read_index, write_index
 from pocketclip.types import Bad
@@ -131,12 +132,7 @@ def resume(
     """
     if not shards:
         raise DataError("no pairs: the input is empty")
-    names = [shard.name for shard in shards]
-    if len(set(names)) < len(names):
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise DataError(
-            f"two input shards are named {repeated}: reinforce their folders one by one"
-        )
+    check_shard_names(shards, "reinforce")
     sizes = claim_folder(out, facts)
     config_hash = digest(facts)
     made = []

@@ -23,7 +23,7 @@
 
 from __future__ import annotations
 
-from pocketclip.storage.many import read_many, sizes_of
+from pocketclip.storage.many import map_many, read_many, sizes_of
 from pocketclip.storage.paths import (
     MAX_BYTES,
     absolute,
@@ -56,6 +56,7 @@ __all__ = [
     "join",
     "list_files",
     "list_sizes",
+    "map_many",
     "open_read",
     "read_bytes",
     "read_many",

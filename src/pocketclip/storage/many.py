@@ -11,9 +11,10 @@ from typing import TypeVar
 from pocketclip.errors import StorageError
 from pocketclip.storage.paths import is_remote, list_sizes, read_bytes, size
 
-T = TypeVar("T")
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 _AT_ONCE = 32
-_SLICE = 64  # files per thread at a time
+_SLICE = 64  # items per thread at a time, at most
 _PAGE = 1000  # files that a store lists per request
 
 
@@ -23,7 +24,7 @@ def read_many(paths: Sequence[str]) -> Iterator[bytes]:
     Raises:
         StorageError: as `read_bytes`.
     """
-    return _each(read_bytes, paths)
+    return map_many(read_bytes, paths)
 
 
 def sizes_of(paths: Sequence[str]) -> list[int]:
@@ -42,17 +43,24 @@ def sizes_of(paths: Sequence[str]) -> list[int]:
             with contextlib.suppress(StorageError):  # to read may be allowed, and to list not
                 listed |= list_sizes(home)
     missing = [path for path in paths if path not in listed]
-    listed |= zip(missing, _each(size, missing), strict=True)
+    listed |= zip(missing, map_many(size, missing), strict=True)
     return [listed[path] for path in paths]
 
 
-def _each(work: Callable[[str], T], paths: Sequence[str]) -> Iterator[T]:
-    def do(some: Sequence[str]) -> list[T]:
-        return [work(path) for path in some]
+def map_many(work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Iterator[ResultT]:
+    """Yield what `work` returns for each item, in order; a few dozen are worked on at a time.
 
-    slices = (paths[at : at + _SLICE] for at in range(0, len(paths), _SLICE))
+    Raises:
+        Exception: as `work`.
+    """
+
+    def do(some: Sequence[ItemT]) -> list[ResultT]:
+        return [work(item) for item in some]
+
+    step = max(1, min(_SLICE, len(items) // _AT_ONCE))  # few items are for as many threads
+    slices = (items[at : at + step] for at in range(0, len(items), step))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        waiting = deque[Future[list[T]]]()
+        waiting = deque[Future[list[ResultT]]]()
         try:
             for some in slices:
                 waiting.append(pool.submit(do, some))
